@@ -1,0 +1,152 @@
+"""The command line: a thin layer over the bundle's configs, so that both give the same files."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai.bundle import run
+
+from ..data.readers import InputError, read_points
+from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
+from .demo import run_demo
+from .input_errors import find_input_error
+
+__all__ = ["bundle_root", "main"]
+
+POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
+
+
+def bundle_root() -> Path:
+    """The bundle's folder: inside the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "bundle"
+    return inside if (inside / "configs").is_dir() else package.parent / "bundle"
+
+
+def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
+    root = bundle_root()
+    files = [str(root / "configs" / f"{name}.yaml") for name in (config, *overlays)]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    run(run_id=run_id, config_file=files, bundle_root=str(root), **given)
+
+
+def register(args: argparse.Namespace) -> None:
+    overlays, chosen = [], {}
+    if args.reference != "mean":
+        if not args.reference.isdigit():
+            raise InputError(f"--reference: expected 'mean' or a timepoint's number from 0, got {args.reference!r}")
+        overlays, chosen = ["modes/all_to_one"], {"reference": int(args.reference)}
+    series = [str(Path(file).resolve()) for file in args.files]
+    _run(
+        "inference", "inference", overlays, series=series, output_dir=args.output, weights=args.weights,
+        spacing_mm=args.spacing_mm, std_draws=args.std, write_jacobian=args.jacobian or None, **chosen,
+    )
+    print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
+
+
+def apply(args: argparse.Namespace) -> None:
+    check_output_dir(args.output)
+    for file in args.files:
+        target = Path(args.output) / Path(file).name
+        if target.resolve() == Path(file).resolve():
+            raise InputError(f"--output: {target} would replace the input; choose another folder")
+        if Path(file).suffix.lower() in POINT_FILES:
+            target = target.with_suffix(".csv")
+            write_points(apply_field_to_points(args.field, read_points(file)), target)
+        else:
+            target = target.with_name(target.name.split(".")[0] + ".nii.gz")
+            write_image(apply_field(args.field, file, nearest=args.label), target)
+        print(target)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    _run("evaluate", "evaluate", dataset_dir=args.dataset, output_dir=args.output, weights=args.weights, spacing_mm=args.spacing_mm)
+
+
+def train(args: argparse.Namespace) -> None:
+    overrides = {}
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected NAME=VALUE, got {setting!r}; the names stand at the top of train.yaml")
+        overrides[name] = value
+    _run(
+        "training", "train", args.overlay, dataset_dir=args.dataset, output_dir=args.output, max_iterations=args.iterations,
+        **{name: _value(text) for name, text in overrides.items()},
+    )
+
+
+def _value(text: str) -> object:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def demo(args: argparse.Namespace) -> None:
+    run_demo(args.output, lambda files, output: _run("inference", "inference", series=files, output_dir=output))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="groupmorph",
+        description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = commands.add_parser("register", help="align one series", description="Align one series and write it, its deformation fields and a report.")
+    p.add_argument("files", nargs="+", metavar="FILES", help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    p.add_argument("--reference", default="mean", metavar="K|mean", help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and all others move onto it")
+    p.add_argument("--std", type=int, metavar="N", help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)")
+    p.add_argument("--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)")
+    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    p.set_defaults(run=register)
+
+    p = commands.add_parser("apply", help="move other images, label maps or points with a written field", description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.")
+    p.add_argument("field", metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+    p.add_argument("files", nargs="+", metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results; names are kept")
+    p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
+    p.set_defaults(run=apply)
+
+    p = commands.add_parser("evaluate", help="measure the alignment of many series", description="Register every series of a folder and print a table: landmark distances where there are landmarks, similarity, folding.")
+    p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial series whose true motion is known)")
+    p.add_argument("--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)")
+    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    p.set_defaults(run=evaluate)
+
+    p = commands.add_parser("train", help="train the network on your own series", description="Train the network. A stopped training goes on when the same command is given again.")
+    p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial ones)")
+    p.add_argument("--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)")
+    p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
+    p.add_argument("--overlay", action="append", default=[], metavar="NAME", help="a config laid over train.yaml, such as data/phantom_small or modes/all_to_one; may be repeated")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any value at the top of train.yaml; may be repeated")
+    p.set_defaults(run=train)
+
+    p = commands.add_parser("demo", help="register an artificial series whose true motion is known", description="Make a series whose true motion is known, register it, and print the error before and after.")
+    p.add_argument("--output", default="demo_output", metavar="DIR", help="folder for the results (default: demo_output)")
+    p.set_defaults(run=demo)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, or 2 after one line on standard error where the user can mend it."""
+    args = _parser().parse_args(arguments)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    try:
+        args.run(args)
+    except Exception as error:
+        mistake = find_input_error(error)
+        if mistake is None:
+            raise
+        print(f"groupmorph: {mistake}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""A user's mistake is answered by one line and exit code 2, not by a traceback."""
+
+import logging
+import sys
+from types import TracebackType
+
+from ..data.readers import InputError
+
+__all__ = ["explain_input_errors", "find_input_error"]
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The InputError behind ``error``, however often MONAI has wrapped it; None where there is none."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def explain_input_errors() -> None:
+    """From here on an InputError that nobody catches prints its one line on standard error and ends the process with code 2.
+
+    For the bundle's commands, where MONAI, and not this package, calls.
+    """
+    # Ignite would print the wrapped error too, before it passes it on.
+    logging.getLogger("ignite.engine.engine").addFilter(lambda record: "terminating due to exception" not in record.msg)
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        mistake = find_input_error(error)
+        if mistake is None:
+            sys.__excepthook__(kind, error, traceback)
+            return
+        print(f"groupmorph: {mistake}", file=sys.stderr)
+        raise SystemExit(2)
+
+    sys.excepthook = hook

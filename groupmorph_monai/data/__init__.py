@@ -1,0 +1,17 @@
+"""What comes in and goes out: series, points, phantoms, written fields."""
+
+from .datalist import phantom_items, series_items
+from .phantom import make_phantom
+from .readers import InputError, Series, read_points, read_series
+from .transforms import LoadSeriesd
+
+__all__ = [
+    "InputError",
+    "LoadSeriesd",
+    "Series",
+    "make_phantom",
+    "phantom_items",
+    "read_points",
+    "read_series",
+    "series_items",
+]

@@ -1,0 +1,88 @@
+"""Which series there are: a folder of them, a JSON list, or phantoms where there is no data."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from .readers import InputError
+
+__all__ = ["phantom_items", "series_items"]
+
+logger = logging.getLogger(__name__)
+_FILES_4D = (".nii", ".nii.gz")
+SPLITS = ("training", "validation")
+
+
+def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+    """One item for each seed; `LoadSeriesd` makes the series."""
+    return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+
+
+def series_items(
+    dataset_dir: str | None,
+    split: str | None,
+    phantoms: Sequence[dict],
+    validation_fraction: float = 0.2,
+) -> list[dict]:
+    """Data list of ``dataset_dir``.
+
+    A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder or list of
+    files, "landmarks": [one point file a timepoint]}`` with paths relative to the folder. Without one, every sub-folder and
+    every NIfTI file is a series, in the order of their names, the last ``validation_fraction`` of them for validation; a
+    sub-folder's ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks.
+
+    Args:
+        dataset_dir: the folder, or none for the phantoms.
+        split: ``"training"``, ``"validation"``, or none for all.
+        phantoms: items used where no folder is given.
+    Raises: InputError where the folder does not hold what is asked for.
+    """
+    if not dataset_dir:
+        logger.info("No dataset_dir given: %d phantom series made by the package serve as %s data.", len(phantoms), split)
+        return list(phantoms)
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise InputError(f"dataset_dir: expected a folder of series, {folder} is none; check the path")
+    listed = folder / "dataset.json"
+    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction)
+    chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
+    if not chosen:
+        raise InputError(
+            f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own sub-folder or "
+            "4D NIfTI file, or list them in dataset.json"
+        )
+    return chosen
+
+
+def _scan(folder: Path, validation_fraction: float) -> dict[str, list[dict]]:
+    found = sorted(p for p in folder.iterdir() if p.is_dir() or p.name.endswith(_FILES_4D))
+    items = []
+    for path in found:
+        item: dict = {"image": str(path), "name": path.name}
+        landmarks = sorted(map(str, path.glob("landmarks_*"))) if path.is_dir() else []
+        items.append({**item, "landmarks": landmarks} if landmarks else item)
+    number = round(validation_fraction * len(items))
+    if len(items) > 1:
+        number = min(max(number, 1), len(items) - 1)
+    return {"training": items[: len(items) - number], "validation": items[len(items) - number :]}
+
+
+def _read_list(listed: Path) -> dict[str, list[dict]]:
+    try:
+        content = json.loads(listed.read_text())
+        return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got {type(error).__name__}: {error}; '
+            "mend the file"
+        ) from error
+
+
+def _resolve(entry: dict, listed: Path) -> dict:
+    def under(value: str | list[str]) -> str | list[str]:
+        return [under(v) for v in value] if isinstance(value, list) else str(listed.parent / value)
+
+    image = entry["image"]
+    name = Path(image[0] if isinstance(image, list) else image).name
+    return {"name": name, **entry, **{key: under(entry[key]) for key in ("image", "landmarks") if key in entry}}

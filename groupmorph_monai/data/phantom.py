@@ -1,0 +1,207 @@
+"""A DCE-MRI series made from a seed, whose motion is known: for the demo, the tests and training without data.
+
+Anatomy is a function of continuous coordinates, so every timepoint is rendered at its moved coordinates and never
+interpolated from another image. Shapes, textures, contrasts, enhancement and motion differ with every seed: a network
+trained on it has to register, as there is no one body to know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
+
+from ..space.grid import sample, voxel_grid
+from ..space.integrate import ScalingAndSquaring
+from .pharmacokinetics import concentration, spgr_signal
+
+__all__ = ["LESION_KINETICS", "make_phantom"]
+
+# (Ktrans 1/min, ve) of lesions: their curves rise on, level off and fall after the first minutes (Kuhl et al. 1999).
+LESION_KINETICS = {"persistent": (0.08, 0.45), "plateau": (0.16, 0.35), "washout": (0.60, 0.30)}
+# T10 (s), proton density, Ktrans (1/min), ve, vp: normal tissue at 3 T.
+_TISSUES = {
+    "fat": (0.38, 1.0, 0.003, 0.10, 0.005),
+    "gland": (1.40, 0.75, 0.02, 0.30, 0.02),
+    "muscle": (1.30, 0.80, 0.04, 0.15, 0.02),
+    "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
+}
+_FLIP_ANGLE_DEG = 12.0
+
+
+def _smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
+    """Unit-variance noise on a lattice of ``cell`` voxels, linear in between: ``(3, *P)`` points to ``(channels, *P)``."""
+    lattice = [int(n / cell) + 4 for n in size]
+    values = torch.randn(1, channels, *lattice, generator=generator)
+    return sample(values, points[None] / cell + 1.5)[0]
+
+
+def _uniform(generator: torch.Generator, low: float, high: float, shape: Sequence[int] = ()) -> Tensor:
+    return low + (high - low) * torch.rand(tuple(shape), generator=generator)
+
+
+@dataclass
+class _Ellipsoid:
+    """A wobbling ellipsoid; ``inside`` is 1 within, 0 without, with an edge about a voxel wide."""
+
+    centre: Tensor
+    radii: Tensor
+    signal: np.ndarray
+    axes: Tensor
+    wobble: Tensor = field(default_factory=lambda: torch.zeros(3, 4))
+
+    def inside(self, points: Tensor) -> Tensor:
+        local = torch.einsum("ij,j...->i...", self.axes, points - self.centre.view(3, *[1] * (points.dim() - 1)))
+        scaled = local / self.radii.view(3, *[1] * (points.dim() - 1))
+        radius = scaled.square().sum(0).sqrt()
+        ripple = sum(
+            w[3] * torch.sin(w[0] * scaled[0] + w[1] * scaled[1] + w[2] * scaled[2]) for w in self.wobble
+        )
+        return torch.sigmoid((1 + ripple - radius) * self.radii.mean() / 0.4)
+
+
+def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal: np.ndarray) -> _Ellipsoid:
+    axes, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
+    waves = torch.randn(3, 3, generator=generator) * 2
+    return _Ellipsoid(centre, radii, signal, axes, torch.cat([waves, _uniform(generator, 0.02, 0.1, (3, 1))], dim=1))
+
+
+def _curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
+    """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 + vary``."""
+    factors = ((1 + vary) ** _uniform(generator, -1, 1, (5,))).tolist()
+    t10, density, ktrans, ve, vp = (k * f for k, f in zip(kinetics, factors))
+    return spgr_signal(concentration(times_s, ktrans, min(ve, 0.9), vp), t10, density, flip_angle_deg=_FLIP_ANGLE_DEG)
+
+
+def _motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
+    """Displacement of timepoint to template, ``exp`` of a smooth random velocity; ``(3, *S)`` voxels.
+
+    The velocity's steepest slope is held below 0.6, so that its exponential stays invertible by fixed point.
+    """
+    grid = voxel_grid(size, torch.empty(0))
+    velocity = torch.zeros(3, *size)
+    for cells, weight in ((2.2, 1.0), (4.0, 0.5)):
+        cell = max(size) / cells
+        waves = _smooth_noise(generator, cell, 3, grid, size)
+        velocity = velocity + weight * waves
+    # Linear interpolation of a lattice has kinks; a separable box filter, run thrice, makes the motion smooth.
+    half = int(max(size) / 16)
+    for axis in [0, 1, 2] * 3:
+        kernel = [2 * half + 1 if a == axis else 1 for a in range(3)]
+        padding = [half if a == axis else 0 for a in (2, 2, 1, 1, 0, 0)]
+        velocity = avg_pool3d(pad(velocity[None], padding, mode="replicate"), kernel, stride=1)[0]
+    velocity = velocity - velocity.mean(dim=(1, 2, 3), keepdim=True) * _uniform(generator, 0, 1)
+    amplitude = max_motion_voxels * _uniform(generator, 0.4, 1.0)
+    velocity = velocity * (amplitude / velocity.square().sum(0).sqrt().max())
+    steepest = max(velocity.diff(dim=d).abs().max() for d in (1, 2, 3))
+    velocity = velocity * (0.35 / steepest.clamp_min(0.35))
+    return ScalingAndSquaring(7)(velocity[None, None])[0, 0]
+
+
+def _follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
+    """Where template ``points`` ``(P, 3)`` lie in the timepoint: the y with ``y + ddf(y) = p``, by fixed point."""
+    target = points.T[None, :, :, None, None]
+    y = target
+    for _ in range(iterations):
+        y = target - sample(ddf[None], y)
+    return y[0, :, :, 0, 0].T
+
+
+def make_phantom(
+    seed: int,
+    size: Sequence[int] = (64, 64, 64),
+    timepoints: int = 6,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    max_motion_voxels: float = 5.0,
+    lesions: int = 3,
+    landmarks: int = 300,
+    noise: float = 0.02,
+) -> dict[str, Tensor]:
+    """One DCE-MRI series with its truth.
+
+    Args:
+        seed: decides everything random; the same seed and arguments give the same series.
+        size: voxels (i, j, k).
+        timepoints: K; the first precedes the contrast agent.
+        spacing_mm: voxel size, which goes into ``affine`` and does not change the voxels.
+        max_motion_voxels: largest displacement of any timepoint from the unseen template, voxels.
+        lesions: number of enhancing lesions; their kinetics cycle through ``LESION_KINETICS``.
+        landmarks: number of points followed through all timepoints.
+        noise: standard deviation of the Rician noise's Gaussian parts, as a share of the mean signal in the body.
+    Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P
+        points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's number from 1;
+        ``motion`` ``(K, 3, *S)``, displacement from each timepoint's voxels to the template, voxels; ``affine`` ``(4, 4)``
+        RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    extent = torch.tensor([float(n) for n in size])
+    interval_s = float(_uniform(rng, 50, 90))
+    times_s = np.arange(timepoints) * interval_s
+    arrival_s = 0.6 * interval_s  # after the first acquisition, before the second
+    since_arrival = times_s - arrival_s
+
+    tissue = {name: _curve(rng, since_arrival, values, 0.5) for name, values in _TISSUES.items()}
+    body = _ellipsoid(rng, extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,)), tissue["fat"])
+    organs = []
+    for _ in range(int(_uniform(rng, 4, 9))):
+        name = ["gland", "muscle", "blood"][int(_uniform(rng, 0, 3))]
+        radii = extent.mean() * _uniform(rng, 0.05, 0.2, (3,))
+        values = _curve(rng, since_arrival, _TISSUES[name], 0.6)
+        organs.append(_ellipsoid(rng, extent * _uniform(rng, 0.15, 0.85, (3,)), radii, values))
+    tumours = []
+    for number in range(lesions):
+        kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
+        values = _curve(rng, since_arrival, (1.5, 0.8, *kinetics, 0.03), 0.1)
+        radii = extent.mean() * _uniform(rng, 0.05, 0.11, (3,))
+        tumours.append(_ellipsoid(rng, extent * _uniform(rng, 0.25, 0.75, (3,)), radii, values))
+
+    gland_cell, gland_sharpness, gland_level = 7 * float(_uniform(rng, 0.7, 1.6)), float(_uniform(rng, 2, 8)), float(_uniform(rng, -0.5, 0.5))
+    texture_cells = [float(_uniform(rng, 1.5, 3)), float(_uniform(rng, 3, 7))]
+    texture_strength = float(_uniform(rng, 0.05, 0.2))
+    lattice_seed = int(torch.randint(2**31, (), generator=rng))
+    grid = voxel_grid(size, extent)
+    bias = torch.exp(0.15 * _smooth_noise(rng, max(size) / 1.5, 1, grid, size)[0])
+
+    def lattice(index: int, cell: float, points: Tensor) -> Tensor:
+        return _smooth_noise(torch.Generator().manual_seed(lattice_seed + index), cell, 1, points, size)[0]
+
+    def render(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        gland = torch.sigmoid(gland_sharpness * (lattice(0, gland_cell, points) - gland_level))
+        signal = (1 - gland) * float(tissue["fat"][k]) + gland * float(tissue["gland"][k])
+        label = torch.zeros(points.shape[1:], dtype=torch.uint8)
+        for number, part in enumerate(organs + tumours, start=1 - len(organs)):
+            inside = part.inside(points)
+            signal = signal * (1 - inside) + float(part.signal[k]) * inside
+            if number > 0:
+                label[inside > 0.5] = number
+        texture = sum(lattice(n + 1, cell, points) for n, cell in enumerate(texture_cells))
+        within = body.inside(points)
+        label[within < 0.5] = 0
+        return signal * (1 + texture_strength * texture).clamp_min(0.1) * within, label
+
+    images, masks, motions = [], [], []
+    for k in range(timepoints):
+        ddf = _motion(rng, size, max_motion_voxels)
+        signal, label = render(grid + ddf, k)
+        images.append(signal * bias)
+        masks.append(label)
+        motions.append(ddf)
+    image = torch.stack(images)
+    sigma = noise * image[image > 0.01 * image.max()].mean()
+    image = ((image + sigma * torch.randn(image.shape, generator=rng)).square() + (sigma * torch.randn(image.shape, generator=rng)).square()).sqrt()
+
+    margin = max_motion_voxels + 2
+    candidates = _uniform(rng, 0, 1, (landmarks * 40, 3)) * (extent - 1 - 2 * margin) + margin
+    within = body.inside(candidates.T[:, :, None, None])[:, 0, 0] > 0.5
+    chosen = candidates[within][:landmarks]
+    spacing = torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)
+    return {
+        "image": 1000 * image / image.max(),
+        "landmarks": torch.stack([_follow(ddf, chosen) for ddf in motions]),
+        "lesion_mask": torch.stack(masks),
+        "motion": torch.stack(motions),
+        "affine": torch.diag(spacing),
+        "times_s": torch.as_tensor(times_s),
+    }

@@ -1,0 +1,398 @@
+"""From files to a series of volumes with their place in the patient, and from there to one grid.
+
+Whatever the format, an affine takes voxel (i, j, k) to the world in RAS mm, as in NIfTI; the centre of voxel (0, 0, 0)
+lies at ``affine[:3, 3]``. ITK's LPS ends here.
+"""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..space.grid import sample
+
+__all__ = [
+    "Frame",
+    "InputError",
+    "Series",
+    "read_image",
+    "read_points",
+    "read_series",
+    "resample",
+    "resample_series",
+    "working_grid",
+]
+
+logger = logging.getLogger(__name__)
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_NIFTI = (".nii", ".nii.gz")
+# What counts as an image in a folder; a file that is named outright may be anything that ITK reads.
+_IMAGES = (*_NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
+_GREY = "convert it to a grey-value image"
+_SLAB_VOXELS = 2**20
+
+
+class InputError(ValueError):
+    """A user's mistake. The message is one line: the file or argument, what was expected, what came, and the cure."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    path: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """K volumes of one patient in the order of time; ``header`` is the first file's where that is NIfTI.
+
+    ``frame_time`` is the time between frames in the header's unit, 1.0 where no file tells it.
+    """
+
+    frames: tuple[Frame, ...]
+    frame_time: float = 1.0
+    header: nib.Nifti1Header | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """One image file as stored: ``data`` of any number of axes, trailing axes of one voxel gone."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    path: str
+    frame_time: float = 1.0
+    header: nib.Nifti1Header | None = None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on file descriptor 2: MetaIO writes its complaints there, past Python, before ITK raises."""
+    try:
+        kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # A process without standard error has nothing to be silenced.
+        yield
+        return
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _load_nifti(path: str, labels: bool) -> _File:
+    image = nib.load(path)
+    kind = image.get_data_dtype()
+    if kind.fields is not None or kind.kind == "c":
+        raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
+    data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+    zooms = image.header.get_zooms()
+    frame_time = float(zooms[3]) if data.ndim > 3 and np.isfinite(zooms[3]) and zooms[3] > 0 else 1.0
+    return _File(data, image.affine.astype(np.float64), path, frame_time, image.header)
+
+
+def _load_itk(path: str, labels: bool) -> _File:
+    with _silence():
+        reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        if reader is None:
+            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got a file that is none; leave it out")
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+        if reader.GetNumberOfComponents() > 1:
+            number = reader.GetNumberOfComponents()
+            raise InputError(f"{path}: expected one number a voxel, got {number} (RGB or vectors); {_GREY}")
+        image = itk.imread(path) if labels else itk.imread(path, itk.F)
+    data = itk.array_from_image(image).T
+    spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
+    direction = np.asarray(image.GetDirection())
+    affine, n = np.eye(4), min(3, data.ndim)
+    affine[:n, :n] = direction[:n, :n] * spacing[:n]
+    affine[:n, 3] = origin[:n]
+    return _File(data, LPS_TO_RAS @ affine, path, float(spacing[3]) if data.ndim > 3 else 1.0)
+
+
+def _load(path: str | Path, labels: bool = False) -> _File:
+    """Read any image file; every way to fail ends in an InputError."""
+    path = str(path)
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
+    try:
+        file = (_load_nifti if path.lower().endswith(_NIFTI) else _load_itk)(path, labels)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Each library has its own kinds, ITK's of many lines.
+        raise InputError(
+            f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); if truncated, copy it again"
+        ) from error
+    matrix = file.affine[:3]
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
+        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; mend the header")
+    data = file.data
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    return replace(file, data=data)
+
+
+def _reason(error: Exception) -> str:
+    """The end of a library's message, where its reason stands, in one line without the path of ITK's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:120] if lines else type(error).__name__
+
+
+def read_image(path: str | Path, labels: bool = False) -> Frame:
+    """Read one 3D volume; ``labels`` keeps its dtype, otherwise it is float32."""
+    file = _load(path, labels)
+    _check_volume(file, 3)
+    return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
+
+
+def _check_volume(file: _File, most_axes: int) -> None:
+    shape = file.data.shape
+    if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
+        wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
+        cure = "give a 4D file alone" if len(shape) == 4 else "convert the scan to one 3D file a timepoint"
+        if file.path.lower().endswith((".dcm", ".ima")):
+            cure = "convert DICOM to NIfTI first, for example with dcm2niix"
+        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
+
+
+def _natural(path: Path) -> list:
+    """Key that sorts scan2 before scan10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
+
+
+def _folder_files(folder: Path) -> list[Path]:
+    entries = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    files = sorted((p for p in entries if p.name.lower().endswith(_IMAGES)), key=_natural)
+    if not files:
+        raise InputError(
+            f"{folder}: expected image files (NIfTI, MHA, NRRD), found none among {len(entries)} files; "
+            "check the path, and convert DICOM with dcm2niix first"
+        )
+    return files
+
+
+def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
+    """The frames, and the first file for what else it tells."""
+    loaded = []
+    for path in files:
+        loaded.append(_load(path))
+        _check_volume(loaded[-1], 4 if len(files) == 1 else 3)
+    first = loaded[0]
+    if first.data.ndim == 4:
+        volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
+    else:
+        volumes = [(file, file.data) for file in loaded]
+    return [Frame(np.ascontiguousarray(data), file.affine, file.path) for file, data in volumes], first
+
+
+def read_series(series: str | Path | Sequence[str | Path]) -> Series:
+    """Read K scans of one patient.
+
+    Args:
+        series: a 4D file; a list of 3D files in the order of time; or a folder, whose image files count in the natural
+            order of their names (scan2 before scan10). NIfTI is read by nibabel, as MONAI's meta data is wrong about
+            the frame time; all else (MHA, NRRD, ...) by ITK.
+    Raises: InputError, in one line, for whatever the user can mend.
+    """
+    given = [series] if isinstance(series, (str, Path)) else list(series)
+    if not given:
+        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
+    if len(given) == 1 and Path(given[0]).is_dir():
+        given = _folder_files(Path(given[0]))
+    frames, first = _timepoints(given)
+    if len(frames) < 2:
+        raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
+    for number, frame in enumerate(frames):
+        _check_frame(frame, number, frames[0])
+    logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
+    return Series(tuple(frames), first.frame_time, first.header)
+
+
+def _check_frame(frame: Frame, number: int, first: Frame) -> None:
+    name = f"{frame.path} (timepoint {number})"
+    # NaN passes through min and max.
+    low, high = float(frame.data.min()), float(frame.data.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int((~np.isfinite(frame.data)).sum())
+        raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
+    if low == high:
+        raise InputError(f"{name}: expected an image, got {low:g} in every voxel; leave this timepoint out")
+    if not (_reaches(frame, first) and _reaches(first, frame)):
+        raise InputError(
+            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
+            f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
+        )
+
+
+def _corners(frame: Frame) -> np.ndarray:
+    """The volume's eight corners in RAS mm, outer faces of the voxels: ``(8, 3)``."""
+    corners = np.array(list(product(*[(-0.5, n - 0.5) for n in frame.data.shape])))
+    return corners @ frame.affine[:3, :3].T + frame.affine[:3, 3]
+
+
+def _reaches(frame: Frame, other: Frame) -> bool:
+    """Whether the box around ``frame``, along the axes of ``other``, meets ``other``."""
+    to_voxel = np.linalg.inv(other.affine)
+    corners = _corners(frame) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    return bool(np.all(corners.max(0) > -0.5) and np.all(corners.min(0) < np.array(other.data.shape) - 0.5))
+
+
+def _box(frame: Frame) -> str:
+    corners = _corners(frame).round().astype(int)
+    return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
+
+
+def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Grid on which the motion is found: the frame's axes and first voxel centre, at another spacing.
+
+    Args:
+        frame: the first timepoint.
+        spacing_mm: one number or one an axis (i, j, k); none keeps the frame's.
+    Returns: affine ``(4, 4)`` to RAS mm, and the size that just covers the frame's last voxel centre.
+    """
+    affine = np.array(frame.affine, dtype=np.float64)
+    if spacing_mm is None:
+        return affine, tuple(frame.data.shape)
+    try:
+        wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
+    except (ValueError, TypeError):
+        wanted = np.zeros(3)
+    if not (np.isfinite(wanted).all() and (wanted > 0).all()):
+        raise InputError(f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5")
+    native = np.linalg.norm(affine[:3, :3], axis=0)
+    affine[:3, :3] *= wanted / native
+    # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.
+    size = np.ceil((np.array(frame.data.shape) - 1) * native / wanted - 1e-4).astype(int) + 1
+    return affine, tuple(int(n) for n in size)
+
+
+def resample(
+    data: np.ndarray,
+    affine: np.ndarray,
+    target: np.ndarray,
+    size: Sequence[int],
+    displacement_mm: np.ndarray | None = None,
+    nearest: bool = False,
+) -> np.ndarray:
+    """Values of an image at the voxels x of another grid: ``data(affine^-1 (target x + displacement(x)))``.
+
+    In float64, so that a grid onto itself is exact, and slab by slab, so that no array of coordinates is ever whole.
+
+    Args:
+        data: ``(C, *S)`` on a grid with ``affine`` ``(4, 4)``; the border's values hold outside.
+        target: affine ``(4, 4)`` of the grid of ``size``.
+        displacement_mm: ``(3, *size)``, RAS.
+        nearest: the nearest voxel's value, instead of the linear interpolation.
+    Returns: ``(C, *size)``, float32, or with ``nearest`` of the dtype of ``data``.
+    """
+    kind = data.dtype if nearest else np.dtype(np.float32)
+    to_voxel = np.linalg.inv(affine)
+    matrix = to_voxel @ target
+    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float64))[None]
+    result = np.empty((data.shape[0], *size), dtype=kind)
+    i, j, k = np.ogrid[: size[0], : size[1], : size[2]]
+    step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
+    for start in range(0, size[0], step):
+        slab = slice(start, start + step)
+        points = np.stack([m[0] * i[slab] + m[1] * j + m[2] * k + m[3] for m in matrix[:3]])
+        if displacement_mm is not None:
+            points += np.einsum("de,eijk->dijk", to_voxel[:3, :3], displacement_mm[:, slab])
+        values = sample(image, torch.from_numpy(points)[None], mode="nearest" if nearest else "bilinear")
+        result[:, slab] = values[0].numpy().astype(kind)
+    return result
+
+
+def resample_series(series: Series, affine: np.ndarray, size: Sequence[int]) -> MetaTensor:
+    """Bring every timepoint from its own grid to one: ``(K, *size)`` float32 with ``affine`` ``(4, 4)``, RAS mm.
+
+    Linear, once an image, with the border's values outside of it. Nothing is smoothed where the grid is coarser.
+    """
+    first, images = series.frames[0], np.empty((len(series.frames), *size), dtype=np.float32)
+    for number, frame in enumerate(series.frames):
+        if frame.data.shape != first.data.shape or not np.allclose(frame.affine, first.affine, atol=1e-3):
+            logger.info("frame %d (%s) lies on another grid: resampled to the first one's", number, frame.path)
+        if frame.data.shape == tuple(size) and np.array_equal(frame.affine, affine):
+            images[number] = frame.data
+        else:
+            images[number] = resample(frame.data[None], frame.affine, affine, size)[0]
+    return MetaTensor(torch.from_numpy(images), affine=torch.as_tensor(np.asarray(affine, dtype=np.float64)))
+
+
+_COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Landmarks, ``(P, 3)`` in RAS mm.
+
+    ``.csv``: RAS mm, columns x, y, z or r, a, s by header, or three without; l, p, s is turned. ``.fcsv`` of 3D Slicer:
+    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count and coordinates;
+    coordinates alone; or transformix' ``outputpoints.txt``, of which the output is taken.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a file of points, got none ({_reason(error)}); check the path") from error
+    kind = Path(path).suffix.lower()
+    try:
+        points, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
+        points = np.array(points, dtype=np.float64)
+    except (ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected three numbers a line, got {_reason(error)}; mend the file") from error
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; mend the file")
+    return points @ LPS_TO_RAS[:3, :3] if lps else points
+
+
+def _csv(lines: list[str], path: str) -> tuple[list, bool]:
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("#")]
+    header = [cell.lower().removesuffix("_mm") for cell in rows[0]] if rows else []
+    for names in _COLUMNS:
+        if set(names) <= set(header):
+            return [[float(row[header.index(n)]) for n in names] for row in rows[1:]], names[0] == "l"
+    return [[float(cell) for cell in row] for row in rows], False
+
+
+def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
+    header = " ".join(line for line in lines if line.startswith("#"))
+    found = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
+    system = {"0": "RAS", "1": "LPS"}.get(found[1], found[1]) if found else "RAS"
+    if system not in ("RAS", "LPS"):
+        raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
+    return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
+
+
+def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
+    output = [re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in lines]
+    if lines and all(output):
+        return [[float(c) for c in found[1].split()] for found in output], True
+    first = lines[0].lower() if lines else ""
+    if first == "index":
+        raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
+    rows = lines[2:] if first == "point" else lines
+    if first == "point" and int(lines[1]) != len(rows):
+        raise InputError(f"{path}: expected {lines[1]} points as its second line says, got {len(rows)}; mend the file")
+    return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True

@@ -1,0 +1,274 @@
+"""From a registration to files that other programs read, and from those files to other images and points.
+
+Everything here is in millimetres. In memory a displacement is RAS; in a file it is LPS, ITK's convention, as NIfTI with five
+axes (X, Y, Z, 1, 3) and intent 'vector', which ITK, ANTs and 3D Slicer take as a displacement field. The affine of a file is
+RAS, as in any NIfTI. Point p of the grid on which a field lies is at ``p + field(p)`` in the other image.
+"""
+
+import csv
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from .readers import Frame, InputError, Series, read_image, resample
+
+__all__ = [
+    "apply_field",
+    "apply_field_to_points",
+    "check_output_dir",
+    "jacobian_determinant",
+    "native_displacement_mm",
+    "read_field",
+    "warp_frame",
+    "write_image",
+    "write_points",
+    "write_registration",
+]
+
+logger = logging.getLogger(__name__)
+_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+
+
+def _array(values: Tensor | np.ndarray, dtype: type) -> np.ndarray:
+    """A plain array, from whatever device and subclass."""
+    return np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=dtype)
+
+
+def native_displacement_mm(
+    ddf: Tensor | np.ndarray, affine: np.ndarray, target: np.ndarray, size: Sequence[int]
+) -> np.ndarray:
+    """A field of the working grid on another grid, in millimetres.
+
+    Args:
+        ddf: ``(3, *W)``, voxels of the working grid, whose affine is ``affine`` ``(4, 4)``.
+        target: affine of the grid of ``size``; beyond the working grid its border's displacement holds.
+    Returns: ``(3, *size)``, RAS mm, float32.
+    """
+    field = resample(_array(ddf, np.float32), affine, target, size)
+    return np.einsum("de,eijk->dijk", affine[:3, :3].astype(np.float32), field)
+
+
+def warp_frame(frame: Frame, displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """``frame`` at ``x + displacement(x)`` for every voxel x of the grid with ``affine``: its one interpolation.
+
+    ``displacement_mm`` is ``(3, *S)``, RAS. Returns ``(*S)`` float32.
+    """
+    return resample(frame.data[None], frame.affine, affine, displacement_mm.shape[1:], displacement_mm)[0]
+
+
+def jacobian_determinant(displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Determinant of the derivative of ``x + displacement(x)`` by central differences, one-sided at the border.
+
+    ``displacement_mm`` is ``(3, *S)``, RAS, on the grid with ``affine``. Returns ``(*S)`` float32: 1 keeps the volume, below 0 folds.
+    """
+    # With d u / d voxel = G, the derivative in mm is I + G M^-1, whose determinant is det(M + G) / det(M): no inverse a voxel.
+    matrix = affine[:3, :3]
+    rows = [[np.gradient(u, axis=axis) + np.float32(matrix[d, axis]) for axis in range(3)] for d, u in enumerate(displacement_mm)]
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant / np.float32(np.linalg.det(matrix))
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Make the folder where it is missing. Raises InputError where that, or writing in it, fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another output folder") from error
+    return folder
+
+
+@contextmanager
+def _all_or_nothing(output_dir: Path) -> Iterator[Path]:
+    """A folder to write in; its files move to ``output_dir`` together at the end, or after an error not at all."""
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
+    try:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            os.replace(file, output_dir / file.name)
+    except OSError as error:
+        raise InputError(f"{output_dir}: expected to write the results, got {error.strerror or error}; make room there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _image(data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None = None) -> nib.Nifti1Image:
+    """An image with all that ``header`` says of place and time, or else with ``affine`` as scanner coordinates."""
+    image = nib.Nifti1Image(data, affine, header, dtype=data.dtype)
+    if header is None:
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_min"] = image.header["cal_max"] = 0
+    return image
+
+
+def _write_field(displacement_mm: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """``(3, *S)`` RAS mm to ITK's NIfTI."""
+    lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
+    image = _image(lps[:, :, :, None].astype(np.float32), affine)
+    image.header.set_intent("vector")
+    nib.save(image, path)
+
+
+def write_registration(
+    series: Series,
+    ddf: Tensor,
+    inverse_ddf: Tensor,
+    affine: Tensor | np.ndarray,
+    output_dir: str | Path,
+    std: Tensor | None = None,
+    jacobian: bool = False,
+) -> dict[str, object]:
+    """Write the aligned series and its fields; all files appear when all are complete, or none does.
+
+    ``warped.nii.gz`` (4D) and ``mean.nii.gz`` lie on the first native grid, as do ``ddf_KK.nii.gz`` (a point of the common space
+    to timepoint KK; brings images of it to the common space), ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz``;
+    ``inverse_ddf_KK.nii.gz`` lies on the grid of timepoint KK and leads back.
+
+    Args:
+        series: K native volumes, each interpolated once.
+        ddf, inverse_ddf: ``(K, 3, *W)``, voxels of the working grid, whose affine to RAS mm is ``affine`` ``(4, 4)``.
+        std: ``(K, 3, *W)``, standard deviation of each component of ``ddf``, voxels of the working grid.
+        jacobian: write the determinants too.
+    Returns: ``warped``, ``native`` (on the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``files``: names.
+    """
+    output_dir, affine = check_output_dir(output_dir), _array(affine, np.float64)
+    first, count = series.frames[0], len(series.frames)
+    if not len(ddf) == len(inverse_ddf) == count:
+        raise ValueError(f"ddf, inverse_ddf: expected {count} timepoints, got {len(ddf)} and {len(inverse_ddf)}")
+    result = {name: np.empty((count, *first.data.shape), np.float32) for name in ("warped", "native", "jacobian")}
+    with _all_or_nothing(output_dir) as folder:
+        for k, frame in enumerate(series.frames):
+            field = native_displacement_mm(ddf[k], affine, first.affine, first.data.shape)
+            _write_field(field, first.affine, folder / f"ddf_{k:02d}.nii.gz")
+            result["warped"][k] = warp_frame(frame, field, first.affine)
+            result["native"][k] = resample(frame.data[None], frame.affine, first.affine, first.data.shape)[0]
+            result["jacobian"][k] = jacobian_determinant(field, first.affine)
+            if jacobian:
+                nib.save(_image(result["jacobian"][k], first.affine), folder / f"jacobian_{k:02d}.nii.gz")
+            if std is not None:
+                nib.save(_image(_std_mm(std[k], affine, first), first.affine), folder / f"std_mm_{k:02d}.nii.gz")
+            field = native_displacement_mm(inverse_ddf[k], affine, frame.affine, frame.data.shape)
+            _write_field(field, frame.affine, folder / f"inverse_ddf_{k:02d}.nii.gz")
+        _write_series(result["warped"], series, folder)
+        files = sorted(file.name for file in folder.iterdir())
+    _warn_of_leftovers(output_dir, files)
+    return {**result, "files": files}
+
+
+def _std_mm(std: Tensor, affine: np.ndarray, first: Frame) -> np.ndarray:
+    """Length of the standard deviation, in mm, on the grid of ``first``; interpolated as a length, which has no sign."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0).reshape(3, 1, 1, 1)
+    length = np.linalg.norm(_array(std, np.float32) * spacing, axis=0)
+    return resample(length[None], affine, first.affine, first.data.shape)[0]
+
+
+def _write_series(warped: np.ndarray, series: Series, folder: Path) -> None:
+    """The aligned series and its mean, with the first file's spacing, units, codes and frame time."""
+    affine, header = series.frames[0].affine, series.header
+    image = _image(np.moveaxis(warped, 0, -1), affine, header)
+    image.header.set_zooms((*image.header.get_zooms()[:3], series.frame_time))
+    nib.save(image, folder / "warped.nii.gz")
+    nib.save(_image(warped.mean(axis=0), affine, header), folder / "mean.nii.gz")
+
+
+def _warn_of_leftovers(output_dir: Path, files: Sequence[str]) -> None:
+    """A longer series written before leaves fields that do not belong to this one; deleting is the user's to do."""
+    kinds = ("ddf_", "inverse_ddf_", "std_mm_", "jacobian_")
+    old = sorted(p.name for p in output_dir.glob("*_[0-9]*.nii.gz") if p.name.startswith(kinds) and p.name not in files)
+    if old:
+        logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(old), old[0])
+
+
+def read_field(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """A written field: displacement ``(3, *S)`` RAS mm, and the affine of the grid on which it lies."""
+    try:
+        image = nib.load(path)
+        shape = image.shape
+        if len(shape) == 5 and shape[3:] == (1, 3):
+            lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
+            return np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)), image.affine.astype(np.float64)
+    except MemoryError:
+        raise
+    except Exception as error:  # nibabel, gzip and zlib each have their own kinds.
+        raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
+    raise InputError(f"{path}: expected a field of shape (X, Y, Z, 1, 3), got {shape}; give ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+
+
+def apply_field(
+    field_path: str | Path,
+    image: str | Path | Frame,
+    nearest: bool = False,
+    like: str | Path | Frame | None = None,
+) -> Frame:
+    """Bring another image of timepoint KK into the common space with ``ddf_KK``, or back with ``inverse_ddf_KK``.
+
+    Args:
+        field_path: a written field; its grid is the result's unless ``like`` gives another.
+        image: on any grid, in the same world as timepoint KK.
+        nearest: for label maps; keeps their dtype.
+    """
+    displacement, affine = read_field(field_path)
+    image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
+    size, target = displacement.shape[1:], affine
+    if like is not None:
+        like = like if isinstance(like, Frame) else read_image(like)
+        size, target = like.data.shape, like.affine
+        displacement = resample(displacement, affine, target, size)
+    moved = resample(image.data[None], image.affine, target, size, displacement, nearest)[0]
+    return Frame(moved, target, image.path)
+
+
+def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
+    """``p + field(p)`` for ``(P, 3)`` points in RAS mm: with ``ddf_KK`` from the common space to timepoint KK, with
+    ``inverse_ddf_KK`` from timepoint KK to the common space."""
+    displacement, affine = read_field(field_path)
+    points_mm = np.asarray(points_mm, dtype=np.float64)
+    to_voxel = np.linalg.inv(affine)
+    voxels = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    outside = int(((voxels < -0.5) | (voxels > np.array(displacement.shape[1:]) - 0.5)).any(axis=1).sum())
+    if outside:
+        logger.warning("%s: %d of %d points lie outside; they move as its border does", field_path, outside, len(points_mm))
+    # A grid of P x 1 x 1 voxels at the origin, displaced to the points, samples the field there.
+    at = points_mm.T.reshape(3, -1, 1, 1)
+    moves = resample(displacement, affine, np.diag([0.0, 0.0, 0.0, 1.0]), at.shape[1:], at)
+    return points_mm + moves[:, :, 0, 0].T
+
+
+def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = None) -> None:
+    """Write a 3D NIfTI, complete or not at all. Types that NIfTI's readers do not share are widened or narrowed."""
+    path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: expected a name that ends in .nii or .nii.gz; rename the output")
+    data = np.asarray(frame.data, dtype=dtype)
+    if data.dtype == bool:
+        data = data.astype(np.uint8)
+    elif data.dtype in (np.int64, np.uint64):
+        fits = data.size == 0 or max(abs(int(data.min())), abs(int(data.max()))) < 2**31
+        data = data.astype(np.int32 if fits else np.float64)
+    elif data.dtype == np.float16:
+        data = data.astype(np.float32)
+    with _all_or_nothing(check_output_dir(path.parent)) as folder:
+        nib.save(_image(data, frame.affine), folder / path.name)
+
+
+def write_points(points_mm: np.ndarray, path: str | Path) -> None:
+    """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, complete or not at all."""
+    path = Path(path)
+    with _all_or_nothing(check_output_dir(path.parent)) as folder, open(folder / path.name, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow("xyz")
+        table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())

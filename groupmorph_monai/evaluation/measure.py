@@ -1,0 +1,64 @@
+"""Metrics where MONAI's engines want them: measured for each series, averaged over an epoch, drawn for TensorBoard."""
+
+from collections.abc import Callable, Hashable, Mapping
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Average
+from monai.transforms import Transform
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from .metrics import summary
+
+__all__ = ["MeasureRegistrationd", "ValidationPicture", "average_of"]
+
+
+class MeasureRegistrationd(Transform):
+    """Add ``metrics``, a dict of numbers, to an evaluated item.
+
+    Args:
+        loss: negative ELBO, of which ``metrics["loss"]`` is the value at the posterior's mean; left out where none.
+    """
+
+    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None):
+        self.loss = loss
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        pred, landmarks = data["pred"], data.get("landmarks")
+        metrics = summary(
+            data["image"], pred["warped"], pred["ddf"], pred["inverse_ddf"], torch.as_tensor(data["affine"]).cpu(),
+            None if landmarks is None else torch.as_tensor(landmarks, device=pred["ddf"].device),
+        )
+        if self.loss is not None:
+            metrics["loss"] = float(self.loss({key: value[None] for key, value in pred.items()}))
+        return {**data, "metrics": metrics}
+
+
+def average_of(name: str) -> Average:
+    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``; NaN where one series lacks it."""
+    return Average(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
+
+
+class ValidationPicture:
+    """Send a slice of the first validation series, before and after, to TensorBoard: mean and spread over K.
+
+    Args:
+        log_dir: of TensorBoard.
+    """
+
+    def __init__(self, log_dir: str):
+        self.log_dir = log_dir
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
+
+    def __call__(self, engine: Engine) -> None:
+        item = engine.state.output[0]
+        before, after = (x[..., x.shape[-1] // 2].cpu().float().numpy() for x in (item["image"], item["pred"]["warped"]))
+        spread = max(float(before.std(0).max()), 1e-6)
+        rows = [np.concatenate([x.mean(0), x.std(0) / spread], axis=0) for x in (before, after)]
+        picture = np.clip(np.concatenate(rows, axis=1), 0, 1).T
+        with SummaryWriter(self.log_dir) as writer:
+            writer.add_image("mean and spread over timepoints, before (top) and after", picture[None], engine.state.epoch)

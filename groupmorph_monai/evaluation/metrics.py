@@ -1,0 +1,276 @@
+"""How good one registered series is: numbers from warped images, displacement fields and landmarks.
+
+One series at a time, so without a batch axis: images ``(K, *S)``, fields ``(K, 3, *S)`` in voxels, ``affine``
+``(4, 4)`` from voxels to mm. Fields are gone through timepoint by timepoint or slab by slab, so that a whole series
+fits in memory. Similarity of images is no accuracy: a flexible enough field makes any two volumes alike. Report
+millimetres beside it.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+
+from ..space.grid import compose, sample, voxel_grid
+
+__all__ = [
+    "folding_percent",
+    "inverse_consistency_mm",
+    "jacobian_determinant",
+    "landmark_distances_mm",
+    "landmark_errors_mm",
+    "nmi",
+    "non_diffeomorphic_volume_percent",
+    "rmse",
+    "summary",
+]
+
+_SLAB_VOXELS = 2**18
+
+
+def _check_field(name: str, ddf: Tensor) -> None:
+    if ddf.dim() != 5 or ddf.shape[1] != 3 or min(ddf.shape[2:]) < 2:
+        raise ValueError(
+            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels an axis, no batch axis, got {tuple(ddf.shape)}"
+        )
+
+
+def _check_fields(ddf: Tensor, inverse_ddf: Tensor) -> None:
+    _check_field("ddf", ddf)
+    _check_field("inverse_ddf", inverse_ddf)
+    if ddf.shape != inverse_ddf.shape:
+        raise ValueError(f"inverse_ddf: expected the shape of ddf {tuple(ddf.shape)}, got {tuple(inverse_ddf.shape)}")
+
+
+def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
+    """``(K, *S)`` as the ``(K, N)`` voxels inside ``mask`` ``(*S)``, floating point."""
+    if images.dim() != 4 or images.shape[0] < 2:
+        raise ValueError(f"images: expected (K, i, j, k) with K > 1, no batch axis, got {tuple(images.shape)}")
+    images = images if images.is_floating_point() else images.double()
+    if mask is None:
+        return images.flatten(1)
+    if mask.shape != images.shape[1:] or not mask.any():
+        raise ValueError(f"mask: expected shape {tuple(images.shape[1:])} with voxels inside, got {tuple(mask.shape)}")
+    return images[:, mask.bool()]
+
+
+def rmse(images: Tensor, mask: Tensor | None = None) -> float:
+    """Root mean square difference over all pairs of timepoints and all voxels, in the images' unit.
+
+    The pairs' squared differences sum to ``K sum_i (x_i - mean)^2``, so their mean is twice the unbiased variance over
+    K: linear in K, and without the cancellation of ``K sum x^2 - (sum x)^2``.
+    """
+    return float((2 * _voxels(images, mask).var(dim=0).double().mean()).sqrt())
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    p = counts.double() / counts.sum()
+    return -torch.xlogy(p, p).sum()
+
+
+def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
+    """Mean over all pairs of ``2 I(i, j) / (H_i + H_j)``, in [0, 1], from hard histograms.
+
+    ``bins`` equal bins span the least to the greatest value of the whole series (inside ``mask``), the same for every
+    timepoint. A pair of constant volumes tells nothing of one another and counts as 0.
+    """
+    values = _voxels(images, mask)
+    low, high = (x.double() for x in values.aminmax())
+    if not torch.isfinite(high - low):
+        raise ValueError("images: expected finite intensities, got NaN or infinity")
+    width = (high - low) / bins if high > low else 1.0
+    indices = [((v.double() - low) / width).int().clamp_(max=bins - 1) for v in values]
+    entropies = [_entropy(torch.bincount(i, minlength=bins)) for i in indices]
+    total, pairs = 0.0, list(combinations(range(len(indices)), 2))
+    for i, j in pairs:
+        joint = _entropy(torch.bincount(indices[i] * bins + indices[j], minlength=bins * bins))
+        both = entropies[i] + entropies[j]
+        total += float(2 * (both - joint) / both) if both > 0 else 0.0
+    return total / len(pairs)
+
+
+def _length_mm(vectors: Tensor, affine: Tensor, dim: int) -> Tensor:
+    """Lengths in mm of vectors in voxels whose three components lie on axis ``dim``, which goes."""
+    matrix = torch.as_tensor(affine).to(vectors)[:3, :3]
+    x, y, z = vectors.unbind(dim)
+    return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
+
+
+def _field_at(ddf: Tensor, points: Tensor) -> Tensor:
+    """Values of one field ``(3, *S)`` at ``(P, 3)`` voxel coordinates: ``(P, 3)``."""
+    return sample(ddf[None], points.T[None, :, :, None, None].to(ddf))[0, :, :, 0, 0].T
+
+
+def landmark_distances_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> Tensor:
+    """Distance of each landmark, carried from one timepoint to another, to its place there.
+
+    Landmark p_i of timepoint i goes to the common space by ``inverse_ddf_i`` and on to timepoint j by ``ddf_j``. The
+    distance to p_j is measured there, in the patient's own millimetres: a registration cannot improve it by contracting
+    the common space, as it can the spread of landmarks within that space.
+
+    Args:
+        landmarks: ``(K, P, 3)``, the same P points in every timepoint, voxel coordinates of the grid.
+        ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
+        inverse_ddf: ``(K, 3, *S)``, timepoint to common space, voxels.
+        affine: ``(4, 4)``, voxels to mm.
+    Returns: ``(K * (K - 1), P)`` mm, the ordered pairs i != j with i slowest.
+    """
+    _check_fields(ddf, inverse_ddf)
+    timepoints = ddf.shape[0]
+    if landmarks.dim() != 3 or landmarks.shape[0] != timepoints or landmarks.shape[2] != 3:
+        raise ValueError(f"landmarks: expected ({timepoints}, P, 3) to match the fields, got {tuple(landmarks.shape)}")
+    landmarks = landmarks.to(ddf)
+    common = torch.stack([p + _field_at(u, p) for p, u in zip(landmarks, inverse_ddf)])
+    carried = torch.stack([common + _field_at(u, common.flatten(0, 1)).view_as(common) for u in ddf], dim=1)
+    return _between(carried - landmarks[None], affine)
+
+
+def _between(differences: Tensor, affine: Tensor) -> Tensor:
+    """``(K, K, P, 3)`` voxels to ``(K * (K - 1), P)`` mm, without the diagonal."""
+    other = ~torch.eye(len(differences), dtype=torch.bool, device=differences.device)
+    return _length_mm(differences[other], affine, dim=2)
+
+
+def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> dict[str, float]:
+    """``landmark_{before,after}_mm_{mean,sd,95}``: over all ordered pairs and landmarks, without and with registration;
+    sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
+    after = landmark_distances_mm(landmarks, ddf, inverse_ddf, affine)
+    placed = landmarks.to(ddf)
+    before = _between(placed[:, None] - placed[None], affine)
+    errors = {}
+    for name, distances in (("before", before.double()), ("after", after.double())):
+        errors[f"landmark_{name}_mm_mean"] = float(distances.mean())
+        errors[f"landmark_{name}_mm_sd"] = float(distances.std(correction=0))
+        errors[f"landmark_{name}_mm_95"] = float(distances.quantile(0.95))
+    return errors
+
+
+def _determinant(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Of three vectors with their components on axis 0: ``a . (b x c)``."""
+    return (
+        a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+    )
+
+
+def _identity_row(axis: int, like: Tensor) -> Tensor:
+    return torch.eye(3, dtype=like.dtype, device=like.device)[axis].view(3, 1, 1, 1)
+
+
+def jacobian_determinant(ddf: Tensor) -> Tensor:
+    """Determinant of the Jacobian of ``x + ddf(x)``: ``(K, 3, *S)`` voxels to ``(K, *S)``.
+
+    Central differences inside, one-sided ones at the borders. Voxels and millimetres give the same determinant,
+    whatever the affine. Above 1, tissue takes up more room in the timepoint than in the common space.
+    """
+    _check_field("ddf", ddf)
+    result = ddf.new_empty((ddf.shape[0], *ddf.shape[2:]))  # a tuple: MONAI's MetaTensor takes no other
+    for k, u in enumerate(ddf):
+        columns = [torch.gradient(u, dim=d + 1)[0] + _identity_row(d, u) for d in range(3)]
+        result[k] = _determinant(*columns)
+    return result
+
+
+def folding_percent(ddf: Tensor) -> float:
+    """Percentage of voxels, all K together, whose central-difference determinant is 0 or less."""
+    _check_field("ddf", ddf)
+    folded = sum(int((jacobian_determinant(u[None]) <= 0).sum()) for u in ddf)
+    return 100 * folded / (ddf.shape[0] * ddf[0, 0].numel())
+
+
+def _slabs(ddf: Tensor) -> Iterator[Tensor]:
+    """``(3, n, j, k)`` pieces that together hold every cell of every timepoint once; neighbours share a voxel layer."""
+    cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
+    for u in ddf:
+        for start in range(0, u.shape[1] - 1, cells):
+            yield u[:, start : start + cells + 1]
+
+
+def _tetrahedra(u: Tensor) -> Iterator[Tensor]:
+    """Six times the signed volume of ten tetrahedra in every cell of ``u`` ``(3, *S)``, displaced. Where nothing moves:
+    1 for the eight at the corners, 2 for the two in the middle."""
+    edges = [u.diff(dim=d + 1) + _identity_row(d, u) for d in range(3)]
+
+    def edge(axis: int, corner: tuple[int, ...]) -> Tensor:
+        """The cell's edge along ``axis`` that touches ``corner``, pointing up the axis."""
+        ends = [slice(None) if d == axis else slice(c, u.shape[d + 1] - 1 + c) for d, c in enumerate(corner)]
+        return edges[axis][(slice(None), *ends)]
+
+    # All edges point up the axes, not away from the corner, so that every tetrahedron has the identity's orientation.
+    for corner in product((0, 1), repeat=3):
+        yield _determinant(*[edge(axis, corner) for axis in range(3)])
+    for corner in ((0, 0, 0), (1, 1, 1)):
+        # To the far corners of the three faces that meet here: along one edge, then along the next.
+        steps = []
+        for first, second in ((1, 2), (2, 0), (0, 1)):
+            turn = tuple(1 - c if d == first else c for d, c in enumerate(corner))
+            steps.append(edge(first, corner) + edge(second, turn))
+        yield _determinant(*steps)
+
+
+def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
+    """Folded volume as a percentage of the grid's, all K together (Liu et al. 2022, arXiv:2212.06060).
+
+    A cell between eight voxels splits into five tetrahedra, four at its corners and one in the middle, in two mirrored
+    ways. The corner ones of both are the determinants from all eight combinations of forward and backward differences,
+    the two in the middle the paper's J1* and J2*. Counted is half the volume, ``-det / 6``, of those of the ten that
+    are turned inside out: the mean over both ways. All n - 1 cells an axis count, where the authors' code leaves out
+    the outermost voxels. Where it is 0, no tetrahedron of either way is turned; central differences miss what flips
+    between neighbours.
+    """
+    _check_field("ddf", ddf)
+    folded = sum(float((-t).clamp_min_(0).sum(dtype=torch.float64)) for u in _slabs(ddf) for t in _tetrahedra(u))
+    cells = ddf.shape[0] * (ddf.shape[2] - 1) * (ddf.shape[3] - 1) * (ddf.shape[4] - 1)
+    return 100 * 0.5 * folded / 6 / cells
+
+
+def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None) -> float:
+    """Mean of ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and the voxels x, inside ``mask``
+    ``(*S)`` of the common space, whose phi(x) is inside the grid: beyond it the inverse is unknown. NaN where there
+    is no such voxel."""
+    _check_fields(ddf, inverse_ddf)
+    size = ddf.shape[2:]
+    grid = voxel_grid(size, ddf)
+    last = torch.tensor(size, dtype=ddf.dtype, device=ddf.device).view(3, 1, 1, 1) - 1
+    total, number = 0.0, 0
+    for u, inverse in zip(ddf, inverse_ddf):
+        moved = grid + u
+        inside = ((moved >= 0) & (moved <= last)).all(dim=0)
+        if mask is not None:
+            inside &= mask.bool()
+        error = _length_mm(compose(inverse[None, None], u[None, None])[0, 0], affine, dim=0)
+        total += float(error[inside].sum(dtype=torch.float64))
+        number += int(inside.sum())
+    return total / number if number else float("nan")
+
+
+@torch.no_grad()
+def summary(
+    images_before: Tensor,
+    images_after: Tensor,
+    ddf: Tensor,
+    inverse_ddf: Tensor,
+    affine: Tensor,
+    landmarks: Tensor | None = None,
+) -> dict[str, float]:
+    """Every metric of one series, as plain numbers under names with their units.
+
+    Args:
+        images_before, images_after: ``(K, *S)``, native and warped.
+        ddf, inverse_ddf, affine, landmarks: as in ``landmark_distances_mm``; displacements are those of ``ddf``.
+    """
+    lengths = [_length_mm(u, affine, dim=0) for u in ddf]
+    result = {
+        "rmse_before": rmse(images_before),
+        "rmse_after": rmse(images_after),
+        "nmi_before": nmi(images_before),
+        "nmi_after": nmi(images_after),
+        "folding_percent": folding_percent(ddf),
+        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
+        "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine),
+        "displacement_mean_mm": sum(float(x.mean(dtype=torch.float64)) for x in lengths) / len(lengths),
+        "displacement_max_mm": max(float(x.max()) for x in lengths),
+    }
+    if landmarks is not None:
+        result |= landmark_errors_mm(landmarks, ddf, inverse_ddf, affine)
+    return result

@@ -1,0 +1,153 @@
+"""What a run leaves behind: a registered series with its report, or a table over many."""
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.transforms import Transform
+
+from ..data.readers import Series
+from ..data.writers import check_output_dir, write_registration
+from .metrics import nmi, rmse
+from .report import draw_report, format_table, peak_memory_gb, versions, write_json
+
+__all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
+
+logger = logging.getLogger(__name__)
+# What fits a terminal's width of a table that holds more.
+SHOWN = ("series", "landmark_before_mm_mean", "landmark_after_mm_mean", "landmark_after_mm_sd", "rmse_before", "rmse_after",
+         "nmi_before", "nmi_after", "folding_percent", "seconds")
+
+
+class ShowMeand(Transform):
+    """Make an evaluated item's ``pred`` one 3D image, the mean of the aligned timepoints, which servers such as MONAI Label can
+    show; the whole result moves to ``registration``, its numbers to ``result``."""
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        registration = data["pred"]
+        mean = registration["warped"].mean(dim=0, keepdim=True)
+        return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
+
+
+class SeriesWriter:
+    """Write the registered series, its fields, ``report.json`` and ``report.png``.
+
+    Args:
+        series: the native volumes, which are interpolated once.
+        output_dir: made if missing; files of the same names are replaced when all new ones are complete.
+        jacobian: write ``jacobian_*.nii.gz`` too.
+        settings: stated in the report.
+    Raises: InputError where ``output_dir`` cannot be written.
+    """
+
+    def __init__(self, series: Series, output_dir: str, jacobian: bool = False, settings: Mapping[str, object] | None = None):
+        check_output_dir(output_dir)
+        self.series, self.output_dir, self.jacobian = series, Path(output_dir), jacobian
+        self.settings = dict(settings or {})
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self.started = time.perf_counter()
+
+    def __call__(self, engine: Engine) -> None:
+        registered = time.perf_counter()
+        output = engine.state.output[0]
+        fields, metrics = output["registration"], dict(output["metrics"])
+        affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu()
+        written = write_registration(
+            self.series, fields["ddf"], fields["inverse_ddf"], affine, self.output_dir,
+            std=fields.get("ddf_std"), jacobian=self.jacobian,
+        )
+        # Intensities are compared where the researcher reads them: in the native units, on the written grid.
+        for when, images in (("before", written["native"]), ("after", written["warped"])):
+            images = torch.as_tensor(images)
+            metrics |= {f"rmse_{when}": rmse(images), f"nmi_{when}": nmi(images)}
+        lengths = self._lengths_mm(fields["ddf"], affine)
+        self._report(metrics, written, lengths, registered - self.started, time.perf_counter() - registered)
+
+    @staticmethod
+    def _lengths_mm(ddf: torch.Tensor, affine: torch.Tensor) -> np.ndarray:
+        """Displacements' lengths at some 20,000 voxels of each timepoint, ``(K, P)``."""
+        samples = ddf.flatten(2)[:, :, :: max(1, ddf[0, 0].numel() // 20000)].cpu()
+        return torch.einsum("ij,kjp->kip", affine[:3, :3].to(samples), samples).norm(dim=1).numpy()
+
+    def _report(self, metrics: dict, written: Mapping, lengths: np.ndarray, register_s: float, write_s: float) -> None:
+        first = self.series.frames[0]
+        spacing = np.linalg.norm(first.affine[:3, :3], axis=0).tolist()
+        picture = self.output_dir / ".report.png.partial"
+        try:
+            draw_report(
+                picture, written["native"], written["warped"], written["jacobian"], lengths, spacing, title=Path(first.path).name
+            )
+            os.replace(picture, self.output_dir / "report.png")
+        finally:
+            picture.unlink(missing_ok=True)
+        report = {
+            "metrics": metrics,
+            "series": [frame.path for frame in self.series.frames],
+            "files": written["files"],
+            "settings": {name: _describe(value) for name, value in self.settings.items()},
+            "versions": versions(),
+            "seconds": {"register": register_s, "write": write_s},
+            "peak_memory_gb": peak_memory_gb(),
+        }
+        write_json(report, self.output_dir / "report.json")
+        logger.info("Wrote %d files, report.json and report.png to %s", len(written["files"]), self.output_dir)
+
+
+def _describe(setting: object) -> object:
+    """A part such as an alignment as its name and arguments."""
+    state = getattr(setting, "__dict__", None)
+    return setting if state is None else {"name": type(setting).__name__, **state}
+
+
+class MetricsTable:
+    """Print the metrics of every series as a table, with their mean, and write them to ``metrics.csv`` and ``metrics.json``."""
+
+    def __init__(self, output_dir: str):
+        check_output_dir(output_dir)
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._clock)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self.rows: list[dict] = []
+
+    def _clock(self, engine: Engine) -> None:
+        self.started = time.perf_counter()
+
+    def __call__(self, engine: Engine) -> None:
+        batch, output = engine.state.batch, engine.state.output[0]
+        name = batch[0].get("name") if isinstance(batch, list) else None
+        seconds = {"seconds": time.perf_counter() - self.started}
+        self.rows.append({"series": name or f"series {len(self.rows)}", **output["metrics"], **seconds})
+
+    def _finish(self, engine: Engine) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        means = {}
+        for name in columns[1:]:
+            values = [row[name] for row in self.rows if name in row]
+            means[name] = sum(values) / len(values)
+        rows = [*self.rows, {"series": "mean", **means}]
+        partial = self.output_dir / ".metrics.csv.partial"
+        with open(partial, "w", newline="") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
+        os.replace(partial, self.output_dir / "metrics.csv")
+        write_json({"series": self.rows, "mean": means, "versions": versions()}, self.output_dir / "metrics.json")
+        print(format_table(rows, [name for name in columns if name in SHOWN]))
+        print(f"All metrics: {self.output_dir / 'metrics.csv'}")

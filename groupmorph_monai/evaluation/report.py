@@ -1,0 +1,196 @@
+"""What is left of a run for people: a JSON file, a picture for the radiologist, a table for the terminal."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import monai
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .. import __version__
+
+__all__ = ["draw_report", "format_table", "peak_memory_gb", "versions", "write_json"]
+
+
+def _plain(value: object) -> object:
+    """What JSON can hold: arrays as lists, paths as text, NaN and infinity, which it lacks, as None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def write_json(report: dict, path: str | os.PathLike) -> None:
+    """Write ``report`` whole or not at all: a reader never sees half a file, and a failure leaves the old one."""
+    text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers of a report depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "monai": monai.__version__,
+        "numpy": np.__version__,
+        "groupmorph_monai": __version__,
+    }
+
+
+def peak_memory_gb() -> float:
+    """Most memory that this process has held, in 1e9 bytes: the peak of its resident set plus that of PyTorch on the
+    GPU, where one was used. NaN on Windows, where Python cannot tell."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kibibytes on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if torch.cuda.is_initialized():
+        peak += sum(torch.cuda.max_memory_allocated(d) for d in range(torch.cuda.device_count()))
+    return peak / 1e9
+
+
+def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
+    """``columns`` of ``rows`` as aligned text, numbers to the right with three decimals; ``-`` where there is none."""
+
+    def text(value: object) -> str:
+        if isinstance(value, (torch.Tensor, np.generic)):
+            value = value.item()
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "-"
+        if isinstance(value, float):
+            return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+        return str(value)
+
+    cells = [[text(row.get(c)) for c in columns] for row in rows]
+    widths = [max(len(line[n]) for line in [list(columns), *cells]) for n in range(len(columns))]
+    left = [any(isinstance(row.get(c), str) for row in rows) for c in columns]
+
+    def line(words: Sequence[str]) -> str:
+        return "  ".join(w.ljust(n) if to_left else w.rjust(n) for w, n, to_left in zip(words, widths, left)).rstrip()
+
+    return "\n".join([line(columns), "  ".join("-" * n for n in widths), *map(line, cells)])
+
+
+def _most_changed(native: np.ndarray) -> tuple[int, int]:
+    """Timepoint and axial slice that differ most from timepoint 0."""
+    change = np.stack([np.abs(v - native[0]).sum(axis=(0, 1)) for v in native])  # (K, k)
+    return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
+
+
+def _show(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
+    """First index axis to the right, second upwards: for RAS+ and LAS+ volumes anterior is up."""
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+    return axes.imshow(slice_ij.T, origin="lower", aspect=float(spacing_mm[1] / spacing_mm[0]), **kwargs)
+
+
+def _show_before_and_after(
+    axes: np.ndarray, native: np.ndarray, warped: np.ndarray, late: int, spacing_mm: Sequence[float], subtraction: str
+) -> None:
+    """Means and subtractions of the slices ``(K, i, j)``, before in the first row of ``axes``, after in the second."""
+    low, high = float(native.min()), float(np.percentile(native, 99.5))
+    limit = max(float(np.percentile(np.abs(native[late] - native[0]), 99.5)), 1e-6)
+    for (left, right), series, name in zip(axes, (native, warped), ("before", "after")):
+        mean, change = series.mean(axis=0), series[late] - series[0]
+        _show(left, mean, spacing_mm, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high)
+        shown = _show(right, change, spacing_mm, f"{subtraction}, {name}", cmap="gray", vmin=-limit, vmax=limit)
+    right.figure.colorbar(shown, ax=axes[:, 1], shrink=0.6, pad=0.02, label="signal difference")
+
+
+def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[float], title: str) -> None:
+    # The least spread keeps rounding errors from looking like motion.
+    spread = max(0.05, float(np.percentile(np.abs(determinant - 1), 99.5)))
+    shown = _show(axes, determinant, spacing_mm, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
+    axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="Jacobian determinant")
+
+
+def _show_motion(axes: Axes, displacement_mm: np.ndarray, labels: list[str], unit: str) -> None:
+    places = np.arange(len(labels))
+    title = "Motion corrected"
+    if displacement_mm.ndim == 1:
+        axes.bar(places, displacement_mm, color="0.6", edgecolor="0.2", width=0.6)
+    else:
+        samples = [d[np.isfinite(d)] for d in displacement_mm]
+        axes.boxplot(
+            samples, positions=places, widths=0.6, whis=(5, 95), showfliers=False, patch_artist=True,
+            boxprops={"facecolor": "0.85"}, medianprops={"color": "black"}, manage_ticks=False,
+        )
+        title += " (box: quartiles, whiskers: 5 to 95 %)"
+    every = -(-len(labels) // 10)  # more than ten labels would run into one another
+    axes.set_xticks(places[::every], labels[::every])
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(unit)
+    axes.set_ylabel("displacement (mm)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_report(
+    path: str | os.PathLike,
+    native: np.ndarray,
+    warped: np.ndarray,
+    jacobian: np.ndarray,
+    displacement_mm: np.ndarray,
+    spacing_mm: Sequence[float],
+    times_s: Sequence[float] | None = None,
+    title: str | None = None,
+) -> None:
+    """One page (PNG): the axial slice and the timepoint that change most, before and after; volume change; motion.
+
+    Before and after share one grey scale. The subtraction of a perfectly aligned series shows enhancement alone; pairs
+    of bright and dark edges are motion.
+
+    Args:
+        native, warped: ``(K, *S)``, intensities of any unit.
+        jacobian: ``(K, *S)``, determinants.
+        displacement_mm: ``(K,)``, one number a timepoint, or ``(K, P)``, samples of its displacements' length.
+        spacing_mm: ``(3,)``, voxel size.
+        times_s: ``(K,)`` acquisition times, as labels.
+        title: above everything.
+    """
+    native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
+    if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:
+        raise ValueError(
+            "native, warped and jacobian: expected one shape (K, i, j, k), "
+            f"got {native.shape}, {warped.shape} and {jacobian.shape}"
+        )
+    late, k = _most_changed(native)
+    numbers = range(len(native)) if times_s is None else times_s
+    labels = [f"{x:.0f}" if max(numbers) >= 10 else f"{x:.3g}" for x in numbers]  # a breath takes seconds, DCE minutes
+    late_name = f"timepoint {late}" if times_s is None else f"{labels[late]} s"
+    first_name = "timepoint 0" if times_s is None else f"{labels[0]} s"
+
+    extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
+    height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))
+    figure = Figure(figsize=(12.5, 2 * height + 1.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3)
+    subtraction = f"Subtraction {late_name} − {first_name}"
+    _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, spacing_mm, subtraction)
+    volume = f"Volume at {late_name} relative to common space"
+    _show_jacobian(axes[0, 2], jacobian[late, ..., k], spacing_mm, volume)
+    _show_motion(axes[1, 2], np.asarray(displacement_mm), labels, "timepoint" if times_s is None else "time (s)")
+    figure.suptitle(f"{title}, axial slice {k}" if title else f"Axial slice {k}", fontsize=12)
+    figure.savefig(path, format="png")

@@ -1,0 +1,19 @@
+"""Where things are: grids, fields, transformations and what a series is aligned to."""
+
+from .alignment import MeanAlignment, ReferenceAlignment
+from .grid import compose, displace, resize_field, sample, upsample_field, voxel_grid, warp
+from .integrate import Displacement, ScalingAndSquaring
+
+__all__ = [
+    "Displacement",
+    "MeanAlignment",
+    "ReferenceAlignment",
+    "ScalingAndSquaring",
+    "compose",
+    "displace",
+    "resize_field",
+    "sample",
+    "upsample_field",
+    "voxel_grid",
+    "warp",
+]

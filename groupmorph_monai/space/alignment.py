@@ -1,0 +1,67 @@
+"""What z may be: K fields to the series' mean, or all timepoints on one of them."""
+
+import torch
+from torch import Tensor
+
+from .grid import compose
+from .integrate import Displacement, ScalingAndSquaring
+
+__all__ = ["MeanAlignment", "ReferenceAlignment"]
+
+Transformation = ScalingAndSquaring | Displacement
+
+
+class MeanAlignment:
+    """All-moving: every timepoint goes to a common space that none of them defines (GroupMorph, Section 2).
+
+    Args:
+        remove_mean: subtract the mean over K of z, so that the common space is the series' geodesic mean by construction
+            and not only by the prior's pull.
+    """
+
+    def __init__(self, remove_mean: bool = False):
+        self.remove_mean = remove_mean
+
+    def _constrain(self, z: Tensor) -> Tensor:
+        return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
+
+    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
+        return transformation(self._constrain(z))
+
+    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from each timepoint to the common space."""
+        return transformation.inverse(self._constrain(z))
+
+
+class ReferenceAlignment:
+    """All-to-one: the common space is timepoint ``reference``, whose deformation is exactly the identity.
+
+    The others are composed with its inverse, ``phi_k o phi_reference^-1``: subtracting velocities instead would be exact
+    only where they commute. With K = 2 this is pair-wise registration.
+
+    Args:
+        reference: index of the fixed timepoint, from 0.
+    """
+
+    def __init__(self, reference: int = 0):
+        if reference < 0:
+            raise ValueError(f"reference: expected a timepoint's index from 0, got {reference}")
+        self.reference = reference
+
+    def _pin(self, ddf: Tensor) -> Tensor:
+        fixed = torch.zeros_like(ddf[:, :1])
+        return torch.cat([ddf[:, : self.reference], fixed, ddf[:, self.reference + 1 :]], dim=1)
+
+    def _fixed(self, z: Tensor) -> Tensor:
+        if self.reference >= z.shape[1]:
+            raise ValueError(f"reference: the series has {z.shape[1]} timepoints (0 to {z.shape[1] - 1}), got {self.reference}")
+        return z[:, self.reference : self.reference + 1]
+
+    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from the reference to each timepoint, ``(B, K, D, *S)``, voxels."""
+        return self._pin(compose(transformation(z), transformation.inverse(self._fixed(z))))
+
+    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from each timepoint to the reference."""
+        return self._pin(compose(transformation(self._fixed(z)), transformation.inverse(z)))

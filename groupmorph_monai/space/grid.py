@@ -1,0 +1,123 @@
+"""Where things are: sampling, warping, composing and resizing on voxel grids.
+
+Conventions (the whole package keeps them): an image is ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI
+index order (i, j, k); a field is ``(B, K, D, *S)``, its component d moving along spatial axis d in voxels of the grid on
+which it lies; fields pull back, ``warped(x) = image(x + ddf(x))``, so point x of the common grid lies at ``x + ddf(x)`` in
+the timepoint. Corners are aligned and values outside are those of the border.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["compose", "displace", "full_precision", "resize_field", "sample", "upsample_field", "voxel_grid", "warp"]
+
+
+def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run ``function`` with autocast off and half-precision tensors as float32: in bfloat16 a coordinate on a 320-voxel
+    axis is off by more than a voxel."""
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        args = [a.float() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def voxel_grid(size: Sequence[int], like: Tensor) -> Tensor:
+    """Coordinates of every voxel: ``(D, *size)``, with the dtype and device of ``like``."""
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Voxel coordinates, one tensor an axis, as the ``(..., D)`` in [-1, 1], last axis first, that grid_sample takes."""
+    return torch.stack([c * (2 / max(n - 1, 1)) - 1 for c, n in zip(reversed(components), reversed(size))], dim=-1)
+
+
+@full_precision
+def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
+    """Values of ``image`` at ``points``, linearly interpolated (``mode="nearest"`` for labels).
+
+    Args:
+        image: ``(N, C, *S)``.
+        points: ``(N, D, *P)`` with D = len(S) and as many point axes P as S; voxel coordinates of ``image``.
+    Returns: ``(N, C, *P)``.
+    """
+    grid = _normalise(points.unbind(1), image.shape[2:])
+    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
+
+
+@full_precision
+def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
+    """``image(x + ddf(x))`` for ``image`` ``(N, C, *S)`` and ``ddf`` ``(N, D, *S)``; the identity grid is never stored."""
+    size = ddf.shape[2:]
+    axes = [
+        torch.arange(n, dtype=ddf.dtype, device=ddf.device).view([-1 if a == d else 1 for a in range(len(size))])
+        for d, n in enumerate(size)
+    ]
+    grid = _normalise([u + x for u, x in zip(ddf.unbind(1), axes)], image.shape[2:])
+    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
+
+
+def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
+    """Pull every timepoint back to the common grid: ``warped_k(x) = images_k(x + ddf_k(x))``.
+
+    Args:
+        images: ``(B, K, *S)``.
+        ddf: ``(B, K, D, *S)``, voxels.
+    Returns: ``(B, K, *S)``.
+    """
+    if images.shape[:2] != ddf.shape[:2] or images.shape[2:] != ddf.shape[3:] or ddf.shape[2] != images.dim() - 2:
+        raise ValueError(
+            f"ddf: expected shape (B, K, D, *S) to match images {tuple(images.shape)}, got {tuple(ddf.shape)}"
+        )
+    return displace(images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1), mode).squeeze(1).unflatten(0, images.shape[:2])
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``. Both ``(B, K, D, *S)``, voxels; one
+    of them may have K = 1 and is then used for every timepoint."""
+    outer, inner = torch.broadcast_tensors(outer, inner)
+    moved = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
+    return inner + moved
+
+
+@full_precision
+def resize_field(field: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize ``(B, K, D, *S)`` to ``(B, K, D, *size)``, corners on corners; component d is multiplied by
+    ``(n_out - 1) / (n_in - 1)`` of its axis, so that it stays in voxels of the grid on which it lies."""
+    old = field.shape[3:]
+    mode = {2: "bilinear", 3: "trilinear"}[len(old)]
+    resized = F.interpolate(field.flatten(0, 1), size=tuple(size), mode=mode, align_corners=True)
+    factors = [(o - 1) / (n - 1) if n > 1 else 1.0 for o, n in zip(size, old)]
+    factors = torch.tensor(factors, dtype=field.dtype, device=field.device).view(-1, *[1] * len(old))
+    return (resized * factors).unflatten(0, field.shape[:2])
+
+
+@full_precision
+def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+    """Bring a field whose voxel i lies on voxel ``factor * i`` of a finer grid of ``size`` to that grid.
+
+    This is where a strided convolution puts its outputs. The field has ``ceil(size / factor)`` voxels an axis; fine voxels
+    beyond its last one take that one's value. ``(B, K, D, *S)`` to ``(B, K, D, *size)``.
+    """
+    expected = tuple(-(-n // factor) for n in size)
+    if tuple(field.shape[3:]) != expected:
+        raise ValueError(f"field: expected spatial shape {expected} for size {tuple(size)}, got {tuple(field.shape[3:])}")
+    if factor == 1:
+        return field
+    fine = F.interpolate(
+        field.flatten(0, 1),
+        size=[factor * (n - 1) + 1 for n in expected],
+        mode={2: "bilinear", 3: "trilinear"}[len(expected)],
+        align_corners=True,
+    )
+    padding = [p for n, c in zip(reversed(size), reversed(fine.shape[2:])) for p in (0, n - c)]
+    return factor * F.pad(fine, padding, mode="replicate").unflatten(0, field.shape[:2])

@@ -1,0 +1,95 @@
+"""What hangs on MONAI's engines: repeatable epochs, the loss term by term, and where a stopped run goes on."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import set_rnd
+from monai.engines import IterationEvents
+from monai.handlers import CheckpointLoader
+from torch import nn
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from ..probability.elbo import NegativeELBO
+
+__all__ = ["EpochSeed", "GradientClip", "LossTerms", "resume"]
+
+logger = logging.getLogger(__name__)
+
+
+class EpochSeed:
+    """Seed every epoch by its number, so that a resumed run draws the same patches and the same z as one never stopped.
+
+    Args:
+        seed: of the run.
+        dataset: whose random transforms are seeded too.
+    """
+
+    def __init__(self, seed: int, dataset: Dataset):
+        self.seed, self.dataset = seed, dataset
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = self.seed + engine.state.epoch
+        torch.manual_seed(seed)
+        set_rnd(self.dataset, seed=seed)
+
+
+class GradientClip:
+    """Scale the gradient of ``network`` to a norm of at most ``max_norm`` before the optimiser's step."""
+
+    def __init__(self, network: nn.Module, max_norm: float):
+        self.network, self.max_norm = network, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+class LossTerms:
+    """Write each term of the loss and the learning rate to TensorBoard every ``interval`` iterations.
+
+    The terms are computed anew from the iteration's result, so that the loss stays a function without memory.
+    """
+
+    def __init__(self, loss: NegativeELBO, optimizer: torch.optim.Optimizer, log_dir: str, interval: int = 20):
+        self.loss, self.optimizer, self.interval = loss, optimizer, interval
+        self.log_dir = log_dir
+
+    def attach(self, engine: Engine) -> None:
+        self.writer = SummaryWriter(self.log_dir)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        terms = {f"train/{name}": value for name, value in self.loss.terms(engine.state.output["pred"]).items()}
+        terms["train/loss"] = engine.state.output["loss"]
+        terms["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        terms["train/std_voxels"] = (0.5 * engine.state.output["pred"]["z_log_variance"]).exp().mean()
+        for name, value in terms.items():
+            self.writer.add_scalar(name, float(value), engine.state.iteration)
+
+
+def resume(trainer: Engine, checkpoint: Mapping[str, object], output_dir: str, device: torch.device) -> None:
+    """Let ``trainer`` go on after the last finished epoch that ``output_dir`` has a checkpoint of; from the start where none.
+
+    Args:
+        checkpoint: names and objects with a state, as the checkpoint was saved.
+    """
+
+    def epoch(path: Path) -> int:
+        return int(re.search(r"epoch=(\d+)", path.name)[1])
+
+    latest = max(Path(output_dir).glob("checkpoint_epoch=*.pt"), key=epoch, default=None)
+    if latest is not None:
+        logger.info("Going on after epoch %d of the run in %s.", epoch(latest), output_dir)
+        CheckpointLoader(str(latest), dict(checkpoint), map_location=device).attach(trainer)

@@ -1,0 +1,95 @@
+"""How a posterior becomes a registration."""
+
+from collections.abc import Sequence
+
+import torch
+from monai.inferers import Inferer, sliding_window_inference
+from torch import Tensor, nn
+
+from ..probability.posterior import draw, split_parameters
+from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..space.grid import upsample_field, warp
+from ..space.integrate import Displacement, ScalingAndSquaring
+
+__all__ = ["RegistrationInferer"]
+
+
+class RegistrationInferer(Inferer):
+    """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on request.
+
+    Windows are blended in the parameters of z, then integrated and warped once on the whole grid.
+
+    Args:
+        alignment: what the timepoints are aligned to.
+        transformation: from a field to a displacement.
+        window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no limit.
+        overlap: of neighbouring windows, as a share of their size.
+        draws: number of draws of z for ``ddf_std``; 0 leaves it out.
+        seed: of those draws, so that the same series gives the same map.
+    """
+
+    def __init__(
+        self,
+        alignment: MeanAlignment | ReferenceAlignment,
+        transformation: ScalingAndSquaring | Displacement,
+        window_size_voxels: Sequence[int] | None = None,
+        overlap: float = 0.5,
+        draws: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.alignment, self.transformation = alignment, transformation
+        self.window_size_voxels, self.overlap = window_size_voxels, overlap
+        self.draws, self.seed = draws, seed
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
+        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1].
+
+        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``z_mean``,
+            ``z_log_variance`` and ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels; while evaluating also ``inverse_ddf``
+            ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``, like ``ddf``.
+        """
+        model = getattr(network, "module", network)
+        images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        mean, log_variance = split_parameters(self._parameters(images, network), images.shape[1])
+        z = draw(mean, log_variance) if network.training else mean
+        dvf = model.decode(z, images)
+        ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
+        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
+        if not network.training:
+            result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
+            if self.draws:
+                result["ddf_std"] = self._spread(mean, log_variance, model, images)
+        return result
+
+    def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
+        size = images.shape[2:]
+        if network.training or not self.window_size_voxels:
+            return network(images)
+        window = [min(w, n) for w, n in zip(self.window_size_voxels, size)]
+        if list(window) == list(size):
+            return network(images)
+        # Window borders must fall on voxels of the grid of z.
+        multiple = getattr(network, "module", network).multiple
+        window = [-(-w // multiple) * multiple for w in window]
+        padding = [p for w, n in zip(reversed(window), reversed(size)) for p in (0, max(w - n, -n % multiple))]
+        padded = nn.functional.pad(images, padding, mode="replicate")
+        blended = sliding_window_inference(padded, window, 1, network, overlap=self.overlap, mode="gaussian")
+        stride = getattr(network, "module", network).stride
+        return blended[(..., *[slice(-(-n // stride)) for n in size])]
+
+    def _on_image_grid(self, ddf: Tensor, images: Tensor) -> Tensor:
+        size = images.shape[2:]
+        return upsample_field(ddf, max(1, -(-size[0] // ddf.shape[3])), size)
+
+    def _spread(self, mean: Tensor, log_variance: Tensor, model: nn.Module, images: Tensor) -> Tensor:
+        total = torch.zeros_like(mean)
+        squares = torch.zeros_like(mean)
+        with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
+            torch.manual_seed(self.seed)
+            for _ in range(self.draws):
+                ddf = self.alignment(model.decode(draw(mean, log_variance), images), self.transformation)
+                total += ddf
+                squares += ddf.square()
+        variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
+        return self._on_image_grid(variance.clamp_min(0).sqrt(), images)

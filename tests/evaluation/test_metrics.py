@@ -1,0 +1,230 @@
+import math
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from groupmorph_monai.data.phantom import make_phantom
+from groupmorph_monai.evaluation import metrics
+from groupmorph_monai.space.grid import voxel_grid, warp
+from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
+
+SIZE = (9, 8, 7)
+# Oblique, anisotropic, left-handed: 0.9 x 1.4 x 3 mm.
+AFFINE = torch.tensor(
+    [[-0.9 * 0.8, 1.4 * 0.6, 0, 12], [0.9 * 0.6, 1.4 * 0.8, 0, -5], [0, 0, 3, 40], [0, 0, 0, 1]], dtype=torch.float64
+)
+
+
+def linear_ddf(matrix: torch.Tensor, size=SIZE) -> torch.Tensor:
+    """x -> c + matrix (x - c), as a displacement (3, *size)."""
+    grid = voxel_grid(size, matrix)
+    centred = grid - (torch.tensor(size, dtype=matrix.dtype).view(3, 1, 1, 1) - 1) / 2
+    return torch.einsum("ij,j...->i...", matrix - torch.eye(3, dtype=matrix.dtype), centred)
+
+
+def random_matrices(number: int, strength: float) -> torch.Tensor:
+    noise = torch.randn(number, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.eye(3, dtype=torch.float64) + strength * noise
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_rmse_equals_the_loop_over_pairs():
+    images, mask = random_images(5, 4, 3, 6) * 40 + 1000, random_images(4, 3, 6) > 0.4
+    for inside, m in ((images.flatten(1), None), (images[:, mask], mask)):
+        pairs = [(inside[i] - inside[j]).square() for i, j in combinations(range(5), 2)]
+        assert metrics.rmse(images, m) == pytest.approx(torch.stack(pairs).mean().sqrt().item(), rel=1e-12)
+    assert metrics.rmse(images.float()) == pytest.approx(metrics.rmse(images), rel=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_nmi_equals_numpy_histogram2d(masked):
+    images = random_images(3, 10, 9, 8)
+    images[1:] = images[0] + 0.3 * images[1:] ** 2
+    mask = random_images(10, 9, 8) > 0.5 if masked else None
+    values = (images[:, mask] if masked else images.flatten(1)).numpy()
+    expected = []
+    for i, j in combinations(range(3), 2):
+        joint = np.histogram2d(values[i], values[j], bins=16, range=[[values.min(), values.max()]] * 2)[0]
+        p = joint / joint.sum()
+        h = [-(q[q > 0] * np.log(q[q > 0])).sum() for q in (p, p.sum(0), p.sum(1))]
+        expected.append(2 * (h[1] + h[2] - h[0]) / (h[1] + h[2]))
+    assert metrics.nmi(images, bins=16, mask=mask) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_nmi_is_one_for_relabelled_and_zero_for_independent_intensities():
+    labels = torch.arange(64).view(4, 4, 4) % 8
+    relabelled = (labels * 5 + 3) % 8
+    assert metrics.nmi(torch.stack([labels, relabelled]), bins=8) == pytest.approx(1)
+    independent = torch.arange(64).view(4, 4, 4) // 8
+    assert metrics.nmi(torch.stack([labels, independent]), bins=8) == pytest.approx(0, abs=1e-12)
+    assert metrics.nmi(torch.ones(2, 4, 4, 4)) == 0
+
+
+def test_nan_in_images_is_refused_by_name():
+    images = random_images(2, 4, 4, 4)
+    images[1, 2, 2, 2] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        metrics.nmi(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_determinant_of_a_linear_map_is_exact_up_to_the_border(dtype):
+    matrices = random_matrices(3, 0.3)
+    ddf = torch.stack([linear_ddf(m) for m in matrices]).to(dtype)
+    expected = torch.linalg.det(matrices).view(3, 1, 1, 1).expand(3, *SIZE)
+    torch.testing.assert_close(
+        metrics.jacobian_determinant(ddf).double(), expected, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12
+    )
+
+
+def test_determinant_of_any_field_equals_numpys_gradient():
+    ddf = random_images(2, 3, *SIZE)
+    for u, determinant in zip(ddf.numpy(), metrics.jacobian_determinant(ddf).numpy()):
+        gradient = np.stack([np.stack(np.gradient(c), axis=-1) for c in u], axis=-2)  # (*S, component, direction)
+        np.testing.assert_allclose(determinant, np.linalg.det(gradient + np.eye(3)), atol=1e-12)
+
+
+def test_a_reflection_folds_everything_and_a_shear_nothing():
+    reflection = linear_ddf(torch.diag(torch.tensor([1.0, -1.0, 1.0])))
+    shear = linear_ddf(torch.tensor([[1.0, 0.9, 0.4], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]))
+    for measure in (metrics.folding_percent, metrics.non_diffeomorphic_volume_percent):
+        assert measure(reflection[None]) == pytest.approx(100, rel=1e-6)
+        assert measure(shear[None]) == 0
+        assert measure(torch.stack([reflection, shear])) == pytest.approx(50, rel=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_voxel_pushed_past_its_neighbour_escapes_central_differences_only(axis, direction):
+    ddf = torch.zeros(1, 3, *SIZE)
+    ddf[0, axis, 4, 4, 3] = 1.5 * direction
+    # Central differences see 1 - 0.75 at the neighbour. Of the ten tetrahedra in each of the four cells about the edge
+    # between them, two have that edge as a leg and become 1 - 1.5; the middle one becomes 2 - 1.5.
+    assert metrics.folding_percent(ddf) == 0
+    folded = 0.5 * (4 * 2 * 0.5) / 6
+    assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(100 * folded / (8 * 7 * 6), rel=1e-6)
+
+
+def test_non_diffeomorphic_volume_equals_a_loop_over_cells_and_tetrahedra(monkeypatch):
+    size = (4, 3, 5)
+    ddf = 2 * random_images(2, 3, *size) - 1
+    points = (voxel_grid(size, ddf) + ddf).numpy()
+    corners = np.array(list(product((0, 1), repeat=3)))
+    parity = corners.sum(axis=1) % 2
+    middle = [corners[parity == p] for p in (0, 1)]
+    tetrahedra = middle + [np.array([c, *[c ^ e for e in np.eye(3, dtype=int)]]) for c in corners]
+    folded = 0.0
+    for k, *cell in product(range(2), *[range(n - 1) for n in size]):
+        for tetrahedron in tetrahedra:
+            where = tetrahedron + cell
+            at = points[k][:, where[:, 0], where[:, 1], where[:, 2]].T
+            upright = np.sign(np.linalg.det((where[1:] - where[0]).astype(float)))
+            folded += max(0.0, -upright * np.linalg.det(at[1:] - at[0]) / 6)
+    expected = 100 * (folded / 2) / (2 * 3 * 2 * 4)
+    assert expected > 1
+    for slab_voxels in (1, 30, 2**18):
+        monkeypatch.setattr(metrics, "_SLAB_VOXELS", slab_voxels)
+        assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(expected, rel=1e-10)
+
+
+def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimetres():
+    matrices = random_matrices(4, 0.08)
+    ddf = torch.stack([linear_ddf(m) for m in matrices])
+    inverse_ddf = torch.stack([linear_ddf(torch.linalg.inv(m)) for m in matrices])
+    centre = (torch.tensor(SIZE, dtype=torch.float64) - 1) / 2
+    common = 3 * random_images(20, 3) - 1.5
+    landmarks = centre + torch.einsum("kij,pj->kpi", matrices, common)
+
+    errors = metrics.landmark_errors_mm(landmarks, ddf, inverse_ddf, AFFINE)
+    world = landmarks.numpy() @ AFFINE[:3, :3].numpy().T
+    before = np.stack([np.linalg.norm(world[i] - world[j], axis=1) for i in range(4) for j in range(4) if i != j])
+    assert errors["landmark_after_mm_mean"] == pytest.approx(0, abs=1e-9)
+    assert errors["landmark_before_mm_mean"] == pytest.approx(before.mean(), rel=1e-9)
+    assert errors["landmark_before_mm_sd"] == pytest.approx(before.std(), rel=1e-9)
+    assert errors["landmark_before_mm_95"] == pytest.approx(np.percentile(before, 95), rel=1e-9)
+    assert before.mean() > 0.2
+
+
+def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
+    shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    landmarks = torch.stack([random_images(5, 3) * 2 + 3] * 3)
+    landmarks[1] += shift
+    ddf = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
+    ddf[2] += shift.view(3, 1, 1, 1)  # the right motion, given to the wrong timepoint
+    distances = metrics.landmark_distances_mm(landmarks, ddf, -ddf, AFFINE)
+    length = (AFFINE[:3, :3] @ shift).norm()
+    # Pairs 01, 02, 10, 12, 20, 21.
+    expected = length * torch.tensor([1, 1, 1, 2, 1, 2], dtype=torch.float64)
+    torch.testing.assert_close(distances, expected[:, None].expand(6, 5))
+
+
+def test_contracting_the_common_space_improves_no_landmark():
+    landmarks = 4 + random_images(3, 6, 3) * 0.5
+    large, small = (linear_ddf(f * torch.eye(3, dtype=torch.float64)).expand(3, 3, *SIZE) for f in (4.0, 0.25))
+    contracted = metrics.landmark_distances_mm(landmarks, large, small, AFFINE)
+    still = torch.zeros_like(large)
+    torch.testing.assert_close(contracted, metrics.landmark_distances_mm(landmarks, still, still, AFFINE))
+
+
+def test_the_phantoms_own_motion_brings_its_landmarks_together():
+    phantom = make_phantom(3, (32, 28, 24), timepoints=3, spacing_mm=(1, 1.5, 2), max_motion_voxels=3, landmarks=60)
+    inverse_ddf = phantom["motion"]
+    ddf = Displacement(40).inverse(inverse_ddf[None])[0]
+    image = phantom["image"]
+    found = metrics.summary(
+        image, warp(image[None], ddf[None])[0], ddf, inverse_ddf, phantom["affine"], phantom["landmarks"]
+    )
+    assert found["landmark_before_mm_mean"] > 1
+    assert found["landmark_after_mm_95"] < 0.05
+    assert found["inverse_consistency_mm"] < 0.05
+    assert found["non_diffeomorphic_volume_percent"] == found["folding_percent"] == 0
+    assert found["rmse_after"] < found["rmse_before"] and found["nmi_after"] > found["nmi_before"]
+    lengths = (ddf * torch.tensor([1, 1.5, 2]).view(3, 1, 1, 1)).norm(dim=1)
+    assert found["displacement_mean_mm"] == pytest.approx(lengths.mean().item(), rel=1e-5)
+    assert found["displacement_max_mm"] == pytest.approx(lengths.max().item(), rel=1e-5)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_monais_tensors_give_the_same_numbers():
+    before, after, ddf = random_images(2, *SIZE), random_images(2, *SIZE) ** 2, random_images(2, 3, *SIZE)
+    landmarks = random_images(2, 5, 3) * 5
+    plain = metrics.summary(before, after, ddf, -ddf, AFFINE, landmarks)
+    wrapped = metrics.summary(*[MetaTensor(x) for x in (before, after, ddf, -ddf)], AFFINE, landmarks)
+    assert wrapped == plain
+
+
+def test_exponentials_of_opposite_velocities_undo_one_another():
+    grid = voxel_grid((24, 24, 24), torch.empty(0, dtype=torch.float64))
+    v = torch.stack([torch.sin(grid[(d + 1) % 3] / 23 * math.pi) for d in range(3)])[None, None]
+    exp = ScalingAndSquaring(7)
+    ddf, inverse_ddf = exp(v)[0], exp(-v)[0]
+    eye = torch.eye(4)
+    assert metrics.inverse_consistency_mm(ddf, inverse_ddf, eye) < 5e-3
+    assert metrics.inverse_consistency_mm(ddf, -ddf, eye) > 0.05
+
+
+def test_inverse_consistency_of_translations_counts_only_what_stays_inside():
+    shift = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)
+    ddf = shift.view(1, 3, 1, 1, 1).expand(1, 3, *SIZE)
+    length = (AFFINE[:3, :3] @ shift).norm().item()
+    assert metrics.inverse_consistency_mm(ddf, torch.zeros_like(ddf), AFFINE) == pytest.approx(length)
+    assert metrics.inverse_consistency_mm(ddf, -ddf, AFFINE) == pytest.approx(0, abs=1e-12)
+    broken = -ddf.clone()
+    broken[:, :, 3:6, :, 2:4] = 0  # 3 x 8 x 2 of the 7 x 8 x 6 places where voxels arrive
+    assert metrics.inverse_consistency_mm(ddf, broken, AFFINE) == pytest.approx(length * 6 / 42)
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[1:4, :, 3:5] = True  # the voxels that arrive there
+    assert metrics.inverse_consistency_mm(ddf, broken, AFFINE, mask) == pytest.approx(length)
+    assert math.isnan(metrics.inverse_consistency_mm(100 + ddf, -ddf, AFFINE))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (1, 2, 3, 5, 5, 5), (2, 3, 5, 5, 1), (2, 2, 5, 5, 5)])
+def test_fields_that_are_not_3d_are_refused_by_name(shape):
+    with pytest.raises(ValueError, match="ddf"):
+        metrics.non_diffeomorphic_volume_percent(torch.zeros(shape))

@@ -1,0 +1,110 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+
+from groupmorph_monai.evaluation import report
+
+
+def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):
+    path = tmp_path / "report.json"
+    report.write_json(
+        {
+            "a": np.float32(0.5), "b": torch.tensor(2), "c": float("nan"), "d": [np.inf, np.int64(3), True],
+            "e": {"f": torch.tensor([1.0, float("nan")]), 7: np.array([[1, 2]])},
+            "g": tmp_path, "h": None, "i": (1, "x"),
+        },
+        path,
+    )
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "a": 0.5, "b": 2, "c": None, "d": [None, 3, True],
+        "e": {"f": [1.0, None], "7": [[1, 2]]}, "g": str(tmp_path), "h": None, "i": [1, "x"],
+    }
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+@pytest.mark.parametrize("failure", ["value", "disk"])
+def test_a_failed_write_leaves_the_old_report_and_nothing_else(tmp_path, monkeypatch, failure):
+    path = tmp_path / "report.json"
+    report.write_json({"a": 1}, path)
+    if failure == "disk":
+        monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(TypeError if failure == "value" else OSError):
+        report.write_json({"a": object() if failure == "value" else 2}, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_table_is_aligned():
+    rows = [{"method": "none", "mm": 4.25, "voxels": 12}, {"method": "GroupMorph", "mm": np.float32(0.5), "extra": 1}]
+    rows.append({"method": "x", "mm": float("nan"), "voxels": torch.tensor(3)})
+    rows.append({"method": "y", "mm": 2e-5, "voxels": 0})
+    assert report.format_table(rows, ["method", "mm", "voxels"]).splitlines() == [
+        "method           mm  voxels",
+        "----------  -------  ------",
+        "none          4.250      12",
+        "GroupMorph    0.500       -",
+        "x                 -       3",
+        "y           2.0e-05       0",
+    ]
+    assert report.format_table([], ["a", "bc"]).splitlines()[0] == "a  bc"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says it in another place")
+def test_peak_memory_is_what_the_kernel_says():
+    peak = report.peak_memory_gb()
+    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)
+    # Between the two readings it may grow, and ru_maxrss remembers a parent's size: a wrong unit is off by 1000.
+    assert peak == pytest.approx(int(kibibytes) * 1024 / 1e9, rel=0.5)
+
+
+def test_versions_are_those_that_run():
+    assert report.versions()["torch"] == str(torch.__version__)
+    assert report.versions()["numpy"] == np.__version__
+
+
+def draw(tmp_path, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random((3, 10, 12, 6)) for name in ("native", "warped")}
+    arrays |= {"jacobian": np.ones((3, 10, 12, 6)), "displacement_mm": np.ones((3, 20))}
+    path = tmp_path / "report.png"
+    report.draw_report(path, spacing_mm=(1.0, 2.0, 3.0), times_s=[0, 60, 120], **(arrays | changes))
+    return matplotlib.image.imread(path)
+
+
+def test_the_slice_and_timepoint_of_largest_change_are_chosen():
+    native = np.zeros((4, 5, 6, 7), dtype=np.float32)
+    native[:, 1, 1, :] = 9  # bright, unchanged
+    native[2, 3, 3, 5] = -4
+    native[1, 3, 3, 2] = 3
+    assert report._most_changed(native) == (2, 5)
+
+
+def test_the_picture_shows_what_it_is_given(tmp_path):
+    """Not a pixel test: another input must give another picture where it is shown, and only there."""
+    first = draw(tmp_path)
+    height, width = first.shape[:2]
+
+    def changed(**changes):
+        rows, columns = np.nonzero(np.abs(draw(tmp_path, **changes) - first).max(axis=2) > 0.05)
+        return rows.min() / height, rows.max() / height, columns.min() / width, columns.max() / width
+
+    top, bottom, left, right = changed(warped=np.random.default_rng(1).random((3, 10, 12, 6)))
+    assert top > 0.45 and right < 0.67
+    top, bottom, left, right = changed(jacobian=np.full((3, 10, 12, 6), 1.04))
+    assert bottom < 0.55 and left > 0.6
+    top, bottom, left, right = changed(displacement_mm=np.ones((3, 20)) * [[0.5], [1], [1]])
+    assert top > 0.45 and left > 0.6
+
+
+def test_pictures_leave_no_global_figure_and_refuse_other_shapes(tmp_path):
+    draw(tmp_path, displacement_mm=np.ones(3))
+    assert pyplot.get_fignums() == []
+    with pytest.raises(ValueError, match=r"\(K, i, j, k\)"):
+        draw(tmp_path, jacobian=np.ones((3, 10, 12)))
