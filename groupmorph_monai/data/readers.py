@@ -25,6 +25,7 @@ __all__ = [
     "Frame",
     "InputError",
     "Series",
+    "overlap",
     "read_image",
     "read_points",
     "read_series",
@@ -143,7 +144,7 @@ def _load(path: str | Path, labels: bool = False) -> _File:
         raise
     except Exception as error:  # Each library has its own kinds, ITK's of many lines.
         raise InputError(
-            f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); if truncated, copy it again"
+            f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); copy or convert it again"
         ) from error
     matrix = file.affine[:3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
@@ -171,10 +172,8 @@ def _check_volume(file: _File, most_axes: int) -> None:
     shape = file.data.shape
     if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
         wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
-        cure = "give a 4D file alone" if len(shape) == 4 else "convert the scan to one 3D file a timepoint"
-        if file.path.lower().endswith((".dcm", ".ima")):
-            cure = "convert DICOM to NIfTI first, for example with dcm2niix"
-        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
+        cure = "split it into 3D files, or give it alone" if len(shape) == 4 else "make one 3D file a timepoint"
+        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure} (DICOM: with dcm2niix)")
 
 
 def _natural(path: Path) -> list:
@@ -199,24 +198,23 @@ def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     for path in files:
         loaded.append(_load(path))
         _check_volume(loaded[-1], 4 if len(files) == 1 else 3)
-    first = loaded[0]
+    first, volumes = loaded[0], [(file, file.data) for file in loaded]
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
-    else:
-        volumes = [(file, file.data) for file in loaded]
     return [Frame(np.ascontiguousarray(data), file.affine, file.path) for file, data in volumes], first
 
 
-def read_series(series: str | Path | Sequence[str | Path]) -> Series:
+def read_series(series: str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
     """Read K scans of one patient.
 
     Args:
         series: a 4D file; a list of 3D files in the order of time; or a folder, whose image files count in the natural
             order of their names (scan2 before scan10). NIfTI is read by nibabel, as MONAI's meta data is wrong about
             the frame time; all else (MHA, NRRD, ...) by ITK.
+        timepoints: the one K that the network takes; none for any.
     Raises: InputError, in one line, for whatever the user can mend.
     """
-    given = [series] if isinstance(series, (str, Path)) else list(series)
+    given = [series] if isinstance(series, (str, Path)) else list(series or [])
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")
     if len(given) == 1 and Path(given[0]).is_dir():
@@ -226,7 +224,14 @@ def read_series(series: str | Path | Sequence[str | Path]) -> Series:
         raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
     for number, frame in enumerate(frames):
         _check_frame(frame, number, frames[0])
+        if frame.data.shape != first.data.shape[:3] or not np.allclose(frame.affine, first.affine, atol=1e-3):
+            logger.info("Frame %d (%s) lies on another grid: resampled to the first one's.", number, frame.path)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
+    if timepoints is not None and len(frames) != timepoints:
+        raise InputError(
+            f"{first.path}: expected {timepoints} timepoints, as these weights are trained for K = {timepoints}, got "
+            f"{len(frames)}; choose {timepoints} of them, or train weights for K = {len(frames)}"
+        )
     return Series(tuple(frames), first.frame_time, first.header)
 
 
@@ -239,7 +244,7 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
     if low == high:
         raise InputError(f"{name}: expected an image, got {low:g} in every voxel; leave this timepoint out")
-    if not (_reaches(frame, first) and _reaches(first, frame)):
+    if not overlap(frame, first):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
@@ -252,8 +257,12 @@ def _corners(frame: Frame) -> np.ndarray:
     return corners @ frame.affine[:3, :3].T + frame.affine[:3, 3]
 
 
+def overlap(one: Frame, other: Frame) -> bool:
+    """Whether two volumes meet in space, judged by boxes along the axes of either."""
+    return _reaches(one, other) and _reaches(other, one)
+
+
 def _reaches(frame: Frame, other: Frame) -> bool:
-    """Whether the box around ``frame``, along the axes of ``other``, meets ``other``."""
     to_voxel = np.linalg.inv(other.affine)
     corners = _corners(frame) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
     return bool(np.all(corners.max(0) > -0.5) and np.all(corners.min(0) < np.array(other.data.shape) - 0.5))
@@ -308,6 +317,8 @@ def resample(
     Returns: ``(C, *size)``, float32, or with ``nearest`` of the dtype of ``data``.
     """
     kind = data.dtype if nearest else np.dtype(np.float32)
+    if displacement_mm is None and data.shape[1:] == tuple(size) and np.array_equal(affine, target):
+        return data.astype(kind)
     to_voxel = np.linalg.inv(affine)
     matrix = to_voxel @ target
     image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float64))[None]
@@ -329,14 +340,9 @@ def resample_series(series: Series, affine: np.ndarray, size: Sequence[int]) -> 
 
     Linear, once an image, with the border's values outside of it. Nothing is smoothed where the grid is coarser.
     """
-    first, images = series.frames[0], np.empty((len(series.frames), *size), dtype=np.float32)
+    images = np.empty((len(series.frames), *size), dtype=np.float32)
     for number, frame in enumerate(series.frames):
-        if frame.data.shape != first.data.shape or not np.allclose(frame.affine, first.affine, atol=1e-3):
-            logger.info("frame %d (%s) lies on another grid: resampled to the first one's", number, frame.path)
-        if frame.data.shape == tuple(size) and np.array_equal(frame.affine, affine):
-            images[number] = frame.data
-        else:
-            images[number] = resample(frame.data[None], frame.affine, affine, size)[0]
+        images[number] = resample(frame.data[None], frame.affine, affine, size)[0]
     return MetaTensor(torch.from_numpy(images), affine=torch.as_tensor(np.asarray(affine, dtype=np.float64)))
 
 
@@ -347,7 +353,7 @@ def read_points(path: str | Path) -> np.ndarray:
     """Landmarks, ``(P, 3)`` in RAS mm.
 
     ``.csv``: RAS mm, columns x, y, z or r, a, s by header, or three without; l, p, s is turned. ``.fcsv`` of 3D Slicer:
-    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count and coordinates;
+    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count, coordinates;
     coordinates alone; or transformix' ``outputpoints.txt``, of which the output is taken.
     """
     try:

@@ -25,11 +25,17 @@ class LoadSeriesd(MapTransform):
     Args:
         keys: of the series, ``"image"``.
         spacing_mm: working spacing, one number or one an axis; none keeps the first timepoint's. A phantom keeps its own.
+        timepoints: the one K that the network takes; none for any.
     """
 
-    def __init__(self, keys: KeysCollection = "image", spacing_mm: Sequence[float] | float | None = None):
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        spacing_mm: Sequence[float] | float | None = None,
+        timepoints: int | None = None,
+    ):
         super().__init__(keys)
-        self.spacing_mm = spacing_mm
+        self.spacing_mm, self.timepoints = spacing_mm, timepoints
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -38,7 +44,7 @@ class LoadSeriesd(MapTransform):
             item[self.keys[0]] = MetaTensor(phantom["image"], affine=phantom["affine"])
             return {**item, **{key: phantom[key] for key in ("affine", "landmarks", "lesion_mask")}}
         for key in self.keys:
-            series = item[key] if isinstance(item[key], Series) else read_series(item[key])
+            series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             item[key] = resample_series(series, affine, size)
             item["affine"] = torch.as_tensor(affine)

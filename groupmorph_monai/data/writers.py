@@ -1,8 +1,8 @@
 """From a registration to files that other programs read, and from those files to other images and points.
 
-Everything here is in millimetres. In memory a displacement is RAS; in a file it is LPS, ITK's convention, as NIfTI with five
-axes (X, Y, Z, 1, 3) and intent 'vector', which ITK, ANTs and 3D Slicer take as a displacement field. The affine of a file is
-RAS, as in any NIfTI. Point p of the grid on which a field lies is at ``p + field(p)`` in the other image.
+Everything here is in millimetres. In memory a displacement is RAS; in a file it is LPS, ITK's convention, as NIfTI with
+five axes (X, Y, Z, 1, 3) and intent 'vector', which ITK, ANTs and 3D Slicer take as a displacement field. The affine of
+a file is RAS, as in any NIfTI. Point p of the grid on which a field lies is at ``p + field(p)`` in the other image.
 """
 
 import csv
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .readers import Frame, InputError, Series, read_image, resample
+from .readers import Frame, InputError, Series, overlap, read_image, resample
 
 __all__ = [
     "apply_field",
@@ -68,12 +68,14 @@ def warp_frame(frame: Frame, displacement_mm: np.ndarray, affine: np.ndarray) ->
 def jacobian_determinant(displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Determinant of the derivative of ``x + displacement(x)`` by central differences, one-sided at the border.
 
-    ``displacement_mm`` is ``(3, *S)``, RAS, on the grid with ``affine``. Returns ``(*S)`` float32: 1 keeps the volume, below 0 folds.
+    ``displacement_mm`` is ``(3, *S)``, RAS, on the grid with ``affine``. Returns ``(*S)`` float32: 1 keeps the volume,
+    below 0 it folds.
     """
-    # With d u / d voxel = G, the derivative in mm is I + G M^-1, whose determinant is det(M + G) / det(M): no inverse a voxel.
-    matrix = affine[:3, :3]
-    rows = [[np.gradient(u, axis=axis) + np.float32(matrix[d, axis]) for axis in range(3)] for d, u in enumerate(displacement_mm)]
-    (a, b, c), (d, e, f), (g, h, i) = rows
+    # With M the affine and G the derivative by voxel, the one in mm is I + G M^-1: its determinant is |M + G| / |M|.
+    matrix = affine[:3, :3].astype(np.float32)
+    (a, b, c), (d, e, f), (g, h, i) = (
+        [np.gradient(u, axis=axis) + row[axis] for axis in range(3)] for u, row in zip(displacement_mm, matrix)
+    )
     determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     return determinant / np.float32(np.linalg.det(matrix))
 
@@ -86,7 +88,7 @@ def check_output_dir(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another output folder") from error
+        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
     return folder
 
 
@@ -99,7 +101,8 @@ def _all_or_nothing(output_dir: Path) -> Iterator[Path]:
         for file in sorted(partial.iterdir()):
             os.replace(file, output_dir / file.name)
     except OSError as error:
-        raise InputError(f"{output_dir}: expected to write the results, got {error.strerror or error}; make room there") from error
+        reason = error.strerror or error
+        raise InputError(f"{output_dir}: expected to write the results, got {reason}; make room there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -111,7 +114,6 @@ def _image(data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None
         image.set_sform(affine, code=1)
         image.set_qform(affine, code=1)
         image.header.set_xyzt_units("mm", "sec")
-    image.header["cal_min"] = image.header["cal_max"] = 0
     return image
 
 
@@ -134,8 +136,8 @@ def write_registration(
 ) -> dict[str, object]:
     """Write the aligned series and its fields; all files appear when all are complete, or none does.
 
-    ``warped.nii.gz`` (4D) and ``mean.nii.gz`` lie on the first native grid, as do ``ddf_KK.nii.gz`` (a point of the common space
-    to timepoint KK; brings images of it to the common space), ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz``;
+    ``warped.nii.gz`` (4D) and ``mean.nii.gz`` lie on the first native grid, as do ``ddf_KK.nii.gz`` (a point of the
+    common space to timepoint KK; brings images of it to the common space), ``std_mm_KK.nii.gz``, ``jacobian_KK.nii.gz``;
     ``inverse_ddf_KK.nii.gz`` lies on the grid of timepoint KK and leads back.
 
     Args:
@@ -143,7 +145,7 @@ def write_registration(
         ddf, inverse_ddf: ``(K, 3, *W)``, voxels of the working grid, whose affine to RAS mm is ``affine`` ``(4, 4)``.
         std: ``(K, 3, *W)``, standard deviation of each component of ``ddf``, voxels of the working grid.
         jacobian: write the determinants too.
-    Returns: ``warped``, ``native`` (on the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``files``: names.
+    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``files``: names.
     """
     output_dir, affine = check_output_dir(output_dir), _array(affine, np.float64)
     first, count = series.frames[0], len(series.frames)
@@ -170,7 +172,7 @@ def write_registration(
 
 
 def _std_mm(std: Tensor, affine: np.ndarray, first: Frame) -> np.ndarray:
-    """Length of the standard deviation, in mm, on the grid of ``first``; interpolated as a length, which has no sign."""
+    """Length of the standard deviation, in mm, on the grid of ``first``; interpolated as a length."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0).reshape(3, 1, 1, 1)
     length = np.linalg.norm(_array(std, np.float32) * spacing, axis=0)
     return resample(length[None], affine, first.affine, first.data.shape)[0]
@@ -205,7 +207,7 @@ def read_field(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise
     except Exception as error:  # nibabel, gzip and zlib each have their own kinds.
         raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
-    raise InputError(f"{path}: expected a field of shape (X, Y, Z, 1, 3), got {shape}; give ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+    raise InputError(f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape}; give a ddf_KK or inverse_ddf_KK")
 
 
 def apply_field(
@@ -224,6 +226,11 @@ def apply_field(
     displacement, affine = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
     size, target = displacement.shape[1:], affine
+    if not overlap(image, Frame(np.broadcast_to(np.float32(0), size), affine, str(field_path))):
+        raise InputError(
+            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one beside it; "
+            "give an image in the space of that timepoint"
+        )
     if like is not None:
         like = like if isinstance(like, Frame) else read_image(like)
         size, target = like.data.shape, like.affine
@@ -241,7 +248,7 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.n
     voxels = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
     outside = int(((voxels < -0.5) | (voxels > np.array(displacement.shape[1:]) - 0.5)).any(axis=1).sum())
     if outside:
-        logger.warning("%s: %d of %d points lie outside; they move as its border does", field_path, outside, len(points_mm))
+        logger.warning("%s: %d of %d points lie outside and move as its border", field_path, outside, len(points_mm))
     # A grid of P x 1 x 1 voxels at the origin, displaced to the points, samples the field there.
     at = points_mm.T.reshape(3, -1, 1, 1)
     moves = resample(displacement, affine, np.diag([0.0, 0.0, 0.0, 1.0]), at.shape[1:], at)
