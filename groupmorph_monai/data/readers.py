@@ -119,14 +119,12 @@ def _load_itk(path: str, labels: bool) -> _File:
         reader.SetFileName(path)
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
-            number = reader.GetNumberOfComponents()
-            raise InputError(f"{path}: expected one number a voxel, got {number} (RGB or vectors); {_GREY}")
+            raise InputError(f"{path}: expected one number a voxel, got several (RGB or vectors); {_GREY}")
         image = itk.imread(path) if labels else itk.imread(path, itk.F)
     data = itk.array_from_image(image).T
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
-    direction = np.asarray(image.GetDirection())
     affine, n = np.eye(4), min(3, data.ndim)
-    affine[:n, :n] = direction[:n, :n] * spacing[:n]
+    affine[:n, :n] = np.asarray(image.GetDirection())[:n, :n] * spacing[:n]
     affine[:n, 3] = origin[:n]
     return _File(data, LPS_TO_RAS @ affine, path, float(spacing[3]) if data.ndim > 3 else 1.0)
 
@@ -157,8 +155,7 @@ def _load(path: str | Path, labels: bool = False) -> _File:
 
 def _reason(error: Exception) -> str:
     """The end of a library's message, where its reason stands, in one line without the path of ITK's source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:120] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:120]
 
 
 def read_image(path: str | Path, labels: bool = False) -> Frame:
@@ -194,10 +191,9 @@ def _folder_files(folder: Path) -> list[Path]:
 
 def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     """The frames, and the first file for what else it tells."""
-    loaded = []
-    for path in files:
-        loaded.append(_load(path))
-        _check_volume(loaded[-1], 4 if len(files) == 1 else 3)
+    loaded = [_load(path) for path in files]
+    for file in loaded:
+        _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
@@ -259,13 +255,12 @@ def _corners(frame: Frame) -> np.ndarray:
 
 def overlap(one: Frame, other: Frame) -> bool:
     """Whether two volumes meet in space, judged by boxes along the axes of either."""
-    return _reaches(one, other) and _reaches(other, one)
-
-
-def _reaches(frame: Frame, other: Frame) -> bool:
-    to_voxel = np.linalg.inv(other.affine)
-    corners = _corners(frame) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-    return bool(np.all(corners.max(0) > -0.5) and np.all(corners.min(0) < np.array(other.data.shape) - 0.5))
+    for frame, grid in ((one, other), (other, one)):
+        to_voxel = np.linalg.inv(grid.affine)
+        corners = _corners(frame) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(grid.data.shape) - 0.5):
+            return False
+    return True
 
 
 def _box(frame: Frame) -> str:

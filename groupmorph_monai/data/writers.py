@@ -137,7 +137,7 @@ def write_registration(
     """Write the aligned series and its fields; all files appear when all are complete, or none does.
 
     ``warped.nii.gz`` (4D) and ``mean.nii.gz`` lie on the first native grid, as do ``ddf_KK.nii.gz`` (a point of the
-    common space to timepoint KK; brings images of it to the common space), ``std_mm_KK.nii.gz``, ``jacobian_KK.nii.gz``;
+    common space to timepoint KK; brings its images to the common space), ``std_mm_KK.nii.gz``, ``jacobian_KK.nii.gz``;
     ``inverse_ddf_KK.nii.gz`` lies on the grid of timepoint KK and leads back.
 
     Args:

@@ -19,9 +19,14 @@ class RegistrationInferer(Inferer):
 
     Windows are blended in the parameters of z, then integrated and warped once on the whole grid.
 
+    While evaluating, the network may look again at what its last answer left: each further pass encodes the images warped by
+    the z so far and adds the mean of that posterior. ``exp(z) o exp(d) = exp(z + d)`` to first order (Baker-Campbell-Hausdorff),
+    and what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
+
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
+        passes: times that the network sees the series while evaluating.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no limit.
         overlap: of neighbouring windows, as a share of their size.
         draws: number of draws of z for ``ddf_std``; 0 leaves it out.
@@ -32,13 +37,16 @@ class RegistrationInferer(Inferer):
         self,
         alignment: MeanAlignment | ReferenceAlignment,
         transformation: ScalingAndSquaring | Displacement,
+        passes: int = 1,
         window_size_voxels: Sequence[int] | None = None,
         overlap: float = 0.5,
         draws: int = 0,
         seed: int = 0,
     ):
         super().__init__()
-        self.alignment, self.transformation = alignment, transformation
+        if passes < 1:
+            raise ValueError(f"passes: expected 1 or more, got {passes}")
+        self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed = draws, seed
 
@@ -52,6 +60,10 @@ class RegistrationInferer(Inferer):
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         mean, log_variance = split_parameters(self._parameters(images, network), images.shape[1])
+        for _ in range(0 if network.training else self.passes - 1):
+            moved = warp(images, self._on_image_grid(self.transformation(model.decode(mean, images)), images))
+            residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
+            mean = mean + residual
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
