@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from monai.bundle import run
 
 from ..data.readers import InputError, read_points
@@ -40,8 +41,16 @@ def register(args: argparse.Namespace) -> None:
         overlays, chosen = ["modes/all_to_one"], {"reference": int(args.reference)}
     series = [str(Path(file).resolve()) for file in args.files]
     _run(
-        "inference", "inference", overlays, series=series, output_dir=args.output, weights=args.weights,
-        spacing_mm=args.spacing_mm, std_draws=args.std, write_jacobian=args.jacobian or None, **chosen,
+        "inference",
+        "inference",
+        overlays,
+        series=series,
+        output_dir=args.output,
+        weights=args.weights,
+        spacing_mm=args.spacing_mm,
+        std_draws=args.std,
+        write_jacobian=args.jacobian or None,
+        **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
 
@@ -62,7 +71,14 @@ def apply(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    _run("evaluate", "evaluate", dataset_dir=args.dataset, output_dir=args.output, weights=args.weights, spacing_mm=args.spacing_mm)
+    _run(
+        "evaluate",
+        "evaluate",
+        dataset_dir=args.dataset,
+        output_dir=args.output,
+        weights=args.weights,
+        spacing_mm=args.spacing_mm,
+    )
 
 
 def train(args: argparse.Namespace) -> None:
@@ -73,14 +89,17 @@ def train(args: argparse.Namespace) -> None:
             raise InputError(f"--set: expected NAME=VALUE, got {setting!r}; the names stand at the top of train.yaml")
         overrides[name] = value
     _run(
-        "training", "train", args.overlay, dataset_dir=args.dataset, output_dir=args.output, max_iterations=args.iterations,
+        "training",
+        "train",
+        args.overlay,
+        dataset_dir=args.dataset,
+        output_dir=args.output,
+        max_iterations=args.iterations,
         **{name: _value(text) for name, text in overrides.items()},
     )
 
 
 def _value(text: str) -> object:
-    import yaml
-
     return yaml.safe_load(text)
 
 
@@ -94,43 +113,117 @@ def _parser() -> argparse.ArgumentParser:
         description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_register, _add_apply, _add_evaluate, _add_train, _add_demo):
+        add(commands)
+    return parser
 
-    p = commands.add_parser("register", help="align one series", description="Align one series and write it, its deformation fields and a report.")
-    p.add_argument("files", nargs="+", metavar="FILES", help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans")
+
+def _add_register(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "register",
+        help="align one series",
+        description="Align one series and write it, its deformation fields and a report.",
+    )
+    p.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILES",
+        help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans",
+    )
     p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
-    p.add_argument("--reference", default="mean", metavar="K|mean", help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and all others move onto it")
-    p.add_argument("--std", type=int, metavar="N", help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)")
-    p.add_argument("--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)")
+    p.add_argument(
+        "--reference",
+        default="mean",
+        metavar="K|mean",
+        help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
+        "others move onto it",
+    )
+    p.add_argument(
+        "--std",
+        type=int,
+        metavar="N",
+        help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
+    )
+    p.add_argument(
+        "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
+    )
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=register)
 
-    p = commands.add_parser("apply", help="move other images, label maps or points with a written field", description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.")
+
+def _add_apply(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "apply",
+        help="move other images, label maps or points with a written field",
+        description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of "
+        "scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
+    )
     p.add_argument("field", metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
-    p.add_argument("files", nargs="+", metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)")
+    p.add_argument(
+        "files", nargs="+", metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)"
+    )
     p.add_argument("--output", required=True, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
     p.set_defaults(run=apply)
 
-    p = commands.add_parser("evaluate", help="measure the alignment of many series", description="Register every series of a folder and print a table: landmark distances where there are landmarks, similarity, folding.")
-    p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial series whose true motion is known)")
-    p.add_argument("--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)")
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "evaluate",
+        help="measure the alignment of many series",
+        description="Register every series of a folder and print a table: landmark distances where there are "
+        "landmarks, similarity, folding.",
+    )
+    p.add_argument(
+        "--dataset", metavar="DIR", help="folder of series (default: artificial series whose true motion is known)"
+    )
+    p.add_argument(
+        "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
+    )
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=evaluate)
 
-    p = commands.add_parser("train", help="train the network on your own series", description="Train the network. A stopped training goes on when the same command is given again.")
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "train",
+        help="train the network on your own series",
+        description="Train the network. A stopped training goes on when the same command is given again.",
+    )
     p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial ones)")
-    p.add_argument("--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)")
+    p.add_argument(
+        "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
+    )
     p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
-    p.add_argument("--overlay", action="append", default=[], metavar="NAME", help="a config laid over train.yaml, such as data/phantom_small or modes/all_to_one; may be repeated")
-    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any value at the top of train.yaml; may be repeated")
+    p.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a config laid over train.yaml, such as data/phantom_small or modes/all_to_one; may be repeated",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any value at the top of train.yaml; may be repeated",
+    )
     p.set_defaults(run=train)
 
-    p = commands.add_parser("demo", help="register an artificial series whose true motion is known", description="Make a series whose true motion is known, register it, and print the error before and after.")
-    p.add_argument("--output", default="demo_output", metavar="DIR", help="folder for the results (default: demo_output)")
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "demo",
+        help="register an artificial series whose true motion is known",
+        description="Make a series whose true motion is known, register it, and print the error before and after.",
+    )
+    p.add_argument(
+        "--output", default="demo_output", metavar="DIR", help="folder for the results (default: demo_output)"
+    )
     p.set_defaults(run=demo)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,10 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         }
         for when, error in errors.items()
     ]
-    print("\nError: distance between where a point of tissue is and where the fields say it is, over all pairs of timepoints.")
+    print(
+        "\nError: distance between where a point of tissue is and where the fields say it is, over all pairs of "
+        "timepoints."
+    )
     print(format_table(rows, list(rows[0])))
     print(f"Picture: {folder / 'report.png'}")
 

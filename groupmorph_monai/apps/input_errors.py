@@ -17,7 +17,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def explain_input_errors() -> None:
-    """From here on an InputError that nobody catches prints its one line on standard error and ends the process with code 2.
+    """From here on an InputError that nobody catches prints its one line on standard error and ends the process with
+    code 2.
 
     For the bundle's commands, where MONAI, and not this package, calls.
     """

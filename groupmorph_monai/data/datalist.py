@@ -27,10 +27,10 @@ def series_items(
 ) -> list[dict]:
     """Data list of ``dataset_dir``.
 
-    A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder or list of
-    files, "landmarks": [one point file a timepoint]}`` with paths relative to the folder. Without one, every sub-folder and
-    every NIfTI file is a series, in the order of their names, the last ``validation_fraction`` of them for validation; a
-    sub-folder's ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks.
+    A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
+    or list of files, "landmarks": [one point file a timepoint]}`` with paths relative to the folder. Without one, every
+    sub-folder and every NIfTI file is a series, in the order of their names, the last ``validation_fraction`` of them
+    for validation; a sub-folder's ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks.
 
     Args:
         dataset_dir: the folder, or none for the phantoms.
@@ -39,7 +39,9 @@ def series_items(
     Raises: InputError where the folder does not hold what is asked for.
     """
     if not dataset_dir:
-        logger.info("No dataset_dir given: %d phantom series made by the package serve as %s data.", len(phantoms), split)
+        logger.info(
+            "No dataset_dir given: %d phantom series made by the package serve as %s data.", len(phantoms), split
+        )
         return list(phantoms)
     folder = Path(dataset_dir)
     if not folder.is_dir():
@@ -49,8 +51,8 @@ def series_items(
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
     if not chosen:
         raise InputError(
-            f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own sub-folder or "
-            "4D NIfTI file, or list them in dataset.json"
+            f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own "
+            "sub-folder or 4D NIfTI file, or list them in dataset.json"
         )
     return chosen
 
@@ -74,8 +76,8 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
         return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got {type(error).__name__}: {error}; '
-            "mend the file"
+            f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
+            f"{type(error).__name__}: {error}; mend the file"
         ) from error
 
 

@@ -31,8 +31,11 @@ _TISSUES = {
 _FLIP_ANGLE_DEG = 12.0
 
 
-def _smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Unit-variance noise on a lattice of ``cell`` voxels, linear in between: ``(3, *P)`` points to ``(channels, *P)``."""
+def _smooth_noise(
+    generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]
+) -> Tensor:
+    """Unit-variance noise on a lattice of ``cell`` voxels, linear in between: ``(3, *P)`` points to ``(channels,
+    *P)``."""
     lattice = [int(n / cell) + 4 for n in size]
     values = torch.randn(1, channels, *lattice, generator=generator)
     return sample(values, points[None] / cell + 1.5)[0]
@@ -56,9 +59,7 @@ class _Ellipsoid:
         local = torch.einsum("ij,j...->i...", self.axes, points - self.centre.view(3, *[1] * (points.dim() - 1)))
         scaled = local / self.radii.view(3, *[1] * (points.dim() - 1))
         radius = scaled.square().sum(0).sqrt()
-        ripple = sum(
-            w[3] * torch.sin(w[0] * scaled[0] + w[1] * scaled[1] + w[2] * scaled[2]) for w in self.wobble
-        )
+        ripple = sum(w[3] * torch.sin(w[0] * scaled[0] + w[1] * scaled[1] + w[2] * scaled[2]) for w in self.wobble)
         return torch.sigmoid((1 + ripple - radius) * self.radii.mean() / 0.4)
 
 
@@ -69,7 +70,8 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
 
 
 def _curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
-    """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 + vary``."""
+    """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 +
+    vary``."""
     factors = ((1 + vary) ** _uniform(generator, -1, 1, (5,))).tolist()
     t10, density, ktrans, ve, vp = (k * f for k, f in zip(kinetics, factors))
     return spgr_signal(concentration(times_s, ktrans, min(ve, 0.9), vp), t10, density, flip_angle_deg=_FLIP_ANGLE_DEG)
@@ -130,10 +132,10 @@ def make_phantom(
         lesions: number of enhancing lesions; their kinetics cycle through ``LESION_KINETICS``.
         landmarks: number of points followed through all timepoints.
         noise: standard deviation of the Rician noise's Gaussian parts, as a share of the mean signal in the body.
-    Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P
-        points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's number from 1;
-        ``motion`` ``(K, 3, *S)``, displacement from each timepoint's voxels to the template, voxels; ``affine`` ``(4, 4)``
-        RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
+    Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
+        same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's
+        number from 1; ``motion`` ``(K, 3, *S)``, displacement from each timepoint's voxels to the template, voxels;
+        ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
     """
     rng = torch.Generator().manual_seed(seed)
     extent = torch.tensor([float(n) for n in size])
@@ -143,7 +145,9 @@ def make_phantom(
     since_arrival = times_s - arrival_s
 
     tissue = {name: _curve(rng, since_arrival, values, 0.5) for name, values in _TISSUES.items()}
-    body = _ellipsoid(rng, extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,)), tissue["fat"])
+    body = _ellipsoid(
+        rng, extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,)), tissue["fat"]
+    )
     organs = []
     for _ in range(int(_uniform(rng, 4, 9))):
         name = ["gland", "muscle", "blood"][int(_uniform(rng, 0, 3))]
@@ -157,7 +161,11 @@ def make_phantom(
         radii = extent.mean() * _uniform(rng, 0.05, 0.11, (3,))
         tumours.append(_ellipsoid(rng, extent * _uniform(rng, 0.25, 0.75, (3,)), radii, values))
 
-    gland_cell, gland_sharpness, gland_level = 7 * float(_uniform(rng, 0.7, 1.6)), float(_uniform(rng, 2, 8)), float(_uniform(rng, -0.5, 0.5))
+    gland_cell, gland_sharpness, gland_level = (
+        7 * float(_uniform(rng, 0.7, 1.6)),
+        float(_uniform(rng, 2, 8)),
+        float(_uniform(rng, -0.5, 0.5)),
+    )
     texture_cells = [float(_uniform(rng, 1.5, 3)), float(_uniform(rng, 3, 7))]
     texture_strength = float(_uniform(rng, 0.05, 0.2))
     lattice_seed = int(torch.randint(2**31, (), generator=rng))
@@ -190,7 +198,10 @@ def make_phantom(
         motions.append(ddf)
     image = torch.stack(images)
     sigma = noise * image[image > 0.01 * image.max()].mean()
-    image = ((image + sigma * torch.randn(image.shape, generator=rng)).square() + (sigma * torch.randn(image.shape, generator=rng)).square()).sqrt()
+    image = (
+        (image + sigma * torch.randn(image.shape, generator=rng)).square()
+        + (sigma * torch.randn(image.shape, generator=rng)).square()
+    ).sqrt()
 
     margin = max_motion_voxels + 2
     candidates = _uniform(rng, 0, 1, (landmarks * 40, 3)) * (extent - 1 - 2 * margin) + margin

@@ -7,8 +7,8 @@ __all__ = ["concentration", "parker_aif", "spgr_signal"]
 
 
 def parker_aif(times_s: ArrayLike) -> NDArray:
-    """Plasma concentration (mmol/l) at ``times_s`` after arrival: the population average of Parker et al. 2006 (MRM 56:993,
-    Eq. 1 and Table 1), divided by 1 - haematocrit with Hct = 0.42; 0 before arrival."""
+    """Plasma concentration (mmol/l) at ``times_s`` after arrival: the population average of Parker et al. 2006 (MRM
+    56:993, Eq. 1 and Table 1), divided by 1 - haematocrit with Hct = 0.42; 0 before arrival."""
     minutes = np.asarray(times_s, dtype=float) / 60
     after = np.maximum(minutes, 0)
     blood = 1.050 * np.exp(-0.1685 * after) / (1 + np.exp(-38.078 * (after - 0.483)))
@@ -18,8 +18,9 @@ def parker_aif(times_s: ArrayLike) -> NDArray:
 
 
 def concentration(times_s: ArrayLike, ktrans_per_min: float, ve: float, vp: float) -> NDArray:
-    """Tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al. 1999, JMRI 10:223):
-    ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``, integrated on a 0.5 s grid by the trapezoidal rule."""
+    """Tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al. 1999, JMRI
+    10:223): ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``, integrated on a 0.5 s grid by the trapezoidal
+    rule."""
     times_s = np.asarray(times_s, dtype=float)
     step = 0.5
     fine = np.arange(0, max(times_s.max(), 0) + 2 * step, step)

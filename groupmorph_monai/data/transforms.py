@@ -15,16 +15,17 @@ __all__ = ["LoadSeriesd"]
 
 
 class LoadSeriesd(MapTransform):
-    """Load one series: ``image`` ``(K, *S)`` on the first timepoint's grid at the working spacing, and that grid's ``affine``
-    ``(4, 4)``, voxels to RAS mm.
+    """Load one series: ``image`` ``(K, *S)`` on the first timepoint's grid at the working spacing, and that grid's
+    ``affine`` ``(4, 4)``, voxels to RAS mm.
 
-    The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item may hold
-    ``phantom`` instead, the arguments of `make_phantom`. ``landmarks``, a list of K point files (RAS mm) or the phantom's own,
-    becomes ``(K, P, 3)`` in voxels of the loaded grid.
+    The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
+    may hold ``phantom`` instead, the arguments of `make_phantom`. ``landmarks``, a list of K point files (RAS mm) or
+    the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid.
 
     Args:
         keys: of the series, ``"image"``.
-        spacing_mm: working spacing, one number or one an axis; none keeps the first timepoint's. A phantom keeps its own.
+        spacing_mm: working spacing, one number or one an axis; none keeps the first timepoint's. A phantom keeps its
+            own.
         timepoints: the one K that the network takes; none for any.
     """
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from torch import Tensor
 
 from .readers import Frame, InputError, Series, overlap, read_image, resample

@@ -28,7 +28,11 @@ class MeasureRegistrationd(Transform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         pred, landmarks = data["pred"], data.get("landmarks")
         metrics = summary(
-            data["image"], pred["warped"], pred["ddf"], pred["inverse_ddf"], torch.as_tensor(data["affine"]).cpu(),
+            data["image"],
+            pred["warped"],
+            pred["ddf"],
+            pred["inverse_ddf"],
+            torch.as_tensor(data["affine"]).cpu(),
             None if landmarks is None else torch.as_tensor(landmarks, device=pred["ddf"].device),
         )
         if self.loss is not None:
@@ -37,7 +41,8 @@ class MeasureRegistrationd(Transform):
 
 
 def average_of(name: str) -> Average:
-    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``; NaN where one series lacks it."""
+    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``; NaN where one series lacks
+    it."""
     return Average(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
 
 
@@ -56,9 +61,13 @@ class ValidationPicture:
 
     def __call__(self, engine: Engine) -> None:
         item = engine.state.output[0]
-        before, after = (x[..., x.shape[-1] // 2].cpu().float().numpy() for x in (item["image"], item["pred"]["warped"]))
+        before, after = (
+            x[..., x.shape[-1] // 2].cpu().float().numpy() for x in (item["image"], item["pred"]["warped"])
+        )
         spread = max(float(before.std(0).max()), 1e-6)
         rows = [np.concatenate([x.mean(0), x.std(0) / spread], axis=0) for x in (before, after)]
         picture = np.clip(np.concatenate(rows, axis=1), 0, 1).T
         with SummaryWriter(self.log_dir) as writer:
-            writer.add_image("mean and spread over timepoints, before (top) and after", picture[None], engine.state.epoch)
+            writer.add_image(
+                "mean and spread over timepoints, before (top) and after", picture[None], engine.state.epoch
+            )

@@ -148,9 +148,7 @@ def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affi
 
 def _determinant(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Of three vectors with their components on axis 0: ``a . (b x c)``."""
-    return (
-        a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-    )
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
 
 
 def _identity_row(axis: int, like: Tensor) -> Tensor:

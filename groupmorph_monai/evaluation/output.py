@@ -21,13 +21,23 @@ __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
 # What fits a terminal's width of a table that holds more.
-SHOWN = ("series", "landmark_before_mm_mean", "landmark_after_mm_mean", "landmark_after_mm_sd", "rmse_before", "rmse_after",
-         "nmi_before", "nmi_after", "folding_percent", "seconds")
+SHOWN = (
+    "series",
+    "landmark_before_mm_mean",
+    "landmark_after_mm_mean",
+    "landmark_after_mm_sd",
+    "rmse_before",
+    "rmse_after",
+    "nmi_before",
+    "nmi_after",
+    "folding_percent",
+    "seconds",
+)
 
 
 class ShowMeand(Transform):
-    """Make an evaluated item's ``pred`` one 3D image, the mean of the aligned timepoints, which servers such as MONAI Label can
-    show; the whole result moves to ``registration``, its numbers to ``result``."""
+    """Make an evaluated item's ``pred`` one 3D image, the mean of the aligned timepoints, which servers such as MONAI
+    Label can show; the whole result moves to ``registration``, its numbers to ``result``."""
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         registration = data["pred"]
@@ -46,7 +56,9 @@ class SeriesWriter:
     Raises: InputError where ``output_dir`` cannot be written.
     """
 
-    def __init__(self, series: Series, output_dir: str, jacobian: bool = False, settings: Mapping[str, object] | None = None):
+    def __init__(
+        self, series: Series, output_dir: str, jacobian: bool = False, settings: Mapping[str, object] | None = None
+    ):
         check_output_dir(output_dir)
         self.series, self.output_dir, self.jacobian = series, Path(output_dir), jacobian
         self.settings = dict(settings or {})
@@ -64,8 +76,13 @@ class SeriesWriter:
         fields, metrics = output["registration"], dict(output["metrics"])
         affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu()
         written = write_registration(
-            self.series, fields["ddf"], fields["inverse_ddf"], affine, self.output_dir,
-            std=fields.get("ddf_std"), jacobian=self.jacobian,
+            self.series,
+            fields["ddf"],
+            fields["inverse_ddf"],
+            affine,
+            self.output_dir,
+            std=fields.get("ddf_std"),
+            jacobian=self.jacobian,
         )
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
         for when, images in (("before", written["native"]), ("after", written["warped"])):
@@ -86,7 +103,13 @@ class SeriesWriter:
         picture = self.output_dir / ".report.png.partial"
         try:
             draw_report(
-                picture, written["native"], written["warped"], written["jacobian"], lengths, spacing, title=Path(first.path).name
+                picture,
+                written["native"],
+                written["warped"],
+                written["jacobian"],
+                lengths,
+                spacing,
+                title=Path(first.path).name,
             )
             os.replace(picture, self.output_dir / "report.png")
         finally:
@@ -111,7 +134,8 @@ def _describe(setting: object) -> object:
 
 
 class MetricsTable:
-    """Print the metrics of every series as a table, with their mean, and write them to ``metrics.csv`` and ``metrics.json``."""
+    """Print the metrics of every series as a table, with their mean, and write them to ``metrics.csv`` and
+    ``metrics.json``."""
 
     def __init__(self, output_dir: str):
         check_output_dir(output_dir)

@@ -133,8 +133,15 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray, labels: list[str], uni
     else:
         samples = [d[np.isfinite(d)] for d in displacement_mm]
         axes.boxplot(
-            samples, positions=places, widths=0.6, whis=(5, 95), showfliers=False, patch_artist=True,
-            boxprops={"facecolor": "0.85"}, medianprops={"color": "black"}, manage_ticks=False,
+            samples,
+            positions=places,
+            widths=0.6,
+            whis=(5, 95),
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": "0.85"},
+            medianprops={"color": "black"},
+            manage_ticks=False,
         )
         title += " (box: quartiles, whiskers: 5 to 95 %)"
     every = -(-len(labels) // 10)  # more than ten labels would run into one another

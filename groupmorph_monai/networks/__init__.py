@@ -1,4 +1,5 @@
-"""What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a field."""
+"""What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a
+field."""
 
 from .group_vae import GroupVAE
 

@@ -13,19 +13,19 @@ __all__ = ["GroupVAE"]
 class GroupVAE(nn.Module):
     """3D U-Net on K stacked volumes giving mean and log variance of q(z given x) (GroupMorph, Section 3 and Fig. 3).
 
-    The figure's channel counts are not legible; the defaults are VoxelMorph-diff's: a convolution of 32 filters, four strided
-    ones of 64, three upsampling ones of 64, so that z lies on every second voxel. All are followed by a LeakyReLU of slope
-    0.2 but the heads: ``alpha tanh(x / alpha)`` with alpha = ``max_velocity_voxels`` for the mean, softplus for the variance.
-    Inside the tangent x is divided by alpha, which the paper does not say: the same functions, but near zero the head's unit
-    is the voxel, and Adam's first steps do not throw the mean 15 times as far. Both heads start near zero: an untrained
-    network is the identity with small variance.
+    The figure's channel counts are not legible; the defaults are VoxelMorph-diff's: a convolution of 32 filters, four
+    strided ones of 64, three upsampling ones of 64, so that z lies on every second voxel. All are followed by a
+    LeakyReLU of slope 0.2 but the heads: ``alpha tanh(x / alpha)`` with alpha = ``max_velocity_voxels`` for the mean,
+    softplus for the variance. Inside the tangent x is divided by alpha, which the paper does not say: the same
+    functions, but near zero the head's unit is the voxel, and Adam's first steps do not throw the mean 15 times as far.
+    Both heads start near zero: an untrained network is the identity with small variance.
 
     Args:
         timepoints: K; the weights serve this number alone.
         spatial_dims: D, 2 or 3.
         encoder_channels: filters of the first convolution and of each strided one.
-        decoder_channels: filters of each upsampling convolution; every one missing to the number of strided convolutions
-            halves the resolution of z.
+        decoder_channels: filters of each upsampling convolution; every one missing to the number of strided
+            convolutions halves the resolution of z.
         max_velocity_voxels: bound alpha of the mean's components, voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
     """
@@ -43,7 +43,8 @@ class GroupVAE(nn.Module):
         levels = len(encoder_channels) - 1
         if not 0 <= len(decoder_channels) <= levels:
             raise ValueError(
-                f"decoder_channels: at most one for each of the {levels} strided convolutions, got {len(decoder_channels)}"
+                f"decoder_channels: at most one for each of the {levels} strided convolutions, got "
+                f"{len(decoder_channels)}"
             )
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
         self.timepoints, self.spatial_dims = timepoints, spatial_dims
@@ -71,7 +72,8 @@ class GroupVAE(nn.Module):
         nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / stride))``: mean, then log variance, of z in voxels of its grid.
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / stride))``: mean, then log variance, of z in voxels of its
+        grid.
 
         Sizes that do not divide by ``multiple`` are padded by their border values and cropped again.
         """

@@ -16,21 +16,25 @@ def _negative_plogp(p: Tensor) -> Tensor:
 class GroupNMI(nn.Module):
     """Mean normalised mutual information over all ordered pairs i != j of the warped volumes (GroupMorph, Eq. 2).
 
-    Marginal and joint densities are Gaussian Parzen-window estimates whose windows, one per bin, sum to 1 at every voxel. One
-    matrix product of the K * bins windows gives every joint histogram at once.
+    Marginal and joint densities are Gaussian Parzen-window estimates whose windows, one per bin, sum to 1 at every
+    voxel. One matrix product of the K * bins windows gives every joint histogram at once.
 
-    ``kind="uncertainty"`` is ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine one another: the scale of
-    the paper's table (0.24 to 0.54). ``kind="studholme"`` is ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et al. 1999).
+    ``kind="uncertainty"`` is ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine one another: the scale
+    of the paper's table (0.24 to 0.54). ``kind="studholme"`` is ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et al.
+    1999).
 
     Args:
-        bins: number of windows; their centres lie evenly on [0, 1], so intensities must be normalised to [0, 1] first. Values
-            outside are clamped and give no gradient.
+        bins: number of windows; their centres lie evenly on [0, 1], so intensities must be normalised to [0, 1] first.
+            Values outside are clamped and give no gradient.
         window_bins: standard deviation of a window, in bins.
-        voxel_fraction: share of the voxels, drawn anew at each call, from which the histograms are taken while training.
+        voxel_fraction: share of the voxels, drawn anew at each call, from which the histograms are taken while
+            training.
         kind: see above.
     """
 
-    def __init__(self, bins: int = 32, window_bins: float = 0.5, voxel_fraction: float = 1.0, kind: str = "uncertainty"):
+    def __init__(
+        self, bins: int = 32, window_bins: float = 0.5, voxel_fraction: float = 1.0, kind: str = "uncertainty"
+    ):
         super().__init__()
         if bins < 2 or window_bins <= 0 or not 0 < voxel_fraction <= 1:
             raise ValueError(
@@ -42,11 +46,13 @@ class GroupNMI(nn.Module):
         self.bins, self.window_bins, self.voxel_fraction, self.kind = bins, window_bins, voxel_fraction, kind
 
     def joint(self, values: Tensor) -> Tensor:
-        """Joint densities of all pairs: ``(B, K, N)`` intensities to ``(B, K, bins, K, bins)``, each pair summing to 1."""
+        """Joint densities of all pairs: ``(B, K, N)`` intensities to ``(B, K, bins, K, bins)``, each pair summing to
+        1."""
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)
         # Bins last: softmax and the matrix product then read memory in order.
         distance = values.mT.clamp(0, 1).unsqueeze(3) * (self.bins - 1) - centres
-        # A floor of exp(-40) keeps far windows and their products out of the denormal numbers, which CPUs multiply slowly.
+        # A floor of exp(-40) keeps far windows and their products out of the denormal numbers, which CPUs multiply
+        # slowly.
         windows = torch.softmax((-0.5 * (distance / self.window_bins).square()).clamp_min(-40), dim=3)
         flat = windows.flatten(2)
         shape = windows.shape[2:]

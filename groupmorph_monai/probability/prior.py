@@ -24,9 +24,9 @@ def _log_determinant(size: tuple[int, ...], lambda_u: float, lambda_v: float) ->
 class FluidPrior:
     """``p(z) = N(0, Lambda^-1)`` with ``Lambda = lambda_v I + lambda_u L`` for every component of every field.
 
-    ``L = D - A`` is the Laplacian of the voxel grid with 2*D neighbours inside and fewer at the borders (GroupMorph, Eq. 1).
-    The paper prints ``mu^T Lambda^-1 mu`` in Eq. 7 where ``mu^T Lambda mu`` is meant, as its own expansion and supplement show;
-    the latter is computed here.
+    ``L = D - A`` is the Laplacian of the voxel grid with 2*D neighbours inside and fewer at the borders (GroupMorph,
+    Eq. 1). The paper prints ``mu^T Lambda^-1 mu`` in Eq. 7 where ``mu^T Lambda mu`` is meant, as its own expansion and
+    supplement show; the latter is computed here.
 
     Args:
         lambda_u: weight of the field's differences between neighbours (viscous fluid energy), > 0.
@@ -39,7 +39,8 @@ class FluidPrior:
         self.lambda_u, self.lambda_v = float(lambda_u), float(lambda_v)
 
     def log_determinant(self, size: Sequence[int]) -> float:
-        """log |Lambda| for one component on a grid of ``size``, exact: L's eigenvalues are sums of ``2 - 2 cos(pi m / n)``."""
+        """log |Lambda| for one component on a grid of ``size``, exact: L's eigenvalues are sums of ``2 - 2 cos(pi m /
+        n)``."""
         return _log_determinant(tuple(size), self.lambda_u, self.lambda_v)
 
     def degree(self, like: Tensor) -> Tensor:
@@ -60,8 +61,8 @@ class FluidPrior:
         return self.lambda_u * differences + self.lambda_v * z.square().sum(dim=axes)
 
     def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """``KL(N(mean, exp(log_variance)) || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed over
-        components and voxels, constants included (GroupMorph, supplement)."""
+        """``KL(N(mean, exp(log_variance)) || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed
+        over components and voxels, constants included (GroupMorph, supplement)."""
         axes = tuple(range(3, mean.dim()))
         trace = ((self.lambda_u * self.degree(mean) + self.lambda_v) * log_variance.exp() - log_variance).sum(dim=axes)
         voxels = math.prod(mean.shape[3:])
@@ -70,8 +71,8 @@ class FluidPrior:
     def __call__(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """The loss term: KL averaged over voxels, timepoints and batch, summed over components; a scalar.
 
-        Eq. 7 sums it over voxels beside a mean NMI in [0, 1]: taken literally it drowns the images by a factor of the number
-        of voxels, and its weight would change with the patch size. The average over timepoints answers the likelihood's
-        average over pairs, so that the balance does not change with K either.
+        Eq. 7 sums it over voxels beside a mean NMI in [0, 1]: taken literally it drowns the images by a factor of the
+        number of voxels, and its weight would change with the patch size. The average over timepoints answers the
+        likelihood's average over pairs, so that the balance does not change with K either.
         """
         return self.kl(mean, log_variance).mean() / math.prod(mean.shape[3:])

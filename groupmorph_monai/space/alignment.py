@@ -15,8 +15,8 @@ class MeanAlignment:
     """All-moving: every timepoint goes to a common space that none of them defines (GroupMorph, Section 2).
 
     Args:
-        remove_mean: subtract the mean over K of z, so that the common space is the series' geodesic mean by construction
-            and not only by the prior's pull.
+        remove_mean: subtract the mean over K of z, so that the common space is the series' geodesic mean by
+            construction and not only by the prior's pull.
     """
 
     def __init__(self, remove_mean: bool = False):
@@ -37,8 +37,8 @@ class MeanAlignment:
 class ReferenceAlignment:
     """All-to-one: the common space is timepoint ``reference``, whose deformation is exactly the identity.
 
-    The others are composed with its inverse, ``phi_k o phi_reference^-1``: subtracting velocities instead would be exact
-    only where they commute. With K = 2 this is pair-wise registration.
+    The others are composed with its inverse, ``phi_k o phi_reference^-1``: subtracting velocities instead would be
+    exact only where they commute. With K = 2 this is pair-wise registration.
 
     Args:
         reference: index of the fixed timepoint, from 0.
@@ -55,7 +55,9 @@ class ReferenceAlignment:
 
     def _fixed(self, z: Tensor) -> Tensor:
         if self.reference >= z.shape[1]:
-            raise ValueError(f"reference: the series has {z.shape[1]} timepoints (0 to {z.shape[1] - 1}), got {self.reference}")
+            raise ValueError(
+                f"reference: the series has {z.shape[1]} timepoints (0 to {z.shape[1] - 1}), got {self.reference}"
+            )
         return z[:, self.reference : self.reference + 1]
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:

@@ -1,9 +1,9 @@
 """Where things are: sampling, warping, composing and resizing on voxel grids.
 
 Conventions (the whole package keeps them): an image is ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI
-index order (i, j, k); a field is ``(B, K, D, *S)``, its component d moving along spatial axis d in voxels of the grid on
-which it lies; fields pull back, ``warped(x) = image(x + ddf(x))``, so point x of the common grid lies at ``x + ddf(x)`` in
-the timepoint. Corners are aligned and values outside are those of the border.
+index order (i, j, k); a field is ``(B, K, D, *S)``, its component d moving along spatial axis d in voxels of the grid
+on which it lies; fields pull back, ``warped(x) = image(x + ddf(x))``, so point x of the common grid lies at ``x +
+ddf(x)`` in the timepoint. Corners are aligned and values outside are those of the border.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ def voxel_grid(size: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Voxel coordinates, one tensor an axis, as the ``(..., D)`` in [-1, 1], last axis first, that grid_sample takes."""
+    """Voxel coordinates, one tensor an axis, as the ``(..., D)`` in [-1, 1], last axis first, that grid_sample
+    takes."""
     return torch.stack([c * (2 / max(n - 1, 1)) - 1 for c, n in zip(reversed(components), reversed(size))], dim=-1)
 
 
@@ -56,7 +57,8 @@ def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
 
 @full_precision
 def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
-    """``image(x + ddf(x))`` for ``image`` ``(N, C, *S)`` and ``ddf`` ``(N, D, *S)``; the identity grid is never stored."""
+    """``image(x + ddf(x))`` for ``image`` ``(N, C, *S)`` and ``ddf`` ``(N, D, *S)``; the identity grid is never
+    stored."""
     size = ddf.shape[2:]
     axes = [
         torch.arange(n, dtype=ddf.dtype, device=ddf.device).view([-1 if a == d else 1 for a in range(len(size))])
@@ -78,12 +80,14 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
         raise ValueError(
             f"ddf: expected shape (B, K, D, *S) to match images {tuple(images.shape)}, got {tuple(ddf.shape)}"
         )
-    return displace(images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1), mode).squeeze(1).unflatten(0, images.shape[:2])
+    return (
+        displace(images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1), mode).squeeze(1).unflatten(0, images.shape[:2])
+    )
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """Displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``. Both ``(B, K, D, *S)``, voxels; one
-    of them may have K = 1 and is then used for every timepoint."""
+    """Displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``. Both ``(B, K, D, *S)``, voxels;
+    one of them may have K = 1 and is then used for every timepoint."""
     outer, inner = torch.broadcast_tensors(outer, inner)
     moved = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
     return inner + moved
@@ -105,12 +109,14 @@ def resize_field(field: Tensor, size: Sequence[int]) -> Tensor:
 def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
     """Bring a field whose voxel i lies on voxel ``factor * i`` of a finer grid of ``size`` to that grid.
 
-    This is where a strided convolution puts its outputs. The field has ``ceil(size / factor)`` voxels an axis; fine voxels
-    beyond its last one take that one's value. ``(B, K, D, *S)`` to ``(B, K, D, *size)``.
+    This is where a strided convolution puts its outputs. The field has ``ceil(size / factor)`` voxels an axis; fine
+    voxels beyond its last one take that one's value. ``(B, K, D, *S)`` to ``(B, K, D, *size)``.
     """
     expected = tuple(-(-n // factor) for n in size)
     if tuple(field.shape[3:]) != expected:
-        raise ValueError(f"field: expected spatial shape {expected} for size {tuple(size)}, got {tuple(field.shape[3:])}")
+        raise ValueError(
+            f"field: expected spatial shape {expected} for size {tuple(size)}, got {tuple(field.shape[3:])}"
+        )
     if factor == 1:
         return field
     fine = F.interpolate(

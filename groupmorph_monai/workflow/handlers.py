@@ -80,7 +80,8 @@ class LossTerms:
 
 
 def resume(trainer: Engine, checkpoint: Mapping[str, object], output_dir: str, device: torch.device) -> None:
-    """Let ``trainer`` go on after the last finished epoch that ``output_dir`` has a checkpoint of; from the start where none.
+    """Let ``trainer`` go on after the last finished epoch that ``output_dir`` has a checkpoint of; from the start where
+    none.
 
     Args:
         checkpoint: names and objects with a state, as the checkpoint was saved.

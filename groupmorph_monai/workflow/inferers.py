@@ -15,19 +15,22 @@ __all__ = ["RegistrationInferer"]
 
 
 class RegistrationInferer(Inferer):
-    """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on request.
+    """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on
+    request.
 
     Windows are blended in the parameters of z, then integrated and warped once on the whole grid.
 
-    While evaluating, the network may look again at what its last answer left: each further pass encodes the images warped by
-    the z so far and adds the mean of that posterior. ``exp(z) o exp(d) = exp(z + d)`` to first order (Baker-Campbell-Hausdorff),
-    and what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
+    While evaluating, the network may look again at what its last answer left: each further pass encodes the images
+    warped by the z so far and adds the mean of that posterior. ``exp(z) o exp(d) = exp(z + d)`` to first order
+    (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the
+    number of passes.
 
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
         passes: times that the network sees the series while evaluating.
-        window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no limit.
+        window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
+            limit.
         overlap: of neighbouring windows, as a share of their size.
         draws: number of draws of z for ``ddf_std``; 0 leaves it out.
         seed: of those draws, so that the same series gives the same map.
@@ -54,8 +57,8 @@ class RegistrationInferer(Inferer):
         """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1].
 
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``z_mean``,
-            ``z_log_variance`` and ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels; while evaluating also ``inverse_ddf``
-            ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``, like ``ddf``.
+            ``z_log_variance`` and ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels; while evaluating also
+            ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``, like ``ddf``.
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
