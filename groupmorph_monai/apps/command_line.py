@@ -50,6 +50,7 @@ def register(args: argparse.Namespace) -> None:
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
+        refinement_iterations=0 if args.no_refine else None,
         **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
@@ -148,6 +149,9 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
+    p.add_argument(
+        "--no-refine", action="store_true", help="take the network's answer as it is: several times faster, less exact"
+    )
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=register)
 

@@ -2,5 +2,6 @@
 
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer
+from .refinement import Refinement
 
-__all__ = ["EpochSeed", "GradientClip", "LossTerms", "RegistrationInferer", "resume"]
+__all__ = ["EpochSeed", "GradientClip", "LossTerms", "Refinement", "RegistrationInferer", "resume"]

@@ -10,6 +10,7 @@ from ..probability.posterior import draw, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import upsample_field, warp
 from ..space.integrate import Displacement, ScalingAndSquaring
+from .refinement import Refinement
 
 __all__ = ["RegistrationInferer"]
 
@@ -29,6 +30,7 @@ class RegistrationInferer(Inferer):
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
         passes: times that the network sees the series while evaluating.
+        refinement: of z for the series at hand, after the last pass; none leaves the network's answer.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
             limit.
         overlap: of neighbouring windows, as a share of their size.
@@ -41,6 +43,7 @@ class RegistrationInferer(Inferer):
         alignment: MeanAlignment | ReferenceAlignment,
         transformation: ScalingAndSquaring | Displacement,
         passes: int = 1,
+        refinement: Refinement | None = None,
         window_size_voxels: Sequence[int] | None = None,
         overlap: float = 0.5,
         draws: int = 0,
@@ -50,6 +53,7 @@ class RegistrationInferer(Inferer):
         if passes < 1:
             raise ValueError(f"passes: expected 1 or more, got {passes}")
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
+        self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed = draws, seed
 
@@ -63,10 +67,16 @@ class RegistrationInferer(Inferer):
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         mean, log_variance = split_parameters(self._parameters(images, network), images.shape[1])
-        for _ in range(0 if network.training else self.passes - 1):
-            moved = warp(images, self._on_image_grid(self.transformation(model.decode(mean, images)), images))
-            residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
-            mean = mean + residual
+
+        def warp_by(z: Tensor) -> Tensor:
+            return warp(images, self._on_image_grid(self.transformation(model.decode(z, images)), images))
+
+        if not network.training:
+            for _ in range(self.passes - 1):
+                residual, log_variance = split_parameters(self._parameters(warp_by(mean), network), images.shape[1])
+                mean = mean + residual
+            if self.refinement is not None:
+                mean = self.refinement(mean, log_variance, warp_by)
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
