@@ -20,7 +20,7 @@ from .pharmacokinetics import concentration, spgr_signal
 __all__ = ["LESION_KINETICS", "make_phantom"]
 
 # (Ktrans 1/min, ve) of lesions: their curves rise on, level off and fall after the first minutes (Kuhl et al. 1999).
-LESION_KINETICS = {"persistent": (0.08, 0.45), "plateau": (0.16, 0.35), "washout": (0.60, 0.30)}
+LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
 # T10 (s), proton density, Ktrans (1/min), ve, vp: normal tissue at 3 T.
 _TISSUES = {
     "fat": (0.38, 1.0, 0.003, 0.10, 0.005),
@@ -111,6 +111,52 @@ def _follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
     return y[0, :, :, 0, 0].T
 
 
+class _Template:
+    """Anatomy and its signal over time as functions of continuous template coordinates."""
+
+    def __init__(self, rng: torch.Generator, size: Sequence[int], since_arrival_s: np.ndarray, lesions: int):
+        self.size = size
+        extent = torch.tensor([float(n) for n in size])
+        self.tissue = {name: _curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
+        centre, radii = extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,))
+        self.body = _ellipsoid(rng, centre, radii, self.tissue["fat"])
+        self.organs, self.tumours = [], []
+        for _ in range(int(_uniform(rng, 4, 9))):
+            name = ["gland", "muscle", "blood"][int(_uniform(rng, 0, 3))]
+            radii = extent.mean() * _uniform(rng, 0.05, 0.2, (3,))
+            signal = _curve(rng, since_arrival_s, _TISSUES[name], 0.6)
+            self.organs.append(_ellipsoid(rng, extent * _uniform(rng, 0.15, 0.85, (3,)), radii, signal))
+        for number in range(lesions):
+            kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
+            signal = _curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
+            radii = extent.mean() * _uniform(rng, 0.05, 0.11, (3,))
+            self.tumours.append(_ellipsoid(rng, extent * _uniform(rng, 0.25, 0.75, (3,)), radii, signal))
+        self.gland_cell = 7 * float(_uniform(rng, 0.7, 1.6))
+        self.gland_sharpness, self.gland_level = float(_uniform(rng, 2, 8)), float(_uniform(rng, -0.5, 0.5))
+        self.texture_cells = [float(_uniform(rng, 1.5, 3)), float(_uniform(rng, 3, 7))]
+        self.texture_strength = float(_uniform(rng, 0.05, 0.2))
+        self.lattice_seed = int(torch.randint(2**31, (), generator=rng))
+
+    def _lattice(self, index: int, cell: float, points: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.lattice_seed + index)
+        return _smooth_noise(generator, cell, 1, points, self.size)[0]
+
+    def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Signal at timepoint k, and the number of the lesion or 0, at ``(3, *P)`` template coordinates."""
+        gland = torch.sigmoid(self.gland_sharpness * (self._lattice(0, self.gland_cell, points) - self.gland_level))
+        signal = (1 - gland) * float(self.tissue["fat"][k]) + gland * float(self.tissue["gland"][k])
+        label = torch.zeros(points.shape[1:], dtype=torch.uint8)
+        for number, part in enumerate(self.organs + self.tumours, start=1 - len(self.organs)):
+            inside = part.inside(points)
+            signal = signal * (1 - inside) + float(part.signal[k]) * inside
+            if number > 0:
+                label[inside > 0.5] = number
+        texture = sum(self._lattice(n + 1, cell, points) for n, cell in enumerate(self.texture_cells))
+        within = self.body.inside(points)
+        label[within < 0.5] = 0
+        return signal * (1 + self.texture_strength * texture).clamp_min(0.1) * within, label
+
+
 def make_phantom(
     seed: int,
     size: Sequence[int] = (64, 64, 64),
@@ -138,80 +184,29 @@ def make_phantom(
         ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
     """
     rng = torch.Generator().manual_seed(seed)
-    extent = torch.tensor([float(n) for n in size])
     interval_s = float(_uniform(rng, 50, 90))
     times_s = np.arange(timepoints) * interval_s
-    arrival_s = 0.6 * interval_s  # after the first acquisition, before the second
-    since_arrival = times_s - arrival_s
-
-    tissue = {name: _curve(rng, since_arrival, values, 0.5) for name, values in _TISSUES.items()}
-    body = _ellipsoid(
-        rng, extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,)), tissue["fat"]
-    )
-    organs = []
-    for _ in range(int(_uniform(rng, 4, 9))):
-        name = ["gland", "muscle", "blood"][int(_uniform(rng, 0, 3))]
-        radii = extent.mean() * _uniform(rng, 0.05, 0.2, (3,))
-        values = _curve(rng, since_arrival, _TISSUES[name], 0.6)
-        organs.append(_ellipsoid(rng, extent * _uniform(rng, 0.15, 0.85, (3,)), radii, values))
-    tumours = []
-    for number in range(lesions):
-        kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
-        values = _curve(rng, since_arrival, (1.5, 0.8, *kinetics, 0.03), 0.1)
-        radii = extent.mean() * _uniform(rng, 0.05, 0.11, (3,))
-        tumours.append(_ellipsoid(rng, extent * _uniform(rng, 0.25, 0.75, (3,)), radii, values))
-
-    gland_cell, gland_sharpness, gland_level = (
-        7 * float(_uniform(rng, 0.7, 1.6)),
-        float(_uniform(rng, 2, 8)),
-        float(_uniform(rng, -0.5, 0.5)),
-    )
-    texture_cells = [float(_uniform(rng, 1.5, 3)), float(_uniform(rng, 3, 7))]
-    texture_strength = float(_uniform(rng, 0.05, 0.2))
-    lattice_seed = int(torch.randint(2**31, (), generator=rng))
-    grid = voxel_grid(size, extent)
+    # The agent arrives after the first acquisition and before the second.
+    template = _Template(rng, size, times_s - 0.6 * interval_s, lesions)
+    grid = voxel_grid(size, torch.empty(0))
     bias = torch.exp(0.15 * _smooth_noise(rng, max(size) / 1.5, 1, grid, size)[0])
-
-    def lattice(index: int, cell: float, points: Tensor) -> Tensor:
-        return _smooth_noise(torch.Generator().manual_seed(lattice_seed + index), cell, 1, points, size)[0]
-
-    def render(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        gland = torch.sigmoid(gland_sharpness * (lattice(0, gland_cell, points) - gland_level))
-        signal = (1 - gland) * float(tissue["fat"][k]) + gland * float(tissue["gland"][k])
-        label = torch.zeros(points.shape[1:], dtype=torch.uint8)
-        for number, part in enumerate(organs + tumours, start=1 - len(organs)):
-            inside = part.inside(points)
-            signal = signal * (1 - inside) + float(part.signal[k]) * inside
-            if number > 0:
-                label[inside > 0.5] = number
-        texture = sum(lattice(n + 1, cell, points) for n, cell in enumerate(texture_cells))
-        within = body.inside(points)
-        label[within < 0.5] = 0
-        return signal * (1 + texture_strength * texture).clamp_min(0.1) * within, label
-
-    images, masks, motions = [], [], []
-    for k in range(timepoints):
-        ddf = _motion(rng, size, max_motion_voxels)
-        signal, label = render(grid + ddf, k)
-        images.append(signal * bias)
-        masks.append(label)
-        motions.append(ddf)
-    image = torch.stack(images)
+    motions = [_motion(rng, size, max_motion_voxels) for _ in range(timepoints)]
+    rendered = [template.render(grid + ddf, k) for k, ddf in enumerate(motions)]
+    image = torch.stack([signal * bias for signal, _ in rendered])
     sigma = noise * image[image > 0.01 * image.max()].mean()
-    image = (
-        (image + sigma * torch.randn(image.shape, generator=rng)).square()
-        + (sigma * torch.randn(image.shape, generator=rng)).square()
-    ).sqrt()
+    real, imaginary = (sigma * torch.randn(image.shape, generator=rng) for _ in range(2))
+    image = torch.hypot(image + real, imaginary)
 
+    extent = torch.tensor([float(n) for n in size])
     margin = max_motion_voxels + 2
     candidates = _uniform(rng, 0, 1, (landmarks * 40, 3)) * (extent - 1 - 2 * margin) + margin
-    within = body.inside(candidates.T[:, :, None, None])[:, 0, 0] > 0.5
+    within = template.body.inside(candidates.T[:, :, None, None])[:, 0, 0] > 0.5
     chosen = candidates[within][:landmarks]
     spacing = torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)
     return {
         "image": 1000 * image / image.max(),
         "landmarks": torch.stack([_follow(ddf, chosen) for ddf in motions]),
-        "lesion_mask": torch.stack(masks),
+        "lesion_mask": torch.stack([label for _, label in rendered]),
         "motion": torch.stack(motions),
         "affine": torch.diag(spacing),
         "times_s": torch.as_tensor(times_s),

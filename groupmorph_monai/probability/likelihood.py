@@ -51,9 +51,11 @@ class GroupNMI(nn.Module):
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)
         # Bins last: softmax and the matrix product then read memory in order.
         distance = values.mT.clamp(0, 1).unsqueeze(3) * (self.bins - 1) - centres
-        # A floor of exp(-40) keeps far windows and their products out of the denormal numbers, which CPUs multiply
-        # slowly.
-        windows = torch.softmax((-0.5 * (distance / self.window_bins).square()).clamp_min(-40), dim=3)
+        exponent = -0.5 * (distance / self.window_bins).square()
+        # A floor of exp(-40) below the nearest window keeps the far ones and their products out of the denormal
+        # numbers, which CPUs multiply slowly.
+        floor = exponent.detach().amax(dim=3, keepdim=True) - 40
+        windows = torch.softmax(torch.maximum(exponent, floor), dim=3)
         flat = windows.flatten(2)
         shape = windows.shape[2:]
         return (flat.mT @ flat / values.shape[2]).unflatten(2, shape).unflatten(1, shape)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import set_rnd
@@ -36,7 +37,8 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = self.seed + engine.state.epoch
+        # Processes that train together must not draw the same.
+        seed = self.seed + engine.state.epoch + 100_000 * idist.get_rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed=seed)
 

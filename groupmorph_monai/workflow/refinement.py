@@ -24,7 +24,7 @@ class Refinement:
         seed: of the voxels that the likelihood draws, so that the same series gives the same fields.
     """
 
-    def __init__(self, loss: NegativeELBO, iterations: int = 40, step_voxels: float = 0.1, seed: int = 0):
+    def __init__(self, loss: NegativeELBO, iterations: int = 40, step_voxels: float = 0.2, seed: int = 0):
         self.loss, self.iterations, self.step_voxels, self.seed = loss, iterations, step_voxels, seed
 
     def __call__(self, mean: Tensor, log_variance: Tensor, warp_by: Callable[[Tensor], Tensor]) -> Tensor:

@@ -16,15 +16,26 @@ def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):
     path = tmp_path / "report.json"
     report.write_json(
         {
-            "a": np.float32(0.5), "b": torch.tensor(2), "c": float("nan"), "d": [np.inf, np.int64(3), True],
+            "a": np.float32(0.5),
+            "b": torch.tensor(2),
+            "c": float("nan"),
+            "d": [np.inf, np.int64(3), True],
             "e": {"f": torch.tensor([1.0, float("nan")]), 7: np.array([[1, 2]])},
-            "g": tmp_path, "h": None, "i": (1, "x"),
+            "g": tmp_path,
+            "h": None,
+            "i": (1, "x"),
         },
         path,
     )
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
-        "a": 0.5, "b": 2, "c": None, "d": [None, 3, True],
-        "e": {"f": [1.0, None], "7": [[1, 2]]}, "g": str(tmp_path), "h": None, "i": [1, "x"],
+        "a": 0.5,
+        "b": 2,
+        "c": None,
+        "d": [None, 3, True],
+        "e": {"f": [1.0, None], "7": [[1, 2]]},
+        "g": str(tmp_path),
+        "h": None,
+        "i": [1, "x"],
     }
     assert os.listdir(tmp_path) == ["report.json"]
 

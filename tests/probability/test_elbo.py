@@ -1,0 +1,15 @@
+import torch
+
+from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO
+
+
+def test_it_is_the_weighted_kl_less_the_likelihood():
+    generator = torch.Generator().manual_seed(0)
+    registration = {
+        "warped": torch.rand(1, 3, 6, 6, 6, generator=generator),
+        "z_mean": torch.randn(1, 3, 3, 3, 3, 3, generator=generator),
+        "z_log_variance": torch.randn(1, 3, 3, 3, 3, 3, generator=generator),
+    }
+    likelihood, prior = GroupNMI(bins=8), FluidPrior(0.5, 0.1)
+    expected = 0.25 * prior(registration["z_mean"], registration["z_log_variance"]) - likelihood(registration["warped"])
+    torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.probability import GroupNMI
+
+
+def volumes(timepoints=3, size=(9, 8, 7), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.rand(1, 1, *size, dtype=torch.float64, generator=generator)
+    noise = torch.rand(1, timepoints, *size, dtype=torch.float64, generator=generator)
+    return (0.6 * base + 0.4 * noise).clamp(0, 1)
+
+
+def numpy_nmi(a, b, bins, kind):
+    edges = (np.arange(bins + 1) - 0.5) / (bins - 1)  # windows are centred on 0 ... 1
+    joint, _, _ = np.histogram2d(a.ravel(), b.ravel(), bins=[edges, edges])
+    joint /= joint.sum()
+
+    def entropy(p):
+        return -(p[p > 0] * np.log(p[p > 0])).sum()
+
+    one, other, both = entropy(joint.sum(1)), entropy(joint.sum(0)), entropy(joint)
+    return (one + other) / both if kind == "studholme" else 2 * (one + other - both) / (one + other)
+
+
+@pytest.mark.parametrize("kind", ["uncertainty", "studholme"])
+def test_narrow_windows_give_numpys_histogram_for_every_pair(kind):
+    images = volumes()
+    pairs = GroupNMI(bins=8, window_bins=0.002, kind=kind).pairwise(images)[0]
+    for i in range(3):
+        for j in range(3):
+            expected = numpy_nmi(images[0, i].numpy(), images[0, j].numpy(), 8, kind)
+            assert pairs[i, j].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_all_pairs_at_once_equal_pair_by_pair():
+    images = volumes(4)
+    likelihood = GroupNMI(bins=12)
+    pairs = [likelihood(images[:, [i, j]]) for i in range(4) for j in range(4) if i != j]
+    torch.testing.assert_close(likelihood(images), torch.stack(pairs).mean())
+
+
+def test_identical_volumes_determine_one_another():
+    image = volumes(1).expand(1, 3, -1, -1, -1)
+    assert GroupNMI(bins=8, window_bins=0.002)(image).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_monotonous_change_of_contrast_does_not_matter_but_a_shift_does():
+    smooth = torch.nn.functional.interpolate(volumes(1, (5, 5, 5)), size=(20, 20, 20), mode="trilinear")
+    scores = [
+        GroupNMI(bins=16)(torch.cat([smooth, 1 - smooth.roll(shift, dims=2) ** 2], dim=1)[:, :, 4:-4]).item()
+        for shift in (-2, -1, 0, 1, 2)
+    ]
+    assert scores.index(max(scores)) == 2
+    assert scores[2] > 1.5 * scores[0]
+
+
+def test_order_of_timepoints_and_of_the_batch_do_not_matter():
+    images = torch.cat([volumes(seed=1), volumes(seed=2)])
+    likelihood = GroupNMI(bins=12)
+    expected = torch.stack([likelihood(images[:1]), likelihood(images[1:])]).mean()
+    torch.testing.assert_close(likelihood(images.flip(0)[:, [2, 0, 1]]), expected)
+
+
+def test_gradient_is_right_and_finite_where_bins_are_empty():
+    images = (volumes(2, (3, 3, 3)) * 0.5 + 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(GroupNMI(bins=5, window_bins=0.7), (images,))
+    narrow = torch.autograd.grad(GroupNMI(bins=64, window_bins=0.1)(images), images)[0]
+    assert narrow.isfinite().all()
+    constant = torch.full((1, 2, 3, 3, 3), 0.5, requires_grad=True)
+    value = GroupNMI()(constant)
+    assert value.isfinite()
+    assert torch.autograd.grad(value, constant)[0].isfinite().all()
+
+
+def test_a_fraction_of_the_voxels_is_drawn_only_while_training():
+    images, likelihood = volumes(size=(20, 20, 20)), GroupNMI(bins=8, voxel_fraction=0.2)
+    whole = GroupNMI(bins=8)(images)
+    first, second = likelihood(images), likelihood(images)
+    assert first != second
+    assert first.item() == pytest.approx(whole.item(), abs=0.05)
+    torch.testing.assert_close(likelihood.eval()(images), whole)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="at least 2 timepoints"):
+        GroupNMI()(volumes(1))
+    with pytest.raises(ValueError, match="kind.*'mi'"):
+        GroupNMI(kind="mi")
+    with pytest.raises(ValueError, match="voxel_fraction"):
+        GroupNMI(voxel_fraction=0)

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from groupmorph_monai.probability import FluidPrior
+
+SIZE = (3, 4, 2)
+
+
+def dense_precision(lambda_u, lambda_v):
+    number = torch.arange(24).view(SIZE)
+    adjacency = torch.zeros(24, 24, dtype=torch.float64)
+    for axis in range(3):
+        a, b = number.narrow(axis, 0, SIZE[axis] - 1).flatten(), number.narrow(axis, 1, SIZE[axis] - 1).flatten()
+        adjacency[a, b] = adjacency[b, a] = 1
+    laplacian = torch.diag(adjacency.sum(1)) - adjacency
+    return lambda_v * torch.eye(24, dtype=torch.float64) + lambda_u * laplacian
+
+
+def parameters(timepoints=2):
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, timepoints, 3, *SIZE)
+    return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+
+
+def test_kl_equals_that_of_dense_gaussians():
+    mean, log_variance = parameters()
+    prior = MultivariateNormal(torch.zeros(24, dtype=torch.float64), precision_matrix=dense_precision(0.7, 0.05))
+    for k, value in enumerate(FluidPrior(0.7, 0.05).kl(mean, log_variance)[0]):
+        expected = sum(
+            kl_divergence(
+                MultivariateNormal(mean[0, k, d].flatten(), torch.diag(log_variance[0, k, d].flatten().exp())), prior
+            )
+            for d in range(3)
+        )
+        assert value.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_log_determinant_is_exact():
+    _, expected = torch.linalg.slogdet(dense_precision(1.3, 0.02))
+    assert FluidPrior(1.3, 0.02).log_determinant(SIZE) == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_without_lambda_v_the_constant_field_is_left_out_of_the_determinant():
+    eigenvalues = torch.linalg.eigvalsh(dense_precision(2.0, 0.0))[1:]
+    assert FluidPrior(2.0, 0.0).log_determinant(SIZE) == pytest.approx(eigenvalues.log().sum().item(), abs=1e-9)
+
+
+def test_energy_is_the_quadratic_form():
+    mean, _ = parameters()
+    flat = mean[0].flatten(2)
+    expected = torch.einsum("kdi,ij,kdj->kd", flat, dense_precision(0.7, 0.05), flat)
+    torch.testing.assert_close(FluidPrior(0.7, 0.05).energy(mean)[0], expected, atol=1e-9, rtol=0)
+
+
+def test_a_field_that_alternates_from_voxel_to_voxel_costs_most():
+    alternating = torch.ones(1, 1, 3, 8, 8, 8)
+    alternating[..., ::2] = -1
+    smooth = torch.linspace(-1, 1, 8).expand(1, 1, 3, 8, 8, 8)
+    prior = FluidPrior(1.0, 0.0)
+    assert prior.energy(alternating).sum() > 20 * prior.energy(smooth).sum()
+
+
+def test_the_loss_does_not_change_with_the_number_of_timepoints_or_copies():
+    mean, log_variance = parameters()
+    prior = FluidPrior()
+    once = prior(mean, log_variance)
+    torch.testing.assert_close(prior(mean.repeat(3, 2, 1, 1, 1, 1), log_variance.repeat(3, 2, 1, 1, 1, 1)), once)
+    assert once.item() == pytest.approx(prior.kl(mean, log_variance).mean().item() / 24)
+
+
+def test_its_minimum_over_the_variance_is_the_inverse_of_the_precisions_diagonal():
+    _, log_variance = parameters(1)
+    prior = FluidPrior(0.7, 0.05)
+    diagonal = dense_precision(0.7, 0.05).diagonal().view(SIZE)
+    at_best = (-diagonal.log()).expand_as(log_variance).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(prior(torch.zeros_like(at_best), at_best), at_best)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-12, rtol=0)
+
+
+def test_weights_that_make_no_density_are_refused():
+    with pytest.raises(ValueError, match="lambda"):
+        FluidPrior(0, 0)
+    with pytest.raises(ValueError, match="-1"):
+        FluidPrior(-1, 1)

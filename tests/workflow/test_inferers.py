@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from groupmorph_monai.networks import GroupVAE
+from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO
+from groupmorph_monai.space import Displacement, MeanAlignment, ReferenceAlignment, ScalingAndSquaring, warp
+from groupmorph_monai.workflow import Refinement, RegistrationInferer
+
+
+class LocalNetwork(torch.nn.Module):
+    """z is a pointwise function of every second voxel, so that windows cannot change it; variance as asked for."""
+
+    multiple, stride = 4, 2
+
+    def __init__(self, std=0.1):
+        super().__init__()
+        self.log_variance = 2 * torch.log(torch.tensor(std))
+
+    def forward(self, images):
+        mean = images[..., ::2, ::2, ::2].repeat_interleave(3, dim=1) - 0.5
+        return torch.cat([mean, self.log_variance.expand_as(mean)], dim=1)
+
+    def decode(self, z, images):
+        return z
+
+
+def images(size=(24, 20, 22), timepoints=2):
+    coarse = torch.rand(1, timepoints, 5, 5, 5, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")
+
+
+def inferer(**options):
+    return RegistrationInferer(options.pop("alignment", MeanAlignment()), ScalingAndSquaring(4), **options)
+
+
+def test_windows_equal_the_whole_volume():
+    net, x = LocalNetwork().eval(), images((26, 21, 23))
+    whole = inferer()(x, net)
+    windowed = inferer(window_size_voxels=(12, 12, 40))(x, net)
+    for name in ("warped", "ddf", "inverse_ddf", "z_mean"):
+        torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
+
+
+def test_the_displacement_is_in_voxels_of_the_images():
+    class Shift(LocalNetwork):
+        def forward(self, images):
+            mean = torch.zeros_like(super().forward(images)[:, :6])
+            mean[:, 0] = 1  # one voxel of the coarse grid is two of the images'
+            return torch.cat([mean, mean], dim=1)
+
+    result = inferer()(images(), Shift().eval())
+    torch.testing.assert_close(result["ddf"][0, 0, 0], torch.full((24, 20, 22), 2.0))
+    torch.testing.assert_close(result["inverse_ddf"][0, 0, 0], torch.full((24, 20, 22), -2.0))
+    torch.testing.assert_close(result["warped"][:, 0, :-2], images()[:, 0, 2:], atol=1e-5, rtol=0)
+    assert result["ddf"][0, 1].abs().max() == 0
+
+
+def test_the_result_agrees_with_itself():
+    result = inferer(alignment=ReferenceAlignment(1))(images(), LocalNetwork().eval())
+    torch.testing.assert_close(result["warped"], warp(images(), result["ddf"]))
+    torch.testing.assert_close(result["warped"][:, 1], images()[:, 1], atol=1e-5, rtol=0)
+
+
+def test_training_draws_and_evaluation_does_not():
+    net, x = LocalNetwork(), images()
+    torch.manual_seed(0)
+    first, second = inferer()(x, net.train()), inferer()(x, net)
+    assert (first["ddf"] - second["ddf"]).abs().max() > 0.1
+    assert "inverse_ddf" not in first
+    torch.testing.assert_close(inferer()(x, net.eval())["ddf"], inferer()(x, net)["ddf"], atol=0, rtol=0)
+
+
+def test_the_spread_of_draws_is_the_posteriors():
+    ask = RegistrationInferer(MeanAlignment(), Displacement(), draws=400)
+    result = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
+    # On the coarse grid's own voxels the displacement's deviation is twice z's: its voxels are twice as large.
+    spread = result["ddf_std"][..., ::2, ::2, ::2]
+    torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
+    again = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
+    torch.testing.assert_close(again["ddf_std"], result["ddf_std"], atol=0, rtol=0)
+
+
+def test_a_second_pass_sees_what_the_first_left():
+    class Half(LocalNetwork):
+        """Moves timepoint 0 by half the distance between the two volumes' bright planes."""
+
+        def forward(self, images):
+            profile = images.mean(dim=(3, 4))
+            place = (profile * torch.arange(images.shape[2])).sum(2) / profile.sum(2)
+            mean = torch.zeros(1, 6, *[n // 2 for n in images.shape[2:]])
+            mean[:, 0] = 0.5 * (place[0, 0] - place[0, 1]) / 2
+            return torch.cat([mean, mean], dim=1)
+
+    x = torch.zeros(1, 2, 32, 8, 8)
+    x[:, 0, 16:20], x[:, 1, 12:16] = 1, 1
+    for passes, expected in ((1, 2.0), (2, 3.0), (3, 3.5)):
+        ddf = inferer(passes=passes)(x, Half().eval())["ddf"]
+        assert ddf[0, 0, 0].mean().item() == pytest.approx(expected, abs=0.05)
+
+
+def test_refinement_lowers_the_bound_repeatably_and_leaves_the_weights():
+    torch.manual_seed(0)
+    net = GroupVAE(2, encoder_channels=(4, 6), decoder_channels=()).eval()
+    fixed = images(timepoints=1)
+    x = torch.cat([fixed, 1 - fixed.roll(2, dims=2)], dim=1)[:, :, 3:-3]
+    loss = NegativeELBO(GroupNMI(bins=16), FluidPrior())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    plain = inferer()(x, net)
+    with torch.no_grad():
+        refined = inferer(refinement=Refinement(loss, iterations=30))(x, net)
+        again = inferer(refinement=Refinement(loss, iterations=30))(x, net)
+    assert loss(refined) < loss(plain) - 0.1
+    shift = (refined["ddf"][0, 1, 0] - refined["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
+    assert shift.item() == pytest.approx(2, abs=0.4)  # what was rolled by 2 is found 2 voxels further on
+    torch.testing.assert_close(again["ddf"], refined["ddf"], atol=0, rtol=0)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
