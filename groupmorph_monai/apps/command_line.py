@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 from monai.bundle import run
 
-from ..data.readers import InputError, read_points
+from ..data.readers import read_points
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
+from ..errors import InputError
 from .demo import run_demo
 from .input_errors import find_input_error
 

@@ -4,7 +4,7 @@ import logging
 import sys
 from types import TracebackType
 
-from ..data.readers import InputError
+from ..errors import InputError
 
 __all__ = ["explain_input_errors", "find_input_error"]
 

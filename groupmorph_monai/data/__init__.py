@@ -2,11 +2,10 @@
 
 from .datalist import phantom_items, series_items
 from .phantom import make_phantom
-from .readers import InputError, Series, read_points, read_series
+from .readers import Series, read_points, read_series
 from .transforms import LoadSeriesd
 
 __all__ = [
-    "InputError",
     "LoadSeriesd",
     "Series",
     "make_phantom",

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from .readers import InputError
+from ..errors import InputError
 
 __all__ = ["phantom_items", "series_items"]
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..errors import InputError
 from ..space.grid import sample
 
 __all__ = [
     "Frame",
-    "InputError",
     "Series",
     "overlap",
     "read_image",
@@ -42,13 +42,6 @@ _NIFTI = (".nii", ".nii.gz")
 _IMAGES = (*_NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
 _SLAB_VOXELS = 2**20
-
-
-class InputError(ValueError):
-    """A user's mistake. The message is one line: the file or argument, what was expected, what came, and the cure."""
-
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import nibabel as nib
 import numpy as np
 from torch import Tensor
 
-from .readers import Frame, InputError, Series, overlap, read_image, resample
+from ..errors import InputError
+from .readers import Frame, Series, overlap, read_image, resample
 
 __all__ = [
     "apply_field",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .grid import compose
 from .integrate import Displacement, ScalingAndSquaring
 
@@ -55,8 +56,9 @@ class ReferenceAlignment:
 
     def _fixed(self, z: Tensor) -> Tensor:
         if self.reference >= z.shape[1]:
-            raise ValueError(
-                f"reference: the series has {z.shape[1]} timepoints (0 to {z.shape[1] - 1}), got {self.reference}"
+            raise InputError(
+                f"reference: expected one of the series' {z.shape[1]} timepoints, 0 to {z.shape[1] - 1}, got "
+                f"{self.reference}; choose one of these"
             )
         return z[:, self.reference : self.reference + 1]
 

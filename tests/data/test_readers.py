@@ -10,7 +10,6 @@ import pytest
 
 from groupmorph_monai.data.readers import (
     Frame,
-    InputError,
     read_image,
     read_points,
     read_series,
@@ -18,6 +17,7 @@ from groupmorph_monai.data.readers import (
     resample_series,
     working_grid,
 )
+from groupmorph_monai.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZE = (9, 12, 7)

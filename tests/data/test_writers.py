@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from groupmorph_monai.data import writers
-from groupmorph_monai.data.readers import Frame, InputError, Series, read_points, read_series, working_grid
+from groupmorph_monai.data.readers import Frame, Series, read_points, read_series, working_grid
 from groupmorph_monai.data.writers import (
     apply_field,
     apply_field_to_points,
@@ -22,6 +22,7 @@ from groupmorph_monai.data.writers import (
     write_points,
     write_registration,
 )
+from groupmorph_monai.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZE, SPACING = (20, 26, 15), np.array([1.5, 1.2, 2.5])

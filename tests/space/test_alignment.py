@@ -69,5 +69,5 @@ def test_reordering_the_timepoints_reorders_the_result():
 
 
 def test_a_reference_that_the_series_lacks_is_named():
-    with pytest.raises(ValueError, match="reference.*3 timepoints.*got 5"):
+    with pytest.raises(ValueError, match="reference.*3 timepoints, 0 to 2, got 5"):
         ReferenceAlignment(5)(velocities(), EXP)

@@ -1,0 +1,117 @@
+"""A user's mistake: one line that names file and cure, exit code 2, and nothing left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.apps.command_line import main
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def save(path, data, affine=None):
+    nibabel.save(nibabel.Nifti1Image(np.asarray(data, dtype=np.float32), np.eye(4) if affine is None else affine), path)
+    return str(path)
+
+
+def missing(series, folder):
+    return [*series[:5], str(folder / "absent.nii.gz")], "absent.nii.gz"
+
+
+def truncated(series, folder):
+    (folder / "half.nii.gz").write_bytes(Path(series[0]).read_bytes()[:2000])
+    return [*series[:5], str(folder / "half.nii.gz")], "half.nii.gz"
+
+
+def no_image(series, folder):
+    (folder / "notes.txt").write_text("not an image\n")
+    return [*series[:5], str(folder / "notes.txt")], "notes.txt"
+
+
+def one_timepoint(series, folder):
+    return series[:1], "one timepoint"
+
+
+def apart(series, folder):
+    first = nibabel.load(series[0])
+    away = first.affine.copy()
+    away[:3, 3] = 1000
+    return [*series[:5], save(folder / "far.nii.gz", first.get_fdata(), away)], "far.nii.gz"
+
+
+def not_a_number(series, folder):
+    data = nibabel.load(series[0]).get_fdata()
+    data[3, 3, 3] = np.nan
+    return [*series[:5], save(folder / "nan.nii.gz", data)], "nan.nii.gz"
+
+
+def constant(series, folder):
+    return [*series[:5], save(folder / "flat.nii.gz", np.ones((28, 24, 20)))], "flat.nii.gz"
+
+
+def another_number(series, folder):
+    return series[:4], "K = 6"
+
+
+CASES = [missing, truncated, no_image, one_timepoint, apart, not_a_number, constant, another_number]
+
+
+def check_line(error, names):
+    """One line of ours, which names what is wrong, and no traceback."""
+    (line,) = [line for line in error.splitlines() if line.startswith("groupmorph: ")]
+    assert names in line
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_bad_series(case, series, tmp_path, capfd):
+    files, names = case(series, tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "warped.nii.gz").write_text("an earlier result")
+    assert main(["register", *files, "--output", str(tmp_path / "out")]) == 2
+    check_line(capfd.readouterr().err, names)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["warped.nii.gz"]
+    assert (tmp_path / "out" / "warped.nii.gz").read_text() == "an earlier result"
+
+
+def test_an_output_that_cannot_be_a_folder(series, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["register", *series, "--output", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reference, names", [("9", "timepoints"), ("last", "--reference")])
+def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsys):
+    assert main(["register", *series, "--output", str(tmp_path), "--reference", reference]) == 2
+    assert names in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
+    assert main(["train", "--set", "learning_rate", "--output", str(tmp_path)]) == 2
+    assert "--set" in capsys.readouterr().err
+    assert main(["evaluate", "--dataset", str(tmp_path / "absent"), "--output", str(tmp_path)]) == 2
+    assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", [missing, another_number], ids=lambda case: case.__name__)
+def test_the_bundle_command_answers_in_one_line_too(case, series, tmp_path):
+    files, names = case(series, tmp_path)
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "inference"]
+    command += [
+        "--config_file",
+        "bundle/configs/inference.yaml",
+        "--series",
+        str(files),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    check_line(done.stderr, names)
+    assert "Traceback" not in done.stdout
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True

@@ -1,0 +1,97 @@
+"""The configs as MONAI and its zoo check them, and as the design asks for them."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
+from monai.networks.utils import copy_model_state
+
+MAIN = ["train", "inference", "evaluate"]
+
+
+def load(bundle, name):
+    return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+
+
+def expressions(node):
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from expressions(item)
+    elif isinstance(node, str) and node.startswith("$"):
+        yield node
+
+
+def test_the_network_is_the_same_in_every_config(bundle):
+    definitions = [load(bundle, name)["network_def"] for name in MAIN]
+    assert definitions[0] == definitions[1] == definitions[2]
+
+
+@pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
+def test_expressions_hold_no_logic(bundle, name):
+    for expression in expressions(load(bundle, name)):
+        # One choice is the environment's: where the bundle lies and which device there is.
+        plain = re.sub(r"'[^']*' if os\.path\.isdir|'cuda.* if torch\.cuda|'nccl' if torch\.cuda", "", expression)
+        assert not re.search(r"\blambda\b|\bfor\b|\bif\b", plain), expression
+
+
+@pytest.mark.parametrize("name, kind", [("train", "train"), ("inference", "inference")])
+def test_monai_finds_every_property(bundle, series, tmp_path, name, kind):
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / f"{name}.yaml"), workflow_type=kind, bundle_root=str(bundle),
+        output_dir=str(tmp_path), **({"series": series} if kind == "inference" else {}),
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_metadata_has_what_the_schema_asks_for(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    for key in (
+        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
+        "description", "authors", "copyright", "network_data_format", "changelog",
+    ):  # fmt: skip
+        assert metadata[key], key
+    assert metadata["version"] in metadata["changelog"]
+    assert isinstance(metadata["supported_apps"], dict)
+    for tensors in metadata["network_data_format"].values():
+        for tensor in tensors.values():
+            assert isinstance(tensor["num_channels"], int)
+            assert {"type", "format", "spatial_shape", "dtype", "value_range"} <= set(tensor)
+            assert all(isinstance(v, int | float) for v in tensor["value_range"])
+    timepoints = load(bundle, "inference")["timepoints"]
+    assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == timepoints
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 2 * 3 * timepoints
+
+
+def test_monai_verifies_what_the_network_takes_and_gives(bundle):
+    configs = bundle / "configs"
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        device="cpu",
+    )
+
+
+def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
+    parser = ConfigParser(load(bundle, "inference"))
+    network = parser.get_parsed_content("network_def").eval()
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    network.load_state_dict(weights)
+    exported = tmp_path / "model.ts"
+    ckpt_export(
+        "network_def", filepath=str(exported), ckpt_file=str(bundle / "models" / "model.pt"),
+        meta_file=str(bundle / "configs" / "metadata.json"), config_file=str(bundle / "configs" / "inference.yaml"),
+        key_in_ckpt="",
+    )  # fmt: skip
+    x = torch.rand(1, 6, 20, 17, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(str(exported))(x), network(x), atol=1e-5, rtol=1e-4)
+    _, changed, unchanged = copy_model_state(network, weights, inplace=False)
+    assert len(changed) == len(weights) and not unchanged
+    assert (bundle / "models" / "model.pt").stat().st_size < 5e6

@@ -1,0 +1,169 @@
+"""Inference as the user types it, and the command line over it."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from monai.bundle import run
+
+from groupmorph_monai.apps.command_line import main
+
+REPOSITORY = Path(__file__).parents[2]
+FAST = ["--no-refine"]
+
+
+def infer(series, output, *overlays, **options):
+    configs = REPOSITORY / "bundle" / "configs"
+    files = [str(configs / name) for name in ("inference.yaml", *overlays)]
+    options = {"refinement_iterations": 0, **options}
+    run(
+        "inference",
+        config_file=files,
+        bundle_root=str(REPOSITORY / "bundle"),
+        series=series,
+        output_dir=str(output),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def registered(series, tmp_path_factory):
+    output = tmp_path_factory.mktemp("registered")
+    infer(series, output)
+    return output
+
+
+def test_everything_is_written(registered):
+    names = {path.name for path in registered.iterdir()}
+    fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(6)}
+    assert names == fields | {"warped.nii.gz", "mean.nii.gz", "report.json", "report.png"}
+    warped = nibabel.load(registered / "warped.nii.gz").get_fdata()
+    mean = nibabel.load(registered / "mean.nii.gz").get_fdata()
+    np.testing.assert_allclose(mean, warped.mean(axis=3), rtol=1e-5)
+
+
+def test_the_report_tells_all(registered):
+    report = json.loads((registered / "report.json").read_text())
+    for name in ("rmse", "nmi"):
+        assert report["metrics"][f"{name}_before"] != report["metrics"][f"{name}_after"]
+    assert report["metrics"]["nmi_after"] > report["metrics"]["nmi_before"]
+    assert report["metrics"]["folding_percent"] == 0
+    assert report["metrics"]["inverse_consistency_mm"] < 0.1
+    assert report["settings"]["alignment"] == {"name": "MeanAlignment", "remove_mean": False}
+    assert set(report["versions"]) >= {"torch", "monai", "groupmorph_monai"}
+    assert report["seconds"]["register"] > 0 and report["peak_memory_gb"] > 0.1
+    assert len(report["series"]) == 6
+
+
+def test_the_command_line_gives_the_same_files(registered, series, tmp_path):
+    assert main(["register", *series, "--output", str(tmp_path), *FAST]) == 0
+    for path in registered.glob("*.nii.gz"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_refinement_repeats_itself_bit_by_bit(series, tmp_path):
+    for name in ("a", "b"):
+        infer(series, tmp_path / name, refinement_iterations=3)
+    for path in (tmp_path / "a").glob("*.nii.gz"):
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_reference_stays_and_extra_maps_come_on_request(series, tmp_path):
+    assert (
+        main(["register", *series, "--output", str(tmp_path), "--reference", "1", "--std", "2", "--jacobian", *FAST])
+        == 0
+    )
+    assert not np.any(nibabel.load(tmp_path / "ddf_01.nii.gz").get_fdata())
+    assert np.any(nibabel.load(tmp_path / "ddf_00.nii.gz").get_fdata())
+    np.testing.assert_allclose(nibabel.load(tmp_path / "jacobian_01.nii.gz").get_fdata(), 1, atol=1e-6)
+    std = nibabel.load(tmp_path / "std_mm_00.nii.gz").get_fdata()
+    assert 0 < std.mean() < 3
+    still = nibabel.load(series[1]).get_fdata()
+    np.testing.assert_allclose(
+        nibabel.load(tmp_path / "warped.nii.gz").get_fdata()[..., 1], still, rtol=1e-5, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("overlay", ["modes/all_moving.yaml", "modes/all_to_one.yaml", "modes/displacement.yaml"])
+def test_every_mode_registers_six_timepoints(overlay, series, tmp_path):
+    infer(series, tmp_path, overlay)
+    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    assert metrics["nmi_after"] > metrics["nmi_before"]
+
+
+def test_a_folder_and_a_4d_file_are_the_same_series(registered, series, tmp_path):
+    volumes = [nibabel.load(file) for file in series]
+    stacked = np.stack([np.asarray(v.dataobj) for v in volumes], axis=3)
+    nibabel.save(nibabel.Nifti1Image(stacked, volumes[0].affine), tmp_path / "series.nii.gz")
+    infer(str(tmp_path / "series.nii.gz"), tmp_path / "out")
+    for name in ("ddf_03.nii.gz", "inverse_ddf_05.nii.gz"):
+        np.testing.assert_array_equal(
+            nibabel.load(tmp_path / "out" / name).get_fdata(), nibabel.load(registered / name).get_fdata()
+        )
+
+
+def test_fields_apply_to_labels_and_points(registered, phantom, series, tmp_path):
+    affine = phantom["affine"].numpy()
+    label = phantom["lesion_mask"][2].numpy()
+    nibabel.save(nibabel.Nifti1Image(label, affine), tmp_path / "lesions.nii.gz")
+    output = tmp_path / "moved"
+    assert (
+        main(
+            [
+                "apply",
+                str(registered / "ddf_02.nii.gz"),
+                str(tmp_path / "lesions.nii.gz"),
+                "--label",
+                "--output",
+                str(output),
+            ]
+        )
+        == 0
+    )
+    moved = np.asarray(nibabel.load(output / "lesions.nii.gz").dataobj)
+    assert set(np.unique(moved)) == set(np.unique(label)) and moved.dtype == label.dtype
+    points = Path(series[2]).with_name("landmarks_02.csv")
+    assert main(["apply", str(registered / "inverse_ddf_02.nii.gz"), str(points), "--output", str(output)]) == 0
+    there = np.loadtxt(output / "landmarks_02.csv", delimiter=",", skiprows=1)
+    assert (
+        main(
+            [
+                "apply",
+                str(registered / "ddf_02.nii.gz"),
+                str(output / "landmarks_02.csv"),
+                "--output",
+                str(output / "b"),
+            ]
+        )
+        == 0
+    )
+    back = np.loadtxt(output / "b" / "landmarks_02.csv", delimiter=",", skiprows=1)
+    start = np.loadtxt(points, delimiter=",", skiprows=1)
+    assert np.linalg.norm(there - start, axis=1).max() > 0.05
+    assert np.linalg.norm(back - start, axis=1).max() < 0.1
+
+
+def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path, capsys):
+    (tmp_path / "data" / "patient").mkdir(parents=True)
+    save_series(phantom, tmp_path / "data" / "patient")
+    config = str(REPOSITORY / "bundle" / "configs" / "evaluate.yaml")
+    run(
+        "evaluate", config_file=config, bundle_root=str(REPOSITORY / "bundle"), dataset_dir=str(tmp_path / "data"),
+        output_dir=str(tmp_path / "out"), refinement_iterations=20,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["series"]
+    assert rows[0]["series"] == "patient"
+    assert rows[0]["landmark_after_mm_mean"] < rows[0]["landmark_before_mm_mean"]
+    assert "landmark_after_mm_mean" in capsys.readouterr().out
+    assert (tmp_path / "out" / "metrics.csv").read_text().splitlines()[1].startswith("patient,")
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    before, after = (float(next(row for row in table if row and row[0] == when)[1]) for when in ("before", "after"))
+    assert after < 0.4 * before
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["folding_percent"] < 0.001

@@ -1,0 +1,126 @@
+"""Training as the user types it: every config, every overlay, stopped and resumed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from groupmorph_monai.networks import GroupVAE
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = {
+    "phantom_size_voxels": [20, 20, 20],
+    "patch_size_voxels": [16, 16, 16],
+    "phantom_max_motion_voxels": 2.0,
+    "phantoms_training": 2,
+    "phantoms_validation": 1,
+    "integration_steps": 2,
+    "max_iterations": 4,
+    "iterations_per_epoch": 2,
+    "log_interval": 1,
+    "network_def#encoder_channels": [4, 6, 6],
+    "network_def#decoder_channels": [6],
+}
+OVERLAYS = sorted(
+    str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")
+)
+
+
+def train(output, *overlays, **options):
+    configs = REPOSITORY / "bundle" / "configs"
+    files = [str(configs / name) for name in ("train.yaml", *overlays)]
+    run(
+        "training",
+        config_file=files,
+        bundle_root=str(REPOSITORY / "bundle"),
+        output_dir=str(output),
+        **{**TINY, **options},
+    )
+
+
+def last_weights(output):
+    checkpoint = max(output.glob("checkpoint_epoch=*.pt"))
+    return torch.load(checkpoint, weights_only=True)["network"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished")
+    train(output)
+    return output
+
+
+def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
+    train(tmp_path, max_iterations=2, **{"lr_scheduler#T_max": 4})
+    first = last_weights(tmp_path)
+    train(tmp_path)
+    resumed, expected = last_weights(tmp_path), last_weights(finished)
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value), name
+    assert not torch.equal(first["mean_head.weight"], resumed["mean_head.weight"])
+
+
+def test_tensorboard_shows_each_term_the_metrics_and_a_picture(finished):
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    wanted = {"train/log_likelihood", "train/kl", "train/loss", "train/learning_rate"}
+    wanted |= {"validation_loss", "landmark_after_mm", "rmse", "nmi", "folding_percent"}
+    assert wanted <= set(events.Tags()["scalars"])
+    values = {name: [e.value for e in events.Scalars(name)] for name in wanted}
+    for kl, nmi, loss in zip(values["train/kl"], values["train/log_likelihood"], values["train/loss"], strict=True):
+        # The likelihood draws its voxels anew, so the terms add up to the loss but for that.
+        assert loss == pytest.approx(kl - nmi, abs=0.05)
+    assert events.Tags()["images"]
+
+
+def test_the_best_weights_are_those_of_the_smallest_validation_loss(finished):
+    network = GroupVAE(6, encoder_channels=(4, 6, 6), decoder_channels=(6,))
+    network.load_state_dict(torch.load(finished / "model_best.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_trains(overlay, tmp_path):
+    train(tmp_path, overlay, max_iterations=2)
+    assert last_weights(tmp_path)["mean_head.weight"].isfinite().all()
+
+
+def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        save_series(phantom, tmp_path / "data" / name)
+    train(tmp_path / "by_folder", dataset_dir=str(tmp_path / "data"), max_iterations=2)
+    events = EventAccumulator(str(tmp_path / "by_folder" / "tensorboard")).Reload()
+    moved = (phantom["landmarks"][0] - phantom["landmarks"][1]).norm(dim=-1).mean().item()
+    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(moved, rel=0.6)
+
+    entry = {"image": [f"a/t{k:02d}.nii.gz" for k in range(6)]}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": [entry], "validation": [{"image": "b"}]}))
+    train(tmp_path / "by_list", dataset_dir=str(tmp_path / "data"), max_iterations=2)
+    assert last_weights(tmp_path / "by_list")
+
+
+def test_training_lowers_the_bound(tmp_path):
+    train(
+        tmp_path, max_iterations=60, iterations_per_epoch=20, learning_rate=3e-3, phantoms_training=1,
+        phantom_size_voxels=[16, 16, 16],
+    )  # fmt: skip
+    losses = [e.value for e in EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("validation_loss")]
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path):
+    configs = REPOSITORY / "bundle" / "configs"
+    options = {**TINY, "phantoms_validation": 2, "output_dir": str(tmp_path), "max_iterations": 2}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", f"['{configs / 'train.yaml'}','{configs / 'multi_gpu_train.yaml'}']"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert last_weights(tmp_path)["mean_head.weight"].isfinite().all()

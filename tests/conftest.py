@@ -1,0 +1,45 @@
+"""What the tests of the whole share: small series on disk and weights that fit them."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.data import make_phantom
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    return REPOSITORY / "bundle"
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    return make_phantom(
+        1, size=(28, 24, 20), timepoints=6, spacing_mm=(1.0, 1.0, 1.2), max_motion_voxels=2, landmarks=40
+    )
+
+
+@pytest.fixture(scope="session")
+def save_series():
+    """Function that writes a phantom as 3D NIfTI files with landmarks beside them, and returns the images' names."""
+
+    def save(phantom, folder):
+        files, affine = [], phantom["affine"].numpy()
+        for k, volume in enumerate(phantom["image"].numpy()):
+            files.append(str(folder / f"t{k:02d}.nii.gz"))
+            nibabel.save(nibabel.Nifti1Image(volume, affine), files[-1])
+            points = phantom["landmarks"][k].numpy() @ affine[:3, :3].T + affine[:3, 3]
+            np.savetxt(folder / f"landmarks_{k:02d}.csv", points, delimiter=",", header="x,y,z", comments="")
+        return files
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def series(phantom, save_series, tmp_path_factory):
+    """Six 3D NIfTI files of one phantom."""
+    return save_series(phantom, tmp_path_factory.mktemp("series"))
