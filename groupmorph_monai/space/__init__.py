@@ -1,7 +1,7 @@
 """Where things are: grids, fields, transformations and what a series is aligned to."""
 
 from .alignment import MeanAlignment, ReferenceAlignment
-from .grid import compose, displace, resize_field, sample, upsample_field, voxel_grid, warp
+from .grid import compose, displace, resize_field, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import Displacement, ScalingAndSquaring
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "upsample_field",
     "voxel_grid",
     "warp",
+    "warp_coarse",
 ]

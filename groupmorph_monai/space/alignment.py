@@ -23,16 +23,17 @@ class MeanAlignment:
     def __init__(self, remove_mean: bool = False):
         self.remove_mean = remove_mean
 
-    def _constrain(self, z: Tensor) -> Tensor:
+    def constrain(self, z: Tensor) -> Tensor:
+        """What of z counts: with ``remove_mean`` all but its mean over K."""
         return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
-        return transformation(self._constrain(z))
+        return transformation(self.constrain(z))
 
     def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from each timepoint to the common space."""
-        return transformation.inverse(self._constrain(z))
+        return transformation.inverse(self.constrain(z))
 
 
 class ReferenceAlignment:
@@ -49,6 +50,10 @@ class ReferenceAlignment:
         if reference < 0:
             raise ValueError(f"reference: expected a timepoint's index from 0, got {reference}")
         self.reference = reference
+
+    def constrain(self, z: Tensor) -> Tensor:
+        """z without its mean over K: a motion of all timepoints together moves none of them against the reference."""
+        return z - z.mean(dim=1, keepdim=True)
 
     def _pin(self, ddf: Tensor) -> Tensor:
         fixed = torch.zeros_like(ddf[:, :1])

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["compose", "displace", "full_precision", "resize_field", "sample", "upsample_field", "voxel_grid", "warp"]
+__all__ = [
+    "compose",
+    "displace",
+    "full_precision",
+    "resize_field",
+    "sample",
+    "upsample_field",
+    "voxel_grid",
+    "warp",
+    "warp_coarse",
+]
 
 
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -83,6 +93,23 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     return (
         displace(images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1), mode).squeeze(1).unflatten(0, images.shape[:2])
     )
+
+
+def warp_coarse(images: Tensor, ddf: Tensor, factor: int, offset: Tensor | None = None) -> Tensor:
+    """The voxels ``factor * i + offset`` of ``warp``, for a field that lies on every ``factor``-th voxel.
+
+    Args:
+        images: ``(B, K, *S)``.
+        ddf: ``(B, K, D, *C)`` with ``C = ceil(S / factor)``, voxels of the coarse grid.
+        offset: ``(D,)``, voxels from 0 to ``factor - 1``; none is 0.
+    Returns: ``(B, K, *C)``.
+    """
+    size, field = ddf.shape[3:], ddf.flatten(0, 1)
+    if offset is not None:
+        between = (offset.to(ddf) / factor).view(1, -1, *[1] * len(size))
+        field = between + displace(field, between.expand_as(field))
+    points = factor * (voxel_grid(size, ddf) + field)
+    return sample(images.flatten(0, 1).unsqueeze(1), points).squeeze(1).unflatten(0, images.shape[:2])
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ..probability.posterior import draw, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import upsample_field, warp
 from ..space.integrate import Displacement, ScalingAndSquaring
-from .refinement import Refinement
+from .refinement import Refinement, stride_of
 
 __all__ = ["RegistrationInferer"]
 
@@ -68,15 +68,17 @@ class RegistrationInferer(Inferer):
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         mean, log_variance = split_parameters(self._parameters(images, network), images.shape[1])
 
-        def warp_by(z: Tensor) -> Tensor:
-            return warp(images, self._on_image_grid(self.transformation(model.decode(z, images)), images))
+        def displacement(z: Tensor) -> Tensor:
+            return self.transformation(self.alignment.constrain(model.decode(z, images)))
 
         if not network.training:
+            mean = self.alignment.constrain(mean)
             for _ in range(self.passes - 1):
-                residual, log_variance = split_parameters(self._parameters(warp_by(mean), network), images.shape[1])
-                mean = mean + residual
+                moved = warp(images, self._on_image_grid(displacement(mean), images))
+                residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
+                mean = self.alignment.constrain(mean + residual)
             if self.refinement is not None:
-                mean = self.refinement(mean, log_variance, warp_by)
+                mean = self.alignment.constrain(self.refinement(mean, log_variance, images, displacement))
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
@@ -105,7 +107,7 @@ class RegistrationInferer(Inferer):
 
     def _on_image_grid(self, ddf: Tensor, images: Tensor) -> Tensor:
         size = images.shape[2:]
-        return upsample_field(ddf, max(1, -(-size[0] // ddf.shape[3])), size)
+        return upsample_field(ddf, stride_of(ddf, images), size)
 
     def _spread(self, mean: Tensor, log_variance: Tensor, model: nn.Module, images: Tensor) -> Tensor:
         total = torch.zeros_like(mean)

@@ -51,7 +51,7 @@ def test_the_report_tells_all(registered):
     assert report["metrics"]["nmi_after"] > report["metrics"]["nmi_before"]
     assert report["metrics"]["folding_percent"] == 0
     assert report["metrics"]["inverse_consistency_mm"] < 0.1
-    assert report["settings"]["alignment"] == {"name": "MeanAlignment", "remove_mean": False}
+    assert report["settings"]["alignment"] == {"name": "MeanAlignment", "remove_mean": True}
     assert set(report["versions"]) >= {"torch", "monai", "groupmorph_monai"}
     assert report["seconds"]["register"] > 0 and report["peak_memory_gb"] > 0.1
     assert len(report["series"]) == 6

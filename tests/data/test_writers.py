@@ -318,7 +318,7 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
 def test_fields_of_a_longer_series_written_before_are_told(tmp_path, caplog):
     series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5), _frame(phase=1.0)])
     _write(series, tmp_path / "out")
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
     _write(Series(series.frames[:2], 1.0, series.header), tmp_path / "out")
     assert "2 files of an earlier run, such as ddf_02.nii.gz" in caplog.text
 

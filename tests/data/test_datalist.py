@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from groupmorph_monai.data import phantom_items, series_items
+from groupmorph_monai.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t0.nii.gz").write_text("")
+    (tmp_path / "b" / "landmarks_01.csv").write_text("")
+    (tmp_path / "b" / "landmarks_00.csv").write_text("")
+    (tmp_path / "f.nii.gz").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    return tmp_path
+
+
+def names(items):
+    return [item["name"] for item in items]
+
+
+def test_sub_folders_and_4d_files_are_series_and_the_last_ones_validate(folder):
+    assert names(series_items(str(folder), "training", [], 0.34)) == ["a", "b", "c", "d"]
+    assert names(series_items(str(folder), "validation", [], 0.34)) == ["e", "f.nii.gz"]
+    assert names(series_items(str(folder), None, [], 0.34)) == ["a", "b", "c", "d", "e", "f.nii.gz"]
+
+
+def test_either_split_has_a_series_whatever_the_fraction(folder):
+    assert len(series_items(str(folder), "validation", [], 0.0)) == 1
+    assert len(series_items(str(folder), "training", [], 1.0)) == 1
+
+
+def test_landmarks_come_in_the_order_of_their_timepoints(folder):
+    item = series_items(str(folder), "training", [])[1]
+    assert [path.rsplit("/", 1)[1] for path in item["landmarks"]] == ["landmarks_00.csv", "landmarks_01.csv"]
+
+
+def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
+    entry = {"image": ["a/t0.nii.gz", "b/t0.nii.gz"], "landmarks": ["b/landmarks_00.csv", "b/landmarks_01.csv"]}
+    (folder / "dataset.json").write_text(
+        json.dumps({"training": [entry], "validation": [{"image": "c", "name": "third"}]})
+    )
+    (item,) = series_items(str(folder), "training", [])
+    assert item["image"] == [str(folder / "a/t0.nii.gz"), str(folder / "b/t0.nii.gz")]
+    assert item["landmarks"][1] == str(folder / "b/landmarks_01.csv")
+    assert names(series_items(str(folder), "validation", [])) == ["third"]
+
+
+def test_without_a_folder_there_are_phantoms_and_a_line_says_so(caplog):
+    phantoms = phantom_items(range(3, 5), (8, 8, 8), 6, max_motion_voxels=2.0)
+    with caplog.at_level("INFO"):
+        items = series_items(None, "training", phantoms)
+    assert [item["phantom"]["seed"] for item in items] == [3, 4]
+    assert items[0]["phantom"]["max_motion_voxels"] == 2.0
+    assert "No dataset_dir" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", '{"training": [{"no": 1}]}', '["a"]', '{"training": [{"image": "a"}]}'])
+def test_a_list_that_is_none_is_named(folder, content):
+    (folder / "dataset.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        series_items(str(folder), "validation", [])
+    assert str(folder) in str(error.value)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError, match=str(path)):
+            series_items(str(path), "training", [])
