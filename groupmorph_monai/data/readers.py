@@ -219,7 +219,7 @@ def read_series(series: str | Path | Sequence[str | Path] | None, timepoints: in
     if timepoints is not None and len(frames) != timepoints:
         raise InputError(
             f"{first.path}: expected {timepoints} timepoints, as these weights are trained for K = {timepoints}, got "
-            f"{len(frames)}; choose {timepoints} of them, or train weights for K = {len(frames)}"
+            f"{len(frames)}; give {timepoints} volumes, or train weights for K = {len(frames)}"
         )
     return Series(tuple(frames), first.frame_time, first.header)
 
