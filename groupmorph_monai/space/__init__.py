@@ -1,7 +1,7 @@
 """Where things are: grids, fields, transformations and what a series is aligned to."""
 
 from .alignment import MeanAlignment, ReferenceAlignment
-from .grid import compose, displace, resize_field, sample, upsample_field, voxel_grid, warp, warp_coarse
+from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import Displacement, ScalingAndSquaring
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "ScalingAndSquaring",
     "compose",
     "displace",
-    "resize_field",
     "sample",
     "upsample_field",
     "voxel_grid",

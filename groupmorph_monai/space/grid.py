@@ -1,4 +1,4 @@
-"""Where things are: sampling, warping, composing and resizing on voxel grids.
+"""Where things are: sampling, warping, composing and upsampling on voxel grids.
 
 Conventions (the whole package keeps them): an image is ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI
 index order (i, j, k); a field is ``(B, K, D, *S)``, its component d moving along spatial axis d in voxels of the grid
@@ -17,7 +17,6 @@ __all__ = [
     "compose",
     "displace",
     "full_precision",
-    "resize_field",
     "sample",
     "upsample_field",
     "voxel_grid",
@@ -118,18 +117,6 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     outer, inner = torch.broadcast_tensors(outer, inner)
     moved = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
     return inner + moved
-
-
-@full_precision
-def resize_field(field: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize ``(B, K, D, *S)`` to ``(B, K, D, *size)``, corners on corners; component d is multiplied by
-    ``(n_out - 1) / (n_in - 1)`` of its axis, so that it stays in voxels of the grid on which it lies."""
-    old = field.shape[3:]
-    mode = {2: "bilinear", 3: "trilinear"}[len(old)]
-    resized = F.interpolate(field.flatten(0, 1), size=tuple(size), mode=mode, align_corners=True)
-    factors = [(o - 1) / (n - 1) if n > 1 else 1.0 for o, n in zip(size, old)]
-    factors = torch.tensor(factors, dtype=field.dtype, device=field.device).view(-1, *[1] * len(old))
-    return (resized * factors).unflatten(0, field.shape[:2])
 
 
 @full_precision

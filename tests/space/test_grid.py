@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import compose, resize_field, sample, upsample_field, voxel_grid, warp, warp_coarse
+from groupmorph_monai.space import compose, sample, upsample_field, voxel_grid, warp, warp_coarse
 
 SIZE = (7, 9, 6)
 
@@ -88,17 +88,6 @@ def test_one_inner_field_serves_all_timepoints():
     outer, inner = noise(1, 3, 3, *SIZE), noise(1, 1, 3, *SIZE)
     expected = torch.cat([compose(outer[:, k : k + 1], inner) for k in range(3)], dim=1)
     torch.testing.assert_close(compose(outer, inner), expected)
-
-
-def test_resizing_keeps_where_a_linear_field_leads():
-    matrix = torch.diag(torch.tensor([0.5, -0.25, 0.125], dtype=torch.float64))
-    field = linear_field(matrix, torch.zeros(3, dtype=torch.float64))
-    size = (13, 5, 11)
-    factors = torch.tensor([(o - 1) / (n - 1) for o, n in zip(size, SIZE)], dtype=torch.float64)
-    # x_out = factor x_in on every axis, so a diagonal matrix stays what it is.
-    torch.testing.assert_close(resize_field(field, size), linear_field(matrix, torch.zeros(3).double(), size))
-    constant = torch.ones(1, 1, 3, *SIZE, dtype=torch.float64)
-    torch.testing.assert_close(resize_field(constant, size)[0, 0, :, 0, 0, 0], factors)
 
 
 @pytest.mark.parametrize("size", [(9, 7, 5), (10, 8, 6)])
