@@ -40,6 +40,10 @@ def register(args: argparse.Namespace) -> None:
         if not args.reference.isdigit():
             raise InputError(f"--reference: expected 'mean' or a timepoint's number from 0, got {args.reference!r}")
         overlays, chosen = ["modes/all_to_one"], {"reference": int(args.reference)}
+    if args.no_refine:
+        overlays.append("effort/no_refine")
+    elif args.effort != "normal":
+        overlays.append(f"effort/{args.effort}")
     series = [str(Path(file).resolve()) for file in args.files]
     _run(
         "inference",
@@ -51,7 +55,7 @@ def register(args: argparse.Namespace) -> None:
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
-        refinement_iterations=0 if args.no_refine else None,
+        initial_alignment=args.initial,
         **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
@@ -149,9 +153,22 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
-    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
+    p.add_argument(
+        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+    )
+    p.add_argument(
+        "--effort",
+        choices=["fast", "normal", "best"],
+        default="normal",
+        help="how long the network's answer is refined for this series (default: normal)",
+    )
     p.add_argument(
         "--no-refine", action="store_true", help="take the network's answer as it is: several times faster, less exact"
+    )
+    p.add_argument(
+        "--initial",
+        choices=["affine", "rigid", "none"],
+        help="how whole scans are brought together before anything is deformed (default: affine)",
     )
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=register)
@@ -186,7 +203,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
     )
-    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default 1)")
+    p.add_argument(
+        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+    )
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=evaluate)
 

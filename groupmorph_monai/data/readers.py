@@ -261,23 +261,26 @@ def _box(frame: Frame) -> str:
     return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
 
 
-def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | None) -> tuple[np.ndarray, tuple[int, ...]]:
+def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None) -> tuple[np.ndarray, tuple[int, ...]]:
     """Grid on which the motion is found: the frame's axes and first voxel centre, at another spacing.
 
     Args:
         frame: the first timepoint.
-        spacing_mm: one number or one an axis (i, j, k); none keeps the frame's.
+        spacing_mm: one number or one an axis (i, j, k); ``"auto"`` for the middle one of the frame's three, at least 1,
+            on all axes; none keeps the frame's.
     Returns: affine ``(4, 4)`` to RAS mm, and the size that just covers the frame's last voxel centre.
     """
     affine = np.array(frame.affine, dtype=np.float64)
     if spacing_mm is None:
         return affine, tuple(frame.data.shape)
+    if spacing_mm == "auto":
+        spacing_mm = max(1.0, float(np.median(np.linalg.norm(affine[:3, :3], axis=0))))
     try:
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
     except (ValueError, TypeError):
         wanted = np.zeros(3)
     if not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise InputError(f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5")
+        raise InputError(f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto")
     native = np.linalg.norm(affine[:3, :3], axis=0)
     affine[:3, :3] *= wanted / native
     # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.
@@ -323,14 +326,18 @@ def resample(
     return result
 
 
-def resample_series(series: Series, affine: np.ndarray, size: Sequence[int]) -> MetaTensor:
+def resample_series(
+    series: Series, affine: np.ndarray, size: Sequence[int], initial: np.ndarray | None = None
+) -> MetaTensor:
     """Bring every timepoint from its own grid to one: ``(K, *size)`` float32 with ``affine`` ``(4, 4)``, RAS mm.
 
     Linear, once an image, with the border's values outside of it. Nothing is smoothed where the grid is coarser.
+    ``initial`` ``(K, 4, 4)`` maps points of the grid's space to each timepoint's, RAS mm; none is the identity.
     """
     images = np.empty((len(series.frames), *size), dtype=np.float32)
     for number, frame in enumerate(series.frames):
-        images[number] = resample(frame.data[None], frame.affine, affine, size)[0]
+        grid = affine if initial is None else np.asarray(initial[number]) @ affine
+        images[number] = resample(frame.data[None], frame.affine, grid, size)[0]
     return MetaTensor(torch.from_numpy(images), affine=torch.as_tensor(np.asarray(affine, dtype=np.float64)))
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, RandomizableTransform
 
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series, resample_series, working_grid
 
-__all__ = ["LoadSeriesd"]
+__all__ = ["LoadSeriesd", "RandContrastd", "RandTimepointsd"]
 
 
 class LoadSeriesd(MapTransform):
@@ -20,19 +20,19 @@ class LoadSeriesd(MapTransform):
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom`` instead, the arguments of `make_phantom`. ``landmarks``, a list of K point files (RAS mm) or
-    the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid.
+    the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K, 4, 4)``, where the item has
+    it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated.
 
     Args:
         keys: of the series, ``"image"``.
-        spacing_mm: working spacing, one number or one an axis; none keeps the first timepoint's. A phantom keeps its
-            own.
+        spacing_mm: working spacing, as `working_grid` takes it. A phantom keeps its own.
         timepoints: the one K that the network takes; none for any.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "image",
-        spacing_mm: Sequence[float] | float | None = None,
+        spacing_mm: Sequence[float] | float | str | None = None,
         timepoints: int | None = None,
     ):
         super().__init__(keys)
@@ -47,7 +47,7 @@ class LoadSeriesd(MapTransform):
         for key in self.keys:
             series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
             affine, size = working_grid(series.frames[0], self.spacing_mm)
-            item[key] = resample_series(series, affine, size)
+            item[key] = resample_series(series, affine, size, item.get("initial"))
             item["affine"] = torch.as_tensor(affine)
         if "landmarks" in item:
             item["landmarks"] = self._landmarks(item["landmarks"], affine)
@@ -58,3 +58,74 @@ class LoadSeriesd(MapTransform):
         to_voxel = np.linalg.inv(affine)
         points = np.stack([read_points(file) for file in files])
         return torch.as_tensor(points @ to_voxel[:3, :3].T + to_voxel[:3, 3], dtype=torch.float32)
+
+
+class RandTimepointsd(MapTransform, RandomizableTransform):
+    """Between ``least`` and ``most`` of a series' timepoints, in random order: what teaches a network for any K.
+
+    Args:
+        keys: of series ``(K, *S)``, cut alike.
+        least, most: number of timepoints; a shorter series keeps all of its own.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6):
+        super().__init__(keys)
+        self.least, self.most = least, most
+
+    def randomize(self, timepoints: int) -> None:
+        most = min(self.most, timepoints)
+        number = self.R.randint(min(self.least, most), most + 1)
+        self.chosen = self.R.permutation(timepoints)[:number]
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        self.randomize(len(item[self.first_key(item)]))
+        for key in self.key_iterator(item):
+            item[key] = item[key][torch.as_tensor(self.chosen)]
+        return item
+
+
+class RandContrastd(MapTransform, RandomizableTransform):
+    """Another intensity curve, bias field and noise level for every timepoint of a series in [0, 1]: what teaches a
+    network not to rely on one kind of contrast (the idea of SynthMorph, Hoffmann et al. 2022).
+
+    Args:
+        keys: of series ``(K, *S)``.
+        prob: of a new curve, for each timepoint.
+        control_points: of the curve, whose values are drawn anew and joined linearly: it need not rise.
+        change: share of the drawn curve beside the old intensities, at most.
+        noise: standard deviation of the added noise, at most.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.7,
+        control_points: int = 6,
+        change: float = 0.7,
+        noise: float = 0.04,
+    ):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.control_points, self.change, self.noise = control_points, change, noise
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = torch.stack([self._vary(volume) for volume in torch.as_tensor(item[key])])
+        return item
+
+    def _vary(self, volume: torch.Tensor) -> torch.Tensor:
+        curve = torch.as_tensor(self.R.rand(self.control_points + 1), dtype=volume.dtype)
+        share, noise = self.change * self.R.rand(), self.noise * self.R.rand()
+        slope = torch.as_tensor(self.R.uniform(-0.4, 0.4, (2, volume.dim())), dtype=volume.dtype)
+        seed = int(self.R.randint(2**31))
+        if self.R.rand() < self.prob:
+            position = volume.clamp(0, 1) * self.control_points
+            left = position.floor().long().clamp_max(self.control_points - 1)
+            drawn = torch.lerp(curve[left], curve[left + 1], position - left)
+            volume = torch.lerp(volume, drawn, share)
+        axes = torch.meshgrid(*[torch.linspace(-1, 1, n, dtype=volume.dtype) for n in volume.shape], indexing="ij")
+        bias = sum(a * x + b * x * x for a, b, x in zip(*slope, axes)).exp()
+        generator = torch.Generator().manual_seed(seed)
+        return (volume * bias + noise * torch.randn(volume.shape, generator=generator)).clamp(0, 1)

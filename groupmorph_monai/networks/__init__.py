@@ -1,6 +1,7 @@
 """What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a
 field."""
 
+from .group_set_vae import GroupSetVAE
 from .group_vae import GroupVAE
 
-__all__ = ["GroupVAE"]
+__all__ = ["GroupSetVAE", "GroupVAE"]

@@ -2,7 +2,8 @@
 
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI
+from .local_correlation import LocalCorrelation
 from .posterior import draw, split_parameters
 from .prior import FluidPrior
 
-__all__ = ["FluidPrior", "GroupNMI", "NegativeELBO", "draw", "split_parameters"]
+__all__ = ["FluidPrior", "GroupNMI", "LocalCorrelation", "NegativeELBO", "draw", "split_parameters"]

@@ -1,11 +1,49 @@
 """p(x given z): how well K warped volumes agree."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ..space.grid import full_precision
+from ..space.lattice import window_mean
 
-__all__ = ["GroupNMI"]
+__all__ = ["GroupNMI", "Likelihood", "Linearised"]
+
+
+class Linearised(NamedTuple):
+    """Second-order model of the sum over voxels of a log likelihood in displacements d of the warped volumes, in voxels:
+    ``sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
+
+    ``guide`` is ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K,
+    *S)``.
+    """
+
+    guide: Tensor
+    score: Tensor
+    weight: Tensor
+
+
+class Likelihood(nn.Module):
+    """Log likelihood per voxel of K warped volumes ``(B, K, *S)``, up to a constant, a scalar. Its cost is linear in K.
+
+    Args:
+        smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
+    """
+
+    def __init__(self, smooth_voxels: int = 4):
+        super().__init__()
+        self.smooth_voxels = smooth_voxels
+
+    def linearise(self, warped: Tensor) -> Linearised:
+        """Scores by automatic differentiation, weights by Fisher's identity: the expected square of a score is the
+        expected curvature."""
+        with torch.enable_grad():
+            warped = warped.detach().requires_grad_()
+            voxels = warped[:, 0].numel()
+            (score,) = torch.autograd.grad(voxels * self(warped), warped)
+        weight = window_mean(score.square(), self.smooth_voxels)
+        return Linearised(warped.detach(), score, weight)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:
@@ -13,7 +51,7 @@ def _negative_plogp(p: Tensor) -> Tensor:
     return -p * torch.log(p + 1e-12)
 
 
-class GroupNMI(nn.Module):
+class GroupNMI(Likelihood):
     """Mean normalised mutual information over all ordered pairs i != j of the warped volumes (GroupMorph, Eq. 2).
 
     Marginal and joint densities are Gaussian Parzen-window estimates whose windows, one per bin, sum to 1 at every

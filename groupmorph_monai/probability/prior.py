@@ -7,66 +7,77 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..space.lattice import CosineTransform
+
 __all__ = ["FluidPrior"]
 
 
-@lru_cache(maxsize=32)
-def _log_determinant(size: tuple[int, ...], lambda_u: float, lambda_v: float) -> float:
-    spectrum = torch.zeros((), dtype=torch.float64)
-    for axis, n in enumerate(size):
-        line = 2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n)
-        spectrum = spectrum + line.view([-1 if a == axis else 1 for a in range(len(size))])
-    eigenvalues = lambda_v + lambda_u * spectrum
-    # With lambda_v = 0 (VoxelMorph's prior) the constant field has no density: the pseudo-determinant leaves it out.
-    return eigenvalues[eigenvalues > 1e-12].log().sum().item()
+@lru_cache(maxsize=64)
+def _terms(size: tuple[int, ...], step: float) -> tuple[Tensor, ...]:
+    """Spectra of the orders 0 to 3 for a field on every ``step``-th voxel, float64."""
+    laplacian = CosineTransform.laplacian(size)
+    # A field of voxels of the lattice is ``step`` times as long in voxels of the image, a difference spans ``step`` of
+    # them, and a lattice voxel stands for ``step**D``.
+    return tuple(laplacian**order * step ** (2 + len(size) - 2 * order) for order in range(4))
 
 
 class FluidPrior:
-    """``p(z) = N(0, Lambda^-1)`` with ``Lambda = lambda_v I + lambda_u L`` for every component of every field.
+    """``p(z) = N(0, Lambda^-1)`` with ``Lambda`` a polynomial of L, for every component of every field:
+    ``Lambda = lambda_v I + lambda_u L + lambda_b L^2 + lambda_c L^3``.
 
-    ``L = D - A`` is the Laplacian of the voxel grid with 2*D neighbours inside and fewer at the borders (GroupMorph,
-    Eq. 1). The paper prints ``mu^T Lambda^-1 mu`` in Eq. 7 where ``mu^T Lambda mu`` is meant, as its own expansion and
+    ``L = D - A`` is the Laplacian of the voxel grid with 2*D neighbours inside and fewer at the borders. The first two
+    terms are GroupMorph's (Eq. 1); the second order is the bending energy of the velocity and the third the change of
+    its curvature. All are diagonal in cosine coordinates, so that the KL, the log determinant and draws stay in closed
+    form. The paper prints ``mu^T Lambda^-1 mu`` in Eq. 7 where ``mu^T Lambda mu`` is meant, as its own expansion and
     supplement show; the latter is computed here.
 
     Args:
-        lambda_u: weight of the field's differences between neighbours (viscous fluid energy), > 0.
+        lambda_u: weight of the field's differences between neighbours (viscous fluid energy).
         lambda_v: weight of its magnitude; 0 gives VoxelMorph-diff's prior.
+        lambda_b: weight of its second differences.
+        lambda_c: weight of its third differences.
     """
 
-    def __init__(self, lambda_u: float = 1.0, lambda_v: float = 0.01):
-        if lambda_u < 0 or lambda_v < 0 or lambda_u + lambda_v == 0:
-            raise ValueError(f"lambda_u, lambda_v: expected numbers >= 0, not both 0, got {lambda_u} and {lambda_v}")
-        self.lambda_u, self.lambda_v = float(lambda_u), float(lambda_v)
+    def __init__(self, lambda_u: float = 1.0, lambda_v: float = 0.01, lambda_b: float = 0.0, lambda_c: float = 0.0):
+        weights = {"lambda_v": lambda_v, "lambda_u": lambda_u, "lambda_b": lambda_b, "lambda_c": lambda_c}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"{', '.join(weights)}: expected numbers >= 0, not all 0, got {list(weights.values())}")
+        self.weights = tuple(float(w) for w in weights.values())
+
+    def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
+        """Eigenvalues of each order's part of Lambda that has a weight, one ``(*S)`` float64 tensor an order.
+
+        Args:
+            size: of the field's lattice.
+            step: voxels between the lattice's. The weights hold for ``step`` 1; with another the same field in space
+                keeps its energy, on whatever lattice it lies.
+        """
+        spectra = _terms(tuple(size), float(step))
+        return [weight * spectrum for weight, spectrum in zip(self.weights, spectra) if weight]
+
+    def spectrum(self, size: Sequence[int], step: float = 1.0) -> Tensor:
+        """Eigenvalues of Lambda in cosine coordinates, ``(*S)``, float64."""
+        return torch.stack(self.terms(size, step)).sum(dim=0)
 
     def log_determinant(self, size: Sequence[int]) -> float:
-        """log |Lambda| for one component on a grid of ``size``, exact: L's eigenvalues are sums of ``2 - 2 cos(pi m /
-        n)``."""
-        return _log_determinant(tuple(size), self.lambda_u, self.lambda_v)
-
-    def degree(self, like: Tensor) -> Tensor:
-        """Diagonal of L on the grid of ``like`` ``(..., D, *S)``: the number of neighbours of every voxel, ``(*S)``."""
-        size = like.shape[-like.shape[2] :]
-        degree = torch.zeros(size, dtype=like.dtype, device=like.device)
-        for axis, n in enumerate(size):
-            line = torch.full((n,), 2.0, dtype=like.dtype, device=like.device)
-            line[0] -= 1
-            line[-1] -= 1
-            degree = degree + line.view([-1 if a == axis else 1 for a in range(len(size))])
-        return degree
+        """log |Lambda| for one component on a grid of ``size``, exact."""
+        eigenvalues = self.spectrum(size)
+        # With lambda_v = 0 (VoxelMorph's prior) the constant field has no density: the pseudo-determinant leaves it out.
+        return eigenvalues[eigenvalues > 1e-12].log().sum().item()
 
     def energy(self, z: Tensor) -> Tensor:
         """``z^T Lambda z`` of every field component: ``(B, K, D, *S)`` to ``(B, K, D)``."""
-        axes = tuple(range(3, z.dim()))
-        differences = sum(z.diff(dim=axis).square().sum(dim=axes) for axis in axes)
-        return self.lambda_u * differences + self.lambda_v * z.square().sum(dim=axes)
+        size = z.shape[3:]
+        coefficients = CosineTransform(size, z)(z)
+        return (self.spectrum(size).to(z) * coefficients.square()).flatten(3).sum(dim=3)
 
     def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """``KL(N(mean, exp(log_variance)) || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed
         over components and voxels, constants included (GroupMorph, supplement)."""
-        axes = tuple(range(3, mean.dim()))
-        trace = ((self.lambda_u * self.degree(mean) + self.lambda_v) * log_variance.exp() - log_variance).sum(dim=axes)
-        voxels = math.prod(mean.shape[3:])
-        return 0.5 * (trace + self.energy(mean) - voxels - self.log_determinant(mean.shape[3:])).sum(dim=2)
+        size = mean.shape[3:]
+        diagonal = CosineTransform.diagonal(self.spectrum(size)).to(mean)
+        trace = (diagonal * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
+        return 0.5 * (trace + self.energy(mean) - math.prod(size) - self.log_determinant(size)).sum(dim=2)
 
     def __call__(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """The loss term: KL averaged over voxels, timepoints and batch, summed over components; a scalar.

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .grid import compose
+from .grid import compose, displace, voxel_grid
 from .integrate import Displacement, ScalingAndSquaring
 
-__all__ = ["MeanAlignment", "ReferenceAlignment"]
+__all__ = ["MeanAlignment", "ReferenceAlignment", "compose_affine"]
 
 Transformation = ScalingAndSquaring | Displacement
 
@@ -74,3 +74,26 @@ class ReferenceAlignment:
     def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from each timepoint to the reference."""
         return self._pin(compose(transformation(self._fixed(z)), transformation.inverse(z)))
+
+
+def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Fields of timepoints that an affine map moved before, as fields of the timepoints where they are.
+
+    Args:
+        ddf: ``(K, 3, *S)``, common space to the moved timepoint, voxels.
+        inverse_ddf: ``(K, 3, *S)``, the opposite.
+        maps: ``(K, 4, 4)``, moved timepoint to the timepoint, voxel coordinates.
+    Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``, float32.
+    """
+    grid = voxel_grid(ddf.shape[2:], ddf.double())
+    forward, inverse = torch.empty_like(ddf), torch.empty_like(inverse_ddf)
+    for k, matrix in enumerate(maps.to(grid)):
+        back = torch.linalg.inv(matrix)
+        forward[k] = _apply(matrix, grid + ddf[k]) - grid
+        offset = _apply(back, grid) - grid
+        inverse[k] = offset + displace(inverse_ddf[k : k + 1].to(offset), offset[None])[0]
+    return forward, inverse
+
+
+def _apply(matrix: Tensor, points: Tensor) -> Tensor:
+    return torch.einsum("de,eijk->dijk", matrix[:3, :3], points) + matrix[:3, 3].view(3, 1, 1, 1)

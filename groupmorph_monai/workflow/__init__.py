@@ -2,6 +2,16 @@
 
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer
+from .initial import AlignInitiald, ComposeInitiald
 from .refinement import Refinement
 
-__all__ = ["EpochSeed", "GradientClip", "LossTerms", "Refinement", "RegistrationInferer", "resume"]
+__all__ = [
+    "AlignInitiald",
+    "ComposeInitiald",
+    "EpochSeed",
+    "GradientClip",
+    "LossTerms",
+    "Refinement",
+    "RegistrationInferer",
+    "resume",
+]

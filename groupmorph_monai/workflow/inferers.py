@@ -30,7 +30,8 @@ class RegistrationInferer(Inferer):
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
         passes: times that the network sees the series while evaluating.
-        refinement: of z for the series at hand, after the last pass; none leaves the network's answer.
+        refinement: of z for the series at hand, after the last pass; none leaves the network's answer. What the
+            posterior's variance is then brought to is the lattice of the refined z.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
             limit.
         overlap: of neighbouring windows, as a share of their size.
@@ -78,7 +79,8 @@ class RegistrationInferer(Inferer):
                 residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
                 mean = self.alignment.constrain(mean + residual)
             if self.refinement is not None:
-                mean = self.alignment.constrain(self.refinement(mean, log_variance, images, displacement))
+                mean = self.alignment.constrain(self.refinement(mean, images, displacement))
+                log_variance = nn.functional.interpolate(log_variance.flatten(1, 2), mean.shape[3:]).view_as(mean)
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)

@@ -1,0 +1,209 @@
+"""GroupMorph for any number of timepoints: one set of weights, equivariant to their order."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["GroupSetVAE"]
+
+
+def _displace(x: Tensor, u: Tensor) -> Tensor:
+    """``x(p + u(p))`` for ``(N, C, *S)`` and ``(N, 3, *S)``; `space.grid.displace` in terms that TorchScript knows."""
+    i, j, k = x.shape[2], x.shape[3], x.shape[4]
+    identity = torch.eye(3, 4, dtype=u.dtype, device=u.device).unsqueeze(0)
+    grid = F.affine_grid(identity, [1, 1, i, j, k], align_corners=True)
+    moved = torch.stack([u[:, 2] * (2.0 / (k - 1)), u[:, 1] * (2.0 / (j - 1)), u[:, 0] * (2.0 / (i - 1))], dim=-1)
+    return F.grid_sample(x, grid + moved, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _window_mean(x: Tensor, radius: int) -> Tensor:
+    return F.avg_pool3d(F.pad(x, [radius] * 6, mode="replicate"), 2 * radius + 1, stride=1)
+
+
+def _gradient(x: Tensor) -> Tensor:
+    """Central differences: ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
+    p = F.pad(x, [1] * 6, mode="replicate")
+    return 0.5 * torch.stack(
+        [
+            p[:, :, 2:, 1:-1, 1:-1] - p[:, :, :-2, 1:-1, 1:-1],
+            p[:, :, 1:-1, 2:, 1:-1] - p[:, :, 1:-1, :-2, 1:-1],
+            p[:, :, 1:-1, 1:-1, 2:] - p[:, :, 1:-1, 1:-1, :-2],
+        ],
+        dim=2,
+    )
+
+
+def _twice_as_fine(z: Tensor) -> Tensor:
+    """A field on every second voxel, in voxels of its lattice, to that of every voxel."""
+    size = [2 * z.shape[2] - 1, 2 * z.shape[3] - 1, 2 * z.shape[4] - 1]
+    fine = F.interpolate(z, size=size, mode="trilinear", align_corners=True)
+    return 2.0 * F.pad(fine, [0, 1, 0, 1, 0, 1], mode="replicate")
+
+
+class _Look(nn.Module):
+    """One step: features warped by z so far are compared with their mean over K, and z moves to bring them nearer.
+
+    The step that least squares asks for in each window (Lucas and Kanade 1981, for K volumes and their mean) goes into a
+    small convolutional network, which answers with the step taken.
+    """
+
+    def __init__(self, features: int, hidden: int, squarings: int):
+        super().__init__()
+        self.squarings = squarings
+        self.feature_weight = nn.Parameter(torch.zeros(features))
+        self.first = nn.Conv3d(features + 9, hidden, 3, padding=1)
+        self.second = nn.Conv3d(hidden, hidden, 3, padding=1)
+        self.third = nn.Conv3d(hidden, hidden, 3, padding=2, dilation=2)
+        self.head = nn.Conv3d(hidden, 6, 3, padding=1)
+        for layer in (self.first, self.second, self.third):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: Tensor, z: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
+        """``features`` ``(B*K, C, *S)`` and ``z`` ``(B*K, 3, *S)``: the next z, and hidden activations ``(B*K, H,
+        *S)``."""
+        u = z / 2.0**self.squarings
+        for _ in range(self.squarings):
+            u = u + _displace(u, u)
+        warped = _displace(features, u).unflatten(0, (-1, timepoints))
+        mean = warped.mean(dim=1, keepdim=True)
+        residual = warped - mean
+        slope = _gradient(mean[:, 0])  # (B, C, 3, *S)
+        weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / residual.shape[2]
+        weighted = weight * slope
+        b = _window_mean((residual.unsqueeze(3) * weighted.unsqueeze(1)).sum(dim=2).flatten(0, 1), 1)
+        a = [(weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]]
+        a = _window_mean(torch.stack(a, dim=1), 1)
+        trace = a[:, :3].sum(dim=1, keepdim=True)
+        step = self._solve(a, trace, b.unflatten(0, (-1, timepoints)))
+        disagreement = residual.square().mean(dim=2, keepdim=True).sqrt()
+        shared = torch.cat([trace.add(1e-4).log(), disagreement.mean(dim=1)], dim=1).unsqueeze(1)
+        shared = shared.expand(-1, timepoints, -1, -1, -1, -1)
+        seen = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2).flatten(0, 1)
+        h = F.leaky_relu(self.first(seen), 0.2)
+        h = h + F.leaky_relu(self.second(h), 0.2)
+        h = h + F.leaky_relu(self.third(h), 0.2)
+        answer = self.head(h)
+        z = z + torch.sigmoid(answer[:, 3:]) * step.flatten(0, 1) + answer[:, :3]
+        z = z.unflatten(0, (-1, timepoints))
+        return (z - z.mean(dim=1, keepdim=True)).flatten(0, 1), h
+
+    def _solve(self, a: Tensor, trace: Tensor, b: Tensor) -> Tensor:
+        """``-(A + c I)^-1 b`` of the symmetric ``a`` ``(B, 6, *S)`` and ``b`` ``(B, K, 3, *S)``, no longer than 1."""
+        damping = 0.1 * trace + 1e-3
+        xx, yy, zz = a[:, 0:1] + damping, a[:, 1:2] + damping, a[:, 2:3] + damping
+        xy, xz, yz = a[:, 3:4], a[:, 4:5], a[:, 5:6]
+        cxx, cxy, cxz = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy
+        cyy, cyz, czz = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
+        determinant = xx * cxx + xy * cxy + xz * cxz
+        bx, by, bz = b[:, :, 0], b[:, :, 1], b[:, :, 2]
+        step = torch.stack(
+            [cxx * bx + cxy * by + cxz * bz, cxy * bx + cyy * by + cyz * bz, cxz * bx + cyz * by + czz * bz], dim=2
+        )
+        step = -step / determinant.unsqueeze(2)
+        return step / (1.0 + step.square().sum(dim=2, keepdim=True)).sqrt()
+
+
+class GroupSetVAE(nn.Module):
+    """K volumes in, the posterior of K velocity fields out, for every K from 2 on with the same weights.
+
+    Shared filters encode each volume by itself; timepoints meet only in means over K, so that reordering them reorders
+    the result (Zaheer et al. 2017, Deep Sets). z is found coarse to fine, from every 16th to every 4th voxel: at each
+    look the features are warped by z so far and compared with their mean, and z moves. Where GroupVAE stacks the
+    timepoints as channels (GroupMorph, Fig. 3), this one serves a series of any length.
+
+    Args:
+        encoder_channels: filters at every 2nd, 4th, 8th and 16th voxel.
+        features: of each volume that are compared.
+        hidden_channels: of the network that answers with the step.
+        looks: at every 16th, 8th and 4th voxel, with shared weights on each lattice.
+        squarings: of the integration inside a look.
+        max_velocity_voxels: bound alpha of the mean's components (alpha tanh(z / alpha)), voxels of the grid of z.
+        initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int] = (8, 16, 24, 24),
+        features: int = 8,
+        hidden_channels: int = 24,
+        looks: Sequence[int] = (2, 3, 3),
+        squarings: int = 4,
+        max_velocity_voxels: float = 15.0,
+        initial_std_voxels: float = 0.1,
+    ):
+        super().__init__()
+        self.multiple, self.stride = 16, 4
+        self.max_velocity_voxels = float(max_velocity_voxels)
+        self.looks = list(looks)
+        self.encoder = nn.ModuleList()
+        channels = 1
+        for level, width in enumerate(encoder_channels):
+            self.encoder.append(nn.Conv3d(channels, width, 3, stride=2, padding=1))
+            channels = width + 1 if level == 0 else width
+        self.compared = nn.ModuleList([nn.Conv3d(width, features, 3, padding=1) for width in encoder_channels[1:]])
+        self.look = nn.ModuleList([_Look(features, hidden_channels, squarings) for _ in looks])
+        self.variance_head = nn.Conv3d(hidden_channels, 3, 3, padding=1)
+        for layer in self.encoder:
+            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.variance_head.weight, std=1e-5)
+        nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """What is compared of each volume ``(N, 1, *S)`` at every 4th, 8th and 16th voxel: ``(N, C, *S / 4)`` and on."""
+        x = F.leaky_relu(self.encoder[0](images), 0.2)
+        half = F.avg_pool3d(images, 3, stride=2, padding=1, count_include_pad=False)
+        mean = _window_mean(half, 2)
+        spread = (_window_mean(half * half, 2) - mean * mean).clamp_min(0.0)
+        x = torch.cat([x, (half - mean) * (spread + 1e-4).rsqrt()], dim=1)
+        found: list[Tensor] = []
+        for level, layer in enumerate(self.encoder):
+            if level > 0:
+                x = F.leaky_relu(layer(x), 0.2)
+                found.append(x)
+        features: list[Tensor] = []
+        for level, layer in enumerate(self.compared):
+            features.append(F.instance_norm(layer(found[level])))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / 4))``: mean, then log variance, of z in voxels of its grid.
+
+        Sizes that do not divide by 16 are padded by their border values and cropped again.
+        """
+        timepoints = images.shape[1]
+        if timepoints < 2:
+            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        padding: list[int] = []
+        for axis in range(3):
+            # Two voxels at least remain on the coarsest lattice.
+            n = images.shape[axis + 2]
+            padding = [0, max(32, n + -n % self.multiple) - n] + padding
+        features = self.encode(F.pad(images, padding, mode="replicate").flatten(0, 1).unsqueeze(1))
+        z = torch.zeros_like(features[2][:, :3])
+        h = z
+        for level, look in enumerate(self.look):
+            if level > 0:
+                z = _twice_as_fine(z)
+            for _ in range(self.looks[level]):
+                z, h = look(features[2 - level], z, timepoints)
+        mean = self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
+        # The floor keeps the logarithm finite where softplus underflows.
+        log_variance = torch.log(F.softplus(self.variance_head(h)) + 1e-8)
+        parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
+        for axis in range(3):
+            kept = (images.shape[axis + 2] + self.stride - 1) // self.stride
+            parameters = parameters.narrow(axis + 2, 0, kept)
+        return parameters
+
+    @torch.jit.ignore
+    def decode(self, z: Tensor, images: Tensor) -> Tensor:
+        """The field of z: z itself, as the posterior is over the field."""
+        return z

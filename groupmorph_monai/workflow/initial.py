@@ -1,0 +1,187 @@
+"""Bulk motion first: one affine or rigid map a timepoint, before any deformation."""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from ..data.readers import Frame, read_series, resample, working_grid
+from ..errors import InputError
+from ..probability.likelihood import Likelihood
+from ..probability.local_correlation import LocalCorrelation
+from ..space.alignment import compose_affine
+from ..space.lattice import gradient
+
+__all__ = ["AlignInitiald", "ComposeInitiald"]
+
+KINDS = ("affine", "rigid")
+
+
+def _generators(kind: str) -> Tensor:
+    """The matrices ``(P, 3, 4)`` along which a map may move: 3 translations and 3 rotations, or all 12."""
+    if kind == "affine":
+        return torch.eye(12, dtype=torch.float64).view(12, 3, 4)
+    rotations = torch.zeros(3, 3, 4, dtype=torch.float64)
+    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
+        rotations[axis, a, b], rotations[axis, b, a] = -1, 1
+    translations = torch.zeros(3, 3, 4, dtype=torch.float64)
+    translations[range(3), range(3), 3] = 1
+    return torch.cat([rotations, translations])
+
+
+class AlignInitiald(MapTransform):
+    """Add ``initial`` ``(K, 4, 4)``, maps in RAS mm from the space of timepoint ``reference`` to each timepoint's own,
+    and make the item's series one that is read.
+
+    The start is the best of three: the files' own coordinates, the volumes' centres, or their centres of mass. From
+    there Gauss-Newton steps on all maps at once raise the group's likelihood on two coarse grids; the reference's map is
+    the identity. Where the files' own coordinates are as good, they stay.
+
+    Args:
+        keys: of the series, ``"image"``: what `read_series` takes.
+        kind: ``"affine"`` (12 parameters), ``"rigid"`` (6), or none, which adds nothing.
+        reference: index of the timepoint that stays.
+        likelihood: of the volumes on one grid.
+        timepoints: the one K that the network takes; none for any.
+        voxels: along the longest side of each grid.
+        iterations: steps on each.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        kind: str | None = "affine",
+        reference: int = 0,
+        likelihood: Likelihood | None = None,
+        timepoints: int | None = None,
+        voxels: Sequence[int] = (24, 48),
+        iterations: int = 12,
+    ):
+        super().__init__(keys)
+        if kind not in (*KINDS, None, "none"):
+            raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
+        self.kind = None if kind == "none" else kind
+        self.likelihood = likelihood or LocalCorrelation((2,), noise=0.02)
+        self.reference = reference
+        self.timepoints, self.voxels, self.iterations = timepoints, voxels, iterations
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        if self.kind is None or "phantom" in item:
+            return item
+        for key in self.key_iterator(item):
+            if not hasattr(item[key], "frames"):
+                item[key] = read_series(item[key], self.timepoints)
+            maps = self.maps(item[key].frames)
+            if 0 <= self.reference < len(maps):  # the alignment says what is wrong with another
+                maps = maps @ torch.linalg.inv(maps[self.reference])
+            item["initial"] = maps
+        return item
+
+    def maps(self, frames: Sequence[Frame]) -> Tensor:
+        """The maps ``(K, 4, 4)``, float64, of frames on any grids."""
+        extent = max(np.linalg.norm(frames[0].affine[:3, :3], axis=0) * np.array(frames[0].data.shape))
+        ranges = [np.percentile(frame.data, (1, 99.5)) for frame in frames]
+
+        def on_grid(maps: Tensor, voxels: int) -> tuple[Tensor, Tensor]:
+            grid, size = working_grid(frames[0], extent / voxels)
+            volumes = [
+                (resample(f.data[None], f.affine, m.numpy() @ grid, size)[0] - low) / max(high - low, 1e-6)
+                for f, m, (low, high) in zip(frames, maps, ranges)
+            ]
+            return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), torch.from_numpy(grid)
+
+        headers = torch.eye(4, dtype=torch.float64).repeat(len(frames), 1, 1)
+        maps = self._start(frames, headers, on_grid)
+        for voxels in self.voxels:
+            for _ in range(self.iterations):
+                volumes, grid = on_grid(maps, voxels)
+                maps = self._step(volumes, grid, maps)
+        before, after = (float(self.likelihood(on_grid(m, self.voxels[-1])[0])) for m in (headers, maps))
+        return maps if after > before else headers
+
+    def _start(self, frames: Sequence[Frame], headers: Tensor, on_grid) -> Tensor:
+        starts = headers.clone()
+        for k in range(1, len(frames)):
+            tried = []
+            for centre in (None, _centre, _centre_of_mass):
+                tried.append(headers[k].clone())
+                if centre is not None:
+                    tried[-1][:3, 3] = torch.from_numpy(centre(frames[k]) - centre(frames[0]))
+            scores = []
+            for start in tried:
+                maps = headers.clone()
+                maps[k] = start
+                volumes, _ = on_grid(maps, self.voxels[0])
+                scores.append(float(self.likelihood(volumes[:, [0, k]])))
+            starts[k] = tried[int(np.argmax(scores))]
+        return starts
+
+    def _step(self, volumes: Tensor, grid: Tensor, maps: Tensor) -> Tensor:
+        guide, score, weight = (x.double() for x in self.likelihood.linearise(volumes))
+        # Coordinates in half sides of the volume about its centre keep the equations well scaled.
+        voxels = torch.stack(torch.meshgrid(*[torch.arange(n).double() for n in volumes.shape[2:]], indexing="ij"))
+        points = torch.einsum("de,eijk->dijk", grid[:3, :3], voxels) + grid[:3, 3].view(3, 1, 1, 1)
+        centre = points.flatten(1).mean(dim=1)
+        scale = (points.flatten(1) - centre[:, None]).abs().max()
+        scaled = torch.cat([(points - centre.view(3, 1, 1, 1)) / scale, torch.ones_like(points[:1])]).flatten(1)
+        frame = torch.eye(4, dtype=torch.float64)
+        frame[:3, :3] /= scale
+        frame[:3, 3] = -centre / scale
+        generators = _generators(self.kind)
+        steps = []
+        for k in range(len(maps)):
+            if k < guide.shape[1]:
+                slope = torch.linalg.inv(grid[:3, :3]).T @ gradient(guide[:, k : k + 1])[0, 0].flatten(1) * scale
+                effect = torch.einsum("dn,pde,en->pn", slope, generators, scaled)
+            force = effect @ score[0, k].flatten()
+            curvature = (effect * weight[0, k].flatten()) @ effect.T
+            curvature = curvature + 1e-3 * curvature.trace() / len(curvature) * torch.eye(len(curvature))
+            moved = torch.einsum("p,pde->de", torch.linalg.solve(curvature, force), generators)
+            moved = torch.cat([moved, torch.zeros(1, 4, dtype=torch.float64)])
+            steps.append(torch.linalg.inv(frame) @ torch.linalg.matrix_exp(moved) @ frame)
+        back = torch.linalg.inv(steps[0])
+        return torch.stack([m @ s @ back for m, s in zip(maps, steps)])
+
+
+def _centre(frame: Frame) -> np.ndarray:
+    return frame.affine[:3, :3] @ ((np.array(frame.data.shape) - 1) / 2) + frame.affine[:3, 3]
+
+
+def _centre_of_mass(frame: Frame) -> np.ndarray:
+    weight = np.clip(frame.data - np.percentile(frame.data, 50), 0, None).astype(np.float64)
+    axes = [np.arange(n) for n in weight.shape]
+    total = max(weight.sum(), 1e-12)
+    mean = [
+        (weight.sum(axis=tuple(a for a in range(3) if a != d)) * axes[d]).sum() / total for d in range(3)
+    ]
+    return frame.affine[:3, :3] @ np.array(mean) + frame.affine[:3, 3]
+
+
+class ComposeInitiald(MapTransform):
+    """Compose the initial maps into a registration's fields: what was found on the moved timepoints becomes
+    displacements to where they really are.
+
+    Args:
+        keys: of the registration, ``"pred"``.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred"):
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        if "initial" not in item:
+            return item
+        affine = torch.as_tensor(item["affine"]).cpu().double()
+        initial = torch.as_tensor(item["initial"]).cpu().double()
+        maps = torch.linalg.inv(affine) @ initial @ affine  # in voxels of the working grid
+        for key in self.key_iterator(item):
+            fields = dict(item[key])
+            fields["ddf"], fields["inverse_ddf"] = compose_affine(fields["ddf"], fields["inverse_ddf"], maps)
+            item[key] = {**fields, "affine": maps}
+        return item
+
