@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-fast clean
+.PHONY: demo test test-fast bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -13,6 +13,10 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
+	$(BIN)/groupmorph benchmark --suite synthetic --output benchmarks
 
 # torch comes first: any other package would pull the newest one with its gigabytes.
 $(INSTALLED): constraints.txt setup.cfg pyproject.toml

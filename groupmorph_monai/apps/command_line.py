@@ -109,6 +109,38 @@ def _value(text: str) -> object:
     return yaml.safe_load(text)
 
 
+def benchmark(args: argparse.Namespace) -> None:
+    from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
+    from ..evaluation.benchmark import BundleMethod, compare, scale, synthetic_cases, write_table
+
+    check_output_dir(args.output)
+    root = bundle_root()
+    weights = args.weights or str(root / "models" / "model.pt")
+
+    def ours(*overlays: str) -> BundleMethod:
+        return BundleMethod([str(root / "configs" / f"{name}.yaml") for name in ("inference", *overlays)], weights)
+
+    if args.suite == "scaling":
+        rows = scale(ours())
+    else:
+        methods = {
+            "GroupMorph, single pass": ours("effort/no_refine"),
+            "GroupMorph, refined": ours(),
+            "Elastix pair-wise B-spline": elastix_pairwise,
+            "Elastix group-wise PCAMetric2": elastix_groupwise,
+        }
+        rows = compare(synthetic_cases(args.seeds), methods)
+        peer = next(row["seconds"] for row in rows if row["method"] == "Elastix pair-wise B-spline")
+        rows = [{**row, "times as fast as Elastix pair-wise": _ratio(peer, row.get("seconds"))} for row in rows]
+    table = write_table(rows, args.output, args.suite)
+    print(table.read_text())
+    print(f"Table: {table}")
+
+
+def _ratio(peer: float, seconds: float | None) -> float | None:
+    return None if seconds is None else peer / seconds
+
+
 def demo(args: argparse.Namespace) -> None:
     run_demo(args.output, lambda files, output: _run("inference", "inference", series=files, output_dir=output))
 
@@ -119,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_register, _add_apply, _add_evaluate, _add_train, _add_demo):
+    for add in (_add_register, _add_apply, _add_evaluate, _add_train, _add_benchmark, _add_demo):
         add(commands)
     return parser
 
@@ -236,6 +268,22 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="any value at the top of train.yaml; may be repeated",
     )
     p.set_defaults(run=train)
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "benchmark",
+        help="compare with Elastix, or measure how the cost grows",
+        description="Register artificial series whose true motion is known, by this package and by Elastix in the same "
+        "run, and write one table; or measure seconds and memory against the number of scans and of voxels.",
+    )
+    p.add_argument("--suite", choices=["synthetic", "scaling"], default="synthetic")
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series"
+    )
+    p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    p.set_defaults(run=benchmark)
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

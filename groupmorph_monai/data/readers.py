@@ -280,7 +280,9 @@ def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None)
     except (ValueError, TypeError):
         wanted = np.zeros(3)
     if not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise InputError(f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto")
+        raise InputError(
+            f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
+        )
     native = np.linalg.norm(affine[:3, :3], axis=0)
     affine[:3, :3] *= wanted / native
     # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.

@@ -20,7 +20,11 @@ def _displace(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _window_mean(x: Tensor, radius: int) -> Tensor:
-    return F.avg_pool3d(F.pad(x, [radius] * 6, mode="replicate"), 2 * radius + 1, stride=1)
+    x = F.pad(x, [radius] * 6, mode="replicate")
+    width = 2 * radius + 1
+    x = F.avg_pool3d(x, [width, 1, 1], stride=1)
+    x = F.avg_pool3d(x, [1, width, 1], stride=1)
+    return F.avg_pool3d(x, [1, 1, width], stride=1)
 
 
 def _gradient(x: Tensor) -> Tensor:
@@ -77,7 +81,9 @@ class _Look(nn.Module):
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / residual.shape[2]
         weighted = weight * slope
         b = _window_mean((residual.unsqueeze(3) * weighted.unsqueeze(1)).sum(dim=2).flatten(0, 1), 1)
-        a = [(weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]]
+        a = [
+            (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
+        ]
         a = _window_mean(torch.stack(a, dim=1), 1)
         trace = a[:, :3].sum(dim=1, keepdim=True)
         step = self._solve(a, trace, b.unflatten(0, (-1, timepoints)))

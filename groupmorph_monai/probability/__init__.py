@@ -5,5 +5,15 @@ from .likelihood import GroupNMI
 from .local_correlation import LocalCorrelation
 from .posterior import draw, split_parameters
 from .prior import FluidPrior
+from .structure import LowRank, NormalisedGradient
 
-__all__ = ["FluidPrior", "GroupNMI", "LocalCorrelation", "NegativeELBO", "draw", "split_parameters"]
+__all__ = [
+    "FluidPrior",
+    "GroupNMI",
+    "LocalCorrelation",
+    "LowRank",
+    "NegativeELBO",
+    "NormalisedGradient",
+    "draw",
+    "split_parameters",
+]

@@ -13,19 +13,20 @@ __all__ = ["GroupNMI", "Likelihood", "Linearised"]
 
 class Linearised(NamedTuple):
     """Second-order model of the sum over voxels of a log likelihood in displacements d of the warped volumes, in voxels:
-    ``sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
+    ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
 
-    ``guide`` is ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K,
+    ``value`` is a scalar, ``guide`` is ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K,
     *S)``.
     """
 
+    value: Tensor
     guide: Tensor
     score: Tensor
     weight: Tensor
 
 
 class Likelihood(nn.Module):
-    """Log likelihood per voxel of K warped volumes ``(B, K, *S)``, up to a constant, a scalar. Its cost is linear in K.
+    """Log likelihood per voxel and timepoint of K warped volumes ``(B, K, *S)``, up to a constant, a scalar.
 
     Args:
         smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
@@ -40,10 +41,10 @@ class Likelihood(nn.Module):
         expected curvature."""
         with torch.enable_grad():
             warped = warped.detach().requires_grad_()
-            voxels = warped[:, 0].numel()
-            (score,) = torch.autograd.grad(voxels * self(warped), warped)
+            value = warped.numel() * self(warped)
+            (score,) = torch.autograd.grad(value, warped)
         weight = window_mean(score.square(), self.smooth_voxels)
-        return Linearised(warped.detach(), score, weight)
+        return Linearised(value.detach(), warped.detach(), score, weight)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:

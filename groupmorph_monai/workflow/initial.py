@@ -121,7 +121,7 @@ class AlignInitiald(MapTransform):
         return starts
 
     def _step(self, volumes: Tensor, grid: Tensor, maps: Tensor) -> Tensor:
-        guide, score, weight = (x.double() for x in self.likelihood.linearise(volumes))
+        _, guide, score, weight = (x.double() for x in self.likelihood.linearise(volumes))
         # Coordinates in half sides of the volume about its centre keep the equations well scaled.
         voxels = torch.stack(torch.meshgrid(*[torch.arange(n).double() for n in volumes.shape[2:]], indexing="ij"))
         points = torch.einsum("de,eijk->dijk", grid[:3, :3], voxels) + grid[:3, 3].view(3, 1, 1, 1)
@@ -155,9 +155,7 @@ def _centre_of_mass(frame: Frame) -> np.ndarray:
     weight = np.clip(frame.data - np.percentile(frame.data, 50), 0, None).astype(np.float64)
     axes = [np.arange(n) for n in weight.shape]
     total = max(weight.sum(), 1e-12)
-    mean = [
-        (weight.sum(axis=tuple(a for a in range(3) if a != d)) * axes[d]).sum() / total for d in range(3)
-    ]
+    mean = [(weight.sum(axis=tuple(a for a in range(3) if a != d)) * axes[d]).sum() / total for d in range(3)]
     return frame.affine[:3, :3] @ np.array(mean) + frame.affine[:3, 3]
 
 
@@ -184,4 +182,3 @@ class ComposeInitiald(MapTransform):
             fields["ddf"], fields["inverse_ddf"] = compose_affine(fields["ddf"], fields["inverse_ddf"], maps)
             item[key] = {**fields, "affine": maps}
         return item
-

@@ -22,16 +22,21 @@ def stride_of(field: Tensor, images: Tensor) -> int:
 
 @dataclass
 class _Quadratic:
-    """``<force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second order.
+    """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
+    order.
 
     ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D, D, *S)``.
     """
 
+    value: Tensor
     force: Tensor
     curvature: Tensor
 
     def product(self, d: Tensor) -> Tensor:
         return (self.curvature * d.unsqueeze(1)).sum(dim=2)
+
+    def damped(self, damping: float) -> "_Quadratic":
+        return _Quadratic(self.value, self.force, (1 + damping) * self.curvature) if damping else self
 
     @property
     def mean_curvature(self) -> Tensor:
@@ -102,7 +107,9 @@ class Refinement:
 
     def _series(self, z: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable) -> Tensor:
         size = images.shape[2:]
-        schedule = [(f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f]
+        schedule = [
+            (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
+        ]
         weights = [1.0] * len(self.prior.terms((1,)))
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
@@ -110,10 +117,21 @@ class Refinement:
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
                 z = _on_lattice(z, stride_of(z, images), step, size)
+                best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, displacement(z), step // factor)
                     terms = [w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
-                    dz = _solve(model, sum(terms), z[0], self.conjugate_steps)
+                    if best is not None and _worse(model, z, *best, sum(terms)):
+                        (model, z), damping = (
+                            best,
+                            8 * damping + 8,
+                        )  # Levenberg and Marquardt: a shorter step from there
+                    else:
+                        damping /= 8
+                    best = model, z
+                    dz = _solve(model.damped(damping), sum(terms), z[0], self.conjugate_steps)
+                    # No voxel moves by more than one of the lattice: the second-order model holds no farther.
+                    dz = dz / dz.square().sum(dim=1).max().sqrt().clamp_min(1)
                     z = z + dz
                     if self.adapt_prior and step == self.lattice_voxels:
                         curvature = self.independent_share * model.mean_curvature
@@ -130,7 +148,7 @@ class Refinement:
         size, timepoints = images.shape[2:], images.shape[1]
         fields = [upsample_field(u, factor, size)[0] for u in ddf.split(1, dim=1)]
         warped = torch.cat([displace(x, u) for x, u in zip(images.split(1, dim=1), fields)], dim=1)
-        guide, score, weight = self.likelihood.linearise(warped)
+        value, guide, score, weight = self.likelihood.linearise(warped)
         if mask is not None:
             inside = torch.cat([displace(m, u) for m, u in zip(mask.split(1, dim=1), fields)], dim=1)
             score, weight = score * inside, weight * inside
@@ -144,7 +162,7 @@ class Refinement:
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** len(size)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        return _Quadratic(torch.stack(force), torch.stack(curvature))
+        return _Quadratic(value, torch.stack(force), torch.stack(curvature))
 
 
 def _on_lattice(z: Tensor, old: int, new: int, size: Sequence[int]) -> Tensor:
@@ -154,6 +172,16 @@ def _on_lattice(z: Tensor, old: int, new: int, size: Sequence[int]) -> Tensor:
     if new % old:
         raise ValueError(f"z: expected a lattice that divides by or into {new} voxels, got one of {old}")
     return coarsen(z.flatten(1, 2), new // old).unflatten(1, z.shape[1:3]) / (new // old)
+
+
+def _worse(model: _Quadratic, z: Tensor, old_model: _Quadratic, old: Tensor, precision: Tensor) -> bool:
+    """Whether the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
+    what a displacement does to the windows, and the solution is not exact."""
+    cosine = CosineTransform(z.shape[3:], z)
+    now, before = (
+        float(m.value - 0.5 * (precision * cosine(v).square()).sum()) for m, v in ((model, z), (old_model, old))
+    )
+    return now < before - 0.01 * abs(before)
 
 
 def _solve(model: _Quadratic, precision: Tensor, z: Tensor, steps: int) -> Tensor:

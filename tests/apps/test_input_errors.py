@@ -7,8 +7,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from monai.bundle import run
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.input_errors import find_input_error
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,11 +55,7 @@ def constant(series, folder):
     return [*series[:5], save(folder / "flat.nii.gz", np.ones((28, 24, 20)))], "flat.nii.gz"
 
 
-def another_number(series, folder):
-    return series[:4], "K = 6"
-
-
-CASES = [missing, truncated, no_image, one_timepoint, apart, not_a_number, constant, another_number]
+CASES = [missing, truncated, no_image, one_timepoint, apart, not_a_number, constant]
 
 
 def check_line(error, names):
@@ -91,6 +89,16 @@ def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp_path):
+    configs = REPOSITORY / "bundle" / "configs"
+    with pytest.raises(RuntimeError) as raised:
+        run(
+            "inference", config_file=[str(configs / f"{name}.yaml") for name in ("inference", "models/group_vae")],
+            bundle_root=str(REPOSITORY / "bundle"), series=series[:4], output_dir=str(tmp_path / "out"),
+        )  # fmt: skip
+    assert "expected 6 timepoints" in str(find_input_error(raised.value))
+
+
 def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert main(["train", "--set", "learning_rate", "--output", str(tmp_path)]) == 2
     assert "--set" in capsys.readouterr().err
@@ -98,7 +106,7 @@ def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert "absent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("case", [missing, another_number], ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [missing, one_timepoint], ids=lambda case: case.__name__)
 def test_the_bundle_command_answers_in_one_line_too(case, series, tmp_path):
     files, names = case(series, tmp_path)
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "inference"]

@@ -3,18 +3,25 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from groupmorph_monai.probability import FluidPrior
+from groupmorph_monai.space.lattice import CosineTransform
 
 SIZE = (3, 4, 2)
 
 
-def dense_precision(lambda_u, lambda_v):
+def dense_precision(lambda_u, lambda_v, lambda_b=0.0, lambda_c=0.0):
     number = torch.arange(24).view(SIZE)
     adjacency = torch.zeros(24, 24, dtype=torch.float64)
     for axis in range(3):
         a, b = number.narrow(axis, 0, SIZE[axis] - 1).flatten(), number.narrow(axis, 1, SIZE[axis] - 1).flatten()
         adjacency[a, b] = adjacency[b, a] = 1
     laplacian = torch.diag(adjacency.sum(1)) - adjacency
-    return lambda_v * torch.eye(24, dtype=torch.float64) + lambda_u * laplacian
+    square = laplacian @ laplacian
+    return (
+        lambda_v * torch.eye(24, dtype=torch.float64)
+        + lambda_u * laplacian
+        + lambda_b * square
+        + lambda_c * square @ laplacian
+    )
 
 
 def parameters(timepoints=2):
@@ -23,10 +30,11 @@ def parameters(timepoints=2):
     return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
 
 
-def test_kl_equals_that_of_dense_gaussians():
+@pytest.mark.parametrize("weights", [(0.7, 0.05), (0.7, 0.05, 0.3, 0.2), (0.0, 0.1, 0.0, 2.0)])
+def test_kl_equals_that_of_dense_gaussians(weights):
     mean, log_variance = parameters()
-    prior = MultivariateNormal(torch.zeros(24, dtype=torch.float64), precision_matrix=dense_precision(0.7, 0.05))
-    for k, value in enumerate(FluidPrior(0.7, 0.05).kl(mean, log_variance)[0]):
+    prior = MultivariateNormal(torch.zeros(24, dtype=torch.float64), precision_matrix=dense_precision(*weights))
+    for k, value in enumerate(FluidPrior(*weights).kl(mean, log_variance)[0]):
         expected = sum(
             kl_divergence(
                 MultivariateNormal(mean[0, k, d].flatten(), torch.diag(log_variance[0, k, d].flatten().exp())), prior
@@ -83,3 +91,16 @@ def test_weights_that_make_no_density_are_refused():
         FluidPrior(0, 0)
     with pytest.raises(ValueError, match="-1"):
         FluidPrior(-1, 1)
+
+
+def test_a_field_keeps_its_energy_on_a_coarser_lattice():
+    line = torch.exp(-0.5 * ((torch.arange(97, dtype=torch.float64) - 48) / 10) ** 2)
+    bump = (line[:, None] * line).view(1, 1, 1, 97, 97, 1).expand(1, 1, 3, 97, 97, 1)
+    for order in ("lambda_u", "lambda_b", "lambda_c", "lambda_v"):
+        prior = FluidPrior(**{"lambda_u": 0.0, "lambda_v": 0.0, order: 2.0})
+        fine = prior.energy(bump)[0, 0, 0]
+        coarse = bump[..., ::2, ::2, :] / 2  # in voxels of the lattice
+        size = coarse.shape[3:]
+        spectrum = prior.spectrum(size, step=2.0) / 2  # one voxel thick: the third axis is no coarser
+        energy = (spectrum * CosineTransform(size, coarse)(coarse).square())[0, 0, 0].sum()
+        assert energy.item() == pytest.approx(fine.item(), rel=0.06), order

@@ -1,0 +1,186 @@
+"""Every method on the same series in one run: errors against known motion, lesion volumes, folds, seconds, memory."""
+
+import csv
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import ScaleIntensityRangePercentiles
+from torch import Tensor
+
+from ..data.phantom import make_phantom
+from ..space.grid import warp
+from ..space.integrate import Displacement
+from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
+
+__all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "synthetic_cases", "write_table"]
+
+Method = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class BundleMethod:
+    """The bundle's inferer as a method: ``(K, *S)`` in any units to ``ddf`` ``(K, 3, *S)``.
+
+    Args:
+        config_files: inference.yaml and overlays.
+        weights: of the network.
+    """
+
+    config_files: Sequence[str]
+    weights: str
+
+    def prepare(self) -> Method:
+        parser = ConfigParser()
+        parser.read_config(list(self.config_files))
+        parser["initialize"] = []
+        parser.parse()
+        network = parser.get_parsed_content("network_def").eval()
+        network.load_state_dict(torch.load(self.weights, weights_only=True))
+        inferer = parser.get_parsed_content("inferer")
+        normalise = ScaleIntensityRangePercentiles(
+            *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")), 0.0, 1.0, clip=True
+        )
+
+        def register(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                return inferer(torch.as_tensor(normalise(images))[None].float(), network)["ddf"][0]
+
+        register(torch.rand(2, 32, 32, 32))  # what libraries do at the first call is not the method's time
+        return register
+
+
+def _run(method: Method | BundleMethod, images: Tensor) -> tuple[np.ndarray, float, float]:
+    register = method.prepare() if isinstance(method, BundleMethod) else method
+    started = time.perf_counter()
+    ddf = register(images)
+    seconds = time.perf_counter() - started
+    return ddf.numpy(), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[Tensor, float, float]:
+    """Fields, seconds and peak memory in 1e9 bytes of one method, in a process of its own: none inherits another's
+    memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        ddf, seconds, peak_gb = pool.submit(_run, method, images).result()
+    return torch.from_numpy(ddf), seconds, peak_gb
+
+
+def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
+    """Mean over lesions and ordered pairs i != j of ``|V_ij - V_j| / V_j`` in percent, with V_j the lesion's volume in
+    timepoint j and V_ij that of timepoint i's mask carried there.
+
+    Args:
+        ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
+        lesions: ``(K, *S)``, 0 or the lesion's number from 1.
+    """
+    determinant = jacobian_determinant(ddf)
+    errors = []
+    for number in range(1, int(lesions.max()) + 1):
+        masks = (lesions == number).float()
+        true = masks.flatten(1).sum(dim=1)
+        if not (true > 0).all():
+            continue
+        common = warp(masks[None], ddf[None])[0]
+        carried = torch.einsum("in,jn->ij", common.flatten(1), determinant.flatten(1))
+        relative = (carried / true[None] - 1).abs()
+        errors.append(relative[~torch.eye(len(true), dtype=torch.bool)].mean())
+    return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
+
+
+def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
+    """Phantom series with 2000 landmarks each, whose motion is known."""
+    return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def _accuracy(case: Mapping, ddf: Tensor) -> dict[str, float]:
+    inverse = Displacement(40).inverse(ddf[None])[0]
+    voxels = torch.eye(4)
+    error = landmark_distances_mm(case["landmarks"], ddf, inverse, voxels)
+    row = {
+        "mean error, voxels": float(error.mean()),
+        "95 %, voxels": float(np.percentile(error.numpy(), 95)),
+    }
+    if "lesion_mask" in case:
+        lesions = case["lesion_mask"]
+        i, j, k = case["landmarks"][0].round().long().unbind(dim=1)
+        inside = lesions[0][i, j, k] > 0
+        row["inside lesions, voxels"] = float(error[:, inside].mean())
+        row["lesion volume error, %"] = lesion_volume_error_percent(ddf, lesions)
+    return {**row, "folds, %": folding_percent(ddf)}
+
+
+def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMethod], progress=print) -> list[dict]:
+    """One row a method: the mean over cases of every figure.
+
+    Args:
+        cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, ``lesion_mask`` where there are lesions.
+        methods: by name; the series as it is comes first of itself.
+        progress: told of every result.
+    """
+    rows: dict[str, list[dict]] = {}
+    for case in cases:
+        still = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
+        rows.setdefault("unregistered", []).append(_accuracy(case, still))
+        for name, method in methods.items():
+            ddf, seconds, peak_gb = _measure(method, case["image"])
+            row = {**_accuracy(case, ddf), "seconds": seconds, "peak memory, GB": peak_gb}
+            rows.setdefault(name, []).append(row)
+            progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
+    return [
+        {"method": name, **{key: float(np.mean([row[key] for row in found])) for key in found[0]}}
+        for name, found in rows.items()
+    ]
+
+
+def scale(method: BundleMethod, progress=print) -> list[dict]:
+    """Seconds and memory against K at one size, and against the number of voxels at one K, with the slopes in log-log
+    coordinates: 1 is linear."""
+    shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
+    rows = []
+    for timepoints, size in shapes:
+        series = make_phantom(11, size, timepoints)["image"]
+        _, seconds, peak_gb = _measure(method, series)
+        voxels = int(np.prod(size))
+        rows.append({"K": timepoints, "voxels": voxels, "seconds": seconds, "peak memory, GB": peak_gb})
+        progress(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")
+
+    def slope(chosen: list[dict], axis: str) -> float:
+        logs = np.log([[row[axis], row["seconds"]] for row in chosen])
+        return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+
+    progress(f"Slope of seconds against K: {slope([r for r in rows if r['voxels'] == 64**3], 'K'):.2f}")
+    progress(f"Slope of seconds against voxels: {slope([r for r in rows if r['K'] == 4], 'voxels'):.2f}")
+    return rows
+
+
+def write_table(rows: Sequence[Mapping], folder: str | Path, name: str) -> Path:
+    """``name.csv`` and ``name.md`` in ``folder``, whole or not at all. Returns the Markdown file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def shown(value: object) -> str:
+        return "-" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(shown(row.get(column)) for column in columns) + " |" for row in rows]
+    for suffix in ("csv", "md"):
+        partial = folder / f".{name}.{suffix}.partial"
+        with open(partial, "w", newline="") as file:
+            if suffix == "md":
+                file.write("\n".join(lines) + "\n")
+            else:
+                table = csv.DictWriter(file, columns)
+                table.writeheader()
+                table.writerows(rows)
+        os.replace(partial, folder / f"{name}.{suffix}")
+    return folder / f"{name}.md"

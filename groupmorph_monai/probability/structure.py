@@ -1,0 +1,48 @@
+"""Likelihoods of a group's structure: how few images explain K volumes, and whether their edges run alike."""
+
+import torch
+from torch import Tensor
+
+from ..space.grid import full_precision
+from ..space.lattice import gradient
+from .likelihood import Likelihood
+
+__all__ = ["LowRank", "NormalisedGradient"]
+
+
+class LowRank(Likelihood):
+    """Few eigenimages explain the volumes: ``-sum_i i lambda_i / K`` with lambda_1 >= lambda_2 >= ... the eigenvalues of
+    their K x K correlation matrix (Huizinga et al. 2016, Med Image Anal 29:65, their second PCA metric; Elastix's
+    PCAMetric2)."""
+
+    @full_precision
+    def forward(self, warped: Tensor) -> Tensor:
+        values = warped.flatten(2)
+        values = values - values.mean(dim=2, keepdim=True)
+        values = values / values.norm(dim=2, keepdim=True).clamp_min(1e-6)
+        eigenvalues = torch.linalg.eigvalsh(values @ values.mT)  # ascending
+        timepoints = warped.shape[1]
+        rank = torch.arange(timepoints, 0, -1, dtype=values.dtype, device=values.device)
+        return -(rank * eigenvalues).sum(dim=1).mean() / timepoints
+
+
+class NormalisedGradient(Likelihood):
+    """Edges run alike, whichever side is bright: the mean over pairs of timepoints of ``<n_i, n_j>^2`` with ``n = grad x
+    / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All pairs at once: the mean
+    is the squared Frobenius norm of the mean over K of ``n n^T``.
+
+    Args:
+        edge: slope below which nothing is an edge, intensities in [0, 1] per voxel.
+        smooth_voxels: as in `Likelihood`.
+    """
+
+    def __init__(self, edge: float = 0.02, smooth_voxels: int = 4):
+        super().__init__(smooth_voxels)
+        self.edge = edge
+
+    @full_precision
+    def forward(self, warped: Tensor) -> Tensor:
+        slope = gradient(warped)
+        normal = slope * (slope.square().sum(dim=2, keepdim=True) + self.edge**2).rsqrt()
+        mean = torch.einsum("bkd...,bke...->bde...", normal, normal) / warped.shape[1]
+        return mean.square().sum(dim=(1, 2)).mean()

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from groupmorph_monai.networks import GroupSetVAE
+from groupmorph_monai.probability import split_parameters
+
+SMALL = {"encoder_channels": (3, 4, 5, 6), "features": 4, "hidden_channels": 6, "looks": (1, 2, 1)}
+
+
+def network(**options):
+    torch.manual_seed(0)
+    net = GroupSetVAE(**{**SMALL, **options}).eval()
+    for look in net.look:
+        torch.nn.init.normal_(look.head.weight, std=0.1)
+    torch.nn.init.normal_(net.variance_head.weight, std=0.1)
+    return net
+
+
+def images(timepoints=3, size=(32, 36, 40), batch=1):
+    return torch.rand(batch, timepoints, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("timepoints", [2, 5, 6, 10, 40])
+def test_reordering_the_timepoints_reorders_the_posterior_for_every_k(timepoints):
+    net, x = network(), images(timepoints, (32, 32, 32))
+    order = torch.randperm(timepoints, generator=torch.Generator().manual_seed(2))
+    for given, reordered in zip(split_parameters(net(x), timepoints), split_parameters(net(x[:, order]), timepoints)):
+        assert given.shape == (1, timepoints, 3, 8, 8, 8)
+        assert given.std() > 1e-2
+        torch.testing.assert_close(reordered, given[:, order], atol=1e-4, rtol=1e-4)
+
+
+def test_equal_volumes_stay_where_they_are():
+    mean, _ = split_parameters(network()(images(1).expand(-1, 4, -1, -1, -1)), 4)
+    assert mean.abs().max() < 1e-5
+
+
+def test_the_mean_over_timepoints_is_zero():
+    mean, _ = split_parameters(network(max_velocity_voxels=1e4)(images()), 3)
+    assert mean.abs().max() > 0.1
+    assert mean.mean(dim=1).abs().max() < 1e-5
+
+
+def test_untrained_it_brings_a_shifted_volume_nearer():
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 1, 10, 10, 10, generator=torch.Generator().manual_seed(3))
+    volume = torch.nn.functional.interpolate(coarse, size=(56, 48, 48), mode="trilinear")
+    x = torch.cat([volume[:, :, :48], volume[:, :, 4:52]], dim=1)  # the second shows what lies 4 voxels further on
+    mean, _ = split_parameters(GroupSetVAE().eval()(x), 2)
+    found = 4 * (mean[0, 0] - mean[0, 1])[:, 3:-3, 3:-3, 3:-3].flatten(1).median(dim=1).values
+    assert found[0] > 1 and found[1:].abs().max() < 0.5
+
+
+def test_odd_sizes_are_padded_by_their_border():
+    net, x = network(), images(size=(33, 34, 41))
+    padded = torch.nn.functional.pad(x, [0, 7, 0, 14, 0, 15], mode="replicate")
+    torch.testing.assert_close(net(x), net(padded)[..., :9, :9, :11])
+    assert net.stride == 4
+
+
+def test_a_batch_equals_its_items():
+    net, x = network(), images(batch=2)
+    torch.testing.assert_close(net(x), torch.cat([net(x[:1]), net(x[1:])]), atol=1e-5, rtol=1e-4)
+
+
+def test_scripted_it_is_the_same():
+    net = network()
+    scripted = torch.jit.script(net)
+    for timepoints, size in ((2, (32, 32, 32)), (4, (20, 35, 33))):
+        x = images(timepoints, size)
+        torch.testing.assert_close(scripted(x), net(x))
+
+
+def test_one_timepoint_is_refused():
+    with pytest.raises(ValueError, match="at least 2 timepoints"):
+        network()(images(1))

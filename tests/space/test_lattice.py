@@ -1,0 +1,83 @@
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter as scipy_gaussian
+from torch.nn import functional as F
+
+from groupmorph_monai.space import upsample_field
+from groupmorph_monai.space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict, window_mean
+
+SIZE = (9, 7, 5)
+
+
+def values(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_the_window_mean_is_avg_pools(radius):
+    x = values(2, 3, *SIZE)
+    padded = F.pad(x, [radius] * 6, mode="replicate")
+    torch.testing.assert_close(window_mean(x, radius), F.avg_pool3d(padded, 2 * radius + 1, stride=1))
+
+
+def test_the_gaussian_is_scipys():
+    x = values(1, 1, *SIZE)
+    expected = scipy_gaussian(x[0, 0].numpy(), 1.3, mode="nearest", radius=4)
+    torch.testing.assert_close(gaussian_filter(x, 1.3)[0, 0], torch.from_numpy(expected))
+
+
+def test_coarse_voxels_lie_on_every_factor_th_fine_one():
+    ramp = torch.arange(16.0).view(1, 1, 16, 1, 1).expand(1, 1, 16, 8, 8)
+    inside = coarsen(ramp, 2)[0, 0, 2:-2, 0, 0]
+    torch.testing.assert_close(inside, torch.arange(4.0, 12.0, 2.0))
+    assert coarsen(ramp, 3).shape == (1, 1, 6, 3, 3)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_restricting_is_the_adjoint_of_interpolating(factor):
+    coarse = values(1, 1, 3, 4, 3, 2)
+    size = [factor * (n - 1) + 1 for n in coarse.shape[3:]]
+    fine = values(1, 3, *size, seed=1)
+    interpolated = upsample_field(coarse, factor, size)[0] / factor
+    left, right = (restrict(fine, factor) * coarse[0]).sum(), (fine * interpolated).sum()
+    torch.testing.assert_close(left, right)
+
+
+def test_nothing_is_lost_in_restricting_an_even_grid():
+    x = values(1, 1, 8, 6, 10)
+    inside = F.pad(x[..., 1:-2, 1:-2, 1:-2], [1, 2, 1, 2, 1, 2])
+    torch.testing.assert_close(restrict(inside, 2).sum(), inside.sum())
+
+
+def test_the_gradient_of_a_ramp_is_its_slope():
+    slopes = torch.tensor([0.5, -2.0, 3.0])
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in SIZE], indexing="ij"))
+    ramp = (slopes.view(3, 1, 1, 1) * grid).sum(0)[None, None]
+    torch.testing.assert_close(gradient(ramp)[0, 0], slopes.view(3, 1, 1, 1).expand(3, *SIZE))
+
+
+def dense_laplacian(size):
+    number = torch.arange(torch.Size(size).numel()).view(*size)
+    adjacency = torch.zeros(number.numel(), number.numel(), dtype=torch.float64)
+    for axis, n in enumerate(size):
+        a, b = number.narrow(axis, 0, n - 1).flatten(), number.narrow(axis, 1, n - 1).flatten()
+        adjacency[a, b] = adjacency[b, a] = 1
+    return torch.diag(adjacency.sum(1)) - adjacency
+
+
+def test_the_laplacian_is_diagonal_in_cosine_coordinates():
+    size = (4, 3, 5)
+    x = values(2, *size)
+    cosine = CosineTransform(size, x)
+    torch.testing.assert_close(cosine.inverse(cosine(x)), x)
+    torch.testing.assert_close(cosine(x).square().sum(), x.square().sum())
+    applied = cosine.inverse(CosineTransform.laplacian(size) * cosine(x))
+    torch.testing.assert_close(applied.flatten(1), x.flatten(1) @ dense_laplacian(size))
+
+
+def test_the_diagonal_of_a_polynomial_of_the_laplacian_is_exact():
+    size = (4, 3, 5)
+    dense = dense_laplacian(size)
+    expected = (dense @ dense @ dense + 0.3 * dense).diagonal()
+    spectrum = CosineTransform.laplacian(size)
+    torch.testing.assert_close(CosineTransform.diagonal(spectrum**3 + 0.3 * spectrum).flatten(), expected)

@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
+from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
+from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring, upsample_field
+from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.workflow import Refinement
+from groupmorph_monai.workflow.refinement import _evidence, _on_lattice, _Quadratic, _solve
+
+EXP = ScalingAndSquaring(6)
+
+
+def displacement(z):
+    return EXP(MeanAlignment(remove_mean=True).constrain(z))
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(4, size=(44, 40, 36), timepoints=4, max_motion_voxels=3, landmarks=300)
+
+
+def images(phantom):
+    x = phantom["image"]
+    return (x / x.quantile(0.99)).clamp(0, 1)[None]
+
+
+def start(phantom, timepoints=4):
+    return torch.zeros(1, timepoints, 3, *[-(-n // 4) for n in phantom["image"].shape[1:]])
+
+
+def errors(phantom, z):
+    size = phantom["image"].shape[1:]
+    ddf, inverse = (upsample_field(EXP(v), 2, size)[0] for v in (z, -z))
+    return landmark_distances_mm(phantom["landmarks"], ddf, inverse, torch.eye(4)), folding_percent(ddf)
+
+
+def refinement(**options):
+    return Refinement(options.pop("likelihood", LocalCorrelation()), FluidPrior(0, 0, 0, 60), **options)
+
+
+def test_it_finds_a_known_motion_under_changing_contrast(phantom):
+    before, _ = errors(phantom, torch.zeros(1, 4, 3, 22, 20, 18))
+    z = refinement(iterations=(0, 0, 4, 4, 8))(start(phantom), images(phantom), displacement)
+    after, folds = errors(phantom, z)
+    assert before.mean() > 1
+    assert after.median() < 0.12 and after.mean() < 0.2 * before.mean() and folds == 0
+    assert z.mean(dim=1).abs().max() < 1e-4
+
+
+def test_a_likelihood_without_a_closed_form_works_too(phantom):
+    before, _ = errors(phantom, torch.zeros(1, 4, 3, 22, 20, 18))
+    after, _ = errors(phantom, refinement(likelihood=GroupNMI())(start(phantom), images(phantom), displacement))
+    assert after.mean() < 0.8 * before.mean()
+
+
+def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
+    short = refinement(iterations=(2, 2, 2, 2, 1))
+    x = images(phantom)
+    batch = torch.cat([x, x.flip(1)])
+    together = short(start(phantom).expand(2, -1, -1, -1, -1, -1), batch, displacement)
+    assert torch.equal(together[:1], short(start(phantom), x, displacement))
+    torch.testing.assert_close(together[1:], together[:1].flip(1), atol=2e-3, rtol=0)
+
+
+def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
+    x = images(phantom)
+    mask = torch.zeros_like(x)
+    mask[:, :, :22] = 1
+    disturbed = x.clone()
+    disturbed[:, :, 34:] = torch.rand(disturbed[:, :, 34:].shape, generator=torch.Generator().manual_seed(0))
+    # Windows and smoothing reach 12 voxels at most: what is disturbed lies beyond.
+    short = refinement(levels=(2, 1), iterations=(3, 2), adapt_prior=False)
+    clean = short(start(phantom), x, displacement, mask)
+    same = short(start(phantom), disturbed, displacement, mask)
+    free = short(start(phantom), disturbed, displacement)
+    inside = (..., slice(0, 10), slice(None), slice(None))
+    assert (same - clean)[inside].abs().max() < 0.02
+    assert (free - clean).abs().max() > 0.1
+
+
+def test_a_step_solves_the_normal_equations():
+    generator = torch.Generator().manual_seed(0)
+    size, timepoints = (3, 4, 2), 3
+    root = torch.randn(3, 3, *size, generator=generator, dtype=torch.float64)
+    # One curvature for all timepoints, so that the dense solution of mean 0 is the mean-free part of each one's own.
+    curvature = torch.einsum("de...,fe...->df...", root, root).expand(timepoints, 3, 3, *size)
+    force = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
+    z = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
+    spectrum = FluidPrior(0.5, 0.1, 0.2, 0.3).spectrum(size)
+    found = _solve(_Quadratic(torch.tensor(0.0), force, curvature), spectrum, z, steps=400)
+    cosine = CosineTransform(size, z)
+    identity = torch.eye(24, dtype=torch.float64).view(24, *size)
+    precision = cosine.inverse(spectrum * cosine(identity)).flatten(1)
+    dense = torch.block_diag(precision, precision, precision)
+    for d in range(3):
+        for e in range(3):
+            dense[24 * d : 24 * d + 24, 24 * e : 24 * e + 24] += torch.diag(curvature[0, d, e].flatten())
+    right = (force - cosine.inverse(spectrum * cosine(z))).flatten(1)
+    expected = torch.linalg.solve(dense, (right - right.mean(0)).T).T
+    # The solver stops at a hundredth of the residual's length.
+    assert (found.flatten(1) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_the_evidence_finds_the_weight_that_fields_were_drawn_with():
+    size, generator = (12, 10, 11), torch.Generator().manual_seed(0)
+    prior = FluidPrior(0, 1e-3, 0, 2.0)
+    like = torch.zeros(4, 3, *size, dtype=torch.float64)
+    white = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    z = CosineTransform(size, like).inverse(white * prior.spectrum(size).rsqrt())
+    z = z - z.mean(0)
+    for start in (1.0, 5.0):
+        factor = start
+        for _ in range(30):
+            (change,) = _evidence([factor * FluidPrior(0, 0, 0, 2.0).spectrum(size)], z, torch.tensor(1e6), [factor])
+            factor *= change
+        assert factor == pytest.approx(1, rel=0.1)
+
+
+def test_a_field_keeps_its_length_on_every_lattice():
+    size = (17, 17, 17)
+    z = torch.full((1, 2, 3, 5, 5, 5), 0.5)
+    torch.testing.assert_close(_on_lattice(z, 4, 2, size), torch.full((1, 2, 3, 9, 9, 9), 1.0))
+    torch.testing.assert_close(_on_lattice(z, 4, 16, size), torch.full((1, 2, 3, 2, 2, 2), 0.125))
+    with pytest.raises(ValueError, match="lattice"):
+        _on_lattice(z, 4, 6, size)
