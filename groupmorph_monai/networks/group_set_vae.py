@@ -50,8 +50,8 @@ def _twice_as_fine(z: Tensor) -> Tensor:
 class _Look(nn.Module):
     """One step: features warped by z so far are compared with their mean over K, and z moves to bring them nearer.
 
-    The step that least squares asks for in each window (Lucas and Kanade 1981, for K volumes and their mean) goes into a
-    small convolutional network, which answers with the step taken.
+    The step that least squares asks for in each window (Lucas and Kanade 1981, for K volumes and their mean) goes into
+    a small convolutional network, which answers with the step taken.
     """
 
     def __init__(self, features: int, hidden: int, squarings: int):
@@ -163,7 +163,7 @@ class GroupSetVAE(nn.Module):
         nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """What is compared of each volume ``(N, 1, *S)`` at every 4th, 8th and 16th voxel: ``(N, C, *S / 4)`` and on."""
+        """What is compared of each volume ``(N, 1, *S)`` at every 4th, 8th and 16th voxel: ``(N, C, *S / 4)`` ..."""
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = F.avg_pool3d(images, 3, stride=2, padding=1, count_include_pad=False)
         mean = _window_mean(half, 2)
@@ -180,7 +180,7 @@ class GroupSetVAE(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / 4))``: mean, then log variance, of z in voxels of its grid.
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / 4))``: mean and log variance of z in voxels of its grid.
 
         Sizes that do not divide by 16 are padded by their border values and cropped again.
         """

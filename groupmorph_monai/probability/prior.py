@@ -62,7 +62,7 @@ class FluidPrior:
     def log_determinant(self, size: Sequence[int]) -> float:
         """log |Lambda| for one component on a grid of ``size``, exact."""
         eigenvalues = self.spectrum(size)
-        # With lambda_v = 0 (VoxelMorph's prior) the constant field has no density: the pseudo-determinant leaves it out.
+        # With lambda_v = 0 (VoxelMorph's prior) a constant field has no density: the pseudo-determinant leaves it out.
         return eigenvalues[eigenvalues > 1e-12].log().sum().item()
 
     def energy(self, z: Tensor) -> Tensor:

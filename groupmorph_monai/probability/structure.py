@@ -11,8 +11,8 @@ __all__ = ["LowRank", "NormalisedGradient"]
 
 
 class LowRank(Likelihood):
-    """Few eigenimages explain the volumes: ``-sum_i i lambda_i / K`` with lambda_1 >= lambda_2 >= ... the eigenvalues of
-    their K x K correlation matrix (Huizinga et al. 2016, Med Image Anal 29:65, their second PCA metric; Elastix's
+    """Few eigenimages explain the volumes: ``-sum_i i lambda_i / K`` with lambda_1 >= lambda_2 >= ... the eigenvalues
+    of their K x K correlation matrix (Huizinga et al. 2016, Med Image Anal 29:65, their second PCA metric; Elastix's
     PCAMetric2)."""
 
     @full_precision
@@ -27,8 +27,8 @@ class LowRank(Likelihood):
 
 
 class NormalisedGradient(Likelihood):
-    """Edges run alike, whichever side is bright: the mean over pairs of timepoints of ``<n_i, n_j>^2`` with ``n = grad x
-    / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All pairs at once: the mean
+    """Edges run alike, whichever side is bright: the mean over pairs of timepoints of ``<n_i, n_j>^2`` with
+    ``n = grad x / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All pairs at once: the mean
     is the squared Frobenius norm of the mean over K of ``n n^T``.
 
     Args:

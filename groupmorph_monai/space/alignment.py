@@ -83,11 +83,13 @@ def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tens
         ddf: ``(K, 3, *S)``, common space to the moved timepoint, voxels.
         inverse_ddf: ``(K, 3, *S)``, the opposite.
         maps: ``(K, 4, 4)``, moved timepoint to the timepoint, voxel coordinates.
-    Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``, float32.
+    Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``.
     """
     grid = voxel_grid(ddf.shape[2:], ddf.double())
-    forward, inverse = torch.empty_like(ddf), torch.empty_like(inverse_ddf)
+    forward, inverse = ddf.clone(), inverse_ddf.clone()
     for k, matrix in enumerate(maps.to(grid)):
+        if torch.equal(matrix, torch.eye(4).to(matrix)):
+            continue
         back = torch.linalg.inv(matrix)
         forward[k] = _apply(matrix, grid + ddf[k]) - grid
         offset = _apply(back, grid) - grid

@@ -1,7 +1,7 @@
 """Filters and changes of resolution on voxel grids: windows, Gaussians, coarser lattices, cosine coordinates.
 
-Voxel i of a lattice of step f lies on voxel ``f * i`` of the finer grid, as the outputs of a strided convolution do; the
-lattice has ``ceil(n / f)`` voxels an axis.
+Voxel i of a lattice of step f lies on voxel ``f * i`` of the finer grid, as the outputs of a strided convolution do;
+the lattice has ``ceil(n / f)`` voxels an axis.
 """
 
 import math

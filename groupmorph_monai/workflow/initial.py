@@ -37,8 +37,8 @@ class AlignInitiald(MapTransform):
     and make the item's series one that is read.
 
     The start is the best of three: the files' own coordinates, the volumes' centres, or their centres of mass. From
-    there Gauss-Newton steps on all maps at once raise the group's likelihood on two coarse grids; the reference's map is
-    the identity. Where the files' own coordinates are as good, they stay.
+    there Gauss-Newton steps on all maps at once raise the group's likelihood on two coarse grids; the reference's map
+    is the identity. Where the files' own coordinates are as good, they stay.
 
     Args:
         keys: of the series, ``"image"``: what `read_series` takes.
@@ -78,6 +78,7 @@ class AlignInitiald(MapTransform):
             maps = self.maps(item[key].frames)
             if 0 <= self.reference < len(maps):  # the alignment says what is wrong with another
                 maps = maps @ torch.linalg.inv(maps[self.reference])
+                maps[self.reference] = torch.eye(4)  # to the last digit
             item["initial"] = maps
         return item
 
@@ -177,6 +178,8 @@ class ComposeInitiald(MapTransform):
         affine = torch.as_tensor(item["affine"]).cpu().double()
         initial = torch.as_tensor(item["initial"]).cpu().double()
         maps = torch.linalg.inv(affine) @ initial @ affine  # in voxels of the working grid
+        still = torch.eye(4, dtype=torch.float64)
+        maps[(initial == still).all(dim=2).all(dim=1)] = still
         for key in self.key_iterator(item):
             fields = dict(item[key])
             fields["ddf"], fields["inverse_ddf"] = compose_affine(fields["ddf"], fields["inverse_ddf"], maps)

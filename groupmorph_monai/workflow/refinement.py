@@ -59,7 +59,7 @@ class Refinement:
     Args:
         likelihood: of the warped volumes.
         prior: of z. Its weights hold for z on the voxels of the image.
-        levels: voxels between the images' samples, coarse to fine; those that leave fewer than 8 on an axis are left out.
+        levels: voxels between the images' samples, coarse to fine; one that leaves fewer than 8 on an axis is left out.
         iterations: steps at most, on each level.
         tolerance: a level is done when the mean step is shorter than this share of its voxels.
         lattice_voxels: of z on the finest lattice.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.data import LoadSeriesd, make_phantom, read_series
+from groupmorph_monai.data import LoadSeriesd, RandContrastd, RandTimepointsd, make_phantom, read_series
 from groupmorph_monai.errors import InputError
 
 
@@ -40,3 +40,30 @@ def test_a_phantom_has_the_keys_of_a_real_series():
 def test_another_number_of_timepoints_is_refused(series):
     with pytest.raises(InputError, match="K = 6.*got 4"):
         LoadSeriesd(timepoints=6)({"image": series[:4]})
+
+
+def test_random_timepoints_are_the_series_own_each_once():
+    series = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 2, 2, 2)
+    draw = RandTimepointsd(least=2, most=5).set_random_state(0)
+    numbers = set()
+    for _ in range(60):
+        chosen = draw({"image": series})["image"][:, 0, 0, 0].tolist()
+        assert len(set(chosen)) == len(chosen) and set(chosen) <= set(range(8))
+        numbers.add(len(chosen))
+    assert numbers == {2, 3, 4, 5}
+
+
+def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 4, 4, 4, generator=generator)
+    volume = torch.nn.functional.interpolate(coarse, size=(20, 20, 20), mode="trilinear")[0]
+    contrast = RandContrastd(prob=1.0, noise=0.0).set_random_state(1)
+    varied = contrast({"image": volume.expand(3, -1, -1, -1)})["image"]
+    assert (varied[0] - varied[1]).abs().mean() > 0.02
+    assert varied.min() >= 0 and varied.max() <= 1
+    again = RandContrastd(prob=1.0, noise=0.0).set_random_state(1)({"image": volume.expand(3, -1, -1, -1)})["image"]
+    torch.testing.assert_close(again, varied, atol=0, rtol=0)
+    # Where the old image is constant along an axis the curve keeps it so: only the smooth bias field varies there.
+    flat = torch.full((1, 20, 20, 20), 0.3)
+    bias = RandContrastd(prob=1.0, noise=0.0).set_random_state(2)({"image": flat})["image"]
+    assert bias.diff(dim=1).abs().max() < 0.1
