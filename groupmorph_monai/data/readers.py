@@ -266,8 +266,7 @@ def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None)
 
     Args:
         frame: the first timepoint.
-        spacing_mm: one number or one an axis (i, j, k); ``"auto"`` for the middle one of the frame's three, at least 1,
-            on all axes; none keeps the frame's.
+        spacing_mm: one number or one an axis; ``"auto"``: the frame's middle one, at least 1; none keeps the frame's.
     Returns: affine ``(4, 4)`` to RAS mm, and the size that just covers the frame's last voxel centre.
     """
     affine = np.array(frame.affine, dtype=np.float64)
@@ -333,8 +332,8 @@ def resample_series(
 ) -> MetaTensor:
     """Bring every timepoint from its own grid to one: ``(K, *size)`` float32 with ``affine`` ``(4, 4)``, RAS mm.
 
-    Linear, once an image, with the border's values outside of it. Nothing is smoothed where the grid is coarser.
-    ``initial`` ``(K, 4, 4)`` maps points of the grid's space to each timepoint's, RAS mm; none is the identity.
+    Linear, once, with the border's values outside; nothing is smoothed where the grid is coarser. ``initial`` ``(K, 4,
+    4)`` maps points of the grid's space to each timepoint's, RAS mm; none is the identity.
     """
     images = np.empty((len(series.frames), *size), dtype=np.float32)
     for number, frame in enumerate(series.frames):

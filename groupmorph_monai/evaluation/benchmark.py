@@ -46,8 +46,13 @@ class BundleMethod:
         network = parser.get_parsed_content("network_def").eval()
         network.load_state_dict(torch.load(self.weights, weights_only=True))
         inferer = parser.get_parsed_content("inferer")
+        percentiles = (parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper"))
         normalise = ScaleIntensityRangePercentiles(
-            *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")), 0.0, 1.0, clip=True
+            *percentiles,
+            0.0,
+            1.0,
+            clip=True,
+            channel_wise=parser.get_parsed_content("percentiles_per_timepoint"),
         )
 
         def register(images: Tensor) -> Tensor:

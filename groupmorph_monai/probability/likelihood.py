@@ -12,7 +12,7 @@ __all__ = ["GroupNMI", "Likelihood", "Linearised"]
 
 
 class Linearised(NamedTuple):
-    """Second-order model of the sum over voxels of a log likelihood in displacements d, in voxels, of the warped volumes:
+    """Second-order model of a log likelihood, summed over voxels, in displacements d of the warped volumes, in voxels:
     ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
 
     ``value`` is a scalar, ``guide`` is ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and

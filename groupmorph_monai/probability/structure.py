@@ -28,8 +28,8 @@ class LowRank(Likelihood):
 
 class NormalisedGradient(Likelihood):
     """Edges run alike, whichever side is bright: the mean over pairs of timepoints of ``<n_i, n_j>^2`` with
-    ``n = grad x / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All pairs at once: the mean
-    is the squared Frobenius norm of the mean over K of ``n n^T``.
+    ``n = grad x / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All
+    pairs at once: the mean is the squared Frobenius norm of the mean over K of ``n n^T``.
 
     Args:
         edge: slope below which nothing is an edge, intensities in [0, 1] per voxel.

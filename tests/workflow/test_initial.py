@@ -22,7 +22,7 @@ def about(matrix, centre, shift):
 
 @pytest.fixture(scope="module")
 def moved():
-    """Three frames of one body: as it is, turned and shifted by 12 mm, and on a grid whose header puts it 40 mm away."""
+    """Three frames of one body: as it is, turned and shifted by 12 mm, and where another header puts it 40 mm away."""
     volume = make_phantom(5, size=(48, 44, 40), timepoints=2)["image"][0].numpy()
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
     affine[:3, 3] = (-20, 10, 5)
