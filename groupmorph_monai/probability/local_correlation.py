@@ -17,10 +17,9 @@ class LocalCorrelation(Likelihood):
 
     Offset, gain and noise variance of every window are profiled out by least squares, which leaves ``-log(1 - rho^2) /
     2`` nats a voxel: the local correlation rho of Avants et al. (2008), of K volumes with their template instead of a
-    pair, so that the cost is linear in K. The template is the first principal component of the volumes in each window,
-    by one step of power iteration from the mean over K of the volumes brought to zero mean and unit variance there: one
-    whose contrast is inverted counts with the other sign, and one that shows nothing does not count.
-    Several radii give the multi-kernel form of AVSM (Section 3.2), averaged with ``radius_weights``.
+    pair, so that the cost is linear in K. The template is the mean over K of the volumes, each brought to zero mean and
+    unit variance in its window. Several radii give the multi-kernel form of AVSM (Section 3.2), averaged with
+    ``radius_weights``.
 
     Args:
         radii_voxels: half widths of the windows.
@@ -43,19 +42,12 @@ class LocalCorrelation(Likelihood):
         self.variance = noise**2
 
     def _template(self, warped: Tensor, radius: int) -> Tensor:
-        share: Tensor | float = 1.0
-        for _ in range(2):
-            template = torch.zeros_like(warped[:, :1])
-            for k, volume in enumerate(warped.split(1, dim=1)):
-                mean = window_mean(volume, radius)
-                variance = (window_mean(volume.square(), radius) - mean.square()).clamp_min(0)
-                weight = share if isinstance(share, float) else share[:, k : k + 1]
-                template = template + weight * (volume - mean) * (variance + self.variance).rsqrt()
-            template = template / warped.shape[1]
-            if isinstance(share, float):
-                found = self._regressions(warped, template, radius)
-                share = torch.cat([gain * variance.rsqrt() for gain, _, _, variance in found], dim=1)
-        return template
+        template = torch.zeros_like(warped[:, :1])
+        for volume in warped.split(1, dim=1):
+            mean = window_mean(volume, radius)
+            variance = (window_mean(volume.square(), radius) - mean.square()).clamp_min(0)
+            template = template + (volume - mean) * (variance + self.variance).rsqrt()
+        return template / warped.shape[1]
 
     def _regressions(self, warped: Tensor, template: Tensor, radius: int) -> Iterator[tuple[Tensor, ...]]:
         """Of each volume on the template: gain, residual, their variance, the volume's own, ``(B, 1, *S)`` each."""

@@ -130,8 +130,9 @@ class Refinement:
                         damping /= 8
                     best = model, z
                     dz = _solve(model.damped(damping), sum(terms), z[0], self.conjugate_steps)
-                    # No voxel moves by more than one of the lattice: the second-order model holds no farther.
-                    dz = dz / dz.square().sum(dim=1).max().sqrt().clamp_min(1)
+                    # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
+                    # nothing is seen, as in the air, a step may be long and does no harm.
+                    dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
                     z = z + dz
                     if self.adapt_prior and step == self.lattice_voxels:
                         curvature = self.independent_share * model.mean_curvature

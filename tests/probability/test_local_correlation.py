@@ -15,20 +15,15 @@ def test_it_is_the_log_of_what_a_windows_regression_leaves():
     x = volumes()
     likelihood = LocalCorrelation((1,), noise=1e-6)
     total, size = 0.0, x.shape[2:]
+    z = torch.zeros(x.shape, dtype=torch.float64).numpy()
     padded = np.pad(x[0].numpy(), [(0, 0), (1, 1), (1, 1), (1, 1)], mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3), axis=(1, 2, 3)).reshape(3, *size, 27)
-    centred = windows - windows.mean(-1, keepdims=True)
-
-    def in_windows(template):
-        t = np.lib.stride_tricks.sliding_window_view(np.pad(template, 1, mode="edge"), (3, 3, 3)).reshape(*size, 27)
-        return t - t.mean(-1, keepdims=True)
-
     z = (x[0].numpy() - windows.mean(-1)) / windows.std(-1)
-    t = in_windows(z.mean(0))
-    gains = (centred * t).mean(-1) / (t.var(-1) + 1e-3) / windows.std(-1)
-    t = in_windows((gains * z).mean(0))
+    template = np.pad(z.mean(0), 1, mode="edge")
+    t = np.lib.stride_tricks.sliding_window_view(template, (3, 3, 3)).reshape(*size, 27)
     for k in range(3):
-        explained = (t * centred[k]).mean(-1) ** 2 / (t.var(-1) + 1e-3) / centred[k].var(-1)
+        t0, w0 = t - t.mean(-1, keepdims=True), windows[k] - windows[k].mean(-1, keepdims=True)
+        explained = (t0 * w0).mean(-1) ** 2 / (t0.var(-1) + 1e-3) / w0.var(-1)
         total -= 0.5 * np.log(1 - explained).mean()
     assert likelihood(x).item() == pytest.approx(total / 3, rel=1e-6)
 
@@ -38,13 +33,6 @@ def test_the_gain_and_offset_of_a_timepoint_do_not_count():
     factors = torch.tensor([1.0, 3.0, 0.4], dtype=torch.float64).view(1, 3, 1, 1, 1)
     likelihood = LocalCorrelation((2,), noise=1e-7)
     torch.testing.assert_close(likelihood(factors * x + factors), likelihood(x), rtol=1e-6, atol=0)
-
-
-def test_an_inverted_contrast_counts_as_much():
-    x = volumes(1).expand(-1, 4, -1, -1, -1)
-    inverted = torch.cat([x[:, :3], 1 - x[:, 3:]], dim=1)
-    likelihood = LocalCorrelation(noise=1e-4)
-    assert likelihood(inverted).item() == pytest.approx(likelihood(x).item(), rel=0.05)
 
 
 def test_volumes_that_agree_are_likelier_than_volumes_that_do_not():
