@@ -3,11 +3,12 @@
 from .datalist import phantom_items, series_items
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series
-from .transforms import LoadSeriesd, RandContrastd, RandTimepointsd
+from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd
 
 __all__ = [
     "LoadSeriesd",
     "RandContrastd",
+    "RandMotiond",
     "RandTimepointsd",
     "Series",
     "make_phantom",

@@ -8,10 +8,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
+from ..space.grid import displace, voxel_grid
+from ..space.lattice import gaussian_filter
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series, resample_series, working_grid
 
-__all__ = ["LoadSeriesd", "RandContrastd", "RandTimepointsd"]
+__all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandTimepointsd"]
 
 
 class LoadSeriesd(MapTransform):
@@ -83,6 +85,55 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         for key in self.key_iterator(item):
             item[key] = item[key][torch.as_tensor(self.chosen)]
         return item
+
+
+class RandMotiond(MapTransform, RandomizableTransform):
+    """Another smooth motion for every timepoint of a series, and for all of them together another size: what teaches a
+    network motions and textures finer and coarser than those of the series that there are.
+
+    Args:
+        keys: of series ``(K, *S)``.
+        prob: of moving and resizing a series.
+        motion_voxels: largest displacement, at most.
+        cells_voxels: least and most distance of the points between which the motion is smooth.
+        zoom: largest factor of the size, along each axis by itself; its inverse is the smallest.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.8,
+        motion_voxels: float = 4.0,
+        cells_voxels: Sequence[float] = (12.0, 40.0),
+        zoom: float = 1.5,
+    ):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.motion_voxels, self.cells_voxels, self.zoom = motion_voxels, cells_voxels, zoom
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            if self.R.rand() < self.prob:
+                series = torch.as_tensor(item[key])
+                shape = [-1, *[1] * (series.dim() - 1)]
+                scale = self.zoom ** self.R.uniform(-1, 1, series.dim() - 1)
+                centre = torch.tensor([(n - 1) / 2 for n in series.shape[1:]]).view(shape)
+                resize = (voxel_grid(series.shape[1:], series) - centre) * torch.as_tensor(1 / scale - 1).view(shape)
+                moved = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
+                item[key] = torch.cat(moved)[:, 0]
+        return item
+
+    def _motion(self, volume: torch.Tensor) -> torch.Tensor:
+        """``(D, *S)`` voxels, no steeper than 0.4: it does not fold."""
+        cell = self.R.uniform(*self.cells_voxels)
+        size = [int(np.ceil(n / cell)) + 1 for n in volume.shape]
+        points = torch.as_tensor(self.R.standard_normal((1, len(size), *size)), dtype=volume.dtype)
+        smooth = torch.nn.functional.interpolate(points, volume.shape, mode="trilinear", align_corners=True)
+        field = gaussian_filter(smooth, cell / 3)[0]
+        field = field * (self.motion_voxels * self.R.rand() / field.abs().max())
+        steepest = max(float(field.diff(dim=d).abs().max()) for d in range(1, field.dim()))
+        return field * min(1.0, 0.4 / steepest)
 
 
 class RandContrastd(MapTransform, RandomizableTransform):

@@ -30,20 +30,22 @@ class Likelihood(nn.Module):
 
     Args:
         smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
+        stiffness: factor on them. A likelihood divided by an entropy or averaged over pairs has scores smaller than its
+            curvature; 4 was best on phantoms for normalised mutual information and for gradients.
     """
 
-    def __init__(self, smooth_voxels: int = 4):
+    def __init__(self, smooth_voxels: int = 4, stiffness: float = 4.0):
         super().__init__()
-        self.smooth_voxels = smooth_voxels
+        self.smooth_voxels, self.stiffness = smooth_voxels, stiffness
 
     def linearise(self, warped: Tensor) -> Linearised:
         """Scores by automatic differentiation, weights by Fisher's identity: the expected square of a score is the
-        expected curvature."""
+        expected curvature, up to ``stiffness``."""
         with torch.enable_grad():
             warped = warped.detach().requires_grad_()
             value = warped.numel() * self(warped)
             (score,) = torch.autograd.grad(value, warped)
-        weight = window_mean(score.square(), self.smooth_voxels)
+        weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
         return Linearised(value.detach(), warped.detach(), score, weight)
 
 

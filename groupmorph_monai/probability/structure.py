@@ -13,7 +13,14 @@ __all__ = ["LowRank", "NormalisedGradient"]
 class LowRank(Likelihood):
     """Few eigenimages explain the volumes: ``-sum_i i lambda_i / K`` with lambda_1 >= lambda_2 >= ... the eigenvalues
     of their K x K correlation matrix (Huizinga et al. 2016, Med Image Anal 29:65, their second PCA metric; Elastix's
-    PCAMetric2)."""
+    PCAMetric2).
+
+    Args:
+        smooth_voxels, stiffness: as in `Likelihood`; one correlation of whole volumes is far from nats a voxel.
+    """
+
+    def __init__(self, smooth_voxels: int = 4, stiffness: float = 30.0):
+        super().__init__(smooth_voxels, stiffness)
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
@@ -33,11 +40,11 @@ class NormalisedGradient(Likelihood):
 
     Args:
         edge: slope below which nothing is an edge, intensities in [0, 1] per voxel.
-        smooth_voxels: as in `Likelihood`.
+        smooth_voxels, stiffness: as in `Likelihood`.
     """
 
-    def __init__(self, edge: float = 0.02, smooth_voxels: int = 4):
-        super().__init__(smooth_voxels)
+    def __init__(self, edge: float = 0.02, smooth_voxels: int = 4, stiffness: float = 4.0):
+        super().__init__(smooth_voxels, stiffness)
         self.edge = edge
 
     @full_precision

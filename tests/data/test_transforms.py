@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.data import LoadSeriesd, RandContrastd, RandTimepointsd, make_phantom, read_series
+from groupmorph_monai.data import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd, make_phantom, read_series
 from groupmorph_monai.errors import InputError
 
 
@@ -67,3 +67,22 @@ def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
     flat = torch.full((1, 20, 20, 20), 0.3)
     bias = RandContrastd(prob=1.0, noise=0.0).set_random_state(2)({"image": flat})["image"]
     assert bias.diff(dim=1).abs().max() < 0.1
+
+
+def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far():
+    # Images of their own coordinates show where every voxel was taken from.
+    size = (40, 36, 32)
+    for axis, n in enumerate(size):
+        line = torch.arange(float(n)).view([-1 if a == axis else 1 for a in range(3)]).expand(size)
+        draw = RandMotiond(prob=1.0, motion_voxels=3.0, zoom=1.0).set_random_state(axis)
+        moved = draw({"image": line.expand(4, *size)})["image"]
+        motion = moved - line
+        inside = motion[:, 4:-4, 4:-4, 4:-4]
+        assert 0.3 < inside.abs().max() <= 3.0
+        assert (inside[0] - inside[1]).abs().max() > 0.1
+        assert all(inside.diff(dim=d).abs().max() <= 0.41 for d in (1, 2, 3))
+        resized = RandMotiond(prob=1.0, motion_voxels=1e-6, zoom=2.0).set_random_state(axis)
+        scales = resized({"image": line.expand(2, *size)})["image"].narrow(axis + 1, n // 2 - 2, 5).diff(dim=axis + 1)
+        assert scales.std() < 1e-4 and 0.5 <= scales.mean() <= 2 and abs(scales.mean() - 1) > 0.05
+    still = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
+    assert torch.equal(still[0], line)
