@@ -56,6 +56,7 @@ def register(args: argparse.Namespace) -> None:
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
         initial_alignment=args.initial,
+        mask=args.mask and [str(Path(file).resolve()) for file in args.mask],
         **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
@@ -111,9 +112,14 @@ def _value(text: str) -> object:
 
 def benchmark(args: argparse.Namespace) -> None:
     from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
-    from ..evaluation.benchmark import BundleMethod, compare, scale, synthetic_cases, write_table
+    from ..evaluation.benchmark import BundleMethod, compare, scale, write_table
+    from ..evaluation.suites import breathing, synthetic_cases, warped_cases
 
     check_output_dir(args.output)
+    if (args.suite == "warped") != bool(args.series) and args.suite != "likelihoods":
+        raise InputError(
+            "--series: expected with --suite warped, at will with likelihoods, and with no other; name aligned scans"
+        )
     root = bundle_root()
     weights = args.weights or str(root / "models" / "model.pt")
 
@@ -122,16 +128,29 @@ def benchmark(args: argparse.Namespace) -> None:
 
     if args.suite == "scaling":
         rows = scale(ours())
+    elif args.suite == "breathing":
+        rows = breathing(ours(), args.seeds)
     else:
-        methods = {
-            "GroupMorph, single pass": ours("effort/no_refine"),
-            "GroupMorph, refined": ours(),
-            "Elastix pair-wise B-spline": elastix_pairwise,
-            "Elastix group-wise PCAMetric2": elastix_groupwise,
-        }
-        rows = compare(synthetic_cases(args.seeds), methods)
-        peer = next(row["seconds"] for row in rows if row["method"] == "Elastix pair-wise B-spline")
-        rows = [{**row, "times as fast as Elastix pair-wise": _ratio(peer, row.get("seconds"))} for row in rows]
+        cases = (
+            warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm)
+            if args.series
+            else synthetic_cases(args.seeds)
+        )
+        if args.suite == "likelihoods":
+            kinds = sorted(file.stem for file in (root / "configs" / "likelihoods").glob("*.yaml"))
+            methods = {"local correlation": ours("effort/best")}
+            methods.update({k.replace("_", " "): ours(f"likelihoods/{k}", "effort/best") for k in kinds})
+        else:
+            methods = {
+                "GroupMorph, single pass": ours("effort/no_refine"),
+                "GroupMorph, refined": ours(),
+                "Elastix pair-wise B-spline": elastix_pairwise,
+                "Elastix group-wise PCAMetric2": elastix_groupwise,
+            }
+        rows = compare(cases, methods)
+        peer = next((row["seconds"] for row in rows if row["method"] == "Elastix pair-wise B-spline"), None)
+        if peer is not None:
+            rows = [{**row, "times as fast as Elastix pair-wise": _ratio(peer, row.get("seconds"))} for row in rows]
     table = write_table(rows, args.output, args.suite)
     print(table.read_text())
     print(f"Table: {table}")
@@ -201,6 +220,12 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "--initial",
         choices=["affine", "rigid", "none"],
         help="how whole scans are brought together before anything is deformed (default: affine)",
+    )
+    p.add_argument(
+        "--mask",
+        nargs="+",
+        metavar="FILE",
+        help="what counts while the answer is refined, above 0 in an image drawn on the first scan, or in one a scan",
     )
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=register)
@@ -273,14 +298,20 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "benchmark",
-        help="compare with Elastix, or measure how the cost grows",
-        description="Register artificial series whose true motion is known, by this package and by Elastix in the same "
-        "run, and write one table; or measure seconds and memory against the number of scans and of voxels.",
+        help="compare with Elastix, compare likelihoods, or measure capture range and cost",
+        description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
+        "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
+        "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
+        "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels.",
     )
-    p.add_argument("--suite", choices=["synthetic", "scaling"], default="synthetic")
     p.add_argument(
-        "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series"
+        "--suite", choices=["synthetic", "warped", "likelihoods", "breathing", "scaling"], default="synthetic"
     )
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series or motions"
+    )
+    p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
+    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
     p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=benchmark)

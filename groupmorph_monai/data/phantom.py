@@ -17,7 +17,7 @@ from ..space.grid import sample, voxel_grid
 from ..space.integrate import ScalingAndSquaring
 from .pharmacokinetics import concentration, spgr_signal
 
-__all__ = ["LESION_KINETICS", "make_phantom"]
+__all__ = ["LESION_KINETICS", "follow", "make_phantom", "random_motion", "smooth_noise", "uniform"]
 
 # (Ktrans 1/min, ve) of lesions: their curves rise on, level off and fall after the first minutes (Kuhl et al. 1999).
 LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
@@ -31,9 +31,7 @@ _TISSUES = {
 _FLIP_ANGLE_DEG = 12.0
 
 
-def _smooth_noise(
-    generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]
-) -> Tensor:
+def smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
     """Unit-variance noise on a lattice of ``cell`` voxels, linear in between: ``(3, *P)`` points to ``(channels,
     *P)``."""
     lattice = [int(n / cell) + 4 for n in size]
@@ -41,7 +39,7 @@ def _smooth_noise(
     return sample(values, points[None] / cell + 1.5)[0]
 
 
-def _uniform(generator: torch.Generator, low: float, high: float, shape: Sequence[int] = ()) -> Tensor:
+def uniform(generator: torch.Generator, low: float, high: float, shape: Sequence[int] = ()) -> Tensor:
     return low + (high - low) * torch.rand(tuple(shape), generator=generator)
 
 
@@ -66,18 +64,18 @@ class _Ellipsoid:
 def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal: np.ndarray) -> _Ellipsoid:
     axes, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
     waves = torch.randn(3, 3, generator=generator) * 2
-    return _Ellipsoid(centre, radii, signal, axes, torch.cat([waves, _uniform(generator, 0.02, 0.1, (3, 1))], dim=1))
+    return _Ellipsoid(centre, radii, signal, axes, torch.cat([waves, uniform(generator, 0.02, 0.1, (3, 1))], dim=1))
 
 
 def _curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
     """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 +
     vary``."""
-    factors = ((1 + vary) ** _uniform(generator, -1, 1, (5,))).tolist()
+    factors = ((1 + vary) ** uniform(generator, -1, 1, (5,))).tolist()
     t10, density, ktrans, ve, vp = (k * f for k, f in zip(kinetics, factors))
     return spgr_signal(concentration(times_s, ktrans, min(ve, 0.9), vp), t10, density, flip_angle_deg=_FLIP_ANGLE_DEG)
 
 
-def _motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
+def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
     """Displacement of timepoint to template, ``exp`` of a smooth random velocity; ``(3, *S)`` voxels.
 
     The velocity's steepest slope is held below 0.6, so that its exponential stays invertible by fixed point.
@@ -86,7 +84,7 @@ def _motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: 
     velocity = torch.zeros(3, *size)
     for cells, weight in ((2.2, 1.0), (4.0, 0.5)):
         cell = max(size) / cells
-        waves = _smooth_noise(generator, cell, 3, grid, size)
+        waves = smooth_noise(generator, cell, 3, grid, size)
         velocity = velocity + weight * waves
     # Linear interpolation of a lattice has kinks; a separable box filter, run thrice, makes the motion smooth.
     half = int(max(size) / 16)
@@ -94,15 +92,15 @@ def _motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: 
         kernel = [2 * half + 1 if a == axis else 1 for a in range(3)]
         padding = [half if a == axis else 0 for a in (2, 2, 1, 1, 0, 0)]
         velocity = avg_pool3d(pad(velocity[None], padding, mode="replicate"), kernel, stride=1)[0]
-    velocity = velocity - velocity.mean(dim=(1, 2, 3), keepdim=True) * _uniform(generator, 0, 1)
-    amplitude = max_motion_voxels * _uniform(generator, 0.4, 1.0)
+    velocity = velocity - velocity.mean(dim=(1, 2, 3), keepdim=True) * uniform(generator, 0, 1)
+    amplitude = max_motion_voxels * uniform(generator, 0.4, 1.0)
     velocity = velocity * (amplitude / velocity.square().sum(0).sqrt().max())
     steepest = max(velocity.diff(dim=d).abs().max() for d in (1, 2, 3))
     velocity = velocity * (0.35 / steepest.clamp_min(0.35))
     return ScalingAndSquaring(7)(velocity[None, None])[0, 0]
 
 
-def _follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
+def follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
     """Where template ``points`` ``(P, 3)`` lie in the timepoint: the y with ``y + ddf(y) = p``, by fixed point."""
     target = points.T[None, :, :, None, None]
     y = target
@@ -118,28 +116,28 @@ class _Template:
         self.size = size
         extent = torch.tensor([float(n) for n in size])
         self.tissue = {name: _curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
-        centre, radii = extent * _uniform(rng, 0.45, 0.55, (3,)), extent * _uniform(rng, 0.42, 0.65, (3,))
+        centre, radii = extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
         self.body = _ellipsoid(rng, centre, radii, self.tissue["fat"])
         self.organs, self.tumours = [], []
-        for _ in range(int(_uniform(rng, 4, 9))):
-            name = ["gland", "muscle", "blood"][int(_uniform(rng, 0, 3))]
-            radii = extent.mean() * _uniform(rng, 0.05, 0.2, (3,))
+        for _ in range(int(uniform(rng, 4, 9))):
+            name = ["gland", "muscle", "blood"][int(uniform(rng, 0, 3))]
+            radii = extent.mean() * uniform(rng, 0.05, 0.2, (3,))
             signal = _curve(rng, since_arrival_s, _TISSUES[name], 0.6)
-            self.organs.append(_ellipsoid(rng, extent * _uniform(rng, 0.15, 0.85, (3,)), radii, signal))
+            self.organs.append(_ellipsoid(rng, extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
         for number in range(lesions):
             kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
             signal = _curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
-            radii = extent.mean() * _uniform(rng, 0.05, 0.11, (3,))
-            self.tumours.append(_ellipsoid(rng, extent * _uniform(rng, 0.25, 0.75, (3,)), radii, signal))
-        self.gland_cell = 7 * float(_uniform(rng, 0.7, 1.6))
-        self.gland_sharpness, self.gland_level = float(_uniform(rng, 2, 8)), float(_uniform(rng, -0.5, 0.5))
-        self.texture_cells = [float(_uniform(rng, 1.5, 3)), float(_uniform(rng, 3, 7))]
-        self.texture_strength = float(_uniform(rng, 0.05, 0.2))
+            radii = extent.mean() * uniform(rng, 0.05, 0.11, (3,))
+            self.tumours.append(_ellipsoid(rng, extent * uniform(rng, 0.25, 0.75, (3,)), radii, signal))
+        self.gland_cell = 7 * float(uniform(rng, 0.7, 1.6))
+        self.gland_sharpness, self.gland_level = float(uniform(rng, 2, 8)), float(uniform(rng, -0.5, 0.5))
+        self.texture_cells = [float(uniform(rng, 1.5, 3)), float(uniform(rng, 3, 7))]
+        self.texture_strength = float(uniform(rng, 0.05, 0.2))
         self.lattice_seed = int(torch.randint(2**31, (), generator=rng))
 
     def _lattice(self, index: int, cell: float, points: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.lattice_seed + index)
-        return _smooth_noise(generator, cell, 1, points, self.size)[0]
+        return smooth_noise(generator, cell, 1, points, self.size)[0]
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Signal at timepoint k, and the number of the lesion or 0, at ``(3, *P)`` template coordinates."""
@@ -184,13 +182,13 @@ def make_phantom(
         ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
     """
     rng = torch.Generator().manual_seed(seed)
-    interval_s = float(_uniform(rng, 50, 90))
+    interval_s = float(uniform(rng, 50, 90))
     times_s = np.arange(timepoints) * interval_s
     # The agent arrives after the first acquisition and before the second.
     template = _Template(rng, size, times_s - 0.6 * interval_s, lesions)
     grid = voxel_grid(size, torch.empty(0))
-    bias = torch.exp(0.15 * _smooth_noise(rng, max(size) / 1.5, 1, grid, size)[0])
-    motions = [_motion(rng, size, max_motion_voxels) for _ in range(timepoints)]
+    bias = torch.exp(0.15 * smooth_noise(rng, max(size) / 1.5, 1, grid, size)[0])
+    motions = [random_motion(rng, size, max_motion_voxels) for _ in range(timepoints)]
     rendered = [template.render(grid + ddf, k) for k, ddf in enumerate(motions)]
     image = torch.stack([signal * bias for signal, _ in rendered])
     sigma = noise * image[image > 0.01 * image.max()].mean()
@@ -199,13 +197,13 @@ def make_phantom(
 
     extent = torch.tensor([float(n) for n in size])
     margin = max_motion_voxels + 2
-    candidates = _uniform(rng, 0, 1, (landmarks * 40, 3)) * (extent - 1 - 2 * margin) + margin
+    candidates = uniform(rng, 0, 1, (landmarks * 40, 3)) * (extent - 1 - 2 * margin) + margin
     within = template.body.inside(candidates.T[:, :, None, None])[:, 0, 0] > 0.5
     chosen = candidates[within][:landmarks]
     spacing = torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)
     return {
         "image": 1000 * image / image.max(),
-        "landmarks": torch.stack([_follow(ddf, chosen) for ddf in motions]),
+        "landmarks": torch.stack([follow(ddf, chosen) for ddf in motions]),
         "lesion_mask": torch.stack([label for _, label in rendered]),
         "motion": torch.stack(motions),
         "affine": torch.diag(spacing),

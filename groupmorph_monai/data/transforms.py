@@ -1,6 +1,7 @@
 """From an item of a data list to what the network takes."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
+from ..errors import InputError
 from ..space.grid import displace, voxel_grid
 from ..space.lattice import gaussian_filter
 from .phantom import make_phantom
-from .readers import Series, read_points, read_series, resample_series, working_grid
+from .readers import Series, read_image, read_points, read_series, resample, resample_series, working_grid
 
 __all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandTimepointsd"]
 
@@ -23,7 +25,9 @@ class LoadSeriesd(MapTransform):
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom`` instead, the arguments of `make_phantom`. ``landmarks``, a list of K point files (RAS mm) or
     the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K, 4, 4)``, where the item has
-    it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated.
+    it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, a file drawn on
+    the first timepoint or one a timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that
+    is None is taken out.
 
     Args:
         keys: of the series, ``"image"``.
@@ -46,14 +50,33 @@ class LoadSeriesd(MapTransform):
             phantom = make_phantom(**item.pop("phantom"))
             item[self.keys[0]] = MetaTensor(phantom["image"], affine=phantom["affine"])
             return {**item, **{key: phantom[key] for key in ("affine", "landmarks", "lesion_mask")}}
+        masks = item.pop("mask", None)
         for key in self.keys:
             series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             item[key] = resample_series(series, affine, size, item.get("initial"))
             item["affine"] = torch.as_tensor(affine)
+            if masks is not None:
+                files = [masks] if isinstance(masks, (str, Path)) else masks
+                item["mask"] = self._masks(files, affine, size, len(series.frames), item.get("initial"))
         if "landmarks" in item:
             item["landmarks"] = self._landmarks(item["landmarks"], affine)
         return item
+
+    @staticmethod
+    def _masks(
+        files: Sequence[str | Path], affine: np.ndarray, size: Sequence[int], timepoints: int, initial: object
+    ) -> torch.Tensor:
+        if len(files) not in (1, timepoints):
+            raise InputError(f"mask: expected one file, or one for each of the {timepoints} scans, got {len(files)}")
+        masks = []
+        for number, file in enumerate(files):
+            frame = read_image(file, labels=True)
+            grid = affine if initial is None else np.asarray(initial[number]) @ affine
+            masks.append(resample((frame.data > 0)[None].astype(np.uint8), frame.affine, grid, size, nearest=True)[0])
+            if not masks[-1].any():
+                raise InputError(f"{file}: expected a mask above 0 somewhere in its scan, got none; check the file")
+        return torch.from_numpy(np.stack(masks)).float()
 
     @staticmethod
     def _landmarks(files: Sequence[str], affine: np.ndarray) -> torch.Tensor:

@@ -17,11 +17,13 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from torch import Tensor
 
 from ..data.phantom import make_phantom
+from ..data.readers import Series
 from ..space.grid import warp
 from ..space.integrate import Displacement
+from ..workflow.initial import ComposeInitiald
 from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
 
-__all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "synthetic_cases", "write_table"]
+__all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
 Method = Callable[[Tensor], Tensor]
 
@@ -38,13 +40,17 @@ class BundleMethod:
     config_files: Sequence[str]
     weights: str
 
-    def prepare(self) -> Method:
+    def _parse(self) -> tuple[ConfigParser, torch.nn.Module]:
         parser = ConfigParser()
         parser.read_config(list(self.config_files))
         parser["initialize"] = []
         parser.parse()
         network = parser.get_parsed_content("network_def").eval()
         network.load_state_dict(torch.load(self.weights, weights_only=True))
+        return parser, network
+
+    def prepare(self) -> Method:
+        parser, network = self._parse()
         inferer = parser.get_parsed_content("inferer")
         percentiles = (parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper"))
         normalise = ScaleIntensityRangePercentiles(
@@ -60,6 +66,22 @@ class BundleMethod:
                 return inferer(torch.as_tensor(normalise(images))[None].float(), network)["ddf"][0]
 
         register(torch.rand(2, 32, 32, 32))  # what libraries do at the first call is not the method's time
+        return register
+
+    def prepare_whole(self) -> Callable[[Series], tuple[Tensor, Tensor, Tensor]]:
+        """The whole way of a series from its files' grid: working spacing and initial alignment too. The function gives
+        ``ddf`` and ``inverse_ddf`` ``(K, 3, *S)`` in voxels of the working grid, and its affine."""
+        parser, network = self._parse()
+        preprocess, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
+
+        def register(series: Series) -> tuple[Tensor, Tensor, Tensor]:
+            item = preprocess({"image": series})
+            with torch.no_grad():
+                found = inferer(torch.as_tensor(item["image"])[None].float(), network)
+            item["pred"] = {key: found[key][0] for key in ("ddf", "inverse_ddf")}
+            item = ComposeInitiald()(item)
+            return item["pred"]["ddf"], item["pred"]["inverse_ddf"], torch.as_tensor(item["affine"])
+
         return register
 
 
@@ -99,11 +121,6 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
         relative = (carried / true[None] - 1).abs()
         errors.append(relative[~torch.eye(len(true), dtype=torch.bool)].mean())
     return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
-
-
-def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
-    """Phantom series with 2000 landmarks each, whose motion is known."""
-    return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
 
 
 def _accuracy(case: Mapping, ddf: Tensor) -> dict[str, float]:

@@ -20,11 +20,16 @@ def _displace(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _window_mean(x: Tensor, radius: int) -> Tensor:
-    x = F.pad(x, [radius] * 6, mode="replicate")
-    width = 2 * radius + 1
-    x = F.avg_pool3d(x, [width, 1, 1], stride=1)
-    x = F.avg_pool3d(x, [1, width, 1], stride=1)
-    return F.avg_pool3d(x, [1, 1, width], stride=1)
+    """`space.lattice.window_mean` in terms that TorchScript knows."""
+    for axis in range(2, 5):
+        padding = [0, 0, 0, 0, 0, 0]
+        padding[2 * (4 - axis)], padding[2 * (4 - axis) + 1] = radius, radius
+        padded = F.pad(x, padding, mode="replicate")
+        total = padded.narrow(axis, 0, x.shape[axis])
+        for shift in range(1, 2 * radius + 1):
+            total = total + padded.narrow(axis, shift, x.shape[axis])
+        x = total / (2 * radius + 1)
+    return x
 
 
 def _gradient(x: Tensor) -> Tensor:
@@ -47,16 +52,21 @@ def _twice_as_fine(z: Tensor) -> Tensor:
     return 2.0 * F.pad(fine, [0, 1, 0, 1, 0, 1], mode="replicate")
 
 
+def _half_as_fine(x: Tensor) -> Tensor:
+    return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
 class _Look(nn.Module):
     """One step: features warped by z so far are compared with their mean over K, and z moves to bring them nearer.
 
     The step that least squares asks for in each window (Lucas and Kanade 1981, for K volumes and their mean) goes into
-    a small convolutional network, which answers with the step taken.
+    a small convolutional network, which answers with the step taken. With ``finer``, the features lie on a lattice
+    twice as fine as that of z.
     """
 
-    def __init__(self, features: int, hidden: int, squarings: int):
+    def __init__(self, features: int, hidden: int, squarings: int, finer: bool):
         super().__init__()
-        self.squarings = squarings
+        self.squarings, self.finer = squarings, finer
         self.feature_weight = nn.Parameter(torch.zeros(features))
         self.first = nn.Conv3d(features + 9, hidden, 3, padding=1)
         self.second = nn.Conv3d(hidden, hidden, 3, padding=1)
@@ -74,17 +84,24 @@ class _Look(nn.Module):
         u = z / 2.0**self.squarings
         for _ in range(self.squarings):
             u = u + _displace(u, u)
+        if self.finer:
+            u = _twice_as_fine(u)
         warped = _displace(features, u).unflatten(0, (-1, timepoints))
         mean = warped.mean(dim=1, keepdim=True)
         residual = warped - mean
         slope = _gradient(mean[:, 0])  # (B, C, 3, *S)
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / residual.shape[2]
         weighted = weight * slope
-        b = _window_mean((residual.unsqueeze(3) * weighted.unsqueeze(1)).sum(dim=2).flatten(0, 1), 1)
+        b = (residual.unsqueeze(3) * weighted.unsqueeze(1)).sum(dim=2).flatten(0, 1)
         a = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
-        a = _window_mean(torch.stack(a, dim=1), 1)
+        a = torch.stack(a, dim=1)
+        if self.finer:
+            # On a lattice half as fine a slope is twice as steep.
+            a, b = 4.0 * _half_as_fine(a), 2.0 * _half_as_fine(b)
+            residual = _half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, timepoints))
+        a, b = _window_mean(a, 1), _window_mean(b, 1)
         trace = a[:, :3].sum(dim=1, keepdim=True)
         step = self._solve(a, trace, b.unflatten(0, (-1, timepoints)))
         disagreement = residual.square().mean(dim=2, keepdim=True).sqrt()
@@ -120,14 +137,15 @@ class GroupSetVAE(nn.Module):
 
     Shared filters encode each volume by itself; timepoints meet only in means over K, so that reordering them reorders
     the result (Zaheer et al. 2017, Deep Sets). z is found coarse to fine, from every 16th to every 4th voxel: at each
-    look the features are warped by z so far and compared with their mean, and z moves. Where GroupVAE stacks the
+    look the features are warped by z so far and compared with their mean, and z moves. The last looks compare features
+    of every 2nd voxel, and move z on every 4th. Where GroupVAE stacks the
     timepoints as channels (GroupMorph, Fig. 3), this one serves a series of any length.
 
     Args:
         encoder_channels: filters at every 2nd, 4th, 8th and 16th voxel.
-        features: of each volume that are compared.
+        features: of each volume that are compared, at every 2nd, 4th, 8th and 16th voxel.
         hidden_channels: of the network that answers with the step.
-        looks: at every 16th, 8th and 4th voxel, with shared weights on each lattice.
+        looks: at every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
         squarings: of the integration inside a look.
         max_velocity_voxels: bound alpha of the mean's components (alpha tanh(z / alpha)), voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
@@ -136,9 +154,9 @@ class GroupSetVAE(nn.Module):
     def __init__(
         self,
         encoder_channels: Sequence[int] = (8, 16, 24, 24),
-        features: int = 8,
+        features: Sequence[int] = (4, 8, 8, 8),
         hidden_channels: int = 24,
-        looks: Sequence[int] = (2, 3, 3),
+        looks: Sequence[int] = (2, 2, 1, 2),
         squarings: int = 4,
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
@@ -152,8 +170,11 @@ class GroupSetVAE(nn.Module):
         for level, width in enumerate(encoder_channels):
             self.encoder.append(nn.Conv3d(channels, width, 3, stride=2, padding=1))
             channels = width + 1 if level == 0 else width
-        self.compared = nn.ModuleList([nn.Conv3d(width, features, 3, padding=1) for width in encoder_channels[1:]])
-        self.look = nn.ModuleList([_Look(features, hidden_channels, squarings) for _ in looks])
+        widths = [encoder_channels[0] + 1, *encoder_channels[1:]]
+        self.compared = nn.ModuleList([nn.Conv3d(w, f, 3, padding=1) for w, f in zip(widths, features)])
+        self.look = nn.ModuleList(
+            [_Look(f, hidden_channels, squarings, finer=level == 3) for level, f in enumerate(reversed(features))]
+        )
         self.variance_head = nn.Conv3d(hidden_channels, 3, 3, padding=1)
         for layer in self.encoder:
             # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
@@ -163,13 +184,14 @@ class GroupSetVAE(nn.Module):
         nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """What is compared of each volume ``(N, 1, *S)`` at every 4th, 8th and 16th voxel: ``(N, C, *S / 4)`` ..."""
+        """What is compared of each volume ``(N, 1, *S)`` at every 2nd, 4th, 8th and 16th voxel: ``(N, C, *S / 2)``
+        ..."""
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = F.avg_pool3d(images, 3, stride=2, padding=1, count_include_pad=False)
         mean = _window_mean(half, 2)
         spread = (_window_mean(half * half, 2) - mean * mean).clamp_min(0.0)
         x = torch.cat([x, (half - mean) * (spread + 1e-4).rsqrt()], dim=1)
-        found: list[Tensor] = []
+        found = [x]
         for level, layer in enumerate(self.encoder):
             if level > 0:
                 x = F.leaky_relu(layer(x), 0.2)
@@ -193,13 +215,13 @@ class GroupSetVAE(nn.Module):
             n = images.shape[axis + 2]
             padding = [0, max(32, n + -n % self.multiple) - n] + padding
         features = self.encode(F.pad(images, padding, mode="replicate").flatten(0, 1).unsqueeze(1))
-        z = torch.zeros_like(features[2][:, :3])
+        z = torch.zeros_like(features[3][:, :3])
         h = z
         for level, look in enumerate(self.look):
-            if level > 0:
+            if level == 1 or level == 2:
                 z = _twice_as_fine(z)
             for _ in range(self.looks[level]):
-                z, h = look(features[2 - level], z, timepoints)
+                z, h = look(features[3 - level], z, timepoints)
         mean = self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
         # The floor keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(h)) + 1e-8)

@@ -1,7 +1,7 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
-from .inferers import RegistrationInferer
+from .inferers import RegistrationInferer, prepare_series
 from .initial import AlignInitiald, ComposeInitiald
 from .refinement import Refinement
 
@@ -13,5 +13,6 @@ __all__ = [
     "LossTerms",
     "Refinement",
     "RegistrationInferer",
+    "prepare_series",
     "resume",
 ]

@@ -1,6 +1,6 @@
 """How a posterior becomes a registration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from monai.inferers import Inferer, sliding_window_inference
@@ -12,7 +12,17 @@ from ..space.grid import upsample_field, warp
 from ..space.integrate import Displacement, ScalingAndSquaring
 from .refinement import Refinement, stride_of
 
-__all__ = ["RegistrationInferer"]
+__all__ = ["RegistrationInferer", "prepare_series"]
+
+
+def prepare_series(
+    batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
+) -> tuple[Tensor, None, tuple, dict[str, Tensor]]:
+    """What MONAI's evaluator hands to the inferer: the series, and its mask where it has one."""
+    images, *mask = (
+        batch[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "mask") if key in batch
+    )
+    return images, None, (), {"mask": mask[0]} if mask else {}
 
 
 class RegistrationInferer(Inferer):
@@ -58,8 +68,10 @@ class RegistrationInferer(Inferer):
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed = draws, seed
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
-        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1].
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *args, mask: Tensor | None = None, **kwargs
+    ) -> dict[str, Tensor]:
+        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there.
 
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``z_mean``,
             ``z_log_variance`` and ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels; while evaluating also
@@ -79,7 +91,7 @@ class RegistrationInferer(Inferer):
                 residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
                 mean = self.alignment.constrain(mean + residual)
             if self.refinement is not None:
-                mean = self.alignment.constrain(self.refinement(mean, images, displacement))
+                mean = self.alignment.constrain(self.refinement(mean, images, displacement, mask))
                 log_variance = nn.functional.interpolate(log_variance.flatten(1, 2), mean.shape[3:]).view_as(mean)
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)

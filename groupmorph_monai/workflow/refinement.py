@@ -100,7 +100,8 @@ class Refinement:
             z: ``(B, K, D, *S_z)`` to start from, on any lattice of the images.
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
-            mask: ``(B, K, *S)``, 1 where a timepoint's voxels count and 0 where not.
+            mask: 1 where voxels count and 0 where not, ``(B, K, *S)``, or ``(B, 1, *S)`` of the first timepoint, which
+                then holds where its voxels go.
         """
         each = zip(z.split(1), images.split(1), [None] * len(z) if mask is None else mask.split(1))
         return torch.cat([self._series(*item, displacement) for item in each])

@@ -182,3 +182,21 @@ def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
     before, after = (float(next(row for row in table if row and row[0] == when)[1]) for when in ("before", "after"))
     assert after < 0.1 * before
     assert json.loads((tmp_path / "report.json").read_text())["metrics"]["folding_percent"] < 0.001
+
+
+def test_a_mask_restricts_what_is_refined(series, tmp_path):
+    native = nibabel.load(series[0])
+    fields = {}
+    for name, voxels in (("none", None), ("all", slice(None)), ("half", slice(native.shape[0] // 2))):
+        options = []
+        if voxels is not None:
+            mask = np.zeros(native.shape, np.uint8)
+            mask[voxels] = 1
+            nibabel.save(nibabel.Nifti1Image(mask, native.affine), tmp_path / "mask.nii.gz")
+            options = ["--mask", str(tmp_path / "mask.nii.gz")]
+        assert main(["register", *series, "--output", str(tmp_path / name), "--initial", "none", *options]) == 0
+        fields[name] = nibabel.load(tmp_path / name / "ddf_01.nii.gz").get_fdata()
+    np.testing.assert_allclose(fields["all"], fields["none"], atol=1e-3)
+    assert np.abs(fields["half"] - fields["none"]).max() > 0.05
+    report = json.loads((tmp_path / "half" / "report.json").read_text())
+    assert report["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]

@@ -86,3 +86,24 @@ def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far()
         assert scales.std() < 1e-4 and 0.5 <= scales.mean() <= 2 and abs(scales.mean() - 1) > 0.05
     still = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
     assert torch.equal(still[0], line)
+
+
+def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
+    native = nibabel.load(series[0])
+    drawn = np.zeros(native.shape, np.int16)
+    drawn[5:9, 6:20, 3:15] = 7
+    file = str(tmp_path / "mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(drawn, native.affine), file)
+    mask = LoadSeriesd()({"image": series, "mask": file})["mask"]
+    np.testing.assert_array_equal(mask, (drawn > 0)[None])
+    moved = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
+    moved[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
+    masks = LoadSeriesd()({"image": series, "mask": [file] * 6, "initial": moved})["mask"]
+    np.testing.assert_array_equal(masks[0], drawn > 0)
+    np.testing.assert_array_equal(masks[2], np.roll(drawn > 0, -2, axis=0))
+    assert "mask" not in LoadSeriesd()({"image": series, "mask": None})
+    with pytest.raises(InputError, match="mask: expected one file, or one for each of the 6 scans, got 2"):
+        LoadSeriesd()({"image": series, "mask": [file] * 2})
+    nibabel.save(nibabel.Nifti1Image(0 * drawn, native.affine), file)
+    with pytest.raises(InputError, match="mask.nii.gz.*above 0"):
+        LoadSeriesd()({"image": series, "mask": file})

@@ -1,0 +1,94 @@
+"""A breathing abdomen made from a seed: organs slide along a wall that stands still, and slices are thick."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .phantom import smooth_noise, uniform
+
+__all__ = ["make_breathing_series"]
+
+
+def make_breathing_series(
+    seed: int,
+    max_motion_mm: float = 30.0,
+    size: Sequence[int] = (128, 112, 40),
+    spacing_mm: Sequence[float] = (1.5, 1.5, 4.0),
+    timepoints: int = 6,
+    landmarks: int = 1000,
+    noise: float = 0.03,
+) -> dict[str, Tensor]:
+    """One series whose inner organs move along the second axis, by a different length each time and a fifth less at
+    the far end than at the near one, while the wall around them does not move at all.
+
+    Args:
+        seed: decides everything random.
+        max_motion_mm: length between the extreme positions of the organs; the others lie in between.
+        size: voxels (i, j, k).
+        spacing_mm: of the voxels.
+        timepoints: K; the signal of the organs rises by half over them.
+        landmarks: number of points, fewer where some leave the field of view.
+        noise: standard deviation of the Rician noise's Gaussian parts, of tissue's mean signal.
+    Returns: ``image`` ``(K, *S)``; ``affine`` ``(4, 4)`` RAS mm; ``landmarks_mm`` ``(K, P, 3)``, RAS mm, exact;
+        ``inside`` ``(P,)``, whether a landmark is of the moving organs. None lies within a seventh of their radius
+        of the border along which they slide.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    spacing = torch.tensor([float(v) for v in spacing_mm])
+    extent = torch.tensor([float(n) for n in size]) * spacing
+    share = torch.cat([torch.tensor([0.0, 1.0]), torch.rand(timepoints - 2, generator=rng)])
+    lengths = max_motion_mm * share[torch.randperm(timepoints, generator=rng)]
+    lattice_seed = int(torch.randint(2**30, (), generator=rng))
+    phase, wobble = float(uniform(rng, 0, 6)), float(uniform(rng, 0.02, 0.06))
+
+    def radius(points: Tensor) -> Tensor:
+        """1 on the border between organs and wall, a cylinder along the second axis that is not quite round."""
+        x, z = ((points[a] - extent[a] / 2) / (share * extent[a]) for a, share in ((0, 0.33), (2, 0.36)))
+        return (x.square() + z.square()).sqrt() - wobble * torch.sin(5 * torch.atan2(z, x) + phase)
+
+    def body(points: Tensor) -> Tensor:
+        x, z = ((points[a] - extent[a] / 2) / (share * extent[a]) for a, share in ((0, 0.47), (2, 0.49)))
+        return torch.sigmoid(50 * (1 - (x.square() + z.square()).sqrt()))
+
+    def tissue(points: Tensor, number: int) -> Tensor:
+        """Vessels, lobes and a fine texture, from lattices in millimetres that reach past the field of view."""
+        reach = (extent + 2 * max_motion_mm).tolist()
+        lattices = []
+        for n, cell in enumerate((20.0, 10.0, 4.0)):
+            generator = torch.Generator().manual_seed(lattice_seed + 10 * number + n)
+            lattices.append(smooth_noise(generator, cell, 1, points + max_motion_mm, reach)[0])
+        coarse, middle, fine = lattices
+        signal = 0.4 + 0.25 * torch.sigmoid(5 * coarse) + 0.4 * torch.sigmoid(8 * (middle - 0.9))
+        return signal * (1 + 0.1 * fine).clamp_min(0.3)
+
+    axes = [torch.arange(n) * float(s) for n, s in zip(size, spacing_mm)]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    inner, still, visible = radius(points) < 1, tissue(points, 1), body(points)
+    image = []
+    for k, length in enumerate(lengths):
+        moved = points.clone()
+        moved[1] = points[1] + length * (1 - 0.2 * points[1] / extent[1])
+        gain = 1 + 0.5 * k / max(timepoints - 1, 1)
+        signal = torch.where(inner, gain * tissue(moved, 0), still) * visible
+        real, imaginary = (0.5 * noise * torch.randn(signal.shape, generator=rng) for _ in range(2))
+        image.append(torch.hypot(signal + real, imaginary))
+
+    chosen = (uniform(rng, 0, 1, (20 * landmarks, 3)) * extent).T[:, :, None, None]
+    inside, wall = radius(chosen) < 0.85, (radius(chosen) > 1.15) & (body(chosen) > 0.9)
+    each = []
+    for length in lengths:
+        at = chosen.clone()
+        # The template's coordinate c lies where y + length (1 - 0.2 y / extent) = c.
+        away = (chosen[1] + max_motion_mm / 2 - length) / (1 - 0.2 * length / extent[1])
+        at[1] = torch.where(inside, away, chosen[1])
+        each.append(at[:, :, 0, 0].T)
+    found = torch.stack(each)
+    in_view = ((found > 2 * spacing) & (found < extent - 3 * spacing)).all(dim=2).all(dim=0)
+    kept = (in_view & (inside | wall)[:, 0, 0]).nonzero()[:landmarks, 0]
+    return {
+        "image": torch.stack(image),
+        "affine": torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)),
+        "landmarks_mm": found[:, kept],
+        "inside": inside[kept, 0, 0],
+    }

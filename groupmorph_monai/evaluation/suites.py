@@ -1,0 +1,100 @@
+"""The series that methods are compared on, and what is asked of them beyond one table of errors."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from ..data.breathing import make_breathing_series
+from ..data.phantom import follow, make_phantom, random_motion
+from ..data.readers import Frame, Series, read_series
+from ..data.transforms import LoadSeriesd
+from ..space.grid import voxel_grid
+from .benchmark import BundleMethod
+from .metrics import landmark_distances_mm
+
+__all__ = ["breathing", "synthetic_cases", "warped_cases"]
+
+SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
+
+
+def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
+    """Phantom series with 2000 landmarks each, whose motion is known."""
+    return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def warped_cases(
+    series: str | Sequence[str],
+    seeds: Iterable[int],
+    max_motion_voxels: float = 5.0,
+    spacing_mm: float | None = None,
+) -> list[dict]:
+    """A series whose timepoints lie alike as acquired, each warped by a field that is known: exact truth on real
+    images, once a seed.
+
+    Landmarks are 2000 voxels brighter than the mean, smoothed, of the first timepoint. Around what is that bright the
+    volumes are cut with a margin of 8 voxels.
+    """
+    item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series)})
+    volumes = item["image"].numpy()
+    smooth = gaussian_filter(volumes[0], 2)
+    bright = smooth > smooth.mean()
+    box = tuple(slice(max(0, int(i.min()) - 8), int(i.max()) + 9) for i in np.nonzero(bright))
+    volumes, bright = volumes[(slice(None), *box)], bright[box]
+    size, cases = bright.shape, []
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed)
+        fields = [random_motion(rng, size, max_motion_voxels) for _ in volumes]
+        places = [(voxel_grid(size, u) + u).numpy() for u in fields]
+        warped = [map_coordinates(v, p, order=3, mode="nearest") for v, p in zip(volumes, places)]
+        candidates = torch.from_numpy(np.argwhere(bright)).float()
+        margin = max_motion_voxels + 2
+        inner = ((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)
+        points = candidates[inner][torch.randperm(int(inner.sum()), generator=rng)[:2000]]
+        cases.append(
+            {
+                "name": f"warped {seed}",
+                "image": torch.from_numpy(np.stack(warped)).float(),
+                "landmarks": torch.stack([follow(u, points) for u in fields]),
+            }
+        )
+    return cases
+
+
+def breathing(
+    method: BundleMethod,
+    seeds: Sequence[int],
+    motions_mm: Sequence[float] = (10.0, 20.0, 30.0),
+    progress: Callable[[str], None] = print,
+) -> list[dict]:
+    """Capture range: a row for each length of breathing motion, over all seeds.
+
+    A series counts as a success where the mean landmark distance over all pairs of timepoints is at most 1.5 mm inside
+    the sliding border and 2.0 mm outside.
+    """
+    register, rows = method.prepare_whole(), []
+    for motion in motions_mm:
+        found = []
+        for seed in seeds:
+            case = make_breathing_series(seed, motion)
+            affine = case["affine"].numpy()
+            frames = tuple(Frame(volume.numpy(), affine, f"breathing {seed}") for volume in case["image"])
+            ddf, inverse, grid = register(Series(frames))
+            to_voxels = torch.linalg.inv(grid).float()
+            landmarks = case["landmarks_mm"] @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+            still = torch.zeros_like(ddf)
+            before, after = (landmark_distances_mm(landmarks, *u, grid) for u in ((still, still), (ddf, inverse)))
+            inside = case["inside"]
+            row = {
+                "before, inside, mm": float(before[:, inside].mean()),
+                "inside, mm": float(after[:, inside].mean()),
+                "outside, mm": float(after[:, ~inside].mean()),
+            }
+            row["success, %"] = 100.0 * all(row[f"{where}, mm"] <= limit for where, limit in SUCCESS_MM.items())
+            found.append(row)
+            progress(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
+        means = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+        worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in found) for where in SUCCESS_MM}
+        rows.append({"motion, mm": motion, "series": len(found), **means, **worst})
+    return rows

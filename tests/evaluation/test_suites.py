@@ -1,0 +1,59 @@
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.command_line import bundle_root, main
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.evaluation import suites
+from groupmorph_monai.evaluation.benchmark import BundleMethod, compare
+from groupmorph_monai.evaluation.suites import breathing, warped_cases
+
+
+def ours(*overlays):
+    configs = [str(bundle_root() / "configs" / f"{name}.yaml") for name in ("inference", *overlays)]
+    return BundleMethod(configs, str(bundle_root() / "models" / "model.pt"))
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """Two volumes of one phantom that lie alike and differ in contrast."""
+    volume = make_phantom(8, (56, 48, 44), 2, max_motion_voxels=1e-3)["image"]
+    folder, files = tmp_path_factory.mktemp("aligned"), []
+    for k in range(2):
+        files.append(str(folder / f"scan{k}.nii.gz"))
+        nibabel.save(nibabel.Nifti1Image(volume[k].numpy(), np.eye(4)), files[-1])
+    return files
+
+
+def test_what_is_warped_by_a_known_field_is_found_again(aligned):
+    (case,) = warped_cases(aligned, [4], max_motion_voxels=3)
+    unregistered, refined = compare([case], {"refined": ours()}, progress=lambda line: None)
+    apart = (case["landmarks"][0] - case["landmarks"][1]).norm(dim=1).mean()
+    assert unregistered["mean error, voxels"] == pytest.approx(apart.item(), rel=1e-4)
+    assert refined["mean error, voxels"] < 0.25 * unregistered["mean error, voxels"]
+
+
+def test_breathing_is_followed_and_a_failure_counts_as_one(monkeypatch):
+    small = {"size": (64, 56, 24), "spacing_mm": (3, 3, 6), "landmarks": 100}
+    made = suites.make_breathing_series
+    monkeypatch.setattr(suites, "make_breathing_series", lambda seed, motion: made(seed, motion, **small))
+    method = ours("effort/fast")
+    (found,) = breathing(method, [1], [12.0], progress=lambda line: None)
+    assert found["before, inside, mm"] > 3
+    assert found["inside, mm"] < 1.5 and found["outside, mm"] < 2 and found["success, %"] == 100
+    monkeypatch.setattr(method, "prepare_whole", lambda: _still)
+    (lost,) = breathing(method, [1], [12.0], progress=lambda line: None)
+    assert lost["inside, mm"] == pytest.approx(lost["before, inside, mm"]) and lost["success, %"] == 0
+
+
+def _still(series):
+    size = series.frames[0].data.shape
+    field = torch.zeros(len(series.frames), 3, *size)
+    return field, field, torch.as_tensor(series.frames[0].affine)
+
+
+def test_a_series_without_its_suite_is_refused(tmp_path, capsys):
+    assert main(["benchmark", "--suite", "warped", "--output", str(tmp_path)]) == 2
+    assert main(["benchmark", "--suite", "breathing", "--series", "a.nii", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("groupmorph: --series: expected") == 2
