@@ -141,17 +141,23 @@ def _accuracy(case: Mapping, ddf: Tensor) -> dict[str, float]:
 
 
 def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMethod], progress=print) -> list[dict]:
-    """One row a method: the mean over cases of every figure.
+    """One row a method: the mean over cases of every figure. The series as it is comes first of itself, and then, where
+    the cases hold it, the true motion: what it leaves of an error is that of the measurement.
 
     Args:
-        cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, ``lesion_mask`` where there are lesions.
-        methods: by name; the series as it is comes first of itself.
+        cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, ``lesion_mask`` ``(K, *S)`` where there
+            are lesions, ``motion`` ``(K, 3, *S)`` from timepoint to common space where it is known.
+        methods: by name.
         progress: told of every result.
     """
     rows: dict[str, list[dict]] = {}
     for case in cases:
         still = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
         rows.setdefault("unregistered", []).append(_accuracy(case, still))
+        if "motion" in case:
+            rows.setdefault("true motion", []).append(
+                _accuracy(case, Displacement(40).inverse(case["motion"][None])[0])
+            )
         for name, method in methods.items():
             ddf, seconds, peak_gb = _measure(method, case["image"])
             row = {**_accuracy(case, ddf), "seconds": seconds, "peak memory, GB": peak_gb}

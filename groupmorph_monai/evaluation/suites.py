@@ -57,6 +57,7 @@ def warped_cases(
                 "name": f"warped {seed}",
                 "image": torch.from_numpy(np.stack(warped)).float(),
                 "landmarks": torch.stack([follow(u, points) for u in fields]),
+                "motion": torch.stack(fields),
             }
         )
     return cases

@@ -1,6 +1,6 @@
 """How a posterior becomes a registration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from monai.inferers import Inferer, sliding_window_inference
@@ -74,8 +74,9 @@ class RegistrationInferer(Inferer):
         """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there.
 
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``z_mean``,
-            ``z_log_variance`` and ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels; while evaluating also
-            ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``, like ``ddf``.
+            ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels, ``z_log_variance`` where z is not refined; while
+            evaluating also ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``,
+            like ``ddf``.
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
@@ -92,15 +93,22 @@ class RegistrationInferer(Inferer):
                 mean = self.alignment.constrain(mean + residual)
             if self.refinement is not None:
                 mean = self.alignment.constrain(self.refinement(mean, images, displacement, mask))
-                log_variance = nn.functional.interpolate(log_variance.flatten(1, 2), mean.shape[3:]).view_as(mean)
         z = draw(mean, log_variance) if network.training else mean
         dvf = model.decode(z, images)
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
-        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
+        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean}
+        refined = not network.training and self.refinement is not None
+        if not refined:
+            result["z_log_variance"] = log_variance
         if not network.training:
             result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
             if self.draws:
-                result["ddf_std"] = self._spread(mean, log_variance, model, images)
+                draws = (
+                    self.refinement.draws(mean, images, displacement, mask, self.draws, self.seed)
+                    if refined
+                    else self._network_draws(mean, log_variance)
+                )
+                result["ddf_std"] = self._spread(draws, model, images)
         return result
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
@@ -123,14 +131,16 @@ class RegistrationInferer(Inferer):
         size = images.shape[2:]
         return upsample_field(ddf, stride_of(ddf, images), size)
 
-    def _spread(self, mean: Tensor, log_variance: Tensor, model: nn.Module, images: Tensor) -> Tensor:
-        total = torch.zeros_like(mean)
-        squares = torch.zeros_like(mean)
+    def _network_draws(self, mean: Tensor, log_variance: Tensor) -> Iterator[Tensor]:
         with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
             torch.manual_seed(self.seed)
             for _ in range(self.draws):
-                ddf = self.alignment(model.decode(draw(mean, log_variance), images), self.transformation)
-                total += ddf
-                squares += ddf.square()
+                yield draw(mean, log_variance)
+
+    def _spread(self, draws: Iterable[Tensor], model: nn.Module, images: Tensor) -> Tensor:
+        total, squares = 0, 0
+        for z in draws:
+            ddf = self.alignment(model.decode(z, images), self.transformation)
+            total, squares = total + ddf, squares + ddf.square()
         variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
         return self._on_image_grid(variance.clamp_min(0).sqrt(), images)

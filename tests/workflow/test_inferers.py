@@ -98,7 +98,7 @@ def test_a_second_pass_sees_what_the_first_left():
         assert ddf[0, 0, 0].mean().item() == pytest.approx(expected, abs=0.05)
 
 
-def test_refinement_leaves_the_weights_and_the_posteriors_variance():
+def test_refinement_leaves_the_weights():
     torch.manual_seed(0)
     net = GroupVAE(2, encoder_channels=(4, 6), decoder_channels=()).eval()
     fixed = images((36, 32, 32), timepoints=1)
@@ -108,6 +108,6 @@ def test_refinement_leaves_the_weights_and_the_posteriors_variance():
     result = inferer(refinement=refinement)(x, net)
     shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
     assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
-    assert result["z_log_variance"].shape == result["z_mean"].shape
+    assert "z_log_variance" not in result  # the network's variance is not that of the refined z
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
+from groupmorph_monai.evaluation.metrics import _field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring, upsample_field
 from groupmorph_monai.space.lattice import CosineTransform
 from groupmorph_monai.workflow import Refinement
-from groupmorph_monai.workflow.refinement import _evidence, _on_lattice, _Quadratic, _solve
+from groupmorph_monai.workflow.refinement import _ascent, _evidence, _on_lattice, _Quadratic, _solve
 
 EXP = ScalingAndSquaring(6)
 
@@ -90,7 +90,8 @@ def test_a_step_solves_the_normal_equations():
     force = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
     z = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
     spectrum = FluidPrior(0.5, 0.1, 0.2, 0.3).spectrum(size)
-    found = _solve(_Quadratic(torch.tensor(0.0), force, curvature), spectrum, z, steps=400)
+    model = _Quadratic(torch.tensor(0.0), force, curvature)
+    found = _solve(model, spectrum, _ascent(model, spectrum, z), steps=400)
     cosine = CosineTransform(size, z)
     identity = torch.eye(24, dtype=torch.float64).view(24, *size)
     precision = cosine.inverse(spectrum * cosine(identity)).flatten(1)
@@ -102,6 +103,42 @@ def test_a_step_solves_the_normal_equations():
     expected = torch.linalg.solve(dense, (right - right.mean(0)).T).T
     # The solver stops at a hundredth of the residual's length.
     assert (found.flatten(1) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_draws_have_the_covariance_of_the_posterior(monkeypatch):
+    size, timepoints = (5, 4, 6), 3
+    ask = refinement(adapt_prior=False, lattice_voxels=1)
+    square = torch.diag(torch.tensor([1.0, 4.0, 0.0]))
+    curvature = square.view(1, 3, 3, 1, 1, 1).expand(timepoints, 3, 3, *size)
+    model = _Quadratic(torch.tensor(0.0), torch.zeros(timepoints, 3, *size), curvature)
+    monkeypatch.setattr(ask, "_model", lambda *given: model)
+    ask.prior = FluidPrior(0.3, 0.5)
+    z = torch.ones(1, timepoints, 3, *size)
+    found = torch.cat(list(ask.draws(z, None, lambda z: z, number=4000)))
+    spectrum = ask.prior.spectrum(size)
+    for d, weight in enumerate((1.0, 4.0, 0.0)):
+        # A third of the variance is that of the mean over timepoints, which draws do not have.
+        expected = CosineTransform.diagonal(1 / (weight + spectrum)) * (timepoints - 1) / timepoints
+        torch.testing.assert_close(
+            found[:, :, d].var(dim=0), expected.expand(timepoints, *size).float(), atol=0, rtol=0.15
+        )
+    torch.testing.assert_close(found.mean(dim=0), z[0], atol=0.08, rtol=0)
+
+
+def test_most_true_errors_lie_within_the_interval_that_draws_give(phantom):
+    ask, x = refinement(), images(phantom)
+    z = ask(start(phantom), x, displacement)
+    size = phantom["image"].shape[1:]
+    spread = torch.cat([displacement(draw) for draw in ask.draws(z, x, displacement, number=12)]).std(dim=0)
+    ddf, inverse, std = (upsample_field(u, 2, size)[0] for u in (EXP(z), EXP(-z), spread[None]))
+    points = phantom["landmarks"]
+    common = torch.stack([p + _field_at(u, p) for p, u in zip(points, inverse)])
+    shares = []
+    for i, j in ((0, 1), (1, 2), (3, 0)):
+        error = common[i] + _field_at(ddf[j], common[i]) - points[j]
+        interval = 1.645 * (_field_at(std[i], common[i]).square() + _field_at(std[j], common[i]).square()).sqrt()
+        shares.append((error.abs() < interval).float().mean())
+    assert 0.75 < torch.stack(shares).mean() < 0.99
 
 
 def test_the_evidence_finds_the_weight_that_fields_were_drawn_with():
