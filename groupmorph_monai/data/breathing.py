@@ -1,6 +1,7 @@
 """A breathing abdomen made from a seed: organs slide along a wall that stands still, and slices are thick."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +9,41 @@ from torch import Tensor
 from .phantom import smooth_noise, uniform
 
 __all__ = ["make_breathing_series"]
+
+
+@dataclass
+class _Abdomen:
+    """Organs in a cylinder along the second axis that is not quite round, and a wall around them; points are
+    ``(3, *P)`` mm."""
+
+    extent: Tensor
+    reach_mm: float
+    phase: float
+    wobble: float
+    lattice_seed: int
+
+    def _from_axis(self, points: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Coordinates across the cylinder, 1 at ``shares`` of the field of view."""
+        x, z = ((points[a] - self.extent[a] / 2) / (s * self.extent[a]) for a, s in zip((0, 2), shares))
+        return x, z
+
+    def radius(self, points: Tensor) -> Tensor:
+        """1 on the border between organs and wall."""
+        x, z = self._from_axis(points, (0.33, 0.36))
+        return torch.hypot(x, z) - self.wobble * torch.sin(5 * torch.atan2(z, x) + self.phase)
+
+    def body(self, points: Tensor) -> Tensor:
+        return torch.sigmoid(50 * (1 - torch.hypot(*self._from_axis(points, (0.47, 0.49)))))
+
+    def tissue(self, points: Tensor, number: int) -> Tensor:
+        """Vessels, lobes and a fine texture, from lattices that reach past the field of view."""
+        reach, lattices = (self.extent + 2 * self.reach_mm).tolist(), []
+        for n, cell in enumerate((20.0, 10.0, 4.0)):
+            generator = torch.Generator().manual_seed(self.lattice_seed + 10 * number + n)
+            lattices.append(smooth_noise(generator, cell, 1, points + self.reach_mm, reach)[0])
+        coarse, middle, fine = lattices
+        signal = 0.4 + 0.25 * torch.sigmoid(5 * coarse) + 0.4 * torch.sigmoid(8 * (middle - 0.9))
+        return signal * (1 + 0.1 * fine).clamp_min(0.3)
 
 
 def make_breathing_series(
@@ -41,41 +77,23 @@ def make_breathing_series(
     lengths = max_motion_mm * share[torch.randperm(timepoints, generator=rng)]
     lattice_seed = int(torch.randint(2**30, (), generator=rng))
     phase, wobble = float(uniform(rng, 0, 6)), float(uniform(rng, 0.02, 0.06))
-
-    def radius(points: Tensor) -> Tensor:
-        """1 on the border between organs and wall, a cylinder along the second axis that is not quite round."""
-        x, z = ((points[a] - extent[a] / 2) / (share * extent[a]) for a, share in ((0, 0.33), (2, 0.36)))
-        return (x.square() + z.square()).sqrt() - wobble * torch.sin(5 * torch.atan2(z, x) + phase)
-
-    def body(points: Tensor) -> Tensor:
-        x, z = ((points[a] - extent[a] / 2) / (share * extent[a]) for a, share in ((0, 0.47), (2, 0.49)))
-        return torch.sigmoid(50 * (1 - (x.square() + z.square()).sqrt()))
-
-    def tissue(points: Tensor, number: int) -> Tensor:
-        """Vessels, lobes and a fine texture, from lattices in millimetres that reach past the field of view."""
-        reach = (extent + 2 * max_motion_mm).tolist()
-        lattices = []
-        for n, cell in enumerate((20.0, 10.0, 4.0)):
-            generator = torch.Generator().manual_seed(lattice_seed + 10 * number + n)
-            lattices.append(smooth_noise(generator, cell, 1, points + max_motion_mm, reach)[0])
-        coarse, middle, fine = lattices
-        signal = 0.4 + 0.25 * torch.sigmoid(5 * coarse) + 0.4 * torch.sigmoid(8 * (middle - 0.9))
-        return signal * (1 + 0.1 * fine).clamp_min(0.3)
+    abdomen = _Abdomen(extent, max_motion_mm, phase, wobble, lattice_seed)
 
     axes = [torch.arange(n) * float(s) for n, s in zip(size, spacing_mm)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    inner, still, visible = radius(points) < 1, tissue(points, 1), body(points)
+    inner, still, visible = abdomen.radius(points) < 1, abdomen.tissue(points, 1), abdomen.body(points)
     image = []
     for k, length in enumerate(lengths):
         moved = points.clone()
         moved[1] = points[1] + length * (1 - 0.2 * points[1] / extent[1])
         gain = 1 + 0.5 * k / max(timepoints - 1, 1)
-        signal = torch.where(inner, gain * tissue(moved, 0), still) * visible
+        signal = torch.where(inner, gain * abdomen.tissue(moved, 0), still) * visible
         real, imaginary = (0.5 * noise * torch.randn(signal.shape, generator=rng) for _ in range(2))
         image.append(torch.hypot(signal + real, imaginary))
 
     chosen = (uniform(rng, 0, 1, (20 * landmarks, 3)) * extent).T[:, :, None, None]
-    inside, wall = radius(chosen) < 0.85, (radius(chosen) > 1.15) & (body(chosen) > 0.9)
+    radius = abdomen.radius(chosen)
+    inside, wall = radius < 0.85, (radius > 1.15) & (abdomen.body(chosen) > 0.9)
     each = []
     for length in lengths:
         at = chosen.clone()

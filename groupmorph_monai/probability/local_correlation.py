@@ -28,7 +28,7 @@ class LocalCorrelation(Likelihood):
     """
 
     def __init__(
-        self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.01
+        self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02
     ):
         super().__init__()
         weights = [1.0] * len(radii_voxels) if radius_weights is None else list(radius_weights)

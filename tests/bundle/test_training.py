@@ -24,7 +24,7 @@ TINY = {
     "iterations_per_epoch": 2,
     "log_interval": 1,
 }
-SMALL = {"encoder_channels": [3, 4, 5, 6], "features": 3, "hidden_channels": 4, "looks": [1, 1, 1]}
+SMALL = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_channels": 4, "looks": [1, 1, 1, 1]}
 SMALL_GROUP_VAE = {"encoder_channels": [4, 6, 6], "decoder_channels": [6]}
 OVERLAYS = sorted(
     str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")
@@ -107,8 +107,8 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
 
 def test_training_lowers_the_bound(tmp_path):
     train(
-        tmp_path, max_iterations=60, iterations_per_epoch=20, learning_rate=3e-3, phantoms_training=1,
-        phantom_size_voxels=[16, 16, 16],
+        tmp_path, max_iterations=40, iterations_per_epoch=5, learning_rate=3e-3, phantoms_training=1,
+        phantom_size_voxels=[24, 24, 24], patch_size_voxels=[24, 24, 24],
     )  # fmt: skip
     losses = [e.value for e in EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("validation_loss")]
     assert losses[-1] < losses[0] - 0.1
