@@ -29,17 +29,22 @@ def bundle_root() -> Path:
 
 def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
     root = bundle_root()
-    files = [str(root / "configs" / f"{name}.yaml") for name in (config, *overlays)]
+    configs = root / "configs"
+    for name in overlays:
+        if not (configs / f"{name}.yaml").is_file():
+            known = ", ".join(sorted(str(f.relative_to(configs).with_suffix("")) for f in configs.glob("*/*.yaml")))
+            raise InputError(f"--overlay: expected one of {known}; got {name!r}")
+    files = [str(configs / f"{name}.yaml") for name in (config, *overlays)]
     given = {name: value for name, value in overrides.items() if value is not None}
     run(run_id=run_id, config_file=files, bundle_root=str(root), **given)
 
 
 def register(args: argparse.Namespace) -> None:
-    overlays, chosen = [], {}
+    overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
         if not args.reference.isdigit():
             raise InputError(f"--reference: expected 'mean' or a timepoint's number from 0, got {args.reference!r}")
-        overlays, chosen = ["modes/all_to_one"], {"reference": int(args.reference)}
+        overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:
         overlays.append("effort/no_refine")
     elif args.effort != "normal":
@@ -81,6 +86,7 @@ def evaluate(args: argparse.Namespace) -> None:
     _run(
         "evaluate",
         "evaluate",
+        args.overlay,
         dataset_dir=args.dataset,
         output_dir=args.output,
         weights=args.weights,
@@ -175,6 +181,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
+    parser.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a config laid over {base}, such as {examples}; may be repeated",
+    )
+
+
 def _add_register(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "register",
@@ -227,6 +243,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="what counts while the answer is refined, above 0 in an image drawn on the first scan, or in one a scan",
     )
+    _add_overlay(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=register)
 
@@ -263,6 +280,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
     )
+    _add_overlay(p, "evaluate.yaml", "data/lung_ct or effort/best")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=evaluate)
 
@@ -278,13 +296,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
     )
     p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
-    p.add_argument(
-        "--overlay",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a config laid over train.yaml, such as data/phantom_small or modes/all_to_one; may be repeated",
-    )
+    _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
     p.add_argument(
         "--set",
         action="append",

@@ -1,5 +1,6 @@
 """A user's mistake: one line that names file and cure, exit code 2, and nothing left behind."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,10 @@ def test_the_bundle_command_answers_in_one_line_too(case, series, tmp_path):
     check_line(done.stderr, names)
     assert "Traceback" not in done.stdout
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_an_unknown_overlay_is_named_with_those_that_there_are(series, tmp_path, capsys):
+    assert main(["register", *series, "--output", str(tmp_path), "--overlay", "data/lungs"]) == 2
+    assert re.fullmatch(
+        r"groupmorph: --overlay: expected one of .*data/lung_ct.*; got 'data/lungs'\n", capsys.readouterr().err
+    )
