@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .grid import compose, displace, voxel_grid
+from .grid import compose, sample, voxel_grid
 from .integrate import Displacement, ScalingAndSquaring
 
 __all__ = ["MeanAlignment", "ReferenceAlignment", "compose_affine"]
 
 Transformation = ScalingAndSquaring | Displacement
+_SLAB_VOXELS = 2**18
 
 
 class MeanAlignment:
@@ -77,7 +78,8 @@ class ReferenceAlignment:
 
 
 def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Fields of timepoints that an affine map moved before, as fields of the timepoints where they are.
+    """Fields of timepoints that an affine map moved before, as fields of the timepoints where they are: written into
+    the given ones, slab by slab, as fields of a whole series are too large to hold twice.
 
     Args:
         ddf: ``(K, 3, *S)``, common space to the moved timepoint, voxels.
@@ -85,16 +87,21 @@ def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tens
         maps: ``(K, 4, 4)``, moved timepoint to the timepoint, voxel coordinates.
     Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``.
     """
-    grid = voxel_grid(ddf.shape[2:], ddf.double())
-    forward, inverse = ddf.clone(), inverse_ddf.clone()
-    for k, matrix in enumerate(maps.to(grid)):
+    size = ddf.shape[2:]
+    maps = maps.to(ddf.device, torch.float64)
+    step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
+    for k, matrix in enumerate(maps):
         if torch.equal(matrix, torch.eye(4).to(matrix)):
             continue
-        back = torch.linalg.inv(matrix)
-        forward[k] = _apply(matrix, grid + ddf[k]) - grid
-        offset = _apply(back, grid) - grid
-        inverse[k] = offset + displace(inverse_ddf[k : k + 1].to(offset), offset[None])[0]
-    return forward, inverse
+        back, unmoved = torch.linalg.inv(matrix), inverse_ddf[k : k + 1].double()
+        for start in range(0, size[0], step):
+            slab = (slice(None), slice(start, start + step))
+            grid = voxel_grid((min(step, size[0] - start), *size[1:]), matrix)
+            grid[0] += start
+            ddf[k][slab] = (_apply(matrix, grid + ddf[k][slab]) - grid).to(ddf)
+            places = _apply(back, grid)
+            inverse_ddf[k][slab] = (places - grid + sample(unmoved, places[None])[0]).to(ddf)
+    return ddf, inverse_ddf
 
 
 def _apply(matrix: Tensor, points: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def test_composed_fields_lead_where_the_maps_and_the_field_lead():
     matrix = torch.eye(4).repeat(2, 1, 1)
     matrix[1, :3, :3] += 0.1 * torch.rand(3, 3, generator=generator)
     matrix[1, :3, 3] = torch.tensor([2.0, -1.0, 0.5])
-    total, back = compose_affine(ddf, torch.zeros_like(ddf), matrix)
+    total, back = compose_affine(ddf.clone(), torch.zeros_like(ddf), matrix)
     torch.testing.assert_close(total[0], ddf[0])
     x = torch.tensor([5.0, 4.0, 3.0])
     expected = matrix[1, :3, :3] @ (x + ddf[1, :, 5, 4, 3]) + matrix[1, :3, 3]
