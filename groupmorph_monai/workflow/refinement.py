@@ -111,13 +111,16 @@ class Refinement:
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
-        weights = [1.0] * len(self.prior.terms((1,)))
+        start, weights = z, [1.0] * len(self.prior.terms((1,)))
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
                 level = coarsen(images, factor)
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
                 z = _on_lattice(z, stride_of(z, images), step, size)
+                if factor > 1:
+                    other = _on_lattice(start, stride_of(start, images), step, size)
+                    z = self._better(z, other, level, level_mask, displacement, step // factor)
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, displacement(z), step // factor)
@@ -145,6 +148,16 @@ class Refinement:
                     if length_voxels < self.tolerance * factor:
                         break
         return z
+
+    def _better(
+        self, z: Tensor, start: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable, factor: int
+    ) -> Tensor:
+        """Of two z on one lattice the one under which these images are more likely. Where a series has no coarse
+        structure the coarse levels lead away from a good start, which finer images show."""
+        if torch.equal(z, start):
+            return z
+        values = [self._model(images, mask, displacement(v), factor).value for v in (z, start)]
+        return z if values[0] >= values[1] else start
 
     @torch.no_grad()
     def draws(
@@ -216,13 +229,14 @@ def _on_lattice(z: Tensor, old: int, new: int, size: Sequence[int]) -> Tensor:
     return coarsen(z.flatten(1, 2), new // old).unflatten(1, z.shape[1:3]) / (new // old)
 
 
+def _bound(model: _Quadratic, z: Tensor, precision: Tensor) -> float:
+    return float(model.value - 0.5 * (precision * CosineTransform(z.shape[3:], z)(z).square()).sum())
+
+
 def _worse(model: _Quadratic, z: Tensor, old_model: _Quadratic, old: Tensor, precision: Tensor) -> bool:
     """Whether the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
     what a displacement does to the windows, and the solution is not exact."""
-    cosine = CosineTransform(z.shape[3:], z)
-    now, before = (
-        float(m.value - 0.5 * (precision * cosine(v).square()).sum()) for m, v in ((model, z), (old_model, old))
-    )
+    now, before = _bound(model, z, precision), _bound(old_model, old, precision)
     return now < before - 0.01 * abs(before)
 
 

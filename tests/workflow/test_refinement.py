@@ -81,6 +81,13 @@ def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
     assert (free - clean).abs().max() > 0.1
 
 
+def test_the_better_of_two_fields_is_kept(phantom):
+    ask, x = refinement(levels=(2, 1), iterations=(3, 2)), images(phantom)
+    found = ask(start(phantom), x, displacement)
+    for one, other in ((found, torch.zeros_like(found)), (torch.zeros_like(found), found)):
+        assert ask._better(one, other, x, None, displacement, 2) is found
+
+
 def test_a_step_solves_the_normal_equations():
     generator = torch.Generator().manual_seed(0)
     size, timepoints = (3, 4, 2), 3
