@@ -27,16 +27,19 @@ def bundle_root() -> Path:
     return inside if (inside / "configs").is_dir() else package.parent / "bundle"
 
 
-def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
-    root = bundle_root()
-    configs = root / "configs"
+def _config_files(config: str, overlays: Sequence[str]) -> list[str]:
+    configs = bundle_root() / "configs"
     for name in overlays:
         if not (configs / f"{name}.yaml").is_file():
             known = ", ".join(sorted(str(f.relative_to(configs).with_suffix("")) for f in configs.glob("*/*.yaml")))
             raise InputError(f"--overlay: expected one of {known}; got {name!r}")
-    files = [str(configs / f"{name}.yaml") for name in (config, *overlays)]
+    return [str(configs / f"{name}.yaml") for name in (config, *overlays)]
+
+
+def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
+    files = _config_files(config, overlays)
     given = {name: value for name, value in overrides.items() if value is not None}
-    run(run_id=run_id, config_file=files, bundle_root=str(root), **given)
+    run(run_id=run_id, config_file=files, bundle_root=str(bundle_root()), **given)
 
 
 def register(args: argparse.Namespace) -> None:
@@ -130,7 +133,7 @@ def benchmark(args: argparse.Namespace) -> None:
     weights = args.weights or str(root / "models" / "model.pt")
 
     def ours(*overlays: str) -> BundleMethod:
-        return BundleMethod([str(root / "configs" / f"{name}.yaml") for name in ("inference", *overlays)], weights)
+        return BundleMethod(_config_files("inference", overlays), weights)
 
     if args.suite == "scaling":
         rows = scale(ours())

@@ -3,7 +3,6 @@
 import csv
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.initial import ComposeInitiald
 from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
+from .report import peak_memory_gb
 
 __all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
@@ -90,17 +90,7 @@ def _run(method: Method | BundleMethod, images: Tensor) -> tuple[np.ndarray, flo
     started = time.perf_counter()
     ddf = register(images)
     seconds = time.perf_counter() - started
-    return ddf.numpy(), seconds, _peak_bytes() / 1e9
-
-
-def _peak_bytes() -> int:
-    """Of this process alone: on Linux ru_maxrss begins with what the parent held when it started the process."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
-        if found is not None:
-            return int(found.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return ddf.numpy(), seconds, peak_memory_gb()
 
 
 def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[Tensor, float, float]:

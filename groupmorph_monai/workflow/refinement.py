@@ -126,15 +126,15 @@ class Refinement:
                     model = self._model(level, level_mask, displacement(z), step // factor)
                     terms = [w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
                     if best is not None and _worse(model, z, *best, sum(terms)):
-                        (model, z), damping = (
-                            best,
-                            8 * damping + 8,
-                        )  # Levenberg and Marquardt: a shorter step from there
+                        # Levenberg and Marquardt: back, and a shorter step from there.
+                        model, z = best
+                        damping = 8 * damping + 8
                     else:
                         damping /= 8
                     best = model, z
-                    damped, precision = model.damped(damping), sum(terms)
-                    dz = _solve(damped, precision, _ascent(damped, precision, z[0]), self.conjugate_steps)
+                    precision = sum(terms)
+                    ascent = _ascent(model, precision, z[0])
+                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
                     # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)

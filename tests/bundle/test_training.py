@@ -82,6 +82,9 @@ def test_tensorboard_shows_each_term_the_metrics_and_a_picture(finished):
 def test_the_best_weights_are_those_of_the_smallest_validation_loss(finished):
     network = GroupSetVAE(**SMALL)
     network.load_state_dict(torch.load(finished / "model_best.pt", weights_only=True))
+    losses = [e.value for e in EventAccumulator(str(finished / "tensorboard")).Reload().Scalars("validation_loss")]
+    same = all(torch.equal(network.state_dict()[name], value) for name, value in last_weights(finished).items())
+    assert same == (losses[-1] == min(losses))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
