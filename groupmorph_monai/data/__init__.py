@@ -3,13 +3,14 @@
 from .datalist import phantom_items, series_items
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series
-from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd
+from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd, ScalePercentilesd
 
 __all__ = [
     "LoadSeriesd",
     "RandContrastd",
     "RandMotiond",
     "RandTimepointsd",
+    "ScalePercentilesd",
     "Series",
     "make_phantom",
     "phantom_items",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, RandomizableTransform, ScaleIntensityRange
 
 from ..errors import InputError
 from ..space.grid import displace, voxel_grid
@@ -15,7 +15,7 @@ from ..space.lattice import gaussian_filter
 from .phantom import make_phantom
 from .readers import Series, read_image, read_points, read_series, resample, resample_series, working_grid
 
-__all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandTimepointsd"]
+__all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandTimepointsd", "ScalePercentilesd"]
 
 
 class LoadSeriesd(MapTransform):
@@ -83,6 +83,37 @@ class LoadSeriesd(MapTransform):
         to_voxel = np.linalg.inv(affine)
         points = np.stack([read_points(file) for file in files])
         return torch.as_tensor(points @ to_voxel[:3, :3].T + to_voxel[:3, 3], dtype=torch.float32)
+
+
+class ScalePercentilesd(MapTransform):
+    """Map two percentiles of the intensities to 0 and 1, and what lies beyond to these.
+
+    MONAI's ScaleIntensityRangePercentilesd gives the same and sorts every volume twice, which takes as long as the
+    network; selecting both percentiles at once takes a twentieth of that.
+
+    Args:
+        keys: of series ``(K, *S)``.
+        lower, upper: percentiles, 0 to 100.
+        per_timepoint: each timepoint by its own percentiles, or all by those of the series.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "image", lower: float = 1.0, upper: float = 99.0, per_timepoint: bool = True
+    ):
+        super().__init__(keys)
+        self.percentiles, self.per_timepoint = (lower, upper), per_timepoint
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            series = item[key]
+            parts = [self._scale(part) for part in (series if self.per_timepoint else series[None])]
+            item[key] = torch.stack(parts) if self.per_timepoint else parts[0]
+        return item
+
+    def _scale(self, volumes: torch.Tensor) -> torch.Tensor:
+        low, high = np.percentile(np.asarray(volumes), self.percentiles)
+        return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(volumes)
 
 
 class RandTimepointsd(MapTransform, RandomizableTransform):

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+_FILES_AT_ONCE = 4
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
@@ -153,7 +155,9 @@ def write_registration(
         raise ValueError(f"ddf, inverse_ddf: expected {count} timepoints, got {len(ddf)} and {len(inverse_ddf)}")
     result = {name: np.empty((count, *first.data.shape), np.float32) for name in ("warped", "native", "jacobian")}
     with _all_or_nothing(output_dir) as folder:
-        for k, frame in enumerate(series.frames):
+
+        def write_timepoint(k: int) -> None:
+            frame = series.frames[k]
             field = native_displacement_mm(ddf[k], affine, first.affine, first.data.shape)
             _write_field(field, first.affine, folder / f"ddf_{k:02d}.nii.gz")
             result["warped"][k] = warp_frame(frame, field, first.affine)
@@ -165,6 +169,10 @@ def write_registration(
                 nib.save(_image(_std_mm(std[k], affine, first), first.affine), folder / f"std_mm_{k:02d}.nii.gz")
             field = native_displacement_mm(inverse_ddf[k], affine, frame.affine, frame.data.shape)
             _write_field(field, frame.affine, folder / f"inverse_ddf_{k:02d}.nii.gz")
+
+        # Compression takes most of the time and one thread a file; more than a few at once would fill the memory.
+        with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+            list(pool.map(write_timepoint, range(count)))
         _write_series(result["warped"], series, folder)
         files = sorted(file.name for file in folder.iterdir())
     _warn_of_leftovers(output_dir, files)

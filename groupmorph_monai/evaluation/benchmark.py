@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import ScaleIntensityRangePercentiles
 from torch import Tensor
 
 from ..data.phantom import make_phantom
 from ..data.readers import Series
+from ..data.transforms import ScalePercentilesd
 from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.initial import ComposeInitiald
+from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
-from .report import peak_memory_gb
 
 __all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
@@ -44,6 +44,7 @@ class BundleMethod:
         parser = ConfigParser()
         parser.read_config(list(self.config_files))
         parser["initialize"] = []
+        keep_freed_memory()
         parser.parse()
         network = parser.get_parsed_content("network_def").eval()
         network.load_state_dict(torch.load(self.weights, weights_only=True))
@@ -52,18 +53,15 @@ class BundleMethod:
     def prepare(self) -> Method:
         parser, network = self._parse()
         inferer = parser.get_parsed_content("inferer")
-        percentiles = (parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper"))
-        normalise = ScaleIntensityRangePercentiles(
-            *percentiles,
-            0.0,
-            1.0,
-            clip=True,
-            channel_wise=parser.get_parsed_content("percentiles_per_timepoint"),
+        normalise = ScalePercentilesd(
+            "image",
+            *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")),
+            parser.get_parsed_content("percentiles_per_timepoint"),
         )
 
         def register(images: Tensor) -> Tensor:
             with torch.no_grad():
-                return inferer(torch.as_tensor(normalise(images))[None].float(), network)["ddf"][0]
+                return inferer(torch.as_tensor(normalise({"image": images})["image"])[None].float(), network)["ddf"][0]
 
         register(torch.rand(2, 32, 32, 32))  # what libraries do at the first call is not the method's time
         return register

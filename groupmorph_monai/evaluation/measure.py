@@ -10,7 +10,7 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from .metrics import summary
+from .metrics import accuracy, similarity
 
 __all__ = ["MeasureRegistrationd", "ValidationPicture", "average_of"]
 
@@ -20,16 +20,16 @@ class MeasureRegistrationd(Transform):
 
     Args:
         loss: negative ELBO, of which ``metrics["loss"]`` is the value at the posterior's mean; left out where none.
+        similarity: measure that of the images too. `SeriesWriter` does so on the native ones.
     """
 
-    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None):
-        self.loss = loss
+    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, similarity: bool = True):
+        self.loss, self.similarity = loss, similarity
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         pred, landmarks = data["pred"], data.get("landmarks")
-        metrics = summary(
-            data["image"],
-            pred["warped"],
+        metrics = similarity(data["image"], pred["warped"]) if self.similarity else {}
+        metrics |= accuracy(
             pred["ddf"],
             pred["inverse_ddf"],
             torch.as_tensor(data["affine"]).cpu(),

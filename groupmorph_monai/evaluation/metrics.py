@@ -6,15 +6,16 @@ fits in memory. Similarity of images is no accuracy: a flexible enough field mak
 millimetres beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 
 import torch
 from torch import Tensor
 
-from ..space.grid import compose, sample, voxel_grid
+from ..space.grid import sample, voxel_grid
 
 __all__ = [
+    "accuracy",
     "folding_percent",
     "inverse_consistency_mm",
     "jacobian_determinant",
@@ -23,10 +24,11 @@ __all__ = [
     "nmi",
     "non_diffeomorphic_volume_percent",
     "rmse",
-    "summary",
+    "similarity",
 ]
 
 _SLAB_VOXELS = 2**18
+_MEAN_VOXELS = 2**20
 
 
 def _check_field(name: str, ddf: Tensor) -> None:
@@ -61,7 +63,9 @@ def rmse(images: Tensor, mask: Tensor | None = None) -> float:
     The pairs' squared differences sum to ``K sum_i (x_i - mean)^2``, so their mean is twice the unbiased variance over
     K: linear in K, and without the cancellation of ``K sum x^2 - (sum x)^2``.
     """
-    return float((2 * _voxels(images, mask).var(dim=0).double().mean()).sqrt())
+    values = _voxels(images, mask)
+    deviation = values - values.mean(dim=0)
+    return float((2 * deviation.square_().mean(dtype=torch.float64) * len(values) / (len(values) - 1)).sqrt())
 
 
 def _entropy(counts: Tensor) -> Tensor:
@@ -169,33 +173,53 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
     return result
 
 
+def _steep_cells(u: Tensor) -> Tensor:
+    """Where in ``u`` ``(3, *S)`` a cell may be folded, ``(*S - 1)``: where a component changes by 1/5 voxel or more
+    along one of its edges. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute rows of G sum to less
+    than 1, even with a diagonal for a leg, and nothing is turned."""
+    steep = None
+    for axis in range(3):
+        edges = u.diff(dim=axis + 1).abs_().amax(dim=0)
+        for other in range(3):
+            if other != axis:
+                n = edges.shape[other] - 1
+                edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
+        steep = edges if steep is None else torch.maximum(steep, edges)
+    return steep >= 0.2
+
+
 def folding_percent(ddf: Tensor) -> float:
     """Percentage of voxels, all K together, whose central-difference determinant is 0 or less."""
     _check_field("ddf", ddf)
-    folded = sum(int((jacobian_determinant(u[None]) <= 0).sum()) for u in ddf)
+    folded = 0
+    for u in ddf:
+        # A central difference is the mean of two steps, so only the corners of steep cells can be folded.
+        steep = _steep_cells(u)
+        near = steep.new_zeros(u.shape[1:])
+        for corner in product((0, 1), repeat=3):
+            near[tuple(slice(c, n + c) for c, n in zip(corner, steep.shape))] |= steep
+        voxels, columns = near.nonzero().T, []
+        for axis in range(3):
+            below, above = voxels.clone(), voxels.clone()
+            below[axis] = (voxels[axis] - 1).clamp_min(0)
+            above[axis] = (voxels[axis] + 1).clamp_max(u.shape[axis + 1] - 1)
+            difference = u[(slice(None), *above)] - u[(slice(None), *below)]
+            columns.append(difference / (above - below)[axis] + _identity_row(axis, u).view(3, 1))
+        folded += int((_determinant(*columns) <= 0).sum())
     return 100 * folded / (ddf.shape[0] * ddf[0, 0].numel())
 
 
-def _slabs(ddf: Tensor) -> Iterator[Tensor]:
-    """``(3, n, j, k)`` pieces that together hold every cell of every timepoint once; neighbours share a voxel layer."""
-    cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
-    for u in ddf:
-        for start in range(0, u.shape[1] - 1, cells):
-            yield u[:, start : start + cells + 1]
-
-
-def _tetrahedra(u: Tensor) -> Iterator[Tensor]:
-    """Six times the signed volume of ten tetrahedra in every cell of ``u`` ``(3, *S)``, displaced. Where nothing moves:
-    1 for the eight at the corners, 2 for the two in the middle."""
-    edges = [u.diff(dim=d + 1) + _identity_row(d, u) for d in range(3)]
+def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
+    """Six times the signed volume of ten tetrahedra in every cell, of the places ``(3, P)`` where its eight corners
+    are. Where nothing moves: 1 for the eight at the corners, 2 for the two in the middle."""
 
     def edge(axis: int, corner: tuple[int, ...]) -> Tensor:
         """The cell's edge along ``axis`` that touches ``corner``, pointing up the axis."""
-        ends = [slice(None) if d == axis else slice(c, u.shape[d + 1] - 1 + c) for d, c in enumerate(corner)]
-        return edges[axis][(slice(None), *ends)]
+        low, high = (tuple(end if d == axis else c for d, c in enumerate(corner)) for end in (0, 1))
+        return corners[high] - corners[low]
 
     # All edges point up the axes, not away from the corner, so that every tetrahedron has the identity's orientation.
-    for corner in product((0, 1), repeat=3):
+    for corner in corners:
         yield _determinant(*[edge(axis, corner) for axis in range(3)])
     for corner in ((0, 0, 0), (1, 1, 1)):
         # To the far corners of the three faces that meet here: along one edge, then along the next.
@@ -204,6 +228,14 @@ def _tetrahedra(u: Tensor) -> Iterator[Tensor]:
             turn = tuple(1 - c if d == first else c for d, c in enumerate(corner))
             steps.append(edge(first, corner) + edge(second, turn))
         yield _determinant(*steps)
+
+
+def _slabs(ddf: Tensor) -> Iterator[Tensor]:
+    """``(3, n, j, k)`` pieces that together hold every cell of every timepoint once; neighbours share a voxel layer."""
+    cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
+    for u in ddf:
+        for start in range(0, u.shape[1] - 1, cells):
+            yield u[:, start : start + cells + 1]
 
 
 def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
@@ -217,52 +249,60 @@ def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
     between neighbours.
     """
     _check_field("ddf", ddf)
-    folded = sum(float((-t).clamp_min_(0).sum(dtype=torch.float64)) for u in _slabs(ddf) for t in _tetrahedra(u))
-    cells = ddf.shape[0] * (ddf.shape[2] - 1) * (ddf.shape[3] - 1) * (ddf.shape[4] - 1)
-    return 100 * 0.5 * folded / 6 / cells
+    folded = 0.0
+    for u in _slabs(ddf):
+        cells = _steep_cells(u).nonzero().T
+        if cells.shape[1]:
+            corners = {}
+            for corner in product((0, 1), repeat=3):
+                i, j, k = cells + torch.tensor(corner, device=cells.device)[:, None]
+                corners[corner] = u[:, i, j, k] + torch.stack([i, j, k]).to(u)
+            for volumes in _tetrahedra(corners):
+                folded += float((-volumes).clamp_min_(0).sum(dtype=torch.float64))
+    number = ddf.shape[0] * (ddf.shape[2] - 1) * (ddf.shape[3] - 1) * (ddf.shape[4] - 1)
+    return 100 * 0.5 * folded / 6 / number
 
 
 def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None) -> float:
     """Mean of ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and the voxels x, inside ``mask``
     ``(*S)`` of the common space, whose phi(x) is inside the grid: beyond it the inverse is unknown. NaN where there
-    is no such voxel."""
+    is no such voxel. A grid of many million voxels is thinned evenly to about one million."""
     _check_fields(ddf, inverse_ddf)
     size = ddf.shape[2:]
-    grid = voxel_grid(size, ddf)
+    # A mean needs no more than some million places; a full-size series has 25 times as many.
+    every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
+    thin = (slice(None, None, every),) * 3
+    grid = every * voxel_grid([-(-n // every) for n in size], ddf)
     last = torch.tensor(size, dtype=ddf.dtype, device=ddf.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0
     for u, inverse in zip(ddf, inverse_ddf):
+        u = u[(slice(None), *thin)]
         moved = grid + u
         inside = ((moved >= 0) & (moved <= last)).all(dim=0)
         if mask is not None:
-            inside &= mask.bool()
-        error = _length_mm(compose(inverse[None, None], u[None, None])[0, 0], affine, dim=0)
+            inside &= mask[thin].bool()
+        error = _length_mm(u + sample(inverse[None], moved[None])[0], affine, dim=0)
         total += float(error[inside].sum(dtype=torch.float64))
         number += int(inside.sum())
     return total / number if number else float("nan")
 
 
 @torch.no_grad()
-def summary(
-    images_before: Tensor,
-    images_after: Tensor,
-    ddf: Tensor,
-    inverse_ddf: Tensor,
-    affine: Tensor,
-    landmarks: Tensor | None = None,
-) -> dict[str, float]:
-    """Every metric of one series, as plain numbers under names with their units.
+def similarity(before: Tensor, after: Tensor) -> dict[str, float]:
+    """``rmse_before``, ``rmse_after``, ``nmi_before``, ``nmi_after`` of images ``(K, *S)``, native and warped."""
+    return {
+        f"{measure.__name__}_{when}": measure(images)
+        for measure in (rmse, nmi)
+        for when, images in (("before", before), ("after", after))
+    }
 
-    Args:
-        images_before, images_after: ``(K, *S)``, native and warped.
-        ddf, inverse_ddf, affine, landmarks: as in ``landmark_distances_mm``; displacements are those of ``ddf``.
-    """
+
+@torch.no_grad()
+def accuracy(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, landmarks: Tensor | None = None) -> dict[str, float]:
+    """Every measure of one series' fields, as plain numbers under names with their units. Arguments as in
+    ``landmark_distances_mm``; displacements are those of ``ddf``."""
     lengths = [_length_mm(u, affine, dim=0) for u in ddf]
     result = {
-        "rmse_before": rmse(images_before),
-        "rmse_after": rmse(images_after),
-        "nmi_before": nmi(images_before),
-        "nmi_after": nmi(images_after),
         "folding_percent": folding_percent(ddf),
         "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
         "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine),

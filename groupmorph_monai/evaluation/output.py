@@ -14,8 +14,9 @@ from monai.transforms import Transform
 
 from ..data.readers import Series
 from ..data.writers import check_output_dir, write_registration
-from .metrics import nmi, rmse
-from .report import draw_report, format_table, peak_memory_gb, versions, write_json
+from ..workflow.memory import peak_memory_gb
+from .metrics import similarity
+from .report import draw_report, format_table, versions, write_json
 
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
@@ -85,9 +86,7 @@ class SeriesWriter:
             jacobian=self.jacobian,
         )
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
-        for when, images in (("before", written["native"]), ("after", written["warped"])):
-            images = torch.as_tensor(images)
-            metrics |= {f"rmse_{when}": rmse(images), f"nmi_{when}": nmi(images)}
+        metrics |= similarity(torch.from_numpy(written["native"]), torch.from_numpy(written["warped"]))
         lengths = self._lengths_mm(fields["ddf"], affine)
         self._report(metrics, written, lengths, registered - self.started, time.perf_counter() - registered)
 

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import platform
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 
-__all__ = ["draw_report", "format_table", "peak_memory_gb", "versions", "write_json"]
+__all__ = ["draw_report", "format_table", "versions", "write_json"]
 
 
 def _plain(value: object) -> object:
@@ -55,26 +53,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "groupmorph_monai": __version__,
     }
-
-
-def peak_memory_gb() -> float:
-    """Most memory that this process has held, in 1e9 bytes: the peak of its resident set plus that of PyTorch on the
-    GPU, where one was used. NaN on Windows, where Python cannot tell."""
-    # On Linux getrusage(2) begins with what the parent held when it started this process; the kernel's VmHWM does not.
-    status = Path("/proc/self/status")
-    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    if kibibytes:
-        peak = int(kibibytes.group(1)) * 1024
-    else:
-        try:
-            import resource
-        except ImportError:
-            return float("nan")
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kibibytes elsewhere
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if torch.cuda.is_initialized():
-        peak += sum(torch.cuda.max_memory_allocated(d) for d in range(torch.cuda.device_count()))
-    return peak / 1e9
 
 
 def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:

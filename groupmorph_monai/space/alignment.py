@@ -88,19 +88,20 @@ def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tens
     Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``.
     """
     size = ddf.shape[2:]
-    maps = maps.to(ddf.device, torch.float64)
     step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
-    for k, matrix in enumerate(maps):
-        if torch.equal(matrix, torch.eye(4).to(matrix)):
+    still = torch.eye(4, dtype=torch.float64)
+    for k, matrix in enumerate(maps.cpu().double()):
+        if torch.equal(matrix, still):
             continue
-        back, unmoved = torch.linalg.inv(matrix), inverse_ddf[k : k + 1].double()
+        there, back = ((m - still).to(ddf) for m in (matrix, torch.linalg.inv(matrix)))
+        unmoved = inverse_ddf[k : k + 1].clone()
         for start in range(0, size[0], step):
             slab = (slice(None), slice(start, start + step))
-            grid = voxel_grid((min(step, size[0] - start), *size[1:]), matrix)
+            grid = voxel_grid((min(step, size[0] - start), *size[1:]), ddf)
             grid[0] += start
-            ddf[k][slab] = (_apply(matrix, grid + ddf[k][slab]) - grid).to(ddf)
-            places = _apply(back, grid)
-            inverse_ddf[k][slab] = (places - grid + sample(unmoved, places[None])[0]).to(ddf)
+            ddf[k][slab] += _apply(there, grid + ddf[k][slab])
+            moved = _apply(back, grid)
+            inverse_ddf[k][slab] = moved + sample(unmoved, (grid + moved)[None])[0]
     return ddf, inverse_ddf
 
 

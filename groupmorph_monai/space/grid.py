@@ -6,6 +6,7 @@ on which it lies; fields pull back, ``warped(x) = image(x + ddf(x))``, so point 
 ddf(x)`` in the timepoint. Corners are aligned and values outside are those of the border.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 
@@ -51,6 +52,21 @@ def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     return torch.stack([c * (2 / max(n - 1, 1)) - 1 for c, n in zip(reversed(components), reversed(size))], dim=-1)
 
 
+def _interpolate(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    grid = grid.to(image.dtype)
+    size, axes = grid.shape[1:-1], [1] * (grid.dim() - 3)
+    points, threads = math.prod(size), torch.get_num_threads()
+    if len(image) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad):
+        # The CPU's 3D kernel gives each thread whole items of a batch: one image becomes several, with a share of the
+        # points each, where these can be shared evenly.
+        shares = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
+        grid = grid.reshape(shares, -1, *axes, len(size))
+        image = image.expand(shares, *image.shape[1:])
+        values = F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+        return values.transpose(0, 1).reshape(1, -1, *size)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
 @full_precision
 def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
     """Values of ``image`` at ``points``, linearly interpolated (``mode="nearest"`` for labels).
@@ -60,8 +76,7 @@ def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
         points: ``(N, D, *P)`` with D = len(S) and as many point axes P as S; voxel coordinates of ``image``.
     Returns: ``(N, C, *P)``.
     """
-    grid = _normalise(points.unbind(1), image.shape[2:])
-    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
+    return _interpolate(image, _normalise(points.unbind(1), image.shape[2:]), mode)
 
 
 @full_precision
@@ -74,8 +89,7 @@ def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
         scale = 2 / max(extent - 1, 1)
         line = torch.arange(n, dtype=ddf.dtype, device=ddf.device) * scale - 1
         components.append(torch.add(line.view([-1 if a == axis else 1 for a in range(len(size))]), u, alpha=scale))
-    grid = torch.stack(components[::-1], dim=-1)
-    return F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=True)
+    return _interpolate(image, torch.stack(components[::-1], dim=-1), mode)
 
 
 def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:

@@ -3,6 +3,7 @@
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, prepare_series
 from .initial import AlignInitiald, ComposeInitiald
+from .memory import keep_freed_memory
 from .refinement import Refinement
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LossTerms",
     "Refinement",
     "RegistrationInferer",
+    "keep_freed_memory",
     "prepare_series",
     "resume",
 ]

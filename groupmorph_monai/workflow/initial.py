@@ -1,6 +1,6 @@
 """Bulk motion first: one affine or rigid map a timepoint, before any deformation."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -85,39 +85,37 @@ class AlignInitiald(MapTransform):
     def maps(self, frames: Sequence[Frame]) -> Tensor:
         """The maps ``(K, 4, 4)``, float64, of frames on any grids."""
         extent = max(np.linalg.norm(frames[0].affine[:3, :3], axis=0) * np.array(frames[0].data.shape))
-        ranges = [np.percentile(frame.data, (1, 99.5)) for frame in frames]
+        # What `resample` takes as it is; it would convert whole volumes again and again.
+        frames = [Frame(np.ascontiguousarray(f.data, dtype=np.float64), f.affine, f.path) for f in frames]
+        percentiles = [np.percentile(frame.data, (1, 50, 99.5)) for frame in frames]
 
-        def on_grid(maps: Tensor, voxels: int) -> tuple[Tensor, Tensor]:
+        def on_grid(maps: Mapping[int, Tensor], voxels: int) -> tuple[Tensor, Tensor]:
             grid, size = working_grid(frames[0], extent / voxels)
-            volumes = [
-                (resample(f.data[None], f.affine, m.numpy() @ grid, size)[0] - low) / max(high - low, 1e-6)
-                for f, m, (low, high) in zip(frames, maps, ranges)
-            ]
+            volumes = []
+            for k, matrix in maps.items():
+                low, _, high = percentiles[k]
+                volume = resample(frames[k].data[None], frames[k].affine, matrix.numpy() @ grid, size)[0]
+                volumes.append((volume - low) / max(high - low, 1e-6))
             return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), torch.from_numpy(grid)
 
         headers = torch.eye(4, dtype=torch.float64).repeat(len(frames), 1, 1)
-        maps = self._start(frames, headers, on_grid)
+        maps = self._start(frames, [median for _, median, _ in percentiles], headers, on_grid)
         for voxels in self.voxels:
             for _ in range(self.iterations):
-                volumes, grid = on_grid(maps, voxels)
+                volumes, grid = on_grid(dict(enumerate(maps)), voxels)
                 maps = self._step(volumes, grid, maps)
-        before, after = (float(self.likelihood(on_grid(m, self.voxels[-1])[0])) for m in (headers, maps))
-        return maps if after > before else headers
+        before, after = (on_grid(dict(enumerate(m)), self.voxels[-1])[0] for m in (headers, maps))
+        return maps if self.likelihood(after) > self.likelihood(before) else headers
 
-    def _start(self, frames: Sequence[Frame], headers: Tensor, on_grid) -> Tensor:
+    def _start(self, frames: Sequence[Frame], medians: Sequence[float], headers: Tensor, on_grid: Callable) -> Tensor:
         starts = headers.clone()
+        middles = [(_centre(frame), _centre_of_mass(frame, median)) for frame, median in zip(frames, medians)]
         for k in range(1, len(frames)):
-            tried = []
-            for centre in (None, _centre, _centre_of_mass):
+            tried = [headers[k]]
+            for there, here in zip(middles[k], middles[0]):
                 tried.append(headers[k].clone())
-                if centre is not None:
-                    tried[-1][:3, 3] = torch.from_numpy(centre(frames[k]) - centre(frames[0]))
-            scores = []
-            for start in tried:
-                maps = headers.clone()
-                maps[k] = start
-                volumes, _ = on_grid(maps, self.voxels[0])
-                scores.append(float(self.likelihood(volumes[:, [0, k]])))
+                tried[-1][:3, 3] = torch.from_numpy(there - here)
+            scores = [float(self.likelihood(on_grid({0: headers[0], k: m}, self.voxels[0])[0])) for m in tried]
             starts[k] = tried[int(np.argmax(scores))]
         return starts
 
@@ -152,8 +150,8 @@ def _centre(frame: Frame) -> np.ndarray:
     return frame.affine[:3, :3] @ ((np.array(frame.data.shape) - 1) / 2) + frame.affine[:3, 3]
 
 
-def _centre_of_mass(frame: Frame) -> np.ndarray:
-    weight = np.clip(frame.data - np.percentile(frame.data, 50), 0, None).astype(np.float64)
+def _centre_of_mass(frame: Frame, median: float) -> np.ndarray:
+    weight = np.clip(frame.data - median, 0, None)
     axes = [np.arange(n) for n in weight.shape]
     total = max(weight.sum(), 1e-12)
     mean = [(weight.sum(axis=tuple(a for a in range(3) if a != d)) * axes[d]).sum() / total for d in range(3)]

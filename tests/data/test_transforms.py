@@ -4,8 +4,18 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import ScaleIntensityRangePercentiles
 
-from groupmorph_monai.data import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd, make_phantom, read_series
+from groupmorph_monai.data import (
+    LoadSeriesd,
+    RandContrastd,
+    RandMotiond,
+    RandTimepointsd,
+    ScalePercentilesd,
+    make_phantom,
+    read_series,
+)
 from groupmorph_monai.errors import InputError
 
 
@@ -107,3 +117,12 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     nibabel.save(nibabel.Nifti1Image(0 * drawn, native.affine), file)
     with pytest.raises(InputError, match="mask.nii.gz.*above 0"):
         LoadSeriesd()({"image": series, "mask": file})
+
+
+@pytest.mark.parametrize("per_timepoint", [True, False])
+def test_percentiles_are_scaled_as_monai_does(per_timepoint):
+    series = MetaTensor(torch.randn(3, 9, 8, 7) * torch.tensor([1.0, 5, 30]).view(3, 1, 1, 1), affine=2 * torch.eye(4))
+    monais = ScaleIntensityRangePercentiles(2, 90, 0, 1, clip=True, channel_wise=per_timepoint)(series)
+    ours = ScalePercentilesd("image", 2, 90, per_timepoint)({"image": series, "other": 1})
+    torch.testing.assert_close(torch.as_tensor(ours["image"]), torch.as_tensor(monais), atol=1e-6, rtol=1e-6)
+    assert ours["other"] == 1 and torch.equal(ours["image"].affine, series.affine)

@@ -177,9 +177,8 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
     inverse_ddf = phantom["motion"]
     ddf = Displacement(40).inverse(inverse_ddf[None])[0]
     image = phantom["image"]
-    found = metrics.summary(
-        image, warp(image[None], ddf[None])[0], ddf, inverse_ddf, phantom["affine"], phantom["landmarks"]
-    )
+    found = metrics.similarity(image, warp(image[None], ddf[None])[0])
+    found |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], phantom["landmarks"])
     assert found["landmark_before_mm_mean"] > 1
     assert found["landmark_after_mm_95"] < 0.05
     assert found["inverse_consistency_mm"] < 0.05
@@ -194,9 +193,9 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
 def test_monais_tensors_give_the_same_numbers():
     before, after, ddf = random_images(2, *SIZE), random_images(2, *SIZE) ** 2, random_images(2, 3, *SIZE)
     landmarks = random_images(2, 5, 3) * 5
-    plain = metrics.summary(before, after, ddf, -ddf, AFFINE, landmarks)
-    wrapped = metrics.summary(*[MetaTensor(x) for x in (before, after, ddf, -ddf)], AFFINE, landmarks)
-    assert wrapped == plain
+    wrapped = [MetaTensor(x) for x in (before, after, ddf, -ddf)]
+    assert metrics.similarity(*wrapped[:2]) == metrics.similarity(before, after)
+    assert metrics.accuracy(*wrapped[2:], AFFINE, landmarks) == metrics.accuracy(ddf, -ddf, AFFINE, landmarks)
 
 
 def test_exponentials_of_opposite_velocities_undo_one_another():
@@ -228,3 +227,16 @@ def test_inverse_consistency_of_translations_counts_only_what_stays_inside():
 def test_fields_that_are_not_3d_are_refused_by_name(shape):
     with pytest.raises(ValueError, match="ddf"):
         metrics.non_diffeomorphic_volume_percent(torch.zeros(shape))
+
+
+def test_passing_over_smooth_cells_misses_no_fold(monkeypatch):
+    ddf = 0.09 * (2 * random_images(2, 3, 12, 11, 10) - 1)
+    for voxel in product((0, 5, 11), (0, 5, 10), (0, 4, 9)):  # every axis, sign and border has its fold
+        ddf[(0, sum(voxel) % 3, *voxel)] += 2.5 * (-1) ** sum(voxel)
+    assert 0.05 < float(metrics._steep_cells(ddf[0]).double().mean()) < 0.3 and not metrics._steep_cells(ddf[1]).any()
+    folds, volume = metrics.folding_percent(ddf), metrics.non_diffeomorphic_volume_percent(ddf)
+    assert folds == pytest.approx(100 * float((metrics.jacobian_determinant(ddf) <= 0).double().mean()), rel=1e-12)
+    assert folds > 0.5
+    monkeypatch.setattr(metrics, "_steep_cells", lambda u: torch.ones([n - 1 for n in u.shape[1:]], dtype=torch.bool))
+    assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(volume, rel=1e-12)
+    assert volume > 0.1

@@ -1,0 +1,29 @@
+import re
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from groupmorph_monai.workflow.memory import keep_freed_memory, peak_memory_gb
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says it in another place")
+def test_peak_memory_is_what_the_kernel_says():
+    peak = peak_memory_gb()
+    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)
+    # Between the two readings it may grow, and ru_maxrss remembers a parent's size: a wrong unit is off by 1000.
+    assert peak == pytest.approx(int(kibibytes) * 1024 / 1e9, rel=0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_the_pages_of_a_freed_tensor_serve_the_next():
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)  # 64 MB: 16384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    faults()
+    assert faults() < 1000
