@@ -37,6 +37,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
+_SLAB_VOXELS = 2**20
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 
 
@@ -75,11 +76,19 @@ def jacobian_determinant(displacement_mm: np.ndarray, affine: np.ndarray) -> np.
     """
     # With M the affine and G the derivative by voxel, the one in mm is I + G M^-1: its determinant is |M + G| / |M|.
     matrix = affine[:3, :3].astype(np.float32)
-    (a, b, c), (d, e, f), (g, h, i) = (
-        [np.gradient(u, axis=axis) + row[axis] for axis in range(3)] for u, row in zip(displacement_mm, matrix)
-    )
-    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    return determinant / np.float32(np.linalg.det(matrix))
+    size = displacement_mm.shape[1:]
+    result, step = np.empty(size, np.float32), max(1, _SLAB_VOXELS // (size[1] * size[2]))
+    for start in range(0, size[0], step):
+        # A layer more on either side, where there is one, for the central differences; two at the least.
+        low, high = max(0, min(start - 1, size[0] - 2)), min(size[0], start + step + 1)
+        (a, b, c), (d, e, f), (g, h, i) = (
+            [np.gradient(u, axis=axis) + row[axis] for axis in range(3)]
+            for u, row in zip(displacement_mm[:, low:high], matrix)
+        )
+        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        own = slice(start, min(start + step, size[0]))
+        result[own] = determinant[own.start - low : own.stop - low]
+    return result / np.float32(np.linalg.det(matrix))
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -122,7 +131,7 @@ def _image(data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None
 def _write_field(displacement_mm: np.ndarray, affine: np.ndarray, path: Path) -> None:
     """``(3, *S)`` RAS mm to ITK's NIfTI."""
     lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
-    image = _image(lps[:, :, :, None].astype(np.float32), affine)
+    image = _image(lps[:, :, :, None].astype(np.float32, copy=False), affine)
     image.header.set_intent("vector")
     nib.save(image, path)
 

@@ -104,9 +104,12 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
         raise ValueError(
             f"ddf: expected shape (B, K, D, *S) to match images {tuple(images.shape)}, got {tuple(ddf.shape)}"
         )
-    return (
-        displace(images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1), mode).squeeze(1).unflatten(0, images.shape[:2])
-    )
+    volumes, fields = images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1)
+    if volumes.requires_grad or fields.requires_grad:
+        warped = displace(volumes, fields, mode)
+    else:  # one after the other: the coordinates of a large series would fill the memory
+        warped = torch.cat([displace(x, u, mode) for x, u in zip(volumes.split(1), fields.split(1))])
+    return warped.squeeze(1).unflatten(0, images.shape[:2])
 
 
 def warp_coarse(images: Tensor, ddf: Tensor, factor: int, offset: Tensor | None = None) -> Tensor:
@@ -149,10 +152,10 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
     if factor == 1:
         return field
     # A product with a narrow matrix an axis: 4 times as fast on a CPU as interpolate.
-    fine = field
+    fine = factor * field
     for n, c in zip(size, expected):  # each contracts the first spatial axis and puts it last
         fine = torch.tensordot(fine, _interpolation(n, c, factor).to(field), dims=([3], [1]))
-    return factor * fine
+    return fine
 
 
 @lru_cache(maxsize=32)

@@ -201,19 +201,21 @@ class Refinement:
     def _model(self, images: Tensor, mask: Tensor | None, ddf: Tensor, factor: int) -> _Quadratic:
         """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of ``images``."""
         size, timepoints = images.shape[2:], images.shape[1]
-        fields = [upsample_field(u, factor, size)[0] for u in ddf.split(1, dim=1)]
-        warped = torch.cat([displace(x, u) for x, u in zip(images.split(1, dim=1), fields)], dim=1)
-        value, guide, score, weight = self.likelihood.linearise(warped)
+
+        def pulled(volumes: Tensor) -> Tensor:
+            pairs = zip(volumes.split(1, dim=1), ddf.split(1, dim=1))
+            return torch.cat([displace(x, upsample_field(u, factor, size)[0]) for x, u in pairs], dim=1)
+
+        value, guide, score, weight = self.likelihood.linearise(pulled(images))
         if mask is not None:
-            inside = torch.cat([displace(m, u) for m, u in zip(mask.split(1, dim=1), fields)], dim=1)
+            inside = pulled(mask)
             score, weight = score * inside, weight * inside
-        del fields, warped
         force, curvature = [], []
         # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
         for k in range(timepoints):
             if k < guide.shape[1]:
                 slope = gradient(guide[:, k : k + 1])[0, 0] * factor
-                square = restrict(slope[:, None] * slope[None], factor)
+                square = torch.cat([restrict((s * slope)[None], factor) for s in slope])
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** len(size)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)

@@ -195,6 +195,15 @@ def test_displacement_of_a_coarse_turned_grid_becomes_millimetres_on_the_native_
     np.testing.assert_allclose(jacobian_determinant(moved, target), np.linalg.det(np.eye(3) + slope), atol=1e-5)
 
 
+@pytest.mark.parametrize("slab_voxels", [1, 400, 2**20])
+def test_determinants_slab_by_slab_are_those_of_the_whole(monkeypatch, slab_voxels):
+    field = np.random.default_rng(0).normal(size=(3, 9, 11, 7)).astype(np.float32)
+    slope = np.stack([np.stack(np.gradient(u)) for u in field])  # (component, axis, *S)
+    expected = np.linalg.det(np.moveaxis(slope, (0, 1), (-2, -1)) + np.eye(3))
+    monkeypatch.setattr(writers, "_SLAB_VOXELS", slab_voxels)
+    np.testing.assert_allclose(jacobian_determinant(field, np.eye(4)), expected, atol=1e-4)
+
+
 def test_a_frame_is_interpolated_once_from_its_own_finer_grid():
     """Voxel-to-voxel noise on a grid of half the spacing survives only where it is not resampled in between."""
     fine = _affine(spacing=SPACING / 2, size=(39, 51, 29))
