@@ -122,16 +122,20 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
     Args:
         keys: of series ``(K, *S)``, cut alike.
         least, most: number of timepoints; a shorter series keeps all of its own.
+        in_order: neighbours in time, in their order, instead.
     """
 
-    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6):
+    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
         super().__init__(keys)
-        self.least, self.most = least, most
+        self.least, self.most, self.in_order = least, most, in_order
 
     def randomize(self, timepoints: int) -> None:
         most = min(self.most, timepoints)
         number = self.R.randint(min(self.least, most), most + 1)
-        self.chosen = self.R.permutation(timepoints)[:number]
+        if self.in_order:
+            self.chosen = self.R.randint(timepoints - number + 1) + np.arange(number)
+        else:
+            self.chosen = self.R.permutation(timepoints)[:number]
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)

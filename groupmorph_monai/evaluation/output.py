@@ -127,9 +127,11 @@ class SeriesWriter:
 
 
 def _describe(setting: object) -> object:
-    """A part such as an alignment as its name and arguments."""
+    """A part such as an alignment as its name and arguments, and its parts likewise."""
     state = getattr(setting, "__dict__", None)
-    return setting if state is None else {"name": type(setting).__name__, **state}
+    if state is None:
+        return setting
+    return {"name": type(setting).__name__, **{name: _describe(value) for name, value in state.items()}}
 
 
 class MetricsTable:

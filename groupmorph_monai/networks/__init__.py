@@ -3,5 +3,6 @@ field."""
 
 from .group_set_vae import GroupSetVAE
 from .group_vae import GroupVAE
+from .krebs_cvae import KrebsCVAE
 
-__all__ = ["GroupSetVAE", "GroupVAE"]
+__all__ = ["GroupSetVAE", "GroupVAE", "KrebsCVAE"]

@@ -1,19 +1,24 @@
 """What is likely: posterior, prior, likelihood and the bound that joins them."""
 
 from .elbo import NegativeELBO
-from .likelihood import GroupNMI
-from .local_correlation import LocalCorrelation
-from .posterior import draw, split_parameters
-from .prior import FluidPrior
+from .likelihood import GroupNMI, SquaredError
+from .local_correlation import GaussianCorrelation, LocalCorrelation
+from .posterior import Posterior, matched_smoothing_voxels, split_parameters
+from .prior import FluidPrior, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
 
 __all__ = [
     "FluidPrior",
+    "GaussianCorrelation",
     "GroupNMI",
     "LocalCorrelation",
     "LowRank",
     "NegativeELBO",
     "NormalisedGradient",
-    "draw",
+    "Posterior",
+    "SquaredError",
+    "TemporalPrior",
+    "UnitGaussian",
+    "matched_smoothing_voxels",
     "split_parameters",
 ]

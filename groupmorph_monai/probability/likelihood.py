@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..space.grid import full_precision
 from ..space.lattice import window_mean
 
-__all__ = ["GroupNMI", "Likelihood", "Linearised"]
+__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError"]
 
 
 class Linearised(NamedTuple):
@@ -47,6 +47,37 @@ class Likelihood(nn.Module):
             (score,) = torch.autograd.grad(value, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
         return Linearised(value.detach(), warped.detach(), score, weight)
+
+
+class SquaredError(Likelihood):
+    """Every volume is one unseen image plus white noise (VoxelMorph-diff, Eqs. 3 and 6, for K volumes): minus the
+    variance over K divided by that of the noise. With K = 2 this is ``-(x_0 - x_1)^2 / (2 noise^2)``, the paper's, in
+    which the first volume is the image.
+
+    Args:
+        noise: standard deviation sigma_I of the noise, on the images' scale of [0, 1].
+    """
+
+    def __init__(self, noise: float = 0.02**0.5):
+        super().__init__()
+        if noise <= 0:
+            raise ValueError(f"noise: expected more than 0, got {noise}")
+        self.variance = noise**2
+
+    @full_precision
+    def forward(self, warped: Tensor) -> Tensor:
+        return -warped.var(dim=1).mean() / self.variance
+
+    @full_precision
+    @torch.no_grad()
+    def linearise(self, warped: Tensor) -> Linearised:
+        """In closed form; the mean is the guide."""
+        timepoints = warped.shape[1]
+        mean = warped.mean(dim=1, keepdim=True)
+        stiffness = 2 / (self.variance * (timepoints - 1))
+        score = stiffness * (mean - warped)
+        weight = torch.full_like(warped, stiffness * (1 - 1 / timepoints))
+        return Linearised(-warped.var(dim=1).sum() / self.variance, mean, score, weight)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..space.grid import full_precision
-from ..space.lattice import window_mean
+from ..space.lattice import gaussian_filter, window_mean
 from .likelihood import Likelihood, Linearised
 
-__all__ = ["LocalCorrelation"]
+__all__ = ["GaussianCorrelation", "LocalCorrelation"]
 
 
 class LocalCorrelation(Likelihood):
@@ -85,3 +85,27 @@ class LocalCorrelation(Likelihood):
                 score[:, k : k + 1] -= precise * residual
                 weight[:, k : k + 1] += precise * gain
         return Linearised(value, guide, score, weight)
+
+
+class GaussianCorrelation(Likelihood):
+    """Squared local cross-correlation in Gaussian windows, ``mean(a b)^2 / (mean(a^2) mean(b^2))``, averaged over
+    voxels and all pairs of volumes (Krebs et al. 2018, Eq. 2, for K volumes). As there, no local mean is subtracted.
+
+    The paper's pair meets half-way, ``exp(-v / 2)`` and ``exp(v / 2)``: that is `MeanAlignment` with ``remove_mean``.
+
+    Args:
+        smoothing_voxels, kernel_voxels: standard deviation and width of the window.
+        epsilon: added to the denominator.
+    """
+
+    def __init__(self, smoothing_voxels: float = 2.0, kernel_voxels: int = 9, epsilon: float = 1e-5):
+        super().__init__()
+        self.smoothing_voxels, self.radius, self.epsilon = smoothing_voxels, kernel_voxels // 2, epsilon
+
+    @full_precision
+    def forward(self, warped: Tensor) -> Tensor:
+        timepoints = warped.shape[1]
+        first, second = torch.triu_indices(timepoints, timepoints, 1, device=warped.device)
+        squares = gaussian_filter(warped.square(), self.smoothing_voxels, self.radius)
+        products = gaussian_filter(warped[:, first] * warped[:, second], self.smoothing_voxels, self.radius)
+        return (products.square() / (squares[:, first] * squares[:, second] + self.epsilon)).mean()

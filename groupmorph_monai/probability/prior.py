@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..space.lattice import CosineTransform
+from .posterior import Posterior
 
-__all__ = ["FluidPrior"]
+__all__ = ["FluidPrior", "TemporalPrior", "UnitGaussian"]
 
 
 @lru_cache(maxsize=64)
@@ -71,19 +72,75 @@ class FluidPrior:
         coefficients = CosineTransform(size, z)(z)
         return (self.spectrum(size).to(z) * coefficients.square()).flatten(3).sum(dim=3)
 
-    def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """``KL(N(mean, exp(log_variance)) || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed
-        over components and voxels, constants included (GroupMorph, supplement)."""
+    def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+        """``KL(q || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed over components and
+        voxels, constants included (GroupMorph, supplement). ``posterior`` says what the two are of; none is one that
+        does not smooth."""
         size = mean.shape[3:]
-        diagonal = CosineTransform.diagonal(self.spectrum(size)).to(mean)
+        smoothing = (posterior or Posterior()).spectrum(size)
+        diagonal = CosineTransform.diagonal(self.spectrum(size) * smoothing.square()).to(mean)
         trace = (diagonal * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
-        return 0.5 * (trace + self.energy(mean) - math.prod(size) - self.log_determinant(size)).sum(dim=2)
+        constant = math.prod(size) + self.log_determinant(size) + 2 * smoothing.log().sum().item()
+        return 0.5 * (trace + self.energy(mean) - constant).sum(dim=2)
 
-    def __call__(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """The loss term: KL averaged over voxels, timepoints and batch, summed over components; a scalar.
 
         Eq. 7 sums it over voxels beside a mean NMI in [0, 1]: taken literally it drowns the images by a factor of the
         number of voxels, and its weight would change with the patch size. The average over timepoints answers the
         likelihood's average over pairs, so that the balance does not change with K either.
         """
-        return self.kl(mean, log_variance).mean() / math.prod(mean.shape[3:])
+        return self.kl(mean, log_variance, posterior).mean() / math.prod(mean.shape[3:])
+
+
+class TemporalPrior(FluidPrior):
+    """A `FluidPrior` that also holds neighbouring timepoints together: ``lambda_t`` weighs the squared differences
+    between the fields of timepoints k and k + 1, for series in the order of their times (4D smoothness, GroupMorph,
+    Section 6). The precision ``Lambda + lambda_t L_t``, with L_t the Laplacian of the line of K timepoints, is diagonal
+    in cosine coordinates over K and space, so that all stays in closed form.
+
+    Args:
+        lambda_t: see above; the other weights as in `FluidPrior`.
+    """
+
+    def __init__(self, lambda_t: float, **weights: float):
+        super().__init__(**weights)
+        if lambda_t < 0:
+            raise ValueError(f"lambda_t: expected 0 or more, got {lambda_t}")
+        self.lambda_t = float(lambda_t)
+
+    def _spectrum(self, timepoints: int, size: Sequence[int]) -> Tensor:
+        """Eigenvalues over K and space, ``(K, *S)``, float64."""
+        line = CosineTransform.laplacian((timepoints,)).view(-1, *[1] * len(size))
+        return self.spectrum(size) + self.lambda_t * line
+
+    def energy(self, z: Tensor) -> Tensor:
+        """``z^T Lambda z`` of a series, shared equally among its timepoints: ``(B, K, D, *S)`` to ``(B, K, D)``."""
+        series = z.transpose(1, 2)  # (B, D, K, *S)
+        coefficients = CosineTransform(series.shape[2:], z)(series)
+        spectrum = self._spectrum(z.shape[1], z.shape[3:]).to(z)
+        total = (spectrum * coefficients.square()).flatten(2).sum(dim=2)
+        return (total / z.shape[1]).unsqueeze(1).expand(-1, z.shape[1], -1)
+
+    def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+        """As `FluidPrior.kl`, the series' total shared equally among its timepoints."""
+        timepoints, size = mean.shape[1], mean.shape[3:]
+        smoothing = (posterior or Posterior()).spectrum(size)
+        spectrum = self._spectrum(timepoints, size)
+        diagonal = CosineTransform.diagonal(spectrum * smoothing.square()).to(mean)  # (K, *S)
+        trace = (diagonal.unsqueeze(1) * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
+        determined = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
+        constant = math.prod(size) + determined + 2 * smoothing.log().sum().item()
+        return 0.5 * (trace.mean(dim=1, keepdim=True) + self.energy(mean) - constant).sum(dim=2)
+
+
+class UnitGaussian:
+    """``p(z) = N(0, I)``, of codes (Krebs et al. 2018, Eq. 1)."""
+
+    def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """``KL(q || p)``, one number per timepoint: ``(B, K, C, *S)`` twice to ``(B, K)``, summed over the code."""
+        return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).flatten(2).sum(dim=2)
+
+    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+        """The loss term: KL averaged over timepoints and batch, a scalar. ``posterior`` is one that does not smooth."""
+        return self.kl(mean, log_variance).mean()

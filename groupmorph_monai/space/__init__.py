@@ -2,12 +2,16 @@
 
 from .alignment import MeanAlignment, ReferenceAlignment, compose_affine
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
-from .integrate import Displacement, ScalingAndSquaring
+from .integrate import AdaptiveSolver, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 
 __all__ = [
+    "AdaptiveSolver",
     "Displacement",
+    "Euler",
+    "FlowSequence",
     "MeanAlignment",
     "ReferenceAlignment",
+    "RungeKutta4",
     "ScalingAndSquaring",
     "compose",
     "compose_affine",

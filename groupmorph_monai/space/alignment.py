@@ -5,11 +5,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from .grid import compose, sample, voxel_grid
-from .integrate import Displacement, ScalingAndSquaring
+from .integrate import Displacement, Flow, FlowSequence
 
 __all__ = ["MeanAlignment", "ReferenceAlignment", "compose_affine"]
 
-Transformation = ScalingAndSquaring | Displacement
+Transformation = Flow | FlowSequence | Displacement
 _SLAB_VOXELS = 2**18
 
 

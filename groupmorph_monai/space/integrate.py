@@ -1,34 +1,140 @@
-"""From z to a transformation: z is a velocity field (scaling and squaring) or the displacement itself."""
+"""From z to a transformation: z is a velocity field that one of several solvers integrates, or the displacement
+itself."""
 
+import torch
 from torch import Tensor
+from torchdiffeq import odeint
 
-from .grid import compose
+from .grid import compose, displace, full_precision
 
-__all__ = ["Displacement", "ScalingAndSquaring"]
+__all__ = ["AdaptiveSolver", "Displacement", "Euler", "Flow", "FlowSequence", "RungeKutta4", "ScalingAndSquaring"]
 
 
-class ScalingAndSquaring:
-    """Diffeomorphic variant: z is a stationary velocity field, its displacement ``exp(z) - id`` (GroupMorph, Eq. 8).
-
-    Args:
-        steps: squarings; the field is divided by ``2**steps`` and composed with itself that many times.
-    """
-
-    def __init__(self, steps: int = 7):
-        if steps < 0:
-            raise ValueError(f"steps: expected 0 or more squarings, got {steps}")
-        self.steps = steps
+class Flow:
+    """``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id``, for a velocity that does not change with time
+    (VoxelMorph-diff, Eq. 1)."""
 
     def __call__(self, z: Tensor) -> Tensor:
         """``(B, K, D, *S)`` velocity to displacement, both in voxels."""
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Displacement of the inverse map, the flow of ``-z``."""
+        return self(-z)
+
+
+class _Steps(Flow):
+    """A flow found in ``steps`` equal steps or squarings."""
+
+    def __init__(self, steps: int):
+        if steps < 0:
+            raise ValueError(f"steps: expected 0 or more, got {steps}")
+        self.steps = steps
+
+
+class ScalingAndSquaring(_Steps):
+    """``exp(z)``: the field divided by ``2**steps`` and composed with itself ``steps`` times (GroupMorph, Eq. 8)."""
+
+    def __init__(self, steps: int = 7):
+        super().__init__(steps)
+
+    def __call__(self, z: Tensor) -> Tensor:
         ddf = z / 2**self.steps
         for _ in range(self.steps):
             ddf = compose(ddf, ddf)
         return ddf
 
+
+def _velocity(z: Tensor, ddf: Tensor) -> Tensor:
+    """``z(x + ddf(x))``, both ``(B, K, D, *S)``."""
+    return displace(z.flatten(0, 1), ddf.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+
+class Euler(_Steps):
+    """Quadrature: ``steps`` straight steps along the velocity (VoxelMorph-diff, Section 4.4.3)."""
+
+    def __init__(self, steps: int = 64):
+        super().__init__(steps)
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        ddf = torch.zeros_like(z)
+        for _ in range(self.steps):
+            ddf = ddf + _velocity(z, ddf) / self.steps
+        return ddf
+
+
+class RungeKutta4(_Steps):
+    """The classical method of order 4; a step looks at the velocity four times."""
+
+    def __init__(self, steps: int = 8):
+        super().__init__(steps)
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        ddf = torch.zeros_like(z)
+        for _ in range(self.steps):
+            first = _velocity(z, ddf) / self.steps
+            second = _velocity(z, ddf + first / 2) / self.steps
+            third = _velocity(z, ddf + second / 2) / self.steps
+            fourth = _velocity(z, ddf + third) / self.steps
+            ddf = ddf + (first + 2 * second + 2 * third + fourth) / 6
+        return ddf
+
+
+class AdaptiveSolver(Flow):
+    """Dormand and Prince's method of order 5 with steps as long as the tolerance allows, by torchdiffeq.
+
+    Args:
+        tolerance_voxels: of the root mean square error of a step.
+    """
+
+    def __init__(self, tolerance_voxels: float = 1e-3):
+        if tolerance_voxels <= 0:
+            raise ValueError(f"tolerance_voxels: expected more than 0, got {tolerance_voxels}")
+        self.tolerance_voxels = tolerance_voxels
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        times = torch.tensor([0.0, 1.0], dtype=z.dtype, device=z.device)
+        path = odeint(
+            lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, rtol=0.0, atol=self.tolerance_voxels
+        )
+        return path[-1]
+
+
+class FlowSequence:
+    """A velocity that changes with time: pieces of equal length, each stationary, one flow after the other.
+
+    Args:
+        flow: of one piece.
+        pieces: T; z holds the velocities of all, ``(B, K, T * D, *S)``, the first one's components first. With T = 1
+            this is ``flow`` itself.
+    """
+
+    def __init__(self, flow: Flow, pieces: int = 3):
+        if pieces < 1:
+            raise ValueError(f"pieces: expected 1 or more, got {pieces}")
+        self.flow, self.pieces = flow, pieces
+
+    def _parts(self, z: Tensor) -> list[Tensor]:
+        if z.shape[2] % self.pieces:
+            raise ValueError(f"z: expected {self.pieces} fields' components on axis 2, got {z.shape[2]}")
+        return [part / self.pieces for part in z.chunk(self.pieces, dim=2)]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """``(B, K, T * D, *S)`` velocities to displacement ``(B, K, D, *S)``, both in voxels."""
+        ddf, *rest = (self.flow(part) for part in self._parts(z))
+        for after in rest:
+            ddf = compose(after, ddf)
+        return ddf
+
     def inverse(self, z: Tensor) -> Tensor:
-        """Displacement of the inverse map, ``exp(-z) - id``."""
-        return self(-z)
+        """Displacement of the inverse map: the inverse flows, last piece first."""
+        ddf, *rest = (self.flow.inverse(part) for part in reversed(self._parts(z)))
+        for after in rest:
+            ddf = compose(after, ddf)
+        return ddf
 
 
 class Displacement:

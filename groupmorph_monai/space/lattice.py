@@ -38,9 +38,9 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def gaussian_filter(x: Tensor, sigma_voxels: float) -> Tensor:
-    """``(N, C, *S)`` smoothed by a Gaussian cut at 3 standard deviations."""
-    radius = max(1, math.ceil(3 * sigma_voxels))
+def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -> Tensor:
+    """``(N, C, *S)`` smoothed by a Gaussian cut at ``radius`` voxels, or at 3 standard deviations."""
+    radius = radius or max(1, math.ceil(3 * sigma_voxels))
     weights = [math.exp(-0.5 * (t / sigma_voxels) ** 2) for t in range(-radius, radius + 1)]
     total = sum(weights)
     for axis in range(2, x.dim()):

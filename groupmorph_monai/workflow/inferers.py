@@ -6,10 +6,9 @@ import torch
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
-from ..probability.posterior import draw, split_parameters
-from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..probability.posterior import Posterior, split_parameters
+from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
 from ..space.grid import upsample_field, warp
-from ..space.integrate import Displacement, ScalingAndSquaring
 from .refinement import Refinement, stride_of
 
 __all__ = ["RegistrationInferer", "prepare_series"]
@@ -29,36 +28,40 @@ class RegistrationInferer(Inferer):
     """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on
     request.
 
-    Windows are blended in the parameters of z, then integrated and warped once on the whole grid.
+    Windows are blended in the posterior's parameters, then integrated and warped once on the whole grid.
 
     While evaluating, the network may look again at what its last answer left: each further pass encodes the images
-    warped by the z so far and adds the mean of that posterior. ``exp(z) o exp(d) = exp(z + d)`` to first order
-    (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the
-    number of passes.
+    warped by the velocity so far and adds that of the new posterior's mean. ``exp(v) o exp(d) = exp(v + d)`` to first
+    order (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever
+    the number of passes.
 
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
         passes: times that the network sees the series while evaluating.
-        refinement: of z for the series at hand, after the last pass; none leaves the network's answer. What the
-            posterior's variance is then brought to is the lattice of the refined z.
+        refinement: of the velocity for the series at hand, after the last pass; none leaves the network's answer.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
             limit.
         overlap: of neighbouring windows, as a share of their size.
         draws: number of draws of z for ``ddf_std``; 0 leaves it out.
         seed: of those draws, so that the same series gives the same map.
+        posterior: what the network's parameters are of; none is one that does not smooth.
+        bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
+            timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
     """
 
     def __init__(
         self,
         alignment: MeanAlignment | ReferenceAlignment,
-        transformation: ScalingAndSquaring | Displacement,
+        transformation: Transformation,
         passes: int = 1,
         refinement: Refinement | None = None,
         window_size_voxels: Sequence[int] | None = None,
         overlap: float = 0.5,
         draws: int = 0,
         seed: int = 0,
+        posterior: Posterior | None = None,
+        bidirectional: bool = False,
     ):
         super().__init__()
         if passes < 1:
@@ -66,49 +69,52 @@ class RegistrationInferer(Inferer):
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
-        self.draws, self.seed = draws, seed
+        self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
+        self.bidirectional = bidirectional
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args, mask: Tensor | None = None, **kwargs
     ) -> dict[str, Tensor]:
         """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there.
 
-        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``z_mean``,
-            ``dvf`` ``(B, K, D, *S_z)`` on the grid of z in its voxels, ``z_log_variance`` where z is not refined; while
-            evaluating also ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to common space, and with draws ``ddf_std``,
-            like ``ddf``.
+        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf`` ``(B,
+            K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``, ``z_log_variance``, the
+            network's posterior in its last pass; while evaluating also ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to
+            common space, and with draws ``ddf_std``, like ``ddf``.
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        mean, log_variance = split_parameters(self._parameters(images, network), images.shape[1])
+        constrain, timepoints = self.alignment.constrain, images.shape[1]
+        mean, log_variance = split_parameters(self._parameters(images, network), timepoints)
 
-        def displacement(z: Tensor) -> Tensor:
-            return self.transformation(self.alignment.constrain(model.decode(z, images)))
+        def displacement(field: Tensor) -> Tensor:
+            return self.transformation(constrain(field))
 
-        if not network.training:
-            mean = self.alignment.constrain(mean)
+        if network.training:
+            dvf = model.decode(self.posterior.draw(mean, log_variance), images)
+        else:
+            seen, dvf = images, constrain(model.decode(mean, images))
             for _ in range(self.passes - 1):
-                moved = warp(images, self._on_image_grid(displacement(mean), images))
-                residual, log_variance = split_parameters(self._parameters(moved, network), images.shape[1])
-                mean = self.alignment.constrain(mean + residual)
+                seen = warp(images, self._on_image_grid(displacement(dvf), images))
+                mean, log_variance = split_parameters(self._parameters(seen, network), timepoints)
+                dvf = constrain(dvf + model.decode(mean, seen))
             if self.refinement is not None:
-                mean = self.alignment.constrain(self.refinement(mean, images, displacement, mask))
-        z = draw(mean, log_variance) if network.training else mean
-        dvf = model.decode(z, images)
+                dvf = constrain(self.refinement(dvf, images, displacement, mask))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
-        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean}
-        refined = not network.training and self.refinement is not None
-        if not refined:
-            result["z_log_variance"] = log_variance
+        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
+        if network.training and self.bidirectional:
+            back = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
+            mean_image = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
+            result["returned"] = torch.stack([images, warp(mean_image, back)], dim=2).flatten(0, 1)
         if not network.training:
             result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
             if self.draws:
                 draws = (
-                    self.refinement.draws(mean, images, displacement, mask, self.draws, self.seed)
-                    if refined
-                    else self._network_draws(mean, log_variance)
+                    self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)
+                    if self.refinement is not None
+                    else self._network_draws(dvf, mean, log_variance, model, seen)
                 )
-                result["ddf_std"] = self._spread(draws, model, images)
+                result["ddf_std"] = self._spread(draws, images)
         return result
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
@@ -131,16 +137,19 @@ class RegistrationInferer(Inferer):
         size = images.shape[2:]
         return upsample_field(ddf, stride_of(ddf, images), size)
 
-    def _network_draws(self, mean: Tensor, log_variance: Tensor) -> Iterator[Tensor]:
+    def _network_draws(
+        self, dvf: Tensor, mean: Tensor, log_variance: Tensor, model: nn.Module, seen: Tensor
+    ) -> Iterator[Tensor]:
+        found = model.decode(mean, seen)
         with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
             torch.manual_seed(self.seed)
             for _ in range(self.draws):
-                yield draw(mean, log_variance)
+                yield dvf + model.decode(self.posterior.draw(mean, log_variance), seen) - found
 
-    def _spread(self, draws: Iterable[Tensor], model: nn.Module, images: Tensor) -> Tensor:
+    def _spread(self, draws: Iterable[Tensor], images: Tensor) -> Tensor:
         total, squares = 0, 0
-        for z in draws:
-            ddf = self.alignment(model.decode(z, images), self.transformation)
+        for dvf in draws:
+            ddf = self.alignment(dvf, self.transformation)
             total, squares = total + ddf, squares + ddf.square()
         variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
         return self._on_image_grid(variance.clamp_min(0).sqrt(), images)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.probability import GroupNMI
+from groupmorph_monai.probability import GroupNMI, SquaredError
 
 
 def volumes(timepoints=3, size=(9, 8, 7), seed=0):
@@ -90,3 +90,21 @@ def test_mistakes_are_named():
         GroupNMI(kind="mi")
     with pytest.raises(ValueError, match="voxel_fraction"):
         GroupNMI(voxel_fraction=0)
+
+
+def test_squared_error_of_a_pair_is_that_of_the_paper_and_of_more_the_mean_over_pairs():
+    likelihood, x = SquaredError(0.3), volumes(4)
+    pairs = [(x[:, i] - x[:, j]).square().mean() / (2 * 0.3**2) for i in range(4) for j in range(i)]
+    assert likelihood(x[:, :2]).item() == pytest.approx(-pairs[0].item(), rel=1e-12)
+    assert likelihood(x).item() == pytest.approx(-torch.stack(pairs).mean().item(), rel=1e-12)
+
+
+def test_squared_errors_second_order_model_is_its_own_expansion_in_one_volume():
+    likelihood, x = SquaredError(0.3), volumes(3)
+    value, guide, score, weight = likelihood.linearise(x)
+    change = 0.1 * volumes(1, seed=3)[:, 0]
+    moved = x.clone()
+    moved[:, 1] += change
+    expected = value + (score[:, 1] * change).sum() - 0.5 * (weight[:, 1] * change.square()).sum()
+    assert (likelihood(moved) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter as scipys_gaussian
 
-from groupmorph_monai.probability import LocalCorrelation
+from groupmorph_monai.probability import GaussianCorrelation, LocalCorrelation
 from groupmorph_monai.space.lattice import gaussian_filter, gradient
 
 
@@ -84,3 +85,19 @@ def test_several_radii_are_averaged_by_their_weights():
 def test_radii_and_weights_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="radii_voxels"):
         LocalCorrelation((1, 2), (1.0,))
+
+
+def test_gaussian_correlation_is_the_papers_equation_over_all_pairs():
+    x, pairs = volumes(3), []
+
+    def mean(a):
+        return scipys_gaussian(a.numpy(), 2.0, mode="nearest", radius=4)
+
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        a, b = x[0, i], x[0, j]
+        pairs.append((mean(a * b) ** 2 / (mean(a * a) * mean(b * b) + 1e-5)).mean())
+    assert GaussianCorrelation()(x).item() == pytest.approx(np.mean(pairs), rel=1e-9)
+    scaled = x * torch.tensor([1.0, 3.0, 0.2]).view(1, 3, 1, 1, 1)
+    same = GaussianCorrelation(epsilon=0.0)
+    assert same(scaled).item() == pytest.approx(same(x).item(), rel=1e-9)
+    assert same(x[:, :1].expand(-1, 3, -1, -1, -1)).item() == pytest.approx(1)

@@ -1,6 +1,11 @@
-import torch
+import math
 
-from groupmorph_monai.probability import draw, split_parameters
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from groupmorph_monai.probability import Posterior, matched_smoothing_voxels, split_parameters
 
 
 def test_parameters_are_mean_then_log_variance_timepoint_by_timepoint():
@@ -14,7 +19,7 @@ def test_draws_have_the_posteriors_mean_and_variance():
     torch.manual_seed(0)
     mean = torch.full((1, 1, 3, 40, 40, 40), 1.5)
     log_variance = torch.full_like(mean, 2 * torch.log(torch.tensor(0.3)))
-    z = draw(mean, log_variance)
+    z = Posterior().draw(mean, log_variance)
     torch.testing.assert_close(z.mean(), torch.tensor(1.5), atol=5e-3, rtol=0)
     torch.testing.assert_close(z.std(), torch.tensor(0.3), atol=5e-3, rtol=0)
 
@@ -23,7 +28,27 @@ def test_the_gradient_reaches_mean_and_variance():
     mean = torch.zeros(1, 1, 3, 4, 4, 4, requires_grad=True)
     log_variance = torch.zeros_like(mean, requires_grad=True)
     torch.manual_seed(0)
-    z = draw(mean, log_variance)
+    z = Posterior().draw(mean, log_variance)
     z.sum().backward()
     torch.testing.assert_close(mean.grad, torch.ones_like(mean))
     torch.testing.assert_close(log_variance.grad, 0.5 * z.detach())  # z is the noise here, and sd = exp(l / 2)
+
+
+def test_a_code_is_split_as_a_field_is():
+    mean, log_variance = split_parameters(torch.arange(64.0).view(1, 64, 1, 1, 1), timepoints=2)
+    assert mean.shape == (1, 2, 16, 1, 1, 1) and log_variance[0, 0, 0].item() == 32
+
+
+def test_draws_are_white_noise_through_scipys_gaussian(monkeypatch):
+    impulse = torch.zeros(1, 1, 1, 24, 20, 22, dtype=torch.float64)
+    impulse[..., 12, 9, 2] = 1  # near a border, where the filter reflects
+    monkeypatch.setattr(torch, "randn_like", lambda mean: impulse)
+    z = Posterior(1.5).draw(torch.zeros_like(impulse), torch.full_like(impulse, 2 * math.log(3.0)))
+    expected = 3 * gaussian_filter(impulse[0, 0, 0].numpy(), 1.5, mode="reflect", truncate=6)
+    assert expected.max() > 0.05
+    np.testing.assert_allclose(z[0, 0, 0].numpy(), expected, atol=4e-3)
+
+
+def test_the_matched_kernels_peak_is_the_variance_of_a_voxel_with_six_neighbours():
+    sigma = matched_smoothing_voxels(20.0)
+    assert (2 * math.pi * sigma**2) ** -1.5 == pytest.approx(1 / 120)

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from groupmorph_monai.probability import FluidPrior
+from groupmorph_monai.probability import FluidPrior, Posterior, TemporalPrior, UnitGaussian
 from groupmorph_monai.space.lattice import CosineTransform
 
 SIZE = (3, 4, 2)
@@ -42,6 +42,21 @@ def test_kl_equals_that_of_dense_gaussians(weights):
             for d in range(3)
         )
         assert value.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_kl_of_a_smoothed_posterior_equals_that_of_dense_gaussians():
+    mean, log_variance = parameters(1)
+    posterior = Posterior(0.8)
+    cosine = CosineTransform(SIZE, mean)
+    unit = torch.eye(24, dtype=torch.float64).view(24, *SIZE)
+    smoothing = cosine.inverse(posterior.spectrum(SIZE) * cosine(unit)).flatten(1)
+    prior = MultivariateNormal(torch.zeros(24, dtype=torch.float64), precision_matrix=dense_precision(0.7, 0.05))
+    expected = 0
+    for d in range(3):
+        covariance = smoothing @ torch.diag(log_variance[0, 0, d].flatten().exp()) @ smoothing.T
+        expected += kl_divergence(MultivariateNormal(mean[0, 0, d].flatten(), covariance), prior)
+    found = FluidPrior(0.7, 0.05).kl(mean, log_variance, posterior)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-8)
 
 
 def test_log_determinant_is_exact():
@@ -104,3 +119,34 @@ def test_a_field_keeps_its_energy_on_a_coarser_lattice():
         spectrum = prior.spectrum(size, step=2.0) / 2  # one voxel thick: the third axis is no coarser
         energy = (spectrum * CosineTransform(size, coarse)(coarse).square())[0, 0, 0].sum()
         assert energy.item() == pytest.approx(fine.item(), rel=0.06), order
+
+
+def test_the_unit_gaussians_kl_equals_pytorchs():
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance = (torch.randn(2, 3, 16, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(dim=(2, 3, 4, 5))
+    torch.testing.assert_close(UnitGaussian().kl(mean, log_variance), expected)
+    assert UnitGaussian()(mean, log_variance).item() == pytest.approx(expected.mean().item())
+
+
+def test_the_temporal_kl_equals_that_of_a_dense_gaussian_over_time_and_space():
+    mean, log_variance = parameters(3)
+    differences = torch.tensor([[1.0, -1, 0], [0, 1, -1]], dtype=torch.float64)
+    time = differences.T @ differences
+    eye = torch.eye(24, dtype=torch.float64)
+    precision = torch.kron(torch.eye(3, dtype=torch.float64), dense_precision(0.7, 0.05)) + 0.4 * torch.kron(time, eye)
+    prior = MultivariateNormal(torch.zeros(72, dtype=torch.float64), precision_matrix=precision)
+    expected = sum(
+        kl_divergence(
+            MultivariateNormal(mean[0, :, d].flatten(), torch.diag(log_variance[0, :, d].flatten().exp())), prior
+        )
+        for d in range(3)
+    )
+    found = TemporalPrior(0.4, lambda_u=0.7, lambda_v=0.05).kl(mean, log_variance)
+    assert found.sum().item() == pytest.approx(expected.item(), abs=1e-8)
+
+
+def test_without_a_temporal_weight_it_is_the_fluid_prior():
+    fields = parameters(3)
+    found = TemporalPrior(0.0, lambda_u=0.7, lambda_v=0.05)(*fields)
+    assert found.item() == pytest.approx(FluidPrior(0.7, 0.05)(*fields).item(), rel=1e-10)

@@ -2,10 +2,21 @@ import pytest
 import torch
 
 from groupmorph_monai.evaluation.metrics import jacobian_determinant
-from groupmorph_monai.space import Displacement, ScalingAndSquaring, compose, voxel_grid
+from groupmorph_monai.space import (
+    AdaptiveSolver,
+    Displacement,
+    Euler,
+    FlowSequence,
+    RungeKutta4,
+    ScalingAndSquaring,
+    compose,
+    voxel_grid,
+)
 
 SIZE = (17, 15, 19)
 INSIDE = (..., *[slice(4, -4)] * 3)
+FLOWS = [ScalingAndSquaring(7), Euler(64), RungeKutta4(8), AdaptiveSolver(1e-4)]
+NAMES = ["squaring", "euler", "runge-kutta", "adaptive"]
 MATRIX = torch.tensor([[0.05, 0.12, 0.0], [-0.1, 0.03, 0.04], [0.02, -0.05, -0.04]], dtype=torch.float64)
 
 
@@ -21,20 +32,35 @@ def smooth(amplitude):
     return amplitude * torch.stack([y.sin() * z.cos(), z.sin() * x.cos(), x.sin() * y.cos()])[None, None]
 
 
-def test_exp_of_a_translation_is_it():
+@pytest.mark.parametrize("flow", FLOWS, ids=NAMES)
+def test_the_flow_of_a_translation_is_it(flow):
     velocity = torch.tensor([1.5, -0.5, 0.25], dtype=torch.float64).view(1, 1, 3, 1, 1, 1).expand(1, 2, 3, *SIZE)
-    torch.testing.assert_close(ScalingAndSquaring(7)(velocity), velocity, atol=1e-12, rtol=0)
+    torch.testing.assert_close(flow(velocity), velocity, atol=1e-12, rtol=0)
 
 
-def test_exp_of_a_linear_velocity_is_the_matrix_exponential():
+def error_of_a_linear_velocity(flow):
     expected = linear(torch.linalg.matrix_exp(MATRIX) - torch.eye(3, dtype=torch.float64))
-    ddf = ScalingAndSquaring(7)(linear(MATRIX))
-    assert (ddf - expected)[INSIDE].abs().max() < 1e-3 * expected[INSIDE].abs().max() + 1e-3
+    return (flow(linear(MATRIX)) - expected)[INSIDE].abs().max().item()
+
+
+@pytest.mark.parametrize(
+    "flow, tolerance",
+    [(ScalingAndSquaring(7), 2e-3), (Euler(64), 1e-2), (RungeKutta4(8), 1e-8), (AdaptiveSolver(1e-6), 1e-6)],
+    ids=NAMES,
+)
+def test_the_flow_of_a_linear_velocity_is_the_matrix_exponential(flow, tolerance):
+    assert error_of_a_linear_velocity(flow) < tolerance
+
+
+@pytest.mark.parametrize("solver, order", [(Euler, 1), (RungeKutta4, 4)])
+def test_twice_as_many_steps_come_closer_by_the_methods_order(solver, order):
+    errors = [error_of_a_linear_velocity(solver(steps)) for steps in (2, 4, 8)]
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.25)
+    assert errors[1] / errors[2] == pytest.approx(2**order, rel=0.25)
 
 
 def test_more_squarings_come_closer_by_a_half_each():
-    expected = linear(torch.linalg.matrix_exp(MATRIX) - torch.eye(3, dtype=torch.float64))
-    errors = [(ScalingAndSquaring(n)(linear(MATRIX)) - expected)[INSIDE].abs().max() for n in (2, 3, 4)]
+    errors = [error_of_a_linear_velocity(ScalingAndSquaring(steps)) for steps in (2, 3, 4)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.2)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.2)
 
@@ -45,8 +71,9 @@ def test_jacobian_is_the_exponential_of_the_trace():
     torch.testing.assert_close(determinant[INSIDE], expected[INSIDE], atol=1e-3, rtol=0)
 
 
-def test_the_inverse_undoes_it():
-    velocity, exp = smooth(0.8), ScalingAndSquaring(7)
+@pytest.mark.parametrize("exp", FLOWS, ids=NAMES)
+def test_the_inverse_undoes_it(exp):
+    velocity = smooth(0.8)
     there_and_back = compose(exp.inverse(velocity), exp(velocity))
     assert velocity.abs().max() > 0.7
     assert there_and_back[INSIDE].abs().max() < 2e-2
@@ -60,12 +87,35 @@ def test_displacement_is_itself_and_its_inverse_undoes_it_to_rounding():
     torch.testing.assert_close(back[INSIDE], torch.zeros_like(back[INSIDE]), atol=1e-8, rtol=0)
 
 
-def test_gradient_of_the_exponential():
+@pytest.mark.parametrize("flow", [ScalingAndSquaring(2), Euler(2), RungeKutta4(1), AdaptiveSolver(1e-2)], ids=NAMES)
+def test_gradient_of_the_flow(flow):
     velocity = 0.1 * torch.randn(1, 1, 3, 3, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     # Off the voxels' corners, where linear interpolation has no derivative.
-    assert torch.autograd.gradcheck(ScalingAndSquaring(2), (velocity + 0.123).requires_grad_())
+    assert torch.autograd.gradcheck(flow, (velocity + 0.123).requires_grad_())
 
 
-def test_negative_steps_are_refused():
+def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="steps.*-1"):
         ScalingAndSquaring(-1)
+    with pytest.raises(ValueError, match="tolerance_voxels.*0"):
+        AdaptiveSolver(0)
+
+
+def test_a_sequence_of_linear_velocities_is_the_product_of_their_exponentials():
+    other = MATRIX.T @ MATRIX * 2
+    first, second = (torch.linalg.matrix_exp(m / 2) for m in (MATRIX, other))
+    expected = linear(second @ first - torch.eye(3, dtype=torch.float64))
+    wrong_order = linear(first @ second - torch.eye(3, dtype=torch.float64))
+    sequence = FlowSequence(RungeKutta4(8), 2)
+    z = torch.cat([linear(MATRIX), linear(other)], dim=2)
+    error = (sequence(z) - expected)[INSIDE].abs().max()
+    assert error < 1e-6 < 0.1 * (wrong_order - expected)[INSIDE].abs().max()
+    assert compose(sequence.inverse(z), sequence(z))[INSIDE].abs().max() < 1e-6
+
+
+def test_a_sequence_of_equal_pieces_is_the_stationary_flow():
+    velocity = smooth(0.8)
+    pieces = FlowSequence(RungeKutta4(8), 3)(velocity.repeat(1, 1, 3, 1, 1, 1))
+    assert (pieces - RungeKutta4(24)(velocity))[INSIDE].abs().max() < 2e-2
+    with pytest.raises(ValueError, match="3 fields.*4"):
+        FlowSequence(Euler(2), 3)(torch.zeros(1, 1, 4, 5, 5, 5))

@@ -1,0 +1,114 @@
+"""Krebs' conditional VAE: a deformation as a code of a few numbers, decoded for the image it deforms."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..space.lattice import gaussian_filter
+
+__all__ = ["KrebsCVAE"]
+
+
+class KrebsCVAE(nn.Module):
+    """Encoder to a code of ``code_size`` numbers, decoder conditioned on the moving image (Krebs et al. 2018, Fig. 1).
+
+    Four convolutions with strides 2, 2, 2, 1 and a fully connected layer encode a volume beside what it is to meet: the
+    mean of the other timepoints, which for K = 2 is the fixed image. A fully connected layer and deconvolutions decode
+    the code; at each scale the volume itself, averaged to that scale, joins the filter maps, and at the end two
+    convolutions and a Gaussian filter give the velocity. The paper registers pairs; here every timepoint has a code of
+    its own with shared weights, so that any K is served, and reordering the timepoints reorders the codes.
+
+    The figure's filter counts are not legible; the defaults come to the paper's 267,000 weights. Its fully connected
+    layers fix the size of the images. Here they see the filter maps averaged to ``lattice_voxels``, which for images
+    of 8 times that size, 128 x 128 x 32 in the paper, changes nothing.
+
+    Args:
+        code_size: numbers a timepoint; 16 in the paper.
+        encoder_channels: filters of the four convolutions.
+        decoder_channels: filters of the deconvolutions, each twice as fine, from every 8th voxel; three end on every
+            voxel (the paper), two on every second.
+        lattice_voxels: of the fully connected layers' filter maps.
+        smoothing_voxels, kernel_voxels: standard deviation and width of the Gaussian filter, voxels of the velocity.
+    """
+
+    def __init__(
+        self,
+        code_size: int = 16,
+        encoder_channels: Sequence[int] = (16, 16, 24, 4),
+        decoder_channels: Sequence[int] = (16, 16, 16),
+        lattice_voxels: Sequence[int] = (16, 16, 4),
+        smoothing_voxels: float = 3.0,
+        kernel_voxels: int = 15,
+    ):
+        super().__init__()
+        if len(encoder_channels) != 4 or not 1 <= len(decoder_channels) <= 3:
+            raise ValueError(
+                "encoder_channels, decoder_channels: expected 4 and 1 to 3 numbers, got "
+                f"{list(encoder_channels)} and {list(decoder_channels)}"
+            )
+        self.code_size, self.lattice_voxels = code_size, list(lattice_voxels)
+        self.smoothing_voxels, self.kernel_voxels = smoothing_voxels, kernel_voxels
+        self.multiple, self.stride = 8, 2 ** (3 - len(decoder_channels))
+        self.encoder = nn.ModuleList()
+        channels = 2
+        for width, stride in zip(encoder_channels, (2, 2, 2, 1)):
+            self.encoder.append(nn.Conv3d(channels, width, 3, stride=stride, padding=1))
+            channels = width
+        self.maps = channels
+        cells = channels * math.prod(lattice_voxels)
+        self.to_code = nn.Linear(cells, 2 * code_size)
+        self.from_code = nn.Linear(code_size, cells)
+        self.decoder = nn.ModuleList()
+        for width in decoder_channels:
+            self.decoder.append(nn.ConvTranspose3d(channels + 1, width, 4, stride=2, padding=1))
+            channels = width
+        self.last = nn.ModuleList(
+            [nn.Conv3d(channels + 1, channels, 3, padding=1), nn.Conv3d(channels, 3, 3, padding=1)]
+        )
+        for layer in (*self.encoder, self.last[0]):
+            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        for layer in self.decoder:
+            # Of the 64 weights of a kernel 8 meet at a voxel.
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (8 * layer.in_channels)))
+            nn.init.zeros_(layer.bias)
+        # An untrained network is near the identity.
+        nn.init.normal_(self.last[1].weight, std=1e-3)
+        nn.init.zeros_(self.last[1].bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes."""
+        timepoints = images.shape[1]
+        if timepoints < 2:
+            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
+        x = torch.stack([images, others], dim=2).flatten(0, 1)
+        for layer in self.encoder:
+            x = F.leaky_relu(layer(x), 0.2)
+        x = F.adaptive_avg_pool3d(x, self.lattice_voxels)
+        parameters = self.to_code(x.flatten(1)).unflatten(0, (-1, timepoints)).unflatten(2, (2, -1))
+        return parameters.transpose(1, 2).flatten(1)[:, :, None, None, None]
+
+    @torch.jit.ignore
+    def decode(self, z: Tensor, images: Tensor) -> Tensor:
+        """Codes ``(B, K, C, 1, 1, 1)`` to the velocities ``(B, K, 3, *ceil(S / stride))`` of ``images`` ``(B, K, *S)``,
+        voxels of that lattice. Codes of one patient with the images of another transport the deformation."""
+        size = images.shape[2:]
+        volumes = images.flatten(0, 1).unsqueeze(1)
+        padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]
+        volumes = F.pad(volumes, padding, mode="replicate")
+        x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))
+        x = F.leaky_relu(F.adaptive_avg_pool3d(x, [n // 8 for n in volumes.shape[2:]]), 0.2)
+        factor = 8
+        for layer in self.decoder:
+            x = F.leaky_relu(layer(torch.cat([x, F.avg_pool3d(volumes, factor)], dim=1)), 0.2)
+            factor //= 2
+        shown = F.avg_pool3d(volumes, factor) if factor > 1 else volumes
+        x = self.last[1](F.leaky_relu(self.last[0](torch.cat([x, shown], dim=1)), 0.2))
+        kept = (..., *[slice(-(-n // self.stride)) for n in size])
+        smooth = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
+        return smooth[kept].unflatten(0, images.shape[:2])
