@@ -3,12 +3,13 @@
 from .datalist import phantom_items, series_items
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series
-from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandTimepointsd, ScalePercentilesd
+from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd, ScalePercentilesd
 
 __all__ = [
     "LoadSeriesd",
     "RandContrastd",
     "RandMotiond",
+    "RandSurfaced",
     "RandTimepointsd",
     "ScalePercentilesd",
     "Series",

@@ -28,9 +28,10 @@ def series_items(
     """Data list of ``dataset_dir``.
 
     A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
-    or list of files, "landmarks": [one point file a timepoint]}`` with paths relative to the folder. Without one, every
-    sub-folder and every NIfTI file is a series, in the order of their names, the last ``validation_fraction`` of them
-    for validation; a sub-folder's ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks.
+    or list of files, "landmarks": [one point file a timepoint], "labels": [one label map a timepoint]}`` with paths
+    relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the order of their names,
+    the last ``validation_fraction`` of them for validation; a sub-folder's ``landmarks_*`` files (CSV or ITK points,
+    one a timepoint) are its landmarks.
 
     Args:
         dataset_dir: the folder, or none for the phantoms.
@@ -87,4 +88,8 @@ def _resolve(entry: dict, listed: Path) -> dict:
 
     image = entry["image"]
     name = Path(image[0] if isinstance(image, list) else image).name
-    return {"name": name, **entry, **{key: under(entry[key]) for key in ("image", "landmarks") if key in entry}}
+    return {
+        "name": name,
+        **entry,
+        **{key: under(entry[key]) for key in ("image", "landmarks", "labels") if key in entry},
+    }

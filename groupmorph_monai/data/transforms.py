@@ -8,6 +8,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform, ScaleIntensityRange
+from scipy.ndimage import distance_transform_edt
 
 from ..errors import InputError
 from ..space.grid import displace, voxel_grid
@@ -15,7 +16,7 @@ from ..space.lattice import gaussian_filter
 from .phantom import make_phantom
 from .readers import Series, read_image, read_points, read_series, resample, resample_series, working_grid
 
-__all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandTimepointsd", "ScalePercentilesd"]
+__all__ = ["LoadSeriesd", "RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd", "ScalePercentilesd"]
 
 
 class LoadSeriesd(MapTransform):
@@ -27,7 +28,7 @@ class LoadSeriesd(MapTransform):
     the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K, 4, 4)``, where the item has
     it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, a file drawn on
     the first timepoint or one a timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that
-    is None is taken out.
+    is None is taken out. ``labels``, one label map a timepoint (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -49,34 +50,44 @@ class LoadSeriesd(MapTransform):
         if "phantom" in item:
             phantom = make_phantom(**item.pop("phantom"))
             item[self.keys[0]] = MetaTensor(phantom["image"], affine=phantom["affine"])
-            return {**item, **{key: phantom[key] for key in ("affine", "landmarks", "lesion_mask")}}
-        masks = item.pop("mask", None)
+            return {**item, **{key: phantom[key] for key in ("affine", "landmarks")}, "labels": phantom["lesion_mask"]}
+        maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
+        maps = {name: files for name, files in maps.items() if files is not None}
         for key in self.keys:
             series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             item[key] = resample_series(series, affine, size, item.get("initial"))
             item["affine"] = torch.as_tensor(affine)
-            if masks is not None:
-                files = [masks] if isinstance(masks, (str, Path)) else masks
-                item["mask"] = self._masks(files, affine, size, len(series.frames), item.get("initial"))
+            for name, files in maps.items():
+                number = len(series.frames)
+                item[name] = self._label_maps(name, files, affine, size, number, item.get("initial"))
         if "landmarks" in item:
             item["landmarks"] = self._landmarks(item["landmarks"], affine)
         return item
 
     @staticmethod
-    def _masks(
-        files: Sequence[str | Path], affine: np.ndarray, size: Sequence[int], timepoints: int, initial: object
+    def _label_maps(
+        name: str,
+        files: str | Path | Sequence[str | Path],
+        affine: np.ndarray,
+        size: Sequence[int],
+        timepoints: int,
+        initial: object,
     ) -> torch.Tensor:
-        if len(files) not in (1, timepoints):
-            raise InputError(f"mask: expected one file, or one for each of the {timepoints} scans, got {len(files)}")
-        masks = []
+        files = [files] if isinstance(files, (str, Path)) else files
+        if len(files) not in ((1, timepoints) if name == "mask" else (timepoints,)):
+            one = "one file, or " if name == "mask" else ""
+            raise InputError(f"{name}: expected {one}one for each of the {timepoints} scans, got {len(files)}")
+        maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
+            data = frame.data > 0 if name == "mask" else frame.data
             grid = affine if initial is None else np.asarray(initial[number]) @ affine
-            masks.append(resample((frame.data > 0)[None].astype(np.uint8), frame.affine, grid, size, nearest=True)[0])
-            if not masks[-1].any():
-                raise InputError(f"{file}: expected a mask above 0 somewhere in its scan, got none; check the file")
-        return torch.from_numpy(np.stack(masks)).float()
+            maps.append(resample(data[None].astype(np.int32), frame.affine, grid, size, nearest=True)[0])
+            if not maps[-1].any():
+                raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
+        maps = torch.from_numpy(np.stack(maps))
+        return maps.float() if name == "mask" else maps
 
     @staticmethod
     def _landmarks(files: Sequence[str], affine: np.ndarray) -> torch.Tensor:
@@ -114,6 +125,52 @@ class ScalePercentilesd(MapTransform):
     def _scale(self, volumes: torch.Tensor) -> torch.Tensor:
         low, high = np.percentile(np.asarray(volumes), self.percentiles)
         return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(volumes)
+
+
+class RandSurfaced(MapTransform, RandomizableTransform):
+    """From label maps to surfaces: ``surface_points`` ``(K, P, 3)``, drawn anew at each call from the faces between the
+    voxels of a structure and the others, in voxel coordinates, and ``surface_distance`` ``(K, *S)``, voxels from each
+    voxel to those faces, below 0 inside (VoxelMorph-diff, Section 3.1).
+
+    Args:
+        keys: of label maps ``(K, *S)``, which are taken out.
+        structure: the label; none for all above 0.
+        points: P.
+    """
+
+    def __init__(self, keys: KeysCollection = "labels", structure: int | None = None, points: int = 5000):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self)
+        self.structure, self.points = structure, points
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            labels = np.asarray(item.pop(key))
+            inside = labels == self.structure if self.structure is not None else labels > 0
+            found = [self._surface(structure) for structure in inside]
+            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*found))
+        return item
+
+    def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        faces = []
+        for axis in range(inside.ndim):
+            between = np.argwhere(np.diff(inside.astype(np.int8), axis=axis)) + 0.5 * np.eye(inside.ndim)[axis]
+            faces.append(np.concatenate([between, np.full((len(between), 1), axis)], axis=1))
+        faces = np.concatenate(faces)
+        if not len(faces):
+            wanted = "any" if self.structure is None else self.structure
+            raise InputError(
+                f"labels: expected a surface of structure {wanted} in every timepoint; check the label maps"
+            )
+        chosen = faces[self.R.randint(len(faces), size=self.points)]
+        places, axes = chosen[:, :-1], chosen[:, -1].astype(int)
+        spread = self.R.uniform(-0.5, 0.5, places.shape)  # anywhere on the face
+        spread[np.arange(len(places)), axes] = 0
+        # A voxel's distance to the next one on the other side is half a voxel more than that to the face between. The
+        # sign lets interpolation across the face find 0 there.
+        distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
+        return torch.from_numpy(places + spread).float(), torch.from_numpy(distance).float()
 
 
 class RandTimepointsd(MapTransform, RandomizableTransform):

@@ -6,6 +6,7 @@ from .local_correlation import GaussianCorrelation, LocalCorrelation
 from .posterior import Posterior, matched_smoothing_voxels, split_parameters
 from .prior import FluidPrior, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
+from .surface import SurfaceDistance
 
 __all__ = [
     "FluidPrior",
@@ -17,6 +18,7 @@ __all__ = [
     "NormalisedGradient",
     "Posterior",
     "SquaredError",
+    "SurfaceDistance",
     "TemporalPrior",
     "UnitGaussian",
     "matched_smoothing_voxels",

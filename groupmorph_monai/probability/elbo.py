@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from .posterior import Posterior
-from .prior import FluidPrior
+from .prior import FluidPrior, UnitGaussian
+from .surface import SurfaceDistance
 
 __all__ = ["NegativeELBO"]
 
@@ -18,27 +19,44 @@ class NegativeELBO(nn.Module):
         prior: gives the voxel-averaged KL of ``z_mean`` and ``z_log_variance``.
         kl_weight: 1 is the paper's objective with the KL averaged over voxels.
         posterior: what ``z_mean`` and ``z_log_variance`` are of; none is one that does not smooth.
+        surfaces: likelihood of a structure's surfaces, for batches that hold them (VoxelMorph-diff, Eq. 10).
+        surface_weight: of it.
     """
 
     def __init__(
-        self, likelihood: nn.Module, prior: FluidPrior, kl_weight: float = 1.0, posterior: Posterior | None = None
+        self,
+        likelihood: nn.Module,
+        prior: FluidPrior | UnitGaussian,
+        kl_weight: float = 1.0,
+        posterior: Posterior | None = None,
+        surfaces: SurfaceDistance | None = None,
+        surface_weight: float = 1.0,
     ):
         super().__init__()
         self.likelihood, self.prior, self.kl_weight = likelihood, prior, kl_weight
         self.posterior = posterior or Posterior()
+        self.surfaces, self.surface_weight = surfaces, surface_weight
 
-    def terms(self, registration: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``log_likelihood`` and ``kl`` (before its weight) of an inferer's result, scalars. Where the result holds
-        ``returned`` the likelihood is the mean of that in the common space and in every timepoint's own."""
+    def terms(
+        self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """``log_likelihood``, ``kl`` and, where there are surfaces, ``surface_log_likelihood`` of an inferer's result,
+        scalars, before their weights. Where the result holds ``returned`` the likelihood is the mean of that in the
+        common space and in every timepoint's own."""
         likelihood = self.likelihood(registration["warped"])
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
-        return {
+        terms = {
             "log_likelihood": likelihood,
             "kl": self.prior(registration["z_mean"], registration["z_log_variance"], self.posterior),
         }
+        if self.surfaces is not None and target is not None:
+            surfaces = self.surfaces(registration["ddf"], registration["inverse_ddf"], target)
+            terms["surface_log_likelihood"] = surfaces
+        return terms
 
-    def forward(self, registration: Mapping[str, Tensor], target: None = None) -> Tensor:
-        """Scalar loss. ``target`` is what MONAI's trainer passes for a label: there is none."""
-        terms = self.terms(registration)
-        return self.kl_weight * terms["kl"] - terms["log_likelihood"]
+    def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing."""
+        terms = self.terms(registration, target)
+        surfaces = terms.get("surface_log_likelihood", 0.0)
+        return self.kl_weight * terms["kl"] - terms["log_likelihood"] - self.surface_weight * surfaces

@@ -73,10 +73,12 @@ class LossTerms:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        terms = {f"train/{name}": value for name, value in self.loss.terms(engine.state.output["pred"]).items()}
-        terms["train/loss"] = engine.state.output["loss"]
+        output = engine.state.output
+        found = self.loss.terms(output["pred"], output["label"])
+        terms = {f"train/{name}": value for name, value in found.items()}
+        terms["train/loss"] = output["loss"]
         terms["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        terms["train/std_voxels"] = (0.5 * engine.state.output["pred"]["z_log_variance"]).exp().mean()
+        terms["train/std_voxels"] = (0.5 * output["pred"]["z_log_variance"]).exp().mean()
         for name, value in terms.items():
             self.writer.add_scalar(name, float(value), engine.state.iteration)
 

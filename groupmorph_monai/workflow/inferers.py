@@ -16,12 +16,16 @@ __all__ = ["RegistrationInferer", "prepare_series"]
 
 def prepare_series(
     batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
-) -> tuple[Tensor, None, tuple, dict[str, Tensor]]:
-    """What MONAI's evaluator hands to the inferer: the series, and its mask where it has one."""
-    images, *mask = (
-        batch[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "mask") if key in batch
-    )
-    return images, None, (), {"mask": mask[0]} if mask else {}
+) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
+    """What MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its surfaces
+    where it has them; its mask where it has one."""
+    found = {
+        key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
+        for key in ("image", "mask", "surface_points", "surface_distance")
+        if key in batch
+    }
+    surfaces = {key: found[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in found}
+    return found["image"], surfaces or None, (), {"mask": found["mask"]} if "mask" in found else {}
 
 
 class RegistrationInferer(Inferer):
@@ -48,6 +52,7 @@ class RegistrationInferer(Inferer):
         posterior: what the network's parameters are of; none is one that does not smooth.
         bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
             timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
+        invert: give ``inverse_ddf`` while training too, as a loss of surfaces needs it.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class RegistrationInferer(Inferer):
         seed: int = 0,
         posterior: Posterior | None = None,
         bidirectional: bool = False,
+        invert: bool = False,
     ):
         super().__init__()
         if passes < 1:
@@ -70,7 +76,7 @@ class RegistrationInferer(Inferer):
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
-        self.bidirectional = bidirectional
+        self.bidirectional, self.invert = bidirectional, invert
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args, mask: Tensor | None = None, **kwargs
@@ -102,19 +108,18 @@ class RegistrationInferer(Inferer):
                 dvf = constrain(self.refinement(dvf, images, displacement, mask))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
-        if network.training and self.bidirectional:
-            back = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
-            mean_image = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
-            result["returned"] = torch.stack([images, warp(mean_image, back)], dim=2).flatten(0, 1)
-        if not network.training:
+        if not network.training or self.invert or self.bidirectional:
             result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
-            if self.draws:
-                draws = (
-                    self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)
-                    if self.refinement is not None
-                    else self._network_draws(dvf, mean, log_variance, model, seen)
-                )
-                result["ddf_std"] = self._spread(draws, images)
+        if network.training and self.bidirectional:
+            common = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
+            result["returned"] = torch.stack([images, warp(common, result["inverse_ddf"])], dim=2).flatten(0, 1)
+        if not network.training and self.draws:
+            draws = (
+                self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)
+                if self.refinement is not None
+                else self._network_draws(dvf, mean, log_variance, model, seen)
+            )
+            result["ddf_std"] = self._spread(draws, images)
         return result
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
