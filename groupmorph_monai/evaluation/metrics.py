@@ -64,8 +64,9 @@ def rmse(images: Tensor, mask: Tensor | None = None) -> float:
     K: linear in K, and without the cancellation of ``K sum x^2 - (sum x)^2``.
     """
     values = _voxels(images, mask)
-    deviation = values - values.mean(dim=0)
-    return float((2 * deviation.square_().mean(dtype=torch.float64) * len(values) / (len(values) - 1)).sqrt())
+    mean = values.mean(dim=0)
+    squares = sum(float((volume - mean).square_().sum(dtype=torch.float64)) for volume in values)
+    return (2 * squares / (len(values) - 1) / mean.numel()) ** 0.5
 
 
 def _entropy(counts: Tensor) -> Tensor:
