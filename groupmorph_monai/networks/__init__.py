@@ -1,8 +1,9 @@
 """What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a
 field."""
 
+from .avsm import MomentumNet
 from .group_set_vae import GroupSetVAE
 from .group_vae import GroupVAE
 from .krebs_cvae import KrebsCVAE
 
-__all__ = ["GroupSetVAE", "GroupVAE", "KrebsCVAE"]
+__all__ = ["GroupSetVAE", "GroupVAE", "KrebsCVAE", "MomentumNet"]

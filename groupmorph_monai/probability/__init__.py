@@ -4,7 +4,7 @@ from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation
 from .posterior import Posterior, matched_smoothing_voxels, split_parameters
-from .prior import FluidPrior, TemporalPrior, UnitGaussian
+from .prior import FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
 
@@ -14,6 +14,7 @@ __all__ = [
     "GroupNMI",
     "LocalCorrelation",
     "LowRank",
+    "MomentumNorm",
     "NegativeELBO",
     "NormalisedGradient",
     "Posterior",

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..space.lattice import CosineTransform
+from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
 
-__all__ = ["FluidPrior", "TemporalPrior", "UnitGaussian"]
+__all__ = ["FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian"]
 
 
 @lru_cache(maxsize=64)
@@ -144,3 +145,23 @@ class UnitGaussian:
     def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """The loss term: KL averaged over timepoints and batch, a scalar. ``posterior`` is one that does not smooth."""
         return self.kl(mean, log_variance).mean()
+
+
+class MomentumNorm:
+    """``-log p(m) = weight <m, v>`` with ``v`` the smoothed momentum (AVSM, Eqs. 8 and 9): a Gaussian with the inverse
+    filter's covariance. Of point estimates, so that there is no log variance to weigh.
+
+    Args:
+        weight: lambda_vr.
+        smoothing: from momentum to velocity.
+    """
+
+    def __init__(self, weight: float = 10.0, smoothing: MultiGaussian | None = None):
+        if weight < 0:
+            raise ValueError(f"weight: expected 0 or more, got {weight}")
+        self.weight, self.smoothing = weight, smoothing or MultiGaussian()
+
+    def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
+        """The loss term of momenta ``(B, K, D, *S)``: the mean over voxels, timepoints and batch, summed over
+        components, a scalar. The last two arguments are those of the other priors."""
+        return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean()

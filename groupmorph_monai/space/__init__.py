@@ -3,6 +3,7 @@
 from .alignment import MeanAlignment, ReferenceAlignment, compose_affine
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import AdaptiveSolver, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
+from .smoothing import MultiGaussian
 
 __all__ = [
     "AdaptiveSolver",
@@ -10,6 +11,7 @@ __all__ = [
     "Euler",
     "FlowSequence",
     "MeanAlignment",
+    "MultiGaussian",
     "ReferenceAlignment",
     "RungeKutta4",
     "ScalingAndSquaring",

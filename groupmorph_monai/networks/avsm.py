@@ -1,0 +1,78 @@
+"""AVSM's second stage: momenta at low resolution, smoothed to stationary velocities."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..space.smoothing import MultiGaussian
+
+__all__ = ["MomentumNet"]
+
+
+class MomentumNet(nn.Module):
+    """The momentum generation network of AVSM's vSVF (Shen et al. 2019, Section 2.2): a U-Net of four levels with
+    residual links, without the last decoder level, so that the momentum lies on every second voxel.
+
+    The paper registers pairs; here every timepoint is seen beside the mean of the others, with shared weights, so that
+    any K is served and reordering the timepoints reorders the momenta. It is a point estimate: the log variance is
+    minus infinity, and a draw is the mean.
+
+    Args:
+        channels: filters at every voxel, every 2nd, 4th and 8th.
+        smoothing: from momentum to velocity.
+    """
+
+    def __init__(self, channels: Sequence[int] = (8, 16, 32, 32), smoothing: MultiGaussian | None = None):
+        super().__init__()
+        if len(channels) != 4:
+            raise ValueError(f"channels: expected 4 numbers, got {list(channels)}")
+        self.multiple, self.stride = 8, 2
+        self.smoothing = smoothing or MultiGaussian()
+        self.first = nn.Conv3d(2, channels[0], 3, padding=1)
+        self.down, self.residual = nn.ModuleList(), nn.ModuleList()
+        for wide, narrow in zip(channels[1:], channels):
+            self.down.append(nn.Conv3d(narrow, wide, 3, stride=2, padding=1))
+            self.residual.append(nn.Conv3d(wide, wide, 3, padding=1))
+        self.up = nn.ModuleList(
+            [nn.Conv3d(channels[3] + channels[2], channels[2], 3, padding=1)]
+            + [nn.Conv3d(channels[2] + channels[1], channels[1], 3, padding=1)]
+        )
+        self.head = nn.Conv3d(channels[1], 3, 3, padding=1)
+        for layer in (self.first, *self.down, *self.residual, *self.up):
+            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity."""
+        timepoints = images.shape[1]
+        if timepoints < 2:
+            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
+        padding: list[int] = []
+        for axis in range(3):
+            padding = [0, -images.shape[axis + 2] % self.multiple] + padding
+        x = F.pad(torch.stack([images, others], dim=2).flatten(0, 1), padding, mode="replicate")
+        x = F.leaky_relu(self.first(x), 0.2)
+        features: list[Tensor] = []
+        for down, residual in zip(self.down, self.residual):
+            x = F.leaky_relu(down(x), 0.2)
+            x = x + F.leaky_relu(residual(x), 0.2)
+            features.append(x)
+        features.pop()
+        for up in self.up:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = F.leaky_relu(up(torch.cat([x, features.pop()], dim=1)), 0.2)
+        momentum = self.head(x).unflatten(0, (-1, timepoints)).flatten(1, 2)
+        for axis in range(3):
+            momentum = momentum.narrow(axis + 2, 0, (images.shape[axis + 2] + 1) // 2)
+        return torch.cat([momentum, torch.full_like(momentum, -float("inf"))], dim=1)
+
+    @torch.jit.ignore
+    def decode(self, z: Tensor, images: Tensor) -> Tensor:
+        """The velocity of momenta ``(B, K, 3, *C)``, voxels of their lattice."""
+        return self.smoothing(z)

@@ -1,0 +1,47 @@
+"""Smoothing of momenta to velocities."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .grid import full_precision
+from .lattice import CosineTransform
+
+__all__ = ["MultiGaussian"]
+
+
+class MultiGaussian:
+    """``v = (L^T L)^-1 m`` as a filter: a weighted sum of Gaussians, from fine to coarse (AVSM, Section 3 after Eq. 9;
+    Risser et al. 2011), with free borders, diagonal in cosine coordinates.
+
+    Args:
+        widths: standard deviations, as shares of the field's extent along each axis.
+        weights: of the Gaussians, which sum to 1 each.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[float] = (0.05, 0.1, 0.15, 0.2, 0.25),
+        weights: Sequence[float] = (0.067, 0.133, 0.2, 0.267, 0.333),
+    ):
+        if len(widths) != len(weights) or not widths or min(*widths, *weights) <= 0:
+            raise ValueError(f"widths, weights: expected as many numbers above 0, got {widths} and {weights}")
+        self.widths, self.weights = tuple(widths), tuple(weights)
+
+    def spectrum(self, size: Sequence[int]) -> Tensor:
+        """Eigenvalues of the filter in cosine coordinates, ``(*S)``, float64."""
+        squares = torch.zeros((), dtype=torch.float64)
+        for axis, n in enumerate(size):
+            # In units of the extent the m-th cosine has the frequency pi m.
+            line = (math.pi * torch.arange(n, dtype=torch.float64)).square()
+            squares = squares + line.view([-1 if a == axis else 1 for a in range(len(size))])
+        return sum(weight * torch.exp(-0.5 * width**2 * squares) for width, weight in zip(self.widths, self.weights))
+
+    @full_precision
+    def __call__(self, momentum: Tensor) -> Tensor:
+        """``(..., *S)`` of 3 spatial axes to the same."""
+        size = momentum.shape[-3:]
+        cosine = CosineTransform(size, momentum)
+        return cosine.inverse(self.spectrum(size).to(momentum) * cosine(momentum))
