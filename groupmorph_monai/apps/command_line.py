@@ -122,7 +122,7 @@ def _value(text: str) -> object:
 def benchmark(args: argparse.Namespace) -> None:
     from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
     from ..evaluation.benchmark import BundleMethod, compare, scale, write_table
-    from ..evaluation.suites import breathing, synthetic_cases, warped_cases
+    from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
 
     check_output_dir(args.output)
     if (args.suite == "warped") != bool(args.series) and args.suite != "likelihoods":
@@ -139,6 +139,8 @@ def benchmark(args: argparse.Namespace) -> None:
         rows = scale(ours())
     elif args.suite == "breathing":
         rows = breathing(ours(), args.seeds)
+    elif args.suite == "integrators":
+        rows = integrators(args.seeds)
     else:
         cases = (
             warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm)
@@ -317,10 +319,13 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
         "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
         "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
-        "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels.",
+        "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
+        "integrators: errors and folds of every way to integrate a velocity.",
     )
     p.add_argument(
-        "--suite", choices=["synthetic", "warped", "likelihoods", "breathing", "scaling"], default="synthetic"
+        "--suite",
+        choices=["synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators"],
+        default="synthetic",
     )
     p.add_argument(
         "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series or motions"

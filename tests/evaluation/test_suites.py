@@ -7,7 +7,7 @@ from groupmorph_monai.apps.command_line import bundle_root, main
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation import suites
 from groupmorph_monai.evaluation.benchmark import BundleMethod, compare
-from groupmorph_monai.evaluation.suites import breathing, warped_cases
+from groupmorph_monai.evaluation.suites import breathing, integrators, warped_cases
 
 
 def ours(*overlays):
@@ -57,3 +57,12 @@ def test_a_series_without_its_suite_is_refused(tmp_path, capsys):
     assert main(["benchmark", "--suite", "warped", "--output", str(tmp_path)]) == 2
     assert main(["benchmark", "--suite", "breathing", "--series", "a.nii", "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("groupmorph: --series: expected") == 2
+
+
+def test_integrators_are_compared_by_error_inversion_and_folds():
+    rows = {row["method"]: row for row in integrators([1], (32, 32, 32), 3.0)}
+    squarings = [rows[f"scaling and squaring, {n} squarings"] for n in range(9)]
+    assert squarings[0]["mean error, voxels"] > 4 * squarings[5]["mean error, voxels"] > 0
+    assert squarings[5]["greatest inversion error"] < 0.5  # VoxelMorph-diff, Section 4.4.3
+    assert rows["Runge-Kutta, 8 steps"]["mean error, voxels"] < 0.1 * rows["Euler, 4 steps"]["mean error, voxels"]
+    assert all(row["seconds"] > 0 for row in rows.values())
