@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
 from ..space.grid import warp
 from ..space.integrate import Displacement
+from ..workflow.inferers import prepare_series
 from ..workflow.initial import ComposeInitiald
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
@@ -74,8 +76,9 @@ class BundleMethod:
 
         def register(series: Series) -> tuple[Tensor, Tensor, Tensor]:
             item = preprocess({"image": series})
+            image, _, _, others = prepare_series(default_collate([item]))
             with torch.no_grad():
-                found = inferer(torch.as_tensor(item["image"])[None].float(), network)
+                found = inferer(image.as_tensor().float(), network, **others)
             item["pred"] = {key: found[key][0] for key in ("ddf", "inverse_ddf")}
             item = ComposeInitiald()(item)
             return item["pred"]["ddf"], item["pred"]["inverse_ddf"], torch.as_tensor(item["affine"])

@@ -15,8 +15,8 @@ class Linearised(NamedTuple):
     """Second-order model of a log likelihood, summed over voxels, in displacements d of the warped volumes, in voxels:
     ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
 
-    ``value`` is a scalar, ``guide`` is ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and
-    ``weight`` are ``(B, K, *S)``.
+    ``value`` is ``(B, 1, *S)``, a voxel's share of all K, or a scalar where no voxel has one of its own; ``guide`` is
+    ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K, *S)``.
     """
 
     value: Tensor
@@ -77,7 +77,7 @@ class SquaredError(Likelihood):
         stiffness = 2 / (self.variance * (timepoints - 1))
         score = stiffness * (mean - warped)
         weight = torch.full_like(warped, stiffness * (1 - 1 / timepoints))
-        return Linearised(-warped.var(dim=1).sum() / self.variance, mean, score, weight)
+        return Linearised(-warped.var(dim=1, keepdim=True) / self.variance, mean, score, weight)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:

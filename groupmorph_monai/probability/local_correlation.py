@@ -77,10 +77,10 @@ class LocalCorrelation(Likelihood):
         """In closed form: with offset, gain and variance held, a residual falls by ``gain * <grad template, d>``. The
         template is the guide: its gradient has K times less noise than a volume's own."""
         guide = self._template(warped, self.radii_voxels[0])
-        value, score, weight = 0, torch.zeros_like(warped), torch.zeros_like(warped)
+        value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(self._regressions(warped, guide, radius)):
-                value = value - 0.5 * share * torch.log(unexplained / variance).sum()
+                value -= 0.5 * share * torch.log(unexplained / variance)
                 precise = share * gain / unexplained
                 score[:, k : k + 1] -= precise * residual
                 weight[:, k : k + 1] += precise * gain

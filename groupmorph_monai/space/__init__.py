@@ -1,6 +1,6 @@
 """Where things are: grids, fields, transformations and what a series is aligned to."""
 
-from .alignment import MeanAlignment, ReferenceAlignment, compose_affine
+from .alignment import MeanAlignment, ReferenceAlignment, affine_in_voxels, affine_velocity, compose_affine
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import AdaptiveSolver, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
@@ -15,6 +15,8 @@ __all__ = [
     "ReferenceAlignment",
     "RungeKutta4",
     "ScalingAndSquaring",
+    "affine_in_voxels",
+    "affine_velocity",
     "compose",
     "compose_affine",
     "displace",

@@ -1,13 +1,15 @@
 """What z may be: K fields to the series' mean, or all timepoints on one of them."""
 
+import numpy as np
 import torch
+from scipy.linalg import logm
 from torch import Tensor
 
 from ..errors import InputError
 from .grid import compose, sample, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
 
-__all__ = ["MeanAlignment", "ReferenceAlignment", "compose_affine"]
+__all__ = ["MeanAlignment", "ReferenceAlignment", "affine_in_voxels", "affine_velocity", "compose_affine"]
 
 Transformation = Flow | FlowSequence | Displacement
 _SLAB_VOXELS = 2**18
@@ -75,6 +77,31 @@ class ReferenceAlignment:
     def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from each timepoint to the reference."""
         return self._pin(compose(transformation(self._fixed(z)), transformation.inverse(z)))
+
+
+def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
+    """``maps`` ``(..., 4, 4)`` in RAS mm as maps of voxel coordinates, float64.
+
+    Args:
+        grid: ``(4, 4)``, voxels to RAS mm, or as many as maps.
+    """
+    maps, grid = maps.cpu().double(), grid.cpu().double()
+    found = torch.linalg.inv(grid) @ maps @ grid
+    still = torch.eye(4, dtype=torch.float64)
+    # To the last digit, so that what does not move is not interpolated.
+    return torch.where((maps == still).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), still, found)
+
+
+def affine_velocity(maps: Tensor, like: Tensor, stride: int) -> Tensor:
+    """The stationary velocity of which affine maps are the flow: their logarithm, ``(K, 3, *S)`` with the size, dtype
+    and device of ``like``, in its voxels.
+
+    Args:
+        maps: ``(K, 4, 4)``, voxel coordinates of the images.
+        like: any field ``(..., *S)`` on every ``stride``-th voxel of the images.
+    """
+    logarithms = torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.cpu().double()])
+    return torch.stack([_apply(m.to(like), stride * voxel_grid(like.shape[-3:], like)) for m in logarithms]) / stride
 
 
 def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:

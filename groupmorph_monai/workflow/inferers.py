@@ -7,7 +7,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from ..probability.posterior import Posterior, split_parameters
-from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
+from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.grid import upsample_field, warp
 from .refinement import Refinement, stride_of
 
@@ -18,14 +18,17 @@ def prepare_series(
     batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
     """What MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its surfaces
-    where it has them; its mask where it has one."""
+    where it has them; its mask and its initial maps, in voxels, where it has any."""
     found = {
         key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "mask", "surface_points", "surface_distance")
         if key in batch
     }
     surfaces = {key: found[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in found}
-    return found["image"], surfaces or None, (), {"mask": found["mask"]} if "mask" in found else {}
+    others = {"mask": found["mask"]} if "mask" in found else {}
+    if "initial" in batch:
+        others["initial"] = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
+    return found["image"], surfaces or None, (), others
 
 
 class RegistrationInferer(Inferer):
@@ -79,9 +82,16 @@ class RegistrationInferer(Inferer):
         self.bidirectional, self.invert = bidirectional, invert
 
     def __call__(
-        self, inputs: Tensor, network: nn.Module, *args, mask: Tensor | None = None, **kwargs
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        *args,
+        mask: Tensor | None = None,
+        initial: Tensor | None = None,
+        **kwargs,
     ) -> dict[str, Tensor]:
-        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there.
+        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there;
+        ``initial`` ``(B, K, 4, 4)`` are the maps, in voxels, that have moved them already.
 
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf`` ``(B,
             K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``, ``z_log_variance``, the
@@ -105,7 +115,11 @@ class RegistrationInferer(Inferer):
                 mean, log_variance = split_parameters(self._parameters(seen, network), timepoints)
                 dvf = constrain(dvf + model.decode(mean, seen))
             if self.refinement is not None:
-                dvf = constrain(self.refinement(dvf, images, displacement, mask))
+                still = None
+                if initial is not None:
+                    stride = stride_of(dvf, images)
+                    still = constrain(-torch.stack([affine_velocity(maps, dvf, stride) for maps in initial]))
+                dvf = constrain(self.refinement(dvf, images, displacement, mask, still))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
         if not network.training or self.invert or self.bidirectional:

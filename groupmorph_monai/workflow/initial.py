@@ -12,7 +12,7 @@ from ..data.readers import Frame, read_series, resample, working_grid
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.local_correlation import LocalCorrelation
-from ..space.alignment import compose_affine
+from ..space.alignment import affine_in_voxels, compose_affine
 from ..space.lattice import gradient
 
 __all__ = ["AlignInitiald", "ComposeInitiald"]
@@ -173,11 +173,7 @@ class ComposeInitiald(MapTransform):
         item = dict(data)
         if "initial" not in item:
             return item
-        affine = torch.as_tensor(item["affine"]).cpu().double()
-        initial = torch.as_tensor(item["initial"]).cpu().double()
-        maps = torch.linalg.inv(affine) @ initial @ affine  # in voxels of the working grid
-        still = torch.eye(4, dtype=torch.float64)
-        maps[(initial == still).all(dim=2).all(dim=1)] = still
+        maps = affine_in_voxels(torch.as_tensor(item["initial"]), torch.as_tensor(item["affine"]))
         for key in self.key_iterator(item):
             fields = dict(item[key])
             fields["ddf"], fields["inverse_ddf"] = compose_affine(fields["ddf"], fields["inverse_ddf"], maps)

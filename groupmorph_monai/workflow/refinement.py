@@ -10,9 +10,11 @@ from tqdm import tqdm
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior
 from ..space.grid import displace, upsample_field
-from ..space.lattice import CosineTransform, coarsen, gradient, restrict
+from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict
 
 __all__ = ["Refinement", "stride_of"]
+
+_NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 
 
 def stride_of(field: Tensor, images: Tensor) -> int:
@@ -25,7 +27,8 @@ class _Quadratic:
     """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
     order.
 
-    ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D, D, *S)``.
+    ``value`` is a scalar; ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D,
+    D, *S)``.
     """
 
     value: Tensor
@@ -51,7 +54,8 @@ class Refinement:
     finest on every ``lattice_voxels``-th. A step solves ``(H + Lambda) d = g - Lambda z`` by conjugate gradients in the
     cosine coordinates in which the prior's precision Lambda is white; g and the curvature H come from the likelihood's
     second-order model, so that neither the warp nor the integration is differentiated. To first order a step of the
-    velocity moves the warped image as the same displacement would (Vercauteren et al. 2009, log-demons).
+    velocity moves the warped image as the same displacement would (Vercauteren et al. 2009, log-demons). A level begins
+    from the likelier of what the last one found and the given z, and where nothing moved from just that.
 
     The prior's weights are those of the series at hand: with ``adapt_prior`` each is re-estimated on the finest lattice
     by maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``.
@@ -91,7 +95,12 @@ class Refinement:
 
     @torch.no_grad()
     def __call__(
-        self, z: Tensor, images: Tensor, displacement: Callable[[Tensor], Tensor], mask: Tensor | None = None
+        self,
+        z: Tensor,
+        images: Tensor,
+        displacement: Callable[[Tensor], Tensor],
+        mask: Tensor | None = None,
+        still: Tensor | None = None,
     ) -> Tensor:
         """Refined z, ``(B, K, D, *ceil(S / lattice_voxels))``, its mean over K that of the given z: the images cannot
         tell it.
@@ -102,11 +111,13 @@ class Refinement:
             displacement: from z to displacements on its grid, voxels of it.
             mask: 1 where voxels count and 0 where not, ``(B, K, *S)``, or ``(B, 1, *S)`` of the first timepoint, which
                 then holds where its voxels go.
+            still: z of a series in which nothing moved, like ``z``; none is 0.
         """
-        each = zip(z.split(1), images.split(1), [None] * len(z) if mask is None else mask.split(1))
+        still = torch.zeros_like(z) if still is None else still
+        each = zip(z.split(1), still.split(1), images.split(1), [None] * len(z) if mask is None else mask.split(1))
         return torch.cat([self._series(*item, displacement) for item in each])
 
-    def _series(self, z: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable) -> Tensor:
+    def _series(self, z: Tensor, still: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable) -> Tensor:
         size = images.shape[2:]
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
@@ -117,10 +128,8 @@ class Refinement:
                 level = coarsen(images, factor)
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
-                z = _on_lattice(z, stride_of(z, images), step, size)
-                if factor > 1:
-                    other = _on_lattice(start, stride_of(start, images), step, size)
-                    z = self._better(z, other, level, level_mask, displacement, step // factor)
+                fields = (_on_lattice(v, stride_of(v, images), step, size) for v in (z, start, still))
+                z = self._restart(*fields, level, level_mask, displacement, step // factor)
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, displacement(z), step // factor)
@@ -149,15 +158,31 @@ class Refinement:
                         break
         return z
 
-    def _better(
-        self, z: Tensor, start: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable, factor: int
+    def _restart(
+        self,
+        z: Tensor,
+        start: Tensor,
+        still: Tensor,
+        images: Tensor,
+        mask: Tensor | None,
+        displacement: Callable,
+        factor: int,
     ) -> Tensor:
-        """Of two z on one lattice the one under which these images are more likely. Where a series has no coarse
-        structure the coarse levels lead away from a good start, which finer images show."""
-        if torch.equal(z, start):
-            return z
-        values = [self._model(images, mask, displacement(v), factor).value for v in (z, start)]
-        return z if values[0] >= values[1] else start
+        """Where a level begins, of three z on its lattice: z or the start, whichever makes its images more likely, as
+        coarse levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that
+        is clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still
+        back from what slides along it."""
+        size, values = images.shape[2:], []
+        fields = [displacement(v) for v in (z, start, still)]
+        inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
+        for ddf in fields:
+            value = self.likelihood.linearise(_pulled(images, ddf, factor)).value.expand(1, 1, *size)
+            values.append(inside * value / images.shape[1])
+        moved, value = (z, values[0]) if values[0].sum() >= values[1].sum() else (start, values[1])
+        gain = gaussian_filter(values[2] - value, _NEARBY_VOXELS)[(..., *[slice(None, None, factor)] * len(size))]
+        # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
+        share = gaussian_filter((gain > _CLEAR_NATS).to(z), 0.5).unsqueeze(2)
+        return moved + share * (still - moved)
 
     @torch.no_grad()
     def draws(
@@ -201,14 +226,9 @@ class Refinement:
     def _model(self, images: Tensor, mask: Tensor | None, ddf: Tensor, factor: int) -> _Quadratic:
         """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of ``images``."""
         size, timepoints = images.shape[2:], images.shape[1]
-
-        def pulled(volumes: Tensor) -> Tensor:
-            pairs = zip(volumes.split(1, dim=1), ddf.split(1, dim=1))
-            return torch.cat([displace(x, upsample_field(u, factor, size)[0]) for x, u in pairs], dim=1)
-
-        value, guide, score, weight = self.likelihood.linearise(pulled(images))
+        value, guide, score, weight = self.likelihood.linearise(_pulled(images, ddf, factor))
         if mask is not None:
-            inside = pulled(mask)
+            inside = _pulled(mask, ddf, factor)
             score, weight = score * inside, weight * inside
         force, curvature = [], []
         # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
@@ -219,7 +239,14 @@ class Refinement:
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** len(size)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        return _Quadratic(value, torch.stack(force), torch.stack(curvature))
+        return _Quadratic(value.sum(), torch.stack(force), torch.stack(curvature))
+
+
+def _pulled(volumes: Tensor, ddf: Tensor, factor: int) -> Tensor:
+    """``volumes`` ``(1, K, *S)`` warped by ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of them;
+    one volume goes with the first timepoint."""
+    pairs = zip(volumes.split(1, dim=1), ddf.split(1, dim=1))
+    return torch.cat([displace(x, upsample_field(u, factor, volumes.shape[2:])[0]) for x, u in pairs], dim=1)
 
 
 def _on_lattice(z: Tensor, old: int, new: int, size: Sequence[int]) -> Tensor:

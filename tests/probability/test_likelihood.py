@@ -105,6 +105,6 @@ def test_squared_errors_second_order_model_is_its_own_expansion_in_one_volume():
     change = 0.1 * volumes(1, seed=3)[:, 0]
     moved = x.clone()
     moved[:, 1] += change
-    expected = value + (score[:, 1] * change).sum() - 0.5 * (weight[:, 1] * change.square()).sum()
+    expected = value.sum() + (score[:, 1] * change).sum() - 0.5 * (weight[:, 1] * change.square()).sum()
     assert (likelihood(moved) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))

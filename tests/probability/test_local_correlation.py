@@ -101,3 +101,10 @@ def test_gaussian_correlation_is_the_papers_equation_over_all_pairs():
     same = GaussianCorrelation(epsilon=0.0)
     assert same(scaled).item() == pytest.approx(same(x).item(), rel=1e-9)
     assert same(x[:, :1].expand(-1, 3, -1, -1, -1)).item() == pytest.approx(1)
+
+
+def test_the_values_of_voxels_sum_to_the_likelihood():
+    x, likelihood = volumes(4), LocalCorrelation((2,))
+    value = likelihood.linearise(x).value
+    assert value.shape == (len(x), 1, *x.shape[2:])
+    torch.testing.assert_close(value.sum() / x.numel(), likelihood(x))

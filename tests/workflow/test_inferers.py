@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import GroupVAE
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import Displacement, MeanAlignment, ReferenceAlignment, ScalingAndSquaring, warp
-from groupmorph_monai.workflow import Refinement, RegistrationInferer
+from groupmorph_monai.workflow import Refinement, RegistrationInferer, prepare_series
 
 
 class LocalNetwork(torch.nn.Module):
@@ -126,3 +126,34 @@ def test_refinement_leaves_the_weights():
     assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
+    told = []
+
+    def refinement(z, images, displacement, mask, still):
+        told.append(still)
+        return z
+
+    maps = torch.eye(4).repeat(1, 2, 1, 1)
+    maps[0, 1, :3, 3] = torch.tensor([4.0, 0.0, -2.0])
+    ask = inferer(alignment=MeanAlignment(remove_mean=True), refinement=refinement)
+    x = images()
+    ask(x, LocalNetwork().eval(), initial=maps)
+    ask(x, LocalNetwork().eval())
+    assert told[1] is None
+    # Half of the map each way, backwards, in voxels of every second voxel.
+    expected = torch.tensor([1.0, 0.0, -0.5]).view(3, 1, 1, 1).expand(3, 12, 10, 11)
+    torch.testing.assert_close(told[0][0], torch.stack([expected, -expected]))
+
+
+def test_a_batch_brings_its_mask_and_initial_maps():
+    affine = torch.diag(torch.tensor([2.0, 1.0, 4.0, 1.0]))
+    maps = torch.eye(4).repeat(1, 3, 1, 1)
+    maps[0, 2, :3, 3] = torch.tensor([4.0, 1.0, 2.0])
+    x, mask = torch.rand(1, 3, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+    image, target, _, others = prepare_series({"image": x, "mask": mask, "initial": maps, "affine": affine[None]})
+    assert image is x and target is None and others["mask"] is mask
+    torch.testing.assert_close(others["initial"][0, 2, :3, 3], torch.tensor([2.0, 1.0, 0.5]).double())
+    assert torch.equal(others["initial"][0, :2], torch.eye(4).double().repeat(2, 1, 1))
+    assert prepare_series({"image": x})[3] == {}

@@ -5,7 +5,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation.metrics import _field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring, upsample_field
-from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement
 from groupmorph_monai.workflow.refinement import _ascent, _evidence, _on_lattice, _Quadratic, _solve
 
@@ -81,11 +81,54 @@ def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
     assert (free - clean).abs().max() > 0.1
 
 
-def test_the_better_of_two_fields_is_kept(phantom):
+def test_a_level_begins_from_the_likelier_field(phantom):
     ask, x = refinement(levels=(2, 1), iterations=(3, 2)), images(phantom)
     found = ask(start(phantom), x, displacement)
-    for one, other in ((found, torch.zeros_like(found)), (torch.zeros_like(found), found)):
-        assert ask._better(one, other, x, None, displacement, 2) is found
+    nothing = torch.zeros_like(found)
+    for one, other in ((found, nothing), (nothing, found)):
+        assert torch.equal(ask._restart(one, other, nothing, x, None, displacement, 2), found)
+
+
+def slabs(shift_voxels=6, timepoints=3):
+    """Texture whose first half slides along j, by ``shift_voxels`` and less, while the second stands still."""
+    noise = torch.rand(1, 1, 40, 48, 32, generator=torch.Generator().manual_seed(0))
+    texture = gaussian_filter(noise, 1.0)
+    texture = ((texture - 0.35) / 0.3).clamp(0, 1)
+    series = []
+    for shift in torch.linspace(0, shift_voxels, timepoints).round().int().tolist():
+        series.append(torch.cat([texture[:, :, :20].roll(shift, dims=3), texture[:, :, 20:]], dim=2))
+    return torch.cat(series, dim=1)
+
+
+def slid(shift_voxels, timepoints=3):
+    z = torch.zeros(1, timepoints, 3, 20, 24, 16)
+    z[:, :, 1] = torch.linspace(0, shift_voxels, timepoints).view(1, -1, 1, 1, 1) / 2
+    return z - z.mean(dim=1, keepdim=True)
+
+
+def test_what_stands_still_stays_where_it_was_beside_what_slides():
+    x, moved = slabs(), slid(6)
+    still = torch.zeros_like(moved)
+    begun = refinement()._restart(moved, moved, still, x, None, displacement, 2)
+    torch.testing.assert_close(begun[..., :8, :, :], moved[..., :8, :, :])
+    assert begun[..., 12:, :, :].abs().max() < 1e-3
+    found = 2 * refinement(iterations=(0, 0, 0, 6, 6))(moved, x, displacement)
+    inner = (..., slice(5, -5), slice(3, -3))
+    assert (found - 2 * moved)[0, :, 1, 2:7][inner].abs().mean() < 0.3
+    assert found[0, :, 1, 13:18][inner].abs().mean() < 0.3
+    # An initial map that moved all of it is undone where nothing moved.
+    series = torch.cat([v.roll(-k, dims=3) for v, k in zip(x.split(1, dim=1), (0, 3, 6))], dim=1)
+    begun = refinement()._restart(still, still, -moved, series, None, displacement, 2)
+    assert begun[..., :8, :, :].abs().max() < 1e-3
+    torch.testing.assert_close(begun[..., 12:, 6:-6, :], -moved[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
+
+
+def test_outside_of_the_mask_nothing_is_put_back():
+    x, moved = slabs(), slid(6)
+    mask = torch.zeros_like(x[:, :1])
+    mask[:, :, :20] = 1
+    begun = refinement()._restart(moved, moved, torch.zeros_like(moved), x, mask, displacement, 2)
+    torch.testing.assert_close(begun[..., 12:, :, :], moved[..., 12:, :, :])
 
 
 def test_a_step_solves_the_normal_equations():
