@@ -9,35 +9,21 @@ from pathlib import Path
 import yaml
 from monai.bundle import run
 
-from ..data.readers import read_points
+from ..data.readers import read_points, read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
 from ..errors import InputError
+from .configs import bundle_root, config_files
 from .demo import run_demo
 from .input_errors import find_input_error
 
-__all__ = ["bundle_root", "main"]
+__all__ = ["main"]
 
+SUITE_NAMES = ("synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators", "models", "codes")
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
-def bundle_root() -> Path:
-    """The bundle's folder: inside the package where it is installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "bundle"
-    return inside if (inside / "configs").is_dir() else package.parent / "bundle"
-
-
-def _config_files(config: str, overlays: Sequence[str]) -> list[str]:
-    configs = bundle_root() / "configs"
-    for name in overlays:
-        if not (configs / f"{name}.yaml").is_file():
-            known = ", ".join(sorted(str(f.relative_to(configs).with_suffix("")) for f in configs.glob("*/*.yaml")))
-            raise InputError(f"--overlay: expected one of {known}; got {name!r}")
-    return [str(configs / f"{name}.yaml") for name in (config, *overlays)]
-
-
 def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
-    files = _config_files(config, overlays)
+    files = config_files(config, overlays)
     given = {name: value for name, value in overrides.items() if value is not None}
     run(run_id=run_id, config_file=files, bundle_root=str(bundle_root()), **given)
 
@@ -119,56 +105,39 @@ def _value(text: str) -> object:
     return yaml.safe_load(text)
 
 
+def transport(args: argparse.Namespace) -> None:
+    donor = [str(Path(file).resolve()) for file in args.donor]
+    number = len(read_series(donor).frames)
+    images = [str(Path(file).resolve()) for file in args.to]
+    _with_codes("modes/transport", args, images * number if len(images) == 1 else images, donor=donor)
+    field = Path(args.output) / "inverse_ddf_KK.nii.gz"
+    print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to[0]} --output DIR")
+
+
+def sample(args: argparse.Namespace) -> None:
+    if args.number < 2:
+        raise InputError(f"--number: expected 2 or more, got {args.number}")
+    _with_codes("modes/sample", args, [str(Path(args.image).resolve())] * args.number, sample_seed=args.seed)
+
+
+def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:
+    overlays = [*(args.overlay or ["models/krebs_cvae"]), mode]
+    _run("inference", "inference", overlays, series=series, output_dir=args.output, weights=args.weights, **chosen)
+    print(f"Deformations, report.json and picture: {Path(args.output) / 'report.png'}")
+
+
 def benchmark(args: argparse.Namespace) -> None:
-    from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
-    from ..evaluation.benchmark import BundleMethod, compare, scale, write_table
-    from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
+    from ..evaluation.benchmark import write_table
+    from .suites import SUITES
 
     check_output_dir(args.output)
     if (args.suite == "warped") != bool(args.series) and args.suite != "likelihoods":
         raise InputError(
             "--series: expected with --suite warped, at will with likelihoods, and with no other; name aligned scans"
         )
-    root = bundle_root()
-    weights = args.weights or str(root / "models" / "model.pt")
-
-    def ours(*overlays: str) -> BundleMethod:
-        return BundleMethod(_config_files("inference", overlays), weights)
-
-    if args.suite == "scaling":
-        rows = scale(ours())
-    elif args.suite == "breathing":
-        rows = breathing(ours(), args.seeds)
-    elif args.suite == "integrators":
-        rows = integrators(args.seeds)
-    else:
-        cases = (
-            warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm)
-            if args.series
-            else synthetic_cases(args.seeds)
-        )
-        if args.suite == "likelihoods":
-            kinds = sorted(file.stem for file in (root / "configs" / "likelihoods").glob("*.yaml"))
-            methods = {"local correlation": ours("effort/best")}
-            methods.update({k.replace("_", " "): ours(f"likelihoods/{k}", "effort/best") for k in kinds})
-        else:
-            methods = {
-                "GroupMorph, single pass": ours("effort/no_refine"),
-                "GroupMorph, refined": ours(),
-                "Elastix pair-wise B-spline": elastix_pairwise,
-                "Elastix group-wise PCAMetric2": elastix_groupwise,
-            }
-        rows = compare(cases, methods)
-        peer = next((row["seconds"] for row in rows if row["method"] == "Elastix pair-wise B-spline"), None)
-        if peer is not None:
-            rows = [{**row, "times as fast as Elastix pair-wise": _ratio(peer, row.get("seconds"))} for row in rows]
-    table = write_table(rows, args.output, args.suite)
+    table = write_table(SUITES[args.suite](args), args.output, args.suite)
     print(table.read_text())
     print(f"Table: {table}")
-
-
-def _ratio(peer: float, seconds: float | None) -> float | None:
-    return None if seconds is None else peer / seconds
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -181,7 +150,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_register, _add_apply, _add_evaluate, _add_train, _add_benchmark, _add_demo):
+    for add in (
+        _add_register,
+        _add_apply,
+        _add_evaluate,
+        _add_train,
+        _add_transport,
+        _add_sample,
+        _add_benchmark,
+        _add_demo,
+    ):
         add(commands)
     return parser
 
@@ -312,19 +290,56 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     p.set_defaults(run=train)
 
 
+def _add_coded(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--weights", required=True, metavar="FILE", help="of a model with codes that you trained")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
+
+
+def _add_transport(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "transport",
+        help="carry the deformations of one patient's series to another's image",
+        description="Encode the deformations of one series and decode them for another patient's image. It needs a "
+        "model whose deformations are codes: groupmorph train --overlay models/krebs_cvae.",
+    )
+    p.add_argument("donor", nargs="+", metavar="FILES", help="the series whose deformations are carried over")
+    p.add_argument(
+        "--to", nargs="+", required=True, metavar="FILE", help="one image that stands for all scans, or one a scan"
+    )
+    _add_coded(p)
+    p.set_defaults(run=transport)
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "sample",
+        help="draw new deformations of one image",
+        description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
+        "codes: groupmorph train --overlay models/krebs_cvae.",
+    )
+    p.add_argument("image", metavar="FILE", help="the image to deform")
+    p.add_argument("--number", type=int, default=6, metavar="N", help="of deformations (default: 6)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    _add_coded(p)
+    p.set_defaults(run=sample)
+
+
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "benchmark",
-        help="compare with Elastix, compare likelihoods, or measure capture range and cost",
+        help="compare with Elastix, compare likelihoods or models, or measure capture range and cost",
         description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
         "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
         "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
         "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
-        "integrators: errors and folds of every way to integrate a velocity.",
+        "integrators: errors and folds of every way to integrate a velocity; models: every model, and additions to "
+        "GroupMorph, trained alike for --minutes each; codes: what the codes of models/krebs_cvae, trained for "
+        "--minutes on beating hearts, tell of them.",
     )
     p.add_argument(
         "--suite",
-        choices=["synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators"],
+        choices=SUITE_NAMES,
         default="synthetic",
     )
     p.add_argument(
@@ -332,6 +347,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
+    p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
     p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
     p.set_defaults(run=benchmark)

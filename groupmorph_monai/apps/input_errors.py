@@ -1,6 +1,7 @@
 """A user's mistake is answered by one line and exit code 2, not by a traceback."""
 
 import logging
+import re
 import sys
 from types import TracebackType
 
@@ -10,8 +11,17 @@ __all__ = ["explain_input_errors", "find_input_error"]
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError behind ``error``, however often MONAI has wrapped it; None where there is none."""
+    """The InputError behind ``error``, however often MONAI has wrapped it; None where there is none. Weights of another
+    model, which PyTorch refuses, and a file that there is not are such."""
     while error is not None and not isinstance(error, InputError):
+        refused = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
+        if refused:
+            return InputError(
+                f"weights: expected those of a {refused[1]}, got another model's; name the overlay that they were "
+                "trained with"
+            )
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return InputError(f"{error.filename}: expected a file, found none; check the path")
         error = error.__cause__ or error.__context__
     return error
 

@@ -1,11 +1,13 @@
 """What comes in and goes out: series, points, phantoms, written fields."""
 
-from .datalist import phantom_items, series_items
+from .datalist import heart_items, phantom_items, series_items
+from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series
 from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd, ScalePercentilesd
 
 __all__ = [
+    "HEART_MOTIONS",
     "LoadSeriesd",
     "RandContrastd",
     "RandMotiond",
@@ -13,6 +15,8 @@ __all__ = [
     "RandTimepointsd",
     "ScalePercentilesd",
     "Series",
+    "heart_items",
+    "make_heart",
     "make_phantom",
     "phantom_items",
     "read_points",

@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from ..errors import InputError
 from ..space.grid import displace, voxel_grid
 from ..space.lattice import gaussian_filter
+from .hearts import make_heart
 from .phantom import make_phantom
 from .readers import Series, read_image, read_points, read_series, resample, resample_series, working_grid
 
@@ -24,11 +25,12 @@ class LoadSeriesd(MapTransform):
     ``affine`` ``(4, 4)``, voxels to RAS mm.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold ``phantom`` instead, the arguments of `make_phantom`. ``landmarks``, a list of K point files (RAS mm) or
-    the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K, 4, 4)``, where the item has
-    it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, a file drawn on
-    the first timepoint or one a timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that
-    is None is taken out. ``labels``, one label map a timepoint (the phantom's lesions), becomes ``(K, *S)``.
+    may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
+    K point files (RAS mm) or the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K,
+    4, 4)``, where the item has it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated.
+    ``mask``, a file drawn on the first timepoint or one a timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the
+    file is above 0; a mask that is None is taken out. ``labels``, one label map a timepoint (the phantom's lesions),
+    becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -47,6 +49,9 @@ class LoadSeriesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
+        if "heart" in item:
+            heart = make_heart(**item.pop("heart"))
+            return {**item, self.keys[0]: MetaTensor(heart["image"], affine=heart["affine"]), "affine": heart["affine"]}
         if "phantom" in item:
             phantom = make_phantom(**item.pop("phantom"))
             item[self.keys[0]] = MetaTensor(phantom["image"], affine=phantom["affine"])

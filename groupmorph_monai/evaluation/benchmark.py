@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,52 +20,66 @@ from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
 from ..space.grid import warp
 from ..space.integrate import Displacement
-from ..workflow.inferers import prepare_series
+from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.initial import ComposeInitiald
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
-from .metrics import folding_percent, jacobian_determinant, landmark_distances_mm
+from .metrics import folding_percent, inverse_consistency_mm, jacobian_determinant, landmark_distances_mm
 
 __all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
-Method = Callable[[Tensor], Tensor]
+Fields = Tensor | tuple[Tensor, Tensor]
+Method = Callable[[Tensor], Fields]
 
 
 @dataclass
 class BundleMethod:
-    """The bundle's inferer as a method: ``(K, *S)`` in any units to ``ddf`` ``(K, 3, *S)``.
+    """The bundle's inferer as a method: ``(K, *S)`` in any units to ``ddf`` and ``inverse_ddf``, ``(K, 3, *S)``.
 
     Args:
         config_files: inference.yaml and overlays.
         weights: of the network.
+        settings: values laid over the files'.
     """
 
     config_files: Sequence[str]
     weights: str
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     def _parse(self) -> tuple[ConfigParser, torch.nn.Module]:
         parser = ConfigParser()
         parser.read_config(list(self.config_files))
-        parser["initialize"] = []
+        for name, value in {**self.settings, "initialize": []}.items():
+            parser[name] = value
         keep_freed_memory()
         parser.parse()
         network = parser.get_parsed_content("network_def").eval()
         network.load_state_dict(torch.load(self.weights, weights_only=True))
         return parser, network
 
-    def prepare(self) -> Method:
+    def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
+        """The inferer, the network, and what scales the intensities of ``(K, *S)`` and gives ``(1, K, *S)``."""
         parser, network = self._parse()
-        inferer = parser.get_parsed_content("inferer")
-        normalise = ScalePercentilesd(
+        scale = ScalePercentilesd(
             "image",
             *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")),
             parser.get_parsed_content("percentiles_per_timepoint"),
         )
 
-        def register(images: Tensor) -> Tensor:
-            with torch.no_grad():
-                return inferer(torch.as_tensor(normalise({"image": images})["image"])[None].float(), network)["ddf"][0]
+        def scaled(images: Tensor) -> Tensor:
+            return torch.as_tensor(scale({"image": images})["image"])[None].float()
 
-        register(torch.rand(2, 32, 32, 32))  # what libraries do at the first call is not the method's time
+        return parser.get_parsed_content("inferer"), network, scaled
+
+    def prepare(self) -> Method:
+        inferer, network, scaled = self.parts()
+
+        def register(images: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                found = inferer(scaled(images), network)
+            return found["ddf"][0], found["inverse_ddf"][0]
+
+        # What libraries do at the first call is not the method's time.
+        register(torch.rand(self.settings.get("timepoints", 2), 32, 32, 32))
         return register
 
     def prepare_whole(self) -> Callable[[Series], tuple[Tensor, Tensor, Tensor]]:
@@ -86,20 +100,20 @@ class BundleMethod:
         return register
 
 
-def _run(method: Method | BundleMethod, images: Tensor) -> tuple[np.ndarray, float, float]:
+def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray], float, float]:
     register = method.prepare() if isinstance(method, BundleMethod) else method
     started = time.perf_counter()
-    ddf = register(images)
+    fields = register(images)
     seconds = time.perf_counter() - started
-    return ddf.numpy(), seconds, peak_memory_gb()
+    return [u.numpy() for u in (fields if isinstance(fields, tuple) else (fields,))], seconds, peak_memory_gb()
 
 
-def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[Tensor, float, float]:
+def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
     """Fields, seconds and peak memory in 1e9 bytes of one method, in a process of its own: none inherits another's
     memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        ddf, seconds, peak_gb = pool.submit(_run, method, images).result()
-    return torch.from_numpy(ddf), seconds, peak_gb
+        fields, seconds, peak_gb = pool.submit(_run, method, images).result()
+    return [torch.from_numpy(u) for u in fields], seconds, peak_gb
 
 
 def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
@@ -124,7 +138,7 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
     return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
 
 
-def _accuracy(case: Mapping, ddf: Tensor) -> dict[str, float]:
+def _accuracy(case: Mapping, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
     inverse = Displacement(40).inverse(ddf[None])[0]
     voxels = torch.eye(4)
     error = landmark_distances_mm(case["landmarks"], ddf, inverse, voxels)
@@ -138,7 +152,10 @@ def _accuracy(case: Mapping, ddf: Tensor) -> dict[str, float]:
         inside = lesions[0][i, j, k] > 0
         row["inside lesions, voxels"] = float(error[:, inside].mean())
         row["lesion volume error, %"] = lesion_volume_error_percent(ddf, lesions)
-    return {**row, "folds, %": folding_percent(ddf)}
+    row["folds, %"] = folding_percent(ddf)
+    if own_inverse is not None:
+        row["inverse consistency, voxels"] = inverse_consistency_mm(ddf, own_inverse, voxels)
+    return row
 
 
 def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMethod], progress=print) -> list[dict]:
@@ -148,7 +165,7 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
     Args:
         cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, ``lesion_mask`` ``(K, *S)`` where there
             are lesions, ``motion`` ``(K, 3, *S)`` from timepoint to common space where it is known.
-        methods: by name.
+        methods: by name; each gives ``ddf``, or that and ``inverse_ddf``, whose consistency is then measured.
         progress: told of every result.
     """
     rows: dict[str, list[dict]] = {}
@@ -160,8 +177,8 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
                 _accuracy(case, Displacement(40).inverse(case["motion"][None])[0])
             )
         for name, method in methods.items():
-            ddf, seconds, peak_gb = _measure(method, case["image"])
-            row = {**_accuracy(case, ddf), "seconds": seconds, "peak memory, GB": peak_gb}
+            fields, seconds, peak_gb = _measure(method, case["image"])
+            row = {**_accuracy(case, *fields), "seconds": seconds, "peak memory, GB": peak_gb}
             rows.setdefault(name, []).append(row)
             progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
     return [

@@ -1,5 +1,6 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
+from .codes import CodesOf, PriorCodes
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, prepare_series
 from .initial import AlignInitiald, ComposeInitiald
@@ -8,10 +9,12 @@ from .refinement import Refinement
 
 __all__ = [
     "AlignInitiald",
+    "CodesOf",
     "ComposeInitiald",
     "EpochSeed",
     "GradientClip",
     "LossTerms",
+    "PriorCodes",
     "Refinement",
     "RegistrationInferer",
     "keep_freed_memory",

@@ -1,6 +1,6 @@
 """How a posterior becomes a registration."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from monai.inferers import Inferer, sliding_window_inference
@@ -56,6 +56,7 @@ class RegistrationInferer(Inferer):
         bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
             timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
         invert: give ``inverse_ddf`` while training too, as a loss of surfaces needs it.
+        codes: gives z ``(B, K, C, *S_z)`` for the images and the network, in place of the posterior's mean.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class RegistrationInferer(Inferer):
         posterior: Posterior | None = None,
         bidirectional: bool = False,
         invert: bool = False,
+        codes: Callable[[Tensor, nn.Module], Tensor] | None = None,
     ):
         super().__init__()
         if passes < 1:
@@ -79,7 +81,7 @@ class RegistrationInferer(Inferer):
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
-        self.bidirectional, self.invert = bidirectional, invert
+        self.bidirectional, self.invert, self.codes = bidirectional, invert, codes
 
     def __call__(
         self,
@@ -101,7 +103,11 @@ class RegistrationInferer(Inferer):
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         constrain, timepoints = self.alignment.constrain, images.shape[1]
-        mean, log_variance = split_parameters(self._parameters(images, network), timepoints)
+        if self.codes is not None:
+            mean = self.codes(images, network)
+            log_variance = torch.full_like(mean, -torch.inf)
+        else:
+            mean, log_variance = split_parameters(self._parameters(images, network), timepoints)
 
         def displacement(field: Tensor) -> Tensor:
             return self.transformation(constrain(field))

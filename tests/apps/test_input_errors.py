@@ -8,10 +8,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from monai.bundle import run
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.input_errors import find_input_error
+from groupmorph_monai.networks import MomentumNet
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -131,3 +133,13 @@ def test_an_unknown_overlay_is_named_with_those_that_there_are(series, tmp_path,
     assert re.fullmatch(
         r"groupmorph: --overlay: expected one of .*data/lung_ct.*; got 'data/lungs'\n", capsys.readouterr().err
     )
+
+
+def test_weights_of_another_model_and_weights_that_there_are_not(series, tmp_path, capsys):
+    weights, out = tmp_path / "avsm.pt", tmp_path / "out"
+    assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
+    assert f"groupmorph: {weights}: expected a file, found none" in capsys.readouterr().err
+    torch.save(MomentumNet().state_dict(), weights)
+    assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
+    assert "groupmorph: weights: expected those of a GroupSetVAE" in capsys.readouterr().err
+    assert not out.exists() or not list(out.iterdir())

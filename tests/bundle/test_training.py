@@ -5,13 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 import yaml
 from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from groupmorph_monai.networks import GroupSetVAE
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data import make_heart, make_phantom
+from groupmorph_monai.evaluation.benchmark import BundleMethod, compare
+from groupmorph_monai.evaluation.trained_alike import train_alike
+from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
@@ -20,6 +26,8 @@ TINY = {
     "phantom_max_motion_voxels": 2.0,
     "phantoms_training": 2,
     "phantoms_validation": 1,
+    "heart_size_voxels": [24, 24, 16],
+    "hearts_validation": 1,
     "integration_steps": 2,
     "max_iterations": 4,
     "iterations_per_epoch": 2,
@@ -38,8 +46,10 @@ SMALL_BY_MODEL = {
         "lattice_voxels": [3, 3, 3],
     },
 }
+ONLY_TO_REGISTER = {"modes/sample.yaml", "modes/transport.yaml"}
 OVERLAYS = sorted(
-    str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")
+    {str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")}
+    - ONLY_TO_REGISTER
 )
 
 
@@ -130,6 +140,46 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     small = {"phantoms": 1, "phantom_size_voxels": [24, 24, 24], "timepoints": timepoints}
     run("evaluate", config_file=files, output_dir=str(tmp_path / "evaluated"), **small, **options)
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["mean"]["landmark_before_mm_mean"] > 0
+
+
+def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
+    weights, files = tmp_path / "krebs.pt", {}
+    torch.manual_seed(0)
+    network = KrebsCVAE()
+    torch.nn.init.normal_(network.last[1].weight, std=0.3)
+    torch.save(network.state_dict(), weights)
+    for seed in (1, 2):
+        for k, volume in enumerate(make_heart(seed, "normal", size=(24, 24, 16))["image"]):
+            files[seed, k] = str(tmp_path / f"heart{seed}_{k}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(volume.numpy(), np.eye(4)), files[seed, k])
+    out, drawn = tmp_path / "transported", tmp_path / "drawn"
+    common = ["--weights", str(weights), "--output"]
+    assert main(["transport", files[1, 0], files[1, 1], "--to", files[2, 0], *common, str(out)]) == 0
+    fields = [nibabel.load(out / f"inverse_ddf_0{k}.nii.gz").get_fdata() for k in range(2)]
+    assert abs(fields[0]).max() == 0 and abs(fields[1]).max() > 1e-4
+    assert "inverse_ddf_KK.nii.gz" in capsys.readouterr().out
+    assert main(["sample", files[2, 0], "--number", "3", *common, str(drawn)]) == 0
+    fields = [nibabel.load(drawn / f"ddf_0{k}.nii.gz").get_fdata() for k in range(3)]
+    assert abs(fields[0] - fields[1]).max() > 0.01 and abs(fields[1] - fields[2]).max() > 0.01
+    assert main(["sample", files[2, 0], "--number", "1", *common, str(drawn)]) == 2
+    assert "--number" in capsys.readouterr().err
+
+
+def test_a_training_stops_when_its_minutes_are_over_and_its_model_is_compared(tmp_path):
+    tiny = tmp_path / "tiny.yaml"
+    network = {f"network_def#{name}": value for name, value in SMALL.items()}
+    tiny.write_text(yaml.safe_dump({**TINY, **network, "max_iterations": 10**6}))
+    configs = REPOSITORY / "bundle" / "configs"
+    method = BundleMethod([str(configs / "inference.yaml"), str(configs / "effort/no_refine.yaml")], "", network)
+    lines = []
+    trained = train_alike(
+        method, [str(configs / "train.yaml"), str(tiny)], tmp_path / "GroupMorph", 0.05, 3, lines.append
+    )
+    assert 0 < len(lines) < 1000 and lines[0].startswith("GroupMorph: 20 iterations")
+    assert torch.load(trained.weights, weights_only=True).keys() == GroupSetVAE(**SMALL).state_dict().keys()
+    case = {"name": "one", **make_phantom(6, (32, 28, 24), 3, max_motion_voxels=3, landmarks=50)}
+    *_, row = compare([case], {"trained": trained}, progress=lambda line: None)
+    assert row["inverse consistency, voxels"] < 0.1
 
 
 def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.apps.command_line import bundle_root, main
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.configs import bundle_root
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation import suites
 from groupmorph_monai.evaluation.benchmark import BundleMethod, compare

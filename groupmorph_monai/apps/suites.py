@@ -1,0 +1,126 @@
+"""The suites of `groupmorph benchmark`: which methods meet which series."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
+from ..evaluation.benchmark import BundleMethod, compare, scale
+from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
+from ..evaluation.trained_alike import train_alike
+from .configs import bundle_root, config_files
+
+__all__ = ["SUITES"]
+
+ADDITIONS = ("modes/bidirectional", "posteriors/smoothed", "priors/temporal")  # to GroupMorph
+
+
+def _ours(args: argparse.Namespace, *overlays: str) -> BundleMethod:
+    weights = args.weights or str(bundle_root() / "models" / "model.pt")
+    return BundleMethod(config_files("inference", overlays), weights)
+
+
+def _cases(args: argparse.Namespace) -> list[dict]:
+    if args.series:
+        return warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm)
+    return synthetic_cases(args.seeds)
+
+
+def _peers(args: argparse.Namespace) -> list[dict]:
+    peer = "Elastix pair-wise B-spline"
+    methods = {
+        "GroupMorph, single pass": _ours(args, "effort/no_refine"),
+        "GroupMorph, refined": _ours(args),
+        peer: elastix_pairwise,
+        "Elastix group-wise PCAMetric2": elastix_groupwise,
+    }
+    rows = compare(_cases(args), methods)
+    seconds = next(row["seconds"] for row in rows if row["method"] == peer)
+    for row in rows:
+        if "seconds" in row:
+            row["times as fast as Elastix pair-wise"] = seconds / row["seconds"]
+    return rows
+
+
+def _likelihoods(args: argparse.Namespace) -> list[dict]:
+    methods = {"local correlation": _ours(args, "effort/best")}
+    for overlay in _overlays("likelihoods"):
+        methods[Path(overlay).name.replace("_", " ")] = _ours(args, overlay, "effort/best")
+    return compare(_cases(args), methods)
+
+
+def _overlays(folder: str) -> list[str]:
+    return sorted(f"{folder}/{file.stem}" for file in (bundle_root() / "configs" / folder).glob("*.yaml"))
+
+
+def _scaling(args: argparse.Namespace) -> list[dict]:
+    return scale(_ours(args))
+
+
+def _breathing(args: argparse.Namespace) -> list[dict]:
+    return breathing(_ours(args), args.seeds)
+
+
+def _integrators(args: argparse.Namespace) -> list[dict]:
+    return integrators(args.seeds)
+
+
+@contextmanager
+def _log(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+    """What tells a suite's progress and keeps it in ``SUITE.log`` beside its table."""
+    with open(Path(args.output) / f"{args.suite}.log", "w") as file:
+
+        def tell(line: str) -> None:
+            for stream in (sys.stdout, file):
+                print(line, file=stream, flush=True)
+
+        yield tell
+
+
+def _models(args: argparse.Namespace) -> list[dict]:
+    cases, methods = _cases(args), {}
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        for overlay in (None, *_overlays("models"), *ADDITIONS):
+            name, overlays = overlay or "GroupMorph", [overlay] if overlay else []
+            methods[name] = train_alike(
+                _ours(args, *overlays, "effort/no_refine"),
+                config_files("train", ("data/phantom_small", *overlays)),
+                Path(scratch) / name.replace("/", " "),
+                args.minutes,
+                len(cases[0]["image"]),
+                tell,
+            )
+        return compare(cases, methods, tell)
+
+
+def _codes(args: argparse.Namespace) -> list[dict]:
+    try:
+        from ..evaluation.codes import codes
+    except ModuleNotFoundError as error:
+        raise InputError(f"codes: expected {error.name}, found none; pip install 'groupmorph-monai[bench]'") from error
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        method = train_alike(
+            _ours(args, "models/krebs_cvae", "effort/no_refine"),
+            config_files("train", ("models/krebs_cvae", "data/hearts")),
+            Path(scratch) / "hearts",
+            args.minutes,
+            2,
+            tell,
+        )
+        return codes(method, range(20), args.output, progress=tell)
+
+
+SUITES = {
+    "synthetic": _peers,
+    "warped": _peers,
+    "likelihoods": _likelihoods,
+    "breathing": _breathing,
+    "scaling": _scaling,
+    "integrators": _integrators,
+    "models": _models,
+    "codes": _codes,
+}

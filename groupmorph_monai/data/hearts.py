@@ -1,0 +1,106 @@
+"""A beating heart made from a seed: two volumes, at rest and contracted, by one of five kinds of motion."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..space.grid import voxel_grid
+from ..space.integrate import ScalingAndSquaring
+from .phantom import smooth_noise, uniform
+
+__all__ = ["HEART_MOTIONS", "make_heart"]
+
+# At the wall: radial contraction, shortening of the long axis, twist in radians; and whether a sector stays still.
+HEART_MOTIONS = {
+    "normal": (0.30, 0.12, 0.0, False),
+    "weak": (0.10, 0.12, 0.0, False),
+    "regional": (0.30, 0.12, 0.0, True),
+    "twisting": (0.20, 0.04, 0.4, False),
+    "shortening": (0.10, 0.30, 0.0, False),
+}
+
+
+def make_heart(
+    seed: int,
+    kind: str,
+    motion_seed: int | None = None,
+    size: Sequence[int] = (48, 48, 32),
+    noise: float = 0.03,
+) -> dict[str, Tensor]:
+    """One pair of volumes, (rest, contraction), with its truth. The long axis is the third.
+
+    Args:
+        seed: decides the anatomy and the noise: place, size, wall, turn, texture, contrast.
+        kind: one of ``HEART_MOTIONS``, in coordinates of the heart: the same motion of another heart is another field.
+        motion_seed: decides how strong the motion is, within a sixth; none for ``seed``.
+        size: voxels (i, j, k).
+        noise: standard deviation of the Rician noise's Gaussian parts; blood has signal 1.
+    Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement of the contracted volume's voxels to the volume
+        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``affine`` ``(4, 4)``, of 1 mm.
+    """
+    if kind not in HEART_MOTIONS:
+        raise ValueError(f"kind: expected one of {', '.join(HEART_MOTIONS)}, got {kind!r}")
+    rng = torch.Generator().manual_seed(seed)
+    extent = torch.tensor([float(n) for n in size])
+    centre = (extent - 1) / 2 + uniform(rng, -1, 1, (3,)) * extent * torch.tensor([0.08, 0.08, 0.04])
+    outer = float(extent[:2].mean() * uniform(rng, 0.22, 0.30))
+    radii = torch.tensor([outer, outer, float(extent[2] * uniform(rng, 0.34, 0.42))])
+    wall, turn = float(uniform(rng, 0.28, 0.42)), float(uniform(rng, -0.3, 0.3))
+    signals = uniform(rng, 0.85, 1.15, (4,)) * torch.tensor([1.0, 0.4, 0.55, 0.75])  # blood, wall, around, right side
+    lattice_seed = int(torch.randint(2**30, (), generator=rng))
+
+    def local(points: Tensor) -> Tensor:
+        """Coordinates of the heart: 1 at its outer wall; the first axis points to the right ventricle."""
+        x, y, z = (points[d] - centre[d] for d in range(3))
+        cos, sin = math.cos(turn), math.sin(turn)
+        return torch.stack([(cos * x + sin * y) / radii[0], (cos * y - sin * x) / radii[1], z / radii[2]])
+
+    def signal(points: Tensor) -> tuple[Tensor, Tensor]:
+        u = local(points)
+        radius = u.square().sum(dim=0).sqrt()
+
+        def within(r: Tensor, limit: float) -> Tensor:
+            return torch.sigmoid(outer * (limit - r) / 0.5)
+
+        beside = torch.stack([u[0] - 1.0, u[1], u[2]]).square().sum(dim=0).sqrt()
+        texture = sum(
+            smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, extent + 16)[0]
+            for n, cell in enumerate((3.0, 7.0))
+        )
+        found = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
+        found = found + (signals[1] - found) * within(radius, 1.0)
+        found = found + (signals[0] - found) * within(radius, 1 - wall)
+        return found * (1 + 0.06 * texture).clamp_min(0.2), within(radius, 1.0)
+
+    grid = voxel_grid(size, torch.empty(0))
+    strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
+    motion = ScalingAndSquaring(6)(_velocity(local(grid), kind, radii, turn, strength)[None, None])[0, 0]
+    (rest, _), (contracted, heart) = signal(grid), signal(grid + motion)
+    real, imaginary = (noise * torch.randn(2, *size, generator=rng) for _ in range(2))
+    return {
+        "image": torch.hypot(torch.stack([rest, contracted]) + real, imaginary),
+        "motion": motion,
+        "heart": (heart > 0.5).float(),
+        "affine": torch.eye(4, dtype=torch.float64),
+    }
+
+
+def _velocity(u: Tensor, kind: str, radii: Tensor, turn: float, rng: torch.Generator) -> Tensor:
+    """Of the contracted heart back to rest, ``(3, *S)`` voxels, from coordinates ``u`` of the heart."""
+    radial, along, twist, still = HEART_MOTIONS[kind]
+    radial, along, twist = (v * float(uniform(rng, 5 / 6, 7 / 6)) for v in (radial, along, twist))
+    # Strongest at the wall, nothing at twice its radius.
+    envelope = torch.exp(-0.5 * (u.square().sum(dim=0) / 1.4) ** 2)
+    radial = radial * torch.ones_like(envelope)
+    if still:
+        # A sector of the free wall, away from the right ventricle, that does not contract.
+        cosine = -u[0] / torch.hypot(u[0], u[1]).clamp_min(1e-6)
+        radial = radial * (1 - torch.sigmoid(12 * (cosine - 0.5)))
+    angle = twist * u[2]
+    x = radial * u[0] - angle * u[1]
+    y = radial * u[1] + angle * u[0]
+    cos, sin = math.cos(turn), math.sin(turn)
+    moved = torch.stack([(cos * x - sin * y) * radii[0], (sin * x + cos * y) * radii[1], along * u[2] * radii[2]])
+    return envelope * moved

@@ -1,0 +1,59 @@
+"""Models trained alike for the same short time, so that what differs is the model."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+
+from .benchmark import BundleMethod
+
+__all__ = ["train_alike"]
+
+# One rate for all, as papers give theirs for days of training; no time goes into validation.
+_ALIKE = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
+
+
+def train_alike(
+    method: BundleMethod,
+    train_files: Sequence[str],
+    folder: Path,
+    minutes: float,
+    timepoints: int,
+    progress: Callable[[str], None],
+) -> BundleMethod:
+    """``method`` with the weights that its model has after so many minutes of training.
+
+    Args:
+        train_files: train.yaml and overlays.
+        folder: for what the training writes; phantoms are made once, in the folder above it.
+        minutes: of training; it stops at the end of the epoch in which they are over. Making phantoms does not count.
+        timepoints: K of a network that takes one K alone.
+        progress: told of each epoch.
+    """
+    parser = ConfigParser()
+    parser.read_config(list(train_files))
+    one_k = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
+    places = {"output_dir": str(folder), "train#dataset#cache_dir": str(folder.parent / "phantoms")}
+    for name, value in {**_ALIKE, **one_k, **places, "max_minutes": minutes}.items():
+        parser[name] = value
+    parser.parse()
+    parser.get_parsed_content("initialize")
+    dataset = parser.get_parsed_content("train#dataset")
+    for number in range(len(dataset)):
+        dataset[number]
+    trainer = parser.get_parsed_content("train#trainer")
+    started = time.perf_counter()
+
+    def tell(engine: Engine) -> None:
+        seconds, loss = time.perf_counter() - started, engine.state.output["loss"].item()
+        progress(f"{folder.name}: {engine.state.iteration} iterations, {seconds:.0f} s, loss {loss:.4f}")
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, tell)
+    parser.get_parsed_content("run")
+    weights = folder / "weights.pt"
+    torch.save(parser.get_parsed_content("network").state_dict(), weights)
+    return replace(method, weights=str(weights), settings={**method.settings, **one_k})
