@@ -18,7 +18,7 @@ from .input_errors import find_input_error
 
 __all__ = ["main"]
 
-SUITE_NAMES = ("synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators", "models", "codes")
+SUITE_NAMES = ("synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators", "shapes", "models", "codes")
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -333,9 +333,9 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
         "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
         "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
-        "integrators: errors and folds of every way to integrate a velocity; models: every model, and additions to "
-        "GroupMorph, trained alike for --minutes each; codes: what the codes of models/krebs_cvae, trained for "
-        "--minutes on beating hearts, tell of them.",
+        "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
+        "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
+        "models/krebs_cvae, trained for --minutes on beating hearts, tell of them.",
     )
     p.add_argument(
         "--suite",

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
 from ..evaluation.benchmark import BundleMethod, compare, scale
+from ..evaluation.shapes import shapes
 from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
 from ..evaluation.trained_alike import train_alike
 from .configs import bundle_root, config_files
@@ -69,6 +70,10 @@ def _integrators(args: argparse.Namespace) -> list[dict]:
     return integrators(args.seeds)
 
 
+def _shapes(args: argparse.Namespace) -> list[dict]:
+    return shapes(args.seeds, args.output)
+
+
 @contextmanager
 def _log(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
     """What tells a suite's progress and keeps it in ``SUITE.log`` beside its table."""
@@ -121,6 +126,7 @@ SUITES = {
     "breathing": _breathing,
     "scaling": _scaling,
     "integrators": _integrators,
+    "shapes": _shapes,
     "models": _models,
     "codes": _codes,
 }
