@@ -18,7 +18,18 @@ from .input_errors import find_input_error
 
 __all__ = ["main"]
 
-SUITE_NAMES = ("synthetic", "warped", "likelihoods", "breathing", "scaling", "integrators", "shapes", "models", "codes")
+SUITE_NAMES = (
+    "synthetic",
+    "warped",
+    "likelihoods",
+    "breathing",
+    "scaling",
+    "integrators",
+    "shapes",
+    "models",
+    "codes",
+    "surfaces",
+)
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -335,7 +346,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
         "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
         "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
-        "models/krebs_cvae, trained for --minutes on beating hearts, tell of them.",
+        "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
+        "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces.",
     )
     p.add_argument(
         "--suite",
@@ -347,6 +359,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
+    p.add_argument("--dataset", metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each")
     p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
     p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")

@@ -12,6 +12,7 @@ from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
 from ..evaluation.benchmark import BundleMethod, compare, scale
 from ..evaluation.shapes import shapes
 from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
+from ..evaluation.surfaces import compare_overlap, pair_subjects
 from ..evaluation.trained_alike import train_alike
 from .configs import bundle_root, config_files
 
@@ -119,6 +120,25 @@ def _codes(args: argparse.Namespace) -> list[dict]:
         return codes(method, range(20), args.output, progress=tell)
 
 
+def _surfaces(args: argparse.Namespace) -> list[dict]:
+    if not args.dataset:
+        raise InputError("--dataset: expected with --suite surfaces; name a folder with images/ and labels/")
+    base, methods = "models/voxelmorph_diff", {}
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        pairs = pair_subjects(args.dataset, Path(scratch) / "pairs")
+        for name, mode in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
+            methods[name] = train_alike(
+                _ours(args, base, "effort/no_refine"),
+                config_files("train", (base, "data/subjects", *mode)),
+                Path(scratch) / name,
+                args.minutes,
+                2,
+                tell,
+                dataset_dir=str(Path(scratch) / "pairs"),
+            )
+        return compare_overlap(pairs, methods, tell)
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -129,4 +149,5 @@ SUITES = {
     "shapes": _shapes,
     "models": _models,
     "codes": _codes,
+    "surfaces": _surfaces,
 }

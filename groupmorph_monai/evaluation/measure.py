@@ -10,13 +10,25 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from .metrics import accuracy, similarity
+from .metrics import accuracy, overlap, similarity, warp_labels
 
-__all__ = ["MeasureRegistrationd", "ValidationPicture", "average_of"]
+__all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_of"]
+
+
+class WarpLabelsd(Transform):
+    """Add ``labels`` ``(K, *S)``, in the common space, to the ``pred`` of an item that has label maps. They lie where
+    the images do that were registered: before an initial alignment is composed into the fields."""
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        if "labels" not in data:
+            return dict(data)
+        labels = torch.as_tensor(data["labels"]).to(data["pred"]["ddf"].device)
+        return {**data, "pred": {**data["pred"], "labels": warp_labels(labels, data["pred"]["ddf"])}}
 
 
 class MeasureRegistrationd(Transform):
-    """Add ``metrics``, a dict of numbers, to an evaluated item.
+    """Add ``metrics``, a dict of numbers, to an evaluated item: of images, fields, landmarks, and the labels that
+    `WarpLabelsd` gives.
 
     Args:
         loss: negative ELBO, of which ``metrics["loss"]`` is the value at the posterior's mean; left out where none.
@@ -35,6 +47,8 @@ class MeasureRegistrationd(Transform):
             torch.as_tensor(data["affine"]).cpu(),
             None if landmarks is None else torch.as_tensor(landmarks, device=pred["ddf"].device),
         )
+        if "labels" in pred:
+            metrics |= overlap(pred["labels"], data["affine"])
         if self.loss is not None:
             metrics["loss"] = float(self.loss({key: value[None] for key, value in pred.items()}))
         return {**data, "metrics": metrics}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 
 import torch
+from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
 from ..space.grid import sample, voxel_grid
@@ -295,6 +296,33 @@ def similarity(before: Tensor, after: Tensor) -> dict[str, float]:
         f"{measure.__name__}_{when}": measure(images)
         for measure in (rmse, nmi)
         for when, images in (("before", before), ("after", after))
+    }
+
+
+def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
+    """Label maps ``(K, *S)`` in the common space, by the nearest voxel. ``ddf`` is ``(K, 3, *S)``, voxels."""
+    grid = voxel_grid(ddf.shape[2:], ddf)
+    maps = [sample(x.to(ddf)[None, None], (grid + u)[None], mode="nearest")[0, 0] for x, u in zip(labels, ddf)]
+    return torch.stack(maps).to(labels.dtype)
+
+
+@torch.no_grad()
+def overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
+    """``dice`` and ``surface_distance_mm`` of label maps ``(K, *S)`` on one grid: means over the labels above 0 and all
+    pairs of timepoints, by MONAI; the distance is the mean one between surfaces, both ways. NaN where there is none.
+
+    Args:
+        affine: ``(4, 4)`` of the grid.
+    """
+    labels = torch.as_tensor(labels).cpu()
+    masks = torch.stack([labels == number for number in labels.unique() if number > 0], dim=1).float()
+    first, second = torch.triu_indices(len(labels), len(labels), 1)
+    spacing = torch.as_tensor(affine)[:3, :3].double().norm(dim=0).tolist()
+    pair = masks[first], masks[second]
+    distance = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing)
+    return {
+        "dice": float(compute_dice(*pair).nanmean()),
+        "surface_distance_mm": float(distance[distance.isfinite()].mean()),
     }
 
 

@@ -1,8 +1,6 @@
 """What z may be: K fields to the series' mean, or all timepoints on one of them."""
 
-import numpy as np
 import torch
-from scipy.linalg import logm
 from torch import Tensor
 
 from ..errors import InputError
@@ -92,16 +90,16 @@ def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     return torch.where((maps == still).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), still, found)
 
 
-def affine_velocity(maps: Tensor, like: Tensor, stride: int) -> Tensor:
-    """The stationary velocity of which affine maps are the flow: their logarithm, ``(K, 3, *S)`` with the size, dtype
-    and device of ``like``, in its voxels.
+def affine_velocity(logarithms: Tensor, like: Tensor, stride: int) -> Tensor:
+    """The stationary velocity whose flow is an affine map: ``(K, 3, *S)`` with the size, dtype and device of ``like``,
+    in its voxels.
 
     Args:
-        maps: ``(K, 4, 4)``, voxel coordinates of the images.
+        logarithms: of the maps, ``(K, 4, 4)``, voxel coordinates of the images.
         like: any field ``(..., *S)`` on every ``stride``-th voxel of the images.
     """
-    logarithms = torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.cpu().double()])
-    return torch.stack([_apply(m.to(like), stride * voxel_grid(like.shape[-3:], like)) for m in logarithms]) / stride
+    places = stride * voxel_grid(like.shape[-3:], like)
+    return torch.stack([_apply(m.to(like), places) for m in logarithms]) / stride
 
 
 def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from monai.inferers import Inferer, sliding_window_inference
+from scipy.linalg import logm
 from torch import Tensor, nn
 
 from ..probability.posterior import Posterior, split_parameters
@@ -18,7 +20,8 @@ def prepare_series(
     batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
     """What MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its surfaces
-    where it has them; its mask and its initial maps, in voxels, where it has any."""
+    where it has them; its mask, and the logarithms of its initial maps, in voxels, where it
+    has any."""
     found = {
         key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "mask", "surface_points", "surface_distance")
@@ -27,7 +30,9 @@ def prepare_series(
     surfaces = {key: found[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in found}
     others = {"mask": found["mask"]} if "mask" in found else {}
     if "initial" in batch:
-        others["initial"] = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
+        maps = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
+        logarithms = [torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.flatten(0, 1)]
+        others["initial"] = torch.stack(logarithms).view(maps.shape)
     return found["image"], surfaces or None, (), others
 
 
@@ -93,7 +98,7 @@ class RegistrationInferer(Inferer):
         **kwargs,
     ) -> dict[str, Tensor]:
         """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there;
-        ``initial`` ``(B, K, 4, 4)`` are the maps, in voxels, that have moved them already.
+        ``initial`` ``(B, K, 4, 4)`` are the logarithms of the maps, in voxels, that have moved them already.
 
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf`` ``(B,
             K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``, ``z_log_variance``, the
@@ -124,7 +129,7 @@ class RegistrationInferer(Inferer):
                 still = None
                 if initial is not None:
                     stride = stride_of(dvf, images)
-                    still = constrain(-torch.stack([affine_velocity(maps, dvf, stride) for maps in initial]))
+                    still = constrain(-torch.stack([affine_velocity(logs, dvf, stride) for logs in initial]))
                 dvf = constrain(self.refinement(dvf, images, displacement, mask, still))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}

@@ -135,8 +135,8 @@ def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
         told.append(still)
         return z
 
-    maps = torch.eye(4).repeat(1, 2, 1, 1)
-    maps[0, 1, :3, 3] = torch.tensor([4.0, 0.0, -2.0])
+    maps = torch.zeros(1, 2, 4, 4)
+    maps[0, 1, :3, 3] = torch.tensor([4.0, 0.0, -2.0])  # a translation's logarithm
     ask = inferer(alignment=MeanAlignment(remove_mean=True), refinement=refinement)
     x = images()
     ask(x, LocalNetwork().eval(), initial=maps)
@@ -155,5 +155,5 @@ def test_a_batch_brings_its_mask_and_initial_maps():
     image, target, _, others = prepare_series({"image": x, "mask": mask, "initial": maps, "affine": affine[None]})
     assert image is x and target is None and others["mask"] is mask
     torch.testing.assert_close(others["initial"][0, 2, :3, 3], torch.tensor([2.0, 1.0, 0.5]).double())
-    assert torch.equal(others["initial"][0, :2], torch.eye(4).double().repeat(2, 1, 1))
+    assert others["initial"].sum() == 3.5
     assert prepare_series({"image": x})[3] == {}

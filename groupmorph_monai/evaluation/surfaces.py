@@ -1,0 +1,73 @@
+"""What label maps add to the images while training (VoxelMorph-diff, Sections 3.4 and 4.3, in kind): every model's
+registration alone needs no labels."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.transforms import LoadSeriesd
+from ..errors import InputError
+from .benchmark import BundleMethod
+from .metrics import overlap, warp_labels
+
+__all__ = ["compare_overlap", "pair_subjects"]
+
+_TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
+
+
+def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
+    """Random pairs of different subjects: those to train on go into ``dataset.json`` in ``folder``, those to test on,
+    of the last quarter of the subjects, are returned.
+
+    Args:
+        dataset: folder with ``images`` and ``labels``, in which the files of a subject have one name, as those of the
+            Medical Segmentation Decathlon.
+    """
+    images, labels = Path(dataset).resolve() / "images", Path(dataset).resolve() / "labels"
+    names = sorted(file.name for file in images.glob("*.nii*") if (labels / file.name).is_file())
+    number = len(names) - round(_TEST_SHARE * len(names))
+    if min(number, len(names) - number) < 2:
+        raise InputError(
+            f"dataset: expected 6 subjects or more in {dataset}, with files of one name in images/ and labels/; found "
+            f"{len(names)}"
+        )
+    rng = np.random.default_rng(0)
+
+    def pairs(subjects: Sequence[str], count: int) -> list[dict]:
+        chosen = [rng.choice(subjects, 2, replace=False) for _ in range(count)]
+        return [
+            {key: [str(d / n) for n in pair] for key, d in (("image", images), ("labels", labels))} for pair in chosen
+        ]
+
+    training = pairs(names[:number], _TRAINING_PAIRS)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".dataset.json.partial"
+    partial.write_text(json.dumps({"training": training, "validation": training[:1]}))
+    os.replace(partial, folder / "dataset.json")
+    return pairs(names[number:], _TEST_PAIRS)
+
+
+def compare_overlap(
+    pairs: Sequence[Mapping], methods: Mapping[str, BundleMethod], progress: Callable[[str], None] = print
+) -> list[dict]:
+    """A row a method, and one without any: overlap and distance of the labels of both subjects, mean over labels and
+    pairs."""
+    found: dict[str, list[dict]] = {"unregistered": []}
+    registers = {name: method.prepare() for name, method in methods.items()}
+    for pair in pairs:
+        item = LoadSeriesd()(pair)
+        found["unregistered"].append(overlap(item["labels"], item["affine"]))
+        for name, register in registers.items():
+            ddf, _ = register(torch.as_tensor(item["image"]))
+            found.setdefault(name, []).append(overlap(warp_labels(item["labels"], ddf), item["affine"]))
+    rows = [
+        {"method": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
+        for name, rows in found.items()
+    ]
+    for row in rows:
+        progress(f"{row['method']}: Dice {row['dice']:.3f}, surfaces {row['surface_distance_mm']:.3f} mm apart")
+    return rows
