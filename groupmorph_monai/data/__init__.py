@@ -1,10 +1,11 @@
 """What comes in and goes out: series, points, phantoms, written fields."""
 
+from .augmentation import RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .datalist import heart_items, phantom_items, series_items
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .readers import Series, read_points, read_series
-from .transforms import LoadSeriesd, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd, ScalePercentilesd
+from .transforms import LoadSeriesd, ScalePercentilesd
 
 __all__ = [
     "HEART_MOTIONS",

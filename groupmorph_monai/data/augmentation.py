@@ -1,0 +1,185 @@
+"""What training draws anew at each iteration: timepoints, motion, contrast, points on surfaces."""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from scipy.ndimage import distance_transform_edt
+
+from ..errors import InputError
+from ..space.grid import displace, voxel_grid
+from ..space.lattice import gaussian_filter
+
+__all__ = ["RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
+
+
+class RandSurfaced(MapTransform, RandomizableTransform):
+    """From label maps to surfaces: ``surface_points`` ``(K, P, 3)``, drawn anew at each call from the faces between the
+    voxels of a structure and the others, in voxel coordinates, and ``surface_distance`` ``(K, *S)``, voxels from each
+    voxel to those faces, below 0 inside (VoxelMorph-diff, Section 3.1).
+
+    Args:
+        keys: of label maps ``(K, *S)``, which are taken out.
+        structure: the label; none for all above 0.
+        points: P.
+    """
+
+    def __init__(self, keys: KeysCollection = "labels", structure: int | None = None, points: int = 5000):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self)
+        self.structure, self.points = structure, points
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            labels = np.asarray(item.pop(key))
+            inside = labels == self.structure if self.structure is not None else labels > 0
+            found = [self._surface(structure) for structure in inside]
+            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*found))
+        return item
+
+    def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        faces = []
+        for axis in range(inside.ndim):
+            between = np.argwhere(np.diff(inside.astype(np.int8), axis=axis)) + 0.5 * np.eye(inside.ndim)[axis]
+            faces.append(np.concatenate([between, np.full((len(between), 1), axis)], axis=1))
+        faces = np.concatenate(faces)
+        if not len(faces):
+            wanted = "any" if self.structure is None else self.structure
+            raise InputError(
+                f"labels: expected a surface of structure {wanted} in every timepoint; check the label maps"
+            )
+        chosen = faces[self.R.randint(len(faces), size=self.points)]
+        places, axes = chosen[:, :-1], chosen[:, -1].astype(int)
+        spread = self.R.uniform(-0.5, 0.5, places.shape)  # anywhere on the face
+        spread[np.arange(len(places)), axes] = 0
+        # A voxel's distance to the next one on the other side is half a voxel more than that to the face between. The
+        # sign lets interpolation across the face find 0 there.
+        distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
+        return torch.from_numpy(places + spread).float(), torch.from_numpy(distance).float()
+
+
+class RandTimepointsd(MapTransform, RandomizableTransform):
+    """Between ``least`` and ``most`` of a series' timepoints, in random order: what teaches a network for any K.
+
+    Args:
+        keys: of series ``(K, *S)``, cut alike.
+        least, most: number of timepoints; a shorter series keeps all of its own.
+        in_order: neighbours in time, in their order, instead.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
+        super().__init__(keys)
+        self.least, self.most, self.in_order = least, most, in_order
+
+    def randomize(self, timepoints: int) -> None:
+        most = min(self.most, timepoints)
+        number = self.R.randint(min(self.least, most), most + 1)
+        if self.in_order:
+            self.chosen = self.R.randint(timepoints - number + 1) + np.arange(number)
+        else:
+            self.chosen = self.R.permutation(timepoints)[:number]
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        self.randomize(len(item[self.first_key(item)]))
+        for key in self.key_iterator(item):
+            item[key] = item[key][torch.as_tensor(self.chosen)]
+        return item
+
+
+class RandMotiond(MapTransform, RandomizableTransform):
+    """Another smooth motion for every timepoint of a series, and for all of them together another size: what teaches a
+    network motions and textures finer and coarser than those of the series that there are.
+
+    Args:
+        keys: of series ``(K, *S)``.
+        prob: of moving and resizing a series.
+        motion_voxels: largest displacement, at most.
+        cells_voxels: least and most distance of the points between which the motion is smooth.
+        zoom: largest factor of the size, along each axis by itself; its inverse is the smallest.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.8,
+        motion_voxels: float = 4.0,
+        cells_voxels: Sequence[float] = (12.0, 40.0),
+        zoom: float = 1.5,
+    ):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.motion_voxels, self.cells_voxels, self.zoom = motion_voxels, cells_voxels, zoom
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            if self.R.rand() < self.prob:
+                series = torch.as_tensor(item[key])
+                shape = [-1, *[1] * (series.dim() - 1)]
+                scale = self.zoom ** self.R.uniform(-1, 1, series.dim() - 1)
+                centre = torch.tensor([(n - 1) / 2 for n in series.shape[1:]]).view(shape)
+                resize = (voxel_grid(series.shape[1:], series) - centre) * torch.as_tensor(1 / scale - 1).view(shape)
+                moved = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
+                item[key] = torch.cat(moved)[:, 0]
+        return item
+
+    def _motion(self, volume: torch.Tensor) -> torch.Tensor:
+        """``(D, *S)`` voxels, no steeper than 0.4: it does not fold."""
+        cell = self.R.uniform(*self.cells_voxels)
+        size = [int(np.ceil(n / cell)) + 1 for n in volume.shape]
+        points = torch.as_tensor(self.R.standard_normal((1, len(size), *size)), dtype=volume.dtype)
+        smooth = torch.nn.functional.interpolate(points, volume.shape, mode="trilinear", align_corners=True)
+        field = gaussian_filter(smooth, cell / 3)[0]
+        field = field * (self.motion_voxels * self.R.rand() / field.abs().max())
+        steepest = max(float(field.diff(dim=d).abs().max()) for d in range(1, field.dim()))
+        return field * min(1.0, 0.4 / steepest)
+
+
+class RandContrastd(MapTransform, RandomizableTransform):
+    """Another intensity curve, bias field and noise level for every timepoint of a series in [0, 1]: what teaches a
+    network not to rely on one kind of contrast (the idea of SynthMorph, Hoffmann et al. 2022).
+
+    Args:
+        keys: of series ``(K, *S)``.
+        prob: of a new curve, for each timepoint.
+        control_points: of the curve, whose values are drawn anew and joined linearly: it need not rise.
+        change: share of the drawn curve beside the old intensities, at most.
+        noise: standard deviation of the added noise, at most.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 0.7,
+        control_points: int = 6,
+        change: float = 0.7,
+        noise: float = 0.04,
+    ):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.control_points, self.change, self.noise = control_points, change, noise
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = torch.stack([self._vary(volume) for volume in torch.as_tensor(item[key])])
+        return item
+
+    def _vary(self, volume: torch.Tensor) -> torch.Tensor:
+        curve = torch.as_tensor(self.R.rand(self.control_points + 1), dtype=volume.dtype)
+        share, noise = self.change * self.R.rand(), self.noise * self.R.rand()
+        slope = torch.as_tensor(self.R.uniform(-0.4, 0.4, (2, volume.dim())), dtype=volume.dtype)
+        seed = int(self.R.randint(2**31))
+        if self.R.rand() < self.prob:
+            position = volume.clamp(0, 1) * self.control_points
+            left = position.floor().long().clamp_max(self.control_points - 1)
+            drawn = torch.lerp(curve[left], curve[left + 1], position - left)
+            volume = torch.lerp(volume, drawn, share)
+        axes = torch.meshgrid(*[torch.linspace(-1, 1, n, dtype=volume.dtype) for n in volume.shape], indexing="ij")
+        bias = sum(a * x + b * x * x for a, b, x in zip(*slope, axes)).exp()
+        generator = torch.Generator().manual_seed(seed)
+        return (volume * bias + noise * torch.randn(volume.shape, generator=generator)).clamp(0, 1)

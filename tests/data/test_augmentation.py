@@ -1,0 +1,60 @@
+import numpy as np
+import torch
+
+from groupmorph_monai.data import RandContrastd, RandMotiond, RandTimepointsd
+
+
+def test_random_timepoints_are_the_series_own_each_once():
+    series = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 2, 2, 2)
+    draw = RandTimepointsd(least=2, most=5).set_random_state(0)
+    numbers = set()
+    for _ in range(60):
+        chosen = draw({"image": series})["image"][:, 0, 0, 0].tolist()
+        assert len(set(chosen)) == len(chosen) and set(chosen) <= set(range(8))
+        numbers.add(len(chosen))
+    assert numbers == {2, 3, 4, 5}
+
+
+def test_timepoints_in_order_are_neighbours_in_time():
+    series = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 2, 2, 2)
+    draw, firsts = RandTimepointsd(least=2, most=5, in_order=True).set_random_state(0), set()
+    for _ in range(60):
+        chosen = draw({"image": series})["image"][:, 0, 0, 0].tolist()
+        assert np.diff(chosen).tolist() == [1] * (len(chosen) - 1) and 2 <= len(chosen) <= 5
+        firsts.add(chosen[0])
+    assert {0, 6} <= firsts
+
+
+def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 4, 4, 4, generator=generator)
+    volume = torch.nn.functional.interpolate(coarse, size=(20, 20, 20), mode="trilinear")[0]
+    contrast = RandContrastd(prob=1.0, noise=0.0).set_random_state(1)
+    varied = contrast({"image": volume.expand(3, -1, -1, -1)})["image"]
+    assert (varied[0] - varied[1]).abs().mean() > 0.02
+    assert varied.min() >= 0 and varied.max() <= 1
+    again = RandContrastd(prob=1.0, noise=0.0).set_random_state(1)({"image": volume.expand(3, -1, -1, -1)})["image"]
+    torch.testing.assert_close(again, varied, atol=0, rtol=0)
+    # Where the old image is constant along an axis the curve keeps it so: only the smooth bias field varies there.
+    flat = torch.full((1, 20, 20, 20), 0.3)
+    bias = RandContrastd(prob=1.0, noise=0.0).set_random_state(2)({"image": flat})["image"]
+    assert bias.diff(dim=1).abs().max() < 0.1
+
+
+def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far():
+    # Images of their own coordinates show where every voxel was taken from.
+    size = (40, 36, 32)
+    for axis, n in enumerate(size):
+        line = torch.arange(float(n)).view([-1 if a == axis else 1 for a in range(3)]).expand(size)
+        draw = RandMotiond(prob=1.0, motion_voxels=3.0, zoom=1.0).set_random_state(axis)
+        moved = draw({"image": line.expand(4, *size)})["image"]
+        motion = moved - line
+        inside = motion[:, 4:-4, 4:-4, 4:-4]
+        assert 0.3 < inside.abs().max() <= 3.0
+        assert (inside[0] - inside[1]).abs().max() > 0.1
+        assert all(inside.diff(dim=d).abs().max() <= 0.41 for d in (1, 2, 3))
+        resized = RandMotiond(prob=1.0, motion_voxels=1e-6, zoom=2.0).set_random_state(axis)
+        scales = resized({"image": line.expand(2, *size)})["image"].narrow(axis + 1, n // 2 - 2, 5).diff(dim=axis + 1)
+        assert scales.std() < 1e-4 and 0.5 <= scales.mean() <= 2 and abs(scales.mean() - 1) > 0.05
+    still = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
+    assert torch.equal(still[0], line)
