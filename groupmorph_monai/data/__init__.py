@@ -1,6 +1,6 @@
 """What comes in and goes out: series, points, phantoms, written fields."""
 
-from .augmentation import RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
+from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .datalist import heart_items, phantom_items, series_items
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
@@ -10,6 +10,7 @@ from .transforms import LoadSeriesd, ScalePercentilesd
 __all__ = [
     "HEART_MOTIONS",
     "LoadSeriesd",
+    "RandAffineMotiond",
     "RandContrastd",
     "RandMotiond",
     "RandSurfaced",

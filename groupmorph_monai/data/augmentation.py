@@ -5,14 +5,14 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, RandAffine, RandomizableTransform
 from scipy.ndimage import distance_transform_edt
 
 from ..errors import InputError
 from ..space.grid import displace, voxel_grid
 from ..space.lattice import gaussian_filter
 
-__all__ = ["RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
+__all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
 
 
 class RandSurfaced(MapTransform, RandomizableTransform):
@@ -137,6 +137,44 @@ class RandMotiond(MapTransform, RandomizableTransform):
         field = field * (self.motion_voxels * self.R.rand() / field.abs().max())
         steepest = max(float(field.diff(dim=d).abs().max()) for d in range(1, field.dim()))
         return field * min(1.0, 0.4 / steepest)
+
+
+class RandAffineMotiond(MapTransform, RandomizableTransform):
+    """Move every timepoint of a series by an affine map of its own: what an affine network learns from.
+
+    Args:
+        keys: of series ``(K, *S)``.
+        prob: of motion, for the whole series.
+        rotation_radians: about each axis, at most.
+        shift_voxels: along each axis, at most.
+        scale: share by which each axis grows or shrinks, at most.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        prob: float = 1.0,
+        rotation_radians: float = 0.35,
+        shift_voxels: float = 20.0,
+        scale: float = 0.1,
+    ):
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.move = RandAffine(
+            prob=1.0,
+            rotate_range=[rotation_radians] * 3,
+            translate_range=[shift_voxels] * 3,
+            scale_range=[scale] * 3,
+            padding_mode="border",
+        )
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        if self.R.rand() < self.prob:
+            self.move.set_random_state(int(self.R.randint(2**31)))
+            for key in self.key_iterator(item):
+                item[key] = torch.cat([torch.as_tensor(self.move(x[None])) for x in torch.as_tensor(item[key])])
+        return item
 
 
 class RandContrastd(MapTransform, RandomizableTransform):

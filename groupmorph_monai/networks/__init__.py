@@ -1,9 +1,10 @@
 """What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a
 field."""
 
+from .affine_net import AffineNet
 from .avsm import MomentumNet
 from .group_set_vae import GroupSetVAE
 from .group_vae import GroupVAE
 from .krebs_cvae import KrebsCVAE
 
-__all__ = ["GroupSetVAE", "GroupVAE", "KrebsCVAE", "MomentumNet"]
+__all__ = ["AffineNet", "GroupSetVAE", "GroupVAE", "KrebsCVAE", "MomentumNet"]

@@ -4,11 +4,12 @@ from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation
 from .posterior import Posterior, matched_smoothing_voxels, split_parameters
-from .prior import FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
+from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
 
 __all__ = [
+    "AffineNorm",
     "FluidPrior",
     "GaussianCorrelation",
     "GroupNMI",

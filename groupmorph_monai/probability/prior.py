@@ -11,7 +11,7 @@ from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
 
-__all__ = ["FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian"]
+__all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian"]
 
 
 @lru_cache(maxsize=64)
@@ -165,3 +165,27 @@ class MomentumNorm:
         """The loss term of momenta ``(B, K, D, *S)``: the mean over voxels, timepoints and batch, summed over
         components, a scalar. The last two arguments are those of the other priors."""
         return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean()
+
+
+class AffineNorm:
+    """``-log p = weight (|A|^2 + |b|^2)`` of the logarithm of an affine map, the last step's where there are several:
+    the pull to the identity of AVSM (Eq. 4), which fades (Eq. 13). Of point estimates: no log variance is weighed.
+
+    Args:
+        constant, decay: C and K of ``weight = C K / (K + exp(n / K))``, with n the epoch.
+    """
+
+    def __init__(self, constant: float = 10.0, decay: float = 4.0):
+        if constant < 0 or decay <= 0:
+            raise ValueError(f"constant, decay: expected 0 or more and above 0, got {constant} and {decay}")
+        self.constant, self.decay, self.epoch = constant, decay, 0
+
+    @property
+    def weight(self) -> float:
+        # Beyond 700 the exponential overflows, and nothing is left of the weight long before.
+        return self.constant * self.decay / (self.decay + math.exp(min(self.epoch / self.decay, 700.0)))
+
+    def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
+        """The loss term of logarithms ``(B, K, 12, 1, 1, 1)``: the mean over timepoints and batch, a scalar. The last
+        two arguments are those of the other priors."""
+        return self.weight * mean.square().flatten(2).sum(dim=2).mean()

@@ -2,11 +2,12 @@
 
 from .alignment import MeanAlignment, ReferenceAlignment, affine_in_voxels, affine_velocity, compose_affine
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
-from .integrate import AdaptiveSolver, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
+from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
 
 __all__ = [
     "AdaptiveSolver",
+    "AffineFlow",
     "Displacement",
     "Euler",
     "FlowSequence",

@@ -5,9 +5,18 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from .grid import compose, displace, full_precision
+from .grid import compose, displace, full_precision, voxel_grid
 
-__all__ = ["AdaptiveSolver", "Displacement", "Euler", "Flow", "FlowSequence", "RungeKutta4", "ScalingAndSquaring"]
+__all__ = [
+    "AdaptiveSolver",
+    "AffineFlow",
+    "Displacement",
+    "Euler",
+    "Flow",
+    "FlowSequence",
+    "RungeKutta4",
+    "ScalingAndSquaring",
+]
 
 
 class Flow:
@@ -101,6 +110,23 @@ class AdaptiveSolver(Flow):
             lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, rtol=0.0, atol=self.tolerance_voxels
         )
         return path[-1]
+
+
+class AffineFlow(Flow):
+    """``exp(z)`` of a velocity that is an affine function of place, by the matrix exponential: exact, also where it
+    leaves the grid. The velocity is read off the first two voxels along every axis."""
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        dimensions = z.dim() - 3
+        origin = z[(..., *[0] * dimensions)]
+        steps = [z[(..., *[int(a == d) for a in range(dimensions)])] - origin for d in range(dimensions)]
+        matrix = torch.stack([*steps, origin], dim=-1)  # (B, K, D, D + 1)
+        matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
+        moved = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1).to(z)
+        grid = voxel_grid(z.shape[3:], z)
+        linear = torch.einsum("bkde,e...->bkd...", moved[..., :dimensions, :dimensions], grid)
+        return linear + moved[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
 class FlowSequence:

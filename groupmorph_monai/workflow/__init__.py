@@ -1,7 +1,7 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
 from .codes import CodesOf, PriorCodes
-from .handlers import EpochSeed, GradientClip, LossTerms, resume
+from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, prepare_series
 from .initial import AlignInitiald, ComposeInitiald
 from .memory import keep_freed_memory
@@ -11,6 +11,7 @@ __all__ = [
     "AlignInitiald",
     "CodesOf",
     "ComposeInitiald",
+    "EpochOfPrior",
     "EpochSeed",
     "GradientClip",
     "LossTerms",

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochSeed", "GradientClip", "LossTerms", "resume"]
+__all__ = ["EpochOfPrior", "EpochSeed", "GradientClip", "LossTerms", "resume"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,20 @@ class EpochSeed:
         seed = self.seed + engine.state.epoch + 100_000 * idist.get_rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed=seed)
+
+
+class EpochOfPrior:
+    """Tell a prior whose weight fades with training, which has an ``epoch``, the number of it, from 0."""
+
+    def __init__(self, prior: object):
+        self.prior = prior
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if hasattr(self.prior, "epoch"):
+            self.prior.epoch = engine.state.epoch - 1
 
 
 class GradientClip:

@@ -42,15 +42,14 @@ class RegistrationInferer(Inferer):
 
     Windows are blended in the posterior's parameters, then integrated and warped once on the whole grid.
 
-    While evaluating, the network may look again at what its last answer left: each further pass encodes the images
-    warped by the velocity so far and adds that of the new posterior's mean. ``exp(v) o exp(d) = exp(v + d)`` to first
-    order (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever
-    the number of passes.
+    The network may look again at what its last answer left: each further pass encodes the images warped by the velocity
+    so far and adds that of the new posterior. ``exp(v) o exp(d) = exp(v + d)`` to first order (Baker-Campbell-
+    Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
 
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
-        passes: times that the network sees the series while evaluating.
+        passes: times that the network sees the series.
         refinement: of the velocity for the series at hand, after the last pass; none leaves the network's answer.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
             limit.
@@ -107,30 +106,24 @@ class RegistrationInferer(Inferer):
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        constrain, timepoints = self.alignment.constrain, images.shape[1]
-        if self.codes is not None:
-            mean = self.codes(images, network)
-            log_variance = torch.full_like(mean, -torch.inf)
-        else:
-            mean, log_variance = split_parameters(self._parameters(images, network), timepoints)
+        constrain = self.alignment.constrain
 
         def displacement(field: Tensor) -> Tensor:
             return self.transformation(constrain(field))
 
-        if network.training:
-            dvf = model.decode(self.posterior.draw(mean, log_variance), images)
-        else:
-            seen, dvf = images, constrain(model.decode(mean, images))
-            for _ in range(self.passes - 1):
+        dvf, seen = 0, images
+        for number in range(self.passes):
+            if number:
                 seen = warp(images, self._on_image_grid(displacement(dvf), images))
-                mean, log_variance = split_parameters(self._parameters(seen, network), timepoints)
-                dvf = constrain(dvf + model.decode(mean, seen))
-            if self.refinement is not None:
-                still = None
-                if initial is not None:
-                    stride = stride_of(dvf, images)
-                    still = constrain(-torch.stack([affine_velocity(logs, dvf, stride) for logs in initial]))
-                dvf = constrain(self.refinement(dvf, images, displacement, mask, still))
+            mean, log_variance = self._posterior(seen, network)
+            z = self.posterior.draw(mean, log_variance) if network.training else mean
+            dvf = constrain(dvf + model.decode(z, seen))
+        if self.refinement is not None and not network.training:
+            still = None
+            if initial is not None:
+                stride = stride_of(dvf, images)
+                still = constrain(-torch.stack([affine_velocity(logs, dvf, stride) for logs in initial]))
+            dvf = constrain(self.refinement(dvf, images, displacement, mask, still))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
         if not network.training or self.invert or self.bidirectional:
@@ -146,6 +139,12 @@ class RegistrationInferer(Inferer):
             )
             result["ddf_std"] = self._spread(draws, images)
         return result
+
+    def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
+        if self.codes is not None:
+            mean = self.codes(images, network)
+            return mean, torch.full_like(mean, -torch.inf)
+        return split_parameters(self._parameters(images, network), images.shape[1])
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
         size = images.shape[2:]

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from groupmorph_monai.data import RandContrastd, RandMotiond, RandTimepointsd
+from groupmorph_monai.data import RandAffineMotiond, RandContrastd, RandMotiond, RandTimepointsd
 
 
 def test_random_timepoints_are_the_series_own_each_once():
@@ -58,3 +58,16 @@ def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far()
         assert scales.std() < 1e-4 and 0.5 <= scales.mean() <= 2 and abs(scales.mean() - 1) > 0.05
     still = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
     assert torch.equal(still[0], line)
+
+
+def test_affine_motion_moves_each_timepoint_by_itself_and_repeats():
+    axis = torch.arange(32.0) - 15.5
+    blob = torch.exp(-(axis.view(-1, 1, 1) ** 2 + axis.view(-1, 1) ** 2 + axis**2) / 18)
+    series = blob.expand(3, -1, -1, -1)
+    move = RandAffineMotiond(prob=1, rotation_radians=0.0, shift_voxels=4.0, scale=0.0)
+    first = move.set_random_state(3)({"image": series})["image"]
+    assert first.shape == series.shape and torch.equal(first, move.set_random_state(3)({"image": series})["image"])
+    places = torch.stack([(first.sum(dim=[d for d in (1, 2, 3) if d != a]) * axis).sum(dim=1) for a in (1, 2, 3)])
+    places = places / blob.sum()
+    assert 0.5 < places.abs().max() < 4 and (places[:, 0] - places[:, 1]).abs().max() > 0.5
+    assert torch.equal(RandAffineMotiond(prob=0)({"image": series})["image"], series)

@@ -4,6 +4,7 @@ import torch
 from groupmorph_monai.evaluation.metrics import jacobian_determinant
 from groupmorph_monai.space import (
     AdaptiveSolver,
+    AffineFlow,
     Displacement,
     Euler,
     FlowSequence,
@@ -119,3 +120,18 @@ def test_a_sequence_of_equal_pieces_is_the_stationary_flow():
     assert (pieces - RungeKutta4(24)(velocity))[INSIDE].abs().max() < 2e-2
     with pytest.raises(ValueError, match="3 fields.*4"):
         FlowSequence(Euler(2), 3)(torch.zeros(1, 1, 4, 5, 5, 5))
+
+
+def test_the_affine_flow_is_exact_to_the_borders_and_so_is_its_inverse():
+    shift = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64).view(3, 1, 1, 1)
+    velocity = linear(MATRIX) + shift
+    ddf, back = AffineFlow()(velocity), AffineFlow().inverse(velocity)
+    fine = RungeKutta4(64)(velocity)
+    torch.testing.assert_close(ddf[INSIDE], fine[INSIDE], atol=1e-6, rtol=0)
+    corner = torch.tensor([0.0, 0, 0], dtype=torch.float64)
+    moved = corner + ddf[0, 0, :, 0, 0, 0]
+    # Outside of the grid too: the inverse is affine, so that its first voxels tell it everywhere.
+    slope = torch.stack([back[0, 0][(slice(None), *at)] - back[0, 0, :, 0, 0, 0] for at in torch.eye(3).int().tolist()])
+    torch.testing.assert_close(moved + back[0, 0, :, 0, 0, 0] + slope.T @ moved, corner, atol=1e-9, rtol=0)
+    velocity.requires_grad_()
+    assert torch.autograd.grad(AffineFlow()(velocity).sum(), velocity)[0].isfinite().all()

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from groupmorph_monai.networks import AffineNet
+from groupmorph_monai.probability import AffineNorm, split_parameters
+from groupmorph_monai.space import AffineFlow, MeanAlignment
+from groupmorph_monai.workflow import RegistrationInferer
+
+
+def images(timepoints=3, size=(17, 24, 20)):
+    return torch.rand(1, timepoints, *size, generator=torch.Generator().manual_seed(0))
+
+
+def network():
+    torch.manual_seed(0)
+    return AffineNet((3, 4, 5), lattice_voxels=2, hidden=8).eval()
+
+
+@pytest.mark.parametrize("timepoints", [2, 5])
+def test_reordering_the_timepoints_reorders_the_maps(timepoints):
+    net, x = network(), images(timepoints)
+    order = torch.randperm(timepoints, generator=torch.Generator().manual_seed(1))
+    mean, log_variance = split_parameters(net(x), timepoints)
+    assert mean.shape == (1, timepoints, 12, 1, 1, 1) and mean.std() > 1e-6 and log_variance.max() == -torch.inf
+    torch.testing.assert_close(split_parameters(net(x[:, order]), timepoints)[0], mean[:, order], atol=1e-7, rtol=1e-4)
+
+
+def test_a_rotation_turns_about_the_centre_and_a_translation_is_in_half_sides():
+    angle, z = 0.3, torch.zeros(1, 2, 12, 1, 1, 1)
+    z[0, 0, 1], z[0, 0, 3] = -angle, angle
+    z[0, 1, 10] = 0.25
+    x = images(2, (17, 25, 21))
+    ddf = AffineFlow()(AffineNet().decode(z, x))
+    turn = torch.tensor(angle)
+    matrix = torch.tensor([[turn.cos(), -turn.sin(), 0], [turn.sin(), turn.cos(), 0], [0, 0, 1]])
+    away = torch.tensor([-8.0, 12, 3])
+    torch.testing.assert_close(ddf[0, 0, :, 0, 24, 13], matrix @ away - away, atol=1e-4, rtol=0)
+    assert ddf[0, 0, :, 8, 12, 10].abs().max() < 1e-5
+    torch.testing.assert_close(ddf[0, 1], torch.tensor([0.0, 3.125, 0]).view(3, 1, 1, 1).expand(3, 17, 25, 21))
+
+
+def test_the_pull_to_the_identity_fades_as_the_paper_says():
+    prior, z = AffineNorm(10, 4), torch.full((1, 2, 12, 1, 1, 1), 0.5)
+    assert prior(z).item() == pytest.approx(10 * 4 / (4 + 1) * 12 * 0.25)
+    prior.epoch = 20
+    assert prior.weight == pytest.approx(40 / (4 + 148.413), rel=1e-4)
+    prior.epoch = 10**6
+    assert prior(z) == 0
+
+
+def test_several_looks_are_trained_through():
+    net, x = network().train(), images(2, (16, 16, 16))
+    ask = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes=2)
+    seen = []
+    net.register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    result = ask(x, net)
+    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
+    result["warped"].square().mean().backward()
+    assert net.last.weight.grad.abs().max() > 0 and net.encoder[0].weight.grad.abs().max() > 0
