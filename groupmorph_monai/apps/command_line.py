@@ -29,6 +29,7 @@ SUITE_NAMES = (
     "models",
     "codes",
     "surfaces",
+    "affine",
 )
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
@@ -347,7 +348,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
         "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
         "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
-        "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces.",
+        "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces; affine: "
+        "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several.",
     )
     p.add_argument(
         "--suite",

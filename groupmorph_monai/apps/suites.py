@@ -5,9 +5,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..evaluation.affine import affine_cases, align_by_steps
 from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
 from ..evaluation.benchmark import BundleMethod, compare, scale
 from ..evaluation.shapes import shapes
@@ -139,6 +141,20 @@ def _surfaces(args: argparse.Namespace) -> list[dict]:
         return compare_overlap(pairs, methods, tell)
 
 
+def _affine(args: argparse.Namespace) -> list[dict]:
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        trained = train_alike(
+            _ours(args, "models/avsm_affine", "data/affine_phantoms"),
+            config_files("train", ("models/avsm_affine", "data/affine_phantoms")),
+            Path(scratch) / "affine",
+            args.minutes,
+            3,
+            tell,
+        )
+        steps = {f"{n} step{'s' * (n > 1)}": replace(trained, settings={"passes": n}) for n in (1, 2, 3, 5, 7)}
+        return compare(affine_cases(args.seeds), {**steps, "optimised": align_by_steps}, tell)
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -150,4 +166,5 @@ SUITES = {
     "models": _models,
     "codes": _codes,
     "surfaces": _surfaces,
+    "affine": _affine,
 }

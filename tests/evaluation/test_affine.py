@@ -1,0 +1,23 @@
+import torch
+
+from groupmorph_monai.evaluation.affine import affine_cases, align_by_steps
+from groupmorph_monai.evaluation.benchmark import compare
+
+
+def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():
+    (case,) = affine_cases([3], size=(40, 36, 32), degrees=10, shift_voxels=2)
+    (same,) = affine_cases([3], size=(40, 36, 32), degrees=10, shift_voxels=2)
+    assert torch.equal(case["image"], same["image"])
+    assert case["landmarks"].shape[1] > 200
+    apart = (case["landmarks"][0] - case["landmarks"][1]).norm(dim=1)
+    assert 1 < apart.mean() < 12 and apart.std() > 0.3
+    # An affine map takes one timepoint's landmarks to another's.
+    ones = torch.cat([case["landmarks"], torch.ones(3, case["landmarks"].shape[1], 1)], dim=2)
+    found = torch.linalg.lstsq(ones[0], case["landmarks"][1]).solution
+    assert (ones[0] @ found - case["landmarks"][1]).abs().max() < 0.01
+
+
+def test_the_optimisation_twin_finds_a_moderate_motion():
+    cases = affine_cases([3], size=(40, 36, 32), degrees=6, shift_voxels=2, scale=0.03)
+    unregistered, found = compare(cases, {"steps": align_by_steps}, progress=lambda line: None)
+    assert found["mean error, voxels"] < 0.2 < 1 < unregistered["mean error, voxels"]
