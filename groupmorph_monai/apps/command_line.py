@@ -139,7 +139,7 @@ def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **ch
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    from ..evaluation.benchmark import write_table
+    from ..benchmarks.compare import write_table
     from .suites import SUITES
 
     check_output_dir(args.output)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ..benchmarks.affine import affine_cases, align_by_steps
+from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
+from ..benchmarks.compare import BundleMethod, compare, scale
+from ..benchmarks.shapes import shapes
+from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
+from ..benchmarks.surfaces import compare_overlap, pair_subjects
+from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
-from ..evaluation.affine import affine_cases, align_by_steps
-from ..evaluation.baselines import elastix_groupwise, elastix_pairwise
-from ..evaluation.benchmark import BundleMethod, compare, scale
-from ..evaluation.shapes import shapes
-from ..evaluation.suites import breathing, integrators, synthetic_cases, warped_cases
-from ..evaluation.surfaces import compare_overlap, pair_subjects
-from ..evaluation.trained_alike import train_alike
 from .configs import bundle_root, config_files
 
 __all__ = ["SUITES"]
@@ -107,7 +107,7 @@ def _models(args: argparse.Namespace) -> list[dict]:
 
 def _codes(args: argparse.Namespace) -> list[dict]:
     try:
-        from ..evaluation.codes import codes
+        from ..benchmarks.codes import codes
     except ModuleNotFoundError as error:
         raise InputError(f"codes: expected {error.name}, found none; pip install 'groupmorph-monai[bench]'") from error
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:

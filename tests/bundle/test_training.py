@@ -14,9 +14,9 @@ from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.benchmarks.compare import BundleMethod, compare
+from groupmorph_monai.benchmarks.trained_alike import train_alike
 from groupmorph_monai.data import make_heart, make_phantom
-from groupmorph_monai.evaluation.benchmark import BundleMethod, compare
-from groupmorph_monai.evaluation.trained_alike import train_alike
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.benchmarks.surfaces import compare_overlap, pair_subjects
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import WarpLabelsd
 from groupmorph_monai.evaluation.metrics import overlap, warp_labels
-from groupmorph_monai.evaluation.surfaces import compare_overlap, pair_subjects
 
 
 def boxes(shift=3):

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
+from groupmorph_monai.benchmarks import baselines
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.evaluation import baselines
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.space import Displacement
 

@@ -1,7 +1,7 @@
 import torch
 
-from groupmorph_monai.evaluation.affine import affine_cases, align_by_steps
-from groupmorph_monai.evaluation.benchmark import compare
+from groupmorph_monai.benchmarks.affine import affine_cases, align_by_steps
+from groupmorph_monai.benchmarks.compare import compare
 
 
 def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():

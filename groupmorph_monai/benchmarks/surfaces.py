@@ -11,8 +11,8 @@ import torch
 
 from ..data.transforms import LoadSeriesd
 from ..errors import InputError
-from .benchmark import BundleMethod
-from .metrics import overlap, warp_labels
+from ..evaluation.metrics import overlap, warp_labels
+from .compare import BundleMethod
 
 __all__ = ["compare_overlap", "pair_subjects"]
 

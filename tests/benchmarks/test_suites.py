@@ -5,10 +5,10 @@ import torch
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
+from groupmorph_monai.benchmarks import suites
+from groupmorph_monai.benchmarks.compare import BundleMethod, compare
+from groupmorph_monai.benchmarks.suites import breathing, integrators, warped_cases
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.evaluation import suites
-from groupmorph_monai.evaluation.benchmark import BundleMethod, compare
-from groupmorph_monai.evaluation.suites import breathing, integrators, warped_cases
 
 
 def ours(*overlays):

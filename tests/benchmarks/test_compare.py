@@ -3,8 +3,8 @@ import csv
 import pytest
 import torch
 
+from groupmorph_monai.benchmarks.compare import compare, lesion_volume_error_percent, write_table
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.evaluation.benchmark import compare, lesion_volume_error_percent, write_table
 from groupmorph_monai.space import voxel_grid
 
 

@@ -11,10 +11,10 @@ from ..data.breathing import make_breathing_series
 from ..data.phantom import follow, make_phantom, random_motion
 from ..data.readers import Frame, Series, read_series
 from ..data.transforms import LoadSeriesd
+from ..evaluation.metrics import folding_percent, landmark_distances_mm
 from ..space.grid import compose, voxel_grid
 from ..space.integrate import AdaptiveSolver, Euler, RungeKutta4, ScalingAndSquaring
-from .benchmark import BundleMethod
-from .metrics import folding_percent, landmark_distances_mm
+from .compare import BundleMethod
 
 __all__ = ["breathing", "integrators", "synthetic_cases", "warped_cases"]
 

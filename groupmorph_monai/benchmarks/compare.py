@@ -18,12 +18,12 @@ from torch.utils.data import default_collate
 from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
+from ..evaluation.metrics import folding_percent, inverse_consistency_mm, jacobian_determinant, landmark_distances_mm
 from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.initial import ComposeInitiald
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
-from .metrics import folding_percent, inverse_consistency_mm, jacobian_determinant, landmark_distances_mm
 
 __all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..evaluation.metrics import folding_percent, non_diffeomorphic_volume_percent
 from ..probability.likelihood import SquaredError
 from ..probability.prior import FluidPrior
 from ..space.grid import compose, voxel_grid, warp
 from ..space.integrate import ScalingAndSquaring
 from ..workflow.refinement import Refinement
-from .metrics import folding_percent, non_diffeomorphic_volume_percent
 
 __all__ = ["make_shapes", "shapes"]
 

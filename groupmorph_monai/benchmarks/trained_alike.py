@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from .benchmark import BundleMethod
+from .compare import BundleMethod
 
 __all__ = ["train_alike"]
 

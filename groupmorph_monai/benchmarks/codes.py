@@ -19,7 +19,7 @@ from ..data.hearts import HEART_MOTIONS, make_heart
 from ..space.grid import compose
 from ..workflow.codes import CodesOf
 from ..workflow.inferers import RegistrationInferer
-from .benchmark import BundleMethod
+from .compare import BundleMethod
 
 __all__ = ["canonical_components", "codes", "predict_classes"]
 

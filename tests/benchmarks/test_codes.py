@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
+from groupmorph_monai.benchmarks import codes as module
+from groupmorph_monai.benchmarks.codes import codes, predict_classes
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
-from groupmorph_monai.evaluation import codes as module
-from groupmorph_monai.evaluation.codes import codes, predict_classes
 
 
 def test_classes_are_told_from_what_separates_them_and_from_nothing_else():
