@@ -11,6 +11,7 @@ from pathlib import Path
 from ..benchmarks.affine import affine_cases, align_by_steps
 from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
 from ..benchmarks.compare import BundleMethod, compare, scale
+from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
 from ..benchmarks.surfaces import compare_overlap, pair_subjects
@@ -155,6 +156,16 @@ def _affine(args: argparse.Namespace) -> list[dict]:
         return compare(affine_cases(args.seeds), {**steps, "optimised": align_by_steps}, tell)
 
 
+def _reliability(args: argparse.Namespace) -> list[dict]:
+    kinds = {
+        "refined": [],
+        "network alone": ["effort/no_refine"],
+        "network alone, smoothed draws": ["posteriors/smoothed", "effort/no_refine"],
+    }
+    methods = {name: replace(_ours(args, *overlays), settings={"std_draws": 20}) for name, overlays in kinds.items()}
+    return reliability(_cases(args), methods, args.output)
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -167,4 +178,5 @@ SUITES = {
     "codes": _codes,
     "surfaces": _surfaces,
     "affine": _affine,
+    "reliability": _reliability,
 }

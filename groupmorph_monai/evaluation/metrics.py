@@ -17,6 +17,7 @@ from ..space.grid import sample, voxel_grid
 
 __all__ = [
     "accuracy",
+    "field_at",
     "folding_percent",
     "inverse_consistency_mm",
     "jacobian_determinant",
@@ -24,8 +25,10 @@ __all__ = [
     "landmark_errors_mm",
     "nmi",
     "non_diffeomorphic_volume_percent",
+    "overlap",
     "rmse",
     "similarity",
+    "warp_labels",
 ]
 
 _SLAB_VOXELS = 2**18
@@ -103,7 +106,7 @@ def _length_mm(vectors: Tensor, affine: Tensor, dim: int) -> Tensor:
     return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
 
 
-def _field_at(ddf: Tensor, points: Tensor) -> Tensor:
+def field_at(ddf: Tensor, points: Tensor) -> Tensor:
     """Values of one field ``(3, *S)`` at ``(P, 3)`` voxel coordinates: ``(P, 3)``."""
     return sample(ddf[None], points.T[None, :, :, None, None].to(ddf))[0, :, :, 0, 0].T
 
@@ -127,8 +130,8 @@ def landmark_distances_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, a
     if landmarks.dim() != 3 or landmarks.shape[0] != timepoints or landmarks.shape[2] != 3:
         raise ValueError(f"landmarks: expected ({timepoints}, P, 3) to match the fields, got {tuple(landmarks.shape)}")
     landmarks = landmarks.to(ddf)
-    common = torch.stack([p + _field_at(u, p) for p, u in zip(landmarks, inverse_ddf)])
-    carried = torch.stack([common + _field_at(u, common.flatten(0, 1)).view_as(common) for u in ddf], dim=1)
+    common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)])
+    carried = torch.stack([common + field_at(u, common.flatten(0, 1)).view_as(common) for u in ddf], dim=1)
     return _between(carried - landmarks[None], affine)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.evaluation.metrics import _field_at, folding_percent, landmark_distances_mm
+from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring, upsample_field
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
@@ -182,11 +182,11 @@ def test_most_true_errors_lie_within_the_interval_that_draws_give(phantom):
     spread = torch.cat([displacement(draw) for draw in ask.draws(z, x, displacement, number=12)]).std(dim=0)
     ddf, inverse, std = (upsample_field(u, 2, size)[0] for u in (EXP(z), EXP(-z), spread[None]))
     points = phantom["landmarks"]
-    common = torch.stack([p + _field_at(u, p) for p, u in zip(points, inverse)])
+    common = torch.stack([p + field_at(u, p) for p, u in zip(points, inverse)])
     shares = []
     for i, j in ((0, 1), (1, 2), (3, 0)):
-        error = common[i] + _field_at(ddf[j], common[i]) - points[j]
-        interval = 1.645 * (_field_at(std[i], common[i]).square() + _field_at(std[j], common[i]).square()).sqrt()
+        error = common[i] + field_at(ddf[j], common[i]) - points[j]
+        interval = 1.645 * (field_at(std[i], common[i]).square() + field_at(std[j], common[i]).square()).sqrt()
         shares.append((error.abs() < interval).float().mean())
     assert 0.75 < torch.stack(shares).mean() < 0.99
 

@@ -1,0 +1,237 @@
+"""What the command line takes."""
+
+import argparse
+
+__all__ = ["make_parser"]
+
+SUITE_NAMES = (
+    "synthetic",
+    "warped",
+    "likelihoods",
+    "breathing",
+    "scaling",
+    "integrators",
+    "shapes",
+    "models",
+    "codes",
+    "surfaces",
+    "affine",
+    "reliability",
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="groupmorph",
+        description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _add_register,
+        _add_apply,
+        _add_evaluate,
+        _add_train,
+        _add_transport,
+        _add_sample,
+        _add_benchmark,
+        _add_demo,
+    ):
+        add(commands)
+    return parser
+
+
+def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
+    parser.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a config laid over {base}, such as {examples}; may be repeated",
+    )
+
+
+def _add_register(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "register",
+        help="align one series",
+        description="Align one series and write it, its deformation fields and a report.",
+    )
+    p.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILES",
+        help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans",
+    )
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    p.add_argument(
+        "--reference",
+        default="mean",
+        metavar="K|mean",
+        help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
+        "others move onto it",
+    )
+    p.add_argument(
+        "--std",
+        type=int,
+        metavar="N",
+        help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
+    )
+    p.add_argument(
+        "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
+    )
+    p.add_argument(
+        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+    )
+    p.add_argument(
+        "--effort",
+        choices=["fast", "normal", "best"],
+        default="normal",
+        help="how long the network's answer is refined for this series (default: normal)",
+    )
+    p.add_argument(
+        "--no-refine", action="store_true", help="take the network's answer as it is: several times faster, less exact"
+    )
+    p.add_argument(
+        "--initial",
+        choices=["affine", "rigid", "none"],
+        help="how whole scans are brought together before anything is deformed (default: affine)",
+    )
+    p.add_argument(
+        "--mask",
+        nargs="+",
+        metavar="FILE",
+        help="what counts while the answer is refined, above 0 in an image drawn on the first scan, or in one a scan",
+    )
+    _add_overlay(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+
+
+def _add_apply(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "apply",
+        help="move other images, label maps or points with a written field",
+        description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of "
+        "scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
+    )
+    p.add_argument("field", metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+    p.add_argument(
+        "files", nargs="+", metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)"
+    )
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results; names are kept")
+    p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "evaluate",
+        help="measure the alignment of many series",
+        description="Register every series of a folder and print a table: landmark distances where there are "
+        "landmarks, similarity, folding.",
+    )
+    p.add_argument(
+        "--dataset", metavar="DIR", help="folder of series (default: artificial series whose true motion is known)"
+    )
+    p.add_argument(
+        "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
+    )
+    p.add_argument(
+        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+    )
+    _add_overlay(p, "evaluate.yaml", "data/lung_ct or effort/best")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "train",
+        help="train the network on your own series",
+        description="Train the network. A stopped training goes on when the same command is given again.",
+    )
+    p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial ones)")
+    p.add_argument(
+        "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
+    )
+    p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
+    _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any value at the top of train.yaml; may be repeated",
+    )
+
+
+def _add_coded(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--weights", required=True, metavar="FILE", help="of a model with codes that you trained")
+    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
+
+
+def _add_transport(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "transport",
+        help="carry the deformations of one patient's series to another's image",
+        description="Encode the deformations of one series and decode them for another patient's image. It needs a "
+        "model whose deformations are codes: groupmorph train --overlay models/krebs_cvae.",
+    )
+    p.add_argument("donor", nargs="+", metavar="FILES", help="the series whose deformations are carried over")
+    p.add_argument(
+        "--to", nargs="+", required=True, metavar="FILE", help="one image that stands for all scans, or one a scan"
+    )
+    _add_coded(p)
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "sample",
+        help="draw new deformations of one image",
+        description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
+        "codes: groupmorph train --overlay models/krebs_cvae.",
+    )
+    p.add_argument("image", metavar="FILE", help="the image to deform")
+    p.add_argument("--number", type=int, default=6, metavar="N", help="of deformations (default: 6)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    _add_coded(p)
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "benchmark",
+        help="compare with Elastix, compare likelihoods or models, or measure capture range and cost",
+        description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
+        "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
+        "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
+        "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
+        "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
+        "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
+        "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
+        "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces; affine: "
+        "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
+        "reliability: whether the stated uncertainty is the true one.",
+    )
+    p.add_argument(
+        "--suite",
+        choices=SUITE_NAMES,
+        default="synthetic",
+    )
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series or motions"
+    )
+    p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
+    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
+    p.add_argument("--dataset", metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each")
+    p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
+    p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    p = commands.add_parser(
+        "demo",
+        help="register an artificial series whose true motion is known",
+        description="Make a series whose true motion is known, register it, and print the error before and after.",
+    )
+    p.add_argument(
+        "--output", default="demo_output", metavar="DIR", help="folder for the results (default: demo_output)"
+    )
