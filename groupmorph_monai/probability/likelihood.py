@@ -15,7 +15,7 @@ class Linearised(NamedTuple):
     """Second-order model of a log likelihood, summed over voxels, in displacements d of the warped volumes, in voxels:
     ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
 
-    ``value`` is ``(B, 1, *S)``, a voxel's share of all K, or a scalar where no voxel has one of its own; ``guide`` is
+    ``value`` is ``(B, 1, *S)``, a voxel's share for all K, the same for all where none has one of its own; ``guide`` is
     ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K, *S)``.
     """
 
@@ -43,10 +43,11 @@ class Likelihood(nn.Module):
         expected curvature, up to ``stiffness``."""
         with torch.enable_grad():
             warped = warped.detach().requires_grad_()
-            value = warped.numel() * self(warped)
-            (score,) = torch.autograd.grad(value, warped)
+            mean = self(warped)
+            (score,) = torch.autograd.grad(warped.numel() * mean, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
-        return Linearised(value.detach(), warped.detach(), score, weight)
+        value = (warped.shape[1] * mean.detach()).expand(warped[:, :1].shape)
+        return Linearised(value, warped.detach(), score, weight)
 
 
 class SquaredError(Likelihood):

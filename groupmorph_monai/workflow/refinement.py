@@ -176,7 +176,7 @@ class Refinement:
         fields = [displacement(v) for v in (z, start, still)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
         for ddf in fields:
-            value = self.likelihood.linearise(_pulled(images, ddf, factor)).value.expand(1, 1, *size)
+            value = self.likelihood.linearise(_pulled(images, ddf, factor)).value
             values.append(inside * value / images.shape[1])
         moved, value = (z, values[0]) if values[0].sum() >= values[1].sum() else (start, values[1])
         gain = gaussian_filter(values[2] - value, _NEARBY_VOXELS)[(..., *[slice(None, None, factor)] * len(size))]

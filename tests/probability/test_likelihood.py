@@ -108,3 +108,10 @@ def test_squared_errors_second_order_model_is_its_own_expansion_in_one_volume():
     expected = value.sum() + (score[:, 1] * change).sum() - 0.5 * (weight[:, 1] * change.square()).sum()
     assert (likelihood(moved) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))
+
+
+def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
+    x = volumes(3)
+    value = GroupNMI().linearise(x).value
+    assert value.shape == (len(x), 1, *x.shape[2:]) and value.min() == value.max()
+    assert (value.sum() / x.numel()).item() == pytest.approx(GroupNMI()(x).item(), rel=1e-5)
