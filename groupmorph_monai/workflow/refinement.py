@@ -128,8 +128,10 @@ class Refinement:
                 level = coarsen(images, factor)
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
-                fields = (_on_lattice(v, stride_of(v, images), step, size) for v in (z, start, still))
-                z = self._restart(*fields, level, level_mask, displacement, step // factor)
+                # On the finest images the level before has been at work on the same lattice, and only the wall is left.
+                known = (z, start, still) if factor > 1 else (z, still)
+                *moving, unmoved = (_on_lattice(v, stride_of(v, images), step, size) for v in known)
+                z = self._restart(moving, unmoved, level, level_mask, displacement, step // factor)
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, displacement(z), step // factor)
@@ -160,29 +162,29 @@ class Refinement:
 
     def _restart(
         self,
-        z: Tensor,
-        start: Tensor,
+        moving: Sequence[Tensor],
         still: Tensor,
         images: Tensor,
         mask: Tensor | None,
         displacement: Callable,
         factor: int,
     ) -> Tensor:
-        """Where a level begins, of three z on its lattice: z or the start, whichever makes its images more likely, as
-        coarse levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that
-        is clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still
-        back from what slides along it."""
-        size, values = images.shape[2:], []
-        fields = [displacement(v) for v in (z, start, still)]
+        """Where a level begins, of several z on its lattice: the one that makes its images the most likely, as coarse
+        levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that is
+        clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
+        from what slides along it."""
+        values = []
+        fields = [displacement(v) for v in (*moving, still)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
         for ddf in fields:
             value = self.likelihood.linearise(_pulled(images, ddf, factor)).value
             values.append(inside * value / images.shape[1])
-        moved, value = (z, values[0]) if values[0].sum() >= values[1].sum() else (start, values[1])
-        gain = gaussian_filter(values[2] - value, _NEARBY_VOXELS)[(..., *[slice(None, None, factor)] * len(size))]
+        best = max(range(len(moving)), key=lambda n: float(values[n].sum()))
+        lattice = (..., *[slice(None, None, factor)] * (images.dim() - 2))
+        gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
         # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
-        share = gaussian_filter((gain > _CLEAR_NATS).to(z), 0.5).unsqueeze(2)
-        return moved + share * (still - moved)
+        share = gaussian_filter((gain > _CLEAR_NATS).to(still), 0.5).unsqueeze(2)
+        return moving[best] + share * (still - moving[best])
 
     @torch.no_grad()
     def draws(
