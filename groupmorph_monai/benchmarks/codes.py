@@ -117,7 +117,7 @@ def _picture(places: np.ndarray, classes: np.ndarray, file: Path) -> None:
     for number, kind in enumerate(HEART_MOTIONS):
         axis.scatter(*places[classes == number].T, s=14, label=kind)
     axis.set(xlabel="first canonical component", ylabel="second canonical component")
-    axis.legend()
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     partial = file.with_name(f".{file.name}.partial")
     figure.savefig(partial, format="png")
     os.replace(partial, file)
