@@ -143,6 +143,7 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["mean"]["landmark_before_mm_mean"] > 0
 
 
+@pytest.mark.slow
 def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
     weights, files = tmp_path / "krebs.pt", {}
     torch.manual_seed(0)
@@ -166,6 +167,7 @@ def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
     assert "--number" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_training_stops_when_its_minutes_are_over_and_its_model_is_compared(tmp_path):
     tiny = tmp_path / "tiny.yaml"
     network = {f"network_def#{name}": value for name, value in SMALL.items()}
