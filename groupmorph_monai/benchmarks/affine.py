@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..data.phantom import make_phantom, uniform
 from ..data.readers import Frame
+from ..space.alignment import apply_affine
 from ..space.grid import sample, voxel_grid
-from ..workflow.initial import AlignInitiald
+from ..workflow.initial import AlignInitiald, affine_generators
 
 __all__ = ["affine_cases", "align_by_steps"]
 
@@ -18,9 +19,7 @@ __all__ = ["affine_cases", "align_by_steps"]
 def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift: float, scale: float) -> Tensor:
     """``(4, 4)``, voxels: turned, scaled and shifted by so much at most along each axis, about the centre."""
     angles = uniform(rng, -1, 1, (3,)) * math.radians(degrees)
-    generator = torch.zeros(3, 3)
-    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
-        generator[a, b], generator[b, a] = -angles[axis], angles[axis]
+    generator = torch.einsum("a,ade->de", angles, affine_generators("rigid")[:3, :, :3].float())
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = torch.linalg.matrix_exp(generator) @ torch.diag(1 + uniform(rng, -scale, scale, (3,)))
     centre = (torch.tensor(size, dtype=torch.float64) - 1) / 2
@@ -44,7 +43,7 @@ def affine_cases(
         images, places = [], []
         for volume, points in zip(phantom["image"], phantom["landmarks"]):
             matrix = _random_map(rng, size, degrees, shift_voxels, scale)
-            moved = torch.einsum("de,eijk->dijk", matrix[:3, :3], grid) + matrix[:3, 3].view(3, 1, 1, 1)
+            moved = apply_affine(matrix, grid)
             images.append(sample(volume.double()[None, None], moved[None])[0, 0].float())
             places.append(((points.double() - matrix[:3, 3]) @ torch.linalg.inv(matrix[:3, :3]).T).float())
         landmarks = torch.stack(places)
@@ -57,5 +56,5 @@ def align_by_steps(images: Tensor) -> Tensor:
     """`AlignInitiald` as a method, the optimisation twin of the network: ``(K, *S)`` to ``(K, 3, *S)``."""
     maps = AlignInitiald(kind="affine").maps([Frame(volume.numpy(), np.eye(4), "phantom") for volume in images])
     grid = voxel_grid(images.shape[1:], images)
-    moved = [torch.einsum("de,eijk->dijk", m[:3, :3], grid) + m[:3, 3].view(3, 1, 1, 1) for m in maps.to(images)]
+    moved = [apply_affine(m, grid) for m in maps.to(images)]
     return torch.stack(moved) - grid

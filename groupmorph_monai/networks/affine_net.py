@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.grid import voxel_grid
+from .layers import beside_others, keep_signal
 
 __all__ = ["AffineNet"]
 
@@ -36,10 +37,7 @@ class AffineNet(nn.Module):
             width = channel
         self.lattice_voxels = lattice_voxels
         self.hidden, self.last = nn.Linear(width * lattice_voxels**3, hidden), nn.Linear(hidden, 12)
-        for layer in self.encoder:
-            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        keep_signal(self.encoder)
         # An untrained network is near the identity.
         nn.init.normal_(self.last.weight, std=1e-3)
         nn.init.zeros_(self.last.bias)
@@ -47,10 +45,7 @@ class AffineNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity."""
         timepoints = images.shape[1]
-        if timepoints < 2:
-            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
-        others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
-        x = torch.stack([images, others], dim=2).flatten(0, 1)
+        x = beside_others(images)
         for layer in self.encoder:
             x = F.leaky_relu(layer(x), 0.2)
         x = F.adaptive_avg_pool3d(x, self.lattice_voxels).flatten(1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.smoothing import MultiGaussian
+from .layers import beside_others, keep_signal
 
 __all__ = ["MomentumNet"]
 
@@ -40,23 +41,17 @@ class MomentumNet(nn.Module):
             + [nn.Conv3d(channels[2] + channels[1], channels[1], 3, padding=1)]
         )
         self.head = nn.Conv3d(channels[1], 3, 3, padding=1)
-        for layer in (self.first, *self.down, *self.residual, *self.up):
-            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        keep_signal((self.first, *self.down, *self.residual, *self.up))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity."""
         timepoints = images.shape[1]
-        if timepoints < 2:
-            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
-        others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
         padding: list[int] = []
         for axis in range(3):
             padding = [0, -images.shape[axis + 2] % self.multiple] + padding
-        x = F.pad(torch.stack([images, others], dim=2).flatten(0, 1), padding, mode="replicate")
+        x = F.pad(beside_others(images), padding, mode="replicate")
         x = F.leaky_relu(self.first(x), 0.2)
         features: list[Tensor] = []
         for down, residual in zip(self.down, self.residual):

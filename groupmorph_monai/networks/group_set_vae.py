@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import keep_signal
+
 __all__ = ["GroupSetVAE"]
 
 
@@ -176,10 +178,7 @@ class GroupSetVAE(nn.Module):
             [_Look(f, hidden_channels, squarings, finer=level == 3) for level, f in enumerate(reversed(features))]
         )
         self.variance_head = nn.Conv3d(hidden_channels, 3, 3, padding=1)
-        for layer in self.encoder:
-            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        keep_signal(self.encoder)
         nn.init.normal_(self.variance_head.weight, std=1e-5)
         nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import keep_signal
+
 __all__ = ["GroupVAE"]
 
 
@@ -65,10 +67,7 @@ class GroupVAE(nn.Module):
         components = timepoints * velocities * spatial_dims
         self.mean_head = conv(channels, components, 3, padding=1)
         self.variance_head = conv(channels, components, 3, padding=1)
-        for layer in (*self.encoder, *self.decoder):
-            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        keep_signal((*self.encoder, *self.decoder))
         for head in (self.mean_head, self.variance_head):
             nn.init.normal_(head.weight, std=1e-5)
             nn.init.zeros_(head.bias)

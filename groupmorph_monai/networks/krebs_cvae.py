@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import gaussian_filter
+from .layers import beside_others, keep_signal
 
 __all__ = ["KrebsCVAE"]
 
@@ -68,10 +69,7 @@ class KrebsCVAE(nn.Module):
         self.last = nn.ModuleList(
             [nn.Conv3d(channels + 1, channels, 3, padding=1), nn.Conv3d(channels, 3, 3, padding=1)]
         )
-        for layer in (*self.encoder, self.last[0]):
-            # PyTorch's own initialisation shrinks the signal at every layer, which no normalisation here makes up for.
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+        keep_signal((*self.encoder, self.last[0]))
         for layer in self.decoder:
             # Of the 64 weights of a kernel 8 meet at a voxel.
             nn.init.normal_(layer.weight, std=math.sqrt(2 / (8 * layer.in_channels)))
@@ -83,10 +81,7 @@ class KrebsCVAE(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes."""
         timepoints = images.shape[1]
-        if timepoints < 2:
-            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
-        others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
-        x = torch.stack([images, others], dim=2).flatten(0, 1)
+        x = beside_others(images)
         for layer in self.encoder:
             x = F.leaky_relu(layer(x), 0.2)
         x = F.adaptive_avg_pool3d(x, self.lattice_voxels)

@@ -7,7 +7,14 @@ from ..errors import InputError
 from .grid import compose, sample, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
 
-__all__ = ["MeanAlignment", "ReferenceAlignment", "affine_in_voxels", "affine_velocity", "compose_affine"]
+__all__ = [
+    "MeanAlignment",
+    "ReferenceAlignment",
+    "affine_in_voxels",
+    "affine_velocity",
+    "apply_affine",
+    "compose_affine",
+]
 
 Transformation = Flow | FlowSequence | Displacement
 _SLAB_VOXELS = 2**18
@@ -99,7 +106,7 @@ def affine_velocity(logarithms: Tensor, like: Tensor, stride: int) -> Tensor:
         like: any field ``(..., *S)`` on every ``stride``-th voxel of the images.
     """
     places = stride * voxel_grid(like.shape[-3:], like)
-    return torch.stack([_apply(m.to(like), places) for m in logarithms]) / stride
+    return torch.stack([apply_affine(m.to(like), places) for m in logarithms]) / stride
 
 
 def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,11 +131,12 @@ def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tens
             slab = (slice(None), slice(start, start + step))
             grid = voxel_grid((min(step, size[0] - start), *size[1:]), ddf)
             grid[0] += start
-            ddf[k][slab] += _apply(there, grid + ddf[k][slab])
-            moved = _apply(back, grid)
+            ddf[k][slab] += apply_affine(there, grid + ddf[k][slab])
+            moved = apply_affine(back, grid)
             inverse_ddf[k][slab] = moved + sample(unmoved, (grid + moved)[None])[0]
     return ddf, inverse_ddf
 
 
-def _apply(matrix: Tensor, points: Tensor) -> Tensor:
+def apply_affine(matrix: Tensor, points: Tensor) -> Tensor:
+    """``(4, 4)`` on ``(3, i, j, k)`` points."""
     return torch.einsum("de,eijk->dijk", matrix[:3, :3], points) + matrix[:3, 3].view(3, 1, 1, 1)

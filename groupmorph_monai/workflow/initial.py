@@ -15,12 +15,12 @@ from ..probability.local_correlation import LocalCorrelation
 from ..space.alignment import affine_in_voxels, compose_affine
 from ..space.lattice import gradient
 
-__all__ = ["AlignInitiald", "ComposeInitiald"]
+__all__ = ["AlignInitiald", "ComposeInitiald", "affine_generators"]
 
 KINDS = ("affine", "rigid")
 
 
-def _generators(kind: str) -> Tensor:
+def affine_generators(kind: str) -> Tensor:
     """The matrices ``(P, 3, 4)`` along which a map may move: 3 translations and 3 rotations, or all 12."""
     if kind == "affine":
         return torch.eye(12, dtype=torch.float64).view(12, 3, 4)
@@ -130,7 +130,7 @@ class AlignInitiald(MapTransform):
         frame = torch.eye(4, dtype=torch.float64)
         frame[:3, :3] /= scale
         frame[:3, 3] = -centre / scale
-        generators = _generators(self.kind)
+        generators = affine_generators(self.kind)
         steps = []
         for k in range(len(maps)):
             if k < guide.shape[1]:

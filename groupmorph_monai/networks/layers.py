@@ -1,0 +1,26 @@
+"""What several networks share: how their layers begin, and how a timepoint is seen."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["beside_others", "keep_signal"]
+
+
+def keep_signal(layers: Iterable[nn.Module]) -> None:
+    """Initialise convolutions before leaky rectifiers: PyTorch's own initialisation shrinks the signal at every layer,
+    which no normalisation here makes up for."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, a=0.2)
+        nn.init.zeros_(layer.bias)
+
+
+def beside_others(images: Tensor) -> Tensor:
+    """Every timepoint beside the mean of the others, ``(B, K, *S)`` to ``(B * K, 2, *S)``: what a network for pairs
+    sees of K volumes."""
+    timepoints = images.shape[1]
+    if timepoints < 2:
+        raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+    others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
+    return torch.stack([images, others], dim=2).flatten(0, 1)
