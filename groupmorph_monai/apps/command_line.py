@@ -28,6 +28,10 @@ def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: ob
     run(run_id=run_id, config_file=files, bundle_root=str(bundle_root()), **given)
 
 
+def _resolved(files: Sequence[str]) -> list[str]:
+    return [str(Path(file).resolve()) for file in files]
+
+
 def register(args: argparse.Namespace) -> None:
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
@@ -38,7 +42,7 @@ def register(args: argparse.Namespace) -> None:
         overlays.append("effort/no_refine")
     elif args.effort != "normal":
         overlays.append(f"effort/{args.effort}")
-    series = [str(Path(file).resolve()) for file in args.files]
+    series = _resolved(args.files)
     _run(
         "inference",
         "inference",
@@ -50,7 +54,7 @@ def register(args: argparse.Namespace) -> None:
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
         initial_alignment=args.initial,
-        mask=args.mask and [str(Path(file).resolve()) for file in args.mask],
+        mask=args.mask and _resolved(args.mask),
         **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
@@ -106,9 +110,9 @@ def _value(text: str) -> object:
 
 
 def transport(args: argparse.Namespace) -> None:
-    donor = [str(Path(file).resolve()) for file in args.donor]
+    donor = _resolved(args.donor)
     number = len(read_series(donor).frames)
-    images = [str(Path(file).resolve()) for file in args.to]
+    images = _resolved(args.to)
     _with_codes("modes/transport", args, images * number if len(images) == 1 else images, donor=donor)
     field = Path(args.output) / "inverse_ddf_KK.nii.gz"
     print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to[0]} --output DIR")
@@ -117,7 +121,7 @@ def transport(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     if args.number < 2:
         raise InputError(f"--number: expected 2 or more, got {args.number}")
-    _with_codes("modes/sample", args, [str(Path(args.image).resolve())] * args.number, sample_seed=args.seed)
+    _with_codes("modes/sample", args, _resolved([args.image]) * args.number, sample_seed=args.seed)
 
 
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:

@@ -152,7 +152,10 @@ def _affine(args: argparse.Namespace) -> list[dict]:
             3,
             tell,
         )
-        steps = {f"{n} step{'s' * (n > 1)}": replace(trained, settings={"passes": n}) for n in (1, 2, 3, 5, 7)}
+        steps = {
+            f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})
+            for n in (1, 2, 3, 5, 7)
+        }
         return compare(affine_cases(args.seeds), {**steps, "optimised": align_by_steps}, tell)
 
 

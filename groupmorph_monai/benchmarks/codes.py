@@ -2,13 +2,11 @@
 Section 3, "Deformation Encoding", in kind)."""
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.cross_decomposition import CCA
 from sklearn.model_selection import StratifiedKFold
@@ -20,18 +18,15 @@ from ..space.grid import compose
 from ..workflow.codes import CodesOf
 from ..workflow.inferers import RegistrationInferer
 from .compare import BundleMethod
+from .figures import save_figure
 
 __all__ = ["canonical_components", "codes", "predict_classes"]
-
-
-def _one_hot(classes: np.ndarray) -> np.ndarray:
-    return np.eye(classes.max() + 1)[classes]
 
 
 def canonical_components(values: np.ndarray, classes: np.ndarray, number: int) -> CCA:
     """The ``number`` most discriminative components of ``values`` ``(N, C)`` by canonical correlation with their
     ``classes`` ``(N,)``, from 0; its ``transform`` projects."""
-    return CCA(n_components=number).fit(values, _one_hot(classes))
+    return CCA(n_components=number).fit(values, np.eye(classes.max() + 1)[classes])
 
 
 def predict_classes(values: np.ndarray, classes: np.ndarray, folds: int = 10) -> np.ndarray:
@@ -112,12 +107,9 @@ def codes(
 
 def _picture(places: np.ndarray, classes: np.ndarray, file: Path) -> None:
     figure = Figure(figsize=(6, 5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     for number, kind in enumerate(HEART_MOTIONS):
         axis.scatter(*places[classes == number].T, s=14, label=kind)
     axis.set(xlabel="first canonical component", ylabel="second canonical component")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, file)
+    save_figure(figure, file)

@@ -1,19 +1,18 @@
 """Whether the stated uncertainty is the true one: a reliability curve (VoxelMorph-diff, Section 4.4.4, asks for the
 uncertainty; here it meets the known motion)."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import Tensor
 
 from ..evaluation.metrics import field_at
 from .compare import BundleMethod
+from .figures import save_figure
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
@@ -75,7 +74,6 @@ def reliability(
 
 def _picture(rows: Sequence[Mapping], file: Path) -> None:
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.plot([0, 100], [0, 100], "k:", label="as stated")
     for row in rows:
@@ -83,6 +81,4 @@ def _picture(rows: Sequence[Mapping], file: Path) -> None:
         axis.plot([0, *(100 * level for level in LEVELS)], [0, *shares], "o-", label=row["method"])
     axis.set(xlabel="stated share of errors inside, %", ylabel="true share, %", aspect="equal")
     axis.legend()
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, file)
+    save_figure(figure, file)

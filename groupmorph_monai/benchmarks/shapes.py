@@ -1,13 +1,11 @@
 """A disk that becomes a C: how far a velocity goes without folding (VoxelMorph-diff, Section 4.4.2 and Fig. 8)."""
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
@@ -18,6 +16,7 @@ from ..probability.prior import FluidPrior
 from ..space.grid import compose, voxel_grid, warp
 from ..space.integrate import ScalingAndSquaring
 from ..workflow.refinement import Refinement
+from .figures import save_figure
 
 __all__ = ["make_shapes", "shapes"]
 
@@ -98,7 +97,6 @@ def _flat(ddf: Tensor) -> Tensor:
 
 def _picture(images: Tensor, velocity: Tensor, flow: ScalingAndSquaring, file: Path) -> None:
     figure = Figure(figsize=(10, 6), dpi=80, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(3, len(_TIMES))
     there, back = flow(velocity), flow.inverse(velocity)
     for column, time in enumerate(_TIMES):
@@ -113,9 +111,7 @@ def _picture(images: Tensor, velocity: Tensor, flow: ScalingAndSquaring, file: P
         axes[2, column].set_title(title)
     for axis in axes.flat:
         axis.set_axis_off()
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, file)
+    save_figure(figure, file)
 
 
 def _grid(axis: Axes, ddf: Tensor) -> None:

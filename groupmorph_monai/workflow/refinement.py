@@ -129,7 +129,7 @@ class Refinement:
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
                 # On the finest images the level before has been at work on the same lattice, and only the wall is left.
-                known = (z, start, still) if factor > 1 else (z, still)
+                known = (z, start, still) if factor > 1 and z is not start else (z, still)
                 *moving, unmoved = (_on_lattice(v, stride_of(v, images), step, size) for v in known)
                 z = self._restart(moving, unmoved, level, level_mask, displacement, step // factor)
                 best, damping = None, 0.0
