@@ -109,6 +109,7 @@ def integrators(
     """Every way to integrate a velocity: error against 64 Runge-Kutta steps, error of the inverse after the forward map
     (VoxelMorph-diff, Fig. 10), folds and seconds, over random velocities smooth over 6 voxels."""
     flows = {f"scaling and squaring, {n} squarings": ScalingAndSquaring(n) for n in range(9)}
+    flows |= {f"midpoint step, {n} squarings": ScalingAndSquaring(n, midpoint=True) for n in range(5)}
     flows |= {f"Euler, {n} steps": Euler(n) for n in (4, 16, 64)}
     flows |= {f"Runge-Kutta, {n} steps": RungeKutta4(n) for n in (1, 2, 4, 8)}
     flows |= {f"adaptive, tolerance {t:g} voxels": AdaptiveSolver(t) for t in (1e-2, 1e-4)}

@@ -2,7 +2,7 @@
 
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
-from .local_correlation import GaussianCorrelation, LocalCorrelation
+from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from .posterior import Posterior, matched_smoothing_voxels, split_parameters
 from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
@@ -23,6 +23,7 @@ __all__ = [
     "SurfaceDistance",
     "TemporalPrior",
     "UnitGaussian",
+    "WindowCorrelation",
     "matched_smoothing_voxels",
     "split_parameters",
 ]

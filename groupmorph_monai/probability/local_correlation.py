@@ -9,7 +9,7 @@ from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter, window_mean
 from .likelihood import Likelihood, Linearised
 
-__all__ = ["GaussianCorrelation", "LocalCorrelation"]
+__all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
 
 
 class LocalCorrelation(Likelihood):
@@ -18,8 +18,7 @@ class LocalCorrelation(Likelihood):
     Offset, gain and noise variance of every window are profiled out by least squares, which leaves ``-log(1 - rho^2) /
     2`` nats a voxel: the local correlation rho of Avants et al. (2008), of K volumes with their template instead of a
     pair, so that the cost is linear in K. The template is the mean over K of the volumes, each brought to zero mean and
-    unit variance in its window. Several radii give the multi-kernel form of AVSM (Section 3.2), averaged with
-    ``radius_weights``.
+    unit variance in its window. Several radii are averaged with ``radius_weights``.
 
     Args:
         radii_voxels: half widths of the windows.
@@ -109,3 +108,56 @@ class GaussianCorrelation(Likelihood):
         squares = gaussian_filter(warped.square(), self.smoothing_voxels, self.radius)
         products = gaussian_filter(warped[:, first] * warped[:, second], self.smoothing_voxels, self.radius)
         return (products.square() / (squares[:, first] * squares[:, second] + self.epsilon)).mean()
+
+
+class WindowCorrelation(Likelihood):
+    """Multi-kernel local normalised cross-correlation (AVSM, Eq. 2): the correlation of two volumes in cubic windows,
+    averaged over windows, all pairs of volumes and, weighted, sizes of window.
+
+    Volumes are brought to zero mean and unit length in each window. The mean over pairs is then that of the squared
+    length of their sum, less K, so that the cost is linear in K.
+
+    Args:
+        extents: voxels a window takes of each axis, shares of the volume's smallest extent.
+        extent_weights: of the correlation in these windows.
+        step: from window to window, the same kind of share. No window reaches beyond the border.
+        dilation: step from one voxel that a window takes to the next.
+        noise: standard deviation of noise below which nothing is explained, on the images' scale of [0, 1].
+    """
+
+    def __init__(
+        self,
+        extents: Sequence[float] = (0.25, 0.5),
+        extent_weights: Sequence[float] = (0.3, 0.7),
+        step: float = 0.25,
+        dilation: int = 2,
+        noise: float = 0.01,
+    ):
+        super().__init__()
+        if not extents or max(extents) * dilation > 1 or len(extents) != len(extent_weights):
+            raise ValueError(
+                "extents, dilation, extent_weights: expected windows that fit into a volume and a weight for each, got "
+                f"{extents}, {dilation} and {extent_weights}"
+            )
+        self.extents, self.step, self.dilation = tuple(extents), step, dilation
+        self.extent_weights = tuple(w / sum(extent_weights) for w in extent_weights)
+        self.variance = noise**2
+
+    def _windows(self, warped: Tensor, voxels: int, step: int) -> Tensor:
+        """``(B, K, windows, voxels of one)``."""
+        for axis in range(2, warped.dim()):
+            warped = warped.unfold(axis, self.dilation * (voxels - 1) + 1, step)[..., :: self.dilation]
+        return warped.flatten(-3).flatten(2, -2)
+
+    @full_precision
+    def forward(self, warped: Tensor) -> Tensor:
+        timepoints, smallest, total = warped.shape[1], min(warped.shape[2:]), 0
+        for extent, weight in zip(self.extents, self.extent_weights):
+            voxels, step = (max(n, round(smallest * share)) for n, share in ((2, extent), (1, self.step)))
+            windows = self._windows(warped, voxels, step)
+            centred = windows - windows.mean(dim=3, keepdim=True)
+            squares = centred.square().mean(dim=3, keepdim=True) + self.variance
+            unit = centred / (squares * windows.shape[3]).sqrt()
+            pairs = unit.sum(dim=1).square().sum(dim=2) - unit.square().sum(dim=(1, 3))
+            total = total + weight * pairs.mean() / (timepoints * (timepoints - 1))
+        return total

@@ -41,22 +41,32 @@ class _Steps(Flow):
         self.steps = steps
 
 
-class ScalingAndSquaring(_Steps):
-    """``exp(z)``: the field divided by ``2**steps`` and composed with itself ``steps`` times (GroupMorph, Eq. 8)."""
-
-    def __init__(self, steps: int = 7):
-        super().__init__(steps)
-
-    def __call__(self, z: Tensor) -> Tensor:
-        ddf = z / 2**self.steps
-        for _ in range(self.steps):
-            ddf = compose(ddf, ddf)
-        return ddf
-
-
 def _velocity(z: Tensor, ddf: Tensor) -> Tensor:
     """``z(x + ddf(x))``, both ``(B, K, D, *S)``."""
     return displace(z.flatten(0, 1), ddf.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+
+class ScalingAndSquaring(_Steps):
+    """``exp(z)``: the field divided by ``2**steps`` and composed with itself ``steps`` times (GroupMorph, Eq. 8).
+
+    Args:
+        steps: see above.
+        midpoint: begin from the velocity in the middle of that first short way, not from the one at its start. Three
+            squarings then come closer than seven without, in half the time.
+    """
+
+    def __init__(self, steps: int = 7, midpoint: bool = False):
+        super().__init__(steps)
+        self.midpoint = midpoint
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        ddf = z / 2**self.steps
+        if self.midpoint:
+            ddf = _velocity(z, ddf / 2) / 2**self.steps
+        for _ in range(self.steps):
+            ddf = compose(ddf, ddf)
+        return ddf
 
 
 class Euler(_Steps):

@@ -122,16 +122,19 @@ class Refinement:
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
-        start, weights = z, [1.0] * len(self.prior.terms((1,)))
+        start, weights, stayed = z, [1.0] * len(self.prior.terms((1,))), True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
                 level = coarsen(images, factor)
                 level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
-                # On the finest images the level before has been at work on the same lattice, and only the wall is left.
+                # On the finest images the level before has been at work on the same lattice: only a wall that it found
+                # may be left.
                 known = (z, start, still) if factor > 1 and z is not start else (z, still)
                 *moving, unmoved = (_on_lattice(v, stride_of(v, images), step, size) for v in known)
-                z = self._restart(moving, unmoved, level, level_mask, displacement, step // factor)
+                z = moving[0]
+                if stayed or factor > 1:
+                    z, stayed = self._restart(moving, unmoved, level, level_mask, displacement, step // factor)
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, displacement(z), step // factor)
@@ -168,11 +171,11 @@ class Refinement:
         mask: Tensor | None,
         displacement: Callable,
         factor: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, bool]:
         """Where a level begins, of several z on its lattice: the one that makes its images the most likely, as coarse
         levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that is
         clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
-        from what slides along it."""
+        from what slides along it. Second, whether there is such a place."""
         values = []
         fields = [displacement(v) for v in (*moving, still)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
@@ -183,8 +186,9 @@ class Refinement:
         lattice = (..., *[slice(None, None, factor)] * (images.dim() - 2))
         gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
         # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
-        share = gaussian_filter((gain > _CLEAR_NATS).to(still), 0.5).unsqueeze(2)
-        return moving[best] + share * (still - moving[best])
+        stays = gain > _CLEAR_NATS
+        share = gaussian_filter(stays.to(still), 0.5).unsqueeze(2)
+        return moving[best] + share * (still - moving[best]), bool(stays.any())
 
     @torch.no_grad()
     def draws(

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter as scipys_gaussian
 
-from groupmorph_monai.probability import GaussianCorrelation, LocalCorrelation
+from groupmorph_monai.probability import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from groupmorph_monai.space.lattice import gaussian_filter, gradient
 
 
@@ -108,3 +108,23 @@ def test_the_values_of_voxels_sum_to_the_likelihood():
     value = likelihood.linearise(x).value
     assert value.shape == (len(x), 1, *x.shape[2:])
     torch.testing.assert_close(value.sum() / x.numel(), likelihood(x))
+
+
+def test_strided_and_dilated_windows_are_correlated_pair_by_pair():
+    x = volumes(3, (12, 10, 8), sigma=1.0)
+    likelihood = WindowCorrelation((0.25, 0.5), (0.3, 0.7), step=0.25, dilation=2, noise=0.0)
+    total = 0.0
+    for side, weight in ((2, 0.3), (4, 0.7)):  # of the smallest extent, 8
+        span, found = 2 * (side - 1) + 1, []
+        corners = np.stack(np.meshgrid(*[np.arange(0, n - span + 1, 2) for n in (12, 10, 8)]), axis=-1).reshape(-1, 3)
+        for corner in corners:
+            box = tuple(slice(c, c + span, 2) for c in corner)
+            correlation = np.corrcoef([volume.numpy()[box].ravel() for volume in x[0]])
+            found.append(correlation[np.triu_indices(3, 1)].mean())
+        total += weight * np.mean(found)
+    assert likelihood(x).item() == pytest.approx(total, rel=1e-9)
+
+
+def test_windows_that_reach_beyond_the_volume_are_refused():
+    with pytest.raises(ValueError, match="fit into a volume"):
+        WindowCorrelation((0.5, 0.75), (1.0, 1.0), dilation=2)
