@@ -29,16 +29,19 @@ def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift
 
 def affine_cases(
     seeds: Iterable[int],
-    size: Sequence[int] = (32, 32, 32),
+    size: Sequence[int] = (36, 36, 36),
     timepoints: int = 3,
     degrees: float = 20.0,
     shift_voxels: float = 5.0,
     scale: float = 0.1,
+    margin_voxels: int = 6,
 ) -> list[dict]:
-    """Phantoms whose timepoints move by affine maps alone, with their landmarks: cases for `compare`."""
+    """Phantoms in air whose timepoints move by affine maps alone, with their landmarks: cases for `compare`."""
     cases = []
     for seed in seeds:
-        phantom = make_phantom(seed, size, timepoints, max_motion_voxels=1e-3, landmarks=2000)
+        phantom = make_phantom(
+            seed, size, timepoints, max_motion_voxels=1e-3, landmarks=2000, margin_voxels=margin_voxels
+        )
         rng, grid = torch.Generator().manual_seed(seed), voxel_grid(size, torch.empty(0)).double()
         images, places = [], []
         for volume, points in zip(phantom["image"], phantom["landmarks"]):

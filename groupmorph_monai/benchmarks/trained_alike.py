@@ -24,23 +24,24 @@ def train_alike(
     minutes: float,
     timepoints: int,
     progress: Callable[[str], None],
-    dataset_dir: str | None = None,
+    **settings: object,
 ) -> BundleMethod:
     """``method`` with the weights that its model has after so many minutes of training.
 
     Args:
         train_files: train.yaml and overlays.
-        folder: for what the training writes; series are prepared once, in the folder above it.
+        folder: for what the training writes, which goes on from what it finds there; series are prepared once, in the
+            folder above it.
         minutes: of training; it stops at the end of the epoch in which they are over. Preparing series does not count.
         timepoints: K of a network that takes one K alone.
         progress: told of each epoch.
-        dataset_dir: of series to train on; none for what the configs make.
+        settings: of this training alone.
     """
     parser = ConfigParser()
     parser.read_config(list(train_files))
     one_k = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
     places = {"output_dir": str(folder), "train#dataset#cache_dir": str(folder.parent / "series")}
-    for name, value in {**_ALIKE, **one_k, **places, "dataset_dir": dataset_dir, "max_minutes": minutes}.items():
+    for name, value in {**_ALIKE, **one_k, **places, **settings, "max_minutes": minutes}.items():
         parser[name] = value
     parser.parse()
     parser.get_parsed_content("initialize")

@@ -112,23 +112,25 @@ def follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
 class _Template:
     """Anatomy and its signal over time as functions of continuous template coordinates."""
 
-    def __init__(self, rng: torch.Generator, size: Sequence[int], since_arrival_s: np.ndarray, lesions: int):
+    def __init__(
+        self, rng: torch.Generator, size: Sequence[int], since_arrival_s: np.ndarray, lesions: int, margin: int
+    ):
         self.size = size
-        extent = torch.tensor([float(n) for n in size])
+        extent = torch.tensor([float(n - 2 * margin) for n in size])
         self.tissue = {name: _curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
-        centre, radii = extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
+        centre, radii = margin + extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
         self.body = _ellipsoid(rng, centre, radii, self.tissue["fat"])
         self.organs, self.tumours = [], []
         for _ in range(int(uniform(rng, 4, 9))):
             name = ["gland", "muscle", "blood"][int(uniform(rng, 0, 3))]
             radii = extent.mean() * uniform(rng, 0.05, 0.2, (3,))
             signal = _curve(rng, since_arrival_s, _TISSUES[name], 0.6)
-            self.organs.append(_ellipsoid(rng, extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
+            self.organs.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
         for number in range(lesions):
             kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
             signal = _curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
             radii = extent.mean() * uniform(rng, 0.05, 0.11, (3,))
-            self.tumours.append(_ellipsoid(rng, extent * uniform(rng, 0.25, 0.75, (3,)), radii, signal))
+            self.tumours.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.25, 0.75, (3,)), radii, signal))
         self.gland_cell = 7 * float(uniform(rng, 0.7, 1.6))
         self.gland_sharpness, self.gland_level = float(uniform(rng, 2, 8)), float(uniform(rng, -0.5, 0.5))
         self.texture_cells = [float(uniform(rng, 1.5, 3)), float(uniform(rng, 3, 7))]
@@ -164,6 +166,7 @@ def make_phantom(
     lesions: int = 3,
     landmarks: int = 300,
     noise: float = 0.02,
+    margin_voxels: int = 0,
 ) -> dict[str, Tensor]:
     """One DCE-MRI series with its truth.
 
@@ -176,6 +179,7 @@ def make_phantom(
         lesions: number of enhancing lesions; their kinetics cycle through ``LESION_KINETICS``.
         landmarks: number of points followed through all timepoints.
         noise: standard deviation of the Rician noise's Gaussian parts, as a share of the mean signal in the body.
+        margin_voxels: of air, on every side; without one the body reaches beyond the field of view.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
         same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's
         number from 1; ``motion`` ``(K, 3, *S)``, displacement from each timepoint's voxels to the template, voxels;
@@ -185,7 +189,7 @@ def make_phantom(
     interval_s = float(uniform(rng, 50, 90))
     times_s = np.arange(timepoints) * interval_s
     # The agent arrives after the first acquisition and before the second.
-    template = _Template(rng, size, times_s - 0.6 * interval_s, lesions)
+    template = _Template(rng, size, times_s - 0.6 * interval_s, lesions, margin_voxels)
     grid = voxel_grid(size, torch.empty(0))
     bias = torch.exp(0.15 * smooth_noise(rng, max(size) / 1.5, 1, grid, size)[0])
     motions = [random_motion(rng, size, max_motion_voxels) for _ in range(timepoints)]

@@ -13,7 +13,7 @@ def images(timepoints=3, size=(17, 24, 20)):
 
 def network():
     torch.manual_seed(0)
-    return AffineNet((3, 4, 5), lattice_voxels=2, hidden=8).eval()
+    return AffineNet((4, 6), descriptors=8).eval()
 
 
 @pytest.mark.parametrize("timepoints", [2, 5])
@@ -39,6 +39,37 @@ def test_a_rotation_turns_about_the_centre_and_a_translation_is_in_half_sides():
     torch.testing.assert_close(ddf[0, 1], torch.tensor([0.0, 3.125, 0]).view(3, 1, 1, 1).expand(3, 17, 25, 21))
 
 
+def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocity():
+    net = AffineNet(descriptors=16)
+    with torch.no_grad():
+        net.log_sharpness.fill_(7.0)
+    axes = [torch.linspace(-1, 1, 8)] * 3
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    # Where x goes to -y and y to x: a quarter turn takes the lattice to itself.
+    turned = torch.stack([-places[1], places[0], places[2]])
+    descriptions = torch.randn(16, 512, generator=torch.Generator().manual_seed(0))
+    descriptions = descriptions / descriptions.norm(dim=0)
+    order = (turned[:, :, None] - places[:, None]).square().sum(0).argmin(1)
+    source = torch.zeros_like(descriptions)
+    source[:, order] = descriptions
+    found = net._fit(descriptions[None], source[None], places)[0].detach()
+    quarter = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [0, 0, 0]])
+    torch.testing.assert_close(found, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
+
+
+def test_a_large_volume_is_thinned_before():
+    x, net = images(3, (33, 41, 37)), network()
+    net.most_voxels = 21
+    seen = []
+    net.encoder[0].register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    with torch.no_grad():
+        found = split_parameters(net(x), 3)[0]
+        net.most_voxels = 41
+        whole = split_parameters(net(x), 3)[0]
+    assert [tuple(x.shape[2:]) for x in seen] == [(17, 21, 19), (33, 41, 37)]
+    assert found.shape == whole.shape and not torch.equal(found, whole)
+
+
 def test_the_pull_to_the_identity_fades_as_the_paper_says():
     prior, z = AffineNorm(10, 4), torch.full((1, 2, 12, 1, 1, 1), 0.5)
     assert prior(z).item() == pytest.approx(10 * 4 / (4 + 1) * 12 * 0.25)
@@ -56,4 +87,4 @@ def test_several_looks_are_trained_through():
     result = ask(x, net)
     assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
     result["warped"].square().mean().backward()
-    assert net.last.weight.grad.abs().max() > 0 and net.encoder[0].weight.grad.abs().max() > 0
+    assert net.log_sharpness.grad.abs() > 0 and net.encoder[0].weight.grad.abs().max() > 0
