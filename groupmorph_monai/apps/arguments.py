@@ -16,6 +16,7 @@ SUITE_NAMES = (
     "codes",
     "surfaces",
     "affine",
+    "covariance",
     "reliability",
 )
 
@@ -208,6 +209,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
         "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces; affine: "
         "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
+        "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one.",
     )
     p.add_argument(

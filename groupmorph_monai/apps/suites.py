@@ -11,12 +11,14 @@ from pathlib import Path
 from ..benchmarks.affine import affine_cases, align_by_steps
 from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
 from ..benchmarks.compare import BundleMethod, compare, scale
+from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
 from ..benchmarks.surfaces import compare_overlap, pair_subjects
 from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
+from ..probability.posterior import matched_smoothing_voxels
 from .configs import bundle_root, config_files
 
 __all__ = ["SUITES"]
@@ -142,6 +144,27 @@ def _surfaces(args: argparse.Namespace) -> list[dict]:
         return compare_overlap(pairs, methods, tell)
 
 
+def _covariance(args: argparse.Namespace) -> list[dict]:
+    base, methods = "models/voxelmorph_diff", {}
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        for weight in (1.0, 20.0):
+            for kind, smoothing in (("diagonal", 0.0), ("smoothed", matched_smoothing_voxels(weight))):
+                name, settings = f"lambda {weight:g}, {kind}", {"posterior_smoothing_voxels": smoothing}
+                methods[name] = train_alike(
+                    replace(_ours(args, base, "effort/no_refine"), settings=settings),
+                    config_files("train", (base, "data/hearts")),
+                    Path(scratch) / name,
+                    args.minutes,
+                    2,
+                    tell,
+                    lambda_u=weight,
+                    **settings,
+                )
+        cases = heart_cases(args.seeds)
+        found = {row["method"]: row for row in draws(cases, methods, args.output)}
+        return [{**row, **found.get(row["method"], {})} for row in compare(cases, methods, tell)]
+
+
 def _affine(args: argparse.Namespace) -> list[dict]:
     files = config_files("train", ("models/avsm_affine", "data/affine_phantoms"))
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
@@ -188,5 +211,6 @@ SUITES = {
     "codes": _codes,
     "surfaces": _surfaces,
     "affine": _affine,
+    "covariance": _covariance,
     "reliability": _reliability,
 }
