@@ -49,6 +49,13 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
         metavar="NAME",
         help=f"a config laid over {base}, such as {examples}; may be repeated",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"any value at the top of {base}; may be repeated",
+    )
 
 
 def _add_register(commands: argparse._SubParsersAction) -> None:
@@ -81,7 +88,10 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
     p.add_argument(
-        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+        "--spacing-mm",
+        type=float,
+        metavar="MM",
+        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
     )
     p.add_argument(
         "--effort",
@@ -136,7 +146,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
     )
     p.add_argument(
-        "--spacing-mm", type=float, metavar="MM", help="voxel size at which the motion is found (default: the scans')"
+        "--spacing-mm",
+        type=float,
+        metavar="MM",
+        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
     )
     _add_overlay(p, "evaluate.yaml", "data/lung_ct or effort/best")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
@@ -154,13 +167,6 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any value at the top of train.yaml; may be repeated",
-    )
 
 
 def _add_coded(p: argparse.ArgumentParser) -> None:

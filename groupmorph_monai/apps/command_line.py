@@ -1,13 +1,14 @@
 """The command line: a thin layer over the bundle's configs, so that both give the same files."""
 
 import argparse
+import difflib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 
 from ..data.readers import read_points, read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
@@ -22,10 +23,33 @@ __all__ = ["main"]
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
-def _run(run_id: str, config: str, overlays: Sequence[str] = (), **overrides: object) -> None:
+def _run(
+    run_id: str, config: str, overlays: Sequence[str] = (), settings: Sequence[str] = (), **overrides: object
+) -> None:
+    """Run a config with overlays. ``settings`` are NAME=VALUE, as the user writes them; overrides that are None leave
+    the config's value."""
     files = config_files(config, overlays)
     given = {name: value for name, value in overrides.items() if value is not None}
-    run(run_id=run_id, config_file=files, bundle_root=str(bundle_root()), **given)
+    given |= {name: yaml.safe_load(value) for name, value in _split(settings, config, files).items()}
+    run(run_id=run_id, config_file=files, **{"bundle_root": str(bundle_root()), **given})
+
+
+def _split(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[str, str]:
+    found, known = {}, ConfigParser.load_config_files(list(files)) if settings else {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(
+                f"--set: expected NAME=VALUE, got {setting!r}; the names stand at the top of {config}.yaml"
+            )
+        if name.split("#")[0] not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            raise InputError(
+                f"--set: expected a name of {config}.yaml, got {name!r}"
+                + (f"; did you mean {nearest[0]}?" if nearest else "; the names stand at its top")
+            )
+        found[name] = value
+    return found
 
 
 def _resolved(files: Sequence[str]) -> list[str]:
@@ -47,6 +71,7 @@ def register(args: argparse.Namespace) -> None:
         "inference",
         "inference",
         overlays,
+        args.set,
         series=series,
         output_dir=args.output,
         weights=args.weights,
@@ -80,6 +105,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "evaluate",
         "evaluate",
         args.overlay,
+        args.set,
         dataset_dir=args.dataset,
         output_dir=args.output,
         weights=args.weights,
@@ -88,25 +114,15 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    overrides = {}
-    for setting in args.set:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set: expected NAME=VALUE, got {setting!r}; the names stand at the top of train.yaml")
-        overrides[name] = value
     _run(
         "training",
         "train",
         args.overlay,
+        args.set,
         dataset_dir=args.dataset,
         output_dir=args.output,
         max_iterations=args.iterations,
-        **{name: _value(text) for name, text in overrides.items()},
     )
-
-
-def _value(text: str) -> object:
-    return yaml.safe_load(text)
 
 
 def transport(args: argparse.Namespace) -> None:
@@ -126,7 +142,8 @@ def sample(args: argparse.Namespace) -> None:
 
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:
     overlays = [*(args.overlay or ["models/krebs_cvae"]), mode]
-    _run("inference", "inference", overlays, series=series, output_dir=args.output, weights=args.weights, **chosen)
+    given = {"series": series, "output_dir": args.output, "weights": args.weights, **chosen}
+    _run("inference", "inference", overlays, args.set, **given)
     print(f"Deformations, report.json and picture: {Path(args.output) / 'report.png'}")
 
 

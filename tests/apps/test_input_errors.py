@@ -105,6 +105,8 @@ def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp
 def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert main(["train", "--set", "learning_rate", "--output", str(tmp_path)]) == 2
     assert "--set" in capsys.readouterr().err
+    assert main(["register", str(tmp_path), "--set", "lambda_x=1", "--output", str(tmp_path / "out")]) == 2
+    assert "did you mean lambda_" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["evaluate", "--dataset", str(tmp_path / "absent"), "--output", str(tmp_path)]) == 2
     assert "absent" in capsys.readouterr().err
 
