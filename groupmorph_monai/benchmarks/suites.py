@@ -127,7 +127,10 @@ def integrators(
             # What leaves the grid comes back from its border.
             inside = (slice(None), slice(None), *[slice(8, -8)] * 3)
             row = {"mean error, voxels": error[inside].mean(), "greatest error, voxels": error[inside].max()}
-            row |= {"mean inversion error, voxels": back[inside].mean(), "greatest inversion error": back[inside].max()}
+            row |= {
+                "mean inversion error, voxels": back[inside].mean(),
+                "greatest inversion error, voxels": back[inside].max(),
+            }
             row = {key: float(value) for key, value in row.items()}
             found[name].append({**row, "folds, %": folding_percent(ddf[0]), "seconds": seconds})
     return [
