@@ -55,7 +55,8 @@ class Refinement:
     cosine coordinates in which the prior's precision Lambda is white; g and the curvature H come from the likelihood's
     second-order model, so that neither the warp nor the integration is differentiated. To first order a step of the
     velocity moves the warped image as the same displacement would (Vercauteren et al. 2009, log-demons). A level begins
-    from the likelier of what the last one found and the given z, and where nothing moved from just that.
+    from the likelier of what the last one found and the given z, and where nothing moved from just that, if
+    ``stationary``.
 
     The prior's weights are those of the series at hand: with ``adapt_prior`` each is re-estimated on the finest lattice
     by maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``.
@@ -71,6 +72,7 @@ class Refinement:
         independent_share: of the voxels that tell the prior's weights something new. Noise that neighbours share and
             what the likelihood does not explain make it less than 1; 0.1 was the best on phantoms of two kinds.
         conjugate_steps: of each solve.
+        stationary: whether parts may have stayed where they were, beside others that slide along them.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Refinement:
         adapt_prior: bool = True,
         independent_share: float = 0.1,
         conjugate_steps: int = 8,
+        stationary: bool = True,
     ):
         if len(levels) != len(iterations):
             raise ValueError(f"iterations: expected one number for each of the levels {levels}, got {iterations}")
@@ -91,7 +94,7 @@ class Refinement:
         self.levels, self.iterations = tuple(levels), tuple(iterations)
         self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
         self.adapt_prior, self.independent_share = adapt_prior, independent_share
-        self.conjugate_steps = conjugate_steps
+        self.conjugate_steps, self.stationary = conjugate_steps, stationary
 
     @torch.no_grad()
     def __call__(
@@ -179,10 +182,12 @@ class Refinement:
         values = []
         fields = [displacement(v) for v in (*moving, still)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
-        for ddf in fields:
+        for ddf in fields if self.stationary else fields[:-1]:
             value = self.likelihood.linearise(_pulled(images, ddf, factor)).value
             values.append(inside * value / images.shape[1])
         best = max(range(len(moving)), key=lambda n: float(values[n].sum()))
+        if not self.stationary:
+            return moving[best], False
         lattice = (..., *[slice(None, None, factor)] * (images.dim() - 2))
         gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
         # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.

@@ -86,7 +86,8 @@ def test_a_level_begins_from_the_likelier_field(phantom):
     found = ask(start(phantom), x, displacement)
     nothing = torch.zeros_like(found)
     for one, other in ((found, nothing), (nothing, found)):
-        assert torch.equal(ask._restart((one, other), nothing, x, None, displacement, 2), found)
+        z, stayed = ask._restart((one, other), nothing, x, None, displacement, 2)
+        assert torch.equal(z, found) and not stayed
 
 
 def slabs(shift_voxels=6, timepoints=3):
@@ -109,16 +110,19 @@ def slid(shift_voxels, timepoints=3):
 def test_what_stands_still_stays_where_it_was_beside_what_slides():
     x, moved = slabs(), slid(6)
     still = torch.zeros_like(moved)
-    begun = refinement()._restart((moved,), still, x, None, displacement, 2)
+    begun, stayed = refinement()._restart((moved,), still, x, None, displacement, 2)
+    assert stayed
     torch.testing.assert_close(begun[..., :8, :, :], moved[..., :8, :, :])
     assert begun[..., 12:, :, :].abs().max() < 1e-3
     found = 2 * refinement(iterations=(0, 0, 0, 6, 6))(moved, x, displacement)
     inner = (..., slice(5, -5), slice(3, -3))
     assert (found - 2 * moved)[0, :, 1, 2:7][inner].abs().mean() < 0.3
     assert found[0, :, 1, 13:18][inner].abs().mean() < 0.3
+    begun, stayed = refinement(stationary=False)._restart((moved,), still, x, None, displacement, 2)
+    assert torch.equal(begun, moved) and not stayed
     # An initial map that moved all of it is undone where nothing moved.
     series = torch.cat([v.roll(-k, dims=3) for v, k in zip(x.split(1, dim=1), (0, 3, 6))], dim=1)
-    begun = refinement()._restart((still,), -moved, series, None, displacement, 2)
+    begun, _ = refinement()._restart((still,), -moved, series, None, displacement, 2)
     assert begun[..., :8, :, :].abs().max() < 1e-3
     torch.testing.assert_close(begun[..., 12:, 6:-6, :], -moved[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
 
@@ -127,7 +131,7 @@ def test_outside_of_the_mask_nothing_is_put_back():
     x, moved = slabs(), slid(6)
     mask = torch.zeros_like(x[:, :1])
     mask[:, :, :20] = 1
-    begun = refinement()._restart((moved,), torch.zeros_like(moved), x, mask, displacement, 2)
+    begun, _ = refinement()._restart((moved,), torch.zeros_like(moved), x, mask, displacement, 2)
     torch.testing.assert_close(begun[..., 12:, :, :], moved[..., 12:, :, :])
 
 
