@@ -24,12 +24,13 @@ import resource, torch
 from groupmorph_monai.workflow import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MB: 16384 pages
+    for _ in range(10):
+        torch.ones(2**24)  # 64 MB: 16384 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults() + faults() - faults())
+print(faults())
 keep_freed_memory()
-faults()
 print(faults())
 """
     before, after = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
-    assert int(after) < 0.1 * int(before)
+    # The heap grows for the first, and once or twice more where a hole is a little too small for an aligned tensor.
+    assert int(after) < 0.5 * int(before)
