@@ -30,11 +30,11 @@ def _run(
     the config's value."""
     files = config_files(config, overlays)
     given = {name: value for name, value in overrides.items() if value is not None}
-    given |= {name: yaml.safe_load(value) for name, value in _split(settings, config, files).items()}
-    run(run_id=run_id, config_file=files, **{"bundle_root": str(bundle_root()), **given})
+    given = {"bundle_root": str(bundle_root()), **given, **_parsed(settings, config, files)}
+    run(run_id=run_id, config_file=files, **given)
 
 
-def _split(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[str, str]:
+def _parsed(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[str, object]:
     found, known = {}, ConfigParser.load_config_files(list(files)) if settings else {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -48,7 +48,7 @@ def _split(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[s
                 f"--set: expected a name of {config}.yaml, got {name!r}"
                 + (f"; did you mean {nearest[0]}?" if nearest else "; the names stand at its top")
             )
-        found[name] = value
+        found[name] = yaml.safe_load(value)
     return found
 
 

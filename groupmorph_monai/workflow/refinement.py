@@ -180,9 +180,9 @@ class Refinement:
         clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
         from what slides along it. Second, whether there is such a place."""
         values = []
-        fields = [displacement(v) for v in (*moving, still)]
+        fields = [displacement(v) for v in ((*moving, still) if self.stationary else moving)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
-        for ddf in fields if self.stationary else fields[:-1]:
+        for ddf in fields:
             value = self.likelihood.linearise(_pulled(images, ddf, factor)).value
             values.append(inside * value / images.shape[1])
         best = max(range(len(moving)), key=lambda n: float(values[n].sum()))
