@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..space.grid import voxel_grid
 from ..space.lattice import coarsen
-from .layers import keep_signal
+from .layers import check_timepoints, keep_signal
 
 __all__ = ["AffineNet"]
 
@@ -59,9 +59,7 @@ class AffineNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity."""
-        timepoints, size = images.shape[1], images.shape[2:]
-        if timepoints < 2:
-            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        timepoints, size = check_timepoints(images), images.shape[2:]
         factor = -(-max(size) // self.most_voxels)
         x = coarsen(images, factor).flatten(0, 1).unsqueeze(1)
         for layer in self.encoder:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import keep_signal
+from .layers import check_timepoints, keep_signal
 
 __all__ = ["GroupSetVAE"]
 
@@ -205,9 +205,7 @@ class GroupSetVAE(nn.Module):
 
         Sizes that do not divide by 16 are padded by their border values and cropped again.
         """
-        timepoints = images.shape[1]
-        if timepoints < 2:
-            raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        timepoints = check_timepoints(images)
         padding: list[int] = []
         for axis in range(3):
             # Two voxels at least remain on the coarsest lattice.

@@ -5,7 +5,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["beside_others", "keep_signal"]
+__all__ = ["beside_others", "check_timepoints", "keep_signal"]
+
+
+def check_timepoints(images: Tensor) -> int:
+    """K of ``(B, K, *S)``. Raises: ValueError where one volume has no other to be aligned with."""
+    timepoints = images.shape[1]
+    if timepoints < 2:
+        raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+    return timepoints
 
 
 def keep_signal(layers: Iterable[nn.Module]) -> None:
@@ -19,8 +27,6 @@ def keep_signal(layers: Iterable[nn.Module]) -> None:
 def beside_others(images: Tensor) -> Tensor:
     """Every timepoint beside the mean of the others, ``(B, K, *S)`` to ``(B * K, 2, *S)``: what a network for pairs
     sees of K volumes."""
-    timepoints = images.shape[1]
-    if timepoints < 2:
-        raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+    timepoints = check_timepoints(images)
     others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
     return torch.stack([images, others], dim=2).flatten(0, 1)
