@@ -58,6 +58,17 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
     )
 
 
+def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
+    p.add_argument(
+        "--spacing-mm",
+        type=float,
+        metavar="MM",
+        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
+    )
+    _add_overlay(p, base, examples)
+    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+
+
 def _add_register(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "register",
@@ -88,12 +99,6 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
     p.add_argument(
-        "--spacing-mm",
-        type=float,
-        metavar="MM",
-        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
-    )
-    p.add_argument(
         "--effort",
         choices=["fast", "normal", "best"],
         default="normal",
@@ -113,8 +118,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="what counts while the answer is refined, above 0 in an image drawn on the first scan, or in one a scan",
     )
-    _add_overlay(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
-    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
 
 def _add_apply(commands: argparse._SubParsersAction) -> None:
@@ -145,14 +149,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
     )
-    p.add_argument(
-        "--spacing-mm",
-        type=float,
-        metavar="MM",
-        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
-    )
-    _add_overlay(p, "evaluate.yaml", "data/lung_ct or effort/best")
-    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
