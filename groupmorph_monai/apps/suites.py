@@ -180,7 +180,7 @@ def _affine(args: argparse.Namespace) -> list[dict]:
                 passes=passes,
                 learning_rate=2e-3,
                 phantoms_training=100,
-                max_iterations=max(20, round(250 * args.minutes)),  # about as many as there is time for
+                max_iterations=max(20, round(120 * args.minutes)),  # about as many as there is time for
             )
         steps = {
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})

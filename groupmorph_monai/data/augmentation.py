@@ -90,6 +90,10 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         return item
 
 
+def _stretched(points: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(points, size, mode="trilinear", align_corners=True)
+
+
 class RandMotiond(MapTransform, RandomizableTransform):
     """Another smooth motion for every timepoint of a series, and for all of them together another size: what teaches a
     network motions and textures finer and coarser than those of the series that there are.
@@ -132,8 +136,10 @@ class RandMotiond(MapTransform, RandomizableTransform):
         cell = self.R.uniform(*self.cells_voxels)
         size = [int(np.ceil(n / cell)) + 1 for n in volume.shape]
         points = torch.as_tensor(self.R.standard_normal((1, len(size), *size)), dtype=volume.dtype)
-        smooth = torch.nn.functional.interpolate(points, volume.shape, mode="trilinear", align_corners=True)
-        field = gaussian_filter(smooth, cell / 3)[0]
+        # Smoothed where its lattice is as fine as it needs, not on every voxel.
+        step = max(1.0, cell / 6)
+        thinned = _stretched(points, [int(np.ceil(n / step)) for n in volume.shape])
+        field = _stretched(gaussian_filter(thinned, cell / 3 / step), volume.shape)[0]
         field = field * (self.motion_voxels * self.R.rand() / field.abs().max())
         steepest = max(float(field.diff(dim=d).abs().max()) for d in range(1, field.dim()))
         return field * min(1.0, 0.4 / steepest)

@@ -40,7 +40,7 @@ SMALL_BY_MODEL = {
     "models/voxelmorph_diff.yaml": SMALL_GROUP_VAE,
     "models/time_dependent.yaml": SMALL_GROUP_VAE,
     "models/avsm.yaml": {"channels": [3, 4, 5, 6]},
-    "models/avsm_affine.yaml": {"channels": [3, 4], "descriptors": 5},
+    "models/avsm_affine.yaml": {"channels": [3, 4]},
     "models/krebs_cvae.yaml": {
         "encoder_channels": [3, 4, 5, 2],
         "decoder_channels": [4, 4],

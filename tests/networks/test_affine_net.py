@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.networks import AffineNet
+from groupmorph_monai.networks.affine_net import _affine_fit, _matches, _slopes
 from groupmorph_monai.probability import AffineNorm, split_parameters
 from groupmorph_monai.space import AffineFlow, MeanAlignment
 from groupmorph_monai.workflow import RegistrationInferer
@@ -13,7 +14,7 @@ def images(timepoints=3, size=(17, 24, 20)):
 
 def network():
     torch.manual_seed(0)
-    return AffineNet((4, 6), descriptors=8).eval()
+    return AffineNet((4, 6)).eval()
 
 
 @pytest.mark.parametrize("timepoints", [2, 5])
@@ -40,9 +41,6 @@ def test_a_rotation_turns_about_the_centre_and_a_translation_is_in_half_sides():
 
 
 def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocity():
-    net = AffineNet(descriptors=16)
-    with torch.no_grad():
-        net.log_sharpness.fill_(7.0)
     axes = [torch.linspace(-1, 1, 8)] * 3
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     # Where x goes to -y and y to x: a quarter turn takes the lattice to itself.
@@ -50,18 +48,37 @@ def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocit
     descriptions = torch.randn(16, 512, generator=torch.Generator().manual_seed(0))
     descriptions = descriptions / descriptions.norm(dim=0)
     order = (turned[:, :, None] - places[:, None]).square().sum(0).argmin(1)
-    source = torch.zeros_like(descriptions)
-    source[:, order] = descriptions
-    found = net._fit(descriptions[None], source[None], places)[0].detach()
+    own = torch.zeros_like(descriptions)
+    own[:, order] = descriptions
+    velocity, matched = _matches(own[None], descriptions[None], places, torch.tensor(1000.0))
+    torch.testing.assert_close(matched[0], descriptions, atol=0.01, rtol=0)
+    found = _affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
     quarter = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [0, 0, 0]])
     torch.testing.assert_close(found, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
+
+
+def test_slopes_of_smooth_descriptions_give_a_small_affine_velocity():
+    spacing = 0.05
+    axes = [torch.arange(16) * spacing] * 3
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    velocity = torch.tensor([[0.02, -0.01, 0.0], [0.0, 0.01, 0.02], [0.01, 0.0, -0.02]])
+    shift = torch.tensor([0.004, -0.006, 0.002])
+    moved = grid + torch.einsum("de,exyz->dxyz", velocity, grid) + shift.view(3, 1, 1, 1)
+
+    def describe(x):
+        waves = torch.tensor([[3.0, 1, 0], [0, 3, 1], [1, 0, 3], [2, 2, 2]])
+        return torch.sin(torch.einsum("cd,dxyz->cxyz", waves, x))[None]
+
+    square, right = _slopes(describe(grid), describe(moved), spacing)
+    found = _affine_fit(square, right, grid.flatten(1))[0]
+    torch.testing.assert_close(found, torch.cat([velocity.flatten(), shift]), atol=8e-4, rtol=0)
 
 
 def test_a_large_volume_is_thinned_before():
     x, net = images(3, (33, 41, 37)), network()
     net.most_voxels = 21
     seen = []
-    net.encoder[0].register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    net.first.register_forward_hook(lambda layer, given, found: seen.append(given[0]))
     with torch.no_grad():
         found = split_parameters(net(x), 3)[0]
         net.most_voxels = 41
@@ -87,4 +104,4 @@ def test_several_looks_are_trained_through():
     result = ask(x, net)
     assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
     result["warped"].square().mean().backward()
-    assert net.log_sharpness.grad.abs() > 0 and net.encoder[0].weight.grad.abs().max() > 0
+    assert net.log_sharpness.grad.abs() > 0 and net.first.weight.grad.abs().max() > 0
