@@ -104,6 +104,9 @@ def _models(args: argparse.Namespace) -> list[dict]:
                 args.minutes,
                 len(cases[0]["image"]),
                 tell,
+                # Small, for as many iterations as a short time can hold.
+                phantom_size_voxels=[48, 48, 48],
+                patch_size_voxels=[32, 32, 32],
             )
         return compare(cases, methods, tell)
 
@@ -180,7 +183,6 @@ def _affine(args: argparse.Namespace) -> list[dict]:
                 passes=passes,
                 learning_rate=2e-3,
                 phantoms_training=100,
-                max_iterations=max(20, round(120 * args.minutes)),  # about as many as there is time for
             )
         steps = {
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})

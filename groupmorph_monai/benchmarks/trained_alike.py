@@ -1,5 +1,6 @@
 """Models trained alike for the same short time, so that what differs is the model."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,9 +40,24 @@ def train_alike(
     """
     parser = ConfigParser()
     parser.read_config(list(train_files))
+    started, minutes_of_warm_up = math.inf, 0.05 * minutes
+
+    def rate(_: int) -> float:
+        """Share of the learning rate: up from 0 at first, and down to 0 when the time is over."""
+        over = max(0.0, time.perf_counter() - started) / 60
+        return min(1.0, over / minutes_of_warm_up) * (1 + math.cos(math.pi * min(1.0, over / minutes))) / 2
+
+    schedule = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer", "lr_lambda": rate}
     one_k = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
     places = {"output_dir": str(folder), "train#dataset#cache_dir": str(folder.parent / "series")}
-    for name, value in {**_ALIKE, **one_k, **places, **settings, "max_minutes": minutes}.items():
+    for name, value in {
+        **_ALIKE,
+        "lr_scheduler": schedule,
+        **one_k,
+        **places,
+        **settings,
+        "max_minutes": minutes,
+    }.items():
         parser[name] = value
     parser.parse()
     parser.get_parsed_content("initialize")
@@ -49,13 +65,13 @@ def train_alike(
     for number in range(len(dataset)):
         dataset[number]
     trainer = parser.get_parsed_content("train#trainer")
-    started = time.perf_counter()
 
     def tell(engine: Engine) -> None:
         seconds, loss = time.perf_counter() - started, engine.state.output["loss"].item()
         progress(f"{folder.name}: {engine.state.iteration} iterations, {seconds:.0f} s, loss {loss:.4f}")
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, tell)
+    started = time.perf_counter()
     parser.get_parsed_content("run")
     weights = folder / "weights.pt"
     torch.save(parser.get_parsed_content("network").state_dict(), weights)

@@ -71,7 +71,11 @@ def make_heart(
         )
         found = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
         found = found + (signals[1] - found) * within(radius, 1.0)
-        found = found + (signals[0] - found) * within(radius, 1 - wall)
+        blood = within(radius, 1 - wall)
+        for angle in (2.2, 4.1):  # papillary muscles, on the free wall: they show a twist
+            away = torch.stack([u[0] - 0.5 * math.cos(angle), u[1] - 0.5 * math.sin(angle), 0.3 * u[2]])
+            blood = blood * (1 - within(away.square().sum(dim=0).sqrt(), 0.15))
+        found = found + (signals[0] - found) * blood
         return found * (1 + 0.06 * texture).clamp_min(0.2), within(radius, 1.0)
 
     grid = voxel_grid(size, torch.empty(0))
