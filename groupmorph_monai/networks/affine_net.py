@@ -39,9 +39,11 @@ def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor
 
 def _matches(own: Tensor, others: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
     """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``others``, and
-    what it is there ``(N, C, P)``."""
+    what it is there ``(N, C, P)``. They are 0 where both agree: what a mean over all places is off, it is off alike
+    where the others are matched with themselves."""
     share = torch.softmax(sharpness * (others.mT @ own), dim=2)
-    return share @ places.mT - places.mT, own @ share.mT
+    itself = torch.softmax(sharpness * (others.mT @ others), dim=2)
+    return (share - itself) @ places.mT, own @ share.mT
 
 
 def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:

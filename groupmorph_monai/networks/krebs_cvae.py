@@ -18,9 +18,11 @@ class KrebsCVAE(nn.Module):
 
     Four convolutions with strides 2, 2, 2, 1 and a fully connected layer encode a volume beside what it is to meet: the
     mean of the other timepoints, which for K = 2 is the fixed image. A fully connected layer and deconvolutions decode
-    the code; at each scale the volume itself, averaged to that scale, joins the filter maps, and at the end two
+    the code; at each scale the moving image, averaged to that scale, joins the filter maps, and at the end two
     convolutions and a Gaussian filter give the velocity. The paper registers pairs; here every timepoint has a code of
-    its own with shared weights, so that any K is served, and reordering the timepoints reorders the codes.
+    its own with shared weights, so that any K is served, and reordering the timepoints reorders the codes. The moving
+    image is the first timepoint for all of them: the decoder would read off a timepoint's own how far it has moved,
+    and leave its code empty.
 
     The figure's filter counts are not legible; the defaults come to the paper's 267,000 weights. Its fully connected
     layers fix the size of the images. Here they see the filter maps averaged to ``lattice_voxels``, which for images
@@ -91,9 +93,10 @@ class KrebsCVAE(nn.Module):
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
         """Codes ``(B, K, C, 1, 1, 1)`` to the velocities ``(B, K, 3, *ceil(S / stride))`` of ``images`` ``(B, K, *S)``,
-        voxels of that lattice. Codes of one patient with the images of another transport the deformation."""
+        voxels of that lattice. Codes of one patient with the images of another transport the deformation: the first of
+        them alone is seen."""
         size = images.shape[2:]
-        volumes = images.flatten(0, 1).unsqueeze(1)
+        volumes = images[:, :1].expand_as(images).flatten(0, 1).unsqueeze(1)
         padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]
         volumes = F.pad(volumes, padding, mode="replicate")
         x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))

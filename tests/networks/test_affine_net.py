@@ -52,6 +52,7 @@ def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocit
     own[:, order] = descriptions
     velocity, matched = _matches(own[None], descriptions[None], places, torch.tensor(1000.0))
     torch.testing.assert_close(matched[0], descriptions, atol=0.01, rtol=0)
+    assert not _matches(own[None], own[None], places, torch.tensor(1.0))[0].any()
     found = _affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
     quarter = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [0, 0, 0]])
     torch.testing.assert_close(found, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
