@@ -8,10 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.grid import voxel_grid
-from ..space.lattice import coarsen
+from ..space.lattice import coarsen, window_mean
 from .layers import check_timepoints, keep_signal
 
 __all__ = ["AffineNet"]
+
+
+_WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
+
+
+def _without_contrast(volumes: Tensor) -> Tensor:
+    """``(N, 1, *S)`` brought to zero mean and unit variance in the window around every voxel: what takes up contrast
+    agent would else seem to grow."""
+    mean = window_mean(volumes, _WINDOW_VOXELS)
+    variance = (window_mean(volumes.square(), _WINDOW_VOXELS) - mean.square()).clamp_min(0)
+    return (volumes - mean) * (variance + _LEAST_CONTRAST**2).rsqrt()
 
 
 def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
@@ -39,11 +50,9 @@ def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor
 
 def _matches(own: Tensor, others: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
     """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``others``, and
-    what it is there ``(N, C, P)``. They are 0 where both agree: what a mean over all places is off, it is off alike
-    where the others are matched with themselves."""
+    what it is there ``(N, C, P)``."""
     share = torch.softmax(sharpness * (others.mT @ own), dim=2)
-    itself = torch.softmax(sharpness * (others.mT @ others), dim=2)
-    return (share - itself) @ places.mT, own @ share.mT
+    return share @ places.mT - places.mT, own @ share.mT
 
 
 def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
@@ -71,7 +80,8 @@ class AffineNet(nn.Module):
     """The affine network of AVSM (Shen et al. 2019, Section 2.1 and Fig. 2), whose steps are the passes of the inferer:
     each sees the images warped by what was found so far, and its weights are the same.
 
-    The paper leaves open what is inside. Here shared filters describe every 2nd and every 4th voxel of each timepoint.
+    The paper leaves open what is inside. Here shared filters describe every 2nd and every 4th voxel of each timepoint,
+    its contrast evened out before.
     Coarse descriptions are matched with the mean of the other timepoints', each voxel with all; fine ones tell by their
     slopes where to go (Lucas and Kanade 1981). The affine velocity is the least squares fit to both, each weighted by
     how much the network trusts it. The matches bring the images near, and the slopes then decide to a fraction of a
@@ -106,7 +116,7 @@ class AffineNet(nn.Module):
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity."""
         timepoints, size = check_timepoints(images), images.shape[2:]
         factor = -(-max(size) // self.most_voxels)
-        x = coarsen(images, factor).flatten(0, 1).unsqueeze(1)
+        x = _without_contrast(coarsen(images, factor).flatten(0, 1).unsqueeze(1))
         fine = F.leaky_relu(self.first(x), 0.2)
         coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
 
