@@ -13,7 +13,6 @@ from .layers import check_timepoints, keep_signal
 
 __all__ = ["AffineNet"]
 
-
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
 
 
@@ -67,25 +66,36 @@ def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
     return torch.cat([solution[:, :, :3].flatten(1), solution[:, :, 3]], dim=1)
 
 
-class _Trust(nn.Sequential):
-    """How much each match of two descriptions counts, as a logit, from both and from what they have in common."""
+class _Trust(nn.Module):
+    """How much each match of two descriptions counts, as a logit, from both and from what they have in common.
+
+    Args:
+        descriptors: numbers that describe a voxel.
+        at_first: the logit before any training.
+    """
 
     def __init__(self, descriptors: int, at_first: float):
-        super().__init__(nn.Linear(4 * descriptors, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
-        nn.init.zeros_(self[2].weight)
-        nn.init.constant_(self[2].bias, at_first)
+        super().__init__()
+        self.hidden, self.last = nn.Linear(4 * descriptors, 16), nn.Linear(16, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.constant_(self.last.bias, at_first)
+
+    def forward(self, own: Tensor, others: Tensor, matched: Tensor) -> Tensor:
+        """``(N, P, 1)`` from descriptions ``(N, C, P)``: where both are alike in place, slopes tell more."""
+        x = torch.cat([others, matched, others * matched, others * own], dim=1).mT
+        return self.last(F.leaky_relu(self.hidden(x), 0.2))
 
 
 class AffineNet(nn.Module):
     """The affine network of AVSM (Shen et al. 2019, Section 2.1 and Fig. 2), whose steps are the passes of the inferer:
     each sees the images warped by what was found so far, and its weights are the same.
 
-    The paper leaves open what is inside. Here shared filters describe every 2nd and every 4th voxel of each timepoint,
-    its contrast evened out before.
-    Coarse descriptions are matched with the mean of the other timepoints', each voxel with all; fine ones tell by their
-    slopes where to go (Lucas and Kanade 1981). The affine velocity is the least squares fit to both, each weighted by
-    how much the network trusts it. The matches bring the images near, and the slopes then decide to a fraction of a
-    voxel: matches alone stayed at 0.6 voxels, fully connected layers after the filters at 3.6.
+    The paper leaves open what is inside. Here contrast is evened out, and shared filters describe every 2nd and every
+    4th voxel of each timepoint. Coarse descriptions are matched with the mean of the other timepoints', each voxel with
+    all; fine ones tell by their slopes where to go (Lucas and Kanade 1981). The affine velocity is the least squares
+    fit to both, each weighted by how much the network trusts it. The matches bring the images near, and the slopes then
+    decide to a fraction of a voxel: matches alone stayed at 0.6 voxels, fully connected layers after the filters at
+    3.6.
 
     The paper multiplies matrices and adds translations (Eq. 1). Here z is the logarithm of a map, twelve numbers a
     timepoint, and the steps' logarithms add up, which is that to first order; what it neglects the next step sees.
@@ -124,13 +134,13 @@ class AffineNet(nn.Module):
         places = _half_sides(size, 2 * factor, own.shape[2:], own).flatten(1)
         square, right = _slopes(own, others, 4 * factor / max(size))
         own, others = own.flatten(2), others.flatten(2)
-        trust = self._logits(self.trust_fine, own, others, own)
+        trust = self.trust_fine(own, others, own)
 
         own, others = _beside_others(self.describe_coarse(coarse), timepoints)
         coarse_places = _half_sides(size, 4 * factor, own.shape[2:], own).flatten(1)
         own, others = own.flatten(2), others.flatten(2)
         velocity, matched = _matches(own, others, coarse_places, self.log_sharpness.exp())
-        coarse_trust = self._logits(self.trust_coarse, own, others, matched)
+        coarse_trust = self.trust_coarse(own, others, matched)
 
         trust = torch.cat([trust, coarse_trust], dim=1).softmax(dim=1)
         square = torch.cat([square, torch.eye(3).to(square).expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
@@ -140,10 +150,6 @@ class AffineNet(nn.Module):
         # Mean 0 over K: what separates a timepoint from the mean of the others is K / (K - 1) of its own velocity.
         logarithms = (logarithms * (1 - 1 / timepoints)).view(-1, timepoints * 12, 1, 1, 1)
         return torch.cat([logarithms, torch.full_like(logarithms, -math.inf)], dim=1)
-
-    def _logits(self, trust: nn.Module, own: Tensor, others: Tensor, matched: Tensor) -> Tensor:
-        """``(N, P, 1)`` from descriptions ``(N, C, P)``: where both are alike in place, slopes tell more."""
-        return trust(torch.cat([others, matched, others * matched, others * own], dim=1).mT)
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
