@@ -58,25 +58,12 @@ def make_heart(
         return torch.stack([(cos * x + sin * y) / radii[0], (cos * y - sin * x) / radii[1], z / radii[2]])
 
     def signal(points: Tensor) -> tuple[Tensor, Tensor]:
-        u = local(points)
-        radius = u.square().sum(dim=0).sqrt()
-
-        def within(r: Tensor, limit: float) -> Tensor:
-            return torch.sigmoid(outer * (limit - r) / 0.5)
-
-        beside = torch.stack([u[0] - 1.0, u[1], u[2]]).square().sum(dim=0).sqrt()
         texture = sum(
             smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, extent + 16)[0]
             for n, cell in enumerate((3.0, 7.0))
         )
-        found = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
-        found = found + (signals[1] - found) * within(radius, 1.0)
-        blood = within(radius, 1 - wall)
-        for angle in (2.2, 4.1):  # papillary muscles, on the free wall: they show a twist
-            away = torch.stack([u[0] - 0.5 * math.cos(angle), u[1] - 0.5 * math.sin(angle), 0.3 * u[2]])
-            blood = blood * (1 - within(away.square().sum(dim=0).sqrt(), 0.15))
-        found = found + (signals[0] - found) * blood
-        return found * (1 + 0.06 * texture).clamp_min(0.2), within(radius, 1.0)
+        found, heart = _tissue(local(points), outer, wall, signals)
+        return found * (1 + 0.06 * texture).clamp_min(0.2), heart
 
     grid = voxel_grid(size, torch.empty(0))
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
@@ -89,6 +76,24 @@ def make_heart(
         "heart": (heart > 0.5).float(),
         "affine": torch.eye(4, dtype=torch.float64),
     }
+
+
+def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal without texture and share of the heart, each ``(*S)``, at coordinates ``u`` of the heart, ``(3, *S)``.
+    ``outer`` radius in voxels, ``wall`` as a share of it; ``signals`` of blood, wall, surroundings, right side."""
+
+    def within(r: Tensor, limit: float) -> Tensor:
+        return torch.sigmoid(outer * (limit - r) / 0.5)
+
+    radius = u.square().sum(dim=0).sqrt()
+    beside = torch.stack([u[0] - 1.0, u[1], u[2]]).square().sum(dim=0).sqrt()
+    found = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
+    found = found + (signals[1] - found) * within(radius, 1.0)
+    blood = within(radius, 1 - wall)
+    for angle in (2.2, 4.1):  # papillary muscles, on the free wall: they show a twist
+        away = torch.stack([u[0] - 0.5 * math.cos(angle), u[1] - 0.5 * math.sin(angle), 0.3 * u[2]])
+        blood = blood * (1 - within(away.square().sum(dim=0).sqrt(), 0.15))
+    return found + (signals[0] - found) * blood, within(radius, 1.0)
 
 
 def _velocity(u: Tensor, kind: str, radii: Tensor, turn: float, rng: torch.Generator) -> Tensor:

@@ -8,20 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.grid import voxel_grid
-from ..space.lattice import coarsen, window_mean
+from ..space.lattice import coarsen, gradient, window_normalise
 from .layers import check_timepoints, keep_signal
 
 __all__ = ["AffineNet"]
 
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
-
-
-def _without_contrast(volumes: Tensor) -> Tensor:
-    """``(N, 1, *S)`` brought to zero mean and unit variance in the window around every voxel: what takes up contrast
-    agent would else seem to grow."""
-    mean = window_mean(volumes, _WINDOW_VOXELS)
-    variance = (window_mean(volumes.square(), _WINDOW_VOXELS) - mean.square()).clamp_min(0)
-    return (volumes - mean) * (variance + _LEAST_CONTRAST**2).rsqrt()
 
 
 def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
@@ -31,7 +23,7 @@ def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Te
     return (step * voxel_grid(lattice, like) - centre.view(3, 1, 1, 1)) / (max(size) / 2)
 
 
-def _beside_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
+def _own_and_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
     """Descriptions ``(B * K, C, *L)`` of unit length, and the means of the other timepoints' so."""
     own = F.normalize(descriptions - descriptions.mean(dim=(2, 3, 4), keepdim=True), dim=1)
     series = own.unflatten(0, (-1, timepoints))
@@ -42,7 +34,7 @@ def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor
     """Normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of the velocity that makes ``own`` ``(N, C, *L)`` of P places
     the ``others``, by the mean of both slopes."""
     mean = (own + others) / 2
-    slope = torch.stack(torch.gradient(mean, spacing=spacing, dim=(2, 3, 4)), dim=2).flatten(3)
+    slope = gradient(mean).flatten(3) / spacing
     square = torch.einsum("ncdp,ncep->npde", slope, slope)
     return square, torch.einsum("ncdp,ncp->npd", slope, (others - own).flatten(2))
 
@@ -126,17 +118,18 @@ class AffineNet(nn.Module):
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity."""
         timepoints, size = check_timepoints(images), images.shape[2:]
         factor = -(-max(size) // self.most_voxels)
-        x = _without_contrast(coarsen(images, factor).flatten(0, 1).unsqueeze(1))
+        # What takes up contrast agent would else seem to grow.
+        x = window_normalise(coarsen(images, factor), _WINDOW_VOXELS, _LEAST_CONTRAST**2).flatten(0, 1).unsqueeze(1)
         fine = F.leaky_relu(self.first(x), 0.2)
         coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
 
-        own, others = _beside_others(self.describe_fine(fine), timepoints)
+        own, others = _own_and_others(self.describe_fine(fine), timepoints)
         places = _half_sides(size, 2 * factor, own.shape[2:], own).flatten(1)
         square, right = _slopes(own, others, 4 * factor / max(size))
         own, others = own.flatten(2), others.flatten(2)
         trust = self.trust_fine(own, others, own)
 
-        own, others = _beside_others(self.describe_coarse(coarse), timepoints)
+        own, others = _own_and_others(self.describe_coarse(coarse), timepoints)
         coarse_places = _half_sides(size, 4 * factor, own.shape[2:], own).flatten(1)
         own, others = own.flatten(2), others.flatten(2)
         velocity, matched = _matches(own, others, coarse_places, self.log_sharpness.exp())

@@ -30,7 +30,6 @@ class GroupVAE(nn.Module):
             convolutions halves the resolution of z.
         max_velocity_voxels: bound alpha of the mean's components, voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
-        velocities: fields a timepoint, as `FlowSequence` takes them.
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class GroupVAE(nn.Module):
         decoder_channels: Sequence[int] = (64, 64, 64),
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
-        velocities: int = 1,
     ):
         super().__init__()
         levels = len(encoder_channels) - 1
@@ -64,7 +62,7 @@ class GroupVAE(nn.Module):
         for width, skip in zip(decoder_channels, reversed(list(encoder_channels)[:-1])):
             self.decoder.append(conv(channels + skip, width, 3, padding=1))
             channels = width
-        components = timepoints * velocities * spatial_dims
+        components = timepoints * spatial_dims
         self.mean_head = conv(channels, components, 3, padding=1)
         self.variance_head = conv(channels, components, 3, padding=1)
         keep_signal((*self.encoder, *self.decoder))

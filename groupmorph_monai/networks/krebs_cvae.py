@@ -96,17 +96,20 @@ class KrebsCVAE(nn.Module):
         voxels of that lattice. Codes of one patient with the images of another transport the deformation: the first of
         them alone is seen."""
         size = images.shape[2:]
-        volumes = images[:, :1].expand_as(images).flatten(0, 1).unsqueeze(1)
         padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]
-        volumes = F.pad(volumes, padding, mode="replicate")
+        moving = F.pad(images[:, :1], padding, mode="replicate")
+
+        def beside_moving(maps: Tensor, factor: int) -> Tensor:
+            shown = F.avg_pool3d(moving, factor).repeat_interleave(images.shape[1], dim=0)
+            return torch.cat([maps, shown], dim=1)
+
         x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))
-        x = F.leaky_relu(F.adaptive_avg_pool3d(x, [n // 8 for n in volumes.shape[2:]]), 0.2)
+        x = F.leaky_relu(F.adaptive_avg_pool3d(x, [n // 8 for n in moving.shape[2:]]), 0.2)
         factor = 8
         for layer in self.decoder:
-            x = F.leaky_relu(layer(torch.cat([x, F.avg_pool3d(volumes, factor)], dim=1)), 0.2)
+            x = F.leaky_relu(layer(beside_moving(x, factor)), 0.2)
             factor //= 2
-        shown = F.avg_pool3d(volumes, factor) if factor > 1 else volumes
-        x = self.last[1](F.leaky_relu(self.last[0](torch.cat([x, shown], dim=1)), 0.2))
+        x = self.last[1](F.leaky_relu(self.last[0](beside_moving(x, factor)), 0.2))
         kept = (..., *[slice(-(-n // self.stride)) for n in size])
         smooth = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
         return smooth[kept].unflatten(0, images.shape[:2])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..space.grid import full_precision
-from ..space.lattice import gaussian_filter, window_mean
+from ..space.lattice import gaussian_filter, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
@@ -43,19 +43,15 @@ class LocalCorrelation(Likelihood):
     def _template(self, warped: Tensor, radius: int) -> Tensor:
         template = torch.zeros_like(warped[:, :1])
         for volume in warped.split(1, dim=1):
-            mean = window_mean(volume, radius)
-            variance = (window_mean(volume.square(), radius) - mean.square()).clamp_min(0)
-            template = template + (volume - mean) * (variance + self.variance).rsqrt()
+            template = template + window_normalise(volume, radius, self.variance)
         return template / warped.shape[1]
 
     def _regressions(self, warped: Tensor, template: Tensor, radius: int) -> Iterator[tuple[Tensor, ...]]:
         """Of each volume on the template: gain, residual, their variance, the volume's own, ``(B, 1, *S)`` each."""
-        mean_t = window_mean(template, radius)
-        # The template has unit variance where K volumes agree: a thousandth is none.
-        variance_t = (window_mean(template.square(), radius) - mean_t.square()).clamp_min(0) + 1e-3
+        mean_t, variance_t = window_moments(template, radius)
+        variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
         for volume in warped.split(1, dim=1):
-            mean = window_mean(volume, radius)
-            variance = (window_mean(volume.square(), radius) - mean.square()).clamp_min(0)
+            mean, variance = window_moments(volume, radius)
             covariance = window_mean(volume * template, radius) - mean * mean_t
             gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) + self.variance

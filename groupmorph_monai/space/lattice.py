@@ -1,4 +1,5 @@
 """Filters and changes of resolution on voxel grids: windows, Gaussians, coarser lattices, cosine coordinates.
+What concerns windows is in terms that TorchScript knows, for the networks that see it.
 
 Voxel i of a lattice of step f lies on voxel ``f * i`` of the finer grid, as the outputs of a strided convolution do;
 the lattice has ``ceil(n / f)`` voxels an axis.
@@ -12,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CosineTransform", "coarsen", "gaussian_filter", "gradient", "restrict", "window_mean"]
+__all__ = [
+    "CosineTransform",
+    "coarsen",
+    "gaussian_filter",
+    "gradient",
+    "restrict",
+    "window_mean",
+    "window_moments",
+    "window_normalise",
+]
 
 
 def _padded(x: Tensor, axis: int, before: int, after: int, mode: str = "replicate") -> Tensor:
@@ -21,7 +31,7 @@ def _padded(x: Tensor, axis: int, before: int, after: int, mode: str = "replicat
     return F.pad(x, padding, mode=mode)
 
 
-def _weighted_shifts(x: Tensor, axis: int, weights: Sequence[float]) -> Tensor:
+def _weighted_shifts(x: Tensor, axis: int, weights: list[float]) -> Tensor:
     radius, n = len(weights) // 2, x.shape[axis]
     padded = _padded(x, axis, radius, radius)
     total = padded.narrow(axis, 0, n) * weights[0]
@@ -36,6 +46,19 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     for axis in range(2, x.dim()):
         x = _weighted_shifts(x, axis, [1 / (2 * radius + 1)] * (2 * radius + 1))
     return x
+
+
+def window_moments(x: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the windows of `window_mean`, each ``(N, C, *S)``."""
+    mean = window_mean(x, radius)
+    return mean, (window_mean(x.square(), radius) - mean.square()).clamp_min(0.0)
+
+
+def window_normalise(x: Tensor, radius: int, least_variance: float) -> Tensor:
+    """``(N, C, *S)`` brought to zero mean and unit variance in the window around every voxel: free of local contrast.
+    ``least_variance`` adds to that of a window, so that noise alone is not blown up."""
+    mean, variance = window_moments(x, radius)
+    return (x - mean) * (variance + least_variance).rsqrt()
 
 
 def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient,
 __all__ = ["Refinement", "stride_of"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
+_LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 
 
 def stride_of(field: Tensor, images: Tensor) -> int:
@@ -178,7 +179,7 @@ class Refinement:
         """Where a level begins, of several z on its lattice: the one that makes its images the most likely, as coarse
         levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that is
         clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
-        from what slides along it. Second, whether there is such a place."""
+        from what slides along it. Second, whether there are such places."""
         values = []
         fields = [displacement(v) for v in ((*moving, still) if self.stationary else moving)]
         inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
@@ -190,10 +191,12 @@ class Refinement:
             return moving[best], False
         lattice = (..., *[slice(None, None, factor)] * (images.dim() - 2))
         gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
+        stays = (gain > _CLEAR_NATS).to(still)
+        if stays.mean() < _LEAST_STATIONARY_SHARE:
+            return moving[best], False
         # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
-        stays = gain > _CLEAR_NATS
-        share = gaussian_filter(stays.to(still), 0.5).unsqueeze(2)
-        return moving[best] + share * (still - moving[best]), bool(stays.any())
+        share = gaussian_filter(stays, 0.5).unsqueeze(2)
+        return moving[best] + share * (still - moving[best]), True
 
     @torch.no_grad()
     def draws(

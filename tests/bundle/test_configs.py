@@ -76,6 +76,14 @@ def test_monai_verifies_what_the_network_takes_and_gives(bundle):
         config_file=str(configs / "inference.yaml"),
         device="cpu",
     )
+    with pytest.raises(ValueError, match="channel number"):
+        verify_net_in_out(
+            "network_def",
+            meta_file=str(configs / "metadata.json"),
+            config_file=str(configs / "inference.yaml"),
+            device="cpu",
+            **{"_meta_#network_data_format#outputs#pred#num_channels": 1},
+        )
 
 
 def test_the_shipped_weights_fit_and_export(bundle, tmp_path):

@@ -38,7 +38,6 @@ SMALL_GROUP_VAE = {"encoder_channels": [4, 6, 6], "decoder_channels": [6]}
 SMALL_BY_MODEL = {
     "models/group_vae.yaml": SMALL_GROUP_VAE,
     "models/voxelmorph_diff.yaml": SMALL_GROUP_VAE,
-    "models/time_dependent.yaml": SMALL_GROUP_VAE,
     "models/avsm.yaml": {"channels": [3, 4, 5, 6]},
     "models/avsm_affine.yaml": {"channels": [3, 4]},
     "models/krebs_cvae.yaml": {

@@ -51,6 +51,24 @@ def test_untrained_it_brings_a_shifted_volume_nearer():
     assert found[0] > 1 and found[1:].abs().max() < 0.5
 
 
+def test_velocities_of_all_pieces_begin_as_one_and_part_by_what_is_learned():
+    alone, net, x = network(max_velocity_voxels=1e4), network(velocities=2, max_velocity_voxels=1e4), images()
+    weights = {name: w for name, w in alone.state_dict().items() if not name.startswith("variance_head")}
+    assert not net.load_state_dict(weights, strict=False).unexpected_keys
+    for weight in (net.apart[0].weight, net.apart[0].bias):
+        torch.nn.init.zeros_(weight)
+    mean, log_variance = split_parameters(net(x), 3)
+    assert mean.shape == log_variance.shape == (1, 3, 6, 8, 9, 10)
+    torch.testing.assert_close(mean[:, :, :3], mean[:, :, 3:])
+    torch.testing.assert_close(mean[:, :, :3], split_parameters(alone(x), 3)[0])
+    torch.nn.init.normal_(net.apart[0].weight, std=0.1)
+    parted = split_parameters(net(x), 3)[0]
+    assert (parted[:, :, :3] - parted[:, :, 3:]).abs().max() > 0.1
+    assert parted.mean(dim=1).abs().max() < 1e-5
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(split_parameters(net(x[:, order]), 3)[0], parted[:, order], atol=1e-4, rtol=1e-4)
+
+
 def test_odd_sizes_are_padded_by_their_border():
     net, x = network(), images(size=(33, 34, 41))
     padded = torch.nn.functional.pad(x, [0, 7, 0, 14, 0, 15], mode="replicate")
