@@ -127,6 +127,17 @@ def test_what_stands_still_stays_where_it_was_beside_what_slides():
     torch.testing.assert_close(begun[..., 12:, 6:-6, :], -moved[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
 
 
+def test_a_few_voxels_that_seem_to_stay_are_chance(monkeypatch):
+    first, moved = slabs()[:, :1], slid(6)
+    x = torch.cat([first.roll(shift, dims=3) for shift in (0, 3, 6)], dim=1)
+    x[:, :, 16:24, 20:28, 12:20] = first[:, :, 16:24, 20:28, 12:20]
+    begun, stayed = refinement()._restart((moved,), torch.zeros_like(moved), x, None, displacement, 2)
+    assert torch.equal(begun, moved) and not stayed
+    monkeypatch.setattr("groupmorph_monai.workflow.refinement._LEAST_STATIONARY_SHARE", 0.0)
+    begun, stayed = refinement()._restart((moved,), torch.zeros_like(moved), x, None, displacement, 2)
+    assert stayed and begun[0, :, :, 10, 12, 8].abs().max() < 0.5 * moved.abs().max()
+
+
 def test_outside_of_the_mask_nothing_is_put_back():
     x, moved = slabs(), slid(6)
     mask = torch.zeros_like(x[:, :1])
