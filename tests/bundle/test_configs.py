@@ -31,6 +31,17 @@ def test_the_network_is_the_same_in_every_config(bundle):
     assert definitions[0] == definitions[1] == definitions[2]
 
 
+def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do(bundle):
+    alike, z = ConfigParser(), torch.rand(1, 2, 3, 6, 5, 4, generator=torch.Generator().manual_seed(0))
+    alike.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", "models/time_dependent")])
+    energies = [
+        parser.get_parsed_content("prior").energy(velocities).sum(dim=2)
+        for parser, velocities in ((ConfigParser(load(bundle, "train")), z), (alike, z.repeat(1, 1, 3, 1, 1, 1)))
+    ]
+    assert energies[0].min() > 0.1
+    torch.testing.assert_close(energies[1], energies[0])
+
+
 @pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
 def test_expressions_hold_no_logic(bundle, name):
     for expression in expressions(load(bundle, name)):
