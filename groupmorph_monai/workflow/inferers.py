@@ -8,6 +8,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from scipy.linalg import logm
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.grid import upsample_field, warp
@@ -80,7 +81,9 @@ class RegistrationInferer(Inferer):
     ):
         super().__init__()
         if passes < 1:
-            raise ValueError(f"passes: expected 1 or more, got {passes}")
+            raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
+        if draws < 0:
+            raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap

@@ -92,6 +92,13 @@ def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("given, names", [(("--std", "-3"), "std_draws"), (("--set", "passes=0"), "passes")])
+def test_a_number_below_what_it_can_be(given, names, series, tmp_path, capsys):
+    assert main(["register", *series, "--output", str(tmp_path), *given]) == 2
+    assert f"groupmorph: {names}: expected" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp_path):
     configs = REPOSITORY / "bundle" / "configs"
     with pytest.raises(RuntimeError) as raised:
