@@ -60,11 +60,11 @@ class LoadSeriesd(MapTransform):
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             item[key] = resample_series(series, affine, size, item.get("initial"))
             item["affine"] = torch.as_tensor(affine)
+            number = len(series.frames)
             for name, files in maps.items():
-                number = len(series.frames)
                 item[name] = self._label_maps(name, files, affine, size, number, item.get("initial"))
         if "landmarks" in item:
-            item["landmarks"] = self._landmarks(item["landmarks"], affine)
+            item["landmarks"] = self._landmarks(item["landmarks"], affine, number)
         return item
 
     @staticmethod
@@ -83,19 +83,31 @@ class LoadSeriesd(MapTransform):
         maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
-            data = frame.data > 0 if name == "mask" else frame.data
+            # Beyond the file's border is nothing.
+            data = np.pad(frame.data > 0 if name == "mask" else frame.data, 1)
+            corner = frame.affine @ np.block([[np.eye(3), -np.ones((3, 1))], [np.zeros(3), 1]])
             grid = affine if initial is None else np.asarray(initial[number]) @ affine
-            maps.append(resample(data[None].astype(np.int32), frame.affine, grid, size, nearest=True)[0])
+            maps.append(resample(data[None].astype(np.int32), corner, grid, size, nearest=True)[0])
             if not maps[-1].any():
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
         maps = torch.from_numpy(np.stack(maps))
         return maps.float() if name == "mask" else maps
 
     @staticmethod
-    def _landmarks(files: Sequence[str], affine: np.ndarray) -> torch.Tensor:
+    def _landmarks(files: Sequence[str], affine: np.ndarray, timepoints: int) -> torch.Tensor:
+        if len(files) != timepoints:
+            raise InputError(
+                f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "
+                "add what is missing"
+            )
         to_voxel = np.linalg.inv(affine)
-        points = np.stack([read_points(file) for file in files])
-        return torch.as_tensor(points @ to_voxel[:3, :3].T + to_voxel[:3, 3], dtype=torch.float32)
+        points = [read_points(file) for file in files]
+        for file, found in zip(files, points):
+            if len(found) != len(points[0]):
+                raise InputError(
+                    f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(found)}; number them alike"
+                )
+        return torch.as_tensor(np.stack(points) @ to_voxel[:3, :3].T + to_voxel[:3, 3], dtype=torch.float32)
 
 
 class ScalePercentilesd(MapTransform):

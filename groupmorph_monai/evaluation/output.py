@@ -27,6 +27,8 @@ SHOWN = (
     "landmark_before_mm_mean",
     "landmark_after_mm_mean",
     "landmark_after_mm_sd",
+    "dice",
+    "surface_distance_mm",
     "rmse_before",
     "rmse_after",
     "nmi_before",

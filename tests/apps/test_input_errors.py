@@ -92,6 +92,11 @@ def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mask_that_nothing_would_look_at(series, tmp_path, capsys):
+    assert main(["register", *series, "--output", str(tmp_path), "--no-refine", "--mask", series[0]]) == 2
+    assert "--mask" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("given, names", [(("--std", "-3"), "std_draws"), (("--set", "passes=0"), "passes")])
 def test_a_number_below_what_it_can_be(given, names, series, tmp_path, capsys):
     assert main(["register", *series, "--output", str(tmp_path), *given]) == 2

@@ -43,6 +43,13 @@ def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do(bu
 
 
 @pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
+def test_what_an_expression_names_is_imported(bundle, name):
+    config = load(bundle, name)
+    named = {module for e in expressions(config) for module in re.findall(r"groupmorph_monai\.(\w+)\.", e)}
+    assert "apps" in named and {f"$import groupmorph_monai.{module}" for module in named} <= set(config["imports"])
+
+
+@pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
 def test_expressions_hold_no_logic(bundle, name):
     for expression in expressions(load(bundle, name)):
         # One choice is the environment's: where the bundle lies and which device there is.

@@ -65,9 +65,26 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     assert "mask" not in LoadSeriesd()({"image": series, "mask": None})
     with pytest.raises(InputError, match="mask: expected one file, or one for each of the 6 scans, got 2"):
         LoadSeriesd()({"image": series, "mask": [file] * 2})
-    nibabel.save(nibabel.Nifti1Image(0 * drawn, native.affine), file)
-    with pytest.raises(InputError, match="mask.nii.gz.*above 0"):
-        LoadSeriesd()({"image": series, "mask": file})
+    away = native.affine.copy()
+    away[:3, 3] += 2 * native.affine[:3, 0]
+    nibabel.save(nibabel.Nifti1Image(np.ones_like(drawn), away), file)
+    beside = LoadSeriesd()({"image": series, "mask": file})["mask"][0]
+    assert beside[:2].max() == 0 and beside[2:].min() == 1  # nothing is beyond the file's border
+    away[:3, 3] += 900
+    for outside in (nibabel.Nifti1Image(np.ones_like(drawn), away), nibabel.Nifti1Image(0 * drawn, native.affine)):
+        nibabel.save(outside, file)
+        with pytest.raises(InputError, match="mask.nii.gz.*above 0"):
+            LoadSeriesd()({"image": series, "mask": file})
+
+
+def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_path):
+    files = [tmp_path / f"landmarks_{k:02d}.csv" for k in range(6)]
+    for k, file in enumerate(files):
+        file.write_text("x,y,z\n" + "1,2,3\n" * (4 if k == 5 else 5))
+    with pytest.raises(InputError, match="landmarks_00.csv: expected landmarks of each of the series' 6 scans, got 5"):
+        LoadSeriesd()({"image": series, "landmarks": list(map(str, files[:5]))})
+    with pytest.raises(InputError, match="landmarks_05.csv: expected the 5 points of .*landmarks_00.csv, got 4"):
+        LoadSeriesd()({"image": series, "landmarks": list(map(str, files))})
 
 
 @pytest.mark.parametrize("per_timepoint", [True, False])
