@@ -125,6 +125,9 @@ def train(args: argparse.Namespace) -> None:
         output_dir=args.output,
         max_iterations=args.iterations,
     )
+    weights = Path(args.output) / "model_best.pt"
+    if weights.is_file():
+        print(f"Weights: {weights}; to use them: groupmorph register SERIES --weights {weights} --output DIR")
 
 
 def transport(args: argparse.Namespace) -> None:

@@ -286,11 +286,6 @@ def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None)
     affine[:3, :3] *= wanted / native
     # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.
     size = np.ceil((np.array(frame.data.shape) - 1) * native / wanted - 1e-4).astype(int) + 1
-    if size.min() < 4:
-        raise InputError(
-            f"spacing_mm: expected one that leaves 4 voxels or more along every axis, got {spacing_mm}, which leaves "
-            f"{size.min()}; choose a smaller one"
-        )
     return affine, tuple(int(n) for n in size)
 
 

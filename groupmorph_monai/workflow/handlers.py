@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from ..errors import InputError
 from ..probability.elbo import NegativeELBO
 
 __all__ = ["EpochOfPrior", "EpochSeed", "GradientClip", "LossTerms", "resume"]
@@ -103,6 +104,7 @@ def resume(trainer: Engine, checkpoint: Mapping[str, object], output_dir: str, d
 
     Args:
         checkpoint: names and objects with a state, as the checkpoint was saved.
+    Raises: InputError where its epochs have another length: where one of them ends cannot be told then.
     """
 
     def epoch(path: Path) -> int:
@@ -110,5 +112,13 @@ def resume(trainer: Engine, checkpoint: Mapping[str, object], output_dir: str, d
 
     latest = max(Path(output_dir).glob("checkpoint_epoch=*.pt"), key=epoch, default=None)
     if latest is not None:
-        logger.info("Going on after epoch %d of the run in %s.", epoch(latest), output_dir)
+        saved = torch.load(latest, map_location="cpu", weights_only=True)["trainer"]["epoch_length"]
+        if saved != trainer.state.epoch_length:
+            raise InputError(
+                f"output_dir: {output_dir} holds a run whose epochs have {saved} iterations, these have "
+                f"{trainer.state.epoch_length}; choose another folder, or its max_iterations and iterations_per_epoch"
+            )
+        logger.info(
+            "Going on after epoch %d of %d of the run in %s.", epoch(latest), trainer.state.max_epochs, output_dir
+        )
         CheckpointLoader(str(latest), dict(checkpoint), map_location=device).attach(trainer)

@@ -14,6 +14,7 @@ from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.benchmarks.trained_alike import train_alike
 from groupmorph_monai.data import make_heart, make_phantom
@@ -86,6 +87,9 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
     for name, value in expected.items():
         assert torch.equal(resumed[name], value), name
     assert not torch.equal(first["variance_head.weight"], resumed["variance_head.weight"])
+    with pytest.raises(RuntimeError) as raised:
+        train(tmp_path, iterations_per_epoch=4)
+    assert "epochs have 2 iterations, these have 4" in str(find_input_error(raised.value))
 
 
 def test_tensorboard_shows_each_term_the_metrics_and_a_picture(finished):

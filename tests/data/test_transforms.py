@@ -49,6 +49,11 @@ def test_another_number_of_timepoints_is_refused(series):
         LoadSeriesd(timepoints=6)({"image": series[:4]})
 
 
+def test_a_spacing_that_leaves_next_to_nothing_is_refused(series):
+    with pytest.raises(InputError, match="spacing_mm: expected one that leaves 4 voxels along every axis, got 200"):
+        LoadSeriesd(spacing_mm=200.0)({"image": series})
+
+
 def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     native = nibabel.load(series[0])
     drawn = np.zeros(native.shape, np.int16)
