@@ -60,8 +60,8 @@ class LoadSeriesd(MapTransform):
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             if self.spacing_mm is not None and min(size) < 4:
                 raise InputError(
-                    f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
-                    f"{min(size)}; choose a smaller one"
+                    f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
+                    f"leaves {min(size)}; choose a smaller one"
                 )
             item[key] = resample_series(series, affine, size, item.get("initial"))
             item["affine"] = torch.as_tensor(affine)
