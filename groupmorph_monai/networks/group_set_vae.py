@@ -183,7 +183,7 @@ class GroupSetVAE(nn.Module):
         """What is compared of each volume ``(N, 1, *S)`` at every 2nd, 4th, 8th and 16th voxel: ``(N, C, *S / 2)``
         ..."""
         x = F.leaky_relu(self.encoder[0](images), 0.2)
-        half = F.avg_pool3d(images, 3, stride=2, padding=1, count_include_pad=False)
+        half = _half_as_fine(images)
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
         found = [x]
         for level, layer in enumerate(self.encoder):
