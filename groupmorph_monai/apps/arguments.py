@@ -41,6 +41,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
 def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
     parser.add_argument(
         "--overlay",
@@ -91,7 +97,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--std",
-        type=int,
+        type=_positive,
         metavar="N",
         help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
     )
@@ -162,7 +168,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
     )
-    p.add_argument("--iterations", type=int, metavar="N", help="how long to train (default 100000)")
+    p.add_argument("--iterations", type=_positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 
 
@@ -180,9 +186,7 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
         "model whose deformations are codes: groupmorph train --overlay models/krebs_cvae.",
     )
     p.add_argument("donor", nargs="+", metavar="FILES", help="the series whose deformations are carried over")
-    p.add_argument(
-        "--to", nargs="+", required=True, metavar="FILE", help="one image that stands for all scans, or one a scan"
-    )
+    p.add_argument("--to", required=True, metavar="FILE", help="the other patient's image")
     _add_coded(p)
 
 
@@ -225,6 +229,9 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
+    p.add_argument(
+        "--mask", metavar="FILE", help="where errors of warped scans count (default: where these are bright)"
+    )
     p.add_argument("--dataset", metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each")
     p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
     p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")

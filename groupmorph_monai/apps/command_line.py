@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 from monai.bundle import ConfigParser, run
 
-from ..data.readers import read_points, read_series
+from ..data.points import read_points
+from ..data.readers import read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
 from ..errors import InputError
 from .arguments import make_parser
@@ -49,6 +50,8 @@ def _parsed(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[
                 + (f"; did you mean {nearest[0]}?" if nearest else "; the names stand at its top")
             )
         found[name] = yaml.safe_load(value)
+        if isinstance(known.get(name), (int, float)) and not isinstance(found[name], (int, float)):
+            raise InputError(f"--set: expected a number for {name}, such as {known[name]}, got {value!r}")
     return found
 
 
@@ -133,10 +136,9 @@ def train(args: argparse.Namespace) -> None:
 def transport(args: argparse.Namespace) -> None:
     donor = _resolved(args.donor)
     number = len(read_series(donor).frames)
-    images = _resolved(args.to)
-    _with_codes("modes/transport", args, images * number if len(images) == 1 else images, donor=donor)
+    _with_codes("modes/transport", args, _resolved([args.to]) * number, donor=donor)
     field = Path(args.output) / "inverse_ddf_KK.nii.gz"
-    print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to[0]} --output DIR")
+    print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to} --output DIR")
 
 
 def sample(args: argparse.Namespace) -> None:

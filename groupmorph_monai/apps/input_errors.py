@@ -17,8 +17,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         refused = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if refused:
             return InputError(
-                f"weights: expected those of a {refused[1]}, got another model's; name the overlay that they were "
-                "trained with"
+                f"weights: expected those of a {refused[1]} with these settings, got others; give --weights of a "
+                "training with the same overlays"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")

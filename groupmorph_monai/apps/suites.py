@@ -38,7 +38,7 @@ def _ours(args: argparse.Namespace, *overlays: str) -> BundleMethod:
 
 def _cases(args: argparse.Namespace) -> list[dict]:
     if args.series:
-        return warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm)
+        return warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm, mask=args.mask)
     return synthetic_cases(args.seeds)
 
 

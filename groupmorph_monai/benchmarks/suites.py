@@ -31,26 +31,28 @@ def warped_cases(
     seeds: Iterable[int],
     max_motion_voxels: float = 5.0,
     spacing_mm: float | None = None,
+    mask: str | None = None,
 ) -> list[dict]:
     """A series whose timepoints lie alike as acquired, each warped by a field that is known: exact truth on real
     images, once a seed.
 
-    Landmarks are 2000 voxels brighter than the mean, smoothed, of the first timepoint. Around what is that bright the
-    volumes are cut with a margin of 8 voxels.
+    Landmarks are 2000 voxels of ``mask``, a file drawn on the first timepoint, or else of those that are brighter than
+    its mean, smoothed. Around what is that bright the volumes are cut with a margin of 8 voxels.
     """
-    item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series)})
+    item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series), "mask": mask})
     volumes = item["image"].numpy()
     smooth = gaussian_filter(volumes[0], 2)
     bright = smooth > smooth.mean()
     box = tuple(slice(max(0, int(i.min()) - 8), int(i.max()) + 9) for i in np.nonzero(bright))
-    volumes, bright = volumes[(slice(None), *box)], bright[box]
-    size, cases = bright.shape, []
+    judged = bright if mask is None else item["mask"][0].numpy() > 0
+    volumes, judged = volumes[(slice(None), *box)], judged[box]
+    size, cases = judged.shape, []
     for seed in seeds:
         rng = torch.Generator().manual_seed(seed)
         fields = [random_motion(rng, size, max_motion_voxels) for _ in volumes]
         places = [(voxel_grid(size, u) + u).numpy() for u in fields]
         warped = [map_coordinates(v, p, order=3, mode="nearest") for v, p in zip(volumes, places)]
-        candidates = torch.from_numpy(np.argwhere(bright)).float()
+        candidates = torch.from_numpy(np.argwhere(judged)).float()
         margin = max_motion_voxels + 2
         inner = ((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)
         points = candidates[inner][torch.randperm(int(inner.sum()), generator=rng)[:2000]]

@@ -4,7 +4,8 @@ from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSur
 from .datalist import heart_items, phantom_items, series_items
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
-from .readers import Series, read_points, read_series
+from .points import read_points
+from .readers import Series, read_series
 from .transforms import LoadSeriesd, ScalePercentilesd
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""From files to a series of volumes with their place in the patient, and from there to one grid.
+"""From files to a series of volumes with their place in the patient.
 
 Whatever the format, an affine takes voxel (i, j, k) to the world in RAS mm, as in NIfTI; the centre of voxel (0, 0, 0)
 lies at ``affine[:3, 3]``. ITK's LPS ends here.
@@ -16,23 +16,10 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
 
 from ..errors import InputError
-from ..space.grid import sample
 
-__all__ = [
-    "Frame",
-    "Series",
-    "overlap",
-    "read_image",
-    "read_points",
-    "read_series",
-    "resample",
-    "resample_series",
-    "working_grid",
-]
+__all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +28,6 @@ _NIFTI = (".nii", ".nii.gz")
 # What counts as an image in a folder; a file that is named outright may be anything that ITK reads.
 _IMAGES = (*_NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
-_SLAB_VOXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -259,142 +245,3 @@ def overlap(one: Frame, other: Frame) -> bool:
 def _box(frame: Frame) -> str:
     corners = _corners(frame).round().astype(int)
     return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
-
-
-def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Grid on which the motion is found: the frame's axes and first voxel centre, at another spacing.
-
-    Args:
-        frame: the first timepoint.
-        spacing_mm: one number or one an axis; ``"auto"``: the frame's middle one, at least 1; none keeps the frame's.
-    Returns: affine ``(4, 4)`` to RAS mm, and the size that just covers the frame's last voxel centre.
-    """
-    affine = np.array(frame.affine, dtype=np.float64)
-    if spacing_mm is None:
-        return affine, tuple(frame.data.shape)
-    if spacing_mm == "auto":
-        spacing_mm = max(1.0, float(np.median(np.linalg.norm(affine[:3, :3], axis=0))))
-    try:
-        wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
-    except (ValueError, TypeError):
-        wanted = np.zeros(3)
-    if not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise InputError(
-            f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
-        )
-    native = np.linalg.norm(affine[:3, :3], axis=0)
-    affine[:3, :3] *= wanted / native
-    # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.
-    size = np.ceil((np.array(frame.data.shape) - 1) * native / wanted - 1e-4).astype(int) + 1
-    return affine, tuple(int(n) for n in size)
-
-
-def resample(
-    data: np.ndarray,
-    affine: np.ndarray,
-    target: np.ndarray,
-    size: Sequence[int],
-    displacement_mm: np.ndarray | None = None,
-    nearest: bool = False,
-) -> np.ndarray:
-    """Values of an image at the voxels x of another grid: ``data(affine^-1 (target x + displacement(x)))``.
-
-    In float64, so that a grid onto itself is exact, and slab by slab, so that no array of coordinates is ever whole.
-
-    Args:
-        data: ``(C, *S)`` on a grid with ``affine`` ``(4, 4)``; the border's values hold outside.
-        target: affine ``(4, 4)`` of the grid of ``size``.
-        displacement_mm: ``(3, *size)``, RAS.
-        nearest: the nearest voxel's value, instead of the linear interpolation.
-    Returns: ``(C, *size)``, float32, or with ``nearest`` of the dtype of ``data``.
-    """
-    kind = data.dtype if nearest else np.dtype(np.float32)
-    if displacement_mm is None and data.shape[1:] == tuple(size) and np.array_equal(affine, target):
-        return data.astype(kind)
-    to_voxel = np.linalg.inv(affine)
-    matrix = to_voxel @ target
-    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float64))[None]
-    result = np.empty((data.shape[0], *size), dtype=kind)
-    i, j, k = np.ogrid[: size[0], : size[1], : size[2]]
-    step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
-    for start in range(0, size[0], step):
-        slab = slice(start, start + step)
-        points = np.stack([m[0] * i[slab] + m[1] * j + m[2] * k + m[3] for m in matrix[:3]])
-        if displacement_mm is not None:
-            points += np.einsum("de,eijk->dijk", to_voxel[:3, :3], displacement_mm[:, slab])
-        values = sample(image, torch.from_numpy(points)[None], mode="nearest" if nearest else "bilinear")
-        result[:, slab] = values[0].numpy().astype(kind)
-    return result
-
-
-def resample_series(
-    series: Series, affine: np.ndarray, size: Sequence[int], initial: np.ndarray | None = None
-) -> MetaTensor:
-    """Bring every timepoint from its own grid to one: ``(K, *size)`` float32 with ``affine`` ``(4, 4)``, RAS mm.
-
-    Linear, once, with the border's values outside; nothing is smoothed where the grid is coarser. ``initial`` ``(K, 4,
-    4)`` maps points of the grid's space to each timepoint's, RAS mm; none is the identity.
-    """
-    images = np.empty((len(series.frames), *size), dtype=np.float32)
-    for number, frame in enumerate(series.frames):
-        grid = affine if initial is None else np.asarray(initial[number]) @ affine
-        images[number] = resample(frame.data[None], frame.affine, grid, size)[0]
-    return MetaTensor(torch.from_numpy(images), affine=torch.as_tensor(np.asarray(affine, dtype=np.float64)))
-
-
-_COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
-
-
-def read_points(path: str | Path) -> np.ndarray:
-    """Landmarks, ``(P, 3)`` in RAS mm.
-
-    ``.csv``: RAS mm, columns x, y, z or r, a, s by header, or three without; l, p, s is turned. ``.fcsv`` of 3D Slicer:
-    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count, coordinates;
-    coordinates alone; or transformix' ``outputpoints.txt``, of which the output is taken.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a file of points, got none ({_reason(error)}); check the path") from error
-    kind = Path(path).suffix.lower()
-    try:
-        points, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
-        points = np.array(points, dtype=np.float64)
-    except (ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: expected three numbers a line, got {_reason(error)}; mend the file") from error
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; mend the file")
-    return points @ LPS_TO_RAS[:3, :3] if lps else points
-
-
-def _csv(lines: list[str], path: str) -> tuple[list, bool]:
-    rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("#")]
-    header = [cell.lower().removesuffix("_mm") for cell in rows[0]] if rows else []
-    for names in _COLUMNS:
-        if set(names) <= set(header):
-            return [[float(row[header.index(n)]) for n in names] for row in rows[1:]], names[0] == "l"
-    return [[float(cell) for cell in row] for row in rows], False
-
-
-def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
-    header = " ".join(line for line in lines if line.startswith("#"))
-    found = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
-    system = {"0": "RAS", "1": "LPS"}.get(found[1], found[1]) if found else "RAS"
-    if system not in ("RAS", "LPS"):
-        raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
-    return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
-
-
-def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
-    output = [re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in lines]
-    if lines and all(output):
-        return [[float(c) for c in found[1].split()] for found in output], True
-    first = lines[0].lower() if lines else ""
-    if first == "index":
-        raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
-    rows = lines[2:] if first == "point" else lines
-    if first == "point" and int(lines[1]) != len(rows):
-        raise InputError(f"{path}: expected {lines[1]} points as its second line says, got {len(rows)}; mend the file")
-    return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True

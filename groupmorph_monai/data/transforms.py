@@ -12,7 +12,9 @@ from monai.transforms import MapTransform, ScaleIntensityRange
 from ..errors import InputError
 from .hearts import make_heart
 from .phantom import make_phantom
-from .readers import Series, read_image, read_points, read_series, resample, resample_series, working_grid
+from .points import read_points
+from .readers import Series, read_image, read_series
+from .resampling import resample, resample_series, working_grid
 
 __all__ = ["LoadSeriesd", "ScalePercentilesd"]
 

@@ -20,7 +20,8 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError
-from .readers import Frame, Series, overlap, read_image, resample
+from .readers import Frame, Series, overlap, read_image
+from .resampling import resample
 
 __all__ = [
     "apply_field",

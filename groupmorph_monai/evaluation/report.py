@@ -77,9 +77,10 @@ def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
     return "\n".join([line(columns), "  ".join("-" * n for n in widths), *map(line, cells)])
 
 
-def _most_changed(native: np.ndarray) -> tuple[int, int]:
-    """Timepoint and axial slice that differ most from timepoint 0."""
-    change = np.stack([np.abs(v - native[0]).sum(axis=(0, 1)) for v in native])  # (K, k)
+def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
+    """Timepoint and axial slice that differ most from timepoint 0; of one image, deformed K times, after that."""
+    series = native if np.any(native[1:] != native[:1]) else warped
+    change = np.stack([np.abs(v - series[0]).sum(axis=(0, 1)) for v in series])  # (K, k)
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
@@ -95,7 +96,8 @@ def _show_before_and_after(
 ) -> None:
     """Means and subtractions of the slices ``(K, i, j)``, before in the first row of ``axes``, after in the second."""
     low, high = float(native.min()), float(np.percentile(native, 99.5))
-    limit = max(float(np.percentile(np.abs(native[late] - native[0]), 99.5)), 1e-6)
+    limits = [float(np.percentile(np.abs(series[late] - series[0]), 99.5)) for series in (native, warped)]
+    limit = max(limits[0] or limits[1], 1e-6)
     for (left, right), series, name in zip(axes, (native, warped), ("before", "after")):
         mean, change = series.mean(axis=0), series[late] - series[0]
         _show(left, mean, spacing_mm, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high)
@@ -112,7 +114,7 @@ def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[flo
 
 def _show_motion(axes: Axes, displacement_mm: np.ndarray, labels: list[str], unit: str) -> None:
     places = np.arange(len(labels))
-    title = "Motion corrected"
+    title = "Displacement"
     if displacement_mm.ndim == 1:
         axes.bar(places, displacement_mm, color="0.6", edgecolor="0.2", width=0.6)
     else:
@@ -168,7 +170,7 @@ def draw_report(
             "native, warped and jacobian: expected one shape (K, i, j, k), "
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
-    late, k = _most_changed(native)
+    late, k = _most_changed(native, warped)
     numbers = range(len(native)) if times_s is None else times_s
     labels = [f"{x:.0f}" if max(numbers) >= 10 else f"{x:.3g}" for x in numbers]  # a breath takes seconds, DCE minutes
     late_name = f"timepoint {late}" if times_s is None else f"{labels[late]} s"

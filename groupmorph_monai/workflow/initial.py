@@ -8,7 +8,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from ..data.readers import Frame, read_series, resample, working_grid
+from ..data.readers import Frame, read_series
+from ..data.resampling import resample, working_grid
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.local_correlation import LocalCorrelation

@@ -97,9 +97,9 @@ def test_a_mask_that_nothing_would_look_at(series, tmp_path, capsys):
     assert "--mask" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("given, names", [(("--std", "-3"), "std_draws"), (("--set", "passes=0"), "passes")])
+@pytest.mark.parametrize("given, names", [("std_draws=-3", "std_draws"), ("passes=0", "passes")])
 def test_a_number_below_what_it_can_be(given, names, series, tmp_path, capsys):
-    assert main(["register", *series, "--output", str(tmp_path), *given]) == 2
+    assert main(["register", *series, "--output", str(tmp_path), "--set", given]) == 2
     assert f"groupmorph: {names}: expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -117,6 +117,11 @@ def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp
 def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert main(["train", "--set", "learning_rate", "--output", str(tmp_path)]) == 2
     assert "--set" in capsys.readouterr().err
+    assert main(["train", "--set", "max_iterations=abc", "--output", str(tmp_path)]) == 2
+    assert "--set: expected a number for max_iterations, such as 100000, got 'abc'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--iterations", "0", "--output", str(tmp_path)])
+    assert "argument --iterations: expected a whole number of 1 or more, got '0'" in capsys.readouterr().err
     assert main(["register", str(tmp_path), "--set", "lambda_x=1", "--output", str(tmp_path / "out")]) == 2
     assert "did you mean lambda_" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["evaluate", "--dataset", str(tmp_path / "absent"), "--output", str(tmp_path)]) == 2

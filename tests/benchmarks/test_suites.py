@@ -35,6 +35,18 @@ def test_what_is_warped_by_a_known_field_is_found_again(aligned):
     assert refined["mean error, voxels"] < 0.25 * unregistered["mean error, voxels"]
 
 
+def test_errors_of_warped_scans_count_inside_the_mask(aligned, tmp_path):
+    inside = np.zeros((56, 48, 44), dtype=np.uint8)
+    inside[20:30, 20:28, 18:24] = 1
+    nibabel.save(nibabel.Nifti1Image(inside, np.eye(4)), tmp_path / "mask.nii.gz")
+    (case,) = warped_cases(aligned, [4], max_motion_voxels=3, mask=str(tmp_path / "mask.nii.gz"))
+    (whole,) = warped_cases(aligned, [4], max_motion_voxels=3)
+    torch.testing.assert_close(case["image"], whole["image"])
+    assert case["landmarks"].shape[1] == inside.sum()
+    spread = case["landmarks"][0].amax(dim=0) - case["landmarks"][0].amin(dim=0)
+    assert (spread < torch.tensor([10.0, 8, 6]) + 3).all()
+
+
 def test_breathing_is_followed_and_a_failure_counts_as_one(monkeypatch):
     small = {"size": (64, 56, 24), "spacing_mm": (3, 3, 6), "landmarks": 100}
     made = suites.make_breathing_series

@@ -1,6 +1,5 @@
 """Files in, a series out: geometry against ITK and closed forms, and every mistake answered by one line."""
 
-import logging
 from pathlib import Path
 
 import itk
@@ -8,15 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.readers import (
-    Frame,
-    read_image,
-    read_points,
-    read_series,
-    resample,
-    resample_series,
-    working_grid,
-)
+from groupmorph_monai.data.readers import read_image, read_series
 from groupmorph_monai.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -52,13 +43,6 @@ def _itk(path, data, affine):
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(lps[:3, :3] / spacing)))
     itk.imwrite(image, str(path))
     return str(path)
-
-
-def _linear(affine, size, slope=(0.7, -1.1, 0.4)):
-    """A ramp in world coordinates: linear interpolation keeps it."""
-    i, j, k = np.meshgrid(*map(np.arange, size), indexing="ij")
-    world = np.einsum("de,eijk->dijk", affine[:3, :3], np.stack([i, j, k])) + affine[:3, 3].reshape(3, 1, 1, 1)
-    return np.einsum("d,dijk->ijk", slope, world).astype(np.float32)
 
 
 def _error(series):
@@ -217,121 +201,8 @@ def test_boxes_that_touch_only_by_their_axis_aligned_hull_overlap_and_far_ones_d
     assert "overlaps" in _error([first, _nifti(tmp_path / "c.nii", _volume(), far)])
 
 
-def test_working_grid_keeps_the_first_voxel_and_covers_the_last():
-    frame = Frame(_volume((9, 12, 7)), _orthogonal((1.5, 2.0, 3.0)), "x")
-    affine, size = working_grid(frame, None)
-    assert size == (9, 12, 7) and np.array_equal(affine, frame.affine)
-    affine, size = working_grid(frame, (3.0, 2.5, 2.0))
-    # Extents between voxel centres: 12, 22 and 18 mm.
-    assert size == (5, 10, 10)
-    np.testing.assert_allclose(affine[:3, 3], frame.affine[:3, 3])
-    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (3.0, 2.5, 2.0))
-    np.testing.assert_allclose(affine[:3, :3] / (3.0, 2.5, 2.0), frame.affine[:3, :3] / (1.5, 2.0, 3.0))
-    assert working_grid(frame, 1.0)[1] == (13, 23, 19)
-    for wrong in (0, -1.0, (1, 2), "fine", float("nan"), (1, 2, 0)):
-        with pytest.raises(InputError, match="spacing_mm"):
-            working_grid(frame, wrong)
-
-
-def test_resampling_a_ramp_is_exact_and_holds_the_border_outside():
-    native, target = _orthogonal(), working_grid(Frame(_volume(), _orthogonal(), ""), 1.3)[0]
-    inside = (6, 8, 9)
-    ramp = _linear(native, (12, 14, 9))
-    np.testing.assert_allclose(resample(ramp[None], native, target, inside)[0], _linear(target, inside), atol=1e-4)
-    beyond = native.copy()
-    beyond[:3, 3] -= native[:3, 0] * 2
-    moved = resample(ramp[None], native, beyond, ramp.shape)[0]
-    np.testing.assert_allclose(moved, ramp[[0, 0, *range(10)]], atol=1e-4)
-
-
-def test_resampling_through_a_displacement_in_mm_is_exact_on_a_ramp_and_slab_by_slab(monkeypatch):
-    native, size = _orthogonal(), (10, 9, 8)
-    ramp, shift = _linear(native, size), np.array([0.8, -0.5, 0.6])
-    field = np.broadcast_to(shift.reshape(3, 1, 1, 1), (3, *size)).astype(np.float32)
-    whole = resample(ramp[None], native, native, size, field)[0]
-    expected = ramp + np.dot((0.7, -1.1, 0.4), shift)
-    np.testing.assert_allclose(whole[2:-2, 2:-2, 2:-2], expected[2:-2, 2:-2, 2:-2], atol=1e-4)
-    monkeypatch.setattr("groupmorph_monai.data.readers._SLAB_VOXELS", 3 * 9 * 8)
-    np.testing.assert_array_equal(resample(ramp[None], native, native, size, field)[0], whole)
-
-
-def test_series_on_differing_grids_comes_to_the_first_one_and_says_so(tmp_path, caplog):
-    first = _orthogonal((1.5, 2.0, 3.0))
-    # The same world from a finer, larger grid that runs the other way along i.
-    other = first.copy()
-    other[:3, 0] *= -0.5
-    other[:3, 3] = first[:3, 3] + first[:3, 0] * (SIZE[0] + 1) - first[:3, 1]
-    grids = {"a.nii": (first, SIZE), "b.nii": (other, (30, 15, 7)), "c.nii": (first, SIZE)}
-    with caplog.at_level(logging.INFO):
-        series = read_series([_nifti(tmp_path / name, _linear(*grid), grid[0]) for name, grid in grids.items()])
-    images = resample_series(series, *working_grid(series.frames[0], None))
-    np.testing.assert_allclose(images[1].numpy(), images[0].numpy(), atol=1e-4)
-    np.testing.assert_array_equal(images[0].numpy(), _linear(first, SIZE))
-    np.testing.assert_allclose(images.affine.numpy(), first, atol=1e-5)
-    said = [r.getMessage() for r in caplog.records if "another grid" in r.getMessage()]
-    assert len(said) == 1 and str(tmp_path / "b.nii") in said[0]
-
-
-POINTS_RAS = np.array([[1.5, -2.0, 30.25], [4.0, 5.0, -6.0]])
-POINT_FILES = {
-    "header.csv": "x,y,z\n1.5,-2.0,30.25\n4,5,-6\n",
-    "named.csv": "label,S,R,A\na,30.25,1.5,-2\nb,-6,4,5\n",
-    "lps.csv": "l,p,s\n-1.5,2.0,30.25\n-4,-5,-6\n",
-    "bare.csv": "1.5,-2.0,30.25\n4,5,-6\n",
-    "itk.txt": "point\n2\n-1.5 2.0 30.25\n-4 -5 -6e0\n",
-    "bare.txt": "-1.5 2.0 30.25\n-4 -5 -6\n",
-    "outputpoints.txt": "Point\t0\t; InputPoint = [ 9 ]\t; OutputPoint = [ -1.5 2 30.25 ]\t; Deformation = [ 0 0 0 ]\n"
-    "Point\t1\t; InputPoint = [ 9 9 9 ]\t; OutputPoint = [ -4 -5 -6 ]\t; Deformation = [ 0 0 0 ]\n",
-    "ras.fcsv": "# CoordinateSystem = 0\n# columns = id,x,y,z,ow\nf,1.5,-2,30.25,0\nf,4,5,-6,0\n",
-    "lps.fcsv": "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow\nf,-1.5,2,30.25,0\nf,-4,-5,-6,0\n",
-}
-
-
-@pytest.mark.parametrize("name", POINT_FILES)
-def test_points_of_every_format_are_ras(tmp_path, name):
-    (tmp_path / name).write_text(POINT_FILES[name])
-    np.testing.assert_allclose(read_points(tmp_path / name), POINTS_RAS)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("index.txt", "index\n1\n3 4 5\n", "voxel indices"),
-        ("short.txt", "point\n3\n1 2 3\n", "expected 3 points"),
-        ("two.csv", "1,2\n3,4\n", "three finite numbers"),
-        ("words.csv", "x,y,z\n1,2,three\n", "three"),
-        ("ragged.csv", "x,y,z\n1,2,3\n1,2\n", "three numbers a line"),
-        ("nan.csv", "1,2,nan\n", "finite"),
-        ("empty.csv", "", "finite"),
-        ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
-        ("missing.csv", None, "No such file"),
-    ],
-)
-def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(InputError) as caught:
-        read_points(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @needs_data
 def test_real_4d_file():
     series = read_series(DATA / "asl" / "pcasl.nii.gz")
     assert len(series.frames) == 10 and series.frames[0].data.shape == (52, 68, 20)
     assert series.frame_time == pytest.approx(2.54) and series.header.get_xyzt_units() == ("mm", "sec")
-
-
-@needs_data
-def test_real_lung_pair_lies_where_its_landmarks_say():
-    lung = DATA / "elastix_lung"
-    series = read_series([lung / "3DCT_lung_baseline.mha", lung / "3DCT_lung_followup.mha"])
-    # Landmarks on vessels lie in the patient, not in air around him: they would, were LPS and RAS mixed up.
-    points = [read_points(lung / f"itkelastix_CT_3D_lung_{w}_point_set_corrected.txt") for w in ("fixed", "moving")]
-    for frame, where in zip(series.frames, points):
-        voxels = (where - frame.affine[:3, 3]) @ np.linalg.inv(frame.affine[:3, :3]).T
-        assert (voxels > 0).all() and (voxels < np.array(frame.data.shape) - 1).all()
-    assert np.median(np.linalg.norm(points[0] - points[1], axis=1)) == pytest.approx(35.3, abs=1.5)
-    images = resample_series(series, *working_grid(series.frames[0], 6.0)).clamp(min=-1024)
-    assert images.shape == (2, 27, 37, 55) and 0.2 < np.corrcoef(images.numpy().reshape(2, -1))[0, 1] < 0.99

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from groupmorph_monai.data import writers
-from groupmorph_monai.data.readers import Frame, Series, read_points, read_series, working_grid
+from groupmorph_monai.data.points import read_points
+from groupmorph_monai.data.readers import Frame, Series, read_series
+from groupmorph_monai.data.resampling import working_grid
 from groupmorph_monai.data.writers import (
     apply_field,
     apply_field_to_points,

@@ -84,7 +84,13 @@ def test_the_slice_and_timepoint_of_largest_change_are_chosen():
     native[:, 1, 1, :] = 9  # bright, unchanged
     native[2, 3, 3, 5] = -4
     native[1, 3, 3, 2] = 3
-    assert report._most_changed(native) == (2, 5)
+    assert report._most_changed(native, np.zeros_like(native)) == (2, 5)
+
+
+def test_of_one_image_deformed_the_largest_deformation_is_chosen():
+    warped = np.zeros((3, 5, 6, 7), dtype=np.float32)
+    warped[1, 2, 2, 4] = 1
+    assert report._most_changed(np.ones_like(warped), warped) == (1, 4)
 
 
 def test_the_picture_shows_what_it_is_given(tmp_path):

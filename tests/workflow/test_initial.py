@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from groupmorph_monai.data import Series, make_phantom
-from groupmorph_monai.data.readers import Frame, resample
+from groupmorph_monai.data.readers import Frame
+from groupmorph_monai.data.resampling import resample
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import compose_affine
 from groupmorph_monai.workflow import AlignInitiald, ComposeInitiald

@@ -1,0 +1,68 @@
+"""Landmarks, in the formats of ITK, Elastix, 3D Slicer and spreadsheets."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .readers import LPS_TO_RAS
+
+__all__ = ["read_points"]
+
+_COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Landmarks, ``(P, 3)`` in RAS mm.
+
+    ``.csv``: RAS mm, columns x, y, z or r, a, s by header, or three without; l, p, s is turned. ``.fcsv`` of 3D Slicer:
+    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count, coordinates;
+    coordinates alone; or transformix' ``outputpoints.txt``, of which the output is taken.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
+    kind = Path(path).suffix.lower()
+    try:
+        points, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
+        points = np.array(points, dtype=np.float64)
+    except (ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected three numbers a line, got {error}; mend the file") from error
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; mend the file")
+    return points @ LPS_TO_RAS[:3, :3] if lps else points
+
+
+def _csv(lines: list[str], path: str) -> tuple[list, bool]:
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("#")]
+    header = [cell.lower().removesuffix("_mm") for cell in rows[0]] if rows else []
+    for names in _COLUMNS:
+        if set(names) <= set(header):
+            return [[float(row[header.index(n)]) for n in names] for row in rows[1:]], names[0] == "l"
+    return [[float(cell) for cell in row] for row in rows], False
+
+
+def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
+    header = " ".join(line for line in lines if line.startswith("#"))
+    found = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
+    system = {"0": "RAS", "1": "LPS"}.get(found[1], found[1]) if found else "RAS"
+    if system not in ("RAS", "LPS"):
+        raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
+    return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
+
+
+def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
+    output = [re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in lines]
+    if lines and all(output):
+        return [[float(c) for c in found[1].split()] for found in output], True
+    first = lines[0].lower() if lines else ""
+    if first == "index":
+        raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
+    rows = lines[2:] if first == "point" else lines
+    if first == "point" and int(lines[1]) != len(rows):
+        raise InputError(f"{path}: expected {lines[1]} points as its second line says, got {len(rows)}; mend the file")
+    return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True
