@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from groupmorph_monai.networks import MomentumNet
+from groupmorph_monai.networks import AffineNet, MomentumNet
 from groupmorph_monai.probability import MomentumNorm, Posterior, split_parameters
-from groupmorph_monai.space import MultiGaussian
+from groupmorph_monai.space import AffineFlow, MultiGaussian, ReferenceAlignment, ScalingAndSquaring, compose
+from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.workflow import RegistrationInferer
 
 
 def images(timepoints=3, size=(17, 24, 20)):
@@ -42,3 +44,25 @@ def test_the_velocity_is_the_smoothed_momentum_and_its_norm_the_inner_product():
 def test_too_few_volumes_are_refused():
     with pytest.raises(ValueError, match="timepoints.*1"):
         network()(images(1))
+
+
+def affine_network():
+    torch.manual_seed(0)
+    return AffineNet((4, 6)).eval()
+
+
+@pytest.mark.parametrize("make, transformation", [(network, ScalingAndSquaring(6)), (affine_network, AffineFlow())])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_exchanging_a_pair_gives_the_inverse_map(make, transformation, passes):
+    """AVSM, Eqs. 5 and 10: what its symmetry losses ask for holds for any weights."""
+    net = make()
+    if isinstance(net, MomentumNet):
+        torch.nn.init.normal_(net.head.weight, std=3.0)
+    inferer = RegistrationInferer(ReferenceAlignment(0), transformation, passes)
+    pair = gaussian_filter(images(2, (32, 32, 32)), 2.0)
+    pair = (pair - pair.min()) / (pair.max() - pair.min())
+    with torch.no_grad():
+        there, back = (inferer(x, net)["ddf"][:, 1:] for x in (pair, pair.flip(1)))
+    inside = (..., *[slice(8, -8)] * 3)
+    moved, left = there[inside].norm(dim=2).mean(), compose(there, back)[inside].norm(dim=2).mean()
+    assert moved > 0.1 and left < 0.05 * moved
