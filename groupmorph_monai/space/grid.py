@@ -151,10 +151,12 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         )
     if factor == 1:
         return field
-    # A product with a narrow matrix an axis: 4 times as fast on a CPU as interpolate.
-    fine = factor * field
-    for n, c in zip(size, expected):  # each contracts the first spatial axis and puts it last
-        fine = torch.tensordot(fine, _interpolation(n, c, factor).to(field), dims=([3], [1]))
+    # A product with a narrow matrix an axis: several times as fast on a CPU as interpolate. From the last axis to the
+    # first, so that nothing large is transposed.
+    *others, last = (_interpolation(n, c, factor).to(field) for n, c in zip(size, expected))
+    fine = factor * field @ last.T
+    for axis, matrix in reversed(list(enumerate(others, start=3))):
+        fine = (matrix @ fine.flatten(axis + 1)).unflatten(-1, fine.shape[axis + 1 :])
     return fine
 
 
