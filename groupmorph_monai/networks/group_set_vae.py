@@ -82,7 +82,10 @@ class _Look(nn.Module):
         slope = _gradient(mean[:, 0])  # (B, C, 3, *S)
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / residual.shape[2]
         weighted = weight * slope
-        b = (residual.unsqueeze(3) * weighted.unsqueeze(1)).sum(dim=2).flatten(0, 1)
+        b = residual[:, :, :1] * weighted[:, :1]
+        for c in range(1, residual.shape[2]):  # one after the other: all products at once are slow for their memory
+            b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
+        b = b.flatten(0, 1)
         a = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
