@@ -50,8 +50,11 @@ def _parsed(settings: Sequence[str], config: str, files: Sequence[str]) -> dict[
                 + (f"; did you mean {nearest[0]}?" if nearest else "; the names stand at its top")
             )
         found[name] = yaml.safe_load(value)
-        if isinstance(known.get(name), (int, float)) and not isinstance(found[name], (int, float)):
-            raise InputError(f"--set: expected a number for {name}, such as {known[name]}, got {value!r}")
+        if isinstance(known.get(name), (int, float)) and isinstance(found[name], str) and value[0] not in "@$":
+            try:
+                found[name] = float(value)  # 1e-3, which YAML takes for text
+            except ValueError:
+                raise InputError(f"--set: expected a number for {name}, such as {known[name]}, got {value!r}") from None
     return found
 
 

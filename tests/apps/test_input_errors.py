@@ -11,7 +11,8 @@ import pytest
 import torch
 from monai.bundle import run
 
-from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.command_line import _parsed, main
+from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.networks import MomentumNet
 
@@ -119,6 +120,7 @@ def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert "--set" in capsys.readouterr().err
     assert main(["train", "--set", "max_iterations=abc", "--output", str(tmp_path)]) == 2
     assert "--set: expected a number for max_iterations, such as 100000, got 'abc'" in capsys.readouterr().err
+    assert _parsed(["learning_rate=1e-3"], "train", config_files("train", ())) == {"learning_rate": 1e-3}
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--iterations", "0", "--output", str(tmp_path)])
     assert "argument --iterations: expected a whole number of 1 or more, got '0'" in capsys.readouterr().err
