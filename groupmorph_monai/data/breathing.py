@@ -46,6 +46,28 @@ class _Abdomen:
         return signal * (1 + 0.1 * fine).clamp_min(0.3)
 
 
+def _landmarks(
+    rng: torch.Generator, abdomen: _Abdomen, lengths: Tensor, spacing: Tensor, number: int
+) -> tuple[Tensor, Tensor]:
+    """Points of organs and wall away from their border, ``(K, P, 3)`` mm, that stay in view; and which are of organs,
+    ``(P,)``."""
+    extent = abdomen.extent
+    chosen = (uniform(rng, 0, 1, (20 * number, 3)) * extent).T[:, :, None, None]
+    radius = abdomen.radius(chosen)
+    inside, wall = radius < 0.85, (radius > 1.15) & (abdomen.body(chosen) > 0.9)
+    each = []
+    for length in lengths:
+        at = chosen.clone()
+        # The template's coordinate c lies where y + length (1 - 0.2 y / extent) = c.
+        away = (chosen[1] + abdomen.reach_mm / 2 - length) / (1 - 0.2 * length / extent[1])
+        at[1] = torch.where(inside, away, chosen[1])
+        each.append(at[:, :, 0, 0].T)
+    found = torch.stack(each)
+    in_view = ((found > 2 * spacing) & (found < extent - 3 * spacing)).all(dim=2).all(dim=0)
+    kept = (in_view & (inside | wall)[:, 0, 0]).nonzero()[:number, 0]
+    return found[:, kept], inside[kept, 0, 0]
+
+
 def make_breathing_series(
     seed: int,
     max_motion_mm: float = 30.0,
@@ -91,22 +113,10 @@ def make_breathing_series(
         real, imaginary = (0.5 * noise * torch.randn(signal.shape, generator=rng) for _ in range(2))
         image.append(torch.hypot(signal + real, imaginary))
 
-    chosen = (uniform(rng, 0, 1, (20 * landmarks, 3)) * extent).T[:, :, None, None]
-    radius = abdomen.radius(chosen)
-    inside, wall = radius < 0.85, (radius > 1.15) & (abdomen.body(chosen) > 0.9)
-    each = []
-    for length in lengths:
-        at = chosen.clone()
-        # The template's coordinate c lies where y + length (1 - 0.2 y / extent) = c.
-        away = (chosen[1] + max_motion_mm / 2 - length) / (1 - 0.2 * length / extent[1])
-        at[1] = torch.where(inside, away, chosen[1])
-        each.append(at[:, :, 0, 0].T)
-    found = torch.stack(each)
-    in_view = ((found > 2 * spacing) & (found < extent - 3 * spacing)).all(dim=2).all(dim=0)
-    kept = (in_view & (inside | wall)[:, 0, 0]).nonzero()[:landmarks, 0]
+    found, inside = _landmarks(rng, abdomen, lengths, spacing, landmarks)
     return {
         "image": torch.stack(image),
         "affine": torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)),
-        "landmarks_mm": found[:, kept],
-        "inside": inside[kept, 0, 0],
+        "landmarks_mm": found,
+        "inside": inside,
     }
