@@ -168,6 +168,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
     )
+    p.add_argument(
+        "--weights", metavar="FILE", help="begin from these, such as bundle/models/model.pt (default: from nothing)"
+    )
     p.add_argument("--iterations", type=_positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 

@@ -129,6 +129,7 @@ def train(args: argparse.Namespace) -> None:
         args.set,
         dataset_dir=args.dataset,
         output_dir=args.output,
+        weights=args.weights,
         max_iterations=args.iterations,
     )
     weights = Path(args.output) / "model_best.pt"

@@ -31,6 +31,7 @@ def series_items(
     split: str | None,
     phantoms: Sequence[dict],
     validation_fraction: float = 0.2,
+    phantom_share: float = 0.0,
 ) -> list[dict]:
     """Data list of ``dataset_dir``.
 
@@ -43,7 +44,9 @@ def series_items(
     Args:
         dataset_dir: the folder, or none for the phantoms.
         split: ``"training"``, ``"validation"``, or none for all.
-        phantoms: items used where no folder is given.
+        phantoms: items used where no folder is given, or beside its series.
+        phantom_share: of phantoms among the items, from 0 to below 1. For training the folder's series are repeated to
+            reach it; for validation there is one of each.
     Raises: InputError where the folder does not hold what is asked for.
     """
     if not dataset_dir:
@@ -51,18 +54,24 @@ def series_items(
             "No dataset_dir given: %d phantom series made by the package serve as %s data.", len(phantoms), split
         )
         return list(phantoms)
+    if not 0 <= phantom_share < 1:
+        raise InputError(f"phantom_share: expected 0 to below 1, got {phantom_share}; 0 leaves phantoms out")
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise InputError(f"dataset_dir: expected a folder of series, {folder} is none; check the path")
     listed = folder / "dataset.json"
     items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction)
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
-    if not chosen:
+    if not chosen and not (phantom_share and split == "validation"):
         raise InputError(
             f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own "
             "sub-folder or 4D NIfTI file, or list them in dataset.json"
         )
-    return chosen
+    if not phantom_share:
+        return chosen
+    share = (1 - phantom_share) / phantom_share
+    copies = 1 if split == "validation" else max(1, round(share * len(phantoms) / len(chosen)))
+    return [*copies * chosen, *phantoms]
 
 
 def _scan(folder: Path, validation_fraction: float) -> dict[str, list[dict]]:

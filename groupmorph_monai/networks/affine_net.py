@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.grid import voxel_grid
+from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
 from .layers import check_timepoints, keep_signal
 
@@ -30,6 +30,7 @@ def _own_and_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tens
     return own, F.normalize(series.sum(dim=1, keepdim=True) - series, dim=2).flatten(0, 1)
 
 
+@full_precision
 def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of the velocity that makes ``own`` ``(N, C, *L)`` of P places
     the ``others``, by the mean of both slopes."""
@@ -39,6 +40,7 @@ def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor
     return square, torch.einsum("ncdp,ncp->npd", slope, (others - own).flatten(2))
 
 
+@full_precision
 def _matches(own: Tensor, others: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
     """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``others``, and
     what it is there ``(N, C, P)``."""
@@ -46,6 +48,7 @@ def _matches(own: Tensor, others: Tensor, places: Tensor, sharpness: Tensor) -> 
     return share @ places.mT - places.mT, own @ share.mT
 
 
+@full_precision
 def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
     """Affine velocities ``(N, 12)`` that solve the normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of velocities at
     P ``places`` ``(3, P)`` best."""
@@ -124,13 +127,13 @@ class AffineNet(nn.Module):
         coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
 
         own, others = _own_and_others(self.describe_fine(fine), timepoints)
-        places = _half_sides(size, 2 * factor, own.shape[2:], own).flatten(1)
+        places = _half_sides(size, 2 * factor, own.shape[2:], images).flatten(1)
         square, right = _slopes(own, others, 4 * factor / max(size))
         own, others = own.flatten(2), others.flatten(2)
         trust = self.trust_fine(own, others, own)
 
         own, others = _own_and_others(self.describe_coarse(coarse), timepoints)
-        coarse_places = _half_sides(size, 4 * factor, own.shape[2:], own).flatten(1)
+        coarse_places = _half_sides(size, 4 * factor, own.shape[2:], images).flatten(1)
         own, others = own.flatten(2), others.flatten(2)
         velocity, matched = _matches(own, others, coarse_places, self.log_sharpness.exp())
         coarse_trust = self.trust_coarse(own, others, matched)

@@ -211,7 +211,7 @@ class GroupSetVAE(nn.Module):
             n = images.shape[axis + 2]
             padding = [0, max(32, n + -n % self.multiple) - n] + padding
         features = self.encode(F.pad(images, padding, mode="replicate").flatten(0, 1).unsqueeze(1))
-        z = torch.zeros_like(features[3][:, :3])
+        z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # a place in float32, whatever features are in
         h = z
         for level, look in enumerate(self.look):
             if level == 1 or level == 2:
@@ -224,7 +224,7 @@ class GroupSetVAE(nn.Module):
             z = z + (added - added.mean(dim=1, keepdim=True)).flatten(0, 1)
         mean = self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
         # The floor keeps the logarithm finite where softplus underflows.
-        log_variance = torch.log(F.softplus(self.variance_head(h)) + 1e-8)
+        log_variance = torch.log(F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
         for axis in range(3):
             kept = (images.shape[axis + 2] + self.stride - 1) // self.stride

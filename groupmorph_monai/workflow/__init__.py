@@ -2,7 +2,7 @@
 
 from .codes import CodesOf, PriorCodes
 from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
-from .inferers import RegistrationInferer, prepare_series
+from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald, ComposeInitiald
 from .memory import keep_freed_memory
 from .refinement import Refinement
@@ -19,6 +19,7 @@ __all__ = [
     "Refinement",
     "RegistrationInferer",
     "keep_freed_memory",
+    "native_bf16",
     "prepare_series",
     "resume",
 ]

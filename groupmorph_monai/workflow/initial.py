@@ -71,7 +71,7 @@ class AlignInitiald(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        if self.kind is None or "phantom" in item:
+        if self.kind is None or "phantom" in item or "heart" in item:
             return item
         for key in self.key_iterator(item):
             if not hasattr(item[key], "frames"):

@@ -203,6 +203,33 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
     assert last_weights(tmp_path / "by_list")
 
 
+def test_whole_scans_are_brought_together_before_training(phantom, save_series, tmp_path):
+    still = phantom["image"][:1].expand(2, -1, -1, -1), phantom["landmarks"][:1].expand(2, -1, -1)
+    for folder in (tmp_path / "data" / name for name in ("a", "b")):
+        folder.mkdir(parents=True)
+        save_series({"image": still[0], "landmarks": still[1], "affine": phantom["affine"]}, folder)
+        moved = nibabel.load(folder / "t01.nii.gz")
+        affine = moved.affine.copy()
+        affine[0, 3] += 8
+        nibabel.save(nibabel.Nifti1Image(moved.get_fdata(), affine), folder / "t01.nii.gz")
+        points = np.loadtxt(folder / "landmarks_01.csv", delimiter=",", skiprows=1) + [8, 0, 0]
+        np.savetxt(folder / "landmarks_01.csv", points, delimiter=",", header="x,y,z", comments="")
+    train(tmp_path / "out", dataset_dir=str(tmp_path / "data"), max_iterations=2, learning_rate=0.0)
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(8, abs=0.01)
+    assert events.Scalars("landmark_after_mm")[0].value < 0.5
+
+
+def test_training_begins_from_given_weights(finished, tmp_path, capsys):
+    begun = finished / "model_best.pt"
+    train(tmp_path / "here", weights=str(begun), max_iterations=2, learning_rate=0.0)
+    given = torch.load(begun, weights_only=True)
+    assert all(torch.equal(given[name], value) for name, value in last_weights(tmp_path / "here").items())
+    absent = tmp_path / "absent.pt"
+    assert main(["train", "--weights", str(absent), "--output", str(tmp_path / "there")]) == 2
+    assert f"groupmorph: {absent}: expected a file, found none" in capsys.readouterr().err
+
+
 def test_training_lowers_the_bound(tmp_path):
     train(
         tmp_path, max_iterations=40, iterations_per_epoch=5, learning_rate=3e-3, phantoms_training=1,

@@ -70,3 +70,16 @@ def test_a_folder_that_is_none_is_named(tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             series_items(str(path), "training", [])
+
+
+def test_phantoms_stand_beside_the_folder_s_series_in_their_share(folder):
+    phantoms = phantom_items(range(12), (8, 8, 8), 6)
+    items = series_items(str(folder), "training", phantoms, 0.34, phantom_share=0.6)
+    assert [item["phantom"]["seed"] for item in items[-12:]] == list(range(12))
+    assert names(items[:-12]) == 2 * ["a", "b", "c", "d"]
+    validation = series_items(str(folder), "validation", phantoms, 0.34, phantom_share=0.6)
+    assert names(validation[:-12]) == ["e", "f.nii.gz"] and len(validation) == 14
+    (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}')
+    assert series_items(str(folder), "validation", phantoms, phantom_share=0.6) == phantoms
+    with pytest.raises(InputError, match="phantom_share.*1.0"):
+        series_items(str(folder), "training", phantoms, phantom_share=1.0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.networks import GroupVAE
+from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import Displacement, MeanAlignment, ReferenceAlignment, ScalingAndSquaring, warp
 from groupmorph_monai.workflow import Refinement, RegistrationInferer, prepare_series
@@ -59,6 +59,40 @@ def test_the_result_agrees_with_itself():
     result = inferer(alignment=ReferenceAlignment(1))(images(), LocalNetwork().eval())
     torch.testing.assert_close(result["warped"], warp(images(), result["ddf"]))
     torch.testing.assert_close(result["warped"][:, 1], images()[:, 1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [AffineNet, GroupSetVAE, lambda: GroupVAE(2), KrebsCVAE, MomentumNet])
+@pytest.mark.parametrize("training", [False, True])
+def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
+    torch.manual_seed(0)
+    net, seen = make().train(training), set()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda *call: seen.add(call[2].dtype))
+
+    class Checked(ScalingAndSquaring):
+        def __call__(self, z):
+            assert z.dtype == torch.float32
+            return super().__call__(z)
+
+    found = []
+    for bf16 in (True, False):
+        torch.manual_seed(1)
+        ask = RegistrationInferer(MeanAlignment(), Checked(2), network_bf16=bf16)
+        with torch.set_grad_enabled(training):
+            found.append(ask(images((32, 32, 32)), net))
+        assert (torch.bfloat16 in seen) == bf16
+        seen.clear()
+    for name in ("warped", "ddf", "dvf", "z_mean", "z_log_variance"):
+        lower, full = (x[name] for x in found)
+        assert lower.dtype == torch.float32
+        if name != "warped":
+            finite = full.isfinite()
+            torch.testing.assert_close(lower[~finite], full[~finite])
+            assert (lower - full)[finite].norm() <= 0.05 * full[finite].norm(), name
+    if training:
+        found[0]["warped"].sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
 def test_training_draws_and_evaluation_does_not():
