@@ -16,6 +16,7 @@ SUITE_NAMES = (
     "codes",
     "surfaces",
     "affine",
+    "symmetry",
     "covariance",
     "reliability",
 )
@@ -219,6 +220,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
         "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces; affine: "
         "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
+        "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one.",
     )

@@ -16,6 +16,7 @@ from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
 from ..benchmarks.surfaces import compare_overlap, pair_subjects
+from ..benchmarks.symmetry import asymmetry
 from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
@@ -180,6 +181,19 @@ def _covariance(args: argparse.Namespace) -> list[dict]:
         return [{**row, **found.get(row["method"], {})} for row in compare(cases, methods, tell)]
 
 
+def _symmetry(args: argparse.Namespace) -> list[dict]:
+    kinds = {f"symmetry weight {weight:g}": ("modes/symmetric", {"symmetry_weight": weight}) for weight in (0, 0.1, 1)}
+    kinds["symmetric by construction"] = ("modes/pair_wise", {})
+    methods = {}
+    with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
+        for name, (mode, settings) in kinds.items():
+            base = ("models/avsm", mode)
+            methods[name] = _trained(args, tell, Path(scratch) / name, base, (*base, "data/hearts"), 2, **settings)
+        cases = heart_cases(args.seeds)
+        found = {row["method"]: row for row in asymmetry(cases, methods)}
+        return [{**row, **found.get(row["method"], {})} for row in compare(cases, methods, tell)]
+
+
 def _affine(args: argparse.Namespace) -> list[dict]:
     base = "models/avsm_affine"
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
@@ -226,6 +240,7 @@ SUITES = {
     "codes": _codes,
     "surfaces": _surfaces,
     "affine": _affine,
+    "symmetry": _symmetry,
     "covariance": _covariance,
     "reliability": _reliability,
 }

@@ -21,6 +21,8 @@ class NegativeELBO(nn.Module):
         posterior: what ``z_mean`` and ``z_log_variance`` are of; none is one that does not smooth.
         surfaces: likelihood of a structure's surfaces, for batches that hold them (VoxelMorph-diff, Eq. 10).
         surface_weight: of it.
+        symmetry_weight: of the mean squared distance, in voxels, from where both maps of an exchanged pair lead back
+            to, for results that hold ``there_and_back`` (AVSM, Eq. 10, and for affine maps Eq. 5).
     """
 
     def __init__(
@@ -31,18 +33,20 @@ class NegativeELBO(nn.Module):
         posterior: Posterior | None = None,
         surfaces: SurfaceDistance | None = None,
         surface_weight: float = 1.0,
+        symmetry_weight: float = 0.0,
     ):
         super().__init__()
         self.likelihood, self.prior, self.kl_weight = likelihood, prior, kl_weight
         self.posterior = posterior or Posterior()
         self.surfaces, self.surface_weight = surfaces, surface_weight
+        self.symmetry_weight = symmetry_weight
 
     def terms(
         self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """``log_likelihood``, ``kl`` and, where there are surfaces, ``surface_log_likelihood`` of an inferer's result,
-        scalars, before their weights. Where the result holds ``returned`` the likelihood is the mean of that in the
-        common space and in every timepoint's own."""
+        """``log_likelihood``, ``kl``, where there are surfaces ``surface_log_likelihood``, and where there are exchanged
+        pairs ``asymmetry``, of an inferer's result, scalars, before their weights. Where the result holds ``returned``
+        the likelihood is the mean of that in the common space and in every timepoint's own."""
         likelihood = self.likelihood(registration["warped"])
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
@@ -53,10 +57,13 @@ class NegativeELBO(nn.Module):
         if self.surfaces is not None and target is not None:
             surfaces = self.surfaces(registration["ddf"], registration["inverse_ddf"], target)
             terms["surface_log_likelihood"] = surfaces
+        if "there_and_back" in registration:
+            terms["asymmetry"] = registration["there_and_back"].square().sum(dim=1).mean()
         return terms
 
     def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:
         """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing."""
         terms = self.terms(registration, target)
-        surfaces = terms.get("surface_log_likelihood", 0.0)
-        return self.kl_weight * terms["kl"] - terms["log_likelihood"] - self.surface_weight * surfaces
+        surfaces, asymmetry = (terms.get(name, 0.0) for name in ("surface_log_likelihood", "asymmetry"))
+        bound = terms["log_likelihood"] - self.kl_weight * terms["kl"] + self.surface_weight * surfaces
+        return self.symmetry_weight * asymmetry - bound

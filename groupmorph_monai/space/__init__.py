@@ -1,6 +1,13 @@
 """Where things are: grids, fields, transformations and what a series is aligned to."""
 
-from .alignment import MeanAlignment, ReferenceAlignment, affine_in_voxels, affine_velocity, compose_affine
+from .alignment import (
+    MeanAlignment,
+    OneWayAlignment,
+    ReferenceAlignment,
+    affine_in_voxels,
+    affine_velocity,
+    compose_affine,
+)
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
@@ -13,6 +20,7 @@ __all__ = [
     "FlowSequence",
     "MeanAlignment",
     "MultiGaussian",
+    "OneWayAlignment",
     "ReferenceAlignment",
     "RungeKutta4",
     "ScalingAndSquaring",

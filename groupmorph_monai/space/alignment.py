@@ -9,6 +9,7 @@ from .integrate import Displacement, Flow, FlowSequence
 
 __all__ = [
     "MeanAlignment",
+    "OneWayAlignment",
     "ReferenceAlignment",
     "affine_in_voxels",
     "affine_velocity",
@@ -67,12 +68,15 @@ class ReferenceAlignment:
         fixed = torch.zeros_like(ddf[:, :1])
         return torch.cat([ddf[:, : self.reference], fixed, ddf[:, self.reference + 1 :]], dim=1)
 
-    def _fixed(self, z: Tensor) -> Tensor:
+    def _check(self, z: Tensor) -> None:
         if self.reference >= z.shape[1]:
             raise InputError(
                 f"reference: expected one of the series' {z.shape[1]} timepoints, 0 to {z.shape[1] - 1}, got "
                 f"{self.reference}; choose one of these"
             )
+
+    def _fixed(self, z: Tensor) -> Tensor:
+        self._check(z)
         return z[:, self.reference : self.reference + 1]
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
@@ -82,6 +86,27 @@ class ReferenceAlignment:
     def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from each timepoint to the reference."""
         return self._pin(compose(transformation(self._fixed(z)), transformation.inverse(z)))
+
+
+class OneWayAlignment(ReferenceAlignment):
+    """All-to-one as VoxelMorph-diff and AVSM have it for pairs: each other timepoint's own velocity takes it to the
+    reference, and what a network says of the reference does not count. So the maps of two timepoints in the one order
+    and in the other need not be each other's inverse, as those of `ReferenceAlignment` are.
+
+    Args:
+        reference: index of the fixed timepoint, from 0.
+    """
+
+    def constrain(self, z: Tensor) -> Tensor:
+        """z with no velocity for the reference."""
+        self._check(z)
+        return self._pin(z)
+
+    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
+        return transformation(self.constrain(z))
+
+    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
+        return transformation.inverse(self.constrain(z))
 
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:

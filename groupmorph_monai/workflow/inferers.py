@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
-from ..space.grid import upsample_field, warp
+from ..space.grid import compose, upsample_field, warp
 from .refinement import Refinement, stride_of
 
 __all__ = ["RegistrationInferer", "native_bf16", "prepare_series"]
@@ -69,6 +69,8 @@ class RegistrationInferer(Inferer):
         bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
             timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
         invert: give ``inverse_ddf`` while training too, as a loss of surfaces needs it.
+        exchange: while training, register every pair in the other order too, as a batch of twice the size (AVSM, Eq. 6
+            and 11), and give ``there_and_back`` ``(B, 3, *S)``, the displacement of one map after the other, voxels.
         codes: gives z ``(B, K, C, *S_z)`` for the images and the network, in place of the posterior's mean.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
@@ -89,6 +91,7 @@ class RegistrationInferer(Inferer):
         invert: bool = False,
         codes: Callable[[Tensor, nn.Module], Tensor] | None = None,
         network_bf16: bool = False,
+        exchange: bool = False,
     ):
         super().__init__()
         if passes < 1:
@@ -100,7 +103,7 @@ class RegistrationInferer(Inferer):
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
         self.bidirectional, self.invert, self.codes = bidirectional, invert, codes
-        self.network_bf16 = network_bf16
+        self.network_bf16, self.exchange = network_bf16, exchange
 
     def __call__(
         self,
@@ -122,6 +125,12 @@ class RegistrationInferer(Inferer):
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         constrain = self.alignment.constrain
+        if network.training and self.exchange:
+            if images.shape[1] != 2:
+                raise InputError(
+                    f"symmetry_weight: expected pairs, got {images.shape[1]} timepoints; --overlay modes/symmetric"
+                )
+            images = torch.cat([images, images.flip(1)])
 
         def displacement(field: Tensor) -> Tensor:
             return self.transformation(constrain(field))
@@ -146,6 +155,9 @@ class RegistrationInferer(Inferer):
         if network.training and self.bidirectional:
             common = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
             result["returned"] = torch.stack([images, warp(common, result["inverse_ddf"])], dim=2).flatten(0, 1)
+        if network.training and self.exchange:
+            there, back = ddf[:, 1:].chunk(2)
+            result["there_and_back"] = compose(there, back)[:, 0]
         if not network.training and self.draws:
             draws = (
                 self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)

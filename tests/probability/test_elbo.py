@@ -17,3 +17,15 @@ def test_it_is_the_weighted_kl_less_the_likelihood():
     both = 0.5 * (likelihood(registration["warped"]) + likelihood(registration["returned"]))
     expected = expected + likelihood(registration["warped"]) - both
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
+
+
+def test_asymmetry_is_the_squared_distance_from_where_one_began():
+    registration = {
+        "warped": torch.rand(2, 2, 6, 6, 6, generator=torch.Generator().manual_seed(0)),
+        "z_mean": torch.zeros(2, 2, 3, 3, 3, 3),
+        "z_log_variance": torch.zeros(2, 2, 3, 3, 3, 3),
+        "there_and_back": torch.tensor([1.0, -2, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 6, 6, 6),
+    }
+    without, loss = (NegativeELBO(GroupNMI(bins=8), FluidPrior(0.5, 0.1), 0.25, symmetry_weight=w) for w in (0, 3.0))
+    assert loss.terms(registration)["asymmetry"].item() == 5
+    torch.testing.assert_close(loss(registration), without(registration) + 15)

@@ -2,9 +2,11 @@ import pytest
 import torch
 from scipy.linalg import logm
 
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import (
     Displacement,
     MeanAlignment,
+    OneWayAlignment,
     ReferenceAlignment,
     ScalingAndSquaring,
     affine_in_voxels,
@@ -44,6 +46,18 @@ def test_others_are_composed_with_the_references_inverse_where_velocities_do_not
     subtracted = linear(torch.linalg.matrix_exp(SHEAR - ROTATION) - eye)
     assert (ddf - expected)[INSIDE].abs().max() < 2e-3
     assert (subtracted - expected)[INSIDE].abs().max() > 2e-2
+
+
+def test_one_way_each_timepoint_has_its_own_velocity_and_the_references_does_not_count():
+    alignment, z = OneWayAlignment(1), velocities()
+    ddf, inverse = alignment(z, EXP)[0], alignment.inverse(z, EXP)[0]
+    assert ddf[1].abs().max() == inverse[1].abs().max() == 0
+    for k, matrix in ((0, ROTATION), (2, 0.5 * ROTATION)):
+        for found, sign in ((ddf[k], 1), (inverse[k], -1)):
+            expected = linear(torch.linalg.matrix_exp(sign * matrix) - torch.eye(3, dtype=torch.float64))
+            assert (found - expected)[INSIDE].abs().max() < 2e-3
+    with pytest.raises(InputError, match="reference.*3 timepoints.*got 3"):
+        OneWayAlignment(3)(z, EXP)
 
 
 def test_translations_commute():

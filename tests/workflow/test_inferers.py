@@ -1,9 +1,17 @@
 import pytest
 import torch
 
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.space import Displacement, MeanAlignment, ReferenceAlignment, ScalingAndSquaring, warp
+from groupmorph_monai.space import (
+    Displacement,
+    MeanAlignment,
+    OneWayAlignment,
+    ReferenceAlignment,
+    ScalingAndSquaring,
+    warp,
+)
 from groupmorph_monai.workflow import Refinement, RegistrationInferer, prepare_series
 
 
@@ -93,6 +101,24 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     if training:
         found[0]["warped"].sum().backward()
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
+
+
+def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_back_to():
+    class ByOrder(LocalNetwork):
+        def forward(self, images):
+            mean = torch.zeros_like(super().forward(images)[:, :6])
+            mean[:, 3] = torch.where(images.flatten(2).sum(2).argmax(1) == 1, 1.0, -0.25).view(-1, 1, 1, 1)
+            return torch.cat([mean, torch.full_like(mean, -torch.inf)], dim=1)
+
+    pair, net = images() * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1), ByOrder().train()
+    result = inferer(alignment=OneWayAlignment(0), exchange=True)(pair, net)
+    torch.testing.assert_close(result["warped"][:, 0], torch.cat([pair[:, 0], pair[:, 1]]), atol=1e-5, rtol=0)
+    # Two voxels of the images there, half a one back.
+    there_and_back = torch.tensor([1.5, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 24, 20, 22)
+    torch.testing.assert_close(result["there_and_back"], there_and_back)
+    assert "there_and_back" not in inferer(alignment=OneWayAlignment(0), exchange=True)(pair, net.eval())
+    with pytest.raises(InputError, match="symmetry_weight.*pairs.*3"):
+        inferer(exchange=True)(images(timepoints=3), net.train())
 
 
 def test_training_draws_and_evaluation_does_not():

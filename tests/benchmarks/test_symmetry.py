@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from groupmorph_monai.benchmarks.symmetry import asymmetry
+
+
+class Shift:
+    """Moves the second image along i by what the first one's brightness says."""
+
+    def prepare(self):
+        def register(images):
+            ddf = torch.zeros(2, 3, *images.shape[1:])
+            ddf[1, 0] = images[0].mean()
+            return ddf, -ddf
+
+        return register
+
+
+def test_it_is_the_distance_from_where_one_began_in_either_order():
+    pair = torch.stack([torch.full((12, 10, 8), 1.5), torch.full((12, 10, 8), -0.5)])
+    (row,) = asymmetry([{"image": pair}, {"image": pair.flip(0)}], {"shift": Shift()})
+    assert row == {"method": "shift", "there and back, voxels": pytest.approx(1.0)}
