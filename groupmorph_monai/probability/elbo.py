@@ -44,7 +44,7 @@ class NegativeELBO(nn.Module):
     def terms(
         self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """``log_likelihood``, ``kl``, where there are surfaces ``surface_log_likelihood``, and where pairs were exchanged
+        """``log_likelihood``, ``kl``, where there are surfaces ``surface_log_likelihood``, and for exchanged pairs
         ``asymmetry``, of an inferer's result, scalars, before their weights. Where the result holds ``returned`` the
         likelihood is the mean of that in the common space and in every timepoint's own."""
         likelihood = self.likelihood(registration["warped"])
