@@ -10,6 +10,7 @@ SUITE_NAMES = (
     "likelihoods",
     "breathing",
     "scaling",
+    "full_size",
     "integrators",
     "shapes",
     "models",
@@ -123,7 +124,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "--mask",
         nargs="+",
         metavar="FILE",
-        help="what counts while the answer is refined, above 0 in an image drawn on the first scan, or in one a scan",
+        help="what counts, above 0 in an image drawn on the first scan, or in one a scan (default: everything)",
     )
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
@@ -215,6 +216,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
         "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
         "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
+        "full_size: the same for six scans of 371 x 371 x 180 voxels; "
         "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
         "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
         "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
@@ -230,7 +232,12 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         default="synthetic",
     )
     p.add_argument(
-        "--seeds", type=int, nargs="+", default=[900, 901, 902], metavar="N", help="of the artificial series or motions"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[3001, 3002, 3003],
+        metavar="N",
+        help="of artificial series or motions",
     )
     p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
     p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")

@@ -69,8 +69,8 @@ def register(args: argparse.Namespace) -> None:
             raise InputError(f"--reference: expected 'mean' or a timepoint's number from 0, got {args.reference!r}")
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:
-        if args.mask:
-            raise InputError("--mask: the refinement alone looks at it, and --no-refine leaves it out; choose one")
+        if args.mask and args.initial == "none":
+            raise InputError("--mask: nothing would look at it with --no-refine and --initial none; leave one out")
         overlays.append("effort/no_refine")
     elif args.effort != "normal":
         overlays.append(f"effort/{args.effort}")

@@ -12,6 +12,7 @@ from ..benchmarks.affine import affine_cases, align_by_steps
 from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
 from ..benchmarks.compare import BundleMethod, compare, scale
 from ..benchmarks.covariance import draws, heart_cases
+from ..benchmarks.full_size import full_size
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
@@ -72,6 +73,12 @@ def _overlays(folder: str) -> list[str]:
 
 def _scaling(args: argparse.Namespace) -> list[dict]:
     return scale(_ours(args))
+
+
+def _full_size(args: argparse.Namespace) -> list[dict]:
+    single_pass = _ours(args, "effort/no_refine")
+    as_it_is = replace(single_pass, settings={"initial_alignment": "none"})
+    return full_size({"single pass alone": as_it_is, "affine, single pass": single_pass, "refined": _ours(args)})
 
 
 def _breathing(args: argparse.Namespace) -> list[dict]:
@@ -234,6 +241,7 @@ SUITES = {
     "likelihoods": _likelihoods,
     "breathing": _breathing,
     "scaling": _scaling,
+    "full_size": _full_size,
     "integrators": _integrators,
     "shapes": _shapes,
     "models": _models,

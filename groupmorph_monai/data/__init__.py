@@ -6,9 +6,10 @@ from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .points import read_points
 from .readers import Series, read_series
-from .transforms import LoadSeriesd, ScalePercentilesd
+from .transforms import ClipSeriesd, LoadSeriesd, ScalePercentilesd
 
 __all__ = [
+    "ClipSeriesd",
     "HEART_MOTIONS",
     "LoadSeriesd",
     "RandAffineMotiond",

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 from ..errors import InputError
@@ -45,8 +46,8 @@ def series_items(
         dataset_dir: the folder, or none for the phantoms.
         split: ``"training"``, ``"validation"``, or none for all.
         phantoms: items used where no folder is given, or beside its series.
-        phantom_share: of phantoms among the items, from 0 to below 1. For training the folder's series are repeated to
-            reach it; for validation there is one of each.
+        phantom_share: of phantoms among the items, from 0 to below 1. For training the fewer are repeated to reach it;
+            for validation there is one of each.
     Raises: InputError where the folder does not hold what is asked for.
     """
     if not dataset_dir:
@@ -69,9 +70,11 @@ def series_items(
         )
     if not phantom_share:
         return chosen
-    share = (1 - phantom_share) / phantom_share
-    copies = 1 if split == "validation" else max(1, round(share * len(phantoms) / len(chosen)))
-    return [*copies * chosen, *phantoms]
+    if split == "validation":
+        return [*chosen, *phantoms]
+    ratio = phantom_share / (1 - phantom_share)
+    number_of_each = max(len(chosen), round(len(phantoms) / ratio)), max(len(phantoms), round(ratio * len(chosen)))
+    return [item for items, number in zip((chosen, phantoms), number_of_each) for item in islice(cycle(items), number)]
 
 
 def _scan(folder: Path, validation_fraction: float) -> dict[str, list[dict]]:

@@ -1,6 +1,7 @@
 """From an item of a data list to what the network takes."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,30 @@ from .points import read_points
 from .readers import Series, read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
-__all__ = ["LoadSeriesd", "ScalePercentilesd"]
+__all__ = ["ClipSeriesd", "LoadSeriesd", "ScalePercentilesd"]
+
+
+class ClipSeriesd(MapTransform):
+    """Read the item's series, where it is not read yet, and let intensities below ``least`` count as that: a scanner
+    fills what it does not see with any number.
+
+    Args:
+        keys: of the series, ``"image"``: a `Series`, or what `read_series` takes. A phantom has none.
+        least: in the files' units; none leaves the series as it is.
+        timepoints: the one K that the network takes; none for any.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", least: float | None = None, timepoints: int | None = None):
+        super().__init__(keys, allow_missing_keys=True)
+        self.least, self.timepoints = least, timepoints
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item) if self.least is not None else ():
+            series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
+            frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
+            item[key] = replace(series, frames=tuple(frames))
+        return item
 
 
 class LoadSeriesd(MapTransform):

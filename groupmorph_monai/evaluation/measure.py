@@ -1,5 +1,6 @@
 """Metrics where MONAI's engines want them: measured for each series, averaged over an epoch, drawn for TensorBoard."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
@@ -54,10 +55,21 @@ class MeasureRegistrationd(Transform):
         return {**data, "metrics": metrics}
 
 
+class _AverageOfKnown(Average):
+    """Of the numbers that are none of NaN; NaN where there are none."""
+
+    def update(self, output: float) -> None:
+        if not math.isnan(output):
+            super().update(output)
+
+    def compute(self) -> float:
+        return super().compute() if self.num_examples else math.nan
+
+
 def average_of(name: str) -> Average:
-    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``; NaN where one series lacks
-    it."""
-    return Average(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
+    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``, over those that have it; NaN
+    where none has."""
+    return _AverageOfKnown(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
 
 
 class ValidationPicture:

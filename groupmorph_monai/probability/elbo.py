@@ -22,7 +22,8 @@ class NegativeELBO(nn.Module):
         surfaces: likelihood of a structure's surfaces, for batches that hold them (VoxelMorph-diff, Eq. 10).
         surface_weight: of it.
         symmetry_weight: of the mean squared distance, in voxels, from where both maps of an exchanged pair lead back
-            to, for results that hold ``there_and_back`` (AVSM, Eq. 10, and for affine maps Eq. 5).
+            to, for results that hold ``there_and_back`` (AVSM, Eq. 10; of affine maps, by the places that they move
+            and not by the matrices of Eq. 5).
     """
 
     def __init__(

@@ -4,11 +4,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..space.grid import full_precision
 from ..space.lattice import window_mean
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError"]
+
+
+_SLAB_VOXELS = 2**17
 
 
 class Linearised(NamedTuple):
@@ -121,6 +125,12 @@ class GroupNMI(Likelihood):
     def joint(self, values: Tensor) -> Tensor:
         """Joint densities of all pairs: ``(B, K, N)`` intensities to ``(B, K, bins, K, bins)``, each pair summing to
         1."""
+        # Slab by slab, whose windows are computed again for the gradient: those of all voxels would fill the memory.
+        slabs = values.split(_SLAB_VOXELS, dim=2)
+        parts = [checkpoint(self._counts, x, use_reentrant=False) if len(slabs) > 1 else self._counts(x) for x in slabs]
+        return sum(parts) / values.shape[2]
+
+    def _counts(self, values: Tensor) -> Tensor:
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)
         # Bins last: softmax and the matrix product then read memory in order.
         distance = values.mT.clamp(0, 1).unsqueeze(3) * (self.bins - 1) - centres
@@ -131,7 +141,7 @@ class GroupNMI(Likelihood):
         windows = torch.softmax(torch.maximum(exponent, floor), dim=3)
         flat = windows.flatten(2)
         shape = windows.shape[2:]
-        return (flat.mT @ flat / values.shape[2]).unflatten(2, shape).unflatten(1, shape)
+        return (flat.mT @ flat).unflatten(2, shape).unflatten(1, shape)
 
     @full_precision
     def pairwise(self, warped: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from .refinement import Refinement, stride_of
 __all__ = ["RegistrationInferer", "native_bf16", "prepare_series"]
 
 
-def native_bf16(device: torch.device) -> bool:
+def native_bf16(device: torch.device | str) -> bool:
     """Whether ``device`` multiplies bfloat16 numbers itself: elsewhere they take longer than float32."""
-    if device.type == "cuda":
+    kind = torch.device(device).type
+    if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return bool(kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def prepare_series(
@@ -71,6 +72,7 @@ class RegistrationInferer(Inferer):
         invert: give ``inverse_ddf`` while training too, as a loss of surfaces needs it.
         exchange: while training, register every pair in the other order too, as a batch of twice the size (AVSM, Eq. 6
             and 11), and give ``there_and_back`` ``(B, 3, *S)``, the displacement of one map after the other, voxels.
+            The first timepoint is the reference.
         codes: gives z ``(B, K, C, *S_z)`` for the images and the network, in place of the posterior's mean.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
@@ -98,6 +100,11 @@ class RegistrationInferer(Inferer):
             raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
+        if exchange and getattr(alignment, "reference", None) != 0:
+            raise InputError(
+                "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
+                "modes/symmetric"
+            )
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
@@ -128,7 +135,7 @@ class RegistrationInferer(Inferer):
         if network.training and self.exchange:
             if images.shape[1] != 2:
                 raise InputError(
-                    f"symmetry_weight: expected pairs, got {images.shape[1]} timepoints; --overlay modes/symmetric"
+                    f"symmetry_weight: expected pairs, got {images.shape[1]} timepoints; add --overlay modes/symmetric"
                 )
             images = torch.cat([images, images.flip(1)])
 

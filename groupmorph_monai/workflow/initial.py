@@ -1,6 +1,7 @@
 """Bulk motion first: one affine or rigid map a timepoint, before any deformation."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from ..data.readers import Frame, read_series
+from ..data.readers import Frame, read_image, read_series
 from ..data.resampling import resample, working_grid
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
@@ -39,7 +40,8 @@ class AlignInitiald(MapTransform):
 
     The start is the best of three: the files' own coordinates, the volumes' centres, or their centres of mass. From
     there Gauss-Newton steps on all maps at once raise the group's likelihood on two coarse grids; the reference's map
-    is the identity. Where the files' own coordinates are as good, they stay.
+    is the identity. Where the files' own coordinates are as good, they stay. Where the item has a ``mask``, a file
+    drawn on the first timepoint or one a timepoint, only what it is above 0 in counts.
 
     Args:
         keys: of the series, ``"image"``: what `read_series` takes.
@@ -76,37 +78,52 @@ class AlignInitiald(MapTransform):
         for key in self.key_iterator(item):
             if not hasattr(item[key], "frames"):
                 item[key] = read_series(item[key], self.timepoints)
-            maps = self.maps(item[key].frames)
+            files = item.get("mask") or []
+            files = [files] if isinstance(files, (str, Path)) else files
+            if len(files) not in (1, len(item[key].frames)):
+                files = []  # whoever loads the images says what is wrong with so many
+            maps = self.maps(item[key].frames, [read_image(file, labels=True) for file in files])
             if 0 <= self.reference < len(maps):  # the alignment says what is wrong with another
                 maps = maps @ torch.linalg.inv(maps[self.reference])
                 maps[self.reference] = torch.eye(4)  # to the last digit
             item["initial"] = maps
         return item
 
-    def maps(self, frames: Sequence[Frame]) -> Tensor:
-        """The maps ``(K, 4, 4)``, float64, of frames on any grids."""
+    def maps(self, frames: Sequence[Frame], masks: Sequence[Frame] = ()) -> Tensor:
+        """The maps ``(K, 4, 4)``, float64, of frames on any grids, with no mask, one of the first frame, or one of
+        each."""
         extent = max(np.linalg.norm(frames[0].affine[:3, :3], axis=0) * np.array(frames[0].data.shape))
         # What `resample` takes as it is; it would convert whole volumes again and again.
         frames = [Frame(np.ascontiguousarray(f.data, dtype=np.float64), f.affine, f.path) for f in frames]
         percentiles = [np.percentile(frame.data, (1, 50, 99.5)) for frame in frames]
 
-        def on_grid(maps: Mapping[int, Tensor], voxels: int) -> tuple[Tensor, Tensor]:
+        def on_grid(maps: Mapping[int, Tensor], voxels: int) -> tuple[Tensor, Tensor, Tensor]:
             grid, size = working_grid(frames[0], extent / voxels)
             volumes = []
             for k, matrix in maps.items():
                 low, _, high = percentiles[k]
                 volume = resample(frames[k].data[None], frames[k].affine, matrix.numpy() @ grid, size)[0]
                 volumes.append((volume - low) / max(high - low, 1e-6))
-            return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), torch.from_numpy(grid)
+            inside = [
+                resample((masks[k].data > 0)[None].astype(np.float64), masks[k].affine, maps[k].numpy() @ grid, size)[0]
+                for k in maps
+                if k < len(masks)
+            ]
+            inside = torch.from_numpy(np.stack(inside)).float() if inside else torch.ones(1, *size)
+            return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), inside[None], torch.from_numpy(grid)
 
         headers = torch.eye(4, dtype=torch.float64).repeat(len(frames), 1, 1)
         maps = self._start(frames, [median for _, median, _ in percentiles], headers, on_grid)
         for voxels in self.voxels:
             for _ in range(self.iterations):
-                volumes, grid = on_grid(dict(enumerate(maps)), voxels)
-                maps = self._step(volumes, grid, maps)
-        before, after = (on_grid(dict(enumerate(m)), self.voxels[-1])[0] for m in (headers, maps))
-        return maps if self.likelihood(after) > self.likelihood(before) else headers
+                maps = self._step(*on_grid(dict(enumerate(maps)), voxels), maps)
+        before, after = (self._score(*on_grid(dict(enumerate(m)), self.voxels[-1])) for m in (headers, maps))
+        return maps if after > before else headers
+
+    def _score(self, volumes: Tensor, inside: Tensor, _: Tensor) -> float:
+        """Log likelihood of a voxel that counts."""
+        share = inside.mean(dim=1, keepdim=True)
+        return float((share * self.likelihood.linearise(volumes).value).sum() / share.sum().clamp_min(1e-6))
 
     def _start(self, frames: Sequence[Frame], medians: Sequence[float], headers: Tensor, on_grid: Callable) -> Tensor:
         starts = headers.clone()
@@ -116,12 +133,13 @@ class AlignInitiald(MapTransform):
             for there, here in zip(middles[k], middles[0]):
                 tried.append(headers[k].clone())
                 tried[-1][:3, 3] = torch.from_numpy(there - here)
-            scores = [float(self.likelihood(on_grid({0: headers[0], k: m}, self.voxels[0])[0])) for m in tried]
+            scores = [self._score(*on_grid({0: headers[0], k: m}, self.voxels[0])) for m in tried]
             starts[k] = tried[int(np.argmax(scores))]
         return starts
 
-    def _step(self, volumes: Tensor, grid: Tensor, maps: Tensor) -> Tensor:
+    def _step(self, volumes: Tensor, inside: Tensor, grid: Tensor, maps: Tensor) -> Tensor:
         _, guide, score, weight = (x.double() for x in self.likelihood.linearise(volumes))
+        score, weight = score * inside, weight * inside
         # Coordinates in half sides of the volume about its centre keep the equations well scaled.
         voxels = torch.stack(torch.meshgrid(*[torch.arange(n).double() for n in volumes.shape[2:]], indexing="ij"))
         points = torch.einsum("de,eijk->dijk", grid[:3, :3], voxels) + grid[:3, 3].view(3, 1, 1, 1)

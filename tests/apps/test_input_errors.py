@@ -94,7 +94,10 @@ def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsy
 
 
 def test_a_mask_that_nothing_would_look_at(series, tmp_path, capsys):
-    assert main(["register", *series, "--output", str(tmp_path), "--no-refine", "--mask", series[0]]) == 2
+    assert (
+        main(["register", *series, "--output", str(tmp_path), "--no-refine", "--initial", "none", "--mask", series[0]])
+        == 2
+    )
     assert "--mask" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 

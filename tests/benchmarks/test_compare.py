@@ -3,6 +3,7 @@ import csv
 import pytest
 import torch
 
+from groupmorph_monai.benchmarks import compare as module
 from groupmorph_monai.benchmarks.compare import compare, lesion_volume_error_percent, write_table
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.space import voxel_grid
@@ -51,3 +52,14 @@ def test_the_table_is_the_same_in_both_files(tmp_path):
     with open(tmp_path / "peers.csv", newline="") as file:
         assert list(csv.DictReader(file))[1] == {"method": "b", "seconds": "3.0", "mean error, voxels": "0.25"}
     assert {path.name for path in tmp_path.iterdir()} == {"peers.csv", "peers.md"}
+
+
+def test_the_slopes_are_those_of_seconds_that_grow_so(monkeypatch):
+    def measure(method, series):
+        return [], 2.0 * len(series) ** 1.5 * series[0].numel() ** 0.5, 1.0
+
+    monkeypatch.setattr(module, "_measure", measure)
+    told = []
+    rows = module.scale(None, told.append)
+    assert {row["K"] for row in rows} == {2, 4, 8, 16} and len({row["voxels"] for row in rows}) == 3
+    assert told[-2].endswith("against K: 1.50") and told[-1].endswith("against voxels: 0.50")

@@ -7,6 +7,7 @@ from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
 from groupmorph_monai.benchmarks import suites
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
+from groupmorph_monai.benchmarks.full_size import full_size
 from groupmorph_monai.benchmarks.suites import breathing, integrators, warped_cases
 from groupmorph_monai.data import make_phantom
 
@@ -58,6 +59,12 @@ def test_breathing_is_followed_and_a_failure_counts_as_one(monkeypatch):
     monkeypatch.setattr(method, "prepare_whole", lambda: _still)
     (lost,) = breathing(method, [1], [12.0], progress=lambda line: None)
     assert lost["inside, mm"] == pytest.approx(lost["before, inside, mm"]) and lost["success, %"] == 0
+
+
+def test_a_series_of_full_size_is_registered_from_its_own_grid():
+    (row,) = full_size({"fast": ours("effort/fast")}, (75, 66, 60), 3, progress=lambda line: None)
+    assert row["method"] == "fast" and row["before, mm"] > 1 and row["after, mm"] < 0.4 * row["before, mm"]
+    assert row["peak memory, GB"] > 0.05
 
 
 def _still(series):

@@ -86,9 +86,21 @@ def test_the_reference_stays_and_extra_maps_come_on_request(series, tmp_path):
     )
 
 
-@pytest.mark.parametrize("overlay", ["modes/all_moving.yaml", "modes/all_to_one.yaml", "modes/displacement.yaml"])
-def test_every_mode_registers_six_timepoints(overlay, series, tmp_path):
-    infer(series, tmp_path, overlay, effort="fast")
+PAIRS = ("modes/pair_wise.yaml", "modes/symmetric.yaml")
+REGISTER = sorted(
+    {
+        f"{folder}/{path.name}"
+        for folder in ("modes", "likelihoods", "integrators", "priors", "posteriors")
+        for path in (REPOSITORY / "bundle" / "configs" / folder).glob("*.yaml")
+    }
+    - {"modes/sample.yaml", "modes/transport.yaml", "modes/surfaces.yaml"}  # of other models, or of training alone
+) + ["data/lung_ct.yaml"]
+
+
+@pytest.mark.parametrize("overlay", REGISTER)
+def test_every_overlay_of_the_shipped_weights_registers(overlay, series, tmp_path):
+    effort = "no_refine" if overlay == "modes/symmetric.yaml" else "fast"
+    infer(series[: 2 if overlay in PAIRS else 6], tmp_path, overlay, effort=effort)
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
 

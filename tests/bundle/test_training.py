@@ -41,6 +41,7 @@ SMALL_BY_MODEL = {
     "models/voxelmorph_diff.yaml": SMALL_GROUP_VAE,
     "models/avsm.yaml": {"channels": [3, 4, 5, 6]},
     "models/avsm_affine.yaml": {"channels": [3, 4]},
+    "models/time_dependent.yaml": SMALL,
     "models/krebs_cvae.yaml": {
         "encoder_channels": [3, 4, 5, 2],
         "decoder_channels": [4, 4],
@@ -225,6 +226,12 @@ def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     train(tmp_path / "here", weights=str(begun), max_iterations=2, learning_rate=0.0)
     given = torch.load(begun, weights_only=True)
     assert all(torch.equal(given[name], value) for name, value in last_weights(tmp_path / "here").items())
+    # What goes on does so from its own weights, and not from those given once more.
+    train(tmp_path / "begun", weights=str(begun), max_iterations=2, **{"lr_scheduler#T_max": 4})
+    train(tmp_path / "begun", weights=str(begun))
+    train(tmp_path / "at_once", weights=str(begun))
+    at_once = last_weights(tmp_path / "at_once")
+    assert all(torch.equal(at_once[name], value) for name, value in last_weights(tmp_path / "begun").items())
     absent = tmp_path / "absent.pt"
     assert main(["train", "--weights", str(absent), "--output", str(tmp_path / "there")]) == 2
     assert f"groupmorph: {absent}: expected a file, found none" in capsys.readouterr().err

@@ -77,6 +77,8 @@ def test_phantoms_stand_beside_the_folder_s_series_in_their_share(folder):
     items = series_items(str(folder), "training", phantoms, 0.34, phantom_share=0.6)
     assert [item["phantom"]["seed"] for item in items[-12:]] == list(range(12))
     assert names(items[:-12]) == 2 * ["a", "b", "c", "d"]
+    few = series_items(str(folder), "training", phantoms[:2], 0.34, phantom_share=0.6)
+    assert names(few[:4]) == ["a", "b", "c", "d"] and [item["phantom"]["seed"] for item in few[4:]] == [0, 1] * 3
     validation = series_items(str(folder), "validation", phantoms, 0.34, phantom_share=0.6)
     assert names(validation[:-12]) == ["e", "f.nii.gz"] and len(validation) == 14
     (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}')

@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import ScaleIntensityRangePercentiles
 
 from groupmorph_monai.data import (
+    ClipSeriesd,
     LoadSeriesd,
     ScalePercentilesd,
     make_phantom,
@@ -34,6 +35,18 @@ def test_a_path_and_a_series_that_is_read_give_the_same(series):
     torch.testing.assert_close(by_path["image"], read["image"])
     expected = np.stack([nibabel.load(file).get_fdata() for file in series])
     np.testing.assert_allclose(by_path["image"], expected, rtol=1e-6)
+
+
+def test_what_is_below_counts_as_the_least(series):
+    native = read_series(series)
+    least = float(np.median(native.frames[2].data))
+    for image in (series, native):
+        clipped = ClipSeriesd(least=least)({"image": image})["image"]
+        for frame, before in zip(clipped.frames, native.frames):
+            np.testing.assert_array_equal(frame.data, np.clip(before.data, least, None))
+    assert native.frames[2].data.min() < least
+    assert ClipSeriesd()({"image": series}) == {"image": series}
+    assert ClipSeriesd(least=1.0)({"phantom": {}}) == {"phantom": {}}
 
 
 def test_a_phantom_has_the_keys_of_a_real_series():

@@ -118,7 +118,9 @@ def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_
     torch.testing.assert_close(result["there_and_back"], there_and_back)
     assert "there_and_back" not in inferer(alignment=OneWayAlignment(0), exchange=True)(pair, net.eval())
     with pytest.raises(InputError, match="symmetry_weight.*pairs.*3"):
-        inferer(exchange=True)(images(timepoints=3), net.train())
+        inferer(alignment=OneWayAlignment(0), exchange=True)(images(timepoints=3), net.train())
+    with pytest.raises(InputError, match="symmetry_weight.*first timepoint"):
+        inferer(alignment=OneWayAlignment(1), exchange=True)
 
 
 def test_training_draws_and_evaluation_does_not():

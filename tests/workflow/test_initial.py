@@ -1,3 +1,4 @@
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -52,6 +53,27 @@ def test_known_maps_are_found(moved, kind):
     assert max(errors_mm(maps, truth, centre)) < 0.5
     if kind == "rigid":
         torch.testing.assert_close(maps[:, :3, :3] @ maps[:, :3, :3].mT, torch.eye(3).double().expand(3, 3, 3))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_lies_outside_of_the_mask_does_not_count(moved, number, tmp_path):
+    """A bright table that stays where it is, while the body above it moves."""
+    frames, _, centre, affine = moved
+    body = np.pad(frames[0].data, ((0, 0), (0, 24), (0, 0)))
+    truth = about(np.eye(3), centre, [0, 0, 6])
+    shown = resample(body[None], affine, np.linalg.inv(truth) @ affine, body.shape)[0]
+    table = 3 * make_phantom(6, size=body.shape, timepoints=2)["image"][0].numpy()
+    still = np.indices(body.shape)[1] >= frames[0].data.shape[1]
+    pair = tuple(Frame(np.where(still, table, x), affine, "t") for x in (body, shown))
+    files = []
+    for k in range(number):
+        files.append(str(tmp_path / f"mask{k}.nii.gz"))
+        nibabel.save(nibabel.Nifti1Image((~still).astype(np.uint8), affine), files[-1])
+    item = {"image": Series(pair, None, None)}
+    truths = [np.eye(4), truth]
+    align = AlignInitiald(kind="rigid")
+    assert errors_mm(align({**item, "mask": files})["initial"], truths, centre)[1] < 0.1
+    assert errors_mm(align(item)["initial"], truths, centre)[1] > 2
 
 
 def test_another_reference_stays(moved):
