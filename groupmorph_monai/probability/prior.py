@@ -149,7 +149,8 @@ class UnitGaussian:
 
 class MomentumNorm:
     """``-log p(m) = weight <m, v>`` with ``v`` the smoothed momentum (AVSM, Eqs. 8 and 9): a Gaussian with the inverse
-    filter's covariance. Of point estimates, so that there is no log variance to weigh.
+    filter's covariance. Of point estimates, so that there is no log variance to weigh. Of velocities, as a refinement
+    takes them, it is the Gaussian whose covariance is the filter.
 
     Args:
         weight: lambda_vr.
@@ -160,6 +161,12 @@ class MomentumNorm:
         if weight < 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
         self.weight, self.smoothing = weight, smoothing or MultiGaussian()
+
+    def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
+        """Eigenvalues of a velocity's precision, as `FluidPrior.terms` gives them: one ``(*S)``, float64."""
+        # What the filter leaves a millionth of is held as firmly as anything need be.
+        filtered = self.smoothing.spectrum(size).clamp_min(1e-6)
+        return [self.weight * step ** (2 + len(size)) / filtered]
 
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
         """The loss term of momenta ``(B, K, D, *S)``: the mean over voxels, timepoints and batch, summed over

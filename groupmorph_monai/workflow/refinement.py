@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..probability.likelihood import Likelihood
-from ..probability.prior import FluidPrior
+from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.grid import displace, upsample_field
 from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict
 
@@ -80,7 +80,7 @@ class Refinement:
     def __init__(
         self,
         likelihood: Likelihood,
-        prior: FluidPrior,
+        prior: FluidPrior | MomentumNorm,
         levels: Sequence[int] = (16, 8, 4, 2, 1),
         iterations: Sequence[int] = (8, 6, 4, 6, 6),
         tolerance: float = 0.02,

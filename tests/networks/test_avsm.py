@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.networks import AffineNet, MomentumNet
 from groupmorph_monai.probability import MomentumNorm, Posterior, split_parameters
 from groupmorph_monai.space import AffineFlow, MultiGaussian, ReferenceAlignment, ScalingAndSquaring, compose
-from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import RegistrationInferer
 
 
@@ -39,6 +39,19 @@ def test_the_velocity_is_the_smoothed_momentum_and_its_norm_the_inner_product():
     expected = 2.5 * (momentum * velocity).flatten(2).sum() / (3 * 9 * 12 * 10)
     assert MomentumNorm(2.5)(momentum).item() == pytest.approx(expected.item(), rel=1e-4)
     assert expected > 0  # the filter is positive definite
+
+
+def test_refining_a_velocity_pays_what_its_momentum_would():
+    size, prior = (16, 20, 12), MomentumNorm(2.5, MultiGaussian((0.05, 0.2), (0.5, 0.5)))
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).double()
+    momentum = gaussian_filter(noise, 1.0).unsqueeze(1)
+    velocity = prior.smoothing(momentum)
+    (precision,) = prior.terms(size)
+    energy = (precision * CosineTransform(size, velocity)(velocity).square()).sum()
+    torch.testing.assert_close(energy, 2.5 * (momentum * velocity).sum(), rtol=1e-3, atol=0)
+    # The same velocity on every second voxel is half as long in these voxels, and each of them stands for eight.
+    (coarse,) = prior.terms([n // 2 for n in size], 2.0)
+    torch.testing.assert_close(coarse[:3, :3, :3], 32 * precision[:3, :3, :3])
 
 
 def test_too_few_volumes_are_refused():
