@@ -142,7 +142,7 @@ def _between(differences: Tensor, affine: Tensor) -> Tensor:
 
 
 def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> dict[str, float]:
-    """``landmark_{before,after}_mm_{mean,sd,95}``: over all ordered pairs and landmarks, without and with registration;
+    """``landmark_{before,after}_mm_{mean,median,sd,95}``: over all ordered pairs and landmarks, without and with registration;
     sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
     after = landmark_distances_mm(landmarks, ddf, inverse_ddf, affine)
     placed = landmarks.to(ddf)
@@ -150,6 +150,7 @@ def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affi
     errors = {}
     for name, distances in (("before", before.double()), ("after", after.double())):
         errors[f"landmark_{name}_mm_mean"] = float(distances.mean())
+        errors[f"landmark_{name}_mm_median"] = float(distances.quantile(0.5))
         errors[f"landmark_{name}_mm_sd"] = float(distances.std(correction=0))
         errors[f"landmark_{name}_mm_95"] = float(distances.quantile(0.95))
     return errors

@@ -26,6 +26,7 @@ SHOWN = (
     "series",
     "landmark_before_mm_mean",
     "landmark_after_mm_mean",
+    "landmark_after_mm_median",
     "landmark_after_mm_sd",
     "dice",
     "surface_distance_mm",

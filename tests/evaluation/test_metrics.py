@@ -148,6 +148,7 @@ def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimet
     assert errors["landmark_before_mm_mean"] == pytest.approx(before.mean(), rel=1e-9)
     assert errors["landmark_before_mm_sd"] == pytest.approx(before.std(), rel=1e-9)
     assert errors["landmark_before_mm_95"] == pytest.approx(np.percentile(before, 95), rel=1e-9)
+    assert errors["landmark_before_mm_median"] == pytest.approx(np.median(before), rel=1e-9)
     assert before.mean() > 0.2
 
 
