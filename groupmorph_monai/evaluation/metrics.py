@@ -142,8 +142,8 @@ def _between(differences: Tensor, affine: Tensor) -> Tensor:
 
 
 def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> dict[str, float]:
-    """``landmark_{before,after}_mm_{mean,median,sd,95}``: over all ordered pairs and landmarks, without and with registration;
-    sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
+    """``landmark_{before,after}_mm_{mean,median,sd,95}``: over all ordered pairs and landmarks, without and with
+    registration; sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
     after = landmark_distances_mm(landmarks, ddf, inverse_ddf, affine)
     placed = landmarks.to(ddf)
     before = _between(placed[:, None] - placed[None], affine)
