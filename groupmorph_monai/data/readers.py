@@ -179,8 +179,8 @@ def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     return [Frame(np.ascontiguousarray(data), file.affine, file.path) for file, data in volumes], first
 
 
-def read_series(series: str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
-    """Read K scans of one patient.
+def read_series(series: Series | str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
+    """Read K scans of one patient; a series that is read already is given back.
 
     Args:
         series: a 4D file; a list of 3D files in the order of time; or a folder, whose image files count in the natural
@@ -189,6 +189,8 @@ def read_series(series: str | Path | Sequence[str | Path] | None, timepoints: in
         timepoints: the one K that the network takes; none for any.
     Raises: InputError, in one line, for whatever the user can mend.
     """
+    if isinstance(series, Series):
+        return series
     given = [series] if isinstance(series, (str, Path)) else list(series or [])
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")

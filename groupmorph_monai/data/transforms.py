@@ -14,7 +14,7 @@ from ..errors import InputError
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_points
-from .readers import Series, read_image, read_series
+from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
 __all__ = ["ClipSeriesd", "LoadSeriesd", "ScalePercentilesd"]
@@ -37,7 +37,7 @@ class ClipSeriesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item) if self.least is not None else ():
-            series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
+            series = read_series(item[key], self.timepoints)
             frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
             item[key] = replace(series, frames=tuple(frames))
         return item
@@ -82,7 +82,7 @@ class LoadSeriesd(MapTransform):
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         maps = {name: files for name, files in maps.items() if files is not None}
         for key in self.keys:
-            series = item[key] if isinstance(item[key], Series) else read_series(item[key], self.timepoints)
+            series = read_series(item[key], self.timepoints)
             affine, size = working_grid(series.frames[0], self.spacing_mm)
             if self.spacing_mm is not None and min(size) < 4:
                 raise InputError(

@@ -46,6 +46,15 @@ def prepare_series(
     return found["image"], surfaces or None, (), others
 
 
+def _both_orders(pairs: Tensor) -> Tensor:
+    """``(B, 2, *S)`` to ``(2 * B, 2, *S)``: as they are, then exchanged."""
+    if pairs.shape[1] != 2:
+        raise InputError(
+            f"symmetry_weight: expected pairs, got {pairs.shape[1]} timepoints; add --overlay modes/symmetric"
+        )
+    return torch.cat([pairs, pairs.flip(1)])
+
+
 class RegistrationInferer(Inferer):
     """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on
     request.
@@ -133,11 +142,7 @@ class RegistrationInferer(Inferer):
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         constrain = self.alignment.constrain
         if network.training and self.exchange:
-            if images.shape[1] != 2:
-                raise InputError(
-                    f"symmetry_weight: expected pairs, got {images.shape[1]} timepoints; add --overlay modes/symmetric"
-                )
-            images = torch.cat([images, images.flip(1)])
+            images = _both_orders(images)
 
         def displacement(field: Tensor) -> Tensor:
             return self.transformation(constrain(field))
@@ -159,12 +164,8 @@ class RegistrationInferer(Inferer):
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
         if not network.training or self.invert or self.bidirectional:
             result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
-        if network.training and self.bidirectional:
-            common = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
-            result["returned"] = torch.stack([images, warp(common, result["inverse_ddf"])], dim=2).flatten(0, 1)
-        if network.training and self.exchange:
-            there, back = ddf[:, 1:].chunk(2)
-            result["there_and_back"] = compose(there, back)[:, 0]
+        if network.training:
+            self._add_comparisons(result, images)
         if not network.training and self.draws:
             draws = (
                 self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)
@@ -173,6 +174,15 @@ class RegistrationInferer(Inferer):
             )
             result["ddf_std"] = self._spread(draws, images)
         return result
+
+    def _add_comparisons(self, result: dict[str, Tensor], images: Tensor) -> None:
+        """What a loss compares beside ``warped``, where it is asked for."""
+        if self.bidirectional:
+            common = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
+            result["returned"] = torch.stack([images, warp(common, result["inverse_ddf"])], dim=2).flatten(0, 1)
+        if self.exchange:
+            there, back = result["ddf"][:, 1:].chunk(2)
+            result["there_and_back"] = compose(there, back)[:, 0]
 
     def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         if self.codes is not None:

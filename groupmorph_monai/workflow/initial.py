@@ -63,7 +63,7 @@ class AlignInitiald(MapTransform):
         voxels: Sequence[int] = (24, 48),
         iterations: int = 12,
     ):
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys=True)  # a phantom has no files to bring together
         if kind not in (*KINDS, None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
         self.kind = None if kind == "none" else kind
@@ -73,11 +73,10 @@ class AlignInitiald(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        if self.kind is None or "phantom" in item or "heart" in item:
+        if self.kind is None:
             return item
         for key in self.key_iterator(item):
-            if not hasattr(item[key], "frames"):
-                item[key] = read_series(item[key], self.timepoints)
+            item[key] = read_series(item[key], self.timepoints)
             files = item.get("mask") or []
             files = [files] if isinstance(files, (str, Path)) else files
             if len(files) not in (1, len(item[key].frames)):
@@ -95,6 +94,7 @@ class AlignInitiald(MapTransform):
         extent = max(np.linalg.norm(frames[0].affine[:3, :3], axis=0) * np.array(frames[0].data.shape))
         # What `resample` takes as it is; it would convert whole volumes again and again.
         frames = [Frame(np.ascontiguousarray(f.data, dtype=np.float64), f.affine, f.path) for f in frames]
+        masks = [Frame((m.data > 0).astype(np.float64), m.affine, m.path) for m in masks]
         percentiles = [np.percentile(frame.data, (1, 50, 99.5)) for frame in frames]
 
         def on_grid(maps: Mapping[int, Tensor], voxels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,8 +105,8 @@ class AlignInitiald(MapTransform):
                 volume = resample(frames[k].data[None], frames[k].affine, matrix.numpy() @ grid, size)[0]
                 volumes.append((volume - low) / max(high - low, 1e-6))
             inside = [
-                resample((masks[k].data > 0)[None].astype(np.float64), masks[k].affine, maps[k].numpy() @ grid, size)[0]
-                for k in maps
+                resample(masks[k].data[None], masks[k].affine, matrix.numpy() @ grid, size)[0]
+                for k, matrix in maps.items()
                 if k < len(masks)
             ]
             inside = torch.from_numpy(np.stack(inside)).float() if inside else torch.ones(1, *size)
