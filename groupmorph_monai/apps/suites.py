@@ -129,6 +129,11 @@ def _trained(
     return train_alike(method, files, folder, minutes, timepoints, tell, **model, **settings)
 
 
+def _refined(trained: BundleMethod, overlays: Sequence[str]) -> BundleMethod:
+    """What the refinement makes of the network's own answer."""
+    return replace(trained, config_files=config_files("inference", overlays))
+
+
 def _models(args: argparse.Namespace) -> list[dict]:
     cases, methods = _cases(args), {}
     # Small, for as many iterations as a short time can hold.
@@ -138,6 +143,8 @@ def _models(args: argparse.Namespace) -> list[dict]:
             name, overlays = overlay or "GroupMorph", [overlay] if overlay else []
             folder, train_overlays = Path(scratch) / name.replace("/", " "), ("data/phantom_small", *overlays)
             methods[name] = _trained(args, tell, folder, overlays, train_overlays, len(cases[0]["image"]), **small)
+            if overlay not in ADDITIONS:  # these change the training, and then what their refinement begins from
+                methods[f"{name}, refined"] = _refined(methods[name], overlays)
         return compare(cases, methods, tell)
 
 
@@ -222,7 +229,8 @@ def _affine(args: argparse.Namespace) -> list[dict]:
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})
             for n in (1, 2, 3, 5, 7)
         }
-        return compare(affine_cases(args.seeds), {**steps, "optimised": align_by_steps}, tell)
+        steps["7 steps, refined"] = _refined(steps["7 steps"], [base])
+        return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, tell)
 
 
 def _reliability(args: argparse.Namespace) -> list[dict]:

@@ -34,7 +34,11 @@ class MeanAlignment:
 
     def constrain(self, z: Tensor) -> Tensor:
         """What of z counts: with ``remove_mean`` all but its mean over K."""
-        return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
+        return self.observable(z) if self.remove_mean else z
+
+    def observable(self, z: Tensor) -> Tensor:
+        """z without what no image tells, a motion of all timepoints together: of mean 0 over K."""
+        return z - z.mean(dim=1, keepdim=True)
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
@@ -63,6 +67,10 @@ class ReferenceAlignment:
     def constrain(self, z: Tensor) -> Tensor:
         """z without its mean over K: a motion of all timepoints together moves none of them against the reference."""
         return z - z.mean(dim=1, keepdim=True)
+
+    def observable(self, z: Tensor) -> Tensor:
+        """z without what no image tells, a motion of all timepoints together."""
+        return self.constrain(z)
 
     def _pin(self, ddf: Tensor) -> Tensor:
         fixed = torch.zeros_like(ddf[:, :1])
@@ -101,6 +109,10 @@ class OneWayAlignment(ReferenceAlignment):
         """z with no velocity for the reference."""
         self._check(z)
         return self._pin(z)
+
+    def observable(self, z: Tensor) -> Tensor:
+        """Motion against the reference, to first order: z less the reference's."""
+        return z - self._fixed(z)
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
         return transformation(self.constrain(z))

@@ -1,5 +1,6 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
+from .affine_refinement import AffineRefinement
 from .codes import CodesOf, PriorCodes
 from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
@@ -8,6 +9,7 @@ from .memory import keep_freed_memory
 from .refinement import Refinement
 
 __all__ = [
+    "AffineRefinement",
     "AlignInitiald",
     "CodesOf",
     "ComposeInitiald",

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.grid import compose, upsample_field, warp
+from .affine_refinement import AffineRefinement
 from .refinement import Refinement, stride_of
 
 __all__ = ["RegistrationInferer", "native_bf16", "prepare_series"]
@@ -92,7 +93,7 @@ class RegistrationInferer(Inferer):
         alignment: MeanAlignment | ReferenceAlignment,
         transformation: Transformation,
         passes: int = 1,
-        refinement: Refinement | None = None,
+        refinement: Refinement | AffineRefinement | None = None,
         window_size_voxels: Sequence[int] | None = None,
         overlap: float = 0.5,
         draws: int = 0,
@@ -159,7 +160,7 @@ class RegistrationInferer(Inferer):
             if initial is not None:
                 stride = stride_of(dvf, images)
                 still = constrain(-torch.stack([affine_velocity(logs, dvf, stride) for logs in initial]))
-            dvf = constrain(self.refinement(dvf, images, displacement, mask, still))
+            dvf = constrain(self.refinement(dvf, images, displacement, mask, still, self.alignment.observable))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
         if not network.training or self.invert or self.bidirectional:
@@ -168,7 +169,7 @@ class RegistrationInferer(Inferer):
             self._add_comparisons(result, images)
         if not network.training and self.draws:
             draws = (
-                self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed)
+                self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed, self.alignment.observable)
                 if self.refinement is not None
                 else self._network_draws(dvf, mean, log_variance, model, seen)
             )

@@ -9,11 +9,13 @@ from tqdm import tqdm
 
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
+from ..space.alignment import MeanAlignment
 from ..space.grid import displace, upsample_field
 from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict
 
 __all__ = ["Refinement", "stride_of"]
 
+_OF_MEAN_0 = MeanAlignment().observable
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 
@@ -45,6 +47,28 @@ class _Quadratic:
     @property
     def mean_curvature(self) -> Tensor:
         return self.curvature.diagonal(dim1=1, dim2=2).mean()
+
+
+class _Pieces:
+    """z ``(1, K, T * D, *S_z)`` of T velocities, one flow after the other, as what they share and what sets them
+    apart. A stationary velocity is one that shares all with itself.
+
+    Args:
+        images: ``(1, K, *S)``.
+    """
+
+    def __init__(self, z: Tensor, images: Tensor):
+        pieces = z.unflatten(2, (-1, images.dim() - 2))
+        self.number, self.shared = pieces.shape[2], pieces.mean(dim=2)
+        self._apart = (pieces - self.shared.unsqueeze(2)).flatten(2, 3)
+        self._images, self._stride = images, stride_of(z, images)
+
+    def whole(self, shared: Tensor) -> Tensor:
+        """z on the lattice of ``shared`` ``(1, K, D, *C)``."""
+        if self.number == 1:
+            return shared
+        apart = _on_lattice(self._apart, self._stride, stride_of(shared, self._images), self._images.shape[2:])
+        return apart + torch.cat([shared] * self.number, dim=2)
 
 
 class Refinement:
@@ -106,28 +130,47 @@ class Refinement:
         displacement: Callable[[Tensor], Tensor],
         mask: Tensor | None = None,
         still: Tensor | None = None,
+        observable: Callable[[Tensor], Tensor] = _OF_MEAN_0,
     ) -> Tensor:
-        """Refined z, ``(B, K, D, *ceil(S / lattice_voxels))``, its mean over K that of the given z: the images cannot
-        tell it.
+        """Refined z, ``(B, K, T * D, *ceil(S / lattice_voxels))``.
 
         Args:
-            z: ``(B, K, D, *S_z)`` to start from, on any lattice of the images.
+            z: ``(B, K, T * D, *S_z)`` to start from, on any lattice of the images. Of T velocities, one flow after the
+                other, what they share is refined and what sets them apart is kept.
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
             mask: 1 where voxels count and 0 where not, ``(B, K, *S)``, or ``(B, 1, *S)`` of the first timepoint, which
                 then holds where its voxels go.
-            still: z of a series in which nothing moved, like ``z``; none is 0.
+            still: ``(B, K, D, *S_z)``, what z shares of a series in which nothing moved; none is 0.
+            observable: of a change of z, all but a motion of all timepoints together, as the alignment holds it.
         """
-        still = torch.zeros_like(z) if still is None else still
-        each = zip(z.split(1), still.split(1), images.split(1), [None] * len(z) if mask is None else mask.split(1))
-        return torch.cat([self._series(*item, displacement) for item in each])
+        found = []
+        for n, (z_one, x) in enumerate(zip(z.split(1), images.split(1))):
+            pieces = _Pieces(z_one, x)
+            unmoved = torch.zeros_like(pieces.shared) if still is None else still[n : n + 1]
+            inside = None if mask is None else mask[n : n + 1]
+            found.append(pieces.whole(self._series(pieces, unmoved, x, inside, displacement, observable)))
+        return torch.cat(found)
 
-    def _series(self, z: Tensor, still: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable) -> Tensor:
-        size = images.shape[2:]
+    def _series(
+        self,
+        pieces: _Pieces,
+        still: Tensor,
+        images: Tensor,
+        mask: Tensor | None,
+        displacement: Callable,
+        observable: Callable,
+    ) -> Tensor:
+        """What the refined pieces share."""
+
+        def moved(z: Tensor) -> Tensor:
+            return displacement(pieces.whole(z))
+
+        z, size = pieces.shared, images.shape[2:]
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
-        start, weights, stayed = z, [1.0] * len(self.prior.terms((1,))), True
+        start, weights, stayed = z, self._weights(pieces), True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
                 level = coarsen(images, factor)
@@ -139,10 +182,10 @@ class Refinement:
                 *moving, unmoved = (_on_lattice(v, stride_of(v, images), step, size) for v in known)
                 z = moving[0]
                 if stayed or factor > 1:
-                    z, stayed = self._restart(moving, unmoved, level, level_mask, displacement, step // factor)
+                    z, stayed = self._restart(moving, unmoved, level, level_mask, moved, step // factor)
                 best, damping = None, 0.0
                 for _ in range(iterations):
-                    model = self._model(level, level_mask, displacement(z), step // factor)
+                    model = self._model(level, level_mask, moved(z), step // factor)
                     terms = [w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
                     if best is not None and _worse(model, z, *best, sum(terms)):
                         # Levenberg and Marquardt: back, and a shorter step from there.
@@ -153,7 +196,7 @@ class Refinement:
                     best = model, z
                     precision = sum(terms)
                     ascent = _ascent(model, precision, z[0])
-                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
+                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps, observable)
                     # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
@@ -167,6 +210,10 @@ class Refinement:
                     if length_voxels < self.tolerance * factor:
                         break
         return z
+
+    def _weights(self, pieces: _Pieces) -> list[float]:
+        """Of the prior's terms, before any evidence: what all pieces share costs each of them."""
+        return [float(pieces.number)] * len(self.prior.terms((1,)))
 
     def _restart(
         self,
@@ -208,9 +255,10 @@ class Refinement:
         mask: Tensor | None = None,
         number: int = 20,
         seed: int = 0,
+        observable: Callable[[Tensor], Tensor] = _OF_MEAN_0,
     ) -> Iterator[Tensor]:
         """Draws of z from Laplace's approximation of its posterior at a refined z, each like ``z``, which is one
-        series' ``(1, K, D, *S)``; the other arguments are those of a call.
+        series' ``(1, K, T * D, *S)``; the other arguments are those of a call.
 
         ``N(z, (H + Lambda)^-1)``: a draw solves ``(H + Lambda) d = sqrt(H) e + sqrt(Lambda) f`` for white e and f
         (Papandreou and Yuille 2010, Gaussian sampling by local perturbations). Here every voxel counts in full: on
@@ -218,8 +266,10 @@ class Refinement:
         """
         generator = torch.Generator(z.device).manual_seed(seed)
         model = self._model(images, mask, displacement(z), self.lattice_voxels)
+        pieces = _Pieces(z, images)
+        z = pieces.shared
         priors = [t.to(z) for t in self.prior.terms(z.shape[3:], self.lattice_voxels)]
-        weights = [1.0] * len(priors)
+        weights = self._weights(pieces)
         for _ in range(10 if self.adapt_prior else 0):
             terms = [w * t for w, t in zip(weights, priors)]
             weights = [w * c for w, c in zip(weights, _evidence(terms, z[0], model.mean_curvature, weights))]
@@ -236,7 +286,7 @@ class Refinement:
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.sqrt() * white()
-            yield z + _solve(model, precision, right, 4 * self.conjugate_steps)
+            yield pieces.whole(z + _solve(model, precision, right, 4 * self.conjugate_steps, observable))
 
     def _model(self, images: Tensor, mask: Tensor | None, ddf: Tensor, factor: int) -> _Quadratic:
         """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of ``images``."""
@@ -290,9 +340,9 @@ def _ascent(model: _Quadratic, precision: Tensor, z: Tensor) -> Tensor:
     return cosine(model.force) - precision * cosine(z)
 
 
-def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
-    """``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate gradients; ``right`` in cosine
-    coordinates."""
+def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int, observable: Callable) -> Tensor:
+    """What is ``observable`` of ``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate
+    gradients; ``right`` in cosine coordinates."""
     cosine = CosineTransform(right.shape[2:], right)
     # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
     scale = (precision + 0.2 * model.mean_curvature).rsqrt()
@@ -314,8 +364,7 @@ def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int) -> T
         if rr.sum() < 1e-4 * first.sum():
             break
         p = r + rr / previous.clamp_min(1e-30) * p
-    d = cosine.inverse(scale * y)
-    return d - d.mean(dim=0, keepdim=True)
+    return observable(cosine.inverse(scale * y)[None])[0]
 
 
 def _evidence(terms: Sequence[Tensor], z: Tensor, curvature: Tensor, weights: Sequence[float]) -> list[float]:

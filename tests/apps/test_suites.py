@@ -72,12 +72,15 @@ def test_each_likelihood_refines_by_itself(measured, tmp_path):
 
 def test_every_model_and_addition_is_trained_as_long_and_registers_as_itself(measured, tmp_path):
     run("models", tmp_path)
-    assert len(measured["methods"]) == 1 + 6 + 3 and set(measured["methods"]) >= {"models/avsm", "priors/temporal"}
+    refined = {name for name in measured["methods"] if name.endswith(", refined")}
+    assert len(refined) == 1 + 6 and len(measured["methods"]) == 2 * len(refined) + 3
+    assert set(measured["methods"]) >= {"models/avsm", "models/avsm, refined", "priors/temporal"}
     assert {minutes for _, minutes, _ in measured["trained"].values()} == {2.0}
     for name, method in measured["methods"].items():
-        parser, _, timepoints = measured["trained"][name.replace("/", " ")]
+        parser, _, timepoints = measured["trained"][name.removesuffix(", refined").replace("/", " ")]
         assert timepoints == 6 and parser.get("patch_size_voxels") == [32, 32, 32]
         assert parser.get("network_def")["_target_"] == value(method, "network_def")["_target_"]
+        assert (value(method, "inferer")["refinement"] is not None) == (name in refined)
 
 
 def test_the_symmetry_loss_is_all_that_differs_but_for_what_is_symmetric(measured, tmp_path):
@@ -95,7 +98,9 @@ def test_affine_steps_share_one_training(measured, tmp_path):
     (parser, minutes, timepoints) = measured["trained"]["affine"]
     assert (minutes, timepoints, parser.get("passes")) == (0.85 * 2, 3, 3)
     steps = {name: value(method, "passes") for name, method in measured["methods"].items() if "step" in name}
-    assert steps == {"1 step": 1, "2 steps": 2, "3 steps": 3, "5 steps": 5, "7 steps": 7}
+    assert steps == {"1 step": 1, "2 steps": 2, "3 steps": 3, "5 steps": 5, "7 steps": 7, "7 steps, refined": 7}
+    unrefined = [name for name in steps if value(measured["methods"][name], "inferer")["refinement"] is None]
+    assert unrefined == [name for name in steps if name != "7 steps, refined"]
 
 
 def test_covariance_crosses_the_prior_with_the_posterior(measured, tmp_path):

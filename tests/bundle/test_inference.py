@@ -99,8 +99,7 @@ REGISTER = sorted(
 
 @pytest.mark.parametrize("overlay", REGISTER)
 def test_every_overlay_of_the_shipped_weights_registers(overlay, series, tmp_path):
-    effort = "no_refine" if overlay == "modes/symmetric.yaml" else "fast"
-    infer(series[: 2 if overlay in PAIRS else 6], tmp_path, overlay, effort=effort)
+    infer(series[: 2 if overlay in PAIRS else 6], tmp_path, overlay, effort="fast")
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
 

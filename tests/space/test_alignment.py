@@ -60,6 +60,16 @@ def test_one_way_each_timepoint_has_its_own_velocity_and_the_references_does_not
         OneWayAlignment(3)(z, EXP)
 
 
+@pytest.mark.parametrize("alignment", [MeanAlignment(remove_mean=True), ReferenceAlignment(1), OneWayAlignment(1)])
+def test_a_motion_of_all_together_is_not_observable(alignment):
+    z = velocities()
+    together = z + linear(SHEAR)
+    found = alignment.observable(z)
+    torch.testing.assert_close(alignment.observable(together), found)
+    torch.testing.assert_close(alignment.constrain(found), found)
+    torch.testing.assert_close(found[:, 2] - found[:, 0], z[:, 2] - z[:, 0])
+
+
 def test_translations_commute():
     shifts = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, -1]], dtype=torch.float64)
     z = shifts.view(1, 3, 3, 1, 1, 1).expand(1, 3, 3, *SIZE)

@@ -193,7 +193,7 @@ def test_refinement_leaves_the_weights():
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
     told = []
 
-    def refinement(z, images, displacement, mask, still):
+    def refinement(z, images, displacement, mask, still, observable):
         told.append(still)
         return z
 

@@ -4,7 +4,14 @@ import torch
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
-from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring, upsample_field
+from groupmorph_monai.space import (
+    FlowSequence,
+    MeanAlignment,
+    OneWayAlignment,
+    ReferenceAlignment,
+    ScalingAndSquaring,
+    upsample_field,
+)
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement
 from groupmorph_monai.workflow.refinement import _ascent, _evidence, _on_lattice, _Quadratic, _solve
@@ -156,7 +163,7 @@ def test_a_step_solves_the_normal_equations():
     z = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
     spectrum = FluidPrior(0.5, 0.1, 0.2, 0.3).spectrum(size)
     model = _Quadratic(torch.tensor(0.0), force, curvature)
-    found = _solve(model, spectrum, _ascent(model, spectrum, z), steps=400)
+    found = _solve(model, spectrum, _ascent(model, spectrum, z), 400, MeanAlignment().observable)
     cosine = CosineTransform(size, z)
     identity = torch.eye(24, dtype=torch.float64).view(24, *size)
     precision = cosine.inverse(spectrum * cosine(identity)).flatten(1)
@@ -179,7 +186,7 @@ def test_draws_have_the_covariance_of_the_posterior(monkeypatch):
     monkeypatch.setattr(ask, "_model", lambda *given: model)
     ask.prior = FluidPrior(0.3, 0.5)
     z = torch.ones(1, timepoints, 3, *size)
-    found = torch.cat(list(ask.draws(z, None, lambda z: z, number=4000)))
+    found = torch.cat(list(ask.draws(z, torch.zeros(1, timepoints, *size), lambda z: z, number=4000)))
     spectrum = ask.prior.spectrum(size)
     for d, weight in enumerate((1.0, 4.0, 0.0)):
         # A third of the variance is that of the mean over timepoints, which draws do not have.
@@ -228,3 +235,50 @@ def test_a_field_keeps_its_length_on_every_lattice():
     torch.testing.assert_close(_on_lattice(z, 4, 16, size), torch.full((1, 2, 3, 2, 2, 2), 0.125))
     with pytest.raises(ValueError, match="lattice"):
         _on_lattice(z, 4, 6, size)
+
+
+def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apart_is_kept(phantom):
+    x, short = images(phantom), refinement(levels=(4, 2, 1), iterations=(4, 4, 3))
+    sequence = FlowSequence(EXP, 3)
+
+    def one_after_the_other(z):
+        return sequence(MeanAlignment(remove_mean=True).constrain(z))
+
+    stationary = short(start(phantom), x, displacement)
+    alike = short(start(phantom).repeat(1, 1, 3, 1, 1, 1), x, one_after_the_other)
+    assert stationary.abs().mean() > 0.1
+    # Three flows of a third each are the one, up to the integration's own error.
+    assert (alike - stationary.repeat(1, 1, 3, 1, 1, 1)).abs().mean() < 0.05 * stationary.abs().mean()
+    first, second, third = (v.view(1, 1, 3, 1, 1, 1) * torch.ones_like(start(phantom)) for v in torch.eye(3))
+    apart = torch.cat([first, second, third], dim=2)
+    kept = short(apart, x, one_after_the_other).chunk(3, dim=2)
+    for found, given in zip(kept, apart.chunk(3, dim=2)):
+        difference = found - (kept[0] + kept[1] + kept[2]) / 3
+        # On every second voxel instead of every fourth a voxel is half as long.
+        expected = 2 * (given - (first + second + third) / 3)[..., :1, :1, :1].expand_as(difference)
+        torch.testing.assert_close(difference, expected, atol=1e-4, rtol=0)
+    draws = list(short.draws(alike, x, one_after_the_other, number=2))
+    assert draws[0].shape == alike.shape and (draws[0] - draws[1]).abs().max() > 1e-3
+    parts = (draws[0] - alike).chunk(3, dim=2)
+    torch.testing.assert_close(parts[1], parts[0], atol=1e-5, rtol=0)
+
+
+def test_the_reference_of_one_way_stays_and_the_others_arrive(phantom):
+    x, alignment, points = images(phantom), OneWayAlignment(0), phantom["landmarks"]
+    short = refinement(iterations=(0, 0, 4, 4, 4))
+    error = {}
+    for kind in (alignment, ReferenceAlignment(0)):
+
+        def moved(z, kind=kind):
+            return EXP(kind.constrain(z))
+
+        z = short(start(phantom), x, moved, observable=kind.observable)
+        ddf, inverse = (upsample_field(u, 2, x.shape[2:])[0] for u in (kind(z, EXP), kind.inverse(z, EXP)))
+        error[type(kind)] = landmark_distances_mm(points, ddf, inverse, torch.eye(4)).mean()
+        if kind is alignment:
+            assert z[:, 0].abs().max() == 0 and z[:, 1].abs().max() > 0.5
+    still = torch.zeros(4, 3, *x.shape[2:])
+    before = landmark_distances_mm(points, still, still, torch.eye(4)).mean()
+    assert before > 1
+    # Steps of mean 0 alone, with the reference's left out, would go half of a pair's way at a time.
+    assert error[OneWayAlignment] < min(1.5 * error[ReferenceAlignment], 0.2 * before)
