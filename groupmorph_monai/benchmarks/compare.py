@@ -25,7 +25,7 @@ from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.initial import ComposeInitiald
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 
-__all__ = ["BundleMethod", "compare", "lesion_volume_error_percent", "scale", "write_table"]
+__all__ = ["BundleMethod", "before_and_after_mm", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]
@@ -114,6 +114,20 @@ def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         fields, seconds, peak_gb = pool.submit(_run, method, images).result()
     return [torch.from_numpy(u) for u in fields], seconds, peak_gb
+
+
+def before_and_after_mm(landmarks_mm: Tensor, ddf: Tensor, inverse: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Landmark distances ``(pairs, P)`` in mm of a series as it is, and registered.
+
+    Args:
+        landmarks_mm: ``(K, P, 3)``, RAS.
+        ddf, inverse, grid: what `BundleMethod.prepare_whole` gives.
+    """
+    to_voxels = torch.linalg.inv(grid).float()
+    landmarks = landmarks_mm @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    still = torch.zeros_like(ddf[..., :2, :2, :2])  # the same everywhere
+    before, after = (landmark_distances_mm(landmarks, *u, grid) for u in ((still, still), (ddf, inverse)))
+    return before, after
 
 
 def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:

@@ -11,9 +11,8 @@ from torch.nn.functional import interpolate
 
 from ..data.phantom import make_phantom
 from ..data.readers import Frame, Series
-from ..evaluation.metrics import landmark_distances_mm
 from ..workflow.memory import peak_memory_gb
-from .compare import BundleMethod
+from .compare import BundleMethod, before_and_after_mm
 
 __all__ = ["full_size"]
 
@@ -31,8 +30,7 @@ def _register(method: BundleMethod, size: Sequence[int], timepoints: int, seed: 
     started = time.perf_counter()
     ddf, inverse, grid = register(series)
     seconds = time.perf_counter() - started
-    still = torch.zeros_like(ddf[..., :2, :2, :2])
-    before, after = (landmark_distances_mm(landmarks, *u, grid) for u in ((still, still), (ddf, inverse)))
+    before, after = before_and_after_mm(landmarks, ddf, inverse, grid)
     return {
         "before, mm": float(before.mean()),
         "after, mm": float(after.mean()),

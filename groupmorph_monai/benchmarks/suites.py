@@ -11,10 +11,10 @@ from ..data.breathing import make_breathing_series
 from ..data.phantom import follow, make_phantom, random_motion
 from ..data.readers import Frame, Series, read_series
 from ..data.transforms import LoadSeriesd
-from ..evaluation.metrics import folding_percent, landmark_distances_mm
+from ..evaluation.metrics import folding_percent
 from ..space.grid import compose, voxel_grid
 from ..space.integrate import AdaptiveSolver, Euler, RungeKutta4, ScalingAndSquaring
-from .compare import BundleMethod
+from .compare import BundleMethod, before_and_after_mm
 
 __all__ = ["breathing", "integrators", "synthetic_cases", "warped_cases"]
 
@@ -85,11 +85,7 @@ def breathing(
             case = make_breathing_series(seed, motion)
             affine = case["affine"].numpy()
             frames = tuple(Frame(volume.numpy(), affine, f"breathing {seed}") for volume in case["image"])
-            ddf, inverse, grid = register(Series(frames))
-            to_voxels = torch.linalg.inv(grid).float()
-            landmarks = case["landmarks_mm"] @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-            still = torch.zeros_like(ddf)
-            before, after = (landmark_distances_mm(landmarks, *u, grid) for u in ((still, still), (ddf, inverse)))
+            before, after = before_and_after_mm(case["landmarks_mm"], *register(Series(frames)))
             inside = case["inside"]
             row = {
                 "before, inside, mm": float(before[:, inside].mean()),
