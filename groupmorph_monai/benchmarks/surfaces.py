@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.transforms import LoadSeriesd
 from ..errors import InputError
@@ -51,23 +52,32 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
     return pairs(names[number:], _TEST_PAIRS)
 
 
+def _overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
+    kinds = {"": overlap((torch.as_tensor(labels) > 0).int(), affine), "each label, ": overlap(labels, affine)}
+    return {
+        f"{kind}{name}": row[key]
+        for kind, row in kinds.items()
+        for name, key in (("Dice", "dice"), ("surface distance, mm", "surface_distance_mm"))
+    }
+
+
 def compare_overlap(
     pairs: Sequence[Mapping], methods: Mapping[str, BundleMethod], progress: Callable[[str], None] = print
 ) -> list[dict]:
-    """A row a method, and one without any: overlap and distance of the labels of both subjects, mean over labels and
-    pairs."""
+    """A row a method, and one without any: overlap and surface distance of both subjects' structures, all labels
+    together, as `modes/surfaces` trains with them, and the mean of each by itself; means over pairs."""
     found: dict[str, list[dict]] = {"unregistered": []}
     registers = {name: method.prepare() for name, method in methods.items()}
     for pair in pairs:
         item = LoadSeriesd()(pair)
-        found["unregistered"].append(overlap(item["labels"], item["affine"]))
+        found["unregistered"].append(_overlap(item["labels"], item["affine"]))
         for name, register in registers.items():
             ddf, _ = register(torch.as_tensor(item["image"]))
-            found.setdefault(name, []).append(overlap(warp_labels(item["labels"], ddf), item["affine"]))
+            found.setdefault(name, []).append(_overlap(warp_labels(item["labels"], ddf), item["affine"]))
     rows = [
         {"method": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
         for name, rows in found.items()
     ]
     for row in rows:
-        progress(f"{row['method']}: Dice {row['dice']:.3f}, surfaces {row['surface_distance_mm']:.3f} mm apart")
+        progress(f"{row['method']}: Dice {row['Dice']:.3f}, surfaces {row['surface distance, mm']:.3f} mm apart")
     return rows
