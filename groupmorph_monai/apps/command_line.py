@@ -62,6 +62,10 @@ def _resolved(files: Sequence[str]) -> list[str]:
     return [str(Path(file).resolve()) for file in files]
 
 
+# What a training is laid over with and a registration by its weights needs too.
+_OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise", "modes/symmetric")
+
+
 def register(args: argparse.Namespace) -> None:
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
@@ -134,7 +138,8 @@ def train(args: argparse.Namespace) -> None:
     )
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
-        print(f"Weights: {weights}; to use them: groupmorph register SERIES --weights {weights} --output DIR")
+        model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_OF_A_MODEL))
+        print(f"Weights: {weights}; to use them: groupmorph register SERIES{model} --weights {weights} --output DIR")
 
 
 def transport(args: argparse.Namespace) -> None:

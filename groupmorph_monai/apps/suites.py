@@ -229,7 +229,7 @@ def _affine(args: argparse.Namespace) -> list[dict]:
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})
             for n in (1, 2, 3, 5, 7)
         }
-        steps["7 steps, refined"] = _refined(steps["7 steps"], [base])
+        steps["7 steps, refined"] = _refined(steps["7 steps"], [base, "data/affine_phantoms"])
         return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, tell)
 
 

@@ -56,7 +56,7 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
         FluidPrior(lambda_u=1.0, lambda_v=0.0),
         levels=(8, 4, 2, 1),
         iterations=(40, 40, 40, 40),
-        tolerance=0.002,
+        tolerance=0.01,
         lattice_voxels=1,
         adapt_prior=False,
     )

@@ -206,8 +206,8 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
     if timepoints is not None and len(frames) != timepoints:
         raise InputError(
-            f"{first.path}: expected {timepoints} timepoints, as these weights are trained for K = {timepoints}, got "
-            f"{len(frames)}; give {timepoints} volumes, or train weights for K = {len(frames)}"
+            f"{first.path}: expected {timepoints} timepoints, as many as this model takes, got {len(frames)}; give "
+            f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
         )
     return Series(tuple(frames), first.frame_time, first.header)
 

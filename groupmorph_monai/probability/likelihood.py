@@ -76,12 +76,11 @@ class SquaredError(Likelihood):
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor) -> Linearised:
-        """In closed form; the mean is the guide."""
-        timepoints = warped.shape[1]
+        """In closed form, for displacements of mean 0 over K; the mean is the guide."""
         mean = warped.mean(dim=1, keepdim=True)
-        stiffness = 2 / (self.variance * (timepoints - 1))
+        stiffness = 2 / (self.variance * (warped.shape[1] - 1))
         score = stiffness * (mean - warped)
-        weight = torch.full_like(warped, stiffness * (1 - 1 / timepoints))
+        weight = torch.full_like(warped, stiffness)
         return Linearised(-warped.var(dim=1, keepdim=True) / self.variance, mean, score, weight)
 
 

@@ -21,7 +21,19 @@ Transformation = Flow | FlowSequence | Displacement
 _SLAB_VOXELS = 2**18
 
 
-class MeanAlignment:
+class _Alignment:
+    """What z means: how a refinement, whose steps have mean 0 over K, is to see it, and back."""
+
+    def centred(self, z: Tensor) -> Tensor:
+        """z as fields whose mean over K no step needs to change."""
+        return z
+
+    def anchored(self, z: Tensor) -> Tensor:
+        """The opposite."""
+        return z
+
+
+class MeanAlignment(_Alignment):
     """All-moving: every timepoint goes to a common space that none of them defines (GroupMorph, Section 2).
 
     Args:
@@ -34,11 +46,7 @@ class MeanAlignment:
 
     def constrain(self, z: Tensor) -> Tensor:
         """What of z counts: with ``remove_mean`` all but its mean over K."""
-        return self.observable(z) if self.remove_mean else z
-
-    def observable(self, z: Tensor) -> Tensor:
-        """z without what no image tells, a motion of all timepoints together: of mean 0 over K."""
-        return z - z.mean(dim=1, keepdim=True)
+        return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
@@ -49,7 +57,7 @@ class MeanAlignment:
         return transformation.inverse(self.constrain(z))
 
 
-class ReferenceAlignment:
+class ReferenceAlignment(_Alignment):
     """All-to-one: the common space is timepoint ``reference``, whose deformation is exactly the identity.
 
     The others are composed with its inverse, ``phi_k o phi_reference^-1``: subtracting velocities instead would be
@@ -67,10 +75,6 @@ class ReferenceAlignment:
     def constrain(self, z: Tensor) -> Tensor:
         """z without its mean over K: a motion of all timepoints together moves none of them against the reference."""
         return z - z.mean(dim=1, keepdim=True)
-
-    def observable(self, z: Tensor) -> Tensor:
-        """z without what no image tells, a motion of all timepoints together."""
-        return self.constrain(z)
 
     def _pin(self, ddf: Tensor) -> Tensor:
         fixed = torch.zeros_like(ddf[:, :1])
@@ -110,8 +114,12 @@ class OneWayAlignment(ReferenceAlignment):
         self._check(z)
         return self._pin(z)
 
-    def observable(self, z: Tensor) -> Tensor:
-        """Motion against the reference, to first order: z less the reference's."""
+    def centred(self, z: Tensor) -> Tensor:
+        """The same motion of timepoints against each other, to first order, with mean 0 over K."""
+        return self.constrain(z) - self.constrain(z).mean(dim=1, keepdim=True)
+
+    def anchored(self, z: Tensor) -> Tensor:
+        """The same with none of the reference."""
         return z - self._fixed(z)
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:

@@ -1,6 +1,6 @@
 """The optimisation twin of AVSM's affine network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 
@@ -15,6 +15,8 @@ from ..space.grid import warp
 from ..space.lattice import coarsen
 
 __all__ = ["AffineRefinement"]
+
+_LEAST_VOXELS = 8  # along any axis of a level
 
 
 class AffineRefinement:
@@ -40,22 +42,24 @@ class AffineRefinement:
         displacement: Callable[[Tensor], Tensor],
         mask: Tensor | None = None,
         still: Tensor | None = None,
-        observable: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Refined z, ``(B, K, 3, *S)``, on every voxel as it is given.
+        """Refined z, ``(B, K, 3, *S)``, its mean over K that of the given z.
 
         Args:
-            z, images, displacement, mask: as for `Refinement`.
-            still, observable: those of `Refinement` have no part here: one map holds everywhere, and what no image
-                tells has no gradient.
+            z: to start from, on every voxel of the images.
+            images: ``(B, K, *S)``.
+            displacement: from z to displacements on its grid, voxels of it.
+            mask: none, as windows reach beyond any.
+            still: as for `Refinement`; no part of it here, as one map holds everywhere.
         """
-        masks = [None] * len(z) if mask is None else mask.split(1)
-        return torch.cat([self._series(*item, displacement) for item in zip(z.split(1), images.split(1), masks)])
+        if mask is not None:
+            raise InputError(
+                "mask: expected none where affine maps are refined, as the windows of their likelihood reach beyond "
+                "it; leave it out, or --overlay models/avsm_affine: the default's affine alignment heeds it"
+            )
+        return torch.cat([self._series(*item, displacement) for item in zip(z.detach().split(1), images.split(1))])
 
-    def draws(self, *args: object) -> Iterator[Tensor]:
-        raise InputError("std_draws: expected 0 where affine maps are refined, as they have no posterior; leave it out")
-
-    def _series(self, z: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable) -> Tensor:
+    def _series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
         size = images.shape[2:]
         # Coordinates in halves of the longest side about the centre make all twelve numbers count alike.
         frame = torch.eye(4).to(z)
@@ -66,32 +70,24 @@ class AffineRefinement:
 
         def moved(factor: int) -> Tensor:
             """z on every ``factor``-th voxel."""
-            logarithms = back @ pad(numbers, (0, 0, 0, 1)) @ frame
+            # A motion of all timepoints together changes what the windows hold and would be taken for an alignment.
+            logarithms = back @ pad(numbers - numbers.mean(dim=0), (0, 0, 0, 1)) @ frame
             thinned = z[(..., *[slice(None, None, factor)] * 3)] / factor
             return thinned + affine_velocity(logarithms, thinned, factor)
 
+        thinnest = max(1, min(size) // _LEAST_VOXELS)
         with torch.enable_grad():
-            for factor in sorted({ceil(max(size) / n) for n in self.voxels}, reverse=True):
-                level = coarsen(images, factor)
-                inside = None if mask is None else coarsen(mask, factor)
-                self._climb(numbers, partial(moved, factor), displacement, level, inside)
+            for factor in sorted({min(ceil(max(size) / n), thinnest) for n in self.voxels}, reverse=True):
+                self._climb(numbers, partial(moved, factor), displacement, coarsen(images, factor))
         return moved(1).detach()
 
-    def _climb(
-        self, numbers: Tensor, z: Callable[[], Tensor], displacement: Callable, images: Tensor, mask: Tensor | None
-    ) -> None:
+    def _climb(self, numbers: Tensor, z: Callable[[], Tensor], displacement: Callable, images: Tensor) -> None:
         """Change ``numbers``, on which ``z`` depends, for the better."""
         optimiser = torch.optim.LBFGS([numbers], max_iter=self.iterations, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            ddf = displacement(z())
-            warped = warp(images, ddf)
-            if mask is not None:
-                # Where any is outside, all are their mean: alike, whatever the maps, and without an edge to align.
-                share = warp(mask, ddf.detach()[:, : mask.shape[1]]).amin(dim=1, keepdim=True)
-                warped = share * warped + (1 - share) * warped.detach().mean(dim=1, keepdim=True)
-            value = -self.likelihood(warped)
+            value = -self.likelihood(warp(images, displacement(z())))
             value.backward()
             return value
 

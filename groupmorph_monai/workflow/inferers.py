@@ -115,6 +115,11 @@ class RegistrationInferer(Inferer):
                 "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
                 "modes/symmetric"
             )
+        if draws and isinstance(refinement, AffineRefinement):
+            raise InputError(
+                f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {draws}; "
+                "leave it out"
+            )
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
@@ -156,11 +161,7 @@ class RegistrationInferer(Inferer):
             z = self.posterior.draw(mean, log_variance) if network.training else mean
             dvf = constrain(dvf + model.decode(z, seen))
         if self.refinement is not None and not network.training:
-            still = None
-            if initial is not None:
-                stride = stride_of(dvf, images)
-                still = constrain(-torch.stack([affine_velocity(logs, dvf, stride) for logs in initial]))
-            dvf = constrain(self.refinement(dvf, images, displacement, mask, still, self.alignment.observable))
+            dvf = constrain(self._refined(dvf, images, mask, initial))
         ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
         result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
         if not network.training or self.invert or self.bidirectional:
@@ -169,12 +170,29 @@ class RegistrationInferer(Inferer):
             self._add_comparisons(result, images)
         if not network.training and self.draws:
             draws = (
-                self.refinement.draws(dvf, images, displacement, mask, self.draws, self.seed, self.alignment.observable)
+                self._refined_draws(dvf, images, mask)
                 if self.refinement is not None
                 else self._network_draws(dvf, mean, log_variance, model, seen)
             )
             result["ddf_std"] = self._spread(draws, images)
         return result
+
+    def _refined(self, dvf: Tensor, images: Tensor, mask: Tensor | None, initial: Tensor | None) -> Tensor:
+        centred, still = self.alignment.centred, None
+        if initial is not None:
+            stride = stride_of(dvf, images)
+            still = -torch.stack([affine_velocity(logs, dvf, stride) for logs in initial])
+            still = centred(self.alignment.constrain(still))
+        found = self.refinement(centred(dvf), images, self._displacement_of_centred, mask, still)
+        return self.alignment.anchored(found)
+
+    def _refined_draws(self, dvf: Tensor, images: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+        centred = self.alignment.centred(dvf)
+        draws = self.refinement.draws(centred, images, self._displacement_of_centred, mask, self.draws, self.seed)
+        return map(self.alignment.anchored, draws)
+
+    def _displacement_of_centred(self, z: Tensor) -> Tensor:
+        return self.transformation(self.alignment.constrain(self.alignment.anchored(z)))
 
     def _add_comparisons(self, result: dict[str, Tensor], images: Tensor) -> None:
         """What a loss compares beside ``warped``, where it is asked for."""

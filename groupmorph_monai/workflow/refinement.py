@@ -9,13 +9,11 @@ from tqdm import tqdm
 
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
-from ..space.alignment import MeanAlignment
 from ..space.grid import displace, upsample_field
 from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict
 
 __all__ = ["Refinement", "stride_of"]
 
-_OF_MEAN_0 = MeanAlignment().observable
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 
@@ -130,9 +128,9 @@ class Refinement:
         displacement: Callable[[Tensor], Tensor],
         mask: Tensor | None = None,
         still: Tensor | None = None,
-        observable: Callable[[Tensor], Tensor] = _OF_MEAN_0,
     ) -> Tensor:
-        """Refined z, ``(B, K, T * D, *ceil(S / lattice_voxels))``.
+        """Refined z, ``(B, K, T * D, *ceil(S / lattice_voxels))``, its mean over K that of the given z: the images
+        cannot tell it.
 
         Args:
             z: ``(B, K, T * D, *S_z)`` to start from, on any lattice of the images. Of T velocities, one flow after the
@@ -142,24 +140,17 @@ class Refinement:
             mask: 1 where voxels count and 0 where not, ``(B, K, *S)``, or ``(B, 1, *S)`` of the first timepoint, which
                 then holds where its voxels go.
             still: ``(B, K, D, *S_z)``, what z shares of a series in which nothing moved; none is 0.
-            observable: of a change of z, all but a motion of all timepoints together, as the alignment holds it.
         """
         found = []
         for n, (z_one, x) in enumerate(zip(z.split(1), images.split(1))):
             pieces = _Pieces(z_one, x)
             unmoved = torch.zeros_like(pieces.shared) if still is None else still[n : n + 1]
             inside = None if mask is None else mask[n : n + 1]
-            found.append(pieces.whole(self._series(pieces, unmoved, x, inside, displacement, observable)))
+            found.append(pieces.whole(self._series(pieces, unmoved, x, inside, displacement)))
         return torch.cat(found)
 
     def _series(
-        self,
-        pieces: _Pieces,
-        still: Tensor,
-        images: Tensor,
-        mask: Tensor | None,
-        displacement: Callable,
-        observable: Callable,
+        self, pieces: _Pieces, still: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable
     ) -> Tensor:
         """What the refined pieces share."""
 
@@ -170,7 +161,7 @@ class Refinement:
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
-        start, weights, stayed = z, self._weights(pieces), True
+        start, weights, stayed = z, [1.0] * len(self.prior.terms((1,))), True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
                 level = coarsen(images, factor)
@@ -186,7 +177,7 @@ class Refinement:
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, moved(z), step // factor)
-                    terms = [w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
+                    terms = [w * t.to(z) for w, t in zip(weights, self._terms(pieces, z, step))]
                     if best is not None and _worse(model, z, *best, sum(terms)):
                         # Levenberg and Marquardt: back, and a shorter step from there.
                         model, z = best
@@ -196,7 +187,7 @@ class Refinement:
                     best = model, z
                     precision = sum(terms)
                     ascent = _ascent(model, precision, z[0])
-                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps, observable)
+                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
                     # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
@@ -211,9 +202,9 @@ class Refinement:
                         break
         return z
 
-    def _weights(self, pieces: _Pieces) -> list[float]:
-        """Of the prior's terms, before any evidence: what all pieces share costs each of them."""
-        return [float(pieces.number)] * len(self.prior.terms((1,)))
+    def _terms(self, pieces: _Pieces, shared: Tensor, step: int) -> list[Tensor]:
+        """The prior's precisions of what pieces share, on every ``step``-th voxel: each piece pays for it."""
+        return [pieces.number * term for term in self.prior.terms(shared.shape[3:], step)]
 
     def _restart(
         self,
@@ -255,7 +246,6 @@ class Refinement:
         mask: Tensor | None = None,
         number: int = 20,
         seed: int = 0,
-        observable: Callable[[Tensor], Tensor] = _OF_MEAN_0,
     ) -> Iterator[Tensor]:
         """Draws of z from Laplace's approximation of its posterior at a refined z, each like ``z``, which is one
         series' ``(1, K, T * D, *S)``; the other arguments are those of a call.
@@ -268,8 +258,8 @@ class Refinement:
         model = self._model(images, mask, displacement(z), self.lattice_voxels)
         pieces = _Pieces(z, images)
         z = pieces.shared
-        priors = [t.to(z) for t in self.prior.terms(z.shape[3:], self.lattice_voxels)]
-        weights = self._weights(pieces)
+        priors = [t.to(z) for t in self._terms(pieces, z, self.lattice_voxels)]
+        weights = [1.0] * len(priors)
         for _ in range(10 if self.adapt_prior else 0):
             terms = [w * t for w, t in zip(weights, priors)]
             weights = [w * c for w, c in zip(weights, _evidence(terms, z[0], model.mean_curvature, weights))]
@@ -286,7 +276,7 @@ class Refinement:
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.sqrt() * white()
-            yield pieces.whole(z + _solve(model, precision, right, 4 * self.conjugate_steps, observable))
+            yield pieces.whole(z + _solve(model, precision, right, 4 * self.conjugate_steps))
 
     def _model(self, images: Tensor, mask: Tensor | None, ddf: Tensor, factor: int) -> _Quadratic:
         """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of ``images``."""
@@ -340,9 +330,9 @@ def _ascent(model: _Quadratic, precision: Tensor, z: Tensor) -> Tensor:
     return cosine(model.force) - precision * cosine(z)
 
 
-def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int, observable: Callable) -> Tensor:
-    """What is ``observable`` of ``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate
-    gradients; ``right`` in cosine coordinates."""
+def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
+    """``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate gradients; ``right`` in cosine
+    coordinates."""
     cosine = CosineTransform(right.shape[2:], right)
     # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
     scale = (precision + 0.2 * model.mean_curvature).rsqrt()
@@ -364,7 +354,8 @@ def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int, obse
         if rr.sum() < 1e-4 * first.sum():
             break
         p = r + rr / previous.clamp_min(1e-30) * p
-    return observable(cosine.inverse(scale * y)[None])[0]
+    d = cosine.inverse(scale * y)
+    return d - d.mean(dim=0, keepdim=True)
 
 
 def _evidence(terms: Sequence[Tensor], z: Tensor, curvature: Tensor, weights: Sequence[float]) -> list[float]:

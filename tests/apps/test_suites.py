@@ -99,6 +99,8 @@ def test_affine_steps_share_one_training(measured, tmp_path):
     assert (minutes, timepoints, parser.get("passes")) == (0.85 * 2, 3, 3)
     steps = {name: value(method, "passes") for name, method in measured["methods"].items() if "step" in name}
     assert steps == {"1 step": 1, "2 steps": 2, "3 steps": 3, "5 steps": 5, "7 steps": 7, "7 steps, refined": 7}
+    likelihoods = [value(measured["methods"]["7 steps, refined"], name) for name in ("window_extents", "window_step")]
+    assert likelihoods == [parser.get("window_extents"), parser.get("window_step")]
     unrefined = [name for name in steps if value(measured["methods"][name], "inferer")["refinement"] is None]
     assert unrefined == [name for name in steps if name != "7 steps, refined"]
 

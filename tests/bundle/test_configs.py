@@ -9,6 +9,8 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 from monai.networks.utils import copy_model_state
 
+from groupmorph_monai.space import FlowSequence, RungeKutta4
+
 MAIN = ["train", "inference", "evaluate"]
 
 
@@ -29,6 +31,15 @@ def expressions(node):
 def test_the_network_is_the_same_in_every_config(bundle):
     definitions = [load(bundle, name)["network_def"] for name in MAIN]
     assert definitions[0] == definitions[1] == definitions[2]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("name", MAIN)
+def test_every_piece_of_a_velocity_in_time_takes_the_integrator(bundle, name, order):
+    parser, overlays = ConfigParser(), ("models/time_dependent", "integrators/runge_kutta")
+    parser.read_config([str(bundle / "configs" / f"{file}.yaml") for file in (name, *overlays[::order])])
+    sequence = parser.get_parsed_content("transformation")
+    assert isinstance(sequence, FlowSequence) and isinstance(sequence.flow, RungeKutta4)
 
 
 def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do(bundle):

@@ -1,11 +1,14 @@
 import pytest
 import torch
 
+from groupmorph_monai.data import make_phantom
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import (
     Displacement,
+    FlowSequence,
     MeanAlignment,
     OneWayAlignment,
     ReferenceAlignment,
@@ -193,7 +196,7 @@ def test_refinement_leaves_the_weights():
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
     told = []
 
-    def refinement(z, images, displacement, mask, still, observable):
+    def refinement(z, images, displacement, mask, still):
         told.append(still)
         return z
 
@@ -219,3 +222,49 @@ def test_a_batch_brings_its_mask_and_initial_maps():
     torch.testing.assert_close(others["initial"][0, 2, :3, 3], torch.tensor([2.0, 1.0, 0.5]).double())
     assert others["initial"].sum() == 3.5
     assert prepare_series({"image": x})[3] == {}
+
+
+class Nothing(LocalNetwork):
+    """No motion, wherever it looks."""
+
+    def forward(self, images):
+        return torch.cat([torch.zeros_like(super().forward(images)[:, : 3 * images.shape[1]])] * 2, dim=1)
+
+
+def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
+    phantom = make_phantom(4, size=(44, 40, 36), timepoints=2, max_motion_voxels=3, landmarks=300)
+    x = (phantom["image"] / phantom["image"].quantile(0.99)).clamp(0, 1)[None]
+    found, error = {}, {}
+    for alignment in (ReferenceAlignment(0), OneWayAlignment(0)):
+        refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+        options = {"alignment": alignment, "refinement": refinement, "draws": 3}
+        result = inferer(**options)(x, Nothing().eval())
+        fields = (result[name][0] for name in ("ddf", "inverse_ddf"))
+        error[type(alignment)] = landmark_distances_mm(phantom["landmarks"], *fields, torch.eye(4)).mean()
+        found[type(alignment)] = result
+    one_way, halfway = found[OneWayAlignment], found[ReferenceAlignment]
+    assert one_way["dvf"][:, 0].abs().max() == 0 and one_way["ddf_std"][:, 0].abs().max() == 0
+    assert error[OneWayAlignment] < 1.3 * error[ReferenceAlignment]
+    # All of the way takes the velocity that the two halves take together, and spreads as much.
+    whole, halves = one_way["dvf"][:, 1], halfway["dvf"][:, 1] - halfway["dvf"][:, 0]
+    energy = [FluidPrior(0, 0, 0, 60).energy(v[:, None]).sum() for v in (whole, halves)]
+    assert 0.7 < energy[0] / energy[1] < 1.4
+    spread = [result["ddf_std"][:, 1].mean() for result in (one_way, halfway)]
+    assert 0.7 < spread[0] / spread[1] < 1.4
+
+
+def test_several_velocities_are_refined_by_what_they_share():
+    class ThreePieces(Nothing):
+        def forward(self, images):
+            mean = super().forward(images)[:, : 3 * images.shape[1]].unflatten(1, (-1, 3))
+            return torch.cat([mean.repeat(1, 1, 3, 1, 1, 1).flatten(1, 2)] * 2, dim=1)
+
+    x = images((36, 32, 32), timepoints=1)
+    x = torch.cat([x, x.roll(2, dims=2)], dim=1)[:, :, 3:-3]
+    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+    ask = RegistrationInferer(
+        MeanAlignment(remove_mean=True), FlowSequence(ScalingAndSquaring(4), 3), refinement=refinement
+    )
+    result = ask(x, ThreePieces().eval())
+    shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
+    assert shift.item() == pytest.approx(2, abs=0.1) and result["dvf"].shape[2] == 9
