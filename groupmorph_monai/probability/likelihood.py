@@ -103,8 +103,8 @@ class GroupNMI(Likelihood):
         bins: number of windows; their centres lie evenly on [0, 1], so intensities must be normalised to [0, 1] first.
             Values outside are clamped and give no gradient.
         window_bins: standard deviation of a window, in bins.
-        voxel_fraction: share of the voxels, drawn anew at each call, from which the histograms are taken while
-            training.
+        voxel_fraction: share of the voxels, drawn anew at each call, from which the histograms are taken but for a
+            module in evaluation.
         kind: see above.
     """
 

@@ -1,7 +1,7 @@
 """How a posterior becomes a registration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class RegistrationInferer(Inferer):
             limit.
         overlap: of neighbouring windows, as a share of their size.
         draws: number of draws of z for ``ddf_std``; 0 leaves it out.
-        seed: of those draws, so that the same series gives the same map.
+        seed: of those draws and of the refinement, so that the same series gives the same result.
         posterior: what the network's parameters are of; none is one that does not smooth.
         bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
             timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
@@ -183,7 +183,8 @@ class RegistrationInferer(Inferer):
             stride = stride_of(dvf, images)
             still = -torch.stack([affine_velocity(logs, dvf, stride) for logs in initial])
             still = centred(self.alignment.constrain(still))
-        found = self.refinement(centred(dvf), images, self._displacement_of_centred, mask, still)
+        with self._seeded(images):  # a likelihood may look at voxels drawn at random
+            found = self.refinement(centred(dvf), images, self._displacement_of_centred, mask, still)
         return self.alignment.anchored(found)
 
     def _refined_draws(self, dvf: Tensor, images: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
@@ -232,12 +233,17 @@ class RegistrationInferer(Inferer):
         size = images.shape[2:]
         return upsample_field(ddf, stride_of(ddf, images), size)
 
+    @contextmanager
+    def _seeded(self, like: Tensor) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+            torch.manual_seed(self.seed)
+            yield
+
     def _network_draws(
         self, dvf: Tensor, mean: Tensor, log_variance: Tensor, model: nn.Module, seen: Tensor
     ) -> Iterator[Tensor]:
         found = model.decode(mean, seen)
-        with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
-            torch.manual_seed(self.seed)
+        with self._seeded(mean):
             for _ in range(self.draws):
                 yield dvf + model.decode(self.posterior.draw(mean, log_variance), seen) - found
 

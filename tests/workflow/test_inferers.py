@@ -5,7 +5,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
-from groupmorph_monai.probability import FluidPrior, LocalCorrelation
+from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import (
     Displacement,
     FlowSequence,
@@ -191,6 +191,15 @@ def test_refinement_leaves_the_weights():
     assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_likelihood_of_voxels_drawn_at_random_gives_the_same_result_again():
+    x, likelihood = images((32, 32, 32)), GroupNMI(voxel_fraction=0.25)
+    ask = inferer(refinement=Refinement(likelihood, FluidPrior(0, 0, 0, 60), levels=(4, 2), iterations=(2, 2)))
+    state = torch.get_rng_state()
+    first, again = (ask(x, Nothing().eval())["dvf"] for _ in range(2))
+    assert first.abs().max() > 1e-3 and torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
