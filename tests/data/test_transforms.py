@@ -58,7 +58,7 @@ def test_a_phantom_has_the_keys_of_a_real_series():
 
 
 def test_another_number_of_timepoints_is_refused(series):
-    with pytest.raises(InputError, match="K = 6.*got 4"):
+    with pytest.raises(InputError, match="expected 6 timepoints.*got 4"):
         LoadSeriesd(timepoints=6)({"image": series[:4]})
 
 
