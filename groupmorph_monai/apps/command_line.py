@@ -62,10 +62,6 @@ def _resolved(files: Sequence[str]) -> list[str]:
     return [str(Path(file).resolve()) for file in files]
 
 
-# What a training is laid over with and a registration by its weights needs too.
-_OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise", "modes/symmetric")
-
-
 def register(args: argparse.Namespace) -> None:
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
@@ -123,6 +119,10 @@ def evaluate(args: argparse.Namespace) -> None:
         weights=args.weights,
         spacing_mm=args.spacing_mm,
     )
+
+
+# What a training is laid over with and a registration by its weights needs too.
+_OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise", "modes/symmetric")
 
 
 def train(args: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
 
 
 def _overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
-    kinds = {"": overlap((torch.as_tensor(labels) > 0).int(), affine), "each label, ": overlap(labels, affine)}
+    kinds = {"": overlap(labels > 0, affine), "each label, ": overlap(labels, affine)}
     return {
         f"{kind}{name}": row[key]
         for kind, row in kinds.items()

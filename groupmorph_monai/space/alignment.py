@@ -116,7 +116,8 @@ class OneWayAlignment(ReferenceAlignment):
 
     def centred(self, z: Tensor) -> Tensor:
         """The same motion of timepoints against each other, to first order, with mean 0 over K."""
-        return self.constrain(z) - self.constrain(z).mean(dim=1, keepdim=True)
+        z = self.constrain(z)
+        return z - z.mean(dim=1, keepdim=True)
 
     def anchored(self, z: Tensor) -> Tensor:
         """The same with none of the reference."""

@@ -75,19 +75,22 @@ class AffineRefinement:
             thinned = z[(..., *[slice(None, None, factor)] * 3)] / factor
             return thinned + affine_velocity(logarithms, thinned, factor)
 
+        def likelihood(level: Tensor, factor: int) -> Tensor:
+            return self.likelihood(warp(level, displacement(moved(factor))))
+
         thinnest = max(1, min(size) // _LEAST_VOXELS)
         with torch.enable_grad():
             for factor in sorted({min(ceil(max(size) / n), thinnest) for n in self.voxels}, reverse=True):
-                self._climb(numbers, partial(moved, factor), displacement, coarsen(images, factor))
+                self._climb(numbers, partial(likelihood, coarsen(images, factor), factor))
         return moved(1).detach()
 
-    def _climb(self, numbers: Tensor, z: Callable[[], Tensor], displacement: Callable, images: Tensor) -> None:
-        """Change ``numbers``, on which ``z`` depends, for the better."""
+    def _climb(self, numbers: Tensor, likelihood: Callable[[], Tensor]) -> None:
+        """Change ``numbers``, on which ``likelihood`` depends, for the better."""
         optimiser = torch.optim.LBFGS([numbers], max_iter=self.iterations, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            value = -self.likelihood(warp(images, displacement(z())))
+            value = -likelihood()
             value.backward()
             return value
 

@@ -115,7 +115,7 @@ class RegistrationInferer(Inferer):
                 "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
                 "modes/symmetric"
             )
-        if draws and isinstance(refinement, AffineRefinement):
+        if draws and refinement is not None and not hasattr(refinement, "draws"):
             raise InputError(
                 f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {draws}; "
                 "leave it out"
@@ -150,13 +150,10 @@ class RegistrationInferer(Inferer):
         if network.training and self.exchange:
             images = _both_orders(images)
 
-        def displacement(field: Tensor) -> Tensor:
-            return self.transformation(constrain(field))
-
         dvf, seen = 0, images
         for number in range(self.passes):
             if number:
-                seen = warp(images, self._on_image_grid(displacement(dvf), images))
+                seen = warp(images, self._on_image_grid(self._displacement(dvf), images))
             mean, log_variance = self._posterior(seen, network)
             z = self.posterior.draw(mean, log_variance) if network.training else mean
             dvf = constrain(dvf + model.decode(z, seen))
@@ -192,8 +189,11 @@ class RegistrationInferer(Inferer):
         draws = self.refinement.draws(centred, images, self._displacement_of_centred, mask, self.draws, self.seed)
         return map(self.alignment.anchored, draws)
 
+    def _displacement(self, z: Tensor) -> Tensor:
+        return self.transformation(self.alignment.constrain(z))
+
     def _displacement_of_centred(self, z: Tensor) -> Tensor:
-        return self.transformation(self.alignment.constrain(self.alignment.anchored(z)))
+        return self._displacement(self.alignment.anchored(z))
 
     def _add_comparisons(self, result: dict[str, Tensor], images: Tensor) -> None:
         """What a loss compares beside ``warped``, where it is asked for."""

@@ -177,7 +177,8 @@ class Refinement:
                 best, damping = None, 0.0
                 for _ in range(iterations):
                     model = self._model(level, level_mask, moved(z), step // factor)
-                    terms = [w * t.to(z) for w, t in zip(weights, self._terms(pieces, z, step))]
+                    # Each piece pays for what all share.
+                    terms = [pieces.number * w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
                     if best is not None and _worse(model, z, *best, sum(terms)):
                         # Levenberg and Marquardt: back, and a shorter step from there.
                         model, z = best
@@ -201,10 +202,6 @@ class Refinement:
                     if length_voxels < self.tolerance * factor:
                         break
         return z
-
-    def _terms(self, pieces: _Pieces, shared: Tensor, step: int) -> list[Tensor]:
-        """The prior's precisions of what pieces share, on every ``step``-th voxel: each piece pays for it."""
-        return [pieces.number * term for term in self.prior.terms(shared.shape[3:], step)]
 
     def _restart(
         self,
@@ -258,7 +255,7 @@ class Refinement:
         model = self._model(images, mask, displacement(z), self.lattice_voxels)
         pieces = _Pieces(z, images)
         z = pieces.shared
-        priors = [t.to(z) for t in self._terms(pieces, z, self.lattice_voxels)]
+        priors = [pieces.number * t.to(z) for t in self.prior.terms(z.shape[3:], self.lattice_voxels)]
         weights = [1.0] * len(priors)
         for _ in range(10 if self.adapt_prior else 0):
             terms = [w * t for w, t in zip(weights, priors)]

@@ -4,12 +4,7 @@ import torch
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
-from groupmorph_monai.space import (
-    FlowSequence,
-    MeanAlignment,
-    ScalingAndSquaring,
-    upsample_field,
-)
+from groupmorph_monai.space import FlowSequence, MeanAlignment, ScalingAndSquaring, upsample_field
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement
 from groupmorph_monai.workflow.refinement import _ascent, _evidence, _on_lattice, _Quadratic, _solve
