@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
+from ..space.geometry import Grid
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 
@@ -32,11 +33,17 @@ _GREY = "convert it to a grey-value image"
 
 @dataclass(frozen=True)
 class Frame:
-    """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm."""
+    """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm; ``valid`` is
+    True where a voxel was measured and not filled in, None where all were."""
 
     data: np.ndarray
     affine: np.ndarray
     path: str
+    valid: np.ndarray | None = None
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.data.shape, self.affine)
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,45 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from torch import Tensor
 
 from ..errors import InputError
-from ..space.grid import sample
+from ..space.geometry import AffineTransform, Grid, Transform, interpolate
 from .readers import Frame, Series
 
 __all__ = ["resample", "resample_series", "working_grid"]
 
-_SLAB_VOXELS = 2**20
 
+def working_grid(
+    grids: Sequence[Grid],
+    spacing_mm: Sequence[float] | float | str | None = "auto",
+    reference: int | None = None,
+    initial: Tensor | None = None,
+) -> Grid:
+    """Choose the grid on which the motion is found, from where the scans lie and not from how they are stored.
 
-def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Grid on which the motion is found: the frame's axes and first voxel centre, at another spacing.
+    Its axes are those closest to right, anterior and superior. With a ``reference`` it is that scan's grid at another
+    spacing. Without one it is the scans' common grid or, where they differ, a box in the middle of theirs: their mean
+    axes and centre, and along each axis the longest extent that two of them have.
 
     Args:
-        frame: the first timepoint.
-        spacing_mm: one number or one an axis; ``"auto"``: the frame's middle one, at least 1; none keeps the frame's.
-    Returns: affine ``(4, 4)`` to RAS mm, and the size that just covers the frame's last voxel centre.
+        grids: of the K scans.
+        spacing_mm: one number or one per axis (right, anterior, superior); ``"auto"``: the middle one of each scan's
+            three, at least 1; None keeps the scans' own.
+        reference: index of the scan that all others move onto.
+        initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None is the identity.
     Raises: InputError where the spacing is none.
     """
-    affine = np.array(frame.affine, dtype=np.float64)
+    if reference is not None:
+        grid = grids[reference].canonical()
+    else:
+        grid = grids[0].canonical()
+        if not all(other.canonical().matches(grid, 1e-2) for other in grids[1:]):
+            grid = _middle_grid(grids, initial)
     if spacing_mm is None:
-        return affine, tuple(frame.data.shape)
+        return grid
     if spacing_mm == "auto":
-        spacing_mm = max(1.0, float(np.median(np.linalg.norm(affine[:3, :3], axis=0))))
+        spacing_mm = max(1.0, float(grid.spacing_mm.median()))
     try:
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
     except (ValueError, TypeError):
@@ -37,61 +52,73 @@ def working_grid(frame: Frame, spacing_mm: Sequence[float] | float | str | None)
         raise InputError(
             f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
         )
-    native = np.linalg.norm(affine[:3, :3], axis=0)
-    affine[:3, :3] *= wanted / native
-    # The small number keeps rounding from adding a voxel where the extent is a multiple of the spacing.
-    size = np.ceil((np.array(frame.data.shape) - 1) * native / wanted - 1e-4).astype(int) + 1
-    return affine, tuple(int(n) for n in size)
+    return grid.at_spacing(torch.from_numpy(wanted.copy()))
+
+
+def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
+    maps = torch.eye(4, dtype=torch.float64).expand(len(grids), 4, 4) if initial is None else torch.as_tensor(initial)
+    # Where each scan's box lies in the common space.
+    boxes = [Grid(g.shape, torch.linalg.inv(m) @ g.affine).canonical() for g, m in zip(grids, maps.double().cpu())]
+    extents = torch.stack([box.extent_mm for box in boxes]).sort(dim=0, descending=True).values[1]
+    spacing = torch.stack([box.spacing_mm for box in boxes]).median(dim=0).values
+    u, _, v = torch.linalg.svd(sum(box.affine[:3, :3] / box.spacing_mm for box in boxes))
+    axes = u @ v
+    size = (extents / spacing).round().clamp_min(2).int()
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = axes * spacing
+    centre = torch.stack([box.centre for box in boxes]).mean(dim=0)
+    affine[:3, 3] = centre - (axes * spacing) @ ((size - 1) / 2).double()
+    return Grid(tuple(size.tolist()), affine)
 
 
 def resample(
-    data: np.ndarray,
-    affine: np.ndarray,
-    target: np.ndarray,
-    size: Sequence[int],
-    displacement_mm: np.ndarray | None = None,
-    nearest: bool = False,
-) -> np.ndarray:
-    """Values of an image at the voxels x of another grid: ``data(affine^-1 (target x + displacement(x)))``.
+    frame: Frame, grid: Grid, transform: Transform | None = None, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate a volume at the voxels of another grid: ``frame(transform(x))``.
 
     In float64, so that a grid onto itself is exact, and slab by slab, so that no array of coordinates is ever whole.
 
     Args:
-        data: ``(C, *S)`` on a grid with ``affine`` ``(4, 4)``; the border's values hold outside.
-        target: affine ``(4, 4)`` of the grid of ``size``.
-        displacement_mm: ``(3, *size)``, RAS.
-        nearest: the nearest voxel's value, instead of the linear interpolation.
-    Returns: ``(C, *size)``, float32, or with ``nearest`` of the dtype of ``data``.
+        frame: the volume; outside of it the border's values hold.
+        grid: of the result.
+        transform: from the space of ``grid`` to that of ``frame``; None is the identity.
+        nearest: take the nearest voxel's value, instead of linear interpolation.
+    Returns: the values ``(*S)``, float32, or with ``nearest`` of the frame's dtype; and where the frame has seen the
+        voxel, ``(*S)`` bool.
     """
-    kind = data.dtype if nearest else np.dtype(np.float32)
-    if displacement_mm is None and data.shape[1:] == tuple(size) and np.array_equal(affine, target):
-        return data.astype(kind)
-    to_voxel = np.linalg.inv(affine)
-    matrix = to_voxel @ target
-    image = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float64))[None]
-    result = np.empty((data.shape[0], *size), dtype=kind)
-    i, j, k = np.ogrid[: size[0], : size[1], : size[2]]
-    step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
-    for start in range(0, size[0], step):
-        slab = slice(start, start + step)
-        points = np.stack([m[0] * i[slab] + m[1] * j + m[2] * k + m[3] for m in matrix[:3]])
-        if displacement_mm is not None:
-            points += np.einsum("de,eijk->dijk", to_voxel[:3, :3], displacement_mm[:, slab])
-        values = sample(image, torch.from_numpy(points)[None], mode="nearest" if nearest else "bilinear")
-        result[:, slab] = values[0].numpy().astype(kind)
-    return result
+    kind = frame.data.dtype if nearest else np.dtype(np.float32)
+    stays = transform is None or transform.is_identity
+    if stays and frame.grid.matches(grid, 0.0):
+        seen = np.ones(grid.shape, dtype=bool) if frame.valid is None else frame.valid.copy()
+        return frame.data.astype(kind), seen
+    image = torch.from_numpy(np.ascontiguousarray(frame.data, dtype=np.float64))[None]
+    valid = None if frame.valid is None else torch.from_numpy(frame.valid.astype(np.float32))[None]
+    values, seen = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
+    for rows in grid.slabs():
+        points = grid.points(rows)
+        if not stays:
+            points = transform(points)
+        voxels = frame.grid.voxels(points)
+        values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
+        inside = frame.grid.contains(points)
+        if valid is not None:  # a value counts only where all that it is interpolated from does
+            inside &= interpolate(valid, voxels)[..., 0] > 0.999
+        seen[rows] = inside.numpy()
+    return values, seen
 
 
-def resample_series(
-    series: Series, affine: np.ndarray, size: Sequence[int], initial: np.ndarray | None = None
-) -> MetaTensor:
-    """Bring every timepoint from its own grid to one: ``(K, *size)`` float32 with ``affine`` ``(4, 4)``, RAS mm.
+def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -> tuple[MetaTensor, Tensor]:
+    """Bring every timepoint from its own grid to one: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1
+    where the timepoint has seen the voxel.
 
-    Linear, once, with the border's values outside; nothing is smoothed where the grid is coarser. ``initial`` ``(K, 4,
-    4)`` maps points of the grid's space to each timepoint's, RAS mm; none is the identity.
+    Linear, once, with the border's values outside; nothing is smoothed where the grid is coarser.
+
+    Args:
+        initial: ``(K, 4, 4)``, RAS mm, points of the grid's space to each timepoint's; None is the identity.
     """
-    images = np.empty((len(series.frames), *size), dtype=np.float32)
+    parts = []
     for number, frame in enumerate(series.frames):
-        grid = affine if initial is None else np.asarray(initial[number]) @ affine
-        images[number] = resample(frame.data[None], frame.affine, grid, size)[0]
-    return MetaTensor(torch.from_numpy(images), affine=torch.as_tensor(np.asarray(affine, dtype=np.float64)))
+        transform = None if initial is None else AffineTransform(initial[number])
+        parts.append([torch.from_numpy(part) for part in resample(frame, grid, transform)])
+    images, coverage = (torch.stack(part) for part in zip(*parts))
+    return MetaTensor(images, affine=grid.affine), coverage.float()

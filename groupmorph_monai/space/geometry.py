@@ -1,0 +1,230 @@
+"""Grids and transforms in the patient's millimetres.
+
+Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward: a transform takes a point of the space
+in which an image is resampled to the point where the image is read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .grid import sample
+
+__all__ = ["AffineTransform", "ComposedTransform", "DenseTransform", "Grid", "Transform", "interpolate"]
+
+_SLAB_VOXELS = 2**20
+_TAPER = 4.0  # see DenseTransform
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a volume lie.
+
+    Args:
+        shape: voxels along each axis.
+        affine: ``(4, 4)``, voxel indices to RAS mm; converted to float64 on the CPU.
+    """
+
+    shape: tuple[int, ...]
+    affine: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "affine", torch.as_tensor(self.affine, dtype=torch.float64).cpu())
+
+    @property
+    def spacing_mm(self) -> Tensor:
+        return self.affine[:3, :3].norm(dim=0)
+
+    @cached_property
+    def _to_voxels(self) -> Tensor:
+        return torch.linalg.inv(self.affine)
+
+    @property
+    def centre(self) -> Tensor:
+        """The centre of the volume, ``(3,)`` mm."""
+        return _affine(self.affine, (torch.tensor(self.shape, dtype=torch.float64) - 1) / 2)
+
+    @property
+    def extent_mm(self) -> Tensor:
+        """Lengths of the sides between the outer faces of the voxels, ``(3,)``."""
+        return self.spacing_mm * torch.tensor(self.shape)
+
+    def matches(self, other: "Grid", tolerance_mm: float = 1e-4) -> bool:
+        """Whether both have the same voxels, to ``tolerance_mm`` at each corner."""
+        if self.shape != other.shape:
+            return False
+        far = (torch.tensor(self.shape, dtype=torch.float64) - 1) * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+        return bool((_affine(self.affine, far) - _affine(other.affine, far)).abs().max() <= tolerance_mm)
+
+    def slabs(self) -> Iterator[slice]:
+        """Slices of the first axis that together cover the volume, each of about a million voxels."""
+        rows = max(1, _SLAB_VOXELS // (self.shape[1] * self.shape[2]))
+        for start in range(0, self.shape[0], rows):
+            yield slice(start, min(start + rows, self.shape[0]))
+
+    def points(self, rows: slice = slice(None), every: int = 1) -> Tensor:
+        """Voxel centres in mm, ``(*S, 3)``: of some ``rows`` of the first axis, and of every ``every``-th voxel."""
+        axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
+        axes = [axes[0][rows][::every], *(axis[::every] for axis in axes[1:])]
+        columns = [axis[:, None] * column for axis, column in zip(axes, self.affine[:3, :3].T)]
+        return columns[0][:, None, None] + columns[1][:, None] + columns[2] + self.affine[:3, 3]
+
+    def voxels(self, points: Tensor) -> Tensor:
+        """Voxel coordinates, ``(..., 3)``, of points in mm."""
+        return _affine(self._to_voxels, points)
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""
+        voxels = self.voxels(points)
+        # A rounding error must not cut off a face.
+        last = torch.tensor(self.shape, dtype=voxels.dtype) - 0.5 + 1e-6
+        return ((voxels >= -0.5 - 1e-6) & (voxels <= last)).all(dim=-1)
+
+    def at_spacing(self, spacing_mm: Tensor) -> "Grid":
+        """The same axes and first voxel centre, at another spacing ``(3,)``; the last voxel centre is just covered."""
+        ratio = torch.as_tensor(spacing_mm, dtype=torch.float64) / self.spacing_mm
+        affine = self.affine.clone()
+        affine[:3, :3] *= ratio
+        # A rounding error must not add a voxel.
+        size = ((torch.tensor(self.shape) - 1) / ratio - 1e-4).ceil().clamp_min(0).int() + 1
+        return Grid(tuple(size.tolist()), affine)
+
+    def canonical(self) -> "Grid":
+        """The same voxels with their axes reordered and flipped to be the closest to right, anterior and superior."""
+        cosines = self.affine[:3, :3] / self.spacing_mm
+        best = max(_PERMUTATIONS, key=lambda axes: float(cosines[range(3), axes].abs().sum()))
+        affine, shape = self.affine.clone(), [self.shape[axis] for axis in best]
+        for world, axis in enumerate(best):
+            column = self.affine[:3, axis]
+            flipped = bool(column[world] < 0)
+            affine[:3, world] = -column if flipped else column
+            if flipped:
+                affine[:3, 3] += (self.shape[axis] - 1) * column
+        return Grid(tuple(shape), affine)
+
+
+_PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
+
+
+def _affine(matrix: Tensor, points: Tensor) -> Tensor:
+    """``(4, 4)`` on ``(..., 3)``; sums in place of a matrix product, which hardware may round to half precision."""
+    columns = matrix.to(points).T[:, :3]
+    return points[..., :1] * columns[0] + points[..., 1:2] * columns[1] + points[..., 2:] * columns[2] + columns[3]
+
+
+def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample ``volume`` ``(C, *S)`` at voxel coordinates ``(..., 3)``; the border's value holds outside. Returns ``(...,
+    C)``, linearly interpolated, or the nearest voxel's value with ``mode="nearest"``."""
+    places = voxels.reshape(-1, 3).T[None, :, :, None, None].to(volume)
+    return sample(volume[None], places, mode)[0, :, :, 0, 0].T.reshape(*voxels.shape[:-1], len(volume))
+
+
+class Transform:
+    """A map of points in mm, evaluated only where it is asked for."""
+
+    is_identity = False
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Map points ``(..., 3)``."""
+        raise NotImplementedError
+
+    @property
+    def inverse(self) -> "Transform":
+        raise NotImplementedError
+
+    def displacement(self, grid: Grid) -> Tensor:
+        """``T(x) - x`` at the voxels of ``grid``: ``(3, *S)`` float32 mm."""
+        result = torch.zeros(3, *grid.shape)
+        if not self.is_identity:
+            for rows in grid.slabs():
+                points = grid.points(rows)
+                result[:, rows] = (self(points) - points).movedim(-1, 0).float()
+        return result
+
+
+class AffineTransform(Transform):
+    """An affine map, which stays a matrix.
+
+    Args:
+        matrix: ``(4, 4)``, RAS mm to RAS mm.
+    """
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = torch.as_tensor(matrix, dtype=torch.float64).cpu()
+        self.is_identity = torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
+
+    def __call__(self, points: Tensor) -> Tensor:
+        return _affine(self.matrix, points)
+
+    @property
+    def inverse(self) -> "AffineTransform":
+        return self if self.is_identity else AffineTransform(torch.linalg.inv(self.matrix))
+
+
+class DenseTransform(Transform):
+    """``x + u(x)`` of a displacement field that is sampled on a grid, with the field of the inverse map beside it.
+
+    Beyond the grid nothing is known of the field. There it fades from its border's value to 0 over four times its
+    greatest length, which cannot fold, and leaves the place to the affine transform that it is composed with.
+
+    Args:
+        displacement, inverse_displacement: ``(3, *S)``, voxels of ``grid``.
+        grid: where both are sampled.
+    """
+
+    def __init__(self, displacement: Tensor, inverse_displacement: Tensor, grid: Grid):
+        for name, field in (("displacement", displacement), ("inverse_displacement", inverse_displacement)):
+            if tuple(field.shape) != (3, *grid.shape):
+                raise ValueError(f"{name}: expected shape {(3, *grid.shape)}, got {tuple(field.shape)}")
+        self.field, self.inverse_field, self.grid = displacement, inverse_displacement, grid
+
+    @cached_property
+    def is_identity(self) -> bool:
+        return not (self.field.any() or self.inverse_field.any())
+
+    @cached_property
+    def _greatest_mm(self) -> float:
+        fields = (self.field, self.inverse_field)
+        pieces = (field[:, rows].movedim(0, -1) for field in fields for rows in self.grid.slabs())
+        return max(float(self._to_mm(piece).norm(dim=-1).max()) for piece in pieces)
+
+    def _to_mm(self, voxels: Tensor) -> Tensor:
+        linear = self.grid.affine.clone()
+        linear[:3, 3] = 0
+        return _affine(linear, voxels)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        if self.is_identity:
+            return points
+        voxels = self.grid.voxels(points)
+        moves = self._to_mm(interpolate(self.field, voxels.to(self.field.device)).to(points))
+        last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
+        beyond = self._to_mm(voxels - voxels.clamp_min(0).minimum(last)).norm(dim=-1, keepdim=True)
+        if beyond.any():
+            moves = moves * (1 - beyond / (_TAPER * self._greatest_mm + 1e-9)).clamp_min(0)
+        return points + moves
+
+    @property
+    def inverse(self) -> "DenseTransform":
+        return DenseTransform(self.inverse_field, self.field, self.grid)
+
+
+class ComposedTransform(Transform):
+    """Transforms one after the other, the first one first."""
+
+    def __init__(self, *transforms: Transform):
+        self.transforms = tuple(t for t in transforms if not t.is_identity)
+        self.is_identity = not self.transforms
+
+    def __call__(self, points: Tensor) -> Tensor:
+        for transform in self.transforms:
+            points = transform(points)
+        return points
+
+    @property
+    def inverse(self) -> "ComposedTransform":
+        return ComposedTransform(*(t.inverse for t in reversed(self.transforms)))
