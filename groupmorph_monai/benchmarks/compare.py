@@ -19,11 +19,12 @@ from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, jacobian_determinant, landmark_distances_mm
+from ..space.geometry import ComposedTransform, Transform
 from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series
-from ..workflow.initial import ComposeInitiald
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
+from ..workflow.registration import timepoint_transforms
 
 __all__ = ["BundleMethod", "before_and_after_mm", "compare", "lesion_volume_error_percent", "scale", "write_table"]
 
@@ -82,20 +83,18 @@ class BundleMethod:
         register(torch.rand(self.settings.get("timepoints", 2), 32, 32, 32))
         return register
 
-    def prepare_whole(self) -> Callable[[Series], tuple[Tensor, Tensor, Tensor]]:
-        """The whole way of a series from its files' grid: working spacing and initial alignment too. The function gives
-        ``ddf`` and ``inverse_ddf`` ``(K, 3, *S)`` in voxels of the working grid, and its affine."""
+    def prepare_whole(self) -> Callable[[Series], list[Transform]]:
+        """The whole way of a series from its files' grid, working spacing and initial alignment too, to the transforms
+        from the common space to each timepoint."""
         parser, network = self._parse()
         preprocess, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
 
-        def register(series: Series) -> tuple[Tensor, Tensor, Tensor]:
+        def register(series: Series) -> list[Transform]:
             item = preprocess({"image": series})
             image, _, _, others = prepare_series(default_collate([item]))
             with torch.no_grad():
-                found = inferer(image.as_tensor().float(), network, **others)
-            item["pred"] = {key: found[key][0] for key in ("ddf", "inverse_ddf")}
-            item = ComposeInitiald()(item)
-            return item["pred"]["ddf"], item["pred"]["inverse_ddf"], torch.as_tensor(item["affine"])
+                pred = inferer(image.as_tensor().float(), network, **others)
+            return timepoint_transforms(pred["ddf"][0], pred["inverse_ddf"][0], item["affine"], item.get("initial"))
 
         return register
 
@@ -116,18 +115,15 @@ def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor
     return [torch.from_numpy(u) for u in fields], seconds, peak_gb
 
 
-def before_and_after_mm(landmarks_mm: Tensor, ddf: Tensor, inverse: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+def before_and_after_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> tuple[Tensor, Tensor]:
     """Landmark distances ``(pairs, P)`` in mm of a series as it is, and registered.
 
     Args:
         landmarks_mm: ``(K, P, 3)``, RAS.
-        ddf, inverse, grid: what `BundleMethod.prepare_whole` gives.
+        transforms: what `BundleMethod.prepare_whole` gives.
     """
-    to_voxels = torch.linalg.inv(grid).float()
-    landmarks = landmarks_mm @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-    still = torch.zeros_like(ddf[..., :2, :2, :2])  # the same everywhere
-    before, after = (landmark_distances_mm(landmarks, *u, grid) for u in ((still, still), (ddf, inverse)))
-    return before, after
+    identity = [ComposedTransform()] * len(transforms)
+    return landmark_distances_mm(landmarks_mm, identity), landmark_distances_mm(landmarks_mm, transforms)
 
 
 def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
@@ -155,7 +151,7 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
 def _accuracy(case: Mapping, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
     inverse = Displacement(40).inverse(ddf[None])[0]
     voxels = torch.eye(4)
-    error = landmark_distances_mm(case["landmarks"], ddf, inverse, voxels)
+    error = landmark_distances_mm(case["landmarks"], timepoint_transforms(ddf, inverse, voxels))
     row = {
         "mean error, voxels": float(error.mean()),
         "95 %, voxels": float(np.percentile(error.numpy(), 95)),

@@ -28,9 +28,9 @@ def _register(method: BundleMethod, size: Sequence[int], timepoints: int, seed: 
     series = Series(tuple(Frame(volume, np.eye(4), f"scan {k}") for k, volume in enumerate(volumes)))
     register = method.prepare_whole()
     started = time.perf_counter()
-    ddf, inverse, grid = register(series)
+    transforms = register(series)
     seconds = time.perf_counter() - started
-    before, after = before_and_after_mm(landmarks, ddf, inverse, grid)
+    before, after = before_and_after_mm(landmarks, transforms)
     return {
         "before, mm": float(before.mean()),
         "after, mm": float(after.mean()),

@@ -85,7 +85,7 @@ def breathing(
             case = make_breathing_series(seed, motion)
             affine = case["affine"].numpy()
             frames = tuple(Frame(volume.numpy(), affine, f"breathing {seed}") for volume in case["image"])
-            before, after = before_and_after_mm(case["landmarks_mm"], *register(Series(frames)))
+            before, after = before_and_after_mm(case["landmarks_mm"], register(Series(frames)))
             inside = case["inside"]
             row = {
                 "before, inside, mm": float(before[:, inside].mean()),

@@ -16,9 +16,10 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
+import torch
 
 from ..errors import InputError
-from ..space.geometry import Grid
+from ..space.geometry import AffineTransform, Grid
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 
@@ -228,29 +229,28 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
     if low == high:
         raise InputError(f"{name}: expected an image, got {low:g} in every voxel; leave this timepoint out")
-    if not overlap(frame, first):
+    if not overlap(frame.grid, first.grid):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
         )
 
 
-def _corners(frame: Frame) -> np.ndarray:
+def _corners(grid: Grid) -> torch.Tensor:
     """The volume's eight corners in RAS mm, outer faces of the voxels: ``(8, 3)``."""
-    corners = np.array(list(product(*[(-0.5, n - 0.5) for n in frame.data.shape])))
-    return corners @ frame.affine[:3, :3].T + frame.affine[:3, 3]
+    voxels = torch.tensor(list(product(*[(-0.5, n - 0.5) for n in grid.shape])), dtype=torch.float64)
+    return AffineTransform(grid.affine)(voxels)
 
 
-def overlap(one: Frame, other: Frame) -> bool:
+def overlap(one: Grid, other: Grid) -> bool:
     """Whether two volumes meet in space, judged by boxes along the axes of either."""
-    for frame, grid in ((one, other), (other, one)):
-        to_voxel = np.linalg.inv(grid.affine)
-        corners = _corners(frame) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(grid.data.shape) - 0.5):
+    for grid, box in ((one, other), (other, one)):
+        corners = box.voxels(_corners(grid)).numpy()
+        if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(box.shape) - 0.5):
             return False
     return True
 
 
 def _box(frame: Frame) -> str:
-    corners = _corners(frame).round().astype(int)
+    corners = _corners(frame.grid).round().int().numpy()
     return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, ScaleIntensityRange
 
 from ..errors import InputError
+from ..space.geometry import AffineTransform, Grid
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_points
@@ -44,21 +45,22 @@ class ClipSeriesd(MapTransform):
 
 
 class LoadSeriesd(MapTransform):
-    """Load one series: ``image`` ``(K, *S)`` on the first timepoint's grid at the working spacing, and that grid's
-    ``affine`` ``(4, 4)``, voxels to RAS mm.
+    """Load one series onto the working grid: ``image`` ``(K, *S)``, ``coverage`` ``(K, *S)``, 1 where a scan has seen
+    the voxel and 0 elsewhere, the grid's ``affine`` ``(4, 4)``, voxels to RAS mm, and ``one_header``, whether all scans
+    lie on one grid.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
-    K point files (RAS mm) or the phantom's own, becomes ``(K, P, 3)`` in voxels of the loaded grid. ``initial`` ``(K,
-    4, 4)``, where the item has it, maps the grid's space to each timepoint's, RAS mm, before anything is interpolated.
-    ``mask``, a file drawn on the first timepoint or one a timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the
-    file is above 0; a mask that is None is taken out. ``labels``, one label map a timepoint (the phantom's lesions),
-    becomes ``(K, *S)``.
+    K point files, or the phantom's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
+    it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on
+    the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is
+    None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
         spacing_mm: working spacing, as `working_grid` takes it. A phantom keeps its own.
-        timepoints: the one K that the network takes; none for any.
+        timepoints: the one K that the network takes; None for any.
+        reference: index of the scan that the others move onto; None for their common mean.
     """
 
     def __init__(
@@ -66,46 +68,59 @@ class LoadSeriesd(MapTransform):
         keys: KeysCollection = "image",
         spacing_mm: Sequence[float] | float | str | None = None,
         timepoints: int | None = None,
+        reference: int | None = None,
     ):
         super().__init__(keys)
-        self.spacing_mm, self.timepoints = spacing_mm, timepoints
+        self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
+        key = self.first_key(item)
         if "heart" in item:
             heart = make_heart(**item.pop("heart"))
-            return {**item, self.keys[0]: MetaTensor(heart["image"], affine=heart["affine"]), "affine": heart["affine"]}
+            return {**item, **self._made(key, heart)}
         if "phantom" in item:
             phantom = make_phantom(**item.pop("phantom"))
-            item[self.keys[0]] = MetaTensor(phantom["image"], affine=phantom["affine"])
-            return {**item, **{key: phantom[key] for key in ("affine", "landmarks")}, "labels": phantom["lesion_mask"]}
+            affine = phantom["affine"].float()
+            landmarks = phantom["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+            return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
-        maps = {name: files for name, files in maps.items() if files is not None}
-        for key in self.keys:
-            series = read_series(item[key], self.timepoints)
-            affine, size = working_grid(series.frames[0], self.spacing_mm)
-            if self.spacing_mm is not None and min(size) < 4:
-                raise InputError(
-                    f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
-                    f"leaves {min(size)}; choose a smaller one"
-                )
-            item[key] = resample_series(series, affine, size, item.get("initial"))
-            item["affine"] = torch.as_tensor(affine)
-            number = len(series.frames)
-            for name, files in maps.items():
-                item[name] = self._label_maps(name, files, affine, size, number, item.get("initial"))
+        series = read_series(item[key], self.timepoints)
+        number = len(series.frames)
+        if self.reference is not None and self.reference >= number:
+            raise InputError(
+                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {self.reference}; "
+                "choose one of these"
+            )
+        initial = item.get("initial")
+        grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
+        if self.spacing_mm is not None and min(grid.shape) < 4:
+            raise InputError(
+                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
+                f"leaves {min(grid.shape)}; choose a smaller one"
+            )
+        item[key], item["coverage"] = resample_series(series, grid, initial)
+        item["affine"] = grid.affine
+        item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
+        for name, files in maps.items():
+            if files is not None:
+                item[name] = self._label_maps(name, files, grid, number, initial)
         if "landmarks" in item:
-            item["landmarks"] = self._landmarks(item["landmarks"], affine, number)
+            item["landmarks"] = self._landmarks(item["landmarks"], number)
         return item
 
     @staticmethod
+    def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
+        image = MetaTensor(series["image"], affine=series["affine"])
+        return {key: image, "coverage": torch.ones(image.shape), "affine": series["affine"]}
+
     def _label_maps(
+        self,
         name: str,
         files: str | Path | Sequence[str | Path],
-        affine: np.ndarray,
-        size: Sequence[int],
+        grid: Grid,
         timepoints: int,
-        initial: object,
+        initial: torch.Tensor | None,
     ) -> torch.Tensor:
         files = [files] if isinstance(files, (str, Path)) else files
         if len(files) not in ((1, timepoints) if name == "mask" else (timepoints,)):
@@ -114,31 +129,30 @@ class LoadSeriesd(MapTransform):
         maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
-            # Beyond the file's border is nothing.
-            data = np.pad(frame.data > 0 if name == "mask" else frame.data, 1)
-            corner = frame.affine @ np.block([[np.eye(3), -np.ones((3, 1))], [np.zeros(3), 1]])
-            grid = affine if initial is None else np.asarray(initial[number]) @ affine
-            maps.append(resample(data[None].astype(np.int32), corner, grid, size, nearest=True)[0])
+            data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
+            scan = (self.reference or 0) if len(files) == 1 else number
+            transform = None if initial is None else AffineTransform(initial[scan])
+            values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
+            maps.append(np.where(seen, values, 0))  # beyond the file's border is nothing
             if not maps[-1].any():
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
         maps = torch.from_numpy(np.stack(maps))
         return maps.float() if name == "mask" else maps
 
     @staticmethod
-    def _landmarks(files: Sequence[str], affine: np.ndarray, timepoints: int) -> torch.Tensor:
+    def _landmarks(files: Sequence[str], timepoints: int) -> torch.Tensor:
         if len(files) != timepoints:
             raise InputError(
                 f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "
                 "add what is missing"
             )
-        to_voxel = np.linalg.inv(affine)
         points = [read_points(file) for file in files]
-        for file, found in zip(files, points):
-            if len(found) != len(points[0]):
+        for file, read in zip(files, points):
+            if len(read) != len(points[0]):
                 raise InputError(
-                    f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(found)}; number them alike"
+                    f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(read)}; number them alike"
                 )
-        return torch.as_tensor(np.stack(points) @ to_voxel[:3, :3].T + to_voxel[:3, 3], dtype=torch.float32)
+        return torch.as_tensor(np.stack(points), dtype=torch.float32)
 
 
 class ScalePercentilesd(MapTransform):

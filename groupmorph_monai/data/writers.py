@@ -7,6 +7,7 @@ a file is RAS, as in any NIfTI. Point p of the grid on which a field lies is at 
 
 import csv
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from torch import Tensor
+import torch
 
 from ..errors import InputError
+from ..space.geometry import DenseTransform, Grid, Transform
 from .readers import Frame, Series, overlap, read_image
 from .resampling import resample
 
@@ -28,9 +30,7 @@ __all__ = [
     "apply_field_to_points",
     "check_output_dir",
     "jacobian_determinant",
-    "native_displacement_mm",
     "read_field",
-    "warp_frame",
     "write_image",
     "write_points",
     "write_registration",
@@ -40,33 +40,6 @@ logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _SLAB_VOXELS = 2**20
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-
-
-def _array(values: Tensor | np.ndarray, dtype: type) -> np.ndarray:
-    """A plain array, from whatever device and subclass."""
-    return np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=dtype)
-
-
-def native_displacement_mm(
-    ddf: Tensor | np.ndarray, affine: np.ndarray, target: np.ndarray, size: Sequence[int]
-) -> np.ndarray:
-    """A field of the working grid on another grid, in millimetres.
-
-    Args:
-        ddf: ``(3, *W)``, voxels of the working grid, whose affine is ``affine`` ``(4, 4)``.
-        target: affine of the grid of ``size``; beyond the working grid its border's displacement holds.
-    Returns: ``(3, *size)``, RAS mm, float32.
-    """
-    field = resample(_array(ddf, np.float32), affine, target, size)
-    return np.einsum("de,eijk->dijk", affine[:3, :3].astype(np.float32), field)
-
-
-def warp_frame(frame: Frame, displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """``frame`` at ``x + displacement(x)`` for every voxel x of the grid with ``affine``: its one interpolation.
-
-    ``displacement_mm`` is ``(3, *S)``, RAS. Returns ``(*S)`` float32.
-    """
-    return resample(frame.data[None], frame.affine, affine, displacement_mm.shape[1:], displacement_mm)[0]
 
 
 def jacobian_determinant(displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -139,70 +112,82 @@ def _write_field(displacement_mm: np.ndarray, affine: np.ndarray, path: Path) ->
 
 def write_registration(
     series: Series,
-    ddf: Tensor,
-    inverse_ddf: Tensor,
-    affine: Tensor | np.ndarray,
+    transforms: Sequence[Transform],
     output_dir: str | Path,
-    std: Tensor | None = None,
+    home: int = 0,
+    std_mm: Frame | None = None,
     jacobian: bool = False,
+    outside: str = "zero",
 ) -> dict[str, object]:
     """Write the aligned series and its fields; all files appear when all are complete, or none does.
 
-    ``warped.nii.gz`` (4D) and ``mean.nii.gz`` lie on the first native grid, as do ``ddf_KK.nii.gz`` (a point of the
-    common space to timepoint KK; brings its images to the common space), ``std_mm_KK.nii.gz``, ``jacobian_KK.nii.gz``;
-    ``inverse_ddf_KK.nii.gz`` lies on the grid of timepoint KK and leads back.
+    ``warped.nii.gz`` (4D), ``mean.nii.gz`` over the scans that saw a voxel, and their number, ``coverage.nii.gz``, lie
+    on the grid of scan ``home``, as do ``ddf_KK.nii.gz`` (a point of the common space to timepoint KK; brings its
+    images to the common space), ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz``; ``inverse_ddf_KK.nii.gz`` lies on the
+    grid of timepoint KK and leads back.
 
     Args:
-        series: K native volumes, each interpolated once.
-        ddf, inverse_ddf: ``(K, 3, *W)``, voxels of the working grid, whose affine to RAS mm is ``affine`` ``(4, 4)``.
-        std: ``(K, 3, *W)``, standard deviation of each component of ``ddf``, voxels of the working grid.
+        series: K native volumes, each interpolated once, and not at all where its transform is the identity.
+        transforms: K, from the common space to each timepoint.
+        home: index of the scan whose grid the results lie on.
+        std_mm: K frames, standard deviation of each displacement's length.
         jacobian: write the determinants too.
-    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``files``: names.
+        outside: what ``warped`` and ``mean`` hold where no scan has seen a voxel: "zero", "nan", or "border" for the
+            nearest value seen.
+    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``seen``, ``(*S)``
+        bool, where every scan has seen the voxel before and after; ``files``: names.
     """
-    output_dir, affine = check_output_dir(output_dir), _array(affine, np.float64)
-    first, count = series.frames[0], len(series.frames)
-    if not len(ddf) == len(inverse_ddf) == count:
-        raise ValueError(f"ddf, inverse_ddf: expected {count} timepoints, got {len(ddf)} and {len(inverse_ddf)}")
-    result = {name: np.empty((count, *first.data.shape), np.float32) for name in ("warped", "native", "jacobian")}
+    output_dir = check_output_dir(output_dir)
+    count = len(series.frames)
+    if len(transforms) != count:
+        raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
+    grid = series.frames[home].grid
+    affine = grid.affine.numpy()
+    result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
+    coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
     with _all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
-            frame = series.frames[k]
-            field = native_displacement_mm(ddf[k], affine, first.affine, first.data.shape)
-            _write_field(field, first.affine, folder / f"ddf_{k:02d}.nii.gz")
-            result["warped"][k] = warp_frame(frame, field, first.affine)
-            result["native"][k] = resample(frame.data[None], frame.affine, first.affine, first.data.shape)[0]
-            result["jacobian"][k] = jacobian_determinant(field, first.affine)
+            frame, transform = series.frames[k], transforms[k]
+            field = transform.displacement(grid).numpy()
+            _write_field(field, affine, folder / f"ddf_{k:02d}.nii.gz")
+            result["warped"][k], coverage[k] = resample(frame, grid, transform)
+            result["native"][k], always_seen[k] = resample(frame, grid)
+            result["jacobian"][k] = jacobian_determinant(field, affine)
             if jacobian:
-                nib.save(_image(result["jacobian"][k], first.affine), folder / f"jacobian_{k:02d}.nii.gz")
-            if std is not None:
-                nib.save(_image(_std_mm(std[k], affine, first), first.affine), folder / f"std_mm_{k:02d}.nii.gz")
-            field = native_displacement_mm(inverse_ddf[k], affine, frame.affine, frame.data.shape)
+                nib.save(_image(result["jacobian"][k], affine), folder / f"jacobian_{k:02d}.nii.gz")
+            if std_mm is not None:
+                nib.save(_image(resample(std_mm[k], grid)[0], affine), folder / f"std_mm_{k:02d}.nii.gz")
+            field = transform.inverse.displacement(frame.grid).numpy()
             _write_field(field, frame.affine, folder / f"inverse_ddf_{k:02d}.nii.gz")
 
         # Compression takes most of the time and one thread a file; more than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
-        _write_series(result["warped"], series, folder)
+        _write_series(result["warped"], coverage, series, home, outside, folder)
         files = sorted(file.name for file in folder.iterdir())
     _warn_of_leftovers(output_dir, files)
-    return {**result, "files": files}
+    return {**result, "seen": (coverage & always_seen).all(axis=0), "files": files}
 
 
-def _std_mm(std: Tensor, affine: np.ndarray, first: Frame) -> np.ndarray:
-    """Length of the standard deviation, in mm, on the grid of ``first``; interpolated as a length."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0).reshape(3, 1, 1, 1)
-    length = np.linalg.norm(_array(std, np.float32) * spacing, axis=0)
-    return resample(length[None], affine, first.affine, first.data.shape)[0]
-
-
-def _write_series(warped: np.ndarray, series: Series, folder: Path) -> None:
-    """The aligned series and its mean, with the first file's spacing, units, codes and frame time."""
-    affine, header = series.frames[0].affine, series.header
+def _write_series(
+    warped: np.ndarray, coverage: np.ndarray, series: Series, home: int, outside: str, folder: Path
+) -> None:
+    """The aligned series, its mean and coverage, with the spacing, units, codes and frame time of the files."""
+    affine, header = series.frames[home].affine, series.header
+    filler = {"zero": 0.0, "nan": np.nan}
+    number = coverage.sum(axis=0, dtype=np.uint16)
+    mean = (warped * coverage).sum(axis=0) / np.maximum(number, 1)
+    if outside == "border":
+        mean = np.where(number > 0, mean, warped.mean(axis=0))
+    else:
+        warped = np.where(coverage, warped, np.float32(filler[outside]))
+        mean[number == 0] = filler[outside]
     image = _image(np.moveaxis(warped, 0, -1), affine, header)
     image.header.set_zooms((*image.header.get_zooms()[:3], series.frame_time))
     nib.save(image, folder / "warped.nii.gz")
-    nib.save(_image(warped.mean(axis=0), affine, header), folder / "mean.nii.gz")
+    nib.save(_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
+    nib.save(_image(number, affine), folder / "coverage.nii.gz")
 
 
 def _warn_of_leftovers(output_dir: Path, files: Sequence[str]) -> None:
@@ -213,14 +198,17 @@ def _warn_of_leftovers(output_dir: Path, files: Sequence[str]) -> None:
         logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(old), old[0])
 
 
-def read_field(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """A written field: displacement ``(3, *S)`` RAS mm, and the affine of the grid on which it lies."""
+def read_field(path: str | Path) -> DenseTransform:
+    """Read a written field. Beyond its grid the border's displacement holds; it has no inverse."""
     try:
         image = nib.load(path)
         shape = image.shape
         if len(shape) == 5 and shape[3:] == (1, 3):
             lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
-            return np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)), image.affine.astype(np.float64)
+            grid = Grid(shape[:3], image.affine)
+            ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
+            voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
+            return DenseTransform(voxels, voxels, grid, fade=math.inf)
     except MemoryError:
         raise
     except Exception as error:  # nibabel, gzip and zlib each have their own kinds.
@@ -241,36 +229,28 @@ def apply_field(
         image: on any grid, in the same world as timepoint KK.
         nearest: for label maps; keeps their dtype.
     """
-    displacement, affine = read_field(field_path)
+    field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
-    size, target = displacement.shape[1:], affine
-    if not overlap(image, Frame(np.broadcast_to(np.float32(0), size), affine, str(field_path))):
+    like = read_image(like) if isinstance(like, (str, Path)) else like
+    if not overlap(image.grid, field.grid):
         raise InputError(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one beside it; "
             "give an image in the space of that timepoint"
         )
-    if like is not None:
-        like = like if isinstance(like, Frame) else read_image(like)
-        size, target = like.data.shape, like.affine
-        displacement = resample(displacement, affine, target, size)
-    moved = resample(image.data[None], image.affine, target, size, displacement, nearest)[0]
-    return Frame(moved, target, image.path)
+    grid = field.grid if like is None else like.grid
+    values, seen = resample(image, grid, field, nearest)
+    return Frame(np.where(seen, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
     """``p + field(p)`` for ``(P, 3)`` points in RAS mm: with ``ddf_KK`` from the common space to timepoint KK, with
     ``inverse_ddf_KK`` from timepoint KK to the common space."""
-    displacement, affine = read_field(field_path)
-    points_mm = np.asarray(points_mm, dtype=np.float64)
-    to_voxel = np.linalg.inv(affine)
-    voxels = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-    outside = int(((voxels < -0.5) | (voxels > np.array(displacement.shape[1:]) - 0.5)).any(axis=1).sum())
+    field = read_field(field_path)
+    points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
+    outside = int((~field.grid.contains(points)).sum())
     if outside:
-        logger.warning("%s: %d of %d points lie outside and move as its border", field_path, outside, len(points_mm))
-    # A grid of P x 1 x 1 voxels at the origin, displaced to the points, samples the field there.
-    at = points_mm.T.reshape(3, -1, 1, 1)
-    moves = resample(displacement, affine, np.diag([0.0, 0.0, 0.0, 1.0]), at.shape[1:], at)
-    return points_mm + moves[:, :, 0, 0].T
+        logger.warning("%s: %d of %d points lie outside and move as its border", field_path, outside, len(points))
+    return field(points).numpy()
 
 
 def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = None) -> None:

@@ -41,17 +41,21 @@ class MeasureRegistrationd(Transform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         pred, landmarks = data["pred"], data.get("landmarks")
-        metrics = similarity(data["image"], pred["warped"]) if self.similarity else {}
+        metrics = {}
+        if self.similarity:
+            seen = ((torch.as_tensor(data["coverage"]).to(pred["seen"]) > 0.5) & pred["seen"]).all(dim=0)
+            metrics = similarity(data["image"], pred["warped"], seen)
         metrics |= accuracy(
             pred["ddf"],
             pred["inverse_ddf"],
             torch.as_tensor(data["affine"]).cpu(),
-            None if landmarks is None else torch.as_tensor(landmarks, device=pred["ddf"].device),
+            pred["transforms"],
+            None if landmarks is None else torch.as_tensor(landmarks),
         )
         if "labels" in pred:
             metrics |= overlap(pred["labels"], data["affine"])
         if self.loss is not None:
-            metrics["loss"] = float(self.loss({key: value[None] for key, value in pred.items()}))
+            metrics["loss"] = float(self.loss({k: v[None] for k, v in pred.items() if isinstance(v, Tensor)}))
         return {**data, "metrics": metrics}
 
 

@@ -6,13 +6,15 @@ fits in memory. Similarity of images is no accuracy: a flexible enough field mak
 millimetres beside it.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 import torch
 from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
+from ..space.geometry import Grid, Transform
 from ..space.grid import sample, voxel_grid
 
 __all__ = [
@@ -111,44 +113,42 @@ def field_at(ddf: Tensor, points: Tensor) -> Tensor:
     return sample(ddf[None], points.T[None, :, :, None, None].to(ddf))[0, :, :, 0, 0].T
 
 
-def landmark_distances_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> Tensor:
+def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> Tensor:
     """Distance of each landmark, carried from one timepoint to another, to its place there.
 
-    Landmark p_i of timepoint i goes to the common space by ``inverse_ddf_i`` and on to timepoint j by ``ddf_j``. The
-    distance to p_j is measured there, in the patient's own millimetres: a registration cannot improve it by contracting
-    the common space, as it can the spread of landmarks within that space.
+    Landmark p_i of timepoint i goes to the common space by the inverse of ``transforms[i]`` and on to timepoint j by
+    ``transforms[j]``. The distance to p_j is measured there, in the patient's own millimetres: a registration cannot
+    improve it by contracting the common space, as it can the spread of landmarks within that space.
 
     Args:
-        landmarks: ``(K, P, 3)``, the same P points in every timepoint, voxel coordinates of the grid.
-        ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
-        inverse_ddf: ``(K, 3, *S)``, timepoint to common space, voxels.
-        affine: ``(4, 4)``, voxels to mm.
+        landmarks_mm: ``(K, P, 3)``, the same P points in every timepoint, RAS.
+        transforms: K, from the common space to each timepoint.
     Returns: ``(K * (K - 1), P)`` mm, the ordered pairs i != j with i slowest.
     """
-    _check_fields(ddf, inverse_ddf)
-    timepoints = ddf.shape[0]
-    if landmarks.dim() != 3 or landmarks.shape[0] != timepoints or landmarks.shape[2] != 3:
-        raise ValueError(f"landmarks: expected ({timepoints}, P, 3) to match the fields, got {tuple(landmarks.shape)}")
-    landmarks = landmarks.to(ddf)
-    common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)])
-    carried = torch.stack([common + field_at(u, common.flatten(0, 1)).view_as(common) for u in ddf], dim=1)
-    return _between(carried - landmarks[None], affine)
+    number = len(transforms)
+    if landmarks_mm.dim() != 3 or landmarks_mm.shape[0] != number or landmarks_mm.shape[2] != 3:
+        shape = tuple(landmarks_mm.shape)
+        raise ValueError(f"landmarks_mm: expected ({number}, P, 3) to match the transforms, got {shape}")
+    landmarks_mm = landmarks_mm.detach().cpu().double()
+    common = torch.stack([t.inverse(p) for p, t in zip(landmarks_mm, transforms)])
+    carried = torch.stack([t(common) for t in transforms], dim=1)
+    return _between(carried - landmarks_mm[None])
 
 
-def _between(differences: Tensor, affine: Tensor) -> Tensor:
-    """``(K, K, P, 3)`` voxels to ``(K * (K - 1), P)`` mm, without the diagonal."""
-    other = ~torch.eye(len(differences), dtype=torch.bool, device=differences.device)
-    return _length_mm(differences[other], affine, dim=2)
+def _between(differences: Tensor) -> Tensor:
+    """Lengths of ``(K, K, P, 3)``, ``(K * (K - 1), P)``, without the diagonal."""
+    other = ~torch.eye(len(differences), dtype=torch.bool)
+    return differences[other].norm(dim=2)
 
 
-def landmark_errors_mm(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, affine: Tensor) -> dict[str, float]:
+def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> dict[str, float]:
     """``landmark_{before,after}_mm_{mean,median,sd,95}``: over all ordered pairs and landmarks, without and with
     registration; sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
-    after = landmark_distances_mm(landmarks, ddf, inverse_ddf, affine)
-    placed = landmarks.to(ddf)
-    before = _between(placed[:, None] - placed[None], affine)
+    after = landmark_distances_mm(landmarks_mm, transforms)
+    placed = landmarks_mm.detach().cpu().double()
+    before = _between(placed[:, None] - placed[None])
     errors = {}
-    for name, distances in (("before", before.double()), ("after", after.double())):
+    for name, distances in (("before", before), ("after", after)):
         errors[f"landmark_{name}_mm_mean"] = float(distances.mean())
         errors[f"landmark_{name}_mm_median"] = float(distances.quantile(0.5))
         errors[f"landmark_{name}_mm_sd"] = float(distances.std(correction=0))
@@ -294,10 +294,12 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mas
 
 
 @torch.no_grad()
-def similarity(before: Tensor, after: Tensor) -> dict[str, float]:
-    """``rmse_before``, ``rmse_after``, ``nmi_before``, ``nmi_after`` of images ``(K, *S)``, native and warped."""
+def similarity(before: Tensor, after: Tensor, seen: Tensor | None = None) -> dict[str, float]:
+    """``rmse_before``, ``rmse_after``, ``nmi_before``, ``nmi_after`` of images ``(K, *S)``, native and warped, over the
+    voxels ``seen`` ``(*S)`` by every scan, before and after; NaN where there are none."""
+    known = seen is None or bool(seen.any())
     return {
-        f"{measure.__name__}_{when}": measure(images)
+        f"{measure.__name__}_{when}": measure(images, mask=seen) if known else math.nan
         for measure in (rmse, nmi)
         for when, images in (("before", before), ("after", after))
     }
@@ -331,17 +333,32 @@ def overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def accuracy(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, landmarks: Tensor | None = None) -> dict[str, float]:
-    """Every measure of one series' fields, as plain numbers under names with their units. Arguments as in
-    ``landmark_distances_mm``; displacements are those of ``ddf``."""
-    lengths = [_length_mm(u, affine, dim=0) for u in ddf]
+def accuracy(
+    ddf: Tensor,
+    inverse_ddf: Tensor,
+    affine: Tensor,
+    transforms: Sequence[Transform],
+    landmarks_mm: Tensor | None = None,
+) -> dict[str, float]:
+    """Every measure of one series' registration, as plain numbers under names with their units.
+
+    Args:
+        ddf, inverse_ddf: ``(K, 3, *S)``, of the deformation alone, in which an affine map neither folds nor fails to
+            invert; voxels of the grid with ``affine`` ``(4, 4)``.
+        transforms: K, the whole maps from the common space to each timepoint; ``displacement_*`` are theirs, at about
+            a million voxels.
+        landmarks_mm: ``(K, P, 3)``, RAS.
+    """
+    grid = Grid(ddf.shape[2:], affine)
+    points = grid.points(every=max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3))))
+    lengths = [(t(points) - points).norm(dim=-1) for t in transforms]
     result = {
         "folding_percent": folding_percent(ddf),
         "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
         "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine),
-        "displacement_mean_mm": sum(float(x.mean(dtype=torch.float64)) for x in lengths) / len(lengths),
+        "displacement_mean_mm": sum(float(x.mean()) for x in lengths) / len(lengths),
         "displacement_max_mm": max(float(x.max()) for x in lengths),
     }
-    if landmarks is not None:
-        result |= landmark_errors_mm(landmarks, ddf, inverse_ddf, affine)
+    if landmarks_mm is not None:
+        result |= landmark_errors_mm(landmarks_mm, transforms)
     return result

@@ -2,9 +2,10 @@
 
 import csv
 import logging
+import math
 import os
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
-from ..data.readers import Series
+from ..data.readers import Frame, Series
 from ..data.writers import check_output_dir, write_registration
+from ..errors import InputError
+from ..space.geometry import Transform as SpatialTransform
 from ..workflow.memory import peak_memory_gb
 from .metrics import similarity
 from .report import draw_report, format_table, versions, write_json
@@ -55,16 +58,27 @@ class SeriesWriter:
     Args:
         series: the native volumes, which are interpolated once.
         output_dir: made if missing; files of the same names are replaced when all new ones are complete.
+        home: index of the scan whose grid the aligned series lies on.
+        outside: what the aligned series holds where a scan has not seen a voxel: "zero", "nan" or "border".
         jacobian: write ``jacobian_*.nii.gz`` too.
         settings: stated in the report.
     Raises: InputError where ``output_dir`` cannot be written.
     """
 
     def __init__(
-        self, series: Series, output_dir: str, jacobian: bool = False, settings: Mapping[str, object] | None = None
+        self,
+        series: Series,
+        output_dir: str,
+        home: int = 0,
+        outside: str = "zero",
+        jacobian: bool = False,
+        settings: Mapping[str, object] | None = None,
     ):
+        if outside not in ("zero", "nan", "border"):
+            raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
         check_output_dir(output_dir)
-        self.series, self.output_dir, self.jacobian = series, Path(output_dir), jacobian
+        self.series, self.output_dir, self.home = series, Path(output_dir), home
+        self.outside, self.jacobian = outside, jacobian
         self.settings = dict(settings or {})
 
     def attach(self, engine: Engine) -> None:
@@ -77,31 +91,32 @@ class SeriesWriter:
     def __call__(self, engine: Engine) -> None:
         registered = time.perf_counter()
         output = engine.state.output[0]
-        fields, metrics = output["registration"], dict(output["metrics"])
-        affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu()
+        registration, metrics = output["registration"], dict(output["metrics"])
+        affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu().numpy()
+        std = registration.get("std_mm")
         written = write_registration(
             self.series,
-            fields["ddf"],
-            fields["inverse_ddf"],
-            affine,
+            registration["transforms"],
             self.output_dir,
-            std=fields.get("ddf_std"),
+            home=self.home,
+            std_mm=None if std is None else [Frame(x.cpu().numpy(), affine, "std") for x in std],
             jacobian=self.jacobian,
+            outside=self.outside,
         )
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
-        metrics |= similarity(torch.from_numpy(written["native"]), torch.from_numpy(written["warped"]))
-        lengths = self._lengths_mm(fields["ddf"], affine)
+        images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
+        metrics |= similarity(*images, torch.from_numpy(written["seen"]))
+        lengths = self._lengths_mm(registration["transforms"])
         self._report(metrics, written, lengths, registered - self.started, time.perf_counter() - registered)
 
-    @staticmethod
-    def _lengths_mm(ddf: torch.Tensor, affine: torch.Tensor) -> np.ndarray:
+    def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
         """Displacements' lengths at some 20,000 voxels of each timepoint, ``(K, P)``."""
-        samples = ddf.flatten(2)[:, :, :: max(1, ddf[0, 0].numel() // 20000)].cpu()
-        return torch.einsum("ij,kjp->kip", affine[:3, :3].to(samples), samples).norm(dim=1).numpy()
+        grid = self.series.frames[self.home].grid
+        points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
+        return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
     def _report(self, metrics: dict, written: Mapping, lengths: np.ndarray, register_s: float, write_s: float) -> None:
-        first = self.series.frames[0]
-        spacing = np.linalg.norm(first.affine[:3, :3], axis=0).tolist()
+        spacing = self.series.frames[self.home].grid.spacing_mm.tolist()
         picture = self.output_dir / ".report.png.partial"
         try:
             draw_report(
@@ -111,7 +126,7 @@ class SeriesWriter:
                 written["jacobian"],
                 lengths,
                 spacing,
-                title=Path(first.path).name,
+                title=Path(self.series.frames[self.home].path).name,
             )
             os.replace(picture, self.output_dir / "report.png")
         finally:

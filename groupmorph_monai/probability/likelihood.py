@@ -21,12 +21,14 @@ class Linearised(NamedTuple):
 
     ``value`` is ``(B, 1, *S)``, a voxel's share for all K, the same for all where none has one of its own; ``guide`` is
     ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K, *S)``.
+    ``number`` ``(B, 1, *S)`` is that of the volumes of which a voxel's value tells; None is all K.
     """
 
     value: Tensor
     guide: Tensor
     score: Tensor
     weight: Tensor
+    number: Tensor | None = None
 
 
 class Likelihood(nn.Module):
@@ -42,16 +44,30 @@ class Likelihood(nn.Module):
         super().__init__()
         self.smooth_voxels, self.stiffness = smooth_voxels, stiffness
 
-    def linearise(self, warped: Tensor) -> Linearised:
+    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
         """Scores by automatic differentiation, weights by Fisher's identity: the expected square of a score is the
-        expected curvature, up to ``stiffness``."""
+        expected curvature, up to ``stiffness``.
+
+        Args:
+            warped: ``(B, K, *S)``.
+            seen: ``(B, K, *S)`` bool, where a volume's value was measured and not extrapolated; None is everywhere.
+                What was not measured takes the mean of what was, and has no score.
+        """
         with torch.enable_grad():
-            warped = warped.detach().requires_grad_()
+            warped = (warped if seen is None else _impute(warped, seen)).detach().requires_grad_()
             mean = self(warped)
             (score,) = torch.autograd.grad(warped.numel() * mean, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
         value = (warped.shape[1] * mean.detach()).expand(warped[:, :1].shape)
+        if seen is not None:
+            score, weight = score * seen, weight * seen
         return Linearised(value, warped.detach(), score, weight)
+
+
+def _impute(warped: Tensor, seen: Tensor) -> Tensor:
+    """``warped`` with the mean over the timepoints that have seen a voxel in place of what the others extrapolate."""
+    mean = (warped * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp_min(1)
+    return torch.where(seen, warped, mean)
 
 
 class SquaredError(Likelihood):
@@ -75,13 +91,17 @@ class SquaredError(Likelihood):
 
     @full_precision
     @torch.no_grad()
-    def linearise(self, warped: Tensor) -> Linearised:
+    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
         """In closed form, for displacements of mean 0 over K; the mean is the guide."""
-        mean = warped.mean(dim=1, keepdim=True)
-        stiffness = 2 / (self.variance * (warped.shape[1] - 1))
-        score = stiffness * (mean - warped)
-        weight = torch.full_like(warped, stiffness)
-        return Linearised(-warped.var(dim=1, keepdim=True) / self.variance, mean, score, weight)
+        counted = torch.ones_like(warped) if seen is None else seen.to(warped)
+        number = counted.sum(dim=1, keepdim=True)
+        mean = (counted * warped).sum(dim=1, keepdim=True) / number.clamp_min(1)
+        # One volume alone has nothing to be compared with.
+        weight = counted * (number > 1) * 2 / (self.variance * (number - 1).clamp_min(1))
+        residual = mean - warped
+        return Linearised(
+            -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, number
+        )
 
 
 def _negative_plogp(p: Tensor) -> Tensor:

@@ -40,11 +40,12 @@ class LocalCorrelation(Likelihood):
         self.radius_weights = tuple(w / sum(weights) for w in weights)
         self.variance = noise**2
 
-    def _template(self, warped: Tensor, radius: int) -> Tensor:
-        template = torch.zeros_like(warped[:, :1])
-        for volume in warped.split(1, dim=1):
-            template = template + window_normalise(volume, radius, self.variance)
-        return template / warped.shape[1]
+    def _template(self, warped: Tensor, radius: int, seen: Tensor | None = None) -> Tensor:
+        template, number = torch.zeros_like(warped[:, :1]), warped.shape[1]
+        for k, volume in enumerate(warped.split(1, dim=1)):
+            normalised = window_normalise(volume, radius, self.variance)
+            template = template + (normalised if seen is None else normalised * seen[:, k : k + 1])
+        return template / (number if seen is None else seen.sum(dim=1, keepdim=True).clamp_min(1))
 
     def _regressions(self, warped: Tensor, template: Tensor, radius: int) -> Iterator[tuple[Tensor, ...]]:
         """Of each volume on the template: gain, residual, their variance, the volume's own, ``(B, 1, *S)`` each."""
@@ -68,18 +69,31 @@ class LocalCorrelation(Likelihood):
 
     @full_precision
     @torch.no_grad()
-    def linearise(self, warped: Tensor) -> Linearised:
+    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
         """In closed form: with offset, gain and variance held, a residual falls by ``gain * <grad template, d>``. The
-        template is the guide: its gradient has K times less noise than a volume's own."""
-        guide = self._template(warped, self.radii_voxels[0])
+        template is the guide: its gradient has K times less noise than a volume's own. A volume counts where it has
+        ``seen`` all of its window and of the windows from which the template there comes, and another one has too."""
+        radius = self.radii_voxels[0]
+        clear = None if seen is None else _eroded(seen, radius)
+        guide = self._template(warped, radius, clear)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
+        counted = None
+        if seen is not None:
+            counted = _eroded(seen, radius + max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(self._regressions(warped, guide, radius)):
-                value -= 0.5 * share * torch.log(unexplained / variance)
-                precise = share * gain / unexplained
+                counts = 1 if counted is None else counted[:, k : k + 1]
+                value -= 0.5 * share * torch.log(unexplained / variance) * counts
+                precise = share * gain / unexplained * counts
                 score[:, k : k + 1] -= precise * residual
                 weight[:, k : k + 1] += precise * gain
-        return Linearised(value, guide, score, weight)
+        number = None if counted is None else counted.sum(dim=1, keepdim=True)
+        return Linearised(value, guide, score, weight, number)
+
+
+def _eroded(seen: Tensor, radius: int) -> Tensor:
+    """Where all of the window of ``2 * radius + 1`` voxels an axis is ``seen``, ``(B, K, *S)`` bool."""
+    return window_mean(seen.float(), radius) > 1 - 0.5 / (2 * radius + 1) ** (seen.dim() - 2)
 
 
 class GaussianCorrelation(Likelihood):

@@ -6,8 +6,9 @@ from .alignment import (
     ReferenceAlignment,
     affine_in_voxels,
     affine_velocity,
-    compose_affine,
 )
+from .field import Field
+from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
@@ -15,9 +16,14 @@ from .smoothing import MultiGaussian
 __all__ = [
     "AdaptiveSolver",
     "AffineFlow",
+    "AffineTransform",
+    "ComposedTransform",
+    "DenseTransform",
     "Displacement",
     "Euler",
+    "Field",
     "FlowSequence",
+    "Grid",
     "MeanAlignment",
     "MultiGaussian",
     "OneWayAlignment",
@@ -27,7 +33,6 @@ __all__ = [
     "affine_in_voxels",
     "affine_velocity",
     "compose",
-    "compose_affine",
     "displace",
     "sample",
     "upsample_field",

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .grid import compose, sample, voxel_grid
+from .field import Field
+from .grid import compose, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
 
 __all__ = [
@@ -14,11 +15,9 @@ __all__ = [
     "affine_in_voxels",
     "affine_velocity",
     "apply_affine",
-    "compose_affine",
 ]
 
 Transformation = Flow | FlowSequence | Displacement
-_SLAB_VOXELS = 2**18
 
 
 class _Alignment:
@@ -143,44 +142,16 @@ def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     return torch.where((maps == still).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), still, found)
 
 
-def affine_velocity(logarithms: Tensor, like: Tensor, stride: int) -> Tensor:
-    """The stationary velocity whose flow is an affine map: ``(K, 3, *S)`` with the size, dtype and device of ``like``,
-    in its voxels.
+def affine_velocity(logarithms: Tensor, like: Field) -> Field:
+    """The stationary velocity whose flow is an affine map, ``(1, K, 3, *C)``.
 
     Args:
-        logarithms: of the maps, ``(K, 4, 4)``, voxel coordinates of the images.
-        like: any field ``(..., *S)`` on every ``stride``-th voxel of the images.
+        logarithms: of the maps, ``(K, 4, 4)``, voxel coordinates of the image.
+        like: any field on the lattice that is wanted.
     """
-    places = stride * voxel_grid(like.shape[-3:], like)
-    return torch.stack([apply_affine(m.to(like), places) for m in logarithms]) / stride
-
-
-def compose_affine(ddf: Tensor, inverse_ddf: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Fields of timepoints that an affine map moved before, as fields of the timepoints where they are: written into
-    the given ones, slab by slab, as fields of a whole series are too large to hold twice.
-
-    Args:
-        ddf: ``(K, 3, *S)``, common space to the moved timepoint, voxels.
-        inverse_ddf: ``(K, 3, *S)``, the opposite.
-        maps: ``(K, 4, 4)``, moved timepoint to the timepoint, voxel coordinates.
-    Returns: displacements of ``maps_k o (id + ddf_k)`` and of its inverse ``(id + inverse_ddf_k) o maps_k^-1``.
-    """
-    size = ddf.shape[2:]
-    step = max(1, _SLAB_VOXELS // (size[1] * size[2]))
-    still = torch.eye(4, dtype=torch.float64)
-    for k, matrix in enumerate(maps.cpu().double()):
-        if torch.equal(matrix, still):
-            continue
-        there, back = ((m - still).to(ddf) for m in (matrix, torch.linalg.inv(matrix)))
-        unmoved = inverse_ddf[k : k + 1].clone()
-        for start in range(0, size[0], step):
-            slab = (slice(None), slice(start, start + step))
-            grid = voxel_grid((min(step, size[0] - start), *size[1:]), ddf)
-            grid[0] += start
-            ddf[k][slab] += apply_affine(there, grid + ddf[k][slab])
-            moved = apply_affine(back, grid)
-            inverse_ddf[k][slab] = moved + sample(unmoved, (grid + moved)[None])[0]
-    return ddf, inverse_ddf
+    values = like.values
+    places = like.step * voxel_grid(values.shape[-3:], values)
+    return like.like(torch.stack([apply_affine(m.to(values), places) for m in logarithms])[None] / like.step)
 
 
 def apply_affine(matrix: Tensor, points: Tensor) -> Tensor:

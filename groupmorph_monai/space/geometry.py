@@ -7,6 +7,7 @@ in which an image is resampled to the point where the image is read.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from .grid import sample
 __all__ = ["AffineTransform", "ComposedTransform", "DenseTransform", "Grid", "Transform", "interpolate"]
 
 _SLAB_VOXELS = 2**20
-_TAPER = 4.0  # see DenseTransform
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,8 @@ class Grid:
         """Whether both have the same voxels, to ``tolerance_mm`` at each corner."""
         if self.shape != other.shape:
             return False
-        far = (torch.tensor(self.shape, dtype=torch.float64) - 1) * torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-        return bool((_affine(self.affine, far) - _affine(other.affine, far)).abs().max() <= tolerance_mm)
+        corners = torch.cartesian_prod(*[torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in self.shape])
+        return bool((_affine(self.affine, corners) - _affine(other.affine, corners)).abs().max() <= tolerance_mm)
 
     def slabs(self) -> Iterator[slice]:
         """Slices of the first axis that together cover the volume, each of about a million voxels."""
@@ -117,8 +117,8 @@ def _affine(matrix: Tensor, points: Tensor) -> Tensor:
 
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample ``volume`` ``(C, *S)`` at voxel coordinates ``(..., 3)``; the border's value holds outside. Returns ``(...,
-    C)``, linearly interpolated, or the nearest voxel's value with ``mode="nearest"``."""
+    """Sample ``volume`` ``(C, *S)`` at voxel coordinates ``(..., 3)``; the border's value holds outside. Returns values
+    ``(..., C)``, linearly interpolated, or the nearest voxel's with ``mode="nearest"``."""
     places = voxels.reshape(-1, 3).T[None, :, :, None, None].to(volume)
     return sample(volume[None], places, mode)[0, :, :, 0, 0].T.reshape(*voxels.shape[:-1], len(volume))
 
@@ -168,19 +168,21 @@ class AffineTransform(Transform):
 class DenseTransform(Transform):
     """``x + u(x)`` of a displacement field that is sampled on a grid, with the field of the inverse map beside it.
 
-    Beyond the grid nothing is known of the field. There it fades from its border's value to 0 over four times its
-    greatest length, which cannot fold, and leaves the place to the affine transform that it is composed with.
+    Beyond the grid nothing is known of the field. There it fades from its border's value to 0, and leaves the place to
+    the affine transform that it is composed with.
 
     Args:
         displacement, inverse_displacement: ``(3, *S)``, voxels of ``grid``.
         grid: where both are sampled.
+        fade: distance over which the field fades, in multiples of its greatest length: 4 cannot fold, infinity holds
+            the border's value.
     """
 
-    def __init__(self, displacement: Tensor, inverse_displacement: Tensor, grid: Grid):
+    def __init__(self, displacement: Tensor, inverse_displacement: Tensor, grid: Grid, fade: float = 4.0):
         for name, field in (("displacement", displacement), ("inverse_displacement", inverse_displacement)):
             if tuple(field.shape) != (3, *grid.shape):
                 raise ValueError(f"{name}: expected shape {(3, *grid.shape)}, got {tuple(field.shape)}")
-        self.field, self.inverse_field, self.grid = displacement, inverse_displacement, grid
+        self.field, self.inverse_field, self.grid, self.fade = displacement, inverse_displacement, grid, fade
 
     @cached_property
     def is_identity(self) -> bool:
@@ -204,13 +206,13 @@ class DenseTransform(Transform):
         moves = self._to_mm(interpolate(self.field, voxels.to(self.field.device)).to(points))
         last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
         beyond = self._to_mm(voxels - voxels.clamp_min(0).minimum(last)).norm(dim=-1, keepdim=True)
-        if beyond.any():
-            moves = moves * (1 - beyond / (_TAPER * self._greatest_mm + 1e-9)).clamp_min(0)
+        if isfinite(self.fade) and beyond.any():
+            moves = moves * (1 - beyond / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
         return points + moves
 
     @property
     def inverse(self) -> "DenseTransform":
-        return DenseTransform(self.inverse_field, self.field, self.grid)
+        return DenseTransform(self.inverse_field, self.field, self.grid, self.fade)
 
 
 class ComposedTransform(Transform):

@@ -18,6 +18,7 @@ __all__ = [
     "compose",
     "displace",
     "full_precision",
+    "inside",
     "sample",
     "upsample_field",
     "voxel_grid",
@@ -90,6 +91,17 @@ def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
         line = torch.arange(n, dtype=ddf.dtype, device=ddf.device) * scale - 1
         components.append(torch.add(line.view([-1 if a == axis else 1 for a in range(len(size))]), u, alpha=scale))
     return _interpolate(image, torch.stack(components[::-1], dim=-1), mode)
+
+
+@full_precision
+def inside(ddf: Tensor) -> Tensor:
+    """Whether ``x + ddf(x)`` lies within the volume, outer halves of its voxels included: ``(N, D, *S)`` voxels to
+    ``(N, *S)`` bool."""
+    result = torch.ones_like(ddf[:, 0], dtype=torch.bool)
+    for axis, (u, n) in enumerate(zip(ddf.unbind(1), ddf.shape[2:])):
+        place = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
+        result &= (place >= -0.5) & (place <= n - 0.5)
+    return result
 
 
 def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:

@@ -4,15 +4,16 @@ from .affine_refinement import AffineRefinement
 from .codes import CodesOf, PriorCodes
 from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
-from .initial import AlignInitiald, ComposeInitiald
+from .initial import AlignInitiald
 from .memory import keep_freed_memory
 from .refinement import Refinement
+from .registration import ComposeTransformsd, timepoint_transforms
 
 __all__ = [
     "AffineRefinement",
     "AlignInitiald",
     "CodesOf",
-    "ComposeInitiald",
+    "ComposeTransformsd",
     "EpochOfPrior",
     "EpochSeed",
     "GradientClip",
@@ -24,4 +25,5 @@ __all__ = [
     "native_bf16",
     "prepare_series",
     "resume",
+    "timepoint_transforms",
 ]

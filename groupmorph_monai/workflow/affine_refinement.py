@@ -11,8 +11,10 @@ from torch.nn.functional import pad
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..space.alignment import affine_velocity
+from ..space.field import Field
 from ..space.grid import warp
 from ..space.lattice import coarsen
+from .evidence import EVERYWHERE, Evidence
 
 __all__ = ["AffineRefinement"]
 
@@ -37,27 +39,28 @@ class AffineRefinement:
 
     def __call__(
         self,
-        z: Tensor,
+        z: Field,
         images: Tensor,
         displacement: Callable[[Tensor], Tensor],
-        mask: Tensor | None = None,
-        still: Tensor | None = None,
-    ) -> Tensor:
-        """Refined z, ``(B, K, 3, *S)``, its mean over K that of the given z.
+        evidence: Evidence = EVERYWHERE,
+        static: Field | None = None,
+    ) -> Field:
+        """Refine z. Its mean over K stays.
 
         Args:
             z: to start from, on every voxel of the images.
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
-            mask: none, as windows reach beyond any.
-            still: as for `Refinement`; no part of it here, as one map holds everywhere.
+            evidence: without a mask, as windows reach beyond any.
+            static: as for `Refinement`; without effect, as one map holds everywhere.
         """
-        if mask is not None:
+        if evidence.mask is not None:
             raise InputError(
                 "mask: expected none where affine maps are refined, as the windows of their likelihood reach beyond "
                 "it; leave it out, or --overlay models/avsm_affine: the default's affine alignment heeds it"
             )
-        return torch.cat([self._series(*item, displacement) for item in zip(z.detach().split(1), images.split(1))])
+        items = zip(z.values.detach().split(1), images.split(1))
+        return z.like(torch.cat([self._series(*item, displacement) for item in items]))
 
     def _series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
         size = images.shape[2:]
@@ -72,8 +75,8 @@ class AffineRefinement:
             """z on every ``factor``-th voxel."""
             # A motion of all timepoints together changes what the windows hold and would be taken for an alignment.
             logarithms = back @ pad(numbers - numbers.mean(dim=0), (0, 0, 0, 1)) @ frame
-            thinned = z[(..., *[slice(None, None, factor)] * 3)] / factor
-            return thinned + affine_velocity(logarithms, thinned, factor)
+            thinned = Field(z[(..., *[slice(None, None, factor)] * 3)] / factor, size, factor)
+            return thinned.values + affine_velocity(logarithms, thinned).values
 
         def likelihood(level: Tensor, factor: int) -> Tensor:
             return self.likelihood(warp(level, displacement(moved(factor))))

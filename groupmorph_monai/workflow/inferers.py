@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
-from ..space.grid import compose, upsample_field, warp
+from ..space.field import Field
+from ..space.grid import compose, inside, warp
 from .affine_refinement import AffineRefinement
-from .refinement import Refinement, stride_of
+from .evidence import Evidence
+from .refinement import Refinement
 
 __all__ = ["RegistrationInferer", "native_bf16", "prepare_series"]
 
@@ -30,21 +32,23 @@ def native_bf16(device: torch.device | str) -> bool:
 def prepare_series(
     batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
-    """What MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its surfaces
-    where it has them; its mask, and the logarithms of its initial maps, in voxels, where it
-    has any."""
-    found = {
+    """Prepare what MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its
+    surfaces where it has them; and of its ``coverage``, its ``mask`` and the logarithms of its ``initial`` maps, in
+    voxels, those that it has. Maps of a series whose headers differ are left out: there is no telling which scan's
+    header says where static tissue is."""
+    tensors = {
         key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
-        for key in ("image", "mask", "surface_points", "surface_distance")
+        for key in ("image", "coverage", "mask", "surface_points", "surface_distance")
         if key in batch
     }
-    surfaces = {key: found[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in found}
-    others = {"mask": found["mask"]} if "mask" in found else {}
+    surfaces = {key: tensors[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in tensors}
+    others = {key: tensors[key] for key in ("coverage", "mask") if key in tensors}
+    others["one_header"] = bool(torch.as_tensor(batch.get("one_header", True)).all())
     if "initial" in batch:
         maps = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
         logarithms = [torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.flatten(0, 1)]
         others["initial"] = torch.stack(logarithms).view(maps.shape)
-    return found["image"], surfaces or None, (), others
+    return tensors["image"], surfaces or None, (), others
 
 
 def _both_orders(pairs: Tensor) -> Tensor:
@@ -132,17 +136,24 @@ class RegistrationInferer(Inferer):
         inputs: Tensor,
         network: nn.Module,
         *args,
+        coverage: Tensor | None = None,
         mask: Tensor | None = None,
         initial: Tensor | None = None,
+        one_header: bool = True,
         **kwargs,
     ) -> dict[str, Tensor]:
-        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1]; ``mask`` restricts the refinement, as there;
-        ``initial`` ``(B, K, 4, 4)`` are the logarithms of the maps, in voxels, that have moved them already.
+        """Register a series.
 
+        Args:
+            inputs: ``(B, K, *S)``, intensities in [0, 1].
+            coverage, mask: which voxels of the inputs count in the refinement, as `Evidence` has it.
+            initial: ``(B, K, 4, 4)``, logarithms of the maps, in voxels, that have moved the inputs already.
+            one_header: whether all timepoints were scanned on one grid, so that tissue may be static in it.
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf`` ``(B,
             K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``, ``z_log_variance``, the
             network's posterior in its last pass; while evaluating also ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to
-            common space, and with draws ``ddf_std``, like ``ddf``.
+            common space; ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that the timepoint has seen; and
+            with draws ``ddf_std``, like ``ddf``.
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
@@ -150,44 +161,61 @@ class RegistrationInferer(Inferer):
         if network.training and self.exchange:
             images = _both_orders(images)
 
-        dvf, seen = 0, images
+        dvf, given, size = 0, images, images.shape[2:]
         for number in range(self.passes):
             if number:
-                seen = warp(images, self._on_image_grid(self._displacement(dvf), images))
-            mean, log_variance = self._posterior(seen, network)
+                given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
+            mean, log_variance = self._posterior(given, network)
             z = self.posterior.draw(mean, log_variance) if network.training else mean
-            dvf = constrain(dvf + model.decode(z, seen))
+            dvf = constrain(dvf + model.decode(z, given))
+        dvf = Field(dvf, size, model.stride)
+        evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
         if self.refinement is not None and not network.training:
-            dvf = constrain(self._refined(dvf, images, mask, initial))
-        ddf = self._on_image_grid(self.alignment(dvf, self.transformation), images)
-        result = {"warped": warp(images, ddf), "ddf": ddf, "dvf": dvf, "z_mean": mean, "z_log_variance": log_variance}
+            dvf = self._refined(dvf, images, evidence, initial, one_header)
+        ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
+        result = {
+            "warped": warp(images, ddf),
+            "ddf": ddf,
+            "dvf": dvf.values,
+            "z_mean": mean,
+            "z_log_variance": log_variance,
+        }
         if not network.training or self.invert or self.bidirectional:
-            result["inverse_ddf"] = self._on_image_grid(self.alignment.inverse(dvf, self.transformation), images)
+            result["inverse_ddf"] = dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
         if network.training:
             self._add_comparisons(result, images)
+        else:
+            result["seen"] = _seen(ddf, coverage)
         if not network.training and self.draws:
             draws = (
-                self._refined_draws(dvf, images, mask)
+                self._refined_draws(dvf, images, evidence)
                 if self.refinement is not None
-                else self._network_draws(dvf, mean, log_variance, model, seen)
+                else self._network_draws(dvf, mean, log_variance, model, given)
             )
-            result["ddf_std"] = self._spread(draws, images)
+            result["ddf_std"] = self._spread(draws)
         return result
 
-    def _refined(self, dvf: Tensor, images: Tensor, mask: Tensor | None, initial: Tensor | None) -> Tensor:
-        centred, still = self.alignment.centred, None
-        if initial is not None:
-            stride = stride_of(dvf, images)
-            still = -torch.stack([affine_velocity(logs, dvf, stride) for logs in initial])
-            still = centred(self.alignment.constrain(still))
+    def _refined(
+        self, dvf: Field, images: Tensor, evidence: Evidence, initial: Tensor | None, one_header: bool
+    ) -> Field:
+        alignment, static = self.alignment, None
+        if one_header:
+            # In a moved timepoint what is static has the inverse of the map that moved it.
+            static = torch.zeros_like(dvf.values[:, :, : images.dim() - 2])
+            if initial is not None:
+                static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
+            static = dvf.like(alignment.centred(alignment.constrain(static)))
         with self._seeded(images):  # a likelihood may look at voxels drawn at random
-            found = self.refinement(centred(dvf), images, self._displacement_of_centred, mask, still)
-        return self.alignment.anchored(found)
+            centred = dvf.like(alignment.centred(dvf.values))
+            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, static)
+        return refined.like(alignment.constrain(alignment.anchored(refined.values)))
 
-    def _refined_draws(self, dvf: Tensor, images: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
-        centred = self.alignment.centred(dvf)
-        draws = self.refinement.draws(centred, images, self._displacement_of_centred, mask, self.draws, self.seed)
-        return map(self.alignment.anchored, draws)
+    def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
+        centred = dvf.like(self.alignment.centred(dvf.values))
+        draws = self.refinement.draws(
+            centred, images, self._displacement_of_centred, evidence, self.draws, self.seed
+        )
+        return (draw.like(self.alignment.anchored(draw.values)) for draw in draws)
 
     def _displacement(self, z: Tensor) -> Tensor:
         return self.transformation(self.alignment.constrain(z))
@@ -229,10 +257,6 @@ class RegistrationInferer(Inferer):
         stride = getattr(network, "module", network).stride
         return blended[(..., *[slice(-(-n // stride)) for n in size])]
 
-    def _on_image_grid(self, ddf: Tensor, images: Tensor) -> Tensor:
-        size = images.shape[2:]
-        return upsample_field(ddf, stride_of(ddf, images), size)
-
     @contextmanager
     def _seeded(self, like: Tensor) -> Iterator[None]:
         with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
@@ -240,17 +264,24 @@ class RegistrationInferer(Inferer):
             yield
 
     def _network_draws(
-        self, dvf: Tensor, mean: Tensor, log_variance: Tensor, model: nn.Module, seen: Tensor
-    ) -> Iterator[Tensor]:
-        found = model.decode(mean, seen)
+        self, dvf: Field, mean: Tensor, log_variance: Tensor, model: nn.Module, given: Tensor
+    ) -> Iterator[Field]:
+        predicted = model.decode(mean, given)
         with self._seeded(mean):
             for _ in range(self.draws):
-                yield dvf + model.decode(self.posterior.draw(mean, log_variance), seen) - found
+                drawn = model.decode(self.posterior.draw(mean, log_variance), given)
+                yield dvf.like(dvf.values + drawn - predicted)
 
-    def _spread(self, draws: Iterable[Tensor], images: Tensor) -> Tensor:
+    def _spread(self, draws: Iterable[Field]) -> Tensor:
         total, squares = 0, 0
         for dvf in draws:
-            ddf = self.alignment(dvf, self.transformation)
+            ddf = self.alignment(dvf.values, self.transformation)
             total, squares = total + ddf, squares + ddf.square()
         variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
-        return self._on_image_grid(variance.clamp_min(0).sqrt(), images)
+        return dvf.like(variance.clamp_min(0).sqrt()).on_image()
+
+
+def _seen(ddf: Tensor, coverage: Tensor | None) -> Tensor:
+    """Where timepoints warped by ``ddf`` ``(B, K, D, *S)`` have seen their voxels, ``(B, K, *S)`` bool."""
+    seen = inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2])
+    return seen if coverage is None else seen & (warp(coverage, ddf) > 0.5)

@@ -10,14 +10,14 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from ..data.readers import Frame, read_image, read_series
-from ..data.resampling import resample, working_grid
+from ..data.resampling import resample
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.local_correlation import LocalCorrelation
-from ..space.alignment import affine_in_voxels, compose_affine
+from ..space.geometry import AffineTransform
 from ..space.lattice import gradient
 
-__all__ = ["AlignInitiald", "ComposeInitiald", "affine_generators"]
+__all__ = ["AlignInitiald", "affine_generators"]
 
 KINDS = ("affine", "rigid")
 
@@ -57,7 +57,7 @@ class AlignInitiald(MapTransform):
         self,
         keys: KeysCollection = "image",
         kind: str | None = "affine",
-        reference: int = 0,
+        reference: int | None = None,
         likelihood: Likelihood | None = None,
         timepoints: int | None = None,
         voxels: Sequence[int] = (24, 48),
@@ -82,9 +82,9 @@ class AlignInitiald(MapTransform):
             if len(files) not in (1, len(item[key].frames)):
                 files = []  # whoever loads the images says what is wrong with so many
             maps = self.maps(item[key].frames, [read_image(file, labels=True) for file in files])
-            if 0 <= self.reference < len(maps):  # the alignment says what is wrong with another
-                maps = maps @ torch.linalg.inv(maps[self.reference])
-                maps[self.reference] = torch.eye(4)  # to the last digit
+            if (self.reference or 0) < len(maps):  # LoadSeriesd says what is wrong with another
+                maps = maps @ torch.linalg.inv(maps[self.reference or 0])
+                maps[self.reference or 0] = torch.eye(4)  # to the last digit
             item["initial"] = maps
         return item
 
@@ -98,19 +98,15 @@ class AlignInitiald(MapTransform):
         percentiles = [np.percentile(frame.data, (1, 50, 99.5)) for frame in frames]
 
         def on_grid(maps: Mapping[int, Tensor], voxels: int) -> tuple[Tensor, Tensor, Tensor]:
-            grid, size = working_grid(frames[0], extent / voxels)
+            grid = frames[0].grid.canonical().at_spacing(torch.tensor(3 * [extent / voxels]))
             volumes = []
             for k, matrix in maps.items():
                 low, _, high = percentiles[k]
-                volume = resample(frames[k].data[None], frames[k].affine, matrix.numpy() @ grid, size)[0]
+                volume = resample(frames[k], grid, AffineTransform(matrix))[0]
                 volumes.append((volume - low) / max(high - low, 1e-6))
-            inside = [
-                resample(masks[k].data[None], masks[k].affine, matrix.numpy() @ grid, size)[0]
-                for k, matrix in maps.items()
-                if k < len(masks)
-            ]
-            inside = torch.from_numpy(np.stack(inside)).float() if inside else torch.ones(1, *size)
-            return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), inside[None], torch.from_numpy(grid)
+            inside = [resample(masks[k], grid, AffineTransform(m))[0] for k, m in maps.items() if k < len(masks)]
+            inside = torch.from_numpy(np.stack(inside)).float() if inside else torch.ones(1, *grid.shape)
+            return torch.from_numpy(np.stack(volumes))[None].clamp(0, 1).float(), inside[None], grid.affine
 
         headers = torch.eye(4, dtype=torch.float64).repeat(len(frames), 1, 1)
         maps = self._start(frames, [median for _, median, _ in percentiles], headers, on_grid)
@@ -138,7 +134,8 @@ class AlignInitiald(MapTransform):
         return starts
 
     def _step(self, volumes: Tensor, inside: Tensor, grid: Tensor, maps: Tensor) -> Tensor:
-        _, guide, score, weight = (x.double() for x in self.likelihood.linearise(volumes))
+        linear = self.likelihood.linearise(volumes)
+        guide, score, weight = (x.double() for x in (linear.guide, linear.score, linear.weight))
         score, weight = score * inside, weight * inside
         # Coordinates in half sides of the volume about its centre keep the equations well scaled.
         voxels = torch.stack(torch.meshgrid(*[torch.arange(n).double() for n in volumes.shape[2:]], indexing="ij"))
@@ -175,26 +172,3 @@ def _centre_of_mass(frame: Frame, median: float) -> np.ndarray:
     total = max(weight.sum(), 1e-12)
     mean = [(weight.sum(axis=tuple(a for a in range(3) if a != d)) * axes[d]).sum() / total for d in range(3)]
     return frame.affine[:3, :3] @ np.array(mean) + frame.affine[:3, 3]
-
-
-class ComposeInitiald(MapTransform):
-    """Compose the initial maps into a registration's fields: what was found on the moved timepoints becomes
-    displacements to where they really are.
-
-    Args:
-        keys: of the registration, ``"pred"``.
-    """
-
-    def __init__(self, keys: KeysCollection = "pred"):
-        super().__init__(keys)
-
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
-        item = dict(data)
-        if "initial" not in item:
-            return item
-        maps = affine_in_voxels(torch.as_tensor(item["initial"]), torch.as_tensor(item["affine"]))
-        for key in self.key_iterator(item):
-            fields = dict(item[key])
-            fields["ddf"], fields["inverse_ddf"] = compose_affine(fields["ddf"], fields["inverse_ddf"], maps)
-            item[key] = {**fields, "affine": maps}
-        return item

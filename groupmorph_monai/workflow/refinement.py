@@ -1,7 +1,6 @@
 """Fine-tuning z for one series after the network has spoken (GroupMorph, Section 6 and the dotted arrow of Fig. 2)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,64 +8,14 @@ from tqdm import tqdm
 
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
-from ..space.grid import displace, upsample_field
-from ..space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict
+from ..space.field import Field
+from ..space.lattice import CosineTransform, gaussian_filter
+from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
 
-__all__ = ["Refinement", "stride_of"]
+__all__ = ["Refinement"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
-
-
-def stride_of(field: Tensor, images: Tensor) -> int:
-    """Voxels of ``images`` ``(B, K, *S)`` between those of ``field`` ``(B, K, D, *C)``, ``C = ceil(S / stride)``."""
-    return max(-(-n // c) for n, c in zip(images.shape[2:], field.shape[3:]))
-
-
-@dataclass
-class _Quadratic:
-    """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
-    order.
-
-    ``value`` is a scalar; ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D,
-    D, *S)``.
-    """
-
-    value: Tensor
-    force: Tensor
-    curvature: Tensor
-
-    def product(self, d: Tensor) -> Tensor:
-        return (self.curvature * d.unsqueeze(1)).sum(dim=2)
-
-    def damped(self, damping: float) -> "_Quadratic":
-        return _Quadratic(self.value, self.force, (1 + damping) * self.curvature) if damping else self
-
-    @property
-    def mean_curvature(self) -> Tensor:
-        return self.curvature.diagonal(dim1=1, dim2=2).mean()
-
-
-class _Pieces:
-    """z ``(1, K, T * D, *S_z)`` of T velocities, one flow after the other, as what they share and what sets them
-    apart. A stationary velocity is one that shares all with itself.
-
-    Args:
-        images: ``(1, K, *S)``.
-    """
-
-    def __init__(self, z: Tensor, images: Tensor):
-        pieces = z.unflatten(2, (-1, images.dim() - 2))
-        self.number, self.shared = pieces.shape[2], pieces.mean(dim=2)
-        self._apart = (pieces - self.shared.unsqueeze(2)).flatten(2, 3)
-        self._images, self._stride = images, stride_of(z, images)
-
-    def whole(self, shared: Tensor) -> Tensor:
-        """z on the lattice of ``shared`` ``(1, K, D, *C)``."""
-        if self.number == 1:
-            return shared
-        apart = _on_lattice(self._apart, self._stride, stride_of(shared, self._images), self._images.shape[2:])
-        return apart + torch.cat([shared] * self.number, dim=2)
 
 
 class Refinement:
@@ -123,39 +72,40 @@ class Refinement:
     @torch.no_grad()
     def __call__(
         self,
-        z: Tensor,
+        z: Field,
         images: Tensor,
         displacement: Callable[[Tensor], Tensor],
-        mask: Tensor | None = None,
-        still: Tensor | None = None,
-    ) -> Tensor:
-        """Refined z, ``(B, K, T * D, *ceil(S / lattice_voxels))``, its mean over K that of the given z: the images
-        cannot tell it.
+        evidence: Evidence = EVERYWHERE,
+        static: Field | None = None,
+    ) -> Field:
+        """Refine z, ``(B, K, T * D, *C)``. Its mean over K stays: the images cannot tell it.
 
         Args:
-            z: ``(B, K, T * D, *S_z)`` to start from, on any lattice of the images. Of T velocities, one flow after the
-                other, what they share is refined and what sets them apart is kept.
+            z: to start from, on any lattice. Of T velocities, one flow after the other, what they share is refined and
+                what sets them apart is kept.
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
-            mask: 1 where voxels count and 0 where not, ``(B, K, *S)``, or ``(B, 1, *S)`` of the first timepoint, which
-                then holds where its voxels go.
-            still: ``(B, K, D, *S_z)``, what z shares of a series in which nothing moved; none is 0.
+            evidence: which voxels count.
+            static: ``(B, K, D, *C)``, what z shares of a series in which nothing moved; None where that is no
+                hypothesis.
+        Returns: z on every ``lattice_voxels``-th voxel.
         """
-        found = []
-        for n, (z_one, x) in enumerate(zip(z.split(1), images.split(1))):
-            pieces = _Pieces(z_one, x)
-            unmoved = torch.zeros_like(pieces.shared) if still is None else still[n : n + 1]
-            inside = None if mask is None else mask[n : n + 1]
-            found.append(pieces.whole(self._series(pieces, unmoved, x, inside, displacement)))
-        return torch.cat(found)
+        refined = []
+        for n, values in enumerate(z.values.split(1)):
+            pieces = Pieces(z.like(values))
+            unmoved = None if static is None or not self.stationary else static.like(static.values[n : n + 1])
+            refined.append(
+                pieces.whole(self._series(pieces, unmoved, images[n : n + 1], evidence.of(n), displacement))
+            )
+        return refined[0].like(torch.cat([field.values for field in refined]))
 
     def _series(
-        self, pieces: _Pieces, still: Tensor, images: Tensor, mask: Tensor | None, displacement: Callable
-    ) -> Tensor:
+        self, pieces: Pieces, static: Field | None, images: Tensor, evidence: Evidence, displacement: Callable
+    ) -> Field:
         """What the refined pieces share."""
 
-        def moved(z: Tensor) -> Tensor:
-            return displacement(pieces.whole(z))
+        def moved(z: Field) -> Tensor:
+            return displacement(pieces.whole(z).values)
 
         z, size = pieces.shared, images.shape[2:]
         schedule = [
@@ -164,22 +114,21 @@ class Refinement:
         start, weights, stayed = z, [1.0] * len(self.prior.terms((1,))), True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
-                level = coarsen(images, factor)
-                level_mask = None if mask is None else coarsen(mask, factor)
                 step = max(factor, self.lattice_voxels)
+                level = Level(images, evidence.seen, evidence.mask, evidence.home, factor, step)
                 # On the finest images the level before has been at work on the same lattice: only a wall that it found
                 # may be left.
-                known = (z, start, still) if factor > 1 and z is not start else (z, still)
-                *moving, unmoved = (_on_lattice(v, stride_of(v, images), step, size) for v in known)
-                z = moving[0]
+                candidates = [v.at(step) for v in ((z, start) if factor > 1 and z is not start else (z,))]
+                z = candidates[0]
                 if stayed or factor > 1:
-                    z, stayed = self._restart(moving, unmoved, level, level_mask, moved, step // factor)
+                    z, stayed = self._restart(candidates, static and static.at(step), level, moved)
                 best, damping = None, 0.0
                 for _ in range(iterations):
-                    model = self._model(level, level_mask, moved(z), step // factor)
+                    model = level.model(self.likelihood, moved(z))
                     # Each piece pays for what all share.
-                    terms = [pieces.number * w * t.to(z) for w, t in zip(weights, self.prior.terms(z.shape[3:], step))]
-                    if best is not None and _worse(model, z, *best, sum(terms)):
+                    shape = z.values.shape[3:]
+                    terms = [pieces.number * w * t.to(images) for w, t in zip(weights, self.prior.terms(shape, step))]
+                    if best is not None and _worse(model, z.values, best[0], best[1].values, sum(terms)):
                         # Levenberg and Marquardt: back, and a shorter step from there.
                         model, z = best
                         damping = 8 * damping + 8
@@ -187,15 +136,15 @@ class Refinement:
                         damping /= 8
                     best = model, z
                     precision = sum(terms)
-                    ascent = _ascent(model, precision, z[0])
+                    ascent = _ascent(model, precision, z.values[0])
                     dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
                     # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
-                    z = z + dz
+                    z = z.like(z.values + dz)
                     if self.adapt_prior and step == self.lattice_voxels:
                         curvature = self.independent_share * model.mean_curvature
-                        weights = [w * c for w, c in zip(weights, _evidence(terms, z[0], curvature, weights))]
+                        weights = [w * c for w, c in zip(weights, _evidence(terms, z.values[0], curvature, weights))]
                     bar.update()
                     length_voxels = step * dz.square().sum(dim=1).sqrt().mean()
                     bar.set_postfix(level=factor, step=f"{length_voxels:.3f} voxels")
@@ -204,46 +153,39 @@ class Refinement:
         return z
 
     def _restart(
-        self,
-        moving: Sequence[Tensor],
-        still: Tensor,
-        images: Tensor,
-        mask: Tensor | None,
-        displacement: Callable,
-        factor: int,
-    ) -> tuple[Tensor, bool]:
+        self, candidates: Sequence[Field], static: Field | None, level: Level, displacement: Callable[[Field], Tensor]
+    ) -> tuple[Field, bool]:
         """Where a level begins, of several z on its lattice: the one that makes its images the most likely, as coarse
-        levels lead away from a good start where a series has no coarse structure; and ``still`` wherever that is
+        levels lead away from a good start where a series has no coarse structure; and ``static`` wherever that is
         clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
         from what slides along it. Second, whether there are such places."""
-        values = []
-        fields = [displacement(v) for v in ((*moving, still) if self.stationary else moving)]
-        inside = 1 if mask is None else _pulled(mask, fields[0], factor).mean(dim=1, keepdim=True)
-        for ddf in fields:
-            value = self.likelihood.linearise(_pulled(images, ddf, factor)).value
-            values.append(inside * value / images.shape[1])
-        best = max(range(len(moving)), key=lambda n: float(values[n].sum()))
-        if not self.stationary:
-            return moving[best], False
-        lattice = (..., *[slice(None, None, factor)] * (images.dim() - 2))
+        hypotheses = [*candidates] if static is None else [*candidates, static]
+        if len(hypotheses) == 1:
+            return candidates[0], False
+        values = level.values(self.likelihood, [displacement(v) for v in hypotheses])
+        best = max(range(len(candidates)), key=lambda n: float(values[n].sum()))
+        z = candidates[best]
+        if static is None:
+            return z, False
+        lattice = (..., *[slice(None, None, level.stride)] * len(z.size))
         gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
-        stays = (gain > _CLEAR_NATS).to(still)
+        stays = (gain > _CLEAR_NATS).to(z.values)
         if stays.mean() < _LEAST_STATIONARY_SHARE:
-            return moving[best], False
+            return z, False
         # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
         share = gaussian_filter(stays, 0.5).unsqueeze(2)
-        return moving[best] + share * (still - moving[best]), True
+        return z.like(z.values + share * (static.values - z.values)), True
 
     @torch.no_grad()
     def draws(
         self,
-        z: Tensor,
+        z: Field,
         images: Tensor,
         displacement: Callable[[Tensor], Tensor],
-        mask: Tensor | None = None,
+        evidence: Evidence = EVERYWHERE,
         number: int = 20,
         seed: int = 0,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Field]:
         """Draws of z from Laplace's approximation of its posterior at a refined z, each like ``z``, which is one
         series' ``(1, K, T * D, *S)``; the other arguments are those of a call.
 
@@ -251,11 +193,12 @@ class Refinement:
         (Papandreou and Yuille 2010, Gaussian sampling by local perturbations). Here every voxel counts in full: on
         three phantoms 82 to 91 % of the true errors then lay within the 90 % interval.
         """
-        generator = torch.Generator(z.device).manual_seed(seed)
-        model = self._model(images, mask, displacement(z), self.lattice_voxels)
-        pieces = _Pieces(z, images)
-        z = pieces.shared
-        priors = [pieces.number * t.to(z) for t in self.prior.terms(z.shape[3:], self.lattice_voxels)]
+        generator = torch.Generator(images.device).manual_seed(seed)
+        level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
+        model = level.model(self.likelihood, displacement(z.values))
+        pieces = Pieces(z)
+        shared, z = pieces.shared, pieces.shared.values
+        priors = [pieces.number * t.to(z) for t in self.prior.terms(z.shape[3:], shared.step)]
         weights = [1.0] * len(priors)
         for _ in range(10 if self.adapt_prior else 0):
             terms = [w * t for w, t in zip(weights, priors)]
@@ -273,61 +216,27 @@ class Refinement:
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.sqrt() * white()
-            yield pieces.whole(z + _solve(model, precision, right, 4 * self.conjugate_steps))
-
-    def _model(self, images: Tensor, mask: Tensor | None, ddf: Tensor, factor: int) -> _Quadratic:
-        """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of ``images``."""
-        size, timepoints = images.shape[2:], images.shape[1]
-        value, guide, score, weight = self.likelihood.linearise(_pulled(images, ddf, factor))
-        if mask is not None:
-            inside = _pulled(mask, ddf, factor)
-            score, weight = score * inside, weight * inside
-        force, curvature = [], []
-        # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
-        for k in range(timepoints):
-            if k < guide.shape[1]:
-                slope = gradient(guide[:, k : k + 1])[0, 0] * factor
-                square = torch.cat([restrict((s * slope)[None], factor) for s in slope])
-            share = restrict(weight[:, k : k + 1], factor)[0] / factor ** len(size)
-            force.append(restrict((score[0, k] * slope)[None], factor)[0])
-            curvature.append(share * square)
-        return _Quadratic(value.sum(), torch.stack(force), torch.stack(curvature))
+            yield pieces.whole(shared.like(z + _solve(model, precision, right, 4 * self.conjugate_steps)))
 
 
-def _pulled(volumes: Tensor, ddf: Tensor, factor: int) -> Tensor:
-    """``volumes`` ``(1, K, *S)`` warped by ``ddf`` ``(1, K, D, *C)``, which lies on every ``factor``-th voxel of them;
-    one volume goes with the first timepoint."""
-    pairs = zip(volumes.split(1, dim=1), ddf.split(1, dim=1))
-    return torch.cat([displace(x, upsample_field(u, factor, volumes.shape[2:])[0]) for x, u in pairs], dim=1)
-
-
-def _on_lattice(z: Tensor, old: int, new: int, size: Sequence[int]) -> Tensor:
-    """z from every ``old``-th voxel to every ``new``-th one of an image of ``size``."""
-    if old >= new and old % new == 0:
-        return upsample_field(z, old // new, [-(-n // new) for n in size])
-    if new % old:
-        raise ValueError(f"z: expected a lattice that divides by or into {new} voxels, got one of {old}")
-    return coarsen(z.flatten(1, 2), new // old).unflatten(1, z.shape[1:3]) / (new // old)
-
-
-def _bound(model: _Quadratic, z: Tensor, precision: Tensor) -> float:
+def _bound(model: Quadratic, z: Tensor, precision: Tensor) -> float:
     return float(model.value - 0.5 * (precision * CosineTransform(z.shape[3:], z)(z).square()).sum())
 
 
-def _worse(model: _Quadratic, z: Tensor, old_model: _Quadratic, old: Tensor, precision: Tensor) -> bool:
+def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Tensor) -> bool:
     """Whether the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
     what a displacement does to the windows, and the solution is not exact."""
     now, before = _bound(model, z, precision), _bound(old_model, old, precision)
     return now < before - 0.01 * abs(before)
 
 
-def _ascent(model: _Quadratic, precision: Tensor, z: Tensor) -> Tensor:
+def _ascent(model: Quadratic, precision: Tensor, z: Tensor) -> Tensor:
     """The bound's gradient ``g - Lambda z`` in cosine coordinates, ``(K, D, *S)``."""
     cosine = CosineTransform(z.shape[2:], z)
     return cosine(model.force) - precision * cosine(z)
 
 
-def _solve(model: _Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
+def _solve(model: Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
     """``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate gradients; ``right`` in cosine
     coordinates."""
     cosine = CosineTransform(right.shape[2:], right)

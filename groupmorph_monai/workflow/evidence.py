@@ -1,0 +1,149 @@
+"""What a refinement asks of a series at one level: which voxels count, and the likelihood's model near a field."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..probability.likelihood import Likelihood
+from ..space.field import Field
+from ..space.grid import displace, inside, upsample_field
+from ..space.lattice import coarsen, gradient, restrict
+
+__all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
+
+
+@dataclass
+class Quadratic:
+    """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
+    order.
+
+    ``value`` is a scalar; ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D,
+    D, *S)``.
+    """
+
+    value: Tensor
+    force: Tensor
+    curvature: Tensor
+
+    def product(self, d: Tensor) -> Tensor:
+        return (self.curvature * d.unsqueeze(1)).sum(dim=2)
+
+    def damped(self, damping: float) -> "Quadratic":
+        return Quadratic(self.value, self.force, (1 + damping) * self.curvature) if damping else self
+
+    @property
+    def mean_curvature(self) -> Tensor:
+        return self.curvature.diagonal(dim1=1, dim2=2).mean()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Which voxels of a series count.
+
+    Args:
+        seen: ``(B, K, *S)``, 1 where a timepoint has seen the voxel and 0 where its value is extrapolated; None is
+            everywhere.
+        mask: ``(B, K, *S)``, or ``(B, 1, *S)`` of timepoint ``home``, which then holds where its voxels go: 1 where the
+            user wants voxels to count; None is everywhere.
+        home: see above.
+    """
+
+    seen: Tensor | None = None
+    mask: Tensor | None = None
+    home: int = 0
+
+    def of(self, item: int) -> "Evidence":
+        """That of one series of the batch."""
+        parts = (None if part is None else part[item : item + 1] for part in (self.seen, self.mask))
+        return Evidence(*parts, self.home)
+
+
+EVERYWHERE = Evidence()
+
+
+class Pieces:
+    """z of T velocities, one flow after the other, ``(1, K, T * D, *C)``, as what they share and what sets them apart.
+    A stationary velocity is one that shares all with itself."""
+
+    def __init__(self, z: Field):
+        pieces = z.values.unflatten(2, (-1, len(z.size)))
+        self.number, self.shared = pieces.shape[2], z.like(pieces.mean(dim=2))
+        self._apart = z.like((pieces - self.shared.values.unsqueeze(2)).flatten(2, 3))
+
+    def whole(self, shared: Field) -> Field:
+        """z on the lattice of ``shared`` ``(1, K, D, *C)``."""
+        if self.number == 1:
+            return shared
+        return shared.like(self._apart.at(shared.step).values + torch.cat([shared.values] * self.number, dim=2))
+
+
+class Level:
+    """The images of one level, with what of them was seen and what of it counts.
+
+    Args:
+        images: ``(1, K, *S)``.
+        seen: ``(1, K, *S)``, 1 where a timepoint has seen the voxel; None is everywhere.
+        mask: ``(1, K, *S)``, or ``(1, 1, *S)`` of timepoint ``home``, 1 where voxels count; None is everywhere.
+        factor: voxels of the images between those of the level.
+        step: voxels of the images between those of z.
+    """
+
+    def __init__(
+        self, images: Tensor, seen: Tensor | None, mask: Tensor | None, home: int, factor: int, step: int
+    ):
+        self.images = coarsen(images, factor)
+        # Beside what was seen a smoothed image holds a share of what was not.
+        self.seen = None if seen is None or bool((seen == 1).all()) else (coarsen(seen, factor) > 0.9).float()
+        self.mask = None if mask is None else coarsen(mask, factor)
+        self.home, self.step, self.stride = home, step, step // factor
+
+    def _fine(self, ddf: Tensor, k: int) -> Tensor:
+        return upsample_field(ddf[:, k : k + 1], self.stride, self.images.shape[2:])[0]
+
+    def warped(self, ddf: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
+        """Of displacements ``(1, K, D, *C)`` on the lattice of z: the images warped, ``(1, K, *S)``; where they were
+        seen, or None where they were everywhere; and how much a voxel counts, ``(1, 1 or K, *S)`` or 1."""
+        images, seen, masks = [], [], []
+        for k in range(ddf.shape[1]):
+            fine = self._fine(ddf, k)
+            images.append(displace(self.images[:, k : k + 1], fine))
+            seen.append(inside(fine).unsqueeze(1))
+            if self.seen is not None:
+                seen[-1] &= displace(self.seen[:, k : k + 1], fine) > 0.5
+            if self.mask is not None and (self.mask.shape[1] > 1 or k == self.home):
+                masks.append(displace(self.mask[:, min(k, self.mask.shape[1] - 1)].unsqueeze(1), fine))
+        seen = torch.cat(seen, dim=1)
+        return torch.cat(images, dim=1), None if bool(seen.all()) else seen, torch.cat(masks, dim=1) if masks else 1
+
+    def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+        """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
+        images, seen, mask = self.warped(ddf)
+        linear, factor = likelihood.linearise(images, seen), self.stride
+        score, weight, guide = linear.score * mask, linear.weight * mask, linear.guide
+        force, curvature = [], []
+        # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
+        for k in range(images.shape[1]):
+            if k < guide.shape[1]:
+                slope = gradient(guide[:, k : k + 1])[0, 0] * factor
+                square = torch.cat([restrict((s * slope)[None], factor) for s in slope])
+            share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (images.dim() - 2)
+            force.append(restrict((score[0, k] * slope)[None], factor)[0])
+            curvature.append(share * square)
+        return Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature))
+
+    def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:
+        """Log likelihood of a voxel and timepoint under each of several displacements, ``(1, 1, *S)`` each: 0 where not
+        all of them are told of by as many timepoints, as what was not seen is no evidence for either."""
+        models = []
+        for ddf in fields:
+            images, seen, mask = self.warped(ddf)
+            linear = likelihood.linearise(images, seen)
+            number = torch.full_like(linear.value, images.shape[1]) if linear.number is None else linear.number
+            weight = mask if isinstance(mask, int) else mask.mean(dim=1, keepdim=True)
+            models.append((linear.value * weight, number))
+        numbers = torch.cat([number for _, number in models], dim=1)
+        least, most = numbers.aminmax(dim=1, keepdim=True)
+        comparable = (least == most) & (least > 1)
+        return [comparable * value / number.clamp_min(1) for value, number in models]

@@ -1,0 +1,62 @@
+"""From the fields of a registration, on the working grid, to transforms of the patient's space."""
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from ..space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+
+__all__ = ["ComposeTransformsd", "timepoint_transforms"]
+
+
+def timepoint_transforms(
+    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, initial: Tensor | None = None
+) -> list[ComposedTransform]:
+    """Compose each timepoint's deformation with its initial affine map.
+
+    Args:
+        ddf, inverse_ddf: ``(K, 3, *S)``, common space to the affinely moved timepoint and back, voxels.
+        affine: ``(4, 4)`` of their grid, voxels to RAS mm.
+        initial: ``(K, 4, 4)``, moved timepoint to the timepoint as it lies in its file, RAS mm; None is the identity.
+    Returns: K transforms, from the common space to each timepoint, RAS mm.
+    """
+    grid = Grid(ddf.shape[2:], affine)
+    dense = [DenseTransform(u, w, grid) for u, w in zip(ddf.detach().cpu(), inverse_ddf.detach().cpu())]
+    affines = [] if initial is None else [AffineTransform(matrix) for matrix in torch.as_tensor(initial)]
+    return [ComposedTransform(*parts) for parts in (zip(dense, affines) if affines else zip(dense))]
+
+
+class ComposeTransformsd(MapTransform):
+    """Add ``transforms``, K maps from the common space to each timepoint in RAS mm, to a registration. Its fields stay
+    as they are; what is written or measured evaluates the transforms on its own grid or at its own points. ``ddf_std``,
+    where there is one, gives ``std_mm`` ``(K, *S)``: the root of the trace of the displacement's covariance.
+
+    Args:
+        keys: of the registration, ``"pred"``.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred"):
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        affine = torch.as_tensor(item["affine"]).double().cpu()
+        initial = item.get("initial")
+        for key in self.key_iterator(item):
+            fields = dict(item[key])
+            fields["transforms"] = timepoint_transforms(fields["ddf"], fields["inverse_ddf"], affine, initial)
+            if "ddf_std" in fields:
+                fields["std_mm"] = _length_mm(fields["ddf_std"], affine, initial)
+            item[key] = fields
+        return item
+
+
+def _length_mm(std: Tensor, affine: Tensor, initial: Tensor | None) -> Tensor:
+    """Root of the trace of ``A L diag(std^2) L^T A^T``, with L the grid's and A the initial map's linear part: ``(K, 3,
+    *S)`` voxels to ``(K, *S)`` mm."""
+    linear = affine[:3, :3] if initial is None else torch.as_tensor(initial).double().cpu()[:, :3, :3] @ affine[:3, :3]
+    scale = linear.norm(dim=-2).expand(len(std), 3).to(std)
+    return (std * scale.view(-1, 3, *[1] * (std.dim() - 2))).norm(dim=1)
