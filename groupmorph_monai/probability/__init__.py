@@ -3,13 +3,14 @@
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
-from .posterior import Posterior, matched_smoothing_voxels, split_parameters
+from .posterior import CodePosterior, Posterior, matched_smoothing_voxels, split_parameters
 from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
 
 __all__ = [
     "AffineNorm",
+    "CodePosterior",
     "FluidPrior",
     "GaussianCorrelation",
     "GroupNMI",

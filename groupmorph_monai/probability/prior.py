@@ -175,8 +175,9 @@ class MomentumNorm:
 
 
 class AffineNorm:
-    """``-log p = weight (|A|^2 + |b|^2)`` of the logarithm of an affine map, the last step's where there are several:
-    the pull to the identity of AVSM (Eq. 4), which fades (Eq. 13). Of point estimates: no log variance is weighed.
+    """``-log p = weight (|A|^2 + |b|^2)`` of the logarithm of an affine map, the sum over steps where there are
+    several: AVSM's pull of the composed map to the identity (Eq. 4), to first order, which fades (Eq. 13). Of point
+    estimates: no log variance is weighed.
 
     Args:
         constant, decay: C and K of ``weight = C K / (K + exp(n / K))``, with n the epoch.

@@ -8,7 +8,7 @@ from .initial import AlignInitiald
 from .memory import keep_freed_memory
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
-from .training import CarriedBack, ExchangedPairs, InverseFields, TrainingInferer
+from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 
 __all__ = [
     "AffineRefinement",
@@ -26,6 +26,7 @@ __all__ = [
     "PriorCodes",
     "Refinement",
     "RegistrationInferer",
+    "StepwiseTrainingInferer",
     "TrainingInferer",
     "keep_freed_memory",
     "native_bf16",
