@@ -2,7 +2,7 @@
 
 from .affine_refinement import AffineRefinement
 from .codes import CodeInferer, CodesOf, PriorCodes
-from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
+from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .memory import keep_freed_memory
@@ -17,7 +17,6 @@ __all__ = [
     "CodeInferer",
     "CodesOf",
     "ComposeTransformsd",
-    "EpochOfPrior",
     "EpochSeed",
     "ExchangedPairs",
     "GradientClip",

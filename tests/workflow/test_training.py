@@ -3,7 +3,7 @@ import torch
 from scipy.linalg import logm
 
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.networks import AffineNet, KrebsCVAE, MomentumNet
+from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import (
     AffineNorm,
     CodePosterior,
@@ -124,7 +124,7 @@ def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(pa
 @pytest.mark.parametrize("passes", [1, 2, 3, 4, 5, 6, 7])
 def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     torch.manual_seed(0)
-    net, prior = AffineNet((4, 6)), AffineNorm(2.0)
+    net, prior = AffineNet((4, 6)), AffineNorm()
     pair = torch.rand(1, 2, 16, 20, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         result = TrainingInferer(RegistrationInferer(MeanAlignment(), AffineFlow(), passes))(pair, net)
@@ -137,7 +137,7 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     maps[..., :3, :3] += slopes
     maps[..., :3, 3] = (origin + (slopes @ centre)) / half
     logarithms = torch.stack([torch.as_tensor(logm(m.numpy())) for m in maps[0]])
-    expected = prior.weight * logarithms.square().sum(dim=(1, 2)).mean()
+    expected = logarithms.square().sum(dim=(1, 2)).mean()
     assert prior(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-5
 
 
@@ -183,3 +183,19 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps():
         expected += prior(velocity) - likelihood(warp(both, ddf)) + 2.0 * shift.sum() ** 2
     assert velocities[1].abs().max() > 1e-3
     torch.testing.assert_close(loss(result), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
+    torch.manual_seed(0)
+    net, x, seen = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
+    net.variance_head.register_forward_hook(lambda layer, given, found: seen.add(found.dtype))
+    registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=2)
+    loss, ask = NegativeELBO(LocalCorrelation((1,)), FluidPrior(1.0, 0.2)), TrainingInferer(registration)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            result = ask(x, net)
+            value = loss(result)
+        assert seen == {torch.bfloat16} and all(part.dtype == torch.float32 for part in result.values())
+        assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
+        field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
+        assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05
