@@ -10,6 +10,7 @@ from scipy.linalg import logm
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
@@ -161,7 +162,9 @@ class RegistrationInferer(Inferer):
         if network.training and self.exchange:
             images = _both_orders(images)
 
-        dvf, given, size = 0, images, images.shape[2:]
+        # What was not seen agrees with what the other timepoints show there.
+        dvf, size = 0, images.shape[2:]
+        given = images if coverage is None else impute(images, coverage > 0.5)
         for number in range(self.passes):
             if number:
                 given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
@@ -198,16 +201,16 @@ class RegistrationInferer(Inferer):
     def _refined(
         self, dvf: Field, images: Tensor, evidence: Evidence, initial: Tensor | None, one_header: bool
     ) -> Field:
-        alignment, static = self.alignment, None
-        if one_header:
-            # In a moved timepoint what is static has the inverse of the map that moved it.
-            static = torch.zeros_like(dvf.values[:, :, : images.dim() - 2])
-            if initial is not None:
-                static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
-            static = dvf.like(alignment.centred(alignment.constrain(static)))
+        alignment = self.alignment
+        centred = dvf.like(alignment.centred(dvf.values))
+        undeformed = centred.like(torch.zeros_like(centred.values[:, :, : images.dim() - 2]))
+        hypotheses = [undeformed]
+        if one_header and initial is not None:
+            # In a timepoint that an initial map moved, what is static has the inverse of that map.
+            static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
+            hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
         with self._seeded(images):  # a likelihood may look at voxels drawn at random
-            centred = dvf.like(alignment.centred(dvf.values))
-            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, static)
+            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
         return refined.like(alignment.constrain(alignment.anchored(refined.values)))
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
