@@ -1,7 +1,6 @@
 """What codes of deformations tell: whose motion it is, and the same motion in another heart (Krebs et al. 2018,
 Section 3, "Deformation Encoding", in kind)."""
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 
 from ..data.hearts import HEART_MOTIONS, make_heart
 from ..space.grid import compose
-from ..workflow.codes import CodesOf
-from ..workflow.inferers import RegistrationInferer
+from ..workflow.codes import CodeInferer, CodesOf
+from ..workflow.inferers import FieldInferer
 from .compare import BundleMethod
 from .figures import save_figure
 
@@ -40,7 +39,7 @@ def predict_classes(values: np.ndarray, classes: np.ndarray, folds: int = 10) ->
     return predicted
 
 
-def _contraction(inferer: RegistrationInferer, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def _contraction(inferer: FieldInferer, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Displacement of the contracted volume's voxels to the volume at rest, ``(3, *S)``, and the codes ``(2 C,)``."""
     with torch.no_grad():
         found = inferer(images, network)
@@ -75,8 +74,7 @@ def codes(
             heart = make_heart(own, kind, size=size)
             wanted = make_heart(own, kind, motion_seed=other, size=size)
             ddf, code = _contraction(inferer, network, scaled(heart["image"]))
-            carrying = copy.copy(inferer)
-            carrying.codes = CodesOf(scaled(donor["image"]))
+            carrying = CodeInferer(inferer.alignment, inferer.transformation, CodesOf(scaled(donor["image"])))
             transported, _ = _contraction(carrying, network, scaled(heart["image"][:1].expand(2, -1, -1, -1)))
             pairs = ((ddf * 0, heart), (ddf, heart), (transported * 0, wanted), (transported, wanted))
             errors.append([float((u - h["motion"]).norm(dim=0)[h["heart"] > 0].mean()) for u, h in pairs])

@@ -1,26 +1,32 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
 from .affine_refinement import AffineRefinement
-from .codes import CodesOf, PriorCodes
+from .codes import CodeInferer, CodesOf, PriorCodes
 from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .memory import keep_freed_memory
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
+from .training import CarriedBack, ExchangedPairs, InverseFields, TrainingInferer
 
 __all__ = [
     "AffineRefinement",
     "AlignInitiald",
+    "CarriedBack",
+    "CodeInferer",
     "CodesOf",
     "ComposeTransformsd",
     "EpochOfPrior",
     "EpochSeed",
+    "ExchangedPairs",
     "GradientClip",
+    "InverseFields",
     "LossTerms",
     "PriorCodes",
     "Refinement",
     "RegistrationInferer",
+    "TrainingInferer",
     "keep_freed_memory",
     "native_bf16",
     "prepare_series",

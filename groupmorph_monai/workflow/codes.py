@@ -1,12 +1,47 @@
-"""Where codes come from when not from the series itself: another patient, or the prior (Krebs et al. 2018, Fig. 1b)."""
+"""Deformations by codes that do not come from the series itself, but from another patient or from the prior (Krebs et
+al. 2018, Fig. 1b)."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..probability.posterior import split_parameters
+from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
+from ..space.field import Field
+from .inferers import FieldInferer, Prediction, as_images
 
-__all__ = ["CodesOf", "PriorCodes"]
+__all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
+
+
+class CodeInferer(FieldInferer):
+    """Deform series by codes, decoded for their images.
+
+    Args:
+        alignment: what the timepoints are aligned to.
+        transformation: from a velocity to a displacement.
+        codes: gives z ``(B, K, C, 1, 1, 1)`` for the images and the network.
+    """
+
+    def __init__(
+        self,
+        alignment: MeanAlignment | ReferenceAlignment,
+        transformation: Transformation,
+        codes: Callable[[Tensor, nn.Module], Tensor],
+    ):
+        super().__init__(alignment, transformation)
+        self.codes = codes
+
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *args, coverage: Tensor | None = None, **kwargs
+    ) -> dict[str, Tensor]:
+        """Deform ``inputs`` ``(B, K, *S)``, intensities in [0, 1], of which ``coverage`` ``(B, K, *S)`` is 1 where they
+        were seen. Returns what a `RegistrationInferer` does."""
+        images, model = as_images(inputs), getattr(network, "module", network)
+        z = self.codes(images, network)
+        dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
+        return self.registered(images, Prediction(dvf, z, torch.full_like(z, -torch.inf), images), coverage)
 
 
 def _check_codes(network: nn.Module) -> None:
@@ -17,7 +52,7 @@ def _check_codes(network: nn.Module) -> None:
 
 
 class CodesOf:
-    """The means of the codes of another series, for a `RegistrationInferer`: its deformations, carried over.
+    """The means of the codes of another series: its deformations, carried over.
 
     Args:
         images: ``(1, K, *S)`` in [0, 1], K as of the series they are carried to.
@@ -37,7 +72,7 @@ class CodesOf:
 
 
 class PriorCodes:
-    """Draws from the unit Gaussian prior, one a timepoint, for a `RegistrationInferer`: new deformations.
+    """Draws from the unit Gaussian prior, one a timepoint: new deformations.
 
     Args:
         seed: of the draws.

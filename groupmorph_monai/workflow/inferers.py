@@ -1,7 +1,8 @@
-"""How a posterior becomes a registration."""
+"""Inferers that turn the network's posterior into a registration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
-from ..space.grid import compose, inside, warp
+from ..space.grid import inside, warp
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
 from .refinement import Refinement
 
-__all__ = ["RegistrationInferer", "native_bf16", "prepare_series"]
+__all__ = ["FieldInferer", "Prediction", "RegistrationInferer", "as_images", "native_bf16", "prepare_series"]
 
 
 def native_bf16(device: torch.device | str) -> bool:
@@ -35,8 +36,7 @@ def prepare_series(
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
     """Prepare what MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its
     surfaces where it has them; and of its ``coverage``, its ``mask`` and the logarithms of its ``initial`` maps, in
-    voxels, those that it has. Maps of a series whose headers differ are left out: there is no telling which scan's
-    header says where static tissue is."""
+    voxels, those that it has; and ``one_header``."""
     tensors = {
         key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "coverage", "mask", "surface_points", "surface_distance")
@@ -52,43 +52,90 @@ def prepare_series(
     return tensors["image"], surfaces or None, (), others
 
 
-def _both_orders(pairs: Tensor) -> Tensor:
-    """``(B, 2, *S)`` to ``(2 * B, 2, *S)``: as they are, then exchanged."""
-    if pairs.shape[1] != 2:
-        raise InputError(
-            f"symmetry_weight: expected pairs, got {pairs.shape[1]} timepoints; add --overlay modes/symmetric"
-        )
-    return torch.cat([pairs, pairs.flip(1)])
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of a series.
+
+    Args:
+        dvf: the velocity, ``(B, K, D, *C)``.
+        z_mean, z_log_variance: the posterior, ``(B, K, C, *S_z)``.
+        images: what the network saw, ``(B, K, *S)``.
+    """
+
+    dvf: Field
+    z_mean: Tensor
+    z_log_variance: Tensor
+    images: Tensor
 
 
-class RegistrationInferer(Inferer):
-    """One draw of z while training, its mean while evaluating; windows where the volume is large; many draws on
-    request.
+class FieldInferer(Inferer):
+    """What every inferer here ends with: velocities become displacements, and these warp the images, once.
+
+    Args:
+        alignment: what the timepoints are aligned to.
+        transformation: from a field to a displacement.
+    """
+
+    def __init__(self, alignment: MeanAlignment | ReferenceAlignment, transformation: Transformation):
+        super().__init__()
+        self.alignment, self.transformation = alignment, transformation
+
+    def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
+        """``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``, ``z_mean``
+        and ``z_log_variance`` as they were predicted."""
+        dvf = prediction.dvf
+        ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
+        return {
+            "warped": warp(images, ddf),
+            "ddf": ddf,
+            "dvf": dvf.values,
+            "z_mean": prediction.z_mean,
+            "z_log_variance": prediction.z_log_variance,
+        }
+
+    def inverse_ddf(self, dvf: Field) -> Tensor:
+        """Displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
+        return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
+
+    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> dict[str, Tensor]:
+        """What `warped` gives, ``inverse_ddf``, and ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
+        the timepoint has seen."""
+        result = self.warped(images, prediction)
+        result["inverse_ddf"] = self.inverse_ddf(prediction.dvf)
+        result["seen"] = _seen(result["ddf"], coverage)
+        return result
+
+
+def as_images(inputs: Tensor) -> Tensor:
+    """Convert MONAI's tensors with metadata to plain ones."""
+    return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+
+
+def _mean(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return mean
+
+
+class RegistrationInferer(FieldInferer):
+    """Register series by the mean of the network's posterior; windows where the volume is large; many draws on request.
 
     Windows are blended in the posterior's parameters, then integrated and warped once on the whole grid.
 
-    The network may look again at what its last answer left: each further pass encodes the images warped by the velocity
-    so far and adds that of the new posterior. ``exp(v) o exp(d) = exp(v + d)`` to first order (Baker-Campbell-
-    Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
+    The network may take additional passes over what its last prediction left: each encodes the images warped by the
+    velocity so far and adds that of the new posterior. ``exp(v) o exp(d) = exp(v + d)`` to first order
+    (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the
+    number of passes.
 
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
         passes: times that the network sees the series.
-        refinement: of the velocity for the series at hand, after the last pass; none leaves the network's answer.
+        refinement: of the velocity for the series at hand, after the last pass; none leaves the network's prediction.
         window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
             limit.
         overlap: of neighbouring windows, as a share of their size.
         draws: number of draws of z for ``ddf_std``; 0 leaves it out.
         seed: of those draws and of the refinement, so that the same series gives the same result.
         posterior: what the network's parameters are of; none is one that does not smooth.
-        bidirectional: while training, give ``returned`` too: the mean of the aligned volumes carried back to every
-            timepoint, beside that timepoint's own volume, ``(B * K, 2, *S)``, for the loss to compare.
-        invert: give ``inverse_ddf`` while training too, as a loss of surfaces needs it.
-        exchange: while training, register every pair in the other order too, as a batch of twice the size (AVSM, Eq. 6
-            and 11), and give ``there_and_back`` ``(B, 3, *S)``, the displacement of one map after the other, voxels.
-            The first timepoint is the reference.
-        codes: gives z ``(B, K, C, *S_z)`` for the images and the network, in place of the posterior's mean.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
     """
@@ -104,33 +151,22 @@ class RegistrationInferer(Inferer):
         draws: int = 0,
         seed: int = 0,
         posterior: Posterior | None = None,
-        bidirectional: bool = False,
-        invert: bool = False,
-        codes: Callable[[Tensor, nn.Module], Tensor] | None = None,
         network_bf16: bool = False,
-        exchange: bool = False,
     ):
-        super().__init__()
+        super().__init__(alignment, transformation)
         if passes < 1:
             raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
-        if exchange and getattr(alignment, "reference", None) != 0:
-            raise InputError(
-                "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
-                "modes/symmetric"
-            )
         if draws and refinement is not None and not hasattr(refinement, "draws"):
             raise InputError(
                 f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {draws}; "
                 "leave it out"
             )
-        self.alignment, self.transformation, self.passes = alignment, transformation, passes
-        self.refinement = refinement
+        self.passes, self.refinement = passes, refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
-        self.bidirectional, self.invert, self.codes = bidirectional, invert, codes
-        self.network_bf16, self.exchange = network_bf16, exchange
+        self.network_bf16 = network_bf16
 
     def __call__(
         self,
@@ -150,53 +186,44 @@ class RegistrationInferer(Inferer):
             coverage, mask: which voxels of the inputs count in the refinement, as `Evidence` has it.
             initial: ``(B, K, 4, 4)``, logarithms of the maps, in voxels, that have moved the inputs already.
             one_header: whether all timepoints were scanned on one grid, so that tissue may be static in it.
-        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf`` ``(B,
-            K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``, ``z_log_variance``, the
-            network's posterior in its last pass; while evaluating also ``inverse_ddf`` ``(B, K, D, *S)``, timepoint to
-            common space; ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that the timepoint has seen; and
-            with draws ``ddf_std``, like ``ddf``.
+        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` and ``inverse_ddf`` ``(B, K, D, *S)``, common space to timepoint and
+            back, voxels; ``dvf`` ``(B, K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``,
+            ``z_log_variance``, the network's posterior in its last pass; ``seen`` ``(B, K, *S)`` bool, where ``warped``
+            holds values that the timepoint has seen; and with draws ``ddf_std``, like ``ddf``.
+        """
+        images = as_images(inputs)
+        # What was not seen agrees with what the other timepoints show there.
+        prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
+        dvf = prediction.dvf
+        evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
+        if self.refinement is not None:
+            dvf = self._refined(dvf, images, evidence, initial, one_header)
+        result = self.registered(images, replace(prediction, dvf=dvf), coverage)
+        if self.draws:
+            draws = (
+                self._refined_draws(dvf, images, evidence)
+                if self.refinement is not None
+                else self._network_draws(prediction, network)
+            )
+            result["ddf_std"] = self._spread(draws)
+        return result
+
+    def predict(
+        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
+    ) -> Prediction:
+        """Pass over ``images`` ``(B, K, *S)`` as often as there are passes.
+
+        Args:
+            choose: z from the mean and log variance of each pass' posterior.
         """
         model = getattr(network, "module", network)
-        images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        constrain = self.alignment.constrain
-        if network.training and self.exchange:
-            images = _both_orders(images)
-
-        # What was not seen agrees with what the other timepoints show there.
-        dvf, size = 0, images.shape[2:]
-        given = images if coverage is None else impute(images, coverage > 0.5)
+        dvf, given, size = 0, images, images.shape[2:]
         for number in range(self.passes):
             if number:
                 given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
             mean, log_variance = self._posterior(given, network)
-            z = self.posterior.draw(mean, log_variance) if network.training else mean
-            dvf = constrain(dvf + model.decode(z, given))
-        dvf = Field(dvf, size, model.stride)
-        evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
-        if self.refinement is not None and not network.training:
-            dvf = self._refined(dvf, images, evidence, initial, one_header)
-        ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
-        result = {
-            "warped": warp(images, ddf),
-            "ddf": ddf,
-            "dvf": dvf.values,
-            "z_mean": mean,
-            "z_log_variance": log_variance,
-        }
-        if not network.training or self.invert or self.bidirectional:
-            result["inverse_ddf"] = dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
-        if network.training:
-            self._add_comparisons(result, images)
-        else:
-            result["seen"] = _seen(ddf, coverage)
-        if not network.training and self.draws:
-            draws = (
-                self._refined_draws(dvf, images, evidence)
-                if self.refinement is not None
-                else self._network_draws(dvf, mean, log_variance, model, given)
-            )
-            result["ddf_std"] = self._spread(draws)
-        return result
+            dvf = self.alignment.constrain(dvf + model.decode(choose(mean, log_variance), given))
+        return Prediction(Field(dvf, size, model.stride), mean, log_variance, given)
 
     def _refined(
         self, dvf: Field, images: Tensor, evidence: Evidence, initial: Tensor | None, one_header: bool
@@ -215,9 +242,7 @@ class RegistrationInferer(Inferer):
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
         centred = dvf.like(self.alignment.centred(dvf.values))
-        draws = self.refinement.draws(
-            centred, images, self._displacement_of_centred, evidence, self.draws, self.seed
-        )
+        draws = self.refinement.draws(centred, images, self._displacement_of_centred, evidence, self.draws, self.seed)
         return (draw.like(self.alignment.anchored(draw.values)) for draw in draws)
 
     def _displacement(self, z: Tensor) -> Tensor:
@@ -226,19 +251,7 @@ class RegistrationInferer(Inferer):
     def _displacement_of_centred(self, z: Tensor) -> Tensor:
         return self._displacement(self.alignment.anchored(z))
 
-    def _add_comparisons(self, result: dict[str, Tensor], images: Tensor) -> None:
-        """What a loss compares beside ``warped``, where it is asked for."""
-        if self.bidirectional:
-            common = result["warped"].mean(dim=1, keepdim=True).expand_as(images)
-            result["returned"] = torch.stack([images, warp(common, result["inverse_ddf"])], dim=2).flatten(0, 1)
-        if self.exchange:
-            there, back = result["ddf"][:, 1:].chunk(2)
-            result["there_and_back"] = compose(there, back)[:, 0]
-
     def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-        if self.codes is not None:
-            mean = self.codes(images, network)
-            return mean, torch.full_like(mean, -torch.inf)
         autocast = torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
         with autocast:
             parameters = self._parameters(images, network)
@@ -246,7 +259,7 @@ class RegistrationInferer(Inferer):
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
         size = images.shape[2:]
-        if network.training or not self.window_size_voxels:
+        if not self.window_size_voxels:
             return network(images)
         window = [min(w, n) for w, n in zip(self.window_size_voxels, size)]
         if list(window) == list(size):
@@ -266,13 +279,13 @@ class RegistrationInferer(Inferer):
             torch.manual_seed(self.seed)
             yield
 
-    def _network_draws(
-        self, dvf: Field, mean: Tensor, log_variance: Tensor, model: nn.Module, given: Tensor
-    ) -> Iterator[Field]:
-        predicted = model.decode(mean, given)
-        with self._seeded(mean):
+    def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
+        decode, dvf = getattr(network, "module", network).decode, prediction.dvf
+        parameters = prediction.z_mean, prediction.z_log_variance
+        predicted = decode(prediction.z_mean, prediction.images)
+        with self._seeded(prediction.z_mean):
             for _ in range(self.draws):
-                drawn = model.decode(self.posterior.draw(mean, log_variance), given)
+                drawn = decode(self.posterior.draw(*parameters), prediction.images)
                 yield dvf.like(dvf.values + drawn - predicted)
 
     def _spread(self, draws: Iterable[Field]) -> Tensor:

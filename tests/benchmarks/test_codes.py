@@ -19,12 +19,15 @@ def test_classes_are_told_from_what_separates_them_and_from_nothing_else():
 class Oracle:
     """Registers and transports by the truth, from the hearts that were made last: its codes name the kind of motion."""
 
-    codes = None
+    alignment = transformation = None
+
+    def __init__(self, transports=False):
+        self.transports = transports
 
     def __call__(self, images, made):
         heart, wanted = made[-2:]
         ddf, inverse = torch.zeros(2, 1, 2, *heart["motion"].shape)
-        inverse[0, 1] = (heart if self.codes is None else wanted)["motion"]
+        inverse[0, 1] = (wanted if self.transports else heart)["motion"]
         codes = torch.eye(len(HEART_MOTIONS))[heart["number"]].expand(1, 2, -1)
         noise = torch.randn(codes.shape, generator=torch.Generator().manual_seed(len(made)))
         return {"ddf": ddf, "inverse_ddf": inverse, "z_mean": codes + 0.05 * noise}
@@ -42,6 +45,7 @@ def test_a_perfect_model_leaves_nothing_and_tells_every_kind(monkeypatch, tmp_pa
             return Oracle(), made, lambda images: images[None]
 
     monkeypatch.setattr(module, "make_heart", make)
+    monkeypatch.setattr(module, "CodeInferer", lambda alignment, transformation, codes: Oracle(transports=True))
     rows = codes(Method(), range(10), tmp_path, size=(16, 16, 12), progress=lambda line: None)
     assert [row["motion"] for row in rows] == [*kinds, "all"]
     for row in rows:

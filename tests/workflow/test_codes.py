@@ -5,7 +5,7 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
-from groupmorph_monai.workflow import CodesOf, PriorCodes, RegistrationInferer
+from groupmorph_monai.workflow import CodeInferer, CodesOf, PriorCodes, RegistrationInferer
 
 
 def images(seed, timepoints=2):
@@ -20,18 +20,14 @@ def network():
     return network.eval()
 
 
-def inferer(codes=None):
-    return RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), codes=codes)
-
-
 def test_a_donors_codes_are_decoded_for_the_images_given(network):
     donor, x = images(0), images(1)
     with torch.no_grad():
-        found = inferer(CodesOf(donor))(x, network)
+        found = CodeInferer(MeanAlignment(), ScalingAndSquaring(4), CodesOf(donor))(x, network)
         mean, _ = split_parameters(network(donor), 2)
         torch.testing.assert_close(found["z_mean"], mean)
         torch.testing.assert_close(found["dvf"], network.decode(mean, x))
-        own = inferer()(x, network)
+        own = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4))(x, network)
     assert found["dvf"].abs().max() > 0.05 and not torch.allclose(found["dvf"], own["dvf"], atol=1e-3)
 
 

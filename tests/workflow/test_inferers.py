@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
@@ -15,7 +14,7 @@ from groupmorph_monai.space import (
     ScalingAndSquaring,
     warp,
 )
-from groupmorph_monai.workflow import Refinement, RegistrationInferer, prepare_series
+from groupmorph_monai.workflow import Refinement, RegistrationInferer, TrainingInferer, prepare_series
 
 
 class LocalNetwork(torch.nn.Module):
@@ -90,6 +89,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     for bf16 in (True, False):
         torch.manual_seed(1)
         ask = RegistrationInferer(MeanAlignment(), Checked(2), network_bf16=bf16)
+        ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
             found.append(ask(images((32, 32, 32)), net))
         assert (torch.bfloat16 in seen) == bf16
@@ -106,35 +106,6 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
-def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_back_to():
-    class ByOrder(LocalNetwork):
-        def forward(self, images):
-            mean = torch.zeros_like(super().forward(images)[:, :6])
-            mean[:, 3] = torch.where(images.flatten(2).sum(2).argmax(1) == 1, 1.0, -0.25).view(-1, 1, 1, 1)
-            return torch.cat([mean, torch.full_like(mean, -torch.inf)], dim=1)
-
-    pair, net = images() * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1), ByOrder().train()
-    result = inferer(alignment=OneWayAlignment(0), exchange=True)(pair, net)
-    torch.testing.assert_close(result["warped"][:, 0], torch.cat([pair[:, 0], pair[:, 1]]), atol=1e-5, rtol=0)
-    # Two voxels of the images there, half a one back.
-    there_and_back = torch.tensor([1.5, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 24, 20, 22)
-    torch.testing.assert_close(result["there_and_back"], there_and_back)
-    assert "there_and_back" not in inferer(alignment=OneWayAlignment(0), exchange=True)(pair, net.eval())
-    with pytest.raises(InputError, match="symmetry_weight.*pairs.*3"):
-        inferer(alignment=OneWayAlignment(0), exchange=True)(images(timepoints=3), net.train())
-    with pytest.raises(InputError, match="symmetry_weight.*first timepoint"):
-        inferer(alignment=OneWayAlignment(1), exchange=True)
-
-
-def test_training_draws_and_evaluation_does_not():
-    net, x = LocalNetwork(), images()
-    torch.manual_seed(0)
-    first, second = inferer()(x, net.train()), inferer()(x, net)
-    assert (first["ddf"] - second["ddf"]).abs().max() > 0.1
-    assert "inverse_ddf" not in first
-    torch.testing.assert_close(inferer()(x, net.eval())["ddf"], inferer()(x, net)["ddf"], atol=0, rtol=0)
-
-
 def test_the_spread_of_draws_is_the_posteriors():
     ask = RegistrationInferer(MeanAlignment(), Displacement(), draws=400)
     result = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
@@ -143,22 +114,6 @@ def test_the_spread_of_draws_is_the_posteriors():
     torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
     again = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
     torch.testing.assert_close(again["ddf_std"], result["ddf_std"], atol=0, rtol=0)
-
-
-def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
-    class Shift(LocalNetwork):
-        def forward(self, images):
-            mean = torch.zeros_like(super().forward(images)[:, :6])
-            mean[:, 0], mean[:, 3] = 1, -1  # 2 voxels of the images either way
-            return torch.cat([mean, torch.full_like(mean, -40)], dim=1)
-
-    still = images((32, 20, 22), timepoints=1)
-    x = torch.cat([still.roll(2, dims=2), still.roll(-2, dims=2)], dim=1)
-    result = inferer(bidirectional=True)(x, Shift().train())
-    own, returned = result["returned"].unbind(dim=1)
-    torch.testing.assert_close(own, x[0])
-    torch.testing.assert_close(returned[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
-    assert "returned" not in inferer(bidirectional=True)(x, Shift().eval())
 
 
 def test_a_second_pass_sees_what_the_first_left():
