@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from ..space.grid import full_precision
 from ..space.lattice import window_mean
 
-__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError"]
+__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute"]
 
 
 _SLAB_VOXELS = 2**17
@@ -54,7 +54,7 @@ class Likelihood(nn.Module):
                 What was not measured takes the mean of what was, and has no score.
         """
         with torch.enable_grad():
-            warped = (warped if seen is None else _impute(warped, seen)).detach().requires_grad_()
+            warped = (warped if seen is None else impute(warped, seen)).detach().requires_grad_()
             mean = self(warped)
             (score,) = torch.autograd.grad(warped.numel() * mean, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
@@ -64,7 +64,7 @@ class Likelihood(nn.Module):
         return Linearised(value, warped.detach(), score, weight)
 
 
-def _impute(warped: Tensor, seen: Tensor) -> Tensor:
+def impute(warped: Tensor, seen: Tensor) -> Tensor:
     """``warped`` with the mean over the timepoints that have seen a voxel in place of what the others extrapolate."""
     mean = (warped * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp_min(1)
     return torch.where(seen, warped, mean)

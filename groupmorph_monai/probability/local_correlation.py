@@ -71,15 +71,15 @@ class LocalCorrelation(Likelihood):
     @torch.no_grad()
     def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
         """In closed form: with offset, gain and variance held, a residual falls by ``gain * <grad template, d>``. The
-        template is the guide: its gradient has K times less noise than a volume's own. A volume counts where it has
-        ``seen`` all of its window and of the windows from which the template there comes, and another one has too."""
+        template is the guide: its gradient has K times less noise than a volume's own. A volume
+        counts, in the template too, where it has ``seen`` all of the window, and another one has."""
         radius = self.radii_voxels[0]
         clear = None if seen is None else _eroded(seen, radius)
         guide = self._template(warped, radius, clear)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         counted = None
         if seen is not None:
-            counted = _eroded(seen, radius + max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
+            counted = _eroded(seen, max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(self._regressions(warped, guide, radius)):
                 counts = 1 if counted is None else counted[:, k : k + 1]

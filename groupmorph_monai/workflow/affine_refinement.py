@@ -43,7 +43,7 @@ class AffineRefinement:
         images: Tensor,
         displacement: Callable[[Tensor], Tensor],
         evidence: Evidence = EVERYWHERE,
-        static: Field | None = None,
+        hypotheses: Sequence[Field] = (),
     ) -> Field:
         """Refine z. Its mean over K stays.
 
@@ -52,7 +52,7 @@ class AffineRefinement:
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
             evidence: without a mask, as windows reach beyond any.
-            static: as for `Refinement`; without effect, as one map holds everywhere.
+            hypotheses: as for `Refinement`; without effect, as one map holds everywhere.
         """
         if evidence.mask is not None:
             raise InputError(

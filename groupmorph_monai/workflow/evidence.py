@@ -1,7 +1,7 @@
 """What a refinement asks of a series at one level: which voxels count, and the likelihood's model near a field."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
+_UNKNOWN_SHARE = 1e-3  # of the mean curvature: z fades over some three voxels of its lattice
+
 
 @dataclass
 class Quadratic:
@@ -20,18 +22,19 @@ class Quadratic:
     order.
 
     ``value`` is a scalar; ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D,
-    D, *S)``.
+    D, *S)``. ``voxels`` is the number of those of the images that tell of two timepoints or more.
     """
 
     value: Tensor
     force: Tensor
     curvature: Tensor
+    voxels: int = 1
 
     def product(self, d: Tensor) -> Tensor:
         return (self.curvature * d.unsqueeze(1)).sum(dim=2)
 
     def damped(self, damping: float) -> "Quadratic":
-        return Quadratic(self.value, self.force, (1 + damping) * self.curvature) if damping else self
+        return replace(self, curvature=(1 + damping) * self.curvature) if damping else self
 
     @property
     def mean_curvature(self) -> Tensor:
@@ -117,8 +120,9 @@ class Level:
         seen = torch.cat(seen, dim=1)
         return torch.cat(images, dim=1), None if bool(seen.all()) else seen, torch.cat(masks, dim=1) if masks else 1
 
-    def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
-        """Of the likelihood near ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
+    def model(self, likelihood: Likelihood, z: Tensor, ddf: Tensor) -> Quadratic:
+        """Of the likelihood near z ``(1, K, D, *C)``, whose displacements are ``ddf``. Where fewer than two timepoints
+        have seen the tissue, z is drawn, weakly, to 0: a prior on derivatives alone would extrapolate polynomials."""
         images, seen, mask = self.warped(ddf)
         linear, factor = likelihood.linearise(images, seen), self.stride
         score, weight, guide = linear.score * mask, linear.weight * mask, linear.guide
@@ -131,7 +135,17 @@ class Level:
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (images.dim() - 2)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        return Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature))
+        model = Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature), int(images[0, 0].numel()))
+        if linear.number is None:
+            return model
+        counted = linear.number > 1
+        model.voxels = int(counted.sum())
+        unknown = restrict((~counted).to(images), factor)[0, 0]
+        pull = _UNKNOWN_SHARE * model.mean_curvature * unknown
+        model.force -= pull * z[0]
+        for axis in range(z.shape[2]):
+            model.curvature[:, axis, axis] += pull
+        return model
 
     def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:
         """Log likelihood of a voxel and timepoint under each of several displacements, ``(1, 1, *S)`` each: 0 where not

@@ -11,6 +11,7 @@ from scipy.linalg import logm
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
@@ -35,8 +36,7 @@ def prepare_series(
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
     """Prepare what MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its
     surfaces where it has them; and of its ``coverage``, its ``mask`` and the logarithms of its ``initial`` maps, in
-    voxels, those that it has. Maps of a series whose headers differ are left out: there is no telling which scan's
-    header says where static tissue is."""
+    voxels, those that it has; and ``one_header``."""
     tensors = {
         key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "coverage", "mask", "surface_points", "surface_distance")
@@ -194,7 +194,8 @@ class RegistrationInferer(FieldInferer):
             holds values that the timepoint has seen; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
-        prediction = self.predict(images, network)
+        # What was not seen agrees with what the other timepoints show there.
+        prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
         evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
         if self.refinement is not None:
@@ -241,16 +242,16 @@ class RegistrationInferer(FieldInferer):
     def _refined(
         self, dvf: Field, images: Tensor, evidence: Evidence, initial: Tensor | None, one_header: bool
     ) -> Field:
-        alignment, static = self.alignment, None
-        if one_header:
-            # In a moved timepoint what is static has the inverse of the map that moved it.
-            static = torch.zeros_like(dvf.values[:, :, : images.dim() - 2])
-            if initial is not None:
-                static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
-            static = dvf.like(alignment.centred(alignment.constrain(static)))
+        alignment = self.alignment
+        centred = dvf.like(alignment.centred(dvf.values))
+        undeformed = centred.like(torch.zeros_like(centred.values[:, :, : images.dim() - 2]))
+        hypotheses = [undeformed]
+        if one_header and initial is not None:
+            # In a timepoint that an initial map moved, what is static has the inverse of that map.
+            static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
+            hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
         with self._seeded(images):  # a likelihood may look at voxels drawn at random
-            centred = dvf.like(alignment.centred(dvf.values))
-            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, static)
+            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
         return refined.like(alignment.constrain(alignment.anchored(refined.values)))
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:

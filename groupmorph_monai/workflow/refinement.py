@@ -16,6 +16,7 @@ __all__ = ["Refinement"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
+_LEAST_VOXELS = 6**3  # that count on a level which is coarser than the finest lattice
 
 
 class Refinement:
@@ -76,7 +77,7 @@ class Refinement:
         images: Tensor,
         displacement: Callable[[Tensor], Tensor],
         evidence: Evidence = EVERYWHERE,
-        static: Field | None = None,
+        hypotheses: Sequence[Field] = (),
     ) -> Field:
         """Refine z, ``(B, K, T * D, *C)``. Its mean over K stays: the images cannot tell it.
 
@@ -86,21 +87,18 @@ class Refinement:
             images: ``(B, K, *S)``.
             displacement: from z to displacements on its grid, voxels of it.
             evidence: which voxels count.
-            static: ``(B, K, D, *C)``, what z shares of a series in which nothing moved; None where that is no
-                hypothesis.
+            hypotheses: ``(B, K, D, *C)`` each, what z may share in parts of the series, such as where nothing moved.
         Returns: z on every ``lattice_voxels``-th voxel.
         """
         refined = []
         for n, values in enumerate(z.values.split(1)):
             pieces = Pieces(z.like(values))
-            unmoved = None if static is None or not self.stationary else static.like(static.values[n : n + 1])
-            refined.append(
-                pieces.whole(self._series(pieces, unmoved, images[n : n + 1], evidence.of(n), displacement))
-            )
+            static = [h.like(h.values[n : n + 1]) for h in hypotheses] if self.stationary else []
+            refined.append(pieces.whole(self._series(pieces, static, images[n : n + 1], evidence.of(n), displacement)))
         return refined[0].like(torch.cat([field.values for field in refined]))
 
     def _series(
-        self, pieces: Pieces, static: Field | None, images: Tensor, evidence: Evidence, displacement: Callable
+        self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Callable
     ) -> Field:
         """What the refined pieces share."""
 
@@ -121,10 +119,13 @@ class Refinement:
                 candidates = [v.at(step) for v in ((z, start) if factor > 1 and z is not start else (z,))]
                 z = candidates[0]
                 if stayed or factor > 1:
-                    z, stayed = self._restart(candidates, static and static.at(step), level, moved)
+                    z, stayed = self._restart(candidates, [h.at(step) for h in static], level, moved)
                 best, damping = None, 0.0
                 for _ in range(iterations):
-                    model = level.model(self.likelihood, moved(z))
+                    model = level.model(self.likelihood, z.values, moved(z))
+                    # Of the volume that two timepoints have seen this level has too few voxels, or none.
+                    if model.voxels < (_LEAST_VOXELS if factor > self.lattice_voxels else 1):
+                        break
                     # Each piece pays for what all share.
                     shape = z.values.shape[3:]
                     terms = [pieces.number * w * t.to(images) for w, t in zip(weights, self.prior.terms(shape, step))]
@@ -153,28 +154,33 @@ class Refinement:
         return z
 
     def _restart(
-        self, candidates: Sequence[Field], static: Field | None, level: Level, displacement: Callable[[Field], Tensor]
+        self,
+        candidates: Sequence[Field],
+        static: Sequence[Field],
+        level: Level,
+        displacement: Callable[[Field], Tensor],
     ) -> tuple[Field, bool]:
         """Where a level begins, of several z on its lattice: the one that makes its images the most likely, as coarse
-        levels lead away from a good start where a series has no coarse structure; and ``static`` wherever that is
-        clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still back
-        from what slides along it. Second, whether there are such places."""
-        hypotheses = [*candidates] if static is None else [*candidates, static]
-        if len(hypotheses) == 1:
+        levels lead away from a good start where a series has no coarse structure; and one of ``static`` wherever that
+        is clearly more likely yet (a fusion move, Lempitsky et al. 2010), as no smooth field takes what stands still
+        back from what slides along it. Second, whether there are such places."""
+        if len(candidates) + len(static) == 1:
             return candidates[0], False
-        values = level.values(self.likelihood, [displacement(v) for v in hypotheses])
+        values = level.values(self.likelihood, [displacement(v) for v in (*candidates, *static)])
         best = max(range(len(candidates)), key=lambda n: float(values[n].sum()))
-        z = candidates[best]
-        if static is None:
-            return z, False
+        z, stayed = candidates[best], False
         lattice = (..., *[slice(None, None, level.stride)] * len(z.size))
-        gain = gaussian_filter(values[-1] - values[best], _NEARBY_VOXELS)[lattice]
-        stays = (gain > _CLEAR_NATS).to(z.values)
-        if stays.mean() < _LEAST_STATIONARY_SHARE:
-            return z, False
-        # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
-        share = gaussian_filter(stays, 0.5).unsqueeze(2)
-        return z.like(z.values + share * (static.values - z.values)), True
+        reached = gaussian_filter(values[best], _NEARBY_VOXELS)[lattice]
+        for hypothesis, value in zip(static, values[len(candidates) :]):
+            value = gaussian_filter(value, _NEARBY_VOXELS)[lattice]
+            stays = (value - reached > _CLEAR_NATS).to(value)
+            if stays.mean() < _LEAST_STATIONARY_SHARE:
+                continue
+            # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
+            share = gaussian_filter(stays, 0.5).unsqueeze(2)
+            z = z.like(z.values + share * (hypothesis.values - z.values))
+            reached, stayed = torch.where(stays > 0, value, reached), True
+        return z, stayed
 
     @torch.no_grad()
     def draws(
@@ -195,8 +201,8 @@ class Refinement:
         """
         generator = torch.Generator(images.device).manual_seed(seed)
         level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
-        model = level.model(self.likelihood, displacement(z.values))
         pieces = Pieces(z)
+        model = level.model(self.likelihood, pieces.shared.values, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
         priors = [pieces.number * t.to(z) for t in self.prior.terms(z.shape[3:], shared.step)]
         weights = [1.0] * len(priors)
