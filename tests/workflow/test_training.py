@@ -199,3 +199,54 @@ def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
         assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
         field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
         assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05
+
+
+@pytest.mark.parametrize("wrap", [lambda registration: registration, TrainingInferer])
+def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
+    class Decoded(Told):
+        def forward(self, images):
+            self.told.append(images)
+            return super().forward(images)
+
+        def decode(self, z, images):
+            self.shown.append(images)
+            return z + images[..., ::2, ::2, ::2].unsqueeze(2)
+
+    net = Decoded(lambda x: torch.tensor([1.0, -1.0]), std=0.1)
+    net.told, net.shown = [], []
+    x = images()
+    result = wrap(RegistrationInferer(MeanAlignment(), Displacement(), passes=2))(x, net)
+    assert len(net.told) == len(net.shown) == 2
+    for told, shown in zip(net.told, net.shown):
+        assert torch.equal(told, shown)
+    assert (net.shown[1] - x).abs().max() > 0.1
+    assert net.told[0] is x and not torch.equal(result["warped"], net.told[1])
+
+
+def test_draws_of_the_network_are_about_its_prediction():
+    class Square:
+        """A displacement whose spread tells about which velocity draws lie."""
+
+        def __call__(self, z):
+            return z.square()
+
+        inverse = __call__
+
+    std, last = 0.1, []
+
+    class Images(Told):
+        def decode(self, z, images):
+            last.append(images)
+            return z + images.mean()
+
+    net, x = Images(lambda x: torch.tensor([0.5, -1.0]), std=std), images()
+    result = RegistrationInferer(MeanAlignment(), Square(), passes=2, draws=200)(x, net)
+    centre = result["dvf"]
+    torch.testing.assert_close(centre[0, :, 0, 0, 0, 0], 2 * torch.tensor([0.5, -1.0]) + x.mean() + last[1].mean())
+    # The deviation of (c + s e)^2 for white e, in voxels of the images.
+    expected = 2 * (4 * centre.square() * std**2 + 2 * std**4).sqrt()
+    spread = result["ddf_std"][..., ::2, ::2, ::2]
+    for k in range(2):
+        for d in range(3):
+            assert (spread[0, k, d].mean() / expected[0, k, d].mean()).item() == pytest.approx(1, abs=0.02)
+    assert all(torch.equal(given, last[1]) for given in last[2:]) and len(last) == 2 + 1 + 200
