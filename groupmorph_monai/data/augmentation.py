@@ -184,46 +184,51 @@ class RandAffineMotiond(MapTransform, RandomizableTransform):
 
 
 class RandContrastd(MapTransform, RandomizableTransform):
-    """Another intensity curve, bias field and noise level for every timepoint of a series in [0, 1]: what teaches a
-    network not to rely on one kind of contrast (the idea of SynthMorph, Hoffmann et al. 2022).
+    """Another contrast for every timepoint of a series in [0, 1], by an intensity curve, a bias field and noise: what
+    teaches a network not to rely on one kind of contrast (the idea of SynthMorph, Hoffmann et al. 2022).
 
     Args:
         keys: of series ``(K, *S)``.
-        prob: of a new curve, for each timepoint.
+        prob: of another contrast, for each timepoint; the others stay as they are, to the last bit.
+        curve_prob: of a new curve, for each timepoint with another contrast.
         control_points: of the curve, whose values are drawn anew and joined linearly: it need not rise.
         change: share of the drawn curve beside the old intensities, at most.
+        bias: of the bias field ``exp(sum over axes of a x + b x^2)``, x from -1 to 1, the largest a and b.
         noise: standard deviation of the added noise, at most.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "image",
-        prob: float = 0.7,
+        prob: float = 1.0,
+        curve_prob: float = 0.7,
         control_points: int = 6,
         change: float = 0.7,
+        bias: float = 0.4,
         noise: float = 0.04,
     ):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.control_points, self.change, self.noise = control_points, change, noise
+        self.curve_prob, self.control_points, self.change = curve_prob, control_points, change
+        self.bias, self.noise = bias, noise
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = torch.stack([self._vary(volume) for volume in torch.as_tensor(item[key])])
+            series = torch.as_tensor(item[key])
+            item[key] = torch.stack([self._vary(x) if self.R.rand() < self.prob else x for x in series])
         return item
 
     def _vary(self, volume: torch.Tensor) -> torch.Tensor:
         curve = torch.as_tensor(self.R.rand(self.control_points + 1), dtype=volume.dtype)
         share, noise = self.change * self.R.rand(), self.noise * self.R.rand()
-        slope = torch.as_tensor(self.R.uniform(-0.4, 0.4, (2, volume.dim())), dtype=volume.dtype)
-        seed = int(self.R.randint(2**31))
-        if self.R.rand() < self.prob:
+        slope = torch.as_tensor(self.R.uniform(-self.bias, self.bias, (2, volume.dim())), dtype=volume.dtype)
+        generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
+        if self.R.rand() < self.curve_prob:
             position = volume.clamp(0, 1) * self.control_points
             left = position.floor().long().clamp_max(self.control_points - 1)
             drawn = torch.lerp(curve[left], curve[left + 1], position - left)
             volume = torch.lerp(volume, drawn, share)
         axes = torch.meshgrid(*[torch.linspace(-1, 1, n, dtype=volume.dtype) for n in volume.shape], indexing="ij")
-        bias = sum(a * x + b * x * x for a, b, x in zip(*slope, axes)).exp()
-        generator = torch.Generator().manual_seed(seed)
-        return (volume * bias + noise * torch.randn(volume.shape, generator=generator)).clamp(0, 1)
+        field = sum(a * x + b * x * x for a, b, x in zip(*slope, axes)).exp()
+        return (volume * field + noise * torch.randn(volume.shape, generator=generator)).clamp(0, 1)

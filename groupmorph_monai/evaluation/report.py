@@ -112,8 +112,8 @@ def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[flo
     axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="Jacobian determinant")
 
 
-def _show_motion(axes: Axes, displacement_mm: np.ndarray, labels: list[str], unit: str) -> None:
-    places = np.arange(len(labels))
+def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
+    places = np.arange(len(displacement_mm))
     title = "Displacement"
     if displacement_mm.ndim == 1:
         axes.bar(places, displacement_mm, color="0.6", edgecolor="0.2", width=0.6)
@@ -131,12 +131,12 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray, labels: list[str], uni
             manage_ticks=False,
         )
         title += " (box: quartiles, whiskers: 5 to 95 %)"
-    every = -(-len(labels) // 10)  # more than ten labels would run into one another
-    axes.set_xticks(places[::every], labels[::every])
-    axes.set_xlim(-0.6, len(labels) - 0.4)
+    every = -(-len(places) // 10)  # more than ten labels would run into one another
+    axes.set_xticks(places[::every])
+    axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_title(title, fontsize=10)
-    axes.set_xlabel(unit)
+    axes.set_xlabel("timepoint")
     axes.set_ylabel("displacement (mm)")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -148,7 +148,6 @@ def draw_report(
     jacobian: np.ndarray,
     displacement_mm: np.ndarray,
     spacing_mm: Sequence[float],
-    times_s: Sequence[float] | None = None,
     title: str | None = None,
 ) -> None:
     """One page (PNG): the axial slice and the timepoint that change most, before and after; volume change; motion.
@@ -161,7 +160,6 @@ def draw_report(
         jacobian: ``(K, *S)``, determinants.
         displacement_mm: ``(K,)``, one number a timepoint, or ``(K, P)``, samples of its displacements' length.
         spacing_mm: ``(3,)``, voxel size.
-        times_s: ``(K,)`` acquisition times, as labels.
         title: above everything.
     """
     native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
@@ -171,20 +169,17 @@ def draw_report(
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
     late, k = _most_changed(native, warped)
-    numbers = range(len(native)) if times_s is None else times_s
-    labels = [f"{x:.0f}" if max(numbers) >= 10 else f"{x:.3g}" for x in numbers]  # a breath takes seconds, DCE minutes
-    late_name = f"timepoint {late}" if times_s is None else f"{labels[late]} s"
-    first_name = "timepoint 0" if times_s is None else f"{labels[0]} s"
+    late_name = f"timepoint {late}"
 
     extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
     height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))
     figure = Figure(figsize=(12.5, 2 * height + 1.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
-    subtraction = f"Subtraction {late_name} − {first_name}"
+    subtraction = f"Subtraction {late_name} − timepoint 0"
     _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, spacing_mm, subtraction)
     volume = f"Volume at {late_name} relative to common space"
     _show_jacobian(axes[0, 2], jacobian[late, ..., k], spacing_mm, volume)
-    _show_motion(axes[1, 2], np.asarray(displacement_mm), labels, "timepoint" if times_s is None else "time (s)")
+    _show_motion(axes[1, 2], np.asarray(displacement_mm))
     figure.suptitle(f"{title}, axial slice {k}" if title else f"Axial slice {k}", fontsize=12)
     figure.savefig(path, format="png")

@@ -94,6 +94,7 @@ class AffineNet(nn.Module):
 
     The paper multiplies matrices and adds translations (Eq. 1). Here z is the logarithm of a map, twelve numbers a
     timepoint, and the steps' logarithms add up, which is that to first order; what it neglects the next step sees.
+    The prior sees the sum, which is the logarithm of the composed map, as Eq. 4 penalises the composed map alone.
     So a map and its inverse agree without the paper's symmetry loss, and K maps with their mean removed are group-wise.
     It is a point estimate: the log variance is minus infinity.
 
@@ -148,6 +149,7 @@ class AffineNet(nn.Module):
         return torch.cat([logarithms, torch.full_like(logarithms, -math.inf)], dim=1)
 
     @torch.jit.ignore
+    @full_precision
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
         """Velocities ``(B, K, 3, *S)`` of logarithms ``(B, K, 12, 1, 1, 1)``: a matrix, row by row, then a translation,
         of coordinates about the images' centre in halves of their longest side."""

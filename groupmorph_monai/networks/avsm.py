@@ -20,6 +20,10 @@ class MomentumNet(nn.Module):
     any K is served and reordering the timepoints reorders the momenta. It is a point estimate: the log variance is
     minus infinity, and a draw is the mean.
 
+    z is the momentum, and ``v = (L^T L)^-1 z`` is linear in it (Eq. 8), so that the momenta of several passes add up as
+    their velocities do: after pass t the map is ``exp((L^T L)^-1 (z_1 + ... + z_t))``, which is to first order that of
+    pass t after the map of pass t - 1 (Eq. 12's initial map), and Eq. 9 holds for the sum.
+
     Args:
         channels: filters at every voxel, every 2nd, 4th and 8th.
         smoothing: from momentum to velocity.

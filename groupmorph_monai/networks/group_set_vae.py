@@ -13,13 +13,27 @@ from .layers import check_timepoints, keep_signal
 __all__ = ["GroupSetVAE"]
 
 
+def _line(n: int, like: Tensor) -> Tensor:
+    """Places of ``n`` voxels from -1 to 1."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
+
+
 def _displace(x: Tensor, u: Tensor) -> Tensor:
-    """``x(p + u(p))`` for ``(N, C, *S)`` and ``(N, 3, *S)``; `space.grid.displace` in terms that TorchScript knows."""
+    """``x(p + u(p))`` for ``(N, C, *S)`` and ``(N, 3, *S)``; `space.grid.displace` in terms that TorchScript knows.
+
+    No product of matrices, as `torch.nn.functional.affine_grid` is one: autocast and TF32 would round coordinates.
+    """
     i, j, k = x.shape[2], x.shape[3], x.shape[4]
-    identity = torch.eye(3, 4, dtype=u.dtype, device=u.device).unsqueeze(0)
-    grid = F.affine_grid(identity, [1, 1, i, j, k], align_corners=True)
-    moved = torch.stack([u[:, 2] * (2.0 / (k - 1)), u[:, 1] * (2.0 / (j - 1)), u[:, 0] * (2.0 / (i - 1))], dim=-1)
-    return F.grid_sample(x, grid + moved, mode="bilinear", padding_mode="border", align_corners=True)
+    grid = torch.stack(
+        [
+            _line(k, u).view(1, 1, 1, -1) + u[:, 2] * (2.0 / (k - 1)),
+            _line(j, u).view(1, 1, -1, 1) + u[:, 1] * (2.0 / (j - 1)),
+            _line(i, u).view(1, -1, 1, 1) + u[:, 0] * (2.0 / (i - 1)),
+        ],
+        dim=-1,
+    )
+    return F.grid_sample(x.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def _gradient(x: Tensor) -> Tensor:

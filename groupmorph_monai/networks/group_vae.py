@@ -24,7 +24,6 @@ class GroupVAE(nn.Module):
 
     Args:
         timepoints: K; the weights serve this number alone.
-        spatial_dims: D, 2 or 3.
         encoder_channels: filters of the first convolution and of each strided one.
         decoder_channels: filters of each upsampling convolution; every one missing to the number of strided
             convolutions halves the resolution of z.
@@ -35,7 +34,6 @@ class GroupVAE(nn.Module):
     def __init__(
         self,
         timepoints: int,
-        spatial_dims: int = 3,
         encoder_channels: Sequence[int] = (32, 64, 64, 64, 64),
         decoder_channels: Sequence[int] = (64, 64, 64),
         max_velocity_voxels: float = 15.0,
@@ -48,23 +46,22 @@ class GroupVAE(nn.Module):
                 f"decoder_channels: at most one for each of the {levels} strided convolutions, got "
                 f"{len(decoder_channels)}"
             )
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[spatial_dims]
-        self.timepoints, self.spatial_dims = timepoints, spatial_dims
+        self.timepoints = timepoints
         self.max_velocity_voxels = float(max_velocity_voxels)
         self.multiple = 2**levels
         self.stride = 2 ** (levels - len(decoder_channels))
         self.encoder = nn.ModuleList()
         channels = timepoints
         for level, width in enumerate(encoder_channels):
-            self.encoder.append(conv(channels, width, 3, stride=1 if level == 0 else 2, padding=1))
+            self.encoder.append(nn.Conv3d(channels, width, 3, stride=1 if level == 0 else 2, padding=1))
             channels = width
         self.decoder = nn.ModuleList()
         for width, skip in zip(decoder_channels, reversed(list(encoder_channels)[:-1])):
-            self.decoder.append(conv(channels + skip, width, 3, padding=1))
+            self.decoder.append(nn.Conv3d(channels + skip, width, 3, padding=1))
             channels = width
-        components = timepoints * spatial_dims
-        self.mean_head = conv(channels, components, 3, padding=1)
-        self.variance_head = conv(channels, components, 3, padding=1)
+        components = timepoints * 3
+        self.mean_head = nn.Conv3d(channels, components, 3, padding=1)
+        self.variance_head = nn.Conv3d(channels, components, 3, padding=1)
         keep_signal((*self.encoder, *self.decoder))
         for head in (self.mean_head, self.variance_head):
             nn.init.normal_(head.weight, std=1e-5)
@@ -72,7 +69,7 @@ class GroupVAE(nn.Module):
         nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*D, *ceil(S / stride))``: mean, then log variance, of z in voxels of its
+        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its
         grid.
 
         Sizes that do not divide by ``multiple`` are padded by their border values and cropped again.
@@ -83,7 +80,7 @@ class GroupVAE(nn.Module):
                 f"give {self.timepoints} volumes or use weights trained for {images.shape[1]}"
             )
         padding: list[int] = []
-        for axis in range(self.spatial_dims):
+        for axis in range(3):
             padding = [0, -images.shape[axis + 2] % self.multiple] + padding
         x = F.pad(images, padding, mode="replicate")
         features: list[Tensor] = []
@@ -98,7 +95,7 @@ class GroupVAE(nn.Module):
         # The floor keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(x)) + 1e-8)
         parameters = torch.cat([mean, log_variance], dim=1)
-        for axis in range(self.spatial_dims):
+        for axis in range(3):
             kept = (images.shape[axis + 2] + self.stride - 1) // self.stride
             parameters = parameters.narrow(axis + 2, 0, kept)
         return parameters

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter
 from .layers import beside_others, keep_signal
 
@@ -27,6 +28,9 @@ class KrebsCVAE(nn.Module):
     The figure's filter counts are not legible; the defaults come to the paper's 267,000 weights. Its fully connected
     layers fix the size of the images. Here they see the filter maps averaged to ``lattice_voxels``, which for images
     of 8 times that size, 128 x 128 x 32 in the paper, changes nothing.
+
+    z is the code, with the prior N(0, I), and ``decode`` is not linear in it: codes of several passes do not add up,
+    and each counts by itself (`CodePosterior`).
 
     Args:
         code_size: numbers a timepoint; 16 in the paper.
@@ -91,6 +95,7 @@ class KrebsCVAE(nn.Module):
         return parameters.transpose(1, 2).flatten(1)[:, :, None, None, None]
 
     @torch.jit.ignore
+    @full_precision
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
         """Codes ``(B, K, C, 1, 1, 1)`` to the velocities ``(B, K, 3, *ceil(S / stride))`` of ``images`` ``(B, K, *S)``,
         voxels of that lattice. Codes of one patient with the images of another transport the deformation: the first of

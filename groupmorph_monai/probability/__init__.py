@@ -3,13 +3,14 @@
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
-from .posterior import Posterior, matched_smoothing_voxels, split_parameters
-from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian
+from .posterior import CodePosterior, Posterior, matched_smoothing_voxels, split_parameters
+from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian, fading_weight
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
 
 __all__ = [
     "AffineNorm",
+    "CodePosterior",
     "FluidPrior",
     "GaussianCorrelation",
     "GroupNMI",
@@ -24,6 +25,7 @@ __all__ = [
     "TemporalPrior",
     "UnitGaussian",
     "WindowCorrelation",
+    "fading_weight",
     "matched_smoothing_voxels",
     "split_parameters",
 ]

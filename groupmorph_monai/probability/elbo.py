@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from ..space.grid import full_precision
 from .posterior import Posterior
 from .prior import FluidPrior, UnitGaussian
 from .surface import SurfaceDistance
@@ -42,6 +43,7 @@ class NegativeELBO(nn.Module):
         self.surfaces, self.surface_weight = surfaces, surface_weight
         self.symmetry_weight = symmetry_weight
 
+    @full_precision
     def terms(
         self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -63,7 +65,11 @@ class NegativeELBO(nn.Module):
         return terms
 
     def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing."""
+        """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing. Where the
+        registration holds ``steps``, those after earlier passes, it is the sum over all (AVSM, Eq. 12)."""
+        return sum(self._of_one(step, target) for step in (*registration.get("steps", ()), registration))
+
+    def _of_one(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None) -> Tensor:
         terms = self.terms(registration, target)
         surfaces, asymmetry = (terms.get(name, 0.0) for name in ("surface_log_likelihood", "asymmetry"))
         bound = terms["log_likelihood"] - self.kl_weight * terms["kl"] + self.surface_weight * surfaces

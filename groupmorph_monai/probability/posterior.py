@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..space.lattice import CosineTransform
 
-__all__ = ["Posterior", "matched_smoothing_voxels", "split_parameters"]
+__all__ = ["CodePosterior", "Posterior", "matched_smoothing_voxels", "split_parameters"]
 
 
 def split_parameters(parameters: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
@@ -63,3 +63,29 @@ class Posterior:
             cosine = CosineTransform(size, mean)
             noise = cosine.inverse(self.spectrum(size).to(mean) * cosine(noise))
         return mean + noise
+
+    def of_passes(
+        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of z after several passes, whose z add up as the fields that they stand for do: of
+        velocities, of momenta and of logarithms of affine maps. ``z = z_1 + ... + z_T`` and
+        ``q(z given z_1 ... z_T-1) = N(z_1 + ... + z_T-1 + mean_T, C Sigma_T C^T)``, so that a prior sees the whole
+        transformation and not its last increment.
+
+        Args:
+            draws: z of each pass, ``(B, K, C, *S)``.
+            means, log_variances: of each pass.
+        """
+        return sum(draws[:-1], means[-1]), log_variances[-1]
+
+
+class CodePosterior(Posterior):
+    """That of a code, one Gaussian a number, which a decoder turns into a velocity. Codes of several passes do not add
+    up, as the decoder is not linear and each is decoded for images of its own: they are a longer code, and the KL of a
+    prior that is white is the sum over passes (``log p(z_1) ... p(z_T)``)."""
+
+    def of_passes(
+        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Means and log variances of all codes, ``(B, K, T * C, 1, 1, 1)``."""
+        return torch.cat(list(means), dim=2), torch.cat(list(log_variances), dim=2)

@@ -7,11 +7,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
 
-__all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian"]
+__all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian", "fading_weight"]
 
 
 @lru_cache(maxsize=64)
@@ -175,24 +176,23 @@ class MomentumNorm:
 
 
 class AffineNorm:
-    """``-log p = weight (|A|^2 + |b|^2)`` of the logarithm of an affine map, the last step's where there are several:
-    the pull to the identity of AVSM (Eq. 4), which fades (Eq. 13). Of point estimates: no log variance is weighed.
-
-    Args:
-        constant, decay: C and K of ``weight = C K / (K + exp(n / K))``, with n the epoch.
-    """
-
-    def __init__(self, constant: float = 10.0, decay: float = 4.0):
-        if constant < 0 or decay <= 0:
-            raise ValueError(f"constant, decay: expected 0 or more and above 0, got {constant} and {decay}")
-        self.constant, self.decay, self.epoch = constant, decay, 0
-
-    @property
-    def weight(self) -> float:
-        # Beyond 700 the exponential overflows, and nothing is left of the weight long before.
-        return self.constant * self.decay / (self.decay + math.exp(min(self.epoch / self.decay, 700.0)))
+    """``-log p = |A|^2 + |b|^2`` of the logarithm of an affine map, the sum over steps where there are several: AVSM's
+    pull of the composed map to the identity (Eq. 4), to first order. Of point estimates: no log variance is weighed."""
 
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
         """The loss term of logarithms ``(B, K, 12, 1, 1, 1)``: the mean over timepoints and batch, a scalar. The last
         two arguments are those of the other priors."""
-        return self.weight * mean.square().flatten(2).sum(dim=2).mean()
+        return mean.square().flatten(2).sum(dim=2).mean()
+
+
+def fading_weight(constant: float, decay: float, current_step: int) -> float:
+    """AVSM's weight of the pull to the identity, ``C K / (K + exp(n / K))`` (Eq. 13).
+
+    Args:
+        constant, decay: C and K.
+        current_step: number of the epoch, from 1, as MONAI's ParamSchedulerHandler gives it; n is from 0.
+    """
+    if constant < 0 or decay <= 0:
+        raise InputError(f"affine_pull, affine_pull_decay: expected 0 or more and above 0, got {constant} and {decay}")
+    # Beyond 700 the exponential overflows, and nothing is left of the weight long before.
+    return constant * decay / (decay + math.exp(min((current_step - 1) / decay, 700.0)))

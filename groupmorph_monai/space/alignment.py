@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .field import Field
-from .grid import compose, voxel_grid
+from .grid import compose, full_precision, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
 
 __all__ = [
@@ -154,6 +154,7 @@ def affine_velocity(logarithms: Tensor, like: Field) -> Field:
     return like.like(torch.stack([apply_affine(m.to(values), places) for m in logarithms])[None] / like.step)
 
 
+@full_precision
 def apply_affine(matrix: Tensor, points: Tensor) -> Tensor:
     """``(4, 4)`` on ``(3, i, j, k)`` points."""
     return torch.einsum("de,eijk->dijk", matrix[:3, :3], points) + matrix[:3, 3].view(3, 1, 1, 1)

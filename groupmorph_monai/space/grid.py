@@ -7,8 +7,10 @@ ddf(x)`` in the timepoint. Corners are aligned and values outside are those of t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,19 +25,48 @@ __all__ = [
     "upsample_field",
     "voxel_grid",
     "warp",
-    "warp_coarse",
 ]
 
+Result = TypeVar("Result")
 
-def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run ``function`` with autocast off and half-precision tensors as float32: in bfloat16 a coordinate on a 320-voxel
-    axis is off by more than a voxel."""
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Multiply matrices of float32 in float32, also where TF32 or bfloat16 is allowed for speed."""
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [backend.fp32_precision for backend in backends]
+    if set(before) <= {"ieee", "none"}:
+        yield
+        return
+    try:
+        for_all = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for one backend: PyTorch then refuses to read this
+        for_all = None
+    try:
+        if for_all is not None:
+            torch.set_float32_matmul_precision("highest")
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        if for_all is not None:
+            torch.set_float32_matmul_precision(for_all)
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
+
+
+def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Run ``function`` with autocast and TF32 off and half-precision tensors as float32: in bfloat16 a coordinate on a
+    320-voxel axis is off by more than a voxel, in TF32 by a tenth of one."""
 
     @wraps(function)
     def run(*args, **kwargs):
         args = [a.float() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
-        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
+        with ExitStack() as stack:
+            stack.enter_context(_exact_products())
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             return function(*args, **kwargs)
 
     return run
@@ -122,23 +153,6 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     else:  # one after the other: the coordinates of a large series would fill the memory
         warped = torch.cat([displace(x, u, mode) for x, u in zip(volumes.split(1), fields.split(1))])
     return warped.squeeze(1).unflatten(0, images.shape[:2])
-
-
-def warp_coarse(images: Tensor, ddf: Tensor, factor: int, offset: Tensor | None = None) -> Tensor:
-    """The voxels ``factor * i + offset`` of ``warp``, for a field that lies on every ``factor``-th voxel.
-
-    Args:
-        images: ``(B, K, *S)``.
-        ddf: ``(B, K, D, *C)`` with ``C = ceil(S / factor)``, voxels of the coarse grid.
-        offset: ``(D,)``, voxels from 0 to ``factor - 1``; none is 0.
-    Returns: ``(B, K, *C)``.
-    """
-    size, field = ddf.shape[3:], ddf.flatten(0, 1)
-    if offset is not None:
-        between = (offset.to(ddf) / factor).view(1, -1, *[1] * len(size))
-        field = between + displace(field, between.expand_as(field))
-    points = factor * (voxel_grid(size, ddf) + field)
-    return sample(images.flatten(0, 1).unsqueeze(1), points).squeeze(1).unflatten(0, images.shape[:2])
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -32,32 +32,24 @@ class Flow:
         return self(-z)
 
 
-class _Steps(Flow):
-    """A flow found in ``steps`` equal steps or squarings."""
-
-    def __init__(self, steps: int):
-        if steps < 0:
-            raise ValueError(f"steps: expected 0 or more, got {steps}")
-        self.steps = steps
-
-
 def _velocity(z: Tensor, ddf: Tensor) -> Tensor:
     """``z(x + ddf(x))``, both ``(B, K, D, *S)``."""
     return displace(z.flatten(0, 1), ddf.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
-class ScalingAndSquaring(_Steps):
+class ScalingAndSquaring(Flow):
     """``exp(z)``: the field divided by ``2**steps`` and composed with itself ``steps`` times (GroupMorph, Eq. 8).
 
     Args:
-        steps: see above.
+        steps: squarings.
         midpoint: begin from the velocity in the middle of that first short way, not from the one at its start. Three
             squarings then come closer than seven without, in half the time.
     """
 
     def __init__(self, steps: int = 7, midpoint: bool = False):
-        super().__init__(steps)
-        self.midpoint = midpoint
+        if steps < 0:
+            raise ValueError(f"steps: expected 0 or more, got {steps}")
+        self.steps, self.midpoint = steps, midpoint
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
@@ -69,39 +61,51 @@ class ScalingAndSquaring(_Steps):
         return ddf
 
 
-class Euler(_Steps):
+class _Solver(Flow):
+    """A flow found by torchdiffeq."""
+
+    def _solve(self, z: Tensor, **options: object) -> Tensor:
+        times = torch.tensor([0.0, 1.0], dtype=z.dtype, device=z.device)
+        return odeint(lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, **options)[-1]
+
+
+class _FixedSteps(_Solver):
+    """A flow found in ``steps`` equal steps of torchdiffeq's ``method``."""
+
+    method: str
+
+    def __init__(self, steps: int):
+        if steps < 1:
+            raise ValueError(f"steps: expected 1 or more, got {steps}")
+        self.steps = steps
+
+    def _grid(self, func: object, y0: Tensor, times: Tensor) -> Tensor:
+        return torch.linspace(0, 1, self.steps + 1).to(times)
+
+    @full_precision
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._solve(z, method=self.method, options={"grid_constructor": self._grid})
+
+
+class Euler(_FixedSteps):
     """Quadrature: ``steps`` straight steps along the velocity (VoxelMorph-diff, Section 4.4.3)."""
+
+    method = "euler"
 
     def __init__(self, steps: int = 64):
         super().__init__(steps)
 
-    @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
-        ddf = torch.zeros_like(z)
-        for _ in range(self.steps):
-            ddf = ddf + _velocity(z, ddf) / self.steps
-        return ddf
 
+class RungeKutta4(_FixedSteps):
+    """Kutta's method of order 4, by the 3/8 rule; a step looks at the velocity four times."""
 
-class RungeKutta4(_Steps):
-    """The classical method of order 4; a step looks at the velocity four times."""
+    method = "rk4"
 
     def __init__(self, steps: int = 8):
         super().__init__(steps)
 
-    @full_precision
-    def __call__(self, z: Tensor) -> Tensor:
-        ddf = torch.zeros_like(z)
-        for _ in range(self.steps):
-            first = _velocity(z, ddf) / self.steps
-            second = _velocity(z, ddf + first / 2) / self.steps
-            third = _velocity(z, ddf + second / 2) / self.steps
-            fourth = _velocity(z, ddf + third) / self.steps
-            ddf = ddf + (first + 2 * second + 2 * third + fourth) / 6
-        return ddf
 
-
-class AdaptiveSolver(Flow):
+class AdaptiveSolver(_Solver):
     """Dormand and Prince's method of order 5 with steps as long as the tolerance allows, by torchdiffeq.
 
     Args:
@@ -115,11 +119,7 @@ class AdaptiveSolver(Flow):
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=z.dtype, device=z.device)
-        path = odeint(
-            lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, rtol=0.0, atol=self.tolerance_voxels
-        )
-        return path[-1]
+        return self._solve(z, rtol=0.0, atol=self.tolerance_voxels)
 
 
 class AffineFlow(Flow):

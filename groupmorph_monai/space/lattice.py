@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .grid import full_precision
+
 __all__ = [
     "CosineTransform",
     "coarsen",
@@ -129,6 +131,7 @@ class CosineTransform:
         return self._apply(x, self._matrices)
 
     @staticmethod
+    @full_precision
     def _apply(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         axis = x.dim() - len(matrices)
         for matrix in matrices:  # each contracts the first remaining axis and puts it last

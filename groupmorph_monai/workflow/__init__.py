@@ -2,13 +2,13 @@
 
 from .affine_refinement import AffineRefinement
 from .codes import CodeInferer, CodesOf, PriorCodes
-from .handlers import EpochOfPrior, EpochSeed, GradientClip, LossTerms, resume
+from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .memory import keep_freed_memory
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
-from .training import CarriedBack, ExchangedPairs, InverseFields, TrainingInferer
+from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 
 __all__ = [
     "AffineRefinement",
@@ -17,7 +17,6 @@ __all__ = [
     "CodeInferer",
     "CodesOf",
     "ComposeTransformsd",
-    "EpochOfPrior",
     "EpochSeed",
     "ExchangedPairs",
     "GradientClip",
@@ -26,6 +25,7 @@ __all__ = [
     "PriorCodes",
     "Refinement",
     "RegistrationInferer",
+    "StepwiseTrainingInferer",
     "TrainingInferer",
     "keep_freed_memory",
     "native_bf16",

@@ -41,7 +41,9 @@ class CodeInferer(FieldInferer):
         images, model = as_images(inputs), getattr(network, "module", network)
         z = self.codes(images, network)
         dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
-        return self.registered(images, Prediction(dvf, z, torch.full_like(z, -torch.inf), images), coverage)
+        no_variance = torch.full_like(z, -torch.inf)
+        prediction = Prediction(dvf, z, no_variance, (z, no_variance), images)
+        return self.registered(images, prediction, coverage)
 
 
 def _check_codes(network: nn.Module) -> None:

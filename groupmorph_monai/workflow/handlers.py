@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..errors import InputError
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochOfPrior", "EpochSeed", "GradientClip", "LossTerms", "resume"]
+__all__ = ["EpochSeed", "GradientClip", "LossTerms", "resume"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +44,11 @@ class EpochSeed:
         set_rnd(self.dataset, seed=seed)
 
 
-class EpochOfPrior:
-    """Tell a prior whose weight fades with training, which has an ``epoch``, the number of it, from 0."""
-
-    def __init__(self, prior: object):
-        self.prior = prior
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        if hasattr(self.prior, "epoch"):
-            self.prior.epoch = engine.state.epoch - 1
-
-
 class GradientClip:
-    """Scale the gradient of ``network`` to a norm of at most ``max_norm`` before the optimiser's step."""
+    """Scale the gradient of ``network`` to a norm of at most ``max_norm`` before the optimiser's step.
+
+    Under MONAI's ``amp`` the gradients are scaled up until then, and brought back first.
+    """
 
     def __init__(self, network: nn.Module, max_norm: float):
         self.network, self.max_norm = network, max_norm
@@ -68,6 +57,8 @@ class GradientClip:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        if engine.scaler is not None:
+            engine.scaler.unscale_(engine.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 

@@ -15,7 +15,7 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
-from ..space.grid import inside, warp
+from ..space.grid import full_precision, inside, warp
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
 from .refinement import Refinement
@@ -57,14 +57,16 @@ class Prediction:
     """What a network says of a series.
 
     Args:
-        dvf: the velocity, ``(B, K, D, *C)``.
-        z_mean, z_log_variance: the posterior, ``(B, K, C, *S_z)``.
-        images: what the network saw, ``(B, K, *S)``.
+        dvf: the velocity of all passes, ``(B, K, D, *C)``.
+        z_mean, z_log_variance: posterior of z of all passes, ``(B, K, C, *S_z)``, which priors weigh.
+        last: mean and log variance of the last pass alone, which `decode` takes.
+        images: what the last pass saw, ``(B, K, *S)``.
     """
 
     dvf: Field
     z_mean: Tensor
     z_log_variance: Tensor
+    last: tuple[Tensor, Tensor]
     images: Tensor
 
 
@@ -188,7 +190,7 @@ class RegistrationInferer(FieldInferer):
             one_header: whether all timepoints were scanned on one grid, so that tissue may be static in it.
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` and ``inverse_ddf`` ``(B, K, D, *S)``, common space to timepoint and
             back, voxels; ``dvf`` ``(B, K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``,
-            ``z_log_variance``, the network's posterior in its last pass; ``seen`` ``(B, K, *S)`` bool, where ``warped``
+            ``z_log_variance``, the network's posterior, of all passes; ``seen`` ``(B, K, *S)`` bool, where ``warped``
             holds values that the timepoint has seen; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
@@ -211,20 +213,32 @@ class RegistrationInferer(FieldInferer):
     def predict(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
     ) -> Prediction:
-        """Pass over ``images`` ``(B, K, *S)`` as often as there are passes.
+        """What is predicted after the last of ``passes``; arguments as in `steps`."""
+        *_, prediction = self.steps(images, network, choose)
+        return prediction
+
+    def steps(
+        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
+    ) -> Iterator[Prediction]:
+        """What is predicted after each of ``passes``, which all go on from the one before.
 
         Args:
+            images: ``(B, K, *S)``.
             choose: z from the mean and log variance of each pass' posterior.
         """
         model = getattr(network, "module", network)
         dvf, given, size = 0, images, images.shape[2:]
+        draws, parameters = [], []
         for number in range(self.passes):
             if number:
                 given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
-            mean, log_variance = self._posterior(given, network)
-            dvf = self.alignment.constrain(dvf + model.decode(choose(mean, log_variance), given))
-        return Prediction(Field(dvf, size, model.stride), mean, log_variance, given)
+            parameters.append(self._posterior(given, network))
+            draws.append(choose(*parameters[-1]))
+            dvf = self.alignment.constrain(dvf + model.decode(draws[-1], given))
+            posterior = self.posterior.of_passes(draws, *zip(*parameters))
+            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], given)
 
+    @full_precision
     def _refined(
         self, dvf: Field, images: Tensor, evidence: Evidence, initial: Tensor | None, one_header: bool
     ) -> Field:
@@ -281,13 +295,13 @@ class RegistrationInferer(FieldInferer):
 
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
         decode, dvf = getattr(network, "module", network).decode, prediction.dvf
-        parameters = prediction.z_mean, prediction.z_log_variance
-        predicted = decode(prediction.z_mean, prediction.images)
-        with self._seeded(prediction.z_mean):
+        predicted = decode(prediction.last[0], prediction.images)
+        with self._seeded(predicted):
             for _ in range(self.draws):
-                drawn = decode(self.posterior.draw(*parameters), prediction.images)
+                drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
                 yield dvf.like(dvf.values + drawn - predicted)
 
+    @full_precision
     def _spread(self, draws: Iterable[Field]) -> Tensor:
         total, squares = 0, 0
         for dvf in draws:

@@ -1,7 +1,7 @@
 """The inferer of a training: draws of z, and what losses compare beside the warped volumes."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 
 import torch
 from monai.inferers import Inferer
@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import compose, warp
-from .inferers import RegistrationInferer, as_images
+from .inferers import Prediction, RegistrationInferer, as_images
 
-__all__ = ["CarriedBack", "Comparison", "ExchangedPairs", "InverseFields", "TrainingInferer"]
+__all__ = [
+    "CarriedBack",
+    "Comparison",
+    "ExchangedPairs",
+    "InverseFields",
+    "StepwiseTrainingInferer",
+    "TrainingInferer",
+]
 
 
 class Comparison:
@@ -85,7 +92,7 @@ class ExchangedPairs(Comparison):
 
 
 class TrainingInferer(Inferer):
-    """Register by one draw of z a pass, and add what the loss compares.
+    """Register by one draw of z a pass, and add what the loss compares. The loss is that of the last pass.
 
     Args:
         registration: whose alignment, transformation, passes, posterior and precision hold; it is not refined.
@@ -101,12 +108,29 @@ class TrainingInferer(Inferer):
 
         Returns: what `RegistrationInferer.warped` gives, and what each comparison adds.
         """
+        *_, last = self._steps(inputs, network)
+        return last()
+
+    def _steps(self, inputs: Tensor, network: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
+        """What computes the registration after each pass."""
         images = as_images(inputs)
         for comparison in self.comparisons.values():
             images = comparison.batch(images)
-        prediction = self.registration.predict(images, network, self.registration.posterior.draw)
+        for prediction in self.registration.steps(images, network, self.registration.posterior.draw):
+            yield partial(self._compared, images, prediction)
+
+    def _compared(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
         result = self.registration.warped(images, prediction)
         inverse_ddf = cache(lambda: self.registration.inverse_ddf(prediction.dvf))
         for comparison in self.comparisons.values():
             result |= comparison(images, result, inverse_ddf)
         return result
+
+
+class StepwiseTrainingInferer(TrainingInferer):
+    """Register as a `TrainingInferer` does, and give ``steps`` too, the registrations after each pass but the last: the
+    loss is then the sum over passes (AVSM, Eq. 12)."""
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor | list]:
+        *steps, last = (step() for step in self._steps(inputs, network))
+        return {**last, "steps": steps}

@@ -9,13 +9,21 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_net_in_out
 from monai.networks.utils import copy_model_state
 
+from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.space import FlowSequence, RungeKutta4
 
 MAIN = ["train", "inference", "evaluate"]
+ALL = [*MAIN, "multi_gpu_train"]
 
 
 def load(bundle, name):
     return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+
+
+def parser_of(name, *overlays):
+    parser = ConfigParser()
+    parser.read_config(config_files(name, overlays))
+    return parser
 
 
 def expressions(node):
@@ -28,39 +36,52 @@ def expressions(node):
         yield node
 
 
-def test_the_network_is_the_same_in_every_config(bundle):
-    definitions = [load(bundle, name)["network_def"] for name in MAIN]
+def test_the_network_is_the_same_in_every_config():
+    definitions = [parser_of(name)["network_def"] for name in MAIN]
     assert definitions[0] == definitions[1] == definitions[2]
+
+
+def test_an_evaluation_registers_as_inference_does(bundle):
+    own, registration = load(bundle, "evaluate"), load(bundle, "inference")
+    shared = {"network_def", "inferer", "refinement", "alignment", "likelihood", "prior", "preprocessing", "evaluator"}
+    assert shared <= set(registration) and not shared & {name.split("#")[0] for name in own}
+    # What both hold says something else.
+    assert all(own[name] != registration[name] for name in set(own) & set(registration) - {"output_dir"})
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("name", MAIN)
-def test_every_piece_of_a_velocity_in_time_takes_the_integrator(bundle, name, order):
-    parser, overlays = ConfigParser(), ("models/time_dependent", "integrators/runge_kutta")
-    parser.read_config([str(bundle / "configs" / f"{file}.yaml") for file in (name, *overlays[::order])])
-    sequence = parser.get_parsed_content("transformation")
+def test_every_piece_of_a_velocity_in_time_takes_the_integrator(name, order):
+    overlays = ("models/time_dependent", "integrators/runge_kutta")
+    sequence = parser_of(name, *overlays[::order]).get_parsed_content("transformation")
     assert isinstance(sequence, FlowSequence) and isinstance(sequence.flow, RungeKutta4)
 
 
-def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do(bundle):
-    alike, z = ConfigParser(), torch.rand(1, 2, 3, 6, 5, 4, generator=torch.Generator().manual_seed(0))
-    alike.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", "models/time_dependent")])
+def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do():
+    z = torch.rand(1, 2, 3, 6, 5, 4, generator=torch.Generator().manual_seed(0))
     energies = [
         parser.get_parsed_content("prior").energy(velocities).sum(dim=2)
-        for parser, velocities in ((ConfigParser(load(bundle, "train")), z), (alike, z.repeat(1, 1, 3, 1, 1, 1)))
+        for parser, velocities in (
+            (parser_of("train"), z),
+            (parser_of("train", "models/time_dependent"), z.repeat(1, 1, 3, 1, 1, 1)),
+        )
     ]
     assert energies[0].min() > 0.1
     torch.testing.assert_close(energies[1], energies[0])
 
 
-@pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
+@pytest.mark.parametrize("name", ["train", "inference", "multi_gpu_train"])
 def test_what_an_expression_names_is_imported(bundle, name):
     config = load(bundle, name)
     named = {module for e in expressions(config) for module in re.findall(r"groupmorph_monai\.(\w+)\.", e)}
     assert "apps" in named and {f"$import groupmorph_monai.{module}" for module in named} <= set(config["imports"])
 
 
-@pytest.mark.parametrize("name", [*MAIN, "multi_gpu_train"])
+def test_several_gpus_import_all_that_one_does(bundle):
+    assert set(load(bundle, "train")["imports"]) <= set(load(bundle, "multi_gpu_train")["imports"])
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_expressions_hold_no_logic(bundle, name):
     for expression in expressions(load(bundle, name)):
         # One choice is the environment's: where the bundle lies and which device there is.

@@ -140,7 +140,7 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     assert metrics["folding_percent"] < 1
     # Two iterations teach nothing, but refinement needs no teaching.
     assert metrics["nmi_after"] > metrics["nmi_before"]
-    files = [str(configs / name) for name in ("evaluate.yaml", "effort/fast.yaml", model)]
+    files = [str(configs / name) for name in ("inference.yaml", "evaluate.yaml", "effort/fast.yaml", model)]
     small = {"phantoms": 1, "phantom_size_voxels": [24, 24, 24]}
     run("evaluate", config_file=files, output_dir=str(tmp_path / "evaluated"), **small, **options)
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["mean"]["landmark_before_mm_mean"] > 0

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from groupmorph_monai.data import RandAffineMotiond, RandContrastd, RandMotiond, RandTimepointsd
@@ -39,6 +40,34 @@ def test_random_contrast_changes_each_timepoint_by_itself_and_keeps_places():
     flat = torch.full((1, 20, 20, 20), 0.3)
     bias = RandContrastd(prob=1.0, noise=0.0).set_random_state(2)({"image": flat})["image"]
     assert bias.diff(dim=1).abs().max() < 0.1
+
+
+def test_a_contrast_that_is_switched_off_leaves_every_bit():
+    series = torch.rand(3, 6, 5, 4, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    off = RandContrastd(prob=0.0).set_random_state(0)
+    assert all(torch.equal(off({"image": series})["image"], series) for _ in range(20))
+    some, changed = RandContrastd(prob=0.3, curve_prob=0.0, bias=0.1, noise=0.01).set_random_state(0), 0
+    for _ in range(100):
+        changed += (some({"image": series})["image"] != series).flatten(1).any(dim=1).sum().item()
+    assert changed / 300 == pytest.approx(0.3, abs=0.08)
+
+
+def test_each_part_of_a_contrast_has_its_own_strength():
+    series = torch.linspace(0.1, 0.6, 24).view(1, 1, 1, 24).expand(2, 20, 22, 24)
+
+    def vary(**parts):
+        parts = {"curve_prob": 0.0, "bias": 0.0, "noise": 0.0, **parts}
+        return RandContrastd(prob=1.0, **parts).set_random_state(3)({"image": series})["image"]
+
+    assert torch.equal(vary(), series)
+    curve, bias, noise = vary(curve_prob=1.0), vary(bias=0.3), vary(noise=0.05)
+    # A curve alone knows of intensities and of no places.
+    assert curve.std(dim=(1, 2)).max() < 1e-6 and (curve - series).abs().mean() > 0.02
+    ratio = (bias / series).log()
+    second = ratio.diff(n=2, dim=1)
+    assert (second - second.mean(dim=1, keepdim=True)).abs().max() < 1e-5  # quadratic along an axis
+    assert 0.05 < ratio.abs().max() <= 6 * 0.3
+    assert (noise - series).std(dim=(1, 2, 3)).max() <= 0.051 and (noise - series).mean().abs() < 1e-3
 
 
 def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far():

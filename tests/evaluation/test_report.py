@@ -75,7 +75,7 @@ def draw(tmp_path, **changes):
     arrays = {name: rng.random((3, 10, 12, 6)) for name in ("native", "warped")}
     arrays |= {"jacobian": np.ones((3, 10, 12, 6)), "displacement_mm": np.ones((3, 20))}
     path = tmp_path / "report.png"
-    report.draw_report(path, spacing_mm=(1.0, 2.0, 3.0), times_s=[0, 60, 120], **(arrays | changes))
+    report.draw_report(path, spacing_mm=(1.0, 2.0, 3.0), **(arrays | changes))
     return matplotlib.image.imread(path)
 
 

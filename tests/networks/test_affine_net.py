@@ -3,7 +3,7 @@ import torch
 
 from groupmorph_monai.networks import AffineNet
 from groupmorph_monai.networks.affine_net import _affine_fit, _matches, _slopes
-from groupmorph_monai.probability import AffineNorm, split_parameters
+from groupmorph_monai.probability import AffineNorm, fading_weight, split_parameters
 from groupmorph_monai.space import AffineFlow, MeanAlignment
 from groupmorph_monai.workflow import RegistrationInferer
 
@@ -88,12 +88,10 @@ def test_a_large_volume_is_thinned_before():
 
 
 def test_the_pull_to_the_identity_fades_as_the_paper_says():
-    prior, z = AffineNorm(10, 4), torch.full((1, 2, 12, 1, 1, 1), 0.5)
-    assert prior(z).item() == pytest.approx(10 * 4 / (4 + 1) * 12 * 0.25)
-    prior.epoch = 20
-    assert prior.weight == pytest.approx(40 / (4 + 148.413), rel=1e-4)
-    prior.epoch = 10**6
-    assert prior(z) == 0
+    assert AffineNorm()(torch.full((1, 2, 12, 1, 1, 1), 0.5)).item() == pytest.approx(12 * 0.25)
+    assert fading_weight(10, 4, 1) == pytest.approx(10 * 4 / (4 + 1))
+    assert fading_weight(10, 4, 21) == pytest.approx(40 / (4 + 148.413), rel=1e-4)
+    assert fading_weight(10, 4, 10**6) < 1e-200
 
 
 def test_several_looks_are_trained_through():

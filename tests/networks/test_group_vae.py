@@ -75,12 +75,6 @@ def test_scripted_it_is_the_same():
         torch.testing.assert_close(scripted(images(size)), net(images(size)))
 
 
-def test_two_dimensions_work_too():
-    torch.manual_seed(0)
-    net = GroupVAE(2, spatial_dims=2, **SMALL)
-    assert net(torch.rand(1, 2, 10, 12)).shape == (1, 8, 5, 6)
-
-
 def test_another_number_of_timepoints_is_refused_with_both_numbers():
     with pytest.raises(ValueError, match="trained for 3 timepoints, got 5") as error:
         network()(torch.rand(1, 5, 8, 8, 8))

@@ -1,6 +1,6 @@
 import torch
 
-from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO
+from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO, Posterior
 
 
 def test_it_is_the_weighted_kl_less_the_likelihood():
@@ -29,3 +29,17 @@ def test_asymmetry_is_the_squared_distance_from_where_one_began():
     without, loss = (NegativeELBO(GroupNMI(bins=8), FluidPrior(0.5, 0.1), 0.25, symmetry_weight=w) for w in (0, 3.0))
     assert loss.terms(registration)["asymmetry"].item() == 5
     torch.testing.assert_close(loss(registration), without(registration) + 15)
+
+
+def test_the_prior_is_told_how_draws_are_smoothed():
+    generator = torch.Generator().manual_seed(0)
+    registration = {
+        "warped": torch.rand(1, 2, 6, 6, 6, generator=generator),
+        "z_mean": torch.randn(1, 2, 3, 6, 5, 4, generator=generator),
+        "z_log_variance": torch.randn(1, 2, 3, 6, 5, 4, generator=generator),
+    }
+    prior, posterior = FluidPrior(0.5, 0.1), Posterior(0.7)
+    found = NegativeELBO(GroupNMI(bins=8), prior, posterior=posterior).terms(registration)["kl"]
+    smoothed, white = (prior(registration["z_mean"], registration["z_log_variance"], q) for q in (posterior, None))
+    torch.testing.assert_close(found, smoothed)
+    assert abs(smoothed - white) > 0.1 * abs(smoothed)

@@ -5,7 +5,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from groupmorph_monai.probability import Posterior, matched_smoothing_voxels, split_parameters
+from groupmorph_monai.probability import (
+    CodePosterior,
+    Posterior,
+    UnitGaussian,
+    matched_smoothing_voxels,
+    split_parameters,
+)
 
 
 def test_parameters_are_mean_then_log_variance_timepoint_by_timepoint():
@@ -52,3 +58,16 @@ def test_draws_are_white_noise_through_scipys_gaussian(monkeypatch):
 def test_the_matched_kernels_peak_is_the_variance_of_a_voxel_with_six_neighbours():
     sigma = matched_smoothing_voxels(20.0)
     assert (2 * math.pi * sigma**2) ** -1.5 == pytest.approx(1 / 120)
+
+
+def test_after_several_passes_a_prior_sees_the_sum_of_what_adds_up_and_codes_side_by_side():
+    generator = torch.Generator().manual_seed(0)
+    draws, means, log_variances = (
+        [torch.randn(1, 2, 3, 5, 4, 3, generator=generator) for _ in range(3)] for _ in range(3)
+    )
+    mean, log_variance = Posterior().of_passes(draws, means, log_variances)
+    torch.testing.assert_close(mean, draws[0] + draws[1] + means[2])
+    assert torch.equal(log_variance, log_variances[2])
+    codes = CodePosterior().of_passes(*([x[..., :1, :1, :1] for x in part] for part in (draws, means, log_variances)))
+    each = [UnitGaussian()(m[..., :1, :1, :1], v[..., :1, :1, :1]) for m, v in zip(means, log_variances)]
+    torch.testing.assert_close(UnitGaussian()(*codes), sum(each))

@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import compose, sample, upsample_field, voxel_grid, warp, warp_coarse
+from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
+from groupmorph_monai.space.alignment import apply_affine
+from groupmorph_monai.space.grid import full_precision
+from groupmorph_monai.space.lattice import CosineTransform
 
 SIZE = (7, 9, 6)
 
@@ -60,6 +63,66 @@ def test_half_precision_fields_are_warped_in_float32():
     torch.testing.assert_close(warped[0, 0, :-1], images[0, 0, :-1] + 0.5, atol=1e-3, rtol=0)
 
 
+def switches():
+    """What PyTorch allows for products of float32 matrices, on CUDA and on the CPU."""
+    matmul, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    return matmul.allow_tf32, torch.get_float32_matmul_precision(), matmul.fp32_precision, cpu.fp32_precision
+
+
+@pytest.fixture
+def precision():
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("allow", ["tf32", "high", "medium", "highest"])
+def test_tf32_is_off_inside_full_precision_and_restored_after(allow, precision):
+    if allow == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    else:
+        torch.set_float32_matmul_precision(allow)
+    before, inside = switches(), []
+
+    @full_precision
+    def observe(fail):
+        inside.append((*switches()[:2], torch.is_autocast_enabled("cpu")))
+        if fail:
+            raise ValueError("as asked for")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        observe(False)
+        assert torch.is_autocast_enabled("cpu")
+        with pytest.raises(ValueError, match="as asked"):
+            observe(True)
+    assert inside == [(False, "highest", False)] * 2
+    assert switches() == before
+
+
+def test_tf32_is_off_where_it_was_switched_on_for_one_backend(precision):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    seen = full_precision(lambda: torch.backends.cuda.matmul.fp32_precision)()
+    assert seen == "ieee" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+GEOMETRY = {
+    "upsampling": lambda: upsample_field(voxel_grid((80, 3, 3), torch.empty(0))[None, None], 2, (160, 5, 5)),
+    "cosine transform": lambda: CosineTransform((160, 4, 4), torch.empty(0))(voxel_grid((160, 4, 4), torch.empty(0))),
+    "affine map": lambda: apply_affine(torch.tensor(AFFINE), voxel_grid((160, 4, 4), torch.empty(0))),
+    "composition": lambda: compose(*[0.3 * voxel_grid((160, 4, 4), torch.empty(0))[None, None]] * 2),
+    "affine flow": lambda: AffineFlow()(0.01 * voxel_grid((160, 4, 4), torch.empty(0))[None, None]),
+    "momenta": lambda: MultiGaussian()(voxel_grid((160, 4, 4), torch.empty(0))),
+}
+AFFINE = [[1.01, 0.02, 0.0, 3.1], [0.0, 0.97, 0.1, -2.2], [0.05, 0.0, 1.0, 0.7], [0.0, 0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_coordinates_are_the_same_under_autocast(name):
+    expected = GEOMETRY[name]()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(GEOMETRY[name](), expected)
+    assert expected.abs().max() > 1
+
+
 def test_labels_keep_their_values():
     labels = (noise(1, 1, *SIZE) * 5).round()
     ddf = torch.full((1, 1, 3, *SIZE), 0.3, dtype=torch.float64)
@@ -100,16 +163,6 @@ def test_upsampling_puts_coarse_voxel_i_on_fine_voxel_two_i(size):
     torch.testing.assert_close(fine[covered], expected[covered], atol=1e-12, rtol=0)
     last = torch.tensor([2.0 * (n - 1) for n in coarse], dtype=torch.float64)
     torch.testing.assert_close(fine[0, 0, :, -1, -1, -1], last)
-
-
-@pytest.mark.parametrize("size", [(9, 8, 7), (10, 7, 8)])
-def test_warping_on_the_coarse_grid_gives_the_fine_ones_voxels(size):
-    images, coarse = noise(1, 2, *size), [-(-n // 2) for n in size]
-    field = noise(1, 2, 3, *coarse)
-    fine = warp(images, upsample_field(field, 2, size))
-    torch.testing.assert_close(warp_coarse(images, field, 2), fine[..., ::2, ::2, ::2], atol=1e-12, rtol=0)
-    between = warp_coarse(images, field, 2, torch.tensor([1, 0, 1]))[..., : size[0] // 2, :, : size[2] // 2]
-    torch.testing.assert_close(between, fine[..., 1::2, ::2, 1::2], atol=1e-12, rtol=0)
 
 
 def test_shapes_that_do_not_fit_are_named():

@@ -1,9 +1,35 @@
 import pytest
 import torch
+from scipy.linalg import logm
 
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space import Displacement, MeanAlignment, OneWayAlignment, ScalingAndSquaring, compose
-from groupmorph_monai.workflow import CarriedBack, ExchangedPairs, InverseFields, RegistrationInferer, TrainingInferer
+from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
+from groupmorph_monai.probability import (
+    AffineNorm,
+    CodePosterior,
+    FluidPrior,
+    LocalCorrelation,
+    MomentumNorm,
+    NegativeELBO,
+    UnitGaussian,
+)
+from groupmorph_monai.space import (
+    AffineFlow,
+    Displacement,
+    Field,
+    MeanAlignment,
+    OneWayAlignment,
+    ScalingAndSquaring,
+    warp,
+)
+from groupmorph_monai.workflow import (
+    CarriedBack,
+    ExchangedPairs,
+    InverseFields,
+    RegistrationInferer,
+    StepwiseTrainingInferer,
+    TrainingInferer,
+)
 
 SIZE, LATTICE = (24, 20, 22), (12, 10, 11)
 
@@ -49,9 +75,9 @@ def test_surfaces_have_the_inverse_of_the_fields_that_were_drawn():
     net = Told(lambda x: torch.tensor([0.5, -1]), std=0.05)
     assert "inverse_ddf" not in inferer()(images(), net)
     result = inferer(surfaces=InverseFields())(images(), net)
-    left = compose(result["ddf"], result["inverse_ddf"])[..., 4:-4, 4:-4, 4:-4]
-    torch.testing.assert_close(result["ddf"][0, :, 0].mean(dim=(1, 2, 3)), torch.tensor([1.0, -2]), atol=0.05, rtol=0)
-    assert result["ddf"].std(dim=(3, 4, 5)).mean() > 0.05 > 5 * left.abs().mean()
+    expected = Field(ScalingAndSquaring(4)(-result["dvf"]), SIZE, 2).on_image()
+    torch.testing.assert_close(result["inverse_ddf"], expected)
+    assert result["dvf"].std(dim=(3, 4, 5)).mean() > 0.04
 
 
 def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_back_to():
@@ -78,3 +104,149 @@ def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
     own, returned = inferer(carried_back=CarriedBack())(x, net)["returned"].unbind(dim=1)
     torch.testing.assert_close(own, x[0])
     torch.testing.assert_close(returned[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("passes", [1, 5])
+def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(passes):
+    ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes)
+    net, prior = Told(lambda x: torch.tensor([0.5, -0.25]), std=0.1), FluidPrior(1.0, 0.2)
+    one, result = prior.energy(net.decode(ask.predict(images(), net).last[0], None)), ask(images(), net)
+    torch.testing.assert_close(prior.energy(result["z_mean"]), passes**2 * one)
+    torch.testing.assert_close(prior.energy(result["dvf"]), passes**2 * one)
+    torch.manual_seed(0)
+    drawn = TrainingInferer(ask)(images(), net)
+    # All but the last draw are where the velocity is; of the last one the mean is.
+    variance = (drawn["dvf"] - drawn["z_mean"]).var()
+    assert variance.sqrt() == pytest.approx(0.1, rel=0.05)
+    torch.testing.assert_close(drawn["z_log_variance"], torch.full_like(drawn["z_mean"], 2 * torch.tensor(0.1).log()))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 5, 6, 7])
+def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
+    torch.manual_seed(0)
+    net, prior = AffineNet((4, 6)), AffineNorm()
+    pair = torch.rand(1, 2, 16, 20, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        result = TrainingInferer(RegistrationInferer(MeanAlignment(), AffineFlow(), passes))(pair, net)
+    ddf, half = result["ddf"].double(), 10.0
+    # Of a map x -> A x + b of voxels about the centre, read off the displacement, with the longest half side as unit.
+    origin = ddf[..., 0, 0, 0]
+    slopes = torch.stack([ddf[..., 1, 0, 0], ddf[..., 0, 1, 0], ddf[..., 0, 0, 1]], dim=-1) - origin.unsqueeze(-1)
+    centre = torch.tensor([7.5, 9.5, 5.5]).double()
+    maps = torch.eye(4).double().repeat(1, 2, 1, 1)
+    maps[..., :3, :3] += slopes
+    maps[..., :3, 3] = (origin + (slopes @ centre)) / half
+    logarithms = torch.stack([torch.as_tensor(logm(m.numpy())) for m in maps[0]])
+    expected = logarithms.square().sum(dim=(1, 2)).mean()
+    assert prior(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-5
+
+
+def test_the_norm_of_momenta_is_that_of_the_whole_velocity():
+    torch.manual_seed(0)
+    net, x = MomentumNet((3, 4, 5, 6)), torch.rand(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(net.head.weight, std=0.3)
+    with torch.no_grad():
+        result = TrainingInferer(RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=2))(x, net)
+    expected = (result["z_mean"] * result["dvf"]).sum(dim=2).mean()
+    assert MomentumNorm(1.0)(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-5) and expected > 0
+
+
+def test_codes_of_several_passes_cost_what_each_of_them_does():
+    torch.manual_seed(0)
+    net, x = KrebsCVAE(lattice_voxels=(3, 3, 3)), torch.rand(1, 2, 16, 16, 16)
+    torch.nn.init.normal_(net.last[1].weight, std=0.3)
+    asked = []
+    net.register_forward_hook(lambda layer, given, parameters: asked.append(parameters.unflatten(1, (2, 2, -1))))
+    ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=2, posterior=CodePosterior(), draws=2)
+    with torch.no_grad():
+        result = TrainingInferer(ask)(x, net)
+        expected = sum(UnitGaussian()(*parameters.unbind(1)) for parameters in asked)
+        torch.testing.assert_close(UnitGaussian()(result["z_mean"], result["z_log_variance"]), expected)
+        assert (asked[0] - asked[1]).abs().max() > 1e-4
+        assert ask(x, net)["ddf_std"].mean() > 0
+
+
+def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps():
+    """AVSM, Eq. 12: each step starts from the map of the one before, and all of them count."""
+    net, alignment = Told(lambda x: x.flatten(2).mean(2) - 0.5), OneWayAlignment(0)
+    likelihood, prior = LocalCorrelation((1,)), MomentumNorm(0.5)
+    loss = NegativeELBO(likelihood, prior, symmetry_weight=2.0)
+    registration = RegistrationInferer(alignment, ScalingAndSquaring(4), passes=2)
+    x, velocities = images(), []
+    net.register_forward_hook(lambda layer, given, found: velocities.append(found[:, :6].view(2, 2, 3, *LATTICE)))
+    result = StepwiseTrainingInferer(registration, {"exchanged_pairs": ExchangedPairs(alignment)})(x, net)
+    both, expected = torch.cat([x, x.flip(1)]), 0
+    for velocity in (velocities[0], velocities[0] + velocities[1]):
+        shift = 2 * velocity[:, 1, 0].mean(dim=(1, 2, 3))
+        ddf = torch.zeros(2, 2, 3, *SIZE)
+        ddf[:, 1, 0] = shift.view(2, 1, 1, 1)
+        expected += prior(velocity) - likelihood(warp(both, ddf)) + 2.0 * shift.sum() ** 2
+    assert velocities[1].abs().max() > 1e-3
+    torch.testing.assert_close(loss(result), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
+    torch.manual_seed(0)
+    net, x, seen = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
+    net.variance_head.register_forward_hook(lambda layer, given, found: seen.add(found.dtype))
+    registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=2)
+    loss, ask = NegativeELBO(LocalCorrelation((1,)), FluidPrior(1.0, 0.2)), TrainingInferer(registration)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            result = ask(x, net)
+            value = loss(result)
+        assert seen == {torch.bfloat16} and all(part.dtype == torch.float32 for part in result.values())
+        assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
+        field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
+        assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05
+
+
+@pytest.mark.parametrize("wrap", [lambda registration: registration, TrainingInferer])
+def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
+    class Decoded(Told):
+        def forward(self, images):
+            self.told.append(images)
+            return super().forward(images)
+
+        def decode(self, z, images):
+            self.shown.append(images)
+            return z + images[..., ::2, ::2, ::2].unsqueeze(2)
+
+    net = Decoded(lambda x: torch.tensor([1.0, -1.0]), std=0.1)
+    net.told, net.shown = [], []
+    x = images()
+    result = wrap(RegistrationInferer(MeanAlignment(), Displacement(), passes=2))(x, net)
+    assert len(net.told) == len(net.shown) == 2
+    for told, shown in zip(net.told, net.shown):
+        assert torch.equal(told, shown)
+    assert (net.shown[1] - x).abs().max() > 0.1
+    assert net.told[0] is x and not torch.equal(result["warped"], net.told[1])
+
+
+def test_draws_of_the_network_are_about_its_prediction():
+    class Square:
+        """A displacement whose spread tells about which velocity draws lie."""
+
+        def __call__(self, z):
+            return z.square()
+
+        inverse = __call__
+
+    std, last = 0.1, []
+
+    class Images(Told):
+        def decode(self, z, images):
+            last.append(images)
+            return z + images.mean()
+
+    net, x = Images(lambda x: torch.tensor([0.5, -1.0]), std=std), images()
+    result = RegistrationInferer(MeanAlignment(), Square(), passes=2, draws=200)(x, net)
+    centre = result["dvf"]
+    torch.testing.assert_close(centre[0, :, 0, 0, 0, 0], 2 * torch.tensor([0.5, -1.0]) + x.mean() + last[1].mean())
+    # The deviation of (c + s e)^2 for white e, in voxels of the images.
+    expected = 2 * (4 * centre.square() * std**2 + 2 * std**4).sqrt()
+    spread = result["ddf_std"][..., ::2, ::2, ::2]
+    for k in range(2):
+        for d in range(3):
+            assert (spread[0, k, d].mean() / expected[0, k, d].mean()).item() == pytest.approx(1, abs=0.02)
+    assert all(torch.equal(given, last[1]) for given in last[2:]) and len(last) == 2 + 1 + 200
