@@ -75,7 +75,7 @@ class LoadSeriesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        key = self.keys[0]
+        key = self.keys[0]  # which a phantom does not have yet
         if "heart" in item:
             heart = make_heart(**item.pop("heart"))
             return {**item, **self._made(key, heart)}

@@ -101,12 +101,13 @@ def test_squared_error_of_a_pair_is_that_of_the_paper_and_of_more_the_mean_over_
 
 def test_squared_errors_second_order_model_is_its_own_expansion_in_changes_of_mean_0():
     likelihood, x = SquaredError(0.3), volumes(3)
-    value, guide, score, weight = likelihood.linearise(x)
+    value, guide, score, weight, number = likelihood.linearise(x)
     change = 0.1 * volumes(3, seed=3)
     change = change - change.mean(dim=1, keepdim=True)
     expected = value.sum() + (score * change).sum() - 0.5 * (weight * change.square()).sum()
     assert (likelihood(x + change) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))
+    assert (number == 3).all()
 
 
 def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
