@@ -43,14 +43,14 @@ def check(tmp_path_factory, protocol, reference):
 FIXED = {"derandomize": True, "deadline": None, "database": None, "phases": [Phase.generate]}
 
 
-@settings(max_examples=2, **FIXED)
-@given(examination=protocols(most_scans=3, most_voxels=32**3))
+@settings(max_examples=3, **FIXED)
+@given(examination=protocols(most_scans=3, most_voxels=40**3))
 def test_points_are_found_whatever_the_scanners(tmp_path_factory, examination):
     check(tmp_path_factory, *examination)
 
 
 @pytest.mark.slow
-@settings(max_examples=20, **FIXED)
+@settings(max_examples=30, **FIXED)
 @given(examination=protocols(most_scans=5, most_voxels=64**3))
 def test_points_are_found_whatever_the_scanners_of_usual_size(tmp_path_factory, examination):
     check(tmp_path_factory, *examination)
