@@ -146,6 +146,8 @@ class RegistrationInferer(Inferer):
         """
         model = getattr(network, "module", network)
         images = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        if not torch.isfinite(images.sum(dtype=torch.float32)):
+            raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
         constrain = self.alignment.constrain
         if network.training and self.exchange:
             images = _both_orders(images)
