@@ -117,7 +117,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
 
 
 def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
-    """Refuse what nibabel replaces by a guess: an infinite scale, and no voxel size where nothing else tells it."""
+    """Refuse what nibabel would replace by a guess: an infinite scale; no voxel size where no sform tells it."""
     with image.file_map["image"].get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     if np.isinf(header["scl_slope"]):
@@ -154,8 +154,8 @@ def _load_itk(path: str, labels: bool) -> _File:
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
             raise InputError(
-                f"{path}: expected one number a voxel, got several (RGB or vectors, or a sequence of 3D Slicer); {_GREY}, "
-                "or save every volume of a sequence as a file"
+                f"{path}: expected one number a voxel, got several (RGB or vectors, or a sequence of 3D Slicer); "
+                f"{_GREY}, or save every volume of a sequence as a file"
             )
         image = itk.imread(path) if labels else itk.imread(path, itk.F)
     data = itk.array_from_image(image).T
@@ -185,8 +185,10 @@ def _load(path: str | Path, labels: bool = False) -> _File:
             "mend the header where its size is wrong"
         ) from error
     except Exception as error:  # Each library has its own kinds, ITK's of many lines.
+        beside = ", with the data file that it names" if path.lower().endswith((".mhd", ".nhdr")) else ""
         raise InputError(
             f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); copy or convert it again"
+            + beside
         ) from error
     # What a header holds, so that a written file lies exactly where its image does in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
@@ -200,8 +202,11 @@ def _load(path: str | Path, labels: bool = False) -> _File:
 
 
 def _reason(error: Exception) -> str:
-    """The end of a library's message, where its reason stands, in one line without the path of ITK's source."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:120]
+    """A library's reason, in one line: of ITK what follows the object's address, of others their last line."""
+    message = str(error).strip()
+    _, from_itk, reason = message.partition("ITK ERROR: ")
+    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else (message.splitlines() or [""])[-1]
+    return " ".join(reason.split())[:160] or type(error).__name__
 
 
 def read_image(path: str | Path, labels: bool = False) -> Frame:

@@ -191,7 +191,7 @@ class ScalePercentilesd(MapTransform):
         for least, most in ((shown.min(), shown.max()), (values.min(), values.max())):
             if low == high:
                 low, high = least, most
-        if not np.isfinite(np.float32(high) - np.float32(low)):
+        if not float(high) - float(low) < np.finfo(np.float32).max:  # NaN is not below anything
             raise InputError(
                 f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
                 "replace NaN, and rescale the others"

@@ -302,7 +302,9 @@ def test_a_sheared_scan_comes_onto_right_angles_with_its_values_in_place(tmp_pat
     assert inner.sum() > 0.7 * ramp.size
     np.testing.assert_allclose(frame.data[inner], expected[inner], atol=1e-3)
     assert np.unique(frame.data[~frame.valid]).tolist() == [frame.data[frame.valid].min()]
-    corners = np.array([[i, j, k, 1] for i in (0, size[0] - 1) for j in (0, size[1] - 1) for k in (0, size[2] - 1)], float)
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, size[0] - 1) for j in (0, size[1] - 1) for k in (0, size[2] - 1)], float
+    )
     corners = (np.linalg.inv(frame.affine) @ affine @ corners.T)[:3].T
     assert corners.min() > -0.01 and (corners < np.array(frame.data.shape) - 0.99).all()
 
