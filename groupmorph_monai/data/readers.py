@@ -19,11 +19,11 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform
 
 from ..errors import InputError
+from .right_angles import at_right_angles
 
-__all__ = ["Frame", "Series", "is_sheared", "overlap", "read_image", "read_series"]
+__all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _SPACE_UNIT_BITS = 0x07
-# Cosine between two axes: rounding in a float32 header, rounding in a header written with few decimals, and a header
-# that describes no scanner.
-_ROUNDING_FLOAT32, _ROUNDING, _STEEPEST_SHEAR = 1e-6, 1e-3, 0.7
 _FILL_SHARE = 0.001  # of voxels, from which on their one value may be a fill value
 _FILL_GAP = 0.2  # between it and the others, as a share of these others' range
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
@@ -344,59 +341,10 @@ def _without_fill(frame: Frame) -> Frame:
     return replace(frame, data=np.where(valid, data, data[valid].min()), valid=valid)
 
 
-def is_sheared(affine: np.ndarray) -> bool:
-    """Whether two axes of a grid miss a right angle by more than rounding."""
-    return _shear(affine) > _ROUNDING
-
-
-def _shear(affine: np.ndarray) -> float:
-    """The largest cosine between two axes."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return float(np.abs(axes.T @ axes - np.eye(3)).max())
-
-
 def _at_right_angles(frame: Frame) -> Frame:
-    """Give the volume axes at right angles, where it has none.
-
-    Gram-Schmidt, from the axis with the finest spacing to that with the coarsest: the slices of a tilted gantry stay
-    what they are, and only their rows move.
-    """
-    shear = _shear(frame.affine)
-    if shear < _ROUNDING_FLOAT32:
-        return frame
-    if shear > _STEEPEST_SHEAR:
-        raise InputError(
-            f"{frame.path}: expected axes at right angles, got two that are {np.degrees(np.arccos(shear)):.0f} degrees "
-            "apart; mend the header, or resample the scan"
-        )
-    matrix, size = frame.affine[:3, :3], np.array(frame.data.shape)
-    order = np.argsort(np.linalg.norm(matrix, axis=0), kind="stable")
-    q, r = np.linalg.qr(matrix[:, order])
-    affine, axes = frame.affine.copy(), np.empty((3, 3))
-    axes[:, order] = q * np.diag(r)
-    affine[:3, :3] = axes
-    if shear < _ROUNDING:
-        affine[:3, 3] += (matrix - axes) @ ((size - 1) / 2)  # the volume's centre stays
-        return replace(frame, affine=affine.astype(np.float32).astype(np.float64))
-    corners = np.array(list(product(*[(0, n - 1) for n in size]))) @ np.linalg.solve(axes, matrix).T
-    low, high = np.floor(corners.min(0) + 1e-3), np.ceil(corners.max(0) - 1e-3)
-    affine[:3, 3] += axes @ low
-    affine = affine.astype(np.float32).astype(np.float64)
-    to_voxel = np.linalg.solve(frame.affine, affine)
-
-    def moved(values: np.ndarray, **options: object) -> np.ndarray:
-        shape = tuple((high - low + 1).astype(int))
-        return affine_transform(values, to_voxel[:3, :3], to_voxel[:3, 3], shape, **options)
-
-    valid = np.ones(size, bool) if frame.valid is None else frame.valid
-    valid = moved(valid.astype(np.uint8), order=0, mode="grid-constant").astype(bool)
-    data = moved(frame.data, order=1, mode="nearest")
-    logger.warning(
-        "%s: the axes are sheared by %.1f degrees; the scan is interpolated onto a grid with axes at right angles",
-        frame.path,
-        np.degrees(np.arcsin(shear)),
-    )
-    return Frame(np.where(valid, data, data[valid].min()), affine, frame.path, valid)
+    """Give the volume axes at right angles, where it has none."""
+    data, affine, valid = at_right_angles(frame.data, frame.affine, frame.valid, frame.path)
+    return Frame(data, affine, frame.path, valid)
 
 
 def _corners(frame: Frame) -> np.ndarray:

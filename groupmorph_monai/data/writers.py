@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError
-from .readers import Frame, Series, is_sheared, overlap, read_image
+from .readers import Frame, Series, overlap, read_image
 from .resampling import resample
+from .right_angles import is_sheared
 
 __all__ = [
     "apply_field",

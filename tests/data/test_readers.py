@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.readers import is_sheared, read_image, read_series
+from groupmorph_monai.data.readers import read_image, read_series
+from groupmorph_monai.data.right_angles import is_sheared
 from groupmorph_monai.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
