@@ -123,8 +123,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--outside",
         choices=["zero", "nan", "border"],
-        help="value of the aligned series and its mean where a scan has not seen the voxel (default: zero); border takes"
-        " that of the nearest voxel",
+        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border' takes "
+        "that of the nearest voxel",
     )
     p.add_argument(
         "--mask",

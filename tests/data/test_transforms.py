@@ -169,3 +169,52 @@ def test_percentiles_are_scaled_as_monai_does(per_timepoint):
     ours = ScalePercentilesd("image", 2, 90, per_timepoint)({"image": series, "other": 1})
     torch.testing.assert_close(torch.as_tensor(ours["image"]), torch.as_tensor(monais), atol=1e-6, rtol=1e-6)
     assert ours["other"] == 1 and torch.equal(ours["image"].affine, series.affine)
+
+
+@pytest.mark.parametrize("per_timepoint", [True, False])
+@pytest.mark.parametrize(("shown", "background"), [(0.004, 0.0), (0.05, 0.0), (0.5, -7.0)])
+def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, per_timepoint):
+    rng = np.random.default_rng(0)
+    series = np.full((2, 40, 40, 40), background)
+    number = int(shown * 40**3)
+    for volume in series:
+        volume.reshape(-1)[rng.permutation(40**3)[:number]] = rng.uniform(300, 700, number)
+    parts = series[:, None] if per_timepoint else [series] * 2
+    expected = []
+    for volume, part in zip(series, parts):
+        low, high = np.percentile(part[part != background], (1, 99))
+        expected.append(np.clip((volume - low) / (high - low), 0, 1))
+    image = MetaTensor(torch.tensor(series, dtype=torch.float32))
+    scaled = ScalePercentilesd("image", per_timepoint=per_timepoint)({"image": image})["image"]
+    np.testing.assert_allclose(scaled, expected, atol=1e-5)
+
+
+def test_voxels_that_no_scan_has_seen_do_not_move_the_percentiles():
+    series, coverage = torch.randn(2, 20, 20, 20), torch.ones(2, 20, 20, 20)
+    expected = ScalePercentilesd()({"image": series[:, :15]})["image"]
+    coverage[:, 15:], series[0, 15:], series[1, 15:] = 0, 1e4, -1e4
+    scaled = ScalePercentilesd()({"image": series, "coverage": coverage})["image"]
+    torch.testing.assert_close(scaled[:, :15], expected)
+    assert (scaled[0, 15:] == 1).all() and (scaled[1, 15:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0, 0, 0, 1], [0, 0, 0, 1]), ([5, 5, 5, 5], [0, 0, 0, 0]), ([0, 2, 2, 2], [0, 1, 1, 1])],
+)
+def test_few_values_stay_between_0_and_1(values, expected):
+    series = torch.tensor(values, dtype=torch.float32).repeat(1, 6, 5, 4)
+    torch.testing.assert_close(
+        ScalePercentilesd()({"image": series})["image"],
+        torch.tensor(expected, dtype=torch.float32).repeat(1, 6, 5, 4),
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_what_float32_cannot_hold_is_refused_in_one_line(bad):
+    series = torch.randn(2, 6, 6, 6)
+    series[1, :2] *= bad
+    if bad == 1e38:
+        series[1] = torch.linspace(-3e38, 3e38, 216).view(6, 6, 6)
+    with pytest.raises(InputError, match="image: expected finite intensities"):
+        ScalePercentilesd()({"image": series})

@@ -51,6 +51,14 @@ def test_windows_equal_the_whole_volume():
         torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused_in_one_line(bad):
+    x = images()
+    x[0, 1, 3, 4, 5] = bad
+    with pytest.raises(InputError, match="images: expected finite intensities"):
+        inferer()(x, LocalNetwork().eval())
+
+
 def test_the_displacement_is_in_voxels_of_the_images():
     class Shift(LocalNetwork):
         def forward(self, images):
