@@ -123,7 +123,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--outside",
         choices=["zero", "nan", "border"],
-        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border' takes "
+        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
         "that of the nearest voxel",
     )
     p.add_argument(

@@ -119,7 +119,7 @@ class SeriesWriter:
         lost = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
         for k in lost:
             logger.warning(
-                "%s (timepoint %d): no initial alignment was found with confidence (%.2f, expected %g or more); look at "
+                "%s (timepoint %d): no initial alignment was found with confidence (%.2f, expected %g or more); check "
                 "it in report.png before you use it",
                 self.series.frames[k].path,
                 k,
