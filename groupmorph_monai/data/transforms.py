@@ -18,7 +18,7 @@ from .points import read_points
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
-__all__ = ["ClipSeriesd", "LoadSeriesd", "ScalePercentilesd"]
+__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
 
@@ -210,3 +210,22 @@ class ScalePercentilesd(MapTransform):
                 "replace NaN, and rescale the others"
             )
         return float(low), float(high) if high > low else np.inf  # one value everywhere becomes 0
+
+
+class MatchPolarityd(MapTransform):
+    """Invert the timepoints, in [0, 1], that are dark where most are bright, such as T2 beside T1: their local
+    correlation with the others is then positive. What is written keeps its intensities.
+
+    Args:
+        keys: of series ``(K, *S)``; the item's ``polarity`` ``(K,)``, -1 or 1, says which. Without one nothing changes.
+    """
+
+    def __init__(self, keys: KeysCollection = "image"):
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
+        for key in self.key_iterator(item) if inverted.any() else ():
+            item[key] = torch.where(inverted.view(-1, 1, 1, 1), 1 - item[key], item[key])
+        return item

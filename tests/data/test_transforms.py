@@ -10,6 +10,7 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from groupmorph_monai.data import (
     ClipSeriesd,
     LoadSeriesd,
+    MatchPolarityd,
     ScalePercentilesd,
     make_phantom,
     read_series,
@@ -218,3 +219,10 @@ def test_what_float32_cannot_hold_is_refused_in_one_line(bad):
         series[1] = torch.linspace(-3e38, 3e38, 216).view(6, 6, 6)
     with pytest.raises(InputError, match="image: expected finite intensities"):
         ScalePercentilesd()({"image": series})
+
+
+def test_dark_timepoints_are_inverted_where_the_alignment_says_so():
+    image = torch.rand(3, 4, 5, 6)
+    item = MatchPolarityd()({"image": image, "polarity": torch.tensor([1.0, -1.0, 1.0])})
+    torch.testing.assert_close(item["image"], torch.stack([image[0], 1 - image[1], image[2]]))
+    assert torch.equal(MatchPolarityd()({"image": image})["image"], image)
