@@ -73,8 +73,9 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
         value = -0.5 * torch.log(rest / (own + noise))
         score = -gain / rest * (normal[k] - gain * guide)
         parts.append(torch.stack([value * counts, guide, score * counts, gain.square() / rest * counts]))
-        together = (counts * agreement).flatten(1).sum(dim=1) / counts.sum().clamp_min(1)
-        correlations.append(torch.cat([together[:k], torch.ones(1), together[k:]]))
+        shared = counts * measured[others]
+        means = (shared * agreement).flatten(1).sum(dim=1) / shared.flatten(1).sum(dim=1).clamp_min(1)
+        correlations.append(torch.cat([means[:k], torch.ones(1), means[k:]]))
     return Regression(*torch.stack(parts, dim=1), torch.stack(correlations))
 
 

@@ -79,10 +79,9 @@ def stored(frame, axes, flips):
 
 
 def test_neither_storage_nor_order_changes_the_maps(moved):
-    frames, truth, centre = moved
+    frames, _, centre = moved
     maps = GroupAffine("affine")(frames).maps
     turned = [stored(f, *how) for f, how in zip(frames, [((1, 2, 0), (0,)), ((0, 1, 2), (0, 1)), ((2, 0, 1), (1, 2))])]
-    assert errors_mm(GroupAffine("affine")(turned).maps, maps.numpy(), centre).max() > 0.3  # a map of its own is no 0
     for frames_too, order in ((turned, [0, 1, 2]), (frames, [2, 0, 1])):
         other = GroupAffine("affine")([frames_too[k] for k in order]).maps
         points = torch.cat([torch.from_numpy(centre)[:, None] + 20 * torch.eye(3).double(), torch.ones(1, 3)])
