@@ -11,7 +11,8 @@ from ..data.phantom import make_phantom, uniform
 from ..data.readers import Frame
 from ..space.alignment import apply_affine
 from ..space.grid import sample, voxel_grid
-from ..workflow.affine_alignment import GroupAffine, affine_generators
+from ..workflow.affine_alignment import GroupAffine
+from ..workflow.affine_steps import affine_generators
 
 __all__ = ["affine_cases", "align_by_steps"]
 

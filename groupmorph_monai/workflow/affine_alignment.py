@@ -17,28 +17,14 @@ from torch.nn.functional import avg_pool3d, pad
 from ..data.readers import Frame
 from ..data.resampling import resample, working_grid
 from ..space.geometry import AffineTransform, Grid, interpolate
-from ..space.lattice import gradient, window_mean
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
+from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
-__all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "affine_generators", "centred_maps"]
+__all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 
-LEAST_CONFIDENCE = 0.15  # see GroupAffine
-_RADIUS = 2  # voxels, of the windows of the local correlation
-_NOISE = 0.02**2  # variance of intensities in [0, 1] that shows nothing
-_LONGEST_STEP = 3.0  # voxels
+LEAST_CONFIDENCE = 0.25  # see GroupAffine
 _SEARCH_DEGREES = 15.0
-
-
-def affine_generators(kind: str) -> Tensor:
-    """The matrices ``(P, 3, 4)`` along which a map may move: 3 rotations and 3 translations, or all 12."""
-    if kind == "affine":
-        return torch.eye(12, dtype=torch.float64).view(12, 3, 4)
-    rotations = torch.zeros(3, 3, 4, dtype=torch.float64)
-    for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
-        rotations[axis, a, b], rotations[axis, b, a] = -1, 1
-    translations = torch.zeros(3, 3, 4, dtype=torch.float64)
-    translations[range(3), range(3), 3] = 1
-    return torch.cat([rotations, translations])
+_CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
 
 
 def _logarithms(maps: Tensor) -> Tensor:
@@ -105,83 +91,6 @@ def _scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> _Scan:
     return _Scan(torch.stack([scaled, measured]), scan.grid)
 
 
-class _Regression(NamedTuple):
-    """As `Likelihood.linearise` returns, each ``(K, *S)``, 0 where nothing can be compared; and the ``correlation`` of
-    each volume with each other, a mean over the windows, ``(K, K)``."""
-
-    value: Tensor
-    guide: Tensor
-    score: Tensor
-    weight: Tensor
-    correlation: Tensor
-
-
-def _regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> _Regression:
-    """Predict volumes from the others, in the window around every voxel.
-
-    The prediction is the sum of the others, each brought to zero mean and unit variance and multiplied by its
-    correlation with the volume there, so that it may be of either sign. The volume is a gain times it plus noise, both
-    by least squares, as for `LocalCorrelation`.
-
-    Args:
-        volumes, measured: ``(K, *S)``.
-        moving: of which volumes.
-    """
-
-    def mean(x: Tensor) -> Tensor:
-        return window_mean(x[None], _RADIUS)[0]
-
-    share = mean(measured).clamp_min(1e-3)
-    middle = mean(volumes * measured) / share
-    variance = (mean(volumes.square() * measured) / share - middle.square()).clamp_min(0) + _NOISE
-    normal = (volumes - middle) * variance.rsqrt() * measured
-    parts, correlations = [], []
-    for k in moving:
-        others = [j for j in range(len(volumes)) if j != k]
-        agreement = mean(normal[others] * normal[k]) / mean(measured[others] * measured[k]).clamp_min(1e-3)
-        guide = (agreement * normal[others]).sum(dim=0)
-        counts = measured[k] * measured[others].amax(dim=0)
-        moments = mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
-        own, explained, both = moments[1:] / moments[:1].clamp_min(1e-3)
-        counts = counts * (moments[0] > 0.5)
-        noise = _NOISE / variance[k]
-        gain = both / (explained + 1e-3)
-        rest = (own - gain * both).clamp_min(0) + noise
-        value = -0.5 * torch.log(rest / (own + noise))
-        score = -gain / rest * (normal[k] - gain * guide)
-        parts.append(torch.stack([value * counts, guide, score * counts, gain.square() / rest * counts]))
-        together = (counts * agreement).flatten(1).sum(dim=1) / counts.sum().clamp_min(1)
-        correlations.append(torch.cat([together[:k], torch.ones(1), together[k:]]))
-    return _Regression(*torch.stack(parts, dim=1), torch.stack(correlations))
-
-
-def _steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, moving: Sequence[int]) -> Tensor:
-    """One Gauss-Newton step of each moving volume, the logarithm ``(4, 4)`` of what comes before its map."""
-    _, guides, scores, weights, _ = (x.double() for x in _regress(volumes, measured, moving))
-    # Coordinates in half sides of the volume about its centre keep the equations well scaled.
-    scale = float(grid.extent_mm.max()) / 2
-    points = (grid.points() - grid.centre).flatten(0, 2).T / scale
-    scaled = torch.cat([points, torch.ones_like(points[:1])])
-    to_scaled = torch.eye(4, dtype=torch.float64)
-    to_scaled[:3, :3] /= scale
-    to_scaled[:3, 3] = -grid.centre / scale
-    generators = affine_generators(kind).flatten(1)
-    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3, torch.ones(1)).double()
-    steps = []
-    for guide, score, weight in zip(guides, scores, weights):
-        slope = torch.linalg.inv(grid.affine[:3, :3]).T @ gradient(guide[None, None])[0, 0].flatten(1) * scale
-        effect = (slope[:, None] * scaled).flatten(0, 1)
-        force = generators @ (effect @ score.flatten())
-        curvature = generators @ ((effect * weight.flatten()) @ effect.T) @ generators.T
-        damping = 1e-3 * curvature.trace() / len(curvature) + 1e-9
-        step = torch.linalg.solve(curvature + damping * torch.eye(len(curvature)), force) @ generators
-        # No corner goes farther than a few voxels: the linear model does not reach beyond.
-        longest = (step.view(3, 4) @ corners.T).norm(dim=0).max() * scale / grid.spacing_mm[0]
-        step = step.view(3, 4) * (_LONGEST_STEP / longest.clamp_min(1e-9)).clamp_max(1)
-        steps.append(torch.cat([step, torch.zeros(1, 4, dtype=torch.float64)]))
-    return torch.linalg.inv(to_scaled) @ torch.stack(steps) @ to_scaled
-
-
 class AffineAlignment(NamedTuple):
     """What `GroupAffine` returns.
 
@@ -199,12 +108,12 @@ class GroupAffine:
     """Align K scans by affine or rigid maps.
 
     1. From the files' own coordinates all maps climb together, by Gauss-Newton steps on a coarse grid, the likelihood
-       of `_regress`.
-    2. The confidence of a scan is the correlation of its edges with the mean of the others', less the highest that it
-       has when it is shifted by more than 3 voxels: about 0 for scans that do not belong together, 0.2 to 0.9 for such
-       that do and are aligned.
-    3. Scans below `LEAST_CONFIDENCE` are searched for: every shift at thirteen rotations, the best few of which climb.
-       What is not found stays where its file puts it.
+       of `regress`.
+    2. The confidence of a scan is the correlation of its edges with the mean of the others', less half of the highest
+       that it has when it is shifted by more than 3 voxels of the coarse grid. Measured: below 0.15 for scans that show
+       different things, up to 0.22 for scans of the same thing that are not aligned, 0.34 to 0.9 where they are.
+    3. Scans that are not clearly aligned are searched for: every shift at thirteen rotations. The best few climb, and
+       the highest correlation wins. What stays below `LEAST_CONFIDENCE` is not found; its file's coordinates hold.
     4. All climb on a finer grid.
     5. Scans whose files agree with one another, as far as the images can tell, keep their files' coordinates.
 
@@ -243,7 +152,10 @@ class _Group:
         self.masked = masked[0] if len(masked) == 1 else None
 
     def grid(self, maps: Tensor, level: int, chosen: Sequence[int]) -> Grid:
-        middle = working_grid([self.grids[k] for k in chosen], None, None, maps[chosen])
+        """Where the chosen scans lie in the common space."""
+        middle = working_grid(
+            [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen], None
+        )
         return middle.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
 
     def on(self, scans: Sequence[_Scan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -259,7 +171,7 @@ class _Group:
         moving = range(len(chosen)) if alone is None else [chosen.index(alone)]
         maps = maps.clone()
         for _ in range(self.settings.iterations):
-            steps = _steps(*self.on(scans, grid, maps, chosen), grid, kind, moving)
+            steps = affine_steps(*self.on(scans, grid, maps, chosen), grid, kind, moving)
             if alone is None:  # each aims at where the others are, and these move too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
             for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
@@ -268,21 +180,40 @@ class _Group:
                 break
         return maps
 
-    def confidence(self, maps: Tensor, k: int, group: Sequence[int]) -> float:
-        """See `GroupAffine`; of scan ``k`` beside the others of a group."""
-        group = [j for j in group if j != k]
-        grid = self.grid(maps, 0, group)
-        features, known = edge_features(*self.on(self.coarse, grid, maps, [*group, k]))
-        correlation = ShiftCorrelation(*_mean_features(features[:-1], known[:-1]), grid.shape)
-        scores = correlation(features[-1], known[-1])
-        near, elsewhere = correlation.within((0, 0, 0), 1), ~correlation.within((0, 0, 0), 3)
-        return float(scores[near].max().clamp_min(0) - scores[elsewhere].max().clamp_min(0))
+    def features(self, maps: Tensor, grid: Grid, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The mean over the chosen scans of their edges, and where any has seen some."""
+        edges, known = edge_features(*self.on(self.coarse, grid, maps, chosen))
+        number = known.sum(dim=0)
+        return edges.sum(dim=0) / number.clamp_min(1), (number > 0).float()
+
+    def whole(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
+        """All of scan k under a map, on the lattice of ``grid``; and its first voxel's indices there, ``(3,)``."""
+        box = self.coarse[k].grid
+        into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
+        half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
+        centre = into[:3, :3] @ ((torch.tensor(box.shape).double() - 1) / 2) + into[:3, 3]
+        first = (centre - half).floor()
+        affine = grid.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ first
+        return Grid((2 * half).ceil().int() + 2, affine), first.int()
+
+    def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
+        """Of scan ``k`` beside the others of a group: the correlation of its edges with their mean, and the confidence,
+        see `GroupAffine`."""
+        others = [j for j in group if j != k]
+        grid = self.grid(maps, 0, others)
+        own, first = self.whole(k, maps[k], grid)
+        correlation = ShiftCorrelation(*self.features(maps, grid, others), own.shape)
+        scores = correlation(*self.features(maps, own, [k]))
+        near, elsewhere = correlation.within(-first, 1), ~correlation.within(-first, 3)
+        here = float(scores[near].max().clamp_min(0)) if near.any() else 0.0
+        return here, here - 0.5 * float(scores[elsewhere].max().clamp_min(0))
 
     def align(self) -> AffineAlignment:
         everyone = list(range(len(self.grids)))
         headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
         maps = self.climb(headers, 0, "rigid", everyone)
-        placed = [k for k in everyone if self.confidence(maps, k, everyone) >= LEAST_CONFIDENCE]
+        placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= _CLEAR_CONFIDENCE]
         if len(placed) < len(everyone):
             maps, placed = self.search(maps, placed)
         if len(placed) > 1:
@@ -291,7 +222,7 @@ class _Group:
             maps = self.keep_headers(maps, placed)
         else:
             maps, placed = headers, everyone
-        confidence = torch.tensor([self.confidence(maps, k, placed) for k in everyone])
+        confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in everyone])
         return AffineAlignment(centred_maps(maps), confidence, self.polarity(maps))
 
     def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:
@@ -307,8 +238,8 @@ class _Group:
                 found = {}
                 for k in pending:
                     candidates = self.candidates(maps, k, group)
-                    best, matrix = max(candidates, key=lambda pair: pair[0])
-                    if best >= LEAST_CONFIDENCE:
+                    _, confidence, matrix = max(candidates, key=lambda candidate: candidate[0])
+                    if confidence >= LEAST_CONFIDENCE:
                         found[k] = matrix
                 maps = torch.stack([found.get(k, m) for k, m in enumerate(maps)])
                 group, pending = sorted([*group, *found]), [k for k in pending if k not in found]
@@ -323,36 +254,27 @@ class _Group:
         values, measured = self.coarse[k].content[:, None]
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
-    def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, Tensor]]:
-        """Confidence and map of what a wide search finds for one scan, after a climb from there."""
-        grid, scan = self.grid(maps, 0, group), self.coarse[k]
-        box = scan.grid
-        axes, centre = grid.affine[:3, :3], box.centre
-        # A grid with the same axes about the scan's centre, which holds the scan.
-        half = (torch.linalg.inv(axes) @ box.affine[:3, :3]).abs() @ torch.tensor(box.shape).double() / 2
-        size = (2 * half).ceil().int()
-        affine = grid.affine.clone()
-        affine[:3, 3] = centre - axes @ ((size.double() - 1) / 2)
-        own = Grid(tuple(size.tolist()), affine)
-        features, known = edge_features(*self.on(self.coarse, grid, maps, group))
-        correlation = ShiftCorrelation(*_mean_features(features, known), own.shape)
-        found = []
+    def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
+        """Agreement and map of one scan where it is, and after a climb from what a wide search finds."""
+        grid, box = self.grid(maps, 0, group), self.coarse[k].grid
+        template, found = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):
-            turn = torch.eye(4, dtype=torch.float64)
-            turn[:3, :3], turn[:3, 3] = rotation, centre - rotation @ centre
-            features, known = edge_features(*(x[None] for x in scan.on(own, turn)))
-            scores = correlation(features[0], known[0])
-            for score, shift in best_shifts(correlation, scores, 2):
+            turned = maps.clone()
+            turned[k] = torch.eye(4, dtype=torch.float64)
+            turned[k, :3, :3], turned[k, :3, 3] = rotation, box.centre - rotation @ box.centre
+            own, first = self.whole(k, turned[k], grid)
+            correlation = ShiftCorrelation(*template, own.shape)
+            for score, shift in best_shifts(correlation, correlation(*self.features(turned, own, [k])), 2):
                 move = torch.eye(4, dtype=torch.float64)
-                move[:3, 3] = affine[:3, 3] + axes @ torch.tensor(shift).double() - grid.affine[:3, 3]
-                found.append((score, turn @ move))
+                move[:3, 3] = grid.affine[:3, :3] @ (torch.tensor(shift) + first).double()
+                found.append((score, turned[k] @ move))
         found.sort(key=lambda pair: pair[0], reverse=True)
         result = []
-        for _, matrix in found[: self.settings.candidates]:
+        for _, matrix in [(1.0, maps[k]), *found[: self.settings.candidates]]:
             start = maps.clone()
             start[k] = matrix
             climbed = self.climb(start, 0, "rigid", [*group, k], alone=k)
-            result.append((self.confidence(climbed, k, group), climbed[k]))
+            result.append((*self.agreement(climbed, k, group), climbed[k]))
         return result
 
     def keep_headers(self, maps: Tensor, placed: list[int]) -> Tensor:
@@ -372,14 +294,14 @@ class _Group:
         maps = torch.stack([m if k in placed else common for k, m in enumerate(maps)])
         near = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
         kept = [k for k, close in zip(placed, near) if close]
-        values = _regress(*self.on(self.fine, grid, maps, placed), range(len(placed))).value
+        values = regress(*self.on(self.fine, grid, maps, placed), range(len(placed))).value
         while len(kept) > 1:
             together = maps.clone()
             together[kept] = common
-            others = _regress(*self.on(self.fine, grid, together, placed), range(len(placed))).value
+            others = regress(*self.on(self.fine, grid, together, placed), range(len(placed))).value
             compared = (values != 0) & (others != 0)
-            voxels = compared.flatten(1).sum(dim=1) / (2 * _RADIUS + 1) ** 3
-            gain = ((values - others) * compared).flatten(1).sum(dim=1) / (2 * _RADIUS + 1) ** 3
+            voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+            gain = ((values - others) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
             cost = len(affine_generators(self.settings.kind)) / 2 * voxels.clamp_min(1).log()
             worse = [k for k in kept if gain[placed.index(k)] > cost[placed.index(k)]]
             if not worse:
@@ -390,12 +312,7 @@ class _Group:
     def polarity(self, maps: Tensor) -> Tensor:
         """The signs of the first eigenvector of the scans' mean local correlations."""
         everyone = range(len(maps))
-        regression = _regress(*self.on(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
+        regression = regress(*self.on(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
         first = torch.linalg.eigh(regression.correlation + regression.correlation.T).eigenvectors[:, -1]
         majority = (first * torch.tensor([self.structure(k) for k in everyone])).sum()
         return torch.where(first * majority < 0, -1.0, 1.0)
-
-
-def _mean_features(features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    number = known.sum(dim=0)
-    return features.sum(dim=0) / number.clamp_min(1), (number > 0).float()

@@ -19,10 +19,10 @@ KINDS = ("affine", "rigid")
 class AlignInitiald(MapTransform):
     """Align whole timepoints, and make the item's series one that is read.
 
-    Adds ``initial`` ``(K, 4, 4)``, float64, maps in RAS mm from the common space to each timepoint;
-    ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.15) where no alignment was found and the timepoint
-    stays where its file puts it; and ``polarity`` ``(K,)``, -1 for timepoints that are dark where most are bright,
-    otherwise 1. See `GroupAffine`.
+    Adds three entries, see `GroupAffine`: ``initial`` ``(K, 4, 4)``, float64, maps in RAS mm from the common space to
+    each timepoint; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.25) where no alignment was found and
+    the timepoint stays where its file puts it; ``polarity`` ``(K,)``, -1 for timepoints that are dark where most are
+    bright, otherwise 1.
 
     Where the item has a ``mask``, only what it is above 0 in counts: one file, on the reference scan or, without one,
     on the first; or one per timepoint.
