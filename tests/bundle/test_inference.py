@@ -86,6 +86,8 @@ def test_the_reference_stays_and_extra_maps_come_on_request(series, tmp_path):
     )
 
 
+# Share of the landmarks' distance that may be left by few steps of refinement: windows of 9 voxels are wide for 24.
+LEFT = {"likelihoods/multi_kernel.yaml": 0.97}
 PAIRS = ("modes/pair_wise.yaml", "modes/symmetric.yaml")
 REGISTER = sorted(
     {
@@ -97,11 +99,23 @@ REGISTER = sorted(
 ) + ["data/lung_ct.yaml"]
 
 
+def distances_mm(phantom, folder, number=6):
+    """Mean distance of the landmarks of the other timepoints from those of the first: as they are, and carried there by
+    the written fields."""
+    affine = phantom["affine"].numpy()
+    points = [p.numpy() @ affine[:3, :3].T + affine[:3, 3] for p in phantom["landmarks"][:number]]
+    common = [apply_field_to_points(folder / f"inverse_ddf_0{k}.nii.gz", p) for k, p in enumerate(points)]
+    carried = apply_field_to_points(folder / "ddf_00.nii.gz", np.concatenate(common[1:]))
+    there = np.tile(points[0], (number - 1, 1))
+    return [np.linalg.norm(p - there, axis=1).mean() for p in (np.concatenate(points[1:]), carried)]
+
+
 @pytest.mark.parametrize("overlay", REGISTER)
-def test_every_overlay_of_the_shipped_weights_registers(overlay, series, tmp_path):
-    infer(series[: 2 if overlay in PAIRS else 6], tmp_path, overlay, effort="fast")
-    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
-    assert metrics["nmi_after"] > metrics["nmi_before"]
+def test_every_overlay_of_the_shipped_weights_registers(overlay, phantom, series, tmp_path):
+    number = 2 if overlay in PAIRS else 6
+    infer(series[:number], tmp_path, overlay, effort="fast")
+    before, after = distances_mm(phantom, tmp_path, number)
+    assert after < LEFT.get(overlay, 0.65) * before
 
 
 def test_a_folder_and_a_4d_file_are_the_same_series(registered, series, tmp_path):
@@ -180,15 +194,10 @@ def test_a_series_of_another_length_is_registered_with_the_same_weights(number, 
 
 
 def test_more_effort_aligns_better(phantom, series, tmp_path):
-    affine, found = phantom["affine"].numpy(), {}
-    points = [p.numpy() @ affine[:3, :3].T + affine[:3, 3] for p in phantom["landmarks"]]
+    found = {}
     for effort in ("no_refine", "fast", "best"):
         infer(series, tmp_path / effort, effort=effort)
-        common = [
-            apply_field_to_points(tmp_path / effort / f"inverse_ddf_0{k}.nii.gz", p) for k, p in enumerate(points)
-        ]
-        carried = apply_field_to_points(tmp_path / effort / "ddf_00.nii.gz", np.concatenate(common[1:]))
-        found[effort] = np.linalg.norm(carried - np.tile(points[0], (5, 1)), axis=1).mean()
+        _, found[effort] = distances_mm(phantom, tmp_path / effort)
     assert found["best"] < found["fast"] < found["no_refine"]
 
 
