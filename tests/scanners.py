@@ -20,7 +20,7 @@ LPS = np.array([-1.0, -1.0, 1.0])
 # The 48 ways to store a volume: which body axis each array axis runs along, and in which direction.
 ORIENTATIONS = [np.eye(3)[:, order] * signs for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 STORAGES = ("nii.gz", "nrrd", "mha", "4D")
-LEAST_VOXELS, COARSEST_MM = 24, 6.0
+LEAST_VOXELS, FINEST_MM, COARSEST_MM = 24, 0.5, 6.0
 
 
 class Body:
@@ -185,8 +185,8 @@ class Protocol:
     """
 
     seed: int
-    orientations: tuple[int, ...]
-    spacings_mm: tuple[tuple[float, float, float], ...]
+    orientations: Sequence[int]
+    spacings_mm: Sequence[Sequence[float]]
     follows: bool = True
     storage: str = "nii.gz"
     rotation_degrees: float = 15.0

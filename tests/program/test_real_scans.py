@@ -49,7 +49,7 @@ def lung_points(name):
     return np.loadtxt(SCANS / f"lung_{name}.txt", skiprows=2) * LPS
 
 
-@pytest.mark.parametrize("reference", ["0", "1"])
+@pytest.mark.parametrize("reference", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_the_lungs_are_brought_together(reference, tmp_path):
     """Thoracic CT and its follow-up, whose origins differ by 35 mm; 51 pairs of points, one of them 14 mm off."""
     files = [str(SCANS / f"lung_{name}.nrrd") for name in ("baseline", "followup")]
