@@ -1,4 +1,4 @@
-"""Random scanners: a body that is a function of continuous coordinates, moved by exactly known motion and scanned on any
+"""Random scanners: a body that is a function of continuous coordinates, moved by exactly known motion, scanned on any
 grid, and the files of a registration read back by SimpleITK.
 
 Coordinates are RAS mm. The body lies in its own space; `Motion` takes its points to where they are at a timepoint.

@@ -129,7 +129,7 @@ def test_every_overlay_trains(overlay, tmp_path):
     configs, parser = REPOSITORY / "bundle" / "configs", ConfigParser()
     parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
     network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
-    pairs = {name: 2 for name in ("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most")}
+    pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
     seen = {"phantoms_training": 1, "hearts_training": 1, "phantom_size_voxels": [24, 24, 24]}
     seen |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
     least, rate = LEAST_FALL.get(overlay, (0.3, 3e-3))

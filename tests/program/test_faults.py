@@ -4,7 +4,18 @@ import nibabel
 import numpy as np
 import pytest
 from scanners import (
-    Body, Motion, Protocol, Registered, Scan, acquire, affine, apply, examine, landmarks, register, save, voxel_grid,
+    Body,
+    Motion,
+    Protocol,
+    Registered,
+    acquire,
+    affine,
+    apply,
+    examine,
+    landmarks,
+    register,
+    save,
+    voxel_grid,
 )  # fmt: skip
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
