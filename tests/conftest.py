@@ -1,5 +1,6 @@
 """What the tests of the whole share: small series on disk and weights that fit them."""
 
+import logging
 from pathlib import Path
 
 import nibabel
@@ -9,6 +10,13 @@ import pytest
 from groupmorph_monai.data import make_phantom
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_a_closed_stream():
+    """A bundle's run leaves a log handler for the standard output of its test, which is closed in the next."""
+    root = logging.getLogger()
+    root.handlers[:] = [h for h in root.handlers if not getattr(getattr(h, "stream", None), "closed", False)]
 
 
 @pytest.fixture(scope="session")

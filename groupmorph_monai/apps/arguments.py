@@ -121,10 +121,17 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="how whole scans are brought together before anything is deformed (default: affine)",
     )
     p.add_argument(
+        "--outside",
+        choices=["zero", "nan", "border"],
+        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
+        "that of the nearest voxel",
+    )
+    p.add_argument(
         "--mask",
         nargs="+",
         metavar="FILE",
-        help="what counts, above 0 in an image drawn on the first scan, or in one a scan (default: everything)",
+        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
+        "first scan without one), or one per scan",
     )
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 

@@ -86,6 +86,7 @@ def register(args: argparse.Namespace) -> None:
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
+        outside=args.outside,
         initial_alignment=args.initial,
         mask=args.mask and _resolved(args.mask),
         **chosen,

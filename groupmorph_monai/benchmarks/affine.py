@@ -11,7 +11,8 @@ from ..data.phantom import make_phantom, uniform
 from ..data.readers import Frame
 from ..space.alignment import apply_affine
 from ..space.grid import sample, voxel_grid
-from ..workflow.initial import AlignInitiald, affine_generators
+from ..workflow.affine_alignment import GroupAffine
+from ..workflow.affine_steps import affine_generators
 
 __all__ = ["affine_cases", "align_by_steps"]
 
@@ -56,8 +57,8 @@ def affine_cases(
 
 
 def align_by_steps(images: Tensor) -> Tensor:
-    """`AlignInitiald` as a method, the optimisation twin of the network: ``(K, *S)`` to ``(K, 3, *S)``."""
-    maps = AlignInitiald(kind="affine").maps([Frame(volume.numpy(), np.eye(4), "phantom") for volume in images])
+    """`GroupAffine` as a method, the optimisation twin of the network: ``(K, *S)`` to ``(K, 3, *S)``."""
+    maps = GroupAffine("affine")([Frame(volume.numpy(), np.eye(4), "phantom") for volume in images]).maps
     grid = voxel_grid(images.shape[1:], images)
     moved = [apply_affine(m, grid) for m in maps.to(images)]
     return torch.stack(moved) - grid

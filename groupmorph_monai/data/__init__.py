@@ -6,12 +6,13 @@ from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .points import read_points
 from .readers import Series, read_series
-from .transforms import ClipSeriesd, LoadSeriesd, ScalePercentilesd
+from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 
 __all__ = [
     "ClipSeriesd",
     "HEART_MOTIONS",
     "LoadSeriesd",
+    "MatchPolarityd",
     "RandAffineMotiond",
     "RandContrastd",
     "RandMotiond",

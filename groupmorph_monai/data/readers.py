@@ -2,6 +2,9 @@
 
 Whatever the format, an affine takes voxel (i, j, k) to the world in RAS mm, as in NIfTI; the centre of voxel (0, 0, 0)
 lies at ``affine[:3, 3]``. ITK's LPS ends here.
+
+A NIfTI file may hold two such maps. As nibabel does, the sform is taken where its code is above 0, else the qform, else
+the voxel size alone with the origin in the middle of the volume and the first axis pointing left.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ import torch
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
+from .right_angles import at_right_angles
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 
@@ -30,6 +34,12 @@ _NIFTI = (".nii", ".nii.gz")
 # What counts as an image in a folder; a file that is named outright may be anything that ITK reads.
 _IMAGES = (*_NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
+# NIfTI's codes of units other than mm, and what they measure.
+_UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
+_SPACE_UNIT_BITS = 0x07
+_FILL_SHARE = 0.001  # of voxels, from which on their one value may be a fill value
+_FILL_GAP = 0.2  # between it and the others, as a share of these others' range
+_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,12 @@ class Frame:
 class Series:
     """K volumes of one patient in the order of time; ``header`` is the first file's where that is NIfTI.
 
-    ``frame_time`` is the time between frames in the header's unit, 1.0 where no file tells it.
+    ``frame_time`` is the time between frames in the header's unit, or in seconds where there is no header; None where
+    no file tells it.
     """
 
     frames: tuple[Frame, ...]
-    frame_time: float = 1.0
+    frame_time: float | None = None
     header: nib.Nifti1Header | None = None
 
 
@@ -66,7 +77,7 @@ class _File:
     data: np.ndarray
     affine: np.ndarray
     path: str
-    frame_time: float = 1.0
+    frame_time: float | None = None
     header: nib.Nifti1Header | None = None
 
 
@@ -92,10 +103,49 @@ def _load_nifti(path: str, labels: bool) -> _File:
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind == "c":
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
+    header = image.header
+    _check_stored_header(image, path)
     data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
-    zooms = image.header.get_zooms()
-    frame_time = float(zooms[3]) if data.ndim > 3 and np.isfinite(zooms[3]) and zooms[3] > 0 else 1.0
-    return _File(data, image.affine.astype(np.float64), path, frame_time, image.header)
+    unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
+    affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
+    apart_mm = unit_mm * _forms_apart(header, data.shape)
+    if apart_mm > 0.1:
+        logger.warning(
+            "%s: qform and sform place the volume up to %.1f mm apart; the sform is used, while ITK may use the qform",
+            path,
+            apart_mm,
+        )
+    time = float(header["pixdim"][4])
+    return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
+
+
+def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
+    """Refuse what nibabel would replace by a guess: an infinite scale; no voxel size where no sform tells it."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    if np.isinf(header["scl_slope"]):
+        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; mend the header")
+    sizes = header["pixdim"][1:4]
+    if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; mend the header")
+
+
+def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
+    """The longest distance between where the qform and the sform put a corner of the volume; 0 with only one of them.
+
+    The sform is compared as a qform would hold it: what its quaternion rounds (up to 1e-3 radians, next to half a turn)
+    and the shear that it cannot hold are no contradiction.
+    """
+    if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
+        return 0.0
+    rounded = header.copy()
+    try:
+        rounded.set_qform(header.get_sform())
+        difference = rounded.get_qform() - header.get_qform()
+    except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
+        return np.inf
+    corners = np.array(list(product(*[(0, n - 1) for n in shape[:3]], (1,))))
+    return float(np.linalg.norm(corners @ difference.T, axis=1).max())
 
 
 def _load_itk(path: str, labels: bool) -> _File:
@@ -106,14 +156,19 @@ def _load_itk(path: str, labels: bool) -> _File:
         reader.SetFileName(path)
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
-            raise InputError(f"{path}: expected one number a voxel, got several (RGB or vectors); {_GREY}")
+            raise InputError(
+                f"{path}: expected one number a voxel, got several (RGB or vectors, or a sequence of 3D Slicer); "
+                f"{_GREY}, or save every volume of a sequence as a file"
+            )
         image = itk.imread(path) if labels else itk.imread(path, itk.F)
     data = itk.array_from_image(image).T
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     affine, n = np.eye(4), min(3, data.ndim)
     affine[:n, :n] = np.asarray(image.GetDirection())[:n, :n] * spacing[:n]
     affine[:n, 3] = origin[:n]
-    return _File(data, LPS_TO_RAS @ affine, path, float(spacing[3]) if data.ndim > 3 else 1.0)
+    # 1 is what ITK says, too, where the file says nothing.
+    frame_time = float(spacing[3]) if data.ndim > 3 and spacing[3] != 1 else None
+    return _File(data, LPS_TO_RAS @ affine, path, frame_time)
 
 
 def _load(path: str | Path, labels: bool = False) -> _File:
@@ -125,12 +180,21 @@ def _load(path: str | Path, labels: bool = False) -> _File:
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
     try:
         file = (_load_nifti if path.lower().endswith(_NIFTI) else _load_itk)(path, labels)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: expected an image that fits the memory, got one that does not ({_reason(error)}); crop it, or "
+            "mend the header where its size is wrong"
+        ) from error
     except Exception as error:  # Each library has its own kinds, ITK's of many lines.
+        beside = ", with the data file that it names" if path.lower().endswith((".mhd", ".nhdr")) else ""
         raise InputError(
             f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); copy or convert it again"
+            + beside
         ) from error
+    # What a header holds, so that a written file lies exactly where its image does in memory.
+    file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
     matrix = file.affine[:3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
         raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; mend the header")
@@ -141,12 +205,15 @@ def _load(path: str | Path, labels: bool = False) -> _File:
 
 
 def _reason(error: Exception) -> str:
-    """The end of a library's message, where its reason stands, in one line without the path of ITK's source."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:120]
+    """A library's reason, in one line: of ITK what follows the object's address, of others their last line."""
+    message = str(error).strip()
+    _, from_itk, reason = message.partition("ITK ERROR: ")
+    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else (message.splitlines() or [""])[-1]
+    return " ".join(reason.split())[:160] or type(error).__name__
 
 
 def read_image(path: str | Path, labels: bool = False) -> Frame:
-    """Read one 3D volume; ``labels`` keeps its dtype, otherwise it is float32."""
+    """Read one 3D volume as it is stored; ``labels`` keeps its dtype, otherwise it is float32."""
     file = _load(path, labels)
     _check_volume(file, 3)
     return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
@@ -195,6 +262,11 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
             order of their names (scan2 before scan10). NIfTI is read by nibabel, as MONAI's meta data is wrong about
             the frame time; all else (MHA, NRRD, ...) by ITK.
         timepoints: the one K that the network takes; none for any.
+    Returns: the series in memory. A fill value, as around the round field of view of CT, becomes the smallest value
+        that was measured, and ``valid`` is False there. A scan with sheared axes (a tilted gantry, an affine
+        registration baked into the header) is interpolated onto a grid with axes at right angles, as neither ITK nor
+        NIfTI's qform holds a shear; ``valid`` is False beyond its field of view. A shear below 0.001, from rounding,
+        is dropped from the affine instead.
     Raises: InputError, in one line, for whatever the user can mend.
     """
     if isinstance(series, Series):
@@ -209,7 +281,9 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
         raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
     for number, frame in enumerate(frames):
         _check_frame(frame, number, frames[0])
-        if frame.data.shape != first.data.shape[:3] or not np.allclose(frame.affine, first.affine, atol=1e-3):
+    frames = [_at_right_angles(_without_fill(frame)) for frame in frames]
+    for number, frame in enumerate(frames):
+        if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
             logger.info("Frame %d (%s) lies on another grid: resampled to the first one's.", number, frame.path)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
     if timepoints is not None and len(frames) != timepoints:
@@ -227,13 +301,56 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int((~np.isfinite(frame.data)).sum())
         raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
-    if low == high:
-        raise InputError(f"{name}: expected an image, got {low:g} in every voxel; leave this timepoint out")
+    for value in (low, high):
+        others = int((frame.data != value).sum())
+        if others < min(8, max(1, frame.data.size // 100)):
+            where = f"all voxels but {others}" if others else "every voxel"
+            raise InputError(f"{name}: expected an image, got {value:g} in {where}; leave this timepoint out")
+    if not _SMALLEST_RANGE < high - low < _LARGEST_RANGE:
+        raise InputError(
+            f"{name}: expected intensities whose range lies between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
+            f"{low:g} to {high:g}; rescale them, say to 0 to 1000"
+        )
+    extent = np.linalg.norm(frame.affine[:3, :3], axis=0) * frame.data.shape
+    if not (extent.max() >= 1 and extent.max() <= 1e4):
+        raise InputError(
+            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
+            "mend the voxel size or its unit in the header"
+        )
     if not overlap(frame.grid, first.grid):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
         )
+
+
+def _without_fill(frame: Frame) -> Frame:
+    """Find the fill value that stands where a scanner or a program saw nothing, such as -2048 around the round field of
+    view of CT: negative, the minimum, on the volume's border, and with next to nothing between it and the other values.
+
+    0 is no such value: it is what air and what is masked out read in a magnitude image.
+    """
+    data = frame.data
+    fill = data.min()
+    filled = data == fill
+    on_border = any(filled.take(end, axis).any() for axis in range(3) for end in (0, -1))
+    if fill >= 0 or filled.mean() < _FILL_SHARE or not on_border:
+        return frame
+    others = data[~filled]
+    low, high = np.percentile(others, (1, 99))
+    bound = fill + _FILL_GAP * (high - low)
+    # Where the scan was interpolated, its rim holds values between the fill value and what lies beside it.
+    if low == high or (others < bound).sum() > 0.1 * filled.sum():
+        return frame
+    valid = data >= bound
+    logger.info("%s: %.3g in %.1f %% of the voxels is a fill value", frame.path, fill, 100 * filled.mean())
+    return replace(frame, data=np.where(valid, data, data[valid].min()), valid=valid)
+
+
+def _at_right_angles(frame: Frame) -> Frame:
+    """Give the volume axes at right angles, where it has none."""
+    data, affine, valid = at_right_angles(frame.data, frame.affine, frame.valid, frame.path)
+    return Frame(data, affine, frame.path, valid)
 
 
 def _corners(grid: Grid) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, ScaleIntensityRange
+from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
@@ -18,7 +18,9 @@ from .points import read_points
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
-__all__ = ["ClipSeriesd", "LoadSeriesd", "ScalePercentilesd"]
+__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
+
+_BACKGROUND_SHARE = 0.01
 
 
 class ClipSeriesd(MapTransform):
@@ -75,7 +77,7 @@ class LoadSeriesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        key = self.keys[0]
+        key = self.keys[0]  # which a phantom does not have yet
         if "heart" in item:
             heart = make_heart(**item.pop("heart"))
             return {**item, **self._made(key, heart)}
@@ -158,13 +160,19 @@ class LoadSeriesd(MapTransform):
 class ScalePercentilesd(MapTransform):
     """Map two percentiles of the intensities to 0 and 1, and what lies beyond to these.
 
-    MONAI's ScaleIntensityRangePercentilesd gives the same and sorts every volume twice, which takes as long as the
-    network; selecting both percentiles at once takes a twentieth of that.
+    Percentiles are those of what the scan shows. What does not count: voxels outside the field of view, where the item
+    has ``coverage`` ``(K, *S)``, above 0.5 where the timepoint has seen the voxel; and the background of a masked scan,
+    the one value that is the minimum and fills more than 1 % of the voxels. Where the two percentiles are equal,
+    minimum and maximum take their place.
+
+    Otherwise MONAI's ScaleIntensityRangePercentilesd gives the same. It sorts every volume twice, which takes as long
+    as the network; selecting both percentiles at once takes a twentieth of that.
 
     Args:
         keys: of series ``(K, *S)``.
         lower, upper: percentiles, 0 to 100.
         per_timepoint: each timepoint by its own percentiles, or all by those of the series.
+    Raises: InputError where intensities, or their range, are no finite float32 numbers.
     """
 
     def __init__(
@@ -176,11 +184,48 @@ class ScalePercentilesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item):
-            series = item[key]
-            parts = [self._scale(part) for part in (series if self.per_timepoint else series[None])]
-            item[key] = torch.stack(parts) if self.per_timepoint else parts[0]
+            series, coverage = item[key], item.get("coverage")
+            seen = np.broadcast_to(True, series.shape) if coverage is None else np.asarray(coverage) > 0.5
+            if self.per_timepoint:
+                limits = [self._limits(*part, key) for part in zip(np.asarray(series), seen)]
+            else:
+                limits = [self._limits(np.asarray(series), seen, key)] * len(series)
+            parts = [((part - low) / (high - low)).clamp(0, 1) for part, (low, high) in zip(series, limits)]
+            item[key] = torch.stack(parts)
         return item
 
-    def _scale(self, volumes: torch.Tensor) -> torch.Tensor:
-        low, high = np.percentile(np.asarray(volumes), self.percentiles)
-        return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(volumes)
+    def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
+        """The intensities that become 0 and 1."""
+        values = volumes[seen] if seen.any() else volumes.ravel()
+        background = values == values.min()
+        shown = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
+        low, high = np.percentile(shown, self.percentiles)
+        # The last is of a mask, with one value beside the background.
+        for least, most in ((shown.min(), shown.max()), (values.min(), values.max())):
+            if low == high:
+                low, high = least, most
+        if not float(high) - float(low) < np.finfo(np.float32).max:  # NaN is not below anything
+            raise InputError(
+                f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
+                "replace NaN, and rescale the others"
+            )
+        return float(low), float(high) if high > low else np.inf  # one value everywhere becomes 0
+
+
+class MatchPolarityd(MapTransform):
+    """Invert the timepoints, in [0, 1], that are dark where most are bright, such as T2 beside T1: their local
+    correlation with the others is then positive. What is written keeps its intensities.
+
+    Args:
+        keys: of series ``(K, *S)``; the item's ``polarity`` ``(K,)``, -1 or 1, says which. Without one nothing changes.
+    """
+
+    def __init__(self, keys: KeysCollection = "image"):
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
+        for key in self.key_iterator(item) if inverted.any() else ():
+            item[key] = torch.where(inverted.view(-1, 1, 1, 1), 1 - item[key], item[key])
+        return item

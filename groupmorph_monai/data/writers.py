@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..space.geometry import DenseTransform, Grid, Transform
 from .readers import Frame, Series, overlap, read_image
 from .resampling import resample
+from .right_angles import is_sheared
 
 __all__ = [
     "apply_field",
@@ -92,13 +93,31 @@ def _all_or_nothing(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _image(data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None = None) -> nib.Nifti1Image:
-    """An image with all that ``header`` says of place and time, or else with ``affine`` as scanner coordinates."""
+def _image(
+    data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None = None, frame_time: float | None = None
+) -> nib.Nifti1Image:
+    """Make an image whose qform and sform are equal, so that every program places it alike.
+
+    Args:
+        affine: ``(4, 4)``, RAS mm, axes at right angles.
+        header: of the file that the image comes from: its description, unit of time, and the code of the form that was
+            read, which both forms get. Without one the unit is seconds and the code that of scanner coordinates.
+        frame_time: between the volumes of a 4D image; None, also for an image that is not 4D, writes none.
+    """
+    if is_sheared(affine):
+        raise InputError(
+            f"affine: expected axes at right angles, as ITK and NIfTI's qform hold no others, got "
+            f"{np.asarray(affine).tolist()}; resample the image"
+        )
     image = nib.Nifti1Image(data, affine, header, dtype=data.dtype)
-    if header is None:
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
-        image.header.set_xyzt_units("mm", "sec")
+    codes = [] if header is None else [int(header[f"{form}_code"]) for form in ("sform", "qform")]
+    code = next((code for code in codes if code > 0), 1)
+    # The units' low bits are those of space, the others those of time.
+    time_unit = nib.nifti1.unit_codes["sec"] if header is None else int(header["xyzt_units"]) & 0x38
+    image.set_qform(affine, code)
+    image.set_sform(affine, code)
+    image.header["xyzt_units"] = nib.nifti1.unit_codes["mm"] + (time_unit if frame_time else 0)
+    image.header["pixdim"][4] = frame_time or 0
     return image
 
 
@@ -183,9 +202,7 @@ def _write_series(
     else:
         warped = np.where(coverage, warped, np.float32(filler[outside]))
         mean[number == 0] = filler[outside]
-    image = _image(np.moveaxis(warped, 0, -1), affine, header)
-    image.header.set_zooms((*image.header.get_zooms()[:3], series.frame_time))
-    nib.save(image, folder / "warped.nii.gz")
+    nib.save(_image(np.moveaxis(warped, 0, -1), affine, header, series.frame_time), folder / "warped.nii.gz")
     nib.save(_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
     nib.save(_image(number, affine), folder / "coverage.nii.gz")
 

@@ -17,6 +17,7 @@ from ..data.readers import Frame, Series
 from ..data.writers import check_output_dir, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
+from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .metrics import similarity
 from .report import draw_report, format_table, versions, write_json
@@ -107,7 +108,25 @@ class SeriesWriter:
         images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
         metrics |= similarity(*images, torch.from_numpy(written["seen"]))
         lengths = self._lengths_mm(registration["transforms"])
-        self._report(metrics, written, lengths, registered - self.started, time.perf_counter() - registered)
+        seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
+        self._report(metrics, written, lengths, self._initial(engine.state.batch[0]), seconds)
+
+    def _initial(self, item: Mapping) -> dict[str, list]:
+        """What the initial alignment says of each timepoint; a warning names those that it did not find."""
+        if "initial_confidence" not in item:
+            return {}
+        confidence = torch.as_tensor(item["initial_confidence"]).tolist()
+        lost = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
+        for k in lost:
+            logger.warning(
+                "%s (timepoint %d): no initial alignment was found with confidence (%.2f, expected %g or more); check "
+                "it in report.png before you use it",
+                self.series.frames[k].path,
+                k,
+                confidence[k],
+                LEAST_CONFIDENCE,
+            )
+        return {"confidence": confidence, "not_found": lost}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
         """Displacements' lengths at some 20,000 voxels of each timepoint, ``(K, P)``."""
@@ -115,7 +134,9 @@ class SeriesWriter:
         points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
-    def _report(self, metrics: dict, written: Mapping, lengths: np.ndarray, register_s: float, write_s: float) -> None:
+    def _report(
+        self, metrics: dict, written: Mapping, lengths: np.ndarray, initial: Mapping, seconds: Mapping[str, float]
+    ) -> None:
         spacing = self.series.frames[self.home].grid.spacing_mm.tolist()
         picture = self.output_dir / ".report.png.partial"
         try:
@@ -133,11 +154,12 @@ class SeriesWriter:
             picture.unlink(missing_ok=True)
         report = {
             "metrics": metrics,
+            "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "files": written["files"],
             "settings": {name: _describe(value) for name, value in self.settings.items()},
             "versions": versions(),
-            "seconds": {"register": register_s, "write": write_s},
+            "seconds": seconds,
             "peak_memory_gb": peak_memory_gb(),
         }
         write_json(report, self.output_dir / "report.json")

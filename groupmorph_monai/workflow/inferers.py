@@ -194,6 +194,8 @@ class RegistrationInferer(FieldInferer):
             holds values that the timepoint has seen; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
+        if not torch.isfinite(images.sum(dtype=torch.float32)):
+            raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
         # What was not seen agrees with what the other timepoints show there.
         prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf

@@ -38,7 +38,8 @@ def registered(series, tmp_path_factory):
 def test_everything_is_written(registered):
     names = {path.name for path in registered.iterdir()}
     fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(6)}
-    assert names == fields | {"warped.nii.gz", "mean.nii.gz", "report.json", "report.png"}
+    images = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"}
+    assert names == fields | images | {"report.json", "report.png"}
     warped = nibabel.load(registered / "warped.nii.gz").get_fdata()
     mean = nibabel.load(registered / "mean.nii.gz").get_fdata()
     np.testing.assert_allclose(mean, warped.mean(axis=3), rtol=1e-5)

@@ -8,20 +8,24 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.data.readers import read_image, read_series
+from groupmorph_monai.data.right_angles import is_sheared
 from groupmorph_monai.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZE = (9, 12, 7)
-OBLIQUE = np.array([[1.2, -0.6, 0.3, -20], [0.5, 1.6, -0.4, 5], [-0.1, 0.5, 2.8, 40], [0, 0, 0, 1]])
+SHEARED = np.array([[1.2, -0.6, 0.3, -20], [0.5, 1.6, -0.4, 5], [-0.1, 0.5, 2.8, 40], [0, 0, 0, 1]])
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the data beside the project")
 
 
 def _orthogonal(spacing=(1.5, 2.0, 3.0)):
     """A rotated anisotropic affine that ITK takes too."""
-    rotation, _ = np.linalg.qr(OBLIQUE[:3, :3])
-    affine = OBLIQUE.copy()
+    rotation, _ = np.linalg.qr(SHEARED[:3, :3])
+    affine = SHEARED.copy()
     affine[:3, :3] = rotation * spacing
     return affine
+
+
+OBLIQUE = _orthogonal()
 
 
 def _volume(size=SIZE, seed=0):
@@ -138,6 +142,16 @@ def _nan(path):
     _nifti(path, data)
 
 
+def _patched(path, field, value):
+    """A NIfTI with a voxel size alone for its place, one field of whose header nibabel would not write."""
+    image = nib.Nifti1Image(_volume().astype(np.int16), None)
+    header = nib.Nifti1Header.from_header(image.header, check=False)
+    header["magic"], header["vox_offset"], header["sform_code"], header["qform_code"] = b"n+1", 352, 0, 0
+    header[field] = value
+    with nib.openers.Opener(str(path), "wb") as file:
+        file.write(header.binaryblock + bytes(4) + image.get_fdata().astype(np.int16).tobytes(order="F"))
+
+
 MISTAKES = {
     "missing.nii.gz": (lambda p: None, "no such file"),
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
@@ -157,6 +171,15 @@ MISTAKES = {
     "nan.nii": (_nan, "got 1 NaN"),
     "inf.nii": (lambda p: _nifti(p, np.where(_volume() > 1, np.inf, 0).astype("f4")), "infinite"),
     "constant.nii": (lambda p: _nifti(p, np.full(SIZE, 3, np.int16)), "got 3 in every voxel"),
+    "one.nii": (lambda p: _nifti(p, np.eye(1, 756, 5, "f4").reshape(SIZE)), "got 0 in all voxels but 1"),
+    "huge.nii": (lambda p: _nifti(p, np.float32(1e37) * _volume()), "rescale"),
+    "tiny.nii": (lambda p: _nifti(p, 1e-30 * _volume()), "rescale"),
+    "giant.nii": (lambda p: _nifti(p, _volume(), np.diag([1e6, 1e6, 1e6, 1])), "got 9e+06 x"),
+    "dust.nii": (lambda p: _nifti(p, _volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
+    "steep.nii": (lambda p: _nifti(p, _volume(), SHEARED + np.eye(4)[:, :1] @ [[0, 9, 0, 0]]), "right angles"),
+    "scale.nii": (lambda p: _patched(p, "scl_slope", np.inf), "scl_slope"),
+    "unsized.nii": (lambda p: _patched(p, "pixdim", [1, 0, 1, 1, 1, 1, 1, 1]), "pixdim"),
+    "vast.nii.gz": (lambda p: _patched(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
     "far.nii": (lambda p: _nifti(p, _volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
     "series.nii": (lambda p: _nifti(p, _volume((*SIZE, 3))), "give it alone"),
 }
@@ -199,6 +222,166 @@ def test_boxes_that_touch_only_by_their_axis_aligned_hull_overlap_and_far_ones_d
     first = _nifti(tmp_path / "a.nii", _volume())
     assert len(read_series([first, _nifti(tmp_path / "b.nii", _volume(), near)]).frames) == 2
     assert "overlaps" in _error([first, _nifti(tmp_path / "c.nii", _volume(), far)])
+
+
+@pytest.mark.parametrize(("unit", "size_mm"), [("meter", 1e3), ("micron", 1e-3), ("mm", 1.0), (0, 1.0)])
+def test_units_of_space_become_millimetres(tmp_path, unit, size_mm):
+    affine = np.diag([1 / size_mm, 1 / size_mm, 1 / size_mm, 1]) @ OBLIQUE
+    image = nib.Nifti1Image(_volume((*SIZE, 2)), affine)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "s.nii")
+    np.testing.assert_allclose(read_series(tmp_path / "s.nii").frames[1].affine, OBLIQUE, rtol=1e-6, atol=1e-5)
+
+
+def test_a_time_that_nobody_gave_is_none(tmp_path):
+    files = [_nifti(tmp_path / f"{t}.nii", _volume(seed=t)) for t in range(2)]
+    assert read_series(files).frame_time is None
+    image = nib.Nifti1Image(_volume((*SIZE, 2)), OBLIQUE)
+    image.header["pixdim"][4] = 0
+    nib.save(image, tmp_path / "s.nii")
+    assert read_series(tmp_path / "s.nii").frame_time is None
+    itk.imwrite(itk.image_from_array(np.ascontiguousarray(_volume((*SIZE, 2)).T)), str(tmp_path / "s.nrrd"))
+    assert read_series(tmp_path / "s.nrrd").frame_time is None
+
+
+def _two_forms(path, qform, sform, codes):
+    image = nib.Nifti1Image(_volume(), None)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    nib.save(image, path)
+    return str(path)
+
+
+def test_of_two_forms_the_sform_is_read_and_a_difference_is_told(tmp_path, caplog):
+    moved = OBLIQUE + 3 * np.eye(4)[:, :1] @ np.eye(4)[3:]
+    near = OBLIQUE + 0.01 * np.eye(4)[:, :1] @ np.eye(4)[3:]
+    # Half a turn and a little more: float32 quaternions hold it to some 1e-4 radians.
+    tilt = np.diag([-1.0, -1, 1, 1])
+    tilt[1:3, 1:3] = [[-np.cos(1e-3), -np.sin(1e-3)], [-np.sin(1e-3), np.cos(1e-3)]]
+    tilt = np.diag([90.0, 90, 90, 1]) @ tilt
+    cases = {
+        "both": (moved, OBLIQUE, (1, 2), OBLIQUE, True),
+        "alike": (near, OBLIQUE, (1, 1), OBLIQUE, False),
+        "rounded": (tilt, tilt, (1, 1), tilt, False),
+        "qform": (moved, OBLIQUE, (1, 0), moved, False),
+        "sform": (moved, OBLIQUE, (0, 4), OBLIQUE, False),
+    }
+    for name, (qform, sform, codes, expected, told) in cases.items():
+        caplog.clear()
+        path = _two_forms(tmp_path / f"{name}.nii", qform, sform, codes)
+        np.testing.assert_allclose(read_image(path).affine, expected, atol=1e-4, err_msg=name)
+        warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert bool(warnings) == told, name
+        assert all(path in warning and "3.0 mm" in warning and "sform is used" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("kind", ["nii", "mha", "nrrd"])
+@pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1)])
+def test_a_sheared_scan_comes_onto_right_angles_with_its_values_in_place(tmp_path, kind, permutation):
+    """A ramp in the world is interpolated exactly, so every voxel that the scan has seen is known."""
+    affine = SHEARED[:, [*permutation, 3]]
+    size = tuple(np.array((20, 24, 9))[list(permutation)])
+    voxels = np.stack([*np.meshgrid(*map(np.arange, size), indexing="ij"), np.ones(size)])
+    ramp = np.einsum("d,dijk->ijk", [2.0, -3, 5, 0] @ affine, voxels).astype(np.float32)
+    path = tmp_path / f"x.{kind}"
+    (_nifti if kind == "nii" else _itk)(path, ramp, affine)
+    frame = read_series([path, path]).frames[1]
+    assert is_sheared(affine) and not is_sheared(frame.affine)
+    np.testing.assert_allclose(np.linalg.det(frame.affine), np.linalg.det(affine), rtol=1e-5)
+    thickest = permutation.index(2)
+    plane = [axis for axis in range(3) if axis != thickest]  # slices stay slices
+    assert np.abs(np.cross(*affine[:3, plane].T) @ frame.affine[:3, plane]).max() < 1e-5
+    index = np.stack([*np.meshgrid(*map(np.arange, frame.data.shape), indexing="ij"), np.ones(frame.data.shape)])
+    world = np.einsum("de,eijk->dijk", frame.affine, index)
+    stored = np.einsum("de,eijk->dijk", np.linalg.inv(affine), world)[:3]
+    last = np.array(size).reshape(3, 1, 1, 1) - 1
+    within = ((stored > -0.49) & (stored < last + 0.49)).all(axis=0)
+    beyond = ((stored < -0.51) | (stored > last + 0.51)).any(axis=0)
+    assert frame.valid[within].all() and not frame.valid[beyond].any()
+    inner = ((stored >= 0) & (stored <= last)).all(axis=0)
+    expected = np.einsum("d,dijk->ijk", [2.0, -3, 5, 0], world)
+    assert inner.sum() > 0.7 * ramp.size
+    np.testing.assert_allclose(frame.data[inner], expected[inner], atol=1e-3)
+    assert np.unique(frame.data[~frame.valid]).tolist() == [frame.data[frame.valid].min()]
+    corners = np.array(
+        [[i, j, k, 1] for i in (0, size[0] - 1) for j in (0, size[1] - 1) for k in (0, size[2] - 1)], float
+    )
+    corners = (np.linalg.inv(frame.affine) @ affine @ corners.T)[:3].T
+    assert corners.min() > -0.01 and (corners < np.array(frame.data.shape) - 0.99).all()
+
+
+def test_a_shear_from_rounding_is_dropped_and_the_data_stay(tmp_path):
+    affine = OBLIQUE.copy()
+    affine[:3, 2] += 5e-4 * 3.0 / 1.5 * affine[:3, 0]
+    frame = read_series([_nifti(tmp_path / "a.nii", _volume(), affine)] * 2).frames[0]
+    np.testing.assert_array_equal(frame.data, _volume())
+    assert frame.valid is None
+    axes = frame.affine[:3, :3] / np.linalg.norm(frame.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+    corners = np.array([[i, j, k, 1] for i in (0, 8) for j in (0, 11) for k in (0, 6)])
+    assert np.abs(corners @ (frame.affine - affine).T).max() < 5e-4 * 9
+
+
+def _round_view(size=(24, 26, 10)):
+    i, j, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
+    return np.hypot(i, j) <= 1
+
+
+@pytest.mark.parametrize("fill", [-2048, -3024, -32768])
+def test_a_fill_value_is_no_evidence(tmp_path, fill):
+    view = _round_view()
+    tissue = np.random.default_rng(0).normal(40, 60, view.shape)
+    tissue[:, :8] = np.random.default_rng(1).normal(-1000, 20, tissue[:, :8].shape)
+    tissue = tissue.round().astype(np.int16)
+    files = [
+        _nifti(tmp_path / "filled.nii", np.where(view, tissue, np.int16(fill))),
+        _nifti(tmp_path / "whole.nii", tissue),
+    ]
+    filled, whole = read_series(files).frames
+    np.testing.assert_array_equal(filled.valid, view)
+    np.testing.assert_array_equal(filled.data[view], tissue[view])
+    assert np.unique(filled.data[~view]).tolist() == [tissue[view].min()]
+    assert whole.valid is None
+    np.testing.assert_array_equal(whole.data, tissue)
+
+
+def test_the_rim_of_an_interpolated_fill_value_goes_with_it(tmp_path):
+    view = _round_view((80, 80, 10))
+    tissue = np.random.default_rng(0).uniform(-1000, 300, view.shape)
+    data = np.where(view, tissue, -2048)
+    data[np.roll(view, 1, 0) & ~view] = -1990
+    valid = read_series([_nifti(tmp_path / "a.nii", data.astype(np.float32))] * 2).frames[0].valid
+    np.testing.assert_array_equal(valid, view)
+
+
+def test_what_is_no_fill_value_stays(tmp_path):
+    noise, view = np.random.default_rng(0).normal(size=(24, 26, 10)), _round_view()
+    inner = np.zeros_like(view)
+    inner[8:12, 8:12, 3:7] = True
+    cases = {
+        "clipped": np.clip(noise, -2, 2),  # 2 % hold the minimum, as many lie just above it
+        "masked": np.where(view, np.abs(noise) + 5, 0),
+        "air": np.where(view, 200 * noise, -1024).clip(-1024),
+        "inner": np.where(inner, -2048, noise),  # not on the border
+        "corner": np.where(np.arange(noise.size).reshape(noise.shape) < 2, -2048, noise),  # too few
+        "mask": np.where(view, 1, -1),
+    }
+    cases["air"][view & (noise < -1)] = -1000 - 20 * np.abs(noise[view & (noise < -1)])
+    for name, data in cases.items():
+        frame = read_series([_nifti(tmp_path / f"{name}.nii", data.astype(np.float32))] * 2).frames[0]
+        assert frame.valid is None, name
+        np.testing.assert_array_equal(frame.data, data.astype(np.float32))
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_no_slope_is_no_scaling(tmp_path, slope):
+    _patched(tmp_path / "a.nii", "scl_slope", slope)
+    frame = read_image(tmp_path / "a.nii")
+    np.testing.assert_array_equal(frame.data, _volume().astype(np.int16))
+    # Neither form: the middle of the volume is the origin, and the first axis points left.
+    expected = np.diag([-1.0, 1, 1, 1])
+    expected[:3, 3] = [4, -5.5, -3]
+    np.testing.assert_array_equal(frame.affine, expected)
 
 
 @needs_data

@@ -10,6 +10,7 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from groupmorph_monai.data import (
     ClipSeriesd,
     LoadSeriesd,
+    MatchPolarityd,
     ScalePercentilesd,
     make_phantom,
     read_series,
@@ -17,24 +18,25 @@ from groupmorph_monai.data import (
 from groupmorph_monai.errors import InputError
 
 
-def test_the_working_spacing_is_met_and_landmarks_follow(phantom, series):
+def test_the_working_spacing_is_met_and_landmarks_stay_where_they_are_in_the_patient(phantom, series):
     folder = Path(series[0]).parent
-    item = LoadSeriesd(spacing_mm=2.0)(
-        {"image": series, "landmarks": [str(folder / f"landmarks_{k:02d}.csv") for k in range(6)]}
-    )
-    np.testing.assert_allclose(np.linalg.norm(item["affine"][:3, :3], axis=0), 2.0)
+    files = [str(folder / f"landmarks_{k:02d}.csv") for k in range(6)]
     native = nibabel.load(series[0]).affine
-    for k in range(6):
-        there = item["landmarks"][k].numpy() @ item["affine"].numpy()[:3, :3].T + item["affine"].numpy()[:3, 3]
-        expected = phantom["landmarks"][k].numpy() @ native[:3, :3].T + native[:3, 3]
-        np.testing.assert_allclose(there, expected, atol=1e-4)
+    expected = phantom["landmarks"].numpy() @ native[:3, :3].T + native[:3, 3]
+    for spacing_mm in (None, 2.0):
+        item = LoadSeriesd(spacing_mm=spacing_mm)({"image": series, "landmarks": files})
+        np.testing.assert_allclose(item["landmarks"], expected, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(item["affine"][:3, :3], axis=0), 2.0)
 
 
 def test_a_path_and_a_series_that_is_read_give_the_same(series):
     by_path, read = LoadSeriesd()({"image": series}), LoadSeriesd()({"image": read_series(series)})
     torch.testing.assert_close(by_path["image"], read["image"])
-    expected = np.stack([nibabel.load(file).get_fdata() for file in series])
-    np.testing.assert_allclose(by_path["image"], expected, rtol=1e-6)
+    stored = [nibabel.as_closest_canonical(nibabel.load(file)) for file in series]
+    np.testing.assert_allclose(by_path["image"], np.stack([image.get_fdata() for image in stored]), rtol=1e-6)
+    np.testing.assert_allclose(by_path["affine"], stored[0].affine, atol=1e-5)
+    assert by_path["coverage"].shape == by_path["image"].shape and (by_path["coverage"] == 1).all()
+    assert by_path["one_header"] is True
 
 
 def test_what_is_below_counts_as_the_least(series):
@@ -52,9 +54,11 @@ def test_what_is_below_counts_as_the_least(series):
 def test_a_phantom_has_the_keys_of_a_real_series():
     item = LoadSeriesd()({"phantom": {"seed": 2, "size": (16, 16, 16), "timepoints": 3, "landmarks": 5}})
     expected = make_phantom(2, (16, 16, 16), 3, landmarks=5)
-    assert {"image", "affine", "landmarks"} <= set(item)
+    assert {"image", "coverage", "affine", "landmarks"} <= set(item)
     torch.testing.assert_close(item["image"].as_tensor(), expected["image"])
-    torch.testing.assert_close(item["landmarks"], expected["landmarks"])
+    affine = expected["affine"].float()
+    torch.testing.assert_close(item["landmarks"], expected["landmarks"] @ affine[:3, :3].T + affine[:3, 3])
+    assert item["coverage"].shape == item["image"].shape and (item["coverage"] == 1).all()
 
 
 def test_another_number_of_timepoints_is_refused(series):
@@ -67,19 +71,71 @@ def test_a_spacing_that_leaves_next_to_nothing_is_refused(series):
         LoadSeriesd(spacing_mm=200.0)({"image": series})
 
 
+def _turned(image):
+    """The same image with its axes reordered and flipped, as another scanner stores it."""
+    return image.as_reoriented(nibabel.orientations.axcodes2ornt("PIR"))
+
+
+@pytest.mark.parametrize("reference", [None, 0, 3])
+def test_the_same_series_stored_another_way_loads_as_the_same_item(series, tmp_path, reference):
+    images = [nibabel.load(file) for file in series]
+    expected = LoadSeriesd(spacing_mm=1.5, reference=reference)({"image": series})
+    turned = [str(tmp_path / f"{k}.nii") for k in range(6)]
+    for mixed in (False, True):  # all of them, or every second scan
+        for k, (image, file) in enumerate(zip(images, turned)):
+            nibabel.save(image if mixed and k % 2 else _turned(image), file)
+        item = LoadSeriesd(spacing_mm=1.5, reference=reference)({"image": turned})
+        torch.testing.assert_close(item["affine"], expected["affine"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(item["image"].as_tensor(), expected["image"].as_tensor(), atol=1e-4, rtol=1e-4)
+        assert item["one_header"] is not mixed and expected["one_header"] is True
+
+
+def test_the_reference_gives_the_grid_and_one_that_the_series_lacks_is_named(series, tmp_path):
+    image = nibabel.load(series[2])
+    moved = image.affine.copy()
+    moved[:3, 3] += [3.5, -2, 1]
+    files = [*series[:2], str(tmp_path / "moved.nii")]
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), moved), files[2])
+    item = LoadSeriesd(reference=2)({"image": files})
+    stored = nibabel.as_closest_canonical(nibabel.load(files[2]))
+    np.testing.assert_allclose(item["affine"], stored.affine, atol=1e-5)
+    np.testing.assert_array_equal(item["image"][2], stored.get_fdata(dtype=np.float32))
+    assert item["one_header"] is False
+    assert item["coverage"][2].min() == 1 and 0 < item["coverage"][0].mean() < 1
+    # 28 x 24 x 20 voxels of 1 x 1 x 1.2 mm, of which so many are seen by the others too.
+    assert item["coverage"][0].sum() == (28 - 4 + 1) * (24 - 2) * (20 - 1)
+    with pytest.raises(InputError, match="reference: expected one of the series' 3 timepoints, 0 to 2, got 3"):
+        LoadSeriesd(reference=3)({"image": files})
+
+
 def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     native = nibabel.load(series[0])
     drawn = np.zeros(native.shape, np.int16)
     drawn[5:9, 6:20, 3:15] = 7
     file = str(tmp_path / "mask.nii.gz")
+
+    def canonical(data):
+        return nibabel.as_closest_canonical(nibabel.Nifti1Image(data.astype(np.int16), native.affine)).get_fdata()
+
     nibabel.save(nibabel.Nifti1Image(drawn, native.affine), file)
     mask = LoadSeriesd()({"image": series, "mask": file})["mask"]
-    np.testing.assert_array_equal(mask, (drawn > 0)[None])
+    np.testing.assert_array_equal(mask, canonical(drawn > 0)[None])
     moved = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
     moved[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
-    masks = LoadSeriesd()({"image": series, "mask": [file] * 6, "initial": moved})["mask"]
-    np.testing.assert_array_equal(masks[0], drawn > 0)
-    np.testing.assert_array_equal(masks[2], np.roll(drawn > 0, -2, axis=0))
+    # One grid for all, that of the first scan, as the series' own is a box between where its scans lie.
+    load = LoadSeriesd(reference=0)
+    masks = load({"image": series, "mask": [file] * 6, "initial": moved})["mask"]
+    np.testing.assert_array_equal(masks[0], canonical(drawn > 0))
+    np.testing.assert_array_equal(masks[2], canonical(np.roll(drawn > 0, -2, axis=0)))
+    # One mask alone is drawn on the reference, and moves with it.
+    still = moved[[0, 1, 0, 3, 4, 5]]
+    for reference, initial, expected in (
+        (0, moved, drawn > 0),
+        (2, moved, np.roll(drawn > 0, -2, axis=0)),
+        (2, still, drawn > 0),
+    ):
+        item = LoadSeriesd(reference=reference)({"image": series, "mask": file, "initial": initial})
+        np.testing.assert_array_equal(item["mask"][0], canonical(expected))
     assert "mask" not in LoadSeriesd()({"image": series, "mask": None})
     with pytest.raises(InputError, match="mask: expected one file, or one for each of the 6 scans, got 2"):
         LoadSeriesd()({"image": series, "mask": [file] * 2})
@@ -87,7 +143,9 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     away[:3, 3] += 2 * native.affine[:3, 0]
     nibabel.save(nibabel.Nifti1Image(np.ones_like(drawn), away), file)
     beside = LoadSeriesd()({"image": series, "mask": file})["mask"][0]
-    assert beside[:2].max() == 0 and beside[2:].min() == 1  # nothing is beyond the file's border
+    expected = np.ones_like(drawn)
+    expected[:2] = 0  # nothing is beyond the file's border
+    np.testing.assert_array_equal(beside, canonical(expected))
     away[:3, 3] += 900
     for outside in (nibabel.Nifti1Image(np.ones_like(drawn), away), nibabel.Nifti1Image(0 * drawn, native.affine)):
         nibabel.save(outside, file)
@@ -112,3 +170,59 @@ def test_percentiles_are_scaled_as_monai_does(per_timepoint):
     ours = ScalePercentilesd("image", 2, 90, per_timepoint)({"image": series, "other": 1})
     torch.testing.assert_close(torch.as_tensor(ours["image"]), torch.as_tensor(monais), atol=1e-6, rtol=1e-6)
     assert ours["other"] == 1 and torch.equal(ours["image"].affine, series.affine)
+
+
+@pytest.mark.parametrize("per_timepoint", [True, False])
+@pytest.mark.parametrize(("shown", "background"), [(0.004, 0.0), (0.05, 0.0), (0.5, -7.0)])
+def test_percentiles_are_those_of_what_a_masked_scan_shows(shown, background, per_timepoint):
+    rng = np.random.default_rng(0)
+    series = np.full((2, 40, 40, 40), background)
+    number = int(shown * 40**3)
+    for volume in series:
+        volume.reshape(-1)[rng.permutation(40**3)[:number]] = rng.uniform(300, 700, number)
+    parts = series[:, None] if per_timepoint else [series] * 2
+    expected = []
+    for volume, part in zip(series, parts):
+        low, high = np.percentile(part[part != background], (1, 99))
+        expected.append(np.clip((volume - low) / (high - low), 0, 1))
+    image = MetaTensor(torch.tensor(series, dtype=torch.float32))
+    scaled = ScalePercentilesd("image", per_timepoint=per_timepoint)({"image": image})["image"]
+    np.testing.assert_allclose(scaled, expected, atol=1e-5)
+
+
+def test_voxels_that_no_scan_has_seen_do_not_move_the_percentiles():
+    series, coverage = torch.randn(2, 20, 20, 20), torch.ones(2, 20, 20, 20)
+    expected = ScalePercentilesd()({"image": series[:, :15]})["image"]
+    coverage[:, 15:], series[0, 15:], series[1, 15:] = 0, 1e4, -1e4
+    scaled = ScalePercentilesd()({"image": series, "coverage": coverage})["image"]
+    torch.testing.assert_close(scaled[:, :15], expected)
+    assert (scaled[0, 15:] == 1).all() and (scaled[1, 15:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0, 0, 0, 1], [0, 0, 0, 1]), ([5, 5, 5, 5], [0, 0, 0, 0]), ([0, 2, 2, 2], [0, 1, 1, 1])],
+)
+def test_few_values_stay_between_0_and_1(values, expected):
+    series = torch.tensor(values, dtype=torch.float32).repeat(1, 6, 5, 4)
+    torch.testing.assert_close(
+        ScalePercentilesd()({"image": series})["image"],
+        torch.tensor(expected, dtype=torch.float32).repeat(1, 6, 5, 4),
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_what_float32_cannot_hold_is_refused_in_one_line(bad):
+    series = torch.randn(2, 6, 6, 6)
+    series[1, :2] *= bad
+    if bad == 1e38:
+        series[1] = torch.linspace(-3e38, 3e38, 216).view(6, 6, 6)
+    with pytest.raises(InputError, match="image: expected finite intensities"):
+        ScalePercentilesd()({"image": series})
+
+
+def test_dark_timepoints_are_inverted_where_the_alignment_says_so():
+    image = torch.rand(3, 4, 5, 6)
+    item = MatchPolarityd()({"image": image, "polarity": torch.tensor([1.0, -1.0, 1.0])})
+    torch.testing.assert_close(item["image"], torch.stack([image[0], 1 - image[1], image[2]]))
+    assert torch.equal(MatchPolarityd()({"image": image})["image"], image)

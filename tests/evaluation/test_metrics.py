@@ -8,8 +8,10 @@ from monai.data import MetaTensor
 
 from groupmorph_monai.data.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
+from groupmorph_monai.space.geometry import ComposedTransform
 from groupmorph_monai.space.grid import voxel_grid, warp
 from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
+from groupmorph_monai.workflow.registration import timepoint_transforms
 
 SIZE = (9, 8, 7)
 # Oblique, anisotropic, left-handed: 0.9 x 1.4 x 3 mm.
@@ -23,6 +25,11 @@ def linear_ddf(matrix: torch.Tensor, size=SIZE) -> torch.Tensor:
     grid = voxel_grid(size, matrix)
     centred = grid - (torch.tensor(size, dtype=matrix.dtype).view(3, 1, 1, 1) - 1) / 2
     return torch.einsum("ij,j...->i...", matrix - torch.eye(3, dtype=matrix.dtype), centred)
+
+
+def in_mm(voxels: torch.Tensor) -> torch.Tensor:
+    """``(..., P, 3)`` voxels to RAS mm."""
+    return voxels.double() @ AFFINE[:3, :3].T + AFFINE[:3, 3]
 
 
 def random_matrices(number: int, strength: float) -> torch.Tensor:
@@ -139,10 +146,10 @@ def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimet
     inverse_ddf = torch.stack([linear_ddf(torch.linalg.inv(m)) for m in matrices])
     centre = (torch.tensor(SIZE, dtype=torch.float64) - 1) / 2
     common = 3 * random_images(20, 3) - 1.5
-    landmarks = centre + torch.einsum("kij,pj->kpi", matrices, common)
+    landmarks = in_mm(centre + torch.einsum("kij,pj->kpi", matrices, common))
 
-    errors = metrics.landmark_errors_mm(landmarks, ddf, inverse_ddf, AFFINE)
-    world = landmarks.numpy() @ AFFINE[:3, :3].numpy().T
+    errors = metrics.landmark_errors_mm(landmarks, timepoint_transforms(ddf, inverse_ddf, AFFINE))
+    world = landmarks.numpy()
     before = np.stack([np.linalg.norm(world[i] - world[j], axis=1) for i in range(4) for j in range(4) if i != j])
     assert errors["landmark_after_mm_mean"] == pytest.approx(0, abs=1e-9)
     assert errors["landmark_before_mm_mean"] == pytest.approx(before.mean(), rel=1e-9)
@@ -152,13 +159,29 @@ def test_landmarks_of_linear_motion_meet_exactly_in_oblique_anisotropic_millimet
     assert before.mean() > 0.2
 
 
+def test_landmarks_beyond_the_working_grid_follow_the_affine_map_exactly():
+    """Far outside of it, where a sampled affine map would have to be extrapolated."""
+    initial = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    initial[:, :3, :3] = random_matrices(3, 0.1)
+    initial[:, :3, 3] = torch.tensor([[0.0, 0, 0], [30, -10, 5], [-20, 15, 40]])
+    still = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
+    common = 200 * (random_images(10, 3) - 0.5)
+    landmarks = torch.einsum("kij,pj->kpi", initial[:, :3, :3], common) + initial[:, None, :3, 3]
+    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(still, still, AFFINE, initial))
+    assert (
+        distances.max() < 1e-9
+        and metrics.landmark_errors_mm(landmarks, [ComposedTransform()] * 3)["landmark_after_mm_mean"] > 20
+    )
+
+
 def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
     shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     landmarks = torch.stack([random_images(5, 3) * 2 + 3] * 3)
     landmarks[1] += shift
+    landmarks = in_mm(landmarks)
     ddf = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
     ddf[2] += shift.view(3, 1, 1, 1)  # the right motion, given to the wrong timepoint
-    distances = metrics.landmark_distances_mm(landmarks, ddf, -ddf, AFFINE)
+    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(ddf, -ddf, AFFINE))
     length = (AFFINE[:3, :3] @ shift).norm()
     # Pairs 01, 02, 10, 12, 20, 21.
     expected = length * torch.tensor([1, 1, 1, 2, 1, 2], dtype=torch.float64)
@@ -166,11 +189,11 @@ def test_a_missed_translation_is_its_length_and_the_pairs_are_ordered():
 
 
 def test_contracting_the_common_space_improves_no_landmark():
-    landmarks = 4 + random_images(3, 6, 3) * 0.5
+    landmarks = in_mm(4 + random_images(3, 6, 3) * 0.5)
     large, small = (linear_ddf(f * torch.eye(3, dtype=torch.float64)).expand(3, 3, *SIZE) for f in (4.0, 0.25))
-    contracted = metrics.landmark_distances_mm(landmarks, large, small, AFFINE)
-    still = torch.zeros_like(large)
-    torch.testing.assert_close(contracted, metrics.landmark_distances_mm(landmarks, still, still, AFFINE))
+    contracted = metrics.landmark_distances_mm(landmarks, timepoint_transforms(large, small, AFFINE))
+    still = metrics.landmark_distances_mm(landmarks, [ComposedTransform()] * 3)
+    torch.testing.assert_close(contracted, still)
 
 
 def test_the_phantoms_own_motion_brings_its_landmarks_together():
@@ -179,7 +202,9 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
     ddf = Displacement(40).inverse(inverse_ddf[None])[0]
     image = phantom["image"]
     found = metrics.similarity(image, warp(image[None], ddf[None])[0])
-    found |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], phantom["landmarks"])
+    landmarks = phantom["landmarks"] @ phantom["affine"][:3, :3].T.to(phantom["landmarks"])
+    transforms = timepoint_transforms(ddf, inverse_ddf, phantom["affine"])
+    found |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], transforms, landmarks)
     assert found["landmark_before_mm_mean"] > 1
     assert found["landmark_after_mm_95"] < 0.05
     assert found["inverse_consistency_mm"] < 0.05
@@ -193,10 +218,39 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
 
 def test_monais_tensors_give_the_same_numbers():
     before, after, ddf = random_images(2, *SIZE), random_images(2, *SIZE) ** 2, random_images(2, 3, *SIZE)
-    landmarks = random_images(2, 5, 3) * 5
+    landmarks, seen = in_mm(random_images(2, 5, 3) * 5), random_images(*SIZE) > 0.3
     wrapped = [MetaTensor(x) for x in (before, after, ddf, -ddf)]
-    assert metrics.similarity(*wrapped[:2]) == metrics.similarity(before, after)
-    assert metrics.accuracy(*wrapped[2:], AFFINE, landmarks) == metrics.accuracy(ddf, -ddf, AFFINE, landmarks)
+    assert metrics.similarity(*wrapped[:2], MetaTensor(seen)) == metrics.similarity(before, after, seen)
+    theirs = metrics.accuracy(*wrapped[2:], AFFINE, timepoint_transforms(*wrapped[2:], AFFINE), MetaTensor(landmarks))
+    assert theirs == metrics.accuracy(ddf, -ddf, AFFINE, timepoint_transforms(ddf, -ddf, AFFINE), landmarks)
+
+
+def test_only_what_every_scan_has_seen_is_compared():
+    before, after = 50 * random_images(3, *SIZE), 50 * random_images(3, *SIZE) ** 2
+    seen = random_images(*SIZE) > 0.4
+    expected = metrics.similarity(before, after, seen)
+    assert expected["rmse_before"] == metrics.rmse(before, seen) and expected["nmi_after"] == metrics.nmi(
+        after, mask=seen
+    )
+    before[1, ~seen], after[2, ~seen] = 1e4, -1e4  # what is written where nothing is known
+    assert metrics.similarity(before, after, seen) == expected
+    assert metrics.similarity(before, after) != expected
+    nothing = metrics.similarity(before, after, torch.zeros(SIZE, dtype=torch.bool))
+    assert nothing.keys() == expected.keys() and all(math.isnan(value) for value in nothing.values())
+
+
+def test_the_displacement_is_that_of_the_whole_map_and_folds_are_those_of_the_deformation():
+    """An affine map that enlarges everything neither folds nor makes an inverse inconsistent."""
+    initial = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    initial[1, :3, :3] *= 1.5
+    initial[1, :3, 3] = torch.tensor([3.0, -4.0, 12.0])
+    ddf = torch.zeros(2, 3, *SIZE, dtype=torch.float64)
+    found = metrics.accuracy(ddf, ddf, AFFINE, timepoint_transforms(ddf, ddf, AFFINE, initial))
+    places = in_mm(voxel_grid(SIZE, ddf).flatten(1).T)
+    lengths = (0.5 * places + initial[1, :3, 3]).norm(dim=1)
+    assert found["displacement_max_mm"] == pytest.approx(lengths.max().item())
+    assert found["displacement_mean_mm"] == pytest.approx(lengths.mean().item() / 2)
+    assert found["folding_percent"] == found["non_diffeomorphic_volume_percent"] == found["inverse_consistency_mm"] == 0
 
 
 def test_exponentials_of_opposite_velocities_undo_one_another():

@@ -101,12 +101,13 @@ def test_squared_error_of_a_pair_is_that_of_the_paper_and_of_more_the_mean_over_
 
 def test_squared_errors_second_order_model_is_its_own_expansion_in_changes_of_mean_0():
     likelihood, x = SquaredError(0.3), volumes(3)
-    value, guide, score, weight = likelihood.linearise(x)
+    value, guide, score, weight, number = likelihood.linearise(x)
     change = 0.1 * volumes(3, seed=3)
     change = change - change.mean(dim=1, keepdim=True)
     expected = value.sum() + (score * change).sum() - 0.5 * (weight * change.square()).sum()
     assert (likelihood(x + change) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))
+    assert (number == 3).all()
 
 
 def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
@@ -125,3 +126,67 @@ def test_slab_by_slab_gives_the_same_value_and_gradient(monkeypatch):
         found.append((value.detach(), *torch.autograd.grad(value, images)))
     torch.testing.assert_close(found[1], found[0])
     assert found[0][1].abs().max() > 1e-5
+
+
+def halves(timepoints, size=(12, 10, 9), seed=4):
+    """Where each of K volumes was measured: boxes that lack other sides, ``(1, K, *size)``."""
+    seen = torch.ones(1, timepoints, *size, dtype=torch.bool)
+    for k in range(timepoints):
+        axis = 2 + k % 3
+        lacking = seen.transpose(2, axis)[:, k, :, :, :] if axis == 2 else seen.select(1, k).transpose(1, axis - 1)
+        lacking[:, : 2 + k // 3] = False
+    return seen
+
+
+def masked_model(x, seen, noise):
+    """Of the squared error, by NumPy's masked arrays: value, guide, score, weight, number."""
+    masked = np.ma.masked_array(x.numpy(), ~seen.numpy())
+    number = seen.numpy().sum(axis=1, keepdims=True)
+    mean = masked.mean(axis=1, keepdims=True)
+    variance = masked.var(axis=1, ddof=1, keepdims=True)  # masked where one volume alone has seen
+    value = np.where(number > 1, -variance.filled(0) / noise**2, 0)
+    stiffness = np.where(seen.numpy() & (number > 1), 2 / (noise**2 * np.maximum(number - 1, 1)), 0)
+    return value, mean, stiffness * (mean - masked).filled(0), stiffness, number
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(timepoints):
+    x = volumes(timepoints, (12, 10, 9))
+    seen = halves(timepoints)
+    seen[:, 0, 5], seen[:, 1:, 6], seen[:, :, 7] = False, False, False  # one alone has seen, or none
+    found = SquaredError(0.3).linearise(x, seen)
+    value, mean, score, weight, number = masked_model(x, seen, 0.3)
+    for name, expected in (("value", value), ("score", score), ("weight", weight), ("number", number)):
+        np.testing.assert_allclose(getattr(found, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
+    somewhere = number > 0
+    np.testing.assert_allclose(found.guide.numpy()[somewhere], mean.filled(0)[somewhere], rtol=1e-12)
+    assert set(np.unique(number)) >= {0, 1} and number.max() == timepoints
+
+
+def changed(x, seen, how):
+    """Other values where nothing was measured."""
+    values = {"zero": torch.zeros_like(x), "constant": torch.full_like(x, 0.9)}
+    noise = torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(9))
+    return torch.where(seen, x, values.get(how, noise))
+
+
+@pytest.mark.parametrize("how", ["zero", "constant", "noise"])
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+@pytest.mark.parametrize("model", [SquaredError(0.3), GroupNMI(bins=12)])
+def test_values_that_nobody_measured_change_nothing(model, timepoints, how):
+    x, seen = volumes(timepoints, (12, 10, 9)), halves(timepoints)
+    expected, found = model.linearise(x, seen), model.linearise(changed(x, seen, how), seen)
+    for name in ("value", "guide", "score", "weight"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
+    assert (found.score[~seen] == 0).all() and (found.weight[~seen] == 0).all() and found.score.abs().max() > 0
+    unmasked = model.linearise(changed(x, seen, how))
+    assert (unmasked.score - model.linearise(x).score)[seen].abs().max() > 1e-3  # they would, if they counted
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+@pytest.mark.parametrize("model", [SquaredError(0.3), GroupNMI(bins=12)])
+def test_all_seen_is_the_same_as_no_mask(model, timepoints):
+    x = volumes(timepoints)
+    expected, found = model.linearise(x), model.linearise(x, torch.ones_like(x, dtype=torch.bool))
+    for name in ("value", "guide", "score", "weight"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 from scipy.ndimage import gaussian_filter as scipys_gaussian
 
 from groupmorph_monai.probability import GaussianCorrelation, LocalCorrelation, WindowCorrelation
@@ -45,7 +46,7 @@ def test_reordering_the_timepoints_changes_nothing_or_reorders():
     x, order = volumes(4), [2, 0, 3, 1]
     likelihood = LocalCorrelation((1, 2))
     torch.testing.assert_close(likelihood(x[:, order]), likelihood(x))
-    value, guide, score, weight = likelihood.linearise(x)
+    value, guide, score, weight, _ = likelihood.linearise(x)
     reordered = likelihood.linearise(x[:, order])
     torch.testing.assert_close(reordered.value, value)
     torch.testing.assert_close(reordered.guide, guide)
@@ -60,7 +61,7 @@ def test_the_score_predicts_what_a_small_shift_changes(axis):
     x = torch.cat([template, 2 * template.roll(1, dims=axis) + 1, template], dim=1)
     x = x + 0.01 * volumes(3, (26, 24, 25), seed=5)
     likelihood = LocalCorrelation((2,), noise=0.01)
-    _, guide, score, _ = likelihood.linearise(x)
+    _, guide, score, *_ = likelihood.linearise(x)
     inside = (slice(None), slice(5, -5), slice(5, -5), slice(5, -5))
     predicted = (score[:, 1] * gradient(guide)[:, 0, axis - 2])[inside].sum()
 
@@ -128,3 +129,96 @@ def test_strided_and_dilated_windows_are_correlated_pair_by_pair():
 def test_windows_that_reach_beyond_the_volume_are_refused():
     with pytest.raises(ValueError, match="fit into a volume"):
         WindowCorrelation((0.5, 0.75), (1.0, 1.0), dilation=2)
+
+
+def unseen_box(timepoints, size):
+    """Each volume lacks a slab at another face: ``(1, K, *size)`` bool."""
+    seen = torch.ones(1, timepoints, *size, dtype=torch.bool)
+    for k in range(timepoints):
+        lacking = seen[0, k].movedim(k % 3, 0)
+        if k < 3:
+            lacking[:3] = False
+        else:
+            lacking[-2:] = False
+    return seen
+
+
+def near(seen, voxels):
+    """Where a volume has an unseen voxel at most so many voxels away along every axis."""
+    return binary_dilation(~seen.numpy(), np.ones((1, 1, *[2 * voxels + 1] * 3)))
+
+
+@pytest.mark.parametrize("how", ["zero", "constant", "noise"])
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+@pytest.mark.parametrize("radii", [(1,), (2,), (1, 2)])
+def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
+    size = (20, 19, 18)
+    x, seen = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
+    other = {"zero": torch.zeros_like(x), "constant": torch.full_like(x, 0.9)}.get(
+        how, volumes(timepoints, size, seed=8)
+    )
+    likelihood = LocalCorrelation(radii)
+    expected, found = (likelihood.linearise(images, seen) for images in (x, torch.where(seen, x, other)))
+    for name in ("value", "guide", "score", "weight", "number"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
+    assert likelihood.linearise(x).score.sub(likelihood.linearise(torch.where(seen, x, other)).score).abs().max() > 1e-2
+    # A window reaches radii[0] voxels around the template's places, and these as far again as the widest.
+    unknown = near(seen, radii[0] + max(radii))
+    assert (found.score.numpy()[unknown] == 0).all() and (found.weight.numpy()[unknown] == 0).all()
+    counts = ~unknown & (~near(seen, radii[0])).sum(axis=1, keepdims=True).__gt__(1)
+    np.testing.assert_array_equal(found.number.numpy(), counts.sum(axis=1, keepdims=True))
+    assert (found.weight.numpy()[counts] > 0).all() and counts.any()
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_beyond_the_windows_of_what_was_not_seen_all_is_as_without_a_mask(timepoints):
+    size = (20, 19, 18)
+    x, seen = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
+    expected, found = LocalCorrelation((2,)).linearise(x), LocalCorrelation((2,)).linearise(x, seen)
+    far = torch.from_numpy(~near(seen, 4).any(axis=1, keepdims=True))
+    assert 0.02 < far.double().mean() < 0.9
+    for name in ("value", "guide", "score", "weight"):
+        one, other = getattr(found, name), getattr(expected, name)
+        inside = far.expand_as(one)
+        torch.testing.assert_close(one[inside], other[inside], rtol=1e-9, atol=1e-12, msg=name)
+    assert (found.number[far] == timepoints).all()
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_all_seen_is_the_same_as_no_mask(timepoints):
+    x = volumes(timepoints, sigma=1.0)
+    expected = LocalCorrelation((1, 2)).linearise(x)
+    found = LocalCorrelation((1, 2)).linearise(x, torch.ones_like(x, dtype=torch.bool))
+    for name in ("value", "guide", "score", "weight"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
+    assert (found.number == timepoints).all()
+
+
+@pytest.mark.parametrize("beside", [0.0, 0.5])
+def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside):
+    """Half of the second volume, moved along the first axis, lies outside: border or padding instead of tissue."""
+    size, shift = (32, 16, 16), 16
+    one = volumes(1, size, sigma=1.0)
+    x = torch.cat([one, 1.5 * one - 0.2], dim=1) + 0.02 * volumes(2, size, seed=6)
+    moved, seen = x.clone(), torch.ones_like(x, dtype=torch.bool)
+    moved[:, 1, :shift], moved[:, 1, shift:] = x[:, 1, shift:], beside
+    seen[:, 1, shift:] = False
+    likelihood = LocalCorrelation((2,))
+    aligned, apart = likelihood.linearise(x, seen), likelihood.linearise(moved, seen)
+    # The same voxels count for both, and none beside the volume.
+    assert torch.equal(aligned.number, apart.number) and apart.number[:, :, shift - 2 :].max() == 0
+    comparable = apart.number > 1
+    assert comparable.any() and (apart.value[apart.number == 0] == 0).all()
+    assert aligned.value[comparable].mean() > apart.value[comparable].mean() + 0.5
+    # Nor do more voxels than were seen: the sum over the grid is no greater either.
+    assert apart.value.sum() < aligned.value.sum()
+
+
+def test_one_volume_alone_is_no_evidence():
+    x, seen = volumes(3, (16, 9, 10)), torch.ones(1, 3, 16, 9, 10, dtype=torch.bool)
+    seen[:, 1:, 8:] = False
+    found = LocalCorrelation((1,)).linearise(x, seen)
+    # All three count up to two voxels before the border of what they have seen, and none beyond that of windows.
+    assert set(found.number[0, 0, :6].unique().tolist()) == {3}
+    assert (found.number[0, 0, 7:] == 0).all() and (found.value[0, 0, 7:] == 0).all()
+    assert (found.score[0, :, 7:] == 0).all() and (found.weight[0, :, 7:] == 0).all()

@@ -5,6 +5,7 @@ from scipy.linalg import logm
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import (
     Displacement,
+    Field,
     MeanAlignment,
     OneWayAlignment,
     ReferenceAlignment,
@@ -111,8 +112,10 @@ def test_an_affine_map_is_the_flow_of_its_velocity_on_any_lattice():
     logarithms = torch.stack([torch.zeros(4, 4), torch.from_numpy(logm(matrix.numpy()))])
     for stride in (1, 2):
         size = [-(-n // stride) for n in SIZE]
-        velocity = affine_velocity(logarithms, torch.zeros(1, 3, *size, dtype=torch.float64), stride)
-        ddf = EXP(velocity[None])[0]
+        like = Field(torch.zeros(1, 2, 3, *size, dtype=torch.float64), SIZE, stride)
+        velocity = affine_velocity(logarithms, like)
+        assert velocity.step == stride and tuple(velocity.size) == SIZE
+        ddf = EXP(velocity.values)[0]
         assert ddf[0].abs().max() == 0
         centre = [n // 2 for n in size]
         point = stride * torch.tensor(centre, dtype=torch.float64)

@@ -43,6 +43,23 @@ def test_restricting_is_the_adjoint_of_interpolating(factor):
     torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_lattices_of_every_size_lie_where_they_say(factor, axis):
+    """A ramp is taken between an image's lattices exactly, whatever its size."""
+    for n in range(4, 261):
+        size = [3, 3, 3]
+        size[axis] = n
+        line = torch.arange(n, dtype=torch.float64).view([-1 if a == axis else 1 for a in range(3)])
+        fine = (0.1 * line + 1).expand(1, 1, 3, *size)
+        thinned = fine[(..., *[slice(None, None, factor)] * 3)] / factor
+        reached = factor * ((n - 1) // factor) + 1
+        back = upsample_field(thinned, factor, size)
+        assert back.shape == fine.shape
+        error = (back - fine).narrow(3 + axis, 0, reached).abs().max()
+        assert error < 1e-9, f"{n} voxels"
+
+
 def test_nothing_is_lost_in_restricting_an_even_grid():
     x = values(1, 1, 8, 6, 10)
     inside = F.pad(x[..., 1:-2, 1:-2, 1:-2], [1, 2, 1, 2, 1, 2])

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
@@ -49,6 +50,14 @@ def test_windows_equal_the_whole_volume():
     windowed = inferer(window_size_voxels=(12, 12, 40))(x, net)
     for name in ("warped", "ddf", "inverse_ddf", "z_mean"):
         torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused_in_one_line(bad):
+    x = images()
+    x[0, 1, 3, 4, 5] = bad
+    with pytest.raises(InputError, match="images: expected finite intensities"):
+        inferer()(x, LocalNetwork().eval())
 
 
 def test_the_displacement_is_in_voxels_of_the_images():

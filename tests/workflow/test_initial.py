@@ -2,18 +2,23 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import logm
 
 from groupmorph_monai.data import Series, make_phantom
 from groupmorph_monai.data.readers import Frame
 from groupmorph_monai.data.resampling import resample
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import compose_affine
+from groupmorph_monai.space.geometry import AffineTransform, Grid
 from groupmorph_monai.workflow import AlignInitiald, ComposeInitiald
+from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, GroupAffine
+from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
+from groupmorph_monai.workflow.affine_steps import regress
 
 
-def rotation(degrees):
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+def rotation(degrees, axis=(0, 0, 1)):
+    x, y, z = np.radians(degrees) * np.array(axis) / np.linalg.norm(axis)
+    return torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)).numpy()
 
 
 def about(matrix, centre, shift):
@@ -22,72 +27,216 @@ def about(matrix, centre, shift):
     return full
 
 
+def shown(body, grid, motion):
+    """What a scanner with this grid shows of a body whose point x has moved to ``motion x``."""
+    return resample(body, grid, AffineTransform(np.linalg.inv(motion)))[0]
+
+
 @pytest.fixture(scope="module")
 def moved():
     """Three frames of one body: as it is, turned and shifted by 12 mm, and where another header puts it 40 mm away."""
     volume = make_phantom(5, size=(48, 44, 40), timepoints=2)["image"][0].numpy()
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
     affine[:3, 3] = (-20, 10, 5)
-    centre = affine[:3, :3] @ (np.array(volume.shape) - 1) / 2 + affine[:3, 3]
+    body = Frame(volume, affine, "t0")
+    centre = body.grid.centre.numpy()
     turned = about(rotation(8), centre, [12, -6, 4])
-    # A point x of frame 0 lies at turned x in frame 1: frame 1 shows at y what frame 0 shows at turned^-1 y.
-    second = resample(volume[None], affine, np.linalg.inv(turned) @ affine, volume.shape)[0]
     shifted = affine.copy()
     shifted[:3, 3] += (0, 40, 0)
-    frames = tuple(
-        Frame(v, a, f"t{k}") for k, (v, a) in enumerate([(volume, affine), (second, affine), (volume, shifted)])
-    )
-    truth = np.stack([np.eye(4), turned, about(np.eye(3), centre, [0, 40, 0])])
-    return frames, truth, centre, affine
+    frames = (body, Frame(shown(body, body.grid, turned), affine, "t1"), Frame(volume, shifted, "t2"))
+    return frames, np.stack([np.eye(4), turned, about(np.eye(3), centre, [0, 40, 0])]), centre
 
 
-def errors_mm(maps, truth, centre):
-    points = np.concatenate([(centre + np.random.default_rng(0).uniform(-20, 20, (50, 3))).T, np.ones((1, 50))])
-    return [np.linalg.norm((m @ points - t @ points)[:3], axis=0).mean() for m, t in zip(maps.numpy(), truth)]
+def errors_mm(maps, truth, centre, first=0, half_mm=20):
+    """Mean over points about a place in the ``first`` scan's space, of maps relative to that scan's."""
+    points = np.concatenate([(centre + np.random.default_rng(0).uniform(-1, 1, (50, 3)) * half_mm).T, np.ones((1, 50))])
+    maps = np.asarray(maps) @ np.linalg.inv(np.asarray(maps)[first])
+    return np.array([np.linalg.norm((m @ points - t @ points)[:3], axis=0).mean() for m, t in zip(maps, truth)])
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_known_maps_are_found(moved, kind):
-    frames, truth, centre, _ = moved
-    maps = AlignInitiald(kind=kind).maps(frames)
-    assert max(errors_mm(maps, truth, centre)) < 0.5
+    frames, truth, centre = moved
+    maps, confidence, polarity = GroupAffine(kind)(frames)
+    assert errors_mm(maps, truth, centre).max() < 0.5
+    assert confidence.min() > LEAST_CONFIDENCE and polarity.tolist() == [1, 1, 1]
+    mean = sum(logm(m.numpy()) for m in maps)
+    np.testing.assert_allclose(mean, 0, atol=1e-8)
     if kind == "rigid":
         torch.testing.assert_close(maps[:, :3, :3] @ maps[:, :3, :3].mT, torch.eye(3).double().expand(3, 3, 3))
+
+
+def stored(frame, axes, flips):
+    """The same scan with its voxels in another order."""
+    indices = np.eye(4)[:, [*axes, 3]]
+    data = frame.data.transpose(axes)
+    for axis in flips:
+        data = np.flip(data, axis)
+        turn = np.eye(4)
+        turn[axis, axis], turn[axis, 3] = -1, data.shape[axis] - 1
+        indices = indices @ turn
+    return Frame(np.ascontiguousarray(data), frame.affine @ indices, frame.path)
+
+
+def test_neither_storage_nor_order_changes_the_maps(moved):
+    frames, _, centre = moved
+    maps = GroupAffine("affine")(frames).maps
+    turned = [stored(f, *how) for f, how in zip(frames, [((1, 2, 0), (0,)), ((0, 1, 2), (0, 1)), ((2, 0, 1), (1, 2))])]
+    for frames_too, order in ((turned, [0, 1, 2]), (frames, [2, 0, 1])):
+        other = GroupAffine("affine")([frames_too[k] for k in order]).maps
+        points = torch.cat([torch.from_numpy(centre)[:, None] + 20 * torch.eye(3).double(), torch.ones(1, 3)])
+        torch.testing.assert_close(other @ points, maps[order] @ points, atol=0.01, rtol=0)
+
+
+def scattered(seed, timepoints=2, inverted=False):
+    """A body of which each scanner sees a part; it has moved by up to 60 mm and 20 degrees, and some headers follow."""
+    rng = np.random.default_rng(seed)
+    volumes = make_phantom(seed, (64, 60, 48), max(timepoints, 2), max_motion_voxels=0.2)["image"].numpy()
+    affine = np.diag([6.0, 6.0, 7.5, 1.0])
+    affine[:3, 3] = rng.uniform(-200, 0, 3)
+    bodies = [Frame(volume, affine, "body") for volume in volumes]
+    inner = affine.copy()
+    inner[:3, 3] += affine[:3, :3] @ (10, 10, 8)
+    grid = Grid((44, 40, 32), inner)
+    centre, frames, truth = grid.centre.numpy(), [], []
+    for k, body in enumerate(bodies[:timepoints]):
+        way = rng.normal(size=3)
+        shift = rng.uniform(20, 60) * way / np.linalg.norm(way)
+        motion = about(rotation(rng.uniform(5, 20), rng.normal(size=3)), centre, shift) if k else np.eye(4)
+        values = shown(body, grid, motion)
+        if inverted and k == timepoints - 1:
+            values = values.max() - values
+        follows = bool(k) and rng.random() < 0.3
+        truth.append(np.eye(4) if follows else motion)
+        frames.append(Frame(values, np.linalg.inv(motion) @ inner if follows else inner, f"t{k}"))
+    return frames, np.stack(truth), centre
+
+
+CASES = [(0, 2, False), (3, 2, True), (5, 4, True)]
+MORE = [pytest.param(seed, 2 + seed % 3, seed % 2 > 0, marks=pytest.mark.slow) for seed in range(10, 30)]
+
+
+@pytest.mark.parametrize(("seed", "timepoints", "inverted"), [*CASES, *MORE])
+def test_scans_far_apart_are_found(seed, timepoints, inverted):
+    frames, truth, centre = scattered(seed, timepoints, inverted)
+    maps, confidence, polarity = GroupAffine("affine")(frames)
+    assert errors_mm(maps, truth, centre, half_mm=80).max() < 2
+    assert confidence.min() > LEAST_CONFIDENCE
+    if inverted:
+        assert (polarity[:-1] == -polarity[-1]).all()
+
+
+def test_what_is_not_found_stays_and_is_flagged():
+    frames, truth, centre = scattered(3, 3)
+    stranger = scattered(4)[0][0]
+    away = frames[0].affine.copy()
+    away[:3, 3] += 30
+    frames.append(Frame(stranger.data, away, "stranger"))
+    maps, confidence, _ = GroupAffine("affine")(frames)
+    assert errors_mm(maps[:3], truth, centre, half_mm=80).max() < 2
+    assert confidence[:3].min() > LEAST_CONFIDENCE > confidence[3]
+    maps, confidence, _ = GroupAffine("affine")(frames[2:])
+    torch.testing.assert_close(maps, torch.eye(4).double().expand(2, 4, 4), atol=0, rtol=0)
+    assert confidence.max() < LEAST_CONFIDENCE
+
+
+def test_correlation_over_shifts_equals_that_of_the_overlap():
+    rng = torch.Generator().manual_seed(0)
+    one, other = torch.rand(2, 7, 6, 5, generator=rng), torch.rand(2, 6, 7, 6, generator=rng)
+    seen, seen_too = torch.ones(7, 6, 5), torch.ones(6, 7, 6)
+    seen[:2], seen_too[..., 4:] = 0, 0
+    correlation = ShiftCorrelation(one * seen, seen, other.shape[1:])
+    scores = correlation(other * seen_too, seen_too)
+    for shift in ((0, 0, 0), (1, 0, -1), (-2, 1, 0)):
+        voxels = [
+            ((i, j, k), (i + shift[0], j + shift[1], k + shift[2]))
+            for i, j, k in np.ndindex(*seen.shape)
+            if seen[i, j, k]
+        ]
+        voxels = [(p, q) for p, q in voxels if all(0 <= x < n for x, n in zip(q, seen_too.shape)) and seen_too[q]]
+        a, b = (torch.stack([x[(slice(None), *pair[n])] for pair in voxels]) for n, x in enumerate((one, other)))
+        a, b = a - a.mean(dim=0), b - b.mean(dim=0)
+        whole = [
+            ((x - x[:, w > 0].mean(dim=1).view(2, 1, 1, 1)).square() * w).sum()
+            for x, w in ((one, seen), (other, seen_too))
+        ]
+        parts = [torch.maximum(x.square().sum(), total / 2) for x, total in zip((a, b), whole)]
+        place = tuple(int((t == s).nonzero()[0]) for t, s in zip(correlation.shifts, shift))
+        torch.testing.assert_close(scores[place], (a * b).sum() / (parts[0] * parts[1]).sqrt(), atol=1e-4, rtol=1e-4)
+    assert scores[tuple(int((t == 5).nonzero()[0]) if (t == 5).any() else 0 for t in correlation.shifts)] == -1
+
+
+def test_edges_do_not_tell_bright_from_dark():
+    values, measured = torch.rand(1, 8, 8, 8), torch.ones(1, 8, 8, 8)
+    features, known = edge_features(values, measured)
+    torch.testing.assert_close(edge_features(5 - 3 * values, measured)[0], features, atol=1e-4, rtol=1e-3)
+    other = edge_features(torch.rand(1, 8, 8, 8), measured)[0]
+    normal = [torch.stack(torch.gradient(v[0])) for v in (values,)][0]
+    normal = normal / (normal.square().sum(dim=0) + normal.norm(dim=0).mean() ** 2).sqrt()
+    torch.testing.assert_close(features[0].square().sum(dim=0), normal.square().sum(dim=0).square())
+    assert known.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines
+
+
+def test_what_was_not_measured_predicts_nothing():
+    volumes = torch.rand(3, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    volumes[1] = 1 - volumes[0]
+    measured = torch.ones_like(volumes)
+    measured[1, 6:] = 0
+    changed = volumes.clone()
+    changed[1, 6:] = 7.0
+    for one, other in zip(regress(volumes, measured, [0, 1, 2]), regress(changed, measured, [0, 1, 2])):
+        torch.testing.assert_close(one, other)
+    value = regress(volumes, measured, [0, 1, 2]).value
+    assert value[0, :4].min() > 1 and value[0, 9:].mean() < 0.2 and not value[1, 6:].any()
+    assert regress(volumes, measured, [0, 1]).correlation[0, 1] < -0.9
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_what_lies_outside_of_the_mask_does_not_count(moved, number, tmp_path):
     """A bright table that stays where it is, while the body above it moves."""
-    frames, _, centre, affine = moved
-    body = np.pad(frames[0].data, ((0, 0), (0, 24), (0, 0)))
+    frames, _, centre = moved
+    affine = frames[0].affine
+    body = Frame(np.pad(frames[0].data, ((0, 0), (0, 24), (0, 0))), affine, "body")
     truth = about(np.eye(3), centre, [0, 0, 6])
-    shown = resample(body[None], affine, np.linalg.inv(truth) @ affine, body.shape)[0]
-    table = 3 * make_phantom(6, size=body.shape, timepoints=2)["image"][0].numpy()
-    still = np.indices(body.shape)[1] >= frames[0].data.shape[1]
-    pair = tuple(Frame(np.where(still, table, x), affine, "t") for x in (body, shown))
+    table = 3 * make_phantom(6, size=body.data.shape, timepoints=2)["image"][0].numpy()
+    still = np.indices(body.data.shape)[1] >= frames[0].data.shape[1]
+    pair = tuple(Frame(np.where(still, table, x), affine, "t") for x in (body.data, shown(body, body.grid, truth)))
     files = []
     for k in range(number):
         files.append(str(tmp_path / f"mask{k}.nii.gz"))
         nibabel.save(nibabel.Nifti1Image((~still).astype(np.uint8), affine), files[-1])
     item = {"image": Series(pair, None, None)}
     truths = [np.eye(4), truth]
-    align = AlignInitiald(kind="rigid")
+    align = AlignInitiald(kind="rigid", reference=0)
     assert errors_mm(align({**item, "mask": files})["initial"], truths, centre)[1] < 0.1
     assert errors_mm(align(item)["initial"], truths, centre)[1] > 2
 
 
 def test_another_reference_stays(moved):
-    frames, truth, centre, _ = moved
-    series = Series(frames, None, None)
-    maps = AlignInitiald(kind="rigid", reference=1)({"image": series})["initial"]
-    torch.testing.assert_close(maps[1], torch.eye(4).double())
-    assert errors_mm(maps[:1], [np.linalg.inv(truth[1])], truth[1][:3, :3] @ centre + truth[1][:3, 3])[0] < 0.5
+    frames, truth, centre = moved
+    item = AlignInitiald(kind="rigid", reference=1)({"image": Series(frames, None, None)})
+    assert torch.equal(item["initial"][1], torch.eye(4).double())
+    there = truth[1][:3, :3] @ centre + truth[1][:3, 3]
+    assert errors_mm(item["initial"], truth @ np.linalg.inv(truth[1]), there, first=1).max() < 0.5
+    assert item["initial_confidence"].shape == item["polarity"].shape == (3,)
 
 
-def test_an_aligned_series_stays_where_its_headers_put_it(moved):
-    frames, *_ = moved
-    maps = AlignInitiald().maps((frames[0], frames[0], frames[0]))
-    torch.testing.assert_close(maps, torch.eye(4).double().expand(3, 4, 4), atol=1e-6, rtol=0)
+@pytest.mark.parametrize("reference", [None, 1])
+def test_an_aligned_series_stays_where_its_headers_put_it(moved, reference):
+    body = moved[0][0]
+    rng = np.random.default_rng(0)
+    noisy = [
+        Frame((body.data + rng.normal(0, 20, body.data.shape)).astype(np.float32), body.affine, "t") for _ in range(3)
+    ]
+    maps = AlignInitiald(reference=reference)({"image": Series(tuple(noisy), None, None)})["initial"]
+    assert torch.equal(maps, torch.eye(4).double().expand(3, 4, 4))
+
+
+def test_timepoints_whose_headers_agree_keep_one_map(moved):
+    frames, truth, centre = moved
+    maps = AlignInitiald(reference=0)({"image": Series((frames[0], frames[0], frames[1]), None, None)})["initial"]
+    assert torch.equal(maps[1], torch.eye(4).double())
+    assert errors_mm(maps, truth[[0, 0, 1]], centre)[2] < 0.5
 
 
 def test_none_adds_nothing_and_another_kind_is_refused(moved):

@@ -1,0 +1,318 @@
+"""Affine alignment of K scans from far apart, whatever their contrasts.
+
+The maps lead from a common space, their mean, to each scan, RAS mm. No scan is first, and how one is stored does not
+count. Only voxels that the scans have measured do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.linalg import logm
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
+
+from ..data.readers import Frame
+from ..data.resampling import resample, working_grid
+from ..space.geometry import AffineTransform, Grid, interpolate
+from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
+from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
+
+__all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
+
+LEAST_CONFIDENCE = 0.25  # see GroupAffine
+_SEARCH_DEGREES = 15.0
+_CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
+
+
+def _logarithms(maps: Tensor) -> Tensor:
+    return torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps])
+
+
+def centred_maps(maps: Tensor) -> Tensor:
+    """Move the common space of ``(K, 4, 4)`` maps to where the mean of their logarithms is 0, their Karcher mean."""
+    if all(torch.equal(m, maps[0]) for m in maps):
+        return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
+    for _ in range(50):
+        mean = _logarithms(maps).mean(dim=0)
+        maps = maps @ torch.linalg.matrix_exp(-mean)
+        if mean.abs().max() < 1e-11:
+            break
+    return maps
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan, coarsened: ``content`` ``(2, *S)``, the intensities in [0, 1] and the share of each voxel that was
+    measured."""
+
+    content: Tensor
+    grid: Grid
+
+    def on(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Intensities and, 1 or 0, whether they were measured, each ``(*S)``."""
+        points = AffineTransform(matrix)(grid.points())
+        values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
+        return values, (self.grid.contains(points) & (measured > 0.5)).float()
+
+    def coarsened(self, spacing_mm: float) -> "_Scan":
+        """Means over blocks that are at most ``spacing_mm`` long."""
+        factor = (spacing_mm / self.grid.spacing_mm + 1e-6).int().clamp_min(1)
+        padding = [p for n, f in zip(self.grid.shape[::-1], factor.tolist()[::-1]) for p in (0, -n % f)]
+        values, measured = self.content
+        sums = avg_pool3d(pad(torch.stack([values * measured, measured]), padding)[None], factor.tolist())[0]
+        affine = self.grid.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ ((factor.double() - 1) / 2)
+        affine[:3, :3] *= factor
+        content = torch.stack([sums[0] / sums[1].clamp_min(1e-6), sums[1]])
+        return _Scan(content, Grid(content.shape[1:], affine))
+
+
+def _scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> _Scan:
+    """A file's volume, stored along right, anterior and superior, its 1st and 99.5th percentiles at 0 and 1."""
+    grid = frame.grid.canonical()
+    # Steps of the file's voxels along each axis of the grid: one of them 1 or -1, the others 0.
+    steps = (torch.linalg.inv(frame.grid.affine) @ grid.affine)[:3, :3].round().int()
+    axes = steps.abs().argmax(dim=0).tolist()
+    backwards = [d + 1 for d, axis in enumerate(axes) if steps[axis, d] < 0]
+    measured = np.ones(frame.data.shape, dtype=bool) if frame.valid is None else frame.valid
+    if mask is not None:
+        inside, covered = resample(mask, frame.grid, nearest=True)
+        measured = measured & covered & (inside > 0)
+    both = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
+    content = torch.stack(both).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
+    scan = _Scan(content, grid).coarsened(spacing_mm)
+    values, measured = scan.content
+    known = values[measured > 0.5] if (measured > 0.5).any() else values
+    low, high = np.percentile(known.numpy(), (1, 99.5))
+    scaled = ((values - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
+    return _Scan(torch.stack([scaled, measured]), scan.grid)
+
+
+class AffineAlignment(NamedTuple):
+    """What `GroupAffine` returns.
+
+    ``maps`` ``(K, 4, 4)``, float64, lead from the common space to each scan, RAS mm. ``confidence`` ``(K,)`` is below
+    `LEAST_CONFIDENCE` where no alignment was found. ``polarity`` ``(K,)`` is -1 for scans that are dark where most are
+    bright, 1 for the others.
+    """
+
+    maps: Tensor
+    confidence: Tensor
+    polarity: Tensor
+
+
+class GroupAffine:
+    """Align K scans by affine or rigid maps.
+
+    1. From the files' own coordinates all maps climb together, by Gauss-Newton steps on a coarse grid, the likelihood
+       of `regress`.
+    2. The confidence of a scan is the correlation of its edges with the mean of the others', less half of the highest
+       that it has when it is shifted by more than 3 voxels of the coarse grid. Measured: below 0.15 for scans that show
+       different things, up to 0.22 for scans of the same thing that are not aligned, 0.34 to 0.9 where they are.
+    3. Scans that are not clearly aligned are searched for: every shift at thirteen rotations. The best few climb, and
+       the highest correlation wins. What stays below `LEAST_CONFIDENCE` is not found; its file's coordinates hold.
+    4. All climb on a finer grid.
+    5. Scans whose files agree with one another, as far as the images can tell, keep their files' coordinates.
+
+    Args:
+        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6).
+        voxels: along the longest side of the coarse and of the fine grid.
+        iterations: most steps on each.
+        candidates: of the search that climb.
+    """
+
+    def __init__(
+        self, kind: str = "affine", voxels: tuple[int, int] = (24, 48), iterations: int = 12, candidates: int = 3
+    ):
+        self.kind, self.voxels, self.iterations, self.candidates = kind, voxels, iterations, candidates
+
+    def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
+        """
+        Args:
+            frames: K volumes on any grids.
+            masks: of each scan, what is above 0 counts. Where one scan alone has a mask, nothing outside of it counts
+                in any comparison with that scan.
+        """
+        return _Group(self, frames, masks or [None] * len(frames)).align()
+
+
+class _Group:
+    """The scans of one alignment."""
+
+    def __init__(self, settings: GroupAffine, frames: Sequence[Frame], masks: Sequence[Frame | None]):
+        self.settings, self.grids = settings, [frame.grid for frame in frames]
+        self.extent = float(working_grid(self.grids, None).extent_mm.max())
+        coarse, fine = (self.extent / n for n in settings.voxels)
+        self.fine = [_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
+        self.coarse = [scan.coarsened(coarse) for scan in self.fine]
+        masked = [k for k, mask in enumerate(masks) if mask is not None]
+        self.masked = masked[0] if len(masked) == 1 else None
+
+    def grid(self, maps: Tensor, level: int, chosen: Sequence[int]) -> Grid:
+        """Where the chosen scans lie in the common space."""
+        middle = working_grid(
+            [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen], None
+        )
+        return middle.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
+
+    def on(self, scans: Sequence[_Scan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Intensities and where they were measured, each ``(len(chosen), *S)``."""
+        values, measured = (torch.stack(x) for x in zip(*(scans[k].on(grid, maps[k]) for k in chosen)))
+        if self.masked in chosen:
+            measured = measured * measured[list(chosen).index(self.masked)]
+        return values, measured
+
+    def climb(self, maps: Tensor, level: int, kind: str, chosen: Sequence[int], alone: int | None = None) -> Tensor:
+        """The maps after steps of all the chosen, whose mean does not move, or of one ``alone``."""
+        scans, grid = (self.coarse, self.fine)[level], self.grid(maps, level, [k for k in chosen if k != alone])
+        moving = range(len(chosen)) if alone is None else [chosen.index(alone)]
+        maps = maps.clone()
+        for _ in range(self.settings.iterations):
+            steps = affine_steps(*self.on(scans, grid, maps, chosen), grid, kind, moving)
+            if alone is None:  # each aims at where the others are, and these move too
+                steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
+            for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
+                maps[chosen[n]] = maps[chosen[n]] @ move
+            if steps.abs().max() < 1e-5:
+                break
+        return maps
+
+    def features(self, maps: Tensor, grid: Grid, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The mean over the chosen scans of their edges, and where any has seen some."""
+        edges, known = edge_features(*self.on(self.coarse, grid, maps, chosen))
+        number = known.sum(dim=0)
+        return edges.sum(dim=0) / number.clamp_min(1), (number > 0).float()
+
+    def whole(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
+        """All of scan k under a map, on the lattice of ``grid``; and its first voxel's indices there, ``(3,)``."""
+        box = self.coarse[k].grid
+        into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
+        half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
+        centre = into[:3, :3] @ ((torch.tensor(box.shape).double() - 1) / 2) + into[:3, 3]
+        first = (centre - half).floor()
+        affine = grid.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ first
+        return Grid((2 * half).ceil().int() + 2, affine), first.int()
+
+    def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
+        """Of scan ``k`` beside the others of a group: the correlation of its edges with their mean, and the confidence,
+        see `GroupAffine`."""
+        others = [j for j in group if j != k]
+        grid = self.grid(maps, 0, others)
+        own, first = self.whole(k, maps[k], grid)
+        correlation = ShiftCorrelation(*self.features(maps, grid, others), own.shape)
+        scores = correlation(*self.features(maps, own, [k]))
+        near, elsewhere = correlation.within(-first, 1), ~correlation.within(-first, 3)
+        here = float(scores[near].max().clamp_min(0)) if near.any() else 0.0
+        return here, here - 0.5 * float(scores[elsewhere].max().clamp_min(0))
+
+    def align(self) -> AffineAlignment:
+        everyone = list(range(len(self.grids)))
+        headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
+        maps = self.climb(headers, 0, "rigid", everyone)
+        placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= _CLEAR_CONFIDENCE]
+        if len(placed) < len(everyone):
+            maps, placed = self.search(maps, placed)
+        if len(placed) > 1:
+            for level in (0, 1):
+                maps = self.climb(maps, level, self.settings.kind, placed)
+            maps = self.keep_headers(maps, placed)
+        else:
+            maps, placed = headers, everyone
+        confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in everyone])
+        return AffineAlignment(centred_maps(maps), confidence, self.polarity(maps))
+
+    def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Place further scans beside those that are placed, or where none are beside one that shows much."""
+        everyone = range(len(maps))
+        first = sorted(everyone, key=lambda k: (k == self.masked, self.structure(k)), reverse=True)
+        starts = [[k] for k in first]
+        if len(placed) > 1 and (self.masked is None or self.masked in placed):
+            starts = [list(placed)]
+        for group in starts:
+            pending = [k for k in everyone if k not in group]
+            while pending:
+                found = {}
+                for k in pending:
+                    candidates = self.candidates(maps, k, group)
+                    _, confidence, matrix = max(candidates, key=lambda candidate: candidate[0])
+                    if confidence >= LEAST_CONFIDENCE:
+                        found[k] = matrix
+                maps = torch.stack([found.get(k, m) for k, m in enumerate(maps)])
+                group, pending = sorted([*group, *found]), [k for k in pending if k not in found]
+                if not found:
+                    break
+            if len(group) > 1:
+                break
+        return maps, group
+
+    def structure(self, k: int) -> float:
+        """How much a scan shows, whatever its intensities."""
+        values, measured = self.coarse[k].content[:, None]
+        return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
+
+    def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
+        """Agreement and map of one scan where it is, and after a climb from what a wide search finds."""
+        grid, box = self.grid(maps, 0, group), self.coarse[k].grid
+        template, found = self.features(maps, grid, group), []
+        for rotation in search_rotations(_SEARCH_DEGREES):
+            turned = maps.clone()
+            turned[k] = torch.eye(4, dtype=torch.float64)
+            turned[k, :3, :3], turned[k, :3, 3] = rotation, box.centre - rotation @ box.centre
+            own, first = self.whole(k, turned[k], grid)
+            correlation = ShiftCorrelation(*template, own.shape)
+            for score, shift in best_shifts(correlation, correlation(*self.features(turned, own, [k])), 2):
+                move = torch.eye(4, dtype=torch.float64)
+                move[:3, 3] = grid.affine[:3, :3] @ (torch.tensor(shift) + first).double()
+                found.append((score, turned[k] @ move))
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        result = []
+        for _, matrix in [(1.0, maps[k]), *found[: self.settings.candidates]]:
+            start = maps.clone()
+            start[k] = matrix
+            climbed = self.climb(start, 0, "rigid", [*group, k], alone=k)
+            result.append((*self.agreement(climbed, k, group), climbed[k]))
+        return result
+
+    def keep_headers(self, maps: Tensor, placed: list[int]) -> Tensor:
+        """One map for all scans whose files agree with one another, as far as the images can tell: those whose
+        likelihood does not fall by more than what their parameters cost (Bayesian information criterion, one
+        independent voxel a window). The map is the median of the maps found, and that of all that was not found."""
+        logarithms = _logarithms(maps[placed])
+        middle = logarithms.mean(dim=0)
+        grid = self.grid(maps, 1, placed)
+        corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3).double() * grid.extent_mm
+        places = torch.cat([corners + grid.centre, torch.ones(8, 1, dtype=torch.float64)], dim=1).T
+        for _ in range(50):  # Weiszfeld's steps
+            distances = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1)
+            weights = 1 / distances.clamp_min(1e-3)
+            middle = (weights.view(-1, 1, 1) * logarithms).sum(dim=0) / weights.sum()
+        common = torch.linalg.matrix_exp(middle)
+        maps = torch.stack([m if k in placed else common for k, m in enumerate(maps)])
+        near = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
+        kept = [k for k, close in zip(placed, near) if close]
+        values = regress(*self.on(self.fine, grid, maps, placed), range(len(placed))).value
+        while len(kept) > 1:
+            together = maps.clone()
+            together[kept] = common
+            others = regress(*self.on(self.fine, grid, together, placed), range(len(placed))).value
+            compared = (values != 0) & (others != 0)
+            voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+            gain = ((values - others) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+            cost = len(affine_generators(self.settings.kind)) / 2 * voxels.clamp_min(1).log()
+            worse = [k for k in kept if gain[placed.index(k)] > cost[placed.index(k)]]
+            if not worse:
+                return together
+            kept = [k for k in kept if k not in worse]
+        return maps
+
+    def polarity(self, maps: Tensor) -> Tensor:
+        """The signs of the first eigenvector of the scans' mean local correlations."""
+        everyone = range(len(maps))
+        regression = regress(*self.on(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
+        first = torch.linalg.eigh(regression.correlation + regression.correlation.T).eigenvectors[:, -1]
+        majority = (first * torch.tensor([self.structure(k) for k in everyone])).sum()
+        return torch.where(first * majority < 0, -1.0, 1.0)

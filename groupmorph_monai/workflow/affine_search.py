@@ -1,0 +1,121 @@
+"""A wide search for one scan's place: where its edges run as others' do, over all shifts and a few rotations."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..space.lattice import gradient, window_mean
+
+__all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
+
+_LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels
+_LEAST_VARIANCE = 0.5  # of a whole volume's features
+
+
+def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+    """Describe where edges run, whichever side is bright.
+
+    The products ``n n^T`` of ``n = grad x / sqrt(|grad x|^2 + m^2)``, m the mean of ``|grad x|``: two volumes' products
+    agree as ``<n_1, n_2>^2``, the normalised gradient fields of Haber and Modersitzki (2006).
+
+    Args:
+        values: ``(K, *S)``.
+        measured: ``(K, *S)``, 1 or 0.
+    Returns: ``(K, 6, *S)``, 0 where a neighbour was not measured, and ``(K, *S)``, 1 where all were.
+    """
+    slope = gradient(values[:, None])[:, 0]
+    known = (window_mean(measured[:, None], 1)[:, 0] > 0.999).float()
+    square = slope.square().sum(dim=1)
+    mean = (square.sqrt() * known).flatten(1).sum(dim=1) / known.flatten(1).sum(dim=1).clamp_min(1)
+    normal = slope * (square + mean.square().view(-1, 1, 1, 1) + 1e-12).rsqrt()[:, None]
+    rows, columns = torch.triu_indices(3, 3)
+    multiplicity = torch.where(rows == columns, 1.0, math.sqrt(2.0)).view(-1, 1, 1, 1)
+    return normal[:, rows] * normal[:, columns] * multiplicity * known[:, None], known
+
+
+class ShiftCorrelation:
+    """Correlation of one volume's features with another's at every shift, over what both have measured (Padfield 2012,
+    masked normalised cross-correlation, of several features).
+
+    Where a volume shows less than half the variance that it has as a whole, it counts as if it showed half: little
+    structure fits anywhere.
+
+    Args:
+        features: ``(C, *S)``, 0 where not measured.
+        measured: ``(*S)``, 1 or 0.
+        size: of the other volume.
+    """
+
+    def __init__(self, features: Tensor, measured: Tensor, size: Sequence[int]):
+        # Shifts that leave too little overlap may share a place.
+        lengths = [_fast_length(math.ceil(n + m - 0.3 * min(n, m))) for n, m in zip(measured.shape, size)]
+        self.lengths = lengths
+        shifts = [torch.arange(length) for length in lengths]
+        self.shifts = [torch.where(t < m, t, t - length) for t, m, length in zip(shifts, size, lengths)]
+        self.spectra, self.voxels = self._spectra(features, measured), measured.sum()
+        self.variance = _total_variance(features, measured)
+
+    def _spectra(self, features: Tensor, measured: Tensor) -> Tensor:
+        squares = features.square().sum(dim=0, keepdim=True)
+        return torch.fft.rfftn(torch.cat([measured[None], squares, features]), s=self.lengths)
+
+    def __call__(self, features: Tensor, measured: Tensor) -> Tensor:
+        """At each of ``shifts`` t, voxel i of the first volume on voxel ``i + t`` of this one; -1 where too little
+        overlaps."""
+        one, other = self.spectra.conj(), self._spectra(features, measured)
+        product = (one[2:] * other[2:]).sum(dim=0, keepdim=True)
+        sums = torch.cat([one[:1] * other[:1], product, one[1:] * other[:1], one[:1] * other[1:]])
+        number, product, *sums = torch.fft.irfftn(sums, s=self.lengths)
+        enough = number >= _LEAST_OVERLAP * torch.minimum(self.voxels, measured.sum()).clamp_min(1)
+        number = number.clamp_min(1)
+        (square_1, *sum_1), (square_2, *sum_2) = sums[: len(sums) // 2], sums[len(sums) // 2 :]
+        covariance = product - sum(a * b for a, b in zip(sum_1, sum_2)) / number
+        variances = [
+            (square - sum(a * a for a in sums) / number).clamp_min(_LEAST_VARIANCE * float(whole) + 1e-6)
+            for square, sums, whole in (
+                (square_1, sum_1, self.variance),
+                (square_2, sum_2, _total_variance(features, measured)),
+            )
+        ]
+        return torch.where(enough, covariance * (variances[0] * variances[1]).rsqrt(), -1.0)
+
+    def within(self, shift: Sequence[int], radius: int) -> Tensor:
+        """Which shifts lie within ``radius`` voxels of one along each axis."""
+        near = [(t - int(s)).abs() <= radius for t, s in zip(self.shifts, shift)]
+        return near[0][:, None, None] & near[1][:, None] & near[2]
+
+
+def _total_variance(features: Tensor, measured: Tensor) -> Tensor:
+    return features.square().sum() - features.flatten(1).sum(dim=1).square().sum() / measured.sum().clamp_min(1)
+
+
+def _fast_length(n: int) -> int:
+    """The next length that has no prime factor above 5."""
+    while 30**12 % n:
+        n += 1
+    return n
+
+
+def best_shifts(correlation: ShiftCorrelation, scores: Tensor, number: int) -> list[tuple[float, list[int]]]:
+    """The highest scores and their shifts, none within 2 voxels of a higher one."""
+    scores, found = scores.clone(), []
+    for _ in range(number):
+        place = torch.unravel_index(scores.argmax(), scores.shape)
+        shift = [int(t[i]) for t, i in zip(correlation.shifts, place)]
+        found.append((float(scores[place]), shift))
+        scores[correlation.within(shift, 2)] = -1
+    return found
+
+
+def search_rotations(degrees: float) -> Tensor:
+    """``(13, 3, 3)``: none, and so many degrees about each of the directions from an icosahedron's centre to its
+    corners."""
+    golden = (1 + 5**0.5) / 2
+    corners = [(0.0, a, b * golden) for a in (1, -1) for b in (1, -1)]
+    axes = torch.tensor([c[n:] + c[:n] for c in corners for n in range(3)], dtype=torch.float64)
+    x, y, z = (math.radians(degrees) * axes / axes.norm(dim=1, keepdim=True)).T
+    zero = torch.zeros_like(x)
+    logarithms = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).view(-1, 3, 3)
+    return torch.cat([torch.eye(3, dtype=torch.float64)[None], torch.linalg.matrix_exp(logarithms)])

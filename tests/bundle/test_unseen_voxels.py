@@ -1,0 +1,52 @@
+"""Series whose voxels are not all anatomy, through the command line: landmarks in mm against the phantom's motion."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.data.writers import apply_field_to_points
+
+
+def _registered_error_mm(images, phantom, folder, *options, points=slice(None)):
+    """Mean distance of the same points of all timepoints from their common place, after and before."""
+    affine, files = phantom["affine"].numpy(), []
+    for k, image in enumerate(images):
+        files.append(str(folder / f"t{k}.nii.gz"))
+        nibabel.save(nibabel.Nifti1Image(image.astype(np.float32), affine), files[-1])
+    assert main(["register", *files, "--output", str(folder / "out"), "--no-refine", *options]) == 0
+    before = phantom["landmarks"][:, points].numpy() @ affine[:3, :3].T + affine[:3, 3]
+    after = [apply_field_to_points(folder / "out" / f"inverse_ddf_{k:02d}.nii.gz", p) for k, p in enumerate(before)]
+    return [np.linalg.norm(p - np.mean(p, axis=0), axis=2).mean() for p in (np.stack(after), before)]
+
+
+@pytest.mark.parametrize("fill", [-2048, -32768])
+@pytest.mark.parametrize("filled", [[1], [0, 1, 2]])
+def test_a_round_field_of_view_of_ct_does_not_disturb(tmp_path, fill, filled):
+    phantom = make_phantom(3, size=(40, 36, 32), timepoints=3, max_motion_voxels=3, landmarks=200)
+    images = phantom["image"].numpy() * 2 - 1000
+    x, y, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in images.shape[1:]], indexing="ij")
+    images[np.ix_(filled)] = np.where(np.hypot(x, y) > 1, fill, images[np.ix_(filled)])
+    after, before = _registered_error_mm(images, phantom, tmp_path)
+    assert before > 0.5 and after < 0.25
+
+
+# In the second, both percentiles of all voxels are 0, and its 19 points are too few to ask for more than no harm.
+@pytest.mark.parametrize(
+    ("zeros", "size", "initial", "most_mm"), [(0.95, (44, 44, 40), "affine", 0.35), (0.992, (56, 52, 48), "none", 0.4)]
+)
+def test_a_masked_scan_is_aligned_by_what_it_shows(tmp_path, zeros, size, initial, most_mm):
+    """An ellipsoid of tissue that moves with the anatomy, and zeros around it."""
+    phantom = make_phantom(3, size=size, timepoints=2, max_motion_voxels=3, landmarks=2000)
+    extent = np.array(size).reshape(3, 1, 1, 1)
+    voxels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"))
+    radii = ((1 - zeros) * 3 / (4 * np.pi)) ** (1 / 3) * extent
+    within = [np.linalg.norm((voxels + u - extent / 2) / radii, axis=0) < 1 for u in phantom["motion"].numpy()]
+    images = np.where(within, phantom["image"].numpy(), 0)
+    assert abs((images == 0).mean() - zeros) < 0.01
+    first = phantom["landmarks"][0].numpy()
+    centre, radii = extent.ravel() / 2, radii.ravel()
+    points = np.linalg.norm((first - centre) / radii, axis=1) < 0.8
+    after, before = _registered_error_mm(images, phantom, tmp_path, "--initial", initial, points=points)
+    assert after < min(before, most_mm)

@@ -1,0 +1,164 @@
+"""Series on which a registration once went wrong."""
+
+import nibabel
+import numpy as np
+import pytest
+from scanners import (
+    Body,
+    Motion,
+    Protocol,
+    Registered,
+    acquire,
+    affine,
+    apply,
+    examine,
+    landmarks,
+    register,
+    save,
+    voxel_grid,
+)  # fmt: skip
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
+
+OUTSIDE = ("nan", "zero", "border")
+
+
+def grid_points(scan):
+    """``(*S, 3)``: where the voxels of a scan lie."""
+    axes = [np.arange(n) for n in scan.data.shape]
+    return apply(scan.affine, np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
+
+
+def load(file):
+    return np.asarray(nibabel.load(file).dataobj)
+
+
+class Turned:
+    """Two scans; at the second the table has moved, as its header says, and the patient has turned, as it does not."""
+
+    def __init__(self, degrees, table_mm, extent_mm, spacing_mm):
+        rng = np.random.default_rng(5)
+        body, turn = Body(rng, 2), Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+        self.motions = [Motion(np.eye(4)), Motion(affine(turn, table_mm))]
+        grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3)
+        grids = [grid, affine(np.eye(3), table_mm) @ grid]
+        self.scans = [acquire(body, motion, k, grid, size) for k, (motion, grid) in enumerate(zip(self.motions, grids))]
+        self.points = landmarks(rng, body, self.motions, self.scans)
+
+
+@pytest.fixture(scope="module")
+def turned():
+    return Turned(degrees=8, table_mm=(30, 20, 0), extent_mm=100, spacing_mm=2.5)
+
+
+@pytest.fixture(scope="module")
+def output(turned, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("turned")
+    return register(save(turned.scans, folder), folder / "out", "--reference", "0")
+
+
+def test_a_moved_table_is_no_sign_that_tissue_is_static(turned, output):
+    errors = Registered(output).errors_mm(turned.points)
+    print(f"mean {errors.mean():.3f} mm")
+    assert errors.mean() < 0.3
+
+
+def test_a_field_reaches_beyond_the_first_scan(turned, output):
+    """`inverse_ddf_01` lies on the second scan's grid, of which the table took two fifths out of the first one's."""
+    points = grid_points(turned.scans[1])
+    truth = turned.motions[1].inverse(points)
+    beyond = ~turned.scans[0].sees(points, margin_voxels=-0.5)
+    field = nibabel.load(output / "inverse_ddf_01.nii.gz")
+    moved = points + field.get_fdata()[:, :, :, 0] * (-1, -1, 1)
+    errors = np.linalg.norm(moved - truth, axis=-1)[beyond]
+    print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {beyond.mean():.0%} of the voxels")
+    assert errors.mean() < 0.5 and errors.max() < 1.5
+
+
+def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, output):
+    points = grid_points(turned.scans[0])
+    truth = turned.motions[1](points)
+    seen, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
+    moved = points + nibabel.load(output / "ddf_01.nii.gz").get_fdata()[:, :, :, 0] * (-1, -1, 1)
+    errors = np.linalg.norm(moved - truth, axis=-1)[unseen]
+    print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {unseen.mean():.0%} of the voxels")
+    assert errors.mean() < 0.5 and errors.max() < 1.5
+    coverage = load(output / "coverage.nii.gz")
+    assert np.all(coverage[seen] == 2) and np.all(coverage[unseen] == 1)
+
+
+@pytest.fixture(scope="module")
+def other_grids(tmp_path_factory):
+    """Two scans of which the second, the reference, is finer, smaller, oblique and stored along other axes."""
+    protocol = Protocol(21, (0, 29), ((3.5, 3.5, 3.5), (3, 2.5, 4)), most_voxels=30**3, amplitude_mm=1)
+    examination, folder = examine(protocol), tmp_path_factory.mktemp("other_grids")
+    return examination, register(save(examination.scans, folder), folder / "out", "--reference", "1")
+
+
+def test_the_reference_is_not_resampled(other_grids):
+    examination, output = other_grids
+    warped, reference = nibabel.load(output / "warped.nii.gz"), examination.scans[1]
+    assert warped.shape[:3] == reference.data.shape
+    np.testing.assert_allclose(warped.affine, reference.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(warped.dataobj)[..., 1], reference.data)
+    assert not np.any(load(output / "ddf_01.nii.gz")) and not np.any(load(output / "inverse_ddf_01.nii.gz"))
+
+
+def test_any_scan_may_be_the_reference(other_grids):
+    examination, output = other_grids
+    errors = Registered(output).errors_mm(examination.points)
+    print(f"mean {errors.mean():.3f} mm, 95 % {np.percentile(errors, 95):.3f} mm")
+    assert errors.mean() < 0.5 * 3.5 and np.percentile(errors, 95) < 1.5 * 3.5
+
+
+@pytest.fixture(scope="module")
+def partly_seen():
+    return Turned(degrees=8, table_mm=(30, 20, 0), extent_mm=96, spacing_mm=4)
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_seen, tmp_path):
+    files = save(partly_seen.scans, tmp_path)
+    output = register(files, tmp_path / "out", "--reference", "0", "--no-refine", "--outside", outside)
+    first, second = partly_seen.scans
+    ddf = nibabel.load(output / "ddf_01.nii.gz").get_fdata()[:, :, :, 0] * (-1, -1, 1)
+    there = grid_points(first) + ddf
+    seen, unseen = second.sees(there, 0.1), ~second.sees(there, -1)
+    assert 0.03 < unseen.mean() < 0.7
+    voxels = np.moveaxis(apply(np.linalg.inv(second.affine), there), -1, 0)
+    nearest = map_coordinates(second.data, voxels, order=1, mode="nearest")
+    warped = load(output / "warped.nii.gz")[..., 1]
+    np.testing.assert_allclose(warped[seen], nearest[seen], atol=0.1)
+    expected = {"nan": np.full_like(nearest, np.nan), "zero": np.zeros_like(nearest), "border": nearest}[outside]
+    np.testing.assert_allclose(warped[unseen], expected[unseen], atol=0.1)
+    mean, coverage = load(output / "mean.nii.gz"), load(output / "coverage.nii.gz")
+    assert np.all(coverage[seen] == 2) and np.all(coverage[unseen] == 1)
+    np.testing.assert_allclose(mean[seen], (first.data + nearest)[seen] / 2, atol=0.1)
+    np.testing.assert_allclose(mean[unseen], first.data[unseen], atol=1e-3)
+
+
+def small_series(size, spacing_mm, shift_mm):
+    """Two scans of ``size`` voxels; the tissue of the second has moved along the first axis."""
+    rng = np.random.default_rng(6)
+    body = Body(rng, 2)
+    motions = [Motion(np.eye(4)), Motion(affine(np.eye(3), (shift_mm, 0, 0)))]
+    shift = affine(np.eye(3), [-spacing_mm * (n - 1) / 2 for n in size])
+    grid = shift @ np.diag([spacing_mm] * 3 + [1.0])
+    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
+    return scans, landmarks(rng, body, motions, scans)
+
+
+def test_nine_voxels_along_every_axis_are_enough(tmp_path):
+    scans, points = small_series((9, 9, 9), 6.0, 2.0)
+    errors = Registered(register(save(scans, tmp_path), tmp_path / "out")).errors_mm(points)
+    print(f"mean {errors.mean():.3f} mm")
+    assert errors.mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(150, 150, 150), (130, 146, 162)], ids=str)
+def test_every_size_has_its_lattices(size, tmp_path):
+    scans, points = small_series(size, 1.0, 3.0)
+    errors = Registered(register(save(scans, tmp_path), tmp_path / "out", "--effort", "fast")).errors_mm(points)
+    print(f"mean {errors.mean():.3f} mm")
+    assert errors.mean() < 0.3

@@ -1,0 +1,99 @@
+"""Fields on lattices of every size: constants and ramps in closed form."""
+
+import pytest
+import torch
+
+from groupmorph_monai.space import Field, voxel_grid
+
+STEPS = (1, 2, 4, 8, 16)
+# Where ceil(size / step) does not tell the step: other sizes and steps give the same lattice.
+AMBIGUOUS = (9, *range(129, 136), *range(145, 151), *range(161, 166), *range(177, 181), 193, 194, 195, 209, 210, 225)
+
+
+def lattice(size, step):
+    return tuple(-(-n // step) for n in size)
+
+
+def constant(size, step):
+    """A displacement of 8, -16 and 4 voxels of the image: its numbers are exact in every unit of the steps."""
+    values = torch.tensor([8.0, -16.0, 4.0], dtype=torch.float64).view(1, 1, 3, 1, 1, 1) / step
+    return Field(values.expand(1, 1, 3, *lattice(size, step)), size, step)
+
+
+def ramp(size, step):
+    """Each component the image voxel's own index along its axis, in voxels of the lattice."""
+    return Field(voxel_grid(lattice(size, step), torch.empty(0, dtype=torch.float64))[None, None], size, step)
+
+
+def check_every_step(size, steps=STEPS):
+    both = {step: torch.cat([f(size, step).values for f in (constant, ramp)], dim=1) for step in steps}
+    for step in steps:
+        for other in steps:
+            found = Field(both[step], size, step).at(other)
+            assert (found.size, found.step, found.values.shape) == (size, other, (1, 2, 3, *lattice(size, other)))
+            assert (found.values - both[other])[:, 0].abs().max() < 1e-12
+            if other > step:
+                continue
+            # Interpolation keeps a ramp up to the lattice's last voxel, and this one's value beyond.
+            last = torch.tensor([step * (n - 1) / other for n in lattice(size, step)], dtype=torch.float64)
+            expected = both[other][0, 1].minimum(last.view(3, 1, 1, 1))
+            assert (found.values[0, 1] - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sizes", [range(a, a + 32) for a in range(4, 260, 32)] + [[260]], ids=lambda r: f"{r[0]} on")
+def test_every_size_along_each_axis_changes_between_all_steps(axis, sizes):
+    for n in sizes:
+        size = [5, 4, 5]
+        size[axis] = n
+        check_every_step(tuple(size))
+
+
+@pytest.mark.parametrize("n", AMBIGUOUS)
+def test_sizes_whose_lattices_are_those_of_other_steps_too(n):
+    check_every_step((n, n, n), steps=(4, 8, 16))
+
+
+def test_a_cube_of_150_voxels_and_one_of_9():
+    for n in (9, 150):
+        for step in STEPS[1:]:
+            field = constant((n, n, n), step)
+            assert field.at(8).values.shape[3:] == lattice((n, n, n), 8)
+            assert constant((n, n, n), 8).at(step).values.shape == field.values.shape
+
+
+@pytest.mark.parametrize("step, other", [(1, 2), (1, 4), (2, 8), (4, 16), (1, 16)])
+def test_a_thinned_ramp_lies_on_every_step_th_voxel(step, other):
+    """Smoothing keeps a ramp away from the border, so that a lattice that is off by a voxel shows."""
+    size = (150, 135, 161)
+    thinned = ramp(size, step).at(other).values[0, 0]
+    expected = ramp(size, other).values[0, 0]
+    margin = 3  # voxels of the new lattice: the Gaussian reaches one and a half
+    inside = (slice(None), *[slice(margin, n - margin - 1) for n in thinned.shape[1:]])
+    torch.testing.assert_close(thinned[inside], expected[inside], rtol=0, atol=1e-9)
+
+
+def test_steps_that_do_not_divide_one_another_meet_on_the_common_one():
+    size = (30, 25, 31)
+    expected = ramp(size, 6).at(2).at(4)
+    torch.testing.assert_close(ramp(size, 6).at(4).values, expected.values, rtol=0, atol=0)
+    inside = (0, 0, slice(None), *[slice(2, -3)] * 3)
+    torch.testing.assert_close(expected.values[inside], ramp(size, 4).values[inside], rtol=0, atol=1e-9)
+    torch.testing.assert_close(constant(size, 6).at(4).values, constant(size, 4).values)
+
+
+def test_the_same_step_is_the_same_field_and_other_values_stay_on_the_lattice():
+    field = ramp((9, 12, 7), 2)
+    assert field.at(2) is field
+    other = field.like(3 * field.values)
+    assert (other.size, other.step) == (field.size, field.step) and torch.equal(other.values, 3 * field.values)
+
+
+@pytest.mark.parametrize("n", AMBIGUOUS)
+def test_values_that_lie_on_another_lattice_are_refused(n):
+    """A step of 16 that is taken for 8, a size that is off by one voxel of the lattice."""
+    right = lattice((n, n, n), 8)
+    Field(torch.zeros(1, 1, 3, *right), (n, n, n), 8)
+    for wrong in (lattice((n, n, n), 16), lattice((n, n, n), 4), (right[0], right[1], right[2] + 1)):
+        with pytest.raises(ValueError, match=r"values: expected spatial shape"):
+            Field(torch.zeros(1, 1, 3, *wrong), (n, n, n), 8)

@@ -1,0 +1,351 @@
+"""Grids and transforms against nibabel, ITK and closed forms."""
+
+from itertools import permutations, product
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
+
+from groupmorph_monai.space import geometry
+from groupmorph_monai.space.geometry import (
+    AffineTransform,
+    ComposedTransform,
+    DenseTransform,
+    Grid,
+    Transform,
+    interpolate,
+)
+
+SIZE, SPACING = (9, 12, 7), (1.5, 2.0, 3.1)
+OBLIQUE = Rotation.from_euler("xyz", [12, -9, 17], degrees=True).as_matrix()
+ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+
+
+def affine_of(linear=OBLIQUE, spacing=SPACING, origin=(-20.0, 35.0, 110.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = linear * np.array(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+GRID = Grid(SIZE, affine_of())
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def smooth_field(size, amplitude=1.2, phase=0.0):
+    """``(3, *size)`` voxels, as an ITK file holds it: representable in single precision."""
+    i, j, k = torch.meshgrid(*(torch.linspace(0, 2, n, dtype=torch.float64) for n in size), indexing="ij")
+    waves = [torch.sin(i + 2 * j + d + phase) * torch.cos((d + 1) * k - phase) for d in range(3)]
+    return amplitude * torch.stack(waves)
+
+
+def points_inside(grid, number=200, margin=0.0, seed=0):
+    """Somewhere between the outermost voxel centres, ``margin`` voxels away from these."""
+    size = torch.tensor(grid.shape, dtype=torch.float64)
+    voxels = margin + noise(number, 3, seed=seed) * (size - 1 - 2 * margin)
+    return voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+
+def affine_map(seed=3, strength=0.1, shift=(4.0, -3.0, 2.0)):
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] += strength * (noise(3, 3, seed=seed) - 0.5)
+    matrix[:3, 3] = torch.tensor(shift)
+    return AffineTransform(matrix)
+
+
+class Bend(Transform):
+    """A map that is neither affine nor sampled."""
+
+    def __call__(self, points):
+        return points + 0.5 * torch.sin(points.roll(1, dims=-1) / 5)
+
+
+# Grids
+
+
+@pytest.mark.parametrize("linear", [np.eye(3), OBLIQUE], ids=["straight", "oblique"])
+@pytest.mark.parametrize("order, signs", ORIENTATIONS)
+def test_canonical_axes_are_nibabels(order, signs, linear):
+    turned = linear[:, list(order)] * signs
+    grid = Grid(SIZE, affine_of(turned, [SPACING[axis] for axis in order]))
+    image = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(SIZE, np.uint8), grid.affine.numpy()))
+    canonical = grid.canonical()
+    assert canonical.shape == image.shape
+    np.testing.assert_allclose(canonical.affine, image.affine, atol=1e-12)
+    assert torch.equal(canonical.canonical().affine, canonical.affine)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_a_steeply_turned_grid_the_axes_are_the_closest_together(seed):
+    """nibabel's choice goes axis by axis; the sum of the three cosines is the greatest there is."""
+    rotation = Rotation.random(random_state=seed).as_matrix()
+    found = Grid(SIZE, affine_of(rotation)).canonical()
+    cosines = (found.affine[:3, :3] / found.spacing_mm).diagonal().sum()
+    every = [np.abs(rotation[range(3), order]).sum() for order in permutations(range(3))]
+    assert float(cosines) == pytest.approx(max(every), rel=1e-9)
+    corners = {
+        tuple(np.round(p, 6)) for p in Grid(SIZE, affine_of(rotation)).points()[::8, ::11, ::6].reshape(-1, 3).numpy()
+    }
+    shape = found.shape
+    theirs = found.points()[:: shape[0] - 1, :: shape[1] - 1, :: shape[2] - 1].reshape(-1, 3).numpy()
+    assert {tuple(np.round(p, 6)) for p in theirs} == corners
+
+
+def test_points_and_voxels_are_each_others_inverse_and_the_affines():
+    points = GRID.points()
+    assert points.shape == (*SIZE, 3) and points.dtype == torch.float64
+    indices = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij"), axis=-1)
+    np.testing.assert_allclose(points, nib.affines.apply_affine(GRID.affine.numpy(), indices), atol=1e-12)
+    np.testing.assert_allclose(GRID.voxels(points), indices, atol=1e-10)
+    torch.testing.assert_close(GRID.points(slice(2, 5)), points[2:5], rtol=0, atol=0)
+    torch.testing.assert_close(GRID.points(every=3), points[::3, ::3, ::3], rtol=0, atol=0)
+
+
+def test_centre_extent_and_spacing():
+    np.testing.assert_allclose(GRID.spacing_mm, SPACING, rtol=1e-12)
+    np.testing.assert_allclose(GRID.extent_mm, np.array(SPACING) * SIZE, rtol=1e-12)
+    np.testing.assert_allclose(GRID.centre, GRID.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
+
+
+def test_a_grid_contains_up_to_the_outer_faces_of_its_voxels():
+    def contained(voxel):
+        return bool(GRID.contains(AffineTransform(GRID.affine)(torch.tensor(voxel, dtype=torch.float64))))
+
+    middle = [(n - 1) / 2 for n in SIZE]
+    for axis, n in enumerate(SIZE):
+        for face, outwards in ((-0.5, -1), (n - 0.5, 1)):
+            for step, expected in ((0.0, True), (-1e-3, True), (1e-3, False), (5.0, False)):
+                assert contained([face + outwards * step if a == axis else m for a, m in enumerate(middle)]) is expected
+    assert GRID.contains(GRID.points()).all()
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 2.0, 3.0, (3.0, 2.5, 2.0), (1.5, 2.0, 3.1), (0.3, 4.4, 6.2), 500.0])
+def test_another_spacing_keeps_axes_and_first_voxel_and_just_covers_the_last(spacing):
+    grid = GRID.at_spacing(torch.tensor(spacing, dtype=torch.float64).expand(3))
+    np.testing.assert_allclose(grid.spacing_mm, np.broadcast_to(spacing, 3), rtol=1e-12)
+    np.testing.assert_allclose(grid.affine[:3, 3], GRID.affine[:3, 3], atol=1e-12)
+    np.testing.assert_allclose(grid.affine[:3, :3] / grid.spacing_mm, GRID.affine[:3, :3] / GRID.spacing_mm, atol=1e-12)
+    last = (np.array(SIZE) - 1) * np.array(SPACING)
+    covered = (np.array(grid.shape) - 1) * np.broadcast_to(spacing, 3)
+    assert (covered > last - 1e-3).all() and (covered < last + np.broadcast_to(spacing, 3)).all()
+
+
+def test_grids_match_where_every_corner_does():
+    moved = GRID.affine.clone()
+    moved[0, 3] += 1e-3
+    assert GRID.matches(Grid(SIZE, moved), 2e-3) and not GRID.matches(Grid(SIZE, moved), 5e-4)
+    turned = GRID.affine.clone()
+    turned[1, 2] += 1e-3  # 6 of these at the last slice
+    assert GRID.matches(Grid(SIZE, turned), 7e-3) and not GRID.matches(Grid(SIZE, turned), 5e-3)
+    assert GRID.matches(GRID, 0.0) and not GRID.matches(Grid((9, 12, 8), GRID.affine))
+
+
+@pytest.mark.parametrize("voxels", [1, 100, 12 * 7 * 2, 12 * 7 * 4, 2**20])
+def test_slabs_cover_each_row_once(monkeypatch, voxels):
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", voxels)
+    slabs = list(GRID.slabs())
+    assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
+    assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
+    torch.testing.assert_close(torch.cat([GRID.points(rows) for rows in slabs]), GRID.points(), rtol=0, atol=0)
+
+
+# Sampling
+
+
+def test_interpolation_is_scipys_and_holds_the_border():
+    volume = noise(2, *SIZE)
+    voxels = noise(4, 5, 3, seed=1) * (torch.tensor(SIZE) + 3) - 2
+    places = voxels.reshape(-1, 3).T.numpy()
+    for mode, order in (("bilinear", 1), ("nearest", 0)):
+        expected = np.stack([map_coordinates(v, places, order=order, mode="nearest") for v in volume.numpy()], axis=-1)
+        found = interpolate(volume, voxels, mode)
+        assert found.shape == (4, 5, 2)
+        np.testing.assert_allclose(found.reshape(-1, 2), expected, atol=1e-12)
+
+
+# Transforms
+
+
+def test_the_identity_is_exact_and_known_as_such():
+    points, still = GRID.points(), torch.zeros(3, *SIZE)
+    identity = AffineTransform(torch.eye(4))
+    dense = DenseTransform(still, still, GRID)
+    for transform in (identity, dense, ComposedTransform(), ComposedTransform(identity, dense, identity)):
+        assert transform.is_identity and transform.inverse.is_identity
+        assert torch.equal(transform(points), points)
+        assert transform.displacement(GRID).abs().max() == 0
+
+
+def test_one_voxel_that_moves_there_or_back_makes_a_field_no_identity():
+    still = torch.zeros(3, *SIZE)
+    for component, voxel in ((0, (0, 0, 0)), (2, (8, 11, 6))):
+        moved = still.clone()
+        moved[(component, *voxel)] = 1e-6
+        for fields in ((moved, still), (still, moved)):
+            transform = DenseTransform(*fields, GRID)
+            assert not transform.is_identity and not ComposedTransform(transform).is_identity
+            assert not transform.inverse.is_identity
+    assert not AffineTransform(torch.eye(4) + 1e-7 * torch.eye(4)[:, :1]).is_identity
+
+
+def test_an_affine_map_is_its_matrix_and_its_inverse_undoes_it():
+    transform, points = affine_map(), 300 * (noise(50, 3) - 0.5)
+    expected = nib.affines.apply_affine(transform.matrix.numpy(), points.numpy())
+    np.testing.assert_allclose(transform(points), expected, atol=1e-11)
+    torch.testing.assert_close(transform.inverse(transform(points)), points, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        transform.displacement(GRID).movedim(0, -1), transform(GRID.points()) - GRID.points(), atol=1e-5
+    )
+
+
+def test_a_field_of_another_shape_is_refused_by_name():
+    field = torch.zeros(3, *SIZE)
+    with pytest.raises(ValueError, match=r"inverse_displacement: expected shape \(3, 9, 12, 7\), got \(3, 9, 12, 6\)"):
+        DenseTransform(field, field[..., :-1], GRID)
+    with pytest.raises(ValueError, match="^displacement"):
+        DenseTransform(field[:2], field, GRID)
+
+
+def test_a_linear_field_is_the_affine_map_that_it_samples():
+    transform = affine_map(shift=(0.4, -0.3, 0.2))
+    linear = torch.linalg.inv(GRID.affine[:3, :3])
+    forth, back = (
+        ((t(GRID.points()) - GRID.points()) @ linear.T).movedim(-1, 0) for t in (transform, transform.inverse)
+    )
+    dense, points = DenseTransform(forth, back, GRID), points_inside(GRID)
+    torch.testing.assert_close(dense(points), transform(points), rtol=0, atol=1e-9)
+    torch.testing.assert_close(dense.inverse(points), transform.inverse(points), rtol=0, atol=1e-9)
+
+
+def itk_point_map(transform, points):
+    """RAS points through an LPS transform."""
+    lps = points.numpy() * [-1, -1, 1]
+    return np.array([transform.TransformPoint(p.tolist()) for p in lps]) * [-1, -1, 1]
+
+
+def itk_affine(transform):
+    flip = np.diag([-1.0, -1, 1, 1])
+    matrix = flip @ transform.matrix.numpy() @ flip
+    result = itk.AffineTransform[itk.D, 3].New()
+    result.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:3, :3])))
+    result.SetTranslation(matrix[:3, 3].tolist())
+    return result
+
+
+def itk_dense(field, grid):
+    """The displacement field transform of ``(3, *S)`` voxels."""
+    mm = np.einsum("de,eijk->dijk", grid.affine[:3, :3].numpy(), field.numpy())
+    lps = np.moveaxis(mm, 0, -1) * [-1, -1, 1]  # (i, j, k, 3)
+    flip = np.diag([-1.0, -1, 1, 1])
+    affine = flip @ grid.affine.numpy()
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    result = itk.DisplacementFieldTransform[itk.D, 3].New()
+    direction = (affine[:3, :3] / spacing).ravel()
+    result.SetFixedParameters(
+        itk.OptimizerParameters[itk.D]([*map(float, grid.shape), *affine[:3, 3], *spacing, *direction])
+    )
+    values = lps.transpose(2, 1, 0, 3).ravel()
+    result.SetParameters(itk.OptimizerParameters[itk.D](values.tolist()))
+    return result
+
+
+@pytest.mark.parametrize("linear", [np.eye(3), OBLIQUE, OBLIQUE[:, [2, 0, 1]] * [-1, 1, -1]])
+def test_a_dense_field_is_itks_displacement_field_transform(linear):
+    grid = Grid((13, 11, 9), affine_of(linear))
+    forth, back = smooth_field(grid.shape), smooth_field(grid.shape, phase=1.0)
+    points = points_inside(grid)
+    for found, field in ((DenseTransform(forth, back, grid), forth), (DenseTransform(forth, back, grid).inverse, back)):
+        assert (found(points) - points).norm(dim=1).mean() > 0.5
+        np.testing.assert_allclose(found(points), itk_point_map(itk_dense(field, grid), points), atol=1e-5)
+
+
+def test_composition_is_itks_with_the_first_transform_first():
+    grid = Grid((13, 11, 9), affine_of())
+    forth, back = smooth_field(grid.shape), smooth_field(grid.shape, phase=1.0)
+    dense, affine, second = DenseTransform(forth, back, grid), affine_map(), affine_map(seed=7, strength=0.3)
+    theirs = itk.CompositeTransform[itk.D, 3].New()
+    # ITK applies the last one added first.
+    for part in (itk_affine(second), itk_affine(affine), itk_dense(forth, grid)):
+        theirs.AddTransform(part)
+    ours, points = ComposedTransform(dense, affine, second), points_inside(grid)
+    np.testing.assert_allclose(ours(points), itk_point_map(theirs, points), atol=1e-5)
+    for wrong in ((affine, dense, second), (second, affine, dense), (dense, second, affine)):
+        assert (ComposedTransform(*wrong)(points) - ours(points)).norm(dim=1).mean() > 0.1
+    inverse = itk.CompositeTransform[itk.D, 3].New()
+    for part in (itk_dense(back, grid), itk_affine(affine.inverse), itk_affine(second.inverse)):
+        inverse.AddTransform(part)
+    there = second(affine(points_inside(grid, margin=1.5, seed=1)))
+    np.testing.assert_allclose(ours.inverse(there), itk_point_map(inverse, there), atol=1e-5)
+
+
+def test_the_inverse_of_a_composition_undoes_it():
+    shift = torch.tensor([0.7, -0.4, 0.9], dtype=torch.float64).view(3, 1, 1, 1).expand(3, *SIZE)
+    chain = ComposedTransform(
+        affine_map(strength=0.01, shift=(0.5, 0.2, -0.3)), DenseTransform(shift, -shift, GRID), affine_map(seed=9)
+    )
+    points = points_inside(GRID, margin=2.5)
+    assert (chain(points) - points).norm(dim=1).min() > 1
+    torch.testing.assert_close(chain.inverse(chain(points)), points, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("amplitude", [0.3, 1.2, 6.0])
+def test_beyond_its_grid_a_field_fades_to_nothing_without_folding(amplitude):
+    """Along straight lines outwards the map keeps going outwards; beyond 4 times the greatest length all stands."""
+    field = smooth_field(SIZE, amplitude)
+    dense = DenseTransform(field, 0.5 * field, GRID)
+    linear = GRID.affine[:3, :3]
+    greatest = (field.movedim(0, -1) @ linear.T).norm(dim=-1).max()
+    middle = [(n - 1) / 2 for n in SIZE]
+    for axis, n in enumerate(SIZE):
+        for border, outwards in ((0, -1), (n - 1, 1)):
+            steps = torch.linspace(0, 1.5 * 4 * float(greatest) / SPACING[axis], 400, dtype=torch.float64)
+            voxels = torch.tensor(middle, dtype=torch.float64).repeat(400, 1)
+            voxels[:, axis] = border + outwards * steps
+            points = AffineTransform(GRID.affine)(voxels)
+            moves, distance = dense(points) - points, steps * SPACING[axis]
+            share = (1 - distance / (4 * greatest)).clamp_min(0)
+            torch.testing.assert_close(moves, share[:, None] * moves[0], rtol=0, atol=1e-8)
+            assert moves[0].norm() > 1e-3 and (moves[distance > 4 * greatest + 1e-6] == 0).all()
+            # The slope of the fade is at most a quarter, where 1 would fold.
+            outward = outwards * (dense(points) @ torch.linalg.inv(linear).T)[:, axis]
+            assert (outward.diff() > 0.7 * steps.diff()).all()
+
+
+def test_an_infinite_fade_holds_the_borders_displacement():
+    field = smooth_field(SIZE)
+    dense = DenseTransform(field, field, GRID, fade=float("inf"))
+    voxels = noise(100, 3) * 60 - 25
+    border = voxels.clamp_min(0).minimum(torch.tensor(SIZE, dtype=torch.float64) - 1)
+    points, nearest = (AffineTransform(GRID.affine)(v) for v in (voxels, border))
+    torch.testing.assert_close(dense(points) - points, dense(nearest) - nearest, rtol=0, atol=1e-9)
+    torch.testing.assert_close(dense.inverse(points), dense(points))  # it keeps its fade
+
+
+@pytest.mark.parametrize("voxels", [1, 300])
+def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
+    field = smooth_field(SIZE)
+    target = Grid((11, 6, 8), affine_of(OBLIQUE[:, [1, 2, 0]], (2.0, 2.4, 1.9), (-25.0, 30.0, 100.0)))
+    chains = (
+        DenseTransform(field, -field, GRID),
+        ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
+        Bend(),
+    )
+    whole = [chain.displacement(target) for chain in chains]
+    for chain, found in zip(chains, whole):
+        assert found.shape == (3, *target.shape) and found.dtype == torch.float32
+        np.testing.assert_allclose(found.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", voxels)
+    fresh = (
+        DenseTransform(field, -field, GRID),
+        ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
+        Bend(),
+    )
+    for chain, expected in zip(fresh, whole):
+        torch.testing.assert_close(chain.displacement(target), expected, rtol=0, atol=1e-6)
