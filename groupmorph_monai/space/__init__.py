@@ -9,7 +9,7 @@ from .alignment import (
 )
 from .field import Field
 from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
-from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
+from .grid import compose, displace, sample, upsample_field, voxel_grid, warp
 from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
 
@@ -38,5 +38,4 @@ __all__ = [
     "upsample_field",
     "voxel_grid",
     "warp",
-    "warp_coarse",
 ]

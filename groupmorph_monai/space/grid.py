@@ -23,7 +23,6 @@ __all__ = [
     "upsample_field",
     "voxel_grid",
     "warp",
-    "warp_coarse",
 ]
 
 
@@ -122,23 +121,6 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     else:  # one after the other: the coordinates of a large series would fill the memory
         warped = torch.cat([displace(x, u, mode) for x, u in zip(volumes.split(1), fields.split(1))])
     return warped.squeeze(1).unflatten(0, images.shape[:2])
-
-
-def warp_coarse(images: Tensor, ddf: Tensor, factor: int, offset: Tensor | None = None) -> Tensor:
-    """The voxels ``factor * i + offset`` of ``warp``, for a field that lies on every ``factor``-th voxel.
-
-    Args:
-        images: ``(B, K, *S)``.
-        ddf: ``(B, K, D, *C)`` with ``C = ceil(S / factor)``, voxels of the coarse grid.
-        offset: ``(D,)``, voxels from 0 to ``factor - 1``; none is 0.
-    Returns: ``(B, K, *C)``.
-    """
-    size, field = ddf.shape[3:], ddf.flatten(0, 1)
-    if offset is not None:
-        between = (offset.to(ddf) / factor).view(1, -1, *[1] * len(size))
-        field = between + displace(field, between.expand_as(field))
-    points = factor * (voxel_grid(size, ddf) + field)
-    return sample(images.flatten(0, 1).unsqueeze(1), points).squeeze(1).unflatten(0, images.shape[:2])
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import compose, sample, upsample_field, voxel_grid, warp, warp_coarse
+from groupmorph_monai.space import compose, sample, upsample_field, voxel_grid, warp
 
 SIZE = (7, 9, 6)
 
@@ -100,16 +100,6 @@ def test_upsampling_puts_coarse_voxel_i_on_fine_voxel_two_i(size):
     torch.testing.assert_close(fine[covered], expected[covered], atol=1e-12, rtol=0)
     last = torch.tensor([2.0 * (n - 1) for n in coarse], dtype=torch.float64)
     torch.testing.assert_close(fine[0, 0, :, -1, -1, -1], last)
-
-
-@pytest.mark.parametrize("size", [(9, 8, 7), (10, 7, 8)])
-def test_warping_on_the_coarse_grid_gives_the_fine_ones_voxels(size):
-    images, coarse = noise(1, 2, *size), [-(-n // 2) for n in size]
-    field = noise(1, 2, 3, *coarse)
-    fine = warp(images, upsample_field(field, 2, size))
-    torch.testing.assert_close(warp_coarse(images, field, 2), fine[..., ::2, ::2, ::2], atol=1e-12, rtol=0)
-    between = warp_coarse(images, field, 2, torch.tensor([1, 0, 1]))[..., : size[0] // 2, :, : size[2] // 2]
-    torch.testing.assert_close(between, fine[..., 1::2, ::2, 1::2], atol=1e-12, rtol=0)
 
 
 def test_shapes_that_do_not_fit_are_named():
