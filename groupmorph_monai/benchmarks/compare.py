@@ -18,8 +18,8 @@ from torch.utils.data import default_collate
 from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
-from ..evaluation.metrics import folding_percent, inverse_consistency_mm, jacobian_determinant, landmark_distances_mm
-from ..space.geometry import ComposedTransform, Transform
+from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
+from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
 from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..space.geometry import DenseTransform, Grid, Transform
+from ..space.geometry import DenseTransform, Grid, Transform, jacobian_determinant
 from .readers import Frame, Series, overlap, read_image
 from .resampling import resample
 from .right_angles import is_sheared
@@ -30,7 +30,6 @@ __all__ = [
     "apply_field",
     "apply_field_to_points",
     "check_output_dir",
-    "jacobian_determinant",
     "read_field",
     "write_image",
     "write_points",
@@ -39,31 +38,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
-_SLAB_VOXELS = 2**20
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-
-
-def jacobian_determinant(displacement_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Determinant of the derivative of ``x + displacement(x)`` by central differences, one-sided at the border.
-
-    ``displacement_mm`` is ``(3, *S)``, RAS, on the grid with ``affine``. Returns ``(*S)`` float32: 1 keeps the volume,
-    below 0 it folds.
-    """
-    # With M the affine and G the derivative by voxel, the one in mm is I + G M^-1: its determinant is |M + G| / |M|.
-    matrix = affine[:3, :3].astype(np.float32)
-    size = displacement_mm.shape[1:]
-    result, step = np.empty(size, np.float32), max(1, _SLAB_VOXELS // (size[1] * size[2]))
-    for start in range(0, size[0], step):
-        # A layer more on either side, where there is one, for the central differences; two at the least.
-        low, high = max(0, min(start - 1, size[0] - 2)), min(size[0], start + step + 1)
-        (a, b, c), (d, e, f), (g, h, i) = (
-            [np.gradient(u, axis=axis) + row[axis] for axis in range(3)]
-            for u, row in zip(displacement_mm[:, low:high], matrix)
-        )
-        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-        own = slice(start, min(start + step, size[0]))
-        result[own] = determinant[own.start - low : own.stop - low]
-    return result / np.float32(np.linalg.det(matrix))
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -168,11 +143,11 @@ def write_registration(
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
-            field = transform.displacement(grid).numpy()
-            _write_field(field, affine, folder / f"ddf_{k:02d}.nii.gz")
+            field = transform.displacement(grid)
+            _write_field(field.numpy(), affine, folder / f"ddf_{k:02d}.nii.gz")
             result["warped"][k], coverage[k] = resample(frame, grid, transform)
             result["native"][k], always_seen[k] = resample(frame, grid)
-            result["jacobian"][k] = jacobian_determinant(field, affine)
+            result["jacobian"][k] = jacobian_determinant(field[None], grid.affine)[0].numpy()
             if jacobian:
                 nib.save(_image(result["jacobian"][k], affine), folder / f"jacobian_{k:02d}.nii.gz")
             if std_mm is not None:

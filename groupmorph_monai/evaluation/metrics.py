@@ -14,7 +14,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
-from ..space.geometry import Grid, Transform
+from ..space.geometry import Grid, Transform, triple_product
 from ..space.grid import sample, voxel_grid
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "field_at",
     "folding_percent",
     "inverse_consistency_mm",
-    "jacobian_determinant",
     "landmark_distances_mm",
     "landmark_errors_mm",
     "nmi",
@@ -156,27 +155,8 @@ def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) ->
     return errors
 
 
-def _determinant(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Of three vectors with their components on axis 0: ``a . (b x c)``."""
-    return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-
-
 def _identity_row(axis: int, like: Tensor) -> Tensor:
     return torch.eye(3, dtype=like.dtype, device=like.device)[axis].view(3, 1, 1, 1)
-
-
-def jacobian_determinant(ddf: Tensor) -> Tensor:
-    """Determinant of the Jacobian of ``x + ddf(x)``: ``(K, 3, *S)`` voxels to ``(K, *S)``.
-
-    Central differences inside, one-sided ones at the borders. Voxels and millimetres give the same determinant,
-    whatever the affine. Above 1, tissue takes up more room in the timepoint than in the common space.
-    """
-    _check_field("ddf", ddf)
-    result = ddf.new_empty((ddf.shape[0], *ddf.shape[2:]))  # a tuple: MONAI's MetaTensor takes no other
-    for k, u in enumerate(ddf):
-        columns = [torch.gradient(u, dim=d + 1)[0] + _identity_row(d, u) for d in range(3)]
-        result[k] = _determinant(*columns)
-    return result
 
 
 def _steep_cells(u: Tensor) -> Tensor:
@@ -211,7 +191,7 @@ def folding_percent(ddf: Tensor) -> float:
             above[axis] = (voxels[axis] + 1).clamp_max(u.shape[axis + 1] - 1)
             difference = u[(slice(None), *above)] - u[(slice(None), *below)]
             columns.append(difference / (above - below)[axis] + _identity_row(axis, u).view(3, 1))
-        folded += int((_determinant(*columns) <= 0).sum())
+        folded += int((triple_product(*columns) <= 0).sum())
     return 100 * folded / (ddf.shape[0] * ddf[0, 0].numel())
 
 
@@ -226,14 +206,14 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
 
     # All edges point up the axes, not away from the corner, so that every tetrahedron has the identity's orientation.
     for corner in corners:
-        yield _determinant(*[edge(axis, corner) for axis in range(3)])
+        yield triple_product(*[edge(axis, corner) for axis in range(3)])
     for corner in ((0, 0, 0), (1, 1, 1)):
         # To the far corners of the three faces that meet here: along one edge, then along the next.
         steps = []
         for first, second in ((1, 2), (2, 0), (0, 1)):
             turn = tuple(1 - c if d == first else c for d, c in enumerate(corner))
             steps.append(edge(first, corner) + edge(second, turn))
-        yield _determinant(*steps)
+        yield triple_product(*steps)
 
 
 def _slabs(ddf: Tensor) -> Iterator[Tensor]:

@@ -13,8 +13,18 @@ import torch
 from torch import Tensor
 
 from .grid import sample
+from .lattice import gradient
 
-__all__ = ["AffineTransform", "ComposedTransform", "DenseTransform", "Grid", "Transform", "interpolate"]
+__all__ = [
+    "AffineTransform",
+    "ComposedTransform",
+    "DenseTransform",
+    "Grid",
+    "Transform",
+    "interpolate",
+    "jacobian_determinant",
+    "triple_product",
+]
 
 _SLAB_VOXELS = 2**20
 
@@ -121,6 +131,35 @@ def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tenso
     ``(..., C)``, linearly interpolated, or the nearest voxel's with ``mode="nearest"``."""
     places = voxels.reshape(-1, 3).T[None, :, :, None, None].to(volume)
     return sample(volume[None], places, mode)[0, :, :, 0, 0].T.reshape(*voxels.shape[:-1], len(volume))
+
+
+def triple_product(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a . (b x c)``, the determinant of three vectors whose components lie on axis 0."""
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def jacobian_determinant(displacement: Tensor, affine: Tensor | None = None) -> Tensor:
+    """Compute the determinant of the Jacobian of ``x + u(x)``, by central differences, one-sided at the border.
+
+    Voxels and millimetres give the same. Above 1, tissue takes up more room where it is read than where it is shown;
+    below 0 the map folds.
+
+    Args:
+        displacement: ``(K, 3, *S)``, at least 2 voxels along each axis.
+        affine: ``(4, 4)``, voxels to the unit of the displacement; None where that is voxels.
+    Returns: ``(K, *S)``.
+    """
+    grid = Grid(displacement.shape[2:], torch.eye(4) if affine is None else affine)
+    axes = grid.affine[:3, :3].to(displacement)
+    result = displacement.new_empty((displacement.shape[0], *grid.shape))  # a tuple: MetaTensor takes no other
+    for u, determinant in zip(displacement, result):
+        for rows in grid.slabs():
+            # A layer more on either side, where there is one, for the central differences; two at the least.
+            low, high = max(0, min(rows.start - 1, grid.shape[0] - 2)), min(grid.shape[0], rows.stop + 1)
+            # With M the axes and G the derivative by voxel, the one by place is I + G M^-1: |M + G| / |M|.
+            jacobian = gradient(u[None, :, low:high])[0] + axes[:, :, None, None, None]
+            determinant[rows] = triple_product(*jacobian.unbind(1))[rows.start - low : rows.stop - low]
+    return result / triple_product(*axes.unbind(1))
 
 
 class Transform:

@@ -18,6 +18,7 @@ from groupmorph_monai.space.geometry import (
     Grid,
     Transform,
     interpolate,
+    jacobian_determinant,
 )
 
 SIZE, SPACING = (9, 12, 7), (1.5, 2.0, 3.1)
@@ -349,3 +350,33 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     )
     for chain, expected in zip(fresh, whole):
         torch.testing.assert_close(chain.displacement(target), expected, rtol=0, atol=1e-6)
+
+
+# Determinants
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("slab_voxels", [1, 400, 2**20])
+def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab_voxels, dtype):
+    ddf = 2 * noise(2, 3, *SIZE) - 1
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", slab_voxels)
+    for affine in (None, GRID.affine, torch.from_numpy(affine_of(np.diag([-1.0, 1, 1]) @ OBLIQUE))):
+        axes = np.eye(3) if affine is None else affine[:3, :3].numpy()
+        found = jacobian_determinant(ddf.to(dtype), affine)
+        assert found.dtype == dtype
+        for u, determinant in zip(ddf.numpy(), found.numpy()):
+            by_voxel = np.stack([np.stack(np.gradient(c), axis=-1) for c in u], axis=-2)  # (*S, component, direction)
+            expected = np.linalg.det(by_voxel @ np.linalg.inv(axes) + np.eye(3))
+            np.testing.assert_allclose(determinant, expected, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_determinant_of_a_linear_map_is_exact_up_to_the_border_in_voxels_and_in_mm(dtype):
+    slope = 0.3 * (2 * noise(3, 3) - 1)
+    places = GRID.points() - GRID.centre
+    mm = (places @ slope.T).movedim(-1, 0)[None]
+    voxels = torch.einsum("de,teijk->tdijk", torch.linalg.inv(GRID.affine[:3, :3]), mm)
+    expected = torch.linalg.det(torch.eye(3, dtype=torch.float64) + slope).expand(1, *SIZE)
+    for found in (jacobian_determinant(mm.to(dtype), GRID.affine), jacobian_determinant(voxels.to(dtype))):
+        tolerance = 2e-5 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from groupmorph_monai.evaluation.metrics import jacobian_determinant
 from groupmorph_monai.space import (
     AdaptiveSolver,
     AffineFlow,
@@ -13,6 +12,7 @@ from groupmorph_monai.space import (
     compose,
     voxel_grid,
 )
+from groupmorph_monai.space.geometry import jacobian_determinant
 
 SIZE = (17, 15, 19)
 INSIDE = (..., *[slice(4, -4)] * 3)
