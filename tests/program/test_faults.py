@@ -4,8 +4,19 @@ import nibabel
 import numpy as np
 import pytest
 from scanners import (
-    Body, Motion, Protocol, Registered, Scan, acquire, affine, apply, examine, landmarks, register, save, voxel_grid,
-)  # fmt: skip
+    Body,
+    Motion,
+    Protocol,
+    Registered,
+    acquire,
+    affine,
+    apply,
+    examine,
+    landmarks,
+    register,
+    save,
+    voxel_grid,
+)
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
@@ -29,7 +40,7 @@ class Turned:
         rng = np.random.default_rng(5)
         body, turn = Body(rng, 2), Rotation.from_euler("z", degrees, degrees=True).as_matrix()
         self.motions = [Motion(np.eye(4)), Motion(affine(turn, table_mm))]
-        grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3)
+        grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3, np.eye(3))
         grids = [grid, affine(np.eye(3), table_mm) @ grid]
         self.scans = [acquire(body, motion, k, grid, size) for k, (motion, grid) in enumerate(zip(self.motions, grids))]
         self.points = landmarks(rng, body, self.motions, self.scans)
