@@ -1,5 +1,5 @@
-"""Random scanners: a body that is a function of continuous coordinates, moved by exactly known motion, scanned on any
-grid, and the files of a registration read back by SimpleITK.
+"""Random scanners: a body that is a function of continuous coordinates, moved by exactly known motion and scanned on
+any grid, and the files of a registration read back by SimpleITK.
 
 Coordinates are RAS mm. The body lies in its own space; `Motion` takes its points to where they are at a timepoint.
 """
@@ -64,18 +64,22 @@ class Motion:
 
     Args:
         matrix: ``(4, 4)``, the affine map.
-        shears: ``(3, 3)``, the wave vector in rad/mm by whose sine each axis is sheared; its own component is left out.
+        shears: ``(3, 3)``, the wave vectors in rad/mm by whose sines the axes are sheared, each without its own
+            component; None for no shears.
         phases: ``(3,)``, of the sines.
         amplitude_mm: of the sines.
     """
 
     def __init__(
-        self, matrix: np.ndarray, shears: np.ndarray = np.zeros((3, 3)), phases: Sequence[float] = (0, 0, 0),
+        self,
+        matrix: np.ndarray,
+        shears: np.ndarray | None = None,
+        phases: Sequence[float] = (0, 0, 0),
         amplitude_mm: float = 0.0,
-    ):  # fmt: skip
+    ):
         self.matrix = np.asarray(matrix, dtype=float)
-        self.shears, self.phases = shears * (1 - np.eye(3)), phases
-        self.amplitude_mm = amplitude_mm
+        self.shears = np.zeros((3, 3)) if shears is None else shears * (1 - np.eye(3))
+        self.phases, self.amplitude_mm = phases, amplitude_mm
 
     @classmethod
     def random(
@@ -144,7 +148,10 @@ class Scan:
 
 
 def voxel_grid(
-    extent_mm: Sequence[float], spacing_mm: Sequence[float], rotation: np.ndarray = np.eye(3), centre=(0, 0, 0)
+    extent_mm: Sequence[float],
+    spacing_mm: Sequence[float],
+    rotation: np.ndarray,
+    centre: Sequence[float] = (0, 0, 0),
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Affine and size of a field of view: of ``extent_mm``, or of 24 voxels where that is more, along each axis."""
     size = np.maximum(np.round(np.divide(extent_mm, spacing_mm)).astype(int), LEAST_VOXELS)

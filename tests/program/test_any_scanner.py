@@ -6,8 +6,8 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from scanners import COARSEST_MM, FINEST_MM, ORIENTATIONS, STORAGES, Protocol, Registered, examine, register, save
 
-# The goal for voxels of 2 mm or less. Beyond that a quarter of a voxel, and three quarters: motion is found at the middle
-# one of a scan's three voxel sizes, and a displacement cannot be known better than by a share of them.
+# The goal for voxels of 2 mm or less. Above that a quarter of a voxel, and three quarters: motion is sought at the
+# middle one of a scan's three voxel sizes, and a displacement cannot be known better than by a share of them.
 MEAN_MM, AT_95_PERCENT_MM, FROM_MM = 0.5, 1.5, 2.0
 
 

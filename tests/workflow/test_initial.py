@@ -8,9 +8,8 @@ from groupmorph_monai.data import Series, make_phantom
 from groupmorph_monai.data.readers import Frame
 from groupmorph_monai.data.resampling import resample
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space import compose_affine
 from groupmorph_monai.space.geometry import AffineTransform, Grid
-from groupmorph_monai.workflow import AlignInitiald, ComposeInitiald
+from groupmorph_monai.workflow import AlignInitiald
 from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, GroupAffine
 from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
 from groupmorph_monai.workflow.affine_steps import regress
@@ -244,30 +243,3 @@ def test_none_adds_nothing_and_another_kind_is_refused(moved):
     assert AlignInitiald(kind="none")({"image": series}) == {"image": series}
     with pytest.raises(InputError, match="initial_alignment: expected one of affine, rigid or none, got 'elastic'"):
         AlignInitiald(kind="elastic")
-
-
-def test_composed_fields_lead_where_the_maps_and_the_field_lead():
-    generator = torch.Generator().manual_seed(0)
-    size = (14, 12, 10)
-    ddf = torch.nn.functional.interpolate(torch.rand(2, 3, 3, 3, 3, generator=generator), size=size, mode="trilinear")
-    matrix = torch.eye(4).repeat(2, 1, 1)
-    matrix[1, :3, :3] += 0.1 * torch.rand(3, 3, generator=generator)
-    matrix[1, :3, 3] = torch.tensor([2.0, -1.0, 0.5])
-    total, back = compose_affine(ddf.clone(), torch.zeros_like(ddf), matrix)
-    torch.testing.assert_close(total[0], ddf[0])
-    x = torch.tensor([5.0, 4.0, 3.0])
-    expected = matrix[1, :3, :3] @ (x + ddf[1, :, 5, 4, 3]) + matrix[1, :3, 3]
-    torch.testing.assert_close(x + total[1, :, 5, 4, 3], expected)
-    expected = torch.linalg.solve(matrix[1, :3, :3], x - matrix[1, :3, 3])
-    torch.testing.assert_close(x + back[1, :, 5, 4, 3], expected)
-
-
-def test_composing_is_in_voxels_of_the_working_grid():
-    affine = torch.diag(torch.tensor([2.0, 2.0, 4.0, 1.0]))
-    shift = torch.eye(4).repeat(2, 1, 1)
-    shift[1, :3, 3] = torch.tensor([6.0, 0.0, -4.0])
-    fields = {"ddf": torch.zeros(2, 3, 4, 4, 4), "inverse_ddf": torch.zeros(2, 3, 4, 4, 4)}
-    item = ComposeInitiald()({"pred": fields, "affine": affine, "initial": shift})
-    torch.testing.assert_close(item["pred"]["ddf"][1, :, 2, 2, 2], torch.tensor([3.0, 0.0, -1.0]))
-    torch.testing.assert_close(item["pred"]["inverse_ddf"][1, :, 2, 2, 2], torch.tensor([-3.0, 0.0, 1.0]))
-    assert ComposeInitiald()({"pred": fields}) == {"pred": fields}

@@ -1,0 +1,58 @@
+"""Deformations and initial maps, composed and written into one registration."""
+
+import torch
+from torch.nn.functional import interpolate
+
+from groupmorph_monai.space import Grid
+from groupmorph_monai.workflow import ComposeTransformsd, timepoint_transforms
+
+SIZE = (14, 12, 10)
+GRID = torch.tensor([[0.0, -2, 0.2, 5], [1.5, 0, 0, -7], [0, 0.1, 4, 30], [0, 0, 0, 1]], dtype=torch.float64)
+
+
+def smooth(seed):
+    noise = torch.rand(2, 3, 3, 3, 3, generator=torch.Generator().manual_seed(seed)) - 0.5
+    return interpolate(noise, size=SIZE, mode="trilinear", align_corners=True)
+
+
+def maps():
+    matrices = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    matrices[1, :3, :3] += 0.1 * torch.rand(3, 3, generator=torch.Generator().manual_seed(2)).double()
+    matrices[1, :3, 3] = torch.tensor([6.0, -3.0, 1.5])
+    return matrices
+
+
+def test_the_deformation_comes_first_and_then_the_initial_map():
+    ddf, inverse, initial, grid = smooth(0), smooth(1), maps(), Grid(SIZE, GRID)
+    transforms = timepoint_transforms(ddf, inverse, GRID, initial)
+    voxel = torch.tensor([5.0, 4.0, 3.0], dtype=torch.float64)
+    point = GRID[:3, :3] @ voxel + GRID[:3, 3]
+    for k in range(2):
+        deformed = point + GRID[:3, :3] @ ddf[k, :, 5, 4, 3].double()
+        expected = initial[k, :3, :3] @ deformed + initial[k, :3, 3]
+        torch.testing.assert_close(transforms[k](point[None])[0], expected, atol=1e-5, rtol=0)
+        # Back: first out of the initial map, then by the inverse field, sampled where that leads.
+        there = initial[k, :3, :3] @ point + initial[k, :3, 3]
+        expected = point + GRID[:3, :3] @ inverse[k, :, 5, 4, 3].double()
+        torch.testing.assert_close(transforms[k].inverse(there[None])[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        transforms[1].displacement(grid)[:, 5, 4, 3], (transforms[1](point[None])[0] - point).float()
+    )
+
+
+def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part():
+    ddf, std = smooth(0), torch.tensor([0.5, 0.25, 1.0]).view(1, 3, 1, 1, 1).expand(2, 3, *SIZE)
+    item = {"pred": {"ddf": ddf, "inverse_ddf": -ddf, "ddf_std": std}, "affine": GRID, "initial": maps()}
+    pred = ComposeTransformsd()(item)["pred"]
+    assert pred["ddf"] is ddf
+    for k, matrix in enumerate(maps()):
+        linear = matrix[:3, :3] @ GRID[:3, :3]
+        covariance = linear @ torch.diag(torch.tensor([0.25, 0.0625, 1.0], dtype=torch.float64)) @ linear.T
+        expected = covariance.trace().sqrt().float().expand(SIZE)
+        torch.testing.assert_close(pred["std_mm"][k], expected)
+
+
+def test_what_nothing_moves_is_the_identity():
+    still = torch.zeros(2, 3, *SIZE)
+    transforms = timepoint_transforms(still, still, GRID, maps())
+    assert transforms[0].is_identity and not transforms[1].is_identity
