@@ -11,6 +11,7 @@ from .alignment import (
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp, warp_coarse
 from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
+from .spread import affine_std, standard_deviation
 
 __all__ = [
     "AdaptiveSolver",
@@ -25,11 +26,13 @@ __all__ = [
     "RungeKutta4",
     "ScalingAndSquaring",
     "affine_in_voxels",
+    "affine_std",
     "affine_velocity",
     "compose",
     "compose_affine",
     "displace",
     "sample",
+    "standard_deviation",
     "upsample_field",
     "voxel_grid",
     "warp",

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.grid import compose, upsample_field, warp
+from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .refinement import Refinement, stride_of
 
@@ -115,11 +116,8 @@ class RegistrationInferer(Inferer):
                 "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
                 "modes/symmetric"
             )
-        if draws and refinement is not None and not hasattr(refinement, "draws"):
-            raise InputError(
-                f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {draws}; "
-                "leave it out"
-            )
+        if draws and refinement is not None:
+            refinement.check_draws(draws)
         self.alignment, self.transformation, self.passes = alignment, transformation, passes
         self.refinement = refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
@@ -248,9 +246,5 @@ class RegistrationInferer(Inferer):
                 yield dvf + model.decode(self.posterior.draw(mean, log_variance), seen) - found
 
     def _spread(self, draws: Iterable[Tensor], images: Tensor) -> Tensor:
-        total, squares = 0, 0
-        for dvf in draws:
-            ddf = self.alignment(dvf, self.transformation)
-            total, squares = total + ddf, squares + ddf.square()
-        variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
-        return self._on_image_grid(variance.clamp_min(0).sqrt(), images)
+        std = standard_deviation(self.alignment(dvf, self.transformation) for dvf in draws)
+        return self._on_image_grid(std, images)
