@@ -240,7 +240,7 @@ def _reliability(args: argparse.Namespace) -> list[dict]:
         "network alone, smoothed draws": ["posteriors/smoothed", "effort/no_refine"],
     }
     methods = {name: replace(_ours(args, *overlays), settings={"std_draws": 20}) for name, overlays in kinds.items()}
-    return reliability(_cases(args), methods, args.output)
+    return reliability(methods, args.output, args.seeds)
 
 
 SUITES = {

@@ -1,7 +1,8 @@
 """Whether the stated uncertainty is the true one: a reliability curve (VoxelMorph-diff, Section 4.4.4, asks for the
 uncertainty; here it meets the known motion)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import Tensor
 
+from ..data.phantom import make_phantom
 from ..evaluation.metrics import field_at
 from .compare import BundleMethod
 from .figures import save_figure
@@ -17,24 +19,27 @@ from .figures import save_figure
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+_NEWTON_STEPS = 5
 
 
 def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:
-    """Errors of the landmarks' components over all pairs of timepoints, in stated standard deviations.
+    """Divide the errors of the landmarks' components by the standard deviations stated for them.
+
+    The common space is the mean of the series, so an error is what a landmark's place in one timepoint is off once the
+    mean over K of these errors is 0. The errors of two timepoints are then not independent: that of their difference is
+    ``K / (K - 1)`` times the sum of their variances.
 
     Args:
         landmarks: ``(K, P, 3)``, voxels.
         ddf, inverse_ddf, std: ``(K, 3, *S)``, voxels; ``std`` is that of ``ddf``.
+    Returns: ``(K * P * 3,)``.
     """
-    errors = []
-    for i, points in enumerate(landmarks):
-        common = points + field_at(inverse_ddf[i], points)
-        own = field_at(std[i], common)
-        for j in range(len(landmarks)):
-            if i != j:
-                error = common + field_at(ddf[j], common) - landmarks[j]
-                errors.append(error / (own.square() + field_at(std[j], common).square()).sqrt().clamp_min(1e-6))
-    return torch.stack(errors).flatten()
+    common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
+    for _ in range(_NEWTON_STEPS):
+        errors = torch.stack([common + field_at(u, common) - p for p, u in zip(landmarks, ddf)])
+        common = common - errors.mean(dim=0)
+    stated = torch.stack([field_at(s, common) for s in std])
+    return ((errors - errors.mean(dim=0)) / stated.clamp_min(1e-6)).flatten()
 
 
 def inside_share(errors: Tensor, level: float) -> float:
@@ -43,42 +48,71 @@ def inside_share(errors: Tensor, level: float) -> float:
 
 
 def reliability(
-    cases: Sequence[Mapping],
     methods: Mapping[str, BundleMethod],
     folder: str | Path,
+    seeds: Iterable[int],
+    timepoints: Sequence[int] = (2, 4, 6, 10),
+    noises: Sequence[float] = (0.02, 0.08),
+    size: Sequence[int] = (64, 64, 64),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row a method: for each stated share of errors the true one, in percent, over all cases, and the mean of the
-    stated standard deviations. ``reliability.png`` in ``folder`` shows the curves.
+    """Compare stated shares of the errors with the true ones, on phantoms.
+
+    Every case's result is a line of ``reliability.jsonl`` in ``folder``, from which an interrupted run goes on: delete
+    it after a change of the method. ``reliability.png`` shows the curves.
 
     Args:
         methods: whose inferers give ``ddf_std``.
+        seeds: of the phantoms; one case for each seed, K and noise.
+        timepoints: numbers K of timepoints.
+        noises: of the phantoms, as in `make_phantom`.
+    Returns: a row for each method, K and noise: the true share for each stated one, in percent, and the mean standard
+        deviation, means over the seeds.
     """
-    rows = []
-    for name, method in methods.items():
-        inferer, network, scaled = method.parts()
-        errors, spread = [], []
-        for case in cases:
-            with torch.no_grad():
-                found = inferer(scaled(case["image"]), network)
-            fields = (found[key][0] for key in ("ddf", "inverse_ddf", "ddf_std"))
-            errors.append(standardised_errors(case["landmarks"], *fields))
-            spread.append(float(found["ddf_std"].mean()))
-        errors = torch.cat(errors)
-        row = {f"of {100 * level:g} %": 100 * inside_share(errors, level) for level in LEVELS}
-        rows.append({"method": name, **row, "mean standard deviation, voxels": float(np.mean(spread))})
-        progress(f"{name}: {row['of 90 %']:.1f} % of the errors inside the 90 % interval")
-    _picture(rows, Path(folder) / "reliability.png")
-    return rows
+    file = Path(folder) / "reliability.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    results = {tuple(line["case"]): line["result"] for line in lines}
+    if results:
+        progress(f"{file}: {len(results)} results of an earlier run")
+    rows = {}
+    for seed in seeds:
+        for count in timepoints:
+            for noise in noises:
+                for name, method in methods.items():
+                    case = (name, count, noise, seed)
+                    if case not in results:
+                        results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
+                        with open(file, "a") as log:
+                            print(json.dumps({"case": case, "result": results[case]}), file=log)
+                        progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
+                    rows.setdefault((name, count, noise), []).append(results[case])
+    table = [
+        {"method": name, "K": count, "noise": noise, "cases": len(cells)}
+        | {key: float(np.mean([cell[key] for cell in cells])) for key in cells[0]}
+        for (name, count, noise), cells in sorted(rows.items())
+    ]
+    _picture(table, Path(folder) / "reliability.png")
+    return table
+
+
+def _measure(method: BundleMethod, case: Mapping) -> dict[str, float]:
+    inferer, network, scaled = method.parts()
+    with torch.no_grad():
+        result = inferer(scaled(case["image"]), network)
+    fields = [result[key][0] for key in ("ddf", "inverse_ddf", "ddf_std")]
+    errors = standardised_errors(case["landmarks"], *fields)
+    shares = {f"of {100 * level:g} %": 100 * inside_share(errors, level) for level in LEVELS}
+    return {**shares, "mean standard deviation, voxels": float(fields[-1].mean())}
 
 
 def _picture(rows: Sequence[Mapping], file: Path) -> None:
-    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 7), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 100], [0, 100], "k:", label="as stated")
     for row in rows:
         shares = [row[f"of {100 * level:g} %"] for level in LEVELS]
-        axis.plot([0, *(100 * level for level in LEVELS)], [0, *shares], "o-", label=row["method"])
+        label = f"{row['method']}, K = {row['K']}, noise {row['noise']:g}"
+        axis.plot([0, *(100 * level for level in LEVELS)], [0, *shares], "o-", label=label)
     axis.set(xlabel="stated share of errors inside, %", ylabel="true share, %", aspect="equal")
-    axis.legend()
+    axis.legend(fontsize="small")
     save_figure(figure, file)

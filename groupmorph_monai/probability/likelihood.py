@@ -40,6 +40,8 @@ class Likelihood(nn.Module):
             curvature; 4 was best on phantoms for normalised mutual information and for gradients.
     """
 
+    calibrated = False  # whether it is in nats, so that its curvature tells how sure a displacement is
+
     def __init__(self, smooth_voxels: int = 4, stiffness: float = 4.0):
         super().__init__()
         self.smooth_voxels, self.stiffness = smooth_voxels, stiffness
@@ -78,6 +80,8 @@ class SquaredError(Likelihood):
     Args:
         noise: standard deviation sigma_I of the noise, on the images' scale of [0, 1].
     """
+
+    calibrated = True
 
     def __init__(self, noise: float = 0.02**0.5):
         super().__init__()

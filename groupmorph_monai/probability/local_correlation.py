@@ -20,11 +20,22 @@ class LocalCorrelation(Likelihood):
     pair, so that the cost is linear in K. The template is the mean over K of the volumes, each brought to zero mean and
     unit variance in its window. Several radii are averaged with ``radius_weights``.
 
+    The template contains the volume itself, so a residual holds only ``(K - 1) / K`` of the noise variance. With the
+    template integrated out under a flat prior, as in restricted maximum likelihood (Patterson and Thompson 1971), the
+    noise variance is ``K / (K - 1)`` times that of the residuals, and K volumes count as K - 1:
+
+    ``value = -(K - 1) / K * sum_k log(noise_k / variance_k) / 2``,
+    ``noise_k = K / (K - 1) * mean(residual_k^2) + noise^2``.
+
+    Volumes of noise alone then have value 0, whatever K is.
+
     Args:
         radii_voxels: half widths of the windows.
         radius_weights: share of each; none for equal ones.
         noise: standard deviation of noise below which nothing is explained, on the images' scale of [0, 1].
     """
+
+    calibrated = True
 
     def __init__(
         self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02
@@ -47,15 +58,20 @@ class LocalCorrelation(Likelihood):
             template = template + (normalised if seen is None else normalised * seen[:, k : k + 1])
         return template / (number if seen is None else seen.sum(dim=1, keepdim=True).clamp_min(1))
 
-    def _regressions(self, warped: Tensor, template: Tensor, radius: int) -> Iterator[tuple[Tensor, ...]]:
-        """Of each volume on the template: gain, residual, their variance, the volume's own, ``(B, 1, *S)`` each."""
+    def _regressions(
+        self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Regress each volume on the template, the mean of ``number`` volumes.
+
+        Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
+        """
         mean_t, variance_t = window_moments(template, radius)
         variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
         for volume in warped.split(1, dim=1):
             mean, variance = window_moments(volume, radius)
             covariance = window_mean(volume * template, radius) - mean * mean_t
             gain = covariance / variance_t
-            unexplained = (variance - gain * covariance).clamp_min(0) + self.variance
+            unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
             yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
 
     @full_precision
@@ -63,32 +79,35 @@ class LocalCorrelation(Likelihood):
         total = 0
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             template = self._template(warped, radius)
-            for _, _, unexplained, variance in self._regressions(warped, template, radius):
+            for _, _, unexplained, variance in self._regressions(warped, template, radius, warped.shape[1]):
                 total = total - 0.5 * share * torch.log(unexplained / variance).mean()
-        return total / warped.shape[1]
+        return (1 - 1 / warped.shape[1]) * total / warped.shape[1]
 
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
-        """In closed form: with offset, gain and variance held, a residual falls by ``gain * <grad template, d>``. The
-        template is the guide: its gradient has K times less noise than a volume's own. A volume
-        counts, in the template too, where it has ``seen`` all of the window, and another one has."""
+        """In closed form, for displacements of mean 0 over K, which leave the template as it is: with offset, gain and
+        variance held, a residual falls by ``gain * <grad template, d>``. Then ``score = -gain * residual / noise`` and
+        ``weight = gain^2 / noise``. The template is the guide: its gradient has K times less noise than a volume's
+        own. A volume counts, in the template too, where it has ``seen`` all of the window, and another one has."""
         radius = self.radii_voxels[0]
         clear = None if seen is None else _eroded(seen, radius)
         guide = self._template(warped, radius, clear)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
-        counted = None
+        counted, number = None, warped.shape[1]
         if seen is not None:
+            number = clear.sum(dim=1, keepdim=True).clamp_min(2)
             counted = _eroded(seen, max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
-            for k, (gain, residual, unexplained, variance) in enumerate(self._regressions(warped, guide, radius)):
+            for k, (gain, residual, unexplained, variance) in enumerate(
+                self._regressions(warped, guide, radius, number)
+            ):
                 counts = 1 if counted is None else counted[:, k : k + 1]
-                value -= 0.5 * share * torch.log(unexplained / variance) * counts
+                value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * counts
                 precise = share * gain / unexplained * counts
                 score[:, k : k + 1] -= precise * residual
                 weight[:, k : k + 1] += precise * gain
-        number = None if counted is None else counted.sum(dim=1, keepdim=True)
-        return Linearised(value, guide, score, weight, number)
+        return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
 
 
 def _eroded(seen: Tensor, radius: int) -> Tensor:

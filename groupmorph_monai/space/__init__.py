@@ -12,6 +12,7 @@ from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp
 from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
 from .smoothing import MultiGaussian
+from .spread import standard_deviation
 
 __all__ = [
     "AdaptiveSolver",
@@ -35,6 +36,7 @@ __all__ = [
     "compose",
     "displace",
     "sample",
+    "standard_deviation",
     "upsample_field",
     "voxel_grid",
     "warp",

@@ -37,6 +37,13 @@ class AffineRefinement:
     def __init__(self, likelihood: Likelihood, voxels: Sequence[int] = (24, 48), iterations: int = 20):
         self.likelihood, self.voxels, self.iterations = likelihood, tuple(voxels), iterations
 
+    def check_draws(self, number: int) -> None:
+        """Refuse draws with an InputError."""
+        raise InputError(
+            f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {number}; "
+            "leave it out"
+        )
+
     def __call__(
         self,
         z: Field,

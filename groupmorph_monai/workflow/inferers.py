@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
 from ..space.grid import full_precision, inside, warp
+from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
 from .refinement import Refinement
@@ -160,11 +162,8 @@ class RegistrationInferer(FieldInferer):
             raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
-        if draws and refinement is not None and not hasattr(refinement, "draws"):
-            raise InputError(
-                f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {draws}; "
-                "leave it out"
-            )
+        if draws and refinement is not None:
+            refinement.check_draws(draws)
         self.passes, self.refinement = passes, refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
@@ -305,12 +304,11 @@ class RegistrationInferer(FieldInferer):
 
     @full_precision
     def _spread(self, draws: Iterable[Field]) -> Tensor:
-        total, squares = 0, 0
-        for dvf in draws:
-            ddf = self.alignment(dvf.values, self.transformation)
-            total, squares = total + ddf, squares + ddf.square()
-        variance = (squares - total.square() / self.draws) / max(self.draws - 1, 1)
-        return dvf.like(variance.clamp_min(0).sqrt()).on_image()
+        draws = iter(draws)
+        first = next(draws)
+        fields = chain([first], draws)
+        std = standard_deviation(self.alignment(dvf.values, self.transformation) for dvf in fields)
+        return first.like(std).on_image()
 
 
 def _seen(ddf: Tensor, coverage: Tensor | None) -> Tensor:

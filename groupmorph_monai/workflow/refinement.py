@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.field import Field
@@ -17,6 +18,7 @@ __all__ = ["Refinement"]
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 _LEAST_VOXELS = 6**3  # that count on a level which is coarser than the finest lattice
+_WEIGHT_STEPS = 20
 
 
 class Refinement:
@@ -126,9 +128,8 @@ class Refinement:
                     # Of the volume that two timepoints have seen this level has too few voxels, or none.
                     if model.voxels < (_LEAST_VOXELS if factor > self.lattice_voxels else 1):
                         break
-                    # Each piece pays for what all share.
-                    shape = z.values.shape[3:]
-                    terms = [pieces.number * w * t.to(images) for w, t in zip(weights, self.prior.terms(shape, step))]
+                    priors = self._priors(pieces, z)
+                    terms = [w * t for w, t in zip(weights, priors)]
                     if best is not None and _worse(model, z.values, best[0], best[1].values, sum(terms)):
                         # Levenberg and Marquardt: back, and a shorter step from there.
                         model, z = best
@@ -143,9 +144,8 @@ class Refinement:
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
                     z = z.like(z.values + dz)
-                    if self.adapt_prior and step == self.lattice_voxels:
-                        curvature = self.independent_share * model.mean_curvature
-                        weights = [w * c for w, c in zip(weights, _evidence(terms, z.values[0], curvature, weights))]
+                    if step == self.lattice_voxels:
+                        weights = self._weights(priors, z, model)
                     bar.update()
                     length_voxels = step * dz.square().sum(dim=1).sqrt().mean()
                     bar.set_postfix(level=factor, step=f"{length_voxels:.3f} voxels")
@@ -182,6 +182,14 @@ class Refinement:
             reached, stayed = torch.where(stays > 0, value, reached), True
         return z, stayed
 
+    def check_draws(self, number: int) -> None:
+        """Refuse draws with an InputError where the likelihood's scale, and so the posterior's width, is arbitrary."""
+        if not self.likelihood.calibrated:
+            raise InputError(
+                f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary, got "
+                f"{number}; leave it out, or take the default likelihood or --overlay likelihoods/multi_kernel"
+            )
+
     @torch.no_grad()
     def draws(
         self,
@@ -195,20 +203,17 @@ class Refinement:
         """Draws of z from Laplace's approximation of its posterior at a refined z, each like ``z``, which is one
         series' ``(1, K, T * D, *S)``; the other arguments are those of a call.
 
-        ``N(z, (H + Lambda)^-1)``: a draw solves ``(H + Lambda) d = sqrt(H) e + sqrt(Lambda) f`` for white e and f
-        (Papandreou and Yuille 2010, Gaussian sampling by local perturbations). Here every voxel counts in full: on
-        three phantoms 82 to 91 % of the true errors then lay within the 90 % interval.
+        ``N(z, (H + Lambda)^-1)`` on fields of mean 0 over K: a draw solves ``(H + Lambda) d = sqrt(H) e + sqrt(Lambda)
+        f`` for white e and f (Papandreou and Yuille 2010, Gaussian sampling by local perturbations). H, Lambda and the
+        prior's weights are those of the last step that led to z.
         """
         generator = torch.Generator(images.device).manual_seed(seed)
         level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
         pieces = Pieces(z)
         model = level.model(self.likelihood, pieces.shared.values, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
-        priors = [pieces.number * t.to(z) for t in self.prior.terms(z.shape[3:], shared.step)]
-        weights = [1.0] * len(priors)
-        for _ in range(10 if self.adapt_prior else 0):
-            terms = [w * t for w, t in zip(weights, priors)]
-            weights = [w * c for w, c in zip(weights, _evidence(terms, z[0], model.mean_curvature, weights))]
+        priors = self._priors(pieces, shared)
+        weights = self._weights(priors, shared, model)
         precision = sum(w * t for w, t in zip(weights, priors))
         cosine = CosineTransform(z.shape[3:], z)
         # The floor keeps a matrix of rank 2, where an edge tells nothing along itself, within Cholesky's reach.
@@ -223,6 +228,16 @@ class Refinement:
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.sqrt() * white()
             yield pieces.whole(shared.like(z + _solve(model, precision, right, 4 * self.conjugate_steps)))
+
+    def _priors(self, pieces: Pieces, z: Field) -> list[Tensor]:
+        """The prior's terms at weight 1 of what the pieces share: each piece pays for it."""
+        return [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+
+    def _weights(self, priors: Sequence[Tensor], z: Field, model: Quadratic) -> list[float]:
+        """Weights of the prior's terms at z on the finest lattice: of the mode and of the draws about it."""
+        if not self.adapt_prior:
+            return [1.0] * len(priors)
+        return _likeliest_weights(priors, z.values[0], self.independent_share * model.mean_curvature)
 
 
 def _bound(model: Quadratic, z: Tensor, precision: Tensor) -> float:
@@ -243,41 +258,46 @@ def _ascent(model: Quadratic, precision: Tensor, z: Tensor) -> Tensor:
 
 
 def _solve(model: Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
-    """``(H + Lambda)^-1 right`` for K fields of mean 0, ``(K, D, *S)``, by conjugate gradients; ``right`` in cosine
-    coordinates."""
+    """``(H + Lambda)^-1 right`` among K fields of mean 0 over K, ``(K, D, *S)``, by conjugate gradients; ``right`` in
+    cosine coordinates."""
     cosine = CosineTransform(right.shape[2:], right)
     # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
     scale = (precision + 0.2 * model.mean_curvature).rsqrt()
     shrinkage = precision * scale.square()
-    axes = tuple(range(1, right.dim()))
-
-    def inner(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=axes, keepdim=True)
-
-    r = scale * right
-    r = r - r.mean(dim=0, keepdim=True)
+    r = _centred(scale * right)
     p, y = r, torch.zeros_like(r)
-    rr = first = inner(r, r)
+    rr = first = r.square().sum()
     for _ in range(steps):
-        product = scale * cosine(model.product(cosine.inverse(scale * p))) + shrinkage * p
-        length = rr / inner(p, product).clamp_min(1e-30)
+        product = _centred(scale * cosine(model.product(cosine.inverse(scale * p)))) + shrinkage * p
+        length = rr / (p * product).sum().clamp_min(1e-30)
         y, r = y + length * p, r - length * product
-        previous, rr = rr, inner(r, r)
-        if rr.sum() < 1e-4 * first.sum():
+        previous, rr = rr, r.square().sum()
+        if rr < 1e-4 * first:
             break
         p = r + rr / previous.clamp_min(1e-30) * p
-    d = cosine.inverse(scale * y)
-    return d - d.mean(dim=0, keepdim=True)
+    return cosine.inverse(scale * y)
 
 
-def _evidence(terms: Sequence[Tensor], z: Tensor, curvature: Tensor, weights: Sequence[float]) -> list[float]:
-    """Factors by which the evidence changes the weights of the prior's terms, within 30 times of where they began."""
-    energies = CosineTransform(z.shape[2:], z)(z).square().sum(dim=(0, 1))
-    precision = sum(terms)
-    determined = (z.shape[0] - 1) * z.shape[1] * curvature / (curvature + precision)
-    factors = []
-    for term, weight in zip(terms, weights):
-        share = torch.where(precision > 0, term / precision.clamp_min(1e-30), 0)
-        factor = float((share * determined).sum() / (term * energies).sum().clamp_min(1e-12))
-        factors.append(min(max(weight * factor, 1 / 30), 30) / weight)
-    return factors
+def _centred(fields: Tensor) -> Tensor:
+    return fields - fields.mean(dim=0, keepdim=True)
+
+
+def _likeliest_weights(priors: Sequence[Tensor], z: Tensor, curvature: Tensor) -> list[float]:
+    """Weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined coefficients)
+    / (energy at weight 1)``, between 1 / 30 and 30.
+
+    Args:
+        priors: eigenvalues ``(*S)`` of each term at weight 1.
+        z: ``(K, D, *S)``.
+        curvature: of the likelihood, a scalar.
+    """
+    squares = CosineTransform(z.shape[2:], z)(z).square().sum(dim=(0, 1))
+    energies = [(prior * squares).sum().clamp_min(1e-12) for prior in priors]
+    weights = [1.0] * len(priors)
+    for _ in range(_WEIGHT_STEPS):
+        terms = [w * prior for w, prior in zip(weights, priors)]
+        # Of the (K - 1) D coefficients of each frequency the likelihood determines a share.
+        free = (z.shape[0] - 1) * z.shape[1] * curvature / (curvature + sum(terms)) / sum(terms).clamp_min(1e-30)
+        determined = [float((term * free).sum()) for term in terms]
+        weights = [min(max(n / float(energy), 1 / 30), 30.0) for n, energy in zip(determined, energies)]
+    return weights

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from groupmorph_monai.benchmarks import reliability as module
 from groupmorph_monai.benchmarks.reliability import inside_share, reliability, standardised_errors
 
 
@@ -12,34 +13,58 @@ def test_of_true_normal_errors_as_many_lie_inside_as_stated():
     assert inside_share(torch.zeros(3), 0.1) == 1
 
 
-def known(std):
-    """Two timepoints that lie alike, and fields that err by noise with a standard deviation of 0.2 a component."""
+def known(std, timepoints):
+    """Timepoints that lie alike, fields that err alike about their mean, and what is stated of each of them."""
     rng = torch.Generator().manual_seed(0)
-    points = (torch.rand(1, 4000, 3, generator=rng) * 20 + 2).round().expand(2, -1, -1)
-    ddf = 0.2 * torch.randn(2, 3, 24, 24, 24, generator=rng)
-    ddf[0] = 0  # the first timepoint's voxels are the common space
-    return points, ddf, torch.zeros_like(ddf), torch.full_like(ddf, std / 2**0.5)
+    points = (torch.rand(1, 4000, 3, generator=rng) * 16 + 4).expand(timepoints, -1, -1)
+    ddf = torch.randn(timepoints, 3, 1, 1, 1, generator=rng) * 0.2 * torch.ones(24, 24, 24)
+    ddf = ddf - ddf.mean(dim=0)
+    return points, ddf, -ddf, torch.full_like(ddf, std)
 
 
-def test_errors_are_measured_in_what_is_stated_of_both_timepoints():
-    errors = standardised_errors(*known(0.2))
-    # One direction errs by the second field; the other, from the second timepoint, does not move at all.
-    moved, still = errors.view(2, -1)
-    assert moved.std().item() == pytest.approx(1, abs=0.03) and still.abs().max() == 0
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_errors_are_those_about_the_series_mean(timepoints):
+    points, ddf, inverse, std = known(0.1, timepoints)
+    errors = standardised_errors(points, ddf, inverse, std).view(timepoints, -1, 3)
+    torch.testing.assert_close(errors, (ddf[:, None, :, 0, 0, 0] / 0.1).expand_as(errors), atol=1e-3, rtol=0)
+    # A shift of all timepoints together is none of the common space's own.
+    moved = standardised_errors(points, ddf + 0.3, inverse - 0.3, std).view(timepoints, -1, 3)
+    torch.testing.assert_close(moved, errors, atol=1e-3, rtol=0)
 
 
-def test_the_table_and_the_picture_tell_who_claims_too_much(tmp_path):
-    class Method:
-        def __init__(self, std):
-            self.std = std
+class Method:
+    def __init__(self, std):
+        self.std, self.calls = std, 0
 
-        def parts(self):
-            points, ddf, inverse, std = known(self.std)
-            found = {"ddf": ddf[None], "inverse_ddf": inverse[None], "ddf_std": std[None]}
-            return lambda images, network: found, None, lambda images: images
+    def parts(self):
+        self.calls += 1
+        rng = torch.Generator().manual_seed(0)
 
-    cases = [{"image": None, "landmarks": known(0.2)[0]}]
-    honest, bold = reliability(cases, {"honest": Method(0.2), "bold": Method(0.05)}, tmp_path, lambda line: None)
-    assert honest["of 90 %"] == pytest.approx(95, abs=1)  # half of the errors are 0
-    assert bold["of 90 %"] < 75 and honest["mean standard deviation, voxels"] == pytest.approx(0.1414, rel=1e-3)
-    assert [file.name for file in tmp_path.iterdir()] == ["reliability.png"]
+        def inferer(images, network):
+            ddf = 0.2 * torch.randn(images, 3, 24, 24, 24, generator=rng)
+            ddf = ddf - ddf.mean(dim=0)
+            std = torch.full_like(ddf, self.std * (1 - 1 / images) ** 0.5)
+            return {"ddf": ddf[None], "inverse_ddf": torch.zeros_like(ddf)[None], "ddf_std": std[None]}
+
+        return inferer, None, lambda images: images
+
+
+def test_the_table_tells_who_claims_too_much_and_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    def phantom(seed, size, timepoints, landmarks, noise):
+        # On voxels, where nothing is interpolated.
+        points = (torch.rand(1, landmarks, 3, generator=torch.Generator().manual_seed(seed)) * 16 + 4).round()
+        return {"image": timepoints, "landmarks": points.expand(timepoints, -1, -1)}
+
+    monkeypatch.setattr(module, "make_phantom", phantom)
+    monkeypatch.setattr(module, "_NEWTON_STEPS", 1)  # white fields have no common point to go to
+    methods = {"bold": Method(0.05), "honest": Method(0.2)}
+    rows = reliability(methods, tmp_path, [1, 2], (2, 3), (0.02,), progress=lambda line: None)
+    assert [(row["method"], row["K"], row["cases"]) for row in rows] == [
+        ("bold", 2, 2), ("bold", 3, 2), ("honest", 2, 2), ("honest", 3, 2)
+    ]  # fmt: skip
+    assert all(row["of 90 %"] < 45 for row in rows[:2])
+    assert all(row["of 90 %"] == pytest.approx(90, abs=1) for row in rows[2:])
+    assert rows[2]["mean standard deviation, voxels"] == pytest.approx(0.2 / 2**0.5)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["reliability.jsonl", "reliability.png"]
+    again = reliability(methods, tmp_path, [1, 2, 3], (2, 3), (0.02,), progress=lambda line: None)
+    assert methods["bold"].calls == 6 and [row["cases"] for row in again] == [3] * 4

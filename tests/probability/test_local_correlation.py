@@ -26,7 +26,7 @@ def test_it_is_the_log_of_what_a_windows_regression_leaves():
     for k in range(3):
         t0, w0 = t - t.mean(-1, keepdims=True), windows[k] - windows[k].mean(-1, keepdims=True)
         explained = (t0 * w0).mean(-1) ** 2 / (t0.var(-1) + 1e-3) / w0.var(-1)
-        total -= 0.5 * np.log(1 - explained).mean()
+        total -= 2 / 3 * 0.5 * np.log(3 / 2 * (1 - explained)).mean()  # three volumes count as two
     assert likelihood(x).item() == pytest.approx(total / 3, rel=1e-6)
 
 
@@ -54,27 +54,60 @@ def test_reordering_the_timepoints_changes_nothing_or_reorders():
     torch.testing.assert_close(reordered.weight, weight[:, order])
 
 
-@pytest.mark.parametrize("axis", [2, 3, 4])
-def test_the_score_predicts_what_a_small_shift_changes(axis):
-    """Moving one volume by d changes the sum over voxels by about ``sum score <grad guide, d>``."""
-    template = volumes(1, (26, 24, 25), sigma=2.0)
-    x = torch.cat([template, 2 * template.roll(1, dims=axis) + 1, template], dim=1)
-    x = x + 0.01 * volumes(3, (26, 24, 25), seed=5)
-    likelihood = LocalCorrelation((2,), noise=0.01)
-    _, guide, score, *_ = likelihood.linearise(x)
-    inside = (slice(None), slice(5, -5), slice(5, -5), slice(5, -5))
-    predicted = (score[:, 1] * gradient(guide)[:, 0, axis - 2])[inside].sum()
+def noisy_series(timepoints, noise=0.05):
+    """Volumes of one texture with noise of its own, displacements ``(1, K, 3)`` of mean 0 over K, and what a volume
+    changes by under them, ``(1, K, *S)``, but near the border.
 
-    def shifted(step):
-        moved = x.clone()
-        d = gradient(x[:, 1:2])[:, 0, axis - 2]
-        moved[:, 1] = x[:, 1] + step * d
-        cut = moved[:, :, 3:-3, 3:-3, 3:-3]
-        return likelihood(cut) * cut.numel()
+    The texture repeats itself at every window's width, so that all windows have one mean and variance.
+    """
+    tile = gaussian_filter(volumes(1, (5, 5, 5)).repeat(1, 1, 5, 5, 5), 1.0)[:, :, 10:15, 10:15, 10:15]
+    texture = 0.2 * ((tile - tile.mean()) / tile.std()).repeat(1, 1, 6, 6, 6)
+    rng = torch.Generator().manual_seed(1)
+    x = texture + noise * torch.randn(1, timepoints, 30, 30, 30, generator=rng, dtype=torch.float64)
+    d = torch.randn(1, timepoints, 3, generator=rng, dtype=torch.float64)
+    d = d - d.mean(dim=1, keepdim=True)
+    inner = torch.zeros_like(texture)
+    inner[..., 6:-6, 6:-6, 6:-6] = 1
+    return x, d, inner * along(texture, d)
 
-    measured = (shifted(0.02) - shifted(-0.02)) / 0.04
-    assert predicted > 0 and measured > 0  # the volume was rolled forward: it must look further on
-    assert predicted.item() == pytest.approx(measured.item(), rel=0.6)
+
+def along(guide, d):
+    return torch.einsum("bnd,bdijk->bnijk", d, gradient(guide)[:, 0])
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_score_and_weight_are_the_derivatives_of_the_value(timepoints):
+    x, d, change = noisy_series(timepoints)
+    likelihood, inner, step = LocalCorrelation((2,), noise=1e-3), change != 0, 0.02
+
+    def value(offset):
+        return float(likelihood(x + offset * change) * x.numel())
+
+    _, guide, _, weight, _ = likelihood.linearise(x)
+    second = (value(step) - 2 * value(0) + value(-step)) / step**2
+    assert float((weight * (inner * along(guide, d)).square()).sum()) == pytest.approx(-second, rel=0.15)
+    off = 0.1  # of d
+    _, guide, score, *_ = likelihood.linearise(x - off * change)
+    first = (value(step - off) - value(-step - off)) / (2 * step)
+    assert float((score * inner * along(guide, d)).sum()) == pytest.approx(first, rel=0.15)
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_the_curvature_is_that_under_the_true_noise(timepoints):
+    """With the template integrated out, K volumes of known noise have the log likelihood ``-sum_k (x_k - mean)^2 / (2
+    noise^2)``: its curvature is what the weights must find without being told the noise."""
+    noise = 0.05
+    x, d, change = noisy_series(timepoints, noise)
+    x = x * torch.linspace(1, 3, timepoints).view(1, -1, 1, 1, 1) + 0.3  # gains and offsets do not count
+    _, guide, _, weight, _ = LocalCorrelation((2,), noise=1e-6).linearise(x)
+    found = (weight * ((change != 0) * along(guide, d)).square()).sum()
+    assert float(found) == pytest.approx(float(change.square().sum() / noise**2), rel=0.08)
+
+
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_noise_alone_has_no_value(timepoints):
+    x = torch.randn(1, timepoints, 24, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert abs(float(LocalCorrelation((3,), noise=1e-6)(x))) < 0.01
 
 
 def test_several_radii_are_averaged_by_their_weights():
