@@ -2,7 +2,6 @@
 
 import csv
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from torch.utils.data import default_collate
 from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
+from ..data.writers import all_or_nothing
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
 from ..space.grid import warp
@@ -221,7 +221,6 @@ def scale(method: BundleMethod, progress=print) -> list[dict]:
 def write_table(rows: Sequence[Mapping], folder: str | Path, name: str) -> Path:
     """``name.csv`` and ``name.md`` in ``folder``, whole or not at all. Returns the Markdown file."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def shown(value: object) -> str:
@@ -229,14 +228,10 @@ def write_table(rows: Sequence[Mapping], folder: str | Path, name: str) -> Path:
 
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(shown(row.get(column)) for column in columns) + " |" for row in rows]
-    for suffix in ("csv", "md"):
-        partial = folder / f".{name}.{suffix}.partial"
-        with open(partial, "w", newline="") as file:
-            if suffix == "md":
-                file.write("\n".join(lines) + "\n")
-            else:
-                table = csv.DictWriter(file, columns)
-                table.writeheader()
-                table.writerows(rows)
-        os.replace(partial, folder / f"{name}.{suffix}")
+    with all_or_nothing(folder) as partial:
+        (partial / f"{name}.md").write_text("\n".join(lines) + "\n")
+        with open(partial / f"{name}.csv", "w", newline="") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(rows)
     return folder / f"{name}.md"

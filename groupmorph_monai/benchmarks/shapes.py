@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from ..evaluation.metrics import folding_percent, non_diffeomorphic_volume_percent
 from ..probability.likelihood import SquaredError
 from ..probability.prior import FluidPrior
+from ..space.field import Field
 from ..space.grid import compose, voxel_grid, warp
 from ..space.integrate import ScalingAndSquaring
 from ..workflow.refinement import Refinement
@@ -62,7 +63,8 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
     )
     for seed in seeds:
         images = make_shapes(seed)
-        z = refine(images.new_zeros(1, 2, 2, *images.shape[2:]), images, halves)
+        start = Field(images.new_zeros(1, 2, 2, *images.shape[2:]), images.shape[2:])
+        z = refine(start, images, halves).values
         # Half of the way each: all of it is the C's velocity less the disk's.
         velocity = z[:, 1:] - z[:, :1]
         there, back = flow(velocity), flow.inverse(velocity)

@@ -2,7 +2,6 @@
 registration alone needs no labels."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import LoadSeriesd
+from ..data.writers import all_or_nothing
 from ..errors import InputError
 from ..evaluation.metrics import overlap, warp_labels
 from .compare import BundleMethod
@@ -45,10 +45,8 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
         ]
 
     training = pairs(names[:number], _TRAINING_PAIRS)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".dataset.json.partial"
-    partial.write_text(json.dumps({"training": training, "validation": training[:1]}))
-    os.replace(partial, folder / "dataset.json")
+    with all_or_nothing(folder) as partial:
+        (partial / "dataset.json").write_text(json.dumps({"training": training, "validation": training[:1]}))
     return pairs(names[number:], _TEST_PAIRS)
 
 

@@ -27,6 +27,7 @@ from .resampling import resample
 from .right_angles import is_sheared
 
 __all__ = [
+    "all_or_nothing",
     "apply_field",
     "apply_field_to_points",
     "check_output_dir",
@@ -54,8 +55,13 @@ def check_output_dir(path: str | Path) -> Path:
 
 
 @contextmanager
-def _all_or_nothing(output_dir: Path) -> Iterator[Path]:
-    """A folder to write in; its files move to ``output_dir`` together at the end, or after an error not at all."""
+def all_or_nothing(output_dir: str | Path) -> Iterator[Path]:
+    """Yield a folder to write in, whose files replace those of their names in ``output_dir`` at the end; after an error
+    none does. A reader never meets half a file.
+
+    Raises: InputError where the disk fails.
+    """
+    output_dir = check_output_dir(output_dir)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
     try:
         yield partial
@@ -139,7 +145,7 @@ def write_registration(
     affine = grid.affine.numpy()
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
     coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
-    with _all_or_nothing(output_dir) as folder:
+    with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
@@ -258,14 +264,14 @@ def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = 
         data = data.astype(np.int32 if fits else np.float64)
     elif data.dtype == np.float16:
         data = data.astype(np.float32)
-    with _all_or_nothing(check_output_dir(path.parent)) as folder:
+    with all_or_nothing(path.parent) as folder:
         nib.save(_image(data, frame.affine), folder / path.name)
 
 
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:
     """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, complete or not at all."""
     path = Path(path)
-    with _all_or_nothing(check_output_dir(path.parent)) as folder, open(folder / path.name, "w", newline="") as file:
+    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", newline="") as file:
         table = csv.writer(file)
         table.writerow("xyz")
         table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())

@@ -3,7 +3,6 @@
 import csv
 import logging
 import math
-import os
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
 from ..data.readers import Frame, Series
-from ..data.writers import check_output_dir, write_registration
+from ..data.writers import all_or_nothing, check_output_dir, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
@@ -138,10 +137,9 @@ class SeriesWriter:
         self, metrics: dict, written: Mapping, lengths: np.ndarray, initial: Mapping, seconds: Mapping[str, float]
     ) -> None:
         spacing = self.series.frames[self.home].grid.spacing_mm.tolist()
-        picture = self.output_dir / ".report.png.partial"
-        try:
+        with all_or_nothing(self.output_dir) as folder:
             draw_report(
-                picture,
+                folder / "report.png",
                 written["native"],
                 written["warped"],
                 written["jacobian"],
@@ -149,9 +147,6 @@ class SeriesWriter:
                 spacing,
                 title=Path(self.series.frames[self.home].path).name,
             )
-            os.replace(picture, self.output_dir / "report.png")
-        finally:
-            picture.unlink(missing_ok=True)
         report = {
             "metrics": metrics,
             "initial_alignment": initial,
@@ -207,12 +202,10 @@ class MetricsTable:
             values = [row[name] for row in self.rows if name in row]
             means[name] = sum(values) / len(values)
         rows = [*self.rows, {"series": "mean", **means}]
-        partial = self.output_dir / ".metrics.csv.partial"
-        with open(partial, "w", newline="") as file:
+        with all_or_nothing(self.output_dir) as folder, open(folder / "metrics.csv", "w", newline="") as file:
             table = csv.DictWriter(file, columns)
             table.writeheader()
             table.writerows(rows)
-        os.replace(partial, self.output_dir / "metrics.csv")
         write_json({"series": self.rows, "mean": means, "versions": versions()}, self.output_dir / "metrics.json")
         print(format_table(rows, [name for name in columns if name in SHOWN]))
         print(f"All metrics: {self.output_dir / 'metrics.csv'}")

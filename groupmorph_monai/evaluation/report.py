@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .. import __version__
+from ..data.writers import all_or_nothing
 
 __all__ = ["draw_report", "format_table", "versions", "write_json"]
 
@@ -32,16 +33,12 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def write_json(report: dict, path: str | os.PathLike) -> None:
-    """Write ``report`` whole or not at all: a reader never sees half a file, and a failure leaves the old one."""
-    text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+def write_json(report: Mapping, path: str | os.PathLike) -> None:
+    """Write ``report`` whole or not at all."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with all_or_nothing(path.parent) as folder:
+        text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+        (folder / path.name).write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
