@@ -112,7 +112,7 @@ class GroupAffine:
        of `regress`.
     2. The confidence of a scan is the correlation of its edges with the mean of the others', less half of the highest
        that it has when it is shifted by more than 3 voxels of the coarse grid. Measured: below 0.15 for scans that show
-       different things, up to 0.22 for scans of the same thing that are not aligned, 0.34 to 0.9 where they are.
+       different things, up to 0.22 for scans of the same thing that are not aligned, 0.4 to 0.9 where they are.
     3. Scans that are not clearly aligned are searched for: every shift at thirteen rotations. The best few climb, and
        the highest correlation wins. What stays below `LEAST_CONFIDENCE` is not found; its file's coordinates hold.
     4. All climb on a finer grid.

@@ -11,7 +11,7 @@ from ..space.lattice import gradient, window_mean
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
 _LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels
-_LEAST_VARIANCE = 0.5  # of the features, of as many voxels as the smaller volume has
+_LEAST_VARIANCE = 0.1  # of the features, see ShiftCorrelation
 
 
 def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +39,8 @@ class ShiftCorrelation:
     """Correlation of one volume's features with another's at every shift, over what both have measured (Padfield 2012,
     masked normalised cross-correlation, of several features).
 
-    Where a volume shows less than half the variance that the smaller one's voxels have on average in it, it counts as
-    if it showed half: little structure fits anywhere.
+    Where a volume shows less than a tenth of its mean variance per voxel, times the voxels of the smaller volume, it
+    counts as if it showed that: little structure fits anywhere.
 
     Args:
         features: ``(C, *S)``, 0 where not measured.
