@@ -22,8 +22,9 @@ from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regres
 
 __all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 
-LEAST_CONFIDENCE = 0.25  # see GroupAffine
+LEAST_CONFIDENCE = 0.28  # see GroupAffine
 _SEARCH_DEGREES = 15.0
+_LEAST_STEP = 0.02  # voxels
 _CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
 
 
@@ -111,7 +112,7 @@ class GroupAffine:
        of `regress`.
     2. The confidence of a scan is the correlation of its edges with the mean of the others', less half of the highest
        that it has when it is shifted by more than 3 voxels of the coarse grid. Measured: below 0.15 for scans that show
-       different things, up to 0.22 for scans of the same thing that are not aligned, 0.34 to 0.9 where they are.
+       different things, up to 0.22 for scans of the same thing that are not aligned, 0.4 to 0.9 where they are.
     3. Scans that are not clearly aligned are searched for: every shift at thirteen rotations. The best few climb, and
        the highest correlation wins. What stays below `LEAST_CONFIDENCE` is not found; its file's coordinates hold.
     4. All climb on a finer grid.
@@ -160,23 +161,31 @@ class _Group:
 
     def on(self, scans: Sequence[_Scan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Intensities and where they were measured, each ``(len(chosen), *S)``."""
-        values, measured = (torch.stack(x) for x in zip(*(scans[k].on(grid, maps[k]) for k in chosen)))
-        if self.masked in chosen:
-            measured = measured * measured[list(chosen).index(self.masked)]
+        return self.together({k: scans[k].on(grid, maps[k]) for k in chosen})
+
+    def together(self, volumes: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """As `on` returns, from each scan's own."""
+        values, measured = (torch.stack(x) for x in zip(*volumes.values()))
+        if self.masked in volumes:
+            measured = measured * volumes[self.masked][1]
         return values, measured
 
     def climb(self, maps: Tensor, level: int, kind: str, chosen: Sequence[int], alone: int | None = None) -> Tensor:
         """The maps after steps of all the chosen, whose mean does not move, or of one ``alone``."""
         scans, grid = (self.coarse, self.fine)[level], self.grid(maps, level, [k for k in chosen if k != alone])
         moving = range(len(chosen)) if alone is None else [chosen.index(alone)]
-        maps = maps.clone()
+        maps, corners = maps.clone(), _corners(grid)
+        volumes = {k: scans[k].on(grid, maps[k]) for k in chosen}
         for _ in range(self.settings.iterations):
-            steps = affine_steps(*self.on(scans, grid, maps, chosen), grid, kind, moving)
+            steps = affine_steps(*self.together(volumes), grid, kind, moving)
             if alone is None:  # each aims at where the others are, and these move too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
             for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
-                maps[chosen[n]] = maps[chosen[n]] @ move
-            if steps.abs().max() < 1e-5:
+                k = chosen[n]
+                maps[k] = maps[k] @ move
+                volumes[k] = scans[k].on(grid, maps[k])
+            moved = (steps @ corners)[:, :3].norm(dim=1).max()
+            if moved < _LEAST_STEP * grid.spacing_mm[0]:
                 break
         return maps
 
@@ -210,6 +219,7 @@ class _Group:
         return here, here - 0.5 * float(scores[elsewhere].max().clamp_min(0))
 
     def align(self) -> AffineAlignment:
+        """The steps that `GroupAffine` lists."""
         everyone = list(range(len(self.grids)))
         headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
         maps = self.climb(headers, 0, "rigid", everyone)
@@ -255,7 +265,8 @@ class _Group:
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
     def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
-        """Agreement and map of one scan where it is, and after a climb from what a wide search finds."""
+        """Agreement and map of one scan after a climb from the likeliest places of a wide search, and from where it is,
+        until one is clear."""
         grid, box = self.grid(maps, 0, group), self.coarse[k].grid
         template, found = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):
@@ -270,11 +281,13 @@ class _Group:
                 found.append((score, turned[k] @ move))
         found.sort(key=lambda pair: pair[0], reverse=True)
         result = []
-        for _, matrix in [(1.0, maps[k]), *found[: self.settings.candidates]]:
+        for matrix in [*(matrix for _, matrix in found[: self.settings.candidates]), maps[k]]:
             start = maps.clone()
             start[k] = matrix
             climbed = self.climb(start, 0, "rigid", [*group, k], alone=k)
             result.append((*self.agreement(climbed, k, group), climbed[k]))
+            if result[-1][1] >= _CLEAR_CONFIDENCE:
+                break
         return result
 
     def keep_headers(self, maps: Tensor, placed: list[int]) -> Tensor:
@@ -284,8 +297,7 @@ class _Group:
         logarithms = _logarithms(maps[placed])
         middle = logarithms.mean(dim=0)
         grid = self.grid(maps, 1, placed)
-        corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3).double() * grid.extent_mm
-        places = torch.cat([corners + grid.centre, torch.ones(8, 1, dtype=torch.float64)], dim=1).T
+        places = _corners(grid)
         for _ in range(50):  # Weiszfeld's steps
             distances = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1)
             weights = 1 / distances.clamp_min(1e-3)
@@ -316,3 +328,9 @@ class _Group:
         first = torch.linalg.eigh(regression.correlation + regression.correlation.T).eigenvectors[:, -1]
         majority = (first * torch.tensor([self.structure(k) for k in everyone])).sum()
         return torch.where(first * majority < 0, -1.0, 1.0)
+
+
+def _corners(grid: Grid) -> Tensor:
+    """``(4, 8)``, mm, with 1 below."""
+    far = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).double() * (torch.tensor(grid.shape) - 1)
+    return grid.affine @ torch.cat([far, torch.ones(8, 1)], dim=1).T

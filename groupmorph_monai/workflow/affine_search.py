@@ -11,7 +11,7 @@ from ..space.lattice import gradient, window_mean
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
 _LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels
-_LEAST_VARIANCE = 0.5  # of a whole volume's features
+_LEAST_VARIANCE = 0.1  # of the features, see ShiftCorrelation
 
 
 def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +39,8 @@ class ShiftCorrelation:
     """Correlation of one volume's features with another's at every shift, over what both have measured (Padfield 2012,
     masked normalised cross-correlation, of several features).
 
-    Where a volume shows less than half the variance that it has as a whole, it counts as if it showed half: little
-    structure fits anywhere.
+    Where a volume shows less than a tenth of its mean variance per voxel, times the voxels of the smaller volume, it
+    counts as if it showed that: little structure fits anywhere.
 
     Args:
         features: ``(C, *S)``, 0 where not measured.
@@ -55,7 +55,7 @@ class ShiftCorrelation:
         shifts = [torch.arange(length) for length in lengths]
         self.shifts = [torch.where(t < m, t, t - length) for t, m, length in zip(shifts, size, lengths)]
         self.spectra, self.voxels = self._spectra(features, measured), measured.sum()
-        self.variance = _total_variance(features, measured)
+        self.variance = _variance(features, measured)
 
     def _spectra(self, features: Tensor, measured: Tensor) -> Tensor:
         squares = features.square().sum(dim=0, keepdim=True)
@@ -68,15 +68,16 @@ class ShiftCorrelation:
         product = (one[2:] * other[2:]).sum(dim=0, keepdim=True)
         sums = torch.cat([one[:1] * other[:1], product, one[1:] * other[:1], one[:1] * other[1:]])
         number, product, *sums = torch.fft.irfftn(sums, s=self.lengths)
-        enough = number >= _LEAST_OVERLAP * torch.minimum(self.voxels, measured.sum()).clamp_min(1)
+        smaller = torch.minimum(self.voxels, measured.sum()).clamp_min(1)
+        enough = number >= _LEAST_OVERLAP * smaller
         number = number.clamp_min(1)
         (square_1, *sum_1), (square_2, *sum_2) = sums[: len(sums) // 2], sums[len(sums) // 2 :]
         covariance = product - sum(a * b for a, b in zip(sum_1, sum_2)) / number
         variances = [
-            (square - sum(a * a for a in sums) / number).clamp_min(_LEAST_VARIANCE * float(whole) + 1e-6)
-            for square, sums, whole in (
+            (square - sum(a * a for a in sums) / number).clamp_min(_LEAST_VARIANCE * float(smaller * variance) + 1e-6)
+            for square, sums, variance in (
                 (square_1, sum_1, self.variance),
-                (square_2, sum_2, _total_variance(features, measured)),
+                (square_2, sum_2, _variance(features, measured)),
             )
         ]
         return torch.where(enough, covariance * (variances[0] * variances[1]).rsqrt(), -1.0)
@@ -87,8 +88,9 @@ class ShiftCorrelation:
         return near[0][:, None, None] & near[1][:, None] & near[2]
 
 
-def _total_variance(features: Tensor, measured: Tensor) -> Tensor:
-    return features.square().sum() - features.flatten(1).sum(dim=1).square().sum() / measured.sum().clamp_min(1)
+def _variance(features: Tensor, measured: Tensor) -> Tensor:
+    voxels = measured.sum().clamp_min(1)
+    return features.square().sum() / voxels - (features.flatten(1).sum(dim=1) / voxels).square().sum()
 
 
 def _fast_length(n: int) -> int:

@@ -58,10 +58,14 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     middle = mean(volumes * measured) / share
     variance = (mean(volumes.square() * measured) / share - middle.square()).clamp_min(0) + _NOISE
     normal = (volumes - middle) * variance.rsqrt() * measured
-    parts, correlations = [], []
+    parts, correlations, pairs = [], [], {}
     for k in moving:
         others = [j for j in range(len(volumes)) if j != k]
-        agreement = mean(normal[others] * normal[k]) / mean(measured[others] * measured[k]).clamp_min(1e-3)
+        for j in others:  # as (j, k), where that one is known
+            if (k, j) not in pairs:
+                products = mean(torch.stack([normal[k] * normal[j], measured[k] * measured[j]]))
+                pairs[k, j] = pairs[j, k] = products[0] / products[1].clamp_min(1e-3)
+        agreement = torch.stack([pairs[k, j] for j in others])
         guide = (agreement * normal[others]).sum(dim=0)
         counts = measured[k] * measured[others].amax(dim=0)
         moments = mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
