@@ -96,7 +96,7 @@ class LocalCorrelation(Likelihood):
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         counted, number = None, warped.shape[1]
         if seen is not None:
-            number = clear.sum(dim=1, keepdim=True).clamp_min(2)
+            number = clear.sum(dim=1, keepdim=True).clamp_min(2).to(warped)
             counted = _eroded(seen, max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(

@@ -45,8 +45,8 @@ class Refinement:
         lattice_voxels: of z on the finest lattice.
         adapt_prior: see above.
         independent_share: of the voxels that tell the prior's weights something new. Noise that neighbours share and
-            what the likelihood does not explain make it less than 1. On phantoms 0.1 has the least error; with 0.3
-            lesions keep their volume better, and real images were aligned the best.
+            what the likelihood does not explain make it less than 1. On phantoms 0.1 has the least error; with more
+            lesions keep their volume better.
         conjugate_steps: of each solve.
         stationary: whether parts may have stayed where they were, beside others that slide along them.
     """
@@ -60,7 +60,7 @@ class Refinement:
         tolerance: float = 0.02,
         lattice_voxels: int = 2,
         adapt_prior: bool = True,
-        independent_share: float = 0.3,
+        independent_share: float = 0.2,
         conjugate_steps: int = 8,
         stationary: bool = True,
     ):
