@@ -22,7 +22,7 @@ from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regres
 
 __all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 
-LEAST_CONFIDENCE = 0.28  # see GroupAffine
+LEAST_CONFIDENCE = 0.25  # see GroupAffine
 _SEARCH_DEGREES = 15.0
 _LEAST_STEP = 0.02  # voxels
 _CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for

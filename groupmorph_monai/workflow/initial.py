@@ -20,7 +20,7 @@ class AlignInitiald(MapTransform):
     """Align whole timepoints, and make the item's series one that is read.
 
     Adds three entries, see `GroupAffine`: ``initial`` ``(K, 4, 4)``, float64, maps in RAS mm from the common space to
-    each timepoint; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.28) where no alignment was found and
+    each timepoint; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.25) where no alignment was found and
     the timepoint stays where its file puts it; ``polarity`` ``(K,)``, -1 for timepoints that are dark where most are
     bright, otherwise 1.
 
