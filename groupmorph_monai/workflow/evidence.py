@@ -13,8 +13,6 @@ from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
-_UNKNOWN_SHARE = 1e-3  # of the mean curvature: z fades over some three voxels of its lattice
-
 
 @dataclass
 class Quadratic:
@@ -120,9 +118,8 @@ class Level:
         seen = torch.cat(seen, dim=1)
         return torch.cat(images, dim=1), None if bool(seen.all()) else seen, torch.cat(masks, dim=1) if masks else 1
 
-    def model(self, likelihood: Likelihood, z: Tensor, ddf: Tensor) -> Quadratic:
-        """Of the likelihood near z ``(1, K, D, *C)``, whose displacements are ``ddf``. Where fewer than two timepoints
-        have seen the tissue, z is drawn, weakly, to 0: a prior on derivatives alone would extrapolate polynomials."""
+    def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+        """Of the likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
         images, seen, mask = self.warped(ddf)
         linear, factor = likelihood.linearise(images, seen), self.stride
         score, weight, guide = linear.score * mask, linear.weight * mask, linear.guide
@@ -138,13 +135,7 @@ class Level:
         model = Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature), int(images[0, 0].numel()))
         if linear.number is None:
             return model
-        counted = linear.number > 1
-        model.voxels = int(counted.sum())
-        unknown = restrict((~counted).to(images), factor)[0, 0]
-        pull = _UNKNOWN_SHARE * model.mean_curvature * unknown
-        model.force -= pull * z[0]
-        for axis in range(z.shape[2]):
-            model.curvature[:, axis, axis] += pull
+        model.voxels = int((linear.number > 1).sum())
         return model
 
     def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:

@@ -124,7 +124,7 @@ class Refinement:
                     z, stayed = self._restart(candidates, [h.at(step) for h in static], level, moved)
                 best, damping = None, 0.0
                 for _ in range(iterations):
-                    model = level.model(self.likelihood, z.values, moved(z))
+                    model = level.model(self.likelihood, moved(z))
                     # Of the volume that two timepoints have seen this level has too few voxels, or none.
                     if model.voxels < (_LEAST_VOXELS if factor > self.lattice_voxels else 1):
                         break
@@ -210,7 +210,7 @@ class Refinement:
         generator = torch.Generator(images.device).manual_seed(seed)
         level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
         pieces = Pieces(z)
-        model = level.model(self.likelihood, pieces.shared.values, displacement(z.values))
+        model = level.model(self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
         priors = self._priors(pieces, shared)
         weights = self._weights(priors, shared, model)
