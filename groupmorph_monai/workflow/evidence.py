@@ -135,7 +135,9 @@ class Level:
         model = Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature), int(images[0, 0].numel()))
         if linear.number is None:
             return model
+        # A step that carries voxels out of view loses their share of the value, and is none the worse for it.
         model.voxels = int((linear.number > 1).sum())
+        model.value *= linear.number[0].numel() / max(model.voxels, 1)
         return model
 
     def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:
