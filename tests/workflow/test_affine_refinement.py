@@ -5,8 +5,9 @@ from groupmorph_monai.benchmarks.affine import affine_cases
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.probability import WindowCorrelation
-from groupmorph_monai.space import AffineFlow, MeanAlignment
-from groupmorph_monai.workflow import AffineRefinement, RegistrationInferer
+from groupmorph_monai.space import AffineFlow, Field, MeanAlignment
+from groupmorph_monai.workflow import AffineRefinement, RegistrationInferer, timepoint_transforms
+from groupmorph_monai.workflow.evidence import Evidence
 
 FLOW, ALIGNMENT = AffineFlow(), MeanAlignment(remove_mean=True)
 
@@ -24,7 +25,12 @@ def case():
 
 def error(z, landmarks):
     fields = (f(z, FLOW)[0] for f in (ALIGNMENT, ALIGNMENT.inverse))
-    return landmark_distances_mm(landmarks, *fields, torch.eye(4)).mean().item()
+    return landmark_distances_mm(landmarks, timepoint_transforms(*fields, torch.eye(4))).mean().item()
+
+
+def climbed(climb, z, x, flow=displacement):
+    """Refined z, of z on every voxel."""
+    return climb(Field(z, x.shape[2:]), x, flow).values
 
 
 def is_affine(z):
@@ -37,7 +43,7 @@ def test_it_finds_a_known_affine_motion_and_stays_affine(case):
     z = torch.zeros(1, 3, 3, *x.shape[2:])
     before = error(z, landmarks)
     with torch.no_grad():  # as engines evaluate
-        found = AffineRefinement(WindowCorrelation())(z, x, displacement)
+        found = climbed(AffineRefinement(WindowCorrelation()), z, x)
     assert before > 5 and error(found, landmarks) < 0.2
     assert is_affine(found) and not found.requires_grad
 
@@ -45,10 +51,10 @@ def test_it_finds_a_known_affine_motion_and_stays_affine(case):
 def test_it_goes_on_from_what_it_is_given(case):
     x, landmarks = case
     climb = AffineRefinement(WindowCorrelation(), voxels=(36,))
-    found = climb(torch.zeros(1, 3, 3, *x.shape[2:]), x, displacement)
-    again = climb(found, x, displacement)
+    found = climbed(climb, torch.zeros(1, 3, 3, *x.shape[2:]), x)
+    again = climbed(climb, found, x)
     likelihood = WindowCorrelation()
-    warped = [AffineRefinement(likelihood, voxels=(36,), iterations=0)(z, x, displacement) for z in (found, again)]
+    warped = [climbed(AffineRefinement(likelihood, voxels=(36,), iterations=0), z, x) for z in (found, again)]
     torch.testing.assert_close(warped[0], found)  # no iterations, no change
     assert error(again, landmarks) < 0.25
     assert (again - found).abs().max() < 1
@@ -57,9 +63,9 @@ def test_it_goes_on_from_what_it_is_given(case):
 def test_a_batch_equals_its_items(case):
     x, _ = case
     climb, z = AffineRefinement(WindowCorrelation(), iterations=4), torch.zeros(1, 3, 3, *x.shape[2:])
-    together = climb(z.repeat(2, 1, 1, 1, 1, 1), torch.cat([x, x.flip(1)]), displacement)
-    assert torch.equal(together[:1], climb(z, x, displacement))
-    torch.testing.assert_close(together[1:], climb(z, x.flip(1), displacement))
+    together = climbed(climb, z.repeat(2, 1, 1, 1, 1, 1), torch.cat([x, x.flip(1)]))
+    assert torch.equal(together[:1], climbed(climb, z, x))
+    torch.testing.assert_close(together[1:], climbed(climb, z, x.flip(1)))
 
 
 def test_a_motion_of_all_timepoints_together_is_left_as_it_is(case):
@@ -67,7 +73,7 @@ def test_a_motion_of_all_timepoints_together_is_left_as_it_is(case):
     z = torch.zeros(1, 3, 3, *x.shape[2:])
     z[:, :, 1] = 0.5
     # With the mean in play the likelihood would shift and zoom all for fuller windows.
-    found = AffineRefinement(WindowCorrelation())(z, x, FLOW)
+    found = climbed(AffineRefinement(WindowCorrelation()), z, x, FLOW)
     assert (found - z).abs().max() > 1
     torch.testing.assert_close(found.mean(dim=1), z.mean(dim=1), atol=1e-4, rtol=0)
 
@@ -76,13 +82,13 @@ def test_the_network_it_goes_on_from_gets_no_gradient(case):
     x, _ = case
     z = torch.zeros(1, 3, 3, *x.shape[2:], requires_grad=True)
     for _ in range(2):
-        found = AffineRefinement(WindowCorrelation(), iterations=2)(2 * z, x, displacement)
+        found = climbed(AffineRefinement(WindowCorrelation(), iterations=2), 2 * z, x)
     assert z.grad is None and not found.requires_grad
 
 
 def test_a_flat_volume_is_not_thinned_away(case):
     x = case[0][..., 14:22].contiguous().repeat_interleave(3, dim=2)
-    found = AffineRefinement(WindowCorrelation(), iterations=2)(torch.zeros(1, 3, 3, *x.shape[2:]), x, displacement)
+    found = climbed(AffineRefinement(WindowCorrelation(), iterations=2), torch.zeros(1, 3, 3, *x.shape[2:]), x)
     assert found.isfinite().all() and found.abs().max() > 0.01
 
 
@@ -90,6 +96,7 @@ def test_a_mask_and_draws_are_refused(case):
     x, _ = case
     climb = AffineRefinement(WindowCorrelation())
     with pytest.raises(InputError, match="mask: expected none where affine maps"):
-        climb(torch.zeros(1, 3, 3, *x.shape[2:]), x, displacement, torch.ones_like(x))
+        z = Field(torch.zeros(1, 3, 3, *x.shape[2:]), x.shape[2:])
+        climb(z, x, displacement, Evidence(mask=torch.ones_like(x)))
     with pytest.raises(InputError, match="std_draws .--std.: expected 0 where affine maps.*got 5"):
         RegistrationInferer(ALIGNMENT, FLOW, refinement=climb, draws=5)

@@ -227,7 +227,7 @@ def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
         found[type(alignment)] = result
     one_way, halfway = found[OneWayAlignment], found[ReferenceAlignment]
     assert one_way["dvf"][:, 0].abs().max() == 0 and one_way["ddf_std"][:, 0].abs().max() == 0
-    assert error[OneWayAlignment] < 1.3 * error[ReferenceAlignment]
+    assert error[OneWayAlignment] < 1.5 * error[ReferenceAlignment]
     # All of the way takes the velocity that the two halves take together, and spreads as much.
     whole, halves = one_way["dvf"][:, 1], halfway["dvf"][:, 1] - halfway["dvf"][:, 0]
     energy = [FluidPrior(0, 0, 0, 60).energy(v[:, None]).sum() for v in (whole, halves)]
