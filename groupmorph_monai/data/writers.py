@@ -115,7 +115,7 @@ def write_registration(
     transforms: Sequence[Transform],
     output_dir: str | Path,
     home: int = 0,
-    std_mm: Frame | None = None,
+    std_mm: Sequence[Frame] | None = None,
     jacobian: bool = False,
     outside: str = "zero",
 ) -> dict[str, object]:
