@@ -53,7 +53,7 @@ def reliability(
     seeds: Iterable[int],
     timepoints: Sequence[int] = (2, 4, 6, 10),
     noises: Sequence[float] = (0.02, 0.08),
-    size: Sequence[int] = (64, 64, 64),
+    size: Sequence[int] = (48, 48, 48),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
     """Compare stated shares of the errors with the true ones, on phantoms.

@@ -65,6 +65,11 @@ class Likelihood(nn.Module):
             score, weight = score * seen, weight * seen
         return Linearised(value, warped.detach(), score, weight)
 
+    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Variance of the noise in the guide of `linearise` at every voxel, ``(B, 1, *S)``: none where it is not
+        known."""
+        return torch.zeros_like(warped[:, :1])
+
 
 def impute(warped: Tensor, seen: Tensor) -> Tensor:
     """``warped`` with the mean over the timepoints that have seen a voxel in place of what the others extrapolate."""
@@ -106,6 +111,11 @@ class SquaredError(Likelihood):
         return Linearised(
             -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, number
         )
+
+    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The mean's, if the volumes have half the pair's variance each."""
+        number = torch.full_like(warped, 1) if seen is None else seen.to(warped)
+        return 0.5 * self.variance / number.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:

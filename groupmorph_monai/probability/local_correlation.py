@@ -54,22 +54,25 @@ class LocalCorrelation(Likelihood):
     def _template(self, warped: Tensor, radius: int, seen: Tensor | None = None) -> Tensor:
         template, number = torch.zeros_like(warped[:, :1]), warped.shape[1]
         for k, volume in enumerate(warped.split(1, dim=1)):
-            normalised = window_normalise(volume, radius, self.variance)
-            template = template + (normalised if seen is None else normalised * seen[:, k : k + 1])
+            own = None if seen is None else seen[:, k : k + 1]
+            normalised = window_normalise(volume, radius, self.variance, own)
+            template += normalised if own is None else normalised * own
         return template / (number if seen is None else seen.sum(dim=1, keepdim=True).clamp_min(1))
 
     def _regressions(
-        self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int
+        self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int, counted: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Regress each volume on the template, the mean of ``number`` volumes.
+        """Regress each volume on the template, the mean of ``number`` volumes, over its voxels that are ``counted``.
 
         Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
         """
-        mean_t, variance_t = window_moments(template, radius)
-        variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
-        for volume in warped.split(1, dim=1):
-            mean, variance = window_moments(volume, radius)
-            covariance = window_mean(volume * template, radius) - mean * mean_t
+        moments = window_moments(template, radius)
+        for k, volume in enumerate(warped.split(1, dim=1)):
+            own = None if counted is None else counted[:, k : k + 1]
+            mean_t, variance_t = moments if own is None else window_moments(template, radius, own)
+            variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
+            mean, variance = window_moments(volume, radius, own)
+            covariance = window_moments(volume * template, radius, own)[0] - mean * mean_t
             gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
             yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
@@ -89,18 +92,20 @@ class LocalCorrelation(Likelihood):
         """In closed form, for displacements of mean 0 over K, which leave the template as it is: with offset, gain and
         variance held, a residual falls by ``gain * <grad template, d>``. Then ``score = -gain * residual / noise`` and
         ``weight = gain^2 / noise``. The template is the guide: its gradient has K times less noise than a volume's
-        own. A volume counts, in the template too, where it has ``seen`` all of the window, and another one has."""
-        radius = self.radii_voxels[0]
-        clear = None if seen is None else _eroded(seen, radius)
-        guide = self._template(warped, radius, clear)
-        value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
-        counted, number = None, warped.shape[1]
+        own.
+
+        Windows, and the template, are of the voxels that were ``seen``; the regressions of those that two volumes have
+        seen. A volume counts where it has seen the neighbours too, without which the template has no gradient there,
+        and where at least half of the window counts."""
+        seen, known, number, counted = *self._known(warped, seen), None
         if seen is not None:
-            number = clear.sum(dim=1, keepdim=True).clamp_min(2).to(warped)
-            counted = _eroded(seen, max(self.radii_voxels)) & (clear.sum(dim=1, keepdim=True) > 1)
+            counted = _surrounded(seen) & (window_mean(known, max(self.radii_voxels)) > 0.5) & (known > 0)
+            counted &= counted.sum(dim=1, keepdim=True) > 1
+        guide = self._template(warped, self.radii_voxels[0], seen)
+        value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(
-                self._regressions(warped, guide, radius, number)
+                self._regressions(warped, guide, radius, number, known)
             ):
                 counts = 1 if counted is None else counted[:, k : k + 1]
                 value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * counts
@@ -109,10 +114,33 @@ class LocalCorrelation(Likelihood):
                 weight[:, k : k + 1] += precise * gain
         return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
 
+    @staticmethod
+    def _known(warped: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
+        """What was seen and what of it by two volumes or more, both of the images' type, and how many volumes saw a
+        voxel."""
+        if seen is None:
+            return None, None, warped.shape[1]
+        seen = seen.to(warped)
+        number = seen.sum(dim=1, keepdim=True)
+        return seen, seen * (number > 1), number.clamp_min(2)
 
-def _eroded(seen: Tensor, radius: int) -> Tensor:
-    """Where all of the window of ``2 * radius + 1`` voxels an axis is ``seen``, ``(B, K, *S)`` bool."""
-    return window_mean(seen.float(), radius) > 1 - 0.5 / (2 * radius + 1) ** (seen.dim() - 2)
+    @full_precision
+    @torch.no_grad()
+    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The volumes' mean noise variance in the template's units over their number, and at most the template's own
+        variance."""
+        radius = self.radii_voxels[0]
+        seen, known, number = self._known(warped, seen)
+        guide, noise = self._template(warped, radius, seen), 0
+        for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, known)):
+            own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
+            noise = noise + (own if known is None else own * known[:, k : k + 1])
+        return torch.minimum(noise / number**2, window_moments(guide, radius)[1])
+
+
+def _surrounded(seen: Tensor) -> Tensor:
+    """Where all neighbours are ``seen``, ``(B, K, *S)``."""
+    return window_mean(seen, 1) > 1 - 0.5 / 3 ** (seen.dim() - 2)
 
 
 class GaussianCorrelation(Likelihood):

@@ -47,6 +47,11 @@ class FluidPrior:
             raise ValueError(f"{', '.join(weights)}: expected numbers >= 0, not all 0, got {list(weights.values())}")
         self.weights = tuple(float(w) for w in weights.values())
 
+    @property
+    def linear_is_free(self) -> bool:
+        """Whether only second and higher differences have a weight, which a linear field does not have."""
+        return not any(self.weights[:2])
+
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
         """Eigenvalues of each order's part of Lambda that has a weight, one ``(*S)`` float64 tensor an order.
 
@@ -162,6 +167,7 @@ class MomentumNorm:
         if weight < 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
         self.weight, self.smoothing = weight, smoothing or MultiGaussian()
+        self.linear_is_free = False
 
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
         """Eigenvalues of a velocity's precision, as `FluidPrior.terms` gives them: one ``(*S)``, float64."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..probability.likelihood import Likelihood
+from ..probability.likelihood import Likelihood, Linearised
 from ..space.field import Field
 from ..space.grid import displace, inside, upsample_field
 from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
+
+_LEAST_SIGNAL_SHARE = 0.1  # of a curvature
 
 
 @dataclass
@@ -19,20 +21,31 @@ class Quadratic:
     """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
     order.
 
-    ``value`` is a scalar; ``force`` is ``(K, D, *S)``; ``curvature`` holds a symmetric D x D matrix a voxel, ``(K, D,
-    D, *S)``. ``voxels`` is the number of those of the images that tell of two timepoints or more.
+    ``value`` ``(1, 1, *S)`` holds the voxels' shares for all K and ``number``, of the same shape, the volumes of which
+    each tells; ``force`` is ``(K, D, *C)``; ``curvature`` holds a symmetric D x D matrix for each voxel of the lattice,
+    ``(K, D, D, *C)``.
     """
 
     value: Tensor
+    number: Tensor
     force: Tensor
     curvature: Tensor
-    voxels: int = 1
 
     def product(self, d: Tensor) -> Tensor:
         return (self.curvature * d.unsqueeze(1)).sum(dim=2)
 
     def damped(self, damping: float) -> "Quadratic":
         return replace(self, curvature=(1 + damping) * self.curvature) if damping else self
+
+    def above(self, other: "Quadratic") -> Tensor:
+        """By how much this value is above another's, at the voxels that tell of as many volumes in both: a step that
+        carries others into or out of view is none the worse for it."""
+        return ((self.number == other.number) * (self.value - other.value)).sum()
+
+    @property
+    def voxels(self) -> int:
+        """Those of the images that tell of two timepoints or more."""
+        return int((self.number > 1).sum())
 
     @property
     def mean_curvature(self) -> Tensor:
@@ -132,13 +145,20 @@ class Level:
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (images.dim() - 2)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        model = Quadratic(linear.value.sum(), torch.stack(force), torch.stack(curvature), int(images[0, 0].numel()))
-        if linear.number is None:
-            return model
-        # A step that carries voxels out of view loses their share of the value, and is none the worse for it.
-        model.voxels = int((linear.number > 1).sum())
-        model.value *= linear.number[0].numel() / max(model.voxels, 1)
-        return model
+        value, number = _told(linear, images.shape[1])
+        return Quadratic(value, number, torch.stack(force), torch.stack(curvature))
+
+    def determined(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+        """``model`` near ``ddf`` with the curvature that the anatomy alone has, without what the guide's noise adds to
+        its slopes: noise makes every place look determined, the more the fewer volumes the guide is a mean of."""
+        images, seen, mask = self.warped(ddf)
+        weight, factor, dimensions = likelihood.linearise(images, seen).weight * mask, self.stride, images.dim() - 2
+        # A central difference of white noise has half its variance, along each axis.
+        noise = 0.5 * dimensions * factor**2 * weight * likelihood.guide_noise(images, seen)
+        noise = restrict(noise, factor)[0]
+        trace = model.curvature.diagonal(dim1=1, dim2=2).sum(dim=-1).clamp_min(1e-12)
+        share = (1 - noise / trace).clamp(_LEAST_SIGNAL_SHARE, 1)
+        return replace(model, curvature=share[:, None, None] * model.curvature)
 
     def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:
         """Log likelihood of a voxel and timepoint under each of several displacements, ``(1, 1, *S)`` each: 0 where not
@@ -147,10 +167,16 @@ class Level:
         for ddf in fields:
             images, seen, mask = self.warped(ddf)
             linear = likelihood.linearise(images, seen)
-            number = torch.full_like(linear.value, images.shape[1]) if linear.number is None else linear.number
+            value, number = _told(linear, images.shape[1])
             weight = mask if isinstance(mask, int) else mask.mean(dim=1, keepdim=True)
-            models.append((linear.value * weight, number))
+            models.append((value * weight, number))
         numbers = torch.cat([number for _, number in models], dim=1)
         least, most = numbers.aminmax(dim=1, keepdim=True)
         comparable = (least == most) & (least > 1)
         return [comparable * value / number.clamp_min(1) for value, number in models]
+
+
+def _told(linear: Linearised, timepoints: int) -> tuple[Tensor, Tensor]:
+    """Value, and of how many volumes it tells."""
+    number = torch.full_like(linear.value, timepoints) if linear.number is None else linear.number
+    return linear.value, number

@@ -12,12 +12,13 @@ from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.field import Field
 from ..space.lattice import CosineTransform, gaussian_filter
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
+from .precision import Precision
 
 __all__ = ["Refinement"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
-_LEAST_VOXELS = 6**3  # that count on a level which is coarser than the finest lattice
+_LEAST_VOXELS = 8**3  # that count on a level which is coarser than the finest lattice
 _WEIGHT_STEPS = 20
 
 
@@ -126,30 +127,29 @@ class Refinement:
                 for _ in range(iterations):
                     model = level.model(self.likelihood, moved(z))
                     # Of the volume that two timepoints have seen this level has too few voxels, or none.
-                    if model.voxels < (_LEAST_VOXELS if factor > self.lattice_voxels else 1):
+                    if model.voxels < (_LEAST_VOXELS if factor > 1 else 1):
                         break
-                    priors = self._priors(pieces, z)
-                    terms = [w * t for w, t in zip(weights, priors)]
-                    if best is not None and _worse(model, z.values, best[0], best[1].values, sum(terms)):
+                    precision = self._precision(pieces, z, weights)
+                    if best is not None and _worse(model, z.values, best[0], best[1].values, precision):
                         # Levenberg and Marquardt: back, and a shorter step from there.
                         model, z = best
                         damping = 8 * damping + 8
                     else:
                         damping /= 8
                     best = model, z
-                    precision = sum(terms)
+                    if step == self.lattice_voxels:
+                        weights = self._weights(precision, z, model)
+                        precision = self._precision(pieces, z, weights)
                     ascent = _ascent(model, precision, z.values[0])
                     dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
                     # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
                     # nothing is seen, as in the air, a step may be long and does no harm.
                     dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
                     z = z.like(z.values + dz)
-                    if step == self.lattice_voxels:
-                        weights = self._weights(priors, z, model)
                     bar.update()
                     length_voxels = step * dz.square().sum(dim=1).sqrt().mean()
                     bar.set_postfix(level=factor, step=f"{length_voxels:.3f} voxels")
-                    if length_voxels < self.tolerance * factor:
+                    if damping < 1 and length_voxels < self.tolerance * factor:
                         break
         return z
 
@@ -200,21 +200,29 @@ class Refinement:
         number: int = 20,
         seed: int = 0,
     ) -> Iterator[Field]:
-        """Draws of z from Laplace's approximation of its posterior at a refined z, each like ``z``, which is one
-        series' ``(1, K, T * D, *S)``; the other arguments are those of a call.
+        """Draw z from a Gaussian approximation of its posterior at a refined z, on fields of mean 0 over K.
 
-        ``N(z, (H + Lambda)^-1)`` on fields of mean 0 over K: a draw solves ``(H + Lambda) d = sqrt(H) e + sqrt(Lambda)
-        f`` for white e and f (Papandreou and Yuille 2010, Gaussian sampling by local perturbations). H, Lambda and the
-        prior's weights are those of the last step that led to z.
+        A draw solves ``(S + Lambda) d = sqrt(H) e + sqrt(Lambda) f`` for white e and f (Papandreou and Yuille 2010,
+        Gaussian sampling by local perturbations). H, Lambda and the prior's weights are those of the last step that led
+        to z; S is H without what noise in the guide adds to it. Noise there pushes z about without telling where it
+        belongs: ``(S + Lambda)^-1 (H + Lambda) (S + Lambda)^-1`` is the sandwich covariance (Godambe 1960, Huber 1967)
+        of the z at which the forces balance. With S = H it is Laplace's ``(H + Lambda)^-1``.
+
+        Args:
+            z: of one series, ``(1, K, T * D, *S)``.
+            images, displacement, evidence: as in a call.
+            number: of draws.
+            seed: of their white noise.
+        Returns: draws, each like ``z``.
         """
         generator = torch.Generator(images.device).manual_seed(seed)
         level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
         pieces = Pieces(z)
         model = level.model(self.likelihood, displacement(z.values))
+        determined = level.determined(model, self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
-        priors = self._priors(pieces, shared)
-        weights = self._weights(priors, shared, model)
-        precision = sum(w * t for w, t in zip(weights, priors))
+        precision = self._precision(pieces, shared, [1.0] * len(self.prior.terms((1,))))
+        precision = self._precision(pieces, shared, self._weights(precision, shared, model))
         cosine = CosineTransform(z.shape[3:], z)
         # The floor keeps a matrix of rank 2, where an edge tells nothing along itself, within Cholesky's reach.
         square = model.curvature.movedim((1, 2), (-2, -1))
@@ -226,49 +234,47 @@ class Refinement:
 
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
-            right = cosine(force) + precision.sqrt() * white()
-            yield pieces.whole(shared.like(z + _solve(model, precision, right, 4 * self.conjugate_steps)))
+            right = cosine(force) + precision.root(white())
+            yield pieces.whole(shared.like(z + _solve(determined, precision, right, 4 * self.conjugate_steps)))
 
-    def _priors(self, pieces: Pieces, z: Field) -> list[Tensor]:
-        """The prior's terms at weight 1 of what the pieces share: each piece pays for it."""
-        return [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+    def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float]) -> Precision:
+        """Of what the pieces share: each piece pays for it."""
+        terms = [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+        return Precision(terms, weights, self.prior.linear_is_free)
 
-    def _weights(self, priors: Sequence[Tensor], z: Field, model: Quadratic) -> list[float]:
+    def _weights(self, precision: Precision, z: Field, model: Quadratic) -> list[float]:
         """Weights of the prior's terms at z on the finest lattice: of the mode and of the draws about it."""
         if not self.adapt_prior:
-            return [1.0] * len(priors)
-        return _likeliest_weights(priors, z.values[0], self.independent_share * model.mean_curvature)
+            return [1.0] * len(precision.terms)
+        return _likeliest_weights(precision, z.values[0], self.independent_share * model.mean_curvature)
 
 
-def _bound(model: Quadratic, z: Tensor, precision: Tensor) -> float:
-    return float(model.value - 0.5 * (precision * CosineTransform(z.shape[3:], z)(z).square()).sum())
-
-
-def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Tensor) -> bool:
+def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> bool:
     """Whether the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
     what a displacement does to the windows, and the solution is not exact."""
-    now, before = _bound(model, z, precision), _bound(old_model, old, precision)
-    return now < before - 0.01 * abs(before)
+    cosine = CosineTransform(z.shape[3:], z)
+    now, before = (0.5 * precision.energy(cosine(v)) for v in (z, old))
+    return bool(model.above(old_model) - now + before < -0.01 * (old_model.value.sum() - before).abs())
 
 
-def _ascent(model: Quadratic, precision: Tensor, z: Tensor) -> Tensor:
+def _ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
     """The bound's gradient ``g - Lambda z`` in cosine coordinates, ``(K, D, *S)``."""
     cosine = CosineTransform(z.shape[2:], z)
-    return cosine(model.force) - precision * cosine(z)
+    return cosine(model.force) - precision.product(cosine(z))
 
 
-def _solve(model: Quadratic, precision: Tensor, right: Tensor, steps: int) -> Tensor:
+def _solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> Tensor:
     """``(H + Lambda)^-1 right`` among K fields of mean 0 over K, ``(K, D, *S)``, by conjugate gradients; ``right`` in
     cosine coordinates."""
     cosine = CosineTransform(right.shape[2:], right)
     # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
-    scale = (precision + 0.2 * model.mean_curvature).rsqrt()
-    shrinkage = precision * scale.square()
+    scale = (precision.spectrum + 0.2 * model.mean_curvature).rsqrt()
     r = _centred(scale * right)
     p, y = r, torch.zeros_like(r)
     rr = first = r.square().sum()
     for _ in range(steps):
-        product = _centred(scale * cosine(model.product(cosine.inverse(scale * p)))) + shrinkage * p
+        x = scale * p
+        product = _centred(scale * (cosine(model.product(cosine.inverse(x))) + precision.product(x)))
         length = rr / (p * product).sum().clamp_min(1e-30)
         y, r = y + length * p, r - length * product
         previous, rr = rr, r.square().sum()
@@ -282,22 +288,22 @@ def _centred(fields: Tensor) -> Tensor:
     return fields - fields.mean(dim=0, keepdim=True)
 
 
-def _likeliest_weights(priors: Sequence[Tensor], z: Tensor, curvature: Tensor) -> list[float]:
+def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> list[float]:
     """Weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined coefficients)
     / (energy at weight 1)``, between 1 / 30 and 30.
 
     Args:
-        priors: eigenvalues ``(*S)`` of each term at weight 1.
+        precision: under weights from which those of the linear part's fit follow.
         z: ``(K, D, *S)``.
         curvature: of the likelihood, a scalar.
     """
-    squares = CosineTransform(z.shape[2:], z)(z).square().sum(dim=(0, 1))
-    energies = [(prior * squares).sum().clamp_min(1e-12) for prior in priors]
-    weights = [1.0] * len(priors)
+    squares = precision.without_linear(CosineTransform(z.shape[2:], z)(z)).square().sum(dim=(0, 1))
+    energies = [float((term * squares).sum().clamp_min(1e-12)) for term in precision.terms]
+    weights = [1.0] * len(precision.terms)
     for _ in range(_WEIGHT_STEPS):
-        terms = [w * prior for w, prior in zip(weights, priors)]
+        terms = [w * term for w, term in zip(weights, precision.terms)]
         # Of the (K - 1) D coefficients of each frequency the likelihood determines a share.
         free = (z.shape[0] - 1) * z.shape[1] * curvature / (curvature + sum(terms)) / sum(terms).clamp_min(1e-30)
         determined = [float((term * free).sum()) for term in terms]
-        weights = [min(max(n / float(energy), 1 / 30), 30.0) for n, energy in zip(determined, energies)]
+        weights = [min(max(n / energy, 1 / 30), 30.0) for n, energy in zip(determined, energies)]
     return weights

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAn
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
+from groupmorph_monai.workflow.precision import Precision
 from groupmorph_monai.workflow.refinement import _ascent, _likeliest_weights, _solve
 
 EXP = ScalingAndSquaring(6)
@@ -173,7 +177,22 @@ def test_outside_of_the_mask_nothing_is_put_back():
     torch.testing.assert_close(begun.values[..., 12:, :, :], moved.values[..., 12:, :, :])
 
 
-def test_a_step_solves_the_normal_equations():
+def dense_precision(precision, size, linear_is_free):
+    """``(N, N)`` of one component on N voxels: of the cosine coordinates' eigenvalues, and with linear fields, but not
+    constant ones, which cost nothing as it is or are held, integrated out."""
+    number = math.prod(size)
+    cosine, identity = CosineTransform(size, precision.spectrum), torch.eye(number).double().view(number, *size)
+    dense = cosine.inverse(precision.spectrum * cosine(identity)).flatten(1)
+    if not linear_is_free:
+        return dense
+    axes = torch.meshgrid(*[torch.arange(n).double() - (n - 1) / 2 for n in size], indexing="ij")
+    linear = torch.stack([axis.flatten() for axis in axes], dim=1)
+    across = dense @ linear
+    return dense - across @ torch.linalg.solve(linear.T @ across, across.T)
+
+
+@pytest.mark.parametrize("linear_is_free", [False, True])
+def test_a_step_solves_the_normal_equations(linear_is_free):
     generator = torch.Generator().manual_seed(0)
     size, timepoints = (3, 4, 2), 3
     root = torch.randn(3, 3, *size, generator=generator, dtype=torch.float64)
@@ -181,33 +200,47 @@ def test_a_step_solves_the_normal_equations():
     curvature = torch.einsum("de...,fe...->df...", root, root).expand(timepoints, 3, 3, *size)
     force = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
     z = torch.randn(timepoints, 3, *size, generator=generator, dtype=torch.float64)
-    spectrum = FluidPrior(0.5, 0.1, 0.2, 0.3).spectrum(size)
-    model = Quadratic(torch.tensor(0.0), force, curvature)
-    found = _solve(model, spectrum, _ascent(model, spectrum, z), steps=400)
-    cosine = CosineTransform(size, z)
-    identity = torch.eye(24, dtype=torch.float64).view(24, *size)
-    precision = cosine.inverse(spectrum * cosine(identity)).flatten(1)
-    dense = torch.block_diag(precision, precision, precision)
+    terms = FluidPrior(0.5, 0.1, 0.2, 0.3).terms(size)
+    precision = Precision(terms, [1.0] * 4, linear_is_free)
+    model = Quadratic(torch.tensor(0.0), torch.tensor(3), force, curvature)
+    found = _solve(model, precision, _ascent(model, precision, z), steps=400)
+    prior = dense_precision(precision, size, linear_is_free)
+    dense = torch.block_diag(prior, prior, prior)
     for d in range(3):
         for e in range(3):
             dense[24 * d : 24 * d + 24, 24 * e : 24 * e + 24] += torch.diag(curvature[0, d, e].flatten())
-    right = (force - cosine.inverse(spectrum * cosine(z))).flatten(1)
+    right = force.flatten(1) - (z.flatten(2) @ prior).flatten(1)
     expected = torch.linalg.solve(dense, (right - right.mean(0)).T).T
     # The solver stops at a hundredth of the residual's length.
     assert (found.flatten(1) - expected).norm() < 0.05 * expected.norm()
 
 
+def test_linear_fields_cost_nothing_where_only_higher_differences_do():
+    prior, axes = FluidPrior(0, 0, 0.2, 2.0), torch.meshgrid(*[torch.arange(n).double() for n in (6, 5, 7)], indexing="ij")
+    linear = CosineTransform((6, 5, 7), axes[0])(2 * axes[0] - 0.5 * axes[1] + 3 * axes[2] + 1)
+    precision = Precision(prior.terms((6, 5, 7)), [1.0, 3.0], prior.linear_is_free)
+    assert prior.linear_is_free and not FluidPrior(0.1, 0, 0, 2.0).linear_is_free
+    assert precision.energy(linear) < 1e-20 * linear.square().sum()
+    square = CosineTransform((6, 5, 7), axes[0])(axes[0] ** 2)
+    assert precision.energy(square) > 1
+    torch.testing.assert_close(precision.without_linear(linear + square), precision.without_linear(square))
+
+
+@pytest.mark.parametrize("prior", [FluidPrior(0.3, 0.5), FluidPrior(0, 0, 0.3, 0.5)], ids=["held", "linear free"])
 @pytest.mark.parametrize("timepoints", [2, 3])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, monkeypatch):
+def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, monkeypatch):
     size, generator = (2, 3, 2), torch.Generator().manual_seed(0)
     fields = (timepoints, 3, *size)
     number = timepoints * 3 * 12
     root = torch.randn(timepoints, 3, 3, *size, generator=generator, dtype=torch.float64)
     curvature = torch.einsum("kde...,kfe...->kdf...", root, root)
-    model = Quadratic(torch.tensor(0.0), torch.zeros(fields, dtype=torch.float64), curvature)
-    ask = Refinement(LocalCorrelation(), FluidPrior(0.3, 0.5), lattice_voxels=1, adapt_prior=False)
+    model = Quadratic(torch.tensor(0.0), torch.tensor(2), torch.zeros(fields, dtype=torch.float64), curvature)
+    ask = Refinement(LocalCorrelation(), prior, lattice_voxels=1, adapt_prior=False)
+    signal = torch.rand(timepoints, 1, 1, *size, generator=generator, dtype=torch.float64)
+    determined = replace(model, curvature=signal * curvature)
     monkeypatch.setattr(Level, "model", lambda *given: model)
+    monkeypatch.setattr(Level, "determined", lambda *given: determined)
     # A draw is linear in its white noise: unit vectors in its place give the covariance without chance.
     units = iter(torch.eye(2 * number, dtype=torch.float64).reshape(-1, *fields))
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(units))
@@ -216,19 +249,37 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, monkeypa
     draws = ask.draws(Field(z, size), images, lambda z: z, number=2 * number)
     found = torch.cat([draw.values for draw in draws]) - z
     shared = found.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
-    cosine, identity = CosineTransform(size, z), torch.eye(12, dtype=torch.float64).view(12, *size)
-    prior = cosine.inverse(pieces * ask.prior.spectrum(size) * cosine(identity)).reshape(12, 12)
-    dense = torch.block_diag(*[prior] * (3 * timepoints)).reshape(timepoints, 3, 12, timepoints, 3, 12)
-    for k in range(timepoints):
-        for d in range(3):
-            for e in range(3):
-                dense[k, d, :, k, e] += torch.diag(curvature[k, d, e].flatten())
-    dense = dense.reshape(number, number)
+    terms = [pieces * term for term in prior.terms(size)]
+    one = dense_precision(Precision(terms, [1.0] * 2, prior.linear_is_free), size, prior.linear_is_free)
+
+    def precision(curvature):
+        dense = torch.block_diag(*[one] * (3 * timepoints)).reshape(timepoints, 3, 12, timepoints, 3, 12)
+        for k in range(timepoints):
+            for d in range(3):
+                for e in range(3):
+                    dense[k, d, :, k, e] += torch.diag(curvature[k, d, e].flatten())
+        return basis.T @ dense.reshape(number, number) @ basis
+
     # An orthonormal basis of the fields of mean 0 over K.
     free = torch.linalg.eigh(torch.eye(timepoints).double() - 1 / timepoints).eigenvectors[:, 1:]
     basis = torch.einsum("km,ab->kamb", free, torch.eye(36, dtype=torch.float64)).reshape(number, -1)
-    expected = basis @ torch.linalg.inv(basis.T @ dense @ basis) @ basis.T
-    assert (shared.T @ shared - expected).norm() < 0.02 * expected.norm()
+    bread = torch.linalg.inv(precision(determined.curvature))
+    expected = basis @ bread @ precision(curvature) @ bread @ basis.T
+    # The solver stops at a hundredth of the residual's length.
+    assert (shared.T @ shared - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("timepoints", [2, 6])
+def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints):
+    likelihood = LocalCorrelation((2,), noise=1e-3)
+    noise = torch.rand(1, timepoints, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    anatomy = gaussian_filter(noise[:, :1], 1.5).expand_as(noise) * torch.linspace(1, 2, timepoints).view(1, -1, 1, 1, 1)
+    ddf, shares = torch.zeros(1, timepoints, 3, 16, 16, 16), []
+    for x in (noise, anatomy):
+        level = Level(x, None, torch.ones_like(x), 0, 1, 2)
+        model = level.model(likelihood, ddf)
+        shares.append(float(level.determined(model, likelihood, ddf).curvature.sum() / model.curvature.sum()))
+    assert shares[0] < 0.3 and shares[1] > 0.7
 
 
 @pytest.mark.parametrize("share", [0.03, 0.3])
@@ -270,7 +321,8 @@ def test_the_evidence_finds_the_weight_that_fields_were_drawn_with():
     white = torch.randn(like.shape, generator=generator, dtype=torch.float64)
     z = CosineTransform(size, like).inverse(white * prior.spectrum(size).rsqrt())
     z = z - z.mean(0)
-    (weight,) = _likeliest_weights([FluidPrior(0, 0, 0, 2.0).spectrum(size)], z, torch.tensor(1e6))
+    precision = Precision([FluidPrior(0, 0, 0, 2.0).spectrum(size)], [1.0], True)
+    (weight,) = _likeliest_weights(precision, z, torch.tensor(1e6))
     assert weight == pytest.approx(1, rel=0.1)
 
 
