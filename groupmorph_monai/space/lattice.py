@@ -8,7 +8,6 @@ the lattice has ``ceil(n / f)`` voxels an axis.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def window_moments(x: Tensor, radius: int, seen: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+def window_moments(x: Tensor, radius: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and variance over the windows of `window_mean`, each ``(N, C, *S)``: of the voxels that were ``seen`` ``(N,
     C, *S)``, 1 or 0, or of all. 0 where a window has none."""
     if seen is None:
@@ -62,7 +61,7 @@ def window_moments(x: Tensor, radius: int, seen: Optional[Tensor] = None) -> tup
     return mean, (square - mean.square()).clamp_min(0.0)
 
 
-def window_normalise(x: Tensor, radius: int, least_variance: float, seen: Optional[Tensor] = None) -> Tensor:
+def window_normalise(x: Tensor, radius: int, least_variance: float, seen: Tensor | None = None) -> Tensor:
     """``(N, C, *S)`` brought to zero mean and unit variance in the window around every voxel: free of local contrast.
     ``least_variance`` adds to that of a window, so that noise alone is not blown up; ``seen`` as in
     `window_moments`."""

@@ -104,9 +104,7 @@ class Level:
         step: voxels of the images between those of z.
     """
 
-    def __init__(
-        self, images: Tensor, seen: Tensor | None, mask: Tensor | None, home: int, factor: int, step: int
-    ):
+    def __init__(self, images: Tensor, seen: Tensor | None, mask: Tensor | None, home: int, factor: int, step: int):
         self.images = coarsen(images, factor)
         # Beside what was seen a smoothed image holds a share of what was not.
         self.seen = None if seen is None or bool((seen == 1).all()) else (coarsen(seen, factor) > 0.9).float()

@@ -216,7 +216,8 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
 
 
 def test_linear_fields_cost_nothing_where_only_higher_differences_do():
-    prior, axes = FluidPrior(0, 0, 0.2, 2.0), torch.meshgrid(*[torch.arange(n).double() for n in (6, 5, 7)], indexing="ij")
+    prior = FluidPrior(0, 0, 0.2, 2.0)
+    axes = torch.meshgrid(*[torch.arange(n).double() for n in (6, 5, 7)], indexing="ij")
     linear = CosineTransform((6, 5, 7), axes[0])(2 * axes[0] - 0.5 * axes[1] + 3 * axes[2] + 1)
     precision = Precision(prior.terms((6, 5, 7)), [1.0, 3.0], prior.linear_is_free)
     assert prior.linear_is_free and not FluidPrior(0.1, 0, 0, 2.0).linear_is_free
@@ -273,7 +274,8 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, m
 def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints):
     likelihood = LocalCorrelation((2,), noise=1e-3)
     noise = torch.rand(1, timepoints, 32, 32, 32, generator=torch.Generator().manual_seed(0))
-    anatomy = gaussian_filter(noise[:, :1], 1.5).expand_as(noise) * torch.linspace(1, 2, timepoints).view(1, -1, 1, 1, 1)
+    gains = torch.linspace(1, 2, timepoints).view(1, -1, 1, 1, 1)
+    anatomy = gains * gaussian_filter(noise[:, :1], 1.5).expand_as(noise)
     ddf, shares = torch.zeros(1, timepoints, 3, 16, 16, 16), []
     for x in (noise, anatomy):
         level = Level(x, None, torch.ones_like(x), 0, 1, 2)
