@@ -1,10 +1,12 @@
 """From the grids of a series' files to one, and back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..errors import InputError
@@ -12,6 +14,8 @@ from ..space.geometry import AffineTransform, Grid, Transform, interpolate
 from .readers import Frame, Series
 
 __all__ = ["resample", "resample_series", "working_grid"]
+
+_LEAST_SIGMA_VOXELS = 0.2  # of a Gaussian that leaves more than 0 of a voxel's neighbours
 
 
 def working_grid(
@@ -29,7 +33,7 @@ def working_grid(
     Args:
         grids: of the K scans.
         spacing_mm: one number or one per axis (right, anterior, superior); ``"auto"``: the middle one of each scan's
-            three, at least 1; None keeps the scans' own.
+            three, at least 1 and half of the coarsest, as thick slices blur what is finer; None keeps the scans' own.
         reference: index of the scan that all others move onto.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None is the identity.
     Raises: InputError where the spacing is none.
@@ -43,7 +47,8 @@ def working_grid(
     if spacing_mm is None:
         return grid
     if spacing_mm == "auto":
-        spacing_mm = max(1.0, float(grid.spacing_mm.median()))
+        _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
+        spacing_mm = max(1.0, middle, coarsest / 2)
     try:
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
     except (ValueError, TypeError):
@@ -111,7 +116,8 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
     """Bring every timepoint from its own grid to one: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1
     where the timepoint has seen the voxel.
 
-    Linear, once, with the border's values outside; nothing is smoothed where the grid is coarser.
+    Linear, once, with the border's values outside. Along axes that the grid is coarser than, the timepoint is smoothed
+    before, so that fine structure does not alias: by a Gaussian of half a voxel of the grid, less its own.
 
     Args:
         initial: ``(K, 4, 4)``, RAS mm, points of the grid's space to each timepoint's; None is the identity.
@@ -119,6 +125,21 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
     parts = []
     for number, frame in enumerate(series.frames):
         transform = None if initial is None else AffineTransform(initial[number])
-        parts.append([torch.from_numpy(part) for part in resample(frame, grid, transform)])
+        parts.append([torch.from_numpy(part) for part in resample(_smoothed(frame, grid), grid, transform)])
     images, coverage = (torch.stack(part) for part in zip(*parts))
     return MetaTensor(images, affine=grid.affine), coverage.float()
+
+
+def _smoothed(frame: Frame, grid: Grid) -> Frame:
+    """For the voxels of a grid; what is not valid has no part in it."""
+    axes, others = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
+    coarser = grid.spacing_mm[(axes.T @ others).abs().argmax(dim=1)] / frame.grid.spacing_mm
+    sigma_voxels = 0.5 * (coarser.square() - 1).clamp_min(0).sqrt().numpy()
+    if sigma_voxels.max() < _LEAST_SIGMA_VOXELS:
+        return frame
+    data = frame.data.astype(np.float32)
+    if frame.valid is None:
+        return replace(frame, data=gaussian_filter(data, sigma_voxels, mode="nearest"))
+    share = gaussian_filter(frame.valid.astype(np.float32), sigma_voxels, mode="nearest")
+    total = gaussian_filter(np.where(frame.valid, data, 0), sigma_voxels, mode="nearest")
+    return replace(frame, data=np.where(frame.valid, total / np.maximum(share, 1e-6), data))

@@ -78,9 +78,29 @@ def test_working_grid_is_the_same_whatever_the_storage(spacing_mm):
         assert working_grid([Grid((5, 5, 5), np.eye(4)), stored], spacing_mm, reference=1).matches(expected, 1e-9)
 
 
-def test_automatic_spacing_is_the_middle_one_and_no_finer_than_a_millimetre():
+def test_automatic_spacing_is_the_middle_one_and_no_finer_than_a_millimetre_or_half_a_slice():
     np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((1.5, 2.0, 3.0)))]).spacing_mm, 2.0)
-    np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((0.4, 0.6, 5.0)))]).spacing_mm, 1.0)
+    np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((0.4, 0.6, 1.5)))]).spacing_mm, 1.0)
+    np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((1.0, 1.0, 5.0)))]).spacing_mm, 2.5)
+
+
+def test_what_a_coarser_grid_cannot_hold_is_smoothed_away():
+    """Stripes of 2.2 voxels along the first stored axis, on a ramp; half of the volume is padding."""
+    native = Grid((48, 24, 20), _affine((1.0, 3.0, 3.0)))
+    stripes = 50 * np.cos(2 * np.pi * np.arange(48) / 2.2)[:, None, None]
+    ramp = _linear(native.affine.numpy(), native.shape)
+    data, valid = (ramp + stripes).astype(np.float32), np.ones(native.shape, dtype=bool)
+    valid[:, 12:] = False
+    data[~valid] = -32768
+    series = Series((Frame(data, native.affine.numpy(), "a", valid),) * 2)
+    grid = Grid(native.shape, native.affine).at_spacing(torch.full((3,), 3.0))
+    images, seen = resample_series(series, grid)
+    expected = _linear(grid.affine.numpy(), grid.shape)
+    inner = np.zeros(grid.shape, dtype=bool)
+    inner[2:-2] = True
+    inner &= seen[0].numpy() > 0
+    assert inner.mean() > 0.3
+    assert np.abs(np.asarray(images[0]) - expected)[inner].max() < 2.5
 
 
 def test_the_grid_between_two_scans_lies_in_the_middle_of_both():
