@@ -152,6 +152,8 @@ def _patched(path, field, value):
         file.write(header.binaryblock + bytes(4) + image.get_fdata().astype(np.int16).tobytes(order="F"))
 
 
+# Two metres a voxel, along an axis of the array that runs along the third one of the world.
+GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 MISTAKES = {
     "missing.nii.gz": (lambda p: None, "no such file"),
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
@@ -174,7 +176,7 @@ MISTAKES = {
     "one.nii": (lambda p: _nifti(p, np.eye(1, 756, 5, "f4").reshape(SIZE)), "got 0 in all voxels but 1"),
     "huge.nii": (lambda p: _nifti(p, np.float32(1e37) * _volume()), "rescale"),
     "tiny.nii": (lambda p: _nifti(p, 1e-30 * _volume()), "rescale"),
-    "giant.nii": (lambda p: _nifti(p, _volume(), np.diag([1e6, 1e6, 1e6, 1])), "got 9e+06 x"),
+    "giant.nii": (lambda p: _nifti(p, _volume(), GIANT), "got 1.8e+04 x 12 x 7 mm"),
     "dust.nii": (lambda p: _nifti(p, _volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
     "steep.nii": (lambda p: _nifti(p, _volume(), SHEARED + np.eye(4)[:, :1] @ [[0, 9, 0, 0]]), "right angles"),
     "scale.nii": (lambda p: _patched(p, "scl_slope", np.inf), "scl_slope"),

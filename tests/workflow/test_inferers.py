@@ -172,6 +172,20 @@ def test_a_likelihood_of_voxels_drawn_at_random_gives_the_same_result_again():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_mask_is_that_of_the_reference():
+    told = []
+
+    def refinement(z, images, displacement, evidence, hypotheses):
+        told.append((evidence.home, evidence.mask))
+        return z
+
+    x = images(timepoints=3)
+    mask = torch.rand(1, 1, *x.shape[2:])
+    for alignment in (MeanAlignment(), ReferenceAlignment(0), ReferenceAlignment(2)):
+        inferer(alignment=alignment, refinement=refinement)(x, LocalNetwork().eval(), mask=mask)
+    assert [home for home, _ in told] == [0, 0, 2] and all(given is mask for _, given in told)
+
+
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
     told = []
 
