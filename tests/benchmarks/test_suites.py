@@ -12,7 +12,6 @@ from groupmorph_monai.benchmarks.suites import breathing, integrators, warped_ca
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.space.geometry import ComposedTransform
 
-
 SIZE = (44, 40, 36)
 
 
