@@ -223,7 +223,7 @@ def test_what_lies_outside_of_the_mask_does_not_count(moved, number, tmp_path):
     for k in range(number):
         files.append(str(tmp_path / f"mask{k}.nii.gz"))
         nibabel.save(nibabel.Nifti1Image((~still).astype(np.uint8), affine), files[-1])
-    item = {"image": Series(pair, None, None)}
+    item = {"image": Series(pair)}
     truths = [np.eye(4), truth]
     align = AlignInitiald(kind="rigid", reference=0)
     assert errors_mm(align({**item, "mask": files})["initial"], truths, centre)[1] < 0.1
@@ -246,7 +246,7 @@ def test_one_mask_is_drawn_on_the_reference(moved, reference, masked, monkeypatc
 
 def test_another_reference_stays(moved):
     frames, truth, centre = moved
-    item = AlignInitiald(kind="rigid", reference=1)({"image": Series(frames, None, None)})
+    item = AlignInitiald(kind="rigid", reference=1)({"image": Series(frames)})
     assert torch.equal(item["initial"][1], torch.eye(4).double())
     there = truth[1][:3, :3] @ centre + truth[1][:3, 3]
     assert errors_mm(item["initial"], truth @ np.linalg.inv(truth[1]), there, first=1).max() < 0.5
@@ -260,19 +260,19 @@ def test_an_aligned_series_stays_where_its_headers_put_it(moved, reference):
     noisy = [
         Frame((body.data + rng.normal(0, 20, body.data.shape)).astype(np.float32), body.affine, "t") for _ in range(3)
     ]
-    maps = AlignInitiald(reference=reference)({"image": Series(tuple(noisy), None, None)})["initial"]
+    maps = AlignInitiald(reference=reference)({"image": Series(tuple(noisy))})["initial"]
     assert torch.equal(maps, torch.eye(4).double().expand(3, 4, 4))
 
 
 def test_timepoints_whose_headers_agree_keep_one_map(moved):
     frames, truth, centre = moved
-    maps = AlignInitiald(reference=0)({"image": Series((frames[0], frames[0], frames[1]), None, None)})["initial"]
+    maps = AlignInitiald(reference=0)({"image": Series((frames[0], frames[0], frames[1]))})["initial"]
     assert torch.equal(maps[1], torch.eye(4).double())
     assert errors_mm(maps, truth[[0, 0, 1]], centre)[2] < 0.5
 
 
 def test_none_adds_nothing_and_another_kind_is_refused(moved):
-    series = Series(moved[0], None, None)
+    series = Series(moved[0])
     assert AlignInitiald(kind="none")({"image": series}) == {"image": series}
     with pytest.raises(InputError, match="initial_alignment: expected one of affine, rigid or none, got 'elastic'"):
         AlignInitiald(kind="elastic")
