@@ -52,7 +52,7 @@ def test_errors_of_warped_scans_count_inside_the_mask(aligned, tmp_path):
 
 
 def test_breathing_is_followed_and_a_failure_counts_as_one(monkeypatch):
-    small = {"size": (64, 56, 24), "spacing_mm": (3, 3, 6), "landmarks": 100}
+    small = {"size": (48, 42, 20), "spacing_mm": (4, 4, 7), "landmarks": 100}
     made = suites.make_breathing_series
     monkeypatch.setattr(suites, "make_breathing_series", lambda seed, motion: made(seed, motion, **small))
     method = ours("effort/fast")
