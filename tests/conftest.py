@@ -1,6 +1,7 @@
 """What the tests of the whole share: small series on disk and weights that fit them."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.evaluation import output
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -17,6 +19,20 @@ def no_handler_of_a_closed_stream():
     """A bundle's run leaves a log handler for the standard output of its test, which is closed in the next."""
     root = logging.getLogger()
     root.handlers[:] = [h for h in root.handlers if not getattr(getattr(h, "stream", None), "closed", False)]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave out ``report.png``, which takes a second, where nobody looks at it."""
+    monkeypatch.setattr(output, "draw_report", lambda *arguments, **options: None)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Measure methods in a thread of this process: another process takes seconds to import PyTorch."""
+    for module in ("compare", "full_size"):
+        pool = f"groupmorph_monai.benchmarks.{module}.ProcessPoolExecutor"
+        monkeypatch.setattr(pool, lambda workers, mp_context: ThreadPoolExecutor(workers))
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,9 @@ __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NIFTI = (".nii", ".nii.gz")
-# What counts as an image in a folder; a file that is named outright may be anything that ITK reads.
-_IMAGES = (*_NIFTI, ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
+_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+# What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
+_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -45,12 +45,14 @@ _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be 
 @dataclass(frozen=True)
 class Frame:
     """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm; ``valid`` is
-    True where a voxel was measured and not filled in, None where all were."""
+    True where a voxel was measured and not filled in, None where all were; ``header`` is its file's where that is
+    NIfTI."""
 
     data: np.ndarray
     affine: np.ndarray
     path: str
     valid: np.ndarray | None = None
+    header: nib.Nifti1Header | None = None
 
     @property
     def grid(self) -> Grid:
@@ -59,15 +61,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Series:
-    """K volumes of one patient in the order of time; ``header`` is the first file's where that is NIfTI.
+    """K volumes of one patient in the order of time.
 
-    ``frame_time`` is the time between frames in the header's unit, or in seconds where there is no header; None where
-    no file tells it.
+    ``frame_time`` is the time between frames in the unit of their header, or in seconds where there is no header; None
+    where no file tells it.
     """
 
     frames: tuple[Frame, ...]
     frame_time: float | None = None
-    header: nib.Nifti1Header | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def _silence() -> Iterator[None]:
 
 def _load_nifti(path: str, labels: bool) -> _File:
     image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(
+            f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not tell left from "
+            "right; convert it to NIfTI"
+        )
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind == "c":
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
@@ -121,7 +127,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
 
 def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
     """Refuse what nibabel would replace by a guess: an infinite scale; no voxel size where no sform tells it."""
-    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     if np.isinf(header["scl_slope"]):
         raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; mend the header")
@@ -251,7 +257,7 @@ def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
-    return [Frame(np.ascontiguousarray(data), file.affine, file.path) for file, data in volumes], first
+    return [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes], first
 
 
 def read_series(series: Series | str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
@@ -291,7 +297,7 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
             f"{first.path}: expected {timepoints} timepoints, as many as this model takes, got {len(frames)}; give "
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
         )
-    return Series(tuple(frames), first.frame_time, first.header)
+    return Series(tuple(frames), first.frame_time)
 
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
@@ -350,7 +356,7 @@ def _without_fill(frame: Frame) -> Frame:
 def _at_right_angles(frame: Frame) -> Frame:
     """Give the volume axes at right angles, where it has none."""
     data, affine, valid = at_right_angles(frame.data, frame.affine, frame.valid, frame.path)
-    return Frame(data, affine, frame.path, valid)
+    return replace(frame, data=data, affine=affine, valid=valid)
 
 
 def _corners(grid: Grid) -> torch.Tensor:

@@ -173,8 +173,8 @@ def write_registration(
 def _write_series(
     warped: np.ndarray, coverage: np.ndarray, series: Series, home: int, outside: str, folder: Path
 ) -> None:
-    """The aligned series, its mean and coverage, with the spacing, units, codes and frame time of the files."""
-    affine, header = series.frames[home].affine, series.header
+    """The aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan."""
+    affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
     number = coverage.sum(axis=0, dtype=np.uint16)
     mean = (warped * coverage).sum(axis=0) / np.maximum(number, 1)
@@ -197,7 +197,8 @@ def _warn_of_leftovers(output_dir: Path, files: Sequence[str]) -> None:
 
 
 def read_field(path: str | Path) -> DenseTransform:
-    """Read a written field. Beyond its grid the border's displacement holds; it has no inverse."""
+    """Read a written field. Beyond its grid the border's displacement holds. It has no inverse: that is in another
+    file, and on another grid."""
     try:
         image = nib.load(path)
         shape = image.shape
@@ -206,7 +207,7 @@ def read_field(path: str | Path) -> DenseTransform:
             grid = Grid(shape[:3], image.affine)
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
-            return DenseTransform(voxels, voxels, grid, fade=math.inf)
+            return DenseTransform(voxels, None, grid, fade=math.inf)
     except MemoryError:
         raise
     except Exception as error:  # nibabel, gzip and zlib each have their own kinds.

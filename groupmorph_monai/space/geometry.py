@@ -205,32 +205,36 @@ class AffineTransform(Transform):
 
 
 class DenseTransform(Transform):
-    """``x + u(x)`` of a displacement field that is sampled on a grid, with the field of the inverse map beside it.
+    """``x + u(x)`` of a displacement field that is sampled on a grid, with the field of the inverse map beside it where
+    that is known.
 
     Beyond the grid nothing is known of the field. There it fades from its border's value to 0, and leaves the place to
     the affine transform that it is composed with.
 
     Args:
-        displacement, inverse_displacement: ``(3, *S)``, voxels of ``grid``.
+        displacement, inverse_displacement: ``(3, *S)``, voxels of ``grid``; the second is None where it is not known.
         grid: where both are sampled.
         fade: distance over which the field fades, in multiples of its greatest length: 4 cannot fold, infinity holds
             the border's value.
     """
 
-    def __init__(self, displacement: Tensor, inverse_displacement: Tensor, grid: Grid, fade: float = 4.0):
+    def __init__(self, displacement: Tensor, inverse_displacement: Tensor | None, grid: Grid, fade: float = 4.0):
         for name, field in (("displacement", displacement), ("inverse_displacement", inverse_displacement)):
-            if tuple(field.shape) != (3, *grid.shape):
+            if field is not None and tuple(field.shape) != (3, *grid.shape):
                 raise ValueError(f"{name}: expected shape {(3, *grid.shape)}, got {tuple(field.shape)}")
         self.field, self.inverse_field, self.grid, self.fade = displacement, inverse_displacement, grid, fade
 
+    @property
+    def _fields(self) -> list[Tensor]:
+        return [field for field in (self.field, self.inverse_field) if field is not None]
+
     @cached_property
     def is_identity(self) -> bool:
-        return not (self.field.any() or self.inverse_field.any())
+        return not any(field.any() for field in self._fields)
 
     @cached_property
     def _greatest_mm(self) -> float:
-        fields = (self.field, self.inverse_field)
-        pieces = (field[:, rows].movedim(0, -1) for field in fields for rows in self.grid.slabs())
+        pieces = (field[:, rows].movedim(0, -1) for field in self._fields for rows in self.grid.slabs())
         return max(float(self._to_mm(piece).norm(dim=-1).max()) for piece in pieces)
 
     def _to_mm(self, voxels: Tensor) -> Tensor:
@@ -249,8 +253,14 @@ class DenseTransform(Transform):
             moves = moves * (1 - beyond / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
         return points + moves
 
-    @property
+    @cached_property
     def inverse(self) -> "DenseTransform":
+        """Raises ValueError where it is not known."""
+        if self.inverse_field is None:
+            raise ValueError(
+                "inverse: expected a field with that of the inverse map beside it, got one alone; of a written "
+                "registration, read inverse_ddf_KK to go back where ddf_KK leads, and the other way round"
+            )
         return DenseTransform(self.inverse_field, self.field, self.grid, self.fade)
 
 

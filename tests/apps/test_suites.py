@@ -7,6 +7,7 @@ from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps import suites
 from groupmorph_monai.apps.arguments import SUITE_NAMES
+from groupmorph_monai.data import make_phantom
 
 
 @pytest.fixture
@@ -29,6 +30,8 @@ def measured(monkeypatch):
     def rows(cases, methods, *rest):
         return [{"method": name, "more": 2.0} for name in methods]
 
+    small = [{"name": "phantom", **make_phantom(1, (16, 16, 16), 6, landmarks=10)}]
+    monkeypatch.setattr(suites, "synthetic_cases", lambda seeds: small)
     monkeypatch.setattr(suites, "compare", compare)
     monkeypatch.setattr(suites, "train_alike", train_alike)
     monkeypatch.setattr(suites, "asymmetry", rows)

@@ -17,7 +17,7 @@ def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():
     assert (ones[0] @ found - case["landmarks"][1]).abs().max() < 0.01
 
 
-def test_the_optimisation_twin_finds_a_moderate_motion():
-    cases = affine_cases([3], size=(40, 36, 32), degrees=6, shift_voxels=2, scale=0.03)
+def test_the_optimisation_twin_finds_a_moderate_motion(in_this_process):
+    cases = affine_cases([3], size=(36, 32, 28), timepoints=2, degrees=6, shift_voxels=2, scale=0.03)
     unregistered, found = compare(cases, {"steps": align_by_steps}, progress=lambda line: None)
     assert found["mean error, voxels"] < 0.2 < 1 < unregistered["mean error, voxels"]

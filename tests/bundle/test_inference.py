@@ -13,6 +13,7 @@ from groupmorph_monai.data.writers import apply_field_to_points
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = ["--no-refine"]
+pytestmark = pytest.mark.usefixtures("no_pictures")  # but for the one of ``registered``
 
 
 def infer(series, output, *overlays, effort="no_refine", **options):
@@ -29,15 +30,21 @@ def infer(series, output, *overlays, effort="no_refine", **options):
 
 
 @pytest.fixture(scope="module")
-def registered(series, tmp_path_factory):
+def scans(series):
+    """Three of the files: the initial alignment's time grows with the square of their number."""
+    return series[:3]
+
+
+@pytest.fixture(scope="module")
+def registered(scans, tmp_path_factory):
     output = tmp_path_factory.mktemp("registered")
-    infer(series, output)
+    infer(scans, output)
     return output
 
 
 def test_everything_is_written(registered):
     names = {path.name for path in registered.iterdir()}
-    fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(6)}
+    fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(3)}
     images = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"}
     assert names == fields | images | {"report.json", "report.png"}
     warped = nibabel.load(registered / "warped.nii.gz").get_fdata()
@@ -45,7 +52,7 @@ def test_everything_is_written(registered):
     # What a scan has not seen is 0 in the series, and the mean is of the scans that saw the voxel.
     coverage = nibabel.load(registered / "coverage.nii.gz").get_fdata()
     np.testing.assert_allclose(mean * coverage, warped.sum(axis=3), rtol=1e-5, atol=1e-3)
-    assert coverage.max() == 6 and coverage.mean() > 5
+    assert coverage.max() == 3 and coverage.mean() > 2.5
 
 
 def test_the_report_tells_all(registered):
@@ -58,25 +65,25 @@ def test_the_report_tells_all(registered):
     assert report["settings"]["alignment"] == {"name": "MeanAlignment", "remove_mean": True}
     assert set(report["versions"]) >= {"torch", "monai", "groupmorph_monai"}
     assert report["seconds"]["register"] > 0 and report["peak_memory_gb"] > 0.1
-    assert len(report["series"]) == 6
+    assert len(report["series"]) == 3
 
 
-def test_the_command_line_gives_the_same_files(registered, series, tmp_path):
-    assert main(["register", *series, "--output", str(tmp_path), *FAST]) == 0
+def test_the_command_line_gives_the_same_files(registered, scans, tmp_path):
+    assert main(["register", *scans, "--output", str(tmp_path), *FAST]) == 0
     for path in registered.glob("*.nii.gz"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_refinement_repeats_itself_bit_by_bit(series, tmp_path):
+def test_refinement_repeats_itself_bit_by_bit(scans, tmp_path):
     for name in ("a", "b"):
-        infer(series, tmp_path / name, effort="fast")
+        infer(scans, tmp_path / name, effort="fast", initial_alignment="none")
     for path in (tmp_path / "a").glob("*.nii.gz"):
         assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_reference_stays_and_extra_maps_come_on_request(series, tmp_path):
+def test_the_reference_stays_and_extra_maps_come_on_request(scans, tmp_path):
     assert (
-        main(["register", *series, "--output", str(tmp_path), "--reference", "1", "--std", "2", "--jacobian", *FAST])
+        main(["register", *scans, "--output", str(tmp_path), "--reference", "1", "--std", "2", "--jacobian", *FAST])
         == 0
     )
     assert not np.any(nibabel.load(tmp_path / "ddf_01.nii.gz").get_fdata())
@@ -84,14 +91,12 @@ def test_the_reference_stays_and_extra_maps_come_on_request(series, tmp_path):
     np.testing.assert_allclose(nibabel.load(tmp_path / "jacobian_01.nii.gz").get_fdata(), 1, atol=1e-6)
     std = nibabel.load(tmp_path / "std_mm_00.nii.gz").get_fdata()
     assert 0 < std.mean() < 3
-    still = nibabel.load(series[1]).get_fdata()
+    still = nibabel.load(scans[1]).get_fdata()
     np.testing.assert_allclose(
         nibabel.load(tmp_path / "warped.nii.gz").get_fdata()[..., 1], still, rtol=1e-5, atol=1e-3
     )
 
 
-# Share of the landmarks' distance that may be left by few steps of refinement: windows of 9 voxels are wide for 24.
-LEFT = {"likelihoods/multi_kernel.yaml": 0.97}
 PAIRS = ("modes/pair_wise.yaml", "modes/symmetric.yaml")
 REGISTER = sorted(
     {
@@ -103,7 +108,7 @@ REGISTER = sorted(
 ) + ["data/lung_ct.yaml"]
 
 
-def distances_mm(phantom, folder, number=6):
+def distances_mm(phantom, folder, number=3):
     """Mean distance of the landmarks of the other timepoints from those of the first: as they are, and carried there by
     the written fields."""
     affine = phantom["affine"].numpy()
@@ -115,25 +120,26 @@ def distances_mm(phantom, folder, number=6):
 
 
 @pytest.mark.parametrize("overlay", REGISTER)
-def test_every_overlay_of_the_shipped_weights_registers(overlay, phantom, series, tmp_path):
-    number = 2 if overlay in PAIRS else 6
-    infer(series[:number], tmp_path, overlay, effort="fast")
+def test_every_overlay_of_the_shipped_weights_registers(overlay, phantom, scans, tmp_path):
+    number = 2 if overlay in PAIRS else 3
+    infer(scans[:number], tmp_path, overlay, effort="fast", initial_alignment="none")
     before, after = distances_mm(phantom, tmp_path, number)
-    assert after < LEFT.get(overlay, 0.65) * before
+    print(f"{overlay}: {after / before:.3f} of {before:.3f} mm left")
+    assert after < 0.6 * before
 
 
-def test_a_folder_and_a_4d_file_are_the_same_series(registered, series, tmp_path):
-    volumes = [nibabel.load(file) for file in series]
+def test_a_folder_and_a_4d_file_are_the_same_series(registered, scans, tmp_path):
+    volumes = [nibabel.load(file) for file in scans]
     stacked = np.stack([np.asarray(v.dataobj) for v in volumes], axis=3)
     nibabel.save(nibabel.Nifti1Image(stacked, volumes[0].affine), tmp_path / "series.nii.gz")
     infer(str(tmp_path / "series.nii.gz"), tmp_path / "out")
-    for name in ("ddf_03.nii.gz", "inverse_ddf_05.nii.gz"):
+    for name in ("ddf_01.nii.gz", "inverse_ddf_02.nii.gz"):
         np.testing.assert_array_equal(
             nibabel.load(tmp_path / "out" / name).get_fdata(), nibabel.load(registered / name).get_fdata()
         )
 
 
-def test_fields_apply_to_labels_and_points(registered, phantom, series, tmp_path):
+def test_fields_apply_to_labels_and_points(registered, phantom, scans, tmp_path):
     affine = phantom["affine"].numpy()
     label = phantom["lesion_mask"][2].numpy()
     nibabel.save(nibabel.Nifti1Image(label, affine), tmp_path / "lesions.nii.gz")
@@ -153,7 +159,7 @@ def test_fields_apply_to_labels_and_points(registered, phantom, series, tmp_path
     )
     moved = np.asarray(nibabel.load(output / "lesions.nii.gz").dataobj)
     assert set(np.unique(moved)) == set(np.unique(label)) and moved.dtype == label.dtype
-    points = Path(series[2]).with_name("landmarks_02.csv")
+    points = Path(scans[2]).with_name("landmarks_02.csv")
     assert main(["apply", str(registered / "inverse_ddf_02.nii.gz"), str(points), "--output", str(output)]) == 0
     there = np.loadtxt(output / "landmarks_02.csv", delimiter=",", skiprows=1)
     assert (
@@ -176,7 +182,7 @@ def test_fields_apply_to_labels_and_points(registered, phantom, series, tmp_path
 
 def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path, capsys):
     (tmp_path / "data" / "patient").mkdir(parents=True)
-    save_series(phantom, tmp_path / "data" / "patient")
+    save_series({**phantom, "image": phantom["image"][:3]}, tmp_path / "data" / "patient")
     config = [str(REPOSITORY / "bundle" / "configs" / name) for name in ("inference.yaml", "evaluate.yaml")]
     run(
         "evaluate", config_file=config, bundle_root=str(REPOSITORY / "bundle"), dataset_dir=str(tmp_path / "data"),
@@ -189,9 +195,9 @@ def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path
     assert (tmp_path / "out" / "metrics.csv").read_text().splitlines()[1].startswith("patient,")
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, 5])
 def test_a_series_of_another_length_is_registered_with_the_same_weights(number, series, tmp_path):
-    infer(series[:number], tmp_path)
+    infer(series[:number], tmp_path, initial_alignment="none")
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
     assert len(list(tmp_path.glob("inverse_ddf_*.nii.gz"))) == number
@@ -200,8 +206,8 @@ def test_a_series_of_another_length_is_registered_with_the_same_weights(number, 
 def test_more_effort_aligns_better(phantom, series, tmp_path):
     found = {}
     for effort in ("no_refine", "fast", "best"):
-        infer(series, tmp_path / effort, effort=effort)
-        _, found[effort] = distances_mm(phantom, tmp_path / effort)
+        infer(series, tmp_path / effort, effort=effort, initial_alignment="none")
+        _, found[effort] = distances_mm(phantom, tmp_path / effort, 6)
     assert found["best"] < found["fast"] < found["no_refine"]
 
 
@@ -214,8 +220,8 @@ def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["metrics"]["folding_percent"] < 0.001
 
 
-def test_a_mask_restricts_what_is_refined(series, tmp_path):
-    native = nibabel.load(series[0])
+def test_a_mask_restricts_what_is_refined(scans, tmp_path):
+    native = nibabel.load(scans[0])
     fields = {}
     for name, voxels in (("none", None), ("all", slice(None)), ("half", slice(native.shape[0] // 2))):
         options = []
@@ -224,7 +230,7 @@ def test_a_mask_restricts_what_is_refined(series, tmp_path):
             mask[voxels] = 1
             nibabel.save(nibabel.Nifti1Image(mask, native.affine), tmp_path / "mask.nii.gz")
             options = ["--mask", str(tmp_path / "mask.nii.gz")]
-        assert main(["register", *series, "--output", str(tmp_path / name), "--initial", "none", *options]) == 0
+        assert main(["register", *scans, "--output", str(tmp_path / name), "--initial", "none", *options]) == 0
         fields[name] = nibabel.load(tmp_path / name / "ddf_01.nii.gz").get_fdata()
     np.testing.assert_allclose(fields["all"], fields["none"], atol=1e-3)
     assert np.abs(fields["half"] - fields["none"]).max() > 0.05

@@ -8,6 +8,8 @@ from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.writers import apply_field_to_points
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def _registered_error_mm(images, phantom, folder, *options, points=slice(None)):
     """Mean distance of the same points of all timepoints from their common place, after and before."""
@@ -21,9 +23,8 @@ def _registered_error_mm(images, phantom, folder, *options, points=slice(None)):
     return [np.linalg.norm(p - np.mean(p, axis=0), axis=2).mean() for p in (np.stack(after), before)]
 
 
-@pytest.mark.parametrize("fill", [-2048, -32768])
-@pytest.mark.parametrize("filled", [[1], [0, 1, 2]])
-def test_a_round_field_of_view_of_ct_does_not_disturb(tmp_path, fill, filled):
+@pytest.mark.parametrize(("filled", "fill"), [([1], -2048), ([0, 1, 2], -32768)])
+def test_a_round_field_of_view_of_ct_does_not_disturb(tmp_path, filled, fill):
     phantom = make_phantom(3, size=(40, 36, 32), timepoints=3, max_motion_voxels=3, landmarks=200)
     images = phantom["image"].numpy() * 2 - 1000
     x, y, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in images.shape[1:]], indexing="ij")

@@ -64,7 +64,7 @@ def test_4d_nifti_keeps_values_place_time_and_units(tmp_path):
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, tmp_path / "series.nii.gz")
     series = read_series(tmp_path / "series.nii.gz")
-    assert series.frame_time == 8.5 and series.header.get_xyzt_units() == ("mm", "sec")
+    assert series.frame_time == 8.5 and series.frames[2].header.get_xyzt_units() == ("mm", "sec")
     for t, frame in enumerate(series.frames):
         np.testing.assert_array_equal(frame.data, data[..., t])
         np.testing.assert_allclose(frame.affine, OBLIQUE, atol=1e-5)
@@ -93,7 +93,7 @@ def test_4d_image_of_itk_is_a_series(tmp_path):
     series = read_series(tmp_path / "t.nrrd")
     np.testing.assert_array_equal(np.stack([f.data for f in series.frames], -1), data)
     np.testing.assert_allclose(series.frames[0].affine, np.diag([-1.5, -2.0, 3.0, 1.0]))
-    assert series.frame_time == 4.5 and series.header is None
+    assert series.frame_time == 4.5 and series.frames[0].header is None
 
 
 def test_folder_is_read_in_natural_order_past_other_files(tmp_path):
@@ -152,6 +152,8 @@ def _patched(path, field, value):
         file.write(header.binaryblock + bytes(4) + image.get_fdata().astype(np.int16).tobytes(order="F"))
 
 
+# Two metres a voxel, along an axis of the array that runs along the third one of the world.
+GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 MISTAKES = {
     "missing.nii.gz": (lambda p: None, "no such file"),
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
@@ -174,7 +176,7 @@ MISTAKES = {
     "one.nii": (lambda p: _nifti(p, np.eye(1, 756, 5, "f4").reshape(SIZE)), "got 0 in all voxels but 1"),
     "huge.nii": (lambda p: _nifti(p, np.float32(1e37) * _volume()), "rescale"),
     "tiny.nii": (lambda p: _nifti(p, 1e-30 * _volume()), "rescale"),
-    "giant.nii": (lambda p: _nifti(p, _volume(), np.diag([1e6, 1e6, 1e6, 1])), "got 9e+06 x"),
+    "giant.nii": (lambda p: _nifti(p, _volume(), GIANT), "got 1.8e+04 x 12 x 7 mm"),
     "dust.nii": (lambda p: _nifti(p, _volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
     "steep.nii": (lambda p: _nifti(p, _volume(), SHEARED + np.eye(4)[:, :1] @ [[0, 9, 0, 0]]), "right angles"),
     "scale.nii": (lambda p: _patched(p, "scl_slope", np.inf), "scl_slope"),
@@ -182,6 +184,8 @@ MISTAKES = {
     "vast.nii.gz": (lambda p: _patched(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
     "far.nii": (lambda p: _nifti(p, _volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
     "series.nii": (lambda p: _nifti(p, _volume((*SIZE, 3))), "give it alone"),
+    "analyze.img": (lambda p: nib.save(nib.Spm99AnalyzeImage(_volume(), OBLIQUE), p), "left from right"),
+    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "cannot be read"),
 }
 
 
@@ -373,6 +377,23 @@ def test_what_is_no_fill_value_stays(tmp_path):
         np.testing.assert_array_equal(frame.data, data.astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["x.hdr", "x.img", "x.img.gz"])
+@pytest.mark.parametrize("codes", [(1, 2), (1, 0), (0, 2), (0, 0)])
+def test_a_pair_of_files_lies_where_the_same_image_in_one_file_does(tmp_path, name, codes):
+    """Whichever of the qform and the sform, which place it elsewhere, is in force; and in time."""
+    for kind, file in ((nib.Nifti1Image, "one.nii.gz"), (nib.Nifti1Pair, name)):
+        image = kind(_volume((*SIZE, 2)), None)
+        image.set_qform(OBLIQUE, codes[0])
+        image.set_sform(OBLIQUE + 7 * np.eye(4)[:, :1] @ np.eye(4)[3:], codes[1])
+        image.header.set_zooms((*image.header.get_zooms()[:3], 8.5))
+        nib.save(image, tmp_path / file)
+    one, pair = (read_series(tmp_path / file) for file in ("one.nii.gz", name))
+    assert one.frame_time == pair.frame_time == 8.5
+    for expected, frame in zip(one.frames, pair.frames):
+        np.testing.assert_array_equal(frame.data, expected.data)
+        np.testing.assert_array_equal(frame.affine, expected.affine)
+
+
 @pytest.mark.parametrize("slope", [0.0, np.nan])
 def test_no_slope_is_no_scaling(tmp_path, slope):
     _patched(tmp_path / "a.nii", "scl_slope", slope)
@@ -388,4 +409,4 @@ def test_no_slope_is_no_scaling(tmp_path, slope):
 def test_real_4d_file():
     series = read_series(DATA / "asl" / "pcasl.nii.gz")
     assert len(series.frames) == 10 and series.frames[0].data.shape == (52, 68, 20)
-    assert series.frame_time == pytest.approx(2.54) and series.header.get_xyzt_units() == ("mm", "sec")
+    assert series.frame_time == pytest.approx(2.54) and series.frames[0].header.get_xyzt_units() == ("mm", "sec")

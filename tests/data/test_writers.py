@@ -340,9 +340,23 @@ def test_frame_time_units_and_codes_of_the_input_are_kept_and_integers_do_not_ro
         np.testing.assert_allclose(image.affine, _affine("oblique"), atol=1e-5)
 
 
+@pytest.mark.parametrize("home", [0, 1])
+def test_the_header_is_that_of_the_home_scan(tmp_path, home):
+    files = [str(tmp_path / f"{k}.nii") for k in range(2)]
+    for k, file in enumerate(files):
+        image = nib.Nifti1Image(_frame(phase=k).data, _affine("oblique"))
+        image.header["descrip"] = f"scanner {k}".encode()
+        image.set_sform(image.affine, code=2 + k)
+        nib.save(image, file)
+    _write(read_series(files), tmp_path / "out", home=home)
+    for name in ("warped", "mean"):
+        header = nib.load(tmp_path / "out" / f"{name}.nii.gz").header
+        assert bytes(header["descrip"]).rstrip(b"\0") == f"scanner {home}".encode()
+        assert int(header["qform_code"]) == int(header["sform_code"]) == 2 + home
+
+
 def test_frame_time_of_a_series_that_is_no_nifti_is_written_in_seconds(tmp_path):
-    series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5)])
-    _write(Series(series.frames, 4.5, None), tmp_path / "out")
+    _write(Series((_frame(), _frame(phase=0.5)), 4.5), tmp_path / "out")
     warped = nib.load(tmp_path / "out" / "warped.nii.gz").header
     assert warped.get_zooms() == pytest.approx((*SPACING, 4.5)) and warped.get_xyzt_units() == ("mm", "sec")
     assert int(warped["qform_code"]) == int(warped["sform_code"]) == 1
@@ -531,7 +545,7 @@ def test_fields_of_a_longer_series_written_before_are_told(tmp_path, caplog):
     series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5), _frame(phase=1.0)])
     _write(series, tmp_path / "out")
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
-    _write(Series(series.frames[:2], 1.0, series.header), tmp_path / "out")
+    _write(Series(series.frames[:2], 1.0), tmp_path / "out")
     assert "2 files of an earlier run, such as ddf_02.nii.gz" in caplog.text
 
 
@@ -555,6 +569,13 @@ def test_what_is_no_field_is_named_in_one_line(tmp_path):
             read_field(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_is_read_knows_no_way_back(tmp_path):
+    series = _saved(tmp_path / "in", [_frame(), _frame()])
+    _write(series, tmp_path / "out")
+    with pytest.raises(ValueError, match="inverse: expected.*; of a written registration, read inverse_ddf_KK"):
+        _ = read_field(tmp_path / "out" / "ddf_01.nii.gz").inverse
 
 
 def test_an_image_beside_the_field_is_refused(tmp_path):
@@ -592,7 +613,7 @@ def test_real_series_without_motion_is_written_unchanged_and_with_motion_as_itk_
     np.testing.assert_allclose(still.get_fdata(), stored.get_fdata(), rtol=1e-6, atol=1e-4)
     for key in ("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "quatern_b", "qoffset_z"):
         np.testing.assert_allclose(still.header[key], stored.header[key], rtol=1e-5, atol=1e-6, err_msg=key)
-    pair = Series(series.frames[:2], series.frame_time, series.header)
+    pair = Series(series.frames[:2], series.frame_time)
     warped = _write(pair, tmp_path / "moved", grid=grid)["warped"]
     write_image(pair.frames[1], tmp_path / "1.nii")
     judged = _by_itk(tmp_path / "moved" / "ddf_01.nii.gz", tmp_path / "1.nii", tmp_path / "1.nii")

@@ -89,6 +89,16 @@ def test_a_reflection_folds_everything_and_a_shear_nothing():
         assert measure(torch.stack([reflection, shear])) == pytest.approx(50, rel=1e-6)
 
 
+def test_steps_of_a_third_of_a_voxel_fold_where_all_components_take_them_together():
+    """``det(I - a 1 1^T) = 1 - 3 a``: no single step is long."""
+    for slope, expected in ((0.34, 100), (0.32, 0)):
+        ddf = linear_ddf(torch.eye(3, dtype=torch.float64) - slope)[None]
+        assert metrics.folding_percent(ddf) == pytest.approx(expected)
+        # Turned inside out, the volume is 3 a - 1 times what it was.
+        volume = metrics.non_diffeomorphic_volume_percent(ddf)
+        assert volume == pytest.approx(expected * (3 * slope - 1), rel=1e-6)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("direction", [1, -1])
 def test_a_voxel_pushed_past_its_neighbour_escapes_central_differences_only(axis, direction):
@@ -259,6 +269,27 @@ def test_inverse_consistency_of_translations_counts_only_what_stays_inside():
     mask[1:4, :, 3:5] = True  # the voxels that arrive there
     assert metrics.inverse_consistency_mm(ddf, broken, AFFINE, mask) == pytest.approx(length)
     assert math.isnan(metrics.inverse_consistency_mm(100 + ddf, -ddf, AFFINE))
+
+
+def test_a_thinned_grid_holds_the_voxels_that_it_stands_for(monkeypatch):
+    """A linear map and its inverse undo one another at every voxel, but at no other place than their own."""
+    matrix = 0.8 * torch.linalg.matrix_exp(torch.tensor([[0, 0.1, 0], [-0.1, 0, 0.05], [0, -0.05, 0]]).double())
+    fields = linear_ddf(matrix)[None], linear_ddf(torch.linalg.inv(matrix))[None]
+    for most in (2**20, 60, 20):
+        monkeypatch.setattr(metrics, "_MEAN_VOXELS", most)
+        assert metrics.inverse_consistency_mm(*fields, AFFINE) < 1e-9
+
+
+def test_the_distance_of_two_labels_is_that_of_their_places_in_mm():
+    """One voxel each, on a grid whose first axis runs along the world's second."""
+    affine = torch.tensor([[0, 3, 0, 9], [-1.5, 0, 0, 4], [0, 0, 5, 2], [0, 0, 0, 1]], dtype=torch.float64)
+    for grid in (affine, AFFINE):
+        for step in ((3, 0, 0), (0, 2, 0), (0, 0, 4), (2, -1, 3)):
+            labels = torch.zeros(2, *SIZE, dtype=torch.int32)
+            labels[0, 3, 4, 2] = labels[(1, *[a + b for a, b in zip((3, 4, 2), step)])] = 1
+            found = metrics.overlap(labels, grid)
+            length = (grid[:3, :3] @ torch.tensor(step).double()).norm().item()
+            assert found["surface_distance_mm"] == pytest.approx(length, rel=1e-6) and found["dice"] == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 8, 8), (1, 2, 3, 5, 5, 5), (2, 3, 5, 5, 1), (2, 2, 5, 5, 5)])

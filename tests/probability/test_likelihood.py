@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from groupmorph_monai.probability import GroupNMI, SquaredError, likelihood
 
@@ -190,3 +191,27 @@ def test_all_seen_is_the_same_as_no_mask(model, timepoints):
     expected, found = model.linearise(x), model.linearise(x, torch.ones_like(x, dtype=torch.bool))
     for name in ("value", "guide", "score", "weight"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
+
+
+class Slope(likelihood.Likelihood):
+    """``sum(score * warped)``, whose scores are given."""
+
+    def __init__(self, score, **options):
+        super().__init__(**options)
+        self.given = score
+
+    def forward(self, warped):
+        return (self.given * warped).mean()
+
+
+def test_a_weight_is_the_mean_square_of_the_scores_around():
+    """Fisher's identity, by scipy's filter: a score that differs from voxel to voxel and between timepoints."""
+    score = volumes(3, (12, 10, 9)) - 0.4
+    score[:, 1] *= 10
+    for smooth, stiffness in ((1, 4.0), (3, 1.0)):
+        found = Slope(score, smooth_voxels=smooth, stiffness=stiffness).linearise(volumes(3, (12, 10, 9), seed=1))
+        window = (1, 1, *[2 * smooth + 1] * 3)
+        expected = stiffness * uniform_filter(score.numpy() ** 2, window, mode="nearest")
+        torch.testing.assert_close(found.score, score)
+        np.testing.assert_allclose(found.weight.numpy(), expected, rtol=1e-9)
+        assert found.weight[:, 1].mean() > 50 * found.weight[:, 0].mean()

@@ -12,7 +12,7 @@ WORLD = affine(Rotation.from_rotvec([0.3, -0.5, 0.6]).as_matrix(), (12, -7, 20))
 
 @pytest.fixture(scope="module")
 def examination():
-    return examine(Protocol(11, (0,) * 4, ((4, 4, 4), (4.2, 4.2, 4.2), (4, 3.8, 4.4), (4, 4, 4)), tilt_degrees=8))
+    return examine(Protocol(11, (0,) * 3, ((4, 4, 4), (4.2, 4.2, 4.2), (4, 3.8, 4.4)), tilt_degrees=8))
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-@pytest.mark.parametrize("axes", ["mixed", *slow("LPI", "PIR", "LAS")])
+@pytest.mark.parametrize("axes", ["mixed", *slow("LPI", "PIR", "LAS", "SRA")])
 def test_the_orientation_on_disk_does_not_matter(axes, examination, expected, tmp_path):
-    each = ["LPI", "PIR", "LAS", "SRA"] if axes == "mixed" else [axes] * 4
+    each = ["LPI", "PIR", "SLA"] if axes == "mixed" else [axes] * 3
     files = save([scan.stored(a) for scan, a in zip(examination.scans, each)], tmp_path)
     carried = Registered(register(files, tmp_path / "out")).transports(examination.points)
     assert difference_mm(carried, expected) < SAME_MM
@@ -78,7 +78,7 @@ def test_integers_are_as_good(examination, expected, tmp_path):
     assert difference_mm(carried, expected) < ROUNDED_MM
 
 
-@pytest.mark.parametrize("order", [(3, 2, 1, 0), *slow((0, 2, 1, 3))], ids=str)
+@pytest.mark.parametrize("order", [(2, 0, 1), *slow((0, 2, 1))], ids=str)
 def test_reordering_the_timepoints_reorders_the_result(order, examination, expected, tmp_path):
     order = list(order)
     files = save([examination.scans[k] for k in order], tmp_path)

@@ -196,6 +196,18 @@ def test_one_voxel_that_moves_there_or_back_makes_a_field_no_identity():
     assert not AffineTransform(torch.eye(4) + 1e-7 * torch.eye(4)[:, :1]).is_identity
 
 
+def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
+    field = smooth_field(SIZE)
+    alone, both = DenseTransform(field, None, GRID), DenseTransform(field, -field, GRID)
+    # Beyond the grid the fade goes by the greatest length of what is known, which the negative field has too.
+    points = points_inside(GRID, margin=-3)
+    assert torch.equal(alone(points), both(points)) and not alone.is_identity
+    assert DenseTransform(torch.zeros_like(field), None, GRID).is_identity
+    with pytest.raises(ValueError, match="inverse: expected a field with that of the inverse map beside it"):
+        _ = alone.inverse
+    assert both.inverse is both.inverse
+
+
 def test_an_affine_map_is_its_matrix_and_its_inverse_undoes_it():
     transform, points = affine_map(), 300 * (noise(50, 3) - 0.5)
     expected = nib.affines.apply_affine(transform.matrix.numpy(), points.numpy())

@@ -5,7 +5,7 @@ from groupmorph_monai.benchmarks.affine import affine_cases
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.probability import WindowCorrelation
-from groupmorph_monai.space import AffineFlow, Field, MeanAlignment
+from groupmorph_monai.space import AffineFlow, Field, MeanAlignment, affine_velocity
 from groupmorph_monai.workflow import AffineRefinement, RegistrationInferer, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence
 
@@ -58,6 +58,29 @@ def test_it_goes_on_from_what_it_is_given(case):
     torch.testing.assert_close(warped[0], found)  # no iterations, no change
     assert error(again, landmarks) < 0.25
     assert (again - found).abs().max() < 1
+
+
+def test_every_level_begins_from_the_same_map(case):
+    """The velocity of known maps on each level's own voxels, where the first look at it finds it."""
+    x, begun = case[0], {}
+    logarithms = 0.01 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    logarithms[:, :, 3], logarithms[:, 3] = 200 * logarithms[:, :, 3], 0
+    logarithms = logarithms - logarithms.mean(dim=0)
+
+    def on_every(step):
+        size = x.shape[2:]
+        return affine_velocity(logarithms, Field(torch.zeros(1, 3, 3, *[-(-n // step) for n in size]), size, step))
+
+    def first_seen(z):
+        begun.setdefault(36 // z.shape[-1], z.detach().clone())
+        return displacement(z)
+
+    climb = AffineRefinement(WindowCorrelation(), voxels=(9, 12, 18, 36), iterations=0)
+    found = climbed(climb, on_every(1).values, x, first_seen)
+    assert sorted(begun) == [1, 2, 3, 4]
+    for step, z in begun.items():
+        torch.testing.assert_close(z, on_every(step).values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, on_every(1).values, atol=1e-4, rtol=1e-4)
 
 
 def test_a_batch_equals_its_items(case):

@@ -86,7 +86,11 @@ def test_the_result_agrees_with_itself():
     torch.testing.assert_close(result["warped"][:, 1], images()[:, 1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("make", [AffineNet, GroupSetVAE, lambda: GroupVAE(2), KrebsCVAE, MomentumNet])
+def small_group_vae():
+    return GroupVAE(2, encoder_channels=(8, 16, 16), decoder_channels=(16,))
+
+
+@pytest.mark.parametrize("make", [AffineNet, GroupSetVAE, small_group_vae, KrebsCVAE, MomentumNet])
 @pytest.mark.parametrize("training", [False, True])
 def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     torch.manual_seed(0)
@@ -170,6 +174,20 @@ def test_a_likelihood_of_voxels_drawn_at_random_gives_the_same_result_again():
     first, again = (ask(x, Nothing().eval())["dvf"] for _ in range(2))
     assert first.abs().max() > 1e-3 and torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_mask_is_that_of_the_reference():
+    told = []
+
+    def refinement(z, images, displacement, evidence, hypotheses):
+        told.append((evidence.home, evidence.mask))
+        return z
+
+    x = images(timepoints=3)
+    mask = torch.rand(1, 1, *x.shape[2:])
+    for alignment in (MeanAlignment(), ReferenceAlignment(0), ReferenceAlignment(2)):
+        inferer(alignment=alignment, refinement=refinement)(x, LocalNetwork().eval(), mask=mask)
+    assert [home for home, _ in told] == [0, 0, 2] and all(given is mask for _, given in told)
 
 
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():

@@ -355,3 +355,35 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
     assert draws[0].shape == alike.values.shape and (draws[0] - draws[1]).abs().max() > 1e-3
     parts = (draws[0] - alike.values).chunk(3, dim=2)
     torch.testing.assert_close(parts[1], parts[0], atol=1e-5, rtol=0)
+
+
+def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
+    """Where the model has a quarter of the true curvature, each step goes four times as far as it should.
+
+    Two timepoints move apart or together by one number, which the prior leaves free and whose best value is 0.
+    """
+    size, places = (4, 3, 5), []
+
+    def model(level, likelihood, ddf):
+        z = ddf[0]
+        places.append(z[0, 0].mean().item())
+        curvature = 0.25 * torch.eye(3, dtype=z.dtype).view(1, 3, 3, 1, 1, 1).expand(2, 3, 3, *size)
+        return Quadratic(-0.5 * z.square().sum(), -z, curvature)
+
+    monkeypatch.setattr(Level, "model", model)
+    ask = Refinement(
+        LocalCorrelation(),
+        FluidPrior(1.0, 0.0),
+        levels=(1,),
+        iterations=(14,),
+        tolerance=1e-6,
+        lattice_voxels=1,
+        adapt_prior=False,
+    )
+    begin = torch.zeros(1, 2, 3, *size, dtype=torch.float64)
+    begin[:, 0, 0], begin[:, 1, 0] = 0.3, -0.3
+    ask(Field(begin, size), torch.zeros(1, 2, *size), lambda z: z)
+    # Half a voxel is the longest step: 0.3, then -0.2, then 0.3 again, which is worse. From -0.2 once more, with 1 + 8
+    # times the curvature: 4 / 9 of the way and not 4 times it.
+    assert places[:4] == pytest.approx([0.3, -0.2, 0.3, -0.2 + 0.2 * 4 / 9])
+    assert abs(places[-1]) < 0.02
