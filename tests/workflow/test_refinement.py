@@ -368,7 +368,7 @@ def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
         z = ddf[0]
         places.append(z[0, 0].mean().item())
         curvature = 0.25 * torch.eye(3, dtype=z.dtype).view(1, 3, 3, 1, 1, 1).expand(2, 3, 3, *size)
-        return Quadratic(-0.5 * z.square().sum(), -z, curvature)
+        return Quadratic(-0.5 * z.square().sum(), torch.tensor(2), -z, curvature)
 
     monkeypatch.setattr(Level, "model", model)
     ask = Refinement(
