@@ -257,7 +257,8 @@ def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
-    return [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes], first
+    frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
+    return frames, first
 
 
 def read_series(series: Series | str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
