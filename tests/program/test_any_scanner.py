@@ -57,7 +57,6 @@ def test_points_are_found_whatever_the_scanners(tmp_path_factory, examination):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="not yet measured on all of these scanners")
 @settings(max_examples=12, **FIXED)
 @given(examination=protocols(most_scans=5, most_voxels=64**3))
 def test_points_are_found_whatever_the_scanners_of_usual_size(tmp_path_factory, examination):
