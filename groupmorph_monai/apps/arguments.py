@@ -71,7 +71,7 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
         "--spacing-mm",
         type=float,
         metavar="MM",
-        help="voxel size at which the motion is found (default: the scans' own, at least 1)",
+        help="voxel size at which the motion is found (default: the scans' own, at least 1 and half a slice)",
     )
     _add_overlay(p, base, examples)
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")

@@ -13,7 +13,7 @@ from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.precision import Precision
-from groupmorph_monai.workflow.refinement import _ascent, _likeliest_weights, _solve
+from groupmorph_monai.workflow.refinement import _TAILS, _ascent, _likeliest_weights, _solve
 
 EXP = ScalingAndSquaring(6)
 
@@ -248,7 +248,7 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, m
     z = torch.ones(1, timepoints, 3 * pieces, *size, dtype=torch.float64)
     images = torch.zeros(1, timepoints, *size)
     draws = ask.draws(Field(z, size), images, lambda z: z, number=2 * number)
-    found = torch.cat([draw.values for draw in draws]) - z
+    found = (torch.cat([draw.values for draw in draws]) - z) / _TAILS
     shared = found.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
     terms = [pieces * term for term in prior.terms(size)]
     one = dense_precision(Precision(terms, [1.0] * 2, prior.linear_is_free), size, prior.linear_is_free)
