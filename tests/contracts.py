@@ -1,0 +1,181 @@
+"""What every operator, likelihood, flow and alignment must do. A test class supplies itself, and a dense or closed-form
+oracle where there is one, and inherits the tests."""
+
+import pytest
+import torch
+
+from groupmorph_monai.space import ScalingAndSquaring, compose, voxel_grid
+
+TIMEPOINTS = (2, 3, 6)
+
+
+def random(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class LinearOperatorContract:
+    """``apply`` from ``(1, 1, *domain)`` to ``(1, 1, *range)``; ``transposed`` back; ``oracle``, the same by NumPy."""
+
+    domain = (7, 5, 6)
+
+    def apply(self, x):
+        raise NotImplementedError
+
+    def transposed(self, y):
+        raise NotImplementedError
+
+    def oracle(self, x):
+        raise NotImplementedError
+
+    def test_it_is_what_the_oracle_says(self):
+        x = random(1, 1, *self.domain)
+        expected = torch.as_tensor(self.oracle(x[0, 0].numpy()))
+        torch.testing.assert_close(self.apply(x)[0, 0], expected, rtol=1e-9, atol=1e-10)
+
+    def test_it_is_linear(self):
+        x, y = random(1, 1, *self.domain), random(1, 1, *self.domain, seed=1)
+        torch.testing.assert_close(self.apply(2 * x - 3 * y), 2 * self.apply(x) - 3 * self.apply(y))
+
+    def test_its_adjoint_is_its_transpose(self):
+        x = random(1, 1, *self.domain)
+        there = self.apply(x)
+        y = random(*there.shape, seed=1)
+        assert float((there * y).sum()) == pytest.approx(float((x * self.transposed(y)).sum()), rel=1e-9)
+
+
+class LikelihoodContract:
+    """``likelihood`` of volumes that agree up to ``contrast``, one factor per timepoint, where it does not see that."""
+
+    size, invariant_to_gain, steps = (13, 12, 14), True, 1e-6
+
+    @pytest.fixture
+    def likelihood(self):
+        raise NotImplementedError
+
+    def volumes(self, timepoints, seed=0, batch=1):
+        """Different images that share some structure."""
+        shared = random(batch, 1, *self.size, seed=seed)
+        return 0.1 + 0.5 * shared + 0.3 * random(batch, timepoints, *self.size, seed=seed + 1)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_order_does_not_matter(self, likelihood, timepoints):
+        x, order = self.volumes(timepoints), torch.randperm(timepoints, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(likelihood(x[:, order]), likelihood(x))
+        model, reordered = likelihood.linearise(x), likelihood.linearise(x[:, order])
+        for name in ("score", "weight"):
+            torch.testing.assert_close(getattr(reordered, name), getattr(model, name)[:, order], rtol=1e-5, atol=1e-8)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_a_batch_is_the_mean_of_its_series(self, likelihood, timepoints):
+        x = self.volumes(timepoints, batch=2)
+        torch.testing.assert_close(likelihood(x), (likelihood(x[:1]) + likelihood(x[1:])) / 2)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_its_gradient_is_its_slope(self, likelihood, timepoints):
+        x, along = self.volumes(timepoints), random(1, timepoints, *self.size, seed=7) - 0.5
+        start = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(likelihood(start), start)
+        slope = (likelihood(x + self.steps * along) - likelihood(x - self.steps * along)) / (2 * self.steps)
+        assert float((gradient * along).sum()) == pytest.approx(float(slope), rel=1e-4)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_volumes_that_agree_are_likelier(self, likelihood, timepoints):
+        x = self.volumes(timepoints)
+        gains = torch.linspace(0.6, 1.4, timepoints).view(1, -1, 1, 1, 1).double() if self.invariant_to_gain else 1
+        alike = gains * x[:, :1].expand_as(x)
+        shifted = torch.cat([v.roll(2 * k, dims=2) for k, v in enumerate(alike.split(1, dim=1))], dim=1)
+        assert likelihood(alike) > likelihood(x) and likelihood(alike) > likelihood(shifted)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_what_was_not_seen_has_no_score(self, likelihood, timepoints):
+        x, seen = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
+        seen[:, 0, :5] = False
+        other = torch.where(seen, x, 0.9 * random(*x.shape, seed=5))
+        model, same = likelihood.linearise(x, seen), likelihood.linearise(other, seen)
+        for name in ("value", "score", "weight"):
+            torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12)
+        assert (model.score[~seen] == 0).all() and (model.weight[~seen] == 0).all() and model.score.any()
+
+
+class FlowContract:
+    """``flow`` of a velocity, with the errors in voxels that are allowed: for a linear velocity, for the inverse, and
+    between fields that flow together and ``alone``."""
+
+    size, tolerance, inversion_tolerance, alone = (15, 17, 13), 2e-3, 5e-3, 1e-9
+    inside = (..., *[slice(4, -4)] * 3)
+
+    @pytest.fixture
+    def flow(self):
+        raise NotImplementedError
+
+    def linear(self, matrix):
+        places = voxel_grid(self.size, torch.empty(0, dtype=torch.float64))
+        centre = (torch.tensor(self.size).double().view(3, 1, 1, 1) - 1) / 2
+        return torch.einsum("de,eijk->dijk", matrix, places - centre)
+
+    def velocities(self, timepoints):
+        matrices = 0.2 * (random(timepoints, 3, 3) - 0.5)
+        return matrices, torch.stack([self.linear(m) for m in matrices])[None]
+
+    def test_no_velocity_is_the_identity(self, flow):
+        assert not flow(torch.zeros(1, 2, 3, *self.size)).any()
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_a_linear_velocity_flows_by_the_matrix_exponential(self, flow, timepoints):
+        matrices, z = self.velocities(timepoints)
+        expected = torch.stack([self.linear(torch.linalg.matrix_exp(m) - torch.eye(3).double()) for m in matrices])
+        assert (flow(z)[0] - expected)[self.inside].abs().max() < self.tolerance
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_the_inverse_undoes_it(self, flow, timepoints):
+        _, z = self.velocities(timepoints)
+        assert compose(flow.inverse(z), flow(z))[self.inside].abs().max() < self.inversion_tolerance
+
+    def test_each_field_flows_by_itself(self, flow):
+        _, z = self.velocities(3)
+        apart = torch.stack([flow(z[:, k : k + 1])[:, 0] for k in range(3)], dim=1)
+        torch.testing.assert_close(flow(z), apart, atol=self.alone, rtol=0)
+
+
+class AlignmentContract:
+    """``alignment`` of ``timepoints`` velocities that do not commute; ``fixed`` is the timepoint that stays, or None."""
+
+    size, fixed, inverts = (17, 17, 17), None, True
+    inside = (..., *[slice(5, -5)] * 3)
+    exp = ScalingAndSquaring(8)
+
+    def alignment(self):
+        raise NotImplementedError
+
+    def velocities(self, timepoints):
+        places = voxel_grid(self.size, torch.empty(0, dtype=torch.float64)) - 8
+        matrices = 0.25 * (random(timepoints, 3, 3, seed=4) - 0.5)
+        return torch.stack([torch.einsum("de,eijk->dijk", m, places) for m in matrices])[None]
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_there_and_back_is_the_identity(self, timepoints):
+        z, alignment = self.velocities(timepoints), self.alignment()
+        back = compose(alignment.inverse(z, self.exp), alignment(z, self.exp))
+        assert back[self.inside].abs().max() < 5e-3 and alignment(z, self.exp)[self.inside].abs().max() > 0.1
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_the_fixed_timepoint_stays(self, timepoints):
+        ddf = self.alignment()(self.velocities(timepoints), self.exp)[0]
+        for k in range(timepoints):
+            assert bool(ddf[k].any()) == (k != self.fixed)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_what_is_centred_and_anchored_again_is_the_same(self, timepoints):
+        alignment = self.alignment()
+        z = alignment.constrain(self.velocities(timepoints))
+        torch.testing.assert_close(alignment.anchored(alignment.centred(z)), z)
+        torch.testing.assert_close(alignment.constrain(z), z)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_reordering_the_other_timepoints_reorders_the_result(self, timepoints):
+        z, others = self.velocities(timepoints), [k for k in range(timepoints) if k != self.fixed]
+        order = list(range(timepoints))
+        for here, there in zip(others, reversed(others)):
+            order[here] = there
+        ddf = self.alignment()(z, self.exp)
+        torch.testing.assert_close(self.alignment()(z[:, order], self.exp), ddf[:, order])

@@ -1,0 +1,195 @@
+"""Operators, flows and alignments under the contracts that they share."""
+
+import numpy as np
+import pytest
+import torch
+from contracts import AlignmentContract, FlowContract, LinearOperatorContract
+from scipy import ndimage
+from scipy.fft import dctn
+
+from groupmorph_monai.probability import FluidPrior
+from groupmorph_monai.space import (
+    AdaptiveSolver,
+    AffineFlow,
+    Euler,
+    MeanAlignment,
+    OneWayAlignment,
+    ReferenceAlignment,
+    RungeKutta4,
+    ScalingAndSquaring,
+)
+from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter, gradient, restrict, window_mean
+from groupmorph_monai.space.smoothing import MultiGaussian
+from groupmorph_monai.workflow.precision import Precision
+
+
+def by_autograd(operator, domain, y):
+    x = torch.zeros(1, 1, *domain, dtype=torch.float64, requires_grad=True)
+    return torch.autograd.grad((operator(x) * y).sum(), x)[0]
+
+
+class TestCosineTransform(LinearOperatorContract):
+    def apply(self, x):
+        return CosineTransform(self.domain, x)(x)
+
+    def transposed(self, y):
+        return CosineTransform(self.domain, y).inverse(y)
+
+    def oracle(self, x):
+        return dctn(x, norm="ortho")
+
+
+class TestRestriction(LinearOperatorContract):
+    """Its adjoint is linear interpolation from the lattice."""
+
+    factor = 3
+
+    def apply(self, x):
+        return restrict(x, self.factor)
+
+    def matrices(self):
+        for n in self.domain:
+            places, lattice = np.arange(n) / self.factor, np.arange(-(-n // self.factor))
+            yield np.maximum(0, 1 - np.abs(places[:, None] - lattice[None]))
+
+    def transposed(self, y):
+        a, b, c = (torch.from_numpy(m) for m in self.matrices())
+        return torch.einsum("ia,jb,kc,nmabc->nmijk", a, b, c, y)
+
+    def oracle(self, x):
+        return np.einsum("ia,jb,kc,ijk->abc", *self.matrices(), x)
+
+
+class TestWindowMean(LinearOperatorContract):
+    def apply(self, x):
+        return window_mean(x, 1)
+
+    def transposed(self, y):
+        return by_autograd(self.apply, self.domain, y)
+
+    def oracle(self, x):
+        return ndimage.uniform_filter(x, 3, mode="nearest")
+
+
+class TestGaussianFilter(LinearOperatorContract):
+    def apply(self, x):
+        return gaussian_filter(x, 0.8)
+
+    def transposed(self, y):
+        return by_autograd(self.apply, self.domain, y)
+
+    def oracle(self, x):
+        return ndimage.gaussian_filter(x, 0.8, mode="nearest", radius=3)
+
+
+class TestGradient(LinearOperatorContract):
+    def apply(self, x):
+        return gradient(x)[:, :, 1]
+
+    def transposed(self, y):
+        return by_autograd(self.apply, self.domain, y)
+
+    def oracle(self, x):
+        return np.gradient(x, axis=1)
+
+
+class _Symmetric(LinearOperatorContract):
+    def transposed(self, y):
+        return self.apply(y)
+
+
+class TestMultiGaussian(_Symmetric):
+    def apply(self, x):
+        return MultiGaussian()(x)
+
+    def oracle(self, x):
+        return dctn(MultiGaussian().spectrum(self.domain).numpy() * dctn(x, norm="ortho"), norm="ortho", type=3)
+
+
+class TestPrecision(_Symmetric):
+    """With linear fields integrated out, by NumPy's dense matrices."""
+
+    prior, weights = FluidPrior(0, 0, 0.5, 2.0), (1.0, 3.0)
+
+    def apply(self, x):
+        return Precision(self.prior.terms(self.domain), self.weights, True).product(x)
+
+    def oracle(self, x):
+        spectrum = sum(w * t.numpy() for w, t in zip(self.weights, self.prior.terms(self.domain))).ravel()
+        axes = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in self.domain], indexing="ij")
+        linear = np.stack([dctn(axis, norm="ortho").ravel() for axis in axes], axis=1)
+        across = spectrum[:, None] * linear
+        dense = np.diag(spectrum) - across @ np.linalg.solve(linear.T @ across, across.T)
+        return (dense @ x.ravel()).reshape(x.shape)
+
+
+class TestScalingAndSquaring(FlowContract):
+    @pytest.fixture
+    def flow(self):
+        return ScalingAndSquaring(7)
+
+
+class TestMidpoint(FlowContract):
+    @pytest.fixture
+    def flow(self):
+        return ScalingAndSquaring(3, midpoint=True)
+
+
+class TestEuler(FlowContract):
+    tolerance, inversion_tolerance = 1e-2, 2e-2
+
+    @pytest.fixture
+    def flow(self):
+        return Euler(64)
+
+
+class TestRungeKutta(FlowContract):
+    tolerance, inversion_tolerance = 1e-6, 1e-6
+
+    @pytest.fixture
+    def flow(self):
+        return RungeKutta4(8)
+
+
+class TestAdaptive(FlowContract):
+    tolerance, inversion_tolerance, alone = 1e-3, 1e-3, 1e-3  # the steps are chosen for all fields together
+
+    @pytest.fixture
+    def flow(self):
+        return AdaptiveSolver(1e-4)
+
+
+class TestAffineFlow(FlowContract):
+    tolerance, inversion_tolerance, inside = 1e-9, 1e-9, (..., *[slice(4, -4)] * 3)
+
+    @pytest.fixture
+    def flow(self):
+        return AffineFlow()
+
+
+class TestMean(AlignmentContract):
+    def alignment(self):
+        return MeanAlignment()
+
+
+class TestMeanRemoved(AlignmentContract):
+    def alignment(self):
+        return MeanAlignment(remove_mean=True)
+
+
+class TestFirstReference(AlignmentContract):
+    fixed = 0
+
+    def alignment(self):
+        return ReferenceAlignment(self.fixed)
+
+
+class TestSecondReference(TestFirstReference):
+    fixed = 1
+
+
+class TestOneWay(AlignmentContract):
+    fixed = 1
+
+    def alignment(self):
+        return OneWayAlignment(self.fixed)
