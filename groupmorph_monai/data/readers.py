@@ -291,7 +291,7 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
     frames = [_at_right_angles(_without_fill(frame)) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
-            logger.info("Frame %d (%s) lies on another grid: resampled to the first one's.", number, frame.path)
+            logger.info("Frame %d (%s) lies on another grid than the first one.", number, frame.path)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
     if timepoints is not None and len(frames) != timepoints:
         raise InputError(

@@ -32,8 +32,9 @@ def working_grid(
 
     Args:
         grids: of the K scans.
-        spacing_mm: one number or one per axis (right, anterior, superior); ``"auto"``: the middle one of each scan's
-            three, at least 1 and half of the coarsest, as thick slices blur what is finer; None keeps the scans' own.
+        spacing_mm: one number or one per axis (right, anterior, superior); ``"auto"``: the middle one of a scan's
+            three, at least 1 and half of the coarsest, as thick slices blur what is finer: of the reference, or the
+            median over the scans; None keeps the scans' own.
         reference: index of the scan that all others move onto.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None is the identity.
     Raises: InputError where the spacing is none.
@@ -47,8 +48,8 @@ def working_grid(
     if spacing_mm is None:
         return grid
     if spacing_mm == "auto":
-        _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
-        spacing_mm = max(1.0, middle, coarsest / 2)
+        scans = [grid] if reference is not None else grids
+        spacing_mm = float(np.median([_resolved_mm(scan) for scan in scans]))
     try:
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
     except (ValueError, TypeError):
@@ -58,6 +59,14 @@ def working_grid(
             f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
         )
     return grid.at_spacing(torch.from_numpy(wanted.copy()))
+
+
+def _resolved_mm(grid: Grid) -> float:
+    """The middle one of a scan's three voxel sizes, at least 1 and half of the coarsest, or less where that would leave
+    fewer than 4 voxels along an axis."""
+    _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
+    longest = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3
+    return max(1.0, middle, min(coarsest / 2, longest))
 
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:

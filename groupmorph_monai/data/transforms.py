@@ -96,7 +96,7 @@ class LoadSeriesd(MapTransform):
             )
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        if self.spacing_mm is not None and min(grid.shape) < 4:
+        if min(grid.shape) < 4:
             raise InputError(
                 f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
                 f"leaves {min(grid.shape)}; choose a smaller one"

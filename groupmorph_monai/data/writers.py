@@ -75,15 +75,20 @@ def all_or_nothing(output_dir: str | Path) -> Iterator[Path]:
 
 
 def _image(
-    data: np.ndarray, affine: np.ndarray, header: nib.Nifti1Header | None = None, frame_time: float | None = None
+    data: np.ndarray,
+    affine: np.ndarray,
+    header: nib.Nifti1Header | None = None,
+    frame_time: float | None = None,
+    timed: nib.Nifti1Header | None = None,
 ) -> nib.Nifti1Image:
     """Make an image whose qform and sform are equal, so that every program places it alike.
 
     Args:
         affine: ``(4, 4)``, RAS mm, axes at right angles.
-        header: of the file that the image comes from: its description, unit of time, and the code of the form that was
-            read, which both forms get. Without one the unit is seconds and the code that of scanner coordinates.
+        header: of the file that the image comes from: its description, and the code of the form that was read, which
+            both forms get. Without one the code is that of scanner coordinates.
         frame_time: between the volumes of a 4D image; None, also for an image that is not 4D, writes none.
+        timed: header of the file that tells the frame time, in its unit; without one it is in seconds.
     """
     if is_sheared(affine):
         raise InputError(
@@ -94,7 +99,7 @@ def _image(
     codes = [] if header is None else [int(header[f"{form}_code"]) for form in ("sform", "qform")]
     code = next((code for code in codes if code > 0), 1)
     # The units' low bits are those of space, the others those of time.
-    time_unit = nib.nifti1.unit_codes["sec"] if header is None else int(header["xyzt_units"]) & 0x38
+    time_unit = nib.nifti1.unit_codes["sec"] if timed is None else int(timed["xyzt_units"]) & 0x38
     image.set_qform(affine, code)
     image.set_sform(affine, code)
     image.header["xyzt_units"] = nib.nifti1.unit_codes["mm"] + (time_unit if frame_time else 0)
@@ -183,7 +188,8 @@ def _write_series(
     else:
         warped = np.where(coverage, warped, np.float32(filler[outside]))
         mean[number == 0] = filler[outside]
-    nib.save(_image(np.moveaxis(warped, 0, -1), affine, header, series.frame_time), folder / "warped.nii.gz")
+    timed = series.frames[0].header
+    nib.save(_image(np.moveaxis(warped, 0, -1), affine, header, series.frame_time, timed), folder / "warped.nii.gz")
     nib.save(_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
     nib.save(_image(number, affine), folder / "coverage.nii.gz")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..space.grid import full_precision
-from ..space.lattice import gaussian_filter, window_mean, window_moments, window_normalise
+from ..space.lattice import gaussian_filter, seen_mean, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
@@ -66,13 +66,13 @@ class LocalCorrelation(Likelihood):
 
         Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
         """
-        moments = window_moments(template, radius)
+        moments = None if counted is not None else window_moments(template, radius)
         for k, volume in enumerate(warped.split(1, dim=1)):
             own = None if counted is None else counted[:, k : k + 1]
             mean_t, variance_t = moments if own is None else window_moments(template, radius, own)
             variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
             mean, variance = window_moments(volume, radius, own)
-            covariance = window_moments(volume * template, radius, own)[0] - mean * mean_t
+            covariance = seen_mean(volume * template, radius, own) - mean * mean_t
             gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
             yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
@@ -135,7 +135,8 @@ class LocalCorrelation(Likelihood):
         for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, known)):
             own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
             noise = noise + (own if known is None else own * known[:, k : k + 1])
-        return torch.minimum(noise / number**2, window_moments(guide, radius)[1])
+        shared = None if known is None else known.amax(dim=1, keepdim=True)
+        return torch.minimum(noise / number**2, window_moments(guide, radius, shared)[1])
 
 
 def _surrounded(seen: Tensor) -> Tensor:

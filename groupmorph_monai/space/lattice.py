@@ -21,6 +21,7 @@ __all__ = [
     "gaussian_filter",
     "gradient",
     "restrict",
+    "seen_mean",
     "window_mean",
     "window_moments",
     "window_normalise",
@@ -50,15 +51,17 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def window_moments(x: Tensor, radius: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the windows of `window_mean`, each ``(N, C, *S)``: of the voxels that were ``seen`` ``(N,
-    C, *S)``, 1 or 0, or of all. 0 where a window has none."""
+def seen_mean(x: Tensor, radius: int, seen: Tensor | None = None) -> Tensor:
+    """`window_mean` of the voxels that were ``seen`` ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none."""
     if seen is None:
-        mean, square = window_mean(x, radius), window_mean(x.square(), radius)
-    else:
-        share = window_mean(seen, radius).clamp_min(1e-6)
-        mean, square = window_mean(x * seen, radius) / share, window_mean(x.square() * seen, radius) / share
-    return mean, (square - mean.square()).clamp_min(0.0)
+        return window_mean(x, radius)
+    return window_mean(x * seen, radius) / window_mean(seen, radius).clamp_min(1e-6)
+
+
+def window_moments(x: Tensor, radius: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the windows of `seen_mean`, each ``(N, C, *S)``."""
+    mean = seen_mean(x, radius, seen)
+    return mean, (seen_mean(x.square(), radius, seen) - mean.square()).clamp_min(0.0)
 
 
 def window_normalise(x: Tensor, radius: int, least_variance: float, seen: Tensor | None = None) -> Tensor:

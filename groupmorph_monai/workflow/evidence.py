@@ -143,7 +143,7 @@ class Level:
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (images.dim() - 2)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        value, number = _told(linear, images.shape[1])
+        value, number = _told(linear, images.shape[1], mask)
         return Quadratic(value, number, torch.stack(force), torch.stack(curvature))
 
     def determined(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
@@ -165,16 +165,17 @@ class Level:
         for ddf in fields:
             images, seen, mask = self.warped(ddf)
             linear = likelihood.linearise(images, seen)
-            value, number = _told(linear, images.shape[1])
-            weight = mask if isinstance(mask, int) else mask.mean(dim=1, keepdim=True)
-            models.append((value * weight, number))
+            models.append(_told(linear, images.shape[1], mask))
         numbers = torch.cat([number for _, number in models], dim=1)
         least, most = numbers.aminmax(dim=1, keepdim=True)
         comparable = (least == most) & (least > 1)
         return [comparable * value / number.clamp_min(1) for value, number in models]
 
 
-def _told(linear: Linearised, timepoints: int) -> tuple[Tensor, Tensor]:
-    """Value, and of how many volumes it tells."""
+def _told(linear: Linearised, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Value as the mask weighs it, and of how many volumes it tells: of none outside of the mask."""
     number = torch.full_like(linear.value, timepoints) if linear.number is None else linear.number
-    return linear.value, number
+    if isinstance(mask, int):
+        return linear.value, number
+    weight = mask.mean(dim=1, keepdim=True)
+    return linear.value * weight, number * (weight > 0)

@@ -73,6 +73,8 @@ class Refinement:
         self.likelihood, self.prior = likelihood, prior
         self.levels, self.iterations = tuple(levels), tuple(iterations)
         self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
+        if independent_share <= 0:
+            raise ValueError(f"independent_share: expected more than 0, got {independent_share}")
         self.adapt_prior, self.independent_share = adapt_prior, independent_share
         self.conjugate_steps, self.stationary = conjugate_steps, stationary
 
@@ -131,6 +133,7 @@ class Refinement:
                     model = level.model(self.likelihood, moved(z))
                     # Of the volume that two timepoints have seen this level has too few voxels, or none.
                     if model.voxels < (_LEAST_VOXELS if factor > 1 else 1):
+                        z = best[1] if best else z
                         break
                     precision = self._precision(pieces, z, weights)
                     if best is not None and _worse(model, z.values, best[0], best[1].values, precision):
@@ -223,6 +226,11 @@ class Refinement:
         level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
         pieces = Pieces(z)
         model = level.model(self.likelihood, displacement(z.values))
+        if model.voxels == 0:
+            raise InputError(
+                "std_draws (--std): expected voxels that two timepoints have seen and that the mask keeps, got none; "
+                "leave it out, or give a wider mask"
+            )
         determined = level.determined(model, self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
         precision = self._precision(pieces, shared, [1.0] * len(self.prior.terms((1,))))
@@ -273,7 +281,7 @@ def _solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) ->
     cosine coordinates."""
     cosine = CosineTransform(right.shape[2:], right)
     # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
-    scale = (precision.spectrum + 0.2 * model.mean_curvature).rsqrt()
+    scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
     r = _centred(scale * right)
     p, y = r, torch.zeros_like(r)
     rr = first = r.square().sum()
@@ -308,7 +316,8 @@ def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> li
     for _ in range(_WEIGHT_STEPS):
         terms = [w * term for w, term in zip(weights, precision.terms)]
         # Of the (K - 1) D coefficients of each frequency the likelihood determines a share.
-        free = (z.shape[0] - 1) * z.shape[1] * curvature / (curvature + sum(terms)) / sum(terms).clamp_min(1e-30)
+        share = curvature / (curvature + sum(terms)).clamp_min(1e-30)
+        free = (z.shape[0] - 1) * z.shape[1] * share / sum(terms).clamp_min(1e-30)
         determined = [float((term * free).sum()) for term in terms]
         weights = [min(max(n / energy, 1 / 30), 30.0) for n, energy in zip(determined, energies)]
     return weights

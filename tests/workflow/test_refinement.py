@@ -387,3 +387,29 @@ def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
     # times the curvature: 4 / 9 of the way and not 4 times it.
     assert places[:4] == pytest.approx([0.3, -0.2, 0.3, -0.2 + 0.2 * 4 / 9])
     assert abs(places[-1]) < 0.02
+
+
+def test_a_step_that_changes_only_what_the_mask_leaves_out_is_neither_better_nor_worse():
+    x = torch.rand(1, 1, 16, 14, 12, generator=torch.Generator().manual_seed(0)).repeat(1, 2, 1, 1, 1)
+    mask = torch.zeros_like(x[:, :1])
+    mask[:, :, :6] = 1
+    moved = torch.zeros(1, 2, 3, 16, 14, 12)
+    moved[:, :, :, 10:] = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1, 1)
+    for held in (mask, mask.expand_as(x)):
+        level = Level(x, None, held, 0, 1, 1)
+        one, other = (level.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
+        assert abs(float(other.above(one))) < 1e-4 and one.voxels == 6 * 14 * 12
+    free = Level(x, None, None, 0, 1, 1)
+    one, other = (free.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
+    assert abs(float(other.above(one))) > 1
+
+
+def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
+    x = torch.rand(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    nothing = Evidence(mask=torch.zeros_like(x[:, :1]))
+    z = Field(torch.zeros(1, 2, 3, 12, 12, 12), (24, 24, 24), 2)
+    assert not refinement()(z, x, displacement, nothing).values.any()
+    with pytest.raises(InputError, match="std_draws.*two timepoints have seen.*wider mask"):
+        next(refinement().draws(z, x, displacement, nothing))
+    with pytest.raises(ValueError, match="independent_share.*got 0"):
+        refinement(independent_share=0)
