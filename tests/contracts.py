@@ -140,7 +140,7 @@ class FlowContract:
 class AlignmentContract:
     """``alignment`` of ``timepoints`` velocities that do not commute; ``fixed`` is the timepoint that stays or None."""
 
-    size, fixed, inverts = (17, 17, 17), None, True
+    size, fixed = (17, 17, 17), None
     inside = (..., *[slice(5, -5)] * 3)
     exp = ScalingAndSquaring(8)
 

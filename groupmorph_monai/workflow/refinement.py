@@ -18,7 +18,7 @@ __all__ = ["Refinement"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
-_LEAST_VOXELS = 8**3  # that count on a level which is coarser than the finest lattice
+_LEAST_VOXELS = 8**3  # that count on a level whose images are coarser than the series'
 _WEIGHT_STEPS = 20
 # On draws. Errors have longer tails than the Gaussian: over the `reliability` suite's phantoms 900 to 919 half of them
 # lay inside the stated 50 % interval without it, but only 80 to 87 % inside that of 90 %.
@@ -117,7 +117,7 @@ class Refinement:
         schedule = [
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
-        start, weights, stayed = z, [1.0] * len(self.prior.terms((1,))), True
+        start, weights, stayed = z, None, True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
             for factor, iterations in schedule:
                 step = max(factor, self.lattice_voxels)
@@ -233,8 +233,8 @@ class Refinement:
             )
         determined = level.determined(model, self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
-        precision = self._precision(pieces, shared, [1.0] * len(self.prior.terms((1,))))
-        precision = self._precision(pieces, shared, self._weights(precision, shared, model))
+        weights = self._weights(self._precision(pieces, shared), shared, model)
+        precision = self._precision(pieces, shared, weights)
         cosine = CosineTransform(z.shape[3:], z)
         # The floor keeps a matrix of rank 2, where an edge tells nothing along itself, within Cholesky's reach.
         square = model.curvature.movedim((1, 2), (-2, -1))
@@ -250,10 +250,10 @@ class Refinement:
             draw = _solve(determined, precision, right, 4 * self.conjugate_steps)
             yield pieces.whole(shared.like(z + _TAILS * draw))
 
-    def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float]) -> Precision:
-        """Of what the pieces share: each piece pays for it."""
+    def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float] | None = None) -> Precision:
+        """Of what the pieces share: each piece pays for it. Without weights, all are 1."""
         terms = [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
-        return Precision(terms, weights, self.prior.linear_is_free)
+        return Precision(terms, weights or [1.0] * len(terms), self.prior.linear_is_free)
 
     def _weights(self, precision: Precision, z: Field, model: Quadratic) -> list[float]:
         """Weights of the prior's terms at z on the finest lattice: of the mode and of the draws about it."""
