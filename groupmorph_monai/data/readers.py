@@ -19,10 +19,9 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-import torch
 
 from ..errors import InputError
-from ..space.geometry import AffineTransform, Grid
+from ..space.geometry import Grid
 from .right_angles import at_right_angles
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
@@ -360,21 +359,15 @@ def _at_right_angles(frame: Frame) -> Frame:
     return replace(frame, data=data, affine=affine, valid=valid)
 
 
-def _corners(grid: Grid) -> torch.Tensor:
-    """The volume's eight corners in RAS mm, outer faces of the voxels: ``(8, 3)``."""
-    voxels = torch.tensor(list(product(*[(-0.5, n - 0.5) for n in grid.shape])), dtype=torch.float64)
-    return AffineTransform(grid.affine)(voxels)
-
-
 def overlap(one: Grid, other: Grid) -> bool:
     """Whether two volumes meet in space, judged by boxes along the axes of either."""
     for grid, box in ((one, other), (other, one)):
-        corners = box.voxels(_corners(grid)).numpy()
+        corners = box.voxels(grid.corners(0.5)).numpy()
         if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(box.shape) - 0.5):
             return False
     return True
 
 
 def _box(frame: Frame) -> str:
-    corners = _corners(frame.grid).round().int().numpy()
+    corners = frame.grid.corners(0.5).round().int().numpy()
     return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))

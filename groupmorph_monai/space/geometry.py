@@ -63,12 +63,16 @@ class Grid:
         """Lengths of the sides between the outer faces of the voxels, ``(3,)``."""
         return self.spacing_mm * torch.tensor(self.shape)
 
+    def corners(self, beyond_voxels: float = 0.0) -> Tensor:
+        """The eight corners of the volume, ``(8, 3)`` mm: centres of voxels, or so many voxels beyond them."""
+        ends = ([-beyond_voxels, n - 1.0 + beyond_voxels] for n in self.shape)
+        return _affine(self.affine, torch.cartesian_prod(*[torch.tensor(end, dtype=torch.float64) for end in ends]))
+
     def matches(self, other: "Grid", tolerance_mm: float = 1e-4) -> bool:
         """Whether both have the same voxels, to ``tolerance_mm`` at each corner."""
         if self.shape != other.shape:
             return False
-        corners = torch.cartesian_prod(*[torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in self.shape])
-        return bool((_affine(self.affine, corners) - _affine(other.affine, corners)).abs().max() <= tolerance_mm)
+        return bool((self.corners() - other.corners()).abs().max() <= tolerance_mm)
 
     def slabs(self) -> Iterator[slice]:
         """Slices of the first axis that together cover the volume, each of about a million voxels."""

@@ -332,5 +332,4 @@ class _Group:
 
 def _corners(grid: Grid) -> Tensor:
     """``(4, 8)``, mm, with 1 below."""
-    far = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).double() * (torch.tensor(grid.shape) - 1)
-    return grid.affine @ torch.cat([far, torch.ones(8, 1)], dim=1).T
+    return torch.cat([grid.corners(), torch.ones(8, 1)], dim=1).T
