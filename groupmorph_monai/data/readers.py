@@ -69,6 +69,15 @@ class Series:
     frames: tuple[Frame, ...]
     frame_time: float | None = None
 
+    def check_reference(self, reference: int | None) -> None:
+        """Refuse the index of a timepoint that there is not with an InputError."""
+        number = len(self.frames)
+        if reference is not None and not 0 <= reference < number:
+            raise InputError(
+                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
+                "choose one of these"
+            )
+
 
 @dataclass(frozen=True)
 class _File:

@@ -88,12 +88,7 @@ class LoadSeriesd(MapTransform):
             return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints)
-        number = len(series.frames)
-        if self.reference is not None and self.reference >= number:
-            raise InputError(
-                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {self.reference}; "
-                "choose one of these"
-            )
+        series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
         if min(grid.shape) < 4:
@@ -106,9 +101,9 @@ class LoadSeriesd(MapTransform):
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
         for name, files in maps.items():
             if files is not None:
-                item[name] = self._label_maps(name, files, grid, number, initial)
+                item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
         if "landmarks" in item:
-            item["landmarks"] = self._landmarks(item["landmarks"], number)
+            item["landmarks"] = self._landmarks(item["landmarks"], len(series.frames))
         return item
 
     @staticmethod

@@ -97,15 +97,15 @@ class LocalCorrelation(Likelihood):
         Windows, and the template, are of the voxels that were ``seen``; the regressions of those that two volumes have
         seen. A volume counts where it has seen the neighbours too, without which the template has no gradient there,
         and where at least half of the window counts."""
-        seen, known, number, counted = *self._known(warped, seen), None
+        seen, shared, number, counted = *self._shared(warped, seen), None
         if seen is not None:
-            counted = _surrounded(seen) & (window_mean(known, max(self.radii_voxels)) > 0.5) & (known > 0)
+            counted = _surrounded(seen) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
             counted &= counted.sum(dim=1, keepdim=True) > 1
         guide = self._template(warped, self.radii_voxels[0], seen)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(
-                self._regressions(warped, guide, radius, number, known)
+                self._regressions(warped, guide, radius, number, shared)
             ):
                 counts = 1 if counted is None else counted[:, k : k + 1]
                 value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * counts
@@ -115,7 +115,7 @@ class LocalCorrelation(Likelihood):
         return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
 
     @staticmethod
-    def _known(warped: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
+    def _shared(warped: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
         """What was seen and what of it by two volumes or more, both of the images' type, and how many volumes saw a
         voxel."""
         if seen is None:
@@ -130,13 +130,13 @@ class LocalCorrelation(Likelihood):
         """The volumes' mean noise variance in the template's units over their number, and at most the template's own
         variance."""
         radius = self.radii_voxels[0]
-        seen, known, number = self._known(warped, seen)
+        seen, shared, number = self._shared(warped, seen)
         guide, noise = self._template(warped, radius, seen), 0
-        for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, known)):
+        for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
             own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
-            noise = noise + (own if known is None else own * known[:, k : k + 1])
-        shared = None if known is None else known.amax(dim=1, keepdim=True)
-        return torch.minimum(noise / number**2, window_moments(guide, radius, shared)[1])
+            noise = noise + (own if shared is None else own * shared[:, k : k + 1])
+        anywhere = None if shared is None else shared.amax(dim=1, keepdim=True)
+        return torch.minimum(noise / number**2, window_moments(guide, radius, anywhere)[1])
 
 
 def _surrounded(seen: Tensor) -> Tensor:

@@ -158,18 +158,20 @@ class Level:
         share = (1 - noise / trace).clamp(_LEAST_SIGNAL_SHARE, 1)
         return replace(model, curvature=share[:, None, None] * model.curvature)
 
-    def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> list[Tensor]:
-        """Log likelihood of a voxel and timepoint under each of several displacements, ``(1, 1, *S)`` each: 0 where not
-        all of them are told of by as many timepoints, as what was not seen is no evidence for either."""
-        models = []
-        for ddf in fields:
-            images, seen, mask = self.warped(ddf)
-            linear = likelihood.linearise(images, seen)
-            models.append(_told(linear, images.shape[1], mask))
-        numbers = torch.cat([number for _, number in models], dim=1)
-        least, most = numbers.aminmax(dim=1, keepdim=True)
-        comparable = (least == most) & (least > 1)
-        return [comparable * value / number.clamp_min(1) for value, number in models]
+    def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compare N displacements.
+
+        Returns: log likelihood of a voxel and timepoint under each of them, ``(1, N, *S)``, and the voxels that it is
+            known at, 1 or 0, ``(1, 1, *S)``. A timepoint counts where it has seen a voxel under all of them, as what
+            was not seen is no evidence for either, and a voxel where two or more do.
+        """
+        warped = [self.warped(ddf) for ddf in fields]
+        views = [seen for _, seen, _ in warped if seen is not None]
+        seen = torch.stack(views).all(dim=0) if views else None
+        models = [_told(likelihood.linearise(images, seen), images.shape[1], mask) for images, _, mask in warped]
+        counts = torch.cat([number for _, number in models], dim=1).amin(dim=1, keepdim=True) > 1
+        values = torch.cat([value / number.clamp_min(1) for value, number in models], dim=1)
+        return counts * values, counts.to(values)
 
 
 def _told(linear: Linearised, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:

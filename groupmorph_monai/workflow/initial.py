@@ -60,8 +60,7 @@ class AlignInitiald(MapTransform):
         for key in self.key_iterator(item):
             item[key] = read_series(item[key], self.timepoints)
             frames, reference = item[key].frames, self.reference
-            if reference is not None and not 0 <= reference < len(frames):
-                reference = None  # the alignment says what is wrong with it
+            item[key].check_reference(reference)
             files = item.get("mask") or []
             files = [files] if isinstance(files, (str, Path)) else files
             masks = [None] * len(frames)

@@ -17,6 +17,7 @@ from .precision import Precision
 __all__ = ["Refinement"]
 
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
+_LEAST_SHARE_NEARBY = 0.1  # of voxels that count
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 _LEAST_VOXELS = 8**3  # that count on a level whose images are coarser than the series'
 _WEIGHT_STEPS = 20
@@ -65,7 +66,7 @@ class Refinement:
         lattice_voxels: int = 2,
         adapt_prior: bool = True,
         independent_share: float = 0.2,
-        conjugate_steps: int = 8,
+        conjugate_steps: int = 16,
         stationary: bool = True,
     ):
         if len(levels) != len(iterations):
@@ -172,13 +173,13 @@ class Refinement:
         back from what slides along it. Second, whether there are such places."""
         if len(candidates) + len(static) == 1:
             return candidates[0], False
-        values = level.values(self.likelihood, [displacement(v) for v in (*candidates, *static)])
-        best = max(range(len(candidates)), key=lambda n: float(values[n].sum()))
+        values, counts = level.values(self.likelihood, [displacement(v) for v in (*candidates, *static)])
+        best = int(values[:, : len(candidates)].flatten(2).sum(dim=2).argmax())
         z, stayed = candidates[best], False
         lattice = (..., *[slice(None, None, level.stride)] * len(z.size))
-        reached = gaussian_filter(values[best], _NEARBY_VOXELS)[lattice]
-        for hypothesis, value in zip(static, values[len(candidates) :]):
-            value = gaussian_filter(value, _NEARBY_VOXELS)[lattice]
+        values = _surroundings(values, counts)[lattice]
+        reached = values[:, best : best + 1]
+        for hypothesis, value in zip(static, values[:, len(candidates) :].split(1, dim=1)):
             stays = (value - reached > _CLEAR_NATS).to(value)
             if stays.mean() < _LEAST_STATIONARY_SHARE:
                 continue
@@ -247,7 +248,7 @@ class Refinement:
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.root(white())
-            draw = _solve(determined, precision, right, 4 * self.conjugate_steps)
+            draw = _solve(determined, precision, right, 2 * self.conjugate_steps)
             yield pieces.whole(shared.like(z + _TAILS * draw))
 
     def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float] | None = None) -> Precision:
@@ -260,6 +261,17 @@ class Refinement:
         if not self.adapt_prior:
             return [1.0] * len(precision.terms)
         return _likeliest_weights(precision, z.values[0], self.independent_share * model.mean_curvature)
+
+
+def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
+    """Average ``values`` ``(1, N, *S)`` near every voxel over those that count, ``(1, 1, *S)``; where few do, over wider
+    surroundings, as what was not seen is like what was seen beside it."""
+    width, mean, enough = _NEARBY_VOXELS, torch.zeros_like(values), torch.zeros_like(counts, dtype=torch.bool)
+    while not enough.all() and width < 2 * max(values.shape[2:]):
+        share = gaussian_filter(counts, width)
+        mean = torch.where(enough, mean, gaussian_filter(values, width) / share.clamp_min(1e-6))
+        enough, width = enough | (share > _LEAST_SHARE_NEARBY), 2 * width
+    return mean
 
 
 def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> bool:

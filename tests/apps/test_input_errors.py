@@ -112,7 +112,7 @@ def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp
     configs = REPOSITORY / "bundle" / "configs"
     with pytest.raises(RuntimeError) as raised:
         run(
-            "inference", config_file=[str(configs / f"{name}.yaml") for name in ("inference", "models/group_vae")],
+            "inference", config_file=[str(configs / f"{name}.yaml") for name in ("inference", "models/groupmorph")],
             bundle_root=str(REPOSITORY / "bundle"), series=series[:4], output_dir=str(tmp_path / "out"),
         )  # fmt: skip
     assert "expected 6 timepoints" in str(find_input_error(raised.value))

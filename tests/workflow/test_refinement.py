@@ -73,7 +73,7 @@ def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
     begin = start(phantom)
     together = short(begin.like(begin.values.expand(2, -1, -1, -1, -1, -1)), batch, displacement).values
     assert torch.equal(together[:1], short(begin, x, displacement).values)
-    torch.testing.assert_close(together[1:], together[:1].flip(1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(together[1:], together[:1].flip(1), atol=5e-3, rtol=0)
 
 
 def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
@@ -132,8 +132,8 @@ def test_what_stands_still_stays_where_it_was_beside_what_slides():
     begun, stayed = restart(refinement(), (moved,), [static], x)
     assert stayed
     torch.testing.assert_close(begun.values[..., :8, :, :], moved.values[..., :8, :, :])
-    # What slid out of view at either end of j tells for neither.
-    assert begun.values[..., 12:, 5:-5, :].abs().max() < 1e-3
+    # At either end of j some have slid out of view: there it is as beside it.
+    assert begun.values[..., 12:, :, :].abs().max() < 1e-3
     refined = 2 * refinement(iterations=(0, 0, 0, 6, 6))(moved, x, displacement, hypotheses=[static]).values
     inner = (..., slice(5, -5), slice(3, -3))
     assert (refined - 2 * moved.values)[0, :, 1, 2:7][inner].abs().mean() < 0.3
