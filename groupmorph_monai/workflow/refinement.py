@@ -264,8 +264,8 @@ class Refinement:
 
 
 def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
-    """Average ``values`` ``(1, N, *S)`` near every voxel over those that count, ``(1, 1, *S)``; where few do, over wider
-    surroundings, as what was not seen is like what was seen beside it."""
+    """Average ``values`` ``(1, N, *S)`` near every voxel over those that count, ``(1, 1, *S)``. Where few do, the
+    surroundings are wider: what was not seen is like what was seen beside it."""
     width, mean, enough = _NEARBY_VOXELS, torch.zeros_like(values), torch.zeros_like(counts, dtype=torch.bool)
     while not enough.all() and width < 2 * max(values.shape[2:]):
         share = gaussian_filter(counts, width)

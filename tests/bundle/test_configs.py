@@ -153,3 +153,13 @@ def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
     _, changed, unchanged = copy_model_state(network, weights, inplace=False)
     assert len(changed) == len(weights) and not unchanged
     assert (bundle / "models" / "model.pt").stat().st_size < 5e6
+
+
+@pytest.mark.parametrize("overlay", ["models/groupmorph"])
+def test_weights_that_an_overlay_names_are_those_of_its_network(bundle, overlay):
+    parser = parser_of("inference", overlay)
+    parser["bundle_root"] = str(bundle)
+    file = parser.get_parsed_content("weights")
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(file, weights_only=True))
+    assert parser.get_parsed_content("model_weights") != "model.pt" and (bundle / "models" / file).stat().st_size < 5e6

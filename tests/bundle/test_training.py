@@ -38,6 +38,7 @@ SMALL = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_cha
 SMALL_GROUP_VAE = {"encoder_channels": [4, 6, 6], "decoder_channels": [6]}
 SMALL_BY_MODEL = {
     "models/groupmorph.yaml": SMALL_GROUP_VAE,
+    "models/voxelmorph.yaml": SMALL_GROUP_VAE,
     "models/voxelmorph_diff.yaml": SMALL_GROUP_VAE,
     "models/avsm.yaml": {"channels": [3, 4, 5, 6]},
     "models/avsm_affine.yaml": {"channels": [3, 4]},
