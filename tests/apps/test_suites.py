@@ -76,7 +76,7 @@ def test_each_likelihood_refines_by_itself(measured, tmp_path):
 def test_every_model_and_addition_is_trained_as_long_and_registers_as_itself(measured, tmp_path):
     run("models", tmp_path)
     refined = {name for name in measured["methods"] if name.endswith(", refined")}
-    assert len(refined) == 1 + 6 and len(measured["methods"]) == 2 * len(refined) + 3
+    assert len(refined) == 1 + 7 and len(measured["methods"]) == 2 * len(refined) + 3
     assert set(measured["methods"]) >= {"models/avsm", "models/avsm, refined", "priors/temporal"}
     assert {minutes for _, minutes, _ in measured["trained"].values()} == {2.0}
     for name, method in measured["methods"].items():
