@@ -107,8 +107,8 @@ class Level:
     def __init__(self, images: Tensor, seen: Tensor | None, mask: Tensor | None, home: int, factor: int, step: int):
         self.images = coarsen(images, factor)
         # Beside what was seen a smoothed image holds a share of what was not.
-        self.seen = None if seen is None or bool((seen == 1).all()) else (coarsen(seen, factor) > 0.9).float()
-        self.mask = None if mask is None else coarsen(mask, factor)
+        self.seen = None if _everywhere(seen) else (coarsen(seen, factor) > 0.9).float()
+        self.mask = None if _everywhere(mask) else coarsen(mask, factor)
         self.home, self.step, self.stride = home, step, step // factor
 
     def _fine(self, ddf: Tensor, k: int) -> Tensor:
@@ -172,6 +172,10 @@ class Level:
         counts = torch.cat([number for _, number in models], dim=1).amin(dim=1, keepdim=True) > 1
         values = torch.cat([value / number.clamp_min(1) for value, number in models], dim=1)
         return counts * values, counts.to(values)
+
+
+def _everywhere(counts: Tensor | None) -> bool:
+    return counts is None or bool((counts == 1).all())
 
 
 def _told(linear: Linearised, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ _LEAST_SHARE_NEARBY = 0.1  # of voxels that count
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 _LEAST_VOXELS = 8**3  # that count on a level whose images are coarser than the series'
 _WEIGHT_STEPS = 20
+_DRAW_STEPS = 32  # of the conjugate gradients of a draw, whatever the effort
 # On draws. Errors have longer tails than the Gaussian: over the `reliability` suite's phantoms 900 to 919 half of them
 # lay inside the stated 50 % interval without it, but only 80 to 87 % inside that of 90 %.
 _TAILS = 1.2
@@ -52,7 +53,7 @@ class Refinement:
         independent_share: of the voxels that tell the prior's weights something new. Noise that neighbours share and
             what the likelihood does not explain make it less than 1. On phantoms 0.1 has the least error; with more
             lesions keep their volume better.
-        conjugate_steps: of each solve.
+        conjugate_steps: at most, of each iteration's solve.
         stationary: whether parts may have stayed where they were, beside others that slide along them.
     """
 
@@ -248,7 +249,7 @@ class Refinement:
         for _ in range(number):
             force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
             right = cosine(force) + precision.root(white())
-            draw = _solve(determined, precision, right, 2 * self.conjugate_steps)
+            draw = _solve(determined, precision, right, _DRAW_STEPS)
             yield pieces.whole(shared.like(z + _TAILS * draw))
 
     def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float] | None = None) -> Precision:

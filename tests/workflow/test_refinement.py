@@ -67,13 +67,14 @@ def test_a_likelihood_without_a_closed_form_works_too(phantom):
 
 
 def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
-    short = refinement(iterations=(2, 2, 2, 2, 1))
+    # Of more conjugate steps rounding, which follows the order of the timepoints, leaves more.
+    short = refinement(iterations=(2, 2, 2, 2, 1), conjugate_steps=8)
     x = images(phantom)
     batch = torch.cat([x, x.flip(1)])
     begin = start(phantom)
     together = short(begin.like(begin.values.expand(2, -1, -1, -1, -1, -1)), batch, displacement).values
     assert torch.equal(together[:1], short(begin, x, displacement).values)
-    torch.testing.assert_close(together[1:], together[:1].flip(1), atol=5e-3, rtol=0)
+    torch.testing.assert_close(together[1:], together[:1].flip(1), atol=2e-3, rtol=0)
 
 
 def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
