@@ -65,8 +65,8 @@ def read_dirlab(folder: str | Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
     for file in files:
         if file.stat().st_size != expected:
             raise InputError(
-                f"{file}: expected {expected} bytes, the {' x '.join(map(str, size))} voxels of 16 bits of case {case}, "
-                f"got {file.stat().st_size}; copy it again, or check the case's number in the folder's name"
+                f"{file}: expected {expected} bytes, {' x '.join(map(str, size))} voxels of 16 bits, got "
+                f"{file.stat().st_size}; copy it again, or check the case's number in the folder's name"
             )
     corner = _crop(folder, case)
     rows = tuple(slice(c, c + _IN_PLANE_VOXELS) for c in corner)
