@@ -7,67 +7,17 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..space.geometry import Grid
-from .branching import FAR_MM, Tree, grow_tree, tube_depths_mm
+from .branching import Tree, tube_depths_mm
 from .chest import Breath, Cavity
 from .chest_tissues import AIR, LESION, VESSEL, Tissues, soft
-from .phantom import uniform
+from .lungs import Lungs
 
 __all__ = ["THORAX_EXTENT_MM", "make_thorax"]
 
 THORAX_EXTENT_MM = (256 * 1.04, 256 * 1.04, 100 * 2.5)
-_CARINA = (0.0, -10.0, 22.0)
-_HILA = {1: (32.0, -8.0, 2.0), -1: (-36.0, -10.0, 0.0)}  # right and left
 _AIRWAY_WALL_MM = 0.8
 _PHASE_S = 0.4  # a tenth of a breath
 _OUTSIDE, _CAVITY, _LUNG = 0, 1, 2
-
-
-class _Lungs:
-    """Arteries, veins and airways of both lungs that are thicker than ``least_mm``, and lesions."""
-
-    def __init__(self, rng: torch.Generator, tissues: Tissues, lesions: int, least_mm: float):
-        vessels, airways = [], [_tubes((9.0, (0, -8, 150), _CARINA))]
-        for side, hilum in _HILA.items():
-            root = torch.tensor(hilum)
-            before, below = torch.tensor([0.0, 8.0, 6.0]), torch.tensor([0.0, 8.0, -14.0])
-            vessels.append(grow_tree(root + before, _within(rng, tissues, side, 2400), 8.0, 5))
-            vessels.append(grow_tree(root + below, _within(rng, tissues, side, 1200), 7.0, 5))
-            airways.append(_tubes((7.0, _CARINA, hilum)))
-            airways.append(grow_tree(root, _within(rng, tissues, side, 600), 5.0, 12))
-        self.vessels, self.airways = (Tree.join(trees).thicker_than(least_mm) for trees in (vessels, airways))
-        self.lesions = [
-            (_within(rng, tissues, (1, -1)[n % 2], 1, 16.0)[0], float(uniform(rng, 6, 12))) for n in range(lesions)
-        ]
-
-    def lesion_mm(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Depth in the nearest lesion, below 0 outside, and its number from 1, each ``(*P)``."""
-        nowhere = torch.full(points.shape[1:], FAR_MM)
-        depths = [r - (points - c.view(3, 1, 1, 1)).square().sum(dim=0).sqrt() for c, r in self.lesions]
-        depth, number = torch.stack([nowhere, *depths]).max(dim=0)
-        return depth, number
-
-    def forks(self, tissues: Tissues) -> Tensor:
-        """Where a vessel or an airway becomes two, inside a lung, ``(M, 3)`` mm."""
-        forks = torch.cat([self.vessels.forks, self.airways.forks])
-        points = forks.T[:, :, None, None]
-        deep = torch.minimum(tissues.lung_mm(points), tissues.cavity.depth_mm(points))
-        return forks[deep[:, 0, 0] > 3]
-
-
-def _tubes(*tubes: tuple) -> Tree:
-    radii, starts, ends = (torch.tensor(column, dtype=torch.float32) for column in zip(*tubes))
-    return Tree(starts, ends, radii, torch.empty(0, 3), torch.empty(0))
-
-
-def _within(rng: torch.Generator, tissues: Tissues, side: int, number: int, margin_mm: float = 5.0) -> Tensor:
-    """Points of one lung of the template, at least ``margin_mm`` inside, ``(number, 3)``."""
-    found = torch.empty(0, 3)
-    while len(found) < number:
-        points = uniform(rng, -1, 1, (4000, 3)) * torch.tensor([125.0, 80.0, 115.0])
-        shaped = points.T[:, :, None, None]
-        deep = torch.minimum(tissues.lung_mm(shaped), tissues.cavity.depth_mm(shaped))[:, 0, 0]
-        found = torch.cat([found, points[(deep > margin_mm) & (side * points[:, 0] > 0)]])
-    return found[:number]
 
 
 class _Scanner:
@@ -102,7 +52,7 @@ class _Scanner:
 
         return tube_depths_mm(tree, self.size, to_voxels, to_tree, self.spacing_mm, 5 * self.edge_mm + _AIRWAY_WALL_MM)
 
-    def phase(self, breath: Breath, tissues: Tissues, lungs: _Lungs) -> tuple[Tensor, ...]:
+    def phase(self, breath: Breath, tissues: Tissues, lungs: Lungs) -> tuple[Tensor, ...]:
         """HU without noise, motion to the template in voxels ``(3, *S)``, regions and lesions ``(*S)``, of a phase."""
         vessels, airways = (self.depths_mm(breath, tree) for tree in (lungs.vessels, lungs.airways))
         hu, motion = torch.empty(self.size), torch.empty(3, *self.size)
@@ -168,7 +118,7 @@ def make_thorax(
     scanner = _Scanner(size, spacing_mm)
     cavity = Cavity.draw(rng)
     tissues = Tissues.draw(rng, cavity, [n * s for n, s in zip(size, spacing_mm)])
-    lungs = _Lungs(rng, tissues, lesions, 1.5 * scanner.edge_mm)
+    lungs = Lungs(rng, tissues, lesions, 1.5 * scanner.edge_mm)
     breaths = Breath.draw_phases(rng, cavity, timepoints, max_motion_mm)
     phases = [scanner.phase(breath, tissues, lungs) for breath in breaths]
     image, motion, regions, lesion_mask = (torch.stack(part) for part in zip(*phases))

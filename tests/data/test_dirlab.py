@@ -1,5 +1,6 @@
 """On files of DIR-Lab's layout that are made here: none of its data is."""
 
+import csv
 import json
 
 import numpy as np
@@ -28,9 +29,13 @@ def small(monkeypatch):
     monkeypatch.setattr(dirlab, "_IN_PLANE_VOXELS", 32)
 
 
+def stored(x, y, z, k):
+    """What voxel (x, y, z) of phase k holds, counted from 1, another value in each."""
+    return (x + 70 * y + 4300 * (z + k)) % 30011
+
+
 def write_case(folder, case):
-    """Volumes whose voxel (x, y, z), counted from 1, of phase k holds x + 100 y + 10000 (z + k), modulo 2000; every
-    landmark moves up by a voxel a phase."""
+    """Volumes of `stored` values and landmarks that move up by a voxel a phase, with the same value in all of them."""
     pack, image, extremes = NAMES[case]
     size = SIZES[case][0]
     for sub in ("Images", "Sampled4D", "extremePhases"):
@@ -40,7 +45,7 @@ def write_case(folder, case):
     if case == 2:
         first[:, :2] += (30, 8)
     for k, phase in enumerate((*DIRLAB_PHASES, "T60")):
-        values = (x + 100 * y + 10000 * (z + k)) % 2000
+        values = stored(x, y, z, k)
         (folder / pack / "Images" / image.format(phase)).write_bytes(values.T.astype("<i2").tobytes())
         points = first - (0, 0, k)
         lines = "".join(f"{a}\t{b}\t{c} \r\n" for a, b, c in points)
@@ -67,8 +72,7 @@ def test_a_landmark_points_at_its_voxel(tmp_path, case):
     for k, (frame, points) in enumerate(zip(series.frames, points_mm)):
         voxels = frame.grid.voxels(torch.as_tensor(points)).numpy()
         np.testing.assert_allclose(voxels, voxels.round(), atol=1e-4)
-        x, y, z = (first[:75] - (0, 0, k)).T
-        expected = (x + 100 * y + 10000 * (z + k)) % 2000 - 1024
+        expected = stored(*(first[:75] - (0, 0, k)).T, k) - 1024
         np.testing.assert_array_equal(frame.data[tuple(voxels.round().astype(int).T)], expected)
 
 
@@ -81,7 +85,7 @@ def test_axes_run_to_the_left_the_back_and_the_feet_from_the_first_voxel(tmp_pat
     np.testing.assert_allclose(affine[:3, :3], np.diag(-spacing))
     np.testing.assert_allclose(corner, corner.round(), atol=1e-9)
     x, y = corner.round() + 1
-    assert data[0, 0, 0] == (x + 100 * y + 10000 * 4) % 2000 - 1024
+    assert data[0, 0, 0] == stored(x, y, 1, 3) - 1024
 
 
 def test_300_landmarks_are_of_the_two_extremes(tmp_path):
@@ -178,3 +182,25 @@ def test_cases_to_compare_methods_on_hold_voxels_and_millimetres(tmp_path):
     (tmp_path / "empty" / "other").mkdir(parents=True)
     with pytest.raises(InputError, match="Case1Pack to Case10Pack"):
         dirlab_cases(str(tmp_path / "empty"), None)
+
+
+@pytest.mark.slow
+def test_a_network_trains_on_all_cases_but_one_and_is_evaluated_on_that(tmp_path):
+    for case in (1, 2, 8):
+        write_case(tmp_path / "data", case)
+    small = ["patch_size_voxels=[16, 16, 16]", "initial_alignment=none", "spacing_mm=2.0", "iterations_per_epoch=2"]
+    common = ["--dataset", str(tmp_path / "data"), "--overlay", "data/dirlab"]
+    settings = [word for setting in small for word in ("--set", setting)]
+    assert main(["train", *common, "--output", str(tmp_path / "run"), "--iterations", "2", *settings]) == 0
+    weights = str(tmp_path / "run" / "model_best.pt")
+    output = str(tmp_path / "report")
+    settings = ["--set", "split=validation", "--set", "initial_alignment=none", "--set", "refinement_iterations=[1]"]
+    settings += ["--set", "refinement_levels_voxels=[4]"]
+    assert main(["evaluate", *common, "--output", output, "--weights", weights, *settings]) == 0
+    rows = list(csv.DictReader((tmp_path / "report" / "metrics.csv").open()))
+    (row,) = [row for row in rows if row["series"].startswith("Case")]
+    assert float(row["rmse_before"]) > 0.01
+    # Phases i and j are 2.5 mm |i - j| apart: 2.5 * 70 / 30 on average over ordered pairs.
+    assert row["series"] == "Case1Pack" and float(row["landmark_before_mm_mean"]) == pytest.approx(
+        2.5 * 70 / 30, abs=1e-3
+    )
