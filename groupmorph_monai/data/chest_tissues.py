@@ -56,8 +56,20 @@ def _over(below: Tensor | float, value: Tensor | float, share: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Tissues:
-    """One chest. ``lattice_seed`` is of its textures, ``ribs_mm`` where the ribs begin, ``domes_mm`` the heights of the
-    diaphragm's domes over its rim, right and left, ``density`` that of the parenchyma, g/ml."""
+    """One chest.
+
+    Args:
+        cavity: inside the ribs.
+        body_mm: half width and half depth of the trunk.
+        fat_mm: thickness of the fat under the skin.
+        rib_tilt: by how much the ribs fall to the front, mm a mm.
+        ribs_mm: height at which one of them begins at the spine.
+        domes_mm: heights of the diaphragm's domes over its rim, right and left.
+        heart_mm: half axes.
+        density: of the parenchyma, g/ml.
+        lattice_seed: of the textures.
+        extent_mm: of the field of view.
+    """
 
     cavity: Cavity
     body_mm: tuple[float, float]

@@ -40,7 +40,7 @@ DIRLAB_CASES = {
     10: ((512, 512, 120), (0.97, 0.97, 2.5), 7.30),
 }
 _IN_PLANE_VOXELS = 256  # GroupMorph, Section 3: cropped so that all landmarks are inside
-_STORED_ZERO_HU = 1024  # stored values are HU + 1024
+_HU_OFFSET = 1024  # stored values are HU + 1024
 _POINTS = {75: (r"4D-?75_{phase}", DIRLAB_PHASES), 300: (r"300_{phase}_xyz", ("T00", "T50"))}
 
 
@@ -73,7 +73,7 @@ def read_dirlab(folder: str | Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
     affine = _affine(spacing)
     affine[:2, 3] = affine[[0, 1], [0, 1]] * corner
     volumes = [np.fromfile(file, dtype="<i2").reshape(size, order="F")[rows] for file in files]
-    return [(v.astype(np.float32) - _STORED_ZERO_HU, affine, str(file)) for v, file in zip(volumes, files)]
+    return [(v.astype(np.float32) - _HU_OFFSET, affine, str(file)) for v, file in zip(volumes, files)]
 
 
 def read_dirlab_landmarks(folder: str | Path, number: int = 75) -> np.ndarray:

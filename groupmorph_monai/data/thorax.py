@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from ..errors import InputError
 from ..space.geometry import Grid
 from .branching import Tree, tube_depths_mm
 from .chest import Breath, Cavity
@@ -16,6 +17,7 @@ __all__ = ["THORAX_EXTENT_MM", "make_thorax"]
 
 THORAX_EXTENT_MM = (256 * 1.04, 256 * 1.04, 100 * 2.5)
 _AIRWAY_WALL_MM = 0.8
+_MOST_MOTION_MM = 40.0  # keeps densities plausible, and the iterations of the inverse short
 _PHASE_S = 0.4  # a tenth of a breath
 _OUTSIDE, _CAVITY, _LUNG = 0, 1, 2
 
@@ -101,8 +103,8 @@ def make_thorax(
         timepoints: K phases.
         spacing_mm: of the voxels; None for those by which ``size`` covers `THORAX_EXTENT_MM`, 1.04 x 1.04 x 2.5 mm at
             full size.
-        max_motion_mm: most by which the diaphragm's dome rises on average; a seed's own is 0.6 to 1 of it, and the
-            back moves by up to a third more.
+        max_motion_mm: by which the diaphragm rises at its back, about, 0 to 40; a seed's own is 0.6 to 1 of it, and the
+            domes rise by three quarters of that.
         lesions: number of tumours in the lungs, which move with them.
         landmarks: number of forks of vessels and airways in the lungs that are followed, fewer where the field of view
             holds fewer or its voxels are too large to show them.
@@ -111,7 +113,10 @@ def make_thorax(
         ``lesion_mask`` ``(K, *S)``, 0 or the lesion's number from 1; ``motion`` ``(K, 3, *S)``, displacement from each
         timepoint's voxels to the template, voxels, exact, which jumps on the sliding border; ``regions`` ``(K, *S)``,
         0 outside the chest cavity, 1 in it, 2 in a lung; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)``.
+    Raises: InputError where ``max_motion_mm`` is out of its range.
     """
+    if not 0 <= max_motion_mm <= _MOST_MOTION_MM:
+        raise InputError(f"max_motion_mm: expected 0 to {_MOST_MOTION_MM:g}, got {max_motion_mm}; choose one of these")
     rng = torch.Generator().manual_seed(seed)
     if spacing_mm is None:
         spacing_mm = [e / n for e, n in zip(THORAX_EXTENT_MM, size)]

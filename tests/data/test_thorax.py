@@ -6,6 +6,7 @@ from groupmorph_monai.data import LoadSeriesd, make_thorax, thorax_items
 from groupmorph_monai.data.branching import FAR_MM, Tree, grow_tree, tube_depths_mm
 from groupmorph_monai.data.chest import Breath, Cavity
 from groupmorph_monai.data.phantom import follow
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import sample
 from groupmorph_monai.space.geometry import jacobian_determinant
 
@@ -118,6 +119,22 @@ def test_a_seed_decides_everything():
         assert torch.equal(value, same[key]), key
     assert (one["image"] - other["image"]).abs().mean() > 20
     assert (one["motion"] - other["motion"]).abs().mean() > 0.02
+
+
+def test_noise_changes_the_image_alone():
+    options = {"size": (24, 24, 20), "timepoints": 2}
+    noisy, clean = (make_thorax(5, noise_hu=noise, **options) for noise in (20.0, 0.0))
+    assert all(torch.equal(noisy[key], clean[key]) for key in clean if key != "image")
+    tissue = clean["image"] > -900  # of air, what is below -1024 is cut off
+    noise = noisy["image"] - clean["image"]
+    assert noise[tissue].std() == pytest.approx(20, rel=0.05) and abs(noise[tissue].mean()) < 1
+    beside, above = (noise.diff(dim=axis)[:, :20, :20, :16].std() for axis in (1, 3))
+    assert beside < 0.95 * above  # neighbours in a slice are alike
+
+
+def test_a_motion_that_would_crush_the_lungs_is_refused():
+    with pytest.raises(InputError, match="max_motion_mm: expected 0 to 40, got 50"):
+        make_thorax(1, (24, 24, 20), 2, max_motion_mm=50)
 
 
 def test_contents_and_template_are_mapped_onto_each_other(breaths, points):
