@@ -95,7 +95,7 @@ def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dic
     for path in found:
         item: dict = {"image": str(path), "name": path.name}
         landmarks = sorted(map(str, path.glob("landmarks_*"))) if path.is_dir() else []
-        landmarks = str(path) if is_dirlab(path) else landmarks
+        landmarks = [str(path)] if is_dirlab(path) else landmarks
         items.append({**item, "landmarks": landmarks} if landmarks else item)
     if held_out:
         chosen = [item for item in items if item["name"] == held_out]

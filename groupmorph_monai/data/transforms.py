@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
-from .dirlab import read_dirlab_landmarks
+from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_points
@@ -56,12 +56,11 @@ class LoadSeriesd(MapTransform):
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom``, ``thorax`` or ``heart`` instead, the arguments of `make_phantom`, `make_thorax` or
-    `make_heart`. ``landmarks``, a list of K point files, a case of DIR-Lab's, or the phantom's own,
-    becomes ``(K, P, 3)`` in RAS mm.
-    ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each timepoint's, RAS mm, before anything
-    is interpolated. ``mask``, one file drawn on the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``,
-    1 where the file is above 0; a mask that is None is taken out. ``labels``, one label map per timepoint (the
-    phantom's lesions), becomes ``(K, *S)``.
+    `make_heart`. ``landmarks``, a list of K point files or of one case of DIR-Lab's, or the phantom's own, becomes
+    ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each
+    timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on the reference or one per
+    timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is None is taken out.
+    ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -143,9 +142,9 @@ class LoadSeriesd(MapTransform):
         return maps.float() if name == "mask" else maps
 
     @staticmethod
-    def _landmarks(files: str | Sequence[str], timepoints: int) -> torch.Tensor:
-        if isinstance(files, str):
-            return torch.as_tensor(read_dirlab_landmarks(files), dtype=torch.float32)
+    def _landmarks(files: Sequence[str], timepoints: int) -> torch.Tensor:
+        if len(files) == 1 and is_dirlab(files[0]):
+            return torch.as_tensor(read_dirlab_landmarks(files[0]), dtype=torch.float32)
         if len(files) != timepoints:
             raise InputError(
                 f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "

@@ -114,7 +114,7 @@ def test_mistakes_are_named_in_one_line(pack, capsys):
 
     def refused(*parts):
         with pytest.raises(InputError) as error:
-            LoadSeriesd()({"image": str(pack), "landmarks": str(pack)})
+            LoadSeriesd()({"image": str(pack), "landmarks": [str(pack)]})
         assert all(part in str(error.value) for part in parts), str(error.value)
         assert "\n" not in str(error.value)
 
@@ -156,10 +156,16 @@ def test_one_case_is_reported_on_and_the_others_train(tmp_path):
     names = [item["name"] for item in series_items(str(tmp_path), "training", [], held_out="Case1Pack")]
     assert names == ["Case2Pack", "Case8Deploy"]
     (item,) = series_items(str(tmp_path), "validation", [], held_out="Case1Pack")
-    assert item == {"name": "Case1Pack", "image": str(tmp_path / "Case1Pack"), "landmarks": str(tmp_path / "Case1Pack")}
+    assert item == {
+        "name": "Case1Pack",
+        "image": str(tmp_path / "Case1Pack"),
+        "landmarks": [str(tmp_path / "Case1Pack")],
+    }
     with pytest.raises(InputError, match="held_out: .*Case1Pack, Case2Pack, Case8Deploy, got 'Case3Pack'"):
         series_items(str(tmp_path), "training", [], held_out="Case3Pack")
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "Case2Pack", "landmarks": "Case2Pack"}]}))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"training": [{"image": "Case2Pack", "landmarks": ["Case2Pack"]}]})
+    )
     (item,) = series_items(str(tmp_path), "training", [])
     assert LoadSeriesd()(item)["landmarks"].shape == (6, 75, 3)
     with pytest.raises(InputError, match="held_out"):
