@@ -1,7 +1,6 @@
 """Local correlation of K volumes: the likelihood of images that agree up to an affine change of intensity nearby."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +10,6 @@ from ..space.lattice import gaussian_filter, seen_mean, window_mean, window_mome
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
-
-
-class _Regression(NamedTuple):
-    """Of one volume on the template in the window around every voxel, ``(B, 1, *S)`` each."""
-
-    gain: Tensor
-    deviation: Tensor  # of the volume from its mean
-    residual: Tensor
-    unexplained: Tensor  # variance of its noise
-    variance: Tensor
 
 
 class LocalCorrelation(Likelihood):
@@ -72,8 +61,11 @@ class LocalCorrelation(Likelihood):
 
     def _regressions(
         self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int, counted: Tensor | None = None
-    ) -> Iterator[_Regression]:
-        """Regress each volume on the template, the mean of ``number`` volumes, over its voxels that are ``counted``."""
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Regress each volume on the template, the mean of ``number`` volumes, over its voxels that are ``counted``.
+
+        Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
+        """
         moments = None if counted is not None else window_moments(template, radius)
         for k, volume in enumerate(warped.split(1, dim=1)):
             own = None if counted is None else counted[:, k : k + 1]
@@ -81,29 +73,26 @@ class LocalCorrelation(Likelihood):
             variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
             mean, variance = window_moments(volume, radius, own)
             covariance = seen_mean(volume * template, radius, own) - mean * mean_t
-            gain, deviation = covariance / variance_t, volume - mean
-            residual = deviation - gain * (template - mean_t)
+            gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
-            yield _Regression(gain, deviation, residual, unexplained, variance + self.variance)
+            yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
         total = 0
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             template = self._template(warped, radius)
-            for of_volume in self._regressions(warped, template, radius, warped.shape[1]):
-                total = total - 0.5 * share * torch.log(of_volume.unexplained / of_volume.variance).mean()
+            for _, _, unexplained, variance in self._regressions(warped, template, radius, warped.shape[1]):
+                total = total - 0.5 * share * torch.log(unexplained / variance).mean()
         return (1 - 1 / warped.shape[1]) * total / warped.shape[1]
 
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
         """In closed form, for displacements of mean 0 over K, which leave the template as it is: with offset, gain and
-        noise held, a volume, and its residual, rises by ``gain * <grad template, d>``. Then ``weight = gain^2 / noise``
-        and ``score = gain * ((K - 1) / K * deviation / variance - residual / noise)``. The first part is the volume's
-        own variance: without it, what the template does not explain, such as a lesion before the contrast agent, would
-        seem the likelier the smaller it is made. The template is the guide: its gradient has K times less noise than a
-        volume's own.
+        variance held, a residual falls by ``gain * <grad template, d>``. Then ``score = -gain * residual / noise`` and
+        ``weight = gain^2 / noise``. The template is the guide: its gradient has K times less noise than a volume's
+        own.
 
         Windows, and the template, are of the voxels that were ``seen``; the regressions of those that two volumes have
         seen. A volume counts where it has seen the neighbours too, without which the template has no gradient there,
@@ -115,14 +104,14 @@ class LocalCorrelation(Likelihood):
         guide = self._template(warped, self.radii_voxels[0], seen)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
-            for k, (gain, deviation, residual, unexplained, variance) in enumerate(
+            for k, (gain, residual, unexplained, variance) in enumerate(
                 self._regressions(warped, guide, radius, number, shared)
             ):
-                counts = share if counted is None else share * counted[:, k : k + 1]
-                value -= 0.5 * (1 - 1 / number) * torch.log(unexplained / variance) * counts
-                slope = (1 - 1 / number) * deviation / variance - residual / unexplained
-                score[:, k : k + 1] += counts * gain * slope
-                weight[:, k : k + 1] += counts * gain.square() / unexplained
+                counts = 1 if counted is None else counted[:, k : k + 1]
+                value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * counts
+                precise = share * gain / unexplained * counts
+                score[:, k : k + 1] -= precise * residual
+                weight[:, k : k + 1] += precise * gain
         return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
 
     @staticmethod
@@ -143,8 +132,8 @@ class LocalCorrelation(Likelihood):
         radius = self.radii_voxels[0]
         seen, shared, number = self._shared(warped, seen)
         guide, noise = self._template(warped, radius, seen), 0
-        for k, of_volume in enumerate(self._regressions(warped, guide, radius, number, shared)):
-            own = (of_volume.unexplained - self.variance) / of_volume.gain.square().clamp_min(1e-8)
+        for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
+            own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
             noise = noise + (own if shared is None else own * shared[:, k : k + 1])
         anywhere = None if shared is None else shared.amax(dim=1, keepdim=True)
         return torch.minimum(noise / number**2, window_moments(guide, radius, anywhere)[1])
