@@ -53,7 +53,7 @@ class LoadSeriesd(MapTransform):
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
-    K point files, or the phantom's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
+    K point files, or those of what is made, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
     it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on
     the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is
     None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
@@ -79,13 +79,10 @@ class LoadSeriesd(MapTransform):
         item = dict(data)
         key = self.keys[0]  # which a phantom does not have yet
         if "heart" in item:
-            heart = make_heart(**item.pop("heart"))
-            return {**item, **self._made(key, heart)}
+            return {**item, **self._made(key, make_heart(**item.pop("heart")))}
         if "phantom" in item:
             phantom = make_phantom(**item.pop("phantom"))
-            affine = phantom["affine"].float()
-            landmarks = phantom["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
-            return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
+            return {**item, **self._made(key, phantom), "labels": phantom["lesion_mask"]}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints)
         series.check_reference(self.reference)
@@ -108,8 +105,14 @@ class LoadSeriesd(MapTransform):
 
     @staticmethod
     def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
-        image = MetaTensor(series["image"], affine=series["affine"])
-        return {key: image, "coverage": torch.ones(image.shape), "affine": series["affine"]}
+        image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
+        landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        return {
+            key: image,
+            "coverage": torch.ones(image.shape),
+            "affine": series["affine"],
+            "landmarks": landmarks,
+        }
 
     def _label_maps(
         self,
