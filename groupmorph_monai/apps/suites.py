@@ -47,8 +47,8 @@ def _cases(args: argparse.Namespace) -> list[dict]:
 def _peers(args: argparse.Namespace) -> list[dict]:
     peer = "Elastix pair-wise B-spline"
     methods = {
-        "GroupMorph, single pass": _ours(args, "effort/no_refine"),
-        "GroupMorph, refined": _ours(args),
+        "GroupMorph-set, single pass": _ours(args, "effort/no_refine"),
+        "GroupMorph-set, refined": _ours(args),
         peer: elastix_pairwise,
         "Elastix group-wise PCAMetric2": elastix_groupwise,
     }
@@ -140,7 +140,7 @@ def _models(args: argparse.Namespace) -> list[dict]:
     small = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32], "symmetry_weight": 0.0}
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
         for overlay in (None, *_overlays("models"), *ADDITIONS):
-            name, overlays = overlay or "GroupMorph", [overlay] if overlay else []
+            name, overlays = overlay or "GroupMorph-set", [overlay] if overlay else []
             folder, train_overlays = Path(scratch) / name.replace("/", " "), ("data/phantom_small", *overlays)
             methods[name] = _trained(args, tell, folder, overlays, train_overlays, len(cases[0]["image"]), **small)
             if overlay not in ADDITIONS:  # these change the training, and then what their refinement begins from

@@ -19,7 +19,9 @@ __all__ = ["draws", "heart_cases", "roughness"]
 def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landmarks: int = 2000) -> list[dict]:
     """Beating hearts, a kind of motion after the other, with landmarks within the heart: cases for `compare`."""
     kinds = list(HEART_MOTIONS)
-    hearts = {seed: make_heart(seed, kinds[n % len(kinds)], size=size, landmarks=landmarks) for n, seed in enumerate(seeds)}
+    hearts = {
+        seed: make_heart(seed, kinds[n % len(kinds)], size=size, landmarks=landmarks) for n, seed in enumerate(seeds)
+    }
     return [
         {"name": f"heart {seed}", "image": heart["image"], "landmarks": heart["landmarks"]}
         for seed, heart in hearts.items()

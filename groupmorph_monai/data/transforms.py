@@ -53,7 +53,7 @@ class LoadSeriesd(MapTransform):
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
     may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
-    K point files, or those of what is made, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
+    K point files, or what is made's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
     it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on
     the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is
     None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.

@@ -189,7 +189,7 @@ class MomentumNorm:
 
 
 class AffineNorm:
-    """``-log p = |A - I|^2 + |b|^2`` of the affine map ``A x + b`` of each timepoint onto each other: AVSM's pull of the
+    """``-log p = |A - I|^2 + |b|^2`` of the affine map ``A x + b`` of each timepoint onto each other: the pull of AVSM's
     composed map to the identity (Eq. 4). Of point estimates: no log variance is weighed.
 
     Args:

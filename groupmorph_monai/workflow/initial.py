@@ -30,8 +30,8 @@ class AlignInitiald(MapTransform):
 
     Args:
         keys: of the series, ``"image"``: what `read_series` takes.
-        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6), by optimisation; ``"network"``, by a trained one; or none,
-            which adds nothing.
+        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6), by optimisation; ``"network"``, by a trained network; or
+            none, which adds nothing.
         reference: index of the timepoint whose space is the common one: its map is the identity. Without one the common
             space is the maps' mean: their logarithms add up to 0.
         timepoints: the one K that the network takes; none for any.

@@ -22,9 +22,16 @@ def oblique():
     """Two scans on one grid, turned and of unequal voxels."""
     affine = torch.eye(4, dtype=torch.float64)
     turn = torch.from_numpy(Rotation.from_euler("xyz", [12, -8, 20], degrees=True).as_matrix())
-    affine[:3, :3], affine[:3, 3] = turn @ torch.diag(torch.tensor([2.0, 2.5, 4.0]).double()), torch.tensor([5.0, -9, 3])
+    affine[:3, :3], affine[:3, 3] = (
+        turn @ torch.diag(torch.tensor([2.0, 2.5, 4.0]).double()),
+        torch.tensor([5.0, -9, 3]),
+    )
     volumes = torch.rand(2, 40, 30, 16, generator=torch.Generator().manual_seed(0)).numpy()
-    return [Frame(volume, affine.numpy(), f"t{k}") for k, volume in enumerate(volumes)], Grid((40, 30, 16), affine), turn
+    return (
+        [Frame(volume, affine.numpy(), f"t{k}") for k, volume in enumerate(volumes)],
+        Grid((40, 30, 16), affine),
+        turn,
+    )
 
 
 @pytest.mark.parametrize("passes", [1, 3])
