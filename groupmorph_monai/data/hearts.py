@@ -40,8 +40,8 @@ def make_heart(
         noise: standard deviation of the Rician noise's Gaussian parts; blood has signal 1.
         landmarks: number of points P in the heart that are followed from one volume to the other.
     Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement of the contracted volume's voxels to the volume
-        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``landmarks`` ``(2, P, 3)``, voxels;
-        ``affine`` ``(4, 4)``, of 1 mm.
+        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``landmarks`` ``(2, P, 3)``,
+        voxels; ``affine`` ``(4, 4)``, of 1 mm.
     """
     if kind not in HEART_MOTIONS:
         raise ValueError(f"kind: expected one of {', '.join(HEART_MOTIONS)}, got {kind!r}")

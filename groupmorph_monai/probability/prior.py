@@ -189,8 +189,8 @@ class MomentumNorm:
 
 
 class AffineNorm:
-    """``-log p = |A - I|^2 + |b|^2`` of the affine map ``A x + b`` of each timepoint onto each other: the pull of AVSM's
-    composed map to the identity (Eq. 4). Of point estimates: no log variance is weighed.
+    """``-log p = |A - I|^2 + |b|^2`` of the affine maps ``A x + b`` from each timepoint to each other: AVSM's pull of
+    the composed map to the identity (Eq. 4). Of point estimates: no log variance is weighed.
 
     Args:
         alignment: what of the logarithms moves the timepoints.
