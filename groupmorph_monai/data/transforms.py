@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
+from .affine_phantom import make_affine_phantom
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_points
@@ -52,11 +53,11 @@ class LoadSeriesd(MapTransform):
     lie on one grid.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
-    K point files, or what is made's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
-    it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on
-    the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is
-    None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
+    may hold ``phantom``, ``affine_phantom`` or ``heart`` instead, the arguments of what makes it. ``landmarks``, a list
+    of K point files, or those of what is made, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the
+    item has it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file
+    drawn on the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask
+    that is None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -78,8 +79,9 @@ class LoadSeriesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         key = self.keys[0]  # which a phantom does not have yet
-        if "heart" in item:
-            return {**item, **self._made(key, make_heart(**item.pop("heart")))}
+        for name, make in (("heart", make_heart), ("affine_phantom", make_affine_phantom)):
+            if name in item:
+                return {**item, **self._made(key, make(**item.pop(name)))}
         if "phantom" in item:
             phantom = make_phantom(**item.pop("phantom"))
             return {**item, **self._made(key, phantom), "labels": phantom["lesion_mask"]}
