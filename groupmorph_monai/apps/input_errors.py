@@ -29,7 +29,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def _missing(file: Path) -> InputError:
-    if file.resolve().parent != bundle_root() / "models":
+    overlay = bundle_root() / "configs" / "models" / f"{file.stem}.yaml"
+    if file.resolve().parent != bundle_root() / "models" or not overlay.is_file():
         return InputError(f"{file}: expected a file, found none; check the path")
     # An overlay names its weights by its own name; those of AVSM's first stage are a setting of its second.
     option = "--set affine_weights=" if file.stem == "avsm_affine" else "--weights "

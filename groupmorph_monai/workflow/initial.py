@@ -52,7 +52,9 @@ class AlignInitiald(MapTransform):
     ):
         super().__init__(keys, allow_missing_keys=True)  # a phantom has no files to bring together
         if kind == "network" and network is None:
-            raise InputError("initial_alignment: expected a model that brings a network, got none; add models/avsm")
+            raise InputError(
+                "initial_alignment: expected a model that brings a network, got none; add --overlay models/avsm"
+            )
         if kind not in (*KINDS, "network", None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
         self.aligner = network if kind == "network" else None

@@ -169,6 +169,8 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
             **{f"network_def#{name}": value for name, value in SMALL_BY_MODEL[model].items()},
         },
     )
+    if model == "models/avsm.yaml":  # whose affine network is trained by itself
+        options["initial_alignment"] = "affine"
     timepoints = yaml.safe_load((configs / model).read_text()).get("timepoints", 3)
     files = [str(configs / name) for name in ("inference.yaml", "effort/fast.yaml", model)]
     run("inference", config_file=files, series=series[:timepoints], output_dir=str(tmp_path / "out"), **options)
