@@ -187,8 +187,8 @@ class StepSequence(FlowSequence):
     """The flows of a network's steps, each from the map of the step before, ``phi_t = phi_(t-1) o exp(v_t)`` (AVSM,
     Eq. 12), where velocities that are added have this to first order.
 
-    Of T steps z holds ``T v_t``, the last one's first, ``(B, K, T * D, *S)``: as of any sequence, a change of all pieces
-    moves as far as the same change of one velocity.
+    Of T steps z holds ``T v_t``, the last one's first, ``(B, K, T * D, *S)``: as of any sequence, a change of all
+    pieces moves as far as the same change of one velocity.
 
     Args:
         flow: of one step.
