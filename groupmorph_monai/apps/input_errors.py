@@ -3,9 +3,11 @@
 import logging
 import re
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from ..errors import InputError
+from .configs import bundle_root
 
 __all__ = ["explain_input_errors", "find_input_error"]
 
@@ -21,9 +23,21 @@ def find_input_error(error: BaseException | None) -> InputError | None:
                 "training with the same overlays"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
-            return InputError(f"{error.filename}: expected a file, found none; check the path")
+            return _missing(Path(error.filename))
         error = error.__cause__ or error.__context__
     return error
+
+
+def _missing(file: Path) -> InputError:
+    overlay = bundle_root() / "configs" / "models" / f"{file.stem}.yaml"
+    if file.resolve().parent != bundle_root() / "models" or not overlay.is_file():
+        return InputError(f"{file}: expected a file, found none; check the path")
+    # An overlay names its weights by its own name; those of AVSM's first stage are a setting of its second.
+    option = "--set affine_weights=" if file.stem == "avsm_affine" else "--weights "
+    return InputError(
+        f"{file}: no weights ship for models/{file.stem}; train them, groupmorph train --overlay models/{file.stem} "
+        f"--output DIR, with a recipe of bundle/docs/models.md, and give {option}DIR/model_best.pt"
+    )
 
 
 def explain_input_errors() -> None:

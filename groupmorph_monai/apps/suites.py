@@ -47,8 +47,8 @@ def _cases(args: argparse.Namespace) -> list[dict]:
 def _peers(args: argparse.Namespace) -> list[dict]:
     peer = "Elastix pair-wise B-spline"
     methods = {
-        "GroupMorph, single pass": _ours(args, "effort/no_refine"),
-        "GroupMorph, refined": _ours(args),
+        "GroupMorph-set, single pass": _ours(args, "effort/no_refine"),
+        "GroupMorph-set, refined": _ours(args),
         peer: elastix_pairwise,
         "Elastix group-wise PCAMetric2": elastix_groupwise,
     }
@@ -137,10 +137,10 @@ def _refined(trained: BundleMethod, overlays: Sequence[str]) -> BundleMethod:
 def _models(args: argparse.Namespace) -> list[dict]:
     cases, methods = _cases(args), {}
     # Small, for as many iterations as a short time can hold.
-    small = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32]}
+    small = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32], "symmetry_weight": 0.0}
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
         for overlay in (None, *_overlays("models"), *ADDITIONS):
-            name, overlays = overlay or "GroupMorph", [overlay] if overlay else []
+            name, overlays = overlay or "GroupMorph-set", [overlay] if overlay else []
             folder, train_overlays = Path(scratch) / name.replace("/", " "), ("data/phantom_small", *overlays)
             methods[name] = _trained(args, tell, folder, overlays, train_overlays, len(cases[0]["image"]), **small)
             if overlay not in ADDITIONS:  # these change the training, and then what their refinement begins from
@@ -196,13 +196,14 @@ def _covariance(args: argparse.Namespace) -> list[dict]:
 
 
 def _symmetry(args: argparse.Namespace) -> list[dict]:
-    kinds = {f"symmetry weight {weight:g}": ("modes/symmetric", {"symmetry_weight": weight}) for weight in (0, 0.1, 1)}
-    kinds["symmetric by construction"] = ("modes/pair_wise", {})
+    base = "models/avsm"
+    kinds = {f"symmetry weight {weight:g}": ([base], weight) for weight in (0, 0.1, 1)}
+    kinds["symmetric by construction"] = ([base, "modes/pair_wise"], 0)
     methods = {}
     with tempfile.TemporaryDirectory() as scratch, _log(args) as tell:
-        for name, (mode, settings) in kinds.items():
-            base = ("models/avsm", mode)
-            methods[name] = _trained(args, tell, Path(scratch) / name, base, (*base, "data/hearts"), 2, **settings)
+        for name, (overlays, weight) in kinds.items():
+            folder, train_overlays = Path(scratch) / name, (*overlays, "data/hearts")
+            methods[name] = _trained(args, tell, folder, overlays, train_overlays, 2, symmetry_weight=weight)
         cases = heart_cases(args.seeds)
         found = {row["method"]: row for row in asymmetry(cases, methods)}
         return [{**row, **found.get(row["method"], {})} for row in compare(cases, methods, tell)]

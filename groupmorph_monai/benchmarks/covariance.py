@@ -18,16 +18,14 @@ __all__ = ["draws", "heart_cases", "roughness"]
 
 def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landmarks: int = 2000) -> list[dict]:
     """Beating hearts, a kind of motion after the other, with landmarks within the heart: cases for `compare`."""
-    cases, kinds = [], list(HEART_MOTIONS)
-    for number, seed in enumerate(seeds):
-        heart = make_heart(seed, kinds[number % len(kinds)], size=size)
-        voxels = torch.argwhere(heart["heart"] > 0)
-        chosen = torch.randperm(len(voxels), generator=torch.Generator().manual_seed(seed))[:landmarks]
-        contracted = voxels[chosen]
-        rest = contracted + heart["motion"][(slice(None), *contracted.T)].T
-        landmarks_of_both = torch.stack([rest, contracted.float()])
-        cases.append({"name": f"heart {seed}", "image": heart["image"], "landmarks": landmarks_of_both})
-    return cases
+    kinds = list(HEART_MOTIONS)
+    hearts = {
+        seed: make_heart(seed, kinds[n % len(kinds)], size=size, landmarks=landmarks) for n, seed in enumerate(seeds)
+    }
+    return [
+        {"name": f"heart {seed}", "image": heart["image"], "landmarks": heart["landmarks"]}
+        for seed, heart in hearts.items()
+    ]
 
 
 def roughness(field: Tensor) -> float:

@@ -1,7 +1,7 @@
 """What comes in and goes out: series, points, phantoms, written fields."""
 
 from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
-from .datalist import heart_items, phantom_items, series_items, thorax_items
+from .datalist import affine_phantom_items, heart_items, phantom_items, series_items, thorax_items
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .points import read_points
@@ -21,6 +21,7 @@ __all__ = [
     "RandTimepointsd",
     "ScalePercentilesd",
     "Series",
+    "affine_phantom_items",
     "heart_items",
     "make_heart",
     "make_phantom",

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .dirlab import is_dirlab
 from .hearts import HEART_MOTIONS
 
-__all__ = ["heart_items", "phantom_items", "series_items", "thorax_items"]
+__all__ = ["affine_phantom_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
 logger = logging.getLogger(__name__)
 _FILES_4D = (".nii", ".nii.gz")
@@ -20,6 +20,11 @@ SPLITS = ("training", "validation")
 def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
     """One item for each seed; `LoadSeriesd` makes the series."""
     return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+
+
+def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[dict]:
+    """One item for each seed, of phantoms that move by affine maps alone; `LoadSeriesd` makes the series."""
+    return [{"affine_phantom": {"seed": s, **options}} for s in seeds]
 
 
 def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:

@@ -28,6 +28,7 @@ def make_heart(
     motion_seed: int | None = None,
     size: Sequence[int] = (48, 48, 32),
     noise: float = 0.03,
+    landmarks: int = 2000,
 ) -> dict[str, Tensor]:
     """One pair of volumes, (rest, contraction), with its truth. The long axis is the third.
 
@@ -37,8 +38,10 @@ def make_heart(
         motion_seed: decides how strong the motion is, within a sixth; none for ``seed``.
         size: voxels (i, j, k).
         noise: standard deviation of the Rician noise's Gaussian parts; blood has signal 1.
+        landmarks: number of points P in the heart that are followed from one volume to the other.
     Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement of the contracted volume's voxels to the volume
-        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``affine`` ``(4, 4)``, of 1 mm.
+        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``landmarks`` ``(2, P, 3)``,
+        voxels; ``affine`` ``(4, 4)``, of 1 mm.
     """
     if kind not in HEART_MOTIONS:
         raise ValueError(f"kind: expected one of {', '.join(HEART_MOTIONS)}, got {kind!r}")
@@ -70,10 +73,13 @@ def make_heart(
     motion = ScalingAndSquaring(6)(_velocity(local(grid), kind, radii, turn, strength)[None, None])[0, 0]
     (rest, _), (contracted, heart) = signal(grid), signal(grid + motion)
     real, imaginary = (noise * torch.randn(2, *size, generator=rng) for _ in range(2))
+    voxels = torch.argwhere(heart > 0.5)
+    voxels = voxels[torch.randperm(len(voxels), generator=torch.Generator().manual_seed(seed))[:landmarks]]
     return {
         "image": torch.hypot(torch.stack([rest, contracted]) + real, imaginary),
         "motion": motion,
         "heart": (heart > 0.5).float(),
+        "landmarks": torch.stack([voxels + motion[(slice(None), *voxels.T)].T, voxels.float()]),
         "affine": torch.eye(4, dtype=torch.float64),
     }
 

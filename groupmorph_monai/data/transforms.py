@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
+from .affine_phantom import make_affine_phantom
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
@@ -20,10 +21,16 @@ from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 from .thorax import make_thorax
 
-__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
+__all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
-_PHANTOMS = {"phantom": make_phantom, "thorax": make_thorax}  # by the item's key that holds their arguments
+# By the item's key that holds their arguments.
+PHANTOMS = {
+    "phantom": make_phantom,
+    "affine_phantom": make_affine_phantom,
+    "heart": make_heart,
+    "thorax": make_thorax,
+}
 
 
 class ClipSeriesd(MapTransform):
@@ -55,12 +62,12 @@ class LoadSeriesd(MapTransform):
     lie on one grid.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold ``phantom``, ``thorax`` or ``heart`` instead, the arguments of `make_phantom`, `make_thorax` or
-    `make_heart`. ``landmarks``, a list of K point files or of one case of DIR-Lab's, or the phantom's own, becomes
-    ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each
-    timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on the reference or one per
-    timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is None is taken out.
-    ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
+    may hold the arguments of a phantom instead, under one of the names in `PHANTOMS`. ``landmarks``, a list of K point
+    files or of one case of DIR-Lab's, or the phantom's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``,
+    where the item has it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``,
+    one file drawn on the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above
+    0; a mask that is None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K,
+    *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -82,15 +89,9 @@ class LoadSeriesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         key = self.keys[0]  # which a phantom does not have yet
-        if "heart" in item:
-            heart = make_heart(**item.pop("heart"))
-            return {**item, **self._made(key, heart)}
-        for name, make in _PHANTOMS.items():
+        for name, make in PHANTOMS.items():
             if name in item:
-                phantom = make(**item.pop(name))
-                affine = phantom["affine"].float()
-                landmarks = phantom["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
-                return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
+                return {**item, **self._made(key, make(**item.pop(name)))}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints)
         series.check_reference(self.reference)
@@ -113,8 +114,11 @@ class LoadSeriesd(MapTransform):
 
     @staticmethod
     def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
-        image = MetaTensor(series["image"], affine=series["affine"])
-        return {key: image, "coverage": torch.ones(image.shape), "affine": series["affine"]}
+        image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
+        landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
+        coverage = torch.ones(image.shape)
+        return {key: image, "coverage": coverage, "affine": series["affine"], "landmarks": landmarks, **labels}
 
     def _label_maps(
         self,

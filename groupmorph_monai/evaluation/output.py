@@ -61,7 +61,7 @@ class SeriesWriter:
         home: index of the scan whose grid the aligned series lies on.
         outside: what the aligned series holds where a scan has not seen a voxel: "zero", "nan" or "border".
         jacobian: write ``jacobian_*.nii.gz`` too.
-        settings: stated in the report.
+        settings: stated in the report; ``model`` names the picture too.
     Raises: InputError where ``output_dir`` cannot be written.
     """
 
@@ -145,7 +145,9 @@ class SeriesWriter:
                 written["jacobian"],
                 lengths,
                 spacing,
-                title=Path(self.series.frames[self.home].path).name,
+                title=": ".join(
+                    filter(None, [self.settings.get("model"), Path(self.series.frames[self.home].path).name])
+                ),
             )
         report = {
             "metrics": metrics,

@@ -11,9 +11,18 @@ from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
 from .layers import check_timepoints, keep_signal
 
-__all__ = ["AffineNet"]
+__all__ = ["AffineNet", "half_side_frame"]
 
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
+
+
+def half_side_frame(size: Sequence[int]) -> Tensor:
+    """``(4, 4)``, float64: from voxels of a volume of ``size`` to coordinates about its centre in halves of its longest
+    side, those of `AffineNet`'s maps."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] *= 2 / max(size)
+    matrix[:3, 3] = (1 - torch.tensor(size).double()) / max(size)
+    return matrix
 
 
 def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
@@ -94,8 +103,9 @@ class AffineNet(nn.Module):
 
     The paper multiplies matrices and adds translations (Eq. 1). Here z is the logarithm of a map, twelve numbers a
     timepoint, and the steps' logarithms add up, which is that to first order; what it neglects the next step sees.
-    The prior sees the sum, which is the logarithm of the composed map, as Eq. 4 penalises the composed map alone.
-    So a map and its inverse agree without the paper's symmetry loss, and K maps with their mean removed are group-wise.
+    The sum is the logarithm of the composed map, which the prior takes, as Eq. 4 does. With their mean removed the
+    logarithms of a pair are each other's negative: the paper's symmetry loss (Eq. 5) is 0 for any weights, and K maps
+    are group-wise.
     It is a point estimate: the log variance is minus infinity.
 
     Args:

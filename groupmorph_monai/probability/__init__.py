@@ -3,7 +3,7 @@
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
-from .posterior import CodePosterior, Posterior, matched_smoothing_voxels, split_parameters
+from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
 from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian, fading_weight
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
@@ -21,6 +21,7 @@ __all__ = [
     "NormalisedGradient",
     "Posterior",
     "SquaredError",
+    "StepPosterior",
     "SurfaceDistance",
     "TemporalPrior",
     "UnitGaussian",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..space.lattice import CosineTransform
 
-__all__ = ["CodePosterior", "Posterior", "matched_smoothing_voxels", "split_parameters"]
+__all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
 
 
 def split_parameters(parameters: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
@@ -89,3 +89,14 @@ class CodePosterior(Posterior):
     ) -> tuple[Tensor, Tensor]:
         """Means and log variances of all codes, ``(B, K, T * C, 1, 1, 1)``."""
         return torch.cat(list(means), dim=2), torch.cat(list(log_variances), dim=2)
+
+
+class StepPosterior(Posterior):
+    """That of passes which are steps of their own, each from the map of the one before: what a prior weighs after each
+    is the z of that step (AVSM, Eq. 12)."""
+
+    def of_passes(
+        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the last step."""
+        return means[-1], log_variances[-1]

@@ -6,8 +6,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import InputError
+from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..space.grid import full_precision
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
@@ -158,6 +161,9 @@ class MomentumNorm:
     filter's covariance. Of point estimates, so that there is no log variance to weigh. Of velocities, as a refinement
     takes them, it is the Gaussian whose covariance is the filter.
 
+    The inner product is the integral over an image whose longest side is 1, as the paper scales it: with ``n`` voxels
+    along that side, the mean over voxels of ``m . v / n^2``.
+
     Args:
         weight: lambda_vr.
         smoothing: from momentum to velocity.
@@ -173,22 +179,39 @@ class MomentumNorm:
         """Eigenvalues of a velocity's precision, as `FluidPrior.terms` gives them: one ``(*S)``, float64."""
         # What the filter leaves a millionth of is held as firmly as anything need be.
         filtered = self.smoothing.spectrum(size).clamp_min(1e-6)
-        return [self.weight * step ** (2 + len(size)) / filtered]
+        # Of one voxel's share of the mean; on a lattice each stands for ``step**D`` voxels of the image.
+        return [self.weight * step ** len(size) / max(size) ** 2 / filtered]
 
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
-        """The loss term of momenta ``(B, K, D, *S)``: the mean over voxels, timepoints and batch, summed over
-        components, a scalar. The last two arguments are those of the other priors."""
-        return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean()
+        """The loss term of momenta ``(B, K, D, *S)``, voxels: the mean over timepoints and batch, a scalar. The last
+        two arguments are those of the other priors."""
+        return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean() / max(mean.shape[3:]) ** 2
 
 
 class AffineNorm:
-    """``-log p = |A|^2 + |b|^2`` of the logarithm of an affine map, the sum over steps where there are several: AVSM's
-    pull of the composed map to the identity (Eq. 4), to first order. Of point estimates: no log variance is weighed."""
+    """``-log p = |A - I|^2 + |b|^2`` of the affine maps ``A x + b`` from each timepoint to each other: AVSM's pull of
+    the composed map to the identity (Eq. 4). Of point estimates: no log variance is weighed.
 
+    Args:
+        alignment: what of the logarithms moves the timepoints.
+    """
+
+    def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
+        self.alignment = alignment
+
+    @full_precision
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
-        """The loss term of logarithms ``(B, K, 12, 1, 1, 1)``: the mean over timepoints and batch, a scalar. The last
-        two arguments are those of the other priors."""
-        return mean.square().flatten(2).sum(dim=2).mean()
+        """The loss term of logarithms ``(B, K, 12, 1, 1, 1)``, a matrix, row by row, then a translation, of all steps:
+        the mean over ordered pairs of timepoints and batch, a scalar. The last two arguments are those of the other
+        priors."""
+        numbers = self.alignment.constrain(mean).flatten(2)
+        logarithms = torch.cat([numbers[..., :9].unflatten(2, (3, 3)), numbers[..., 9:].unsqueeze(3)], dim=3)
+        logarithms = pad(logarithms, (0, 0, 0, 1))
+        to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
+        composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity where both are one
+        squares = (composed - torch.eye(4).to(composed)).square().sum(dim=(3, 4))
+        timepoints = mean.shape[1]
+        return squares.mean() * timepoints / (timepoints - 1)
 
 
 def fading_weight(constant: float, decay: float, current_step: int) -> float:

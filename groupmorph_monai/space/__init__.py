@@ -10,7 +10,16 @@ from .alignment import (
 from .field import Field
 from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
 from .grid import compose, displace, sample, upsample_field, voxel_grid, warp
-from .integrate import AdaptiveSolver, AffineFlow, Displacement, Euler, FlowSequence, RungeKutta4, ScalingAndSquaring
+from .integrate import (
+    AdaptiveSolver,
+    AffineFlow,
+    Displacement,
+    Euler,
+    FlowSequence,
+    RungeKutta4,
+    ScalingAndSquaring,
+    StepSequence,
+)
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
 
@@ -31,6 +40,7 @@ __all__ = [
     "ReferenceAlignment",
     "RungeKutta4",
     "ScalingAndSquaring",
+    "StepSequence",
     "affine_in_voxels",
     "affine_velocity",
     "compose",

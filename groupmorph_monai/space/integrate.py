@@ -16,10 +16,20 @@ __all__ = [
     "FlowSequence",
     "RungeKutta4",
     "ScalingAndSquaring",
+    "StepSequence",
 ]
 
 
-class Flow:
+class _Joined:
+    """How a network that goes on from the map of its last step has z of both."""
+
+    def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
+        """z of all steps, from that of the steps so far, or none, and a further one. Fields add up:
+        ``exp(z) o exp(step) = exp(z + step)`` to first order (Baker-Campbell-Hausdorff)."""
+        return step if z is None else z + step
+
+
+class Flow(_Joined):
     """``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id``, for a velocity that does not change with time
     (VoxelMorph-diff, Eq. 1)."""
 
@@ -139,7 +149,7 @@ class AffineFlow(Flow):
         return linear + moved[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
-class FlowSequence:
+class FlowSequence(_Joined):
     """A velocity that changes with time: pieces of equal length, each stationary, one flow after the other.
 
     Args:
@@ -173,7 +183,34 @@ class FlowSequence:
         return ddf
 
 
-class Displacement:
+class StepSequence(FlowSequence):
+    """The flows of a network's steps, each from the map of the step before, ``phi_t = phi_(t-1) o exp(v_t)`` (AVSM,
+    Eq. 12), where velocities that are added have this to first order.
+
+    Of T steps z holds ``T v_t``, the last one's first, ``(B, K, T * D, *S)``: as of any sequence, a change of all
+    pieces moves as far as the same change of one velocity.
+
+    Args:
+        flow: of one step.
+    """
+
+    def __init__(self, flow: Flow):
+        super().__init__(flow, pieces=1)
+
+    def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
+        """z of all steps, from that of the steps so far, or none, and the velocity ``(B, K, D, *S)`` of a further
+        one."""
+        if z is None:
+            return step
+        taken = z.shape[2] // step.shape[2]
+        return (taken + 1) * torch.cat([step, z / taken], dim=2)
+
+    def _parts(self, z: Tensor) -> list[Tensor]:
+        number = z.shape[2] // (z.dim() - 3)
+        return [part / number for part in z.chunk(number, dim=2)]
+
+
+class Displacement(_Joined):
     """Displacement variant: z is the displacement field itself. Nothing keeps it from folding.
 
     Args:

@@ -6,6 +6,7 @@ from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .memory import keep_freed_memory
+from .network_affine import NetworkAffine
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
@@ -22,6 +23,7 @@ __all__ = [
     "GradientClip",
     "InverseFields",
     "LossTerms",
+    "NetworkAffine",
     "PriorCodes",
     "Refinement",
     "RegistrationInferer",

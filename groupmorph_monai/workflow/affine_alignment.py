@@ -139,6 +139,12 @@ class GroupAffine:
         """
         return _Group(self, frames, masks or [None] * len(frames)).align()
 
+    def judge(
+        self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
+    ) -> AffineAlignment:
+        """What is to be said of ``maps`` ``(K, 4, 4)`` that another method found; arguments as in `__call__`."""
+        return _Group(self, frames, masks or [None] * len(frames)).judged(maps, range(len(frames)))
+
 
 class _Group:
     """The scans of one alignment."""
@@ -232,7 +238,11 @@ class _Group:
             maps = self.keep_headers(maps, placed)
         else:
             maps, placed = headers, everyone
-        confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in everyone])
+        return self.judged(maps, placed)
+
+    def judged(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
+        """The maps, centred, with the confidence of each scan among those that are ``placed``."""
+        confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in range(len(maps))])
         return AffineAlignment(centred_maps(maps), confidence, self.polarity(maps))
 
     def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:

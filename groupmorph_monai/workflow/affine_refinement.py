@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import InputError
+from ..networks.affine_net import half_side_frame
 from ..probability.likelihood import Likelihood
 from ..space.alignment import affine_velocity
 from ..space.field import Field
@@ -71,10 +72,7 @@ class AffineRefinement:
 
     def _series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
         size = images.shape[2:]
-        # Coordinates in halves of the longest side about the centre make all twelve numbers count alike.
-        frame = torch.eye(4).to(z)
-        frame[:3, :3] *= 2 / max(size)
-        frame[:3, 3] = (1 - torch.tensor(size).to(z)) / max(size)
+        frame = half_side_frame(size).to(z)  # in whose coordinates all twelve numbers count alike
         back = torch.linalg.inv(frame)
         numbers = torch.zeros(images.shape[1], 3, 4).to(z).requires_grad_()
 

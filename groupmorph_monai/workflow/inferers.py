@@ -62,6 +62,7 @@ class Prediction:
         dvf: the velocity of all passes, ``(B, K, D, *C)``.
         z_mean, z_log_variance: posterior of z of all passes, ``(B, K, C, *S_z)``, which priors weigh.
         last: mean and log variance of the last pass alone, which `decode` takes.
+        before: the velocity of the passes before it, ``(B, K, D, *C)``; none where it is the first.
         images: what the last pass saw, ``(B, K, *S)``.
     """
 
@@ -70,6 +71,7 @@ class Prediction:
     z_log_variance: Tensor
     last: tuple[Tensor, Tensor]
     images: Tensor
+    before: Tensor | None = None
 
 
 class FieldInferer(Inferer):
@@ -125,9 +127,8 @@ class RegistrationInferer(FieldInferer):
     Windows are blended in the posterior's parameters, then integrated and warped once on the whole grid.
 
     The network may take additional passes over what its last prediction left: each encodes the images warped by the
-    velocity so far and adds that of the new posterior. ``exp(v) o exp(d) = exp(v + d)`` to first order
-    (Baker-Campbell-Hausdorff), and what that neglects the next pass sees. Images are interpolated once whatever the
-    number of passes.
+    velocity so far and joins that of the new posterior to it, as the transformation has it. Where velocities are added,
+    what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
 
     Args:
         alignment: what the timepoints are aligned to.
@@ -228,16 +229,17 @@ class RegistrationInferer(FieldInferer):
             choose: z from the mean and log variance of each pass' posterior.
         """
         model = getattr(network, "module", network)
-        dvf, given, size = 0, images, images.shape[2:]
+        dvf, given, size = None, images, images.shape[2:]
         draws, parameters = [], []
         for number in range(self.passes):
             if number:
                 given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
             parameters.append(self._posterior(given, network))
             draws.append(choose(*parameters[-1]))
-            dvf = self.alignment.constrain(dvf + model.decode(draws[-1], given))
+            before = dvf
+            dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], given)))
             posterior = self.posterior.of_passes(draws, *zip(*parameters))
-            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], given)
+            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], given, before)
 
     @full_precision
     def _refined(
@@ -295,12 +297,12 @@ class RegistrationInferer(FieldInferer):
             yield
 
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
-        decode, dvf = getattr(network, "module", network).decode, prediction.dvf
-        predicted = decode(prediction.last[0], prediction.images)
-        with self._seeded(predicted):
+        decode = getattr(network, "module", network).decode
+        with self._seeded(prediction.images):
             for _ in range(self.draws):
                 drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
-                yield dvf.like(dvf.values + drawn - predicted)
+                joined = self.transformation.joined(prediction.before, drawn)
+                yield prediction.dvf.like(self.alignment.constrain(joined))
 
     @full_precision
     def _spread(self, draws: Iterable[Field]) -> Tensor:

@@ -10,6 +10,7 @@ from monai.transforms import MapTransform
 from ..data.readers import read_image, read_series
 from ..errors import InputError
 from .affine_alignment import GroupAffine
+from .network_affine import NetworkAffine
 
 __all__ = ["AlignInitiald"]
 
@@ -29,12 +30,14 @@ class AlignInitiald(MapTransform):
 
     Args:
         keys: of the series, ``"image"``: what `read_series` takes.
-        kind: ``"affine"`` (12 parameters), ``"rigid"`` (6), or none, which adds nothing.
+        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6), by optimisation; ``"network"``, by a trained network; or
+            none, which adds nothing.
         reference: index of the timepoint whose space is the common one: its map is the identity. Without one the common
             space is the maps' mean: their logarithms add up to 0.
         timepoints: the one K that the network takes; none for any.
-        voxels: along the longest side of the coarse and of the fine grid.
+        voxels: along the longest side of the coarse and of the fine grid of the optimisation.
         iterations: most steps on each.
+        network: what ``"network"`` aligns by.
     """
 
     def __init__(
@@ -45,17 +48,23 @@ class AlignInitiald(MapTransform):
         timepoints: int | None = None,
         voxels: tuple[int, int] = (24, 48),
         iterations: int = 12,
+        network: NetworkAffine | None = None,
     ):
         super().__init__(keys, allow_missing_keys=True)  # a phantom has no files to bring together
-        if kind not in (*KINDS, None, "none"):
+        if kind == "network" and network is None:
+            raise InputError(
+                "initial_alignment: expected a model that brings a network, got none; add --overlay models/avsm"
+            )
+        if kind not in (*KINDS, "network", None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
-        self.kind = None if kind == "none" else kind
+        self.aligner = network if kind == "network" else None
+        if kind in KINDS:
+            self.aligner = GroupAffine(kind, tuple(voxels), iterations)
         self.reference, self.timepoints = reference, timepoints
-        self.voxels, self.iterations = tuple(voxels), iterations
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        if self.kind is None:
+        if self.aligner is None:
             return item
         for key in self.key_iterator(item):
             item[key] = read_series(item[key], self.timepoints)
@@ -68,7 +77,7 @@ class AlignInitiald(MapTransform):
                 masks[reference or 0] = read_image(files[0], labels=True)
             elif len(files) == len(frames):  # whoever loads the images says what is wrong with another number
                 masks = [read_image(file, labels=True) for file in files]
-            maps, confidence, polarity = GroupAffine(self.kind, self.voxels, self.iterations)(frames, masks)
+            maps, confidence, polarity = self.aligner(frames, masks)
             if reference is not None:
                 same = [torch.equal(m, maps[reference]) for m in maps]
                 maps = maps @ torch.linalg.inv(maps[reference])

@@ -2,6 +2,7 @@ import torch
 
 from groupmorph_monai.benchmarks.affine import affine_cases, align_by_steps
 from groupmorph_monai.benchmarks.compare import compare
+from groupmorph_monai.data import LoadSeriesd, affine_phantom_items
 
 
 def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():
@@ -21,3 +22,11 @@ def test_the_optimisation_twin_finds_a_moderate_motion(in_this_process):
     cases = affine_cases([3], size=(36, 32, 28), timepoints=2, degrees=6, shift_voxels=2, scale=0.03)
     unregistered, found = compare(cases, {"steps": align_by_steps}, progress=lambda line: None)
     assert found["mean error, voxels"] < 0.2 < 1 < unregistered["mean error, voxels"]
+
+
+def test_a_validation_series_is_the_case_of_its_seed():
+    (item,) = affine_phantom_items([3], size=(20, 18, 16), shift_voxels=2, margin_voxels=2)
+    (case,) = affine_cases([3], size=(20, 18, 16), shift_voxels=2, margin_voxels=2)
+    loaded = LoadSeriesd()(item)
+    assert torch.equal(loaded["image"].as_tensor(), case["image"])
+    torch.testing.assert_close(loaded["landmarks"], case["landmarks"])  # voxels of 1 mm

@@ -3,7 +3,7 @@ import torch
 
 from groupmorph_monai.data import HEART_MOTIONS, LoadSeriesd, heart_items, make_heart
 from groupmorph_monai.evaluation.metrics import folding_percent
-from groupmorph_monai.space import warp
+from groupmorph_monai.space import sample, warp
 
 SIZE = (40, 40, 28)
 
@@ -15,6 +15,9 @@ def test_the_volume_at_rest_moved_by_the_truth_is_the_contracted_one():
     moved = warp(rest[None, None], heart["motion"][None, None])[0, 0]
     assert (moved - contracted).abs()[inside].mean() < 0.03
     assert (rest - contracted).abs()[inside].mean() > 0.05
+    at_rest, when_contracted = heart["landmarks"].mT[:, None, :, :, None, None]
+    shown = sample(rest[None, None], at_rest), sample(contracted[None, None], when_contracted)
+    assert heart["landmarks"].shape == (2, 2000, 3) and (shown[0] - shown[1]).abs().mean() < 0.03
 
 
 @pytest.mark.parametrize("kind", HEART_MOTIONS)

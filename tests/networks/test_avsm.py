@@ -36,7 +36,8 @@ def test_the_velocity_is_the_smoothed_momentum_and_its_norm_the_inner_product():
     momentum, _ = split_parameters(net(x), 3)
     velocity = net.decode(momentum, x)
     torch.testing.assert_close(velocity, MultiGaussian()(momentum))
-    expected = 2.5 * (momentum * velocity).flatten(2).sum() / (3 * 9 * 12 * 10)
+    # The integral over an image whose longest side, of 12 voxels of z, is 1.
+    expected = 2.5 * (momentum * velocity / 12**2).flatten(2).sum() / (3 * 9 * 12 * 10)
     assert MomentumNorm(2.5)(momentum).item() == pytest.approx(expected.item(), rel=1e-4)
     assert expected > 0  # the filter is positive definite
 
@@ -48,7 +49,7 @@ def test_refining_a_velocity_pays_what_its_momentum_would():
     velocity = prior.smoothing(momentum)
     (precision,) = prior.terms(size)
     energy = (precision * CosineTransform(size, velocity)(velocity).square()).sum()
-    torch.testing.assert_close(energy, 2.5 * (momentum * velocity).sum(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(energy, momentum.shape[3:].numel() * prior(momentum), rtol=1e-3, atol=0)
     # The same velocity on every second voxel is half as long in these voxels, and each of them stands for eight.
     (coarse,) = prior.terms([n // 2 for n in size], 2.0)
     torch.testing.assert_close(coarse[:3, :3, :3], 32 * precision[:3, :3, :3])

@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from groupmorph_monai.probability import (
     CodePosterior,
     Posterior,
+    StepPosterior,
     UnitGaussian,
     matched_smoothing_voxels,
     split_parameters,
@@ -68,6 +69,7 @@ def test_after_several_passes_a_prior_sees_the_sum_of_what_adds_up_and_codes_sid
     mean, log_variance = Posterior().of_passes(draws, means, log_variances)
     torch.testing.assert_close(mean, draws[0] + draws[1] + means[2])
     assert torch.equal(log_variance, log_variances[2])
+    assert all(map(torch.equal, StepPosterior().of_passes(draws, means, log_variances), (means[2], log_variances[2])))
     codes = CodePosterior().of_passes(*([x[..., :1, :1, :1] for x in part] for part in (draws, means, log_variances)))
     each = [UnitGaussian()(m[..., :1, :1, :1], v[..., :1, :1, :1]) for m, v in zip(means, log_variances)]
     torch.testing.assert_close(UnitGaussian()(*codes), sum(each))

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from scipy.linalg import logm
 
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
@@ -11,6 +10,8 @@ from groupmorph_monai.probability import (
     LocalCorrelation,
     MomentumNorm,
     NegativeELBO,
+    Posterior,
+    StepPosterior,
     UnitGaussian,
 )
 from groupmorph_monai.space import (
@@ -20,6 +21,7 @@ from groupmorph_monai.space import (
     MeanAlignment,
     OneWayAlignment,
     ScalingAndSquaring,
+    StepSequence,
     warp,
 )
 from groupmorph_monai.workflow import (
@@ -123,11 +125,13 @@ def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(pa
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4, 5, 6, 7])
 def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
+    """AVSM, Eq. 4, of the maps of a pair in both orders."""
     torch.manual_seed(0)
-    net, prior = AffineNet((4, 6)), AffineNorm()
+    net, alignment = AffineNet((4, 6)), MeanAlignment(remove_mean=True)
+    prior = AffineNorm(alignment)
     pair = torch.rand(1, 2, 16, 20, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        result = TrainingInferer(RegistrationInferer(MeanAlignment(), AffineFlow(), passes))(pair, net)
+        result = TrainingInferer(RegistrationInferer(alignment, AffineFlow(), passes))(pair, net)
     ddf, half = result["ddf"].double(), 10.0
     # Of a map x -> A x + b of voxels about the centre, read off the displacement, with the longest half side as unit.
     origin = ddf[..., 0, 0, 0]
@@ -136,9 +140,11 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     maps = torch.eye(4).double().repeat(1, 2, 1, 1)
     maps[..., :3, :3] += slopes
     maps[..., :3, 3] = (origin + (slopes @ centre)) / half
-    logarithms = torch.stack([torch.as_tensor(logm(m.numpy())) for m in maps[0]])
-    expected = logarithms.square().sum(dim=(1, 2)).mean()
+    there, back = maps[0, 1] @ maps[0, 0].inverse(), maps[0, 0] @ maps[0, 1].inverse()
+    expected = sum(0.5 * (m - torch.eye(4)).square().sum() for m in (there, back))
     assert prior(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-5
+    # Eq. 5 asks for this of any weights.
+    torch.testing.assert_close(there @ back, torch.eye(4).double(), atol=1e-6, rtol=0)
 
 
 def test_the_norm_of_momenta_is_that_of_the_whole_velocity():
@@ -147,7 +153,7 @@ def test_the_norm_of_momenta_is_that_of_the_whole_velocity():
     torch.nn.init.normal_(net.head.weight, std=0.3)
     with torch.no_grad():
         result = TrainingInferer(RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=2))(x, net)
-    expected = (result["z_mean"] * result["dvf"]).sum(dim=2).mean()
+    expected = (result["z_mean"] * result["dvf"]).sum(dim=2).mean() / 12**2  # voxels of z along a side
     assert MomentumNorm(1.0)(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-5) and expected > 0
 
 
@@ -166,21 +172,28 @@ def test_codes_of_several_passes_cost_what_each_of_them_does():
         assert ask(x, net)["ddf_std"].mean() > 0
 
 
-def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps():
-    """AVSM, Eq. 12: each step starts from the map of the one before, and all of them count."""
+@pytest.mark.parametrize(
+    "flow, posterior",
+    [(ScalingAndSquaring(4), Posterior()), (StepSequence(ScalingAndSquaring(4)), StepPosterior())],
+    ids=["velocities add up", "maps are composed"],
+)
+def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
+    """AVSM, Eq. 12: each step starts from the map of the one before, and all of them count. The prior weighs what adds
+    up so far, or each step by itself."""
     net, alignment = Told(lambda x: x.flatten(2).mean(2) - 0.5), OneWayAlignment(0)
     likelihood, prior = LocalCorrelation((1,)), MomentumNorm(0.5)
     loss = NegativeELBO(likelihood, prior, symmetry_weight=2.0)
-    registration = RegistrationInferer(alignment, ScalingAndSquaring(4), passes=2)
+    registration = RegistrationInferer(alignment, flow, passes=2, posterior=posterior)
     x, velocities = images(), []
     net.register_forward_hook(lambda layer, given, found: velocities.append(found[:, :6].view(2, 2, 3, *LATTICE)))
     result = StepwiseTrainingInferer(registration, {"exchanged_pairs": ExchangedPairs(alignment)})(x, net)
     both, expected = torch.cat([x, x.flip(1)]), 0
-    for velocity in (velocities[0], velocities[0] + velocities[1]):
+    weighed = velocities if isinstance(posterior, StepPosterior) else (velocities[0], velocities[0] + velocities[1])
+    for velocity, step in zip((velocities[0], velocities[0] + velocities[1]), weighed):
         shift = 2 * velocity[:, 1, 0].mean(dim=(1, 2, 3))
         ddf = torch.zeros(2, 2, 3, *SIZE)
         ddf[:, 1, 0] = shift.view(2, 1, 1, 1)
-        expected += prior(velocity) - likelihood(warp(both, ddf)) + 2.0 * shift.sum() ** 2
+        expected += prior(step) - likelihood(warp(both, ddf)) + 2.0 * shift.sum() ** 2
     assert velocities[1].abs().max() > 1e-3
     torch.testing.assert_close(loss(result), expected, rtol=1e-4, atol=1e-5)
 
@@ -224,7 +237,7 @@ def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
 
 
 def test_draws_of_the_network_are_about_its_prediction():
-    class Square:
+    class Square(Displacement):
         """A displacement whose spread tells about which velocity draws lie."""
 
         def __call__(self, z):
@@ -249,4 +262,4 @@ def test_draws_of_the_network_are_about_its_prediction():
     for k in range(2):
         for d in range(3):
             assert (spread[0, k, d].mean() / expected[0, k, d].mean()).item() == pytest.approx(1, abs=0.02)
-    assert all(torch.equal(given, last[1]) for given in last[2:]) and len(last) == 2 + 1 + 200
+    assert all(torch.equal(given, last[1]) for given in last[2:]) and len(last) == 2 + 200

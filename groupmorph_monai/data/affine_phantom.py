@@ -1,0 +1,55 @@
+"""Phantoms that move by affine maps alone, with their truth."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from ..space.alignment import apply_affine
+from ..space.grid import sample, voxel_grid
+from .phantom import make_phantom, uniform
+
+__all__ = ["make_affine_phantom"]
+
+
+def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift: float, scale: float) -> Tensor:
+    """``(4, 4)``, voxels: turned, scaled and shifted by so much at most along each axis, about the centre."""
+    angles = uniform(rng, -1, 1, (3,)).double() * math.radians(degrees)
+    turn = torch.from_numpy(Rotation.from_rotvec(angles.numpy()).as_matrix())
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = turn @ torch.diag(1 + uniform(rng, -scale, scale, (3,))).double()
+    centre = (torch.tensor(size, dtype=torch.float64) - 1) / 2
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + uniform(rng, -shift, shift, (3,))
+    return matrix
+
+
+def make_affine_phantom(
+    seed: int,
+    size: Sequence[int] = (36, 36, 36),
+    timepoints: int = 3,
+    degrees: float = 20.0,
+    shift_voxels: float = 5.0,
+    scale: float = 0.1,
+    margin_voxels: int = 6,
+) -> dict[str, Tensor]:
+    """Phantom in air each of whose timepoints moves by an affine map.
+
+    Args:
+        seed, size, timepoints, margin_voxels: as in `make_phantom`.
+        degrees, shift_voxels, scale: of the maps, at most, about and along each axis.
+    Returns: ``image`` ``(K, *S)``; ``landmarks`` ``(K, P, 3)``, voxels, of tissue that all timepoints see; ``affine``
+        ``(4, 4)``.
+    """
+    phantom = make_phantom(seed, size, timepoints, max_motion_voxels=1e-3, landmarks=2000, margin_voxels=margin_voxels)
+    rng, grid = torch.Generator().manual_seed(seed), voxel_grid(size, torch.empty(0)).double()
+    images, places = [], []
+    for volume, points in zip(phantom["image"], phantom["landmarks"]):
+        matrix = _random_map(rng, size, degrees, shift_voxels, scale)
+        moved = apply_affine(matrix, grid)
+        images.append(sample(volume.double()[None, None], moved[None])[0, 0].float())
+        places.append(((points.double() - matrix[:3, 3]) @ torch.linalg.inv(matrix[:3, :3]).T).float())
+    landmarks = torch.stack(places)
+    seen = ((landmarks > 0) & (landmarks < torch.tensor(size) - 1)).all(dim=2).all(dim=0)
+    return {"image": torch.stack(images), "landmarks": landmarks[:, seen], "affine": phantom["affine"]}

@@ -1,0 +1,72 @@
+"""Affine alignment by a trained network, beside the one by optimisation."""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.readers import Frame, Series
+from ..data.resampling import resample_series, working_grid
+from ..data.transforms import ScalePercentilesd
+from ..networks.affine_net import AffineNet, half_side_frame
+from ..space.alignment import MeanAlignment
+from ..space.geometry import Grid
+from ..space.integrate import AffineFlow
+from .affine_alignment import AffineAlignment, GroupAffine
+from .inferers import RegistrationInferer
+
+__all__ = ["NetworkAffine"]
+
+
+class NetworkAffine:
+    """Find the affine maps of K scans by the steps of a trained network (AVSM, Section 2.1), as `GroupAffine` does by
+    optimisation. What it says of how sure they are, and of scans of inverted contrast, is `GroupAffine`'s.
+
+    Args:
+        network: takes the steps.
+        weights: its file. Without that file nothing can be aligned, but phantoms, which need no alignment, trained on.
+        passes: number of steps.
+        lower, upper: percentiles of the intensities that become 0 and 1.
+        voxels: along the longest side of the grid on which the network sees the scans.
+    """
+
+    def __init__(
+        self,
+        network: AffineNet,
+        weights: str | Path,
+        passes: int = 7,
+        lower: float = 0.1,
+        upper: float = 99.9,
+        voxels: int = 36,
+    ):
+        self.network, self.missing, self.voxels = network.eval(), None, voxels
+        # Read here and not when they are needed: a cache of aligned series is to tell these weights from others.
+        if Path(weights).is_file():
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        else:
+            self.missing = str(weights)
+        self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes)
+        self.scale = ScalePercentilesd("image", lower, upper)
+
+    def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
+        """Align ``frames``, K volumes on any grids. ``masks`` tell where the maps are judged; the network sees all."""
+        if self.missing:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.missing)
+        grid = working_grid([frame.grid for frame in frames], None)
+        grid = grid.at_spacing(torch.full((3,), float(grid.extent_mm.max()) / self.voxels, dtype=torch.float64))
+        image, coverage = resample_series(Series(tuple(frames)), grid)
+        scaled = self.scale({"image": image.as_tensor(), "coverage": coverage})["image"]
+        return GroupAffine().judge(self._maps(scaled, coverage, grid), frames, masks)
+
+    @torch.no_grad()
+    def _maps(self, images: Tensor, coverage: Tensor, grid: Grid) -> Tensor:
+        """``(K, 4, 4)``, float64, RAS mm, from the common space to each scan."""
+        found = self.inferer(images[None], self.network, coverage=coverage[None])
+        numbers = self.inferer.alignment.constrain(found["z_mean"]).flatten(2)[0].double()
+        logarithms = torch.zeros(len(numbers), 4, 4, dtype=torch.float64)
+        logarithms[:, :3, :3], logarithms[:, :3, 3] = numbers[:, :9].unflatten(1, (3, 3)), numbers[:, 9:]
+        from_mm = half_side_frame(images.shape[1:]) @ torch.linalg.inv(grid.affine.double())
+        return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(logarithms) @ from_mm

@@ -1,0 +1,90 @@
+"""AVSM's two networks in one registration, as the user types it."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.configs import bundle_root
+from groupmorph_monai.benchmarks.affine import affine_cases
+from groupmorph_monai.data.writers import apply_field_to_points
+from groupmorph_monai.networks import AffineNet, MomentumNet
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SPACING = np.diag([2.0, 2.0, 3.0, 1.0])
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two scans that an affine motion separates, and their landmarks in mm."""
+    (case,) = affine_cases([4], timepoints=2)
+    files = [str(tmp_path / f"t{k}.nii.gz") for k in range(2)]
+    for file, volume in zip(files, case["image"].numpy()):
+        nibabel.save(nibabel.Nifti1Image(volume, SPACING), file)
+    return files, case["landmarks"].numpy() @ SPACING[:3, :3]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Of an affine network that nothing was taught yet, which its slopes and matches guide, and of a vSVF network that
+    moves much for one that was taught nothing."""
+    torch.manual_seed(0)
+    affine, momenta = AffineNet(), MomentumNet()
+    torch.nn.init.normal_(momenta.head.weight, std=0.03)
+    for network, name in ((affine, "affine.pt"), (momenta, "momenta.pt")):
+        torch.save(network.state_dict(), tmp_path / name)
+    return tmp_path / "affine.pt", tmp_path / "momenta.pt"
+
+
+def register(files, output, *options):
+    return main(["register", *files, "--overlay", "models/avsm", "--output", str(output), "--no-refine", *options])
+
+
+def test_both_networks_register_in_one_command(pair, weights, tmp_path):
+    files, landmarks = pair
+    output, options = tmp_path / "out", ["--weights", str(weights[1]), "--set", f"affine_weights={weights[0]}"]
+    assert register(files, output, *options) == 0
+    report = json.loads((output / "report.json").read_text())
+    assert report["settings"]["initial_alignment"] == "network" and report["settings"]["passes"] == 2
+    assert not nibabel.load(output / "ddf_00.nii.gz").get_fdata().any()  # the first scan stays
+    moved = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
+    before, after = (np.linalg.norm(landmarks[1] - p, axis=1).mean() for p in (landmarks[0], moved))
+    assert after < 0.5 * before
+    # What an affine map does not explain is vSVF's.
+    design = np.c_[landmarks[0], np.ones(len(landmarks[0]))]
+    left = moved - design @ np.linalg.lstsq(design, moved, rcond=None)[0]
+    assert 0.01 < np.linalg.norm(left, axis=1).mean() < 2
+    assert report["metrics"]["folding_percent"] == 0
+
+
+def test_the_optimisation_may_stand_before_vsvf_too(pair, weights, tmp_path):
+    files, landmarks = pair
+    output = tmp_path / "out"
+    assert register(files, output, "--weights", str(weights[1]), "--initial", "affine") == 0
+    assert json.loads((output / "report.json").read_text())["settings"]["initial_alignment"] == "affine"
+    moved = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
+    assert np.linalg.norm(landmarks[1] - moved, axis=1).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "model, option, given",
+    [
+        ("avsm_affine", "--set affine_weights=DIR/model_best.pt", True),
+        ("avsm", "--weights DIR/model_best.pt", False),
+    ],
+)
+def test_weights_that_do_not_ship_are_named_with_the_way_to_them(
+    pair, weights, tmp_path, capsys, monkeypatch, model, option, given
+):
+    files, _ = pair
+    options = ["--weights", str(weights[1])] if given else []
+    absent = bundle_root() / "models" / f"{model}.pt"
+    if absent.is_file():
+        pytest.skip("they ship")
+    assert register(files, tmp_path / "out", *options) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"groupmorph: {absent}: no weights ship for models/{model}") and told.count("\n") == 1
+    assert f"train --overlay models/{model} --output DIR" in told and told.rstrip().endswith(option)

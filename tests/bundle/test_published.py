@@ -1,0 +1,100 @@
+"""Whether the overlays of the papers train by the papers' objectives."""
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from groupmorph_monai.apps.configs import config_files
+from groupmorph_monai.probability import UnitGaussian
+from groupmorph_monai.space import MultiGaussian
+
+LATTICE = (4, 3, 5)  # of z, on every second voxel
+SIZE = tuple(2 * n for n in LATTICE)
+
+
+def parser_of(*overlays, **settings):
+    parser = ConfigParser()
+    parser.read_config(config_files("train", overlays))
+    for name, value in settings.items():
+        parser[name] = value
+    return parser
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_voxelmorph_diff_descends_its_equation_6():
+    """What moves the second scan has the gradient of Eq. 6, summed over voxels as there, divided by their number."""
+    adjacency = np.zeros((np.prod(LATTICE),) * 2)
+    places = list(np.ndindex(LATTICE))
+    for a, p in enumerate(places):
+        for b, q in enumerate(places):
+            adjacency[a, b] = np.abs(np.subtract(p, q)).sum() == 1
+    degree = torch.from_numpy(adjacency.sum(axis=1))
+    laplacian = torch.diag(degree) - torch.from_numpy(adjacency)
+    mean, log_variance = random(1, 2, 3, *LATTICE).requires_grad_(), random(1, 2, 3, *LATTICE, seed=1).requires_grad_()
+    warped = random(1, 2, *SIZE, seed=2).requires_grad_()
+
+    loss = parser_of("models/voxelmorph_diff").get_parsed_content("loss")
+    ours = loss({"warped": warped, "z_mean": mean, "z_log_variance": log_variance})
+    mu, sigma = mean[0, 1].flatten(1), log_variance[0, 1].flatten(1).exp()
+    paper = (warped[:, 0] - warped[:, 1]).square().sum() / (2 * 0.02)
+    paper = paper + 0.5 * ((20 * degree * sigma - sigma.log()).sum() + 20 * (mu @ laplacian * mu).sum())
+    parts = (warped, mean, log_variance)
+    for found, expected in zip(torch.autograd.grad(ours, parts), torch.autograd.grad(paper / np.prod(SIZE), parts)):
+        moving = slice(None) if found.shape == warped.shape else slice(1, None)
+        torch.testing.assert_close(found[:, moving], expected[:, moving], rtol=1e-3, atol=1e-9)
+
+
+def test_one_velocity_moves_a_pair_of_voxelmorph_diff():
+    alignment, flow = (parser_of("models/voxelmorph_diff").get_parsed_content(k) for k in ("alignment", "flow"))
+    z = torch.zeros(1, 2, 3, 12, 12, 12)
+    z[:, 0, 0], z[:, 1, 1] = 5.0, 1.5  # what the network says of the fixed scan does not count
+    ddf = alignment(z, flow)
+    assert not ddf[:, 0].any()
+    expected = torch.tensor([0.0, 1.5, 0.0]).view(3, 1, 1, 1)
+    torch.testing.assert_close(ddf[0, 1], expected.expand(3, 12, 12, 12), atol=1e-5, rtol=0)
+
+
+def test_krebs_loss_and_its_weight_decay_are_the_papers_divided_by_lambda():
+    parser = parser_of("models/krebs_cvae", device="cpu")
+    loss, optimizer = (parser.get_parsed_content(name) for name in ("loss", "optimizer"))
+    mean, log_variance = random(1, 2, 16, 1, 1, 1), random(1, 2, 16, 1, 1, 1, seed=1)
+    warped = random(1, 2, *SIZE, seed=2).abs()
+    codes = UnitGaussian().kl(mean, log_variance).mean()
+    paper = -5000 * loss.likelihood(warped) + codes
+    ours = loss({"warped": warped, "z_mean": mean, "z_log_variance": log_variance})
+    assert (5000 * ours).item() == pytest.approx(paper.item(), rel=1e-6)
+    assert 5000 * optimizer.defaults["weight_decay"] == pytest.approx(1e-4)
+    # Shifts, turns, scales and mirror images alone.
+    names = [type(t).__name__ for t in parser.get_parsed_content("train#random_transforms")]
+    amounts = {
+        name: parser.get_parsed_content(f"{name}_probability") for name in ("motion", "affine_motion", "contrast")
+    }
+    assert set(amounts.values()) == {0.0} and {"RandAffined", "RandFlipd"} <= set(names)
+    assert parser.get_parsed_content("affine_probability") == 1 and parser.get_parsed_content("flip_probability") == 0.5
+
+
+def test_avsms_loss_is_half_of_equation_11_with_the_papers_weights():
+    """Of one step, on a cube whose side is that of the patches for which the symmetry's weight is."""
+    side = 96
+    loss = parser_of("models/avsm").get_parsed_content("loss")
+    momenta = 0.1 * random(2, 2, 3, 24, 24, 24).float()  # a batch of both orders, of which the second scan moves
+    momenta[:, 0] = 0
+    warped = random(2, 2, 24, 24, 24, seed=1).float().sigmoid()
+    left = random(1, 3, side, side, side, seed=2).float()
+    registration = {
+        "warped": warped,
+        "z_mean": momenta,
+        "z_log_variance": torch.full_like(momenta, -torch.inf),
+        "there_and_back": left,
+    }
+    velocities = MultiGaussian()(momenta)
+    integral = (momenta / 24 * velocities / 24).sum(dim=(1, 2)).mean(dim=(1, 2, 3)).sum()  # over the unit cube
+    similarity = sum(-loss.likelihood(pair[None]) for pair in warped)
+    paper = similarity + 10 * integral + 1e-4 * (left / side).square().sum()
+    assert loss(registration).item() == pytest.approx(0.5 * paper.item(), rel=1e-4)
+    parts = similarity.abs(), 10 * integral, 1e-4 * (left / side).square().sum()
+    assert min(part.item() for part in parts) > 1e-4 * abs(paper.item())  # all count
