@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..space.grid import voxel_grid
-from .breast_anatomy import BREAST_TISSUES, BreastAnatomy
+from .breast_anatomy import BreastAnatomy
 from .breast_motion import BreastMotion
 from .phantom import follow, uniform
 
@@ -51,12 +51,12 @@ def make_breast(
     spacing = torch.tensor([float(v) for v in spacing_mm])
     origin = -(torch.tensor([float(n) for n in size]) - 1) / 2 * spacing
     arrival_s = float(uniform(rng, 25, 45))
-    edge_mm = 0.4 * max(spacing_mm[:2])
-    anatomy = BreastAnatomy(rng, np.asarray(times_s, dtype=float) - arrival_s, lesions, edge_mm)
-    motion = BreastMotion(rng, times_s, anatomy.centres, anatomy.radii, max_motion_mm)
+    since_arrival_s = np.asarray(times_s, dtype=float) - arrival_s
+    anatomy = BreastAnatomy(rng, since_arrival_s, lesions, edge_mm=0.8 * max(spacing_mm[:2]))
     points = (voxel_grid(size, torch.empty(0)) * spacing.view(3, 1, 1, 1)) + origin.view(3, 1, 1, 1)
     shading = _coil(rng, points, anatomy.centres, anatomy.radii)
-    chosen = (_landmarks(rng, anatomy, landmarks) - origin) / spacing
+    chosen = (anatomy.landmarks(rng, landmarks) - origin) / spacing
+    motion = BreastMotion(rng, times_s, anatomy.centres, anatomy.radii, max_motion_mm)
 
     images, lesion_masks, tissues, fields = [], [], [], []
     for k in range(len(times_s)):
@@ -104,21 +104,3 @@ def _coil(rng: torch.Generator, points: Tensor, centres: Tensor, radii: Tensor) 
             square = sum((p - float(c)) ** 2 for p, c in zip(points, place))
             total += float(uniform(rng, 0.8, 1.2)) / (1 + square / 75.0**2) ** 2
     return total.sqrt()
-
-
-def _landmarks(rng: torch.Generator, anatomy: BreastAnatomy, number: int) -> Tensor:
-    """Template points, ``(P, 3)`` mm: vessels' bifurcations, then points within lesions, then the gland's border."""
-    inner = anatomy.depth(anatomy.bifurcations.T) > 4
-    found = [anatomy.bifurcations[inner][: number // 3]]
-    for n in range(number // 10 if len(anatomy.lesion_radii) else 0):
-        which = n % len(anatomy.lesion_radii)
-        direction = torch.nn.functional.normalize(torch.randn(3, generator=rng), dim=0)
-        away = direction * 0.6 * float(uniform(rng, 0, 1)) ** (1 / 3)
-        found.append((anatomy.lesion_centres[which] + away * anatomy.lesion_radii[which])[None])
-    while sum(map(len, found)) < number:
-        side = torch.randint(2, (20 * number,), generator=rng)
-        candidates = anatomy.centres[side] + anatomy.radii[side] * uniform(rng, -1, 1, (20 * number, 3))
-        depth = anatomy.depth(candidates.T)
-        share = anatomy.gland(candidates.T, depth)
-        found.append(candidates[(depth > 4) & (share > 0.35) & (share < 0.65)])
-    return torch.cat(found)[:number]

@@ -18,7 +18,7 @@ __all__ = ["BreastMotion"]
 
 _LOCAL_BUMPS = 8
 _STEEPEST = 0.5
-_PROBE_STEP_MM = 6.0
+_PROBE_STEP_MM = 7.0
 # Standard deviations of the parts before all are scaled together: mm, radians, mm per mm.
 _SHIFT_MM, _TURN, _SWAY_MM, _STRAIN, _PECTORAL_MM, _LOCAL_MM = 1.0, 0.012, 2.0, 0.03, 2.0, 1.5
 

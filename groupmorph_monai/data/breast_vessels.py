@@ -1,38 +1,17 @@
 """Trees of vessels within the breasts, made from a seed."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..space.grid import sample
+from .solids import Lattice
 
-__all__ = ["Lattice", "grow_vessels", "vessel_lattice"]
+__all__ = ["FARTHEST_MM", "grow_vessels", "vessel_lattice"]
 
 _STEP_MM = 1.5
 _LATTICE_MM = 1.25
 _REACH = 4  # lattice steps around a vessel's axis
-
-
-@dataclass
-class Lattice:
-    """A function of place by its values on a lattice, linear in between.
-
-    Args:
-        values: ``(C, *L)``.
-        origin_mm: place of the first value, ``(3,)``.
-        step_mm: between values.
-    """
-
-    values: Tensor
-    origin_mm: Tensor
-    step_mm: float
-
-    def __call__(self, points: Tensor) -> Tensor:
-        """Values, ``(C, P)``, at ``points`` ``(3, P)``, mm; beyond the lattice those of its border."""
-        places = (points - self.origin_mm[:, None]) / self.step_mm
-        return sample(self.values[None], places[None, :, :, None, None])[0, :, :, 0, 0]
+FARTHEST_MM = -3.0
 
 
 def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,7 +48,7 @@ def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tup
 
 
 def vessel_lattice(places: np.ndarray, widths: np.ndarray) -> Lattice:
-    """Depth below the wall of the nearest vessel, mm, above 0 inside; no less than -3.
+    """Depth below the wall of the nearest vessel, mm, above 0 inside; no less than `FARTHEST_MM`.
 
     Args:
         places, widths: as `grow_vessels` gives them.
@@ -81,6 +60,6 @@ def vessel_lattice(places: np.ndarray, widths: np.ndarray) -> Lattice:
     cells = ((points - origin) / _LATTICE_MM).round().long()[:, None] + offsets
     depth = radii[:, None] - (cells * _LATTICE_MM + origin - points[:, None]).norm(dim=2)
     index = (cells[..., 0] * size[1] + cells[..., 1]) * size[2] + cells[..., 2]
-    values = torch.full((int(size.prod()),), -3.0)
+    values = torch.full((int(size.prod()),), FARTHEST_MM)
     values.scatter_reduce_(0, index.flatten(), depth.flatten(), "amax")
     return Lattice(values.view(1, *size.tolist()), origin, _LATTICE_MM)

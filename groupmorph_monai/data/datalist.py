@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from .hearts import HEART_MOTIONS
 
-__all__ = ["heart_items", "phantom_items", "series_items"]
+__all__ = ["breast_items", "heart_items", "phantom_items", "series_items"]
 
 logger = logging.getLogger(__name__)
 _FILES_4D = (".nii", ".nii.gz")
@@ -25,6 +25,13 @@ def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
     """One item for each seed, of every kind of motion in turn; `LoadSeriesd` makes the pair."""
     kinds = list(HEART_MOTIONS)
     return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
+
+
+def breast_items(
+    seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
+) -> list[dict]:
+    """One item for each seed; `LoadSeriesd` makes the breast DCE-MRI."""
+    return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
 
 
 def series_items(
