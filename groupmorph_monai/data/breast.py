@@ -16,6 +16,7 @@ __all__ = ["BREAST_TIMES_S", "make_breast"]
 
 # One scan before the contrast agent and five after (GroupMorph, Section 4).
 BREAST_TIMES_S = (0.0, 90.0, 150.0, 210.0, 270.0, 330.0)
+_SLAB = 16  # rows that are drawn at once
 
 
 def make_breast(
@@ -60,8 +61,7 @@ def make_breast(
 
     images, lesion_masks, tissues, fields = [], [], [], []
     for k in range(len(times_s)):
-        displacement = motion(points, k)
-        signal, lesion, tissue = _draw(anatomy, points + displacement, k)
+        displacement, signal, lesion, tissue = _draw(anatomy, motion, points, k)
         images.append(signal * shading)
         lesion_masks.append(lesion)
         tissues.append(tissue)
@@ -88,11 +88,15 @@ def make_breast(
     }
 
 
-def _draw(anatomy: BreastAnatomy, points: Tensor, k: int) -> list[Tensor]:
-    """Signal, lesion and tissue, each ``(*S)``, at ``points`` ``(3, *S)``: a slab after the other, for memory."""
-    slabs = [anatomy.render(slab.flatten(1), k) for slab in points.split(32, dim=2)]
-    shapes = [slab.shape[1:] for slab in points.split(32, dim=2)]
-    return [torch.cat([p.view(s) for p, s in zip(parts, shapes)], dim=1) for parts in zip(*slabs)]
+def _draw(anatomy: BreastAnatomy, motion: BreastMotion, points: Tensor, k: int) -> list[Tensor]:
+    """Displacement ``(3, *S)``, signal, lesion and tissue, ``(*S)``, at scan k's ``points`` ``(3, *S)``: one slab after
+    the other, for memory and speed."""
+    slabs = []
+    for slab in points.split(_SLAB, dim=2):
+        displacement = motion(slab, k)
+        drawn = anatomy.render((slab + displacement).flatten(1), k)
+        slabs.append([displacement, *(part.view(slab.shape[1:]) for part in drawn)])
+    return [torch.cat(parts, dim=-2) for parts in zip(*slabs)]
 
 
 def _coil(rng: torch.Generator, points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:

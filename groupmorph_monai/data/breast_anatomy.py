@@ -3,15 +3,15 @@
 Places are RAS mm from the middle of the field of view, with the nipples at +y and the heart at -x.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .breast_vessels import FARTHEST_MM, grow_vessels, vessel_lattice
 from .breast_chest import Chest, Layer
+from .breast_vessels import FARTHEST_MM, grow_vessels, vessel_lattice
 from .phantom import LESION_KINETICS, signal_curve, uniform
 from .solids import ellipsoid_depth, noise_lattice, ramp
 
@@ -31,6 +31,7 @@ _KINETICS = {
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
 _REACH_MM = (200.0, 200.0, 110.0)  # of the textures
+_BEHIND_MM = 3.0  # in front of the ribs, within the muscles: nothing of the breasts reaches there, nor the chest beyond
 
 
 class _Places:
@@ -64,7 +65,7 @@ class _Places:
     def select(self, chosen: Tensor) -> "_Places":
         """Those of the points, with what is already known of them."""
         kept = _Places(self.anatomy, self.points[:, chosen])
-        kept.coarse, kept.depth = self.coarse[:, chosen], self.depth[chosen]
+        kept.coarse, kept.depth, kept.cage = self.coarse[:, chosen], self.depth[chosen], self.cage[chosen]
         return kept
 
 
@@ -151,44 +152,53 @@ class BreastAnatomy:
             away[d] = away[d] + 0.15 * size * torch.sin(away[(d + 1) % 3] * (3 / size) + float(phases[d]))
         return ellipsoid_depth(torch.stack(away), (0.0, 0.0, 0.0), radii)
 
-    def _layers(self, at: _Places, k: int) -> Iterator[Layer]:
-        """What covers the fat, one after the other: tissue, its share ``(P,)``, its signal at scan k."""
-        signal = {name: float(curve[k]) for name, curve in self.signal.items()}
-        active = torch.sigmoid(2 * at.coarse[1])
+    def _breast_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """What covers the fat in front of the ribs, one after the other: tissue, its share ``(P,)``, and its signal."""
         in_front = self._edge(-at.cage - self.chest.pectoral_mm)
         ligaments = (1 - (at.middle[0] / 0.2).square()).clamp_min(0).square() * ramp(at.depth - 3, 3.0)
         yield "gland", 0.6 * ligaments * in_front, signal["gland"]
+        active = torch.sigmoid(2 * at.coarse[1])
         yield "gland", self._gland(at), signal["gland"] + (signal["active gland"] - signal["gland"]) * active
         in_front = in_front * self._edge(at.depth - self.skin_mm - 1)
         yield "vessel", self._edge(self.vessels(at.points)[0]) * in_front, signal["blood"]
         for number, curve in enumerate(self.lesion_signal):
             yield "lesion", self._edge(self._lesion_depth(at.points, number)), float(curve[k])
-        yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
+        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
         yield "skin", self._edge(self.skin_mm - at.depth), signal["skin"]
+
+    def _chest_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """The same behind the ribs' surface."""
+        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
+        yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Signal at scan k, the lesion's number or 0, and the index of ``BREAST_TISSUES``, each ``(P,)``, at template
         ``points`` ``(3, P)``."""
         everywhere = _Places(self, points)
-        body = everywhere.depth > -self.edge_mm
-        if not body.any():
-            air = torch.zeros_like(everywhere.depth)
-            return air, air.byte(), air.byte()
-        at = everywhere.select(body)
-        signal = torch.full_like(at.depth, float(self.signal["fat"][k]))
+        signal = torch.zeros_like(everywhere.depth)
+        painted = signal, signal.byte(), signal.byte()
+        body, behind = everywhere.depth > -self.edge_mm, everywhere.cage > -_BEHIND_MM
+        for part, layers in ((body & ~behind, self._breast_layers), (body & behind, self._chest_layers)):
+            if part.any():
+                for whole, values in zip(painted, self._paint(everywhere.select(part), layers, k)):
+                    whole[part] = values
+        return painted
+
+    def _paint(self, at: _Places, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
+        now = {name: float(curve[k]) for name, curve in self.signal.items()}
+        signal = torch.full_like(at.depth, now["fat"])
         tissue = torch.full(at.depth.shape, BREAST_TISSUES.index("fat"), dtype=torch.uint8)
         lesion, number = torch.zeros_like(tissue), 0
-        for name, share, value in self._layers(at, k):
+        for name, share, value in layers(at, now, k):
             signal = signal + share * (value - signal)
             most = share > 0.5
             tissue[most], lesion[most] = BREAST_TISSUES.index(name), 0
             if name == "lesion":
                 number += 1
                 lesion[most] = number
-        signal = signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth)
         outside = at.depth < 0
         tissue[outside], lesion[outside] = 0, 0
-        return tuple(torch.zeros(body.shape, dtype=x.dtype).masked_scatter_(body, x) for x in (signal, lesion, tissue))
+        return signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth), lesion, tissue
 
     def landmarks(self, rng: torch.Generator, number: int) -> Tensor:
         """Template points, ``(number, 3)`` mm: bifurcations of vessels, at most a third; then points within the lesions

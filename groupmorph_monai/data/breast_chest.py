@@ -56,10 +56,17 @@ class Chest:
         """Depth below the ribs' outer surface, mm, ``(3, P)`` to ``(P,)``."""
         return ellipsoid_depth(points, _CENTRE, self.cage_radii)
 
+    def muscle_depth(self, points: Tensor, cage: Tensor) -> Tensor:
+        """Depth below the muscles' surface, mm, at ``points`` ``(3, P)`` whose `cage_depth` is ``cage``."""
+        x, y, _ = points
+        front = torch.sigmoid((y - _CENTRE[1] - 20) / 12)
+        pectoral = self.pectoral_mm * torch.sigmoid((x.abs() - 14) / 3) * torch.sigmoid((118 - x.abs()) / 8)
+        return cage + 12 + front * (pectoral - 12)
+
     def layers(
         self, points: Tensor, cage: Tensor, edge: Callable[[Tensor], Tensor], signal: Mapping[str, float], k: int
     ) -> Iterator[Layer]:
-        """Layers that cover each other in this order: tissue, its share ``(P,)``, and its signal.
+        """What covers the muscle, one after the other: tissue, its share ``(P,)``, and its signal.
 
         Args:
             points: ``(3, P)`` mm; ``cage`` ``(P,)`` is their `cage_depth`.
@@ -67,11 +74,8 @@ class Chest:
             signal: of each tissue of the kinetics at scan ``k``.
         """
         x, y, z = points
-        aside, front = x.abs(), torch.sigmoid((y - _CENTRE[1] - 20) / 12)
-        pectoral = self.pectoral_mm * torch.sigmoid((aside - 14) / 3) * torch.sigmoid((118 - aside) / 8)
-        yield "muscle", edge(cage + 12 + front * (pectoral - 12)), signal["muscle"]
-        rib = torch.cos(2 * math.pi * (z + 0.35 * aside + 0.3 * y) / 27) * 9 - 1
-        sternum = torch.where(y > _CENTRE[1], 15 - aside, rib)
+        rib = torch.cos(2 * math.pi * (z + 0.35 * x.abs() + 0.3 * y) / 27) * 9 - 1
+        sternum = torch.where(y > _CENTRE[1], 15 - x.abs(), rib)
         yield "bone", edge(torch.minimum(torch.maximum(rib, sternum), 4 - (cage - 5).abs())), signal["marrow"]
         inside = edge(cage - 10)
         yield "lung", inside, signal["lung"]
