@@ -36,7 +36,7 @@ def make_breast(
         seed: decides everything random.
         size: voxels (i, j, k), left to right, back to front and feet to head; the grid's middle lies at 0 mm.
         spacing_mm: of the voxels.
-        times_s: of the K scans; the agent arrives 25 to 45 s after the first.
+        times_s: of the K scans, from 0, two at least; the agent arrives 25 to 45 s after the first.
         max_motion_mm: largest displacement of any scan from the unseen template, within the breasts.
         lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
         landmarks: number of points at bifurcations of vessels, on the border of glandular tissue and, a tenth of them,

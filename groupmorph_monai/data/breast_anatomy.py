@@ -31,6 +31,7 @@ _KINETICS = {
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
 _REACH_MM = (200.0, 200.0, 110.0)  # of the textures
+_TRIES = 1000  # to place the lesions
 _BEHIND_MM = 3.0  # in front of the ribs, within the muscles: nothing of the breasts reaches there, nor the chest beyond
 
 
@@ -108,7 +109,9 @@ class BreastAnatomy:
     def _place_lesions(self, rng: torch.Generator, lesions: int) -> None:
         """Within the breasts, away from skin, muscle and each other."""
         placed: list[tuple[Tensor, Tensor]] = []
-        while len(placed) < lesions:
+        for _ in range(_TRIES):
+            if len(placed) == lesions:
+                break
             radii = uniform(rng, 5, 11) * uniform(rng, 0.8, 1.25, (3,))
             side = int(torch.randint(2, (), generator=rng))
             centre = self.centres[side] + self.radii[side] * uniform(rng, -0.7, 0.7, (3,))
@@ -116,6 +119,8 @@ class BreastAnatomy:
             clear = all((centre - c).norm() > room + r.max() for c, r in placed)
             if clear and float(at.depth) > room and float(at.cage) < -room - self.chest.pectoral_mm:
                 placed.append((centre, radii))
+        else:
+            raise ValueError(f"lesions: expected as many as the breasts have room for, got {lesions}")
         both = torch.stack([torch.stack(pair) for pair in placed]) if placed else torch.zeros(0, 2, 3)
         self.lesion_centres, self.lesion_radii = both.unbind(dim=1)
         self.lesion_phases = uniform(rng, 0, 6, (lesions, 3))

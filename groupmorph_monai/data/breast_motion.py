@@ -115,7 +115,7 @@ def _courses(rng: torch.Generator, times_s: Sequence[float], number: int) -> Ten
     times = torch.as_tensor(times_s, dtype=torch.float32)
     scans = len(times)
     relaxed = (times / times[-1]).sqrt()[:, None] * torch.randn(number, generator=rng)
-    moved_at = int(torch.randint(1, scans, (), generator=rng)) if scans > 1 else 0
+    moved_at = int(torch.randint(1, scans, (), generator=rng))
     sudden = (torch.arange(scans) >= moved_at)[:, None] * torch.randn(number, generator=rng)
     course = relaxed + sudden + 0.25 * torch.randn(scans, number, generator=rng)
     return course - course.mean(dim=0)

@@ -174,6 +174,11 @@ def test_noise_is_rician_and_the_coil_sees_the_breasts_best(moved, still):
     assert front > 2 * back
 
 
+def test_more_lesions_than_there_is_room_for_are_refused():
+    with pytest.raises(ValueError, match="lesions: expected as many as the breasts have room for, got 500"):
+        make_breast(1, **COARSE, times_s=TWO, lesions=500)
+
+
 def test_items_are_loaded_with_landmarks_in_mm_and_lesions(moved):
     (item,) = breast_items([3], **COARSE, times_s=TWO, landmarks=200)
     loaded, series = LoadSeriesd()(item), moved
