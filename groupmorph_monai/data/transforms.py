@@ -13,6 +13,7 @@ from monai.transforms import MapTransform
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
 from .affine_phantom import make_affine_phantom
+from .breast import make_breast
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
@@ -29,6 +30,7 @@ PHANTOMS = {
     "phantom": make_phantom,
     "affine_phantom": make_affine_phantom,
     "heart": make_heart,
+    "breast": make_breast,
     "thorax": make_thorax,
 }
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.data.phantom import LESION_KINETICS
+from groupmorph_monai.data.phantom import LESION_KINETICS, signal_curve
+from groupmorph_monai.data.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.space import sample
 
@@ -66,3 +67,12 @@ def test_noise_is_rician_and_air_is_not_negative(phantom):
 
 def test_spacing_stands_in_the_affine(phantom):
     np.testing.assert_allclose(phantom["affine"], np.diag([1.0, 1.5, 2.0, 1.0]))
+
+
+def test_a_signal_curve_is_that_of_the_tissue_varied_by_chance():
+    times, (t10, density, ktrans, ve, vp) = np.array([-10.0, 30.0, 90.0]), (1.4, 0.8, 0.1, 0.3, 0.02)
+    rng = torch.Generator().manual_seed(0)
+    exact = spgr_signal(concentration(times, ktrans, ve, vp), t10, density)
+    np.testing.assert_allclose(signal_curve(rng, times, (t10, density, ktrans, ve, vp), 0.0), exact, rtol=1e-6)
+    varied = [signal_curve(rng, times, (t10, density, ktrans, ve, vp), 0.5) / exact for _ in range(20)]
+    assert np.std(varied) > 0.05 and 0.4 < np.min(varied) and np.max(varied) < 2.5
