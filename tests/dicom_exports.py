@@ -4,6 +4,7 @@ Every function returns data sets that `save` writes under names that tell nothin
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,23 @@ def classic(
     return images
 
 
-def siemens(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = None, **attributes: object) -> list[Dataset]:
+def siemens(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
     """A series for each timepoint, told apart by its description; acquisition times to the microsecond."""
-    shared, images = shared or examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
+    shared, images = examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
     for k, volume in enumerate(series):
         # Reconstructed late and in another order, as happens.
         content = clock(900 - 10 * k)
         given = {"SeriesDescription": f"t1_fl3d_dyn_{k}" if k else "t1_fl3d_pre", "SeriesNumber": 7 + 2 * k}
         given |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(TIMES_S[k]), "ContentDate": "20250301"}
-        images += classic(shared, volume, affine, **{**given, "ContentTime": content, "AcquisitionNumber": 1, **attributes})
+        images += classic(
+            shared, volume, affine, **{**given, "ContentTime": content, "AcquisitionNumber": 1, **attributes}
+        )
     return images
 
 
-def ge(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = None, **attributes: object) -> list[Dataset]:
-    """One series of signed pixels; one acquisition time for all, trigger times in ms, images numbered slice by slice."""
-    shared = shared or examination(Manufacturer="GE MEDICAL SYSTEMS")
+def ge(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
+    """One series of signed pixels; one acquisition time, trigger times in ms, images numbered slice by slice."""
+    shared = examination(Manufacturer="GE MEDICAL SYSTEMS")
     uid, images, count = generate_uid(), [], len(series)
     for k, volume in enumerate(series.astype(np.int16)):
         numbers = [s * count + k + 1 for s in range(volume.shape[2])]
@@ -70,10 +73,10 @@ def ge(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = None, **
     return images
 
 
-def philips(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = None, **attributes: object) -> list[Dataset]:
+def philips(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
     """One series; temporal positions and content times. Every slice is stored ``scale`` times as large, which is its
     private scale slope, and has the inverse as its rescale slope."""
-    shared = shared or examination(Manufacturer="Philips Medical Systems")
+    shared = examination(Manufacturer="Philips Medical Systems")
     uid, images = generate_uid(), []
     for k, volume in enumerate(series):
         scales = np.array([2.0 ** ((k + s) % 3) for s in range(volume.shape[2])])
@@ -91,13 +94,11 @@ def philips(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = Non
     return images
 
 
-def enhanced(series: np.ndarray, affine: np.ndarray, shared: Dataset | None = None, files: int = 1) -> list[Dataset]:
+def enhanced(series: np.ndarray, affine: np.ndarray, files: int = 1) -> list[Dataset]:
     """Multi-frame files with functional groups, frames in random order; each holds its share of the timepoints."""
-    shared = shared or examination(Manufacturer="SIEMENS")
+    shared = examination(Manufacturer="SIEMENS")
     uid, per_file = generate_uid(), len(series) // files
-    return [
-        _multi_frame(shared, series, range(f * per_file, (f + 1) * per_file), affine, uid, f) for f in range(files)
-    ]
+    return [_multi_frame(shared, series, range(f * per_file, (f + 1) * per_file), affine, uid, f) for f in range(files)]
 
 
 def _multi_frame(
@@ -156,7 +157,7 @@ def write(image: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> P
     file = FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128)
     file.is_little_endian, file.is_implicit_VR = meta.TransferSyntaxUID.is_little_endian, False
     strict = {"write_like_original": False} if pydicom.__version__ < "3" else {"enforce_file_format": True}
-    file.save_as(path, **strict)
+    pydicom.dcmwrite(path, file, **strict)
     return path
 
 
@@ -177,8 +178,7 @@ def _place(affine: np.ndarray, k: int) -> tuple[list[float], list[float], list[f
 
 
 def _data_set(shared: Dataset, sop_class: str, pixels: np.ndarray) -> Dataset:
-    image = Dataset()
-    image.update(shared)
+    image = deepcopy(shared)
     image.SOPClassUID, image.SOPInstanceUID = sop_class, generate_uid()
     image.Rows, image.Columns = pixels.shape[-2:]
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"

@@ -19,8 +19,8 @@ __all__ = ["dicom_paths", "folder_files"]
 logger = logging.getLogger(__name__)
 # What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
 _IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
-# What tells the scans of one series apart in a BIDS name, beside numbers.
-_BIDS_INDEX = re.compile(r"_(run|ses|acq|echo)-[a-zA-Z0-9]+")
+# What tells the scans of one series apart: in a BIDS name, and in any other.
+_BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?![a-zA-Z])")
 
 
 def _natural(path: Path) -> list:
@@ -73,10 +73,11 @@ def _matches(path: Path, description: str | None) -> bool:
 def _nested(folder: Path, description: str | None) -> list[Path]:
     """The one series among the NIfTI files in sub-folders; empty where there are none."""
     found = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file()]
+    found = [p for p in found if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
     groups = defaultdict(list)
     for path in found:
-        if _matches(path, description) and "derivatives" not in path.parts:
-            groups[path.parent.name, re.sub(r"\d+", "#", _BIDS_INDEX.sub("", path.name))].append(path)
+        index = _BIDS_INDEX if path.name.startswith("sub-") else _INDEX
+        groups[path.parent.name, index.sub("", path.name)].append(path)
     series = [group for group in groups.values() if len(group) > 1 or _volumes(group[0]) > 1]
     if len(series) > 1:
         names = "; ".join(sorted(f"{group[0].name} ({len(group)} files)" for group in series)[:6])

@@ -70,10 +70,8 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
 def _acquisition_s(content: dict) -> float | None:
     """``AcquisitionDateTime``, or ``AcquisitionTime``, which is that of the day (9:05:07.5 for 09:05:07.5)."""
     time = str(content.get("AcquisitionTime", ""))
-    for moment in (
-        str(content.get("AcquisitionDateTime", "")),
-        f"1970-01-01T{time.zfill(8) if time[1:2] == ':' else time}",
-    ):
+    of_the_day = f"1970-01-01T{'0' if time[1:2] == ':' else ''}{time}"
+    for moment in (str(content.get("AcquisitionDateTime", "")), of_the_day):
         try:
             return (datetime.fromisoformat(moment).replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()
         except ValueError:

@@ -49,8 +49,9 @@ class Stack:
     @property
     def name(self) -> str:
         """Description with what tells it from other stacks of the same series."""
-        image_type = "\\".join(self.source.image_type)
-        return f"{self.source.number} {self.source.description!r} ({image_type}, TE {self.source.echo_time_ms:g} ms)"
+        image_type, echo_time = "\\".join(self.source.image_type), self.source.echo_time_ms
+        echo = f", TE {echo_time:g} ms" if echo_time else ""
+        return f"{self.source.number} {self.source.description!r} ({image_type}{echo})"
 
     @property
     def likeness(self) -> Hashable:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import DT
 
 __all__ = ["Plane", "Source", "planes_of"]
@@ -93,6 +95,11 @@ class Plane:
     scale: float | None
 
 
+@cache
+def _tag(name: str | tuple[int, int]) -> BaseTag:
+    return Tag(name)
+
+
 class _Attributes:
     """Attributes of one frame: those of its functional groups, of the shared ones, of the data set, and last of the
     classic header that Philips keeps in private."""
@@ -103,14 +110,16 @@ class _Attributes:
             groups.insert(0, frames[frame])
         sequences = [e.value for group in groups for e in group if e.VR == "SQ" and not e.tag.is_private]
         private = [group[_PHILIPS_FRAME].value for group in groups if _PHILIPS_FRAME in group]
-        self.sources = [item for items in sequences for item in items] + [dataset]
-        self.sources += [item for items in private for item in items]
+        sources = [item for items in sequences for item in items] + [dataset]
+        sources += [item for items in private for item in items]
+        # A data set's own `in` parses the name every time, which takes most of the time of a large study.
+        self.sources = [(source, source.keys()) for source in sources]
 
     def get(self, *names: str | tuple[int, int], default: object = None) -> object:
         """The first of these attributes that has a value."""
-        for name in names:
-            for source in self.sources:
-                value = source[name].value if name in source else None
+        for tag in map(_tag, names):
+            for source, tags in self.sources:
+                value = source[tag].value if tag in tags else None
                 if value is not None and value != "":
                     return value
         return default

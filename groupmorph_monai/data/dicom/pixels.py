@@ -10,7 +10,7 @@ from ...errors import InputError
 from .headers import Plane
 from .order import Volume
 
-__all__ = ["read_voxels"]
+__all__ = ["read_voxels", "stored_values"]
 
 
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
@@ -28,7 +28,7 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
             targets[plane.path].append((plane, target))
     reference = volumes[0][0]
     for path, members in targets.items():
-        frames = _stored(path)
+        frames = stored_values(path)
         for plane, target in members:
             (top, left), (rows, columns) = plane.corner, plane.source.shape
             stored = frames[plane.frame, top : top + rows, left : left + columns]
@@ -43,7 +43,7 @@ def _to_scale_of(reference: Plane, plane: Plane) -> float:
     return 1.0 if abs(factor - 1) < 1e-6 else factor
 
 
-def _stored(path: str) -> np.ndarray:
+def stored_values(path: str) -> np.ndarray:
     """Stored values of a file ``(frame, row, column)``, float64; bits that the pixels do not use are cleared."""
     dataset = pydicom.dcmread(path, force=True)
     syntax = dataset.file_meta.get("TransferSyntaxUID")

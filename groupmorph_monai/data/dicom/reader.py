@@ -50,7 +50,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     frames = [
         Frame(data, affine, volume[0].path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
     ]
-    names = list(dict.fromkeys(stack.source.description for stack in chosen))
+    names = dict.fromkeys(volume[0].source.description for volume in volumes)
     for stack in chosen:
         logger.info("Chosen: %s, %d x %d slices", stack.name, stack.timepoints, stack.slices)
     logger.info("Ordered by %s; times in s%s: %s", key, f" ({clock})" if clock else "", times or "unknown")

@@ -102,7 +102,9 @@ def test_any_one_attribute_tells_order_and_times(tmp_path, attributes):
     data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
     for k, seconds in ((2, 40), (0, 0), (1, 15)):  # numbered in another order
         values = {name: value(seconds) for name, value in attributes.items()}
-        images += exports.classic(shared, data[k], affine_of(), SeriesInstanceUID=uid, SeriesDescription="dyn", **values)
+        images += exports.classic(
+            shared, data[k], affine_of(), SeriesInstanceUID=uid, SeriesDescription="dyn", **values
+        )
     series = read_series(exports.save(images, tmp_path))
     for frame, volume in zip(series.frames, data):
         np.testing.assert_array_equal(frame.data, volume)
