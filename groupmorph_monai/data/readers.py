@@ -253,9 +253,10 @@ def _from_files(files: Sequence[str | Path]) -> Series:
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
     frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
-    times = times_of_volumes(first.path, len(frames)) if first.data.ndim == 4 else times_of_files(files)
-    if times is None and first.frame_time:
-        times = tuple(float(t) for t in np.arange(len(frames)) * first.frame_time * _unit_s(first.header))
+    if first.data.ndim == 4:
+        times = times_of_volumes(first.path, len(frames), first.frame_time and first.frame_time * _unit_s(first.header))
+    else:
+        times = times_of_files(files)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
     return Series(tuple(frames), first.frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
 

@@ -36,21 +36,24 @@ def sidecar(image: str | Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def times_of_volumes(image: str | Path, number: int) -> tuple[float, ...] | None:
+def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None = None) -> tuple[float, ...] | None:
     """Times of the volumes of a 4D image in seconds from the first one.
 
-    They are a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), or multiples of the repetition time of a
-    2D sequence, which is that of volumes; of a 3D sequence it is that of excitations.
+    They are a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), multiples of the frame time, or multiples
+    of the repetition time of a 2D sequence, which is that of volumes; of a 3D sequence it is that of excitations.
+
+    Args:
+        number: of volumes.
+        frame_time_s: what the image's own header tells.
     """
     content = sidecar(image)
     for name in ("FrameTimesStart", "VolumeTiming"):
         values = _numbers(content.get(name))
         if len(values) == number and all(np.diff(values) > 0):
             return _from_first(values)
-    period = _numbers(content.get("RepetitionTime"))
-    if len(period) == 1 and period[0] > 0 and content.get("MRAcquisitionType") != "3D":
-        return _from_first(period[0] * np.arange(number))
-    return None
+    if not frame_time_s and content.get("MRAcquisitionType") != "3D":
+        frame_time_s = next(iter(_numbers(content.get("RepetitionTime"))), None)
+    return _from_first(frame_time_s * np.arange(number)) if frame_time_s and frame_time_s > 0 else None
 
 
 def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:

@@ -12,8 +12,11 @@ def is_dicom(path: Path) -> bool:
     """Tell whether this is a DICOM file, whatever its name."""
     if not path.is_file() or path.name.startswith("."):
         return False
-    with open(path, "rb") as file:
-        head = file.read(132)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(132)
+    except OSError:  # another's file; if it was named outright, reading it says so
+        return False
     if head[128:] == b"DICM":
         return True
     element, length_or_type = head[:4], head[4:6]

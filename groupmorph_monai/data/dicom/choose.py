@@ -69,7 +69,8 @@ class Stack:
         description = self.source.description.upper()
         if any(word in kind for kind in kinds for word in _LOCALISERS) or any(w in description for w in _LOCALISERS):
             return "localiser"
-        if any(plane.b_value > 0 for plane in self.planes) or "DIFFUSION" in kinds:
+        weighted = any(plane.b_value > 0 for plane in self.planes) or len({p.b_value_ge for p in self.planes}) > 1
+        if weighted or "DIFFUSION" in kinds:
             return "diffusion"
         if self.slices < 2:
             return "single slice"

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
 _PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
-_B_VALUES = (0x0019, 0x100C), (0x0043, 0x1039)  # Siemens, GE
+_B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
 _EPOCH = datetime(1970, 1, 1)
 # Parameters that the series of one examination share, each under its classic name and that of an enhanced file.
 _PROTOCOL = (
@@ -75,6 +75,7 @@ class Plane:
         keys: numbers by which it may be ordered in time, named as in `order`; times in seconds.
         protocol: parameters that series of one examination share.
         b_value: diffusion weighting in s/mm^2, 0 where there is none.
+        b_value_ge: what GE writes for it, for scans without diffusion too, so that only a change of it tells something.
         slope, intercept: stored to displayed values.
         scale: Philips' scale slope, by which displayed values of different scans can be compared; None elsewhere.
     """
@@ -90,6 +91,7 @@ class Plane:
     keys: Mapping[str, float]
     protocol: tuple
     b_value: float
+    b_value_ge: float
     slope: float
     intercept: float
     scale: float | None
@@ -168,7 +170,6 @@ def _plane(
     get, number = attributes.get, attributes.number
     scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
     protocol = [attributes.texts(*names) for names in _PROTOCOL]
-    b_values = [number("DiffusionBValue", default=0.0), *((number(tag, default=0.0) % 1e5) for tag in _B_VALUES)]
     return Plane(
         Source(
             patient=str(get("PatientID", "PatientName", default="")),
@@ -193,7 +194,8 @@ def _plane(
         spacing,
         _keys(attributes),
         tuple(protocol),
-        max(b_values),
+        number("DiffusionBValue", _B_VALUE_SIEMENS, default=0.0),
+        number(_B_VALUE_GE, default=0.0),
         number("RescaleSlope", default=1.0),
         number("RescaleIntercept", default=0.0),
         scale or None,

@@ -44,7 +44,7 @@ def _to_scale_of(reference: Plane, plane: Plane) -> float:
 
 
 def stored_values(path: str) -> np.ndarray:
-    """Stored values of a file ``(frame, row, column)``, float64; bits that the pixels do not use are cleared."""
+    """Stored values of a file ``(frame, row, column)``; bits that the pixels do not use are cleared."""
     dataset = pydicom.dcmread(path, force=True)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -62,4 +62,4 @@ def stored_values(path: str) -> np.ndarray:
     if pixels.dtype.kind in "iu":
         unused = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
         pixels = (pixels << unused) >> unused
-    return pixels.reshape(-1, *pixels.shape[-2:]).astype(np.float64)
+    return pixels.reshape(-1, *pixels.shape[-2:])

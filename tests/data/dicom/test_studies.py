@@ -210,6 +210,17 @@ def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
         assert frame.data.shape[2] == size
 
 
+@pytest.mark.parametrize(("values", "state"), [((6, 6, 6), "to be aligned"), ((0, 400, 10**9 + 800), "diffusion")])
+def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
+    """GE fills the attribute of other scans, too."""
+    images = dynamic(exports.examination(), volumes(3))
+    for image, value in zip(images, np.repeat(values, SIZE[2])):
+        image.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
+        image.add_new((0x0043, 0x1039), "IS", [int(value), 8, 0, 0])
+    listing = list_dicom([exports.save(images, tmp_path)])
+    assert listing.splitlines()[0].strip().startswith(state)
+
+
 def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
     exports.save(dynamic(exports.examination()), tmp_path)
     real = builtins.__import__
@@ -228,3 +239,8 @@ def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
     listing = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
     assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing
+
+
+def test_a_registration_needs_an_output(tmp_path, capsys):
+    assert main(["register", str(exports.save(dynamic(exports.examination()), tmp_path))]) == 2
+    assert "--output" in capsys.readouterr().err
