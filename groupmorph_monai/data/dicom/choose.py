@@ -28,14 +28,15 @@ class Stack:
     planes: Sequence[Plane] = field(repr=False)
 
     @cached_property
-    def volumes(self) -> list[Volume]:
+    def volumes(self) -> tuple[list[Volume], str]:
+        """Volumes in the order of time, and the attribute that tells it."""
         return split_volumes(self.planes)
 
     @cached_property
     def timepoints(self) -> int:
         """Number of volumes; of incomplete ones as many as images at the fullest slice position."""
         try:
-            return len(self.volumes)
+            return len(self.volumes[0])
         except InputError:
             depths = defaultdict(int)
             for plane in self.planes:

@@ -29,12 +29,13 @@ _TIMES = (*_ORDER[:5], "content time")
 _SAME_PLACE_MM = 0.01
 
 
-def split_volumes(planes: Sequence[Plane]) -> list[Volume]:
+def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     """Split the slices of a stack into its timepoints: the k-th image at every slice position makes volume k.
 
     Slices of one volume may have been acquired one after the other, so that only images at the same position are
     compared: by the first attribute, of those in ``_ORDER``, that tells them apart at every position.
 
+    Returns: the volumes in the order of time, and the attribute.
     Raises: InputError where slices are missing, or nothing tells two images at one position apart.
     """
     positions = _by_position(planes)
@@ -42,6 +43,8 @@ def split_volumes(planes: Sequence[Plane]) -> list[Volume]:
     short = [images for images in positions if len(images) < number]
     if short:
         raise InputError(_missing(positions, short, number))
+    if number == 1:
+        return [tuple(plane for (plane,) in positions)], "its one timepoint"
     key = _telling(positions)
     if key is None:
         first, second = (plane.path for plane in positions[0][:2])
@@ -50,7 +53,7 @@ def split_volumes(planes: Sequence[Plane]) -> list[Volume]:
             "got none; leave one of them out, if the slice was exported twice"
         )
     ordered = [sorted(images, key=lambda plane: plane.keys[key]) for images in positions]
-    return list(zip(*ordered))
+    return list(zip(*ordered)), key
 
 
 def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
@@ -94,7 +97,7 @@ def _earliest(volume: Volume, key: str) -> float | None:
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
-    """Sort volumes, of one or several series, in time; the name of the attribute that tells it comes with them."""
+    """Sort the volumes of several series in time; the name of the attribute that tells it comes with them."""
     for key in _ORDER:
         values = [_earliest(volume, key) for volume in volumes]
         if None not in values and len(set(values)) == len(volumes):

@@ -44,7 +44,10 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             "The scans have different frames of reference, so that their coordinates may not agree; the initial "
             "alignment has to find how they lie"
         )
-    volumes, key = in_order([volume for stack in chosen for volume in stack.volumes])
+    if len(chosen) == 1:
+        volumes, key = chosen[0].volumes
+    else:
+        volumes, key = in_order([volume for stack in chosen for volume in stack.volumes[0]])
     times, clock = times_s(volumes)
     affines = [volume_affine(volume) for volume in volumes]
     frames = [
