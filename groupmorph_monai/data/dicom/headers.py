@@ -126,14 +126,14 @@ class _Attributes:
                     return value
         return default
 
-    def all(self, *names: str | tuple[int, int]) -> list:
+    def values(self, *names: str | tuple[int, int]) -> list:
         """The values of the first of these attributes that has any."""
         value = self.get(*names, default=[])
         return list(value) if isinstance(value, MultiValue | list) else [value]
 
     def numbers(self, *names: str | tuple[int, int]) -> list[float]:
         try:
-            return [float(value) for value in self.all(*names)]
+            return [float(value) for value in self.values(*names)]
         except (TypeError, ValueError):
             return []
 
@@ -141,7 +141,7 @@ class _Attributes:
         return next(iter(self.numbers(*names)), default)
 
     def texts(self, *names: str) -> tuple[str, ...]:
-        return tuple(str(value) for value in self.all(*names))
+        return tuple(str(value) for value in self.values(*names))
 
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
         """A private number, where its block belongs to ``creator``."""
@@ -150,8 +150,7 @@ class _Attributes:
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
-    """Yield the slices of one file; none where the file holds no grey-value image with a
-    place in the patient."""
+    """Yield the slices of one file; none where it holds no grey-value image with a place in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
@@ -192,7 +191,7 @@ def _plane(
         position,
         axes,
         spacing,
-        _keys(attributes),
+        _keys(attributes) | {"frame number": float(frame)},
         tuple(protocol),
         number("DiffusionBValue", _B_VALUE_SIEMENS, default=0.0),
         number(_B_VALUE_GE, default=0.0),

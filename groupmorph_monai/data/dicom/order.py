@@ -23,6 +23,7 @@ _ORDER = (
     "content time",
     "series number",
     "instance number",
+    "frame number",
 )
 # Those of them that are times. The content time comes last, as it may be that of the reconstruction.
 _TIMES = (*_ORDER[:5], "content time")

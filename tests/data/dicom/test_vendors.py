@@ -86,6 +86,21 @@ def test_enhanced_files_of_one_volume_each(tmp_path):
     np.testing.assert_array_equal(series.frames[3].data, 2.0 * volumes()[3] - 5)
 
 
+def test_frames_without_times_keep_their_order(tmp_path):
+    image = exports.enhanced(volumes(), affine_of())[0]
+    for group in image.PerFrameFunctionalGroupsSequence:
+        del group.FrameContentSequence
+    positions = [
+        group.PlanePositionSequence[0].ImagePositionPatient for group in image.PerFrameFunctionalGroupsSequence
+    ]
+    place = [k for k, position in enumerate(positions) if position == positions[0]]
+    series = read_series(exports.save([image], tmp_path))
+    assert series.times_s is None
+    frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, SIZE[1], SIZE[0])
+    for frame, number in zip(series.frames, place, strict=True):
+        assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
+
+
 @pytest.mark.parametrize(
     "attributes",
     [
