@@ -86,7 +86,8 @@ def register(args: argparse.Namespace) -> None:
         overlays,
         args.set,
         series=series,
-        series_description=args.series_description,
+        # The asterisk changes nothing, and MONAI would evaluate a pattern that begins with $, @ or %.
+        series_description=args.series_description and f"*{args.series_description}",
         output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,

@@ -244,3 +244,12 @@ def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
 def test_a_registration_needs_an_output(tmp_path, capsys):
     assert main(["register", str(exports.save(dynamic(exports.examination()), tmp_path))]) == 2
     assert "--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", ["$1/0", "@series", "%series"])
+def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
+    study = str(exports.save(dynamic(exports.examination()), tmp_path / "study"))
+    given = ["register", study, "--output", str(tmp_path / "out"), "--series-description", pattern]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert pattern in error and "'dyn'" in error
