@@ -87,9 +87,15 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "files",
         nargs="+",
         metavar="FILES",
-        help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans",
+        help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
-    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    p.add_argument("--output", metavar="DIR", help="folder for the results")
+    p.add_argument(
+        "--series-description",
+        metavar="PATTERN",
+        help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
+    )
+    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
     p.add_argument(
         "--reference",
         default="mean",

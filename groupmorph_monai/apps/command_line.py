@@ -11,7 +11,7 @@ import yaml
 from monai.bundle import ConfigParser, run
 
 from ..data.points import read_points
-from ..data.readers import read_series
+from ..data.readers import list_series, read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
 from ..errors import InputError
 from .arguments import make_parser
@@ -63,6 +63,11 @@ def _resolved(files: Sequence[str]) -> list[str]:
 
 
 def register(args: argparse.Namespace) -> None:
+    if args.list:
+        print(list_series(args.files, args.series_description))
+        return
+    if not args.output:
+        raise InputError("--output: expected a folder for the results, got none; name one")
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
         if not args.reference.isdigit():
@@ -81,6 +86,8 @@ def register(args: argparse.Namespace) -> None:
         overlays,
         args.set,
         series=series,
+        # The asterisk changes nothing, and MONAI would evaluate a pattern that begins with $, @ or %.
+        series_description=args.series_description and f"*{args.series_description}",
         output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,

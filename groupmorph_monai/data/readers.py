@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import itk
 import nibabel as nib
@@ -23,22 +24,22 @@ import numpy as np
 from ..errors import InputError
 from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
+from .fill_values import without_fill
+from .folders import dicom_paths, folder_files
 from .right_angles import at_right_angles
+from .sidecars import sidecar, times_of_files, times_of_volumes
 
-__all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
+__all__ = ["Frame", "Series", "list_series", "overlap", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-# What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
-_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
+_TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
 _SPACE_UNIT_BITS = 0x07
-_FILL_SHARE = 0.001  # of voxels, from which on their one value may be a fill value
-_FILL_GAP = 0.2  # between it and the others, as a share of these others' range
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
 
 
@@ -64,11 +65,14 @@ class Series:
     """K volumes of one patient in the order of time.
 
     ``frame_time`` is the time between frames in the unit of their header, or in seconds where there is no header; None
-    where no file tells it.
+    where no file tells it, or where the steps differ. ``times_s`` are the times of all frames in seconds from the first
+    one, and ``description`` is what the scanner calls the series, where the files tell them.
     """
 
     frames: tuple[Frame, ...]
     frame_time: float | None = None
+    times_s: tuple[float, ...] | None = None
+    description: str = ""
 
     def check_reference(self, reference: int | None) -> None:
         """Refuse the index of a timepoint that there is not with an InputError."""
@@ -239,27 +243,10 @@ def _check_volume(file: _File, most_axes: int) -> None:
     if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
         wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
         cure = "split it into 3D files, or give it alone" if len(shape) == 4 else "make one 3D file a timepoint"
-        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure} (DICOM: with dcm2niix)")
+        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 
-def _natural(path: Path) -> list:
-    """Key that sorts scan2 before scan10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
-def _folder_files(folder: Path) -> list[Path]:
-    entries = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    files = sorted((p for p in entries if p.name.lower().endswith(_IMAGES)), key=_natural)
-    if not files:
-        raise InputError(
-            f"{folder}: expected image files (NIfTI, MHA, NRRD), found none among {len(entries)} files; "
-            "check the path, and convert DICOM with dcm2niix first"
-        )
-    return files
-
-
-def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
-    """The frames, and the first file for what else it tells."""
+def _from_files(files: Sequence[str | Path]) -> Series:
     dirlab = len(files) == 1 and is_dirlab(files[0])
     loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else [_load(path) for path in files]
     for file in loaded:
@@ -268,17 +255,52 @@ def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
     frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
-    return frames, first
+    if first.data.ndim == 4:
+        times = times_of_volumes(first.path, len(frames), first.frame_time and first.frame_time * _unit_s(first.header))
+    else:
+        times = times_of_files(files)
+    logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
+    return Series(tuple(frames), first.frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
 
 
-def read_series(series: Series | str | Path | Sequence[str | Path] | None, timepoints: int | None = None) -> Series:
+def _unit_s(header: nib.Nifti1Header | None) -> float:
+    """The unit of a frame time in seconds, as its header tells it; a second where it tells none."""
+    return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
+
+
+def _dicom(path: Path) -> ModuleType:
+    """The reader of DICOM, for which pydicom has to be installed."""
+    try:
+        from . import dicom
+    except ImportError as error:
+        raise InputError(
+            f"{path}: expected pydicom, which reads DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
+        ) from error
+    return dicom
+
+
+def list_series(given: Sequence[str | Path], description: str | None = None) -> str:
+    """Describe every series of a DICOM study in a line; see `list_dicom`."""
+    paths = dicom_paths(given)
+    if not paths:
+        raise InputError(f"{given[0]}: expected a DICOM study, found no DICOM file; check the path")
+    return _dicom(paths[0]).list_dicom(paths, description)
+
+
+def read_series(
+    series: Series | str | Path | Sequence[str | Path] | None,
+    timepoints: int | None = None,
+    description: str | None = None,
+) -> Series:
     """Read K scans of one patient; a series that is read already is given back.
 
     Args:
-        series: a 4D file; a list of 3D files in the order of time; or a folder, whose image files count in the natural
-            order of their names (scan2 before scan10), or a case of DIR-Lab's, see `read_dirlab`. NIfTI is read by
+        series: a 4D file; a list of 3D files in the order of time; a folder, whose image files count in the order of
+            the times in their side-cars, or else in the natural order of their names (scan2 before scan10); a case of
+            DIR-Lab's, see `read_dirlab`; or DICOM: folders or files, which `read_dicom` sorts. NIfTI is read by
             nibabel, as MONAI's meta data is wrong about the frame time; all else (MHA, NRRD, ...) by ITK.
         timepoints: the one K that the network takes; none for any.
+        description: pattern of the series' descriptions, or of file names, that tells which series of a folder to take.
     Returns: the series in memory. A fill value, as around the round field of view of CT, becomes the smallest value
         that was measured, and ``valid`` is False there. A scan with sheared axes (a tilted gantry, an affine
         registration baked into the header) is interpolated onto a grid with axes at right angles, as neither ITK nor
@@ -291,24 +313,27 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
     given = [series] if isinstance(series, (str, Path)) else list(series or [])
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")
-    if len(given) == 1 and Path(given[0]).is_dir() and not is_dirlab(given[0]):
-        given = _folder_files(Path(given[0]))
-    frames, first = _timepoints(given)
+    if dicom := dicom_paths(given):
+        series = _dicom(dicom[0]).read_dicom(dicom, description)
+    else:
+        one_folder = len(given) == 1 and Path(given[0]).is_dir() and not is_dirlab(given[0])
+        series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
+    frames = list(series.frames)
+    first = frames[0]
     if len(frames) < 2:
         raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
     for number, frame in enumerate(frames):
-        _check_frame(frame, number, frames[0])
-    frames = [_at_right_angles(_without_fill(frame)) for frame in frames]
+        _check_frame(frame, number, first)
+    frames = [_on_measured_voxels(frame) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
             logger.info("Frame %d (%s) lies on another grid than the first one.", number, frame.path)
-    logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in given))
     if timepoints is not None and len(frames) != timepoints:
         raise InputError(
             f"{first.path}: expected {timepoints} timepoints, as many as this model takes, got {len(frames)}; give "
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
         )
-    return Series(tuple(frames), first.frame_time)
+    return replace(series, frames=tuple(frames))
 
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
@@ -341,32 +366,10 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         )
 
 
-def _without_fill(frame: Frame) -> Frame:
-    """Find the fill value that stands where a scanner or a program saw nothing, such as -2048 around the round field of
-    view of CT: negative, the minimum, on the volume's border, and with next to nothing between it and the other values.
-
-    0 is no such value: it is what air and what is masked out read in a magnitude image.
-    """
-    data = frame.data
-    fill = data.min()
-    filled = data == fill
-    on_border = any(filled.take(end, axis).any() for axis in range(3) for end in (0, -1))
-    if fill >= 0 or filled.mean() < _FILL_SHARE or not on_border:
-        return frame
-    others = data[~filled]
-    low, high = np.percentile(others, (1, 99))
-    bound = fill + _FILL_GAP * (high - low)
-    # Where the scan was interpolated, its rim holds values between the fill value and what lies beside it.
-    if low == high or (others < bound).sum() > 0.1 * filled.sum():
-        return frame
-    valid = data >= bound
-    logger.info("%s: %.3g in %.1f %% of the voxels is a fill value", frame.path, fill, 100 * filled.mean())
-    return replace(frame, data=np.where(valid, data, data[valid].min()), valid=valid)
-
-
-def _at_right_angles(frame: Frame) -> Frame:
-    """Give the volume axes at right angles, where it has none."""
-    data, affine, valid = at_right_angles(frame.data, frame.affine, frame.valid, frame.path)
+def _on_measured_voxels(frame: Frame) -> Frame:
+    """Leave out fill values, and give the volume axes at right angles, where it has none."""
+    data, valid = without_fill(frame.data, frame.path)
+    data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
     return replace(frame, data=data, affine=affine, valid=valid)
 
 

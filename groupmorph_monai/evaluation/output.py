@@ -153,6 +153,8 @@ class SeriesWriter:
             "metrics": metrics,
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
+            "series_description": self.series.description,
+            "times_s": self.series.times_s,
             "files": written["files"],
             "settings": {name: _describe(value) for name, value in self.settings.items()},
             "versions": versions(),

@@ -208,7 +208,7 @@ def test_one_timepoint_no_timepoint_and_a_folder_without_images(tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.dcm").write_text("x")
     message = _error(tmp_path / "none")
-    assert str(tmp_path / "none") in message and "found none among 1 files" in message and "dcm2niix" in message
+    assert str(tmp_path / "none") in message and "DICOM" in message and "found none" in message
     assert "gone" in _error(tmp_path / "gone")
 
 

@@ -1,0 +1,175 @@
+"""Choose, among all stacks of a study, those whose volumes are to be aligned."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
+
+from ...errors import InputError
+from .headers import Plane, Source
+from .order import Volume, split_volumes
+
+__all__ = ["Stack", "choose", "make_stacks"]
+
+logger = logging.getLogger(__name__)
+_LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
+_COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
+_CLEARLY_LONGER = 2  # times as many timepoints as the next candidate has
+_CHOOSE = "choose one with --series-description PATTERN"
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Parallel slices of one series and of one kind of image: one volume, or several timepoints."""
+
+    source: Source
+    planes: Sequence[Plane] = field(repr=False)
+
+    @cached_property
+    def volumes(self) -> tuple[list[Volume], str]:
+        """Volumes in the order of time, and the attribute that tells it."""
+        return split_volumes(self.planes)
+
+    @cached_property
+    def timepoints(self) -> int:
+        """Number of volumes; of incomplete ones as many as images at the fullest slice position."""
+        try:
+            return len(self.volumes[0])
+        except InputError:
+            depths = defaultdict(int)
+            for plane in self.planes:
+                depths[tuple(plane.position.round(2))] += 1
+            return max(depths.values())
+
+    @property
+    def slices(self) -> int:
+        return round(len(self.planes) / self.timepoints)
+
+    @property
+    def name(self) -> str:
+        """Description with what tells it from other stacks of the same series."""
+        image_type, echo_time = "\\".join(self.source.image_type), self.source.echo_time_ms
+        echo = f", TE {echo_time:g} ms" if echo_time else ""
+        return f"{self.source.number} {self.source.description!r} ({image_type}{echo})"
+
+    @property
+    def likeness(self) -> Hashable:
+        """What the series of one examination share: study, frame of reference, geometry, contrast."""
+        source = self.source
+        return (
+            *(source.patient, source.study, source.space, source.modality, source.image_type, source.echo_time_ms),
+            *(source.shape, source.spacing_mm, source.orientation, self.slices, self.planes[0].protocol),
+        )
+
+    @property
+    def unsuited(self) -> str:
+        """Why this is nothing to align, or an empty string."""
+        kinds = [kind.upper() for kind in self.source.image_type]
+        description = self.source.description.upper()
+        if any(word in kind for kind in kinds for word in _LOCALISERS) or any(w in description for w in _LOCALISERS):
+            return "localiser"
+        weighted = any(plane.b_value > 0 for plane in self.planes) or len({p.b_value_ge for p in self.planes}) > 1
+        if weighted or "DIFFUSION" in kinds:
+            return "diffusion"
+        if self.slices < 2:
+            return "single slice"
+        return ""
+
+    @property
+    def derived(self) -> bool:
+        """Whether another image was computed to give this one, such as a subtraction or projection."""
+        kinds = [kind.upper() for kind in self.source.image_type]
+        return "DERIVED" in kinds[:1] or any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds)
+
+
+def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
+    """Stacks in the order of their series' numbers."""
+    stacks = [Stack(source, members) for source, members in planes.items()]
+    return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
+
+
+def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:
+    """Choose the stacks that make one series of scans.
+
+    Stacks that are alike belong together: one with many timepoints, or one for each. The group with most timepoints is
+    chosen, where it has twice as many as the next. What was computed from other images counts only where there is
+    nothing else.
+
+    Args:
+        stacks: of the study.
+        pattern: of the series' descriptions, with ``*`` and ``?``, in any case; a part of a description is enough. What
+            is named so belongs together even where it is not alike.
+    Returns: the chosen stacks, and for each other one why it is left aside.
+    Raises: InputError where there is nothing to choose, or more than one thing, or several patients.
+    """
+    named = [stack for stack in stacks if _matches(stack, pattern)]
+    if not named:
+        raise InputError(
+            f"--series-description: expected a pattern of one of {_list(stacks)}, got {pattern!r}; see --list"
+        )
+    aside = {stack: "other description" for stack in stacks if stack not in named}
+    aside |= {stack: stack.unsuited for stack in named if stack.unsuited and (not pattern or stack.slices < 2)}
+    candidates = [stack for stack in named if stack not in aside]
+    _check_patient(candidates)
+    originals = [stack for stack in candidates if not stack.derived]
+    for members in (originals, candidates):
+        chosen = _longest(members, pattern)
+        if chosen:
+            rest = {
+                stack: "derived" if stack.derived else "other series" for stack in candidates if stack not in chosen
+            }
+            return chosen, aside | rest
+    raise InputError(
+        f"{stacks[0].planes[0].path}: expected a series with two timepoints or more, or several alike, got "
+        f"{_list(stacks)}; name those that belong together with --series-description PATTERN, or see --list"
+    )
+
+
+def _matches(stack: Stack, pattern: str | None) -> bool:
+    return pattern is None or any(
+        fnmatch(text.lower(), part.lower())
+        for text in (stack.source.description, stack.name)
+        for part in (pattern, f"*{pattern}*")
+    )
+
+
+def _list(stacks: Sequence[Stack]) -> str:
+    return "; ".join(f"{stack.name}: {stack.timepoints} x {stack.slices} slices" for stack in stacks[:8]) + (
+        f" and {len(stacks) - 8} more" if len(stacks) > 8 else ""
+    )
+
+
+def _check_patient(stacks: Sequence[Stack]) -> None:
+    patients = {stack.source.patient: stack.planes[0].path for stack in stacks}
+    if len(patients) > 1:
+        first, second, *_ = patients.values()
+        raise InputError(
+            f"{first}: expected the scans of one patient, got {len(patients)} patients (one more in {second}); give "
+            "the folder of one"
+        )
+
+
+def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
+    """The group of stacks that are alike with clearly most timepoints; empty where none has two."""
+    groups = defaultdict(list)
+    for stack in stacks:
+        groups[stack.likeness].append(stack)
+    order = sorted((group for group in groups.values() if _count(group) > 1), key=_count, reverse=True)
+    if not order:
+        together = list(stacks) if pattern and len(stacks) > 1 else []
+        if together:
+            logger.warning("Scans that are not alike are aligned, as their descriptions ask: %s", _list(together))
+        return together
+    unclear = order if len(order) > 1 and _count(order[0]) < _CLEARLY_LONGER * _count(order[1]) else []
+    if not pattern and sum(stack.timepoints > 1 for stack in order[0]) > 1:
+        unclear = order  # runs of one protocol
+    if unclear:
+        several = [stack for group in unclear for stack in group]
+        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {_CHOOSE}")
+    return order[0]
+
+
+def _count(group: Sequence[Stack]) -> int:
+    return sum(stack.timepoints for stack in group)

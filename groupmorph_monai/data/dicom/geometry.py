@@ -1,0 +1,52 @@
+"""Where the slices of one volume lie."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...errors import InputError
+from .headers import Plane
+
+__all__ = ["LPS_TO_RAS", "depth", "volume_affine"]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNEVEN = 0.05  # share of a slice's distance by which it may lie off its place: more than rounding, less than a gap
+
+
+def depth(plane: Plane) -> float:
+    """Place along the normal of the slices, in mm."""
+    return float(np.cross(*plane.axes) @ plane.position)
+
+
+def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
+    """Affine ``(4, 4)`` of slices in the order of their depth, voxel (column, row, slice) to RAS mm.
+
+    The third axis runs from the first to the last position, so that a tilted gantry gives a sheared affine, which the
+    reader interpolates onto right angles.
+
+    Raises: InputError where the slices are not evenly spaced on a straight line.
+    """
+    first, positions = planes[0], np.stack([plane.position for plane in planes])
+    step = (positions[-1] - positions[0]) / (len(planes) - 1)
+    gaps = np.diff([depth(plane) for plane in planes])
+    usual = float(np.median(gaps))
+    wide = np.flatnonzero(gaps > 1.5 * usual)
+    if len(wide):
+        k = int(wide[0])
+        raise InputError(
+            f"{first.path}: expected slices {usual:.4g} mm apart, got a gap of {gaps[k]:.4g} mm after slice {k + 1} of "
+            f"{len(planes)} in {first.source.description!r}; export the series again, slices are missing"
+        )
+    straight = positions[0] + np.arange(len(planes))[:, None] * step
+    off = float(np.linalg.norm(positions - straight, axis=1).max())
+    if off > _UNEVEN * np.linalg.norm(step):
+        raise InputError(
+            f"{first.path}: expected evenly spaced slices on one line, got one that lies {off:.3g} mm off in "
+            f"{first.source.description!r}, {gaps.min():.4g} to {gaps.max():.4g} mm apart; resample it, or leave it out"
+        )
+    affine = np.eye(4)
+    between_rows, between_columns = first.spacing_mm
+    affine[:3, 0], affine[:3, 1] = first.axes[0] * between_columns, first.axes[1] * between_rows
+    affine[:3, 2], affine[:3, 3] = step, first.position
+    # What a header of NIfTI holds, as for every other format.
+    return (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64)

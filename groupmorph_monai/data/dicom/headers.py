@@ -1,0 +1,252 @@
+"""What the header of a DICOM image says about each of its slices.
+
+A classic file holds one slice, an enhanced file (multi-frame) many, and a Siemens mosaic the slices of one volume side
+by side in one picture. All of them become `Plane`s. Places are in DICOM's LPS mm here and become RAS in `geometry`.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import DT
+
+__all__ = ["Plane", "Source", "planes_of"]
+
+logger = logging.getLogger(__name__)
+
+_PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
+_PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
+_B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
+_EPOCH = datetime(1970, 1, 1)
+# Parameters that the series of one examination share, each under its classic name and that of an enhanced file.
+_PROTOCOL = (
+    ("ScanningSequence", "EchoPulseSequence"),
+    ("SequenceName", "PulseSequenceName"),
+    ("ScanOptions",),
+    ("RepetitionTime",),
+    ("FlipAngle",),
+    ("ConvolutionKernel",),
+    ("KVP",),
+    ("InPlanePhaseEncodingDirection",),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a slice comes from: slices with equal sources form one stack.
+
+    ``space`` is the frame of reference. Lengths are in mm, and the orientation is rounded: both only tell stacks apart.
+    """
+
+    patient: str
+    study: str
+    space: str
+    series: str
+    number: int
+    description: str
+    modality: str
+    image_type: tuple[str, ...]
+    echo_time_ms: float
+    shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    orientation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice.
+
+    Args:
+        source: see `Source`.
+        path: file that holds it.
+        frame: its index in a file with several frames.
+        corner: row and column where it begins in its picture; ``(0, 0)`` outside of a mosaic.
+        uid: SOP instance UID, by which a copy of the file is known.
+        position: ``(3,)``, centre of the first pixel, LPS mm.
+        axes: ``(2, 3)``, direction along which the column index grows, then the row index; LPS.
+        spacing_mm: between rows, then between columns.
+        keys: numbers by which it may be ordered in time, named as in `order`; times in seconds.
+        protocol: parameters that series of one examination share.
+        b_value: diffusion weighting in s/mm^2, 0 where there is none.
+        b_value_ge: what GE writes for it, for scans without diffusion too, so that only a change of it tells something.
+        slope, intercept: stored to displayed values.
+        scale: Philips' scale slope, by which displayed values of different scans can be compared; None elsewhere.
+    """
+
+    source: Source
+    path: str
+    frame: int
+    corner: tuple[int, int]
+    uid: str
+    position: np.ndarray
+    axes: np.ndarray
+    spacing_mm: tuple[float, float]
+    keys: Mapping[str, float]
+    protocol: tuple
+    b_value: float
+    b_value_ge: float
+    slope: float
+    intercept: float
+    scale: float | None
+
+
+@cache
+def _tag(name: str | tuple[int, int]) -> BaseTag:
+    return Tag(name)
+
+
+class _Attributes:
+    """Attributes of one frame: those of its functional groups, of the shared ones, of the data set, and last of the
+    classic header that Philips keeps in private."""
+
+    def __init__(self, dataset: Dataset, frame: int):
+        groups = [shared[0] for shared in [dataset.get("SharedFunctionalGroupsSequence")] if shared]
+        if frames := dataset.get("PerFrameFunctionalGroupsSequence"):
+            groups.insert(0, frames[frame])
+        sequences = [e.value for group in groups for e in group if e.VR == "SQ" and not e.tag.is_private]
+        private = [group[_PHILIPS_FRAME].value for group in groups if _PHILIPS_FRAME in group]
+        sources = [item for items in sequences for item in items] + [dataset]
+        sources += [item for items in private for item in items]
+        # A data set's own `in` parses the name every time, which takes most of the time of a large study.
+        self.sources = [(source, source.keys()) for source in sources]
+
+    def get(self, *names: str | tuple[int, int], default: object = None) -> object:
+        """The first of these attributes that has a value."""
+        for tag in map(_tag, names):
+            for source, tags in self.sources:
+                value = source[tag].value if tag in tags else None
+                if value is not None and value != "":
+                    return value
+        return default
+
+    def values(self, *names: str | tuple[int, int]) -> list:
+        """The values of the first of these attributes that has any."""
+        value = self.get(*names, default=[])
+        return list(value) if isinstance(value, MultiValue | list) else [value]
+
+    def numbers(self, *names: str | tuple[int, int]) -> list[float]:
+        try:
+            return [float(value) for value in self.values(*names)]
+        except (TypeError, ValueError):
+            return []
+
+    def number(self, *names: str | tuple[int, int], default: float | None = None) -> float | None:
+        return next(iter(self.numbers(*names)), default)
+
+    def texts(self, *names: str) -> tuple[str, ...]:
+        return tuple(str(value) for value in self.values(*names))
+
+    def private(self, tag: tuple[int, int], creator: str) -> float | None:
+        """A private number, where its block belongs to ``creator``."""
+        owner = tag[0], tag[1] >> 8
+        return self.number(tag) if str(self.get(owner, default="")) == creator else None
+
+
+def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
+    """Yield the slices of one file; none where it holds no grey-value image with a place in the patient."""
+    if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        return
+    for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
+        attributes = _Attributes(dataset, frame)
+        position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
+        spacing = attributes.numbers("PixelSpacing")
+        if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
+            continue
+        plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), tuple(spacing))
+        yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def _plane(
+    attributes: _Attributes, path: str, frame: int, position: np.ndarray, axes: np.ndarray, spacing: tuple[float, float]
+) -> Plane:
+    get, number = attributes.get, attributes.number
+    scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
+    protocol = [attributes.texts(*names) for names in _PROTOCOL]
+    return Plane(
+        Source(
+            patient=str(get("PatientID", "PatientName", default="")),
+            study=str(get("StudyInstanceUID", default="")),
+            space=str(get("FrameOfReferenceUID", default="")),
+            series=str(get("SeriesInstanceUID", default="")),
+            number=int(number("SeriesNumber", default=0)),
+            description=str(get("SeriesDescription", "ProtocolName", default="")).strip(),
+            modality=str(get("Modality", default="")),
+            image_type=attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent"),
+            echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
+            shape=(int(get("Rows")), int(get("Columns"))),
+            spacing_mm=tuple(round(length, 3) for length in spacing),
+            orientation=tuple(np.round(axes.ravel(), 3).tolist()),
+        ),
+        path,
+        frame,
+        (0, 0),
+        str(get("SOPInstanceUID", default=path)),
+        position,
+        axes,
+        spacing,
+        _keys(attributes) | {"frame number": float(frame)},
+        tuple(protocol),
+        number("DiffusionBValue", _B_VALUE_SIEMENS, default=0.0),
+        number(_B_VALUE_GE, default=0.0),
+        number("RescaleSlope", default=1.0),
+        number("RescaleIntercept", default=0.0),
+        scale or None,
+    )
+
+
+def _keys(attributes: _Attributes) -> dict[str, float]:
+    number = attributes.number
+    keys = {
+        "temporal offset": number("TemporalPositionTimeOffset"),
+        "acquisition time": _seconds(attributes, "Acquisition", "FrameAcquisitionDateTime", "AcquisitionDateTime"),
+        "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
+        "dynamic scan begin": attributes.private(_PHILIPS_DYNAMIC_BEGIN, _PHILIPS_IMAGE),
+        "frame reference time": number("FrameReferenceTime"),
+        "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
+        "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
+        "content time": _seconds(attributes, "Content", "FrameReferenceDateTime"),
+        "series number": number("SeriesNumber"),
+        "instance number": number("InstanceNumber"),
+        "temporal resolution": number("TemporalResolution"),
+    }
+    for name in ("trigger time", "frame reference time", "temporal resolution"):
+        keys[name] = None if keys[name] is None else keys[name] / 1000
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def _seconds(attributes: _Attributes, name: str, *whole: str) -> float | None:
+    """Seconds since 1970 of a moment that is stored ``whole``, or as a date and a time."""
+    moment, time = attributes.get(*whole), attributes.get(f"{name}Time")
+    if moment is None and time is not None:
+        date = attributes.get(f"{name}Date", "SeriesDate", "StudyDate", default="19700101")
+        moment = str(date).replace(".", "") + str(time).replace(":", "")
+    try:
+        moment = DT(str(moment).strip()) if moment else None
+    except (ValueError, OverflowError):
+        return None
+    return (moment.replace(tzinfo=None) - _EPOCH).total_seconds() if moment else None
+
+
+def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
+    """Yield the slices of a Siemens mosaic; its private header, which nibabel reads, tells their number and order."""
+    with warnings.catch_warnings(action="ignore"):  # nibabel calls its DICOM readers experimental
+        from nibabel.nicom.dicomwrappers import MosaicWrapper, wrapper_from_data
+
+        mosaic = wrapper_from_data(dataset)
+    if not isinstance(mosaic, MosaicWrapper):
+        logger.warning("%s: a mosaic without Siemens' private header, which tells its slices; left aside", plane.path)
+        return
+    rows, columns, slices = mosaic.image_shape
+    step = mosaic.slice_normal * mosaic.voxel_sizes[2]
+    source = replace(plane.source, shape=(rows, columns))
+    for k in range(slices):
+        down, right = divmod(k, mosaic.mosaic_size)
+        corner = down * rows, right * columns
+        yield replace(plane, source=source, corner=corner, position=mosaic.image_position + k * step)

@@ -1,0 +1,65 @@
+"""Read the voxels of volumes."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pydicom
+
+from ...errors import InputError
+from .headers import Plane
+from .order import Volume
+
+__all__ = ["read_voxels", "stored_values"]
+
+
+def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
+    """Read volumes of equal or different size as float32 ``(column, row, slice)``, in the units of the images.
+
+    The slope and intercept of each slice are applied. Philips scales every image for display by a slope of its own,
+    whose values can be compared only after division by this and the private scale slope: where these differ between
+    slices, all are brought to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
+    platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
+    """
+    data = [np.empty((len(volume), *volume[0].source.shape), np.float32) for volume in volumes]
+    targets = defaultdict(list)
+    for array, volume in zip(data, volumes):
+        for target, plane in zip(array, volume):
+            targets[plane.path].append((plane, target))
+    reference = volumes[0][0]
+    for path, members in targets.items():
+        frames = stored_values(path)
+        for plane, target in members:
+            (top, left), (rows, columns) = plane.corner, plane.source.shape
+            stored = frames[plane.frame, top : top + rows, left : left + columns]
+            target[:] = (stored * plane.slope + plane.intercept) * _to_scale_of(reference, plane)
+    return [np.ascontiguousarray(array.T) for array in data]
+
+
+def _to_scale_of(reference: Plane, plane: Plane) -> float:
+    if None in (reference.scale, plane.scale):
+        return 1.0
+    factor = reference.slope * reference.scale / (plane.slope * plane.scale)
+    return 1.0 if abs(factor - 1) < 1e-6 else factor
+
+
+def stored_values(path: str) -> np.ndarray:
+    """Stored values of a file ``(frame, row, column)``; bits that the pixels do not use are cleared."""
+    dataset = pydicom.dcmread(path, force=True)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    try:
+        pixels = dataset.pixel_array
+    except Exception as error:  # of the many libraries that decode
+        reason = " ".join(str(error).split())[:160]
+        if syntax is not None and syntax.is_compressed:
+            raise InputError(
+                f"{path}: expected pixels that can be decoded, got {syntax.name} ({reason}); install the decoders with "
+                "pip install 'groupmorph-monai[dicom]', or decompress with gdcmconv --raw"
+            ) from error
+        raise InputError(f"{path}: expected whole pixel data, got {reason}; copy or export the file again") from error
+    if pixels.dtype.kind in "iu":
+        unused = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
+        pixels = (pixels << unused) >> unused
+    return pixels.reshape(-1, *pixels.shape[-2:])

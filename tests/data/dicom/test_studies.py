@@ -1,0 +1,255 @@
+"""Whole studies as they are exported: what is aligned, what is left aside, and every mistake answered by one line."""
+
+import builtins
+import shutil
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+
+from groupmorph_monai.apps.command_line import main  # noqa: E402
+from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
+from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.errors import InputError  # noqa: E402
+
+SIZE = (12, 10, 7)
+AFFINE = exports.LPS @ np.array([[1.5, 0, 0, -8], [0, 1.5, 0, -6], [0, 0, 3, 20], [0, 0, 0, 1.0]])
+
+
+def volumes(timepoints=4, seed=5):
+    return np.random.default_rng(seed).integers(1, 4000, (timepoints, *SIZE)).astype(np.uint16)
+
+
+def dynamic(shared, data=None, **attributes):
+    """Images of one series, all timepoints in it."""
+    data, uid, images = volumes() if data is None else data, exports.generate_uid(), []
+    for k, volume in enumerate(data):
+        given = {"SeriesInstanceUID": uid, "SeriesNumber": 5, "SeriesDescription": "dyn", "AcquisitionNumber": k + 1}
+        given |= {"AcquisitionTime": exports.clock(exports.TIMES_S[k])}
+        images += exports.classic(shared, volume, AFFINE, **{**given, **attributes})
+    return images
+
+
+def study(shared):
+    """A dynamic series among what else an examination holds."""
+    other = volumes(6, seed=6)
+    flipped = AFFINE[:, [0, 2, 1, 3]]
+    computed = {"ImageType": ["DERIVED", "SECONDARY", "SUB"], "SeriesNumber": 9}
+    images = dynamic(shared)
+    images += exports.classic(shared, other[0], flipped, SeriesDescription="localizer", SeriesNumber=2)
+    images += exports.classic(shared, other[0], AFFINE, SeriesDescription="localizer", SeriesNumber=2)
+    images += exports.classic(shared, other[1], AFFINE, SeriesDescription="t2_tse", SeriesNumber=3, EchoTime="90")
+    images += dynamic(shared, other[:3], SeriesDescription="subtraction", **computed)
+    weighted = exports.generate_uid()
+    for b in (0, 400, 800):
+        given = {"SeriesDescription": "ep2d_diff", "SeriesNumber": 4, "SeriesInstanceUID": weighted}
+        given |= {"EchoTime": "60", "DiffusionBValue": float(b), "AcquisitionTime": exports.clock(b)}
+        images += exports.classic(shared, other[2], AFFINE, **given)
+    return images
+
+
+def refused(path, *parts, description=None):
+    """The one line by which a study is refused."""
+    with pytest.raises(InputError) as caught:
+        read_series(path, description=description)
+    message = str(caught.value)
+    assert "\n" not in message and "; " in message and len(message) < 900
+    for part in parts:
+        assert part in message, message
+    return message
+
+
+def assert_aligned(series, data):
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), data)
+
+
+def test_the_dynamic_series_is_found_among_others(tmp_path):
+    series = read_series(exports.save(study(exports.examination()), tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s == exports.TIMES_S and series.description == "dyn"
+
+
+def test_the_list_says_what_would_be_aligned_and_why_the_rest_is_not(tmp_path, capsys):
+    exports.save(study(exports.examination()), tmp_path)
+    assert main(["register", str(tmp_path), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    states = {line.split("'")[1]: line.split("  ")[-3].strip() for line in lines}
+    assert states == {
+        "dyn": "to be aligned",
+        "localizer": "localiser",
+        "t2_tse": "other series",
+        "ep2d_diff": "diffusion",
+        "subtraction": "derived",
+    }
+    assert next(line for line in lines if "'dyn'" in line).endswith("4 x 7 slices of 12 x 10")
+
+
+@pytest.mark.parametrize("pattern", ["subtraction", "SUB*", "*traction"])
+def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
+    exports.save(study(exports.examination()), tmp_path)
+    assert_aligned(read_series(tmp_path, description=pattern), volumes(6, seed=6)[:3])
+    refused(tmp_path, "'t2_tse'", "--list", description="t3")
+
+
+def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog):
+    shared, data = exports.examination(), volumes(2)
+    images = exports.classic(
+        shared, data[0], AFFINE, SeriesDescription="t1_pre", AcquisitionTime="101010", FlipAngle="5"
+    )
+    images += exports.classic(shared, data[1], AFFINE, SeriesDescription="t1_post", AcquisitionTime="102010")
+    exports.save(images, tmp_path)
+    refused(tmp_path, "two timepoints", "--series-description")
+    series = read_series(tmp_path, description="t1*")
+    assert_aligned(series, data)
+    assert series.times_s == (0, 600) and series.description == "t1_pre, t1_post" and "not alike" in caplog.text
+
+
+def test_two_series_of_equal_length_are_not_guessed(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared) + dynamic(shared, volumes(seed=7), SeriesDescription="dyn_b", SeriesNumber=6)
+    exports.save(images, tmp_path)
+    refused(tmp_path, "one series to align", "'dyn'", "'dyn_b'", "--series-description")
+    assert_aligned(read_series(tmp_path, description="dyn_b"), volumes(seed=7))
+
+
+def test_parts_of_a_series_in_two_folders_or_files_named_outright(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    folders = [exports.save(images[: 2 * SIZE[2]], tmp_path / "a"), exports.save(images[2 * SIZE[2] :], tmp_path / "b")]
+    assert_aligned(read_series(folders), volumes())
+    assert_aligned(read_series([path for folder in folders for path in folder.rglob("*") if path.is_file()]), volumes())
+
+
+def test_a_messy_folder(tmp_path):
+    """Copies, a DICOMDIR, reports, files without a preamble, private junk, empty and hidden files."""
+    images = dynamic(exports.examination())
+    exports.save(images, tmp_path / "DICOM")
+    for number, image in enumerate(images[:9]):
+        exports.write(image, tmp_path / "copy" / f"{number}.dcm")
+    bare = exports.write(images[20], tmp_path / "bare")
+    bare.write_bytes(bare.read_bytes()[132:])
+    shutil.copy(bare, tmp_path / "DICOM" / "another copy")
+    report = pydicom.Dataset()
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", exports.generate_uid()
+    report.Modality = "SR"
+    exports.write(report, tmp_path / "report")
+    directory = pydicom.Dataset()
+    directory.SOPClassUID, directory.SOPInstanceUID = "1.2.840.10008.1.3.10", exports.generate_uid()
+    exports.write(directory, tmp_path / "DICOMDIR")
+    (tmp_path / "VIEWER.EXE").write_bytes(b"MZ" + bytes(500))
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "private.raw").write_bytes(np.random.default_rng(0).bytes(4000))
+    (tmp_path / ".DS_Store").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "cut").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05")
+    for given in (tmp_path, tmp_path / "DICOMDIR"):
+        assert_aligned(read_series(given), volumes())
+
+
+def test_a_missing_slice_is_named(tmp_path):
+    images = dynamic(exports.examination())
+    exports.save(images[:9] + images[10:], tmp_path / "one")
+    refused(tmp_path / "one", "4 images at each of the 7 slice positions", "got 3 at 26 mm", "timepoint 1 by its")
+    exports.save([image for image in images if image.InstanceNumber != 4], tmp_path / "all")
+    refused(tmp_path / "all", "3 mm apart", "a gap of 6 mm after slice 3", "export")
+
+
+def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
+    images = dynamic(exports.examination(), volumes(2))
+    again = dynamic(exports.examination(), volumes(2))
+    for image, twin in zip(images, again):
+        twin.SOPInstanceUID, uid = exports.generate_uid(), image.SeriesInstanceUID
+        twin.SeriesInstanceUID, twin.StudyInstanceUID = uid, image.StudyInstanceUID
+        twin.FrameOfReferenceUID = image.FrameOfReferenceUID
+    refused(exports.save(images + again, tmp_path), "tells it from", "exported twice")
+
+
+def test_uneven_slices_are_refused(tmp_path):
+    images = dynamic(exports.examination())
+    for image in images:
+        if image.InstanceNumber == 3:
+            image.ImagePositionPatient = [*image.ImagePositionPatient[:2], float(image.ImagePositionPatient[2]) + 0.7]
+    refused(exports.save(images, tmp_path), "evenly spaced", "0.7 mm off", "2.3 to 3.7 mm")
+
+
+def test_several_patients_are_refused_and_several_frames_of_reference_left_to_the_user(tmp_path, caplog):
+    one, two = exports.examination(), exports.examination()
+    two.StudyInstanceUID, data = one.StudyInstanceUID, volumes(2)
+    images = exports.classic(one, data[0], AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
+    images += exports.classic(two, data[1], AFFINE, SeriesDescription="t1", AcquisitionTime="111010")
+    exports.save(images, tmp_path / "moved")
+    refused(tmp_path / "moved", "--series-description")
+    assert_aligned(read_series(tmp_path / "moved", description="t1"), data)
+    assert "frames of reference" in caplog.text
+    two.PatientID = "P2"
+    exports.save(dynamic(one) + dynamic(two), tmp_path / "two")
+    refused(tmp_path / "two", "one patient", "2 patients", "folder of one")
+
+
+def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
+    images = dynamic(exports.examination())
+    for image in images:
+        del image.ImagePositionPatient
+    refused(exports.save(images, tmp_path / "nowhere"), "position and an orientation", "study")
+    (tmp_path / "none").mkdir()
+    refused(tmp_path / "none", "DICOM, NIfTI", "found none")
+    assert main(["register", str(tmp_path / "none"), "--list"]) == 2
+
+
+def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
+    """The table moved between two series, and the second one has more slices."""
+    shared, data = exports.examination(), volumes(2)
+    lower = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1.5], [0, 0, 0, 1]])
+    images = exports.classic(shared, data[0], AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
+    images += exports.classic(shared, data[1][:, :, :5], lower, SeriesDescription="t1", AcquisitionTime="101110")
+    series = read_series(exports.save(images, tmp_path), description="t1")
+    for frame, affine, size in zip(series.frames, (AFFINE, lower), (7, 5)):
+        np.testing.assert_allclose(frame.affine, affine, atol=1e-5)
+        assert frame.data.shape[2] == size
+
+
+@pytest.mark.parametrize(("values", "state"), [((6, 6, 6), "to be aligned"), ((0, 400, 10**9 + 800), "diffusion")])
+def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
+    """GE fills the attribute of other scans, too."""
+    images = dynamic(exports.examination(), volumes(3))
+    for image, value in zip(images, np.repeat(values, SIZE[2])):
+        image.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
+        image.add_new((0x0043, 0x1039), "IS", [int(value), 8, 0, 0])
+    listing = list_dicom([exports.save(images, tmp_path)])
+    assert listing.splitlines()[0].strip().startswith(state)
+
+
+def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
+    exports.save(dynamic(exports.examination()), tmp_path)
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name == "dicom" or "dicom" in (arguments[2] or () if len(arguments) > 2 else ()):
+            raise ModuleNotFoundError("No module named 'pydicom'", name="pydicom")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["register", str(tmp_path), "--list"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install 'groupmorph-monai[dicom]'" in error
+
+
+def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
+    listing = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
+    assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing
+
+
+def test_a_registration_needs_an_output(tmp_path, capsys):
+    assert main(["register", str(exports.save(dynamic(exports.examination()), tmp_path))]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", ["$1/0", "@series", "%series"])
+def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
+    study = str(exports.save(dynamic(exports.examination()), tmp_path / "study"))
+    given = ["register", study, "--output", str(tmp_path / "out"), "--series-description", pattern]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert pattern in error and "'dyn'" in error

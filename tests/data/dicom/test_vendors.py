@@ -1,0 +1,171 @@
+"""Exports in the manner of each vendor: order, times, place and values, against the phantom and SimpleITK."""
+
+import logging
+
+import numpy as np
+import pytest
+import SimpleITK
+from scipy.spatial.transform import Rotation
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+
+from groupmorph_monai.data.readers import read_series  # noqa: E402
+
+SIZE = (12, 10, 7)
+SPACING = np.array([1.5, 1.25, 3.0])
+TURN = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
+# LPS axes of columns, rows and slices.
+ORIENTATIONS = {
+    "axial": np.eye(3),
+    "sagittal": np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]], float),
+    "coronal": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float),
+    "oblique": TURN,
+}
+VENDORS = {name: getattr(exports, name) for name in ("siemens", "ge", "philips", "enhanced")}
+
+
+def affine_of(orientation="oblique"):
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = ORIENTATIONS[orientation] * SPACING, [-31.5, 12.25, 70.125]
+    return exports.LPS @ lps
+
+
+def volumes(timepoints=4, size=SIZE):
+    return np.random.default_rng(5).integers(1, 4000, (timepoints, *size)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_order_times_place_and_values(tmp_path, vendor, orientation):
+    data, affine = volumes(), affine_of(orientation)
+    series = read_series(exports.save(VENDORS[vendor](data, affine), tmp_path))
+    assert len(series.frames) == 4
+    for frame, volume in zip(series.frames, data):
+        expected = 2.0 * volume - 5 if vendor == "enhanced" else volume
+        np.testing.assert_allclose(frame.data, expected, rtol=1e-6)
+        np.testing.assert_allclose(frame.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
+    assert series.frame_time == pytest.approx(61.5) and series.description
+
+
+@pytest.mark.parametrize("orientation", ["sagittal", "oblique"])
+@pytest.mark.parametrize("vendor", ["siemens", "ge"])
+def test_simpleitk_reads_the_same_voxels_at_the_same_places(tmp_path, vendor, orientation):
+    images = VENDORS[vendor](volumes(), affine_of(orientation))
+    for k in range(4):
+        exports.save(images[k * SIZE[2] : (k + 1) * SIZE[2]], tmp_path / str(k))
+    frames = read_series(tmp_path).frames
+    for k, frame in enumerate(frames):
+        files = [str(path) for path in (tmp_path / str(k)).rglob("*") if path.is_file()]
+        depths = [_depth(file) for file in files]
+        image = SimpleITK.ReadImage([files[n] for n in np.argsort(depths)])
+        np.testing.assert_array_equal(frame.data, SimpleITK.GetArrayFromImage(image).T)
+        for index in ((0, 0, 0), (11, 0, 0), (0, 9, 0), (0, 0, 6), (11, 9, 6)):
+            theirs = np.array(image.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
+            np.testing.assert_allclose((frame.affine @ [*index, 1])[:3], theirs, atol=1e-3)
+
+
+def _depth(file):
+    image = pydicom.dcmread(file)
+    axes = np.array(image.ImageOrientationPatient, float).reshape(2, 3)
+    return float(np.cross(*axes) @ np.array(image.ImagePositionPatient, float))
+
+
+def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
+    """The rescale slope is 1 throughout: the display's values jump with the private scale, the true ones do not."""
+    series = read_series(exports.save(exports.philips(volumes(), affine_of(), RescaleSlope="1"), tmp_path))
+    for frame, volume in zip(series.frames, volumes()):
+        np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
+
+
+def test_enhanced_files_of_one_volume_each(tmp_path):
+    series = read_series(exports.save(exports.enhanced(volumes(), affine_of(), files=4), tmp_path))
+    np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
+    np.testing.assert_array_equal(series.frames[3].data, 2.0 * volumes()[3] - 5)
+
+
+def test_frames_without_times_keep_their_order(tmp_path):
+    image = exports.enhanced(volumes(), affine_of())[0]
+    for group in image.PerFrameFunctionalGroupsSequence:
+        del group.FrameContentSequence
+    positions = [
+        group.PlanePositionSequence[0].ImagePositionPatient for group in image.PerFrameFunctionalGroupsSequence
+    ]
+    place = [k for k, position in enumerate(positions) if position == positions[0]]
+    series = read_series(exports.save([image], tmp_path))
+    assert series.times_s is None
+    frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, SIZE[1], SIZE[0])
+    for frame, number in zip(series.frames, place, strict=True):
+        assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"AcquisitionTime": exports.clock},
+        {"TriggerTime": lambda s: str(1000 * s)},
+        {"ContentTime": exports.clock},
+        {"TemporalPositionIdentifier": lambda s: int(s) + 1, "TemporalResolution": lambda s: "1000"},
+        {"FrameReferenceTime": lambda s: str(1000 * s)},
+    ],
+    ids=lambda a: next(iter(a)),
+)
+def test_any_one_attribute_tells_order_and_times(tmp_path, attributes):
+    """As in anonymised exports, from which the others are gone."""
+    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
+    for k, seconds in ((2, 40), (0, 0), (1, 15)):  # numbered in another order
+        values = {name: value(seconds) for name, value in attributes.items()}
+        images += exports.classic(
+            shared, data[k], affine_of(), SeriesInstanceUID=uid, SeriesDescription="dyn", **values
+        )
+    series = read_series(exports.save(images, tmp_path))
+    for frame, volume in zip(series.frames, data):
+        np.testing.assert_array_equal(frame.data, volume)
+    assert series.times_s == (0, 15, 40) and series.frame_time is None
+
+
+def test_without_times_instances_are_ordered_by_their_numbers(tmp_path):
+    data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
+    for k in (1, 0):
+        numbers = [2 * s + k + 1 for s in range(SIZE[2])]
+        images += exports.classic(shared, data[k], affine_of(), SeriesInstanceUID=uid, InstanceNumber=numbers)
+    series = read_series(exports.save(images, tmp_path))
+    np.testing.assert_array_equal(series.frames[0].data, data[0])
+    assert series.times_s is None and series.frame_time is None
+
+
+def test_slices_acquired_one_after_the_other_make_one_volume(tmp_path):
+    """Interleaved 2D: the last slice of a volume is acquired after the first slice of the next would be sorted."""
+    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
+    for k, volume in enumerate(data):
+        times = [exports.clock(2 * k + 0.25 * ((3 * s) % SIZE[2])) for s in range(SIZE[2])]
+        images += exports.classic(shared, volume, affine_of(), SeriesInstanceUID=uid, AcquisitionTime=times)
+    series = read_series(exports.save(images, tmp_path))
+    np.testing.assert_array_equal(np.stack([f.data for f in series.frames]), data)
+    assert series.times_s == (0, 2, 4)
+
+
+def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
+    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
+    for volume, clock, trigger in zip(data, ("102030", "102035", "102041"), ("0", "5300", "10600")):
+        given = {"AcquisitionTime": clock, "TriggerTime": trigger, "SeriesInstanceUID": uid}
+        images += exports.classic(shared, volume, affine_of(), **given)
+    assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
+
+
+def test_a_scan_over_midnight_keeps_its_order(tmp_path):
+    data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
+    for volume, date, clock in zip(data, ("20250301", "20250302"), ("235950", "000010")):
+        given = {"AcquisitionDate": date, "AcquisitionTime": clock, "SeriesInstanceUID": uid}
+        images += exports.classic(shared, volume, affine_of(), **given)
+    series = read_series(exports.save(images, tmp_path))
+    assert series.times_s == (0, 20)
+    np.testing.assert_array_equal(series.frames[0].data, data[0])
+
+
+def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        read_series(exports.save(exports.ge(volumes(), affine_of()), tmp_path))
+    assert "Chosen: 1 'Ax LAVA Multi Phase'" in caplog.text and "trigger time" in caplog.text and "123.0" in caplog.text

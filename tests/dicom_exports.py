@@ -1,0 +1,198 @@
+"""Scanner exports made from a small series: how Siemens, GE and Philips tell time and scale, classic and enhanced.
+
+Every function returns data sets that `save` writes under names that tell nothing.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+MR, ENHANCED_MR, CT = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "2"))
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+TIMES_S = (0.0, 61.5, 123.0, 184.5)
+
+
+def examination(**attributes: object) -> Dataset:
+    """What all images of one examination share; attributes change it."""
+    shared = Dataset()
+    shared.PatientID, shared.PatientName, shared.Modality = "P1", "Phantom", "MR"
+    shared.StudyInstanceUID, shared.FrameOfReferenceUID = generate_uid(), generate_uid()
+    shared.StudyDate, shared.StudyTime = "20250301", "101500"
+    shared.ScanningSequence, shared.RepetitionTime, shared.EchoTime, shared.FlipAngle = "GR", "4.2", "1.6", "10"
+    for name, value in attributes.items():
+        setattr(shared, name, value)
+    return shared
+
+
+def classic(
+    shared: Dataset, volume: np.ndarray, affine: np.ndarray, sop_class: str = MR, **attributes: object
+) -> list[Dataset]:
+    """One image per slice of a volume ``(i, j, k)`` of integers, with ``affine`` voxel to RAS mm."""
+    uid, images = attributes.pop("SeriesInstanceUID", generate_uid()), []
+    for k in range(volume.shape[2]):
+        image = _data_set(shared, sop_class, volume[:, :, k].T)
+        image.SeriesInstanceUID, image.ImageType = uid, ["ORIGINAL", "PRIMARY", "M", "ND"]
+        image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, image.SliceThickness = _place(
+            affine, k
+        )
+        for name, value in {"SeriesNumber": 1, "InstanceNumber": k + 1, **attributes}.items():
+            setattr(image, name, value[k] if isinstance(value, list) and len(value) == volume.shape[2] else value)
+        images.append(image)
+    return images
+
+
+def siemens(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
+    """A series for each timepoint, told apart by its description; acquisition times to the microsecond."""
+    shared, images = examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
+    for k, volume in enumerate(series):
+        # Reconstructed late and in another order, as happens.
+        content = clock(900 - 10 * k)
+        given = {"SeriesDescription": f"t1_fl3d_dyn_{k}" if k else "t1_fl3d_pre", "SeriesNumber": 7 + 2 * k}
+        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(TIMES_S[k]), "ContentDate": "20250301"}
+        images += classic(
+            shared, volume, affine, **{**given, "ContentTime": content, "AcquisitionNumber": 1, **attributes}
+        )
+    return images
+
+
+def ge(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
+    """One series of signed pixels; one acquisition time, trigger times in ms, images numbered slice by slice."""
+    shared = examination(Manufacturer="GE MEDICAL SYSTEMS")
+    uid, images, count = generate_uid(), [], len(series)
+    for k, volume in enumerate(series.astype(np.int16)):
+        numbers = [s * count + k + 1 for s in range(volume.shape[2])]
+        given = {"SeriesDescription": "Ax LAVA Multi Phase", "SeriesInstanceUID": uid, "InstanceNumber": numbers}
+        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": "102030", "TriggerTime": str(1000 * TIMES_S[k])}
+        images += classic(shared, volume, affine, **{**given, "ContentTime": "102500", **attributes})
+    return images
+
+
+def philips(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
+    """One series; temporal positions and content times. Every slice is stored ``scale`` times as large, which is its
+    private scale slope, and has the inverse as its rescale slope."""
+    shared = examination(Manufacturer="Philips Medical Systems")
+    uid, images = generate_uid(), []
+    for k, volume in enumerate(series):
+        scales = np.array([2.0 ** ((k + s) % 3) for s in range(volume.shape[2])])
+        given = {"SeriesDescription": "dyn_eTHRIVE", "SeriesInstanceUID": uid, "RescaleSlope": list(1 / scales)}
+        given |= {"RescaleIntercept": "0", "TemporalPositionIdentifier": k + 1, "AcquisitionTime": clock(0)}
+        given |= {"ContentDate": "20250301", "ContentTime": clock(TIMES_S[k])}
+        stored = (volume * scales).astype(np.uint16)
+        made = classic(shared, stored, affine, **{**given, "InstanceNumber": 1, **attributes})
+        for image, scale in zip(made, scales):
+            block = image.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+            block.add_new(0x0E, "FL", scale)
+        images += made
+    for number, image in enumerate(images):
+        image.InstanceNumber = number + 1
+    return images
+
+
+def enhanced(series: np.ndarray, affine: np.ndarray, files: int = 1) -> list[Dataset]:
+    """Multi-frame files with functional groups, frames in random order; each holds its share of the timepoints."""
+    shared = examination(Manufacturer="SIEMENS")
+    uid, per_file = generate_uid(), len(series) // files
+    return [_multi_frame(shared, series, range(f * per_file, (f + 1) * per_file), affine, uid, f) for f in range(files)]
+
+
+def _multi_frame(
+    shared: Dataset, series: np.ndarray, timepoints: Sequence[int], affine: np.ndarray, uid: str, number: int
+) -> Dataset:
+    frames = [(t, k) for t in timepoints for k in range(series.shape[3])]
+    frames = [frames[n] for n in np.random.default_rng(number).permutation(len(frames))]
+    image = _data_set(shared, ENHANCED_MR, np.stack([series[t, :, :, k].T for t, k in frames]))
+    image.SeriesInstanceUID, image.SeriesNumber, image.InstanceNumber = uid, 4, number + 1
+    image.SeriesDescription, image.NumberOfFrames = "t1_vibe_dyn", len(frames)
+    image.ImageType, image.AcquisitionDateTime = ["ORIGINAL", "PRIMARY", "T1", "NONE"], "20250301102030"
+    position, orientation, spacing, thickness = _place(affine, 0)
+    image.SharedFunctionalGroupsSequence = Items(
+        [
+            _group(
+                PlaneOrientationSequence={"ImageOrientationPatient": orientation},
+                PixelMeasuresSequence={"PixelSpacing": spacing, "SliceThickness": thickness},
+                PixelValueTransformationSequence={"RescaleSlope": "2", "RescaleIntercept": "-5"},
+            )
+        ]
+    )
+    image.PerFrameFunctionalGroupsSequence = Items(
+        [
+            _group(
+                PlanePositionSequence={"ImagePositionPatient": _place(affine, k)[0]},
+                FrameContentSequence={
+                    # Slices one after the other.
+                    "FrameAcquisitionDateTime": "20250301" + clock(TIMES_S[t] + 0.1 * k),
+                    "TemporalPositionIndex": t + 1,
+                    "InStackPositionNumber": k + 1,
+                    "StackID": "1",
+                },
+                MRImageFrameTypeSequence={"FrameType": ["ORIGINAL", "PRIMARY", "T1", "NONE"]},
+            )
+            for t, k in frames
+        ]
+    )
+    return image
+
+
+def save(images: Sequence[Dataset], folder: Path, seed: int = 0) -> Path:
+    """Write data sets under random names without an extension, in nested folders."""
+    rng = np.random.default_rng(seed)
+    for n in rng.permutation(len(images)):
+        path = folder / f"S{rng.integers(3)}" / f"{rng.integers(10**9):09d}"
+        write(images[n], path)
+    return folder
+
+
+def write(image: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> Path:
+    """Write one data set; pydicom 2 and 3 ask for it in different ways."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    file = FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128)
+    file.is_little_endian, file.is_implicit_VR = meta.TransferSyntaxUID.is_little_endian, False
+    strict = {"write_like_original": False} if pydicom.__version__ < "3" else {"enforce_file_format": True}
+    pydicom.dcmwrite(path, file, **strict)
+    return path
+
+
+def clock(seconds: float) -> str:
+    """Time of the day, ``seconds`` after 10:20:30."""
+    whole, part = divmod(round((10 * 3600 + 20 * 60 + 30 + seconds) * 1e6), 10**6)
+    return f"{whole // 3600:02d}{whole // 60 % 60:02d}{whole % 60:02d}.{part:06d}"
+
+
+def _place(affine: np.ndarray, k: int) -> tuple[list[float], list[float], list[float], float]:
+    """Position and orientation in LPS, spacing of rows and columns, slice thickness."""
+    lps = LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    position = (lps @ [0, 0, k, 1])[:3]
+    axes = lps[:3, :2] / spacing[:2]
+    rounded = [[float(f"{v:.10g}") for v in values] for values in (position, axes.T.ravel(), spacing[1::-1])]
+    return *rounded, float(spacing[2])
+
+
+def _data_set(shared: Dataset, sop_class: str, pixels: np.ndarray) -> Dataset:
+    image = deepcopy(shared)
+    image.SOPClassUID, image.SOPInstanceUID = sop_class, generate_uid()
+    image.Rows, image.Columns = pixels.shape[-2:]
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
+    image.PixelRepresentation = int(pixels.dtype.kind == "i")
+    image.add_new("PixelData", "OW", pixels.astype(f"<{pixels.dtype.kind}2").tobytes())
+    return image
+
+
+def _group(**sequences: dict) -> Dataset:
+    group = Dataset()
+    for name, attributes in sequences.items():
+        item = Dataset()
+        for keyword, value in attributes.items():
+            setattr(item, keyword, value)
+        setattr(group, name, Items([item]))
+    return group
