@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import LoadSeriesd
-from ..data.writers import all_or_nothing
+from ..data.output_folder import all_or_nothing
 from ..errors import InputError
 from ..evaluation.metrics import overlap, warp_labels
 from .compare import BundleMethod

@@ -24,14 +24,14 @@ from ..errors import InputError
 from ..space.geometry import Grid
 from .right_angles import at_right_angles
 
-__all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
+__all__ = ["IMAGE_SUFFIXES", "Frame", "Series", "image_stem", "natural_order", "overlap", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 # What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
-_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -241,14 +241,20 @@ def _check_volume(file: _File, most_axes: int) -> None:
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure} (DICOM: with dcm2niix)")
 
 
-def _natural(path: Path) -> list:
-    """Key that sorts scan2 before scan10."""
+def image_stem(name: str) -> str:
+    """The name of an image file without what tells its format, whichever case: ``scan.t1`` of ``scan.t1.nii.gz``."""
+    suffixes = [suffix for suffix in (*IMAGE_SUFFIXES, *_NIFTI) if name.lower().endswith(suffix)]
+    return name[: -max(map(len, suffixes))] if suffixes else Path(name).stem
+
+
+def natural_order(path: Path) -> list:
+    """Key that sorts the names of files as people do: scan2 before scan10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def _folder_files(folder: Path) -> list[Path]:
     entries = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    files = sorted((p for p in entries if p.name.lower().endswith(_IMAGES)), key=_natural)
+    files = sorted((p for p in entries if p.name.lower().endswith(IMAGE_SUFFIXES)), key=natural_order)
     if not files:
         raise InputError(
             f"{folder}: expected image files (NIfTI, MHA, NRRD), found none among {len(entries)} files; "

@@ -1,5 +1,6 @@
 """What is written must be what other programs read: ITK is the judge, closed forms and orientations the witnesses."""
 
+import json
 from pathlib import Path
 
 import itk
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 from groupmorph_monai.data import writers
+from groupmorph_monai.data.output_folder import all_or_nothing, check_output_dir
 from groupmorph_monai.data.points import read_points
 from groupmorph_monai.data.readers import Frame, Series, read_series
 from groupmorph_monai.data.resampling import working_grid
 from groupmorph_monai.data.writers import (
     apply_field,
     apply_field_to_points,
-    check_output_dir,
+    earlier_result,
     read_field,
     write_image,
     write_points,
@@ -541,12 +543,16 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
         assert (tmp_path / "out" / "ddf_00.nii.gz").read_text() == "an earlier result"
 
 
-def test_fields_of_a_longer_series_written_before_are_told(tmp_path, caplog):
-    series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5), _frame(phase=1.0)])
-    _write(series, tmp_path / "out")
-    assert not [r for r in caplog.records if r.levelname == "WARNING"]
-    _write(Series(series.frames[:2], 1.0), tmp_path / "out")
-    assert "2 files of an earlier run, such as ddf_02.nii.gz" in caplog.text
+def test_the_earlier_result_is_what_its_report_lists_and_other_fields_are_told(tmp_path, caplog):
+    names = ["ddf_00.nii.gz", "ddf_02.nii.gz", "inverse_ddf_02.nii.gz", "mean.nii.gz", "notes.txt"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    assert earlier_result(tmp_path) == set()
+    assert "3 files of an earlier run, such as ddf_00.nii.gz" in caplog.text
+    caplog.clear()
+    (tmp_path / "report.json").write_text(json.dumps({"files": [*names, "gone.nii.gz", "../mean.nii.gz"]}))
+    assert earlier_result(tmp_path) == set(names) - {"notes.txt"}
+    assert not caplog.text
 
 
 def test_places_that_cannot_be_written_are_named_in_one_line(tmp_path):
