@@ -18,6 +18,7 @@ from .arguments import make_parser
 from .configs import bundle_root, config_files
 from .demo import run_demo
 from .input_errors import find_input_error
+from .interruptions import STOPPED, exit_code, interruptible
 
 __all__ = ["main"]
 
@@ -182,11 +183,16 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after one line on standard error where the user can mend it."""
+    """Run one command. Returns 0, or after one line on standard error 2 where the user can mend it, and 130 or 143 where
+    it was stopped."""
     args = make_parser().parse_args(arguments)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     try:
-        COMMANDS[args.command](args)
+        with interruptible():
+            COMMANDS[args.command](args)
+    except KeyboardInterrupt as stop:
+        print(STOPPED, file=sys.stderr)
+        return exit_code(stop)
     except Exception as error:
         mistake = find_input_error(error)
         if mistake is None:

@@ -33,7 +33,8 @@ def check_output_dir(path: str | Path) -> Path:
 
 
 def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse an output folder that holds one of the files that are read, also by a link or under another name.
+    """Refuse an output folder that holds one of the files that are read, also by a link or under another name, or that
+    is a folder that is read.
 
     Raises: InputError.
     """
@@ -44,8 +45,8 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path]) -> None:
     for path in map(Path, inputs):
         with suppress(OSError):  # that it cannot be read is for its reader to say
             status = path.stat()
-            holders = path, path.resolve().parent
-            if any(map(folder.samefile, holders)) or (status.st_dev, status.st_ino) in here:
+            holder = path if path.is_dir() else path.resolve().parent
+            if folder.samefile(holder) or (not path.is_dir() and (status.st_dev, status.st_ino) in here):
                 raise InputError(
                     f"{folder}: expected an output folder that holds no input, got one that holds {path}; choose "
                     "another folder"
