@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults import at_call, in_a_child
 
 from groupmorph_monai.data import output_folder, replacement
 from groupmorph_monai.data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from groupmorph_monai.errors import InputError
 
-# Everything that changes a disk, or waits for it.
-CHANGES = ("open", "fsync", "rename", "replace", "link", "unlink", "rmdir", "mkdir")
 OLD = {"warped.nii.gz": "old", "ddf_00.nii.gz": "old", "ddf_01.nii.gz": "old", "report.json": "old"}
 NEW = {"warped.nii.gz": "new", "ddf_00.nii.gz": "new", "report.json": "new"}
 STALE = ["ddf_01.nii.gz"]
@@ -47,38 +46,6 @@ def folder(request, tmp_path, monkeypatch):
         (folder / "series").mkdir()
         (folder / "series" / "scan.txt").write_text("mine")
     return folder
-
-
-def at_call(number, act):
-    """Let ``act`` happen before the ``number``-th change of the disk by this process."""
-    calls = 0
-
-    def counted(change):
-        def instead(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls >= number:
-                act(calls == number)
-            return change(*arguments, **options)
-
-        return instead
-
-    for name in CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
-
-
-def in_a_child(act):
-    """Run ``act`` in a fork of this process; returns how it ended, as `subprocess` does."""
-    child = os.fork()
-    if not child:
-        try:
-            act()
-        except KeyboardInterrupt:
-            os._exit(130)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_everywhere(folder, number, first):
