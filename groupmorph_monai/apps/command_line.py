@@ -22,6 +22,7 @@ from .interruptions import STOPPED, exit_code, interruptible
 
 __all__ = ["main"]
 
+
 def _run(
     run_id: str, config: str, overlays: Sequence[str] = (), settings: Sequence[str] = (), **overrides: object
 ) -> None:
@@ -183,8 +184,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or after one line on standard error 2 where the user can mend it, and 130 or 143 where
-    it was stopped."""
+    """Run one command. Returns 0, or after one line on standard error 2 where the user can mend it, 130 or 143 where it
+    was stopped."""
     args = make_parser().parse_args(arguments)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     try:

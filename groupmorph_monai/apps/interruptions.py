@@ -21,7 +21,7 @@ _STATS_HANDLERS = ("train", "validate")  # by their names in train.yaml; their l
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends a run. At a KeyboardInterrupt itself Python would end by the signal, whatever the exit code."""
+    """A signal that ends a run. After a KeyboardInterrupt itself Python ends by the signal, whatever the exit code."""
 
     def __init__(self, number: int = signal.SIGINT):
         super().__init__()

@@ -40,8 +40,8 @@ def series_items(
     A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
     or list of files, "landmarks": [one point file a timepoint], "labels": [one label map a timepoint]}`` with paths
     relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the natural order of
-    their names, the last ``validation_fraction`` of them for validation; a sub-folder's ``landmarks_*`` files (CSV or ITK points,
-    one a timepoint) are its landmarks.
+    their names, the last ``validation_fraction`` of them for validation; a sub-folder's ``landmarks_*`` files (CSV or
+    ITK points, one a timepoint) are its landmarks.
 
     Args:
         dataset_dir: the folder, or none for the phantoms.

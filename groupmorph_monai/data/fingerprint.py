@@ -33,6 +33,8 @@ def _plain(value: object, above: tuple[int, ...]) -> object:
     above = (*above, id(value))
     if isinstance(value, Mapping):
         return sorted(([str(k), _plain(v, above)] for k, v in value.items()), key=lambda entry: entry[0])
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
     if isinstance(value, (list, tuple, range)):
         return [_plain(v, above) for v in value]
     if isinstance(value, torch.nn.Parameter):
@@ -44,9 +46,11 @@ def _plain(value: object, above: tuple[int, ...]) -> object:
         return _plain([value.func, value.args, value.keywords], above)
     if isinstance(value, logging.Logger):
         return value.name
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    attributes = _plain(vars(value), above) if hasattr(value, "__dict__") and kind is not value else []
-    return [f"{kind.__module__}.{kind.__qualname__}", attributes]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if not hasattr(value, "__dict__"):
+        return repr(value).partition(" at 0x")[0]
+    return [f"{type(value).__module__}.{type(value).__qualname__}", _plain(vars(value), above)]
 
 
 def _path(value: str | Path) -> object:

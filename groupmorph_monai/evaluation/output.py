@@ -14,9 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
-from ..data.readers import Frame, Series
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from ..data.readers import Frame, Series
 from ..data.writers import earlier_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
@@ -181,7 +181,8 @@ class SeriesWriter:
 def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
     """A line for people where the scans are less alike than before, which no registration is to do."""
     before, after = metrics["nmi_before"], metrics["nmi_after"]
-    if after >= before - LEAST_FALL:
+    one_image = before > 1 - LEAST_FALL  # which was given K times, to be deformed
+    if one_image or after >= before - LEAST_FALL:
         return []
     warning = f"the scans are less alike than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.png before you use the result", warning)
@@ -216,6 +217,8 @@ class MetricsTable:
     def remaining(self, items: Sequence[Mapping]) -> list[Mapping]:
         """The series that are still to be measured, or the last one where there is none: an engine needs one."""
         self.items = list(items)
+        if not self.items:
+            raise InputError("series: expected one or more to measure, got none; name a dataset, or phantoms=1 or more")
         self.keys = [fingerprint(item, self.settings, versions()) for item in self.items]
         left = [n for n, key in enumerate(self.keys) if self._row(key) is None]
         if len(left) < len(self.items):

@@ -57,7 +57,16 @@ def test_a_file_counts_by_size_and_time_and_a_folder_by_its_files(tmp_path):
 
 
 def test_a_networks_random_weights_do_not_count_and_its_shape_does():
-    assert fingerprint(torch.nn.Linear(2, 3)) == fingerprint(torch.nn.Linear(2, 3)) != fingerprint(torch.nn.Linear(3, 2))
+    one, same, other = (fingerprint(torch.nn.Linear(*shape)) for shape in ((2, 3), (2, 3), (3, 2)))
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    "one, other", [({1, 2}, {1, 3}), (torch.float32, torch.float16), (slice(2), slice(3)), (max, min)]
+)
+def test_values_of_other_kinds_count_too(one, other):
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(np.random.RandomState(1)) == fingerprint(np.random.RandomState(2))
 
 
 def test_what_is_part_of_itself_has_a_name():

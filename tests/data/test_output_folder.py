@@ -1,4 +1,4 @@
-"""A result appears whole or not at all, whenever a run is killed, whatever fails, and whatever else is in the folder."""
+"""A result appears whole or not at all, whenever a run is killed, whatever fails, whatever else is in the folder."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ def check_next_run(folder):
 
 
 def complete(folder):
-    """A folder that is exchanged holds one result whole; where files are moved in, none but a whole one has a report."""
+    """A folder that is exchanged holds one result whole; where files are moved in, a whole one alone has a report."""
     found = result_in(folder)
     return found in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in found)
 
@@ -237,7 +237,7 @@ def test_one_file_is_whole_or_what_it_was(tmp_path):
     ends, number = set(), 0
     while 0 not in ends:
         number += 1
-        ends.add(in_a_child(lambda: act(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
+        ends.add(in_a_child(lambda n=number: act(n, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
         assert file.read_text() in ("old", "new")
     assert number > 4 and file.read_text() == "new"
     claim(tmp_path)

@@ -113,6 +113,10 @@ def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
     assert warnings == [] or "NMI 0.7000 before, 0.6900 after" in warnings[0]
 
 
+def test_one_image_that_is_deformed_becomes_less_alike_on_purpose():
+    assert _warn_of_less_similarity({"nmi_before": 1.0, "nmi_after": 0.5}) == []
+
+
 def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_path):
     scan, mask = tmp_path / "in" / "t0.nii.gz", tmp_path / "mask" / "m.nii.gz"
     for file in (scan, mask):
