@@ -3,16 +3,21 @@
 import json
 import logging
 import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from faults import at_call, in_a_child
 from ignite.engine import Engine, Events
 
 from groupmorph_monai.data.output_folder import release_all
+from groupmorph_monai.data.readers import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
 from groupmorph_monai.evaluation.output import _warn_of_less_similarity
+from groupmorph_monai.space.geometry import DenseTransform, Grid
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +132,46 @@ def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_pa
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             SeriesWriter(series, str(folder), inputs=[None, *inputs])
         assert len(list(folder.iterdir())) == 1
+
+
+def register(folder, timepoints, shift):
+    """Write a registration of tiny scans by ``shift`` voxels."""
+    rng, grid = np.random.default_rng(0), Grid((6, 5, 4), np.eye(4))
+    frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
+    ddf = torch.full((3, *grid.shape), shift)
+    output = {"registration": {"transforms": [DenseTransform(ddf, -ddf, grid)] * timepoints}, "metrics": {}}
+    writer = SeriesWriter(Series(frames), str(folder))
+    writer.started = 0.0
+    writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
+    release_all()
+
+
+def result_in(folder):
+    """Contents of the images, and what the report lists."""
+    files = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
+    return files, json.loads((folder / "report.json").read_text())["files"]
+
+
+@pytest.mark.slow
+def test_a_registration_that_is_killed_anywhere_leaves_the_earlier_one_or_its_own(tmp_path, no_pictures):
+    out = tmp_path / "out"
+    register(tmp_path / "new", 2, 1.0)
+    register(out, 3, 0.5)
+    new, old = result_in(tmp_path / "new"), result_in(out)
+    assert len(old[0]) == 9 and len(new[0]) == 7 and new[1] == sorted(new[0])
+
+    def act(number):
+        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
+        register(out, 2, 1.0)
+
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(in_a_child(lambda n=number: act(n)))
+        assert result_in(out) in (old, new), number
+        if result_in(out) == new:
+            register(out, 3, 0.5)
+    assert number > 40 and ends == {0, -signal.SIGKILL}
+    register(out, 2, 1.0)
+    assert result_in(out) == new
+    assert [path.name for path in (*out.iterdir(), *tmp_path.iterdir()) if path.name.startswith(".")] == []
