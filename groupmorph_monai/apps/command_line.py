@@ -10,18 +10,17 @@ from pathlib import Path
 import yaml
 from monai.bundle import ConfigParser, run
 
-from ..data.points import read_points
+from ..data.output_folder import claim
 from ..data.readers import list_series, read_series
-from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
+from ..data.writers import apply_field_to_files
 from ..errors import InputError
 from .arguments import make_parser
 from .configs import bundle_root, config_files
 from .demo import run_demo
 from .input_errors import find_input_error
+from .interruptions import STOPPED, exit_code, interruptible
 
 __all__ = ["main"]
-
-POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
 def _run(
@@ -102,17 +101,7 @@ def register(args: argparse.Namespace) -> None:
 
 
 def apply(args: argparse.Namespace) -> None:
-    check_output_dir(args.output)
-    for file in args.files:
-        target = Path(args.output) / Path(file).name
-        if target.resolve() == Path(file).resolve():
-            raise InputError(f"--output: {target} would replace the input; choose another folder")
-        if Path(file).suffix.lower() in POINT_FILES:
-            target = target.with_suffix(".csv")
-            write_points(apply_field_to_points(args.field, read_points(file)), target)
-        else:
-            target = target.with_name(target.name.split(".")[0] + ".nii.gz")
-            write_image(apply_field(args.field, file, nearest=args.label), target)
+    for target in apply_field_to_files(args.field, args.files, args.output, nearest=args.label):
         print(target)
 
 
@@ -175,7 +164,7 @@ def benchmark(args: argparse.Namespace) -> None:
     from ..benchmarks.compare import write_table
     from .suites import SUITES
 
-    check_output_dir(args.output)
+    claim(args.output)
     if (args.suite == "warped") != bool(args.series) and args.suite != "likelihoods":
         raise InputError(
             "--series: expected with --suite warped, at will with likelihoods, and with no other; name aligned scans"
@@ -202,11 +191,16 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after one line on standard error where the user can mend it."""
+    """Run one command. Returns 0, or after one line on standard error 2 where the user can mend it, 130 or 143 where it
+    was stopped."""
     args = make_parser().parse_args(arguments)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     try:
-        COMMANDS[args.command](args)
+        with interruptible():
+            COMMANDS[args.command](args)
+    except KeyboardInterrupt as stop:
+        print(STOPPED, file=sys.stderr)
+        return exit_code(stop)
     except Exception as error:
         mistake = find_input_error(error)
         if mistake is None:

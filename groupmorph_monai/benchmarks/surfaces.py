@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.output_folder import all_or_nothing
 from ..data.transforms import LoadSeriesd
-from ..data.writers import all_or_nothing
 from ..errors import InputError
 from ..evaluation.metrics import overlap, warp_labels
 from .compare import BundleMethod

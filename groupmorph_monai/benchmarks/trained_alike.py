@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
+from ..data.output_folder import whole_file
 from .compare import BundleMethod
 
 __all__ = ["train_alike"]
@@ -74,5 +75,6 @@ def train_alike(
     started = time.perf_counter()
     parser.get_parsed_content("run")
     weights = folder / "weights.pt"
-    torch.save(parser.get_parsed_content("network").state_dict(), weights)
+    with whole_file(weights) as path:
+        torch.save(parser.get_parsed_content("network").state_dict(), path)
     return replace(method, weights=str(weights), settings={**method.settings, **one_k})

@@ -2,6 +2,7 @@
 
 from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .breast import make_breast
+from .cache import CachedSeries
 from .datalist import (
     affine_phantom_items,
     breast_items,
@@ -18,6 +19,7 @@ from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 
 __all__ = [
+    "CachedSeries",
     "ClipSeriesd",
     "HEART_MOTIONS",
     "LoadSeriesd",

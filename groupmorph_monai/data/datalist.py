@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from .dirlab import is_dirlab
 from .hearts import HEART_MOTIONS
+from .names import IMAGE_ENDINGS, image_stem, natural_order
 
 __all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
@@ -57,9 +58,10 @@ def series_items(
 
     A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
     or list of files, "landmarks": [one point file a timepoint], "labels": [one label map a timepoint]}`` with paths
-    relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the order of their names,
-    the last ``validation_fraction`` of them for validation, or ``held_out`` alone; a sub-folder's ``landmarks_*`` files
-    (CSV or ITK points, one a timepoint) are its landmarks, and a case of DIR-Lab's brings its own.
+    relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the natural order of
+    their names, the last ``validation_fraction`` of them for validation, or ``held_out`` alone; a sub-folder's
+    ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks, and a case of DIR-Lab's brings its
+    own.
 
     Args:
         dataset_dir: the folder, or none for the phantoms.
@@ -102,12 +104,12 @@ def series_items(
 
 
 def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dict[str, list[dict]]:
-    found = sorted(p for p in folder.iterdir() if p.is_dir() or p.name.endswith(_FILES_4D))
+    entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    found = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
     items = []
     for path in found:
         item: dict = {"image": str(path), "name": path.name}
-        landmarks = sorted(map(str, path.glob("landmarks_*"))) if path.is_dir() else []
-        landmarks = [str(path)] if is_dirlab(path) else landmarks
+        landmarks = _landmarks(path) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
     if held_out:
         chosen = [item for item in items if item["name"] == held_out]
@@ -119,6 +121,20 @@ def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dic
     if len(items) > 1:
         number = min(max(number, 1), len(items) - 1)
     return {"training": items[: len(items) - number], "validation": items[len(items) - number :]}
+
+
+def _landmarks(folder: Path) -> list[str]:
+    """Landmark files of the scans in ``folder``, as the scans are ordered: each that of ``landmarks_NAME`` where every
+    scan has one of its name, else in the natural order of their names. A case of DIR-Lab's is its own landmarks."""
+    if is_dirlab(folder):
+        return [str(folder)]
+    files = sorted(folder.glob("landmarks_*"), key=natural_order)
+    scans = sorted((p for p in folder.iterdir() if p.name.lower().endswith(IMAGE_ENDINGS)), key=natural_order)
+    names = [image_stem(scan.name) for scan in scans if not scan.name.startswith(".")]
+    by_name = {file.stem.removeprefix("landmarks_"): file for file in files}
+    if len(by_name) == len(files) and set(names) == set(by_name):
+        files = [by_name[name] for name in names]
+    return [str(file) for file in files]
 
 
 def _read_list(listed: Path) -> dict[str, list[dict]]:

@@ -11,21 +11,15 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
+from .names import IMAGE_ENDINGS, natural_order
 from .sidecars import sidecar, times_of_files
 from .signature import is_dicom
 
 __all__ = ["dicom_paths", "folder_files"]
 
 logger = logging.getLogger(__name__)
-# What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
-_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 # What tells the scans of one series apart: in a BIDS name, and in any other.
 _BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?![a-zA-Z])")
-
-
-def _natural(path: Path) -> list:
-    """Key that sorts scan2 before scan10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def dicom_paths(given: Sequence[str | Path]) -> list[Path]:
@@ -40,7 +34,7 @@ def _holds_dicom(folder: Path) -> bool:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(_IMAGES)]
+    return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
 
 
 def folder_files(folder: Path, description: str | None = None) -> list[Path]:
@@ -59,7 +53,7 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
         raise InputError(
             f"{folder}: expected image files (DICOM, NIfTI, MHA, NRRD){named}, found none; check the path and its files"
         )
-    files = sorted(files, key=_natural)
+    files = sorted(files, key=natural_order)
     times = times_of_files(files) if len(files) > 1 else None
     return files if times is None else [files[k] for k in np.argsort(times)]
 

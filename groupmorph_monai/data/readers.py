@@ -26,6 +26,7 @@ from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
 from .fill_values import without_fill
 from .folders import dicom_paths, folder_files
+from .names import NIFTI_ENDINGS
 from .right_angles import at_right_angles
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
@@ -34,7 +35,6 @@ __all__ = ["Frame", "Series", "list_series", "overlap", "read_image", "read_seri
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -198,7 +198,7 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
     try:
-        file = (_load_nifti if path.lower().endswith(_NIFTI) else _load_itk)(path, labels)
+        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels)
     except InputError:
         raise
     except MemoryError as error:

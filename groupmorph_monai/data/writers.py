@@ -6,14 +6,13 @@ a file is RAS, as in any NIfTI. Point p of the grid on which a field lies is at 
 """
 
 import csv
+import json
 import logging
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -22,15 +21,19 @@ import torch
 
 from ..errors import InputError
 from ..space.geometry import DenseTransform, Grid, Transform, jacobian_determinant
+from .names import image_stem
+from .output_folder import all_or_nothing
+from .points import read_points
 from .readers import Frame, Series, overlap, read_image
+from .replacement import REPORT
 from .resampling import resample
 from .right_angles import is_sheared
 
 __all__ = [
-    "all_or_nothing",
     "apply_field",
+    "apply_field_to_files",
     "apply_field_to_points",
-    "check_output_dir",
+    "earlier_result",
     "read_field",
     "write_image",
     "write_points",
@@ -40,38 +43,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-
-
-def check_output_dir(path: str | Path) -> Path:
-    """Make the folder where it is missing. Raises InputError where that, or writing in it, fails."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
-    return folder
-
-
-@contextmanager
-def all_or_nothing(output_dir: str | Path) -> Iterator[Path]:
-    """Yield a folder to write in, whose files replace those of their names in ``output_dir`` at the end; after an error
-    none does. A reader never meets half a file.
-
-    Raises: InputError where the disk fails.
-    """
-    output_dir = check_output_dir(output_dir)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
-    try:
-        yield partial
-        for file in sorted(partial.iterdir()):
-            os.replace(file, output_dir / file.name)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{output_dir}: expected to write the results, got {reason}; make room there") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+_POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
+_NUMBERED = re.compile(r"(ddf|inverse_ddf|std_mm|jacobian)_\d+\.nii\.gz")
+_SINGLE = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz")
 
 
 def _image(
@@ -107,8 +81,22 @@ def _image(
     return image
 
 
+def _check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> None:
+    """Refuse NaN and infinity, which every comparison would let pass, with an InputError."""
+    with np.errstate(all="ignore"):
+        total = np.sum(values)  # without an array of flags beside a field of full size
+    if not np.isfinite(total):
+        number = int((~np.isfinite(values)).sum())
+        if number:
+            raise InputError(f"{name}: expected finite {what}, got {number} NaN or infinite values; {cure}")
+
+
+_CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"
+
+
 def _write_field(displacement_mm: np.ndarray, affine: np.ndarray, path: Path) -> None:
     """``(3, *S)`` RAS mm to ITK's NIfTI."""
+    _check_finite(displacement_mm, path.name, "displacements", _CHECK_SETTINGS)
     lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
     image = _image(lps[:, :, :, None].astype(np.float32, copy=False), affine)
     image.header.set_intent("vector")
@@ -124,7 +112,7 @@ def write_registration(
     jacobian: bool = False,
     outside: str = "zero",
 ) -> dict[str, object]:
-    """Write the aligned series and its fields; all files appear when all are complete, or none does.
+    """Write the aligned series and its fields; all files appear at once when all are complete, or none does.
 
     ``warped.nii.gz`` (4D), ``mean.nii.gz`` over the scans that saw a voxel, and their number, ``coverage.nii.gz``, lie
     on the grid of scan ``home``, as do ``ddf_KK.nii.gz`` (a point of the common space to timepoint KK; brings its
@@ -142,7 +130,6 @@ def write_registration(
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``seen``, ``(*S)``
         bool, where every scan has seen the voxel before and after; ``files``: names.
     """
-    output_dir = check_output_dir(output_dir)
     count = len(series.frames)
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
@@ -162,7 +149,9 @@ def write_registration(
             if jacobian:
                 nib.save(_image(result["jacobian"][k], affine), folder / f"jacobian_{k:02d}.nii.gz")
             if std_mm is not None:
-                nib.save(_image(resample(std_mm[k], grid)[0], affine), folder / f"std_mm_{k:02d}.nii.gz")
+                std, path = resample(std_mm[k], grid)[0], folder / f"std_mm_{k:02d}.nii.gz"
+                _check_finite(std, path.name, "standard deviations", _CHECK_SETTINGS)
+                nib.save(_image(std, affine), path)
             field = transform.inverse.displacement(frame.grid).numpy()
             _write_field(field, frame.affine, folder / f"inverse_ddf_{k:02d}.nii.gz")
 
@@ -171,7 +160,6 @@ def write_registration(
             list(pool.map(write_timepoint, range(count)))
         _write_series(result["warped"], coverage, series, home, outside, folder)
         files = sorted(file.name for file in folder.iterdir())
-    _warn_of_leftovers(output_dir, files)
     return {**result, "seen": (coverage & always_seen).all(axis=0), "files": files}
 
 
@@ -194,12 +182,21 @@ def _write_series(
     nib.save(_image(number, affine), folder / "coverage.nii.gz")
 
 
-def _warn_of_leftovers(output_dir: Path, files: Sequence[str]) -> None:
-    """A longer series written before leaves fields that do not belong to this one; deleting is the user's to do."""
-    kinds = ("ddf_", "inverse_ddf_", "std_mm_", "jacobian_")
-    old = sorted(p.name for p in output_dir.glob("*_[0-9]*.nii.gz") if p.name.startswith(kinds) and p.name not in files)
-    if old:
-        logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(old), old[0])
+def earlier_result(output_dir: Path) -> set[str]:
+    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them.
+
+    What else looks like a field of a registration is warned of and stays: deleting it is the user's to do.
+    """
+    try:
+        listed = json.loads((output_dir / REPORT).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        listed = []
+    results = {str(name) for name in listed} & {path.name for path in output_dir.iterdir()}
+    results = {name for name in results if name in _SINGLE or _NUMBERED.fullmatch(name)}
+    others = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
+    if others:
+        logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(others), others[0])
+    return results
 
 
 def read_field(path: str | Path) -> DenseTransform:
@@ -210,11 +207,12 @@ def read_field(path: str | Path) -> DenseTransform:
         shape = image.shape
         if len(shape) == 5 and shape[3:] == (1, 3):
             lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
+            _check_finite(lps, path, "displacements", "register the series again")
             grid = Grid(shape[:3], image.affine)
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
             return DenseTransform(voxels, None, grid, fade=math.inf)
-    except MemoryError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip and zlib each have their own kinds.
         raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
@@ -256,6 +254,46 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.n
     if outside:
         logger.warning("%s: %d of %d points lie outside and move as its border", field_path, outside, len(points))
     return field(points).numpy()
+
+
+def apply_field_to_files(
+    field_path: str | Path, files: Sequence[str | Path], output_dir: str | Path, nearest: bool = False
+) -> list[Path]:
+    """Apply a written field to images and points. All results appear at once when all are complete, or none does.
+
+    Args:
+        files: images as `apply_field` takes them, or points as `read_points` does.
+        nearest: the images are label maps.
+    Returns: the written files: ``output_dir``, the name of each input, and .nii.gz or .csv.
+    Raises: InputError where two results would have one name, or a result that of an input.
+    """
+    targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
+    _check_targets([field_path, *files], files, targets)
+    with all_or_nothing(output_dir) as folder:
+        for file, target in zip(files, targets):
+            if target.suffix == ".csv":
+                write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
+            else:
+                write_image(apply_field(field_path, file, nearest), folder / target.name)
+    return targets
+
+
+def _result_name(name: str) -> str:
+    if name.lower().endswith(_POINT_SUFFIXES):
+        return Path(name).stem + ".csv"
+    return image_stem(name) + ".nii.gz"
+
+
+def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], targets: Sequence[Path]) -> None:
+    for number, target in enumerate(targets):
+        for file in inputs:
+            if target.exists() and Path(file).exists() and target.samefile(file):
+                raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
+        if target in targets[:number]:
+            raise InputError(
+                f"{files[number]}: expected a name of its own, got one whose result {target} is that of "
+                f"{files[targets.index(target)]} too; apply the field to them one by one, into two folders"
+            )
 
 
 def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = None) -> None:

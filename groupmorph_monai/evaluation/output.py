@@ -1,10 +1,12 @@
 """What a run leaves behind: a registered series with its report, or a table over many."""
 
 import csv
+import json
 import logging
 import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +14,22 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
+from ..data.fingerprint import fingerprint
+from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from ..data.readers import Frame, Series
-from ..data.writers import all_or_nothing, check_output_dir, write_registration
+from ..data.writers import earlier_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .metrics import similarity
-from .report import draw_report, format_table, versions, write_json
+from .report import draw_report, format_table, to_json, versions, write_json
 
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
+MEASURED = ".measured"  # folder of what has been measured until all of it is a table
+LEAST_FALL = 1e-3  # of NMI: interpolation alone changes it by less
 # What fits a terminal's width of a table that holds more.
 SHOWN = (
     "series",
@@ -53,16 +59,18 @@ class ShowMeand(Transform):
 
 
 class SeriesWriter:
-    """Write the registered series, its fields, ``report.json`` and ``report.png``.
+    """Write the registered series, its fields, ``report.json`` and ``report.png``. They appear at once, in the place of
+    an earlier result, when all are complete. No other run may write to the folder meanwhile.
 
     Args:
         series: the native volumes, which are interpolated once.
-        output_dir: made if missing; files of the same names are replaced when all new ones are complete.
+        output_dir: made if missing; it may hold other files, but none of the inputs.
         home: index of the scan whose grid the aligned series lies on.
         outside: what the aligned series holds where a scan has not seen a voxel: "zero", "nan" or "border".
         jacobian: write ``jacobian_*.nii.gz`` too.
         settings: stated in the report; ``model`` names the picture too.
-    Raises: InputError where ``output_dir`` cannot be written.
+        inputs: files that are read beside the series: names, lists of names, or None.
+    Raises: InputError where ``output_dir`` cannot be written, holds an input, or is another run's.
     """
 
     def __init__(
@@ -72,11 +80,14 @@ class SeriesWriter:
         home: int = 0,
         outside: str = "zero",
         jacobian: bool = False,
+        inputs: Sequence[str | Sequence[str] | None] = (),
         settings: Mapping[str, object] | None = None,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
-        check_output_dir(output_dir)
+        lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
+        keep_inputs(output_dir, [*(frame.path for frame in series.frames), *chain.from_iterable(lists)])
+        claim(output_dir)
         self.series, self.output_dir, self.home = series, Path(output_dir), home
         self.outside, self.jacobian = outside, jacobian
         self.settings = dict(settings or {})
@@ -84,11 +95,17 @@ class SeriesWriter:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, lambda _: release(self.output_dir))
 
     def _start(self, engine: Engine) -> None:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
+        with all_or_nothing(self.output_dir, earlier_result(self.output_dir)) as folder:
+            number = self._write(engine, folder)
+        logger.info("Wrote %d files, report.json and report.png to %s", number, self.output_dir)
+
+    def _write(self, engine: Engine, folder: Path) -> int:
         registered = time.perf_counter()
         output = engine.state.output[0]
         registration, metrics = output["registration"], dict(output["metrics"])
@@ -97,7 +114,7 @@ class SeriesWriter:
         written = write_registration(
             self.series,
             registration["transforms"],
-            self.output_dir,
+            folder,
             home=self.home,
             std_mm=None if std is None else [Frame(x.cpu().numpy(), affine, "std") for x in std],
             jacobian=self.jacobian,
@@ -107,8 +124,11 @@ class SeriesWriter:
         images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
         metrics |= similarity(*images, torch.from_numpy(written["seen"]))
         lengths = self._lengths_mm(registration["transforms"])
+        self._draw(folder, written, lengths)
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
-        self._report(metrics, written, lengths, self._initial(engine.state.batch[0]), seconds)
+        initial = self._initial(engine.state.batch[0])
+        write_json(self._report(metrics, written["files"], initial, seconds), folder / "report.json")
+        return len(written["files"])
 
     def _initial(self, item: Mapping) -> dict[str, list]:
         """What the initial alignment says of each timepoint; a warning names those that it did not find."""
@@ -133,36 +153,43 @@ class SeriesWriter:
         points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
-    def _report(
-        self, metrics: dict, written: Mapping, lengths: np.ndarray, initial: Mapping, seconds: Mapping[str, float]
-    ) -> None:
-        spacing = self.series.frames[self.home].grid.spacing_mm.tolist()
-        with all_or_nothing(self.output_dir) as folder:
-            draw_report(
-                folder / "report.png",
-                written["native"],
-                written["warped"],
-                written["jacobian"],
-                lengths,
-                spacing,
-                title=": ".join(
-                    filter(None, [self.settings.get("model"), Path(self.series.frames[self.home].path).name])
-                ),
-            )
-        report = {
+    def _draw(self, folder: Path, written: Mapping, lengths: np.ndarray) -> None:
+        name = Path(self.series.frames[self.home].path).name
+        draw_report(
+            folder / "report.png",
+            written["native"],
+            written["warped"],
+            written["jacobian"],
+            lengths,
+            self.series.frames[self.home].grid.spacing_mm.tolist(),
+            title=": ".join(filter(None, [self.settings.get("model"), name])),
+        )
+
+    def _report(self, metrics: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]) -> dict:
+        return {
             "metrics": metrics,
+            "warnings": _warn_of_less_similarity(metrics),
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,
             "times_s": self.series.times_s,
-            "files": written["files"],
+            "files": files,
             "settings": {name: _describe(value) for name, value in self.settings.items()},
             "versions": versions(),
             "seconds": seconds,
             "peak_memory_gb": peak_memory_gb(),
         }
-        write_json(report, self.output_dir / "report.json")
-        logger.info("Wrote %d files, report.json and report.png to %s", len(written["files"]), self.output_dir)
+
+
+def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
+    """A line for people where the scans are less alike than before, which no registration is to do."""
+    before, after = metrics["nmi_before"], metrics["nmi_after"]
+    one_image = before > 1 - LEAST_FALL  # which was given K times, to be deformed
+    if one_image or after >= before - LEAST_FALL:
+        return []
+    warning = f"the scans are less alike than before registration: NMI {before:.4f} before, {after:.4f} after"
+    logger.warning("%s; check report.png before you use the result", warning)
+    return [warning]
 
 
 def _describe(setting: object) -> object:
@@ -175,41 +202,76 @@ def _describe(setting: object) -> object:
 
 class MetricsTable:
     """Print the metrics of every series as a table, with their mean, and write them to ``metrics.csv`` and
-    ``metrics.json``."""
+    ``metrics.json``.
 
-    def __init__(self, output_dir: str):
-        check_output_dir(output_dir)
-        self.output_dir = Path(output_dir)
+    What has been measured stays measured: a run that was stopped goes on with the series that are left, unless their
+    files or the settings have changed.
+
+    Args:
+        output_dir: made if missing; no other run may write to it meanwhile.
+        settings: what the metrics depend on beside the series: parts of the configuration, files.
+    """
+
+    def __init__(self, output_dir: str, settings: Sequence[object] = ()):
+        claim(output_dir)
+        self.output_dir, self.settings = Path(output_dir), list(settings)
+        self.items: list[Mapping] = []
+
+    def remaining(self, items: Sequence[Mapping]) -> list[Mapping]:
+        """The series that are still to be measured, or the last one where there is none: an engine needs one."""
+        self.items = list(items)
+        if not self.items:
+            raise InputError("series: expected one or more to measure, got none; name a dataset, or phantoms=1 or more")
+        self.keys = [fingerprint(item, self.settings, versions()) for item in self.items]
+        left = [n for n, key in enumerate(self.keys) if self._row(key) is None]
+        if len(left) < len(self.items):
+            logger.info("Going on with %d of %d series; the others have been measured.", len(left), len(self.items))
+        self.left = left or [len(self.items) - 1]
+        return [self.items[n] for n in self.left]
+
+    def _file(self, key: str) -> Path:
+        return self.output_dir / MEASURED / f"{key}.json"
+
+    def _row(self, key: str) -> dict[str, object] | None:
+        """What was measured; None where nothing was, or where its file is broken."""
+        try:
+            row = json.loads(self._file(key).read_text(encoding="utf-8"))
+            return {name: math.nan if value is None else value for name, value in row.items()}
+        except (OSError, ValueError, AttributeError):
+            return None
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._clock)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _start(self, engine: Engine) -> None:
-        self.rows: list[dict] = []
 
     def _clock(self, engine: Engine) -> None:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        batch, output = engine.state.batch, engine.state.output[0]
-        name = batch[0].get("name") if isinstance(batch, list) else None
-        seconds = {"seconds": time.perf_counter() - self.started}
-        self.rows.append({"series": name or f"series {len(self.rows)}", **output["metrics"], **seconds})
+        number = self.left[engine.state.iteration - 1]
+        name = self.items[number].get("name") or f"series {number}"
+        seconds = time.perf_counter() - self.started
+        row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}
+        file = self._file(self.keys[number])
+        file.parent.mkdir(exist_ok=True)
+        with whole_file(file) as path:
+            path.write_text(to_json(row), encoding="utf-8")
 
     def _finish(self, engine: Engine) -> None:
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        found = [self._row(key) for key in self.keys]
+        columns = list(dict.fromkeys(name for row in found for name in row))
         means = {}
         for name in columns[1:]:
-            values = [row[name] for row in self.rows if name in row]
+            values = [row[name] for row in found if name in row]
             means[name] = sum(values) / len(values)
-        rows = [*self.rows, {"series": "mean", **means}]
-        with all_or_nothing(self.output_dir) as folder, open(folder / "metrics.csv", "w", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
-        write_json({"series": self.rows, "mean": means, "versions": versions()}, self.output_dir / "metrics.json")
+        rows = [*found, {"series": "mean", **means}]
+        with all_or_nothing(self.output_dir, stale=[MEASURED]) as folder:
+            with open(folder / "metrics.csv", "w", newline="") as file:
+                table = csv.DictWriter(file, columns)
+                table.writeheader()
+                table.writerows(rows)
+            write_json({"series": found, "mean": means, "versions": versions()}, folder / "metrics.json")
+        release(self.output_dir)
         print(format_table(rows, [name for name in columns if name in SHOWN]))
         print(f"All metrics: {self.output_dir / 'metrics.csv'}")

@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .. import __version__
-from ..data.writers import all_or_nothing
+from ..data.output_folder import all_or_nothing
 
-__all__ = ["draw_report", "format_table", "versions", "write_json"]
+__all__ = ["draw_report", "format_table", "to_json", "versions", "write_json"]
 
 
 def _plain(value: object) -> object:
@@ -33,12 +33,16 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+def to_json(report: Mapping) -> str:
+    """``report`` with what JSON lacks as null."""
+    return json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(report: Mapping, path: str | os.PathLike) -> None:
     """Write ``report`` whole or not at all."""
     path = Path(path)
     with all_or_nothing(path.parent) as folder:
-        text = json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
-        (folder / path.name).write_text(text, encoding="utf-8")
+        (folder / path.name).write_text(to_json(report), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

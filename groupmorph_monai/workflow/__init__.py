@@ -1,8 +1,9 @@
 """How it is trained and used: inferers and what hangs on the engines."""
 
 from .affine_refinement import AffineRefinement
+from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
-from .handlers import EpochSeed, GradientClip, LossTerms, resume
+from .handlers import EpochSeed, GradientClip, LossTerms, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .memory import keep_freed_memory
@@ -14,7 +15,9 @@ from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTraini
 __all__ = [
     "AffineRefinement",
     "AlignInitiald",
+    "BestWeights",
     "CarriedBack",
+    "Checkpoints",
     "CodeInferer",
     "CodesOf",
     "ComposeTransformsd",
@@ -29,9 +32,10 @@ __all__ = [
     "RegistrationInferer",
     "StepwiseTrainingInferer",
     "TrainingInferer",
+    "claim_for_training",
     "keep_freed_memory",
     "native_bf16",
     "prepare_series",
-    "resume",
     "timepoint_transforms",
+    "warmup_and_cosine",
 ]

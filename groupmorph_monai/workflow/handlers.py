@@ -1,26 +1,19 @@
-"""What hangs on MONAI's engines: repeatable epochs, the loss term by term, and where a stopped run goes on."""
+"""What hangs on MONAI's engines: repeatable epochs, the learning rate, and the loss term by term."""
 
-import logging
-import re
-from collections.abc import Mapping
-from pathlib import Path
+import math
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import set_rnd
 from monai.engines import IterationEvents
-from monai.handlers import CheckpointLoader
 from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from ..errors import InputError
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochSeed", "GradientClip", "LossTerms", "resume"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["EpochSeed", "GradientClip", "LossTerms", "warmup_and_cosine"]
 
 
 class EpochSeed:
@@ -89,27 +82,10 @@ class LossTerms:
             self.writer.add_scalar(name, float(value), engine.state.iteration)
 
 
-def resume(trainer: Engine, checkpoint: Mapping[str, object], output_dir: str, device: torch.device) -> None:
-    """Let ``trainer`` go on after the last finished epoch that ``output_dir`` has a checkpoint of; from the start where
-    none.
-
-    Args:
-        checkpoint: names and objects with a state, as the checkpoint was saved.
-    Raises: InputError where its epochs have another length: where one of them ends cannot be told then.
-    """
-
-    def epoch(path: Path) -> int:
-        return int(re.search(r"epoch=(\d+)", path.name)[1])
-
-    latest = max(Path(output_dir).glob("checkpoint_epoch=*.pt"), key=epoch, default=None)
-    if latest is not None:
-        saved = torch.load(latest, map_location="cpu", weights_only=True)["trainer"]["epoch_length"]
-        if saved != trainer.state.epoch_length:
-            raise InputError(
-                f"output_dir: {output_dir} holds a run whose epochs have {saved} iterations, these have "
-                f"{trainer.state.epoch_length}; choose another folder, or its max_iterations and iterations_per_epoch"
-            )
-        logger.info(
-            "Going on after epoch %d of %d of the run in %s.", epoch(latest), trainer.state.max_epochs, output_dir
-        )
-        CheckpointLoader(str(latest), dict(checkpoint), map_location=device).attach(trainer)
+def warmup_and_cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
+    """Share of the learning rate: up from 0 over ``warmup`` iterations, then down to 0 along half a cosine, and 0 after
+    the last. It depends on nothing else, so a finished run that is extended takes the rate of the longer one."""
+    if iteration < warmup:
+        return iteration / warmup
+    progress = min(1.0, (iteration - warmup) / max(1, iterations - warmup))
+    return (1 + math.cos(math.pi * progress)) / 2

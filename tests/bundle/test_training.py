@@ -55,6 +55,11 @@ SMALL_BY_MODEL = {
     },
 }
 ONLY_TO_REGISTER = {"modes/sample.yaml", "modes/transport.yaml"}
+RATE_OF_FOUR = {
+    "_target_": "torch.optim.lr_scheduler.LambdaLR",
+    "optimizer": "@optimizer",
+    "lr_lambda": "$functools.partial(groupmorph_monai.workflow.warmup_and_cosine, iterations=4)",
+}
 OVERLAYS = sorted(
     {str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")}
     - ONLY_TO_REGISTER
@@ -87,7 +92,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
-    train(tmp_path, max_iterations=2, **{"lr_scheduler#T_max": 4})
+    train(tmp_path, max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     first = last_weights(tmp_path)
     train(tmp_path)
     resumed, expected = last_weights(tmp_path), last_weights(finished)
@@ -272,7 +277,7 @@ def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     given = torch.load(begun, weights_only=True)
     assert all(torch.equal(given[name], value) for name, value in last_weights(tmp_path / "here").items())
     # What goes on does so from its own weights, and not from those given once more.
-    train(tmp_path / "begun", weights=str(begun), max_iterations=2, **{"lr_scheduler#T_max": 4})
+    train(tmp_path / "begun", weights=str(begun), max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     train(tmp_path / "begun", weights=str(begun))
     train(tmp_path / "at_once", weights=str(begun))
     at_once = last_weights(tmp_path / "at_once")

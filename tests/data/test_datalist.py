@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from groupmorph_monai.data import phantom_items, series_items
+from groupmorph_monai.data.names import natural_order
 from groupmorph_monai.errors import InputError
 
 
@@ -36,6 +38,29 @@ def test_either_split_has_a_series_whatever_the_fraction(folder):
 def test_landmarks_come_in_the_order_of_their_timepoints(folder):
     item = series_items(str(folder), "training", [])[1]
     assert [path.rsplit("/", 1)[1] for path in item["landmarks"]] == ["landmarks_00.csv", "landmarks_01.csv"]
+
+
+def test_eleven_scans_have_their_landmarks_in_the_order_of_numbers(tmp_path):
+    for name in ("s2", "s10"):
+        (tmp_path / name).mkdir()
+        for k in range(11):
+            (tmp_path / name / f"t{k}.nii.gz").write_text("")
+            (tmp_path / name / f"landmarks_{k}.csv").write_text("")
+    items = series_items(str(tmp_path), None, [])
+    assert names(items) == ["s2", "s10"]
+    assert [Path(file).name for file in items[0]["landmarks"]] == [f"landmarks_{k}.csv" for k in range(11)]
+
+
+def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
+    # As text and as numbers the two kinds of names sort in different ways.
+    (tmp_path / "s").mkdir()
+    for name in ("t.m", "t"):
+        (tmp_path / "s" / f"{name}.nii.gz").write_text("")
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("")
+    scans = [p.name for p in sorted((tmp_path / "s").glob("t*"), key=natural_order)]
+    (item,) = series_items(str(tmp_path), None, [])
+    assert scans == ["t.m.nii.gz", "t.nii.gz"]
+    assert [Path(file).name for file in item["landmarks"]] == ["landmarks_t.m.csv", "landmarks_t.csv"]
 
 
 def test_a_list_decides_and_its_paths_are_relative_to_it(folder):

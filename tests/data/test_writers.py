@@ -1,5 +1,7 @@
 """What is written must be what other programs read: ITK is the judge, closed forms and orientations the witnesses."""
 
+import json
+import os
 from pathlib import Path
 
 import itk
@@ -9,13 +11,15 @@ import pytest
 import torch
 
 from groupmorph_monai.data import writers
+from groupmorph_monai.data.output_folder import check_output_dir
 from groupmorph_monai.data.points import read_points
 from groupmorph_monai.data.readers import Frame, Series, read_series
 from groupmorph_monai.data.resampling import working_grid
 from groupmorph_monai.data.writers import (
     apply_field,
+    apply_field_to_files,
     apply_field_to_points,
-    check_output_dir,
+    earlier_result,
     read_field,
     write_image,
     write_points,
@@ -541,12 +545,16 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
         assert (tmp_path / "out" / "ddf_00.nii.gz").read_text() == "an earlier result"
 
 
-def test_fields_of_a_longer_series_written_before_are_told(tmp_path, caplog):
-    series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5), _frame(phase=1.0)])
-    _write(series, tmp_path / "out")
-    assert not [r for r in caplog.records if r.levelname == "WARNING"]
-    _write(Series(series.frames[:2], 1.0), tmp_path / "out")
-    assert "2 files of an earlier run, such as ddf_02.nii.gz" in caplog.text
+def test_the_earlier_result_is_what_its_report_lists_and_other_fields_are_told(tmp_path, caplog):
+    names = ["ddf_00.nii.gz", "ddf_02.nii.gz", "inverse_ddf_02.nii.gz", "mean.nii.gz", "notes.txt"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    assert earlier_result(tmp_path) == set()
+    assert "3 files of an earlier run, such as ddf_00.nii.gz" in caplog.text
+    caplog.clear()
+    (tmp_path / "report.json").write_text(json.dumps({"files": [*names, "gone.nii.gz", "../mean.nii.gz"]}))
+    assert earlier_result(tmp_path) == set(names) - {"notes.txt"}
+    assert not caplog.text
 
 
 def test_places_that_cannot_be_written_are_named_in_one_line(tmp_path):
@@ -569,6 +577,82 @@ def test_what_is_no_field_is_named_in_one_line(tmp_path):
             read_field(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_field_that_is_not_finite_is_written_or_read(tmp_path, value):
+    series = _saved(tmp_path / "in", [_frame(), _frame()])
+    _write(series, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    ddf = _field(2, _working_grid(series).shape)
+    ddf[1, 2, 3, 3, 3] = value
+    with pytest.raises(InputError, match="ddf_01.nii.gz: expected finite displacements, got .* check the weights"):
+        _write(series, tmp_path / "out", ddf)
+    std = Frame(np.full(SIZE, value, np.float32), series.frames[0].affine, "std")
+    with pytest.raises(InputError, match="std_mm_00.nii.gz: expected finite standard deviations"):
+        _write(series, tmp_path / "out", std_mm=[std, std])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    image = nib.load(tmp_path / "out" / "ddf_01.nii.gz")
+    data = np.array(image.dataobj)
+    data[3, 3, 3, 0, 1] = value
+    nib.save(nib.Nifti1Image(data, None, image.header), tmp_path / "broken.nii.gz")
+    with pytest.raises(InputError, match="broken.nii.gz: expected finite displacements, got 1 NaN or infinite values"):
+        read_field(tmp_path / "broken.nii.gz")
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """A folder with a field, two images whose names differ after a dot, and points in two formats."""
+    series = _saved(tmp_path / "in", [_frame(), _frame()])
+    _write(series, tmp_path / "out")
+    for name in ("scan.t1.nii.gz", "scan.t2.nii.gz"):
+        write_image(_frame(), tmp_path / name)
+    write_points(np.full((2, 3), 5.0), tmp_path / "p.csv")
+    (tmp_path / "p.txt").write_text("1 2 3\n")
+    return tmp_path
+
+
+def test_every_file_that_is_moved_keeps_its_name(moved):
+    files = [moved / name for name in ("scan.t1.nii.gz", "scan.t2.nii.gz", "p.csv")]
+    targets = apply_field_to_files(moved / "out" / "ddf_01.nii.gz", files, moved / "there")
+    assert targets == [moved / "there" / file.name for file in files]
+    assert sorted(path.name for path in (moved / "there").iterdir()) == sorted(file.name for file in files)
+    assert read_points(targets[2]) == pytest.approx(
+        apply_field_to_points(moved / "out" / "ddf_01.nii.gz", np.full((2, 3), 5.0))
+    )
+
+
+def test_no_result_takes_the_place_of_another_or_of_an_input(moved):
+    field, points = moved / "out" / "ddf_01.nii.gz", [moved / "p.csv", moved / "p.txt"]
+    contents = {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()}
+    (moved / "link").symlink_to(moved)
+    for name, make in (("hard", os.link), ("soft", os.symlink)):
+        (moved / name).mkdir()
+        make(moved / "scan.t1.nii.gz", moved / name / "scan.t1.nii.gz")
+        make(field, moved / name / "scan.t2.nii.gz")
+    same_name = "p.txt: expected a name of its own, got one whose result .*p.csv is that of .*p.csv too"
+    replaced = "--output: .* would replace the input"
+    for files, output, words in (
+        (points, moved / "there", same_name),
+        ([moved / "scan.t1.nii.gz", moved / "in" / ".." / "scan.t1.nii.gz"], moved / "there", "name of its own"),
+        ([moved / "scan.t1.nii.gz"], moved, replaced),
+        ([moved / "scan.t1.nii.gz"], moved / "link", replaced),
+        ([moved / "p.txt", moved / "p.csv"][1:], os.path.relpath(moved), replaced),
+        ([moved / "scan.t1.nii.gz"], moved / "hard", replaced),
+        ([moved / "scan.t1.nii.gz"], moved / "soft", replaced),
+        ([moved / "scan.t2.nii.gz"], moved / "hard", f"{replaced} {field}"),
+        ([moved / "scan.t2.nii.gz"], moved / "soft", f"{replaced} {field}"),
+    ):
+        with pytest.raises(InputError, match=words):
+            apply_field_to_files(field, files, output)
+    assert not (moved / "there").exists()
+    assert all(path.read_bytes() == content for path, content in contents.items())
+
+
+def test_of_several_files_all_are_moved_or_none(moved):
+    with pytest.raises(InputError, match="gone.nii.gz"):
+        apply_field_to_files(moved / "out" / "ddf_01.nii.gz", [moved / "p.csv", "gone.nii.gz"], moved / "there")
+    assert not (moved / "there").exists()
 
 
 def test_a_field_that_is_read_knows_no_way_back(tmp_path):

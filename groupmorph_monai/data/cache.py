@@ -1,0 +1,49 @@
+"""Series that are prepared once, and again when anything about them has changed."""
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from monai.data import PersistentDataset
+from monai.utils import convert_to_tensor
+
+from .fingerprint import fingerprint
+from .output_folder import whole_file
+
+__all__ = ["CachedSeries"]
+
+logger = logging.getLogger(__name__)
+
+
+def _key(content: object) -> bytes:
+    return fingerprint(content).encode()
+
+
+class CachedSeries(PersistentDataset):
+    """Dataset that keeps what comes before the first random transform on disk.
+
+    An entry's name tells the files it was made of, with their sizes and times of change, and the transforms with their
+    settings. An entry that cannot be read is made anew.
+
+    Args:
+        data: items of a data list.
+        transform: MONAI transforms.
+        cache_dir: made where it is missing.
+    """
+
+    def __init__(self, data: Sequence[Mapping], transform: Callable, cache_dir: str | Path):
+        super().__init__(data, transform, cache_dir, hash_func=_key, hash_transform=_key)
+
+    def _cachecheck(self, item: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+        file = self.cache_dir / f"{self.hash_func(item).decode()}{self.transform_hash}.pt"
+        if file.is_file():
+            try:
+                return torch.load(file, weights_only=True)
+            except Exception as error:  # pickle, zipfile and PyTorch each have their own kinds
+                logger.warning("%s is broken (%s) and made anew", file, type(error).__name__)
+        prepared = convert_to_tensor(self._pre_transform(deepcopy(item)), convert_numeric=False, track_meta=False)
+        with whole_file(file) as path:
+            torch.save(prepared, path)
+        return prepared

@@ -1,0 +1,82 @@
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from groupmorph_monai.apps import command_line
+from groupmorph_monai.data.output_folder import all_or_nothing
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys):
+    def stopped(args: argparse.Namespace):
+        with all_or_nothing(args.output) as folder:
+            (folder / "warped.nii.gz").write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setitem(command_line.COMMANDS, "demo", stopped)
+    assert command_line.main(["demo", "--output", str(tmp_path / "out")]) == code
+    assert capsys.readouterr().err == "groupmorph: stopped; an earlier result is as it was\n"
+    assert not (tmp_path / "out").exists()
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+TINY = [
+    "phantom_size_voxels=[20,20,20]",
+    "patch_size_voxels=[16,16,16]",
+    "phantom_max_motion_voxels=2.0",
+    "phantoms_training=2",
+    "phantoms_validation=1",
+    "iterations_per_epoch=2",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["training data", "best value"])
+def test_a_stopped_training_ends_in_one_line(moment, number, code, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "groupmorph_monai.apps.command_line", "train"]
+    command += ["--output", str(tmp_path / "run"), "--iterations", "10000"]
+    command += [part for setting in TINY for part in ("--set", setting)]
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
+        try:
+            until = time.monotonic() + 200
+            while moment not in log.read_text() and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(number)
+            assert process.wait(60) == code
+        finally:
+            process.kill()
+    text = log.read_text()
+    assert text.splitlines()[-1] == "groupmorph: stopped; an earlier result is as it was"
+    assert "Traceback" not in text and len(text) < 5000
+    hidden = [p.name for p in (tmp_path / "run").rglob(".*")]
+    assert hidden == []
+
+
+@pytest.mark.slow
+def test_the_bundle_command_ends_in_one_line_too(tmp_path):
+    options = [part for setting in TINY for part in (f"--{setting.split('=')[0]}", setting.split("=")[1])]
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", "bundle/configs/train.yaml", "--output_dir", str(tmp_path / "run"), *options]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "training data" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert lines[-1] == "groupmorph: stopped; an earlier result is as it was\n"
+    assert "Traceback" not in "".join(lines)

@@ -1,0 +1,177 @@
+"""A table that goes on where it was stopped, and a report that says when scans became less alike."""
+
+import json
+import logging
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from faults import at_call, in_a_child
+from ignite.engine import Engine, Events
+
+from groupmorph_monai.data.output_folder import release_all
+from groupmorph_monai.data.readers import Frame, Series
+from groupmorph_monai.errors import InputError
+from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
+from groupmorph_monai.evaluation.output import _warn_of_less_similarity
+from groupmorph_monai.space.geometry import DenseTransform, Grid
+
+
+@pytest.fixture(autouse=True)
+def released():
+    yield
+    release_all()
+
+
+class Evaluation:
+    """Measures series by the text in their files; stopped before the one named ``stop``."""
+
+    def __init__(self, folder, output, settings=(), stop=None):
+        self.measured, self.stop = [], stop
+        self.table = MetricsTable(str(output), settings)
+        items = [{"name": p.name, "image": str(p)} for p in sorted(folder.iterdir())]
+        self.left = self.table.remaining(items)
+        self.engine = Engine(self._step)
+        self.table.attach(self.engine)
+
+    def _step(self, engine, item):
+        if item["name"] == self.stop:
+            raise KeyboardInterrupt
+        self.measured.append(item["name"])
+        with open(item["image"]) as file:
+            return [{"metrics": {"loss": float(file.read()), "dice": float("nan")}}]
+
+    def run(self):
+        self.engine.run(self.left, max_epochs=1)
+        return self.measured
+
+
+@pytest.fixture
+def series(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, value in zip("abc", (1.0, 2.0, 6.0)):
+        (folder / name).write_text(str(value))
+    return folder
+
+
+def stopped(series, output, before="c"):
+    with pytest.raises(KeyboardInterrupt):
+        Evaluation(series, output, stop=before).run()
+
+
+def table(output):
+    content = json.loads((output / "metrics.json").read_text())
+    assert sorted(os.listdir(output)) == ["metrics.csv", "metrics.json"]
+    assert [row.split(",")[0] for row in (output / "metrics.csv").read_text().split()] == ["series", *"abc", "mean"]
+    return [row["loss"] for row in content["series"]], content["mean"]["loss"]
+
+
+def test_a_stopped_evaluation_goes_on_with_the_series_that_are_left(series, tmp_path, capsys):
+    output = tmp_path / "out"
+    stopped(series, output)
+    assert not (output / "metrics.csv").exists()
+    assert Evaluation(series, output).run() == ["c"]
+    assert table(output) == ([1, 2, 6], 3)
+    assert "mean" in capsys.readouterr().out
+    # What is finished is measured again when it is asked for again.
+    assert Evaluation(series, output).run() == ["a", "b", "c"]
+
+
+def test_a_series_or_a_setting_that_has_changed_is_measured_again(series, tmp_path):
+    output = tmp_path / "out"
+    stopped(series, output)
+    (series / "b").write_text("3.0")
+    os.utime(series / "b", (1, 1))
+    assert Evaluation(series, output).run() == ["b", "c"]
+    assert table(output) == ([1, 3, 6], pytest.approx(10 / 3))
+    stopped(series, output)
+    assert Evaluation(series, output, settings=[{"spacing_mm": 2.0}]).run() == ["a", "b", "c"]
+
+
+def test_a_row_that_is_broken_is_measured_again(series, tmp_path):
+    output = tmp_path / "out"
+    stopped(series, output)
+    row = next((output / ".measured").iterdir())
+    row.write_text(row.read_text()[:20])
+    assert len(Evaluation(series, output).run()) == 2
+
+
+def test_a_table_that_was_stopped_before_it_was_written_is_written(series, tmp_path):
+    output = tmp_path / "out"
+    evaluation = Evaluation(series, output)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        evaluation.run()
+    assert Evaluation(series, output).run() == ["c"]
+    assert table(output) == ([1, 2, 6], 3)
+
+
+@pytest.mark.parametrize("after, falls", [(0.70, False), (0.6995, False), (0.69, True)])
+def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
+    with caplog.at_level(logging.WARNING):
+        warnings = _warn_of_less_similarity({"nmi_before": 0.7, "nmi_after": after})
+    assert bool(warnings) == falls == ("less alike than before" in caplog.text)
+    assert warnings == [] or "NMI 0.7000 before, 0.6900 after" in warnings[0]
+
+
+def test_one_image_that_is_deformed_becomes_less_alike_on_purpose():
+    assert _warn_of_less_similarity({"nmi_before": 1.0, "nmi_after": 0.5}) == []
+
+
+def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_path):
+    scan, mask = tmp_path / "in" / "t0.nii.gz", tmp_path / "mask" / "m.nii.gz"
+    for file in (scan, mask):
+        file.parent.mkdir()
+        file.write_text("x")
+    series = SimpleNamespace(frames=[SimpleNamespace(path=str(scan), data=np.zeros(1))])
+    for folder, inputs in ((tmp_path / "in", ()), (tmp_path / "mask", [str(mask)]), (tmp_path / "mask", [[str(mask)]])):
+        with pytest.raises(InputError, match="expected an output folder that holds no input"):
+            SeriesWriter(series, str(folder), inputs=[None, *inputs])
+        assert len(list(folder.iterdir())) == 1
+
+
+def register(folder, timepoints, shift):
+    """Write a registration of tiny scans by ``shift`` voxels."""
+    rng, grid = np.random.default_rng(0), Grid((6, 5, 4), np.eye(4))
+    frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
+    ddf = torch.full((3, *grid.shape), shift)
+    output = {"registration": {"transforms": [DenseTransform(ddf, -ddf, grid)] * timepoints}, "metrics": {}}
+    writer = SeriesWriter(Series(frames), str(folder))
+    writer.started = 0.0
+    writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
+    release_all()
+
+
+def result_in(folder):
+    """Contents of the images, and what the report lists."""
+    files = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
+    return files, json.loads((folder / "report.json").read_text())["files"]
+
+
+@pytest.mark.slow
+def test_a_registration_that_is_killed_anywhere_leaves_the_earlier_one_or_its_own(tmp_path, no_pictures):
+    out = tmp_path / "out"
+    register(tmp_path / "new", 2, 1.0)
+    register(out, 3, 0.5)
+    new, old = result_in(tmp_path / "new"), result_in(out)
+    assert len(old[0]) == 9 and len(new[0]) == 7 and new[1] == sorted(new[0])
+
+    def act(number):
+        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
+        register(out, 2, 1.0)
+
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(in_a_child(lambda n=number: act(n)))
+        assert result_in(out) in (old, new), number
+        if result_in(out) == new:
+            register(out, 3, 0.5)
+    assert number > 40 and ends == {0, -signal.SIGKILL}
+    register(out, 2, 1.0)
+    assert result_in(out) == new
+    assert [path.name for path in (*out.iterdir(), *tmp_path.iterdir()) if path.name.startswith(".")] == []

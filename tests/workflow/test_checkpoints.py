@@ -1,0 +1,191 @@
+"""Training on a toy: what is on disk after any kill lets it go on to the same numbers."""
+
+import math
+import operator
+import os
+import signal
+
+import pytest
+import torch
+from faults import at_call, in_a_child
+from ignite.engine import Events
+from ignite.metrics import Average
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from torch.utils.data import DataLoader
+
+from groupmorph_monai.data.output_folder import release_all
+from groupmorph_monai.errors import InputError
+from groupmorph_monai.workflow import BestWeights, Checkpoints, EpochSeed, claim_for_training, warmup_and_cosine
+
+DATA = [{"image": torch.full((1,), float(n)), "label": torch.full((1,), float(n % 3))} for n in range(4)]
+# The validation loss of each epoch: the third is the best.
+LOSSES = {1: 3.0, 2: 2.0, 3: 1.0, 4: 5.0, 5: 4.0, 6: 6.0}
+
+
+class Noisy(torch.nn.Linear):
+    """A network whose result is random, as draws of z are."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.randn(1)
+
+
+class Toy:
+    def __init__(self, folder, epochs, features=1, losses=LOSSES, killed_in=None):
+        torch.manual_seed(0)
+        self.network = Noisy(1, features)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: warmup_and_cosine(n, 24))
+        self.best = BestWeights(self.network, str(folder))
+        metric = Average(output_transform=lambda _: losses[self.trainer.state.epoch])
+        self.evaluator = SupervisedEvaluator(
+            torch.device("cpu"), DataLoader(DATA[:1]), self.network, key_val_metric={"loss": metric},
+            metric_cmp_fn=operator.lt, val_handlers=[self.best],
+        )  # fmt: skip
+        handlers = [EpochSeed(0, DATA), LrScheduleHandler(schedule, False, epoch_level=False)]
+        self.trainer = SupervisedTrainer(
+            torch.device("cpu"), epochs, DataLoader(DATA, shuffle=True), self.network, optimizer,
+            torch.nn.functional.mse_loss, train_handlers=[*handlers, ValidationHandler(1, self.evaluator)],
+        )  # fmt: skip
+        if killed_in is not None:
+            self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._kill, killed_in)
+        objects = {"network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "trainer": self.trainer}
+        Checkpoints({**objects, "scaler": None, "best": self.best}, str(folder)).attach(self.trainer)
+
+    def _kill(self, engine, epoch):
+        if engine.state.epoch == epoch:
+            raise KeyboardInterrupt
+
+    def run(self):
+        self.trainer.run()
+        return self
+
+
+def load(file):
+    return torch.load(file, weights_only=True)
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return one == other
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    Toy(folder, 6).run()
+    return folder
+
+
+def test_the_last_two_checkpoints_and_the_best_weights_are_kept(finished):
+    assert sorted(os.listdir(finished)) == ["checkpoint_epoch=5.pt", "checkpoint_epoch=6.pt", "model_best.pt"]
+    last = load(finished / "checkpoint_epoch=6.pt")
+    assert last["best"] == {"metric": 1.0, "epoch": 3}
+    assert not same(last["network"], load(finished / "model_best.pt"))
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 4, 5])
+def test_a_killed_run_goes_on_to_the_same_numbers_and_knows_the_best_epoch(killed_in, finished, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path, 6, killed_in=killed_in).run()
+    Toy(tmp_path, 6).run()
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(finished))
+    for name in os.listdir(finished):
+        assert same(load(tmp_path / name), load(finished / name)), name
+
+
+@pytest.mark.parametrize("size", [0, 100, 4000])
+def test_a_broken_checkpoint_falls_back_to_the_one_before(size, finished, tmp_path, caplog):
+    Toy(tmp_path, 4).run()
+    newest = tmp_path / "checkpoint_epoch=4.pt"
+    assert newest.stat().st_size > size
+    newest.write_bytes(newest.read_bytes()[:size])
+    Toy(tmp_path, 6).run()
+    assert "checkpoint_epoch=4.pt is broken" in caplog.text
+    for name in os.listdir(finished):
+        assert same(load(tmp_path / name), load(finished / name)), name
+
+
+def test_a_kill_at_any_change_of_the_disk_leaves_a_run_that_goes_on(finished, tmp_path):
+    def act(number):
+        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
+        Toy(tmp_path, 6).run()
+
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 7  # each run is killed later than the one before it, in one that goes on
+        ends.add(in_a_child(lambda n=number: act(n)))
+        for file in tmp_path.glob("*.pt"):
+            load(file)
+    assert number > 14
+    claim_for_training(str(tmp_path))
+    release_all()
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(finished))
+    for name in os.listdir(finished):
+        assert same(load(tmp_path / name), load(finished / name)), name
+
+
+@pytest.mark.parametrize("name", ["weight", "loss"])
+def test_nothing_is_saved_that_is_not_finite(name, tmp_path):
+    Toy(tmp_path, 2).run()
+    before = {file: load(tmp_path / file) for file in os.listdir(tmp_path)}
+    toy = Toy(tmp_path, 3, losses={3: math.nan if name == "loss" else 0.5})
+    if name == "weight":
+        toy.trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: toy.network.weight.data.fill_(math.nan))
+    with pytest.raises(InputError, match="expected finite weights, got NaN|expected a finite number after epoch 3"):
+        toy.run()
+    assert {file: load(tmp_path / file) for file in os.listdir(tmp_path)}.keys() == before.keys()
+    assert all(same(load(tmp_path / file), content) for file, content in before.items())
+
+
+def test_a_run_that_cannot_be_continued_is_refused_in_one_line(finished):
+    with pytest.raises(InputError, match="holds a run of 24 iterations, expected one of at most 8"):
+        Toy(finished, 2)
+    with pytest.raises(InputError, match="holds a run of another model"):
+        Toy(finished, 7, features=2).run()
+
+
+def test_a_finished_run_ends_at_once_with_what_it_was(finished):
+    before = {name: load(finished / name) for name in os.listdir(finished)}
+    toy = Toy(finished, 6).run()
+    assert toy.trainer.state.iteration == 24
+    assert same(dict(toy.network.state_dict()), dict(before["checkpoint_epoch=6.pt"]["network"]))
+    assert {name: load(finished / name) for name in os.listdir(finished)}.keys() == before.keys()
+
+
+def test_the_learning_rate_never_climbs_after_the_warmup():
+    rates = [warmup_and_cosine(n, 80, warmup=10) for n in range(120)]
+    assert rates[:11] == pytest.approx([n / 10 for n in range(11)])
+    assert rates[45] == pytest.approx(0.5) and rates[80:] == [0.0] * 40
+    assert all(b <= a for a, b in zip(rates[10:], rates[11:]))
+    assert warmup_and_cosine(40, 40) == 0.0 and warmup_and_cosine(40, 80) == pytest.approx(0.5)
+
+
+def test_an_extended_run_takes_the_rate_of_the_longer_one(tmp_path):
+    """PyTorch's and MONAI's own schedules keep the length of the run that they were saved in."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+
+    def schedule(iterations):
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: warmup_and_cosine(n, iterations))
+
+    optimizer, short = schedule(40)
+    for _ in range(40):
+        optimizer.step()
+        short.step()
+    optimizer, long = schedule(80)
+    long.load_state_dict(short.state_dict())
+    rates = []
+    for _ in range(40):
+        optimizer.step()
+        long.step()
+        rates.append(long.get_last_lr()[0])
+    assert rates == pytest.approx([(1 + math.cos(math.pi * n / 80)) / 2 for n in range(41, 81)])
+
+
+def test_weights_in_the_output_folder_are_not_overwritten(finished):
+    with pytest.raises(InputError, match="expected an output folder that holds no input"):
+        claim_for_training(str(finished), str(finished / "model_best.pt"))
