@@ -6,19 +6,28 @@ import sys
 from types import TracebackType
 
 from ..errors import InputError
+from .threads import limit_threads
 
 __all__ = ["explain_input_errors", "find_input_error"]
 
 
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError behind ``error``, however often MONAI has wrapped it; None where there is none. Weights of another
-    model, which PyTorch refuses, and a file that there is not are such."""
+    """Find the InputError behind ``error``, however often MONAI has wrapped it; None where there is none. Weights of
+    another model, which PyTorch refuses, a file that there is not, and too little memory are such."""
     while error is not None and not isinstance(error, InputError):
         refused = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if refused:
             return InputError(
                 f"weights: expected those of a {refused[1]} with these settings, got others; give --weights of a "
                 "training with the same overlays"
+            )
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            return InputError(
+                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans or a "
+                "smaller part of them"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
@@ -27,11 +36,12 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def explain_input_errors() -> None:
-    """From here on an InputError that nobody catches prints its one line on standard error and ends the process with
-    code 2.
+    """Prepare a process that MONAI started. From here on an InputError that nobody catches prints its one line on standard error and ends the process with
+    code 2, and as many threads run as the process may use cores.
 
     For the bundle's commands, where MONAI, and not this package, calls.
     """
+    limit_threads()
     # Ignite would print the wrapped error too, before it passes it on.
     logging.getLogger("ignite.engine.engine").addFilter(lambda record: "terminating due to exception" not in record.msg)
 

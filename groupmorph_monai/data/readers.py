@@ -8,6 +8,7 @@ the voxel size alone with the origin in the middle of the volume and the first a
 """
 
 import contextlib
+import gzip
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..space.geometry import Grid
+from .names import IMAGE_ENDINGS, NIFTI_ENDINGS, natural_order
 from .right_angles import at_right_angles
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
@@ -29,9 +31,6 @@ __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_NIFTI = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-# What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
-_IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _GREY = "convert it to a grey-value image"
 # NIfTI's codes of units other than mm, and what they measure.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -119,7 +118,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
-    data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+    data = _values(image, path, labels)
     unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
     apart_mm = unit_mm * _forms_apart(header, data.shape)
@@ -131,6 +130,16 @@ def _load_nifti(path: str, labels: bool) -> _File:
         )
     time = float(header["pixdim"][4])
     return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
+
+
+def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
+    """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
+    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+        image = image if file is None else type(image).from_stream(file)
+        data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+        while file is not None and file.read(1 << 20):
+            pass
+    return data
 
 
 def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
@@ -188,12 +197,12 @@ def _load_itk(path: str, labels: bool) -> _File:
 def _load(path: str | Path, labels: bool = False) -> _File:
     """Read any image file; every way to fail ends in an InputError."""
     path = str(path)
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; check the path")
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
     try:
-        file = (_load_nifti if path.lower().endswith(_NIFTI) else _load_itk)(path, labels)
+        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels)
     except InputError:
         raise
     except MemoryError as error:
@@ -241,14 +250,9 @@ def _check_volume(file: _File, most_axes: int) -> None:
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure} (DICOM: with dcm2niix)")
 
 
-def _natural(path: Path) -> list:
-    """Key that sorts scan2 before scan10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
-
-
 def _folder_files(folder: Path) -> list[Path]:
     entries = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    files = sorted((p for p in entries if p.name.lower().endswith(_IMAGES)), key=_natural)
+    files = sorted((p for p in entries if p.name.lower().endswith(IMAGE_ENDINGS)), key=natural_order)
     if not files:
         raise InputError(
             f"{folder}: expected image files (NIfTI, MHA, NRRD), found none among {len(entries)} files; "

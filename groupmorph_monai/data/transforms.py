@@ -14,13 +14,14 @@ from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
 from .hearts import make_heart
 from .phantom import make_phantom
-from .points import read_points
+from .points import read_landmarks
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
 __all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
+_MOST_LABELS = 1000
 
 
 class ClipSeriesd(MapTransform):
@@ -103,7 +104,8 @@ class LoadSeriesd(MapTransform):
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
         if "landmarks" in item:
-            item["landmarks"] = self._landmarks(item["landmarks"], len(series.frames))
+            points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
+            item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
 
     @staticmethod
@@ -126,6 +128,8 @@ class LoadSeriesd(MapTransform):
         maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
+            if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
+                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; give a label map")
             data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
@@ -135,21 +139,6 @@ class LoadSeriesd(MapTransform):
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
         maps = torch.from_numpy(np.stack(maps))
         return maps.float() if name == "mask" else maps
-
-    @staticmethod
-    def _landmarks(files: Sequence[str], timepoints: int) -> torch.Tensor:
-        if len(files) != timepoints:
-            raise InputError(
-                f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "
-                "add what is missing"
-            )
-        points = [read_points(file) for file in files]
-        for file, read in zip(files, points):
-            if len(read) != len(points[0]):
-                raise InputError(
-                    f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(read)}; number them alike"
-                )
-        return torch.as_tensor(np.stack(points), dtype=torch.float32)
 
 
 class ScalePercentilesd(MapTransform):

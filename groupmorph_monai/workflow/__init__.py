@@ -5,10 +5,12 @@ from .codes import CodeInferer, CodesOf, PriorCodes
 from .handlers import EpochSeed, GradientClip, LossTerms, resume
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
+from .literal import literal
 from .memory import keep_freed_memory
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
+from .weights import WeightsLoader, read_weights
 
 __all__ = [
     "AffineRefinement",
@@ -27,9 +29,12 @@ __all__ = [
     "RegistrationInferer",
     "StepwiseTrainingInferer",
     "TrainingInferer",
+    "WeightsLoader",
     "keep_freed_memory",
+    "literal",
     "native_bf16",
     "prepare_series",
+    "read_weights",
     "resume",
     "timepoint_transforms",
 ]

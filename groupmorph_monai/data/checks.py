@@ -1,0 +1,30 @@
+"""A study's series, read once before hours of work begin."""
+
+import logging
+
+from .datalist import series_items
+from .points import read_landmarks
+from .readers import read_image, read_series
+
+__all__ = ["check_dataset"]
+
+logger = logging.getLogger(__name__)
+
+
+def check_dataset(dataset_dir: str | None) -> None:
+    """Read every series of a data list, with its landmarks and label maps, so that a broken one is told at once.
+
+    Args:
+        dataset_dir: as `series_items` takes it; None where there is nothing to read.
+    Raises: InputError for the first that cannot be read.
+    """
+    if dataset_dir is None:
+        return
+    items = series_items(dataset_dir, None, [])
+    logger.info("Reading all %d series of %s once, to find broken ones before the work begins.", len(items), dataset_dir)
+    for item in items:
+        series = read_series(item["image"])
+        if "landmarks" in item:
+            read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
+        for file in item.get("labels", ()):
+            read_image(file, labels=True)
