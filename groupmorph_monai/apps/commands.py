@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .settings import check_settings, parse_settings, read_settings
 __all__ = ["COMMANDS"]
 
 logger = logging.getLogger(__name__)
+logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
 POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -100,23 +102,18 @@ def _device(name: str) -> torch.device:
 
 def _check_place(output: str, inputs: Sequence[str]) -> None:
     """Refuse to write among the inputs, where a result may replace one or be read as one the next time."""
-    folder = _absolute(output).resolve()
-    for file in map(_absolute, inputs):
-        if folder in (file.resolve() if file.is_dir() else None, file.parent.resolve(), file.resolve().parent):
-            raise InputError(f"--output: expected a folder without inputs, got {output}, which holds {file}; choose another")
+    folder = os.path.realpath(output)
+    for file in inputs:
+        real = os.path.realpath(file)
+        if folder in (real, os.path.dirname(real), os.path.realpath(os.path.dirname(os.path.abspath(file)))):
+            raise InputError(
+                f"--output: expected a folder without inputs, got {output}, which holds {file}; choose another"
+            )
 
 
 def _resolved(files: Sequence[str]) -> list[str]:
-    return [str(_absolute(file)) for file in files]
-
-
-def _absolute(file: str) -> Path:
-    """The path without links in its folders; a link to a file keeps its name, which tells the format."""
-    path = Path(file)
-    try:
-        return path.parent.resolve() / path.name if path.name else path.resolve()
-    except (OSError, RuntimeError):
-        return path.absolute()
+    """Absolute paths. A link to a file keeps its name, which tells the format."""
+    return [os.path.abspath(file) for file in files]
 
 
 def register(args: argparse.Namespace) -> None:

@@ -41,6 +41,8 @@ class _Shown(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.name.split(".")[0] == _PACKAGE
+        if record.name == "py.warnings":  # libraries' words to programmers
+            return self.verbose
         # Ignite reports the exception that ends a run, which is told at the end.
         ending = record.name.startswith("ignite") and "terminating due to exception" in str(record.msg)
         return self.verbose or (not ending and record.levelno >= (self.level if ours else logging.WARNING))
@@ -62,7 +64,7 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
-    logging.captureWarnings(not verbose)
+    logging.captureWarnings(True)
     return memory.lines
 
 

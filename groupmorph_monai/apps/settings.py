@@ -54,7 +54,7 @@ SETTINGS: dict[str, Kind] = {
     "posterior_smoothing_voxels": Number(0, 100),
     "passes": Whole(1, 100),
     "network_bf16": Flag(),
-    "window_size_voxels": OrNone(List(Whole(8, 100000), 3)),
+    "window_size_voxels": OrNone(List(Whole(4, 100000), 3)),
     "window_overlap": Number(0, 0.9),
     "alignment#remove_mean": Flag(),
     "code_size": Whole(1, 10000),
@@ -105,7 +105,7 @@ SETTINGS: dict[str, Kind] = {
     "outside": Choice("zero", "nan", "border"),
     "write_jacobian": Flag(),
     # training
-    "patch_size_voxels": List(Whole(8, 1024), 3),
+    "patch_size_voxels": List(Whole(4, 1024), 3),
     "bidirectional": Flag(),
     "symmetry_weight": _WEIGHT,
     "kl_weight": _WEIGHT,

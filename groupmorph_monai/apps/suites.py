@@ -11,6 +11,7 @@ from pathlib import Path
 from ..benchmarks.affine import affine_cases, align_by_steps
 from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
 from ..benchmarks.compare import BundleMethod, compare, scale
+from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
 from ..benchmarks.reliability import reliability
@@ -22,6 +23,7 @@ from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
 from .configs import bundle_root, config_files
+from .threads import available_cores
 
 __all__ = ["SUITES"]
 
@@ -243,6 +245,10 @@ def _reliability(args: argparse.Namespace) -> list[dict]:
     return reliability(methods, args.output, args.seeds)
 
 
+def _contention(args: argparse.Namespace) -> list[dict]:
+    return contention(_ours(args), args.threads or available_cores())
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -259,4 +265,5 @@ SUITES = {
     "symmetry": _symmetry,
     "covariance": _covariance,
     "reliability": _reliability,
+    "contention": _contention,
 }

@@ -137,8 +137,12 @@ def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
         data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
-        while file is not None and file.read(1 << 20):
-            pass
+        try:
+            while file is not None and file.read(1 << 20):
+                pass
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # what else follows the whole image does no harm
+                raise
     return data
 
 

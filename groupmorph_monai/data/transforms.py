@@ -15,7 +15,7 @@ from ..space.geometry import AffineTransform, Grid
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_landmarks
-from .readers import read_image, read_series
+from .readers import Frame, read_image, read_series
 from .resampling import resample, resample_series, working_grid
 
 __all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
@@ -92,11 +92,7 @@ class LoadSeriesd(MapTransform):
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        if min(grid.shape) < 4:
-            raise InputError(
-                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
-                f"leaves {min(grid.shape)}; choose a smaller one"
-            )
+        self._check_grid(grid, series.frames)
         item[key], item["coverage"] = resample_series(series, grid, initial)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
@@ -107,6 +103,19 @@ class LoadSeriesd(MapTransform):
             points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
+
+    def _check_grid(self, grid: Grid, frames: Sequence[Frame]) -> None:
+        smallest = min(frames, key=lambda frame: min(frame.data.shape))
+        if min(smallest.data.shape) < 4:
+            raise InputError(
+                f"{smallest.path}: expected a volume of 4 voxels or more along every axis, got {smallest.data.shape}; "
+                "motion is not found in fewer"
+            )
+        if min(grid.shape) < 4:
+            raise InputError(
+                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
+                f"{min(grid.shape)}; choose a smaller one than {grid.spacing_mm.min():.3g} mm"
+            )
 
     @staticmethod
     def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
