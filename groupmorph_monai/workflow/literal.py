@@ -11,10 +11,8 @@ def literal(value: object) -> object:
 
     In a config ConfigParser runs text after ``$`` as code, resolves ``@`` and ``%`` as references and replaces ``#``
     wherever it stands. It does not look into bytes: text is handed over as bytes, which `os.fsdecode` turns back when
-    the config is instantiated. Everything that a user types, or a file is called, goes this way.
+    the config is instantiated. Dictionaries, whose names it would split, are none of a user's values. Everything that a user types, or a file is called, goes this way.
     """
     if isinstance(value, (str, Path)):
         return {"_target_": "os.fsdecode", "filename": os.fsencode(value)}
-    if isinstance(value, dict):
-        return {name: literal(part) for name, part in value.items()}
     return [literal(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -61,8 +61,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "option, sign",
+    [(option, sign) for option in OPTIONS for sign in SIGNS[:2]] + [("register --output", sign) for sign in SIGNS[2:]],
+)
 def test_an_option_means_what_was_typed(option, sign, parsed, monkeypatch, tmp_path):
     words, name, is_list = OPTIONS[option]
     if words[0] == "transport":
@@ -73,23 +75,26 @@ def test_an_option_means_what_was_typed(option, sign, parsed, monkeypatch, tmp_p
     assert not (tmp_path / "pwned").exists()
 
 
+def test_many_scans_mean_what_was_typed(parsed, tmp_path):
+    assert main(["register", *SIGNS, "--output", "out"]) == 0
+    assert parsed["series"] == [str(tmp_path / sign) for sign in SIGNS]
+
+
 def test_bytes_that_are_no_text_come_through(parsed, tmp_path):
     name = b"scan\xff".decode(errors="surrogateescape")
     assert main(["register", name, "--output", "out"]) == 0
     assert parsed["series"] == [str(tmp_path / name)]
 
 
-@pytest.mark.parametrize("value", [{"$a": ["@b", "%c", {"#": "d#e"}]}, [1, 2.5, None, True], "$1 + 1", ["$x", 3], {}])
+@pytest.mark.parametrize("value", [[1, 2.5, None, True], "$1 + 1", ["$x", ["@b", 3]], []])
 def test_a_literal_is_itself(value):
     parser = ConfigParser({"it": literal(value), "b": 1, "again": "@it"})
     assert parser.get_parsed_content("again") == value
 
 
-@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("sign", [SIGNS[0], "@weights", "%run"])
 @pytest.mark.parametrize("config", ["noise", "spacing_mm", "device", "weights", "output_dir", "nmi_kind", "outside"])
 def test_a_setting_takes_no_expression(config, sign, parsed, tmp_path, capsys):
-    if (config, sign) in {("spacing_mm", "null"), ("spacing_mm", "~")}:
-        return
     command = ["register", "scans", "--output", "out", "--overlay", "likelihoods/group_nmi"]
     assert main([*command, "--set", f"{config}={sign}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
