@@ -278,7 +278,7 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
         "transport",
         help="carry the deformations of one patient's series to another's image",
         description="Encode the deformations of one series and decode them for another patient's image. It needs a "
-        "model whose deformations are codes: groupmorph train --overlay models/krebs_cvae.",
+        "model whose deformations are codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
     p.add_argument("donor", nargs="+", type=_path, metavar="FILES", help="the series whose deformations are carried over")
     p.add_argument("--to", required=True, type=_path, metavar="FILE", help="the other patient's image")
@@ -291,7 +291,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
         "sample",
         help="draw new deformations of one image",
         description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
-        "codes: groupmorph train --overlay models/krebs_cvae.",
+        "codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
     p.add_argument("image", type=_path, metavar="FILE", help="the image to deform")
     p.add_argument("--number", type=_number(Whole(2, 10000), whole=True), default=6, metavar="N", help="number of deformations to draw (default: 6)")

@@ -16,6 +16,7 @@ from ..data.readers import read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
 from ..errors import InputError
 from ..workflow.literal import literal
+from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
 from .settings import check_settings, parse_settings, read_settings
@@ -181,9 +182,17 @@ def _targets(files: Sequence[str], output: str, field: str) -> list[Path]:
     return list(sources)
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def _check_before_work(args: argparse.Namespace) -> None:
+    """Find what would end hours of work, or leave half of a result, before they begin."""
     _check_place(args.output, [args.dataset] if args.dataset else [])
+    if args.weights:
+        read_weights(args.weights)
     check_dataset(args.dataset)
+    check_output_dir(args.output)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    _check_before_work(args)
     _run(
         "evaluate",
         "evaluate",
@@ -202,8 +211,7 @@ _OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise
 
 
 def train(args: argparse.Namespace) -> None:
-    _check_place(args.output, [args.dataset] if args.dataset else [])
-    check_dataset(args.dataset)
+    _check_before_work(args)
     _run(
         "training",
         "train",

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 
 from ..data.phantom import make_phantom
-from ..data.writers import apply_field_to_points
+from ..data.writers import apply_field_to_points, check_output_dir
 from ..evaluation.report import format_table
 
 __all__ = ["run_demo"]
@@ -24,7 +24,7 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         register: called with the series' files and the folder for the results.
     """
     folder = Path(output)
-    (folder / "series").mkdir(parents=True, exist_ok=True)
+    check_output_dir(folder / "series")
     phantom = make_phantom(SEED)
     affine = phantom["affine"].numpy()
     files = []

@@ -35,6 +35,10 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return error
 
 
+def _tells_more_than_the_end(record: logging.LogRecord) -> bool:
+    return "terminating due to exception" not in str(record.msg) and not str(record.msg).startswith("Exception: ")
+
+
 def explain_input_errors() -> None:
     """Prepare a process that MONAI started. From here on an InputError that nobody catches prints its one line on standard error and ends the process with
     code 2, and as many threads run as the process may use cores.
@@ -42,8 +46,9 @@ def explain_input_errors() -> None:
     For the bundle's commands, where MONAI, and not this package, calls.
     """
     limit_threads()
-    # Ignite would print the wrapped error too, before it passes it on.
-    logging.getLogger("ignite.engine.engine").addFilter(lambda record: "terminating due to exception" not in record.msg)
+    # Ignite and MONAI's StatsHandler, of the names that the configs give it, would print the wrapped error too.
+    for name in ("ignite.engine.engine", "train", "validate"):
+        logging.getLogger(name).addFilter(_tells_more_than_the_end)
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         mistake = find_input_error(error)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reason}; mend the file") from None
     if not isinstance(content, dict):
-        raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {content!r:.60}; {_HINT}")
+        raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reprlib.repr(content)}; {_HINT}")
     known, where = read_configs(files), f"--overlay {file}"
     for name, value in content.items():
         _check_name(str(name), known, f"{config}.yaml", where)
@@ -256,13 +257,15 @@ def _check_name(name: str, known: Mapping, config: str, where: str) -> None:
 
 def _check_value(name: str, value: object, typed: object, where: str) -> None:
     if not SETTINGS[name].accepts(value):
-        raise InputError(f"{where}{name}: expected {SETTINGS[name]}, got {typed!r:.80}")
+        raise InputError(f"{where}{name}: expected {SETTINGS[name]}, got {reprlib.repr(typed)}")
 
 
 def _numbers(value: object) -> object:
-    """Numbers such as 1e-3, which YAML takes for text."""
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
+    """Numbers such as 1e-3, which YAML takes for text, also in a list."""
+    return [_number(v) for v in value] if isinstance(value, list) else _number(value)
+
+
+def _number(value: object) -> object:
     try:
         return float(value) if isinstance(value, str) and value[-1:].isdigit() else value
     except ValueError:

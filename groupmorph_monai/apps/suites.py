@@ -22,6 +22,7 @@ from ..benchmarks.symmetry import asymmetry
 from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
+from ..workflow.literal import literal
 from .configs import bundle_root, config_files
 from .threads import available_cores
 
@@ -178,7 +179,7 @@ def _surfaces(args: argparse.Namespace) -> list[dict]:
         for name, modes in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
             overlays = (base, "data/subjects", *modes)
             methods[name] = _trained(
-                args, tell, Path(scratch) / name, [base], overlays, 2, _HALF_THE_FILTERS, dataset_dir=str(folder)
+                args, tell, Path(scratch) / name, [base], overlays, 2, _HALF_THE_FILTERS, dataset_dir=literal(folder)
             )
         return compare_overlap(pairs, methods, tell)
 

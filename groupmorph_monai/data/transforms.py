@@ -30,7 +30,7 @@ class ClipSeriesd(MapTransform):
 
     Args:
         keys: of the series, ``"image"``: a `Series`, or what `read_series` takes. A phantom has none.
-        least: in the files' units; none leaves the series as it is.
+        least: in the files' units; none leaves the series as it is. Some intensities of each scan must lie above it.
         timepoints: the one K that the network takes; none for any.
     """
 
@@ -42,6 +42,12 @@ class ClipSeriesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item) if self.least is not None else ():
             series = read_series(item[key], self.timepoints)
+            for frame in series.frames:
+                if frame.data.max() <= self.least:
+                    raise InputError(
+                        f"intensity_least: expected less than the intensities of {frame.path}, which end at "
+                        f"{frame.data.max():g}, got {self.least:g}; choose a smaller one"
+                    )
             frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
             item[key] = replace(series, frames=tuple(frames))
         return item

@@ -100,6 +100,7 @@ OVERLAYS = {
     "bytes": (bytes(range(256)), "YAML"),
     "a tag": ("noise: !!python/object/apply:os.system [touch pwned]", "YAML"),
     "itself": ("noise: &a [*a]", "noise"),
+    "very much": ("a: &a [1]\n" + "".join(f"b{n}: &{n} [{9 * f'*{m},'}]\n" for m, n in zip("abcdefghijk", "bcdefghijkl")), "'a'"),
 }
 
 
@@ -142,7 +143,8 @@ def test_masks_that_leave_nothing(kind, series, tmp_path, refused):
     affine[:3, 3] += 500 * (kind == "elsewhere")
     if kind not in ("missing", "no name"):
         nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, value, np.float32), affine), tmp_path / "m.nii.gz")
-    refused(["register", *series[:2], "--output", "out", "--mask", "" if kind == "no name" else "m.nii.gz"], "m")
+    mask = "" if kind == "no name" else "m.nii.gz"
+    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], "mask" if kind == "no name" else mask)
 
 
 OPTIONS = [
