@@ -57,7 +57,9 @@ def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) 
     group = p.add_argument_group("how it runs")
     words = group.add_mutually_exclusive_group()
     words.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
-    words.add_argument("--verbose", action="store_true", help="also print the libraries' messages and the settings used")
+    words.add_argument(
+        "--verbose", action="store_true", help="also print the libraries' messages and the settings used"
+    )
     group.add_argument(
         "--threads", type=_positive, metavar="N", help="threads to run (default: the cores that the process may use)"
     )
@@ -164,7 +166,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "files",
         nargs="+",
-        type=_path, metavar="FILES",
+        type=_path,
+        metavar="FILES",
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans",
     )
     p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results")
@@ -208,7 +211,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--mask",
         nargs="+",
-        type=_path, metavar="FILE",
+        type=_path,
+        metavar="FILE",
         help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
         "first scan without one), or one per scan",
     )
@@ -225,7 +229,11 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("field", type=_path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
     p.add_argument(
-        "files", nargs="+", type=_path, metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)"
+        "files",
+        nargs="+",
+        type=_path,
+        metavar="FILES",
+        help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
     p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
@@ -241,7 +249,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     _add_dataset(p)
     p.add_argument(
-        "--output", default="out", type=_path, metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
+        "--output",
+        default="out",
+        type=_path,
+        metavar="DIR",
+        help="folder for metrics.csv and metrics.json (default: out)",
     )
     _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
@@ -256,17 +268,26 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     _add_dataset(p)
     _add_device(p)
     p.add_argument(
-        "--output", default="runs/train", type=_path, metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
+        "--output",
+        default="runs/train",
+        type=_path,
+        metavar="DIR",
+        help="folder for checkpoints and logs (default: runs/train)",
     )
     p.add_argument(
-        "--weights", type=_path, metavar="FILE", help="begin from these, such as bundle/models/model.pt (default: from nothing)"
+        "--weights",
+        type=_path,
+        metavar="FILE",
+        help="begin from these, such as bundle/models/model.pt (default: from nothing)",
     )
     p.add_argument("--iterations", type=_positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 
 
 def _add_coded(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--weights", required=True, type=_path, metavar="FILE", help="of a model with codes that you trained")
+    p.add_argument(
+        "--weights", required=True, type=_path, metavar="FILE", help="of a model with codes that you trained"
+    )
     _add_device(p)
     p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results")
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
@@ -280,7 +301,9 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
         description="Encode the deformations of one series and decode them for another patient's image. It needs a "
         "model whose deformations are codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument("donor", nargs="+", type=_path, metavar="FILES", help="the series whose deformations are carried over")
+    p.add_argument(
+        "donor", nargs="+", type=_path, metavar="FILES", help="the series whose deformations are carried over"
+    )
     p.add_argument("--to", required=True, type=_path, metavar="FILE", help="the other patient's image")
     _add_coded(p)
 
@@ -294,7 +317,13 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
         "codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
     p.add_argument("image", type=_path, metavar="FILE", help="the image to deform")
-    p.add_argument("--number", type=_number(Whole(2, 10000), whole=True), default=6, metavar="N", help="number of deformations to draw (default: 6)")
+    p.add_argument(
+        "--number",
+        type=_number(Whole(2, 10000), whole=True),
+        default=6,
+        metavar="N",
+        help="number of deformations to draw (default: 6)",
+    )
     p.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_coded(p)
 
@@ -316,8 +345,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
         "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
-        "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy processes for each "
-        "core.",
+        "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
+        "processes for each core.",
     )
     p.add_argument(
         "--suite",
@@ -332,14 +361,31 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="of artificial series or motions",
     )
-    p.add_argument("--series", nargs="+", type=_path, metavar="FILE", help="scans that lie alike as acquired, to be warped")
-    p.add_argument("--spacing-mm", type=_spacing, metavar="MM", help="voxel size of the warped scans (default: their own)")
     p.add_argument(
-        "--mask", type=_path, metavar="FILE", help="where errors of warped scans count (default: where these are bright)"
+        "--series", nargs="+", type=_path, metavar="FILE", help="scans that lie alike as acquired, to be warped"
     )
-    p.add_argument("--dataset", type=_path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each")
-    p.add_argument("--minutes", type=_number(Number(0, 1e5, above=True)), default=10.0, metavar="N", help="of training, for each model (default: 10)")
-    p.add_argument("--output", default="benchmarks", type=_path, metavar="DIR", help="folder for the table (default: benchmarks)")
+    p.add_argument(
+        "--spacing-mm", type=_spacing, metavar="MM", help="voxel size of the warped scans (default: their own)"
+    )
+    p.add_argument(
+        "--mask",
+        type=_path,
+        metavar="FILE",
+        help="where errors of warped scans count (default: where these are bright)",
+    )
+    p.add_argument(
+        "--dataset", type=_path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each"
+    )
+    p.add_argument(
+        "--minutes",
+        type=_number(Number(0, 1e5, above=True)),
+        default=10.0,
+        metavar="N",
+        help="of training, for each model (default: 10)",
+    )
+    p.add_argument(
+        "--output", default="benchmarks", type=_path, metavar="DIR", help="folder for the table (default: benchmarks)"
+    )
     p.add_argument("--weights", type=_path, metavar="FILE", help="trained weights other than those that ship")
 
 
@@ -351,5 +397,9 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         description="Make a series whose true motion is known, register it, and print the error before and after.",
     )
     p.add_argument(
-        "--output", default="demo_output", type=_path, metavar="DIR", help="folder for the results (default: demo_output)"
+        "--output",
+        default="demo_output",
+        type=_path,
+        metavar="DIR",
+        help="folder for the results (default: demo_output)",
     )

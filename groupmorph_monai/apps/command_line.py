@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args) -> None:
     if args.command == "settings":
-        from .settings import settings_table
+        from .setting_values import settings_table
 
         print("\n".join(settings_table()))
         return

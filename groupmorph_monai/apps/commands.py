@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from ..data.checks import check_dataset
-from ..data.names import image_stem
 from ..data.points import read_points
 from ..data.readers import read_series
 from ..data.writers import apply_field, apply_field_to_points, check_output_dir, write_image, write_points
@@ -19,13 +17,13 @@ from ..workflow.literal import literal
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
-from .settings import check_settings, parse_settings, read_settings
+from .places import absolute_paths, check_place, holds_points, result_paths
+from .setting_values import check_settings, parse_settings, read_settings
 
 __all__ = ["COMMANDS"]
 
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
-POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
 def _run(
@@ -101,24 +99,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_place(output: str, inputs: Sequence[str]) -> None:
-    """Refuse to write among the inputs, where a result may replace one or be read as one the next time."""
-    folder = os.path.realpath(output)
-    for file in inputs:
-        real = os.path.realpath(file)
-        if folder in (real, os.path.dirname(real), os.path.realpath(os.path.dirname(os.path.abspath(file)))):
-            raise InputError(
-                f"--output: expected a folder without inputs, got {output}, which holds {file}; choose another"
-            )
-
-
-def _resolved(files: Sequence[str]) -> list[str]:
-    """Absolute paths. A link to a file keeps its name, which tells the format."""
-    return [os.path.abspath(file) for file in files]
-
-
 def register(args: argparse.Namespace) -> None:
-    _check_place(args.output, args.files)
+    check_place(args.output, args.files)
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
@@ -134,7 +116,7 @@ def register(args: argparse.Namespace) -> None:
         overlays,
         args.set,
         args.device,
-        series=_resolved(args.files),
+        series=absolute_paths(args.files),
         output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,
@@ -142,49 +124,30 @@ def register(args: argparse.Namespace) -> None:
         write_jacobian=args.jacobian or None,
         outside=args.outside,
         initial_alignment=args.initial,
-        mask=args.mask and _resolved(args.mask),
+        mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
 
 
 def apply(args: argparse.Namespace) -> None:
-    _check_place(args.output, args.files)
-    targets = _targets(args.files, args.output, args.field)
+    check_place(args.output, args.files)
+    targets = result_paths(args.files, args.output, args.field)
     results = [
         apply_field_to_points(args.field, read_points(file))
-        if _holds_points(file)
+        if holds_points(file)
         else apply_field(args.field, file, nearest=args.label)
         for file in args.files
     ]
     check_output_dir(args.output)
     for file, result, target in zip(args.files, results, targets):
-        (write_points if _holds_points(file) else write_image)(result, target)
+        (write_points if holds_points(file) else write_image)(result, target)
         print(target)
-
-
-def _holds_points(file: str) -> bool:
-    return Path(file).suffix.lower() in POINT_FILES
-
-
-def _targets(files: Sequence[str], output: str, field: str) -> list[Path]:
-    """Name the results after their inputs, and refuse two of one name, and the field's own."""
-    sources: dict[Path, str] = {}
-    for file in files:
-        name = Path(file).name
-        stem = name[: -len(Path(name).suffix)] if _holds_points(file) else image_stem(name)
-        target = Path(output) / (stem + (".csv" if _holds_points(file) else ".nii.gz"))
-        if target in sources:
-            raise InputError(f"{file}: expected another name than {sources[target]}, as both become {target}; rename it")
-        if target.absolute() == Path(field).absolute() or (target.exists() and target.samefile(field)):
-            raise InputError(f"--output: expected another folder, as {target} would replace the field; choose one")
-        sources[target] = file
-    return list(sources)
 
 
 def _check_before_work(args: argparse.Namespace) -> None:
     """Find what would end hours of work, or leave half of a result, before they begin."""
-    _check_place(args.output, [args.dataset] if args.dataset else [])
+    check_place(args.output, [args.dataset] if args.dataset else [])
     if args.weights:
         read_weights(args.weights)
     check_dataset(args.dataset)
@@ -230,17 +193,17 @@ def train(args: argparse.Namespace) -> None:
 
 
 def transport(args: argparse.Namespace) -> None:
-    _check_place(args.output, [*args.donor, args.to])
-    donor = _resolved(args.donor)
+    check_place(args.output, [*args.donor, args.to])
+    donor = absolute_paths(args.donor)
     number = len(read_series(donor).frames)
-    _with_codes("modes/transport", args, _resolved([args.to]) * number, donor=donor)
+    _with_codes("modes/transport", args, absolute_paths([args.to]) * number, donor=donor)
     field = Path(args.output) / "inverse_ddf_KK.nii.gz"
     print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to} --output DIR")
 
 
 def sample(args: argparse.Namespace) -> None:
-    _check_place(args.output, [args.image])
-    _with_codes("modes/sample", args, _resolved([args.image]) * args.number, sample_seed=args.seed)
+    check_place(args.output, [args.image])
+    _with_codes("modes/sample", args, absolute_paths([args.image]) * args.number, sample_seed=args.seed)
 
 
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:

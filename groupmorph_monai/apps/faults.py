@@ -69,7 +69,7 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
 
 
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
-    """Tell a fault of the program in three lines on standard error: what happened, where the log is, where to report."""
+    """Tell a fault of the program in three lines on standard error: what happened, the log, and where to report it."""
     cause = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__

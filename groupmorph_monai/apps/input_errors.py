@@ -26,8 +26,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             )
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
-                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans or a "
-                "smaller part of them"
+                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans or "
+                "a smaller part of them"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
@@ -40,10 +40,10 @@ def _tells_more_than_the_end(record: logging.LogRecord) -> bool:
 
 
 def explain_input_errors() -> None:
-    """Prepare a process that MONAI started. From here on an InputError that nobody catches prints its one line on standard error and ends the process with
-    code 2, and as many threads run as the process may use cores.
+    """Prepare a process that MONAI started, and not this package: for the bundle's commands.
 
-    For the bundle's commands, where MONAI, and not this package, calls.
+    From here on an InputError that nobody catches prints its one line on standard error and ends the process with code
+    2, and as many threads run as the process may use cores.
     """
     limit_threads()
     # Ignite and MONAI's StatsHandler, of the names that the configs give it, would print the wrapped error too.

@@ -26,7 +26,15 @@ from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.registration import timepoint_transforms
 
-__all__ = ["BundleMethod", "before_and_after_mm", "compare", "lesion_volume_error_percent", "measure", "scale", "write_table"]
+__all__ = [
+    "BundleMethod",
+    "before_and_after_mm",
+    "compare",
+    "lesion_volume_error_percent",
+    "measure",
+    "scale",
+    "write_table",
+]
 
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]

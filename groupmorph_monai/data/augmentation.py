@@ -78,8 +78,8 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
     def randomize(self, timepoints: int) -> None:
         if timepoints < self.least:
             raise InputError(
-                f"timepoints_least: expected at most the {timepoints} timepoints of a series, got {self.least}; choose a "
-                "smaller one, or leave the series out"
+                f"timepoints_least: expected at most the {timepoints} timepoints of a series, got {self.least}; choose "
+                "a smaller one, or leave the series out"
             )
         most = min(self.most, timepoints)
         number = self.R.randint(self.least, most + 1)

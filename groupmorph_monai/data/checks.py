@@ -21,7 +21,9 @@ def check_dataset(dataset_dir: str | None) -> None:
     if dataset_dir is None:
         return
     items = series_items(dataset_dir, None, [])
-    logger.info("Reading all %d series of %s once, to find broken ones before the work begins.", len(items), dataset_dir)
+    logger.info(
+        "Reading all %d series of %s once, to find broken ones before the work begins.", len(items), dataset_dir
+    )
     for item in items:
         series = read_series(item["image"])
         if "landmarks" in item:

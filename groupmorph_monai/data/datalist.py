@@ -117,7 +117,9 @@ def _resolve(entry: dict, listed: Path) -> dict:
         if not paths or not all(isinstance(path, str) and path for path in paths):
             wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one a timepoint"
             raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; mend the file')
-        item[key] = [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
+        item[key] = (
+            [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
+        )
     others = sorted(set(entry) - set(_KEYS))
     if others:
         logger.warning("%s: %s are not read; the keys are %s", listed, ", ".join(others), ", ".join(_KEYS))

@@ -11,7 +11,8 @@ def literal(value: object) -> object:
 
     In a config ConfigParser runs text after ``$`` as code, resolves ``@`` and ``%`` as references and replaces ``#``
     wherever it stands. It does not look into bytes: text is handed over as bytes, which `os.fsdecode` turns back when
-    the config is instantiated. Dictionaries, whose names it would split, are none of a user's values. Everything that a user types, or a file is called, goes this way.
+    the config is instantiated. Everything that a user types, or a file is called, goes this way. Dictionaries, whose
+    names ConfigParser would split, are none of a user's values.
     """
     if isinstance(value, (str, Path)):
         return {"_target_": "os.fsdecode", "filename": os.fsencode(value)}

@@ -14,8 +14,8 @@ from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.workflow import literal
 
 SIGNS = [
-    "$__import__('pathlib').Path('pwned').touch()", "@weights", "@series", "@none", "%run", "%inference#run", "a#1", "#",
-    "a@#b", "50%#b", "a::b", "$", "_target_", "$import os", "null", "[1, 2]", "~", "{}",
+    "$__import__('pathlib').Path('pwned').touch()", "@weights", "@series", "@none", "%run", "%inference#run", "a#1",
+    "#", "a@#b", "50%#b", "a::b", "$", "_target_", "$import os", "null", "[1, 2]", "~", "{}",
 ]  # fmt: skip
 
 

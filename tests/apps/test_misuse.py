@@ -100,7 +100,10 @@ OVERLAYS = {
     "bytes": (bytes(range(256)), "YAML"),
     "a tag": ("noise: !!python/object/apply:os.system [touch pwned]", "YAML"),
     "itself": ("noise: &a [*a]", "noise"),
-    "very much": ("a: &a [1]\n" + "".join(f"b{n}: &{n} [{9 * f'*{m},'}]\n" for m, n in zip("abcdefghijk", "bcdefghijkl")), "'a'"),
+    "a thousand million times itself": (
+        "a: &a [1]\n" + "".join(f"a{n}: &{n} [{9 * f'*{m},'}]\n" for m, n in zip("abcdefghi", "bcdefghij")),
+        "'a'",
+    ),
 }
 
 
@@ -144,7 +147,8 @@ def test_masks_that_leave_nothing(kind, series, tmp_path, refused):
     if kind not in ("missing", "no name"):
         nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, value, np.float32), affine), tmp_path / "m.nii.gz")
     mask = "" if kind == "no name" else "m.nii.gz"
-    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], "mask" if kind == "no name" else mask)
+    words = "--mask" if kind == "no name" else mask
+    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], words)
 
 
 OPTIONS = [
@@ -261,9 +265,9 @@ def test_landmarks_far_outside_of_their_scan(study, refused):
 
 @pytest.mark.parametrize(
     "setting",
-    ["patch_size_voxels=[0,0,0]", "patch_size_voxels=[16,16]", "learning_rate=-1", "learning_rate=1e30", "kl_weight=.nan",
-     "batch_size=0", "batch_size=2", "timepoints_least=1", "timepoints_least=9", "iterations_per_epoch=0",
-     "max_minutes=-1", "seed=-1", "adam_betas=[2,2]", "train#trainer=3", "network_def=3"],
+    ["patch_size_voxels=[0,0,0]", "patch_size_voxels=[16,16]", "learning_rate=-1", "learning_rate=1e30",
+     "kl_weight=.nan", "batch_size=0", "batch_size=2", "timepoints_least=1", "timepoints_least=9",
+     "iterations_per_epoch=0", "max_minutes=-1", "seed=-1", "adam_betas=[2,2]", "train#trainer=3", "network_def=3"],
 )  # fmt: skip
 def test_settings_of_training_out_of_range(setting, refused):
     refused(["train", "--phantoms", "--output", "out", "--set", setting], "--set")

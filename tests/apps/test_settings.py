@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from groupmorph_monai.apps.configs import config_files, overlay_names, read_configs
-from groupmorph_monai.apps.settings import SETTINGS, check_settings, parse_settings, settings_table
+from groupmorph_monai.apps.setting_values import check_settings, parse_settings, settings_table
+from groupmorph_monai.apps.settings import SETTINGS
 from groupmorph_monai.errors import InputError
 
 # What has an option of its own, what a config says of its parts, and what is no literal.
@@ -43,7 +44,7 @@ def test_every_declaration_is_of_some_config():
 
 REFUSED = """noise=0 noise=.nan noise=.inf noise=abc noise=1e400 noise=-1 noise=true noise=[1] noise= noise=@lambda_u
     passes=0 passes=1.5 passes=two std_draws=2.5 std_draws=-3 std_draws=true write_jacobian=maybe write_jacobian=1
-    outside=nowhere outside=[zero] reference=-1 reference=1.0 spacing_mm=0 spacing_mm=-1 spacing_mm=[1,2] spacing_mm=wide
+    outside=nowhere outside=[zero] reference=-1 reference=1.0 spacing_mm=0 spacing_mm=-1 spacing_mm=[1,2]
     spacing_mm=1e-6 spacing_mm=[1 window_size_voxels=[8,8] window_size_voxels=[0,0,0] window_radii_voxels=[]
     window_radii_voxels=2 window_radii_voxels=[-1] window_overlap=1 percentile_lower=200 refinement_iterations=3
     refinement_levels_voxels=[0] independent_share=0 lambda_c=-5 lambda_c=.nan intensity_least=abc
@@ -66,7 +67,9 @@ def test_a_value_of_its_kind_is_read(text, value):
     assert parse_settings([text], "inference", config_files("inference", ())) == {text.partition("=")[0]: value}
 
 
-@pytest.mark.parametrize("name", ["lambda_x", "network", "imports", "series", "weights", "inferer#passes", "", "run_id"])
+@pytest.mark.parametrize(
+    "name", ["lambda_x", "network", "imports", "series", "weights", "inferer#passes", "", "run_id"]
+)
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(InputError, match="--set: expected a setting of inference.yaml"):
         parse_settings([f"{name}=3"], "inference", config_files("inference", ()))

@@ -1,0 +1,49 @@
+"""Where results go, and what they are called."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.names import image_stem
+from ..errors import InputError
+
+__all__ = ["absolute_paths", "check_place", "holds_points", "result_paths"]
+
+_POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
+
+
+def check_place(output: str, inputs: Sequence[str]) -> None:
+    """Refuse to write among the inputs, where a result may replace one or be read as one the next time."""
+    folder = os.path.realpath(output)
+    for file in inputs:
+        real = os.path.realpath(file)
+        if folder in (real, os.path.dirname(real), os.path.realpath(os.path.dirname(os.path.abspath(file)))):
+            raise InputError(
+                f"--output: expected a folder without inputs, got {output}, which holds {file}; choose another"
+            )
+
+
+def absolute_paths(files: Sequence[str]) -> list[str]:
+    """Absolute paths. A link to a file keeps its name, which tells the format."""
+    return [os.path.abspath(file) for file in files]
+
+
+def holds_points(file: str) -> bool:
+    return Path(file).suffix.lower() in _POINT_FILES
+
+
+def result_paths(files: Sequence[str], output: str, field: str) -> list[Path]:
+    """Name the results after their inputs, and refuse two of one name, and the field's own."""
+    sources: dict[Path, str] = {}
+    for file in files:
+        name = Path(file).name
+        stem = name[: -len(Path(name).suffix)] if holds_points(file) else image_stem(name)
+        target = Path(output) / (stem + (".csv" if holds_points(file) else ".nii.gz"))
+        if target in sources:
+            raise InputError(
+                f"{file}: expected another name than {sources[target]}, as both become {target}; rename it"
+            )
+        if target.absolute() == Path(field).absolute() or (target.exists() and target.samefile(field)):
+            raise InputError(f"--output: expected another folder, as {target} would replace the field; choose one")
+        sources[target] = file
+    return list(sources)
