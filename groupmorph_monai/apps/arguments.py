@@ -61,7 +61,10 @@ def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) 
         "--verbose", action="store_true", help="also print the libraries' messages and the settings used"
     )
     group.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads to run (default: the cores that the process may use)"
+        "--threads",
+        type=_number(Whole(1, 1024), whole=True),
+        metavar="N",
+        help="threads to run (default: the cores that the process may use)",
     )
     return p
 

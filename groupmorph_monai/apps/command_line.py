@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leaves a log; 130 where the user stopped it.
     """
     args = make_parser().parse_args(arguments)
-    limit_threads(args.threads)
     log = keep_log(args.quiet, args.verbose)
     try:
+        limit_threads(args.threads)
         with open(os.devnull, "w") if args.quiet else contextlib.nullcontext(sys.stdout) as output:
             with contextlib.redirect_stdout(output):
                 _run(args)

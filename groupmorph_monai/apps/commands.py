@@ -45,9 +45,10 @@ def _run(
     shipped, own = _split(overlays)
     files = config_files(config, shipped)
     _check_overlays(config, shipped)
-    values = {name: value for name, value in overrides.items() if value is not None}
+    values = {}
     for file in own:
         values.update(read_settings(file, config, files))
+    values.update((name, value) for name, value in overrides.items() if value is not None)
     values.update(parse_settings(settings, config, files))
     check_settings({**read_configs(files), **values})
     if device:

@@ -26,8 +26,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             )
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
-                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans or "
-                "a smaller part of them"
+                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans "
+                "or a smaller part of them"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import InputError
+
 __all__ = ["available_cores", "limit_threads"]
 
 _CGROUPS = Path("/proc/self/cgroup")
@@ -59,14 +61,18 @@ def limit_threads(number: int | None = None) -> None:
 
     Args:
         number: None for the cores that this process may use, unless ``OMP_NUM_THREADS`` says otherwise.
+    Raises: InputError where ``OMP_NUM_THREADS`` is no number.
     """
     for variable in _VARIABLES:
         if number or variable not in os.environ:
             os.environ[variable] = str(number or os.environ.get("OMP_NUM_THREADS") or available_cores())
+    threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # a list is of nested regions
+    if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
+        raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
     if "torch" in sys.modules:  # which has read the environment already
         import torch
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+        torch.set_num_threads(int(threads))
         _stop_spinning()
 
 

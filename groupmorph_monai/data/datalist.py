@@ -99,7 +99,7 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
         return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise InputError(
             f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
             f"{type(error).__name__}: {error}; mend the file"

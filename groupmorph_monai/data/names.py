@@ -12,7 +12,7 @@ IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", "
 
 def natural_order(path: Path) -> list:
     """Key that sorts scan2 before scan10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def image_stem(name: str) -> str:
