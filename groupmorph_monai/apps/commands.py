@@ -17,8 +17,8 @@ from ..workflow.literal import literal
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
-from .places import absolute_paths, check_place, holds_points, result_paths
-from .setting_values import check_settings, parse_settings, read_settings
+from .places import absolute_paths, check_place, check_place_of_study, holds_points, result_paths
+from .setting_values import check_settings, parse_settings, read_settings, setting_value
 
 __all__ = ["COMMANDS"]
 
@@ -50,7 +50,12 @@ def _run(
         values.update(read_settings(file, config, files))
     values.update((name, value) for name, value in overrides.items() if value is not None)
     values.update(parse_settings(settings, config, files))
-    check_settings({**read_configs(files), **values})
+    all_values = {**read_configs(files), **values}
+    check_settings(all_values)
+    if "weights" in values:
+        read_weights(values["weights"])
+    if "dataset_dir" in values:
+        check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
     if device:
         values["device"] = _device(device)
     values["bundle_root"] = str(bundle_root())
@@ -146,17 +151,9 @@ def apply(args: argparse.Namespace) -> None:
         print(target)
 
 
-def _check_before_work(args: argparse.Namespace) -> None:
-    """Find what would end hours of work, or leave half of a result, before they begin."""
-    check_place(args.output, [args.dataset] if args.dataset else [])
-    if args.weights:
-        read_weights(args.weights)
-    check_dataset(args.dataset)
-    check_output_dir(args.output)
-
-
 def evaluate(args: argparse.Namespace) -> None:
-    _check_before_work(args)
+    if args.dataset:
+        check_place_of_study(args.output, args.dataset)
     _run(
         "evaluate",
         "evaluate",
@@ -175,7 +172,9 @@ _OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise
 
 
 def train(args: argparse.Namespace) -> None:
-    _check_before_work(args)
+    if args.dataset:
+        check_place_of_study(args.output, args.dataset)
+    check_output_dir(args.output)
     _run(
         "training",
         "train",

@@ -7,20 +7,35 @@ from pathlib import Path
 from ..data.names import image_stem
 from ..errors import InputError
 
-__all__ = ["absolute_paths", "check_place", "holds_points", "result_paths"]
+__all__ = ["absolute_paths", "check_place", "check_place_of_study", "holds_points", "result_paths"]
 
 _POINT_FILES = (".csv", ".txt", ".fcsv", ".pts")
 
 
 def check_place(output: str, inputs: Sequence[str]) -> None:
-    """Refuse to write among the inputs, where a result may replace one or be read as one the next time."""
+    """Refuse to write into a folder of scans, where a result may replace one or be read as one the next time.
+
+    Args:
+        output: the folder for the results.
+        inputs: files, and folders of files.
+    """
     folder = os.path.realpath(output)
-    for file in inputs:
-        real = os.path.realpath(file)
-        if folder in (real, os.path.dirname(real), os.path.realpath(os.path.dirname(os.path.abspath(file)))):
+    for name in inputs:
+        real = os.path.realpath(name)
+        beside = (
+            [real] if os.path.isdir(real) else [os.path.dirname(real), os.path.realpath(os.path.dirname(name) or ".")]
+        )
+        if folder in beside:
             raise InputError(
-                f"--output: expected a folder without inputs, got {output}, which holds {file}; choose another"
+                f"--output: expected a folder without scans, got {output}, which holds {name}; choose another"
             )
+
+
+def check_place_of_study(output: str, dataset: str) -> None:
+    """Refuse to write into a folder of series, where a folder of results would be a series the next time."""
+    folder, root = os.path.realpath(output), os.path.realpath(dataset)
+    if folder == root or (folder.startswith(root + os.sep) and not os.path.exists(os.path.join(root, "dataset.json"))):
+        raise InputError(f"--output: expected a folder outside of --dataset {dataset}, got {output}; choose another")
 
 
 def absolute_paths(files: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a user gives for the settings: literals, checked against what each may be."""
 
 import difflib
+import functools
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..errors import InputError
 from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
 
-__all__ = ["check_settings", "parse_settings", "read_settings", "settings_table"]
+__all__ = ["check_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
 _HINT = "'groupmorph settings' lists them"
 
@@ -56,13 +57,16 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
     return values
 
 
+def setting_value(values: Mapping[str, object], name: str) -> object:
+    """The value of a setting, which may be that of another one (``@name``); None where there is none."""
+    found = values.get(name)
+    return setting_value(values, found[1:]) if isinstance(found, str) and found.startswith("@") else found
+
+
 def check_settings(values: Mapping[str, object]) -> None:
     """Check what settings say together. ``values``: every setting of a run by its name."""
 
-    def value(name: str) -> object:
-        found = values.get(name)
-        return value(found[1:]) if isinstance(found, str) and found.startswith("@") else found
-
+    value = functools.partial(setting_value, values)
     for low, high, strict in (
         ("percentile_lower", "percentile_upper", True),
         ("timepoints_least", "timepoints_most", False),

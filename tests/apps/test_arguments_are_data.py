@@ -35,7 +35,8 @@ def parsed(monkeypatch, tmp_path):
                     values[name] = self.parser.get_parsed_content(name)
 
     monkeypatch.setattr(commands, "ConfigWorkflow", Recorded)
-    monkeypatch.setattr(commands, "check_dataset", lambda dataset: None)
+    monkeypatch.setattr(commands, "check_dataset", lambda dataset, least: None)
+    monkeypatch.setattr(commands, "read_weights", lambda path: None)
     monkeypatch.chdir(tmp_path)
     return values
 

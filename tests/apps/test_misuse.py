@@ -175,6 +175,9 @@ def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
         refused(["register", *inputs, "--output", output], "--output", "holds")
     refused(["evaluate", "--dataset", "scans", "--output", "scans"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link"], "--output")
+    refused(["train", "--dataset", "scans", "--output", "link/new"], "--output")
+    # A folder around the one that holds the scans is none of theirs.
+    refused(["register", "scans", "--output", ".", "--weights", "gone.pt", *FAST], "weights: gone.pt")
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +258,11 @@ def test_a_broken_series_is_noticed_before_the_work_begins(command, study, refus
 def test_artificial_series_are_asked_for(command, refused):
     refused([command, "--output", "out"], "--phantoms")
     refused([command, "--dataset", "", "--output", "out"], "--dataset")
+
+
+def test_a_series_of_fewer_timepoints_than_each_iteration_wants(study, refused):
+    settings = ["--set", "timepoints_least=4", "--set", "timepoints_most=5"]
+    refused(["train", "--dataset", "study", "--output", "out", *settings], "timepoints_least", "3 timepoints of s0")
 
 
 def test_landmarks_far_outside_of_their_scan(study, refused):

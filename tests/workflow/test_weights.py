@@ -13,7 +13,9 @@ def network():
     return nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"network": state, "trainer": {"epoch_length": 3}}])
+@pytest.mark.parametrize(
+    "wrap", [lambda state: state, lambda state: {"network": state, "trainer": {"epoch_length": 3}}]
+)
 def test_a_state_dict_and_a_checkpoint_load_when_an_engine_starts(wrap, network, tmp_path):
     torch.save(wrap(network.state_dict()), tmp_path / "w.pt")
     other = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
