@@ -26,10 +26,11 @@ def check_dataset(dataset_dir: str, least: int = 2) -> None:
     )
     for item in items:
         series = read_series(item["image"])
-        if len(series.frames) < least:
+        number, name = len(series.frames), item["name"]
+        if number < least:
             raise InputError(
-                f"timepoints_least: expected at most the {len(series.frames)} timepoints of {item['name']}, got {least}; "
-                "choose a smaller one, or leave the series out"
+                f"timepoints_least: expected at most the {number} timepoints of {name}, got {least}; choose a smaller "
+                "one, or leave the series out"
             )
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
