@@ -1,11 +1,10 @@
 """What the command line takes."""
 
 import argparse
-import re
-from collections.abc import Callable
 
 from .. import __version__
-from .kinds import Kind, Number, Whole
+from .kinds import Number, Whole
+from .option_types import device, number, path, positive, reference, seed, spacing_mm
 
 __all__ = ["make_parser"]
 
@@ -62,7 +61,7 @@ def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) 
     )
     group.add_argument(
         "--threads",
-        type=_number(Whole(1, 1024), whole=True),
+        type=number(Whole(1, 1024), whole=True),
         metavar="N",
         help="threads to run (default: the cores that the process may use)",
     )
@@ -71,7 +70,7 @@ def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) 
 
 def _add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--device", type=_device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
+        "--device", type=device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
     )
 
 
@@ -82,44 +81,6 @@ def _add_settings(commands: argparse._SubParsersAction) -> None:
         help="list every setting that --set takes",
         description="List every setting that --set takes: name, unit, range and defaults, one a line.",
     )
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
-    return text
-
-
-def _path(text: str) -> str:
-    if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; is a variable of the shell empty?")
-    return text
-
-
-def _reference(text: str) -> str:
-    if text != "mean" and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected 'mean' or a timepoint's number from 0, got {text!r}")
-    return text
-
-
-def _number(kind: Kind, whole: bool = False) -> Callable[[str], float]:
-    """Make what reads an option's number and checks it as the setting of the same meaning."""
-
-    def read(text: str) -> float:
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = None
-        if value is None or not text.isascii() or "_" in text or not kind.accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {kind}, got {text!r}")
-        return value
-
-    return read
-
-
-_positive = _number(Whole(1, 10**9), whole=True)
-_seed = _number(Whole(0, 2**31 - 1), whole=True)
-_spacing = _number(Number(0.1, 1000))
 
 
 def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
@@ -141,7 +102,7 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
 
 def _add_dataset(p: argparse.ArgumentParser) -> None:
     series = p.add_mutually_exclusive_group(required=True)
-    series.add_argument("--dataset", type=_path, metavar="DIR", help="folder of series")
+    series.add_argument("--dataset", type=path, metavar="DIR", help="folder of series")
     series.add_argument(
         "--phantoms", action="store_true", help="instead of a folder: artificial series whose true motion is known"
     )
@@ -150,12 +111,12 @@ def _add_dataset(p: argparse.ArgumentParser) -> None:
 def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
     p.add_argument(
         "--spacing-mm",
-        type=_spacing,
+        type=spacing_mm,
         metavar="MM",
         help="voxel size at which the motion is found (default: the scans' own, at least 1 and half a slice)",
     )
     _add_overlay(p, base, examples)
-    p.add_argument("--weights", type=_path, metavar="FILE", help="trained weights other than those that ship")
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
     _add_device(p)
 
 
@@ -169,22 +130,22 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "files",
         nargs="+",
-        type=_path,
+        type=path,
         metavar="FILES",
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, or a folder of scans",
     )
-    p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results")
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results")
     p.add_argument(
         "--reference",
         default="mean",
-        type=_reference,
+        type=reference,
         metavar="K|mean",
         help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
         "others move onto it",
     )
     p.add_argument(
         "--std",
-        type=_number(Whole(1, 10000), whole=True),
+        type=number(Whole(1, 10000), whole=True),
         metavar="N",
         help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
     )
@@ -214,7 +175,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--mask",
         nargs="+",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
         "first scan without one), or one per scan",
@@ -230,15 +191,15 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
         description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of "
         "scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
     )
-    p.add_argument("field", type=_path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+    p.add_argument("field", type=path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
     p.add_argument(
         "files",
         nargs="+",
-        type=_path,
+        type=path,
         metavar="FILES",
         help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
-    p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results; names are kept")
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
 
 
@@ -254,7 +215,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output",
         default="out",
-        type=_path,
+        type=path,
         metavar="DIR",
         help="folder for metrics.csv and metrics.json (default: out)",
     )
@@ -273,26 +234,24 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output",
         default="runs/train",
-        type=_path,
+        type=path,
         metavar="DIR",
         help="folder for checkpoints and logs (default: runs/train)",
     )
     p.add_argument(
         "--weights",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="begin from these, such as bundle/models/model.pt (default: from nothing)",
     )
-    p.add_argument("--iterations", type=_positive, metavar="N", help="how long to train (default 100000)")
+    p.add_argument("--iterations", type=positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 
 
 def _add_coded(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--weights", required=True, type=_path, metavar="FILE", help="of a model with codes that you trained"
-    )
+    p.add_argument("--weights", required=True, type=path, metavar="FILE", help="of a model with codes that you trained")
     _add_device(p)
-    p.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder for the results")
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results")
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
 
 
@@ -305,9 +264,9 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
         "model whose deformations are codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
     p.add_argument(
-        "donor", nargs="+", type=_path, metavar="FILES", help="the series whose deformations are carried over"
+        "donor", nargs="+", type=path, metavar="FILES", help="the series whose deformations are carried over"
     )
-    p.add_argument("--to", required=True, type=_path, metavar="FILE", help="the other patient's image")
+    p.add_argument("--to", required=True, type=path, metavar="FILE", help="the other patient's image")
     _add_coded(p)
 
 
@@ -319,15 +278,15 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
         description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
         "codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument("image", type=_path, metavar="FILE", help="the image to deform")
+    p.add_argument("image", type=path, metavar="FILE", help="the image to deform")
     p.add_argument(
         "--number",
-        type=_number(Whole(2, 10000), whole=True),
+        type=number(Whole(2, 10000), whole=True),
         default=6,
         metavar="N",
         help="number of deformations to draw (default: 6)",
     )
-    p.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
+    p.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_coded(p)
 
 
@@ -358,38 +317,38 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--seeds",
-        type=_seed,
+        type=seed,
         nargs="+",
         default=[3001, 3002, 3003],
         metavar="N",
         help="of artificial series or motions",
     )
     p.add_argument(
-        "--series", nargs="+", type=_path, metavar="FILE", help="scans that lie alike as acquired, to be warped"
+        "--series", nargs="+", type=path, metavar="FILE", help="scans that lie alike as acquired, to be warped"
     )
     p.add_argument(
-        "--spacing-mm", type=_spacing, metavar="MM", help="voxel size of the warped scans (default: their own)"
+        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: their own)"
     )
     p.add_argument(
         "--mask",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="where errors of warped scans count (default: where these are bright)",
     )
     p.add_argument(
-        "--dataset", type=_path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each"
+        "--dataset", type=path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each"
     )
     p.add_argument(
         "--minutes",
-        type=_number(Number(0, 1e5, above=True)),
+        type=number(Number(0, 1e5, above=True)),
         default=10.0,
         metavar="N",
         help="of training, for each model (default: 10)",
     )
     p.add_argument(
-        "--output", default="benchmarks", type=_path, metavar="DIR", help="folder for the table (default: benchmarks)"
+        "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the table (default: benchmarks)"
     )
-    p.add_argument("--weights", type=_path, metavar="FILE", help="trained weights other than those that ship")
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -402,7 +361,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--output",
         default="demo_output",
-        type=_path,
+        type=path,
         metavar="DIR",
         help="folder for the results (default: demo_output)",
     )
