@@ -2,6 +2,10 @@
 
 import argparse
 
+from .. import __version__
+from .kinds import Number, Whole
+from .option_types import device, number, path, positive, reference, seed, spacing_mm
+
 __all__ = ["make_parser"]
 
 SUITE_NAMES = (
@@ -20,6 +24,7 @@ SUITE_NAMES = (
     "symmetry",
     "covariance",
     "reliability",
+    "contention",
 )
 
 
@@ -28,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="groupmorph",
         description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
     )
+    parser.add_argument("--version", action="version", version=f"groupmorph {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_register,
@@ -38,15 +44,43 @@ def make_parser() -> argparse.ArgumentParser:
         _add_sample,
         _add_benchmark,
         _add_demo,
+        _add_settings,
     ):
         add(commands)
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
-    return int(text)
+def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) -> argparse.ArgumentParser:
+    """Add a command with the options that all have."""
+    p = commands.add_parser(name, **texts)
+    group = p.add_argument_group("how it runs")
+    words = group.add_mutually_exclusive_group()
+    words.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
+    words.add_argument(
+        "--verbose", action="store_true", help="also print the libraries' messages and the settings used"
+    )
+    group.add_argument(
+        "--threads",
+        type=number(Whole(1, 1024), whole=True),
+        metavar="N",
+        help="threads to run (default: the cores that the process may use)",
+    )
+    return p
+
+
+def _add_device(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--device", type=device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
+    )
+
+
+def _add_settings(commands: argparse._SubParsersAction) -> None:
+    _add_command(
+        commands,
+        "settings",
+        help="list every setting that --set takes",
+        description="List every setting that --set takes: name, unit, range and defaults, one a line.",
+    )
 
 
 def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
@@ -55,30 +89,40 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
         action="append",
         default=[],
         metavar="NAME",
-        help=f"a config laid over {base}, such as {examples}; may be repeated",
+        help=f"a config laid over {base}, such as {examples}, or a YAML file of NAME: VALUE; may be repeated",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"any value at the top of {base}; may be repeated",
+        help=f"a setting of {base}, as 'groupmorph settings' lists them; may be repeated",
+    )
+
+
+def _add_dataset(p: argparse.ArgumentParser) -> None:
+    series = p.add_mutually_exclusive_group(required=True)
+    series.add_argument("--dataset", type=path, metavar="DIR", help="folder of series")
+    series.add_argument(
+        "--phantoms", action="store_true", help="instead of a folder: artificial series whose true motion is known"
     )
 
 
 def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
     p.add_argument(
         "--spacing-mm",
-        type=float,
+        type=spacing_mm,
         metavar="MM",
         help="voxel size at which the motion is found (default: the scans' own, at least 1 and half a slice)",
     )
     _add_overlay(p, base, examples)
-    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
+    _add_device(p)
 
 
 def _add_register(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "register",
         help="align one series",
         description="Align one series and write it, its deformation fields and a report.",
@@ -86,10 +130,11 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "files",
         nargs="+",
+        type=path,
         metavar="FILES",
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
-    p.add_argument("--output", metavar="DIR", help="folder for the results")
+    p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
     p.add_argument(
         "--series-description",
         metavar="PATTERN",
@@ -99,26 +144,27 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--reference",
         default="mean",
+        type=reference,
         metavar="K|mean",
         help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
         "others move onto it",
     )
     p.add_argument(
         "--std",
-        type=_positive,
+        type=number(Whole(1, 10000), whole=True),
         metavar="N",
         help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
     )
     p.add_argument(
         "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
-    p.add_argument(
+    refinement = p.add_mutually_exclusive_group()
+    refinement.add_argument(
         "--effort",
         choices=["fast", "normal", "best"],
-        default="normal",
         help="how long the network's answer is refined for this series (default: normal)",
     )
-    p.add_argument(
+    refinement.add_argument(
         "--no-refine", action="store_true", help="take the network's answer as it is: several times faster, less exact"
     )
     p.add_argument(
@@ -135,6 +181,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--mask",
         nargs="+",
+        type=path,
         metavar="FILE",
         help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
         "first scan without one), or one per scan",
@@ -143,86 +190,115 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_apply(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "apply",
         help="move other images, label maps or points with a written field",
         description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of "
         "scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
     )
-    p.add_argument("field", metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
+    p.add_argument("field", type=path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
     p.add_argument(
-        "files", nargs="+", metavar="FILES", help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)"
+        "files",
+        nargs="+",
+        type=path,
+        metavar="FILES",
+        help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
-    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results; names are kept")
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "evaluate",
         help="measure the alignment of many series",
         description="Register every series of a folder and print a table: landmark distances where there are "
         "landmarks, similarity, folding.",
     )
+    _add_dataset(p)
     p.add_argument(
-        "--dataset", metavar="DIR", help="folder of series (default: artificial series whose true motion is known)"
-    )
-    p.add_argument(
-        "--output", default="out", metavar="DIR", help="folder for metrics.csv and metrics.json (default: out)"
+        "--output",
+        default="out",
+        type=path,
+        metavar="DIR",
+        help="folder for metrics.csv and metrics.json (default: out)",
     )
     _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "train",
         help="train the network on your own series",
         description="Train the network. A stopped training goes on when the same command is given again.",
     )
-    p.add_argument("--dataset", metavar="DIR", help="folder of series (default: artificial ones)")
+    _add_dataset(p)
+    _add_device(p)
     p.add_argument(
-        "--output", default="runs/train", metavar="DIR", help="folder for checkpoints and logs (default: runs/train)"
+        "--output",
+        default="runs/train",
+        type=path,
+        metavar="DIR",
+        help="folder for checkpoints and logs (default: runs/train)",
     )
     p.add_argument(
-        "--weights", metavar="FILE", help="begin from these, such as bundle/models/model.pt (default: from nothing)"
+        "--weights",
+        type=path,
+        metavar="FILE",
+        help="begin from these, such as bundle/models/model.pt (default: from nothing)",
     )
-    p.add_argument("--iterations", type=_positive, metavar="N", help="how long to train (default 100000)")
+    p.add_argument("--iterations", type=positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 
 
 def _add_coded(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--weights", required=True, metavar="FILE", help="of a model with codes that you trained")
-    p.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    p.add_argument("--weights", required=True, type=path, metavar="FILE", help="of a model with codes that you trained")
+    _add_device(p)
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results")
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
 
 
 def _add_transport(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "transport",
         help="carry the deformations of one patient's series to another's image",
         description="Encode the deformations of one series and decode them for another patient's image. It needs a "
-        "model whose deformations are codes: groupmorph train --overlay models/krebs_cvae.",
+        "model whose deformations are codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument("donor", nargs="+", metavar="FILES", help="the series whose deformations are carried over")
-    p.add_argument("--to", required=True, metavar="FILE", help="the other patient's image")
+    p.add_argument(
+        "donor", nargs="+", type=path, metavar="FILES", help="the series whose deformations are carried over"
+    )
+    p.add_argument("--to", required=True, type=path, metavar="FILE", help="the other patient's image")
     _add_coded(p)
 
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "sample",
         help="draw new deformations of one image",
         description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
-        "codes: groupmorph train --overlay models/krebs_cvae.",
+        "codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument("image", metavar="FILE", help="the image to deform")
-    p.add_argument("--number", type=int, default=6, metavar="N", help="of deformations (default: 6)")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    p.add_argument("image", type=path, metavar="FILE", help="the image to deform")
+    p.add_argument(
+        "--number",
+        type=number(Whole(2, 10000), whole=True),
+        default=6,
+        metavar="N",
+        help="number of deformations to draw (default: 6)",
+    )
+    p.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
     _add_coded(p)
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "benchmark",
         help="compare with Elastix, compare likelihoods or models, or measure capture range and cost",
         description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
@@ -237,7 +313,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
         "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
-        "reliability: whether the stated uncertainty is the true one.",
+        "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
+        "processes for each core.",
     )
     p.add_argument(
         "--suite",
@@ -246,29 +323,51 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--seeds",
-        type=int,
+        type=seed,
         nargs="+",
         default=[3001, 3002, 3003],
         metavar="N",
         help="of artificial series or motions",
     )
-    p.add_argument("--series", nargs="+", metavar="FILE", help="scans that lie alike as acquired, to be warped")
-    p.add_argument("--spacing-mm", type=float, metavar="MM", help="voxel size of the warped scans (default: their own)")
     p.add_argument(
-        "--mask", metavar="FILE", help="where errors of warped scans count (default: where these are bright)"
+        "--series", nargs="+", type=path, metavar="FILE", help="scans that lie alike as acquired, to be warped"
     )
-    p.add_argument("--dataset", metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each")
-    p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
-    p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
-    p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    p.add_argument(
+        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: their own)"
+    )
+    p.add_argument(
+        "--mask",
+        type=path,
+        metavar="FILE",
+        help="where errors of warped scans count (default: where these are bright)",
+    )
+    p.add_argument(
+        "--dataset", type=path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each"
+    )
+    p.add_argument(
+        "--minutes",
+        type=number(Number(0, 1e5, above=True)),
+        default=10.0,
+        metavar="N",
+        help="of training, for each model (default: 10)",
+    )
+    p.add_argument(
+        "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the table (default: benchmarks)"
+    )
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
-    p = commands.add_parser(
+    p = _add_command(
+        commands,
         "demo",
         help="register an artificial series whose true motion is known",
         description="Make a series whose true motion is known, register it, and print the error before and after.",
     )
     p.add_argument(
-        "--output", default="demo_output", metavar="DIR", help="folder for the results (default: demo_output)"
+        "--output",
+        default="demo_output",
+        type=path,
+        metavar="DIR",
+        help="folder for the results (default: demo_output)",
     )

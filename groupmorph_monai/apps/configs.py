@@ -1,11 +1,13 @@
-"""Where the bundle's configs lie."""
+"""Locate the bundle's config files."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from ..errors import InputError
 
-__all__ = ["bundle_root", "config_files"]
+__all__ = ["bundle_root", "config_files", "overlay_names", "read_configs"]
 
 _BASES = {"evaluate": ("inference",)}
 
@@ -17,11 +19,29 @@ def bundle_root() -> Path:
     return inside if (inside / "configs").is_dir() else package.parent / "bundle"
 
 
-def config_files(config: str, overlays: Sequence[str]) -> list[str]:
-    """The files of a config: what it is laid over, itself, and then the ``overlays``."""
+def overlay_names() -> list[str]:
+    """The overlays that the bundle ships, such as ``data/lung_ct``."""
     configs = bundle_root() / "configs"
+    return sorted(file.relative_to(configs).with_suffix("").as_posix() for file in configs.glob("*/*.yaml"))
+
+
+def config_files(config: str, overlays: Sequence[str]) -> list[str]:
+    """List the files of a config: what it is laid over, itself, and then the ``overlays``.
+
+    Raises: InputError for an overlay that the bundle does not ship.
+    """
+    configs, known = bundle_root() / "configs", overlay_names()
     for name in overlays:
-        if not (configs / f"{name}.yaml").is_file():
-            known = ", ".join(sorted(str(f.relative_to(configs).with_suffix("")) for f in configs.glob("*/*.yaml")))
-            raise InputError(f"--overlay: expected one of {known}; got {name!r}")
+        if name not in known:
+            raise InputError(
+                f"--overlay: expected one of {', '.join(known)}, or a YAML file of your own settings; got {name!r}"
+            )
     return [str(configs / f"{name}.yaml") for name in (*_BASES.get(config, ()), config, *overlays)]
+
+
+def read_configs(files: Sequence[str | Path]) -> dict[str, object]:
+    """Read configs as plain data; what a later one holds replaces what an earlier one does."""
+    content = {}
+    for file in files:
+        content.update(yaml.load(Path(file).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return content

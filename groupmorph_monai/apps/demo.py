@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from ..data.output_folder import check_output_dir
 from ..data.phantom import make_phantom
 from ..data.writers import apply_field_to_points
 from ..evaluation.report import format_table
@@ -24,7 +25,7 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         register: called with the series' files and the folder for the results.
     """
     folder = Path(output)
-    (folder / "series").mkdir(parents=True, exist_ok=True)
+    check_output_dir(folder / "series")
     phantom = make_phantom(SEED)
     affine = phantom["affine"].numpy()
     files = []

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-from monai.apps.utils import get_logger
-
-from ..data.output_folder import release_all
 from .input_errors import find_input_error
 
 __all__ = ["STOPPED", "end_in_one_line", "exit_code", "interruptible"]
@@ -47,10 +44,16 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        release_all()
+        _release_folders()
         if _may_catch():
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _release_folders() -> None:
+    from ..data.output_folder import release_all  # which imports PyTorch, and signals are to be caught meanwhile
+
+    release_all()
 
 
 def _may_catch() -> bool:
@@ -67,6 +70,8 @@ def end_in_one_line() -> None:
     """The same from here on for a process in which MONAI, and not this package, calls; and no logger prints the
     traceback of what ends in one line."""
     _catch_signals()
+    from monai.apps.utils import get_logger
+
     for place in (*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)):
         place.addFilter(_is_news)
     other_hook = sys.excepthook
@@ -75,7 +80,7 @@ def end_in_one_line() -> None:
         if not isinstance(error, KeyboardInterrupt):
             other_hook(kind, error, traceback)
             return
-        release_all()
+        _release_folders()
         print(STOPPED, file=sys.stderr)
         raise SystemExit(exit_code(error))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..benchmarks.affine import affine_cases, align_by_steps
 from ..benchmarks.baselines import elastix_groupwise, elastix_pairwise
 from ..benchmarks.compare import BundleMethod, compare, scale
+from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
 from ..benchmarks.reliability import reliability
@@ -21,7 +22,9 @@ from ..benchmarks.symmetry import asymmetry
 from ..benchmarks.trained_alike import train_alike
 from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
+from ..workflow.literal import literal
 from .configs import bundle_root, config_files
+from .threads import available_cores
 
 __all__ = ["SUITES"]
 
@@ -176,7 +179,7 @@ def _surfaces(args: argparse.Namespace) -> list[dict]:
         for name, modes in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
             overlays = (base, "data/subjects", *modes)
             methods[name] = _trained(
-                args, tell, Path(scratch) / name, [base], overlays, 2, _HALF_THE_FILTERS, dataset_dir=str(folder)
+                args, tell, Path(scratch) / name, [base], overlays, 2, _HALF_THE_FILTERS, dataset_dir=literal(folder)
             )
         return compare_overlap(pairs, methods, tell)
 
@@ -244,6 +247,10 @@ def _reliability(args: argparse.Namespace) -> list[dict]:
     return reliability(methods, args.output, args.seeds)
 
 
+def _contention(args: argparse.Namespace) -> list[dict]:
+    return contention(_ours(args), args.threads or available_cores())
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -260,4 +267,5 @@ SUITES = {
     "symmetry": _symmetry,
     "covariance": _covariance,
     "reliability": _reliability,
+    "contention": _contention,
 }

@@ -25,8 +25,17 @@ from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.registration import timepoint_transforms
+from ..workflow.weights import read_weights
 
-__all__ = ["BundleMethod", "before_and_after_mm", "compare", "lesion_volume_error_percent", "scale", "write_table"]
+__all__ = [
+    "BundleMethod",
+    "before_and_after_mm",
+    "compare",
+    "lesion_volume_error_percent",
+    "measure",
+    "scale",
+    "write_table",
+]
 
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]
@@ -54,7 +63,7 @@ class BundleMethod:
         keep_freed_memory()
         parser.parse()
         network = parser.get_parsed_content("network_def").eval()
-        network.load_state_dict(torch.load(self.weights, weights_only=True))
+        network.load_state_dict(read_weights(self.weights))
         return parser, network
 
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
@@ -107,7 +116,7 @@ def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray
     return [u.numpy() for u in (fields if isinstance(fields, tuple) else (fields,))], seconds, peak_memory_gb()
 
 
-def _measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
+def measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
     """Fields, seconds and peak memory in 1e9 bytes of one method, in a process of its own: none inherits another's
     memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -187,7 +196,7 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
                 _accuracy(case, Displacement(40).inverse(case["motion"][None])[0])
             )
         for name, method in methods.items():
-            fields, seconds, peak_gb = _measure(method, case["image"])
+            fields, seconds, peak_gb = measure(method, case["image"])
             row = {**_accuracy(case, *fields), "seconds": seconds, "peak memory, GB": peak_gb}
             rows.setdefault(name, []).append(row)
             progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
@@ -204,7 +213,7 @@ def scale(method: BundleMethod, progress=print) -> list[dict]:
     rows = []
     for timepoints, size in shapes:
         series = make_phantom(11, size, timepoints)["image"]
-        _, seconds, peak_gb = _measure(method, series)
+        _, seconds, peak_gb = measure(method, series)
         voxels = int(np.prod(size))
         rows.append({"K": timepoints, "voxels": voxels, "seconds": seconds, "peak memory, GB": peak_gb})
         progress(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from ..data.output_folder import whole_file
+from ..workflow.literal import literal
 from .compare import BundleMethod
 
 __all__ = ["train_alike"]
@@ -50,7 +51,7 @@ def train_alike(
 
     schedule = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer", "lr_lambda": rate}
     one_k = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
-    places = {"output_dir": str(folder), "train#dataset#cache_dir": str(folder.parent / "series")}
+    places = {"output_dir": literal(folder), "train#dataset#cache_dir": literal(folder.parent / "series")}
     for name, value in {
         **_ALIKE,
         "lr_scheduler": schedule,

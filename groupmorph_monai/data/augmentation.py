@@ -66,8 +66,9 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
 
     Args:
         keys: of series ``(K, *S)``, cut alike.
-        least, most: number of timepoints; a shorter series keeps all of its own.
+        least, most: number of timepoints; a series of fewer than ``most`` may keep all of its own.
         in_order: neighbours in time, in their order, instead.
+    Raises: InputError for a series of fewer than ``least``.
     """
 
     def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
@@ -75,8 +76,13 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         self.least, self.most, self.in_order = least, most, in_order
 
     def randomize(self, timepoints: int) -> None:
+        if timepoints < self.least:
+            raise InputError(
+                f"timepoints_least: expected at most the {timepoints} timepoints of a series, got {self.least}; choose "
+                "a smaller one, or leave the series out"
+            )
         most = min(self.most, timepoints)
-        number = self.R.randint(min(self.least, most), most + 1)
+        number = self.R.randint(self.least, most + 1)
         if self.in_order:
             self.chosen = self.R.randint(timepoints - number + 1) + np.arange(number)
         else:

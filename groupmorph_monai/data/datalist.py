@@ -16,6 +16,7 @@ __all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items
 logger = logging.getLogger(__name__)
 _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
+_KEYS = ("name", "image", "landmarks", "labels")
 
 
 def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
@@ -141,7 +142,9 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
     try:
         content = json.loads(listed.read_text())
         return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise InputError(
             f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
             f"{type(error).__name__}: {error}; mend the file"
@@ -149,13 +152,21 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
 
 
 def _resolve(entry: dict, listed: Path) -> dict:
-    def under(value: str | list[str]) -> str | list[str]:
-        return [under(v) for v in value] if isinstance(value, list) else str(listed.parent / value)
-
-    image = entry["image"]
-    name = Path(image[0] if isinstance(image, list) else image).name
-    return {
-        "name": name,
-        **entry,
-        **{key: under(entry[key]) for key in ("image", "landmarks", "labels") if key in entry},
-    }
+    """Check one entry, and make its paths relative to the data list's folder."""
+    item = {"name": str(entry["name"])} if "name" in entry else {}
+    for key in ("image", "landmarks", "labels"):
+        value = entry[key] if key == "image" else entry.get(key)
+        if value is None and key != "image":
+            continue
+        paths = value if isinstance(value, list) else [value] if key == "image" else []
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one a timepoint"
+            raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; mend the file')
+        item[key] = (
+            [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
+        )
+    others = sorted(set(entry) - set(_KEYS))
+    if others:
+        logger.warning("%s: %s are not read; the keys are %s", listed, ", ".join(others), ", ".join(_KEYS))
+    image = item["image"]
+    return {"name": Path(image[0] if isinstance(image, list) else image).name, **item}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from .names import IMAGE_ENDINGS, natural_order
 from .sidecars import sidecar, times_of_files
 from .signature import is_dicom
 
-__all__ = ["dicom_paths", "folder_files"]
+__all__ = ["dicom_paths", "dicom_reader", "folder_files"]
 
 logger = logging.getLogger(__name__)
 # What tells the scans of one series apart: in a BIDS name, and in any other.
@@ -35,6 +36,17 @@ def _holds_dicom(folder: Path) -> bool:
 
 def _images(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
+
+
+def dicom_reader(path: Path) -> ModuleType:
+    """The reader of DICOM, for which pydicom has to be installed."""
+    try:
+        from . import dicom
+    except ImportError as error:
+        raise InputError(
+            f"{path}: expected pydicom, which reads DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
+        ) from error
+    return dicom
 
 
 def folder_files(folder: Path, description: str | None = None) -> list[Path]:

@@ -1,15 +1,21 @@
 """Landmarks, in the formats of ITK, Elastix, 3D Slicer and spreadsheets."""
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import InputError
+from ..space.geometry import Grid
+from .dirlab import is_dirlab, read_dirlab_landmarks
 from .readers import LPS_TO_RAS
 
-__all__ = ["read_points"]
+__all__ = ["read_landmarks", "read_points"]
 
+logger = logging.getLogger(__name__)
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 
 
@@ -31,10 +37,42 @@ def read_points(path: str | Path) -> np.ndarray:
     except (ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: expected three numbers a line, got {error}; mend the file") from error
+        reason = "a line with fewer" if isinstance(error, IndexError) else error
+        raise InputError(f"{path}: expected three numbers a line, got {reason}; mend the file") from error
+    if not points.size:
+        raise InputError(f"{path}: expected points, got a file without one; check the path")
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; mend the file")
     return points @ LPS_TO_RAS[:3, :3] if lps else points
+
+
+def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.ndarray:
+    """Landmarks of a series, ``(K, P, 3)`` in RAS mm, from one file for each of its scans, or a case of DIR-Lab's.
+
+    Raises: InputError where files or points are missing, or most points of a scan lie outside of it.
+    """
+    if len(files) == 1 and is_dirlab(files[0]):
+        return read_dirlab_landmarks(files[0])
+    if len(files) != len(grids):
+        raise InputError(
+            f"{files[0]}: expected landmarks of each of the series' {len(grids)} scans, got {len(files)} files; "
+            "add what is missing"
+        )
+    points = [read_points(file) for file in files]
+    for file, read, grid in zip(files, points, grids):
+        if len(read) != len(points[0]):
+            raise InputError(
+                f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(read)}; number them alike"
+            )
+        outside = int((~grid.contains(torch.from_numpy(read))).sum())
+        if outside > len(read) / 2:
+            raise InputError(
+                f"{file}: expected points in their scan, got {outside} of {len(read)} outside of it; give them in mm, "
+                "and in the order of the scans"
+            )
+        if outside:
+            logger.warning("%s: %d of %d points lie outside of their scan", file, outside, len(read))
+    return np.stack(points)
 
 
 def _csv(lines: list[str], path: str) -> tuple[list, bool]:

@@ -8,6 +8,7 @@ the voxel size alone with the origin in the middle of the volume and the first a
 """
 
 import contextlib
+import gzip
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 
 import itk
 import nibabel as nib
@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
 from .fill_values import without_fill
-from .folders import dicom_paths, folder_files
+from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .right_angles import at_right_angles
 from .sidecars import sidecar, times_of_files, times_of_volumes
@@ -124,7 +124,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
-    data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+    data = _values(image, path, labels)
     unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
     apart_mm = unit_mm * _forms_apart(header, data.shape)
@@ -136,6 +136,20 @@ def _load_nifti(path: str, labels: bool) -> _File:
         )
     time = float(header["pixdim"][4])
     return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
+
+
+def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
+    """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
+    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+        image = image if file is None else type(image).from_stream(file)
+        data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+        try:
+            while file is not None and file.read(1 << 20):
+                pass
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # what else follows the whole image does no harm
+                raise
+    return data
 
 
 def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
@@ -193,7 +207,7 @@ def _load_itk(path: str, labels: bool) -> _File:
 def _load(path: str | Path, labels: bool = False) -> _File:
     """Read any image file; every way to fail ends in an InputError."""
     path = str(path)
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; check the path")
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
@@ -268,23 +282,12 @@ def _unit_s(header: nib.Nifti1Header | None) -> float:
     return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
 
 
-def _dicom(path: Path) -> ModuleType:
-    """The reader of DICOM, for which pydicom has to be installed."""
-    try:
-        from . import dicom
-    except ImportError as error:
-        raise InputError(
-            f"{path}: expected pydicom, which reads DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
-        ) from error
-    return dicom
-
-
 def list_series(given: Sequence[str | Path], description: str | None = None) -> str:
     """Describe every series of a DICOM study in a line; see `list_dicom`."""
     paths = dicom_paths(given)
     if not paths:
         raise InputError(f"{given[0]}: expected a DICOM study, found no DICOM file; check the path")
-    return _dicom(paths[0]).list_dicom(paths, description)
+    return dicom_reader(paths[0]).list_dicom(paths, description)
 
 
 def read_series(
@@ -314,7 +317,7 @@ def read_series(
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")
     if dicom := dicom_paths(given):
-        series = _dicom(dicom[0]).read_dicom(dicom, description)
+        series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
         one_folder = len(given) == 1 and Path(given[0]).is_dir() and not is_dirlab(given[0])
         series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)

@@ -14,11 +14,10 @@ from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
 from .affine_phantom import make_affine_phantom
 from .breast import make_breast
-from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
-from .points import read_points
-from .readers import read_image, read_series
+from .points import read_landmarks
+from .readers import Frame, read_image, read_series
 from .resampling import resample, resample_series, working_grid
 from .thorax import make_thorax
 
@@ -33,6 +32,7 @@ PHANTOMS = {
     "breast": make_breast,
     "thorax": make_thorax,
 }
+_MOST_LABELS = 1000
 
 
 class ClipSeriesd(MapTransform):
@@ -41,7 +41,7 @@ class ClipSeriesd(MapTransform):
 
     Args:
         keys: of the series, ``"image"``: a `Series`, or what `read_series` takes. A phantom has none.
-        least: in the files' units; none leaves the series as it is.
+        least: in the files' units; none leaves the series as it is. Some intensities of each scan must lie above it.
         timepoints: the one K that the network takes; none for any.
     """
 
@@ -53,6 +53,12 @@ class ClipSeriesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item) if self.least is not None else ():
             series = read_series(item[key], self.timepoints)
+            for frame in series.frames:
+                if frame.data.max() <= self.least:
+                    raise InputError(
+                        f"intensity_least: expected less than the intensities of {frame.path}, which end at "
+                        f"{frame.data.max():g}, got {self.least:g}; choose a smaller one"
+                    )
             frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
             item[key] = replace(series, frames=tuple(frames))
         return item
@@ -99,11 +105,7 @@ class LoadSeriesd(MapTransform):
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        if min(grid.shape) < 4:
-            raise InputError(
-                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which "
-                f"leaves {min(grid.shape)}; choose a smaller one"
-            )
+        self._check_grid(grid, series.frames)
         item[key], item["coverage"] = resample_series(series, grid, initial)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
@@ -111,8 +113,22 @@ class LoadSeriesd(MapTransform):
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
         if "landmarks" in item:
-            item["landmarks"] = self._landmarks(item["landmarks"], len(series.frames))
+            points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
+            item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
+
+    def _check_grid(self, grid: Grid, frames: Sequence[Frame]) -> None:
+        smallest = min(frames, key=lambda frame: min(frame.data.shape))
+        if min(smallest.data.shape) < 4:
+            raise InputError(
+                f"{smallest.path}: expected a volume of 4 voxels or more along every axis, got {smallest.data.shape}; "
+                "motion is not found in fewer"
+            )
+        if min(grid.shape) < 4:
+            raise InputError(
+                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
+                f"{min(grid.shape)}; choose a smaller one than {grid.spacing_mm.min():.3g} mm"
+            )
 
     @staticmethod
     def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
@@ -137,6 +153,8 @@ class LoadSeriesd(MapTransform):
         maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
+            if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
+                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; give a label map")
             data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
@@ -146,23 +164,6 @@ class LoadSeriesd(MapTransform):
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
         maps = torch.from_numpy(np.stack(maps))
         return maps.float() if name == "mask" else maps
-
-    @staticmethod
-    def _landmarks(files: Sequence[str], timepoints: int) -> torch.Tensor:
-        if len(files) == 1 and is_dirlab(files[0]):
-            return torch.as_tensor(read_dirlab_landmarks(files[0]), dtype=torch.float32)
-        if len(files) != timepoints:
-            raise InputError(
-                f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "
-                "add what is missing"
-            )
-        points = [read_points(file) for file in files]
-        for file, read in zip(files, points):
-            if len(read) != len(points[0]):
-                raise InputError(
-                    f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(read)}; number them alike"
-                )
-        return torch.as_tensor(np.stack(points), dtype=torch.float32)
 
 
 class ScalePercentilesd(MapTransform):

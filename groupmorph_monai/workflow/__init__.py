@@ -6,11 +6,13 @@ from .codes import CodeInferer, CodesOf, PriorCodes
 from .handlers import EpochSeed, GradientClip, LossTerms, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
+from .literal import literal
 from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
+from .weights import WeightsLoader, read_weights
 
 __all__ = [
     "AffineRefinement",
@@ -32,10 +34,13 @@ __all__ = [
     "RegistrationInferer",
     "StepwiseTrainingInferer",
     "TrainingInferer",
+    "WeightsLoader",
     "claim_for_training",
     "keep_freed_memory",
+    "literal",
     "native_bf16",
     "prepare_series",
+    "read_weights",
     "timepoint_transforms",
     "warmup_and_cosine",
 ]

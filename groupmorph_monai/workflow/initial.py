@@ -1,5 +1,6 @@
 """Bulk motion first: one affine or rigid map a timepoint, before any deformation."""
 
+import logging
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .affine_alignment import GroupAffine
 from .network_affine import NetworkAffine
 
 __all__ = ["AlignInitiald"]
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("affine", "rigid")
 
@@ -82,5 +85,6 @@ class AlignInitiald(MapTransform):
                 same = [torch.equal(m, maps[reference]) for m in maps]
                 maps = maps @ torch.linalg.inv(maps[reference])
                 maps[same] = torch.eye(4, dtype=torch.float64)  # to the last digit
+            logger.info("Brought %d whole scans together by %s maps.", len(frames), self.kind)
             item.update(initial=maps, initial_confidence=confidence, polarity=polarity)
         return item

@@ -1,7 +1,5 @@
 """Affine alignment by a trained network, beside the one by optimisation."""
 
-import errno
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ..space.geometry import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
 from .inferers import RegistrationInferer
+from .weights import read_weights
 
 __all__ = ["NetworkAffine"]
 
@@ -45,7 +44,7 @@ class NetworkAffine:
         self.network, self.missing, self.voxels = network.eval(), None, voxels
         # Read here and not when they are needed: a cache of aligned series is to tell these weights from others.
         if Path(weights).is_file():
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            network.load_state_dict(read_weights(weights))
         else:
             self.missing = str(weights)
         self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes)
@@ -54,7 +53,7 @@ class NetworkAffine:
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
         """Align ``frames``, K volumes on any grids. ``masks`` tell where the maps are judged; the network sees all."""
         if self.missing:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.missing)
+            read_weights(self.missing)
         grid = working_grid([frame.grid for frame in frames], None)
         grid = grid.at_spacing(torch.full((3,), float(grid.extent_mm.max()) / self.voxels, dtype=torch.float64))
         image, coverage = resample_series(Series(tuple(frames)), grid)

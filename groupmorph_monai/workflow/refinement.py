@@ -1,5 +1,6 @@
 """Fine-tuning z for one series after the network has spoken (GroupMorph, Section 6 and the dotted arrow of Fig. 2)."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from .precision import Precision
 
 __all__ = ["Refinement"]
 
+logger = logging.getLogger(__name__)
 _NEARBY_VOXELS, _CLEAR_NATS = 2.0, 0.02  # a voxel and timepoint
 _LEAST_SHARE_NEARBY = 0.1  # of voxels that count
 _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
@@ -120,7 +122,7 @@ class Refinement:
             (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
         ]
         start, weights, stayed = z, None, True
-        with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False) as bar:
+        with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
             for factor, iterations in schedule:
                 step = max(factor, self.lattice_voxels)
                 level = Level(images, evidence.seen, evidence.mask, evidence.home, factor, step)
@@ -159,6 +161,7 @@ class Refinement:
                     bar.set_postfix(level=factor, step=f"{length_voxels:.3f} voxels")
                     if damping < 1 and length_voxels < self.tolerance * factor:
                         break
+                logger.info("Refined the motion in images of every n-th voxel, n = %d.", factor)
         return z
 
     def _restart(

@@ -1,11 +1,97 @@
-from groupmorph_monai.apps import command_line
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from groupmorph_monai import __version__
+from groupmorph_monai.apps import commands
+from groupmorph_monai.apps.command_line import main
 
 
 def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command_line, "_run", lambda *given, **chosen: (tmp_path / "model_best.pt").touch())
+    monkeypatch.setattr(commands, "_run", lambda *given, **chosen: (tmp_path / "model_best.pt").touch())
     overlays = ("data/phantom_small", "models/voxelmorph_diff", "modes/surfaces", "integrators/euler")
     options = [word for name in overlays for word in ("--overlay", name)]
-    assert command_line.main(["train", *options, "--output", str(tmp_path)]) == 0
+    assert main(["train", "--phantoms", *options, "--output", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     # What changes the training alone is not for registration, which would refuse it.
     assert "register SERIES --overlay models/voxelmorph_diff --overlay integrators/euler --weights" in told
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["register"]])
+def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments):
+    code = (
+        "import sys; from groupmorph_monai.apps.command_line import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    imported = done.stderr.splitlines()[-1]
+    assert "argparse" in imported
+    assert not [name for name in ("torch", "monai", "itk", "numpy", "nibabel", "scipy") if f"'{name}'" in imported]
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"groupmorph {__version__}\n"
+
+
+def test_openmp_is_passive_before_torch_is_imported():
+    code = "import groupmorph_monai, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.split() == ["PASSIVE", "False"]
+
+
+def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, capsys):
+    def broken(args):
+        commands.logger.info("half way")
+        raise ZeroDivisionError("one over nothing")
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["demo", "--quiet", "--output", "$x"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("groupmorph: ") for line in lines)
+    assert "ZeroDivisionError: one over nothing" in lines[0] and "report" in lines[2]
+    log = Path(lines[1].split(": ")[-1]).read_text()
+    assert log.count("Traceback") == 1 and "half way" in log and "torch" in log
+    assert json.dumps(["demo", "--quiet", "--output", "$x"]).replace('"', "'") in log
+
+
+def test_interrupted_by_the_user(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "groupmorph: stopped; an earlier result is as it was\n"
+
+
+@pytest.mark.parametrize("amount, shown", [("--quiet", 1), (None, 2), ("--verbose", 4)])
+def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
+    def talk(args):
+        import logging
+
+        commands.logger.warning("1 mind this")
+        commands.logger.info("2 a stage is over")
+        commands.logger.debug("3 the settings")
+        logging.getLogger("monai.engines").info("4 words of a library")
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", talk)
+    assert main(["demo", *([amount] if amount else [])]) == 0
+    numbers = [line.split(": ")[1][0] for line in capsys.readouterr().err.splitlines()]
+    assert numbers == ["1", "2", "3", "4"][:shown]
+
+
+def test_output_that_nobody_reads(tmp_path):
+    command = f"{sys.executable} -m groupmorph_monai.apps.command_line settings"
+    done = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("timepoints ") and done.stderr == ""
+    done = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard output" in done.stderr

@@ -11,8 +11,7 @@ import pytest
 import torch
 from monai.bundle import run
 
-from groupmorph_monai.apps.command_line import _parsed, main
-from groupmorph_monai.apps.configs import config_files
+from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.networks import MomentumNet
 
@@ -86,10 +85,9 @@ def test_an_output_that_cannot_be_a_folder(series, tmp_path, capsys):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("reference, names", [("9", "timepoints"), ("last", "--reference")])
-def test_a_reference_that_there_is_not(reference, names, series, tmp_path, capsys):
-    assert main(["register", *series[:2], "--output", str(tmp_path), "--reference", reference]) == 2
-    assert names in capsys.readouterr().err
+def test_a_reference_that_there_is_not(series, tmp_path, capsys):
+    assert main(["register", *series[:2], "--output", str(tmp_path), "--reference", "9"]) == 2
+    assert "timepoints" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -104,7 +102,7 @@ def test_a_mask_that_nothing_would_look_at(series, tmp_path, capsys):
 @pytest.mark.parametrize("given, names", [("std_draws=-3", "std_draws"), ("passes=0", "passes")])
 def test_a_number_below_what_it_can_be(given, names, series, tmp_path, capsys):
     assert main(["register", *series, "--output", str(tmp_path), "--set", given]) == 2
-    assert f"groupmorph: {names}: expected" in capsys.readouterr().err
+    assert f"groupmorph: --set {names}: expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -119,16 +117,14 @@ def test_the_papers_network_takes_its_own_number_of_timepoints_alone(series, tmp
 
 
 def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
-    assert main(["train", "--set", "learning_rate", "--output", str(tmp_path)]) == 2
-    assert "--set" in capsys.readouterr().err
-    assert main(["train", "--set", "max_iterations=abc", "--output", str(tmp_path)]) == 2
-    assert "--set: expected a number for max_iterations, such as 100000, got 'abc'" in capsys.readouterr().err
-    assert _parsed(["learning_rate=1e-3"], "train", config_files("train", ())) == {"learning_rate": 1e-3}
+    train = ["train", "--phantoms", "--output", str(tmp_path)]
+    assert main([*train, "--set", "learning_rate"]) == 2
+    assert "--set: expected NAME=VALUE" in capsys.readouterr().err
+    assert main([*train, "--set", "max_iterations=abc"]) == 2
+    assert "--set max_iterations: expected a whole number" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "--iterations", "0", "--output", str(tmp_path)])
-    assert "argument --iterations: expected a whole number of 1 or more, got '0'" in capsys.readouterr().err
-    assert main(["register", str(tmp_path), "--set", "lambda_x=1", "--output", str(tmp_path / "out")]) == 2
-    assert "did you mean lambda_" in capsys.readouterr().err and not (tmp_path / "out").exists()
+        main([*train, "--iterations", "0"])
+    assert "argument --iterations: expected a whole number from 1" in capsys.readouterr().err
     assert main(["evaluate", "--dataset", str(tmp_path / "absent"), "--output", str(tmp_path)]) == 2
     assert "absent" in capsys.readouterr().err
 
@@ -164,7 +160,7 @@ def test_an_unknown_overlay_is_named_with_those_that_there_are(series, tmp_path,
 def test_weights_of_another_model_and_weights_that_there_are_not(series, tmp_path, capsys):
     weights, out = tmp_path / "avsm.pt", tmp_path / "out"
     assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
-    assert f"groupmorph: {weights}: expected a file, found none" in capsys.readouterr().err
+    assert f"groupmorph: weights: {weights}: expected a file, found none" in capsys.readouterr().err
     torch.save(MomentumNet().state_dict(), weights)
     assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
     assert "groupmorph: weights: expected those of a GroupSetVAE" in capsys.readouterr().err

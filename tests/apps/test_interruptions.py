@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groupmorph_monai.apps import command_line
+from groupmorph_monai.apps import command_line, commands
 from groupmorph_monai.data.output_folder import all_or_nothing
 
 REPOSITORY = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp
             time.sleep(10)
 
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setitem(command_line.COMMANDS, "demo", stopped)
+    monkeypatch.setitem(commands.COMMANDS, "demo", stopped)
     assert command_line.main(["demo", "--output", str(tmp_path / "out")]) == code
     assert capsys.readouterr().err == "groupmorph: stopped; an earlier result is as it was\n"
     assert not (tmp_path / "out").exists()
@@ -44,7 +44,7 @@ TINY = [
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["training data", "best value"])
 def test_a_stopped_training_ends_in_one_line(moment, number, code, tmp_path):
-    command = [sys.executable, "-W", "ignore", "-m", "groupmorph_monai.apps.command_line", "train"]
+    command = [sys.executable, "-W", "ignore", "-m", "groupmorph_monai.apps.command_line", "train", "--phantoms"]
     command += ["--output", str(tmp_path / "run"), "--iterations", "10000"]
     command += [part for setting in TINY for part in ("--set", setting)]
     log = tmp_path / "log"

@@ -58,7 +58,7 @@ def test_the_slopes_are_those_of_seconds_that_grow_so(monkeypatch):
     def measure(method, series):
         return [], 2.0 * len(series) ** 1.5 * series[0].numel() ** 0.5, 1.0
 
-    monkeypatch.setattr(module, "_measure", measure)
+    monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "make_phantom", lambda seed, size, number: {"image": torch.empty(number, *size)})
     told = []
     rows = module.scale(None, told.append)

@@ -238,9 +238,9 @@ def test_a_mask_restricts_what_is_refined(scans, tmp_path):
     assert report["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]
 
 
-def test_artificial_series_are_measured_where_no_dataset_is_given(tmp_path, capsys):
+def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsys):
     small = ["phantoms=2", "phantom_size_voxels=[24, 24, 24]", "phantom_timepoints=3"]
     settings = [part for value in small for part in ("--set", value)]
-    assert main(["evaluate", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
+    assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert len(found["series"]) == 2 and 0 < found["mean"]["landmark_after_mm_mean"] < 5

@@ -283,8 +283,8 @@ def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     at_once = last_weights(tmp_path / "at_once")
     assert all(torch.equal(at_once[name], value) for name, value in last_weights(tmp_path / "begun").items())
     absent = tmp_path / "absent.pt"
-    assert main(["train", "--weights", str(absent), "--output", str(tmp_path / "there")]) == 2
-    assert f"groupmorph: {absent}: expected a file, found none" in capsys.readouterr().err
+    assert main(["train", "--phantoms", "--weights", str(absent), "--output", str(tmp_path / "there")]) == 2
+    assert f"groupmorph: weights: {absent}: expected a file, found none" in capsys.readouterr().err
 
 
 @pytest.mark.slow

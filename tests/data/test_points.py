@@ -36,7 +36,7 @@ def test_points_of_every_format_are_ras(tmp_path, name):
         ("words.csv", "x,y,z\n1,2,three\n", "three"),
         ("ragged.csv", "x,y,z\n1,2,3\n1,2\n", "three numbers a line"),
         ("nan.csv", "1,2,nan\n", "finite"),
-        ("empty.csv", "", "finite"),
+        ("empty.csv", "", "without one"),
         ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
         ("missing.csv", None, "No such file"),
     ],

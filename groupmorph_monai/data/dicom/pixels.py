@@ -1,7 +1,7 @@
 """Read the voxels of volumes."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pydicom
@@ -18,25 +18,26 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
 
     The slope and intercept of each slice are applied. Philips scales every image for display by a slope of its own,
     whose values can be compared only after division by this and the private scale slope: where these differ between
-    slices, all are brought to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
-    platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
+    slices of one type of image, all are brought to the scale of its first (Chenevert et al., Errors in quantitative
+    image analysis due to platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
     """
     data = [np.empty((len(volume), *volume[0].source.shape), np.float32) for volume in volumes]
     targets = defaultdict(list)
     for array, volume in zip(data, volumes):
         for target, plane in zip(array, volume):
             targets[plane.path].append((plane, target))
-    reference = volumes[0][0]
+    references = {volume[0].source.image_type: volume[0] for volume in reversed(volumes)}
     for path, members in targets.items():
         frames = stored_values(path)
         for plane, target in members:
             (top, left), (rows, columns) = plane.corner, plane.source.shape
             stored = frames[plane.frame, top : top + rows, left : left + columns]
-            target[:] = (stored * plane.slope + plane.intercept) * _to_scale_of(reference, plane)
+            target[:] = (stored * plane.slope + plane.intercept) * _to_scale_of(references, plane)
     return [np.ascontiguousarray(array.T) for array in data]
 
 
-def _to_scale_of(reference: Plane, plane: Plane) -> float:
+def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> float:
+    reference = references[plane.source.image_type]
     if None in (reference.scale, plane.scale):
         return 1.0
     factor = reference.slope * reference.scale / (plane.slope * plane.scale)

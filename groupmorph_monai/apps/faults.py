@@ -1,0 +1,91 @@
+"""The program's own faults: three lines, and a log with everything."""
+
+import importlib.metadata
+import logging
+import platform
+import sys
+import tempfile
+import traceback
+from collections import deque
+from collections.abc import Sequence
+
+from .. import __version__
+
+__all__ = ["keep_log", "report_fault"]
+
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+_PACKAGE = __name__.split(".")[0]
+_MOST_RECORDS = 10000
+_LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk", "numpy")
+_REPORT = "the maintainers, with this log and, where you may share them, the files"
+
+
+class _Memory(logging.Handler):
+    """Keep the latest records, for the log of a fault."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: deque[str] = deque(maxlen=_MOST_RECORDS)
+        self.setFormatter(_FORMAT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+class _Shown(logging.Filter):
+    """Let through this package's messages, and of others what is wrong; with ``verbose`` everything."""
+
+    def __init__(self, quiet: bool, verbose: bool):
+        super().__init__()
+        self.verbose, self.level = verbose, logging.WARNING if quiet else logging.INFO
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = record.name.split(".")[0] == _PACKAGE
+        if record.name == "py.warnings":  # libraries' words to programmers
+            return self.verbose
+        # Ignite reports the exception that ends a run, which is told at the end.
+        ending = record.name.startswith("ignite") and "terminating due to exception" in str(record.msg)
+        return self.verbose or (not ending and record.levelno >= (self.level if ours else logging.WARNING))
+
+
+def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
+    """Send messages to standard error, one line each, and keep them all.
+
+    Returns: the lines kept, the latest 10000.
+    """
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if getattr(h, "of_groupmorph", False)]:
+        root.removeHandler(handler)
+    memory, shown = _Memory(), logging.StreamHandler(sys.stderr)
+    shown.setFormatter(_FORMAT)
+    shown.addFilter(_Shown(quiet, verbose))
+    for handler in (memory, shown):
+        handler.of_groupmorph = True
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    return memory.lines
+
+
+def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
+    """Tell a fault of the program in three lines on standard error: what happened, the log, and where to report it."""
+    cause = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__
+    with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")
+        file.write("\n".join([*log, ""]).encode("utf-8", "backslashreplace").decode())
+        file.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
+    what = (str(cause).strip().splitlines() or [""])[0][:200]
+    print(f"groupmorph: a fault of the program, not of your input: {type(cause).__name__}: {what}", file=sys.stderr)
+    print(f"groupmorph: log with everything: {file.name}", file=sys.stderr)
+    print(f"groupmorph: please report it to {_REPORT}", file=sys.stderr)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

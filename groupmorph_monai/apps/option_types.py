@@ -1,0 +1,47 @@
+"""What the command line's options may be; each function reads one word and refuses what means nothing."""
+
+import argparse
+import re
+from collections.abc import Callable
+
+from .kinds import Kind, Number, Whole
+
+__all__ = ["device", "number", "path", "positive", "reference", "seed", "spacing_mm"]
+
+
+def device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; is a variable of the shell empty?")
+    return text
+
+
+def reference(text: str) -> str:
+    if text != "mean" and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected 'mean' or a timepoint's number from 0, got {text!r}")
+    return text
+
+
+def number(kind: Kind, whole: bool = False) -> Callable[[str], float]:
+    """Make what reads an option's number and checks it as the setting of the same meaning."""
+
+    def read(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = None
+        if value is None or not text.isascii() or "_" in text or not kind.accepts(value):
+            raise argparse.ArgumentTypeError(f"expected {kind}, got {text!r}")
+        return value
+
+    return read
+
+
+positive = number(Whole(1, 10**9), whole=True)
+seed = number(Whole(0, 2**31 - 1), whole=True)
+spacing_mm = number(Number(0.1, 1000))

@@ -1,0 +1,97 @@
+"""As many threads as the process may use cores, and none that spins while it waits."""
+
+import functools
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError
+
+__all__ = ["available_cores", "limit_threads"]
+
+_CGROUPS = Path("/proc/self/cgroup")
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+
+def available_cores(cgroups: Path = _CGROUPS, root: Path = _CGROUP_ROOT) -> int:
+    """Count the cores that this process may use: its CPU affinity, limited by the CPU quota of its control groups.
+
+    Args:
+        cgroups: lists the control groups of the process, one ``hierarchy:controllers:path`` a line (cgroups(7)).
+        root: where the control groups are mounted.
+    Returns: 1 or more; part of a core counts as a whole one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    lines = cgroups.read_text().splitlines() if cgroups.is_file() else []
+    quotas = [quota for line in lines for quota in _quotas(line, root)]
+    return max(1, min(cores, *(math.ceil(quota) for quota in quotas))) if quotas else cores
+
+
+def _quotas(line: str, root: Path) -> Iterator[float]:
+    """Cores that a control group and those around it allow. A container often sees its own group as the root."""
+    _, controllers, path = line.split(":", 2)
+    if controllers and "cpu" not in controllers.split(","):
+        return
+    mounts = [root / controllers, root / "cpu"] if controllers else [root]
+    for mount in mounts:
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount):
+                yield from _quota(folder)
+
+
+def _quota(group: Path) -> Iterator[float]:
+    try:
+        if (group / "cpu.max").is_file():  # version 2: "quota period", or "max period"
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if quota != "max" and int(quota) > 0:
+            yield int(quota) / int(period)
+    except (OSError, ValueError):  # no limit here
+        return
+
+
+def limit_threads(number: int | None = None) -> None:
+    """Let OpenMP, and with it PyTorch and BLAS, and ITK run ``number`` threads that do not spin while they wait.
+
+    Args:
+        number: None for the cores that this process may use, unless ``OMP_NUM_THREADS`` says otherwise.
+    Raises: InputError where ``OMP_NUM_THREADS`` is no number.
+    """
+    for variable in _VARIABLES:
+        if number or variable not in os.environ:
+            os.environ[variable] = str(number or os.environ.get("OMP_NUM_THREADS") or available_cores())
+    threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # a list is of nested regions
+    if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
+        raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
+    if "torch" in sys.modules:  # which has read the environment already
+        import torch
+
+        torch.set_num_threads(int(threads))
+        _stop_spinning()
+
+
+@functools.cache
+def _stop_spinning() -> None:
+    """Let OpenMP's threads sleep at barriers where ``OMP_WAIT_POLICY=PASSIVE`` comes too late.
+
+    GNU's OpenMP spins 300 times less long while it holds more threads than the process has cores. A second thread that
+    has run one parallel region holds a team of its own, which sleeps from then on and costs nothing.
+    """
+    ready = threading.Event()
+
+    def hold_team() -> None:
+        torch.ones(10**6).sum()
+        ready.set()
+        threading.Event().wait()
+
+    import torch
+
+    if torch.get_num_threads() > 1:
+        threading.Thread(target=hold_team, daemon=True, name="OpenMP team").start()
+        ready.wait()

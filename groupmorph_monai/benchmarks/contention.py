@@ -1,0 +1,45 @@
+"""How much longer a registration takes beside other busy processes."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..data.phantom import make_phantom
+from .compare import BundleMethod, measure
+
+__all__ = ["busy_processes", "contention"]
+
+
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """Keep ``number`` processes of one thread each busy."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def contention(
+    method: BundleMethod,
+    cores: int,
+    per_core: Sequence[int] = (0, 1, 2),
+    size: Sequence[int] = (64, 64, 64),
+    progress: Callable[[str], None] = print,
+) -> list[dict]:
+    """Register one phantom series beside so many busy processes for each core, a row each.
+
+    With n busy processes for each of c cores, c threads get a fair share of 1 / (n + 1): that factor is the least that
+    the ratio of seconds can be.
+    """
+    images, rows = make_phantom(7, size, 6)["image"], []
+    for number in per_core:
+        with busy_processes(number * cores):
+            _, seconds, _ = measure(method, images)
+        ratio = seconds / rows[0]["seconds"] if rows else 1.0
+        rows.append({"busy processes per core": number, "seconds": seconds, "times as long": ratio})
+        progress(f"{number} busy processes per core: {seconds:.1f} s, {ratio:.2f} times as long")
+    return rows

@@ -1,0 +1,119 @@
+"""Nothing that is typed, or that a file is called, is evaluated or taken for a reference by MONAI's ConfigParser."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from groupmorph_monai.apps import commands
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.workflow import literal
+
+SIGNS = [
+    "$__import__('pathlib').Path('pwned').touch()", "@weights", "@series", "@none", "%run", "%inference#run", "a#1",
+    "#", "a@#b", "50%#b", "a::b", "$", "_target_", "$import os", "null", "[1, 2]", "~", "{}",
+]  # fmt: skip
+
+
+@pytest.fixture
+def parsed(monkeypatch, tmp_path):
+    """What the values of a run's config are in the end, by their names."""
+    values = {}
+
+    class Recorded(ConfigWorkflow):
+        def initialize(self):
+            self.parser.parse()
+
+        def run(self):
+            self.parser.globals.clear()
+            for name in NAMES:
+                if name in self.parser:
+                    values[name] = self.parser.get_parsed_content(name)
+
+    monkeypatch.setattr(commands, "ConfigWorkflow", Recorded)
+    monkeypatch.setattr(commands, "check_dataset", lambda dataset, least: None)
+    monkeypatch.setattr(commands, "read_weights", lambda path: None)
+    monkeypatch.chdir(tmp_path)
+    return values
+
+
+NAMES = ("series", "mask", "donor", "output_dir", "weights", "dataset_dir", "bundle_root")
+OPTIONS = {
+    "register FILES": (["register", "{}", "--output", "out"], "series", [True]),
+    "register --output": (["register", "scans", "--output", "{}"], "output_dir", False),
+    "register --weights": (["register", "scans", "--output", "out", "--weights", "{}"], "weights", False),
+    "register --mask": (["register", "scans", "--output", "out", "--mask", "{}"], "mask", [True]),
+    "evaluate --dataset": (["evaluate", "--dataset", "{}", "--output", "out"], "dataset_dir", False),
+    "evaluate --output": (["evaluate", "--phantoms", "--output", "{}"], "output_dir", False),
+    "evaluate --weights": (["evaluate", "--phantoms", "--output", "out", "--weights", "{}"], "weights", False),
+    "train --dataset": (["train", "--dataset", "{}", "--output", "out"], "dataset_dir", False),
+    "train --output": (["train", "--phantoms", "--output", "{}"], "output_dir", False),
+    "train --weights": (["train", "--phantoms", "--output", "out", "--weights", "{}"], "weights", False),
+    "sample --weights": (["sample", "scan", "--output", "out", "--weights", "{}"], "weights", False),
+    "sample --output": (["sample", "scan", "--weights", "w", "--output", "{}"], "output_dir", False),
+    "sample FILE": (["sample", "{}", "--weights", "w", "--output", "out"], "series", [True] * 6),
+    "transport --weights": (["transport", "scan", "--to", "b", "--output", "out", "--weights", "{}"], "weights", False),
+    "transport FILES": (["transport", "{}", "--to", "b", "--output", "out", "--weights", "w"], "donor", [True]),
+    "transport --to": (["transport", "scan", "--to", "{}", "--output", "out", "--weights", "w"], "series", [True] * 2),
+}
+
+
+@pytest.mark.parametrize(
+    "option, sign",
+    [(option, sign) for option in OPTIONS for sign in SIGNS[:2]] + [("register --output", sign) for sign in SIGNS[2:]],
+)
+def test_an_option_means_what_was_typed(option, sign, parsed, monkeypatch, tmp_path):
+    words, name, is_list = OPTIONS[option]
+    if words[0] == "transport":
+        monkeypatch.setattr(commands, "read_series", lambda files: type("Two", (), {"frames": (0, 1)}))
+    assert main([sign if word == "{}" else word for word in words]) == 0
+    expected = [str(tmp_path / sign)] * len(is_list) if is_list else sign
+    assert parsed[name] == expected
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_many_scans_mean_what_was_typed(parsed, tmp_path):
+    assert main(["register", *SIGNS, "--output", "out"]) == 0
+    assert parsed["series"] == [str(tmp_path / sign) for sign in SIGNS]
+
+
+def test_bytes_that_are_no_text_come_through(parsed, tmp_path):
+    name = b"scan\xff".decode(errors="surrogateescape")
+    assert main(["register", name, "--output", "out"]) == 0
+    assert parsed["series"] == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize("value", [[1, 2.5, None, True], "$1 + 1", ["$x", ["@b", 3]], []])
+def test_a_literal_is_itself(value):
+    parser = ConfigParser({"it": literal(value), "b": 1, "again": "@it"})
+    assert parser.get_parsed_content("again") == value
+
+
+@pytest.mark.parametrize("sign", [SIGNS[0], "@weights", "%run"])
+@pytest.mark.parametrize("config", ["noise", "spacing_mm", "device", "weights", "output_dir", "nmi_kind", "outside"])
+def test_a_setting_takes_no_expression(config, sign, parsed, tmp_path, capsys):
+    command = ["register", "scans", "--output", "out", "--overlay", "likelihoods/group_nmi"]
+    assert main([*command, "--set", f"{config}={sign}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("groupmorph: --set") and not (tmp_path / "pwned").exists() and not parsed
+
+
+@pytest.mark.slow
+def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path, monkeypatch, no_pictures):
+    monkeypatch.chdir(tmp_path)
+    Path("@weights").mkdir()
+    names = ["@weights/$t0#1.nii.gz", "@weights/@series.nii.gz", "@weights/%run#2.nii.gz"]
+    for source, name in zip(series, names):
+        shutil.copy(source, name)
+    options = ["--no-refine", "--initial", "none", "--quiet"]
+    assert main(["register", *series[:3], "--output", "plain", *options]) == 0
+    assert main(["register", *names, "--output", "$out@x #1%", *options]) == 0
+    for number in range(3):
+        fields = [nibabel.load(Path(f) / f"ddf_{number:02d}.nii.gz").get_fdata() for f in ("plain", "$out@x #1%")]
+        np.testing.assert_array_equal(*fields)
+    report = json.loads(Path("$out@x #1%", "report.json").read_text())
+    assert report["series"] == [str(tmp_path / name) for name in names]

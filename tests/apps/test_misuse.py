@@ -1,0 +1,281 @@
+"""Families of misuse, through the command line: one line, exit code 2, nothing written, nothing run."""
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.command_line import main
+
+SHIPPED = Path(__file__).parents[2] / "bundle" / "models" / "model.pt"
+FAST = ["--no-refine", "--initial", "none"]
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd):
+    """Function that runs a command, and checks that it is refused in one line with these words and writes nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(arguments, *words):
+        before = sorted(path for path in tmp_path.rglob("*"))
+        try:
+            code = main(arguments)
+        except SystemExit as left:
+            code = left.code
+        error = capfd.readouterr().err
+        lines = [line for line in error.splitlines() if line.startswith("groupmorph")]
+        assert code == 2 and len(lines) == 1 and "Traceback" not in error, error
+        assert all(word in lines[0] for word in words), lines[0]
+        written = [path for path in tmp_path.rglob("*") if path not in before and path != tmp_path / "out"]
+        assert not written
+
+    return check
+
+
+class Code:
+    def __reduce__(self):
+        return Path.touch, (Path("pwned"),)
+
+
+def state(change):
+    weights = torch.load(SHIPPED, weights_only=True)
+    change(weights)
+    return weights
+
+
+def poison(value):
+    def change(weights):
+        next(iter(weights.values())).view(-1)[0] = value
+
+    return change
+
+
+WEIGHTS = {
+    "nothing": (b"", "empty file"),
+    "text": (b"hello", "different file"),
+    "half": (lambda: SHIPPED.read_bytes()[:90000], "damaged"),
+    "without its end": (lambda: SHIPPED.read_bytes()[:-100], "damaged"),
+    "code": (lambda: Code(), "could run code"),
+    "code among weights": (lambda: {"network": {"a": Code()}}, "could run code"),
+    "a module": (lambda: torch.nn.Linear(2, 2), "could run code"),
+    "a list": (lambda: [1], "list"),
+    "a tensor": (lambda: torch.ones(3), "Tensor"),
+    "none": (lambda: None, "NoneType"),
+    "text for tensors": (lambda: {"a": "b"}, "state dict"),
+    "NaN": (lambda: state(poison(float("nan"))), "finite"),
+    "infinity": (lambda: state(poison(float("inf"))), "finite"),
+    "one missing": (lambda: state(lambda w: w.pop(next(iter(w)))), "GroupSetVAE"),
+    "one too many": (lambda: state(lambda w: w.update(a=torch.ones(1))), "GroupSetVAE"),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_of_a_wrong_kind(kind, series, tmp_path, refused):
+    content, words = WEIGHTS[kind]
+    content = content() if callable(content) else content
+    file = tmp_path / "w.pt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    refused(["register", *series[:2], "--output", "out", "--weights", "w.pt", *FAST], "weights", words)
+
+
+def test_weights_that_are_a_script(series, tmp_path, refused):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
+    refused(["register", *series[:2], "--output", "out", "--weights", "w.pt", *FAST], "weights", "TorchScript")
+
+
+OVERLAYS = {
+    "code": ("noise: $print(1)", "noise"),
+    "another name": ("noisee: 1", "did you mean noise"),
+    "a reference": ("noise: '@nothing'", "noise"),
+    "a component": ("network_def: {_target_: os.system, command: touch pwned}", "network_def"),
+    "imports": ("imports: [$import os]", "imports"),
+    "broken": ("a: [1\nb: }", "YAML"),
+    "a list": ("[1, 2]", "NAME: VALUE"),
+    "bytes": (bytes(range(256)), "YAML"),
+    "a tag": ("noise: !!python/object/apply:os.system [touch pwned]", "YAML"),
+    "itself": ("noise: &a [*a]", "noise"),
+    "a thousand million times itself": (
+        "a: &a [1]\n" + "".join(f"a{n}: &{n} [{9 * f'*{m},'}]\n" for m, n in zip("abcdefghi", "bcdefghij")),
+        "'a'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLAYS)
+def test_broken_overlays(kind, series, tmp_path, refused):
+    content, words = OVERLAYS[kind]
+    (tmp_path / "own.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(["register", *series[:2], "--output", "out", "--overlay", "own.yaml"], "--overlay own.yaml", words)
+
+
+@pytest.mark.parametrize("name", ["train", "inference", "", "../configs/data/lung_ct", "modes/surfaces", "/etc/passwd"])
+def test_overlays_that_are_none(name, series, refused):
+    refused(["register", *series[:2], "--output", "out", "--overlay", name], "--overlay")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 100])
+def test_a_gzip_file_without_its_end(cut, series, tmp_path, refused):
+    (tmp_path / "cut.nii.gz").write_bytes(Path(series[0]).read_bytes()[:-cut])
+    refused(["register", series[1], "cut.nii.gz", "--output", "out"], "cut.nii.gz")
+
+
+def test_a_gzip_file_with_another_checksum(series, tmp_path, refused):
+    content = bytearray(Path(series[0]).read_bytes())
+    content[-6] ^= 0xFF
+    (tmp_path / "bad.nii.gz").write_bytes(content)
+    refused(["register", series[1], "bad.nii.gz", "--output", "out"], "bad.nii.gz", "CRC")
+
+
+def test_what_follows_a_whole_gzip_file_does_no_harm(series, tmp_path):
+    from groupmorph_monai.data.readers import read_image
+
+    (tmp_path / "more.nii.gz").write_bytes(Path(series[0]).read_bytes() + b"more")
+    np.testing.assert_array_equal(read_image(tmp_path / "more.nii.gz").data, read_image(series[0]).data)
+
+
+@pytest.mark.parametrize("kind", ["empty", "negative", "elsewhere", "missing", "no name"])
+def test_masks_that_leave_nothing(kind, series, tmp_path, refused):
+    scan = nibabel.load(series[0])
+    affine, value = scan.affine.copy(), {"empty": 0, "negative": -1}.get(kind, 1)
+    affine[:3, 3] += 500 * (kind == "elsewhere")
+    if kind not in ("missing", "no name"):
+        nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, value, np.float32), affine), tmp_path / "m.nii.gz")
+    mask = "" if kind == "no name" else "m.nii.gz"
+    words = "--mask" if kind == "no name" else mask
+    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], words)
+
+
+OPTIONS = [
+    ["--output", ""], ["--weights", ""], ["--reference", "\u00b2"], ["--reference", "-1"], ["--spacing-mm", "nan"],
+    ["--spacing-mm", "0"], ["--spacing-mm", "1e-300"], ["--spacing-mm", "1_0"], ["--std", "0"], ["--std", "1000000"],
+    ["--device", "banana"], ["--device", "cuda:99"], ["--threads", "0"], ["--effort", "best", "--no-refine"],
+    ["--quiet", "--verbose"], ["--set", "device=cpu"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_options_that_mean_nothing(options, series, refused):
+    output = [] if "--output" in options else ["--output", "out"]
+    refused(["register", *series[:2], *output, *options], options[0])
+
+
+def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
+    (tmp_path / "scans").mkdir()
+    for file in series[:2]:
+        shutil.copy(file, tmp_path / "scans")
+    os.symlink("scans", tmp_path / "link")
+    scans = [f"scans/{Path(file).name}" for file in series[:2]]
+    for inputs, output in [(["scans"], "scans"), (scans, "scans"), (scans, "link"), (["link"], "scans/../scans")]:
+        refused(["register", *inputs, "--output", output], "--output", "holds")
+    refused(["evaluate", "--dataset", "scans", "--output", "scans"], "--output")
+    refused(["train", "--dataset", "scans", "--output", "link"], "--output")
+    refused(["train", "--dataset", "scans", "--output", "link/new"], "--output")
+    # A folder around the one that holds the scans is none of theirs.
+    refused(["register", "scans", "--output", ".", "--weights", "gone.pt", *FAST], "weights: gone.pt")
+
+
+@pytest.fixture(scope="module")
+def field(phantom, tmp_path_factory):
+    """A written field on the phantom's grid."""
+    file = tmp_path_factory.mktemp("field") / "ddf_00.nii.gz"
+    image = nibabel.Nifti1Image(np.zeros((28, 24, 20, 1, 3), np.float32), phantom["affine"].numpy())
+    image.header.set_intent("vector")
+    nibabel.save(image, file)
+    return str(file)
+
+
+def test_results_of_one_name_are_refused(field, series, tmp_path, refused):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        shutil.copy(series[0], tmp_path / folder / "x.nii.gz")
+    refused(["apply", field, "a/x.nii.gz", "b/x.nii.gz", "--output", "out"], "b/x.nii.gz", "a/x.nii.gz")
+    shutil.copy(field, tmp_path / "b" / "t00.nii.gz")
+    refused(["apply", "b/t00.nii.gz", series[0], "--output", "b"], "would replace the input")
+    refused(["apply", field, series[0], "gone.nii.gz", "--output", "out"], "gone.nii.gz")
+
+
+def test_names_keep_their_dots(field, series, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["scan.t1.nii.gz", "scan.t2.nii.gz", "1.2.840.113.NII.GZ"]
+    for name in names:
+        shutil.copy(series[0], name)
+    assert main(["apply", field, *names, "--output", "out"]) == 0
+    assert sorted(os.listdir("out")) == ["1.2.840.113.nii.gz", "scan.t1.nii.gz", "scan.t2.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv"])
+@pytest.mark.parametrize("content", ["", "x,y,z\n", "1,2\n", "1,2,3\n4\n", "a,b,c\n", "nan,1,2\n", "point\n"])
+def test_points_that_are_none(name, content, field, tmp_path, refused):
+    (tmp_path / name).write_text(content)
+    refused(["apply", field, name, "--output", "out"], name)
+
+
+@pytest.fixture
+def study(series, tmp_path):
+    """Two series of three scans with landmarks."""
+    for name in ("s0", "s1"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        for file in series[:3]:
+            shutil.copy(file, tmp_path / "study" / name)
+            points = Path(file).with_name(Path(file).name.replace("t", "landmarks_", 1).replace(".nii.gz", ".csv"))
+            shutil.copy(points, tmp_path / "study" / name)
+    return tmp_path / "study"
+
+
+IMAGES = {"image": ["s0/t00.nii.gz", "s0/t01.nii.gz"]}
+LISTS = {
+    "no images": {"training": [{"image": []}]},
+    "an empty name": {"training": [{"image": ""}]},
+    "a number": {"training": [{"image": 3}]},
+    "landmarks that are text": {"training": [{**IMAGES, "landmarks": "s0/landmarks_00.csv"}]},
+    "labels that are numbers": {"training": [{**IMAGES, "labels": [1, 2]}]},
+    "a list": [1],
+    "code": {"training": [{"image": "$__import__('pathlib').Path('pwned').touch()"}]},
+    "a reference": {"training": [{"image": "@weights"}]},
+}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_data_lists_that_are_none(kind, command, study, refused):
+    (study / "dataset.json").write_text(json.dumps(LISTS[kind]))
+    refused([command, "--dataset", "study", "--output", "out"], "study")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_a_broken_series_is_noticed_before_the_work_begins(command, study, refused):
+    (study / "s1" / "t01.nii.gz").write_bytes(gzip.compress(b"no image"))
+    refused([command, "--dataset", "study", "--output", "out"], "s1/t01.nii.gz")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_artificial_series_are_asked_for(command, refused):
+    refused([command, "--output", "out"], "--phantoms")
+    refused([command, "--dataset", "", "--output", "out"], "--dataset")
+
+
+def test_a_series_of_fewer_timepoints_than_each_iteration_wants(study, refused):
+    settings = ["--set", "timepoints_least=4", "--set", "timepoints_most=5"]
+    refused(["train", "--dataset", "study", "--output", "out", *settings], "timepoints_least", "3 timepoints of s0")
+
+
+def test_landmarks_far_outside_of_their_scan(study, refused):
+    points = (study / "s1" / "landmarks_01.csv").read_text().splitlines()
+    (study / "s1" / "landmarks_01.csv").write_text("\n".join([points[0], *["9e3,9e3,9e3"] * (len(points) - 1)]))
+    refused(["evaluate", "--dataset", "study", "--output", "out"], "s1/landmarks_01.csv", "outside")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["patch_size_voxels=[0,0,0]", "patch_size_voxels=[16,16]", "learning_rate=-1", "learning_rate=1e30",
+     "kl_weight=.nan", "batch_size=0", "batch_size=2", "timepoints_least=1", "timepoints_least=9",
+     "iterations_per_epoch=0", "max_minutes=-1", "seed=-1", "adam_betas=[2,2]", "train#trainer=3", "network_def=3"],
+)  # fmt: skip
+def test_settings_of_training_out_of_range(setting, refused):
+    refused(["train", "--phantoms", "--output", "out", "--set", setting], "--set")

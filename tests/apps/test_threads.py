@@ -1,0 +1,73 @@
+"""Threads follow the process's affinity and the quota of its control groups."""
+
+import os
+
+import pytest
+
+from groupmorph_monai.apps import threads
+
+
+def group(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+def cores(tmp_path, lines):
+    (tmp_path / "cgroup").write_text("\n".join(lines) + "\n")
+    return threads.available_cores(tmp_path / "cgroup", tmp_path / "fs")
+
+
+@pytest.fixture(autouse=True)
+def host_of_64_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+
+
+@pytest.mark.parametrize(
+    "limit, expected",
+    [("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)],
+)
+def test_the_quota_of_version_2(limit, expected, tmp_path):
+    group(tmp_path / "fs" / "user" / "job", cpu__max=limit)
+    assert cores(tmp_path, ["0::/user/job"]) == expected
+
+
+def test_a_group_around_it_limits_too(tmp_path):
+    group(tmp_path / "fs" / "user" / "job", cpu__max="max 100000")
+    group(tmp_path / "fs" / "user", cpu__max="300000 100000")
+    group(tmp_path / "fs", cpu__max="800000 100000")
+    assert cores(tmp_path, ["0::/user/job"]) == 3
+
+
+@pytest.mark.parametrize("mount", ["cpu", "cpu,cpuacct"])
+@pytest.mark.parametrize("quota, expected", [(-1, 64), (250000, 3), (50000, 1)])
+def test_the_quota_of_version_1(mount, quota, expected, tmp_path):
+    group(tmp_path / "fs" / mount / "docker", cpu__cfs_quota_us=quota, cpu__cfs_period_us=100000)
+    assert cores(tmp_path, ["5:memory:/other", "4:cpu,cpuacct:/docker"]) == expected
+
+
+def test_a_container_that_sees_its_own_group_as_the_root(tmp_path):
+    group(tmp_path / "fs" / "cpu", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
+    assert cores(tmp_path, ["4:cpu,cpuacct:/docker/of/the/host"]) == 2
+
+
+def test_the_affinity_without_control_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    assert threads.available_cores(tmp_path / "none", tmp_path) == 2
+    group(tmp_path / "fs", cpu__max="800000 100000")
+    assert cores(tmp_path, ["0::/"]) == 2
+
+
+@pytest.mark.parametrize("number, before, expected", [(3, "5", "3"), (None, "5", "5"), (None, None, "64")])
+def test_a_number_given_comes_before_the_environment_and_that_before_the_cores(number, before, expected, monkeypatch):
+    set_threads = []
+    monkeypatch.setattr("torch.set_num_threads", set_threads.append)
+    monkeypatch.setattr(threads, "_stop_spinning", lambda: None)
+    monkeypatch.setattr(threads, "available_cores", lambda: 64)
+    for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+        if before:
+            monkeypatch.setenv(variable, before)
+    threads.limit_threads(number)
+    assert os.environ["OMP_NUM_THREADS"] == os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == expected
+    assert set_threads == [int(expected)]
