@@ -2,6 +2,8 @@
 
 import argparse
 
+from .paper import add_paper
+
 __all__ = ["make_parser"]
 
 SUITE_NAMES = (
@@ -255,6 +257,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--minutes", type=float, default=10.0, metavar="N", help="of training, for each model (default: 10)")
     p.add_argument("--output", default="benchmarks", metavar="DIR", help="folder for the table (default: benchmarks)")
     p.add_argument("--weights", metavar="FILE", help="trained weights other than those that ship")
+    add_paper(p.add_subparsers(dest="table", metavar="paper", help="a table with options of its own"))
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
