@@ -72,7 +72,8 @@ class CellStore:
         if not path.is_file():
             return None
         content = json.loads(path.read_text())
-        if content["status"] != "ok" and content["limit_s"] < limit_s or content["retry"]:
+        finished = content["status"] == "ok" or content["limit_s"] >= limit_s
+        if content["retry"] or not finished:
             return None
         arrays = dict(np.load(path.with_suffix(".npz"))) if content["status"] == "ok" else {}
         return Cell(content["series"], content["method"], content["status"], content["numbers"], arrays)

@@ -31,16 +31,20 @@ _COLUMNS = {
     "lesion_volume_error_percent": "lesion volume error %",
     "curve_roughness_percent": "curve roughness %",
 }
+_DIFFERENCE_HEAD = ("method", "column", "series", "difference", "from", "to", "p")
 _LEGEND = """\
 Means over the series. Seconds are those from the volumes in memory to the fields; peak memory is the whole process',
 libraries included. RMSE is in the scans' units, NMI is 2 I / (H + H) of 64 bins, both over all pairs of timepoints.
 Landmarks are carried from each timepoint to every other by way of the common space: mean ± standard deviation of the
-distances. The true error is the same for points spread over all tissue, where a phantom's motion is known; what `truth`
-shows is the measurement's own error. "% J ≤ 0" counts central differences; "% folded volume" is the stricter measure of
-Liu et al. 2022, from all ten tetrahedra of each cell. "Inverse" is the distance by which a point misses itself there and
-back, where a program gives both ways. The lesion volume error compares lesions carried from each timepoint to every
-other with those there. Curve roughness is the departure of a voxel's intensities from the line between its neighbours
-in time, as a percentage of the intensities' range."""
+distances. The true error is the same for points spread over all tissue, where a phantom's motion is known; the row
+"Truth" shows the measurement's own error. "% J ≤ 0" counts central differences; "% folded volume" is the stricter
+measure of Liu et al. 2022, from all ten tetrahedra of each cell. "Inverse" is the distance by which a point misses
+itself there and back, where a program gives both ways. The lesion volume error compares lesions carried from each
+timepoint to every other with those there. Curve roughness is the departure of a voxel's intensities from the line
+between its neighbours in time, as a percentage of the intensities' range."""
+_DIFFERENCES = """\
+Mean over the series, 95 % bootstrap interval, p of Wilcoxon's signed-rank test (never below 0.05 for fewer than six
+series)."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,8 @@ def write_page(
         "## Expectations",
         "\n".join(f"- {line}" for line in expectations(table, rows)),
         f"## Differences from {titles.get(against, against)}",
-        "Mean over the series, 95 % bootstrap interval, p of Wilcoxon's signed-rank test (never below 0.05 for fewer "
-        "than six series).",
-        _grid(
-            ["method", "column", "series", "difference", "from", "to", "p"], [_line(row, titles) for row in differences]
-        ),
+        _DIFFERENCES,
+        _grid(_DIFFERENCE_HEAD, [_line(row, titles) for row in differences]),
         "## Figures",
         "![Mean timepoint less the first one, and Jacobian determinant](paper_slices.png)",
         *(["![Landmark distances](paper_landmarks.png)"] if boxes else []),

@@ -11,10 +11,10 @@ __all__ = ["convex_adam"]
 
 
 def convex_adam(images: Tensor, affine: Tensor) -> Tensor:
-    """Register every timepoint onto the first at the defaults of the authors' package (Siebert et al. 2024, "ConvexAdam:
-    self-configuring dual-optimisation-based 3D multitask medical image registration", IEEE TMI): MIND features of radius
-    1 and dilation 2, a coupled convex search of 4 cells of 6 voxels, inverse consistency, 80 iterations of Adam on every
-    second voxel, lambda 1.25. Its fields are in voxels already."""
+    """Register every timepoint onto the first at the defaults of the authors' package (Siebert et al. 2024,
+    "ConvexAdam: self-configuring dual-optimisation-based 3D multitask medical image registration", IEEE TMI): MIND
+    features of radius 1 and dilation 2, a coupled convex search of 4 cells of 6 voxels, inverse consistency, 80
+    iterations of Adam on every second voxel, lambda 1.25. Its fields are in voxels already."""
 
     def pair(fixed: Tensor, moving: Tensor) -> Tensor:
         field = convex_adam_pt(fixed.contiguous(), moving.contiguous(), dtype=torch.float32)

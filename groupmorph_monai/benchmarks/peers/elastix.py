@@ -4,6 +4,7 @@ Parameter names and values are Elastix' own; the settings come from its model zo
 the number that is cited.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import itk
@@ -138,7 +139,9 @@ def _pairs(images: Tensor, affine: Tensor, stages: Sequence[Mapping[str, Sequenc
 
     def pair(fixed: Tensor, moving: Tensor) -> Tensor:
         both = [_image(volume, spacing) for volume in (fixed, moving)]
-        field = itk.transformix_deformation_field(both[1], _register(*both, stages))
+        with tempfile.TemporaryDirectory() as folder:  # it writes the field, too
+            transforms = _register(*both, stages)
+            field = itk.transformix_deformation_field(both[1], transforms, output_directory=folder)
         return in_voxels(itk.array_from_image(field), spacing)
 
     return each_onto_first(images, pair)

@@ -19,8 +19,8 @@ _CT_BELOW = -300.0  # only CT has values below
 
 
 def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-    """Register every timepoint onto the first at the defaults of the authors' program (Tian et al. 2024, "uniGradICON: a
-    foundation model for medical image registration", MICCAI): the network, then 50 iterations for the pair at hand by
+    """Register every timepoint onto the first at the defaults of the authors' program (Tian et al. 2024, "uniGradICON:
+    a foundation model for medical image registration", MICCAI): the network, then 50 iterations for the pair at hand by
     LNCC. The weights are a file that ``UNIGRADICON_WEIGHTS`` names, or where the package would download them to."""
     weights = Path(os.environ.get("UNIGRADICON_WEIGHTS", _WEIGHTS))
     if not weights.is_file():
