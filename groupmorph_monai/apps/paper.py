@@ -77,6 +77,7 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--size", type=int, nargs=3, metavar="N", help="of phantoms, voxels along each axis (default: full size)"
     )
+    p.add_argument("--timepoints", type=int, default=6, metavar="K", help="of phantoms (default: 6)")
     p.add_argument(
         "--time-limit", type=float, default=3600.0, metavar="S", help="seconds per registration (default: 3600)"
     )
@@ -99,19 +100,21 @@ def run_paper(args: argparse.Namespace) -> None:
     output = check_output_dir(args.output)
     if args.size and min(args.size) < 16:
         raise InputError(f"--size: expected 16 voxels or more along each axis, got {args.size}")
+    if args.timepoints < 2:
+        raise InputError(f"--timepoints: expected 2 or more, got {args.timepoints}")
     if args.threads < 1:
         raise InputError(f"--threads: expected 1 or more, got {args.threads}")
     methods = {name: _method(name) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
     with _log(output / "paper.log") as tell:
-        cells = fill(cases(args.data, args.seeds, args.size), methods, store, args.time_limit, tell)
+        cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, tell)
         scaling = _scaling(args, methods, store, tell) if args.scaling else []
     titles = {name: row.title for name, row in ROWS.items()}
     if scaling:
         draw_scaling(scaling, titles, output / "paper_scaling.png")
     settings = {"data": args.data, "threads": args.threads, "time limit, s": args.time_limit}
     if args.data in SOURCES:
-        settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data][1]}
+        settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data][1], "timepoints": args.timepoints}
     page = write_page(cells, ROWS, output, args.against, settings, scaling)
     print(page.read_text(encoding="utf-8"))
     print(f"Page: {page}")
