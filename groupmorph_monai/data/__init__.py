@@ -1,11 +1,12 @@
 """What comes in and goes out: series, points, phantoms, written fields."""
 
 from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
-from .datalist import heart_items, phantom_items, series_items
+from .datalist import heart_items, phantom_items, series_items, thorax_items
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .points import read_points
 from .readers import Series, read_series
+from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "heart_items",
     "make_heart",
     "make_phantom",
+    "make_thorax",
     "phantom_items",
     "read_points",
     "read_series",
     "series_items",
+    "thorax_items",
 ]

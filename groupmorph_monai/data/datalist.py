@@ -7,9 +7,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ..errors import InputError
+from .dirlab import is_dirlab
 from .hearts import HEART_MOTIONS
 
-__all__ = ["heart_items", "phantom_items", "series_items"]
+__all__ = ["heart_items", "phantom_items", "series_items", "thorax_items"]
 
 logger = logging.getLogger(__name__)
 _FILES_4D = (".nii", ".nii.gz")
@@ -27,20 +28,26 @@ def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
     return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
 
 
+def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+    """One item for each seed; `LoadSeriesd` makes the 4D CT."""
+    return [{"thorax": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+
+
 def series_items(
     dataset_dir: str | None,
     split: str | None,
     phantoms: Sequence[dict],
     validation_fraction: float = 0.2,
     phantom_share: float = 0.0,
+    held_out: str | None = None,
 ) -> list[dict]:
     """Data list of ``dataset_dir``.
 
     A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
     or list of files, "landmarks": [one point file a timepoint], "labels": [one label map a timepoint]}`` with paths
     relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the order of their names,
-    the last ``validation_fraction`` of them for validation; a sub-folder's ``landmarks_*`` files (CSV or ITK points,
-    one a timepoint) are its landmarks.
+    the last ``validation_fraction`` of them for validation, or ``held_out`` alone; a sub-folder's ``landmarks_*`` files
+    (CSV or ITK points, one a timepoint) are its landmarks, and a case of DIR-Lab's brings its own.
 
     Args:
         dataset_dir: the folder, or none for the phantoms.
@@ -48,6 +55,7 @@ def series_items(
         phantoms: items used where no folder is given, or beside its series.
         phantom_share: of phantoms among the items, from 0 to below 1. For training the fewer are repeated to reach it;
             for validation there is one of each.
+        held_out: name of the one series for validation; all others are for training. Not beside a ``dataset.json``.
     Raises: InputError where the folder does not hold what is asked for.
     """
     if not dataset_dir:
@@ -61,7 +69,11 @@ def series_items(
     if not folder.is_dir():
         raise InputError(f"dataset_dir: expected a folder of series, {folder} is none; check the path")
     listed = folder / "dataset.json"
-    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction)
+    if listed.exists() and held_out:
+        raise InputError(
+            f"held_out: expected none beside {listed}, which says what is for validation, got {held_out!r}"
+        )
+    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out)
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
     if not chosen and not (phantom_share and split == "validation"):
         raise InputError(
@@ -77,13 +89,20 @@ def series_items(
     return [item for items, number in zip((chosen, phantoms), number_of_each) for item in islice(cycle(items), number)]
 
 
-def _scan(folder: Path, validation_fraction: float) -> dict[str, list[dict]]:
+def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dict[str, list[dict]]:
     found = sorted(p for p in folder.iterdir() if p.is_dir() or p.name.endswith(_FILES_4D))
     items = []
     for path in found:
         item: dict = {"image": str(path), "name": path.name}
         landmarks = sorted(map(str, path.glob("landmarks_*"))) if path.is_dir() else []
+        landmarks = [str(path)] if is_dirlab(path) else landmarks
         items.append({**item, "landmarks": landmarks} if landmarks else item)
+    if held_out:
+        chosen = [item for item in items if item["name"] == held_out]
+        if not chosen:
+            names = ", ".join(item["name"] for item in items)
+            raise InputError(f"held_out: expected one of the series in {folder}, {names}, got {held_out!r}")
+        return {"training": [item for item in items if item not in chosen], "validation": chosen}
     number = round(validation_fraction * len(items))
     if len(items) > 1:
         number = min(max(number, 1), len(items) - 1)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..space.geometry import Grid
+from .dirlab import is_dirlab, read_dirlab
 from .right_angles import at_right_angles
 
 __all__ = ["Frame", "Series", "overlap", "read_image", "read_series"]
@@ -259,7 +260,8 @@ def _folder_files(folder: Path) -> list[Path]:
 
 def _timepoints(files: Sequence[str | Path]) -> tuple[list[Frame], _File]:
     """The frames, and the first file for what else it tells."""
-    loaded = [_load(path) for path in files]
+    dirlab = len(files) == 1 and is_dirlab(files[0])
+    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else [_load(path) for path in files]
     for file in loaded:
         _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
@@ -274,8 +276,8 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
 
     Args:
         series: a 4D file; a list of 3D files in the order of time; or a folder, whose image files count in the natural
-            order of their names (scan2 before scan10). NIfTI is read by nibabel, as MONAI's meta data is wrong about
-            the frame time; all else (MHA, NRRD, ...) by ITK.
+            order of their names (scan2 before scan10), or a case of DIR-Lab's, see `read_dirlab`. NIfTI is read by
+            nibabel, as MONAI's meta data is wrong about the frame time; all else (MHA, NRRD, ...) by ITK.
         timepoints: the one K that the network takes; none for any.
     Returns: the series in memory. A fill value, as around the round field of view of CT, becomes the smallest value
         that was measured, and ``valid`` is False there. A scan with sheared axes (a tilted gantry, an affine
@@ -289,7 +291,7 @@ def read_series(series: Series | str | Path | Sequence[str | Path] | None, timep
     given = [series] if isinstance(series, (str, Path)) else list(series or [])
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")
-    if len(given) == 1 and Path(given[0]).is_dir():
+    if len(given) == 1 and Path(given[0]).is_dir() and not is_dirlab(given[0]):
         given = _folder_files(Path(given[0]))
     frames, first = _timepoints(given)
     if len(frames) < 2:

@@ -12,15 +12,18 @@ from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
+from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_points
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
+from .thorax import make_thorax
 
 __all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
+_PHANTOMS = {"phantom": make_phantom, "thorax": make_thorax}  # by the item's key that holds their arguments
 
 
 class ClipSeriesd(MapTransform):
@@ -52,11 +55,12 @@ class LoadSeriesd(MapTransform):
     lie on one grid.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold ``phantom`` or ``heart`` instead, the arguments of `make_phantom` or `make_heart`. ``landmarks``, a list of
-    K point files, or the phantom's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has
-    it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on
-    the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is
-    None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
+    may hold ``phantom``, ``thorax`` or ``heart`` instead, the arguments of `make_phantom`, `make_thorax` or
+    `make_heart`. ``landmarks``, a list of K point files or of one case of DIR-Lab's, or the phantom's own, becomes
+    ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each
+    timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on the reference or one per
+    timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is None is taken out.
+    ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.
@@ -81,11 +85,12 @@ class LoadSeriesd(MapTransform):
         if "heart" in item:
             heart = make_heart(**item.pop("heart"))
             return {**item, **self._made(key, heart)}
-        if "phantom" in item:
-            phantom = make_phantom(**item.pop("phantom"))
-            affine = phantom["affine"].float()
-            landmarks = phantom["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
-            return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
+        for name, make in _PHANTOMS.items():
+            if name in item:
+                phantom = make(**item.pop(name))
+                affine = phantom["affine"].float()
+                landmarks = phantom["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+                return {**item, **self._made(key, phantom), "landmarks": landmarks, "labels": phantom["lesion_mask"]}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints)
         series.check_reference(self.reference)
@@ -138,6 +143,8 @@ class LoadSeriesd(MapTransform):
 
     @staticmethod
     def _landmarks(files: Sequence[str], timepoints: int) -> torch.Tensor:
+        if len(files) == 1 and is_dirlab(files[0]):
+            return torch.as_tensor(read_dirlab_landmarks(files[0]), dtype=torch.float32)
         if len(files) != timepoints:
             raise InputError(
                 f"{files[0]}: expected landmarks of each of the series' {timepoints} scans, got {len(files)} files; "

@@ -29,6 +29,8 @@ TINY = {
     "phantoms_validation": 1,
     "heart_size_voxels": [24, 24, 16],
     "hearts_validation": 1,
+    "thorax_size_voxels": [24, 24, 20],
+    "thorax_validation": 1,
     "integration_steps": 2,
     "max_iterations": 4,
     "iterations_per_epoch": 2,
@@ -136,7 +138,7 @@ def test_every_overlay_trains(overlay, tmp_path):
     parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
     network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
     pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
-    seen = {"phantoms_training": 1, "hearts_training": 1, "phantom_size_voxels": [24, 24, 24]}
+    seen = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "phantom_size_voxels": [24, 24, 24]}
     seen |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
     least, number, rate = LEAST_FALL.get(overlay, USUAL_FALL)
     schedule = {"max_iterations": number, "iterations_per_epoch": number, "val_interval": 1000, "learning_rate": rate}

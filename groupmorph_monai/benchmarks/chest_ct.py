@@ -1,0 +1,51 @@
+"""4D CT of the chest to compare methods on: phantoms, whose motion is known, and DIR-Lab, for those who have it."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from ..data.datalist import series_items
+from ..data.dirlab import DIRLAB_CASES, is_dirlab
+from ..data.thorax import make_thorax
+from ..data.transforms import LoadSeriesd
+from ..errors import InputError
+from ..space.geometry import Grid
+
+__all__ = ["dirlab_cases", "thorax_cases"]
+
+
+def thorax_cases(seeds: Iterable[int], size: Sequence[int] = (256, 256, 100), timepoints: int = 6) -> list[dict]:
+    """Make phantoms with 75 landmarks each.
+
+    Returns: what `make_thorax` does, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
+    """
+    cases = []
+    for seed in seeds:
+        case = make_thorax(seed, size, timepoints)
+        landmarks_mm = case["landmarks"].double() @ case["affine"][:3, :3].T + case["affine"][:3, 3]
+        cases.append({"name": f"thorax {seed}", **case, "landmarks_mm": landmarks_mm})
+    return cases
+
+
+def dirlab_cases(folder: str, held_out: str | None = "Case1Pack") -> list[dict[str, str | Tensor]]:
+    """Read cases of DIR-Lab's at their own voxels, see `read_dirlab`.
+
+    Args:
+        folder: that holds ``Case1Pack`` to ``Case10Pack``, some or all.
+        held_out: the one to report on; None for all.
+    Returns: ``name``; ``image`` ``(K, *S)`` HU on axes to the right, the front and upwards; its ``affine`` ``(4, 4)``;
+        ``landmarks`` ``(K, P, 3)`` in its voxels from 0 and ``landmarks_mm`` in RAS mm.
+    Raises: InputError where the folder holds no case, or not the one held out.
+    """
+    items = series_items(folder, "validation" if held_out else None, [], held_out=held_out)
+    items = [item for item in items if is_dirlab(item["image"])]
+    if not items:
+        raise InputError(f"{folder}: expected folders of DIR-Lab's, Case1Pack to Case{len(DIRLAB_CASES)}Pack, got none")
+    cases = []
+    for item in items:
+        loaded = LoadSeriesd()(item)
+        image, landmarks_mm = loaded["image"].as_tensor(), loaded["landmarks"]
+        landmarks = Grid(image.shape[1:], loaded["affine"]).voxels(landmarks_mm.double()).float()
+        part = {"image": image, "affine": loaded["affine"], "landmarks": landmarks, "landmarks_mm": landmarks_mm}
+        cases.append({"name": item["name"], **part})
+    return cases
