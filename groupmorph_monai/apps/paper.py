@@ -66,7 +66,7 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
         "--data",
         default="phantom",
         metavar="NAME|DIR",
-        help=f"{', '.join(SOURCES)}, or a folder of series (default: phantom)",
+        help=f"{', '.join(SOURCES)}, or a folder of series, such as DIR-Lab's cases (default: phantom)",
     )
     p.add_argument(
         "--seeds", type=int, nargs="+", default=[3001, 3002, 3003], metavar="N", help="random seeds of phantoms"
@@ -76,6 +76,13 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
     )
     p.add_argument(
         "--size", type=int, nargs=3, metavar="N", help="of phantoms, voxels along each axis (default: full size)"
+    )
+    p.add_argument(
+        "--overlay",
+        action="append",
+        metavar="NAME",
+        help="a config laid over GroupMorph-set's, such as data/lung_ct for scans in HU; may be repeated (default: what "
+        "--data needs)",
     )
     p.add_argument("--timepoints", type=int, default=6, metavar="K", help="of phantoms (default: 6)")
     p.add_argument(
@@ -104,7 +111,8 @@ def run_paper(args: argparse.Namespace) -> None:
         raise InputError(f"--timepoints: expected 2 or more, got {args.timepoints}")
     if args.threads < 1:
         raise InputError(f"--threads: expected 1 or more, got {args.threads}")
-    methods = {name: _method(name) for name in ROWS if name in args.methods}
+    overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
+    methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
     with _log(output / "paper.log") as tell:
         cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, tell)
@@ -114,30 +122,32 @@ def run_paper(args: argparse.Namespace) -> None:
         draw_scaling(scaling, titles, output / "paper_scaling.png")
     settings = {"data": args.data, "threads": args.threads, "time limit, s": args.time_limit}
     if args.data in SOURCES:
-        settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data][1], "timepoints": args.timepoints}
+        settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data].size, "timepoints": args.timepoints}
     page = write_page(cells, ROWS, output, args.against, settings, scaling)
     print(page.read_text(encoding="utf-8"))
     print(f"Page: {page}")
 
 
-def _method(name: str) -> Method:
+def _method(name: str, overlays: Sequence[str] = ()) -> Method:
     if name in PEERS:
         return PEERS[name]
+    models = bundle_root() / "models"
     if name in _PUBLISHED:
-        overlays, settings = (*_PUBLISHED[name], "effort/no_refine"), {"initial_alignment": "none"}
-        own = bundle_root() / "models" / f"{name.replace('-', '_')}.pt"
-        shared = bundle_root() / "models" / f"{Path(overlays[0]).name}.pt"
-        method = BundleMethod(config_files("inference", overlays), str(own if own.is_file() else shared), settings)
-        return (PairwiseProgram if overlays[0] == "models/voxelmorph" else Program)(method)
-    overlays = ("effort/no_refine",) if name == "set-one-pass" else ()
-    return Program(BundleMethod(config_files("inference", overlays), str(bundle_root() / "models" / "model.pt")))
+        own, shared = (models / f"{file}.pt" for file in (name.replace("-", "_"), Path(_PUBLISHED[name][0]).name))
+        weights, settings = own if own.is_file() else shared, {"initial_alignment": "none"}
+        method = BundleMethod(
+            config_files("inference", (*_PUBLISHED[name], "effort/no_refine")), str(weights), settings
+        )
+        return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
+    overlays = (*overlays, "effort/no_refine") if name == "set-one-pass" else overlays
+    return Program(BundleMethod(config_files("inference", overlays), str(models / "model.pt")))
 
 
 def _scaling(
     args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, tell: Callable[[str], None]
 ) -> list[dict]:
     """Seconds of each method on phantoms of 1/8, 1/4 and all voxels of the size, and of 2, 4 and 6 timepoints."""
-    size = args.size or SOURCES["phantom"][1]
+    size = args.size or SOURCES["phantom"].size
     rows = []
     for axis, series in _series_of_growing(size, args.seeds[:1]).items():
         for at, case in series:

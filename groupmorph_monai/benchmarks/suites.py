@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from ..data.breast import make_breast
 from ..data.breathing import make_breathing_series
 from ..data.phantom import follow, make_phantom, random_motion
 from ..data.readers import Frame, Series, read_series
@@ -16,7 +17,7 @@ from ..space.grid import compose, voxel_grid
 from ..space.integrate import AdaptiveSolver, Euler, RungeKutta4, ScalingAndSquaring
 from .compare import BundleMethod, before_and_after_mm
 
-__all__ = ["breathing", "integrators", "synthetic_cases", "warped_cases"]
+__all__ = ["breast_cases", "breathing", "integrators", "synthetic_cases", "warped_cases"]
 
 SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
 
@@ -24,6 +25,23 @@ SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
 def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
     """Phantom series with 2000 landmarks each, whose motion is known."""
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def breast_cases(
+    seeds: Iterable[int],
+    size: Sequence[int] = (128, 128, 60),
+    spacing_mm: Sequence[float] = (2.898, 2.898, 3.0),
+    landmarks: int = 2000,
+) -> list[dict]:
+    """Breast DCE-MRI series with known motion, their landmarks also as ``landmarks_mm``, RAS: of a ninth of the voxels,
+    or at full size with the size and spacing of `make_breast`."""
+    cases = []
+    for seed in seeds:
+        series = make_breast(seed, size, spacing_mm, landmarks=landmarks)
+        affine = series["affine"].float()
+        landmarks_mm = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        cases.append({"name": f"breast {seed}", **series, "landmarks_mm": landmarks_mm})
+    return cases
 
 
 def warped_cases(

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .dirlab import is_dirlab
 from .hearts import HEART_MOTIONS
 
-__all__ = ["heart_items", "phantom_items", "series_items", "thorax_items"]
+__all__ = ["breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
 logger = logging.getLogger(__name__)
 _FILES_4D = (".nii", ".nii.gz")
@@ -26,6 +26,13 @@ def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
     """One item for each seed, of every kind of motion in turn; `LoadSeriesd` makes the pair."""
     kinds = list(HEART_MOTIONS)
     return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
+
+
+def breast_items(
+    seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
+) -> list[dict]:
+    """One item for each seed; `LoadSeriesd` makes the breast DCE-MRI."""
+    return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
 
 
 def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:

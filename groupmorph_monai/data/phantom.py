@@ -67,7 +67,7 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
     return _Ellipsoid(centre, radii, signal, axes, torch.cat([waves, uniform(generator, 0.02, 0.1, (3, 1))], dim=1))
 
 
-def _curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
+def signal_curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
     """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 +
     vary``."""
     factors = ((1 + vary) ** uniform(generator, -1, 1, (5,))).tolist()
@@ -117,18 +117,18 @@ class _Template:
     ):
         self.size = size
         extent = torch.tensor([float(n - 2 * margin) for n in size])
-        self.tissue = {name: _curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
+        self.tissue = {name: signal_curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
         centre, radii = margin + extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
         self.body = _ellipsoid(rng, centre, radii, self.tissue["fat"])
         self.organs, self.tumours = [], []
         for _ in range(int(uniform(rng, 4, 9))):
             name = ["gland", "muscle", "blood"][int(uniform(rng, 0, 3))]
             radii = extent.mean() * uniform(rng, 0.05, 0.2, (3,))
-            signal = _curve(rng, since_arrival_s, _TISSUES[name], 0.6)
+            signal = signal_curve(rng, since_arrival_s, _TISSUES[name], 0.6)
             self.organs.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
         for number in range(lesions):
             kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
-            signal = _curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
+            signal = signal_curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
             radii = extent.mean() * uniform(rng, 0.05, 0.11, (3,))
             self.tumours.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.25, 0.75, (3,)), radii, signal))
         self.gland_cell = 7 * float(uniform(rng, 0.7, 1.6))

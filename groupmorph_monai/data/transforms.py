@@ -12,6 +12,7 @@ from monai.transforms import MapTransform
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid
+from .breast import make_breast
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .hearts import make_heart
 from .phantom import make_phantom
@@ -23,7 +24,8 @@ from .thorax import make_thorax
 __all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
-_PHANTOMS = {"phantom": make_phantom, "thorax": make_thorax}  # by the item's key that holds their arguments
+# By the item's key that holds their arguments.
+_PHANTOMS = {"phantom": make_phantom, "breast": make_breast, "thorax": make_thorax}
 
 
 class ClipSeriesd(MapTransform):
@@ -55,12 +57,12 @@ class LoadSeriesd(MapTransform):
     lie on one grid.
 
     The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold ``phantom``, ``thorax`` or ``heart`` instead, the arguments of `make_phantom`, `make_thorax` or
-    `make_heart`. ``landmarks``, a list of K point files or of one case of DIR-Lab's, or the phantom's own, becomes
-    ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each
-    timepoint's, RAS mm, before anything is interpolated. ``mask``, one file drawn on the reference or one per
-    timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above 0; a mask that is None is taken out.
-    ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K, *S)``.
+    may hold ``phantom``, ``breast``, ``thorax`` or ``heart`` instead, the arguments of `make_phantom` and its like.
+    ``landmarks``, a list of K point files or of one case of DIR-Lab's, or the phantom's own, becomes ``(K, P, 3)`` in
+    RAS mm. ``initial`` ``(K, 4, 4)``, where the item has it, maps the common space to each timepoint's, RAS mm, before
+    anything is interpolated. ``mask``, one file drawn on the reference or one per timepoint, becomes ``(1, *S)`` or
+    ``(K, *S)``, 1 where the file is above 0; a mask that is None is taken out. ``labels``, one label map per timepoint
+    (the phantom's lesions), becomes ``(K, *S)``.
 
     Args:
         keys: of the series, ``"image"``.

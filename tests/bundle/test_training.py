@@ -29,6 +29,9 @@ TINY = {
     "phantoms_validation": 1,
     "heart_size_voxels": [24, 24, 16],
     "hearts_validation": 1,
+    "breast_size_voxels": [24, 24, 20],
+    "breast_spacing_mm": [14.0, 14.0, 10.0],
+    "breasts_validation": 1,
     "thorax_size_voxels": [24, 24, 20],
     "thorax_validation": 1,
     "integration_steps": 2,
@@ -138,7 +141,8 @@ def test_every_overlay_trains(overlay, tmp_path):
     parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
     network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
     pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
-    seen = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "phantom_size_voxels": [24, 24, 24]}
+    seen = dict.fromkeys(("phantoms_training", "hearts_training", "breasts_training", "thorax_training"), 1)
+    seen |= {"phantom_size_voxels": [24, 24, 24]}
     seen |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
     least, number, rate = LEAST_FALL.get(overlay, USUAL_FALL)
     schedule = {"max_iterations": number, "iterations_per_epoch": number, "val_interval": 1000, "learning_rate": rate}

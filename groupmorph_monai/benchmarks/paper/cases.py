@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...data.breast import BREAST_TIMES_S, make_breast
 from ...data.datalist import series_items
+from ...data.thorax import make_thorax
 from ...data.transforms import LoadSeriesd
 from ...errors import InputError
 from ..suites import synthetic_cases
@@ -46,10 +48,38 @@ def _phantom(seed: int, size: Sequence[int], timepoints: int) -> Series:
     return _with_landmarks_mm(phantom)
 
 
-# Where data from seeds plug in: a function of (seed, size, timepoints) and its full size. DIR-Lab's cases are read from
-# a folder, as `_read` does.
-SOURCES: dict[str, tuple[Callable[[int, Sequence[int], int], Series], tuple[int, int, int]]] = {
-    "phantom": (_phantom, (96, 96, 64)),
+def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
+    """The full field of view, whatever the number of voxels."""
+    spacing_mm = [mm * full / n for mm, full, n in zip(_BREAST_MM, _BREAST_SIZE, size)]
+    return _with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
+
+
+def _thorax(seed: int, size: Sequence[int], timepoints: int) -> Series:
+    return _with_landmarks_mm(make_thorax(seed, size, timepoints))
+
+
+_BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Section 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """What makes series from seeds.
+
+    Args:
+        make: from seed, size and timepoints to a series.
+        size: full size, voxels.
+        overlays: configs that this package's default needs on such scans.
+    """
+
+    make: Callable[[int, Sequence[int], int], Series]
+    size: tuple[int, int, int]
+    overlays: tuple[str, ...] = ()
+
+
+SOURCES = {
+    "breast": Source(_breast, _BREAST_SIZE),
+    "thorax": Source(_thorax, (256, 256, 100), ("data/dirlab",)),
+    "phantom": Source(_phantom, (96, 96, 64)),
 }
 
 
@@ -57,16 +87,15 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
     """List the series of a table.
 
     Args:
-        data: a name of ``SOURCES``, or a folder of series as `series_items` reads it.
+        data: a name of ``SOURCES``, or a folder of series as `series_items` reads it, DIR-Lab's cases among them.
         seeds: of phantoms, one series each.
         size: of phantoms, voxels; None is the source's full size.
         timepoints: K of phantoms.
     Raises: InputError where ``data`` is neither.
     """
     if data in SOURCES:
-        make, full = SOURCES[data]
-        shape = tuple(size or full)
-        return [_seeded(data, make, seed, shape, timepoints) for seed in seeds]
+        shape = tuple(size or SOURCES[data].size)
+        return [_seeded(data, SOURCES[data].make, seed, shape, timepoints) for seed in seeds]
     if not Path(data).is_dir():
         raise InputError(f"--data: expected one of {', '.join(SOURCES)}, or a folder of series, got {data!r}")
     return [_folder(item) for item in series_items(data, None, ())]

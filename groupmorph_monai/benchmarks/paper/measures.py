@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...data.phantom import follow
 from ...evaluation.metrics import (
+    field_at,
     folding_percent,
     inverse_consistency_mm,
     landmark_distances_mm,
@@ -65,8 +66,10 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     thin = (slice(None), *[slice(every // 2, None, every)] * 3)
     template = voxel_grid(size, motion)[thin].flatten(1).T
     points = torch.stack([follow(u, template) for u in motion])
+    # On a sliding border, where the motion jumps, a point may have no place.
+    left = torch.stack([p + field_at(u, p) - template for u, p in zip(motion, points)]).abs()
     last = torch.tensor(size) - 1
-    within = ((points >= 0) & (points <= last)).all(dim=2).all(dim=0)
+    within = ((points >= 0) & (points <= last) & (left < 0.01)).all(dim=2).all(dim=0)
     i, j, k = points[0].round().long().clamp_min(0).minimum(last).unbind(dim=1)
     points = points[:, within & (image[0][i, j, k] > image[0].mean())].double()
     matrix = torch.as_tensor(affine).double()

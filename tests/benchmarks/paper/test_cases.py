@@ -38,5 +38,5 @@ def test_a_folder_of_series_is_read_with_its_landmarks(tmp_path):
 
 
 def test_neither_a_source_nor_a_folder_is_refused():
-    with pytest.raises(InputError, match="--data: expected one of phantom.* got 'nowhere'"):
+    with pytest.raises(InputError, match="--data: expected one of breast, thorax, phantom.* got 'nowhere'"):
         cases("nowhere", [1])

@@ -80,7 +80,7 @@ def test_rows_are_what_their_names_say():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "--data: expected one of phantom"),
+        (["--data", "nowhere"], "--data: expected one of breast"),
         (["--size", "8", "32", "32"], "--size: expected 16 voxels or more"),
         (["--timepoints", "1"], "--timepoints: expected 2 or more"),
         (["--threads", "0"], "--threads: expected 1 or more"),

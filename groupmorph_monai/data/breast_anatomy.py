@@ -1,0 +1,230 @@
+"""Both breasts of a woman lying prone and the chest behind them, as functions of place, for `make_breast`.
+
+Places are RAS mm from the middle of the field of view, with the nipples at +y and the heart at -x.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .breast_chest import Chest, Layer
+from .breast_vessels import FARTHEST_MM, grow_vessels, vessel_lattice
+from .phantom import LESION_KINETICS, signal_curve, uniform
+from .solids import ellipsoid_depth, noise_lattice, ramp
+
+__all__ = ["BREAST_TISSUES", "BreastAnatomy"]
+
+BREAST_TISSUES = ("air", "fat", "gland", "vessel", "lesion", "muscle", "bone", "lung", "organ", "heart", "skin")
+# T10 (s), proton density, Ktrans (1/min), ve, vp. Fat takes up nothing; gland lies between its two extremes.
+_KINETICS = {
+    "fat": (0.38, 1.0, 0.0, 0.10, 0.0),
+    "gland": (1.40, 0.75, 0.003, 0.30, 0.008),
+    "active gland": (1.40, 0.75, 0.06, 0.40, 0.03),
+    "skin": (1.10, 0.70, 0.03, 0.30, 0.02),
+    "muscle": (1.30, 0.80, 0.02, 0.15, 0.01),
+    "marrow": (0.55, 0.55, 0.01, 0.10, 0.01),
+    "lung": (1.20, 0.12, 0.001, 0.10, 0.05),
+    "liver": (0.80, 0.75, 0.25, 0.40, 0.05),
+    "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
+}
+_REACH_MM = (200.0, 200.0, 110.0)  # of the textures
+_BEHIND_MM = 3.0  # in front of the ribs, within the muscles: nothing of the breasts reaches there, nor the chest beyond
+
+
+class _Places:
+    """What several layers need to know of points ``(3, P)`` of the template, found once."""
+
+    def __init__(self, anatomy: "BreastAnatomy", points: Tensor):
+        self.anatomy, self.points = anatomy, points
+
+    @cached_property
+    def coarse(self) -> Tensor:
+        return self.anatomy.coarse(self.points)
+
+    @cached_property
+    def middle(self) -> Tensor:
+        # Lobes and ligaments run towards the nipple.
+        return self.anatomy.middle(self.points * torch.tensor([1.0, 0.55, 1.0])[:, None])
+
+    @cached_property
+    def fine(self) -> Tensor:
+        return self.anatomy.fine(self.points)
+
+    @cached_property
+    def cage(self) -> Tensor:
+        return self.anatomy.chest.cage_depth(self.points)
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """Below the skin, mm, above 0 inside the body."""
+        return self.anatomy.skin_depth(self.points, self.coarse[0])
+
+    def select(self, chosen: Tensor) -> "_Places":
+        """Those of the points, with what is already known of them."""
+        kept = _Places(self.anatomy, self.points[:, chosen])
+        kept.coarse, kept.depth, kept.cage = self.coarse[:, chosen], self.depth[chosen], self.cage[chosen]
+        return kept
+
+
+class BreastAnatomy:
+    """The template: tissue and its signal over time.
+
+    Args:
+        rng: source of all random numbers.
+        since_arrival_s: times of the K scans, from the contrast agent's arrival.
+        lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
+        edge_mm: distance from a border within which a voxel shows both tissues, at most 3.
+    Attributes:
+        centres, radii: of the left and the right breast, ``(2, 3)`` mm.
+        bifurcations: of vessels, ``(B, 3)`` mm.
+        lesion_centres, lesion_radii: ``(L, 3)`` mm. A lesion's volume is that of its ellipsoid, which three shears make
+            irregular.
+    """
+
+    def __init__(self, rng: torch.Generator, since_arrival_s: np.ndarray, lesions: int, edge_mm: float):
+        self.edge_mm = min(edge_mm, -FARTHEST_MM)
+        middle = torch.tensor([[-78.0, 38.0, 5.0], [78.0, 38.0, 5.0]])
+        self.centres = middle + uniform(rng, -1, 1, (2, 3)) * torch.tensor([4.0, 3.0, 6.0])
+        size = uniform(rng, -1, 1, (1, 3)) + 0.3 * uniform(rng, -1, 1, (2, 3))  # the sides differ less than patients
+        self.radii = torch.tensor([64.0, 82.0, 72.0]) + size * torch.tensor([6.0, 12.0, 6.0])
+        self.chest = Chest(rng)
+        self.density, self.sharpness = float(uniform(rng, -0.7, 0.6)), float(uniform(rng, 3, 6))
+        self.skin_mm = float(uniform(rng, 1.6, 2.4))
+        self.coarse, self.middle, self.fine = (noise_lattice(rng, cell, 2, _REACH_MM) for cell in (40.0, 13.0, 5.0))
+        self.signal = _signals(rng, since_arrival_s)
+        trees = np.random.default_rng(int(torch.randint(2**31, (), generator=rng)))
+        grown = [grow_vessels(trees, c, r) for c, r in zip(self.centres, self.radii)]
+        places, widths, bifurcations = (np.concatenate(parts) for parts in zip(*grown))
+        self.vessels, self.bifurcations = vessel_lattice(places, widths), torch.from_numpy(bifurcations).float()
+        self._place_lesions(rng, lesions)
+        self.lesion_signal = []
+        for number in range(lesions):
+            kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
+            self.lesion_signal.append(signal_curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1))
+
+    def _place_lesions(self, rng: torch.Generator, lesions: int) -> None:
+        """Within the breasts, away from skin, muscle and each other."""
+        placed: list[tuple[Tensor, Tensor]] = []
+        while len(placed) < lesions:
+            radii = uniform(rng, 5, 11) * uniform(rng, 0.8, 1.25, (3,))
+            side = int(torch.randint(2, (), generator=rng))
+            centre = self.centres[side] + self.radii[side] * uniform(rng, -0.7, 0.7, (3,))
+            room, at = float(radii.max()) + 5, _Places(self, centre[:, None])
+            clear = all((centre - c).norm() > room + r.max() for c, r in placed)
+            if clear and float(at.depth) > room and float(at.cage) < -room - self.chest.pectoral_mm:
+                placed.append((centre, radii))
+        both = torch.stack([torch.stack(pair) for pair in placed]) if placed else torch.zeros(0, 2, 3)
+        self.lesion_centres, self.lesion_radii = both.unbind(dim=1)
+        self.lesion_phases = uniform(rng, 0, 6, (lesions, 3))
+
+    def skin_depth(self, points: Tensor, ripple: Tensor) -> Tensor:
+        """Depth below the skin of trunk, breasts and nipples, which pass smoothly into each other, mm."""
+        parts = [self.chest.body_depth(points)]
+        parts += [ellipsoid_depth(points, c, r) for c, r in zip(self.centres, self.radii)]
+        surface = 7.0 * torch.logsumexp(torch.stack(parts) / 7.0, dim=0) + 1.5 * ripple
+        tips = self.centres + torch.tensor([0.0, 1.0, 0.0]) * (self.radii + 1)
+        nipples = [ellipsoid_depth(points, tip, (5.5, 7.5, 5.5)) for tip in tips]
+        return 1.5 * torch.logsumexp(torch.stack([surface, *nipples]) / 1.5, dim=0)
+
+    def _edge(self, depth: Tensor) -> Tensor:
+        return ramp(depth, self.edge_mm)
+
+    def _gland(self, at: _Places) -> Tensor:
+        """Share of fibroglandular tissue: most of the breast's core, in lobes that reach for the skin."""
+        norms = [
+            sum(((x - float(m)) / float(s)).square() for x, m, s in zip(at.points, c, r))
+            for c, r in zip(self.centres, self.radii)
+        ]
+        core = 0.62 - torch.minimum(*norms).sqrt()
+        share = ramp(at.middle[1] + 0.6 * at.fine[0] + 4.5 * core + self.density, 2 / self.sharpness)
+        below_skin = ramp(at.depth - 6 - 2 * at.middle[1], 3.0)
+        return share * below_skin * ramp(-at.cage - self.chest.pectoral_mm - 4, 1.0)
+
+    def _lesion_depth(self, points: Tensor, number: int) -> Tensor:
+        """Below a lesion's surface: an ellipsoid under three shears, which keep its volume."""
+        radii, phases = self.lesion_radii[number], self.lesion_phases[number]
+        away = list(points - self.lesion_centres[number][:, None])
+        for d in range(3):
+            size = float(radii[d])
+            away[d] = away[d] + 0.15 * size * torch.sin(away[(d + 1) % 3] * (3 / size) + float(phases[d]))
+        return ellipsoid_depth(torch.stack(away), (0.0, 0.0, 0.0), radii)
+
+    def _breast_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """What covers the fat in front of the ribs, one after the other: tissue, its share ``(P,)``, and its signal."""
+        in_front = self._edge(-at.cage - self.chest.pectoral_mm)
+        ligaments = (1 - (at.middle[0] / 0.2).square()).clamp_min(0).square() * ramp(at.depth - 3, 3.0)
+        yield "gland", 0.6 * ligaments * in_front, signal["gland"]
+        active = torch.sigmoid(2 * at.coarse[1])
+        yield "gland", self._gland(at), signal["gland"] + (signal["active gland"] - signal["gland"]) * active
+        in_front = in_front * self._edge(at.depth - self.skin_mm - 1)
+        yield "vessel", self._edge(self.vessels(at.points)[0]) * in_front, signal["blood"]
+        for number, curve in enumerate(self.lesion_signal):
+            yield "lesion", self._edge(self._lesion_depth(at.points, number)), float(curve[k])
+        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
+        yield "skin", self._edge(self.skin_mm - at.depth), signal["skin"]
+
+    def _chest_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """The same behind the ribs' surface."""
+        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
+        yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
+
+    def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Signal at scan k, the lesion's number or 0, and the index of ``BREAST_TISSUES``, each ``(P,)``, at template
+        ``points`` ``(3, P)``."""
+        everywhere = _Places(self, points)
+        signal = torch.zeros_like(everywhere.depth)
+        painted = signal, signal.byte(), signal.byte()
+        body, behind = everywhere.depth > -self.edge_mm, everywhere.cage > -_BEHIND_MM
+        for part, layers in ((body & ~behind, self._breast_layers), (body & behind, self._chest_layers)):
+            if part.any():
+                for whole, values in zip(painted, self._paint(everywhere.select(part), layers, k)):
+                    whole[part] = values
+        return painted
+
+    def _paint(self, at: _Places, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
+        now = {name: float(curve[k]) for name, curve in self.signal.items()}
+        signal = torch.full_like(at.depth, now["fat"])
+        tissue = torch.full(at.depth.shape, BREAST_TISSUES.index("fat"), dtype=torch.uint8)
+        lesion, number = torch.zeros_like(tissue), 0
+        for name, share, value in layers(at, now, k):
+            signal = signal + share * (value - signal)
+            most = share > 0.5
+            tissue[most], lesion[most] = BREAST_TISSUES.index(name), 0
+            if name == "lesion":
+                number += 1
+                lesion[most] = number
+        outside = at.depth < 0
+        tissue[outside], lesion[outside] = 0, 0
+        return signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth), lesion, tissue
+
+    def landmarks(self, rng: torch.Generator, number: int) -> Tensor:
+        """Template points, ``(number, 3)`` mm: bifurcations of vessels, at most a third; then points within the lesions
+        in turn, a tenth; the others on the border of the gland."""
+        inner = _Places(self, self.bifurcations.T).depth > 4
+        found = [self.bifurcations[inner][: number // 3]]
+        if len(self.lesion_radii):
+            turn = torch.arange(number // 10) % len(self.lesion_radii)
+            ball = torch.nn.functional.normalize(torch.randn(len(turn), 3, generator=rng), dim=1)
+            ball = 0.6 * ball * uniform(rng, 0, 1, (len(turn), 1)) ** (1 / 3)
+            found.append(self.lesion_centres[turn] + self.lesion_radii[turn] * ball)
+        while sum(map(len, found)) < number:
+            side = torch.randint(2, (20 * number,), generator=rng)
+            candidates = self.centres[side] + self.radii[side] * uniform(rng, -1, 1, (20 * number, 3))
+            at = _Places(self, candidates.T)
+            found.append(candidates[(at.depth > 4) & ((self._gland(at) - 0.5).abs() < 0.15)])
+        return torch.cat(found)[:number]
+
+
+def _signals(rng: torch.Generator, since_arrival_s: np.ndarray) -> dict[str, np.ndarray]:
+    """Signal over time of every tissue. Half of the patients are scanned with fat suppression; how much their gland
+    takes up differs fivefold."""
+    kinetics = dict(_KINETICS)
+    uptake, suppressed = float(uniform(rng, 0.3, 1.6)), float(uniform(rng, 0.05, 0.12))
+    if float(uniform(rng, 0, 1)) < 0.5:
+        kinetics["fat"] = (kinetics["fat"][0], suppressed, *kinetics["fat"][2:])
+    t10, density, ktrans, *rest = kinetics["active gland"]
+    kinetics["active gland"] = (t10, density, ktrans * uptake, *rest)
+    return {name: signal_curve(rng, since_arrival_s, values, 0.15) for name, values in kinetics.items()}
