@@ -81,8 +81,7 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
         "--overlay",
         action="append",
         metavar="NAME",
-        help="a config laid over GroupMorph-set's, such as data/lung_ct for scans in HU; may be repeated (default: what "
-        "--data needs)",
+        help="a config laid over GroupMorph-set's, such as data/lung_ct; may be repeated (default: what --data needs)",
     )
     p.add_argument("--timepoints", type=int, default=6, metavar="K", help="of phantoms (default: 6)")
     p.add_argument(

@@ -40,3 +40,15 @@ def test_a_folder_of_series_is_read_with_its_landmarks(tmp_path):
 def test_neither_a_source_nor_a_folder_is_refused():
     with pytest.raises(InputError, match="--data: expected one of breast, thorax, phantom.* got 'nowhere'"):
         cases("nowhere", [1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "extent_mm"), [("breast", (370.9, 370.9, 180)), ("thorax", (266.2, 266.2, 250))])
+def test_a_phantom_of_fewer_voxels_has_the_same_field_of_view(data, extent_mm):
+    series = cases(data, [1], (32, 32, 20), 2)[0].load()
+    assert series["image"].shape == (2, 32, 32, 20)
+    spacing = series["affine"][:3, :3].norm(dim=0) * torch.tensor([32, 32, 20])
+    torch.testing.assert_close(spacing.double(), torch.tensor(extent_mm).double(), rtol=1e-3, atol=0)
+    inverse = torch.linalg.inv(series["affine"].double())
+    voxels = series["landmarks_mm"].double() @ inverse[:3, :3].T + inverse[:3, 3]
+    assert len(voxels[0]) and voxels.min() >= -0.5 and (voxels < torch.tensor([32, 32, 20])).all()
