@@ -40,8 +40,8 @@ ROWS = {
     "set-one-pass": Row("GroupMorph-set, one pass", group_wise=True, ours=True),
     "set-refined": Row("GroupMorph-set, refined", group_wise=True, ours=True),
 }
-# The published networks, which have no affine stage and no refinement: overlays, and weights of their own where these
-# were trained. Otherwise those that the first overlay names serve all its rows.
+# The published networks, which have no affine stage and no refinement: a model and its modes. Weights that are named
+# after all of them are taken where they exist, such as groupmorph_all_to_one.pt, and the model's own otherwise.
 _PUBLISHED = {
     "voxelmorph": ("models/voxelmorph", "modes/displacement"),
     "voxelmorph-diff": ("models/voxelmorph",),
@@ -132,11 +132,11 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
         return PEERS[name]
     models = bundle_root() / "models"
     if name in _PUBLISHED:
-        own, shared = (models / f"{file}.pt" for file in (name.replace("-", "_"), Path(_PUBLISHED[name][0]).name))
-        weights, settings = own if own.is_file() else shared, {"initial_alignment": "none"}
-        method = BundleMethod(
-            config_files("inference", (*_PUBLISHED[name], "effort/no_refine")), str(weights), settings
-        )
+        overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
+        own = models / f"{'_'.join(parts)}.pt"
+        weights = own if own.is_file() else models / f"{parts[0]}.pt"
+        files = config_files("inference", (*overlays, "effort/no_refine"))
+        method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
     overlays = (*overlays, "effort/no_refine") if name == "set-one-pass" else overlays
     return Program(BundleMethod(config_files("inference", overlays), str(models / "model.pt")))

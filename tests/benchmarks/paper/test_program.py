@@ -17,7 +17,7 @@ from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.space.geometry import ComposedTransform
 
 SIZE = (32, 28, 24)
-PATIENCE_S = 600
+PATIENCE_S = 1200  # a guard against hanging alone
 
 
 def start(folder):
@@ -66,6 +66,9 @@ def test_rows_are_what_their_names_say():
     assert set(ours) == {name for name, row in paper.ROWS.items() if row.ours}
     pair_wise = {name for name, method in ours.items() if isinstance(method, PairwiseProgram)}
     assert pair_wise == {name for name in ours if not paper.ROWS[name].group_wise}
+    weights = {name: os.path.basename(program.method.weights) for name, program in ours.items()}
+    assert {weights[name].split("_")[0].split(".")[0] for name in pair_wise} == {"voxelmorph"}
+    assert weights["groupmorph-all-diff"] == "groupmorph.pt" and weights["voxelmorph-diff"] == "voxelmorph.pt"
     for name, program in ours.items():
         inferer = program.method.parts()[0] if os.path.isfile(program.method.weights) else None
         if inferer is None:
