@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...data.breast import BREAST_TIMES_S, make_breast
 from ...data.datalist import series_items
-from ...data.thorax import make_thorax
 from ...data.transforms import LoadSeriesd
 from ...errors import InputError
+from ..chest_ct import thorax_cases
 from ..suites import synthetic_cases
 
 __all__ = ["Case", "SOURCES", "cases"]
@@ -55,7 +55,8 @@ def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
 
 
 def _thorax(seed: int, size: Sequence[int], timepoints: int) -> Series:
-    return _with_landmarks_mm(make_thorax(seed, size, timepoints))
+    (case,) = thorax_cases([seed], size, timepoints)
+    return case
 
 
 _BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Section 4

@@ -54,7 +54,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert distance["none"] == pytest.approx(true, rel=1e-5)
     assert distance["truth"] < 0.02
     for name in ("elastix-default", "demons", "set-one-pass"):
-        assert rows[name]["status"] == "ok" and distance[name] < 0.8 * distance["none"]
+        assert rows[name]["status"] == "ok" and distance[name] < 0.9 * distance["none"]
         assert 0 < float(rows[name]["processor_seconds"]) and 0.05 < float(rows[name]["peak_memory_gb"]) < 4
     page = (tmp_path / "paper.md").read_text()
     assert "(kept)" in (tmp_path / "paper.log").read_text() and "| GroupMorph-set, one pass |" in page
