@@ -5,6 +5,7 @@ import argparse
 from .. import __version__
 from .kinds import Number, Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
+from .paper_arguments import add_paper
 
 __all__ = ["make_parser"]
 
@@ -355,6 +356,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the table (default: benchmarks)"
     )
     p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
+    add_paper(p.add_subparsers(dest="table", metavar="paper", help="a table with options of its own"))
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

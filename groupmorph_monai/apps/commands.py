@@ -211,6 +211,11 @@ def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **ch
 
 
 def benchmark(args: argparse.Namespace) -> None:
+    if args.table == "paper":
+        from .paper import run_paper
+
+        run_paper(args)
+        return
     from ..benchmarks.compare import write_table
     from .suites import SUITES
 

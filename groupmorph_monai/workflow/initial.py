@@ -60,7 +60,7 @@ class AlignInitiald(MapTransform):
             )
         if kind not in (*KINDS, "network", None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
-        self.aligner = network if kind == "network" else None
+        self.kind, self.aligner = kind, network if kind == "network" else None
         if kind in KINDS:
             self.aligner = GroupAffine(kind, tuple(voxels), iterations)
         self.reference, self.timepoints = reference, timepoints

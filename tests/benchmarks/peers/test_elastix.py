@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks import baselines
+from groupmorph_monai.benchmarks.peers import elastix
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.space import Displacement
@@ -13,7 +13,7 @@ needs_elastix = pytest.mark.skipif(not hasattr(itk, "ParameterObject"), reason="
 
 
 def test_b_splines_reproduce_a_line_and_sum_to_one():
-    basis = baselines._basis(20, origin=-6.0, spacing=4.0, points=9)
+    basis = elastix._basis(20, origin=-6.0, spacing=4.0, points=9)
     np.testing.assert_allclose(basis.sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(basis @ (-6 + 4 * np.arange(9.0)), np.arange(20.0), atol=1e-12)
 
@@ -29,7 +29,7 @@ def test_a_transforms_parameters_are_read_in_elastix_order():
         "GridSpacing": ["2", "2", "2"],
         "TransformParameters": [str(v) for v in values.ravel()],
     }
-    ddf = baselines._fields(found, size)
+    ddf = elastix._fields(found, size)
     assert ddf.shape == (2, 3, *size)
     torch.testing.assert_close(ddf[1, 1], torch.arange(6.0).view(6, 1, 1).expand(size))
     assert ddf[0].abs().max() == 0 and ddf[1, [0, 2]].abs().max() == 0
@@ -41,7 +41,7 @@ def test_a_transforms_parameters_are_read_in_elastix_order():
 def test_elastix_answers_with_fields_of_our_kind(name):
     phantom = make_phantom(8, (40, 36, 32), 3, max_motion_voxels=3)
     options = {"iterations": 100} if name == "elastix_groupwise" else {}
-    ddf = getattr(baselines, name)(phantom["image"], **options)
+    ddf = getattr(elastix, name)(phantom["image"], **options)
 
     def mean(field):
         inverse = Displacement(40).inverse(field[None])[0]

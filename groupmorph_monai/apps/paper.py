@@ -1,0 +1,106 @@
+"""`groupmorph benchmark paper`: GroupMorph's Table 1 beside the programs that people would use instead."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..benchmarks.compare import BundleMethod
+from ..benchmarks.paper.cases import SOURCES, Case, cases
+from ..benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
+from ..benchmarks.paper.figures import draw_scaling
+from ..benchmarks.paper.page import Row, write_page
+from ..benchmarks.paper.worker import Method
+from ..benchmarks.peers import PEERS
+from ..benchmarks.program import PairwiseProgram, Program
+from ..data.output_folder import claim
+from .configs import bundle_root, config_files
+from .paper_arguments import METHODS
+
+__all__ = ["run_paper"]
+
+_OURS = ("voxelmorph", "groupmorph", "set")
+_GROUP_WISE = ("elastix-groupwise", "groupmorph", "set")
+ROWS = {
+    name: Row(title, group_wise=name.startswith(_GROUP_WISE), ours=name.startswith(_OURS))
+    for name, title in METHODS.items()
+}
+# The published networks, which have no affine stage and no refinement: a model and its modes. Weights that are named
+# after all of them are taken where they exist, such as groupmorph_all_to_one.pt, and the model's own otherwise.
+_PUBLISHED = {
+    "voxelmorph": ("models/voxelmorph", "modes/displacement"),
+    "voxelmorph-diff": ("models/voxelmorph",),
+    "groupmorph-one": ("models/groupmorph", "modes/all_to_one", "modes/displacement"),
+    "groupmorph-one-diff": ("models/groupmorph", "modes/all_to_one"),
+    "groupmorph-all": ("models/groupmorph", "modes/displacement"),
+    "groupmorph-all-diff": ("models/groupmorph",),
+}
+
+
+def run_paper(args: argparse.Namespace) -> None:
+    """Fill the table and write its page."""
+    claim(args.output)
+    output = Path(args.output)
+    overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
+    methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
+    store = CellStore(output / "cells", args.threads)
+    with _log(output / "paper.log") as tell:
+        cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, tell)
+        scaling = _scaling(args, methods, store, tell) if args.scaling else []
+    titles = {name: row.title for name, row in ROWS.items()}
+    if scaling:
+        draw_scaling(scaling, titles, output / "paper_scaling.png")
+    settings = {"data": args.data, "threads": args.threads, "time limit, s": args.time_limit}
+    if args.data in SOURCES:
+        settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data].size, "timepoints": args.timepoints}
+    page = write_page(cells, ROWS, output, args.against, settings, scaling)
+    print(page.read_text(encoding="utf-8"))
+    print(f"Page: {page}")
+
+
+def _method(name: str, overlays: Sequence[str] = ()) -> Method:
+    if name in PEERS:
+        return PEERS[name]
+    models = bundle_root() / "models"
+    if name in _PUBLISHED:
+        overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
+        own = models / f"{'_'.join(parts)}.pt"
+        weights = own if own.is_file() else models / f"{parts[0]}.pt"
+        files = config_files("inference", (*overlays, "effort/no_refine"))
+        method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
+        return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
+    overlays = (*overlays, "effort/no_refine") if name == "set-one-pass" else overlays
+    return Program(BundleMethod(config_files("inference", overlays), str(models / "model.pt")))
+
+
+def _scaling(
+    args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, tell: Callable[[str], None]
+) -> list[dict]:
+    """Seconds of each method on phantoms of 1/8, 1/4 and all voxels of the size, and of 2, 4 and 6 timepoints."""
+    size = args.size or SOURCES["phantom"].size
+    rows = []
+    for axis, series in _series_of_growing(size, args.seeds[:1]).items():
+        for at, case in series:
+            for cell in fill([case], methods, store, args.time_limit, tell):
+                if cell.status == "ok" and cell.method not in (NONE, TRUTH):
+                    rows.append({"method": cell.method, "axis": axis, "at": at, "seconds": cell.numbers["seconds"]})
+    return rows
+
+
+def _series_of_growing(size: Sequence[int], seeds: Sequence[int]) -> dict[str, list[tuple[int, Case]]]:
+    shapes = [[max(16, round(n / f ** (1 / 3))) for n in size] for f in (8, 4, 1)]
+    by_voxels = [(n[0] * n[1] * n[2], cases("phantom", seeds, n)[0]) for n in shapes]
+    return {"voxels": by_voxels, "timepoints": [(k, cases("phantom", seeds, size, k)[0]) for k in (2, 4, 6)]}
+
+
+@contextmanager
+def _log(file: Path) -> Iterator[Callable[[str], None]]:
+    """What tells the run's progress and adds it to a file."""
+    with open(file, "a") as stream:
+
+        def tell(line: str) -> None:
+            for target in (sys.stdout, stream):
+                print(line, file=target, flush=True)
+
+        yield tell

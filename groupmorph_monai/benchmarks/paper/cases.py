@@ -1,0 +1,125 @@
+"""The series that the table is made of: phantoms from seeds, or a folder of scans."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...data.breast import BREAST_TIMES_S, make_breast
+from ...data.datalist import series_items
+from ...data.transforms import LoadSeriesd
+from ...errors import InputError
+from ..chest_ct import thorax_cases
+from ..suites import synthetic_cases
+
+__all__ = ["Case", "SOURCES", "cases"]
+
+Series = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One series, made or read only when it is needed.
+
+    Args:
+        name: of the series in tables and files.
+        settings: what decides it, as plain values: kind, seed, size, files.
+        load: returns ``image`` ``(K, *S)`` in its own units and ``affine`` ``(4, 4)``, voxels to RAS mm; and, where
+            they are known, ``coverage`` ``(K, *S)``, ``landmarks_mm`` ``(K, P, 3)`` RAS, ``motion`` ``(K, 3, *S)`` from
+            each timepoint to an unseen template in voxels, ``lesion_mask`` ``(K, *S)``, ``times_s`` ``(K,)``.
+    """
+
+    name: str
+    settings: Mapping[str, object]
+    load: Callable[[], Series]
+
+
+def _with_landmarks_mm(phantom: Mapping[str, Tensor]) -> Series:
+    affine = phantom["affine"].double()
+    landmarks = phantom["landmarks"].double() @ affine[:3, :3].T + affine[:3, 3]
+    return {**{k: v for k, v in phantom.items() if k != "landmarks"}, "landmarks_mm": landmarks}
+
+
+def _phantom(seed: int, size: Sequence[int], timepoints: int) -> Series:
+    (phantom,) = synthetic_cases([seed], size, timepoints)
+    return _with_landmarks_mm(phantom)
+
+
+def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
+    """The full field of view, whatever the number of voxels."""
+    spacing_mm = [mm * full / n for mm, full, n in zip(_BREAST_MM, _BREAST_SIZE, size)]
+    return _with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
+
+
+def _thorax(seed: int, size: Sequence[int], timepoints: int) -> Series:
+    (case,) = thorax_cases([seed], size, timepoints)
+    return case
+
+
+_BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Section 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """What makes series from seeds.
+
+    Args:
+        make: from seed, size and timepoints to a series.
+        size: full size, voxels.
+        overlays: configs that this package's default needs on such scans.
+    """
+
+    make: Callable[[int, Sequence[int], int], Series]
+    size: tuple[int, int, int]
+    overlays: tuple[str, ...] = ()
+
+
+SOURCES = {
+    "breast": Source(_breast, _BREAST_SIZE),
+    "thorax": Source(_thorax, (256, 256, 100), ("data/dirlab",)),
+    "phantom": Source(_phantom, (96, 96, 64)),
+}
+
+
+def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = None, timepoints: int = 6) -> list[Case]:
+    """List the series of a table.
+
+    Args:
+        data: a name of ``SOURCES``, or a folder of series as `series_items` reads it, DIR-Lab's cases among them.
+        seeds: of phantoms, one series each.
+        size: of phantoms, voxels; None is the source's full size.
+        timepoints: K of phantoms.
+    Raises: InputError where ``data`` is neither.
+    """
+    if data in SOURCES:
+        shape = tuple(size or SOURCES[data].size)
+        return [_seeded(data, SOURCES[data].make, seed, shape, timepoints) for seed in seeds]
+    if not Path(data).is_dir():
+        raise InputError(f"--data: expected one of {', '.join(SOURCES)}, or a folder of series, got {data!r}")
+    return [_folder(item) for item in series_items(data, None, ())]
+
+
+def _seeded(data: str, make: Callable, seed: int, size: tuple[int, ...], timepoints: int) -> Case:
+    settings = {"data": data, "seed": seed, "size_voxels": list(size), "timepoints": timepoints}
+    return Case(f"{data} {seed}", settings, partial(make, seed, size, timepoints))
+
+
+def _folder(item: Mapping) -> Case:
+    files = [item[key] for key in ("image", "landmarks", "labels") if key in item]
+    paths = [Path(p) for entry in files for p in ([entry] if isinstance(entry, str) else entry)]
+    inside = sorted(f for p in paths for f in ([p] if p.is_file() else p.iterdir()))
+    stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in inside]
+    return Case(str(item["name"]), {"data": str(item["image"]), "files": stamps}, partial(_read, item))
+
+
+def _read(item: Mapping) -> Series:
+    """The scans on the first one's grid, voxel size and intensities as in its file."""
+    read = LoadSeriesd(reference=0)(item)
+    series = {"image": read["image"].as_tensor(), "affine": read["affine"], "coverage": read["coverage"]}
+    for key, name in (("landmarks", "landmarks_mm"), ("labels", "lesion_mask")):
+        if key in read:
+            series[name] = torch.as_tensor(read[key])
+    return series

@@ -1,0 +1,146 @@
+"""The table's cells: one file for each series and method, which a stopped run finds again."""
+
+import hashlib
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...data.output_folder import whole_file
+from ...evaluation.report import to_json
+from ...space.integrate import Displacement
+from .cases import Case
+from .measures import measure
+from .worker import Method, Outcome, register
+
+__all__ = ["Cell", "CellStore", "NONE", "TRUTH", "fill"]
+
+NONE, TRUTH = "none", "truth"  # rows that no program makes: nothing moves, and the motion that the phantom knows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One series by one method.
+
+    Args:
+        case, method: names.
+        status: "ok", or why there are no numbers.
+        numbers: by column; None or left out where nothing is known.
+        arrays: for the figures; empty without a result.
+    """
+
+    case: str
+    method: str
+    status: str
+    numbers: Mapping[str, float | None]
+    arrays: Mapping[str, np.ndarray]
+
+
+class CellStore:
+    """Cells in a folder, each a JSON of its numbers and settings, with an NPZ of its arrays beside it.
+
+    A cell's name holds a digest of all that decides it: the series, the method's settings, the threads. One of other
+    settings is another file, never taken for this.
+
+    Args:
+        folder: made if missing.
+        threads: of every method.
+    """
+
+    def __init__(self, folder: Path, threads: int):
+        self.folder, self.threads = folder, threads
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, case: Case, name: str, method: Method | None) -> Path:
+        """The cell's JSON file."""
+        settings = self.settings(case, name, method)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', case.name)}--{name}--{digest}.json"
+
+    def settings(self, case: Case, name: str, method: Method | None) -> dict[str, object]:
+        own = {} if method is None else dict(method.settings())
+        return {"case": dict(case.settings), "method": name, "settings": own, "threads": self.threads}
+
+    def read(self, path: Path, limit_s: float) -> Cell | None:
+        """A finished cell, or None: what was missing or failed is tried again, and so is what ran out of less time."""
+        if not path.is_file():
+            return None
+        content = json.loads(path.read_text())
+        finished = content["status"] == "ok" or content["limit_s"] >= limit_s
+        if content["retry"] or not finished:
+            return None
+        arrays = dict(np.load(path.with_suffix(".npz"))) if content["status"] == "ok" else {}
+        return Cell(content["series"], content["method"], content["status"], content["numbers"], arrays)
+
+    def write(self, path: Path, cell: Cell, settings: Mapping, limit_s: float) -> None:
+        if cell.arrays:  # first, as the JSON says that the cell is finished
+            with whole_file(path.with_suffix(".npz")) as partial:
+                np.savez_compressed(partial, **cell.arrays)
+        report = {"series": cell.case, "method": cell.method, "status": cell.status, "numbers": cell.numbers}
+        ended = cell.status == "ok" or cell.status.startswith("over the time")
+        with whole_file(path) as partial:
+            partial.write_text(to_json({**report, "retry": not ended, "limit_s": limit_s, "settings": settings}))
+
+
+def fill(
+    cases: Sequence[Case],
+    methods: Mapping[str, Method],
+    store: CellStore,
+    limit_s: float,
+    tell: Callable[[str], None] = print,
+) -> list[Cell]:
+    """Fill the table, case by case, from what is in the store and what has to run.
+
+    Args:
+        methods: by name, each run in a process of its own; ``NONE`` and, where the motion is known, ``TRUTH`` come
+            first of themselves.
+        limit_s: for one cell.
+        tell: told of every cell.
+    """
+    rows = {NONE: None, TRUTH: None, **methods}
+    cells, total, started = [], len(cases) * len(rows), time.perf_counter()
+    for case in cases:
+        series = None
+        for name, method in rows.items():
+            path = store.path(case, name, method)
+            cell, kept = store.read(path, limit_s), " (kept)"
+            if cell is None:
+                series, kept = series if series is not None else case.load(), ""
+                tell(f"[{len(cells) + 1}/{total}] {case.name}, {name} ...")
+                cell = _run(case, series, name, method, store, limit_s)
+                store.write(path, cell, store.settings(case, name, method), limit_s)
+            cells.append(cell)
+            minutes = (time.perf_counter() - started) / 60
+            tell(f"[{len(cells)}/{total}] {case.name}, {name}: {_line(cell)}{kept}; {minutes:.1f} min so far")
+    return cells
+
+
+def _run(case: Case, series: Mapping, name: str, method: Method | None, store: CellStore, limit_s: float) -> Cell:
+    still = torch.zeros(len(series["image"]), 3, *series["image"].shape[1:])
+    if name == NONE:
+        outcome = Outcome("ok", (still, still))
+    elif name == TRUTH:
+        true = (Displacement(60).inverse(series["motion"].float()[None])[0],) if "motion" in series else ()
+        outcome = Outcome("ok", (*true, series["motion"].float())) if true else Outcome("the motion is not known")
+    else:
+        log = store.folder / f"{store.path(case, name, method).stem}.log"
+        with tempfile.TemporaryDirectory() as scratch:
+            outcome = register(method, series, Path(scratch), log, limit_s, store.threads)
+    if outcome.status != "ok":
+        return Cell(case.name, name, outcome.status, {}, {})
+    numbers, arrays = measure(series, *outcome.fields)
+    return Cell(case.name, name, "ok", {**(outcome.cost or {}), **numbers}, arrays)
+
+
+def _line(cell: Cell) -> str:
+    if cell.status != "ok":
+        return cell.status
+    known = {k: v for k, v in cell.numbers.items() if v is not None}
+    shown = {"landmarks_mm_mean": "{:.3f} mm", "rmse": "RMSE {:.4g}", "seconds": "{:.1f} s"}
+    return ", ".join(text.format(known[key]) for key, text in shown.items() if key in known)

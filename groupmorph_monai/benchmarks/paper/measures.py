@@ -1,0 +1,154 @@
+"""What the table says of one registration, and what its figures show."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.phantom import follow
+from ...evaluation.metrics import (
+    field_at,
+    folding_percent,
+    inverse_consistency_mm,
+    landmark_distances_mm,
+    non_diffeomorphic_volume_percent,
+    similarity,
+)
+from ...space.geometry import DenseTransform, Grid, Transform, jacobian_determinant
+from ...space.grid import inside, voxel_grid, warp
+from ..compare import lesion_volume_error_percent
+
+__all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
+
+_TRUE_POINTS = 4000
+_QUANTILES = np.linspace(0, 1, 201)
+
+
+class FieldTransform(DenseTransform):
+    """A field whose inverse was not given: it is found at the points where it is asked for.
+
+    Args:
+        displacement: ``(3, *S)``, voxels of ``grid``.
+    """
+
+    def __init__(self, displacement: Tensor, grid: Grid):
+        super().__init__(displacement, None, grid)
+
+    @property
+    def inverse(self) -> Transform:
+        return _Inverse(self)
+
+
+class _Inverse(Transform):
+    """The y with ``T(y) = x``, by fixed point, which converges where T stretches nothing by as much as its size."""
+
+    def __init__(self, transform: Transform, iterations: int = 60):
+        self.transform, self.iterations = transform, iterations
+
+    def __call__(self, points: Tensor) -> Tensor:
+        y = points
+        for _ in range(self.iterations):
+            y = points - (self.transform(y) - y)
+        return y
+
+
+def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
+    """Points of tissue spread evenly over a phantom, where they are in each timepoint: ``(K, P, 3)`` RAS mm.
+
+    Args:
+        motion: ``(K, 3, *S)``, timepoint to template, voxels.
+        image: ``(K, *S)``; tissue is what is brighter than the mean of the first timepoint.
+        affine: ``(4, 4)``.
+    """
+    size = image.shape[1:]
+    every = max(1, round((image[0].numel() / (4 * _TRUE_POINTS)) ** (1 / 3)))
+    thin = (slice(None), *[slice(every // 2, None, every)] * 3)
+    template = voxel_grid(size, motion)[thin].flatten(1).T
+    points = torch.stack([follow(u, template) for u in motion])
+    # On a sliding border, where the motion jumps, a point may have no place.
+    left = torch.stack([p + field_at(u, p) - template for u, p in zip(motion, points)]).abs()
+    last = torch.tensor(size) - 1
+    within = ((points >= 0) & (points <= last) & (left < 0.01)).all(dim=2).all(dim=0)
+    i, j, k = points[0].round().long().clamp_min(0).minimum(last).unbind(dim=1)
+    points = points[:, within & (image[0][i, j, k] > image[0].mean())].double()
+    matrix = torch.as_tensor(affine).double()
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def curve_roughness_percent(warped: Tensor, seen: Tensor, times_s: Tensor) -> float:
+    """How far the intensity curves of voxels depart from smooth ones: the root mean square, over the voxels ``seen``
+    ``(*S)`` and the timepoints but the first and last, of the difference from the line between the neighbours in time,
+    as a percentage of the range between the 1st and 99th percentiles. Motion makes curves rough; so, a little, does the
+    arrival of contrast. NaN where K < 3.
+
+    Args:
+        warped: ``(K, *S)``.
+        times_s: ``(K,)``.
+    """
+    curves = warped[:, seen]
+    if len(curves) < 3 or not curves.numel():
+        return float("nan")
+    times = torch.as_tensor(times_s).to(curves)
+    share = ((times[1:-1] - times[:-2]) / (times[2:] - times[:-2]))[:, None]
+    line = curves[:-2] + share * (curves[2:] - curves[:-2])
+    low, high = np.percentile(curves.numpy(), (1, 99))
+    return 100 * float((curves[1:-1] - line).square().mean().sqrt()) / max(float(high - low), 1e-12)
+
+
+@torch.no_grad()
+def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> tuple[dict, dict[str, np.ndarray]]:
+    """Measure one registered series.
+
+    Args:
+        series: as a case's ``load`` gives it.
+        ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
+        inverse_ddf: of the inverse maps, where the method gives them; landmarks then go back by these.
+    Returns: numbers by their columns' names, NaN where nothing is known; and arrays for the figures.
+    """
+    images, affine = series["image"].float(), torch.as_tensor(series["affine"]).double()
+    grid = Grid(images.shape[1:], affine)
+    if inverse_ddf is None:
+        transforms = [FieldTransform(u, grid) for u in ddf]
+    else:
+        transforms = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
+    warped, seen = _warped(series, ddf)
+    native_seen = seen if "coverage" not in series else seen & (series["coverage"] > 0.5).all(dim=0)
+    similar = similarity(images, warped, native_seen)
+    numbers = {
+        "rmse": similar["rmse_after"],
+        "nmi": similar["nmi_after"],
+        "folding_percent": folding_percent(ddf),
+        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
+    }
+    if inverse_ddf is not None:
+        numbers["inverse_consistency_mm"] = inverse_consistency_mm(ddf, inverse_ddf, affine)
+    arrays = {
+        "subtraction": _axial(warped.mean(dim=0) - warped[0]),
+        "jacobian": _axial(jacobian_determinant(ddf).mean(dim=0)),
+    }
+    if "landmarks_mm" in series:
+        distances = landmark_distances_mm(series["landmarks_mm"].double(), transforms)
+        numbers["landmarks_mm_mean"] = float(distances.mean())
+        numbers["landmarks_mm_sd"] = float(distances.std(correction=0))
+        arrays["landmark_quantiles_mm"] = np.quantile(distances.numpy(), _QUANTILES)
+    if "motion" in series:
+        points = true_points_mm(series["motion"], images, affine)
+        numbers["true_error_mm"] = float(landmark_distances_mm(points, transforms).mean())
+    if "lesion_mask" in series:
+        numbers["lesion_volume_error_percent"] = lesion_volume_error_percent(ddf, series["lesion_mask"])
+    times = series.get("times_s", torch.arange(len(images)))
+    numbers["curve_roughness_percent"] = curve_roughness_percent(warped, seen, times)
+    return numbers, arrays
+
+
+def _warped(series: Mapping, ddf: Tensor) -> tuple[Tensor, Tensor]:
+    """The aligned series, and where every timepoint has seen its voxel, ``(*S)``."""
+    warped, seen = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
+    if "coverage" in series:
+        seen &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5
+    return warped, seen.all(dim=0)
+
+
+def _axial(volume: Tensor) -> np.ndarray:
+    return volume[..., volume.shape[-1] // 2].numpy().astype(np.float32)

@@ -1,0 +1,185 @@
+"""The table as a Markdown page, with all that belongs to it."""
+
+import csv
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...data.output_folder import whole_file
+from ...evaluation.report import versions
+from . import published
+from .cells import NONE, TRUTH, Cell
+from .figures import draw_landmarks, draw_slices
+from .statistics import means, paired_differences
+
+__all__ = ["Row", "write_page"]
+
+# Column of the cells, title.
+_COLUMNS = {
+    "seconds": "wall s",
+    "processor_seconds": "CPU s",
+    "peak_memory_gb": "peak GB",
+    "rmse": "RMSE",
+    "nmi": "NMI",
+    "landmarks_mm_mean": "landmarks mm",
+    "true_error_mm": "true error mm",
+    "folding_percent": "% J ≤ 0",
+    "non_diffeomorphic_volume_percent": "% folded volume",
+    "inverse_consistency_mm": "inverse mm",
+    "lesion_volume_error_percent": "lesion volume error %",
+    "curve_roughness_percent": "curve roughness %",
+}
+_DIFFERENCE_HEAD = ("method", "column", "series", "difference", "from", "to", "p")
+_LEGEND = """\
+Means over the series. Seconds are those from the volumes in memory to the fields; peak memory is the whole process',
+libraries included. RMSE is in the scans' units, NMI is 2 I / (H + H) of 64 bins, both over all pairs of timepoints.
+Landmarks are carried from each timepoint to every other by way of the common space: mean ± standard deviation of the
+distances. The true error is the same for points spread over all tissue, where a phantom's motion is known; the row
+"Truth" shows the measurement's own error. "% J ≤ 0" counts central differences; "% folded volume" is the stricter
+measure of Liu et al. 2022, from all ten tetrahedra of each cell. "Inverse" is the distance by which a point misses
+itself there and back, where a program gives both ways. The lesion volume error compares lesions carried from each
+timepoint to every other with those there. Curve roughness is the departure of a voxel's intensities from the line
+between its neighbours in time, as a percentage of the intensities' range."""
+_DIFFERENCES = """\
+Mean over the series, 95 % bootstrap interval, p of Wilcoxon's signed-rank test (never below 0.05 for fewer than six
+series)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the page says of a method.
+
+    Args:
+        title: in tables.
+        group_wise: whether it registers all timepoints at once.
+        ours: whether it is of this package.
+    """
+
+    title: str
+    group_wise: bool = False
+    ours: bool = False
+
+
+def write_page(
+    cells: Sequence[Cell],
+    rows: Mapping[str, Row],
+    output: Path,
+    against: str,
+    settings: Mapping[str, object],
+    scaling: Sequence[Mapping] = (),
+) -> Path:
+    """Write ``paper.md``, ``paper.csv`` (a line per series and method), ``paper_differences.csv`` and the figures.
+
+    Args:
+        rows: by method.
+        against: the method from which the others' differences are taken.
+        settings: of the run, stated on the page.
+        scaling: what `draw_scaling` drew, into ``paper_scaling.png``.
+    """
+    titles = {NONE: "No registration", TRUTH: "Truth", **{name: row.title for name, row in rows.items()}}
+    table, differences = means(cells), paired_differences(cells, against)
+    _write_csv([_flat(cell) for cell in cells], output / "paper.csv")
+    _write_csv(differences, output / "paper_differences.csv")
+    draw_slices(cells, titles, output / "paper_slices.png")
+    boxes = draw_landmarks(cells, titles, output / "paper_landmarks.png")
+    parts = [
+        "# Table 1",
+        "; ".join(f"{name}: {value}" for name, value in settings.items()) + ".",
+        _grid(["method", *_COLUMNS.values()], [_measured(titles[name], row) for name, row in table.items()]),
+        _LEGEND,
+        "## Expectations",
+        "\n".join(f"- {line}" for line in expectations(table, rows)),
+        f"## Differences from {titles.get(against, against)}",
+        _DIFFERENCES,
+        _grid(_DIFFERENCE_HEAD, [_line(row, titles) for row in differences]),
+        "## Figures",
+        "![Mean timepoint less the first one, and Jacobian determinant](paper_slices.png)",
+        *(["![Landmark distances](paper_landmarks.png)"] if boxes else []),
+        *(["![Seconds against voxels and timepoints](paper_scaling.png)"] if scaling else []),
+        "## The paper's own numbers",
+        _grid(published.COLUMNS, [[_text(v) for v in row] for row in published.TABLE_1]),
+        published.COMPARABLE,
+        "## Versions",
+        f"{platform.machine()}, {platform.system()}; " + ", ".join(f"{k} {v}" for k, v in versions().items()),
+    ]
+    with whole_file(output / "paper.md") as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return output / "paper.md"
+
+
+def expectations(table: Mapping[str, Mapping], rows: Mapping[str, Row]) -> list[str]:
+    """What the paper and this project lead one to expect, and whether it holds here."""
+    done = {name: table[name] for name in rows if table.get(name, {}).get("series")}
+    networks = {n: done[n] for n in done if rows[n].ours and not n.startswith("set-")}
+    groups = [n for n in networks if rows[n].group_wise]
+    pairs = [n for n in networks if not rows[n].group_wise]
+    lines = []
+    for column, sign in (("rmse", 1), ("nmi", -1)):
+        if groups and pairs:
+            worst, best = max(sign * done[n][column] for n in groups), min(sign * done[n][column] for n in pairs)
+            lines.append(
+                f"{_holds(worst < best)}: group-wise networks have a better {column.upper()} than pair-wise ones"
+            )
+    folds = [done[n]["folding_percent"] for n in networks if n.endswith("-diff")]
+    if folds:
+        lines.append(
+            f"{_holds(max(folds) < 1e-3)}: diffeomorphic rows fold less than 0.001 % (at most {max(folds):.2g} %)"
+        )
+    peers, ours = [n for n in done if not rows[n].ours], done.get("set-refined", {})
+    near = {n: done[n]["landmarks_mm_mean"] for n in peers if "landmarks_mm_mean" in done[n]}
+    if near and "landmarks_mm_mean" in ours:
+        best = min(near, key=near.get)
+        ahead = ours["landmarks_mm_mean"] < near[best]
+        lines.append(
+            f"{_holds(ahead)}: GroupMorph-set, refined, is nearer than every peer (the nearest is {rows[best].title})"
+        )
+    if ours and "elastix-breast" in done:
+        ratio = done["elastix-breast"]["seconds"] / ours["seconds"]
+        lines.append(f"{_holds(ratio >= 10)}: it takes at most a tenth of Elastix' time (1 / {ratio:.1f} of Par0032's)")
+    return lines or ["Too few rows have results to tell"]
+
+
+def _holds(true: bool) -> str:
+    return "Holds" if true else "Does not hold"
+
+
+def _flat(cell: Cell) -> dict[str, object]:
+    return {"series": cell.case, "method": cell.method, "status": cell.status, **cell.numbers}
+
+
+def _write_csv(rows: Sequence[Mapping], file: Path) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with whole_file(file) as partial, open(partial, "w", newline="") as stream:
+        table = csv.DictWriter(stream, columns)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _measured(title: str, row: Mapping) -> list[str]:
+    if not row["series"]:
+        return [title, str(row["status"]), *[""] * (len(_COLUMNS) - 1)]
+    cells = [_text(row.get(column)) for column in _COLUMNS]
+    spread = row.get("landmarks_mm_sd")
+    if spread is not None:
+        cells[list(_COLUMNS).index("landmarks_mm_mean")] += f" ± {_text(spread)}"
+    missing = "" if row["status"] == "ok" else f" ({row['series']} series; {row['status']})"
+    return [title + missing, *cells]
+
+
+def _line(row: Mapping, titles: Mapping[str, str]) -> list[str]:
+    values = (_text(row[name]) for name in ("difference", "low", "high", "p"))
+    return [titles[row["method"]], _COLUMNS[row["column"]], str(row["series"]), *values]
+
+
+def _text(value: object) -> str:
+    """Three significant digits; a dash where nothing is known."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "-"
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)

@@ -1,0 +1,66 @@
+"""Means over series, and differences between methods that met the same ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import bootstrap, wilcoxon
+
+from .cells import Cell
+
+__all__ = ["means", "paired_differences"]
+
+COMPARED = ("landmarks_mm_mean", "true_error_mm", "rmse", "nmi", "seconds")
+
+
+def means(cells: Sequence[Cell]) -> dict[str, dict[str, object]]:
+    """By method, in the order of their first cells: each column's mean over the series that have it, ``series``, their
+    number, and ``status``, "ok" or the first reason for a missing one."""
+    table = {}
+    for name in dict.fromkeys(cell.method for cell in cells):
+        own = [cell for cell in cells if cell.method == name]
+        done = [cell.numbers for cell in own if cell.status == "ok"]
+        columns = dict.fromkeys(column for numbers in done for column in numbers)
+        row = {column: _mean([numbers.get(column) for numbers in done]) for column in columns}
+        status = next((cell.status for cell in own if cell.status != "ok"), "ok")
+        table[name] = {**row, "series": len(done), "status": status}
+    return table
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> list[dict[str, object]]:
+    """Each method less the one named ``against``, series by series.
+
+    Returns: a row for each method and compared column: the mean ``difference``; its 95 % interval ``low`` to ``high``
+        by bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of Wilcoxon's
+        signed-rank test, two-sided, which cannot fall below 0.05 for fewer than six.
+    """
+    numbers: dict[str, dict[str, Mapping]] = {}
+    for cell in cells:
+        if cell.status == "ok":
+            numbers.setdefault(cell.method, {})[cell.case] = cell.numbers
+    base, rows = numbers.get(against, {}), []
+    for name in (n for n in numbers if n != against):
+        for column in COMPARED:
+            pairs = [
+                (numbers[name][case].get(column), base[case].get(column)) for case in numbers[name] if case in base
+            ]
+            differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
+            differences = differences[np.isfinite(differences)]
+            if differences.size:
+                rows.append({"method": name, "column": column, **_summary(differences, seed)})
+    return rows
+
+
+def _summary(differences: np.ndarray, seed: int) -> dict[str, float]:
+    low = high = p = math.nan
+    if len(differences) > 1:
+        rng = np.random.default_rng(seed)
+        interval = bootstrap((differences,), np.mean, method="percentile", n_resamples=9999, rng=rng)
+        low, high = (float(end) for end in interval.confidence_interval)
+        p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return {"series": len(differences), "difference": float(differences.mean()), "low": low, "high": high, "p": p}

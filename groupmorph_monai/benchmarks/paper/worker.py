@@ -1,0 +1,124 @@
+"""One registration in a process of its own: its time, memory and crashes are its own, and it can be ended."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...workflow.memory import peak_memory_gb
+from ..peers import MissingError
+
+__all__ = ["Method", "Outcome", "register"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+
+class Method(Protocol):
+    """What a row of the table is made by; it crosses to the other process."""
+
+    def prepare(self) -> object: ...
+
+    def settings(self) -> Mapping[str, object]: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a registration.
+
+    Args:
+        status: ``"ok"``, or why there is no result, in a few words.
+        fields: ``ddf`` and, where the method gives it, ``inverse_ddf``, ``(K, 3, *S)`` voxels.
+        cost: ``seconds``, ``processor_seconds``, ``peak_memory_gb``.
+    """
+
+    status: str
+    fields: tuple[Tensor, ...] = ()
+    cost: Mapping[str, float] | None = None
+
+
+def register(method: Method, series: Mapping, folder: Path, log: Path, limit_s: float, threads: int) -> Outcome:
+    """Run ``method`` on a series.
+
+    Seconds are those from the volumes in memory to the fields; imports and the reading of weights are not counted, but
+    for the time limit. The peak of memory is the whole process'.
+
+    Args:
+        series: ``image`` ``(K, *S)`` and ``affine`` ``(4, 4)``.
+        folder: for files between the two processes.
+        log: what the method prints goes there.
+        limit_s: after which the process is ended.
+        threads: of every library in the process.
+    """
+    given, result = folder / "series.pt", folder / "result.pt"
+    result.unlink(missing_ok=True)
+    torch.save({"image": series["image"].float(), "affine": torch.as_tensor(series["affine"])}, given)
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))  # read when the libraries are loaded
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(method, given, result, log, threads))
+    try:
+        process.start()
+        process.join(limit_s)
+        if process.is_alive():
+            return Outcome(f"over the time limit of {limit_s:g} s")
+    finally:
+        if process.is_alive():
+            process.kill()
+            process.join()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    if not result.is_file():
+        return Outcome(f"failed: ended with code {process.exitcode}; see {log.name}")
+    return Outcome(**torch.load(result, weights_only=True))
+
+
+def _work(method: Method, given: Path, result: Path, log: Path, threads: int) -> None:
+    _die_with_the_parent()
+    with open(log, "w") as file:
+        for stream in (1, 2):  # libraries in C++ write past Python
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(threads)
+    try:
+        outcome = _timed(method, torch.load(given, weights_only=True))
+    except MissingError as error:
+        outcome = {"status": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        outcome = {"status": f"failed: {reason}" + ("" if isinstance(error, InputError) else f"; see {log.name}")}
+    partial = result.with_suffix(".partial")
+    torch.save(outcome, partial)
+    partial.replace(result)
+
+
+def _timed(method: Method, series: Mapping[str, Tensor]) -> dict[str, object]:
+    run = method.prepare()
+    processor, wall = time.process_time(), time.perf_counter()
+    fields = run(series["image"], series["affine"])
+    cost = {
+        "seconds": time.perf_counter() - wall,
+        "processor_seconds": time.process_time() - processor,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+    fields = fields if isinstance(fields, tuple) else (fields,)
+    if not all(torch.isfinite(u).all() for u in fields):
+        return {"status": "failed: its field is not finite"}
+    return {"status": "ok", "fields": tuple(u.float().contiguous() for u in fields), "cost": cost}
+
+
+def _die_with_the_parent() -> None:
+    """Have Linux end this process when the one that waits for it is gone; elsewhere it would run to its end."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass

@@ -1,0 +1,70 @@
+"""Other registration programs behind one contract: each at settings that its own authors publish.
+
+Every peer is a function ``register(images, affine)``: a series ``(K, *S)`` in its own units on the grid with ``affine``
+``(4, 4)``, to its fields ``(K, 3, *S)``, common space to timepoint, in voxels; and, where the program gives it, the
+fields of the inverse map. Pair-wise peers take the first timepoint as the common space. `Peer` imports its module, and
+so the program, only when it is prepared.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["MissingError", "PEERS", "Peer"]
+
+
+class MissingError(Exception):
+    """What a method needs is not here: a package, or its weights. The message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A registration program that is not ours.
+
+    Args:
+        module: of this folder.
+        function: of the module.
+        packages: that it needs, as pip names them.
+    """
+
+    module: str
+    function: str
+    packages: tuple[str, ...]
+
+    def prepare(self) -> Callable:
+        """Import the program. Raises MissingError where it is not installed."""
+        try:
+            module = import_module(f".{self.module}", __package__)
+        except ModuleNotFoundError as error:
+            raise MissingError(f"not installed: {error.name}; pip install 'groupmorph-monai[peers]'") from error
+        return getattr(module, self.function)
+
+    def settings(self) -> dict[str, object]:
+        """What decides its result beside the series: the adapter with the settings in it, and versions."""
+        source = (Path(__file__).parent / f"{self.module}.py").read_bytes()
+        adapter = hashlib.sha256(source).hexdigest()[:16]
+        return {"adapter": adapter, "function": self.function, "versions": {p: _version(p) for p in self.packages}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+PEERS = {
+    "elastix-breast": Peer("elastix", "elastix_breast", ("itk-elastix",)),
+    "elastix-default": Peer("elastix", "elastix_default", ("itk-elastix",)),
+    "elastix-groupwise": Peer("elastix", "elastix_pca", ("itk-elastix",)),
+    "ants-mi": Peer("ants_syn", "syn_mi", ("antspyx",)),
+    "ants-cc": Peer("ants_syn", "syn_cc", ("antspyx",)),
+    "greedy": Peer("greedy", "greedy", ("picsl_greedy", "SimpleITK")),
+    "demons": Peer("demons", "demons", ("SimpleITK",)),
+    "convexadam": Peer("convex_adam", "convex_adam", ("convexAdam", "torch")),
+    "fireants": Peer("fire_ants", "fire_ants", ("fireants", "torch")),
+    "unigradicon": Peer("uni_gradicon", "uni_gradicon", ("unigradicon", "torch")),
+}

@@ -1,0 +1,56 @@
+"""What all peers share: from a series to their images, and from their fields to this package's.
+
+All scans of a series lie on one grid here, so a peer needs its spacing and not its place or direction: images are
+handed over with their axes along the world's. A field in mm along these axes, divided by the spacing, is one in voxels,
+whatever the orientation of the series.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...space.geometry import Grid
+
+__all__ = ["as_array", "each_onto_first", "in_voxels", "spacing_of"]
+
+Fields = Tensor | tuple[Tensor, Tensor]
+
+
+def spacing_of(affine: Tensor) -> list[float]:
+    """Voxel size along each axis, mm, of a grid with ``affine`` ``(4, 4)``."""
+    return Grid((1, 1, 1), affine).spacing_mm.tolist()
+
+
+def as_array(volume: Tensor) -> np.ndarray:
+    """``(i, j, k)`` as the ``(k, j, i)`` float32 array that ITK and SimpleITK take."""
+    return np.ascontiguousarray(volume.numpy().astype(np.float32).transpose(2, 1, 0))
+
+
+def in_voxels(field_mm: np.ndarray, spacing: Sequence[float]) -> Tensor:
+    """Convert a displacement field in mm along the voxel axes to voxels.
+
+    Args:
+        field_mm: ``(k, j, i, 3)``, as ITK's arrays are; components x, y, z, from the fixed to the moving image.
+        spacing: of the grid, mm.
+    Returns: ``(3, i, j, k)``.
+    """
+    voxels = np.asarray(field_mm, dtype=np.float64) / np.asarray(spacing)
+    return torch.from_numpy(np.ascontiguousarray(voxels.transpose(3, 2, 1, 0))).float()
+
+
+def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]) -> Fields:
+    """Register every timepoint onto the first, pair by pair.
+
+    Args:
+        images: ``(K, *S)``.
+        register: from a fixed and a moving volume ``(*S)`` to the field ``(3, *S)`` between them, in voxels, or to that
+            and the field of the inverse map.
+    Returns: ``(K, 3, *S)``, or two of them.
+    """
+    identity = torch.zeros(3, *images.shape[1:])
+    results = [register(images[0], volume) for volume in images[1:]]
+    if isinstance(results[0], tuple):
+        return tuple(torch.stack([identity, *fields]) for fields in zip(*results))
+    return torch.stack([identity, *results])

@@ -1,0 +1,46 @@
+"""uniGradICON, a network for all anatomies, whose weights its authors offer for download."""
+
+import os
+from pathlib import Path
+
+import itk
+import unigradicon
+from icon_registration.itk_wrapper import register_pair
+from torch import Tensor
+
+from . import MissingError
+from .images import as_array, each_onto_first, in_voxels, spacing_of
+
+__all__ = ["field_of", "uni_gradicon"]
+
+_WEIGHTS = Path("network_weights/unigradicon1.0/Step_2_final.trch")  # where the package itself looks
+_ITERATIONS = 50
+_CT_BELOW = -300.0  # only CT has values below
+
+
+def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+    """Register every timepoint onto the first at the defaults of the authors' program (Tian et al. 2024, "uniGradICON:
+    a foundation model for medical image registration", MICCAI): the network, then 50 iterations for the pair at hand by
+    LNCC. The weights are a file that ``UNIGRADICON_WEIGHTS`` names, or where the package would download them to."""
+    weights = Path(os.environ.get("UNIGRADICON_WEIGHTS", _WEIGHTS))
+    if not weights.is_file():
+        raise MissingError(f"no weights at {weights}; download them, or name them by UNIGRADICON_WEIGHTS")
+    spacing = spacing_of(affine)
+    network = unigradicon.get_unigradicon(unigradicon.make_sim("lncc"), weights_location=str(weights))
+    modality = "ct" if float(images.min()) < _CT_BELOW else "mri"
+
+    def pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+        both = [itk.image_from_array(as_array(volume)) for volume in (moving, fixed)]
+        for image in both:
+            image.SetSpacing(spacing)
+        scaled = [unigradicon.preprocess(image, modality) for image in both]
+        transforms = register_pair(network, *scaled, finetune_steps=_ITERATIONS)
+        return tuple(field_of(transform, both[1], spacing) for transform in transforms)
+
+    return each_onto_first(images, pair)
+
+
+def field_of(transform: itk.Transform, grid: itk.Image, spacing: list[float]) -> Tensor:
+    """An ITK transform as a field ``(3, *S)`` in voxels of ``grid``."""
+    field = itk.transform_to_displacement_field_filter(transform, reference_image=grid, use_reference_image=True)
+    return in_voxels(itk.array_from_image(field), spacing)

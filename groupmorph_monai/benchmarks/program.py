@@ -1,0 +1,81 @@
+"""This package's own registrations, as the command line runs them, behind the peers' contract."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from ..data.readers import Frame, Series
+from ..space.geometry import Grid, Transform
+from .compare import BundleMethod
+from .peers import MissingError
+from .peers.images import each_onto_first
+
+__all__ = ["PairwiseProgram", "Program"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_COMPUTING = ("space", "probability", "networks", "data", "workflow")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The whole way from the scans' grid to transforms: initial alignment, working spacing, network, refinement."""
+
+    method: BundleMethod
+
+    def prepare(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Load the network. Raises MissingError where its weights are not here."""
+        if not Path(self.method.weights).is_file():
+            raise MissingError(f"no weights: {Path(self.method.weights).name}; train them, see the bundle's README")
+        register = self.method.prepare_whole()
+        return lambda images, affine: _fields(register(_series(images, affine)), images.shape[1:], affine)
+
+    def settings(self) -> dict[str, object]:
+        """What decides its result beside the series: configs, weights and the code that computes it."""
+        config = ConfigParser.load_config_files([str(file) for file in self.method.config_files])
+        weights = Path(self.method.weights)
+        return {
+            "kind": type(self).__name__,
+            "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
+            "settings": {name: str(value) for name, value in self.method.settings.items()},
+            "weights": _digest(weights.read_bytes()) if weights.is_file() else None,
+            "code": _digest(b"".join(f.read_bytes() for d in _COMPUTING for f in sorted((_PACKAGE / d).rglob("*.py")))),
+        }
+
+
+@dataclass(frozen=True)
+class PairwiseProgram(Program):
+    """A network for two scans: every timepoint onto the first, pair by pair."""
+
+    def prepare(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        register = super().prepare()
+
+        def pair(fixed: Tensor, moving: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+            return tuple(field[1] for field in register(torch.stack([fixed, moving]), affine))
+
+        return lambda images, affine: each_onto_first(images, lambda fixed, moving: pair(fixed, moving, affine))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _series(images: Tensor, affine: Tensor) -> Series:
+    matrix = torch.as_tensor(affine).double().numpy()
+    return Series(tuple(Frame(volume.numpy(), matrix, f"timepoint {k}") for k, volume in enumerate(images)))
+
+
+def _fields(transforms: Sequence[Transform], size: Sequence[int], affine: Tensor) -> tuple[Tensor, Tensor]:
+    """Transforms of the patient's space as fields ``(K, 3, *S)`` in voxels, there and back."""
+    grid = Grid(size, affine)
+    to_voxels = torch.linalg.inv(grid.affine[:3, :3]).float()
+
+    def voxels(transform: Transform) -> Tensor:
+        return torch.einsum("ij,j...->i...", to_voxels, transform.displacement(grid))
+
+    return torch.stack([voxels(t) for t in transforms]), torch.stack([voxels(t.inverse) for t in transforms])
