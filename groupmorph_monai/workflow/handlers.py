@@ -84,7 +84,10 @@ class LossTerms:
 
 def warmup_and_cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
     """Share of the learning rate: up from 0 over ``warmup`` iterations, or over all where these are fewer, then down to
-    0 along half a cosine, and 0 after the last. It depends on nothing else, so a finished run that is extended takes the rate of the longer one."""
+    0 along half a cosine, and 0 after the last.
+
+    It depends on nothing else, so a finished run that is extended takes the rate of the longer one.
+    """
     warmup = min(warmup, iterations)
     if iteration < warmup:
         return iteration / warmup
