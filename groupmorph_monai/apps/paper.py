@@ -17,6 +17,7 @@ from ..benchmarks.program import PairwiseProgram, Program
 from ..data.output_folder import claim
 from .configs import bundle_root, config_files
 from .paper_arguments import METHODS
+from .places import check_place_of_study
 
 __all__ = ["run_paper"]
 
@@ -40,6 +41,8 @@ _PUBLISHED = {
 
 def run_paper(args: argparse.Namespace) -> None:
     """Fill the table and write its page."""
+    if args.data not in SOURCES:
+        check_place_of_study(args.output, args.data)
     claim(args.output)
     output = Path(args.output)
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())

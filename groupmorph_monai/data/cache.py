@@ -9,6 +9,7 @@ import torch
 from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
+from .. import __version__
 from .fingerprint import fingerprint
 from .output_folder import whole_file
 
@@ -18,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def _key(content: object) -> bytes:
-    return fingerprint(content).encode()
+    return fingerprint([__version__, content]).encode()
 
 
 class CachedSeries(PersistentDataset):
     """Dataset that keeps what comes before the first random transform on disk.
 
-    An entry's name tells the files it was made of, with their sizes and times of change, and the transforms with their
-    settings. An entry that cannot be read is made anew.
+    An entry's name tells the files it was made of, with their sizes and times of change, the transforms with their
+    settings, and this package's version. An entry that cannot be read is made anew.
 
     Args:
         data: items of a data list.

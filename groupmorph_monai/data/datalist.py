@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from .dirlab import is_dirlab
+from .folders import folder_files, images
 from .hearts import HEART_MOTIONS
-from .names import IMAGE_ENDINGS, image_stem, natural_order
+from .names import image_stem, natural_order
 
 __all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
@@ -126,12 +127,11 @@ def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dic
 
 def _landmarks(folder: Path) -> list[str]:
     """Landmark files of the scans in ``folder``, as the scans are ordered: each that of ``landmarks_NAME`` where every
-    scan has one of its name, else in the natural order of their names. A case of DIR-Lab's is its own landmarks."""
+    scan has one of its name, else in the natural order of their own names. A case of DIR-Lab's is its own landmarks."""
     if is_dirlab(folder):
         return [str(folder)]
     files = sorted(folder.glob("landmarks_*"), key=natural_order)
-    scans = sorted((p for p in folder.iterdir() if p.name.lower().endswith(IMAGE_ENDINGS)), key=natural_order)
-    names = [image_stem(scan.name) for scan in scans if not scan.name.startswith(".")]
+    names = [image_stem(scan.name) for scan in (folder_files(folder) if images(folder) else [])]
     by_name = {file.stem.removeprefix("landmarks_"): file for file in files}
     if len(by_name) == len(files) and set(names) == set(by_name):
         files = [by_name[name] for name in names]

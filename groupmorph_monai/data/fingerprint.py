@@ -58,7 +58,7 @@ def _path(value: str | Path) -> object:
         path = Path(value).resolve()
         if not value or not path.exists():
             return str(value)
-        files = [p for p in sorted(path.iterdir()) if p.is_file()] if path.is_dir() else [path]
-        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+        return [str(path), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
     except (OSError, ValueError, RuntimeError):  # no name that a file can have
         return str(value)

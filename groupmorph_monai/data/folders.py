@@ -16,7 +16,7 @@ from .names import IMAGE_ENDINGS, natural_order
 from .sidecars import sidecar, times_of_files
 from .signature import is_dicom
 
-__all__ = ["dicom_paths", "dicom_reader", "folder_files"]
+__all__ = ["dicom_paths", "dicom_reader", "folder_files", "images"]
 
 logger = logging.getLogger(__name__)
 # What tells the scans of one series apart: in a BIDS name, and in any other.
@@ -31,10 +31,11 @@ def dicom_paths(given: Sequence[str | Path]) -> list[Path]:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    return not _images(folder) and any(is_dicom(path) for path in folder.rglob("*"))
+    return not images(folder) and any(is_dicom(path) for path in folder.rglob("*"))
 
 
-def _images(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
+    """The image files right in a folder, DICOM aside."""
     return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
 
 
@@ -59,7 +60,7 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
         description: pattern of the names, or of the series' descriptions in the side-cars, of those that count.
     Raises: InputError where there are no images, or several series.
     """
-    files = [path for path in _images(folder) if _matches(path, description)] or _nested(folder, description)
+    files = [path for path in images(folder) if _matches(path, description)] or _nested(folder, description)
     if not files:
         named = f" named {description!r}" if description else ""
         raise InputError(

@@ -316,10 +316,11 @@ def read_series(
     given = [series] if isinstance(series, (str, Path)) else list(series or [])
     if not given:
         raise InputError("series: expected image files or a folder, got an empty list; name the scans")
-    if dicom := dicom_paths(given):
+    dirlab = len(given) == 1 and is_dirlab(given[0])  # asked first: any raw voxels may look like DICOM
+    if dicom := [] if dirlab else dicom_paths(given):
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
-        one_folder = len(given) == 1 and Path(given[0]).is_dir() and not is_dirlab(given[0])
+        one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
         series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
     frames = list(series.frames)
     first = frames[0]

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from groupmorph_monai.data import phantom_items, series_items
@@ -110,3 +112,18 @@ def test_phantoms_stand_beside_the_folder_s_series_in_their_share(folder):
     assert series_items(str(folder), "validation", phantoms, phantom_share=0.6) == phantoms
     with pytest.raises(InputError, match="phantom_share.*1.0"):
         series_items(str(folder), "training", phantoms, phantom_share=1.0)
+
+
+def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
+    for time, name in enumerate(("pre", "post1", "post2")):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
+        image.to_filename(tmp_path / "s" / f"{name}.nii.gz")
+        (tmp_path / "s" / f"{name}.json").write_text(json.dumps({"AcquisitionTime": f"10:0{time}:00"}))
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("x,y,z\n1,1,1\n")
+    (item,) = series_items(str(tmp_path), None, [])
+    assert [Path(file).name for file in item["landmarks"]] == [
+        "landmarks_pre.csv",
+        "landmarks_post1.csv",
+        "landmarks_post2.csv",
+    ]

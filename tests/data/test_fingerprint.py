@@ -74,3 +74,13 @@ def test_what_is_part_of_itself_has_a_name():
     values.append(values)
     assert fingerprint(values) == fingerprint(values) != fingerprint([1])
     assert fingerprint(RandFlipd("image")) != fingerprint(RandFlipd("label"))
+
+
+def test_folders_with_the_same_nested_names_are_told_apart(tmp_path):
+    for name in "ab":
+        (tmp_path / name / "study" / "series").mkdir(parents=True)
+        (tmp_path / name / "study" / "series" / "1.dcm").write_text(name)
+    first, second = (fingerprint({"image": str(tmp_path / name / "study")}) for name in "ab")
+    assert first != second
+    (tmp_path / "a" / "study" / "series" / "1.dcm").write_text("another")
+    assert fingerprint({"image": str(tmp_path / "a" / "study")}) != first

@@ -110,7 +110,7 @@ def _seeded(data: str, make: Callable, seed: int, size: tuple[int, ...], timepoi
 def _folder(item: Mapping) -> Case:
     files = [item[key] for key in ("image", "landmarks", "labels") if key in item]
     paths = [Path(p) for entry in files for p in ([entry] if isinstance(entry, str) else entry)]
-    inside = sorted(f for p in paths for f in ([p] if p.is_file() else p.iterdir()))
+    inside = sorted(f for p in paths for f in ([p] if p.is_file() else p.rglob("*")))
     stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in inside]
     return Case(str(item["name"]), {"data": str(item["image"]), "files": stamps}, partial(_read, item))
 
