@@ -1,9 +1,7 @@
 """`groupmorph benchmark paper`: GroupMorph's Table 1 beside the programs that people would use instead."""
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..benchmarks.compare import BundleMethod
@@ -18,6 +16,7 @@ from ..data.output_folder import claim
 from .configs import bundle_root, config_files
 from .paper_arguments import METHODS
 from .places import check_place_of_study
+from .progress import progress_log
 
 __all__ = ["run_paper"]
 
@@ -48,7 +47,7 @@ def run_paper(args: argparse.Namespace) -> None:
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
     methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
-    with _log(output / "paper.log") as tell:
+    with progress_log(output / "paper.log", "a") as tell:
         cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, tell)
         scaling = _scaling(args, methods, store, tell) if args.scaling else []
     titles = {name: row.title for name, row in ROWS.items()}
@@ -95,15 +94,3 @@ def _series_of_growing(size: Sequence[int], seeds: Sequence[int]) -> dict[str, l
     shapes = [[max(16, round(n / f ** (1 / 3))) for n in size] for f in (8, 4, 1)]
     by_voxels = [(n[0] * n[1] * n[2], cases("phantom", seeds, n)[0]) for n in shapes]
     return {"voxels": by_voxels, "timepoints": [(k, cases("phantom", seeds, size, k)[0]) for k in (2, 4, 6)]}
-
-
-@contextmanager
-def _log(file: Path) -> Iterator[Callable[[str], None]]:
-    """What tells the run's progress and adds it to a file."""
-    with open(file, "a") as stream:
-
-        def tell(line: str) -> None:
-            for target in (sys.stdout, stream):
-                print(line, file=target, flush=True)
-
-        yield tell

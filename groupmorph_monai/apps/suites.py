@@ -1,10 +1,9 @@
 """The suites of `groupmorph benchmark`: which methods meet which series."""
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
 from ..workflow.literal import literal
 from .configs import bundle_root, config_files
+from .progress import progress_log
 from .threads import available_cores
 
 __all__ = ["SUITES"]
@@ -96,16 +96,9 @@ def _shapes(args: argparse.Namespace) -> list[dict]:
     return shapes(args.seeds, args.output)
 
 
-@contextmanager
-def _log(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+def _log(args: argparse.Namespace) -> AbstractContextManager[Callable[[str], None]]:
     """What tells a suite's progress and keeps it in ``SUITE.log`` beside its table."""
-    with open(Path(args.output) / f"{args.suite}.log", "w") as file:
-
-        def tell(line: str) -> None:
-            for stream in (sys.stdout, file):
-                print(line, file=stream, flush=True)
-
-        yield tell
+    return progress_log(Path(args.output) / f"{args.suite}.log")
 
 
 def _trained(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...data.breast import BREAST_TIMES_S, make_breast
 from ...data.datalist import series_items
+from ...data.fingerprint import fingerprint
 from ...data.transforms import LoadSeriesd
 from ...errors import InputError
 from ..chest_ct import thorax_cases
@@ -109,10 +110,7 @@ def _seeded(data: str, make: Callable, seed: int, size: tuple[int, ...], timepoi
 
 def _folder(item: Mapping) -> Case:
     files = [item[key] for key in ("image", "landmarks", "labels") if key in item]
-    paths = [Path(p) for entry in files for p in ([entry] if isinstance(entry, str) else entry)]
-    inside = sorted(f for p in paths for f in ([p] if p.is_file() else p.rglob("*")))
-    stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in inside]
-    return Case(str(item["name"]), {"data": str(item["image"]), "files": stamps}, partial(_read, item))
+    return Case(str(item["name"]), {"data": str(item["image"]), "files": fingerprint(files)}, partial(_read, item))
 
 
 def _read(item: Mapping) -> Series:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import InputError
+from ..readers import LPS_TO_RAS
 from .headers import Plane
 
-__all__ = ["LPS_TO_RAS", "depth", "volume_affine"]
+__all__ = ["depth", "volume_affine"]
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN = 0.05  # share of a slice's distance by which it may lie off its place: more than rounding, less than a gap
 
 
