@@ -1,6 +1,7 @@
 """Faults at any moment: a process that is killed, or a disk that fails, at its n-th change of the disk."""
 
 import os
+import traceback
 
 __all__ = ["at_call", "in_a_child"]
 
@@ -35,6 +36,7 @@ def in_a_child(act):
         except KeyboardInterrupt:
             os._exit(130)
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
