@@ -24,6 +24,7 @@ from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .metrics import similarity
 from .report import draw_report, format_table, to_json, versions, write_json
+from .verdict import judge
 
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
@@ -167,6 +168,7 @@ class SeriesWriter:
 
     def _report(self, metrics: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]) -> dict:
         return {
+            "verdict": judge({**metrics, "initial_confidence": initial.get("confidence")}),
             "metrics": metrics,
             "warnings": _warn_of_less_similarity(metrics),
             "initial_alignment": initial,
