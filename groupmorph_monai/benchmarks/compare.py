@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -18,13 +19,14 @@ from ..data.output_folder import all_or_nothing
 from ..data.phantom import make_phantom
 from ..data.readers import Series
 from ..data.transforms import ScalePercentilesd
+from ..evaluation.measure import MeasureRegistrationd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
 from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
-from ..workflow.registration import timepoint_transforms
+from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import read_weights
 
 __all__ = [
@@ -92,20 +94,26 @@ class BundleMethod:
         register(torch.rand(self.settings.get("timepoints", 2), 32, 32, 32))
         return register
 
-    def prepare_whole(self) -> Callable[[Series], list[Transform]]:
-        """The whole way of a series from its files' grid, working spacing and initial alignment too, to the transforms
-        from the common space to each timepoint."""
+    def prepare_item(self) -> Callable[[Series], dict]:
+        """The whole way of a series from its files' grid, working spacing and initial alignment too, to what the bundle
+        hands to its writer: the item with its registration, under ``pred``, and ``metrics``."""
         parser, network = self._parse()
         preprocess, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
+        finish = Compose([ComposeTransformsd(), MeasureRegistrationd(similarity=False)])
 
-        def register(series: Series) -> list[Transform]:
+        def register(series: Series) -> dict:
             item = preprocess({"image": series})
             image, _, _, others = prepare_series(default_collate([item]))
             with torch.no_grad():
                 pred = inferer(image.as_tensor().float(), network, **others)
-            return timepoint_transforms(pred["ddf"][0], pred["inverse_ddf"][0], item["affine"], item.get("initial"))
+            return finish({**item, "pred": {name: values[0] for name, values in pred.items()}})
 
         return register
+
+    def prepare_whole(self) -> Callable[[Series], list[Transform]]:
+        """As `prepare_item`, to the transforms from the common space to each timepoint alone."""
+        register = self.prepare_item()
+        return lambda series: register(series)["pred"]["transforms"]
 
 
 def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray], float, float]:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid, Transform, interpolate
 from .readers import Frame, Series
 
-__all__ = ["resample", "resample_series", "working_grid"]
+__all__ = ["resample", "resample_series", "smoothed", "working_grid"]
 
 _LEAST_SIGMA_VOXELS = 0.2  # of a Gaussian that leaves more than 0 of a voxel's neighbours
 
@@ -134,12 +134,12 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
     parts = []
     for number, frame in enumerate(series.frames):
         transform = None if initial is None else AffineTransform(initial[number])
-        parts.append([torch.from_numpy(part) for part in resample(_smoothed(frame, grid), grid, transform)])
+        parts.append([torch.from_numpy(part) for part in resample(smoothed(frame, grid), grid, transform)])
     images, coverage = (torch.stack(part) for part in zip(*parts))
     return MetaTensor(images, affine=grid.affine), coverage.float()
 
 
-def _smoothed(frame: Frame, grid: Grid) -> Frame:
+def smoothed(frame: Frame, grid: Grid) -> Frame:
     """For the voxels of a grid; what is not valid has no part in it."""
     axes, others = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
     coarser = grid.spacing_mm[(axes.T @ others).abs().argmax(dim=1)] / frame.grid.spacing_mm

@@ -23,6 +23,8 @@ from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .metrics import similarity
+from .page import write_page
+from .quality import measure_quality
 from .report import draw_report, format_table, to_json, versions, write_json
 from .verdict import judge
 
@@ -60,7 +62,8 @@ class ShowMeand(Transform):
 
 
 class SeriesWriter:
-    """Write the registered series, its fields, ``report.json`` and ``report.png``. They appear at once, in the place of
+    """Write the registered series, its fields, ``report.json``, ``report.png`` and
+    ``report.html``. They appear at once, in the place of
     an earlier result, when all are complete. No other run may write to the folder meanwhile.
 
     Args:
@@ -104,7 +107,7 @@ class SeriesWriter:
     def __call__(self, engine: Engine) -> None:
         with all_or_nothing(self.output_dir, earlier_result(self.output_dir)) as folder:
             number = self._write(engine, folder)
-        logger.info("Wrote %d files, report.json and report.png to %s", number, self.output_dir)
+        logger.info("Wrote %d files, report.json, report.png and report.html to %s", number, self.output_dir)
 
     def _write(self, engine: Engine, folder: Path) -> int:
         registered = time.perf_counter()
@@ -112,12 +115,14 @@ class SeriesWriter:
         registration, metrics = output["registration"], dict(output["metrics"])
         affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu().numpy()
         std = registration.get("std_mm")
+        if std is not None:
+            std = [Frame(x.cpu().numpy(), affine, "std") for x in std]
         written = write_registration(
             self.series,
             registration["transforms"],
             folder,
             home=self.home,
-            std_mm=None if std is None else [Frame(x.cpu().numpy(), affine, "std") for x in std],
+            std_mm=std,
             jacobian=self.jacobian,
             outside=self.outside,
         )
@@ -126,9 +131,13 @@ class SeriesWriter:
         metrics |= similarity(*images, torch.from_numpy(written["seen"]))
         lengths = self._lengths_mm(registration["transforms"])
         self._draw(folder, written, lengths)
-        seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         initial = self._initial(engine.state.batch[0])
-        write_json(self._report(metrics, written["files"], initial, seconds), folder / "report.json")
+        quality = measure_quality(self.series, registration["transforms"], self.home)
+        seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
+        report = self._report(metrics, quality, written["files"], initial, seconds)
+        grid = self.series.frames[self.home].grid
+        write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std)
+        write_json(report, folder / "report.json")
         return len(written["files"])
 
     def _initial(self, item: Mapping) -> dict[str, list]:
@@ -166,9 +175,11 @@ class SeriesWriter:
             title=": ".join(filter(None, [self.settings.get("model"), name])),
         )
 
-    def _report(self, metrics: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]) -> dict:
+    def _report(
+        self, metrics: dict, quality: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]
+    ) -> dict:
         return {
-            "verdict": judge({**metrics, "initial_confidence": initial.get("confidence")}),
+            "verdict": judge({**metrics, **quality, "initial_confidence": initial.get("confidence")}),
             "metrics": metrics,
             "warnings": _warn_of_less_similarity(metrics),
             "initial_alignment": initial,

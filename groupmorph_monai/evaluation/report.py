@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..data.output_folder import all_or_nothing
 
-__all__ = ["draw_report", "format_table", "to_json", "versions", "write_json"]
+__all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """What JSON can hold: arrays as lists, paths as text, NaN and infinity, which it lacks, as None."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, os.PathLike) else value
@@ -35,7 +35,7 @@ def _plain(value: object) -> object:
 
 def to_json(report: Mapping) -> str:
     """``report`` with what JSON lacks as null."""
-    return json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
 
 
 def write_json(report: Mapping, path: str | os.PathLike) -> None:

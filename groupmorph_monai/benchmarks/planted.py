@@ -1,0 +1,164 @@
+"""Small series that a registration should manage, and series with a planted failure, made from the package's phantoms."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.breast import make_breast
+from ..data.hearts import HEART_MOTIONS, make_heart
+from ..data.phantom import make_phantom
+from ..data.readers import Frame, Series
+from ..data.thorax import make_thorax
+from ..space.geometry import AffineTransform
+
+__all__ = ["FAILURES", "PlantedCase", "failed_cases", "good_cases"]
+
+_CONTRAST_AS_MOTION = {
+    "likelihood": {"_target_": "groupmorph_monai.probability.SquaredError", "noise": 0.02},
+    "percentiles_per_timepoint": False,
+    "adapt_prior": False,
+    "lambda_c": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class PlantedCase:
+    """A series whose registration is known to be good or not.
+
+    Args:
+        name: what it was made from.
+        failure: what is wrong with it, None where nothing is.
+        series: the scans.
+        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each; None where there is no such thing.
+        settings: under which it is registered, over the bundle's.
+    """
+
+    name: str
+    failure: str | None
+    series: Series
+    landmarks_mm: Tensor | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def _phantom(seed: int, timepoints: int, **options) -> dict:
+    spacing_mm = (1.5, 1.5, 2.0)
+    return make_phantom(seed, (40, 40, 30), timepoints, spacing_mm, **{"max_motion_voxels": 3.0, **options})
+
+
+def _breast(seed: int, timepoints: int, **options) -> dict:
+    return make_breast(seed, (56, 44, 20), (6.0, 6.0, 8.0), [90.0 * k for k in range(timepoints)], **options)
+
+
+def _thorax(seed: int, timepoints: int, **options) -> dict:
+    return make_thorax(seed, (48, 40, 24), timepoints, **options)
+
+
+def _heart(seed: int, timepoints: int, **options) -> dict:
+    return make_heart(seed, list(HEART_MOTIONS)[seed % len(HEART_MOTIONS)], size=(40, 40, 28), **options)
+
+
+PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
+
+
+def _case(kind: str, seed: int, timepoints: int, **options) -> PlantedCase:
+    made = PHANTOMS[kind](seed, timepoints, **options)
+    affine = made["affine"].clone()
+    # The middle of every phantom lies at 0, so that another body part lies where it would in a scanner.
+    affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(made["image"].shape[1:]) - 1) / 2).double()
+    frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(made["image"])]
+    landmarks_mm = AffineTransform(affine)(made["landmarks"].double())
+    return PlantedCase(f"{kind} {seed}, K = {len(frames)}", None, Series(tuple(frames)), landmarks_mm)
+
+
+def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
+    """Six series a seed: two to six timepoints, with and without contrast agent."""
+    for seed in seeds:
+        for kind, timepoints, options in (
+            ("phantom", 2 + seed % 2, {}),
+            ("phantom", 4 + seed % 3, {"max_motion_voxels": 2.0}),
+            ("breast", 2 + seed % 4, {}),
+            ("breast", 3, {"lesions": 0, "max_motion_mm": 4.0}),
+            ("thorax", 2 + seed % 3, {"max_motion_mm": 15.0}),
+            ("heart", 2, {}),
+        ):
+            yield _case(kind, seed, timepoints, **options)
+
+
+def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
+    """The last timepoint is another one."""
+    return PlantedCase(case.name, failure, replace(case.series, frames=(*case.series.frames[:-1], frame)))
+
+
+def _with_header(case: PlantedCase, matrix: Tensor, failure: str, landmarks: bool = False) -> PlantedCase:
+    """The header of the last timepoint is turned or mirrored about the middle, by ``matrix`` ``(3, 3)``, RAS."""
+    frame = case.series.frames[-1]
+    change = torch.eye(4, dtype=torch.float64)
+    change[:3, :3] = matrix
+    wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
+    return _replaced(case, wrong, failure)
+
+
+def mirrored(kind: str, seed: int) -> PlantedCase:
+    signs = torch.ones(3, dtype=torch.float64)
+    signs[seed % 3] = -1
+    return _with_header(_case(kind, seed, 2 + seed % 3), torch.diag(signs), "mirrored header")
+
+
+def turned(kind: str, seed: int) -> PlantedCase:
+    a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[a, a] = matrix[b, b] = 0
+    matrix[a, b], matrix[b, a] = -1, 1
+    return _with_header(_case(kind, seed, 2 + seed % 3), matrix, "header turned by 90 degrees")
+
+
+def another_patient(kind: str, seed: int) -> PlantedCase:
+    other = _case(kind, seed + 500, 2 + seed % 3)
+    return _replaced(_case(kind, seed, 2 + seed % 3), other.series.frames[-1], "another patient")
+
+
+def another_body_part(kind: str, seed: int) -> PlantedCase:
+    names = list(PHANTOMS)
+    other = _case(names[(names.index(kind) + 1 + seed % 3) % 4], seed, 2)
+    return _replaced(_case(kind, seed, 2 + seed % 3), other.series.frames[-1], "another body part")
+
+
+def beyond_reach(kind: str, seed: int) -> PlantedCase:
+    """The patient lies turned by half a right angle and a third of the field of view away: more than is searched."""
+    case = _case(kind, seed, 2 + seed % 3)
+    frame, angle = case.series.frames[-1], np.deg2rad(45)
+    change = torch.eye(4, dtype=torch.float64)
+    a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
+    change[a, a] = change[b, b] = np.cos(angle)
+    change[a, b], change[b, a] = -np.sin(angle), np.sin(angle)
+    change[:3, 3] = frame.grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
+    moved = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
+    return _replaced(case, moved, "motion beyond the capture range")
+
+
+def contrast_as_motion(kind: str, seed: int) -> PlantedCase:
+    """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
+    still = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
+    case = _case(kind, seed, 2 + seed % 3, **still)
+    return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
+
+
+FAILURES: dict[Callable[[str, int], PlantedCase], tuple[str, ...]] = {
+    mirrored: tuple(PHANTOMS),
+    turned: tuple(PHANTOMS),
+    another_patient: tuple(PHANTOMS),
+    another_body_part: tuple(PHANTOMS),
+    beyond_reach: tuple(PHANTOMS),
+    contrast_as_motion: ("phantom", "breast"),
+}
+
+
+def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
+    """Each failure in each kind of phantom that can have it, once a seed."""
+    for seed in seeds:
+        for number, (plant, kinds) in enumerate(FAILURES.items()):
+            for kind in kinds:
+                yield plant(kind, seed + number)

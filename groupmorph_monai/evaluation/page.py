@@ -1,0 +1,242 @@
+"""`report.html`: one file that any browser opens offline, with the images before and after, the motion and all numbers.
+
+The images travel as 8-bit volumes, deflated and in base64, and plain JavaScript draws them. So that the file stays below
+`LARGEST_BYTES` whatever the scans' size, they are means over larger voxels where needed; the page says which.
+"""
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool3d
+
+from ..data.readers import Frame
+from ..data.resampling import resample
+from ..space.geometry import Grid, Transform
+from .report import plain
+
+__all__ = ["LARGEST_BYTES", "page_grid", "write_page"]
+
+LARGEST_BYTES = 15_000_000
+_RAW_BYTES = 11_000_000  # 4/3 as many in base64; the rest is for the page and its numbers
+_OVERLAY_FACTOR = 2  # overlays are smooth: on every second voxel along each axis
+_LARGEST_JACOBIAN = 3.0
+_VERDICTS = {
+    "PASS": "None of the known signs of a failed registration was found. That is no proof: look at the subtraction.",
+    "LOOK": "Something is unusual. Look at the images for the reasons below before you use the result.",
+    "FAIL": "The result should not be used as it is, for the reasons below.",
+}
+_METRICS = {
+    "folding_percent": "voxels at which the deformation folds, percent",
+    "non_diffeomorphic_volume_percent": "volume that the deformation turns inside out, percent (Liu et al. 2022)",
+    "inverse_consistency_mm": "mean distance by which forward and back misses the start, mm",
+    "displacement_mean_mm": "mean length of the displacements, mm",
+    "displacement_max_mm": "greatest displacement, mm",
+    "rmse_before": "root mean square difference over all pairs of timepoints, in the scans' unit, before",
+    "rmse_after": "the same after; contrast agent keeps it above 0",
+    "nmi_before": "normalised mutual information over all pairs, 0 to 1, before",
+    "nmi_after": "the same after; a better similarity is no proof of a better alignment",
+}
+
+
+def page_grid(grid: Grid, timepoints: int) -> Grid:
+    """The grid of the page's images: the same box along right, anterior and superior, in voxels no smaller than the
+    scan's and large enough for the file to stay below `LARGEST_BYTES`."""
+    grid = grid.canonical()
+    most = _RAW_BYTES / timepoints / (2 + 5 / _OVERLAY_FACTOR**3)
+    extent, spacing_mm = grid.extent_mm, float(grid.spacing_mm.min())
+    while True:
+        shape = (extent / grid.spacing_mm.clamp_min(spacing_mm) + 1e-6).int().clamp_min(1)
+        if shape.prod() <= most:
+            return _in_box(grid, shape)
+        spacing_mm *= 1.02
+
+
+def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
+    """``shape`` voxels in the box of ``grid``."""
+    ratio = torch.tensor(grid.shape).double() / shape
+    affine = grid.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
+    affine[:3, :3] *= ratio
+    return Grid(shape.tolist(), affine)
+
+
+def _pack(values: np.ndarray, **properties: object) -> dict[str, object]:
+    """``(N, *S)`` bytes for the page."""
+    data = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode("ascii")
+    return {"shape": list(values.shape[1:]), "data": data, **properties}
+
+
+def _bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
+    return np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
+
+
+class _Page:
+    """The page's volumes, on grids that hold the home scan's box.
+
+    Args:
+        grid: of the home scan, on which the written volumes lie.
+        timepoints: K.
+    """
+
+    def __init__(self, grid: Grid, timepoints: int):
+        self.source, self.images = grid, page_grid(grid, timepoints)
+        self.overlays = _in_box(self.images, (torch.tensor(self.images.shape) // _OVERLAY_FACTOR).clamp_min(1))
+        self.orientation = nib.orientations.io_orientation(grid.affine.numpy())
+
+    def means(self, volumes: np.ndarray, grid: Grid) -> np.ndarray:
+        """``(K, *S)`` of the home scan's grid as means over the voxels of another."""
+        turned = (nib.orientations.apply_orientation(volume, self.orientation) for volume in volumes)
+        copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in turned)
+        return np.stack([adaptive_avg_pool3d(volume[None], grid.shape)[0].numpy() for volume in copies])
+
+    def series(self, native: np.ndarray, warped: np.ndarray) -> tuple[dict[str, dict], np.ndarray]:
+        """Before and after on one scale, and the aligned means."""
+        before, after = (self.means(volumes, self.images) for volumes in (native, warped))
+        low, high = np.percentile(before, (0.1, 99.9)).tolist()
+        packed = {
+            name: _pack(_bytes(volumes, low, high), low=low, high=high)
+            for name, volumes in (("before", before), ("after", after))
+        }
+        return packed, after
+
+    def displacement(self, transforms: Sequence[Transform]) -> dict[str, object]:
+        """Components along the page's axes, mm: ``(value - 128) * scale``."""
+        cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()
+        moves = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
+        field = torch.cat(moves).numpy()
+        scale = max(float(np.abs(field).max()), 1e-6) / 127
+        lengths = np.stack([m.norm(dim=0).numpy() for m in moves])
+        values = (field / scale + 128).round().clip(1, 255).astype(np.uint8)
+        return _pack(values, scale=scale, reach=max(float(np.percentile(lengths, 99)), 1e-3))
+
+    def jacobian(self, determinants: np.ndarray) -> dict[str, object]:
+        """Volume ratios, 0 to 3; full colour at the farthest octave of 99 %."""
+        values = self.means(determinants, self.overlays)
+        octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
+        reach = max(float(np.percentile(octaves, 99)), 0.1)
+        return _pack(_bytes(values, 0, _LARGEST_JACOBIAN), low=0, high=_LARGEST_JACOBIAN, reach=reach)
+
+    def std(self, frames: Sequence[Frame]) -> dict[str, object]:
+        values = np.stack([resample(frame, self.overlays)[0] for frame in frames])
+        high = max(float(values.max()), 1e-6)
+        return _pack(_bytes(values, 0, high), low=0, high=high, reach=high)
+
+
+def write_page(
+    path: str | os.PathLike,
+    report: Mapping,
+    written: Mapping[str, np.ndarray],
+    grid: Grid,
+    transforms: Sequence[Transform],
+    lengths_mm: np.ndarray,
+    std_mm: Sequence[Frame] | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        report: what ``report.json`` holds.
+        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``.
+        grid: of the home scan.
+        transforms: K, from the common space to each timepoint.
+        lengths_mm: ``(K, P)``, samples of the displacements' lengths.
+        std_mm: K frames, standard deviation of each displacement's length.
+    """
+    report = plain(report)
+    page = _Page(grid, len(transforms))
+    volumes, after = page.series(written["native"], written["warped"])
+    volumes |= {"jacobian": page.jacobian(written["jacobian"]), "displacement": page.displacement(transforms)}
+    if std_mm is not None:
+        volumes["std"] = page.std(std_mm)
+    change = np.abs(after - after[:1])
+    names = [Path(name).name for name in report["series"]]
+    start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
+    packed = {
+        "volumes": volumes,
+        "spacing_mm": page.images.spacing_mm.tolist(),
+        "timepoints": [f"{k}: {name}" for k, name in enumerate(names)],
+        "times_s": report["times_s"],
+        "motion_mm": np.nanpercentile(lengths_mm, (5, 25, 50, 75, 95), axis=1).T.tolist(),
+        "start": start,
+        "late": int(change.sum(axis=(1, 2, 3)).argmax()),
+    }
+    Path(path).write_text(_html(report, packed, page), encoding="utf-8")
+
+
+def _html(report: Mapping, packed: Mapping, page: _Page) -> str:
+    folder = files(__package__) / "html"
+    css, template, *scripts = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("report.css", "report.html", "volumes.js", "charts.js", "report.js")
+    )
+    verdict = report["verdict"]
+    home = " x ".join(f"{s:.3g}" for s in page.source.spacing_mm)
+    shown = " x ".join(f"{s:.3g}" for s in page.images.spacing_mm)
+    title = " ".join(filter(None, [report["settings"].get("model"), report.get("series_description")]))
+    return Template(template).substitute(
+        css=css,
+        js="\n".join(scripts),
+        verdict=verdict["verdict"],
+        verdict_meaning=_VERDICTS[verdict["verdict"]],
+        title=escape(f"{title}: {len(packed['timepoints'])} scans".strip(": ")),
+        reasons="".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"]),
+        resolution=f"Shown in voxels of {shown} mm; the files have {home} mm.",
+        motion=_motion_table(packed),
+        checks=_checks_table(verdict["checks"]),
+        metrics=_table(("number", "value", "meaning"), _metric_rows(report)),
+        report_text=escape(json.dumps(report, indent=1)),
+        report_json=_script(report),
+        volumes_json=_script(packed),
+    )
+
+
+def _script(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _number(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_number, value))
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], levels: bool = False) -> str:
+    """Cells of numbers to the right; with ``levels`` the last column is coloured."""
+    lines = ["<tr>" + "".join(f'<th scope="col">{escape(c)}</th>' for c in columns) + "</tr>"]
+    for row in rows:
+        classes = ["number" if isinstance(cell, (int, float, list)) else "" for cell in row]
+        if levels:
+            classes[-1] = str(row[-1])
+        cells = (f'<td class="{c}">{escape(_number(cell))}</td>' for c, cell in zip(classes, row))
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "<table>" + "\n".join(lines) + "</table>"
+
+
+def _motion_table(packed: Mapping) -> str:
+    rows = [[name, *row] for name, row in zip(packed["timepoints"], packed["motion_mm"])]
+    return _table(("timepoint, displacement in mm", "5 %", "25 %", "median", "75 %", "95 %"), rows)
+
+
+def _checks_table(checks: Mapping[str, Mapping]) -> str:
+    columns = ("number", "meaning", "value, for each timepoint where there are several", "LOOK", "FAIL", "source", "")
+    rows = [
+        [name, c["meaning"], c["value"], c["look"], c["fail"], c["source"], c["level"]] for name, c in checks.items()
+    ]
+    return _table(columns, rows, levels=True)
+
+
+def _metric_rows(report: Mapping) -> list[list[object]]:
+    rows = [[name, value, _METRICS.get(name, "")] for name, value in report["metrics"].items()]
+    rows += [[f"seconds to {name}", value, "of this run"] for name, value in report["seconds"].items()]
+    return [*rows, ["peak_memory_gb", report["peak_memory_gb"], "of this process, 1e9 bytes"]]
