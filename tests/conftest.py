@@ -23,8 +23,9 @@ def no_handler_of_a_closed_stream():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Leave out ``report.png``, which takes a second, where nobody looks at it."""
-    monkeypatch.setattr(output, "draw_report", lambda *arguments, **options: None)
+    """Leave out ``report.png`` and ``report.html``, which take a second, where nobody looks at them."""
+    for name in ("draw_report", "write_page"):
+        monkeypatch.setattr(output, name, lambda *arguments, **options: None)
 
 
 @pytest.fixture

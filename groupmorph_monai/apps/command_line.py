@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leaves a log; 130 or 143 where it was stopped.
     """
     args = make_parser().parse_args(arguments)
+    args.typed = list(sys.argv[1:] if arguments is None else arguments)
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _lost_output(error)
         mistake = find_input_error(error)
         if mistake is None:
-            report_fault(error, sys.argv[1:] if arguments is None else arguments, log)
+            report_fault(error, args.typed, log)
             return 1
         print(f"groupmorph: {mistake}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..errors import InputError
 from ..workflow.literal import literal
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
-from .demo import run_demo
+from .demo import print_verdict, run_demo
 from .places import absolute_paths, check_place, check_place_of_study
 from .setting_values import check_settings, parse_settings, read_settings, setting_value
 
@@ -32,6 +33,7 @@ def _run(
     overlays: Sequence[str] = (),
     settings: Sequence[str] = (),
     device: str | None = None,
+    typed: Sequence[str] = (),
     **overrides: object,
 ) -> None:
     """Run a config.
@@ -40,6 +42,7 @@ def _run(
         overlays: names of those that the bundle ships, or YAML files of the user's own settings.
         settings: NAME=VALUE, as the user writes them.
         device: PyTorch's name of it; None for the GPU, or the CPU where there is none.
+        typed: the command's arguments, for the report of a registration.
         overrides: values of the config; None leaves the config's own.
     """
     shipped, own = _split(overlays)
@@ -58,6 +61,8 @@ def _run(
         check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
     if device:
         values["device"] = _device(device)
+    if config == "inference":
+        values |= {"command": shlex.join(["groupmorph", *typed]), "overlays": list(overlays)}
     values["bundle_root"] = str(bundle_root())
     logger.debug("Running %s with %s", files, values)
     workflow = ConfigWorkflow(
@@ -127,6 +132,7 @@ def register(args: argparse.Namespace) -> None:
         overlays,
         args.set,
         args.device,
+        args.typed,
         series=absolute_paths(args.files),
         series_description=args.series_description,
         output_dir=args.output,
@@ -139,7 +145,8 @@ def register(args: argparse.Namespace) -> None:
         mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
-    print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
+    print_verdict(args.output)
+    print(f"Aligned series, fields, report.json and images: {Path(args.output) / 'report.html'}")
 
 
 def apply(args: argparse.Namespace) -> None:
@@ -206,8 +213,8 @@ def sample(args: argparse.Namespace) -> None:
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:
     overlays = [*(args.overlay or ["models/krebs_cvae"]), mode]
     given = {"series": series, "output_dir": args.output, "weights": args.weights, **chosen}
-    _run("inference", "inference", overlays, args.set, args.device, **given)
-    print(f"Deformations, report.json and picture: {Path(args.output) / 'report.png'}")
+    _run("inference", "inference", overlays, args.set, args.device, args.typed, **given)
+    print(f"Deformations, report.json and images: {Path(args.output) / 'report.html'}")
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -230,7 +237,10 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    run_demo(args.output, lambda files, output: _run("inference", "inference", series=files, output_dir=output))
+    def register_files(files: list[str], output: str) -> None:
+        _run("inference", "inference", typed=args.typed, series=files, output_dir=output)
+
+    run_demo(args.output, register_files)
 
 
 COMMANDS = {

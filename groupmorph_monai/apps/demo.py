@@ -12,7 +12,7 @@ from ..data.phantom import make_phantom
 from ..data.writers import apply_field_to_points
 from ..evaluation.report import format_table
 
-__all__ = ["run_demo"]
+__all__ = ["print_verdict", "run_demo"]
 
 SEED = 7  # of no series that the shipped weights were trained or validated on
 
@@ -55,7 +55,14 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         "timepoints."
     )
     print(format_table(rows, list(rows[0])))
-    print(f"Picture: {folder / 'report.png'}")
+    print_verdict(folder)
+    print(f"Images, curves and all numbers: {folder / 'report.html'}")
+
+
+def print_verdict(folder: str | Path) -> None:
+    """Print the verdict on a written registration and its reasons."""
+    verdict = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))["verdict"]
+    print(f"Verdict: {verdict['verdict']}", *verdict["reasons"], sep="\n  ")
 
 
 def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:

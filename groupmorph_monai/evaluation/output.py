@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
@@ -206,11 +207,19 @@ def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _describe(setting: object) -> object:
-    """A part such as an alignment as its name and arguments, and its parts likewise."""
-    state = getattr(setting, "__dict__", None)
-    if state is None:
+    """A part such as an alignment as its name and arguments, and its parts likewise; not what PyTorch keeps of a
+    module, nor tensors."""
+    if isinstance(setting, Mapping):
+        return {str(name): _describe(value) for name, value in setting.items()}
+    if isinstance(setting, (list, tuple)):
+        return [_describe(value) for value in setting]
+    if isinstance(setting, torch.Tensor):
+        return f"tensor {tuple(setting.shape)}"
+    if isinstance(setting, (bool, int, float, str, os.PathLike, type(None))):
         return setting
-    return {"name": type(setting).__name__, **{name: _describe(value) for name, value in state.items()}}
+    state = {**getattr(setting, "__dict__", {}), **getattr(setting, "_modules", {})}
+    shown = {name: _describe(value) for name, value in state.items() if name[0] != "_" and name != "training"}
+    return {"name": getattr(setting, "__name__", type(setting).__name__), **shown}
 
 
 class MetricsTable:

@@ -22,6 +22,7 @@ __all__ = ["measure_quality"]
 
 _LONGEST_VOXELS = 80
 _LEAST_STRUCTURE = 0.05  # standard deviation in a window, intensities in [0, 1], of what can be compared
+_NOISE_FACTOR = 5  # in such windows noise alone explains away a few percent
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # least rise of the signal in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS = 8
@@ -68,7 +69,7 @@ def measure_quality(series: Series, transforms: Sequence[Transform], home: int =
     }
     if len(agreement) > 2:
         values["relative_agreement"] = [
-            a / max(float(np.median(agreement[:k] + agreement[k + 1 :])), 1e-6) for k, a in enumerate(agreement)
+            a / max(float(np.nanmedian(agreement[:k] + agreement[k + 1 :])), 1e-6) for k, a in enumerate(agreement)
         ]
     if len(agreement) >= _LEAST_CURVE:
         values["curve_roughness_ratio"] = _roughness(after) / max(_roughness(before), 1e-9)
@@ -79,10 +80,10 @@ def measure_quality(series: Series, transforms: Sequence[Transform], home: int =
 
 
 def _coarse_grid(grid: Grid) -> Grid:
-    """The same box with isotropic voxels, at least 4 along each axis."""
+    """The same box with isotropic voxels."""
     grid = grid.canonical()
     spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / _LONGEST_VOXELS)
-    spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3)
+    spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3)  # 4 voxels at least
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
 
@@ -103,13 +104,26 @@ def _implausible(determinant: Tensor) -> Tensor:
 
 
 def _agreement(images: _Images) -> list[float]:
-    """Percent of each volume's local variance that the others explain, whatever their contrast: the squared correlation
-    with the regression on the others, in windows of 5 voxels that hold some structure; 0 where there is none."""
+    """Percent of each volume's local variance that the others explain, whatever their contrast: the mean squared
+    correlation with the regression on the others, in windows of 5 voxels with structure well above the noise; NaN where
+    there is none to compare."""
     scaled = images.scaled()
-    explained = 1 - torch.exp(-2 * regress(scaled, images.seen.float(), range(len(scaled))).value)
+    values = regress(scaled, images.seen.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
-    structured = (variance[0] > _LEAST_STRUCTURE**2) & images.seen
-    return [100 * float(e[s].mean()) if s.any() else 0.0 for e, s in zip(explained, structured)]
+    shares = []
+    for volume, value, own, seen in zip(scaled, values, variance[0], images.seen):
+        least = max(_LEAST_STRUCTURE, _NOISE_FACTOR * _noise(volume))
+        structured = (own > least**2) & seen & (value != 0)
+        shares.append(100 * float((1 - torch.exp(-2 * value[structured])).mean()))
+    return shares
+
+
+def _noise(volume: Tensor) -> float:
+    """Standard deviation of the noise, from the median of second differences along all three axes at once, which
+    anatomy leaves small (after Immerkaer 1996, Comput Vis Image Underst 64:300)."""
+    for axis in range(3):
+        volume = volume.diff(n=2, dim=axis)
+    return float(volume.abs().median()) / 0.6745 / 6**1.5
 
 
 def _bending_mm(transform: Transform, grid: Grid) -> float:

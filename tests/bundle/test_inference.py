@@ -46,7 +46,7 @@ def test_everything_is_written(registered):
     names = {path.name for path in registered.iterdir()}
     fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(3)}
     images = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"}
-    assert names == fields | images | {"report.json", "report.png"}
+    assert names == fields | images | {"report.json", "report.png", "report.html"}
     warped = nibabel.load(registered / "warped.nii.gz").get_fdata()
     mean = nibabel.load(registered / "mean.nii.gz").get_fdata()
     # What a scan has not seen is 0 in the series, and the mean is of the scans that saw the voxel.

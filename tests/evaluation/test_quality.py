@@ -1,0 +1,103 @@
+"""Each number is right where the answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from groupmorph_monai.data.readers import Frame, Series
+from groupmorph_monai.evaluation.quality import measure_quality
+from groupmorph_monai.space.geometry import AffineTransform, DenseTransform, Grid
+
+SIZE = (28, 24, 20)
+AFFINE = np.array([[0.0, -1.5, 0, 4], [1.5, 0, 0, -9], [0, 0, 2, 30], [0, 0, 0, 1]])  # axes turned by 90 degrees
+GRID = Grid(SIZE, AFFINE)
+
+
+def texture(seed):
+    return gaussian_filter(np.random.default_rng(seed).standard_normal(SIZE), 1.5).astype(np.float32)
+
+
+def series(*volumes):
+    return Series(tuple(Frame(v.astype(np.float32), AFFINE, f"t{k}") for k, v in enumerate(volumes)))
+
+
+def still(number):
+    return [AffineTransform(torch.eye(4))] * number
+
+
+def shift(x_mm):
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[0, 3] = x_mm
+    return AffineTransform(matrix)
+
+
+def test_scans_that_differ_in_contrast_alone_agree():
+    image = texture(0)
+    found = measure_quality(series(image, 3 - 2 * image, 5 * image), still(3))
+    assert min(found["agreement_percent"]) > 97
+    assert found["relative_agreement"] == pytest.approx([1, 1, 1], abs=0.02)
+    assert found["agreement_gain_percent"] == pytest.approx([0, 0, 0])
+    assert found["overlap_percent"] == [100] * 3 and found["bending_mm"] == pytest.approx([0] * 3, abs=1e-9)
+    assert found["implausible_volume_percent"] == [0] * 3
+
+
+def test_a_scan_of_something_else_stands_out():
+    image = texture(0)
+    found = measure_quality(series(image, 2 * image, 1 - image, texture(1)), still(4))
+    assert found["relative_agreement"][3] < 0.3
+    assert min(found["relative_agreement"][:3]) > 0.95
+
+
+def test_a_registration_is_compared_with_none():
+    image = texture(0)
+    moved = np.roll(image, 3, axis=1)  # the second axis runs to the left: by -4.5 mm
+    assert min(measure_quality(series(image, moved), [*still(1), shift(-4.5)])["agreement_gain_percent"]) > 40
+    assert max(measure_quality(series(image, image), [*still(1), shift(-4.5)])["agreement_gain_percent"]) < -40
+
+
+def test_what_a_scan_has_not_seen_does_not_overlap():
+    found = measure_quality(series(texture(0), texture(0)), [*still(1), shift(9.0)])
+    assert found["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
+
+
+def test_an_affine_map_bends_nothing_and_a_wave_does():
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] += 0.3 * torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    wave = torch.zeros(3, *SIZE)
+    wave[0] = 2 * torch.cos(torch.arange(SIZE[1]) * 2 * np.pi / 8)[None, :, None]  # voxels of 1.5 mm
+    transforms = [AffineTransform(matrix), DenseTransform(wave, -wave, GRID)]
+    flat, bent = measure_quality(series(texture(0), texture(0)), transforms)["bending_mm"]
+    assert flat == pytest.approx(0, abs=1e-9)
+    assert bent == pytest.approx(3, rel=0.1)
+
+
+def test_volumes_beyond_half_and_twice_are_implausible():
+    maps = [torch.diag(torch.tensor([factor, 1.0, 1.0, 1.0])) for factor in (1.9, 2.1, 0.55, 0.45)]
+    found = measure_quality(series(*[texture(0)] * 4), [AffineTransform(m) for m in maps])
+    assert found["implausible_volume_percent"] == [0, 100, 0, 100]
+
+
+def test_curves_that_registration_makes_rougher():
+    def ramp(k):
+        return 1 + k * 0.1 + texture(0)
+
+    image = series(*map(ramp, range(4)))
+    assert "curve_roughness_ratio" not in measure_quality(series(ramp(0), ramp(1), ramp(2)), still(3))
+    jumping = [*still(1), shift(3.0), *still(1), shift(3.0)]
+    assert measure_quality(image, jumping)["curve_roughness_ratio"] > 5
+    shaken = series(*(np.roll(ramp(k), k % 2 * 2, axis=1) for k in range(4)))
+    assert measure_quality(shaken, [*still(1), shift(-3.0), *still(1), shift(-3.0)])["curve_roughness_ratio"] < 0.5
+
+
+def test_a_lesion_that_shrinks_as_it_enhances():
+    grid = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij")).astype(np.float32)
+    away = torch.from_numpy(grid) - torch.tensor([14.0, 12.0, 10.0]).view(3, 1, 1, 1)
+    radius = away.norm(dim=0)
+    image = 0.2 + 0.02 * texture(0) / texture(0).std()
+    lesion = (radius < 4.5).numpy()
+    squeeze = -0.1 * away * torch.exp(-((radius / 5) ** 4))  # 0.9 cubed at its middle
+    transforms = [*still(1), DenseTransform(squeeze, -squeeze, GRID)]
+    found = measure_quality(series(image, image + lesion), transforms)["region_volume_change_percent"]
+    assert found[0] == 0 and 20 < found[1] < 60
+    assert "region_volume_change_percent" not in measure_quality(series(image, image), still(2))

@@ -1,0 +1,47 @@
+"""The worst check decides, with the sentence that names the scan."""
+
+import math
+
+import pytest
+
+from groupmorph_monai.evaluation.verdict import CHECKS, LEVELS, Check, judge
+
+HIGH = Check("high_mm", "a length", "{scan} is {value} mm, expected at most {limit}.", 1.0, 3.0, "a paper")
+LOW = Check("low", "a share", "Only {value} of {limit}.", 0.5, None, "measured", low_is_bad=True)
+
+
+@pytest.mark.parametrize("value, level", [(1.0, "PASS"), (1.01, "LOOK"), (3.0, "LOOK"), (3.01, "FAIL")])
+def test_a_value_beyond_a_threshold_has_its_level(value, level):
+    assert judge({"high_mm": value}, [HIGH])["verdict"] == level
+
+
+def test_low_values_are_bad_where_the_check_says_so():
+    assert judge({"low": 0.5}, [LOW])["verdict"] == "PASS"
+    verdict = judge({"low": 0.4}, [LOW])
+    assert verdict["verdict"] == "LOOK" and verdict["reasons"] == ["LOOK: Only 0.4 of 0.5."]
+
+
+def test_the_worst_timepoint_decides_and_each_is_named_with_the_threshold_that_it_passed():
+    verdict = judge({"high_mm": [0.0, 2.0, math.nan, 4.0], "low": 0.9}, [LOW, HIGH])
+    assert verdict["verdict"] == "FAIL"
+    assert verdict["reasons"] == [
+        "FAIL: Timepoint 3 is 4 mm, expected at most 3.",
+        "LOOK: Timepoint 1 is 2 mm, expected at most 1.",
+    ]
+    assert [row["level"] for row in verdict["checks"].values()] == ["PASS", "FAIL"]
+    assert verdict["checks"]["high_mm"]["source"] == "a paper"
+
+
+@pytest.mark.parametrize("values", [{}, {"high_mm": None}, {"high_mm": math.nan}, {"high_mm": [math.nan, None]}])
+def test_what_was_not_measured_is_no_reason(values):
+    assert judge(values, [HIGH]) == {"verdict": "PASS", "reasons": [], "checks": {}}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_thresholds_are_ordered_and_have_a_reason(check):
+    assert check.source and check.meaning
+    if check.look is not None and check.fail is not None:
+        assert (check.fail < check.look) == check.low_is_bad
+        middle = (check.look + check.fail) / 2
+        assert LEVELS[check.level(middle)] == "LOOK"
+    assert "{value}" in check.sentence and check.sentence[-1] == "."
