@@ -34,6 +34,8 @@ __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of what has been measured until all of it is a table
 LEAST_FALL = 1e-3  # of NMI: interpolation alone changes it by less
+# Checks of the maps alone, which hold where images are deformed on purpose.
+_OF_THE_MAPS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 # What fits a terminal's width of a table that holds more.
 SHOWN = (
     "series",
@@ -134,6 +136,8 @@ class SeriesWriter:
         self._draw(folder, written, lengths)
         initial = self._initial(engine.state.batch[0])
         quality = measure_quality(self.series, registration["transforms"], self.home)
+        if std is not None:
+            quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds)
         grid = self.series.frames[self.home].grid
@@ -179,8 +183,16 @@ class SeriesWriter:
     def _report(
         self, metrics: dict, quality: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]
     ) -> dict:
+        values = {
+            **metrics,
+            **quality,
+            "initial_confidence": initial.get("confidence"),
+            "nmi_gain": metrics["nmi_after"] - metrics["nmi_before"],
+        }
+        if _is_one_image(metrics):
+            values = {name: values[name] for name in _OF_THE_MAPS if name in values}
         return {
-            "verdict": judge({**metrics, **quality, "initial_confidence": initial.get("confidence")}),
+            "verdict": judge(values),
             "metrics": metrics,
             "warnings": _warn_of_less_similarity(metrics),
             "initial_alignment": initial,
@@ -195,11 +207,15 @@ class SeriesWriter:
         }
 
 
+def _is_one_image(metrics: Mapping[str, float]) -> bool:
+    """Whether one image was given K times, to be deformed."""
+    return metrics["nmi_before"] > 1 - LEAST_FALL
+
+
 def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
     """A line for people where the scans are less alike than before, which no registration is to do."""
     before, after = metrics["nmi_before"], metrics["nmi_after"]
-    one_image = before > 1 - LEAST_FALL  # which was given K times, to be deformed
-    if one_image or after >= before - LEAST_FALL:
+    if _is_one_image(metrics) or after >= before - LEAST_FALL:
         return []
     warning = f"the scans are less alike than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.png before you use the result", warning)

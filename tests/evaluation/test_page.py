@@ -1,0 +1,161 @@
+"""`report.html` read without a browser: it needs nothing from elsewhere, and holds the images and numbers it was given."""
+
+import base64
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.data.readers import Frame
+from groupmorph_monai.evaluation.page import LARGEST_BYTES, page_grid, write_page
+from groupmorph_monai.evaluation.report import plain
+from groupmorph_monai.evaluation.verdict import judge
+from groupmorph_monai.space.geometry import AffineTransform, Grid
+
+# Axes to the left, to the feet and to the front, oblique by none.
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 1.5, -8], [0, -3.0, 0, 40], [0, 0, 0, 1]])
+SIZE = (12, 6, 10)
+NASTY = "</script><b>t2 & co.nii.gz"
+
+
+class Page(HTMLParser):
+    """Scripts by their ids, text by the element around it, and what the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.scripts, self.loads, self.stack, self.text = {}, [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.loads += [value for name, value in attributes.items() if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "input"):
+            self.stack.append((tag, attributes.get("id")))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop()[0] == tag
+
+    def handle_data(self, data):
+        tag, name = self.stack[-1] if self.stack else (None, None)
+        if tag == "script" and name:
+            self.scripts[name] = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.text.append(data)
+
+
+def volumes(seed):
+    return np.random.default_rng(seed).random((3, *SIZE), np.float32) * 100
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The page's text, and what it was made from."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, 3] = torch.tensor([4.0, -2.0, 1.0])
+    written = {"native": volumes(0), "warped": volumes(1), "jacobian": 0.5 + volumes(2) / 100}
+    report = {
+        "verdict": judge({"folding_percent": 0.5, "relative_agreement": [1.0, 0.5, 0.9]}),
+        "metrics": {"folding_percent": 0.5, "nmi_before": 0.25, "rmse_after": float("nan")},
+        "series": ["a/t0.nii.gz", "a/t1.nii.gz", NASTY],
+        "series_description": "<i>dyn</i>",
+        "times_s": (0.0, 60.0, 130.0),
+        "settings": {"model": "M"},
+        "seconds": {"register": 3.25},
+        "peak_memory_gb": 1.5,
+    }
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    transforms = [AffineTransform(torch.eye(4)), AffineTransform(matrix), AffineTransform(torch.eye(4))]
+    std = [Frame(np.full(SIZE, 0.5 * k, np.float32), AFFINE, "std") for k in (1, 2, 4)]
+    lengths = np.array([[0.0] * 101, np.arange(101.0), [2.0] * 101])
+    write_page(path, report, written, Grid(SIZE, AFFINE), transforms, lengths, std)
+    return path.read_text(), report, written
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return Page(made[0])
+
+
+def decoded(page, name):
+    volume = page.scripts["volumes"]["volumes"][name]
+    data = np.frombuffer(zlib.decompress(base64.b64decode(volume["data"])), np.uint8)
+    return data.reshape(-1, *volume["shape"]).astype(float), volume
+
+
+def canonical(array):
+    turned = nib.as_closest_canonical(nib.Nifti1Image(np.moveaxis(array, 0, -1), AFFINE))
+    return np.moveaxis(turned.get_fdata(), -1, 0), np.array(turned.header.get_zooms()[:3])
+
+
+def test_the_page_loads_nothing(made, page):
+    text = made[0]
+    assert page.loads == [] and page.stack == []
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"url\(|@import|\bfetch\(|XMLHttpRequest|\bimport\b\s*[({\"']", text)
+    assert "default-src 'none'" in text
+
+
+def test_before_and_after_are_the_images_on_one_scale(made, page):
+    _, _, written = made
+    low, high = np.percentile(written["native"], (0.1, 99.9))
+    for name, given in (("before", "native"), ("after", "warped")):
+        values, volume = decoded(page, name)
+        expected, spacing = canonical(written[given])
+        step = (high - low) / 255
+        np.testing.assert_allclose(volume["low"] + values * step, np.clip(expected, low, high), atol=0.51 * step)
+        np.testing.assert_allclose(page.scripts["volumes"]["spacing_mm"], spacing)
+
+
+def test_displacement_lies_along_the_axes_of_the_page(page):
+    values, volume = decoded(page, "displacement")
+    field = ((values - 128) * volume["scale"]).reshape(3, 3, -1)
+    np.testing.assert_allclose(field[1], np.broadcast_to([[4], [-2], [1]], field[1].shape), atol=volume["scale"])
+    assert np.all(field[[0, 2]] == 0)
+
+
+def test_overlays_are_the_means_of_what_was_written(made, page):
+    values, volume = decoded(page, "jacobian")
+    expected = canonical(made[2]["jacobian"])[0].reshape(3, 6, 2, 5, 2, 3, 2).mean(axis=(2, 4, 6))
+    np.testing.assert_allclose(values / 255 * volume["high"], expected, atol=0.51 * 3 / 255)
+    values, volume = decoded(page, "std")
+    np.testing.assert_allclose(values.mean(axis=(1, 2, 3)) / 255 * volume["high"], [0.5, 1, 2], atol=0.01)
+
+
+def test_the_numbers_equal_the_report(made, page):
+    assert page.scripts["report"] == json.loads(json.dumps(plain(made[1])))
+    text = "".join(page.text)
+    for shown in ("folding_percent", "0.25", "3.25", "relative_agreement", "1, 0.5, 0.9"):
+        assert shown in text
+    assert page.scripts["volumes"]["motion_mm"][1] == [5, 25, 50, 75, 95]
+    assert page.scripts["volumes"]["times_s"] == [0, 60, 130]
+
+
+def test_the_verdict_stands_at_the_head_with_its_reasons(made):
+    text, report, _ = made
+    head = text[text.index("<header>") : text.index("</header>")]
+    assert report["verdict"]["verdict"] == "FAIL" and 'class="badge FAIL"' in head
+    assert [html for html in re.findall("<li>(.*?)</li>", head)] == report["verdict"]["reasons"]
+
+
+def test_what_a_file_is_called_is_data(made, page):
+    assert "<b>t2" not in made[0] and "<i>dyn" not in made[0]
+    assert page.scripts["volumes"]["timepoints"][2] == "2: script><b>t2 & co.nii.gz"  # a path's last part
+    assert page.scripts["report"]["series"][2] == NASTY
+
+
+@pytest.mark.parametrize("timepoints", [2, 6, 40])
+@pytest.mark.parametrize("shape", [(40, 30, 8), (384, 384, 60), (371, 371, 180)])
+def test_the_file_stays_small_whatever_the_scans(shape, timepoints):
+    grid = Grid(shape, np.diag([1.0, 1.0, 2.0, 1.0]))
+    small = page_grid(grid, timepoints)
+    raw = timepoints * np.prod(small.shape) * (2 + 5 / 8)  # before, after; three components, Jacobian, deviation
+    assert raw * 4 / 3 < 0.98 * LARGEST_BYTES
+    np.testing.assert_allclose(small.extent_mm, grid.extent_mm)
+    np.testing.assert_allclose(small.corners(0.5), grid.corners(0.5))
+    if np.prod(shape) * timepoints < 4e6:
+        assert small.matches(grid)

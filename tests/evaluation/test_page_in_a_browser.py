@@ -1,0 +1,112 @@
+"""`report.html` in headless Chromium: a script moves the controls, presses keys, draws, and reads the pixels."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.evaluation.page import write_page
+from groupmorph_monai.evaluation.verdict import judge
+from groupmorph_monai.space.geometry import AffineTransform, Grid
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
+).split()
+SIZE = (16, 12, 8)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What the script found, by name."""
+    folder = tmp_path_factory.mktemp("browser")
+    i, j, k = np.meshgrid(*map(np.arange, SIZE), indexing="ij")
+    # Slice n is 20 n; timepoints rise by 15, after registration by 30; the voxel to the right, front and head is 255.
+    still = 20.0 * k
+    before, after = (np.stack([still + rise * t for t in range(3)]) for rise in (15, 30))
+    for volumes in (before, after):
+        volumes[:, -1, -1, -1] = 255
+        volumes[:, 0, 0, 0] = 0
+    written = {"native": before, "warped": after, "jacobian": np.full((3, *SIZE), 1.0)}
+    written["jacobian"][1] = 2.0
+    report = {
+        "verdict": judge({}), "metrics": {}, "series": ["t0", "t1", "t2"], "times_s": None, "settings": {},
+        "seconds": {}, "peak_memory_gb": 1.0,
+    }  # fmt: skip
+    transforms = [AffineTransform(torch.eye(4))] * 3
+    path = folder / "report.html"
+    write_page(path, report, written, Grid(SIZE, np.eye(4)), transforms, np.ones((3, 9)))
+    script = (Path(__file__).parent / "drive_page.js").read_text()
+    path.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
+    dump = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+    return json.loads(html.unescape(re.search('<pre id="results">(.*?)</pre>', dump, re.S)[1]))
+
+
+def near(grey):
+    return pytest.approx([grey] * 3, abs=2)
+
+
+def test_the_time_slider_and_the_mode_choose_the_image(results):
+    assert results["error"] is None
+    assert results["slice 4, timepoint 0, after"] == near(80)
+    assert results["slice 4, timepoint 2, after"] == near(140)
+    assert results["slice 4, timepoint 2, before"] == near(110)
+
+
+def test_the_slice_slider_goes_through_the_volume(results):
+    assert results["slice 6, timepoint 0, after"] == near(120)
+
+
+def test_the_patients_right_is_on_the_left_and_front_and_head_are_up(results):
+    assert results["corners"] == {"axial": [True, False], "coronal": [True, False], "sagittal": [True, False]}
+
+
+def test_swipe_shows_before_on_the_left_and_after_on_the_right(results):
+    assert results["swipe, left"] == near(110) and results["swipe, right"] == near(140)
+    assert results["swipe moved, left"] == near(110) and results["swipe moved, right"] == near(110)
+
+
+def test_flicker_shows_both_in_turn(results):
+    assert sorted(results["flicker"]) == [pytest.approx(110, abs=2), pytest.approx(140, abs=2)]
+
+
+def test_subtraction_and_its_projection(results):
+    assert results["subtraction"] == near(127.5 + 60 / 2)
+    assert results["projection"] == near(60)
+
+
+def test_an_overlay_tints_and_contrast_and_brightness_change_grey(results):
+    red, green, blue = results["jacobian"]
+    assert red > green + 30 and red > blue + 30
+    assert results["more contrast"][0] == pytest.approx(255 * ((140 / 255 - 0.5) / 0.5 + 0.5), abs=3)
+    assert results["less bright"][0] > 140  # a lower level lies nearer to the image's values
+
+
+def test_keys_move_time_and_slice_and_switch(results):
+    assert results["keys"] == {"time": 1, "slice": 5, "mode": "before"}
+
+
+def test_a_region_at_the_cross_or_drawn_has_the_curve_of_its_voxels(results):
+    for way in ("region at the cross", "region drawn"):
+        rows = results[way]
+        assert [float(rows[f"signal, {k}: t{k}"][0]) for k in range(3)] == pytest.approx([80, 95, 110], abs=1)
+        assert [float(rows[f"signal, {k}: t{k}"][1]) for k in range(3)] == pytest.approx([80, 110, 140], abs=1)
+        assert float(rows["peak enhancement, %"][1]) == pytest.approx(75, abs=2)
+        assert float(rows["signal enhancement ratio"][1]) == pytest.approx(0.5, abs=0.05)
+    assert results["voxels drawn"] == 12  # a rectangle of 4 by 3
+
+
+def test_light_and_dark(results):
+    assert len(set(results["background"])) == 2
