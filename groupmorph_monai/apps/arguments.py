@@ -26,6 +26,7 @@ SUITE_NAMES = (
     "covariance",
     "reliability",
     "contention",
+    "verdicts",
 )
 
 
@@ -315,7 +316,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
-        "processes for each core.",
+        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures.",
     )
     p.add_argument(
         "--suite",

@@ -19,6 +19,7 @@ from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_
 from ..benchmarks.surfaces import compare_overlap, pair_subjects
 from ..benchmarks.symmetry import asymmetry
 from ..benchmarks.trained_alike import train_alike
+from ..benchmarks.verdicts import verdicts
 from ..errors import InputError
 from ..probability.posterior import matched_smoothing_voxels
 from ..workflow.literal import literal
@@ -240,6 +241,10 @@ def _reliability(args: argparse.Namespace) -> list[dict]:
     return reliability(methods, args.output, args.seeds)
 
 
+def _verdicts(args: argparse.Namespace) -> list[dict]:
+    return verdicts(_ours(args), args.output, args.seeds)
+
+
 def _contention(args: argparse.Namespace) -> list[dict]:
     return contention(_ours(args), args.threads or available_cores())
 
@@ -260,5 +265,6 @@ SUITES = {
     "symmetry": _symmetry,
     "covariance": _covariance,
     "reliability": _reliability,
+    "verdicts": _verdicts,
     "contention": _contention,
 }

@@ -1,9 +1,9 @@
 """Small series that a registration should manage, and series with a planted failure, made from the package's phantoms."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +14,9 @@ from ..data.readers import Frame, Series
 from ..data.thorax import make_thorax
 from ..space.geometry import AffineTransform
 
-__all__ = ["FAILURES", "PlantedCase", "failed_cases", "good_cases"]
+__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "failed_cases", "good_cases"]
 
+BEYOND_REACH = "motion beyond the capture range"
 _CONTRAST_AS_MOTION = {
     "likelihood": {"_target_": "groupmorph_monai.probability.SquaredError", "noise": 0.02},
     "percentiles_per_timepoint": False,
@@ -32,7 +33,7 @@ class PlantedCase:
         name: what it was made from.
         failure: what is wrong with it, None where nothing is.
         series: the scans.
-        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each; None where there is no such thing.
+        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each; None where a scan shows something else.
         settings: under which it is registered, over the bundle's.
     """
 
@@ -61,6 +62,7 @@ def _heart(seed: int, timepoints: int, **options) -> dict:
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
+_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of about the same size
 
 
 def _case(kind: str, seed: int, timepoints: int, **options) -> PlantedCase:
@@ -92,27 +94,32 @@ def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
     return PlantedCase(case.name, failure, replace(case.series, frames=(*case.series.frames[:-1], frame)))
 
 
-def _with_header(case: PlantedCase, matrix: Tensor, failure: str, landmarks: bool = False) -> PlantedCase:
-    """The header of the last timepoint is turned or mirrored about the middle, by ``matrix`` ``(3, 3)``, RAS."""
-    frame = case.series.frames[-1]
-    change = torch.eye(4, dtype=torch.float64)
-    change[:3, :3] = matrix
+def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
+    """The header of the last timepoint is turned or mirrored about the middle and shifted, by ``change`` ``(4, 4)``,
+    RAS mm."""
+    frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm.clone()
     wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
-    return _replaced(case, wrong, failure)
+    landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
+    return replace(_replaced(case, wrong, failure), landmarks_mm=landmarks_mm)
+
+
+def _turn(seed: int, degrees: float) -> Tensor:
+    """A rotation about one of the axes, ``(4, 4)``."""
+    a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
+    matrix, angle = torch.eye(4, dtype=torch.float64), math.radians(degrees)
+    matrix[a, a] = matrix[b, b] = math.cos(angle)
+    matrix[a, b], matrix[b, a] = -math.sin(angle), math.sin(angle)
+    return matrix
 
 
 def mirrored(kind: str, seed: int) -> PlantedCase:
-    signs = torch.ones(3, dtype=torch.float64)
+    signs = torch.ones(4, dtype=torch.float64)
     signs[seed % 3] = -1
     return _with_header(_case(kind, seed, 2 + seed % 3), torch.diag(signs), "mirrored header")
 
 
 def turned(kind: str, seed: int) -> PlantedCase:
-    a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
-    matrix = torch.eye(3, dtype=torch.float64)
-    matrix[a, a] = matrix[b, b] = 0
-    matrix[a, b], matrix[b, a] = -1, 1
-    return _with_header(_case(kind, seed, 2 + seed % 3), matrix, "header turned by 90 degrees")
+    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header turned by 90 degrees")
 
 
 def another_patient(kind: str, seed: int) -> PlantedCase:
@@ -121,22 +128,16 @@ def another_patient(kind: str, seed: int) -> PlantedCase:
 
 
 def another_body_part(kind: str, seed: int) -> PlantedCase:
-    names = list(PHANTOMS)
-    other = _case(names[(names.index(kind) + 1 + seed % 3) % 4], seed, 2)
+    other = _case(_OTHER_PART[kind], seed, 2)
     return _replaced(_case(kind, seed, 2 + seed % 3), other.series.frames[-1], "another body part")
 
 
 def beyond_reach(kind: str, seed: int) -> PlantedCase:
     """The patient lies turned by half a right angle and a third of the field of view away: more than is searched."""
     case = _case(kind, seed, 2 + seed % 3)
-    frame, angle = case.series.frames[-1], np.deg2rad(45)
-    change = torch.eye(4, dtype=torch.float64)
-    a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
-    change[a, a] = change[b, b] = np.cos(angle)
-    change[a, b], change[b, a] = -np.sin(angle), np.sin(angle)
-    change[:3, 3] = frame.grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
-    moved = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
-    return _replaced(case, moved, "motion beyond the capture range")
+    change = _turn(seed, 45)
+    change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
+    return _with_header(case, change, BEYOND_REACH)
 
 
 def contrast_as_motion(kind: str, seed: int) -> PlantedCase:

@@ -183,12 +183,7 @@ class SeriesWriter:
     def _report(
         self, metrics: dict, quality: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]
     ) -> dict:
-        values = {
-            **metrics,
-            **quality,
-            "initial_confidence": initial.get("confidence"),
-            "nmi_gain": metrics["nmi_after"] - metrics["nmi_before"],
-        }
+        values = {**metrics, **quality, "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
             values = {name: values[name] for name in _OF_THE_MAPS if name in values}
         return {

@@ -4,6 +4,7 @@ Measured on a coarse grid, whatever the size of the scans: what these numbers ar
 or one that lies upside down, shows there.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from ..data.resampling import resample, smoothed
 from ..space.geometry import Grid, Transform, jacobian_determinant
 from ..space.lattice import window_moments
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
+from .metrics import nmi
 
 __all__ = ["measure_quality"]
 
@@ -64,6 +66,7 @@ def measure_quality(series: Series, transforms: Sequence[Transform], home: int =
         "overlap_percent": [100 * float(seen.float().mean()) for seen in after.seen],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
+        "nmi_gain": _similarity(after) - _similarity(before),
         "implausible_volume_percent": [100 * float(_implausible(d).float().mean()) for d in determinants],
         "bending_mm": [_bending_mm(t, grid) for t in transforms],
     }
@@ -116,6 +119,12 @@ def _agreement(images: _Images) -> list[float]:
         structured = (own > least**2) & seen & (value != 0)
         shares.append(100 * float((1 - torch.exp(-2 * value[structured])).mean()))
     return shares
+
+
+def _similarity(images: _Images) -> float:
+    """Normalised mutual information where all scans have seen; NaN where none has."""
+    seen = images.seen.all(dim=0)
+    return nmi(images.values, mask=seen) if seen.any() else math.nan
 
 
 def _noise(volume: Tensor) -> float:

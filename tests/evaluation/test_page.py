@@ -33,7 +33,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.loads += [value for name, value in attributes.items() if name in ("src", "href", "srcset", "data", "action")]
+        self.loads += [
+            value for name, value in attributes.items() if name in ("src", "href", "srcset", "data", "action")
+        ]
         if tag not in ("meta", "input"):
             self.stack.append((tag, attributes.get("id")))
 

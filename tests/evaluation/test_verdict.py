@@ -44,4 +44,4 @@ def test_thresholds_are_ordered_and_have_a_reason(check):
         assert (check.fail < check.look) == check.low_is_bad
         middle = (check.look + check.fail) / 2
         assert LEVELS[check.level(middle)] == "LOOK"
-    assert "{value}" in check.sentence and check.sentence[-1] == "."
+    assert "{value}" in check.sentence and check.sentence[-1] in ".?"

@@ -14,7 +14,7 @@ function slicePixels(which, plane, slice) {
 
 // Grey value of a pixel; a difference of 0 is middle grey, and black in a projection.
 function grey(value) {
-  const centre = state.content === "subtraction" ? 2 * (state.level - 0.5) : state.level;
+  const centre = state.content === "subtraction" ? 1 - 2 * state.level : 1 - state.level;
   const reach = state.content === "subtraction" ? 2 * state.width : state.width;
   return 255 * ((value / 255 - centre) / reach + 0.5);
 }
@@ -64,7 +64,9 @@ function paint(plane) {
   const zoom = Math.max(1, Math.round(512 / Math.max(columns, rows)));
   canvas.width = columns * zoom;
   canvas.height = rows * zoom;
-  canvas.style.aspectRatio = `${columns * packed.spacing_mm[right]} / ${rows * packed.spacing_mm[down]}`;
+  const ratio = (columns * packed.spacing_mm[right]) / (rows * packed.spacing_mm[down]);
+  canvas.style.aspectRatio = ratio;
+  canvas.parentElement.style.width = `min(100%, ${70 * ratio}vh)`;
   const sides = { before: null, after: null };
   const picture = new ImageData(columns, rows);
   for (let x = 0; x < columns; x++) {
@@ -78,7 +80,7 @@ function paint(plane) {
   if (!["none", "grid"].includes(state.overlay)) paintOverlay(picture.data, plane, slice);
   const small = new OffscreenCanvas(columns, rows);
   small.getContext("2d").putImageData(picture, 0, 0);
-  context.imageSmoothingEnabled = false;
+  context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
   context.scale(zoom, zoom);
   if (state.overlay === "grid") paintGrid(context, plane, slice);

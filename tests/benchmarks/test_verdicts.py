@@ -1,0 +1,55 @@
+"""Planted failures are what they are called, and the verdict tells them from a good series."""
+
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.configs import bundle_root, config_files
+from groupmorph_monai.benchmarks import planted
+from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.benchmarks.verdicts import measure_case, tabulate
+from groupmorph_monai.evaluation.metrics import landmark_distances_mm
+from groupmorph_monai.evaluation.verdict import judge
+from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform
+
+
+def test_a_header_is_changed_about_the_middle_and_its_voxels_stay():
+    plain, wrong = planted._case("phantom", 4, 3), planted.mirrored("phantom", 4)
+    first, last = plain.series.frames[0], wrong.series.frames[-1]
+    np.testing.assert_array_equal(last.data, plain.series.frames[-1].data)
+    np.testing.assert_allclose(last.grid.centre, 0, atol=1e-9)
+    change = last.affine @ np.linalg.inv(first.affine)
+    np.testing.assert_allclose(change, np.diag([1, -1, 1, 1]), atol=1e-9)
+    change = planted.turned("phantom", 4).series.frames[-1].affine @ np.linalg.inv(first.affine)
+    np.testing.assert_allclose(change[:3, :3], [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-9)
+
+
+def test_landmarks_follow_a_header():
+    plain, moved = planted._case("phantom", 5, 4), planted.beyond_reach("phantom", 5)
+    change = torch.from_numpy(moved.series.frames[-1].affine @ np.linalg.inv(plain.series.frames[-1].affine))
+    transforms = [*[ComposedTransform()] * 3, AffineTransform(change)]
+    expected = landmark_distances_mm(plain.landmarks_mm, [ComposedTransform()] * 4)
+    error = landmark_distances_mm(moved.landmarks_mm, transforms)
+    np.testing.assert_allclose(error, expected, atol=1e-9)
+
+
+def test_verdicts_are_counted_and_motion_that_was_found_is_good():
+    good, bad = {"folding_percent": 0.0, "error_voxels": 0.1}, {"folding_percent": 2.0, "error_voxels": 9.0}
+    results = [(None, good), (None, bad), ("x", bad), (planted.BEYOND_REACH, good), (planted.BEYOND_REACH, bad)]
+    rows = {row["planted failure"]: row for row in tabulate(results)}
+    assert rows["none"]["series"] == 2 and rows["none"]["FAIL, %"] == 50
+    assert rows["all good ones"]["series"] == 3 and rows["all good ones"]["PASS, %"] == pytest.approx(200 / 3)
+    assert rows["all failures"]["FAIL, %"] == 100 and rows["x"]["checks that speak"] == "folding_percent (1)"
+
+
+@pytest.mark.slow
+def test_another_patient_and_a_turned_header_do_not_pass_and_a_good_series_does():
+    method = BundleMethod(config_files("inference", ["effort/no_refine"]), str(bundle_root() / "models" / "model.pt"))
+    register = method.prepare_item()
+    for case, expected in (
+        (planted._case("phantom", 1, 3), {"PASS"}),
+        (planted.another_patient("phantom", 4), {"LOOK", "FAIL"}),
+        (planted.turned("phantom", 4), {"LOOK", "FAIL"}),
+    ):
+        verdict = judge(measure_case(register(case.series), case))
+        assert verdict["verdict"] in expected, verdict["reasons"]
