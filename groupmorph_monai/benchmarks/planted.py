@@ -1,4 +1,4 @@
-"""Small series that a registration should manage, and series with a planted failure, made from the package's phantoms."""
+"""Small series that a registration should manage, and series with a planted failure, from the package's phantoms."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _CONTRAST_AS_MOTION = {
     "likelihood": {"_target_": "groupmorph_monai.probability.SquaredError", "noise": 0.02},
     "percentiles_per_timepoint": False,
     "adapt_prior": False,
-    "lambda_c": 0.1,
+    "lambda_c": 5.0,
 }
 
 

@@ -1,7 +1,7 @@
 """`report.html`: one file that any browser opens offline, with the images before and after, the motion and all numbers.
 
-The images travel as 8-bit volumes, deflated and in base64, and plain JavaScript draws them. So that the file stays below
-`LARGEST_BYTES` whatever the scans' size, they are means over larger voxels where needed; the page says which.
+The images travel as 8-bit volumes, deflated and in base64, and plain JavaScript draws them. So that the file stays
+below `LARGEST_BYTES` whatever the scans' size, they are means over larger voxels where needed; the page says which.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """The numbers behind a verdict: what a registration's images and maps say of it, without a truth to compare with.
 
-Measured on a coarse grid, whatever the size of the scans: what these numbers are to find, such as another patient's scan
-or one that lies upside down, shows there.
+Measured on a coarse grid, whatever the size of the scans: what these numbers are to find, such as another patient's
+scan or one that lies upside down, shows there.
 """
 
 import math
@@ -157,13 +157,13 @@ def _region_change_percent(images: _Images, determinants: Tensor) -> list[float]
     rise = (values - values[:1]).amax(dim=0)
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.seen.all(dim=0)
     regions, number = label(enhancing.numpy())
-    ratios = determinants / determinants[:1].clamp_min(1e-3)
     changes, weights = [], []
     for n in range(1, number + 1):
         inside = regions == n
         around = binary_dilation(inside, iterations=2) & (regions == 0)
         if inside.sum() >= _LEAST_REGION_VOXELS and around.any():
-            changes.append(ratios[:, inside].mean(dim=1) / ratios[:, around].mean(dim=1).clamp_min(1e-3) - 1)
+            ratio = determinants[:, inside].mean(dim=1) / determinants[:, around].mean(dim=1).clamp_min(1e-3)
+            changes.append(ratio / ratio[0].clamp_min(1e-3) - 1)
             weights.append(float(inside.sum()))
     if not changes:
         return None
