@@ -1,6 +1,7 @@
 """Nothing that is typed, or that a file is called, is evaluated or taken for a reference by MONAI's ConfigParser."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -117,3 +118,6 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
         np.testing.assert_array_equal(*fields)
     report = json.loads(Path("$out@x #1%", "report.json").read_text())
     assert report["series"] == [str(tmp_path / name) for name in names]
+    command = ["groupmorph", "register", *names, "--output", "$out@x #1%", *options]
+    assert report["settings"]["command"] == shlex.join(command)
+    assert report["settings"]["overlays"] == ["effort/no_refine"]

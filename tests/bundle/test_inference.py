@@ -62,7 +62,16 @@ def test_the_report_tells_all(registered):
     assert report["metrics"]["nmi_after"] > report["metrics"]["nmi_before"]
     assert report["metrics"]["folding_percent"] == 0
     assert report["metrics"]["inverse_consistency_mm"] < 0.1
-    assert report["settings"]["alignment"] == {"name": "MeanAlignment", "remove_mean": True}
+    settings = report["settings"]
+    assert settings["alignment"] == {"name": "MeanAlignment", "remove_mean": True}
+    assert settings["likelihood"] == {
+        "name": "LocalCorrelation", "radii_voxels": [1, 2], "radius_weights": [0.5, 0.5], "variance": 0.02**2
+    }  # fmt: skip
+    assert settings["prior"]["name"] == "FluidPrior" and settings["prior"]["lambda_c"] == 60
+    assert settings["inferer"]["posterior"]["name"] == "Posterior" and settings["overlays"] == []
+    assert [part["name"] for part in settings["preprocessing"]["transforms"]][:2] == ["ClipSeriesd", "AlignInitiald"]
+    assert report["verdict"]["verdict"] == "PASS", report["verdict"]["reasons"]
+    assert {"overlap_percent", "initial_confidence", "agreement_percent"} < set(report["verdict"]["checks"])
     assert set(report["versions"]) >= {"torch", "monai", "groupmorph_monai"}
     assert report["seconds"]["register"] > 0 and report["peak_memory_gb"] > 0.1
     assert len(report["series"]) == 3
@@ -214,7 +223,9 @@ def test_more_effort_aligns_better(phantom, series, tmp_path):
 @pytest.mark.slow
 def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path)]) == 0
-    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out
+    table = [line.split() for line in printed.splitlines()]
+    assert "Verdict: PASS\n" in printed and printed.rstrip().endswith(str(tmp_path / "report.html"))
     before, after = (float(next(row for row in table if row and row[0] == when)[1]) for when in ("before", "after"))
     assert after < 0.1 * before
     assert json.loads((tmp_path / "report.json").read_text())["metrics"]["folding_percent"] < 0.001
