@@ -313,9 +313,7 @@ def read_series(
     """
     if isinstance(series, Series):
         return series
-    given = [series] if isinstance(series, (str, Path)) else list(series or [])
-    if not given:
-        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
+    given = _given_paths(series)
     dirlab = len(given) == 1 and is_dirlab(given[0])  # asked first: any raw voxels may look like DICOM
     if dicom := [] if dirlab else dicom_paths(given):
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
@@ -338,6 +336,18 @@ def read_series(
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
         )
     return replace(series, frames=tuple(frames))
+
+
+def _given_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    """The paths that a user gave as a series, whose value may come from a config or a data list as anything."""
+    given = [series] if isinstance(series, (str, Path)) else series or []
+    if not isinstance(given, (list, tuple)) or not all(isinstance(path, (str, Path)) and str(path) for path in given):
+        raise InputError(
+            f"series: expected image files or a folder, got {series!r}; for example ['t0.nii.gz', 't1.nii.gz']"
+        )
+    if not given:
+        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
+    return list(given)
 
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
