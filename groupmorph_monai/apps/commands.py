@@ -165,7 +165,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 # What a training is laid over with and a registration by its weights needs too.
-_OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise", "modes/symmetric")
+_OF_A_MODEL = (
+    "models/", "integrators/", "modes/all_moving", "modes/all_to_one", "modes/displacement", "modes/pair_wise",
+    "modes/symmetric",
+)  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:
