@@ -20,6 +20,7 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..space.geometry import Grid
@@ -30,7 +31,7 @@ from .names import NIFTI_ENDINGS
 from .right_angles import at_right_angles
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
-__all__ = ["Frame", "Series", "list_series", "overlap", "read_image", "read_series"]
+__all__ = ["Frame", "Series", "list_series", "overlap", "read_image", "read_series", "series_of_arrays"]
 
 logger = logging.getLogger(__name__)
 
@@ -320,7 +321,40 @@ def read_series(
     else:
         one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
         series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
+    return _checked(series, timepoints)
+
+
+def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
+    """Make a series of K volumes that are in memory.
+
+    Args:
+        volumes: ``(K, *S)``, or K volumes ``(*S)`` of any sizes; NumPy, or anything that becomes it.
+        affine: ``(4, 4)``, voxel indices to RAS mm, of all; or K of them.
+        times_s: K acquisition times in seconds.
+    Raises: InputError, in one line, as `read_series` does.
+    """
+    volumes = [np.asarray(volume, dtype=np.float32) for volume in volumes]
+    try:
+        affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(volumes), 4, 4))
+    except ValueError:
+        shape = np.shape(affine)
+        raise InputError(f"affine: expected (4, 4) or ({len(volumes)}, 4, 4), got {shape}; give RAS mm") from None
+    for k, (volume, matrix) in enumerate(zip(volumes, affines)):
+        if volume.ndim != 3:
+            raise InputError(f"timepoint {k}: expected three axes, got shape {volume.shape}; give K volumes")
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+            raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}")
+    if times_s is not None and len(times_s) != len(volumes):
+        raise InputError(f"times_s: expected {len(volumes)} times in seconds, got {len(times_s)}; give one per volume")
+    frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(volumes, affines)))
+    return _checked(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
+
+
+def _checked(series: Series, timepoints: int | None) -> Series:
+    """The series on voxels that were measured, where it can be registered at all."""
     frames = list(series.frames)
+    if not frames:
+        raise InputError("series: expected two volumes or more, got none")
     first = frames[0]
     if len(frames) < 2:
         raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
