@@ -13,8 +13,8 @@ from monai.bundle import ConfigComponent, ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.output_folder import release
-from ..data.readers import Frame, Series, series_of_arrays
 from ..data.resampling import resample
+from ..data.series import Frame, Series, series_of_arrays
 from ..errors import InputError
 from ..space.geometry import Grid, Transform
 from .input_errors import find_input_error

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groupmorph_monai import __version__
-from groupmorph_monai.apps import commands
+from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.command_line import main
 
 
@@ -53,7 +53,7 @@ def test_openmp_is_passive_before_torch_is_imported():
 
 def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, capsys):
     def broken(args):
-        commands.logger.info("half way")
+        run.logger.info("half way")
         raise ZeroDivisionError("one over nothing")
 
     monkeypatch.setitem(commands.COMMANDS, "demo", broken)
@@ -81,9 +81,9 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     def talk(args):
         import logging
 
-        commands.logger.warning("1 mind this")
-        commands.logger.info("2 a stage is over")
-        commands.logger.debug("3 the settings")
+        run.logger.warning("1 mind this")
+        run.logger.info("2 a stage is over")
+        run.logger.debug("3 the settings")
         logging.getLogger("monai.engines").info("4 words of a library")
 
     monkeypatch.setitem(commands.COMMANDS, "demo", talk)
