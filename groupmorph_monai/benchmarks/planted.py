@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data.breast import make_breast
 from ..data.hearts import HEART_MOTIONS, make_heart
 from ..data.phantom import make_phantom
-from ..data.readers import Frame, Series
+from ..data.series import Frame, Series
 from ..data.thorax import make_thorax
 from ..space.geometry import AffineTransform
 

@@ -13,8 +13,8 @@ import torch
 from scipy.ndimage import binary_dilation, label
 from torch import Tensor
 
-from ..data.readers import Series
 from ..data.resampling import resample, smoothed
+from ..data.series import Series
 from ..space.geometry import Grid, Transform, jacobian_determinant
 from ..space.lattice import window_moments
 from ..workflow.affine_steps import WINDOW_RADIUS, regress

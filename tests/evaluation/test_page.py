@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.data.readers import Frame
+from groupmorph_monai.data.series import Frame
 from groupmorph_monai.evaluation.page import LARGEST_BYTES, page_grid, write_page
 from groupmorph_monai.evaluation.report import plain
 from groupmorph_monai.evaluation.verdict import judge

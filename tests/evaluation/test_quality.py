@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from groupmorph_monai.data.readers import Frame, Series
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.evaluation.quality import measure_quality
 from groupmorph_monai.space.geometry import AffineTransform, DenseTransform, Grid
 
