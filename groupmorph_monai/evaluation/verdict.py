@@ -57,7 +57,7 @@ CHECKS = (
         "{scan} has seen {value} % of the common space, expected {limit} % or more.",
         look=60,
         fail=10,
-        source="Curves are measured where all scans have seen: below a half most of them are lost.",
+        source="Curves are measured where all scans have seen the tissue. " + _CALIBRATED,
         low_is_bad=True,
     ),
     Check(
@@ -94,7 +94,7 @@ CHECKS = (
         "Registration changed the agreement of {scan} by {value} %, expected {limit} or more: better without it?",
         look=-3,
         fail=-10,
-        source="A registration is not to make scans less alike; interpolation takes up to 1 % (docs/verdict.md).",
+        source="A registration is not to make scans less alike; interpolation takes up to 1 %. " + _CALIBRATED,
         low_is_bad=True,
     ),
     Check(
@@ -103,7 +103,7 @@ CHECKS = (
         "The scans are less alike than before: normalised mutual information changed by {value}.",
         look=-0.005,
         fail=-0.05,
-        source="Interpolation alone changes it by less than 0.005. " + _CALIBRATED,
+        source="A registration is not to make scans less alike. " + _CALIBRATED,
         low_is_bad=True,
     ),
     Check(

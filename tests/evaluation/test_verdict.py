@@ -1,6 +1,7 @@
 """The worst check decides, with the sentence that names the scan."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,11 @@ def test_thresholds_are_ordered_and_have_a_reason(check):
         middle = (check.look + check.fail) / 2
         assert LEVELS[check.level(middle)] == "LOOK"
     assert "{value}" in check.sentence and check.sentence[-1] in ".?"
+
+
+def test_the_docs_state_every_check_with_its_thresholds():
+    page = (Path(__file__).parents[2] / "bundle" / "docs" / "verdict.md").read_text()
+    for check in CHECKS:
+        side = "below" if check.low_is_bad else "above"
+        look, fail = ("-" if limit is None else f"{side} {limit:g}" for limit in (check.look, check.fail))
+        assert f"| `{check.name}` | {check.meaning} | {look} | {fail} |" in page
