@@ -65,9 +65,8 @@ class ShowMeand(Transform):
 
 
 class SeriesWriter:
-    """Write the registered series, its fields, ``report.json``, ``report.png`` and
-    ``report.html``. They appear at once, in the place of
-    an earlier result, when all are complete. No other run may write to the folder meanwhile.
+    """Write the registered series, its fields, ``report.json``, ``report.png`` and ``report.html``. They appear at
+    once, in the place of an earlier result, when all are complete. No other run may write to the folder meanwhile.
 
     Args:
         series: the native volumes, which are interpolated once.

@@ -71,9 +71,7 @@ def measure_quality(series: Series, transforms: Sequence[Transform], home: int =
         "bending_mm": [_bending_mm(t, grid) for t in transforms],
     }
     if len(agreement) > 2:
-        values["relative_agreement"] = [
-            a / max(float(np.nanmedian(agreement[:k] + agreement[k + 1 :])), 1e-6) for k, a in enumerate(agreement)
-        ]
+        values["relative_agreement"] = _relative(agreement)
     if len(agreement) >= _LEAST_CURVE:
         values["curve_roughness_ratio"] = _roughness(after) / max(_roughness(before), 1e-9)
     change = _region_change_percent(after, determinants)
@@ -86,7 +84,7 @@ def _coarse_grid(grid: Grid) -> Grid:
     """The same box with isotropic voxels."""
     grid = grid.canonical()
     spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / _LONGEST_VOXELS)
-    spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3)  # 4 voxels at least
+    spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1).clamp_min(1)).min()) / 3)  # 4 voxels
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
 
@@ -125,6 +123,12 @@ def _similarity(images: _Images) -> float:
     """Normalised mutual information where all scans have seen; NaN where none has."""
     seen = images.seen.all(dim=0)
     return nmi(images.values, mask=seen) if seen.any() else math.nan
+
+
+def _relative(agreement: Sequence[float]) -> list[float]:
+    """Each over the median of the others that are known; NaN where none is."""
+    others = [[a for j, a in enumerate(agreement) if j != k and not math.isnan(a)] for k in range(len(agreement))]
+    return [a / max(float(np.median(rest)), 1e-6) if rest else math.nan for a, rest in zip(agreement, others)]
 
 
 def _noise(volume: Tensor) -> float:
