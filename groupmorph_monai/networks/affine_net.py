@@ -28,8 +28,8 @@ def half_side_frame(size: Sequence[int]) -> Tensor:
 def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
     """Where every ``step``-th voxel of a volume of ``size`` lies, about its centre, in halves of its longest side:
     ``(D, *lattice)``."""
-    centre = (torch.tensor(size, dtype=like.dtype, device=like.device) - 1) / 2
-    return (step * voxel_grid(lattice, like) - centre.view(3, 1, 1, 1)) / (max(size) / 2)
+    axes = zip(voxel_grid(lattice, like), size)
+    return torch.stack([step * places - (n - 1) / 2 for places, n in axes]) / (max(size) / 2)
 
 
 def _own_and_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:

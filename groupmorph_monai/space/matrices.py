@@ -1,0 +1,18 @@
+"""Small matrices, one at every voxel: in closed form, as libraries take them one after the other."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["cholesky"]
+
+
+def cholesky(matrices: Tensor) -> Tensor:
+    """Lower triangular L with ``L L^T`` the symmetric, positive definite ``matrices`` ``(K, D, D, *S)``, of their shape:
+    element by element, each for all voxels at once."""
+    root = torch.zeros_like(matrices)
+    for j in range(matrices.shape[1]):
+        row = root[:, j, :j]
+        root[:, j, j] = (matrices[:, j, j] - row.square().sum(dim=1)).clamp_min(1e-30).sqrt()
+        for i in range(j + 1, matrices.shape[1]):
+            root[:, i, j] = (matrices[:, i, j] - (root[:, i, :j] * row).sum(dim=1)) / root[:, j, j]
+    return root
