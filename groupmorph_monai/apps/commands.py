@@ -17,6 +17,7 @@ from ..workflow.literal import literal
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
+from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .setting_values import check_settings, parse_settings, read_settings, setting_value
 
@@ -26,15 +27,15 @@ logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
 
 
-def _run(
+def _workflow(
     run_id: str,
     config: str,
     overlays: Sequence[str] = (),
     settings: Sequence[str] = (),
     device: str | None = None,
     **overrides: object,
-) -> None:
-    """Run a config.
+) -> ConfigWorkflow:
+    """A config with what the user changes, checked.
 
     Args:
         overlays: names of those that the bundle ships, or YAML files of the user's own settings.
@@ -60,12 +61,17 @@ def _run(
         values["device"] = _device(device)
     values["bundle_root"] = str(bundle_root())
     logger.debug("Running %s with %s", files, values)
-    workflow = ConfigWorkflow(
+    return ConfigWorkflow(
         config_file=files,
         run_id=run_id,
         logging_file=False,
         **{name: literal(value) for name, value in values.items()},
     )
+
+
+def _run(*arguments: object, **options: object) -> None:
+    """Run a config; arguments as in `_workflow`."""
+    workflow = _workflow(*arguments, **options)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -121,7 +127,7 @@ def register(args: argparse.Namespace) -> None:
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")
-    _run(
+    workflow = _workflow(
         "inference",
         "inference",
         overlays,
@@ -139,6 +145,12 @@ def register(args: argparse.Namespace) -> None:
         mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
+    workflow.initialize()
+    if args.dry_run:
+        print(describe_run(workflow.parser, args.output))
+        return
+    workflow.run()
+    workflow.finalize()
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
 
 

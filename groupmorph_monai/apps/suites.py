@@ -13,6 +13,7 @@ from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
 from ..benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
+from ..benchmarks.memory import memory
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
@@ -244,6 +245,10 @@ def _contention(args: argparse.Namespace) -> list[dict]:
     return contention(_ours(args), args.threads or available_cores())
 
 
+def _memory(args: argparse.Namespace) -> list[dict]:
+    return memory(_ours(args))
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -261,4 +266,5 @@ SUITES = {
     "covariance": _covariance,
     "reliability": _reliability,
     "contention": _contention,
+    "memory": _memory,
 }

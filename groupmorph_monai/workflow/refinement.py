@@ -110,6 +110,11 @@ class Refinement:
             refined.append(pieces.whole(self._series(pieces, static, images[n : n + 1], evidence.of(n), displacement)))
         return refined[0].like(torch.cat([field.values for field in refined]))
 
+    def schedule(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """The levels of images of ``size``, and the iterations of each at most."""
+        levels = zip(self.levels, self.iterations)
+        return [(f, n) for f, n in levels if f <= self.lattice_voxels or min(size) >= 8 * f]
+
     def _series(
         self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Callable
     ) -> Field:
@@ -118,10 +123,7 @@ class Refinement:
         def moved(z: Field) -> Tensor:
             return displacement(pieces.whole(z).values)
 
-        z, size = pieces.shared, images.shape[2:]
-        schedule = [
-            (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
-        ]
+        z, schedule = pieces.shared, self.schedule(images.shape[2:])
         start, weights, stayed = z, None, True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
             for factor, iterations in schedule:

@@ -137,7 +137,7 @@ def test_every_model_trains_without_waiting(overlay):
 @pytest.mark.slow
 @pytest.mark.parametrize("config, run_id", [("train", "training"), ("evaluate", "evaluate")])
 def test_engines_run_through(config, run_id, tmp_path):
-    own = {"phantoms": 1, "weights": str(bundle_root() / "models" / "model.pt")} if config == "evaluate" else {}
+    own = {"phantoms": 1, "handlers#0#device": "cpu"} if config == "evaluate" else {}
     with Traffic():
         workflow = ConfigWorkflow(
             config_file=config_files(config, ()), run_id=run_id, logging_file=False, bundle_root=str(bundle_root()),
