@@ -1,8 +1,6 @@
-"""A device for tests, "elsewhere": its tensors hold CPU data but refuse to meet ordinary tensors, as a GPU's do, and every
-copy between the two and every wait for a value is counted."""
+"""A device for tests, "elsewhere": its tensors hold CPU data but refuse to meet ordinary tensors, as a GPU's do, and
+every copy between the two and every wait for a value is counted."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from traceback import extract_stack
 
 import torch
@@ -64,7 +62,7 @@ _COPIES = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default}
 
 
 class Elsewhere(Tensor):
-    """A tensor of the stand-in device, with its values in ``data_here``, a CPU tensor."""
+    """A tensor of the stand-in device, with its values in ``values_here``, a CPU tensor."""
 
     @staticmethod
     def __new__(cls, values: Tensor) -> "Elsewhere":
@@ -115,8 +113,8 @@ class _FromData(TorchFunctionMode):
 
 
 class Traffic(TorchDispatchMode):
-    """Within it, tensors may be made and moved elsewhere; ``events`` tells of every copy and wait, with its place in the
-    package: ``("copy to" | "copy from" | "wait", operator, file:line)``."""
+    """Within it, tensors may be made and moved elsewhere; ``events`` tells of every copy and wait, with its place in
+    the package: ``("copy to" | "copy from" | "wait", operator, file:line)``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,8 +12,8 @@ from ..benchmarks.compare import BundleMethod, compare, scale
 from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
-from ..benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
 from ..benchmarks.memory import memory
+from ..benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases

@@ -7,8 +7,12 @@ __all__ = ["cholesky"]
 
 
 def cholesky(matrices: Tensor) -> Tensor:
-    """Lower triangular L with ``L L^T`` the symmetric, positive definite ``matrices`` ``(K, D, D, *S)``, of their shape:
-    element by element, each for all voxels at once."""
+    """Compute the lower triangular L with ``L L^T = matrices``, element by element, each for all voxels at once.
+
+    Args:
+        matrices: symmetric and positive definite, ``(K, D, D, *S)``.
+    Returns: of the same shape.
+    """
     root = torch.zeros_like(matrices)
     for j in range(matrices.shape[1]):
         row = root[:, j, :j]

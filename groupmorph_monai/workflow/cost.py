@@ -1,6 +1,7 @@
 """What the registration of a series takes of a machine, told before it starts."""
 
 import math
+import os
 import time
 from functools import cached_property
 
@@ -17,16 +18,19 @@ from .inferers import RegistrationInferer
 
 __all__ = ["RegistrationCost"]
 
-# Peaks of memory, bytes: of the program alone; that stay, for each voxel of the files and of the working grid and
-# timepoint; and of each stage beside these. Measured as the `memory` suite measures them.
-_PROGRAM = 0.6e9
-_FILES, _IMAGES = 4, 8
-_PREPARING, _NETWORK, _REFINING, _RESULT, _DRAWING, _WRITING = 12, 60, 80, 64, 40, 40
-# Processor time, in that of a `window_mean` of as many voxels: for each timepoint, of an affine alignment; and for each
-# voxel and timepoint, of the network, of an iteration, of one of its conjugate gradients on the lattice, of a draw's,
-# of the results, and of writing a voxel of the files.
-_ALIGNING = 2e7
-_PASS, _ITERATION, _CONJUGATE, _FIELDS, _WRITTEN = 40, 60, 4, 30, 60
+# Peaks of memory, bytes: of the program alone; for each voxel of the files and timepoint, as they are read and as they
+# are written; for each voxel of the working grid and timepoint, of the images, and of what each stage has beside them;
+# and of each file that is written at the same time, for each voxel of a slab and of the file. Measured as the `memory`
+# suite does it, on series of 0.5 to 10 million voxels, and for the network and the refinement of 150 million.
+_PROGRAM, _READ, _WRITTEN = 0.6e9, 4, 30
+_IMAGES, _NETWORK, _REFINING, _RESULT, _DRAWING = 8, 30, 76, 45, 30
+_SLAB, _FILE = 407, 43
+_SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
+# Processor time, in that of a `window_mean` of one voxel: of the picture; of the affine alignment of a timepoint; for
+# each voxel and timepoint, of the network, of an iteration, of one of its conjugate gradients on the lattice, and of
+# the fields and what is measured of them; and for each voxel that is written.
+_PICTURE, _ALIGNING = 2.3e8, 2.3e8
+_PASS, _ITERATION, _CONJUGATE, _FIELDS, _WRITING = 60, 230, 5, 140, 525
 
 
 def _window_seconds_per_voxel(size: int = 64, radius: int = 2) -> float:
@@ -83,21 +87,24 @@ class RegistrationCost:
         """At the peak, in 1e9 bytes."""
         files, voxels = self._sizes
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
-        share = min(1.0, math.prod(min(w, n) for w, n in zip(window, self.grid.shape)) / math.prod(self.grid.shape))
-        stages = [_PREPARING * voxels, _RESULT * voxels + _WRITING * files]
+        share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
+        stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]
         if self.device.type == "cpu":
-            stages += [
-                (_IMAGES + _NETWORK * share) * voxels,
-                (_IMAGES + _REFINING * bool(self.levels)) * voxels,
-                (_IMAGES + _RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))) * voxels,
-            ]
-        return (_PROGRAM + _FILES * files + max(stages)) / 1e9
+            stages += [_NETWORK * share, _REFINING * bool(self.levels)]
+        return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + self._writing) / 1e9
+
+    @property
+    def _writing(self) -> float:
+        """Bytes that the writer takes: each of the files that are compressed at the same time is made slab by slab."""
+        sizes = [frame.data.size for frame in self.series.frames]
+        at_once = min(len(sizes), os.cpu_count() or 1, _FILES_AT_ONCE)
+        return _WRITTEN * sum(sizes) + at_once * (_SLAB * min(max(sizes), _SLAB_VOXELS) + _FILE * max(sizes))
 
     @property
     def seconds(self) -> float:
         """On this machine, with the threads that PyTorch has, where no other process is busy."""
         files, voxels = self._sizes
-        windows = _ALIGNING * len(self.series.frames) + (_PASS + _FIELDS) * voxels + _WRITTEN * files
+        windows = _PICTURE + _ALIGNING * len(self.series.frames) + (_PASS + _FIELDS) * voxels + _WRITING * files
         if self.levels:
             refinement = self.inferer.refinement
             for factor, iterations in self.levels:

@@ -313,8 +313,8 @@ def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> Tensor:
-    """Whether, a scalar bool, the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
-    what a displacement does to the windows, and the solution is not exact."""
+    """Whether, a scalar bool, the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the
+    gradient leaves out what a displacement does to the windows, and the solution is not exact."""
     cosine = CosineTransform(z.shape[3:], z)
     now, before = (0.5 * precision.energy(cosine(v)) for v in (z, old))
     return model.above(old_model) - now + before < -0.01 * (old_model.value.sum() - before).abs()

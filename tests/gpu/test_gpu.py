@@ -1,6 +1,7 @@
 """On a GPU: results are the CPU's, to what another order of additions changes, and a table of seconds and memory."""
 
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_table_of_seconds_and_memory():
                     small = make_phantom(5, [round(n / 3) for n in size], timepoints)["image"][None]
                     image = torch.nn.functional.interpolate(small, size, mode="trilinear", align_corners=True)
                     image = scaled(image[0]).cuda()
-                    row(f"{kind}, {' x '.join(map(str, size))}, K = {timepoints}", lambda: inferer(image, network))
+                    row(f"{kind}, {' x '.join(map(str, size))}, K = {timepoints}", partial(inferer, image, network))
     parser = parts((), "train", device=torch.device("cuda"))
     network, inferer, loss, optimizer = (
         parser.get_parsed_content(name) for name in ("network", "train#inferer", "loss", "optimizer")
