@@ -12,10 +12,9 @@ from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.workflow.weights import read_weights
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU on this machine"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("PyTorch finds no GPU on this machine", allow_module_level=True)
+pytestmark = pytest.mark.gpu
 # Under the overlay's random weights, as the bundle has none of theirs.
 MODELS = sorted(f"models/{file.stem}" for file in (bundle_root() / "configs" / "models").glob("*.yaml"))
 
