@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast gpu bench clean
+.PHONY: demo test test-fast gpu bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -24,6 +24,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/groupmorph benchmark --suite synthetic --output benchmarks
 
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[docs]
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # torch comes first: any other package would pull the newest one with its gigabytes.
 $(INSTALLED): constraints.txt setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,4 +36,4 @@ $(INSTALLED): constraints.txt setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_output build *.egg-info
+	rm -rf $(VENV) demo_output build site *.egg-info

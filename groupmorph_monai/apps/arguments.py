@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_benchmark,
         _add_demo,
         _add_settings,
+        _add_overlays,
     ):
         add(commands)
     return parser
@@ -85,13 +86,23 @@ def _add_settings(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_overlays(commands: argparse._SubParsersAction) -> None:
+    _add_command(
+        commands,
+        "overlays",
+        help="list every overlay that --overlay takes",
+        description="List every overlay that --overlay takes, with one line on what it does.",
+    )
+
+
 def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
     parser.add_argument(
         "--overlay",
         action="append",
         default=[],
         metavar="NAME",
-        help=f"a config laid over {base}, such as {examples}, or a YAML file of NAME: VALUE; may be repeated",
+        help=f"a config laid over {base}, such as {examples} ('groupmorph overlays' lists all), or a YAML file of "
+        "NAME: VALUE; may be repeated",
     )
     parser.add_argument(
         "--set",

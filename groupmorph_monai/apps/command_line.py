@@ -50,6 +50,11 @@ def _run(args) -> None:
 
         print("\n".join(settings_table()))
         return
+    if args.command == "overlays":
+        from .configs import overlays_table
+
+        print("\n".join(overlays_table()))
+        return
     from .commands import COMMANDS
 
     with interruptible():

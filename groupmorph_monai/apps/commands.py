@@ -1,114 +1,20 @@
 """The commands, each a thin layer over the bundle's configs, so that both give the same files."""
 
 import argparse
-import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
-from monai.bundle import ConfigWorkflow
-
-from ..data.checks import check_dataset
 from ..data.output_folder import check_output_dir, claim
 from ..data.readers import list_series, read_series
 from ..data.writers import apply_field_to_files
 from ..errors import InputError
-from ..workflow.literal import literal
-from ..workflow.weights import read_weights
-from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
-from .setting_values import check_settings, parse_settings, read_settings, setting_value
+from .run import run_bundle
 
 __all__ = ["COMMANDS"]
-
-logger = logging.getLogger(__name__)
-logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
-
-
-def _workflow(
-    run_id: str,
-    config: str,
-    overlays: Sequence[str] = (),
-    settings: Sequence[str] = (),
-    device: str | None = None,
-    **overrides: object,
-) -> ConfigWorkflow:
-    """A config with what the user changes, checked.
-
-    Args:
-        overlays: names of those that the bundle ships, or YAML files of the user's own settings.
-        settings: NAME=VALUE, as the user writes them.
-        device: PyTorch's name of it; None for the GPU, or the CPU where there is none.
-        overrides: values of the config; None leaves the config's own.
-    """
-    shipped, own = _split(overlays)
-    files = config_files(config, shipped)
-    _check_overlays(config, shipped)
-    values = {}
-    for file in own:
-        values.update(read_settings(file, config, files))
-    values.update((name, value) for name, value in overrides.items() if value is not None)
-    values.update(parse_settings(settings, config, files))
-    all_values = {**read_configs(files), **values}
-    check_settings(all_values)
-    if "weights" in values:
-        read_weights(values["weights"])
-    if "dataset_dir" in values:
-        check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
-    if device:
-        values["device"] = _device(device)
-    values["bundle_root"] = str(bundle_root())
-    logger.debug("Running %s with %s", files, values)
-    return ConfigWorkflow(
-        config_file=files,
-        run_id=run_id,
-        logging_file=False,
-        **{name: literal(value) for name, value in values.items()},
-    )
-
-
-def _run(*arguments: object, **options: object) -> None:
-    """Run a config; arguments as in `_workflow`."""
-    workflow = _workflow(*arguments, **options)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
-def _split(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Tell the bundle's overlays from the user's own files."""
-    known, shipped, own = overlay_names(), [], []
-    for name in overlays:
-        file = next((f for f in (Path(name), Path(f"{name}.yaml")) if name and f.is_file()), None)
-        if file is not None and name not in known:
-            own.append(file)
-        else:
-            shipped.append(name)
-    return shipped, own
-
-
-def _check_overlays(config: str, overlays: Sequence[str]) -> None:
-    """Refuse an overlay that changes parts which this config does not have, such as of training."""
-    known = read_configs(config_files(config, ()))
-    for name in overlays:
-        own = read_configs(config_files(config, (name,))[-1:])
-        missing = [key for key in own if "#" in key and key.split("#")[0] not in {**known, **own}]
-        if missing:
-            raise InputError(
-                f"--overlay {name}: expected one for {config}.yaml, got one that changes "
-                f"{missing[0].split('#')[0]}, which that does not have; leave it out here"
-            )
-
-
-def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    kind = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
-    number = torch.cuda.device_count() if device.type == "cuda" else 1
-    if kind is not None and not (kind.is_available() and (device.index or 0) < number):
-        raise InputError(f"--device: expected a device that PyTorch finds here, got {name}; take cpu")
-    return device
 
 
 def register(args: argparse.Namespace) -> None:
@@ -127,8 +33,8 @@ def register(args: argparse.Namespace) -> None:
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")
-    workflow = _workflow(
-        "inference",
+    run = describe_run if args.dry_run else partial(run_bundle, "inference")
+    run(
         "inference",
         overlays,
         args.set,
@@ -145,12 +51,8 @@ def register(args: argparse.Namespace) -> None:
         mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
-    workflow.initialize()
     if args.dry_run:
-        print(describe_run(workflow.parser, args.output))
         return
-    workflow.run()
-    workflow.finalize()
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
 
 
@@ -163,7 +65,7 @@ def apply(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
-    _run(
+    run_bundle(
         "evaluate",
         "evaluate",
         args.overlay,
@@ -177,14 +79,17 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 # What a training is laid over with and a registration by its weights needs too.
-_OF_A_MODEL = ("models/", "integrators/", "modes/displacement", "modes/pair_wise", "modes/symmetric")
+_OF_A_MODEL = (
+    "models/", "integrators/", "modes/all_moving", "modes/all_to_one", "modes/displacement", "modes/pair_wise",
+    "modes/symmetric",
+)  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
     check_output_dir(args.output)
-    _run(
+    run_bundle(
         "training",
         "train",
         args.overlay,
@@ -218,7 +123,7 @@ def sample(args: argparse.Namespace) -> None:
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:
     overlays = [*(args.overlay or ["models/krebs_cvae"]), mode]
     given = {"series": series, "output_dir": args.output, "weights": args.weights, **chosen}
-    _run("inference", "inference", overlays, args.set, args.device, **given)
+    run_bundle("inference", "inference", overlays, args.set, args.device, **given)
     print(f"Deformations, report.json and picture: {Path(args.output) / 'report.png'}")
 
 
@@ -242,7 +147,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    run_demo(args.output, lambda files, output: _run("inference", "inference", series=files, output_dir=output))
+    run_demo(args.output, lambda files, output: run_bundle("inference", "inference", series=files, output_dir=output))
 
 
 COMMANDS = {

@@ -7,7 +7,7 @@ import yaml
 
 from ..errors import InputError
 
-__all__ = ["bundle_root", "config_files", "overlay_names", "read_configs"]
+__all__ = ["bundle_root", "config_files", "overlay_names", "overlays_table", "read_configs"]
 
 _BASES = {"evaluate": ("inference",)}
 
@@ -23,6 +23,18 @@ def overlay_names() -> list[str]:
     """The overlays that the bundle ships, such as ``data/lung_ct``."""
     configs = bundle_root() / "configs"
     return sorted(file.relative_to(configs).with_suffix("").as_posix() for file in configs.glob("*/*.yaml"))
+
+
+def overlays_table() -> list[str]:
+    """List the overlays that the bundle ships, one per line, each with the sentence that its file begins with."""
+    names = overlay_names()
+    width = max(map(len, names))
+    return [f"{name:{width}}  {_summary(name)}" for name in names]
+
+
+def _summary(overlay: str) -> str:
+    with open(bundle_root() / "configs" / f"{overlay}.yaml", encoding="utf-8") as file:
+        return file.readline().removeprefix("#").strip()
 
 
 def config_files(config: str, overlays: Sequence[str]) -> list[str]:

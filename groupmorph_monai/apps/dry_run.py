@@ -1,7 +1,6 @@
 """What a registration would do."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
@@ -9,15 +8,22 @@ from monai.bundle import ConfigParser
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
+from .run import checked_run
 
 __all__ = ["describe_run"]
 
 
-def describe_run(config: ConfigParser, output_dir: str) -> str:
-    """Lines that tell the grids, memory, time and files of the registration that ``config``, inference.yaml, holds.
+def describe_run(*arguments: object, output_dir: str, **options: object) -> None:
+    """Print the grids, memory, time and files of the registration that ``checked_run(*arguments, **options)`` gives.
 
     Raises: InputError where the memory will not do.
     """
+    files, values = checked_run(*arguments, **options)
+    config = ConfigParser()
+    config.read_config(files)
+    for name, value in {**values, "initialize": []}.items():
+        config[name] = value
+    config.parse()
     cost: RegistrationCost = config.get_parsed_content("cost")
     cost.check()
     frames = cost.series.frames
@@ -30,10 +36,10 @@ def describe_run(config: ConfigParser, output_dir: str) -> str:
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
         "time": f"{_duration(cost.seconds)} with {torch.get_num_threads()} threads, if nothing else is busy",
-        "files": f"{', '.join(_files(config, len(frames)))} in {Path(output_dir)}",
+        "files": f"{', '.join(_files(config, len(frames)))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
-    return "\n".join(f"{name + ':':<{width}} {text}" for name, text in lines.items())
+    print(*(f"{name + ':':<{width}} {text}" for name, text in lines.items()), sep="\n")
 
 
 def _described(grid: Grid) -> str:

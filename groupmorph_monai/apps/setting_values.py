@@ -12,7 +12,7 @@ from ..errors import InputError
 from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
 
-__all__ = ["check_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
+__all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
 _HINT = "'groupmorph settings' lists them"
 
@@ -49,7 +49,14 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
         raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reason}; mend the file") from None
     if not isinstance(content, dict):
         raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reprlib.repr(content)}; {_HINT}")
-    known, where, values = read_configs(files), f"--overlay {file}", {}
+    return named_settings(content, config, files, f"--overlay {file}")
+
+
+def named_settings(
+    content: Mapping[str, object], config: str, files: Sequence[str], where: str = "settings"
+) -> dict[str, object]:
+    """Check values by name as `parse_settings` does. ``where`` begins the message of an InputError."""
+    known, values = read_configs(files), {}
     for name, value in content.items():
         _check_name(str(name), known, f"{config}.yaml", where)
         values[name] = _numbers(value)

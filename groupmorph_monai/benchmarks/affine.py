@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.affine_phantom import make_affine_phantom
-from ..data.readers import Frame
+from ..data.series import Frame
 from ..space.alignment import apply_affine
 from ..space.grid import voxel_grid
 from ..workflow.affine_alignment import GroupAffine

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from ..data.output_folder import all_or_nothing
 from ..data.phantom import make_phantom
-from ..data.readers import Series
+from ..data.series import Series
 from ..data.transforms import ScalePercentilesd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant

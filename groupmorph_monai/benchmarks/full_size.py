@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ..data.phantom import make_phantom
-from ..data.readers import Frame, Series
+from ..data.series import Frame, Series
 from ..workflow.memory import peak_memory_gb
 from .compare import BundleMethod, before_and_after_mm
 

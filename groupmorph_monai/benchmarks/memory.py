@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 from torch.nn.functional import interpolate
 
 from ..data.phantom import make_phantom
-from ..data.readers import Frame
+from ..data.series import Frame
 from ..data.writers import write_image
 from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb

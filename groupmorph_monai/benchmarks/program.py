@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from ..data.readers import Frame, Series
+from ..data.series import Frame, Series
 from ..space.geometry import Grid, Transform
 from .compare import BundleMethod
 from .peers import MissingError

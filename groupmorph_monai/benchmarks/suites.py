@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from ..data.breast import make_breast
 from ..data.breathing import make_breathing_series
 from ..data.phantom import follow, make_phantom, random_motion
-from ..data.readers import Frame, Series, read_series
+from ..data.readers import read_series
+from ..data.series import Frame, Series
 from ..data.transforms import LoadSeriesd
 from ..evaluation.metrics import folding_percent
 from ..space.grid import compose, voxel_grid

@@ -14,7 +14,8 @@ from .datalist import (
 from .hearts import HEART_MOTIONS, make_heart
 from .phantom import make_phantom
 from .points import read_points
-from .readers import Series, read_series
+from .readers import read_series
+from .series import Series
 from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 

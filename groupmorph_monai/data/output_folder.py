@@ -16,6 +16,7 @@ from .replacement import PARTIAL, clean, make_staging, put_in_place, sync
 __all__ = ["all_or_nothing", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
 
 _LOCK = ".groupmorph.lock"
+_ENDING_S = 0.5  # for a run that is ending: its lock may be gone a moment after its result, or its end, is seen
 _claims: dict[Path, tuple[FileLock, bool]] = {}  # this process's, each with whether it made the folder
 _stagings: set[Path] = set()
 
@@ -70,7 +71,7 @@ def claim(output_dir: str | Path) -> bool:
     folder = check_output_dir(output_dir).resolve()
     if folder in _claims:
         return False
-    lock = FileLock(folder / _LOCK, timeout=0, thread_local=False)
+    lock = FileLock(folder / _LOCK, timeout=_ENDING_S, thread_local=False)
     try:
         lock.acquire()
         _claims[folder] = lock, made

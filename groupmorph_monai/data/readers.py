@@ -22,15 +22,13 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
-from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
-from .fill_values import without_fill
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
-from .right_angles import at_right_angles
+from .series import Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
-__all__ = ["Frame", "Series", "list_series", "overlap", "read_image", "read_series"]
+__all__ = ["list_series", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,48 +38,6 @@ _GREY = "convert it to a grey-value image"
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
 _SPACE_UNIT_BITS = 0x07
-_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm; ``valid`` is
-    True where a voxel was measured and not filled in, None where all were; ``header`` is its file's where that is
-    NIfTI."""
-
-    data: np.ndarray
-    affine: np.ndarray
-    path: str
-    valid: np.ndarray | None = None
-    header: nib.Nifti1Header | None = None
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(self.data.shape, self.affine)
-
-
-@dataclass(frozen=True)
-class Series:
-    """K volumes of one patient in the order of time.
-
-    ``frame_time`` is the time between frames in the unit of their header, or in seconds where there is no header; None
-    where no file tells it, or where the steps differ. ``times_s`` are the times of all frames in seconds from the first
-    one, and ``description`` is what the scanner calls the series, where the files tell them.
-    """
-
-    frames: tuple[Frame, ...]
-    frame_time: float | None = None
-    times_s: tuple[float, ...] | None = None
-    description: str = ""
-
-    def check_reference(self, reference: int | None) -> None:
-        """Refuse the index of a timepoint that there is not with an InputError."""
-        number = len(self.frames)
-        if reference is not None and not 0 <= reference < number:
-            raise InputError(
-                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
-                "choose one of these"
-            )
 
 
 @dataclass(frozen=True)
@@ -313,79 +269,23 @@ def read_series(
     """
     if isinstance(series, Series):
         return series
-    given = [series] if isinstance(series, (str, Path)) else list(series or [])
-    if not given:
-        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
+    given = _given_paths(series)
     dirlab = len(given) == 1 and is_dirlab(given[0])  # asked first: any raw voxels may look like DICOM
     if dicom := [] if dirlab else dicom_paths(given):
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
         one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
         series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
-    frames = list(series.frames)
-    first = frames[0]
-    if len(frames) < 2:
-        raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
-    for number, frame in enumerate(frames):
-        _check_frame(frame, number, first)
-    frames = [_on_measured_voxels(frame) for frame in frames]
-    for number, frame in enumerate(frames):
-        if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
-            logger.info("Frame %d (%s) lies on another grid than the first one.", number, frame.path)
-    if timepoints is not None and len(frames) != timepoints:
+    return checked_series(series, timepoints)
+
+
+def _given_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    """The paths that a user gave as a series, whose value may come from a config or a data list as anything."""
+    given = [series] if isinstance(series, (str, Path)) else series or []
+    if not isinstance(given, (list, tuple)) or not all(isinstance(path, (str, Path)) and str(path) for path in given):
         raise InputError(
-            f"{first.path}: expected {timepoints} timepoints, as many as this model takes, got {len(frames)}; give "
-            f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
+            f"series: expected image files or a folder, got {series!r}; for example ['t0.nii.gz', 't1.nii.gz']"
         )
-    return replace(series, frames=tuple(frames))
-
-
-def _check_frame(frame: Frame, number: int, first: Frame) -> None:
-    name = f"{frame.path} (timepoint {number})"
-    # NaN passes through min and max.
-    low, high = float(frame.data.min()), float(frame.data.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = int((~np.isfinite(frame.data)).sum())
-        raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
-    for value in (low, high):
-        others = int((frame.data != value).sum())
-        if others < min(8, max(1, frame.data.size // 100)):
-            where = f"all voxels but {others}" if others else "every voxel"
-            raise InputError(f"{name}: expected an image, got {value:g} in {where}; leave this timepoint out")
-    if not _SMALLEST_RANGE < high - low < _LARGEST_RANGE:
-        raise InputError(
-            f"{name}: expected intensities whose range lies between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
-            f"{low:g} to {high:g}; rescale them, say to 0 to 1000"
-        )
-    extent = np.linalg.norm(frame.affine[:3, :3], axis=0) * frame.data.shape
-    if not (extent.max() >= 1 and extent.max() <= 1e4):
-        raise InputError(
-            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
-            "mend the voxel size or its unit in the header"
-        )
-    if not overlap(frame.grid, first.grid):
-        raise InputError(
-            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
-            f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
-        )
-
-
-def _on_measured_voxels(frame: Frame) -> Frame:
-    """Leave out fill values, and give the volume axes at right angles, where it has none."""
-    data, valid = without_fill(frame.data, frame.path)
-    data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
-    return replace(frame, data=data, affine=affine, valid=valid)
-
-
-def overlap(one: Grid, other: Grid) -> bool:
-    """Whether two volumes meet in space, judged by boxes along the axes of either."""
-    for grid, box in ((one, other), (other, one)):
-        corners = box.voxels(grid.corners(0.5)).numpy()
-        if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(box.shape) - 0.5):
-            return False
-    return True
-
-
-def _box(frame: Frame) -> str:
-    corners = frame.grid.corners(0.5).round().int().numpy()
-    return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
+    if not given:
+        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
+    return list(given)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid, Transform, interpolate
-from .readers import Frame, Series
+from .series import Frame, Series
 
 __all__ = ["resample", "resample_series", "working_grid"]
 

@@ -17,8 +17,9 @@ from .breast import make_breast
 from .hearts import make_heart
 from .phantom import make_phantom
 from .points import read_landmarks
-from .readers import Frame, read_image, read_series
+from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
+from .series import Frame
 from .thorax import make_thorax
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]

@@ -24,10 +24,11 @@ from ..space.geometry import DenseTransform, Grid, Transform, jacobian_determina
 from .names import image_stem
 from .output_folder import all_or_nothing
 from .points import read_points
-from .readers import Frame, Series, overlap, read_image
+from .readers import read_image
 from .replacement import REPORT
 from .resampling import resample
 from .right_angles import is_sheared
+from .series import Frame, Series, overlap
 
 __all__ = [
     "apply_field",

@@ -16,7 +16,7 @@ from monai.transforms import Transform
 
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
-from ..data.readers import Frame, Series
+from ..data.series import Frame, Series
 from ..data.writers import earlier_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform

@@ -1,7 +1,7 @@
 """What is likely: posterior, prior, likelihood and the bound that joins them."""
 
 from .elbo import NegativeELBO
-from .likelihood import GroupNMI, SquaredError
+from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
 from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian, fading_weight
@@ -14,6 +14,8 @@ __all__ = [
     "FluidPrior",
     "GaussianCorrelation",
     "GroupNMI",
+    "Likelihood",
+    "Linearised",
     "LocalCorrelation",
     "LowRank",
     "MomentumNorm",

@@ -14,8 +14,8 @@ from scipy.linalg import logm
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
-from ..data.readers import Frame
 from ..data.resampling import resample, working_grid
+from ..data.series import Frame
 from ..space.geometry import AffineTransform, Grid, interpolate
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress

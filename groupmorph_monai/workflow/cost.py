@@ -7,8 +7,8 @@ from functools import cached_property
 
 import torch
 
-from ..data.readers import Series
 from ..data.resampling import working_grid
+from ..data.series import Series
 from ..errors import InputError
 from ..space.geometry import Grid
 from ..space.lattice import window_mean

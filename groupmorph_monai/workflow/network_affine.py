@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.readers import Frame, Series
 from ..data.resampling import resample_series, working_grid
+from ..data.series import Frame, Series
 from ..data.transforms import ScalePercentilesd
 from ..networks.affine_net import AffineNet, half_side_frame
 from ..space.alignment import MeanAlignment

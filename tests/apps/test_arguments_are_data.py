@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from groupmorph_monai.apps import commands
+from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.workflow import literal
 
@@ -34,9 +34,9 @@ def parsed(monkeypatch, tmp_path):
                 if name in self.parser:
                     values[name] = self.parser.get_parsed_content(name)
 
-    monkeypatch.setattr(commands, "ConfigWorkflow", Recorded)
-    monkeypatch.setattr(commands, "check_dataset", lambda dataset, least: None)
-    monkeypatch.setattr(commands, "read_weights", lambda path: None)
+    monkeypatch.setattr(run, "ConfigWorkflow", Recorded)
+    monkeypatch.setattr(run, "check_dataset", lambda dataset, least: None)
+    monkeypatch.setattr(run, "read_weights", lambda path: None)
     monkeypatch.chdir(tmp_path)
     return values
 

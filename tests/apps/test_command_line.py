@@ -7,21 +7,24 @@ from pathlib import Path
 import pytest
 
 from groupmorph_monai import __version__
-from groupmorph_monai.apps import commands
+from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.command_line import main
 
 
 def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(commands, "_run", lambda *given, **chosen: (tmp_path / "model_best.pt").touch())
-    overlays = ("data/phantom_small", "models/voxelmorph_diff", "modes/surfaces", "integrators/euler")
+    monkeypatch.setattr(commands, "run_bundle", lambda *given, **chosen: (tmp_path / "model_best.pt").touch())
+    kept = ["models/voxelmorph_diff", "modes/all_to_one", "integrators/euler"]
+    overlays = ("data/phantom_small", kept[0], "modes/surfaces", *kept[1:])
     options = [word for name in overlays for word in ("--overlay", name)]
     assert main(["train", "--phantoms", *options, "--output", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     # What changes the training alone is not for registration, which would refuse it.
-    assert "register SERIES --overlay models/voxelmorph_diff --overlay integrators/euler --weights" in told
+    assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in told
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["register"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["overlays"], ["register"]]
+)
 def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments):
     code = (
         "import sys; from groupmorph_monai.apps.command_line import main\n"
@@ -50,7 +53,7 @@ def test_openmp_is_passive_before_torch_is_imported():
 
 def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, capsys):
     def broken(args):
-        commands.logger.info("half way")
+        run.logger.info("half way")
         raise ZeroDivisionError("one over nothing")
 
     monkeypatch.setitem(commands.COMMANDS, "demo", broken)
@@ -78,9 +81,9 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     def talk(args):
         import logging
 
-        commands.logger.warning("1 mind this")
-        commands.logger.info("2 a stage is over")
-        commands.logger.debug("3 the settings")
+        run.logger.warning("1 mind this")
+        run.logger.info("2 a stage is over")
+        run.logger.debug("3 the settings")
         logging.getLogger("monai.engines").info("4 words of a library")
 
     monkeypatch.setitem(commands.COMMANDS, "demo", talk)

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from groupmorph_monai.apps.configs import config_files, overlay_names, read_configs
+from groupmorph_monai.apps.configs import config_files, overlay_names, overlays_table, read_configs
 from groupmorph_monai.apps.setting_values import check_settings, parse_settings, settings_table
 from groupmorph_monai.apps.settings import SETTINGS
 from groupmorph_monai.errors import InputError
@@ -106,3 +106,12 @@ def test_the_table_has_a_line_for_each_with_its_default():
     assert "a number from 0.0001 to 10" in line and "0.02 (inference), 0.01 (train)" in line
     (line,) = [line for line in lines if line.startswith("spacing_mm ")]
     assert line.split()[1] == "mm" and yaml.safe_load(line.split("default: ")[1].split(" (")[0]) == "auto"
+
+
+def test_every_overlay_says_in_one_line_what_it_does():
+    lines = overlays_table()
+    names = [line.split()[0] for line in lines]
+    assert names == overlay_names() and "data/lung_ct" in names
+    starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
+    assert len(starts) == 1  # one column, so none is empty
+    assert all(line.endswith((".", ":")) and len(line) < 160 for line in lines), lines

@@ -49,6 +49,15 @@ def test_an_evaluation_registers_as_inference_does(bundle):
     assert all(own[name] != registration[name] for name in set(own) & set(registration) - {"output_dir"})
 
 
+@pytest.mark.parametrize("overlay", ["affine_phantoms", "breast", "hearts", "thorax"])
+def test_an_evaluation_makes_the_phantoms_of_its_data_overlay(overlay):
+    config = parser_of("evaluate", f"data/{overlay}").config
+    definition = config["validation_phantoms"]
+    references = {name for value in map(str, definition.values()) for name in re.findall(r"@(\w+)", value)}
+    assert definition["_target_"] != parser_of("evaluate").config["validation_phantoms"]["_target_"]
+    assert references and references <= config.keys()
+
+
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("name", MAIN)
 def test_every_piece_of_a_velocity_in_time_takes_the_integrator(name, order):

@@ -200,6 +200,11 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("given", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
+def test_what_cannot_be_paths_is_named(given):
+    assert _error(given).startswith(f"series: expected image files or a folder, got {given!r}")
+
+
 def test_one_timepoint_no_timepoint_and_a_folder_without_images(tmp_path):
     one = _nifti(tmp_path / "one.nii", _volume((*SIZE, 1)))
     for given in (one, [one], tmp_path):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from groupmorph_monai.data.points import read_points
-from groupmorph_monai.data.readers import Frame, Series, read_series
+from groupmorph_monai.data.readers import read_series
 from groupmorph_monai.data.resampling import resample, resample_series, working_grid
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import geometry
 from groupmorph_monai.space.geometry import AffineTransform, Grid

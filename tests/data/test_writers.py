@@ -13,8 +13,9 @@ import torch
 from groupmorph_monai.data import writers
 from groupmorph_monai.data.output_folder import check_output_dir
 from groupmorph_monai.data.points import read_points
-from groupmorph_monai.data.readers import Frame, Series, read_series
+from groupmorph_monai.data.readers import read_series
 from groupmorph_monai.data.resampling import working_grid
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writers import (
     apply_field,
     apply_field_to_files,

@@ -13,7 +13,7 @@ from faults import at_call, in_a_child
 from ignite.engine import Engine, Events
 
 from groupmorph_monai.data.output_folder import release_all
-from groupmorph_monai.data.readers import Frame, Series
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
 from groupmorph_monai.evaluation.output import _warn_of_less_similarity

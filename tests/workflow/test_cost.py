@@ -7,7 +7,7 @@ import pytest
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.memory import memory
-from groupmorph_monai.data.readers import Frame, Series
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.workflow import Refinement, RegistrationCost, cost

@@ -3,7 +3,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from groupmorph_monai.benchmarks.affine import affine_cases
-from groupmorph_monai.data.readers import Frame
+from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import AffineNet
 from groupmorph_monai.space.geometry import Grid

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from ..readers import Frame, Series
+from ..series import Frame, Series
 from ..sidecars import even_step
 from .choose import Stack, choose, make_stacks
 from .find import find_stacks

@@ -1,0 +1,151 @@
+"""Register a series from Python."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigComponent, ConfigParser
+from numpy.typing import ArrayLike
+
+from ..data.output_folder import release
+from ..data.resampling import resample
+from ..data.series import Frame, Series, series_of_arrays
+from ..errors import InputError
+from ..space.geometry import Grid, Transform
+from .input_errors import find_input_error
+from .places import absolute_paths
+from .run import checked_run
+
+__all__ = ["Registration", "register"]
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """K scans of one patient in one space.
+
+    Args:
+        series: the K scans as they were read.
+        transforms: K, each from a point of the common space to the point of that scan, RAS mm, with its ``inverse``.
+            Images pull back, points push forward.
+        metrics: folding in percent, inverse consistency, and similarity before and after.
+        home: index of the scan whose grid the results lie on.
+    """
+
+    series: Series
+    transforms: tuple[Transform, ...]
+    metrics: Mapping[str, float]
+    home: int
+    _evaluator: Engine
+    _writer: ConfigComponent
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the results, that of scan ``home``."""
+        return self.series.frames[self.home].grid
+
+    @cached_property
+    def warped(self) -> np.ndarray:
+        """The aligned series, ``(K, *S)`` float32, each scan interpolated once; NaN where a scan saw nothing."""
+        return np.stack([self._pull(frame, k) for k, frame in enumerate(self.series.frames)])
+
+    @cached_property
+    def fields(self) -> np.ndarray:
+        """Displacements from the common space to each scan, ``(K, 3, *S)`` float32, RAS mm."""
+        return np.stack([transform.displacement(self.grid).numpy() for transform in self.transforms])
+
+    def apply(
+        self, image: ArrayLike, timepoint: int, affine: ArrayLike | None = None, label: bool = False
+    ) -> np.ndarray:
+        """Bring another image of one timepoint into the common space.
+
+        Args:
+            image: ``(*S)`` in the space of scan ``timepoint``.
+            affine: ``(4, 4)`` of the image, RAS mm; None is that of the scan.
+            label: take the nearest voxel's value, for label maps.
+        Returns: ``(*S)`` on `grid`, NaN (0 for labels) where the image does not reach.
+        """
+        if not 0 <= timepoint < len(self.transforms):
+            raise InputError(
+                f"timepoint: expected 0 to {len(self.transforms) - 1}, got {timepoint}; choose one of these"
+            )
+        matrix = self.series.frames[timepoint].affine if affine is None else np.asarray(affine, dtype=np.float64)
+        return self._pull(Frame(np.asarray(image), matrix, "image"), timepoint, label)
+
+    def _pull(self, frame: Frame, k: int, label: bool = False) -> np.ndarray:
+        values, seen = resample(frame, self.grid, self.transforms[k], nearest=label)
+        return np.where(seen, values, values.dtype.type(0 if label else np.nan))
+
+    def to_folder(self, folder: str | Path) -> None:
+        """Write what ``groupmorph register --output`` writes: images, fields, ``report.json`` and its pictures."""
+        writer = self._writer.instantiate(output_dir=str(folder))
+        writer.started = time.perf_counter() - self._evaluator.state.times[Events.COMPLETED.name]
+        writer(self._evaluator)
+        release(folder)
+
+
+def register(
+    series: str | Path | Sequence[str | Path] | Series | ArrayLike,
+    affine: ArrayLike | None = None,
+    times_s: Sequence[float] | None = None,
+    reference: str | int = "mean",
+    overlays: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    **settings: object,
+) -> Registration:
+    """Align K scans of one patient, as ``groupmorph register`` does.
+
+    Args:
+        series: files or a folder, as `read_series` takes them; or volumes ``(K, *S)`` in memory, with their ``affine``.
+        affine: ``(4, 4)``, or K of them, voxel indices to RAS mm; for volumes in memory.
+        times_s: acquisition times of volumes in memory, seconds.
+        reference: ``"mean"`` aligns all to their mean, an index all others to that scan.
+        overlays: names of overlays or YAML files, in order; see ``groupmorph overlays``.
+        device: None for the GPU, or the CPU where there is none.
+        settings: by name; see ``groupmorph settings``.
+    Returns: the registration, on the CPU.
+    Raises: InputError, in one line, for whatever the caller can mend.
+
+    Example::
+
+        import groupmorph_monai as gm
+
+        result = gm.register(["t0.nii.gz", "t1.nii.gz", "t2.nii.gz"], reference="mean")
+        result.to_folder("aligned")
+    """
+    if affine is not None:
+        series = series_of_arrays(series, affine, times_s)
+    elif not isinstance(series, (str, Path, Series, list, tuple)):
+        raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
+    home = 0 if reference == "mean" else int(reference)
+    if reference != "mean":
+        overlays = [*overlays, "modes/all_to_one"]
+        settings = {**settings, "reference": home}
+    if isinstance(series, (str, Path, list, tuple)):
+        series = absolute_paths([series] if isinstance(series, (str, Path)) else series)
+    files, values = checked_run("inference", overlays, settings, device, series=series)
+    parser = ConfigParser()
+    parser.read_config(files)
+    # The host process stays as it is, and nothing is written before `to_folder`.
+    for name, value in {**values, "initialize": [], "evaluator#val_handlers": ["@handlers#0"]}.items():
+        parser[name] = value
+    parser.parse()
+    try:
+        parser.get_parsed_content("cost").check()
+        evaluator = parser.get_parsed_content("evaluator")
+        evaluator.run()
+    except Exception as error:
+        raise find_input_error(error) or error from None
+    output = evaluator.state.output[0]
+    return Registration(
+        series=parser.get_parsed_content("native"),
+        transforms=tuple(output["registration"]["transforms"]),
+        metrics=output["metrics"],
+        home=home,
+        _evaluator=evaluator,
+        _writer=parser.get_parsed_content("handlers#1", instantiate=False),
+    )

@@ -1,0 +1,103 @@
+"""A run of the bundle: its configs, what a user lays over them, and the checks that come before any work."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from ..data.checks import check_dataset
+from ..errors import InputError
+from ..workflow.literal import literal
+from ..workflow.weights import read_weights
+from .configs import bundle_root, config_files, overlay_names, read_configs
+from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
+
+__all__ = ["checked_run", "run_bundle"]
+
+logger = logging.getLogger(__name__)
+logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
+
+
+def checked_run(
+    config: str,
+    overlays: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, object] = (),
+    device: str | torch.device | None = None,
+    **overrides: object,
+) -> tuple[list[str], dict[str, object]]:
+    """Collect and check the files and values of a run.
+
+    Args:
+        config: name of the base config.
+        overlays: names of those that the bundle ships, or YAML files of the user's own settings.
+        settings: ``NAME=VALUE`` as typed, or values by name.
+        device: PyTorch's name of it; None for the GPU, or the CPU where there is none.
+        overrides: values of the config; None leaves the config's own.
+    Returns: the configs' files, and values to lay over them, which a ConfigParser takes as data.
+    Raises: InputError, in one line, for whatever the user can mend.
+    """
+    shipped, own = _split(overlays)
+    files = config_files(config, shipped)
+    _check_overlays(config, shipped)
+    values = {}
+    for file in own:
+        values.update(read_settings(file, config, files))
+    values.update((name, value) for name, value in overrides.items() if value is not None)
+    by_name = isinstance(settings, Mapping)
+    values.update(named_settings(settings, config, files) if by_name else parse_settings(settings, config, files))
+    all_values = {**read_configs(files), **values}
+    check_settings(all_values)
+    if "weights" in values:
+        read_weights(values["weights"])
+    if "dataset_dir" in values:
+        check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
+    if device:
+        values["device"] = _device(device)
+    values["bundle_root"] = str(bundle_root())
+    return files, {name: literal(value) for name, value in values.items()}
+
+
+def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
+    """Run a config of the bundle; arguments as `checked_run` takes them."""
+    files, values = checked_run(*arguments, **options)
+    logger.debug("Running %s with %s", files, values)
+    workflow = ConfigWorkflow(config_file=files, run_id=run_id, logging_file=False, **values)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _split(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Tell the bundle's overlays from the user's own files."""
+    known, shipped, own = overlay_names(), [], []
+    for name in overlays:
+        file = next((f for f in (Path(name), Path(f"{name}.yaml")) if name and f.is_file()), None)
+        if file is not None and name not in known:
+            own.append(file)
+        else:
+            shipped.append(name)
+    return shipped, own
+
+
+def _check_overlays(config: str, overlays: Sequence[str]) -> None:
+    """Refuse an overlay that changes parts which this config does not have, such as of training."""
+    known = read_configs(config_files(config, ()))
+    for name in overlays:
+        own = read_configs(config_files(config, (name,))[-1:])
+        missing = [key for key in own if "#" in key and key.split("#")[0] not in {**known, **own}]
+        if missing:
+            raise InputError(
+                f"--overlay {name}: expected one for {config}.yaml, got one that changes "
+                f"{missing[0].split('#')[0]}, which that does not have; leave it out here"
+            )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    device = torch.device(name)
+    kind = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
+    number = torch.cuda.device_count() if device.type == "cuda" else 1
+    if kind is not None and not (kind.is_available() and (device.index or 0) < number):
+        raise InputError(f"--device: expected a device that PyTorch finds here, got {name}; take cpu")
+    return device

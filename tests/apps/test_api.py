@@ -1,0 +1,94 @@
+"""Registration from Python, of files and of arrays."""
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import groupmorph_monai as gm
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.errors import InputError
+
+QUICK = {"initial_alignment": "none", "stationary_parts": False}
+AFFINE = np.array([[0, -1.5, 0, 10], [1.4, 0, 0, -20], [0, 0, 1.6, 5], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(5, size=(32, 32, 24), timepoints=3)
+
+
+@pytest.fixture(scope="module")
+def result(phantom):
+    return gm.register(phantom["image"].numpy(), affine=AFFINE, times_s=(0, 90, 150), reference=1, **QUICK)
+
+
+def millimetres(voxels):
+    return torch.as_tensor(voxels).double() @ torch.from_numpy(AFFINE[:3, :3]).T + torch.from_numpy(AFFINE[:3, 3])
+
+
+def test_points_of_every_scan_meet_in_the_common_space(result, phantom):
+    points = [millimetres(p) for p in phantom["landmarks"]]
+    common = torch.stack([t.inverse(p) for t, p in zip(result.transforms, points)])
+    before, after = ((p - p[1]).norm(dim=-1).mean() for p in (torch.stack(points), common))
+    assert after < 0.4 * before
+    torch.testing.assert_close(common[1], points[1])
+
+
+def test_the_reference_stays_and_fields_say_what_transforms_do(result, phantom):
+    np.testing.assert_array_equal(result.warped[1], phantom["image"][1])
+    assert not result.fields[1].any() and result.fields[0].any()
+    voxel = (12, 15, 10)
+    point = millimetres(voxel)
+    moved = point + torch.from_numpy(result.fields[2][(slice(None), *voxel)])
+    torch.testing.assert_close(result.transforms[2](point), moved.double(), atol=1e-4, rtol=0)
+
+
+def test_another_image_of_a_timepoint_follows_it(result, phantom):
+    np.testing.assert_array_equal(result.apply(phantom["image"][2].numpy(), 2), result.warped[2])
+    labels = result.apply((phantom["image"][2] > 0.5).numpy().astype(np.uint8), 2, label=True)
+    assert labels.dtype == np.uint8 and 0 < labels.mean() < 1
+    with pytest.raises(InputError, match="timepoint: expected 0 to 2, got 3"):
+        result.apply(phantom["image"][2], 3)
+
+
+def test_the_folder_is_that_of_the_command(result, tmp_path):
+    result.to_folder(tmp_path / "aligned")
+    warped = nib.load(tmp_path / "aligned" / "warped.nii.gz")
+    np.testing.assert_array_equal(np.moveaxis(warped.get_fdata(dtype=np.float32), -1, 0), np.nan_to_num(result.warped))
+    np.testing.assert_allclose(warped.affine, AFFINE)
+    assert {"report.json", "ddf_00.nii.gz", "inverse_ddf_02.nii.gz"} <= {
+        p.name for p in (tmp_path / "aligned").iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
+    files = [tmp_path / f"t{k}.nii.gz" for k in range(3)]
+    for file, volume in zip(files, phantom["image"].numpy()):
+        nib.save(nib.Nifti1Image(volume, AFFINE), file)
+    hook = sys.excepthook
+    same = gm.register(files, reference=1, **QUICK)
+    assert sys.excepthook is hook
+    np.testing.assert_allclose(same.fields, result.fields, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (lambda x: gm.register(x), "affine: expected voxel indices to RAS mm"),
+        (lambda x: gm.register(x, affine=np.eye(3)), r"affine: expected \(4, 4\) or \(3, 4, 4\), got \(3, 3\)"),
+        (lambda x: gm.register(x * np.nan, affine=AFFINE), "expected finite voxels"),
+        (lambda x: gm.register(x[:1], affine=AFFINE), "got one timepoint"),
+        (lambda x: gm.register(x, affine=AFFINE, times_s=[0.0]), "times_s: expected 3 times"),
+        (lambda x: gm.register(x, affine=AFFINE, refinement_step=3), "settings: expected a setting of inference.yaml"),
+        (lambda x: gm.register(x, affine=AFFINE, reference=7), "reference: expected one of the series' 3 timepoints"),
+        (lambda x: gm.register(x, affine=AFFINE, overlays=["modes/none"]), "--overlay: expected one of"),
+    ],
+)
+def test_a_mistake_is_one_line(phantom, given, message):
+    with pytest.raises(InputError, match=message) as error:
+        given(phantom["image"].numpy())
+    assert "\n" not in str(error.value)
