@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast bench docs clean
+.PHONY: demo test test-fast gpu bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -15,6 +15,10 @@ test: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
+
+# On the machine's GPU: whether results are the CPU's, then seconds and memory.
+gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu -s
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]

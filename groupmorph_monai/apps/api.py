@@ -135,6 +135,7 @@ def register(
         parser[name] = value
     parser.parse()
     try:
+        parser.get_parsed_content("cost").check()
         evaluator = parser.get_parsed_content("evaluator")
         evaluator.run()
     except Exception as error:

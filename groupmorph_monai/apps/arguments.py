@@ -27,6 +27,7 @@ SUITE_NAMES = (
     "reliability",
     "contention",
     "verdicts",
+    "memory",
 )
 
 
@@ -153,7 +154,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         metavar="PATTERN",
         help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
     )
-    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
+    _add_instead_of_registering(p)
     p.add_argument(
         "--reference",
         default="mean",
@@ -200,6 +201,15 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         "first scan without one), or one per scan",
     )
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
+
+
+def _add_instead_of_registering(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell the grids, the memory, the time and the files that would be written, and do nothing else",
+    )
 
 
 def _add_apply(commands: argparse._SubParsersAction) -> None:
@@ -327,7 +337,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
-        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures.",
+        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures; memory: "
+        "what a registration takes beside what is told before it.",
     )
     p.add_argument(
         "--suite",

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..data.output_folder import check_output_dir, claim
@@ -10,6 +11,7 @@ from ..data.readers import list_series, read_series
 from ..data.writers import apply_field_to_files
 from ..errors import InputError
 from .demo import print_verdict, run_demo
+from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .run import run_bundle
 
@@ -37,8 +39,8 @@ def register(args: argparse.Namespace) -> None:
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")
-    run_bundle(
-        "inference",
+    run = describe_run if args.dry_run else partial(run_bundle, "inference")
+    run(
         "inference",
         overlays,
         args.set,
@@ -56,6 +58,8 @@ def register(args: argparse.Namespace) -> None:
         mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
+    if args.dry_run:
+        return
     print_verdict(args.output)
     print(f"Aligned series, fields, report.json and images: {Path(args.output) / 'report.html'}")
 

@@ -12,6 +12,7 @@ from ..benchmarks.compare import BundleMethod, compare, scale
 from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
+from ..benchmarks.memory import memory
 from ..benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
@@ -249,6 +250,10 @@ def _contention(args: argparse.Namespace) -> list[dict]:
     return contention(_ours(args), args.threads or available_cores())
 
 
+def _memory(args: argparse.Namespace) -> list[dict]:
+    return memory(_ours(args))
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -267,4 +272,5 @@ SUITES = {
     "reliability": _reliability,
     "verdicts": _verdicts,
     "contention": _contention,
+    "memory": _memory,
 }

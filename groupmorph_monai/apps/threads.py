@@ -8,40 +8,24 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 from ..errors import InputError
 
 __all__ = ["available_cores", "limit_threads"]
 
-_CGROUPS = Path("/proc/self/cgroup")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
 _VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
-def available_cores(cgroups: Path = _CGROUPS, root: Path = _CGROUP_ROOT) -> int:
+def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
     """Count the cores that this process may use: its CPU affinity, limited by the CPU quota of its control groups.
 
     Args:
-        cgroups: lists the control groups of the process, one ``hierarchy:controllers:path`` a line (cgroups(7)).
-        root: where the control groups are mounted.
+        cgroups, root: as in `control_groups`.
     Returns: 1 or more; part of a core counts as a whole one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    lines = cgroups.read_text().splitlines() if cgroups.is_file() else []
-    quotas = [quota for line in lines for quota in _quotas(line, root)]
+    quotas = [quota for group in control_groups("cpu", cgroups, root) for quota in _quota(group)]
     return max(1, min(cores, *(math.ceil(quota) for quota in quotas))) if quotas else cores
-
-
-def _quotas(line: str, root: Path) -> Iterator[float]:
-    """Cores that a control group and those around it allow. A container often sees its own group as the root."""
-    _, controllers, path = line.split(":", 2)
-    if controllers and "cpu" not in controllers.split(","):
-        return
-    mounts = [root / controllers, root / "cpu"] if controllers else [root]
-    for mount in mounts:
-        group = mount / path.strip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(mount):
-                yield from _quota(folder)
 
 
 def _quota(group: Path) -> Iterator[float]:

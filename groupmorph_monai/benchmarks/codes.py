@@ -44,7 +44,7 @@ def _contraction(inferer: FieldInferer, network: nn.Module, images: Tensor) -> t
     with torch.no_grad():
         found = inferer(images, network)
     ddf = compose(found["ddf"][:, :1], found["inverse_ddf"][:, 1:])
-    return ddf[0, 0], found["z_mean"].flatten()
+    return ddf[0, 0].cpu(), found["z_mean"].flatten().cpu()
 
 
 def codes(

@@ -57,20 +57,22 @@ class BundleMethod:
     weights: str
     settings: Mapping[str, object] = field(default_factory=dict)
 
-    def _parse(self) -> tuple[ConfigParser, torch.nn.Module]:
+    def _parse(self) -> tuple[ConfigParser, torch.nn.Module, torch.device]:
         parser = ConfigParser()
         parser.read_config(list(self.config_files))
         for name, value in {**self.settings, "initialize": []}.items():
             parser[name] = value
         keep_freed_memory()
         parser.parse()
-        network = parser.get_parsed_content("network_def").eval()
-        network.load_state_dict(read_weights(self.weights))
-        return parser, network
+        device = parser.get_parsed_content("device")
+        network = parser.get_parsed_content("network_def").eval().to(device)
+        network.load_state_dict(read_weights(self.weights, device))
+        return parser, network, device
 
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
-        """The inferer, the network, and what scales the intensities of ``(K, *S)`` and gives ``(1, K, *S)``."""
-        parser, network = self._parse()
+        """The inferer, the network, and what scales the intensities of ``(K, *S)`` and gives ``(1, K, *S)``, on the
+        config's device."""
+        parser, network, device = self._parse()
         scale = ScalePercentilesd(
             "image",
             *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")),
@@ -78,7 +80,7 @@ class BundleMethod:
         )
 
         def scaled(images: Tensor) -> Tensor:
-            return torch.as_tensor(scale({"image": images})["image"])[None].float()
+            return torch.as_tensor(scale({"image": images})["image"])[None].float().to(device)
 
         return parser.get_parsed_content("inferer"), network, scaled
 
@@ -88,32 +90,37 @@ class BundleMethod:
         def register(images: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
                 found = inferer(scaled(images), network)
-            return found["ddf"][0], found["inverse_ddf"][0]
+            return found["ddf"][0].cpu(), found["inverse_ddf"][0].cpu()
 
         # What libraries do at the first call is not the method's time.
         register(torch.rand(self.settings.get("timepoints", 2), 32, 32, 32))
         return register
 
+    def prepare_whole(self) -> Callable[[Series], list[Transform]]:
+        """The whole way of a series from its files' grid, working spacing and initial alignment too, to the transforms
+        from the common space to each timepoint."""
+        register = self._prepare_item()
+        return lambda series: register(series)["pred"]["transforms"]
+
     def prepare_item(self) -> Callable[[Series], dict]:
-        """The whole way of a series from its files' grid, working spacing and initial alignment too, to what the bundle
-        hands to its writer: the item with its registration, under ``pred``, and ``metrics``."""
-        parser, network = self._parse()
+        """As `prepare_whole`, to what the bundle hands to its writer: the item with its registration, under ``pred``,
+        and ``metrics``."""
+        register, measure_item = self._prepare_item(), MeasureRegistrationd(similarity=False)
+        return lambda series: measure_item(register(series))
+
+    def _prepare_item(self) -> Callable[[Series], dict]:
+        parser, network, device = self._parse()
         preprocess, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
-        finish = Compose([ComposeTransformsd(), MeasureRegistrationd(similarity=False)])
+        compose = ComposeTransformsd()
 
         def register(series: Series) -> dict:
             item = preprocess({"image": series})
-            image, _, _, others = prepare_series(default_collate([item]))
+            image, _, _, others = prepare_series(default_collate([item]), device)
             with torch.no_grad():
                 pred = inferer(image.as_tensor().float(), network, **others)
-            return finish({**item, "pred": {name: values[0] for name, values in pred.items()}})
+            return compose({**item, "pred": {name: values[0] for name, values in pred.items()}})
 
         return register
-
-    def prepare_whole(self) -> Callable[[Series], list[Transform]]:
-        """As `prepare_item`, to the transforms from the common space to each timepoint alone."""
-        register = self.prepare_item()
-        return lambda series: register(series)["pred"]["transforms"]
 
 
 def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray], float, float]:

@@ -62,7 +62,7 @@ def draws(
             "folds of draws, %": folds,
         }
         rows.append({"method": name, **{key: float(np.mean(values)) for key, values in means.items()}})
-        shown[name] = drawn[0, -1, 0], deviation[:, -1, 0].std(dim=0)
+        shown[name] = drawn[0, -1, 0].cpu(), deviation[:, -1, 0].std(dim=0).cpu()
     _picture(shown, Path(folder) / "draws.png")
     return rows
 

@@ -99,7 +99,7 @@ def _measure(method: BundleMethod, case: Mapping) -> dict[str, float]:
     inferer, network, scaled = method.parts()
     with torch.no_grad():
         result = inferer(scaled(case["image"]), network)
-    fields = [result[key][0] for key in ("ddf", "inverse_ddf", "ddf_std")]
+    fields = [result[key][0].cpu() for key in ("ddf", "inverse_ddf", "ddf_std")]
     errors = standardised_errors(case["landmarks"], *fields)
     shares = {f"of {100 * level:g} %": 100 * inside_share(errors, level) for level in LEVELS}
     return {**shares, "mean standard deviation, voxels": float(fields[-1].mean())}

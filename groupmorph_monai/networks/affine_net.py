@@ -28,8 +28,8 @@ def half_side_frame(size: Sequence[int]) -> Tensor:
 def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
     """Where every ``step``-th voxel of a volume of ``size`` lies, about its centre, in halves of its longest side:
     ``(D, *lattice)``."""
-    centre = (torch.tensor(size, dtype=like.dtype, device=like.device) - 1) / 2
-    return (step * voxel_grid(lattice, like) - centre.view(3, 1, 1, 1)) / (max(size) / 2)
+    axes = zip(voxel_grid(lattice, like), size)
+    return torch.stack([step * places - (n - 1) / 2 for places, n in axes]) / (max(size) / 2)
 
 
 def _own_and_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
     left = torch.einsum("npde,ip,jp->ndiej", square, affine, affine).flatten(3).flatten(1, 2)
     # A little holds the solution where all trust is in one place.
     scale = left.diagonal(dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1)
-    left = left + (1e-4 * scale + 1e-6) * torch.eye(12).to(left)
+    left = left + (1e-4 * scale + 1e-6) * torch.eye(12, dtype=left.dtype, device=left.device)
     solution = torch.linalg.solve(left, torch.einsum("npd,ip->ndi", right, affine).flatten(1)).unflatten(1, (3, 4))
     return torch.cat([solution[:, :, :3].flatten(1), solution[:, :, 3]], dim=1)
 
@@ -150,7 +150,8 @@ class AffineNet(nn.Module):
         coarse_trust = self.trust_coarse(own, others, matched)
 
         trust = torch.cat([trust, coarse_trust], dim=1).softmax(dim=1)
-        square = torch.cat([square, torch.eye(3).to(square).expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
+        identity = torch.eye(3, dtype=square.dtype, device=square.device)
+        square = torch.cat([square, identity.expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
         right = torch.cat([right, velocity], dim=1)
         places = torch.cat([places, coarse_places], dim=1)
         logarithms = _affine_fit(trust.unsqueeze(3) * square, trust * right, places)

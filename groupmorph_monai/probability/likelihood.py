@@ -160,7 +160,9 @@ class GroupNMI(Likelihood):
         1."""
         # Slab by slab, whose windows are computed again for the gradient: those of all voxels would fill the memory.
         slabs = values.split(_SLAB_VOXELS, dim=2)
-        parts = [checkpoint(self._counts, x, use_reentrant=False) if len(slabs) > 1 else self._counts(x) for x in slabs]
+        # No random numbers are drawn in a slab: to keep their state for the second time is to wait for a GPU.
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        parts = [checkpoint(self._counts, x, **again) if len(slabs) > 1 else self._counts(x) for x in slabs]
         return sum(parts) / values.shape[2]
 
     def _counts(self, values: Tensor) -> Tensor:
@@ -201,6 +203,6 @@ class GroupNMI(Likelihood):
         timepoints = warped.shape[1]
         if timepoints < 2:
             raise ValueError(f"warped: expected at least 2 timepoints on axis 1, got shape {tuple(warped.shape)}")
-        nmi = self.pairwise(warped)
-        between = ~torch.eye(timepoints, dtype=torch.bool, device=nmi.device)
-        return nmi[:, between].mean()
+        # All but the diagonal, by views: a mask would have to be read from a GPU.
+        nmi = self.pairwise(warped).flatten(1)[:, 1:].unflatten(1, (timepoints - 1, timepoints + 1))[..., :-1]
+        return nmi.contiguous().mean()

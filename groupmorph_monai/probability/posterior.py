@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..space.lattice import CosineTransform
+from ..space.lattice import CosineTransform, placed_once
 
 __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
 
@@ -61,7 +61,7 @@ class Posterior:
         if self.smoothing_voxels:
             size = mean.shape[3:]
             cosine = CosineTransform(size, mean)
-            noise = cosine.inverse(self.spectrum(size).to(mean) * cosine(noise))
+            noise = cosine.inverse(placed_once(self.spectrum, size, like=mean) * cosine(noise))
         return mean + noise
 
     def of_passes(

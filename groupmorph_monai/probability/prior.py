@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ..errors import InputError
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import full_precision
-from ..space.lattice import CosineTransform
+from ..space.lattice import CosineTransform, placed_once
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
 
@@ -80,18 +80,25 @@ class FluidPrior:
         """``z^T Lambda z`` of every field component: ``(B, K, D, *S)`` to ``(B, K, D)``."""
         size = z.shape[3:]
         coefficients = CosineTransform(size, z)(z)
-        return (self.spectrum(size).to(z) * coefficients.square()).flatten(3).sum(dim=3)
+        return (placed_once(self.spectrum, size, like=z) * coefficients.square()).flatten(3).sum(dim=3)
 
     def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """``KL(q || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed over components and
         voxels, constants included (GroupMorph, supplement). ``posterior`` says what the two are of; none is one that
         does not smooth."""
-        size = mean.shape[3:]
-        smoothing = (posterior or Posterior()).spectrum(size)
-        diagonal = CosineTransform.diagonal(self.spectrum(size) * smoothing.square()).to(mean)
+        of_size = mean.shape[3:], (posterior or Posterior()).smoothing_voxels
+        diagonal, constant = (placed_once(make, *of_size, like=mean) for make in (self._diagonal, self._constant))
         trace = (diagonal * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
-        constant = math.prod(size) + self.log_determinant(size) + 2 * smoothing.log().sum().item()
         return 0.5 * (trace + self.energy(mean) - constant).sum(dim=2)
+
+    def _diagonal(self, size: Sequence[int], smoothing_voxels: float) -> Tensor:
+        """That of ``C^T Lambda C``, ``(*S)``, with C the posterior's filter."""
+        return CosineTransform.diagonal(self.spectrum(size) * Posterior(smoothing_voxels).spectrum(size).square())
+
+    def _constant(self, size: Sequence[int], smoothing_voxels: float) -> Tensor:
+        """What of twice the KL of one component does not depend on the posterior's mean and variance."""
+        log_smoothing = Posterior(smoothing_voxels).spectrum(size).log().sum().item()
+        return torch.tensor(math.prod(size) + self.log_determinant(size) + 2 * log_smoothing, dtype=torch.float64)
 
     def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """The loss term: KL averaged over voxels, timepoints and batch, summed over components; a scalar.
@@ -128,20 +135,28 @@ class TemporalPrior(FluidPrior):
         """``z^T Lambda z`` of a series, shared equally among its timepoints: ``(B, K, D, *S)`` to ``(B, K, D)``."""
         series = z.transpose(1, 2)  # (B, D, K, *S)
         coefficients = CosineTransform(series.shape[2:], z)(series)
-        spectrum = self._spectrum(z.shape[1], z.shape[3:]).to(z)
+        spectrum = placed_once(self._spectrum, z.shape[1], z.shape[3:], like=z)
         total = (spectrum * coefficients.square()).flatten(2).sum(dim=2)
         return (total / z.shape[1]).unsqueeze(1).expand(-1, z.shape[1], -1)
 
     def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """As `FluidPrior.kl`, the series' total shared equally among its timepoints."""
         timepoints, size = mean.shape[1], mean.shape[3:]
-        smoothing = (posterior or Posterior()).spectrum(size)
-        spectrum = self._spectrum(timepoints, size)
-        diagonal = CosineTransform.diagonal(spectrum * smoothing.square()).to(mean)  # (K, *S)
+        of_size = timepoints, size, (posterior or Posterior()).smoothing_voxels
+        makers = self._diagonal_of_series, self._constant_of_series
+        diagonal, constant = (placed_once(make, *of_size, like=mean) for make in makers)
         trace = (diagonal.unsqueeze(1) * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
-        determined = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
-        constant = math.prod(size) + determined + 2 * smoothing.log().sum().item()
         return 0.5 * (trace.mean(dim=1, keepdim=True) + self.energy(mean) - constant).sum(dim=2)
+
+    def _diagonal_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
+        """As `FluidPrior._diagonal`, ``(K, *S)``."""
+        smoothing = Posterior(smoothing_voxels).spectrum(size)
+        return CosineTransform.diagonal(self._spectrum(timepoints, size) * smoothing.square())
+
+    def _constant_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
+        spectrum, smoothing = self._spectrum(timepoints, size), Posterior(smoothing_voxels).spectrum(size)
+        determined = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
+        return torch.tensor(math.prod(size) + determined + 2 * smoothing.log().sum().item(), dtype=torch.float64)
 
 
 class UnitGaussian:
@@ -209,7 +224,7 @@ class AffineNorm:
         logarithms = pad(logarithms, (0, 0, 0, 1))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
         composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity where both are one
-        squares = (composed - torch.eye(4).to(composed)).square().sum(dim=(3, 4))
+        squares = (composed - torch.eye(4, dtype=composed.dtype, device=composed.device)).square().sum(dim=(3, 4))
         timepoints = mean.shape[1]
         return squares.mean() * timepoints / (timepoints - 1)
 

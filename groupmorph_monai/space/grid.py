@@ -179,15 +179,15 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         return field
     # A product with a narrow matrix an axis: several times as fast on a CPU as interpolate. From the last axis to the
     # first, so that nothing large is transposed.
-    *others, last = (_interpolation(n, c, factor).to(field) for n, c in zip(size, expected))
+    *others, last = (_interpolation(n, c, factor, field.dtype, field.device) for n, c in zip(size, expected))
     fine = factor * field @ last.T
     for axis, matrix in reversed(list(enumerate(others, start=3))):
         fine = (matrix @ fine.flatten(axis + 1)).unflatten(-1, fine.shape[axis + 1 :])
     return fine
 
 
-@lru_cache(maxsize=32)
-def _interpolation(size: int, coarse: int, factor: int) -> Tensor:
+@lru_cache(maxsize=128)
+def _interpolation(size: int, coarse: int, factor: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Linear interpolation of a line, ``(size, coarse)``: coarse voxel i lies on voxel ``factor * i``."""
     position = (torch.arange(size, dtype=torch.float64) / factor).clamp_max(coarse - 1)
-    return (1 - (position[:, None] - torch.arange(coarse)).abs()).clamp_min(0)
+    return (1 - (position[:, None] - torch.arange(coarse)).abs()).clamp_min(0).to(dtype=dtype, device=device)

@@ -75,7 +75,7 @@ class _Solver(Flow):
     """A flow found by torchdiffeq."""
 
     def _solve(self, z: Tensor, **options: object) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=z.dtype, device=z.device)
+        times = torch.linspace(0, 1, 2, dtype=z.dtype, device=z.device)
         return odeint(lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, **options)[-1]
 
 
@@ -90,7 +90,7 @@ class _FixedSteps(_Solver):
         self.steps = steps
 
     def _grid(self, func: object, y0: Tensor, times: Tensor) -> Tensor:
-        return torch.linspace(0, 1, self.steps + 1).to(times)
+        return torch.linspace(0, 1, self.steps + 1, dtype=times.dtype, device=times.device)
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class AffineFlow(Flow):
         steps = [z[(..., *[int(a == d) for a in range(dimensions)])] - origin for d in range(dimensions)]
         matrix = torch.stack([*steps, origin], dim=-1)  # (B, K, D, D + 1)
         matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
-        moved = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1).to(z)
+        moved = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1, dtype=z.dtype, device=z.device)
         grid = voxel_grid(z.shape[3:], z)
         linear = torch.einsum("bkde,e...->bkd...", moved[..., :dimensions, :dimensions], grid)
         return linear + moved[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)

@@ -6,7 +6,7 @@ the lattice has ``ceil(n / f)`` voxels an axis.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "coarsen",
     "gaussian_filter",
     "gradient",
+    "placed_once",
     "restrict",
     "seen_mean",
     "window_mean",
@@ -112,7 +113,17 @@ def gradient(x: Tensor) -> Tensor:
     return torch.stack(torch.gradient(x, dim=tuple(range(2, x.dim()))), dim=2)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
+def _placed(make: Callable[..., Tensor], arguments: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return make(*arguments).to(dtype=dtype, device=device)
+
+
+def placed_once(make: Callable[..., Tensor], *arguments: object, like: Tensor) -> Tensor:
+    """``make(*arguments)``, a constant computed on the CPU, with the dtype and device of ``like``. It is remembered: in
+    a loop on a GPU every copy takes longer than the product that it is for."""
+    return _placed(make, arguments, like.dtype, like.device)
+
+
 def _cosines(n: int) -> Tensor:
     m = torch.arange(n, dtype=torch.float64)
     matrix = math.sqrt(2 / n) * torch.cos(math.pi * m[:, None] * (2 * m + 1) / (2 * n))
@@ -130,7 +141,7 @@ class CosineTransform:
     """
 
     def __init__(self, size: Sequence[int], like: Tensor):
-        self._matrices = [_cosines(n).to(like) for n in size]
+        self._matrices = [placed_once(_cosines, n, like=like) for n in size]
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(..., *S)`` to as many coefficients."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .grid import full_precision
-from .lattice import CosineTransform
+from .lattice import CosineTransform, placed_once
 
 __all__ = ["MultiGaussian"]
 
@@ -44,4 +44,4 @@ class MultiGaussian:
         """``(..., *S)`` of 3 spatial axes to the same."""
         size = momentum.shape[-3:]
         cosine = CosineTransform(size, momentum)
-        return cosine.inverse(self.spectrum(size).to(momentum) * cosine(momentum))
+        return cosine.inverse(placed_once(self.spectrum, size, like=momentum) * cosine(momentum))

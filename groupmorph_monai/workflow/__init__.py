@@ -3,6 +3,7 @@
 from .affine_refinement import AffineRefinement
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
+from .cost import RegistrationCost
 from .handlers import EpochSeed, GradientClip, LossTerms, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
@@ -31,6 +32,7 @@ __all__ = [
     "NetworkAffine",
     "PriorCodes",
     "Refinement",
+    "RegistrationCost",
     "RegistrationInferer",
     "StepwiseTrainingInferer",
     "TrainingInferer",

@@ -74,7 +74,7 @@ class AffineRefinement:
         size = images.shape[2:]
         frame = half_side_frame(size).to(z)  # in whose coordinates all twelve numbers count alike
         back = torch.linalg.inv(frame)
-        numbers = torch.zeros(images.shape[1], 3, 4).to(z).requires_grad_()
+        numbers = torch.zeros(images.shape[1], 3, 4, dtype=z.dtype, device=z.device).requires_grad_()
 
         def moved(factor: int) -> Tensor:
             """z on every ``factor``-th voxel."""

@@ -34,8 +34,13 @@ class Quadratic:
     def product(self, d: Tensor) -> Tensor:
         return (self.curvature * d.unsqueeze(1)).sum(dim=2)
 
-    def damped(self, damping: float) -> "Quadratic":
-        return replace(self, curvature=(1 + damping) * self.curvature) if damping else self
+    def damped(self, damping: Tensor) -> "Quadratic":
+        return replace(self, curvature=(1 + damping) * self.curvature)
+
+    def unless(self, condition: Tensor, other: "Quadratic") -> "Quadratic":
+        """This model, or where ``condition``, a scalar bool that is never read, holds the other."""
+        ours, others = ((q.value, q.number, q.force, q.curvature) for q in (self, other))
+        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(ours, others)))
 
     def above(self, other: "Quadratic") -> Tensor:
         """By how much this value is above another's, at the voxels that tell of as many volumes in both: a step that
@@ -43,9 +48,9 @@ class Quadratic:
         return ((self.number == other.number) * (self.value - other.value)).sum()
 
     @property
-    def voxels(self) -> int:
-        """Those of the images that tell of two timepoints or more."""
-        return int((self.number > 1).sum())
+    def voxels(self) -> Tensor:
+        """How many of the images tell of two timepoints or more, a scalar."""
+        return (self.number > 1).sum()
 
     @property
     def mean_curvature(self) -> Tensor:
@@ -109,7 +114,7 @@ class Level:
         # Beside what was seen a smoothed image holds a share of what was not.
         self.seen = None if _everywhere(seen) else (coarsen(seen, factor) > 0.9).float()
         self.mask = None if _everywhere(mask) else coarsen(mask, factor)
-        self.home, self.step, self.stride = home, step, step // factor
+        self.home, self.factor, self.stride = home, factor, step // factor
 
     def _fine(self, ddf: Tensor, k: int) -> Tensor:
         return upsample_field(ddf[:, k : k + 1], self.stride, self.images.shape[2:])[0]
@@ -127,7 +132,9 @@ class Level:
             if self.mask is not None and (self.mask.shape[1] > 1 or k == self.home):
                 masks.append(displace(self.mask[:, min(k, self.mask.shape[1] - 1)].unsqueeze(1), fine))
         seen = torch.cat(seen, dim=1)
-        return torch.cat(images, dim=1), None if bool(seen.all()) else seen, torch.cat(masks, dim=1) if masks else 1
+        # On a CPU it is worth looking: without what was seen everything is faster. A GPU would have to be waited for.
+        everywhere = seen.device.type == "cpu" and bool(seen.all())
+        return torch.cat(images, dim=1), None if everywhere else seen, torch.cat(masks, dim=1) if masks else 1
 
     def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
         """Of the likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""

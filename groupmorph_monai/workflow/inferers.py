@@ -40,7 +40,7 @@ def prepare_series(
     surfaces where it has them; and of its ``coverage``, its ``mask`` and the logarithms of its ``initial`` maps, in
     voxels, those that it has; and ``one_header``."""
     tensors = {
-        key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
+        key: as_images(batch[key]).to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "coverage", "mask", "surface_points", "surface_distance")
         if key in batch
     }

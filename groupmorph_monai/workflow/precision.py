@@ -10,6 +10,10 @@ from ..space.lattice import CosineTransform
 __all__ = ["Precision"]
 
 
+def _centred_line(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2
+
+
 class Precision:
     """Precision Lambda of fields in cosine coordinates: the weighted sum of a prior's terms.
 
@@ -24,13 +28,13 @@ class Precision:
         linear_is_free: see above.
     """
 
-    def __init__(self, terms: Sequence[Tensor], weights: Sequence[float], linear_is_free: bool):
+    def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
         self.terms = terms
         self.spectrum = sum(w * t for w, t in zip(weights, terms))
         self._root, self._linear = self.spectrum.sqrt(), []
         if linear_is_free:
             for axis, n in enumerate(self.spectrum.shape):
-                ramp = CosineTransform((n,), self.spectrum)(torch.arange(n).to(self.spectrum) - (n - 1) / 2)
+                ramp = CosineTransform((n,), self.spectrum)(_centred_line(n, self.spectrum))
                 ramp = self._line(self._root, axis) * ramp
                 self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
 

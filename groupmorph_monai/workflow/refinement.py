@@ -12,6 +12,7 @@ from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.field import Field
 from ..space.lattice import CosineTransform, gaussian_filter
+from ..space.matrices import cholesky
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
 from .precision import Precision
 
@@ -109,6 +110,11 @@ class Refinement:
             refined.append(pieces.whole(self._series(pieces, static, images[n : n + 1], evidence.of(n), displacement)))
         return refined[0].like(torch.cat([field.values for field in refined]))
 
+    def schedule(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """The levels of images of ``size``, and the iterations of each at most."""
+        levels = zip(self.levels, self.iterations)
+        return [(f, n) for f, n in levels if f <= self.lattice_voxels or min(size) >= 8 * f]
+
     def _series(
         self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Callable
     ) -> Field:
@@ -117,10 +123,7 @@ class Refinement:
         def moved(z: Field) -> Tensor:
             return displacement(pieces.whole(z).values)
 
-        z, size = pieces.shared, images.shape[2:]
-        schedule = [
-            (f, n) for f, n in zip(self.levels, self.iterations) if f <= self.lattice_voxels or min(size) >= 8 * f
-        ]
+        z, schedule = pieces.shared, self.schedule(images.shape[2:])
         start, weights, stayed = z, None, True
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
             for factor, iterations in schedule:
@@ -132,37 +135,62 @@ class Refinement:
                 z = candidates[0]
                 if stayed or factor > 1:
                     z, stayed = self._restart(candidates, [h.at(step) for h in static], level, moved)
-                best, damping = None, 0.0
-                for _ in range(iterations):
-                    model = level.model(self.likelihood, moved(z))
-                    # Of the volume that two timepoints have seen this level has too few voxels, or none.
-                    if model.voxels < (_LEAST_VOXELS if factor > 1 else 1):
-                        z = best[1] if best else z
-                        break
-                    precision = self._precision(pieces, z, weights)
-                    if best is not None and _worse(model, z.values, best[0], best[1].values, precision):
-                        # Levenberg and Marquardt: back, and a shorter step from there.
-                        model, z = best
-                        damping = 8 * damping + 8
-                    else:
-                        damping /= 8
-                    best = model, z
-                    if step == self.lattice_voxels:
-                        weights = self._weights(precision, z, model)
-                        precision = self._precision(pieces, z, weights)
-                    ascent = _ascent(model, precision, z.values[0])
-                    dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
-                    # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
-                    # nothing is seen, as in the air, a step may be long and does no harm.
-                    dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
-                    z = z.like(z.values + dz)
-                    bar.update()
-                    length_voxels = step * dz.square().sum(dim=1).sqrt().mean()
-                    bar.set_postfix(level=factor, step=f"{length_voxels:.3f} voxels")
-                    if damping < 1 and length_voxels < self.tolerance * factor:
-                        break
+                least = _LEAST_VOXELS if factor > 1 else 1  # that the images of this level have to tell of
+                z, weights = self._climb(level, z, weights, pieces, moved, (iterations, least), bar)
                 logger.info("Refined the motion in images of every n-th voxel, n = %d.", factor)
         return z
+
+    def _climb(
+        self,
+        level: Level,
+        z: Field,
+        weights: Sequence[Tensor] | None,
+        pieces: Pieces,
+        displacement: Callable[[Field], Tensor],
+        limits: tuple[int, int],
+        bar: tqdm,
+    ) -> tuple[Field, Sequence[Tensor] | None]:
+        """Take the steps of one level.
+
+        Three numbers are read in an iteration, at once. Until then nothing waits for a GPU: which of two models counts
+        and how long the step is are decided there.
+
+        Args:
+            weights: of the prior's terms so far; none has them all 1.
+            limits: iterations, and voxels below which the level has too little to tell.
+        Returns: z and the weights.
+        """
+        iterations, least = limits
+        terms, best, damping = self._terms(pieces, z), None, z.values.new_zeros(())
+        for _ in range(iterations):
+            before = (best[1] if best else z), weights
+            model = level.model(self.likelihood, displacement(z))
+            voxels, precision = model.voxels, self._precision(terms, weights)
+            if best is not None:
+                # Levenberg and Marquardt: where the bound fell, back, and a shorter step from there.
+                worse = _worse(model, z.values, best[0], best[1].values, precision)
+                model, z = model.unless(worse, best[0]), z.like(torch.where(worse, best[1].values, z.values))
+                damping = torch.where(worse, 8 * damping + 8, damping / 8)
+            best = model, z
+            if z.step == self.lattice_voxels:
+                weights = self._weights(precision, z, model)
+                precision = self._precision(terms, weights)
+            ascent = _ascent(model, precision, z.values[0])
+            dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
+            # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
+            # nothing is seen, as in the air, a step may be long and does no harm.
+            dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
+            z = z.like(z.values + dz)
+            length = z.step * dz.square().sum(dim=1).sqrt().mean()
+            length_voxels, damped, told = torch.stack([length, damping, voxels.to(length)]).tolist()
+            # Of the volume that two timepoints have seen this level has too few voxels, or none.
+            if told < least:
+                return before
+            bar.update()
+            bar.set_postfix(level=level.factor, step=f"{length_voxels:.3f} voxels")
+            if damped < 1 and length_voxels < self.tolerance * level.factor:
+                break
+        return z, weights
 
     def _restart(
         self,
@@ -238,29 +266,35 @@ class Refinement:
             )
         determined = level.determined(model, self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values
-        weights = self._weights(self._precision(pieces, shared), shared, model)
-        precision = self._precision(pieces, shared, weights)
+        terms = self._terms(pieces, shared)
+        weights = self._weights(self._precision(terms), shared, model)
+        precision = self._precision(terms, weights)
         cosine = CosineTransform(z.shape[3:], z)
         # The floor keeps a matrix of rank 2, where an edge tells nothing along itself, within Cholesky's reach.
-        square = model.curvature.movedim((1, 2), (-2, -1))
-        floor = 1e-4 * square.diagonal(dim1=-2, dim2=-1).mean(dim=-1) + 1e-12
-        root = torch.linalg.cholesky(square + floor[..., None, None] * torch.eye(z.shape[2]).to(z))
+        square = model.curvature.clone()
+        square.diagonal(dim1=1, dim2=2).movedim(-1, 1).add_(
+            1e-4 * square.diagonal(dim1=1, dim2=2).mean(dim=-1).unsqueeze(1) + 1e-12
+        )
+        root = cholesky(square)
 
         def white() -> Tensor:
             return torch.randn(z.shape[1:], generator=generator, device=z.device, dtype=z.dtype)
 
         for _ in range(number):
-            force = (root @ white().movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
+            force = (root * white().unsqueeze(1)).sum(dim=2)
             right = cosine(force) + precision.root(white())
             draw = _solve(determined, precision, right, _DRAW_STEPS)
             yield pieces.whole(shared.like(z + _TAILS * draw))
 
-    def _precision(self, pieces: Pieces, z: Field, weights: Sequence[float] | None = None) -> Precision:
-        """Of what the pieces share: each piece pays for it. Without weights, all are 1."""
-        terms = [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+    def _terms(self, pieces: Pieces, z: Field) -> list[Tensor]:
+        """The prior's, of what the pieces share: each piece pays for it."""
+        return [pieces.number * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
+
+    def _precision(self, terms: Sequence[Tensor], weights: Sequence[Tensor | float] | None = None) -> Precision:
+        """Without weights, all are 1."""
         return Precision(terms, weights or [1.0] * len(terms), self.prior.linear_is_free)
 
-    def _weights(self, precision: Precision, z: Field, model: Quadratic) -> list[float]:
+    def _weights(self, precision: Precision, z: Field, model: Quadratic) -> Sequence[Tensor | float]:
         """Weights of the prior's terms at z on the finest lattice: of the mode and of the draws about it."""
         if not self.adapt_prior:
             return [1.0] * len(precision.terms)
@@ -278,12 +312,12 @@ def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
     return mean
 
 
-def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> bool:
-    """Whether the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the gradient leaves out
-    what a displacement does to the windows, and the solution is not exact."""
+def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> Tensor:
+    """Whether, a scalar bool, the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the
+    gradient leaves out what a displacement does to the windows, and the solution is not exact."""
     cosine = CosineTransform(z.shape[3:], z)
     now, before = (0.5 * precision.energy(cosine(v)) for v in (z, old))
-    return bool(model.above(old_model) - now + before < -0.01 * (old_model.value.sum() - before).abs())
+    return model.above(old_model) - now + before < -0.01 * (old_model.value.sum() - before).abs()
 
 
 def _ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
@@ -301,13 +335,16 @@ def _solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) ->
     r = _centred(scale * right)
     p, y = r, torch.zeros_like(r)
     rr = first = r.square().sum()
+    running = torch.ones_like(rr)
     for _ in range(steps):
         x = scale * p
         product = _centred(scale * (cosine(model.product(cosine.inverse(x))) + precision.product(x)))
-        length = rr / (p * product).sum().clamp_min(1e-30)
+        length = running * rr / (p * product).sum().clamp_min(1e-30)
         y, r = y + length * p, r - length * product
         previous, rr = rr, r.square().sum()
-        if rr < 1e-4 * first:
+        # A GPU goes on with steps of length 0: to ask it whether it is done takes longer.
+        running = running * ~(rr < 1e-4 * first)
+        if rr.device.type == "cpu" and not running:
             break
         p = r + rr / previous.clamp_min(1e-30) * p
     return cosine.inverse(scale * y)
@@ -317,9 +354,9 @@ def _centred(fields: Tensor) -> Tensor:
     return fields - fields.mean(dim=0, keepdim=True)
 
 
-def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> list[float]:
+def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> Sequence[Tensor]:
     """Weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined coefficients)
-    / (energy at weight 1)``, between 1 / 30 and 30.
+    / (energy at weight 1)``, between 1 / 30 and 30, scalars.
 
     Args:
         precision: under weights from which those of the linear part's fit follow.
@@ -327,13 +364,14 @@ def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> li
         curvature: of the likelihood, a scalar.
     """
     squares = precision.without_linear(CosineTransform(z.shape[2:], z)(z)).square().sum(dim=(0, 1))
-    energies = [float((term * squares).sum().clamp_min(1e-12)) for term in precision.terms]
-    weights = [1.0] * len(precision.terms)
+    exact = torch.float32 if z.device.type == "mps" else torch.float64  # which that does not have
+    energies = torch.stack([(term * squares).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
+    weights = torch.ones_like(energies).unbind()
     for _ in range(_WEIGHT_STEPS):
         terms = [w * term for w, term in zip(weights, precision.terms)]
         # Of the (K - 1) D coefficients of each frequency the likelihood determines a share.
         share = curvature / (curvature + sum(terms)).clamp_min(1e-30)
         free = (z.shape[0] - 1) * z.shape[1] * share / sum(terms).clamp_min(1e-30)
-        determined = [float((term * free).sum()) for term in terms]
-        weights = [min(max(n / energy, 1 / 30), 30.0) for n, energy in zip(determined, energies)]
+        determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
+        weights = (determined / energies).clamp(1 / 30, 30).unbind()
     return weights

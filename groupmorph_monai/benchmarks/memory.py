@@ -1,0 +1,76 @@
+"""Whether a registration takes the memory and the time that are told before it."""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from monai.bundle import ConfigWorkflow
+from torch.nn.functional import interpolate
+
+from ..data.phantom import make_phantom
+from ..data.series import Frame
+from ..data.writers import write_image
+from ..workflow.literal import literal
+from ..workflow.memory import peak_memory_gb
+from .compare import BundleMethod
+
+__all__ = ["memory"]
+
+_TIMES_AS_FINE = 3  # than the phantom, which takes longer to make than all else at full size
+
+
+def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+    thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
+    image = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0)["image"][None]
+    for k, volume in enumerate(interpolate(image, list(size), mode="trilinear", align_corners=True)[0].numpy()):
+        write_image(Frame(volume, np.eye(4), "phantom"), Path(folder) / f"t{k:03d}.nii.gz")
+
+
+def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, float]:
+    """Memory in GB and seconds, both as told before and as they were."""
+    with tempfile.TemporaryDirectory() as output:
+        settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
+        workflow = ConfigWorkflow(
+            config_file=list(method.config_files),
+            run_id="inference",
+            logging_file=False,
+            bundle_root=str(Path(method.config_files[0]).parents[1]),
+            **{name: literal(value) for name, value in settings.items()},
+        )
+        workflow.initialize()
+        cost = workflow.parser.get_parsed_content("cost")
+        told = cost.memory_gb, cost.seconds
+        started = time.perf_counter()
+        workflow.run()
+        return *told, peak_memory_gb(), time.perf_counter() - started
+
+
+def memory(
+    method: BundleMethod,
+    cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
+    progress: Callable[[str], None] = print,
+) -> list[dict]:
+    """A row for each number of timepoints and size in voxels of 1 mm, from files to files, in a process of its own."""
+    rows = []
+    for timepoints, size in cases:
+        name = f"{timepoints} x {' x '.join(map(str, size))}"
+        with tempfile.TemporaryDirectory() as folder:
+            for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder)):
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    found = pool.submit(*work).result()
+        told_gb, told_s, peak_gb, seconds = found
+        rows.append(
+            {
+                "series": name,
+                "estimated memory, GB": told_gb,
+                "peak memory, GB": peak_gb,
+                "estimated seconds": told_s,
+                "seconds": seconds,
+            }
+        )
+        progress(f"{name}: {peak_gb:.2f} GB, {told_gb:.2f} were expected; {seconds:.0f} s, {told_s:.0f} were expected")
+    return rows

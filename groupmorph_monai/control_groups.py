@@ -1,0 +1,28 @@
+"""The control groups of Linux, by which containers and schedulers limit what a process may take."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["control_groups"]
+
+CGROUPS = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+def control_groups(controller: str, cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> Iterator[Path]:
+    """Find the folders of the control groups of this process and of those around them, of version 2, and of version 1
+    for one controller. A container often sees its own group as the root.
+
+    Args:
+        controller: "cpu" or "memory".
+        cgroups: lists the control groups of the process, one ``hierarchy:controllers:path`` a line (cgroups(7)).
+        root: where the control groups are mounted.
+    """
+    for line in cgroups.read_text().splitlines() if cgroups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounts = [root / controllers, root / controller] if controllers else [root]
+        for mount in mounts:
+            group = mount / path.strip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))

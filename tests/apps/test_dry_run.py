@@ -1,0 +1,24 @@
+import pytest
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.workflow import cost
+
+
+def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, tmp_path, capsys):
+    output = tmp_path / "out"
+    given = ["register", *series[:3], "--output", str(output), "--dry-run", "--spacing-mm", "2", "--jacobian"]
+    assert main(given) == 0
+    told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["output grid"].split() == "28 x 24 x 20 voxels of 1 x 1 x 1.2 mm".split()
+    assert told["working grid"].split() == "15 x 13 x 13 voxels of 2 x 2 x 2 mm".split()
+    assert told["refinement"].split() == "every 2. voxel (6 steps at most), every 1. voxel (6 steps at most)".split()
+    assert "jacobian_00 to 02.nii.gz" in told["files"] and "std_mm" not in told["files"]
+    assert {"scans", "memory", "time"} <= set(told) and not output.exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_too_little_memory_ends_in_one_line_before_anything_is_written(options, series, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cost, "available_memory_gb", lambda: 0.1)
+    output = tmp_path / "out"
+    assert main(["register", *series[:3], "--output", str(output), "--quiet", *options]) == 2
+    assert capsys.readouterr().err.startswith("groupmorph: memory: expected ") and not output.exists()

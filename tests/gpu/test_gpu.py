@@ -1,0 +1,124 @@
+"""On a GPU: results are the CPU's, to what another order of additions changes, and a table of seconds and memory."""
+
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from groupmorph_monai.apps.configs import bundle_root, config_files
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.workflow.weights import read_weights
+
+if not torch.cuda.is_available():
+    pytest.skip("PyTorch finds no GPU on this machine", allow_module_level=True)
+pytestmark = pytest.mark.gpu
+# Under the overlay's random weights, as the bundle has none of theirs.
+MODELS = sorted(f"models/{file.stem}" for file in (bundle_root() / "configs" / "models").glob("*.yaml"))
+
+
+def parts(overlays=(), config="inference", **settings):
+    parser = ConfigParser()
+    parser.read_config(config_files(config, overlays))
+    for name, value in {**settings, "initialize": []}.items():
+        parser[name] = value
+    parser.parse()
+    return parser
+
+
+def shipped_model(device, overlays=(), **settings):
+    parser = parts(overlays, device=torch.device(device), **settings)
+    network = parser.get_parsed_content("network_def").eval().to(device)
+    network.load_state_dict(read_weights(bundle_root() / "models" / "model.pt", device))
+    return network, parser.get_parsed_content("inferer")
+
+
+def scaled(image):
+    return ((image - image.amin()) / (image.amax() - image.amin()))[None]
+
+
+@torch.no_grad()
+def test_the_demo_registers_as_on_the_cpu():
+    image, fields = scaled(make_phantom(7, (64, 64, 48), 4, max_motion_voxels=4.0)["image"]), []
+    for device in ("cpu", "cuda"):
+        network, inferer = shipped_model(device, network_bf16=False)
+        fields.append(inferer(image.to(device), network)["ddf"].cpu())
+    difference = (fields[0] - fields[1]).norm(dim=2)
+    # Each step ends where its residual is small, and not at one point: in the air, fields differ more than by rounding.
+    assert difference.mean() < 0.02 and fields[0].norm(dim=2).mean() > 0.5
+
+
+@pytest.mark.parametrize("overlay", MODELS)
+def test_every_model_registers_as_on_the_cpu(overlay):
+    timepoints = parts((overlay,)).get_parsed_content("timepoints") or 2
+    image, fields = scaled(make_phantom(1, (40, 36, 32), timepoints, max_motion_voxels=1.0)["image"]), []
+    for device in ("cpu", "cuda"):
+        parser = parts((overlay,), device=torch.device(device), network_bf16=False)
+        torch.manual_seed(0)
+        network, inferer = (parser.get_parsed_content(name) for name in ("network_def", "inferer"))
+        with torch.no_grad():
+            fields.append(inferer(image.to(device), network.eval().to(device))["ddf"].cpu())
+    assert (fields[0] - fields[1]).norm(dim=2).mean() < 0.02
+
+
+def test_a_training_iteration_has_the_cpus_loss_and_gradient():
+    image, found = scaled(make_phantom(1, (32, 32, 32), 3)["image"]), []
+    for device in ("cpu", "cuda"):
+        # Draws of z differ from device to device: none are made.
+        parser = parts((), "train", device=torch.device(device))
+        torch.manual_seed(0)
+        network, inferer, loss = (parser.get_parsed_content(n) for n in ("network", "inferer", "loss"))
+        prediction = inferer.predict(image.to(device), network)
+        value = loss(inferer.warped(image.to(device), prediction))
+        value.backward()
+        found.append((value.item(), torch.cat([p.grad.flatten().cpu() for p in network.parameters()])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.999
+
+
+def measured(work):
+    """Seconds of the second time, and the most memory on the GPU in GB."""
+    work()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started, torch.cuda.max_memory_allocated() / 1e9
+
+
+def row(name, work):
+    """A row of the table, also where the memory is not enough."""
+    try:
+        seconds, memory_gb = measured(work)
+        print(f"| {name} | {seconds:.3g} | {memory_gb:.3g} |", flush=True)
+    except torch.cuda.OutOfMemoryError:
+        print(f"| {name} | - | more than there is |", flush=True)
+        torch.cuda.empty_cache()
+
+
+def test_table_of_seconds_and_memory():
+    print(f"\n{torch.cuda.get_device_name()}\n\n| what | seconds | memory, GB |\n|---|---|---|")
+    with torch.no_grad():
+        for overlays, kind in ((("effort/no_refine",), "one pass"), ((), "refined")):
+            network, inferer = shipped_model("cuda", overlays)
+            for size in ((96, 96, 64), (371, 371, 180)):
+                for timepoints in (6, 20):
+                    small = make_phantom(5, [round(n / 3) for n in size], timepoints)["image"][None]
+                    image = torch.nn.functional.interpolate(small, size, mode="trilinear", align_corners=True)
+                    image = scaled(image[0]).cuda()
+                    row(f"{kind}, {' x '.join(map(str, size))}, K = {timepoints}", partial(inferer, image, network))
+    parser = parts((), "train", device=torch.device("cuda"))
+    network, inferer, loss, optimizer = (
+        parser.get_parsed_content(name) for name in ("network", "train#inferer", "loss", "optimizer")
+    )
+    image = torch.from_numpy(np.random.default_rng(0).random((1, 4, 96, 96, 96), np.float32)).cuda()
+
+    def iterate():
+        optimizer.zero_grad()
+        loss(inferer(image, network)).backward()
+        optimizer.step()
+
+    row("training iteration, 96 x 96 x 96, K = 4", iterate)

@@ -1,0 +1,177 @@
+"""A device for tests, "elsewhere": its tensors hold CPU data but refuse to meet ordinary tensors, as a GPU's do, and
+every copy between the two and every wait for a value is counted."""
+
+from traceback import extract_stack
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+__all__ = ["ELSEWHERE", "Elsewhere", "Traffic"]
+
+
+class _Module:
+    """What PyTorch asks of a device by name, ``torch.elsewhere``."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def device_count() -> int:
+        return 1
+
+    @staticmethod
+    def current_device() -> int:
+        return 0
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return True
+
+    @staticmethod
+    def _is_in_bad_fork() -> bool:
+        return False
+
+    @staticmethod
+    def manual_seed_all(seed: int) -> None: ...
+
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend("elsewhere", backend_module=_Module)
+ELSEWHERE = torch.device("elsewhere:0")
+
+aten = torch.ops.aten
+# What reads values, for which a GPU has to finish all that was asked of it.
+_WAITS = {
+    aten._local_scalar_dense.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten._unique2.default,
+}
+_INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+_COPIES = {aten._to_copy.default, aten.copy_.default, aten._copy_from.default}
+
+
+class Elsewhere(Tensor):
+    """A tensor of the stand-in device, with its values in ``values_here``, a CPU tensor."""
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> "Elsewhere":
+        result = Tensor._make_wrapper_subclass(
+            cls,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device=ELSEWHERE,
+            requires_grad=False,
+        )
+        result.values_here = values
+        return result
+
+    def tolist(self) -> list | float:
+        return self.cpu().tolist()
+
+    def __repr__(self) -> str:
+        return f"Elsewhere({tuple(self.shape)}, {self.dtype})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return Traffic().__torch_dispatch__(func, types, args, kwargs)  # outside of a `with`, nobody counts
+
+
+def _is_there(x: object) -> bool:
+    return isinstance(x, Elsewhere)
+
+
+def _here(x: object) -> object:
+    return x.values_here if isinstance(x, Elsewhere) else x
+
+
+def _there(x: object) -> object:
+    return Elsewhere(x) if isinstance(x, Tensor) and not isinstance(x, Elsewhere) else x
+
+
+class _FromData(TorchFunctionMode):
+    """Makes tensors of Python's numbers, which PyTorch itself does below its dispatcher: here, then copied."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
+
+
+class Traffic(TorchDispatchMode):
+    """Within it, tensors may be made and moved elsewhere; ``events`` tells of every copy and wait, with its place in
+    the package: ``("copy to" | "copy from" | "wait", operator, file:line)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[str, str, str]] = []
+        self._from_data = _FromData()
+
+    def __enter__(self) -> "Traffic":
+        self._from_data.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        self._from_data.__exit__(*error)
+
+    def _tell(self, kind: str, func) -> None:
+        frames = [f for f in extract_stack() if "groupmorph_monai" in f.filename]
+        place = f"{frames[-1].filename.rsplit('/', 1)[1]}:{frames[-1].lineno}" if frames else "?"
+        self.events.append((kind, str(func), place))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        there, here = [x for x in flat if _is_there(x)], [x for x in flat if not _is_there(x)]
+        target = kwargs.get("device")
+        goes_there = target is not None and torch.device(target).type == ELSEWHERE.type
+        if func in _COPIES:
+            return self._copied(func, args, kwargs, goes_there, target)
+        if not there and not goes_there:
+            return func(*args, **kwargs)
+        if func in _INDEXED:
+            indices = [i for i in args[1] if i is not None]
+            if any(i.dtype == torch.bool for i in indices):
+                self._tell("wait", func)
+            elif any(not _is_there(i) for i in indices):
+                self._tell("copy to", func)
+        elif any(x.dim() for x in here):
+            raise RuntimeError(
+                f"{func}: expected all tensors on one device, got {[(str(x.device), tuple(x.shape)) for x in flat]}"
+            )
+        if func in _WAITS:
+            self._tell("wait", func)
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        result = func(*tree_map(_here, args), **tree_map(_here, kwargs))
+        return return_and_correct_aliasing(func, args, kwargs, tree_map(_there, result))
+
+    def _copied(self, func, args, kwargs, goes_there, target):
+        if func is aten.copy_.default:
+            into, source = args[:2]
+            if _is_there(into) != _is_there(source) and not (source.dim() == 0 and _is_there(into)):
+                self._tell("copy to" if _is_there(into) else "copy from", func)
+            func(_here(into), _here(source))
+            return into
+        source = args[0]
+        stays = _is_there(source) if target is None else goes_there
+        if _is_there(source) != stays:
+            self._tell("copy to" if stays else "copy from", func)
+        result = func(_here(source), **{**kwargs, "device": torch.device("cpu")} if target is not None else kwargs)
+        # A copy that the CPU need not make, as both are CPU tensors here, is a copy all the same.
+        return _there(result) if stays else result
