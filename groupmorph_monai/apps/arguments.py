@@ -3,6 +3,7 @@
 import argparse
 
 from .. import __version__
+from .cohort_arguments import add_cohort_options
 from .kinds import Number, Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .paper_arguments import add_paper
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_register,
+        _add_cohort,
         _add_apply,
         _add_evaluate,
         _add_train,
@@ -136,12 +138,37 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
+    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
+    p.add_argument(
+        "--mask",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
+        "first scan without one), or one per scan",
+    )
+    _add_registration(p)
+
+
+def _add_cohort(commands: argparse._SubParsersAction) -> None:
+    p = _add_command(
+        commands,
+        "cohort",
+        help="align every series of a study, on this machine or on a cluster",
+        description="Align every series of a table as 'register' does, and write a folder each, cohort.tsv and "
+        "cohort.html. What is finished is skipped when the command is given again. The exit code is 3 where a series "
+        "failed.",
+    )
+    add_cohort_options(p)
+    _add_registration(p)
+
+
+def _add_registration(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--series-description",
         metavar="PATTERN",
         help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
     )
-    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
     p.add_argument(
         "--reference",
         default="mean",
@@ -178,14 +205,6 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         choices=["zero", "nan", "border"],
         help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
         "that of the nearest voxel",
-    )
-    p.add_argument(
-        "--mask",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
-        "first scan without one), or one per scan",
     )
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 

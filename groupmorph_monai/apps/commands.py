@@ -142,6 +142,12 @@ def register(args: argparse.Namespace) -> None:
     print(f"Aligned series, fields, report.json and picture: {Path(args.output) / 'report.png'}")
 
 
+def cohort(args: argparse.Namespace) -> int:
+    from .cohort.study import run_cohort
+
+    return run_cohort(args)
+
+
 def apply(args: argparse.Namespace) -> None:
     check_place(args.output, args.files)
     for target in apply_field_to_files(args.field, args.files, args.output, nearest=args.label):
@@ -235,6 +241,7 @@ def demo(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "register": register,
+    "cohort": cohort,
     "apply": apply,
     "evaluate": evaluate,
     "train": train,
