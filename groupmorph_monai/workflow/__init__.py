@@ -3,7 +3,7 @@
 from .affine_refinement import AffineRefinement
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
-from .handlers import EpochSeed, GradientClip, LossTerms, warmup_and_cosine
+from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .literal import literal
@@ -11,6 +11,7 @@ from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
+from .sampling import RandomDraws
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
 
@@ -27,12 +28,15 @@ __all__ = [
     "ExchangedPairs",
     "GradientClip",
     "InverseFields",
+    "ListedOutput",
     "LossTerms",
     "NetworkAffine",
     "PriorCodes",
+    "RandomDraws",
     "Refinement",
     "RegistrationInferer",
     "StepwiseTrainingInferer",
+    "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
     "claim_for_training",

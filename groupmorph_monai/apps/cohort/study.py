@@ -31,8 +31,8 @@ __all__ = ["run_cohort"]
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2
 _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")  # no result depends on
-# Of one series, in 1e9 bytes: PyTorch and the rest, and so much for each voxel of each scan (README, full size).
-_BASE_GB, _GB_PER_VOXEL = 0.6, 100e-9
+# Of one series, in 1e9 bytes: Dask, PyTorch and the rest, and so much for each voxel of each scan (README, full size).
+_BASE_GB, _GB_PER_VOXEL = 1.0, 100e-9
 _FAILED = 3
 
 Ended = tuple[int, dict | Exception | None]
