@@ -6,7 +6,13 @@ import re
 from .kinds import Number
 from .option_types import number, path, positive
 
-__all__ = ["add_cohort_options"]
+__all__ = ["COHORT_TEXTS", "add_cohort_options"]
+
+COHORT_TEXTS = {
+    "help": "align every series of a study, on this machine or on a cluster",
+    "description": "Align every series of a table as 'register' does, and write a folder each, cohort.tsv and "
+    "cohort.html. Given again, the command skips what is finished. The exit code is 3 where a series failed.",
+}
 
 
 def _shard(text: str) -> tuple[int, int]:

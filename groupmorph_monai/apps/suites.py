@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..benchmarks.affine import affine_cases, align_by_steps
+from ..benchmarks.cohort import cohort
 from ..benchmarks.compare import BundleMethod, compare, scale
 from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
@@ -244,6 +245,10 @@ def _contention(args: argparse.Namespace) -> list[dict]:
     return contention(_ours(args), args.threads or available_cores())
 
 
+def _cohort(args: argparse.Namespace) -> list[dict]:
+    return cohort()
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -261,4 +266,5 @@ SUITES = {
     "covariance": _covariance,
     "reliability": _reliability,
     "contention": _contention,
+    "cohort": _cohort,
 }

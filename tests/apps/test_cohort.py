@@ -107,7 +107,12 @@ def test_hashes_tell_what_a_result_depends_on(study):
     first = job(study)
     for options in (["--threads", "2"], ["--device", "cpu"], ["--workers", "2"], ["--quiet"]):
         assert job(study, *options)["settings"] == first["settings"], options
-    for options in (["--no-refine"], ["--set", "noise=0.1"], ["--weights", str(study / "mask.nii.gz")], ["--std", "20"]):
+    for options in (
+        ["--no-refine"],
+        ["--set", "noise=0.1"],
+        ["--weights", str(study / "mask.nii.gz")],
+        ["--std", "20"],
+    ):
         assert job(study, *options)["settings"] != first["settings"], options
     assert job(study)["inputs"] == first["inputs"] != job(study, series=1)["inputs"]
     os.utime(study / "a" / "t0.nii.gz", (1, 1))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.cohort.clusters import Resources, _cluster
 from groupmorph_monai.data import make_phantom
 
 psutil = pytest.importorskip("psutil")
@@ -67,7 +70,9 @@ def wait_for(condition, process, output):
 def worker_of(process):
     """A process below ``process`` that has a server, and so is a worker."""
     below = psutil.Process(process.pid).children(recursive=True)
-    return next(child.parent() for child in below if SERVER in child.cmdline() and SERVER not in child.parent().cmdline())
+    return next(
+        child.parent() for child in below if SERVER in child.cmdline() and SERVER not in child.parent().cmdline()
+    )
 
 
 def below(process):
@@ -79,6 +84,23 @@ def fields(output):
         file.relative_to(output): np.asarray(nibabel.load(file).dataobj)
         for file in sorted((output / "series").rglob("*.nii.gz"))
     }
+
+
+@pytest.mark.parametrize(
+    "queue, wanted",
+    [("slurm", ["--cpus-per-task=3", "--mem=5G"]), ("pbs", ["ncpus=3:mem=4769MB"]), ("sge", [])],
+)
+def test_a_job_of_a_queue_holds_one_series(queue, wanted, tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    words = ["cohort", "m.tsv", "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
+    args = make_parser().parse_args(words)
+    monkeypatch.setattr("distributed.SpecCluster.scale", lambda cluster, n=0, **options: None)
+    with _cluster(args, Resources(args, memory_gb=5)) as cluster:
+        script = cluster.job_script()
+    for part in (*wanted, str(tmp_path / "jobs")):
+        assert part in script
+    # Of two values of an option the last one counts.
+    assert re.findall(r"--nthreads (\d+)", script)[-1] == "1" and re.findall(r"--memory-limit (\S+)", script)[-1] == "0"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +139,9 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
 
     # It goes on with a scheduler and workers that somebody else has started, one of which is killed for good.
     file = tmp_path / "scheduler.json"
-    dask = [start(tmp_path / "dask.log", "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", str(file))]
+    dask = [
+        start(tmp_path / "dask.log", "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", str(file))
+    ]
     wait_for(file.exists, dask[0], tmp_path / "dask")
     words = ("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard")
     dask += [start(tmp_path / "dask.log", *words) for _ in range(2)]

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,10 +14,10 @@ from ..threads import available_cores
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Resources", "open_client"]
+__all__ = ["Resources", "open_client", "submit"]
 
 logger = logging.getLogger(__name__)
-_PATIENCE_S = 30  # for a scheduler to answer
+_PATIENCE_S = 120  # for a scheduler to answer
 
 
 class Resources:
@@ -29,15 +30,18 @@ class Resources:
 
     def __init__(self, args: argparse.Namespace, memory_gb: float):
         self.memory_gb = memory_gb
-        self.local = not (args.scheduler or args.jobqueue or args.shard)
-        self.gpus = _gpus(args.device) if self.local else 0
-        cores = available_cores()
-        self.workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if self.local else 1)
-        self.threads = args.threads or (max(1, cores // self.workers) if self.local else None)
+        self.place = "job" if args.jobqueue else "elsewhere" if args.scheduler or args.shard else "local"
+        local, cores = self.place == "local", available_cores()
+        self.gpus = _gpus(args.device) if local else 0
+        self.workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if local else 1)
+        self.threads = args.threads or {"local": max(1, cores // self.workers), "job": 1}.get(self.place)
 
     def __str__(self) -> str:
-        threads = "all threads" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.workers} worker{'s' * (self.workers > 1)}, {threads} and {self.memory_gb:.1f} GB for each series"
+        """For people; what somebody else has started divides itself."""
+        if self.place == "elsewhere":
+            return f"about {self.memory_gb:.1f} GB of memory for each series"
+        shares = f"{self.threads} threads and about {self.memory_gb:.1f} GB of memory"
+        return f"workers: {self.workers}; for each series {shares}"
 
 
 def _gpus(device: str | None) -> int:
@@ -69,19 +73,26 @@ def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Cli
         raise InputError(
             f"cohort: expected Dask, got {error}; pip install 'groupmorph-monai[cohort]', or take --shard I/N"
         ) from error
-    # A worker that dies takes its series elsewhere; one that kills three workers is reported as failed.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it tells a lost scheduler by a traceback
+    # The series of a worker that dies runs elsewhere; one with which three workers died is reported as failed.
     with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
         if args.scheduler:
-            try:
-                with Client(args.scheduler, timeout=_PATIENCE_S) as client:
-                    yield client
-            except OSError as error:
-                raise InputError(
-                    f"--scheduler: expected a Dask scheduler at {args.scheduler}, got no answer; start 'dask scheduler'"
-                ) from error
+            with _connect(args.scheduler) as client:
+                yield client
         else:
             with _cluster(args, resources) as cluster, Client(cluster) as client:
                 yield client
+
+
+def _connect(address: str) -> "Client":
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=_PATIENCE_S)
+    except OSError as error:
+        raise InputError(
+            f"--scheduler: expected a Dask scheduler at {address}, got no answer; start 'dask scheduler'"
+        ) from error
 
 
 def _cluster(args: argparse.Namespace, resources: Resources):
@@ -89,7 +100,9 @@ def _cluster(args: argparse.Namespace, resources: Resources):
         from distributed import LocalCluster
 
         # Dask watches the worker's memory, which only waits; the series is in a process beside it.
-        return LocalCluster(n_workers=resources.workers, threads_per_worker=1, memory_limit=0, silence_logs=logging.ERROR)
+        return LocalCluster(
+            n_workers=resources.workers, threads_per_worker=1, memory_limit=0, silence_logs=logging.CRITICAL
+        )
     try:
         import dask_jobqueue
     except ImportError as error:
@@ -98,23 +111,21 @@ def _cluster(args: argparse.Namespace, resources: Resources):
         ) from error
     kind = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster"}[args.jobqueue]
     try:
-        cluster = getattr(dask_jobqueue, kind)(**_job(resources))
+        cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--jobqueue {args.jobqueue}: expected to start jobs, got {error}") from error
     cluster.scale(jobs=resources.workers)
     return cluster
 
 
-def _job(resources: Resources) -> Mapping[str, object]:
+def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]:
     """One worker a job, one series at a time; queue, account and time limit come from dask-jobqueue's own settings."""
-    threads = resources.threads or 1
     return {
-        "cores": 1,
-        "job_cpu": threads,
+        "cores": resources.threads,
         "processes": 1,
         "memory": f"{math.ceil(resources.memory_gb * 1e3)}MB",
-        "worker_extra_args": ["--memory-limit", "0"],
-        "job_script_prologue": [f"export OMP_NUM_THREADS={threads}"],
+        "worker_extra_args": ["--nthreads", "1", "--memory-limit", "0"],
+        "log_directory": os.path.join(args.output, "jobs"),
     }
 
 
@@ -130,9 +141,12 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, dict |
 
     futures = client.map(register_series, lines, key=[f"register-{n}" for n in range(len(lines))], pure=False)
     numbers = {future.key: n for n, future in enumerate(futures)}
-    for future in as_completed(futures, raise_errors=False):
-        if future.status == "cancelled":
-            yield numbers[future.key], None
-        else:
-            yield numbers[future.key], future.exception() if future.status == "error" else future.result()
-        future.release()
+    try:
+        for future in as_completed(futures, raise_errors=False):
+            if future.status == "cancelled":
+                yield numbers[future.key], None
+            else:
+                yield numbers[future.key], future.exception() if future.status == "error" else future.result()
+            future.release()
+    except OSError:  # of the connection
+        yield 0, None

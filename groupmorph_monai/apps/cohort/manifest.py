@@ -37,8 +37,8 @@ class Series:
 def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
     """Read a table of tab-separated values, whose first line names its columns.
 
-    ``name`` and ``scans`` must be there, ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` may be. Several
-    files stand in one cell, separated by ``;``. Paths start from the manifest's folder.
+    ``name`` and ``scans`` are needed; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are optional.
+    Several files in one cell are separated by ``;``. Relative paths start at the manifest's folder.
 
     Args:
         output: where results will go; no scan may lie there.

@@ -60,7 +60,9 @@ def run_cohort(args: argparse.Namespace) -> int:
     return 0 if all(cohort.finished(job) for job in mine) else _FAILED
 
 
-def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dict], tell: Callable[[str], None]) -> None:
+def _register(
+    args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dict], tell: Callable[[str], None]
+) -> None:
     left = [job for job in jobs if not cohort.finished(job)]
     tell(f"{len(jobs)} series, {len(jobs) - len(left)} of them finished before")
     if not left:
@@ -98,8 +100,9 @@ def _attempts(
                 status = _given_up(cohort, jobs[n], status)
             failed += status["state"] == "failed"
             minutes = (time.monotonic() - started) / 60
+            outcome = status["error"] or status["state"]
             tell(
-                f"{done} of {len(jobs)}: {status['name']} {status['error'] or status['state']}, {status['seconds']:.1f} s; "
+                f"{done} of {len(jobs)}: {status['name']} {outcome}, {status['seconds']:.1f} s; "
                 f"{failed} failed; {minutes * (len(jobs) / done - 1):.0f} minutes left"
             )
 

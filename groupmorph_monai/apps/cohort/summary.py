@@ -13,7 +13,19 @@ from .folders import CohortFolder
 __all__ = ["summarise"]
 
 _METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
-_COLUMNS = ("name", "state", "verdict", "reasons", *_METRICS, "seconds", "memory_gb", "attempt", "host", "error", "folder")
+_COLUMNS = (
+    "name",
+    "state",
+    "verdict",
+    "reasons",
+    *_METRICS,
+    "seconds",
+    "memory_gb",
+    "attempt",
+    "host",
+    "error",
+    "folder",
+)
 _STATES = ("failed", "waiting", "finished")  # the worst first
 _VERDICTS = ("FAIL", "LOOK", None, "PASS")
 _STYLE = """body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse }

@@ -43,7 +43,12 @@ def _start(threads: int | None, gpus: int) -> subprocess.Popen:
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
     return subprocess.Popen(
-        [sys.executable, "-m", "groupmorph_monai.apps.cohort.server", str(threads or max(1, available_cores() // share))],
+        [
+            sys.executable,
+            "-m",
+            "groupmorph_monai.apps.cohort.server",
+            str(threads or max(1, available_cores() // share)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
