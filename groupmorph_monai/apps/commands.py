@@ -145,6 +145,15 @@ def register(args: argparse.Namespace) -> None:
 def cohort(args: argparse.Namespace) -> int:
     from .cohort.study import run_cohort
 
+    # What is wrong here would be wrong in every series.
+    shipped, own = _split(args.overlay)
+    files = config_files("inference", shipped)
+    _check_overlays("inference", shipped)
+    for file in own:
+        read_settings(file, "inference", files)
+    parse_settings(args.set, "inference", files)
+    if args.weights:
+        read_weights(args.weights)
     return run_cohort(args)
 
 

@@ -28,6 +28,11 @@ def manifest(study, *lines):
     return file
 
 
+@pytest.fixture(autouse=True)
+def everything_is_installed(monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study.check_installed", lambda args: None)
+
+
 def test_a_manifest_names_scans_and_options(study):
     file = manifest(
         study,
@@ -69,6 +74,20 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
     assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
     assert lines[-1].startswith(f"groupmorph: {file}: expected lines without mistakes, got 7 with one")
     assert not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--overlay", "data/none"], "--overlay: expected one of"),
+        (["--set", "noise=-1"], "noise"),
+        (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
+    ],
+)
+def test_options_are_checked_before_anything_starts(study, capsys, options, told):
+    file = manifest(study, ("name", "scans"), ("a", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out"), *options]) == 2
+    assert told in capsys.readouterr().err and not (study / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from groupmorph_monai.data import make_phantom
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
-NUMBER, BROKEN = 24, ("p03", "p17")
+NUMBER, BROKEN = 20, ("p03", "p16")
 OPTIONS = ("--no-refine", "--initial", "none", "--threads", "1")
 SERVER = "groupmorph_monai.apps.cohort.server"
 PATIENCE_S = 900
@@ -129,13 +129,13 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
     process = cohort(manifest, output, "--workers", "2")
     wait_for(lambda: len(finished(output)) >= 3, process, output)
     worker_of(process).kill()
-    wait_for(lambda: len(finished(output)) >= 8, process, output)
+    wait_for(lambda: len(finished(output)) >= 7, process, output)
     orphans = below(process)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert psutil.wait_procs(orphans, timeout=60)[1] == []  # no registration goes on without its worker
     before = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in finished(output)}
-    assert 8 <= len(before) < NUMBER - len(BROKEN)
+    assert 7 <= len(before) < NUMBER - len(BROKEN)
 
     # It goes on with a scheduler and workers that somebody else has started, one of which is killed for good.
     file = tmp_path / "scheduler.json"

@@ -1,6 +1,7 @@
 """Where a cohort's workers run: on this machine, at a scheduler's address, or as jobs of a queue."""
 
 import argparse
+import importlib.util
 import logging
 import math
 import os
@@ -14,10 +15,22 @@ from ..threads import available_cores
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Resources", "open_client", "submit"]
+__all__ = ["Resources", "check_installed", "open_client", "submit"]
 
 logger = logging.getLogger(__name__)
 _PATIENCE_S = 120  # for a scheduler to answer
+
+
+def check_installed(args: argparse.Namespace) -> None:
+    """Raises: InputError where the packages are missing that the workers of these options need."""
+    if args.shard:
+        return
+    missing = [name for name in ("distributed", "dask_jobqueue", "psutil") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"cohort: expected Dask and what belongs to it, got no {missing[0]}; pip install "
+            "'groupmorph-monai[cohort]', or take --shard I/N"
+        )
 
 
 class Resources:
@@ -64,15 +77,11 @@ def _fitting(memory_gb: float) -> int:
 def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Client"]:
     """Yield a Dask client, and end what it has started when the cohort is done.
 
-    Raises: InputError where Dask is not installed or the scheduler does not answer.
+    Raises: InputError where the scheduler does not answer, or a queue takes no jobs.
     """
-    try:
-        import dask
-        from distributed import Client
-    except ImportError as error:
-        raise InputError(
-            f"cohort: expected Dask, got {error}; pip install 'groupmorph-monai[cohort]', or take --shard I/N"
-        ) from error
+    import dask
+    from distributed import Client
+
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it tells a lost scheduler by a traceback
     # The series of a worker that dies runs elsewhere; one with which three workers died is reported as failed.
     with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
@@ -103,12 +112,8 @@ def _cluster(args: argparse.Namespace, resources: Resources):
         return LocalCluster(
             n_workers=resources.workers, threads_per_worker=1, memory_limit=0, silence_logs=logging.CRITICAL
         )
-    try:
-        import dask_jobqueue
-    except ImportError as error:
-        raise InputError(
-            f"--jobqueue: expected dask-jobqueue, got {error}; pip install 'groupmorph-monai[cohort]'"
-        ) from error
+    import dask_jobqueue
+
     kind = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster"}[args.jobqueue]
     try:
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))

@@ -27,6 +27,9 @@ class CohortFolder:
     def work(self) -> Path:
         return self.root / ".work"
 
+    def lock(self, name: str) -> Path:
+        return self.work / f"{name}.lock"
+
     def series(self, name: str) -> Path:
         return self.root / "series" / name
 

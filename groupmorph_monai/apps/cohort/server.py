@@ -57,7 +57,7 @@ def register_series(job: Mapping) -> dict:
     cohort = CohortFolder(Path(job["output"]))
     cohort.work.mkdir(parents=True, exist_ok=True)
     # Another worker may be at it that only seemed to be dead: its result is as good.
-    with FileLock(cohort.work / f"{job['name']}.lock"):
+    with FileLock(cohort.lock(job["name"])):
         if status := cohort.finished(job):
             return status
         place = cohort.work / job["name"]

@@ -5,9 +5,9 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,7 +20,7 @@ from ...errors import InputError
 from ..arguments import make_parser
 from ..configs import bundle_root
 from ..progress import progress_log
-from .clusters import Resources, open_client, submit
+from .clusters import Resources, check_installed, open_client, submit
 from .folders import CohortFolder
 from .manifest import Series, read_manifest
 from .summary import summarise
@@ -43,20 +43,22 @@ def run_cohort(args: argparse.Namespace) -> int:
 
     Raises: InputError where the manifest or the output folder will not do; nothing has begun then.
     """
+    check_installed(args)
     series = read_manifest(args.manifest, args.output)
     cohort = CohortFolder(Path(check_output_dir(args.output)).resolve())
     settings = _settings_hash(args)
     jobs = [_job(args, one, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
     mine = jobs[first - 1 :: step]
-    cohort.work.mkdir(exist_ok=True)
     with progress_log(cohort.root / "cohort.log", "a") as tell:
         _register(args, cohort, mine, tell)
-        with FileLock(cohort.work / ".summary.lock"):
+        with FileLock(cohort.root / ".summary.lock"):  # another shard may end at the same time
             states = summarise(cohort, jobs)
-            tell(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
-    if states["waiting"] == 0:
-        shutil.rmtree(cohort.work, ignore_errors=True)
+        tell(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
+    for job in mine:
+        cohort.lock(job["name"]).unlink(missing_ok=True)
+    with suppress(OSError):  # other shards are at work, or there is none as nothing was left to do
+        cohort.work.rmdir()
     return 0 if all(cohort.finished(job) for job in mine) else _FAILED
 
 
