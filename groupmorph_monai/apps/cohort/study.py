@@ -1,6 +1,7 @@
 """A cohort from its manifest to its table: what is left to do is done, once more where it failed, and summed up."""
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
@@ -148,11 +149,16 @@ def _register_options(args: argparse.Namespace) -> dict[str, object]:
 def _settings_hash(args: argparse.Namespace) -> str:
     """Hash what all results depend on: the options, this package's version, the bundle's configs and weights."""
     options = {name: value for name, value in _register_options(args).items() if name not in _RUN_OPTIONS}
+    return fingerprint(__version__, options, _bundle_hash())
+
+
+@functools.cache
+def _bundle_hash() -> str:
     bundle = hashlib.sha256()
     for file in sorted(path for part in ("configs", "models") for path in (bundle_root() / part).rglob("*")):
         if file.is_file():
             bundle.update(file.name.encode() + file.read_bytes())
-    return fingerprint(__version__, options, bundle.hexdigest())
+    return bundle.hexdigest()
 
 
 def _bytes(job: Mapping) -> int:
