@@ -3,6 +3,7 @@
 import argparse
 
 from .. import __version__
+from .cohort_arguments import COHORT_TEXTS, add_cohort_options
 from .kinds import Number, Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .paper_arguments import add_paper
@@ -28,6 +29,7 @@ SUITE_NAMES = (
     "contention",
     "verdicts",
     "memory",
+    "cohort",
 )
 
 
@@ -40,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_register,
+        _add_cohort,
         _add_apply,
         _add_evaluate,
         _add_train,
@@ -149,12 +152,30 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
+    _add_instead_of_registering(p)
+    p.add_argument(
+        "--mask",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
+        "first scan without one), or one per scan",
+    )
+    _add_registration(p)
+
+
+def _add_cohort(commands: argparse._SubParsersAction) -> None:
+    p = _add_command(commands, "cohort", **COHORT_TEXTS)
+    add_cohort_options(p)
+    _add_registration(p)
+
+
+def _add_registration(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--series-description",
         metavar="PATTERN",
         help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
     )
-    _add_instead_of_registering(p)
     p.add_argument(
         "--reference",
         default="mean",
@@ -191,14 +212,6 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         choices=["zero", "nan", "border"],
         help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
         "that of the nearest voxel",
-    )
-    p.add_argument(
-        "--mask",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
-        "first scan without one), or one per scan",
     )
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
@@ -337,8 +350,9 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
-        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures; memory: "
-        "what a registration takes beside what is told before it.",
+        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures; "
+        "memory: what a registration takes beside what is told before it; cohort: a simulation of 10,000 series on 1 to "
+        "1,000 workers.",
     )
     p.add_argument(
         "--suite",

@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before the arguments are understood."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -12,23 +13,30 @@ from .input_errors import find_input_error
 from .interruptions import STOPPED, exit_code, interruptible
 from .threads import limit_threads
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns: 0; 2 after one line on standard error, where the user can mend it; 1 after a fault of the program, which
-        leaves a log; 130 or 143 where it was stopped.
-    """
+    """Run one command. Returns its exit code."""
     args = make_parser().parse_args(arguments)
-    args.typed = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(args, sys.argv[1:] if arguments is None else arguments)
+
+
+def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run a command that has been parsed.
+
+    Args:
+        arguments: what was typed, for the report and the log of a fault.
+    Returns: 0; 2 after one line on standard error, where the user can mend it; 3 where series of a cohort failed; 1
+        after a fault of the program, which leaves a log; 130 or 143 where it was stopped.
+    """
+    args.typed = list(arguments)
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
         with open(os.devnull, "w") if args.quiet else contextlib.nullcontext(sys.stdout) as output:
             with contextlib.redirect_stdout(output):
-                _run(args)
+                code = _run(args)
                 sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(STOPPED, file=sys.stderr)
@@ -42,24 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         print(f"groupmorph: {mistake}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
-def _run(args) -> None:
+def _run(args: argparse.Namespace) -> int:
     if args.command == "settings":
         from .setting_values import settings_table
 
         print("\n".join(settings_table()))
-        return
+        return 0
     if args.command == "overlays":
         from .configs import overlays_table
 
         print("\n".join(overlays_table()))
-        return
+        return 0
     from .commands import COMMANDS
 
     with interruptible():
-        COMMANDS[args.command](args)
+        return COMMANDS[args.command](args) or 0
 
 
 def _lost_output(error: OSError) -> int:

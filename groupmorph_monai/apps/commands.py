@@ -64,6 +64,21 @@ def register(args: argparse.Namespace) -> None:
     print(f"Aligned series, fields, report.json and images: {Path(args.output) / 'report.html'}")
 
 
+def cohort(args: argparse.Namespace) -> int:
+    from .cohort.study import run_cohort
+
+    # What is wrong here would be wrong in every series.
+    shipped, own = _split(args.overlay)
+    files = config_files("inference", shipped)
+    _check_overlays("inference", shipped)
+    for file in own:
+        read_settings(file, "inference", files)
+    parse_settings(args.set, "inference", files)
+    if args.weights:
+        read_weights(args.weights)
+    return run_cohort(args)
+
+
 def apply(args: argparse.Namespace) -> None:
     check_place(args.output, args.files)
     for target in apply_field_to_files(args.field, args.files, args.output, nearest=args.label):
@@ -163,6 +178,7 @@ def demo(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "register": register,
+    "cohort": cohort,
     "apply": apply,
     "evaluate": evaluate,
     "train": train,

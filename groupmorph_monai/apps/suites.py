@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..benchmarks.affine import affine_cases, align_by_steps
+from ..benchmarks.cohort import cohort
 from ..benchmarks.compare import BundleMethod, compare, scale
 from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
@@ -254,6 +255,10 @@ def _memory(args: argparse.Namespace) -> list[dict]:
     return memory(_ours(args))
 
 
+def _cohort(args: argparse.Namespace) -> list[dict]:
+    return cohort()
+
+
 SUITES = {
     "synthetic": _peers,
     "warped": _peers,
@@ -273,4 +278,5 @@ SUITES = {
     "verdicts": _verdicts,
     "contention": _contention,
     "memory": _memory,
+    "cohort": _cohort,
 }

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import default_collate
 

@@ -69,7 +69,7 @@ def train_alike(
     trainer = parser.get_parsed_content("train#trainer")
 
     def tell(engine: Engine) -> None:
-        seconds, loss = time.perf_counter() - started, engine.state.output["loss"].item()
+        seconds, loss = time.perf_counter() - started, engine.state.output[0]["loss"].item()
         progress(f"{folder.name}: {engine.state.iteration} iterations, {seconds:.0f} s, loss {loss:.4f}")
 
     trainer.add_event_handler(Events.EPOCH_COMPLETED, tell)

@@ -4,7 +4,7 @@ from .affine_refinement import AffineRefinement
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
 from .cost import RegistrationCost
-from .handlers import EpochSeed, GradientClip, LossTerms, warmup_and_cosine
+from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .literal import literal
@@ -12,6 +12,7 @@ from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
+from .sampling import RandomDraws
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
 
@@ -28,13 +29,16 @@ __all__ = [
     "ExchangedPairs",
     "GradientClip",
     "InverseFields",
+    "ListedOutput",
     "LossTerms",
     "NetworkAffine",
     "PriorCodes",
+    "RandomDraws",
     "Refinement",
     "RegistrationCost",
     "RegistrationInferer",
     "StepwiseTrainingInferer",
+    "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
     "claim_for_training",

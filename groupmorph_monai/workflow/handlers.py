@@ -1,6 +1,7 @@
-"""What hangs on MONAI's engines: repeatable epochs, the learning rate, and the loss term by term."""
+"""What hangs on MONAI's engines: repeatable epochs, the learning rate, a limit of time, and the loss term by term."""
 
 import math
+import time
 
 import ignite.distributed as idist
 import torch
@@ -13,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochSeed", "GradientClip", "LossTerms", "warmup_and_cosine"]
+__all__ = ["EpochSeed", "GradientClip", "ListedOutput", "LossTerms", "StopAfter", "warmup_and_cosine"]
 
 
 class EpochSeed:
@@ -55,6 +56,41 @@ class GradientClip:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
+class ListedOutput:
+    """Make an iteration's output a list of one dictionary, the whole batch.
+
+    MONAI's handlers, such as those of experiment tracking, look for such a list, which engines make by splitting the
+    batch. A loss needs the batch whole.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        engine.state.output = [engine.state.output]
+
+
+class StopAfter:
+    """Stop a training at the end of the epoch in which ``minutes`` are over.
+
+    Processes that train together go by the first one's clock: where one stops alone, the others wait for ever.
+    """
+
+    def __init__(self, minutes: float):
+        self.minutes = minutes
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self.started = time.monotonic()
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.broadcast(time.monotonic() - self.started, src=0) >= 60 * self.minutes:
+            engine.terminate()
+
+
 class LossTerms:
     """Write each term of the loss and the learning rate to TensorBoard every ``interval`` iterations.
 
@@ -72,7 +108,7 @@ class LossTerms:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        output = engine.state.output
+        (output,) = engine.state.output
         found = self.loss.terms(output["pred"], output["label"])
         terms = {f"train/{name}": value for name, value in found.items()}
         terms["train/loss"] = output["loss"]

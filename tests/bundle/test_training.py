@@ -1,8 +1,6 @@
 """Training as the user types it: every config, every overlay, stopped and resumed."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -296,18 +294,3 @@ def test_training_lowers_the_bound(tmp_path):
     )  # fmt: skip
     losses = [e.value for e in EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("validation_loss")]
     assert losses[-1] < losses[0] - 0.1
-
-
-@pytest.mark.slow
-def test_two_processes_train_together(tmp_path):
-    configs = REPOSITORY / "bundle" / "configs"
-    options = {**TINY, "phantoms_validation": 2, "output_dir": str(tmp_path), "max_iterations": 2}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", f"['{configs / 'train.yaml'}','{configs / 'multi_gpu_train.yaml'}']"]
-    options |= {f"network_def#{name}": value for name, value in SMALL.items()}
-    for name, value in options.items():
-        command += [f"--{name}", str(value)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert all(value.isfinite().all() for value in last_weights(tmp_path).values())

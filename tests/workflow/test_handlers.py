@@ -2,8 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
+from monai.handlers import from_engine
 
-from groupmorph_monai.workflow import GradientClip
+from groupmorph_monai.workflow import GradientClip, ListedOutput
 
 
 @pytest.mark.parametrize("norm, expected", [(1.0, 1.0), (100.0, 5.0)])
@@ -17,3 +19,22 @@ def test_the_true_gradient_is_clipped_whatever_it_was_scaled_by(norm, expected, 
     before = network.weight.detach().clone()
     scaler.step(optimizer)
     assert (network.weight - before).norm().item() == pytest.approx(expected)
+
+
+def test_handlers_find_the_loss_of_a_whole_batch():
+    """By what MONAI's experiment tracking takes it with."""
+    network = torch.nn.Linear(2, 1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[{"image": torch.ones(3, 2), "label": torch.zeros(3, 1)}],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.0),
+        loss_function=torch.nn.MSELoss(),
+        train_handlers=[ListedOutput()],
+        decollate=False,
+    )
+    trainer.run()
+    expected = network(torch.ones(2)).square().item()
+    assert from_engine(["loss"], first=True)(trainer.state.output).item() == pytest.approx(expected)
+    assert trainer.state.output[0]["pred"].shape == (3, 1)

@@ -1,0 +1,1 @@
+"""`groupmorph cohort`: register every series of a study, on one machine or on many."""

@@ -1,0 +1,60 @@
+"""Where a cohort keeps what. Nothing heavy is imported, as every worker imports it.
+
+```
+DIR/series/NAME/   a registered series with its status.json: complete, or absent
+DIR/failed/NAME/   status.json and log.txt of a series that failed
+DIR/.work/         locks, and series that are being registered
+```
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["STATUS", "CohortFolder"]
+
+STATUS = "status.json"
+
+
+@dataclass(frozen=True)
+class CohortFolder:
+    """The output folder of a cohort."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.root / ".work"
+
+    def lock(self, name: str) -> Path:
+        return self.work / f"{name}.lock"
+
+    def series(self, name: str) -> Path:
+        return self.root / "series" / name
+
+    def failed(self, name: str) -> Path:
+        return self.root / "failed" / name
+
+    def finished(self, job: Mapping) -> dict | None:
+        """Status of a series that is registered already, of the same inputs with the same settings; None otherwise."""
+        return self._status(self.series(job["name"]), job)
+
+    def failure(self, job: Mapping) -> dict | None:
+        """Status of a series that failed, of the same inputs with the same settings; None otherwise."""
+        return self._status(self.failed(job["name"]), job)
+
+    @staticmethod
+    def _status(folder: Path, job: Mapping) -> dict | None:
+        try:
+            status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+            same = all(status[name] == job[name] for name in ("inputs", "settings"))
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or broken
+            return None
+        return status if same else None
+
+    def write_failure(self, status: Mapping) -> None:
+        """Say of a series that it failed where its server could not."""
+        folder = self.failed(status["name"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")

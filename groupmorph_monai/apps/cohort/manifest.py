@@ -1,0 +1,139 @@
+"""The manifest of a study: a table of its series, checked whole before anything is registered."""
+
+import argparse
+import csv
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import InputError
+from ..option_types import reference, spacing_mm
+from ..places import check_place
+
+__all__ = ["Series", "read_manifest"]
+
+_REQUIRED = ("name", "scans")
+_OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
+_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # what every file system takes as a folder's name
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of the manifest.
+
+    Args:
+        files: the scans, or a folder of them; absolute.
+        options: options of ``groupmorph register`` for this series alone, by their names.
+    """
+
+    name: str
+    files: list[str]
+    options: dict[str, object] = field(default_factory=dict)
+
+
+def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
+    """Read a table of tab-separated values, whose first line names its columns.
+
+    ``name`` and ``scans`` are needed; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are optional.
+    Several files in one cell are separated by ``;``. Relative paths start at the manifest's folder.
+
+    Args:
+        output: where results will go; no scan may lie there.
+    Raises: InputError where anything is wrong; standard error has had a line for each mistake then.
+    """
+    rows = _rows(Path(manifest))
+    number, header = next(rows, (1, []))
+    if mistake := _header_mistake(header):
+        raise InputError(f"{manifest}: line {number}: {mistake}")
+    series, mistakes, lines = [], [], {}
+    for number, cells in rows:
+        try:
+            one = _series(header, cells, Path(manifest).resolve().parent, output)
+            first = lines.setdefault(one.name.casefold(), number)
+            if first != number:
+                raise InputError(f"name: expected one that no other line has, got {one.name!r} as on line {first}")
+            series.append(one)
+        except (InputError, argparse.ArgumentTypeError) as error:
+            mistakes.append(f"{manifest}: line {number}: {error}")
+    if mistakes:
+        print(*(f"groupmorph: {mistake}" for mistake in mistakes), sep="\n", file=sys.stderr)
+        raise InputError(
+            f"{manifest}: expected lines without mistakes, got {len(mistakes)} with one; nothing was registered"
+        )
+    if not series:
+        raise InputError(f"{manifest}: expected a line for each series after the first, got none")
+    return series
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells, without empty lines and those that begin with ``#``."""
+    try:
+        with open(manifest, encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t", strict=True)
+            for cells in rows:
+                cells = [cell.strip() for cell in cells]
+                if any(cells) and not cells[0].startswith("#"):
+                    yield rows.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{manifest}: expected a table of tab-separated values in UTF-8, got {reason}") from error
+
+
+def _header_mistake(header: Sequence[str]) -> str | None:
+    unknown = [name for name in header if name not in (*_REQUIRED, *_OPTIONS)]
+    if len(set(header)) == len(header) and not unknown and set(_REQUIRED) <= set(header):
+        return None
+    return (
+        f"expected the columns {' and '.join(_REQUIRED)}, if need be {', '.join(_OPTIONS)}, separated by tabs, got "
+        f"{', '.join(map(repr, header)) or 'none'}"
+    )
+
+
+def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path) -> Series:
+    if len(cells) != len(header):
+        raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
+    row = dict(zip(header, cells, strict=True))
+    if not _NAME.fullmatch(row["name"]):
+        raise InputError(
+            f"name: expected letters, digits, spaces and . _ - + @ that make a folder's name, got {row['name']!r}"
+        )
+    read: Mapping[str, Callable[[str], object]] = {
+        "reference": reference,
+        "mask": lambda text: _files("mask", text, folder),
+        "spacing_mm": spacing_mm,
+        "series_description": str,
+    }
+    options = {}
+    for column in _OPTIONS:
+        if row.get(column):
+            try:
+                options[column] = read[column](row[column])
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{column}: {error}") from None
+    files = _files("scans", row["scans"], folder)
+    _check_apart(files, output)
+    return Series(row["name"], files, options)
+
+
+def _files(column: str, text: str, folder: Path) -> list[str]:
+    names = [name.strip() for name in text.split(";")]
+    if not all(names):
+        raise InputError(f"{column}: expected paths separated by ';', got {text!r}")
+    files = [os.path.abspath(folder / name) for name in names]
+    for name in files:
+        if not os.path.exists(name):
+            raise InputError(f"{column}: expected a file or a folder, found none at {name}")
+    return files
+
+
+def _check_apart(files: Sequence[str], output: str | Path) -> None:
+    """Refuse scans among the results, and results among the scans, where they would be read as such the next time."""
+    check_place(str(output), files)
+    root = Path(output).resolve()
+    for name in files:
+        path = Path(name).resolve()
+        if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
+            raise InputError(f"scans: expected some outside of --output {output}, got {name}; choose another folder")

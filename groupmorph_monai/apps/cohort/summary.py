@@ -1,0 +1,107 @@
+"""The table and the page of a cohort: what became of each series."""
+
+import csv
+import html
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ...data.output_folder import whole_file
+from .folders import CohortFolder
+
+__all__ = ["summarise"]
+
+_METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
+_COLUMNS = (
+    "name",
+    "state",
+    "verdict",
+    "reasons",
+    *_METRICS,
+    "seconds",
+    "memory_gb",
+    "attempt",
+    "host",
+    "error",
+    "folder",
+)
+_STATES = ("failed", "waiting", "finished")  # the worst first
+_VERDICTS = ("FAIL", "LOOK", None, "PASS")
+_STYLE = """body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse }
+td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td.number { text-align: right }
+.failed, .FAIL { background: #fbd9d9 } .LOOK, .waiting { background: #fdf3cf }"""
+
+
+def summarise(cohort: CohortFolder, jobs: Sequence[Mapping]) -> dict[str, int]:
+    """Write ``cohort.tsv``, in the manifest's order, and ``cohort.html``, sorted by the worst quality.
+
+    Returns: how many series failed, wait and are finished.
+    """
+    rows = [_row(cohort, job) for job in jobs]
+    with whole_file(cohort.root / "cohort.tsv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, _COLUMNS, delimiter="\t", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    states = {state: sum(row["state"] == state for row in rows) for state in _STATES}
+    with whole_file(cohort.root / "cohort.html") as path:
+        path.write_text("\n".join(_page(sorted(rows, key=_quality), states)), encoding="utf-8")
+    return states
+
+
+def _row(cohort: CohortFolder, job: Mapping) -> dict[str, object]:
+    row = {"name": job["name"], "state": "waiting"}
+    if status := cohort.finished(job):
+        folder = cohort.series(job["name"])
+        report = _report(folder)
+        verdict = report.get("verdict") or {}
+        row |= {"verdict": verdict.get("verdict"), "reasons": "; ".join(verdict.get("reasons", ()))}
+        row |= {name: report.get("metrics", {}).get(name) for name in _METRICS}
+    elif status := cohort.failure(job):
+        folder = cohort.failed(job["name"])
+    else:
+        return row
+    row |= {name: status.get(name) for name in ("state", "seconds", "memory_gb", "attempt", "host", "error")}
+    return {**row, "folder": folder.relative_to(cohort.root).as_posix()}
+
+
+def _report(folder: Path) -> Mapping:
+    try:
+        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _quality(row: Mapping) -> tuple:
+    """Key that puts first what deserves a look first: failures, then verdicts, then the least similar scans."""
+    verdict = row.get("verdict")
+    similarity = row.get("nmi_after")
+    return (
+        _STATES.index(row["state"]),
+        _VERDICTS.index(verdict if verdict in _VERDICTS else None),
+        -math.inf if similarity is None else similarity,
+    )
+
+
+def _page(rows: Sequence[Mapping], states: Mapping[str, int]) -> Iterator[str]:
+    yield f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n<style>{_STYLE}</style>'
+    hours = sum(row.get("seconds") or 0 for row in rows) / 3600
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    yield f"<h1>{len(rows)} series: {counts}</h1>\n<p>{hours:.2f} hours of registration. The worst come first.</p>"
+    columns = [name for name in _COLUMNS if name != "folder" and any(row.get(name) not in (None, "") for row in rows)]
+    yield f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"
+    for row in rows:
+        kind = row["state"] if row["state"] != "finished" else row.get("verdict") or "finished"
+        yield f'<tr class="{html.escape(kind)}">{"".join(_cell(row, name) for name in columns)}</tr>'
+    yield "</table>\n</html>\n"
+
+
+def _cell(row: Mapping, column: str) -> str:
+    value = row.get(column)
+    if isinstance(value, (int, float)):
+        return f'<td class="number">{value:.4g}</td>'
+    text = html.escape("" if value is None else str(value))
+    if column == "name" and row.get("folder"):
+        shown = "report.png" if row["state"] == "finished" else "log.txt"
+        text = f'<a href="{html.escape(row["folder"])}/{shown}">{text}</a>'
+    return f"<td>{text}</td>"

@@ -1,0 +1,175 @@
+"""A study: its manifest, its hashes and its table."""
+
+import json
+import os
+
+import pytest
+
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.cohort.folders import CohortFolder
+from groupmorph_monai.apps.cohort.manifest import read_manifest
+from groupmorph_monai.apps.cohort.study import _job, _settings_hash
+from groupmorph_monai.apps.cohort.summary import summarise
+from groupmorph_monai.apps.command_line import main
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Scans of which nobody reads more than that they are there."""
+    for name in ("a/t0.nii.gz", "a/t1.nii.gz", "b/t0.nii.gz", "mask.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"scan")
+    return tmp_path
+
+
+def manifest(study, *lines):
+    file = study / "manifest.tsv"
+    file.write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def everything_is_installed(monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study.check_installed", lambda args: None)
+
+
+def test_a_manifest_names_scans_and_options(study):
+    file = manifest(
+        study,
+        ("name", "scans", "mask", "reference", "spacing_mm"),
+        ("patient 1", "a", "", "", ""),
+        ("# the second", "", "", "", ""),
+        ("patient-2", "a/t1.nii.gz; b/t0.nii.gz", "mask.nii.gz", "1", "2.5"),
+    )
+    first, second = read_manifest(file, study / "out")
+    assert (first.name, first.files, first.options) == ("patient 1", [str(study / "a")], {})
+    assert second.files == [str(study / "a/t1.nii.gz"), str(study / "b/t0.nii.gz")]
+    assert second.options == {"mask": [str(study / "mask.nii.gz")], "reference": "1", "spacing_mm": 2.5}
+
+
+def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsys):
+    file = manifest(
+        study,
+        ("name", "scans", "reference"),
+        ("one", "a", ""),
+        ("two", "absent.nii.gz", ""),
+        ("ONE", "a", ""),
+        ("../four", "a", ""),
+        ("five", "a", "first"),
+        ("six", "a"),
+        ("seven", "", ""),
+        ("eight", str(study), ""),
+    )
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    wanted = [
+        f"line 3: scans: expected a file or a folder, found none at {study / 'absent.nii.gz'}",
+        "line 4: name: expected one that no other line has, got 'ONE' as on line 2",
+        "line 5: name: expected letters, digits, spaces and . _ - + @ that make a folder's name, got '../four'",
+        "line 6: reference: expected 'mean' or a timepoint's number from 0, got 'first'",
+        "line 7: expected 3 cells separated by tabs, got 2",
+        "line 8: scans: expected paths separated by ';', got ''",
+        f"line 9: scans: expected some outside of --output {study / 'out'}, got {study}; choose another folder",
+    ]
+    assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
+    assert lines[-1].startswith(f"groupmorph: {file}: expected lines without mistakes, got 7 with one")
+    assert not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--overlay", "data/none"], "--overlay: expected one of"),
+        (["--set", "noise=-1"], "noise"),
+        (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
+    ],
+)
+def test_options_are_checked_before_anything_starts(study, capsys, options, told):
+    file = manifest(study, ("name", "scans"), ("a", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out"), *options]) == 2
+    assert told in capsys.readouterr().err and not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "header, told",
+    [
+        ("name\tscan", "expected the columns name and scans"),
+        ("name\tscans\tscans", "expected the columns name and scans"),
+        ("name\tscans", "expected a line for each series"),
+        ("", "expected the columns name and scans"),
+    ],
+)
+def test_a_header_is_checked(study, capsys, header, told):
+    (study / "manifest.tsv").write_text(header + "\n")
+    assert main(["cohort", str(study / "manifest.tsv"), "--output", str(study / "out")]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--shard", "0/2"), ("--shard", "3/2"), ("--scheduler", "host"), ("--jobqueue", "lsf"), ("--workers", "0")],
+)
+def test_misuse_is_told(study, options, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["cohort", "m.tsv", "--output", "out", *options])
+    assert f"argument {options[0]}" in capsys.readouterr().err
+
+
+def job(study, *options, series=0):
+    file = manifest(study, ("name", "scans"), ("a", "a"), ("b", "a/t0.nii.gz;a/t1.nii.gz"))
+    args = make_parser().parse_args(["cohort", str(file), "--output", str(study / "out"), *options])
+    one = read_manifest(file, study / "out")[series]
+    return _job(args, one, CohortFolder(study / "out"), _settings_hash(args))
+
+
+def test_hashes_tell_what_a_result_depends_on(study):
+    first = job(study)
+    for options in (["--threads", "2"], ["--device", "cpu"], ["--workers", "2"], ["--quiet"]):
+        assert job(study, *options)["settings"] == first["settings"], options
+    for options in (
+        ["--no-refine"],
+        ["--set", "noise=0.1"],
+        ["--weights", str(study / "mask.nii.gz")],
+        ["--std", "20"],
+    ):
+        assert job(study, *options)["settings"] != first["settings"], options
+    assert job(study)["inputs"] == first["inputs"] != job(study, series=1)["inputs"]
+    os.utime(study / "a" / "t0.nii.gz", (1, 1))
+    assert job(study)["inputs"] != first["inputs"]
+
+
+def test_a_series_is_registered_with_the_options_of_register(study):
+    words = ["--no-refine", "--overlay", "data/lung_ct", "--spacing-mm", "2", "--device", "cpu"]
+    arguments = job(study, *words)["arguments"]
+    expected = vars(make_parser().parse_args(["register", str(study / "a"), *words, "--output", "x"]))
+    assert {**arguments, "output": "x"} == expected
+
+
+def test_the_page_begins_with_the_worst(tmp_path):
+    cohort = CohortFolder(tmp_path)
+    jobs = [{"name": name, "inputs": "i", "settings": "s"} for name in ("good", "unlike", "bad", "dead", "todo", "old")]
+    reports = {
+        "good": {"metrics": {"nmi_after": 0.2}, "verdict": {"verdict": "PASS", "reasons": []}},
+        "unlike": {"metrics": {"nmi_after": 0.1}, "verdict": {"verdict": "PASS", "reasons": []}},
+        "bad": {"metrics": {"nmi_after": 0.9}, "verdict": {"verdict": "FAIL", "reasons": ["folds", "<b>"]}},
+        "old": {"metrics": {}},
+    }
+    for name, report in reports.items():
+        cohort.series(name).mkdir(parents=True)
+        (cohort.series(name) / "report.json").write_text(json.dumps(report))
+        settings = "other" if name == "old" else "s"
+        status = {"name": name, "state": "finished", "inputs": "i", "settings": settings, "seconds": 2.0}
+        (cohort.series(name) / "status.json").write_text(json.dumps(status))
+    cohort.write_failure({"name": "dead", "state": "failed", "inputs": "i", "settings": "s", "error": "killed"})
+    assert summarise(cohort, jobs) == {"failed": 1, "waiting": 2, "finished": 3}
+    rows = [line.split("\t") for line in (tmp_path / "cohort.tsv").read_text().splitlines()]
+    assert [row[:4] for row in rows[1:5]] == [
+        ["good", "finished", "PASS", ""],
+        ["unlike", "finished", "PASS", ""],
+        ["bad", "finished", "FAIL", "folds; <b>"],
+        ["dead", "failed", "", ""],
+    ]
+    page = (tmp_path / "cohort.html").read_text()
+    places = [page.index(f">{name}<") for name in ("dead", "todo", "old", "bad", "unlike", "good")]
+    assert places == sorted(places)
+    assert "<b>" not in page and "folds; &lt;b&gt;" in page

@@ -1,0 +1,167 @@
+"""A study on real workers, of which some are killed, ends as one without faults."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.cohort.clusters import Resources, _cluster
+from groupmorph_monai.data import make_phantom
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.slow
+NUMBER, BROKEN = 20, ("p03", "p16")
+OPTIONS = ("--no-refine", "--initial", "none", "--threads", "1")
+SERVER = "groupmorph_monai.apps.cohort.server"
+PATIENCE_S = 900
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Small series, two of which are broken, with their order of names and of sizes at odds."""
+    folder, lines = tmp_path_factory.mktemp("study"), ["name\tscans\treference"]
+    for n in range(NUMBER):
+        name = f"p{n:02d}"
+        (folder / name).mkdir()
+        phantom = make_phantom(n % 3, size=(18, 16, 14), timepoints=2, max_motion_voxels=2, landmarks=2)
+        for k, volume in enumerate(phantom["image"].numpy()):
+            noise = np.random.default_rng([n, k]).normal(0, 3, volume.shape)
+            image = nibabel.Nifti1Image((volume + noise).astype("float32"), phantom["affine"].numpy())
+            nibabel.save(image, folder / name / f"t{k}.nii.gz")
+        if name in BROKEN:
+            scan = folder / name / "t1.nii.gz"
+            scan.write_bytes(scan.read_bytes()[:1500])
+        lines.append(f"{name}\t{name}\t{n % 2 or ''}")
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.tsv"
+
+
+def start(log, *words):
+    with open(log, "a") as stream:
+        return subprocess.Popen([sys.executable, "-m", *words], stdout=stream, stderr=stream)
+
+
+def cohort(manifest, output, *options):
+    words = ("groupmorph_monai.apps.command_line", "cohort", str(manifest), "--output", str(output), *OPTIONS, *options)
+    return start(f"{output}.log", *words)
+
+
+def finished(output):
+    return sorted(path.name for path in (output / "series").glob("*"))
+
+
+def wait_for(condition, process, output):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        log = open(f"{output}.log").read()[-2000:]
+        assert process.poll() is None and time.monotonic() < deadline, log
+        time.sleep(0.05)
+
+
+def worker_of(process):
+    """A process below ``process`` that has a server, and so is a worker."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    return next(
+        child.parent() for child in below if SERVER in child.cmdline() and SERVER not in child.parent().cmdline()
+    )
+
+
+def below(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def fields(output):
+    return {
+        file.relative_to(output): np.asarray(nibabel.load(file).dataobj)
+        for file in sorted((output / "series").rglob("*.nii.gz"))
+    }
+
+
+@pytest.mark.parametrize(
+    "queue, wanted",
+    [("slurm", ["--cpus-per-task=3", "--mem=5G"]), ("pbs", ["ncpus=3:mem=4769MB"]), ("sge", [])],
+)
+def test_a_job_of_a_queue_holds_one_series(queue, wanted, tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    words = ["cohort", "m.tsv", "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
+    args = make_parser().parse_args(words)
+    monkeypatch.setattr("distributed.SpecCluster.scale", lambda cluster, n=0, **options: None)
+    with _cluster(args, Resources(args, memory_gb=5)) as cluster:
+        script = cluster.job_script()
+    for part in (*wanted, str(tmp_path / "jobs")):
+        assert part in script
+    # Of two values of an option the last one counts.
+    assert re.findall(r"--nthreads (\d+)", script)[-1] == "1" and re.findall(r"--memory-limit (\S+)", script)[-1] == "0"
+
+
+@pytest.fixture(scope="module")
+def without_faults(manifest, tmp_path_factory):
+    """The study as two shards, one after the other, without Dask."""
+    output = tmp_path_factory.mktemp("shards") / "out"
+    for shard in ("1/2", "2/2"):
+        assert cohort(manifest, output, "--shard", shard).wait(timeout=PATIENCE_S) == 3
+    return output
+
+
+def test_shards_make_one_table(without_faults):
+    rows = [line.split("\t") for line in (without_faults / "cohort.tsv").read_text().splitlines()]
+    states = {row[0]: row[1] for row in rows[1:]}
+    assert states == {f"p{n:02d}": "failed" if f"p{n:02d}" in BROKEN else "finished" for n in range(NUMBER)}
+    for name in BROKEN:
+        status = json.loads((without_faults / "failed" / name / "status.json").read_text())
+        assert "t1.nii.gz: expected a whole image" in status["error"] and status["attempt"] == 2
+        assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text()
+    assert not (without_faults / ".work").exists()
+
+
+def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, tmp_path):
+    output = tmp_path / "out"
+    # A local cluster: a worker is killed, then the command itself, in which the scheduler is.
+    process = cohort(manifest, output, "--workers", "2")
+    wait_for(lambda: len(finished(output)) >= 3, process, output)
+    worker_of(process).kill()
+    wait_for(lambda: len(finished(output)) >= 7, process, output)
+    orphans = below(process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert psutil.wait_procs(orphans, timeout=60)[1] == []  # no registration goes on without its worker
+    before = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in finished(output)}
+    assert 7 <= len(before) < NUMBER - len(BROKEN)
+
+    # It goes on with a scheduler and workers that somebody else has started, one of which is killed for good.
+    file = tmp_path / "scheduler.json"
+    dask = [
+        start(tmp_path / "dask.log", "distributed.cli.dask_scheduler", "--port", "0", "--scheduler-file", str(file))
+    ]
+    wait_for(file.exists, dask[0], tmp_path / "dask")
+    words = ("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard")
+    dask += [start(tmp_path / "dask.log", *words) for _ in range(2)]
+    try:
+        process = cohort(manifest, output, "--scheduler", json.loads(file.read_text())["address"])
+        wait_for(lambda: len(finished(output)) >= len(before) + 3, process, output)
+        for victim in (dask[1], *below(dask[1])):
+            victim.kill()
+        assert process.wait(timeout=PATIENCE_S) == 3
+    finally:
+        for one in dask:
+            for child in below(one) if one.poll() is None else []:
+                child.kill()
+            one.kill()
+            one.wait()
+
+    after = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in before}
+    assert after == before  # nothing was done twice
+    assert not (output / ".work").exists()
+    one, other = fields(without_faults), fields(output)
+    assert one.keys() == other.keys() and len(one) > 7 * (NUMBER - len(BROKEN))
+    for name, values in one.items():
+        assert np.array_equal(values, other[name], equal_nan=True), name

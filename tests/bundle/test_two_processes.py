@@ -1,0 +1,166 @@
+"""Two processes train together, by gloo: the iterations, rates and logs that were asked for, once."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from groupmorph_monai.workflow import RandomDraws, StopAfter, warmup_and_cosine
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = REPOSITORY / "bundle" / "configs"
+ITERATIONS, RATE = 6, 1e-3
+OPTIONS = {
+    "phantom_size_voxels": [20, 20, 20],
+    "patch_size_voxels": [16, 16, 16],
+    "phantom_max_motion_voxels": 2.0,
+    "phantom_timepoints": 3,
+    "phantoms_training": 8,
+    "phantoms_validation": 2,
+    "integration_steps": 2,
+    "max_iterations": ITERATIONS,
+    "iterations_per_epoch": 3,
+    "learning_rate": RATE,
+    "log_interval": 1,
+    "network_def#encoder_channels": [3, 4, 5, 6],
+    "network_def#features": [2, 3, 3, 3],
+    "network_def#hidden_channels": 4,
+    "network_def#looks": [1, 1, 1, 1],
+}
+# Nothing is random but which series are drawn.
+SAME = {
+    "patch_size_voxels": [20, 20, 20],
+    "timepoints_least": 3,
+    "timepoints_most": 3,
+    "timepoints_in_order": True,
+    "motion_probability": 0.0,
+    "flip_probability": 0.0,
+    "contrast_probability": 0.0,
+    "posterior#_target_": "mean_posterior.MeanPosterior",
+}
+
+
+def start(output, **options):
+    """Start two processes; standard error and output go to ``output``/log."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", f"['{CONFIGS / 'train.yaml'}','{CONFIGS / 'multi_gpu_train.yaml'}']"]
+    for name, value in {**OPTIONS, "output_dir": str(output), **options}.items():
+        command += [f"--{name}", str(value)]
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")]))
+    output.mkdir(exist_ok=True)
+    with open(output / "log", "a") as log:
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths}
+        )
+
+
+def train_together(output, **options):
+    code = start(output, **options).wait(timeout=900)
+    assert code == 0, (output / "log").read_text()[-3000:]
+    return output
+
+
+def children(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def scalars(output, name):
+    events = EventAccumulator(str(output / "tensorboard")).Reload().Scalars(name)
+    return [event.step for event in events], [event.value for event in events]
+
+
+def weights(output):
+    return torch.load(max(output.glob("checkpoint_epoch=*.pt")), weights_only=True)["network"]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    return train_together(tmp_path_factory.mktemp("together") / "run", max_minutes=60)
+
+
+@pytest.mark.slow
+def test_iterations_rates_and_logs_are_those_asked_for(together):
+    steps, rates = scalars(together, "train/learning_rate")
+    assert steps == list(range(1, ITERATIONS + 1))
+    # The log has the rate of the iteration that follows.
+    assert rates == pytest.approx([RATE * warmup_and_cosine(n, ITERATIONS) for n in steps], abs=1e-9)
+    assert scalars(together, "validation_loss")[0] == [1, 2]
+    # TensorBoard's files are named by time, host and process.
+    files = [file.name for file in (together / "tensorboard").iterdir()]
+    assert len({re.search(r"\.(\d+)\.\d+$", name)[1] for name in files}) == 1
+    log = (together / "log").read_text()
+    for line in (r"Epoch\[1\] Metrics -- .*validation_loss", r"SupervisedTrainer: Epoch\[2\] Complete"):
+        assert len(re.findall(line, log)) == 1, line
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(together, tmp_path):
+    output = tmp_path / "killed"
+    process = start(output)
+    deadline = time.monotonic() + 900
+    while not (output / "checkpoint_epoch=1.pt").exists():
+        assert process.poll() is None and time.monotonic() < deadline, (output / "log").read_text()[-3000:]
+        time.sleep(0.02)
+    os.kill(int(children(process)[-1]), signal.SIGKILL)
+    assert process.wait(timeout=300) != 0
+    assert not (output / "checkpoint_epoch=2.pt").exists()
+    train_together(output)
+    resumed = weights(output)
+    for name, value in weights(together).items():
+        assert torch.equal(resumed[name], value), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
+    train_together(tmp_path / "two", **SAME)
+    one = tmp_path / "one"
+    run(
+        "training", config_file=[str(CONFIGS / "train.yaml")], bundle_root=str(REPOSITORY / "bundle"),
+        output_dir=str(one), **{**OPTIONS, **SAME, "batch_size": 2},
+    )  # fmt: skip
+    for name in ("validation_loss", "landmark_after_mm"):
+        assert scalars(tmp_path / "two", name)[1] == pytest.approx(scalars(one, name)[1], rel=1e-4)
+
+
+def draws(monkeypatch, rank, of, number, epoch=1):
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: rank)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: of)
+    sampler = RandomDraws(range(7), number, seed=3)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == number
+    return list(sampler)
+
+
+def test_processes_share_the_draws_of_one(monkeypatch):
+    alone = draws(monkeypatch, 0, 1, 12)
+    assert [draws(monkeypatch, rank, 3, 4) for rank in range(3)] == [alone[rank::3] for rank in range(3)]
+    assert draws(monkeypatch, 0, 1, 12, epoch=2) != alone and draws(monkeypatch, 0, 1, 12) == alone
+    many = draws(monkeypatch, 0, 1, 7000)
+    assert all(abs(many.count(item) - 1000) < 150 for item in range(7))
+
+
+def test_the_first_processs_clock_ends_all(monkeypatch):
+    """Another's clock says that time is over, or that it is not."""
+
+    class Trainer:
+        stopped = 0
+
+        def terminate(self):
+            self.stopped += 1
+
+    for first_s, stopped in ((61.0, 1), (59.0, 0)):
+        trainer, limit = Trainer(), StopAfter(minutes=1)
+        limit._start(trainer)
+        limit.started -= 120 - first_s  # this process's own clock
+        monkeypatch.setattr("ignite.distributed.broadcast", lambda value, src, first_s=first_s: first_s)
+        limit(trainer)
+        assert trainer.stopped == stopped
