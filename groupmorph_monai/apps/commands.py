@@ -14,6 +14,7 @@ from ..data.readers import list_series, read_series
 from ..data.writers import apply_field_to_files
 from ..errors import InputError
 from ..workflow.literal import literal
+from ..workflow.memory import keep_freed_memory
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .demo import run_demo
@@ -66,6 +67,7 @@ def _run(
         logging_file=False,
         **{name: literal(value) for name, value in values.items()},
     )
+    keep_freed_memory()
     workflow.initialize()
     workflow.run()
     workflow.finalize()
