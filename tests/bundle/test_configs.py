@@ -1,6 +1,5 @@
 """The configs as MONAI and its zoo check them, and as the design asks for them."""
 
-import json
 import re
 
 import pytest
@@ -97,25 +96,6 @@ def test_monai_finds_every_property(bundle, series, tmp_path, name, kind):
     )  # fmt: skip
     workflow.initialize()
     assert workflow.check_properties() == []
-
-
-def test_metadata_has_what_the_schema_asks_for(bundle):
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    for key in (
-        "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
-        "description", "authors", "copyright", "network_data_format", "changelog",
-    ):  # fmt: skip
-        assert metadata[key], key
-    assert metadata["version"] in metadata["changelog"]
-    assert isinstance(metadata["supported_apps"], dict)
-    for tensors in metadata["network_data_format"].values():
-        for tensor in tensors.values():
-            assert isinstance(tensor["num_channels"], int)
-            assert {"type", "format", "spatial_shape", "dtype", "value_range"} <= set(tensor)
-            assert all(isinstance(v, int | float) for v in tensor["value_range"])
-    timepoints = 6  # the network takes any number; the schema wants one
-    assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == timepoints
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 2 * 3 * timepoints
 
 
 def test_monai_verifies_what_the_network_takes_and_gives(bundle):
