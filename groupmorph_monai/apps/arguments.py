@@ -249,7 +249,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--weights",
         type=path,
         metavar="FILE",
-        help="begin from these, such as bundle/models/model.pt (default: from nothing)",
+        help="begin from these, such as the bundle's models/model.pt (default: from nothing)",
     )
     p.add_argument("--iterations", type=positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")

@@ -77,10 +77,14 @@ def test_a_round_of_federated_learning(release, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {**TINY, "bundle_root": str(release), "output_dir": "run", "learning_rate": 1e-3}
     client = MonaiAlgo(
-        str(release), send_weight_diff=False, train_kwargs=options, config_evaluate_filename=None, save_dict_key="network"
+        str(release),
+        send_weight_diff=False,
+        train_kwargs=options,
+        config_evaluate_filename=None,
+        save_dict_key="network",
     )
     client.initialize({ExtraItems.CLIENT_NAME: "hospital"})
-    own = {name: value.copy() for name, value in client.get_weights().weights.items()}
+    own = {name: value + 0 for name, value in client.get_weights().weights.items()}
     start = {name: 0.5 * value for name, value in own.items()}
     client.train(ExchangeObject(weights=start, weight_type=WeightType.WEIGHTS))
     weights = client.get_weights().weights
@@ -98,7 +102,9 @@ def without_the_package(tmp_path_factory):
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     paths = json.dumps([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    site = subprocess.run([python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True)
+    site = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True
+    )
     # A .pth file in a folder that another one names is not read, and by one the package is found in a checkout.
     (Path(site.stdout.strip()) / "base.pth").write_text("\n".join(dict.fromkeys(json.loads(paths))))
     return python

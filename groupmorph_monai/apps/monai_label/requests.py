@@ -98,4 +98,6 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
         kind = InputError if done.returncode == 2 else RuntimeError
         raise kind(lines[0].removeprefix("groupmorph: "))
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    return {name: report[name] for name in ("metrics", "warnings", "initial_alignment", "series", "seconds", "versions")}
+    return {
+        name: report[name] for name in ("metrics", "warnings", "initial_alignment", "series", "seconds", "versions")
+    }

@@ -20,7 +20,9 @@ def test_without_options_a_request_is_the_commands_default():
     assert {**asked, "effort": None} == default
 
 
-@pytest.mark.parametrize("name, value", [("overlay", "/etc/own.yaml"), ("overlay", ["own"]), ("output", "/"), ("set", "")])
+@pytest.mark.parametrize(
+    "name, value", [("overlay", "/etc/own.yaml"), ("overlay", ["own"]), ("output", "/"), ("set", "")]
+)
 def test_a_request_names_no_file_of_the_server(name, value):
     with pytest.raises(InputError, match=name):
         register_arguments({name: value})
