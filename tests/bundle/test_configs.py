@@ -12,7 +12,7 @@ from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.space import FlowSequence, RungeKutta4
 
 MAIN = ["train", "inference", "evaluate"]
-ALL = [*MAIN, "multi_gpu_train"]
+ALL = [*MAIN, "multi_gpu_train", "multi_gpu_evaluate", "batch_inference"]
 
 
 def load(bundle, name):
