@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast gpu bench docs clean
+.PHONY: demo test test-fast gpu bench docs bundle monai-label clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -28,6 +28,14 @@ docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[docs]
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# One zip in the layout of MONAI's zoo, with the package inside.
+bundle: $(INSTALLED)
+	$(BIN)/python .ci/pack_bundle dist
+
+# A real server of MONAI Label, in an environment of its own, asked by its own client.
+monai-label: $(INSTALLED)
+	.ci/check_monai_label
+
 # torch comes first: any other package would pull the newest one with its gigabytes.
 $(INSTALLED): constraints.txt setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,4 +44,4 @@ $(INSTALLED): constraints.txt setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_output build site *.egg-info
+	rm -rf $(VENV) .venv-label demo_output build dist site *.egg-info

@@ -1,12 +1,6 @@
 """GroupMorph: all K scans of one patient in one space, with smooth invertible deformations and a measure of trust."""
 
-import os
-
 __version__ = "0.2.0"
-
-# OpenMP reads this once, when torch is loaded. Threads that spin at barriers while another process holds their core
-# make thousands of small parallel regions 20 times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["Registration", "__version__", "register"]
 

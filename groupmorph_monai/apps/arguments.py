@@ -284,7 +284,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--weights",
         type=path,
         metavar="FILE",
-        help="begin from these, such as bundle/models/model.pt (default: from nothing)",
+        help="begin from these, such as the bundle's models/model.pt (default: from nothing)",
     )
     p.add_argument("--iterations", type=positive, metavar="N", help="how long to train (default 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
@@ -351,8 +351,8 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
         "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
         "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures; "
-        "memory: what a registration takes beside what is told before it; cohort: a simulation of 10,000 series on 1 to "
-        "1,000 workers.",
+        "memory: what a registration takes beside what is told before it; cohort: a simulation of 10,000 series on "
+        "1 to 1,000 workers.",
     )
     p.add_argument(
         "--suite",

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
-from .run import run_bundle
+from .run import checked_run, run_bundle
 
 __all__ = ["COMMANDS"]
 
@@ -68,14 +68,7 @@ def cohort(args: argparse.Namespace) -> int:
     from .cohort.study import run_cohort
 
     # What is wrong here would be wrong in every series.
-    shipped, own = _split(args.overlay)
-    files = config_files("inference", shipped)
-    _check_overlays("inference", shipped)
-    for file in own:
-        read_settings(file, "inference", files)
-    parse_settings(args.set, "inference", files)
-    if args.weights:
-        read_weights(args.weights)
+    checked_run("inference", args.overlay, args.set, args.device, weights=args.weights)
     return run_cohort(args)
 
 

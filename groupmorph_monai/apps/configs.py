@@ -13,10 +13,11 @@ _BASES = {"evaluate": ("inference",)}
 
 
 def bundle_root() -> Path:
-    """The bundle's folder: inside the package where it is installed, beside it in a checkout."""
+    """The bundle's folder: inside the package where it is installed, beside it in a checkout, around it in a release of
+    the bundle."""
     package = Path(__file__).resolve().parents[1]
-    inside = package / "bundle"
-    return inside if (inside / "configs").is_dir() else package.parent / "bundle"
+    places = (package / "bundle", package.parent / "bundle", package.parent)
+    return next(place for place in places if (place / "configs" / "inference.yaml").is_file())
 
 
 def overlay_names() -> list[str]:

@@ -16,7 +16,7 @@ __all__ = ["keep_log", "report_fault"]
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 _PACKAGE = __name__.split(".")[0]
 _MOST_RECORDS = 10000
-_LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk", "numpy")
+_LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
 _REPORT = "the maintainers, with this log and, where you may share them, the files"
 
 

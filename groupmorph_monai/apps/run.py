@@ -10,6 +10,7 @@ from monai.bundle import ConfigWorkflow
 from ..data.checks import check_dataset
 from ..errors import InputError
 from ..workflow.literal import literal
+from ..workflow.memory import keep_freed_memory
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
@@ -66,6 +67,7 @@ def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
     files, values = checked_run(*arguments, **options)
     logger.debug("Running %s with %s", files, values)
     workflow = ConfigWorkflow(config_file=files, run_id=run_id, logging_file=False, **values)
+    keep_freed_memory()
     workflow.initialize()
     workflow.run()
     workflow.finalize()

@@ -118,13 +118,13 @@ def settings_table() -> list[str]:
 
 
 def _defaults(name: str, configs: Mapping[str, dict]) -> dict[str, object]:
-    """What each config says itself; what it takes from another setting is no default."""
+    """What each config says itself; what it takes from another setting or computes is no default."""
     found = {}
     for source, content in configs.items():
         value = content
         for key in name.split("#"):
             value = value.get(key, "@") if isinstance(value, dict) else "@"
-        if not (isinstance(value, str) and value[:1] in ("@", "$")):
+        if not (isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
             found[source] = value
     return found
 

@@ -14,7 +14,7 @@ from ..benchmarks.contention import contention
 from ..benchmarks.covariance import draws, heart_cases
 from ..benchmarks.full_size import full_size
 from ..benchmarks.memory import memory
-from ..benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
+from ..benchmarks.peers.elastix import check_elastix, elastix_groupwise, elastix_pairwise
 from ..benchmarks.reliability import reliability
 from ..benchmarks.shapes import shapes
 from ..benchmarks.suites import breathing, integrators, synthetic_cases, warped_cases
@@ -51,6 +51,7 @@ def _cases(args: argparse.Namespace) -> list[dict]:
 
 
 def _peers(args: argparse.Namespace) -> list[dict]:
+    check_elastix()  # before our own rows take their minutes
     peer = "Elastix pair-wise B-spline"
     methods = {
         "GroupMorph-set, single pass": _ours(args, "effort/no_refine"),

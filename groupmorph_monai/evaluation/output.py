@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -237,7 +238,7 @@ class MetricsTable:
     ``metrics.json``.
 
     What has been measured stays measured: a run that was stopped goes on with the series that are left, unless their
-    files or the settings have changed.
+    files or the settings have changed. Processes that run together share the series, and the first one makes the table.
 
     Args:
         output_dir: made if missing; no other run may write to it meanwhile.
@@ -245,7 +246,8 @@ class MetricsTable:
     """
 
     def __init__(self, output_dir: str, settings: Sequence[object] = ()):
-        claim(output_dir)
+        if idist.get_rank() == 0:
+            claim(output_dir)
         self.output_dir, self.settings = Path(output_dir), list(settings)
         self.items: list[Mapping] = []
 
@@ -258,7 +260,8 @@ class MetricsTable:
         left = [n for n, key in enumerate(self.keys) if self._row(key) is None]
         if len(left) < len(self.items):
             logger.info("Going on with %d of %d series; the others have been measured.", len(left), len(self.items))
-        self.left = left or [len(self.items) - 1]
+        idist.barrier()  # what is left is the same for all, as none has begun
+        self.left = left[idist.get_rank() :: idist.get_world_size()] or [len(self.items) - 1]
         return [self.items[n] for n in self.left]
 
     def _file(self, key: str) -> Path:
@@ -286,11 +289,14 @@ class MetricsTable:
         seconds = time.perf_counter() - self.started
         row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}
         file = self._file(self.keys[number])
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as path:
             path.write_text(to_json(row), encoding="utf-8")
 
     def _finish(self, engine: Engine) -> None:
+        idist.barrier()
+        if idist.get_rank() != 0:
+            return
         found = [self._row(key) for key in self.keys]
         columns = list(dict.fromkeys(name for row in found for name in row))
         means = {}

@@ -33,9 +33,10 @@ Result = TypeVar("Result")
 @contextmanager
 def _exact_products() -> Iterator[None]:
     """Multiply matrices of float32 in float32, also where TF32 or bfloat16 is allowed for speed."""
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    products = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
+    backends = [matmul for matmul in products if hasattr(matmul, "fp32_precision")]  # none in PyTorch 2.8
     before = [backend.fp32_precision for backend in backends]
-    if set(before) <= {"ieee", "none"}:
+    if backends and set(before) <= {"ieee", "none"}:
         yield
         return
     try:

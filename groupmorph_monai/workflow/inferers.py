@@ -30,7 +30,8 @@ def native_bf16(device: torch.device | str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(kind == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch below 2.13 does not tell
+    return bool(kind == "cpu" and capabilities.get("avx512_bf16", False))
 
 
 def prepare_series(

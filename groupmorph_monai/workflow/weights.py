@@ -51,7 +51,8 @@ def _missing(file: Path) -> InputError:
     option = "--set affine_weights=" if file.stem == "avsm_affine" else "--weights "
     return InputError(
         f"weights: {file}: no weights ship for models/{file.stem}; train them, groupmorph train --phantoms --overlay "
-        f"models/{file.stem} --output DIR, with a recipe of bundle/docs/models.md, and give {option}DIR/model_best.pt"
+        f"models/{file.stem} --output DIR, with a recipe of {file.parent.parent / 'docs' / 'models.md'}, and give "
+        f"{option}DIR/model_best.pt"
     )
 
 

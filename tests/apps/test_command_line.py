@@ -45,10 +45,14 @@ def test_the_version_is_the_packages(capsys):
 
 
 def test_openmp_is_passive_before_torch_is_imported():
-    code = "import groupmorph_monai, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = (
+        "import os, sys; from groupmorph_monai.apps.command_line import main\n"
+        "print('OMP_WAIT_POLICY' in os.environ); main(['settings', '--quiet'])\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
-    assert done.stdout.split() == ["PASSIVE", "False"]
+    assert done.stdout.split() == ["False", "PASSIVE", "False"], done.stderr
 
 
 def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, capsys):

@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 from groupmorph_monai.apps import suites
 from groupmorph_monai.apps.arguments import SUITE_NAMES
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.errors import InputError
 
 
 @pytest.fixture
@@ -112,3 +113,10 @@ def test_covariance_crosses_the_prior_with_the_posterior(measured, tmp_path):
     run("covariance", tmp_path)
     found = {(p.get("lambda_u"), p.get("posterior_smoothing_voxels") > 0) for p, *_ in measured["trained"].values()}
     assert found == {(1.0, False), (1.0, True), (20.0, False), (20.0, True)}
+
+
+def test_elastix_missing_is_said_before_any_registration(measured, monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.benchmarks.peers.elastix.itk", object())
+    with pytest.raises(InputError, match="pip install 'groupmorph-monai.bench.'"):
+        suites.SUITES["synthetic"](argparse.Namespace(weights=None, series=None, seeds=[1]))
+    assert measured["methods"] == {}

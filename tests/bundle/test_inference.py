@@ -1,6 +1,8 @@
 """Inference as the user types it, and the command line over it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -254,3 +256,34 @@ def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsy
     assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert len(found["series"]) == 2 and 0 < found["mean"]["landmark_after_mm_mean"] < 5
+
+
+def test_a_data_list_is_registered_each_series_into_its_folder(registered, scans, tmp_path):
+    listed = [{"name": "first", "image": scans}, {"name": "pair", "image": scans[:2]}]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "validation": []}))
+    infer(None, tmp_path / "out", "batch_inference.yaml", dataset_dir=str(tmp_path))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"first", "pair"}
+    for path in registered.glob("*.nii.gz"):
+        assert (tmp_path / "out" / "first" / path.name).read_bytes() == path.read_bytes(), path.name
+    report = json.loads((tmp_path / "out" / "pair" / "report.json").read_text())
+    assert report["series"] == scans[:2] and report["seconds"]["register"] > 0
+
+
+@pytest.mark.slow
+def test_processes_share_an_evaluation(tmp_path):
+    small = {"phantoms": 3, "phantom_size_voxels": [24, 24, 24], "phantom_timepoints": 3, "initial_alignment": "none"}
+    names = ("inference", "evaluate", "effort/no_refine", "multi_gpu_evaluate")
+    files = [str(REPOSITORY / "bundle" / "configs" / f"{name}.yaml") for name in names]
+    options = {**small, "bundle_root": str(REPOSITORY / "bundle")}
+    run("evaluate", config_file=files[:-1], output_dir=str(tmp_path / "one"), **options)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "evaluate", "--config_file", str(files)]
+    for name, value in {**options, "output_dir": str(tmp_path / "two")}.items():
+        command += [f"--{name}", str(value)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text())["series"] for name in ("one", "two"))
+    assert len(two) == 3
+    for alone, shared in zip(one, two):
+        assert {**shared, "seconds": 0} == pytest.approx({**alone, "seconds": 0}, rel=1e-4)
+    assert done.stdout.count("All metrics:") == 1

@@ -104,6 +104,16 @@ def test_tf32_is_off_where_it_was_switched_on_for_one_backend(precision):
     assert seen == "ieee" and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+def test_tf32_is_off_where_pytorch_has_one_switch_for_all(precision, monkeypatch):
+    # PyTorch 2.8, the oldest that MONAI takes, has no switch of each backend.
+    torch.set_float32_matmul_precision("high")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cuda, "matmul", object())
+        patch.delattr(type(torch.backends.mkldnn), "matmul")
+        assert full_precision(torch.get_float32_matmul_precision)() == "highest"
+    assert torch.get_float32_matmul_precision() == "high"
+
+
 GEOMETRY = {
     "upsampling": lambda: upsample_field(voxel_grid((80, 3, 3), torch.empty(0))[None, None], 2, (160, 5, 5)),
     "cosine transform": lambda: CosineTransform((160, 4, 4), torch.empty(0))(voxel_grid((160, 4, 4), torch.empty(0))),

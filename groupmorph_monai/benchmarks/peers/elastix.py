@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import InputError
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["elastix_breast", "elastix_default", "elastix_groupwise", "elastix_pairwise", "elastix_pca"]
+__all__ = ["check_elastix", "elastix_breast", "elastix_default", "elastix_groupwise", "elastix_pairwise", "elastix_pca"]
 
 _UNIT = torch.eye(4)
 
@@ -107,10 +107,15 @@ def _image(volumes: Tensor, spacing: Sequence[float]) -> object:
     return image
 
 
+def check_elastix() -> None:
+    """Refuse to begin where Elastix is not installed, with an InputError."""
+    if not hasattr(itk, "ParameterObject"):
+        raise InputError("elastix: expected itk-elastix, found none; pip install 'groupmorph-monai[bench]'")
+
+
 def _register(fixed: object, moving: object, stages: Sequence[Mapping[str, Sequence[str]] | str]) -> object:
     """The transforms, a parameter object, of stages that are Elastix' defaults by name or given."""
-    if not hasattr(itk, "ParameterObject"):
-        raise InputError("elastix: expected itk-elastix beside itk, found none; pip install 'groupmorph-monai[bench]'")
+    check_elastix()
     chosen = itk.ParameterObject.New()
     for stage in stages:
         chosen.AddParameterMap(chosen.GetDefaultParameterMap(stage) if isinstance(stage, str) else stage)

@@ -1,0 +1,103 @@
+"""Requests to the server, as `groupmorph register` takes them."""
+
+import difflib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ...errors import InputError
+from ..configs import overlay_names
+
+__all__ = ["OPTIONS", "register", "register_arguments", "series_of"]
+
+# Shown by clients: the values to choose from, the default first; or what to type.
+OPTIONS: dict[str, object] = {
+    "reference": "mean",
+    "effort": ["normal", "fast", "best", "none"],
+    "initial": ["affine", "rigid", "none"],
+    "spacing_mm": "auto",
+    "mask": "",
+    "overlay": [],
+    "images": [],
+}
+# What MONAI Label's server and clients put into a request by themselves.
+_OF_THE_SERVER = {
+    *("model", "image", "description", "device", "client_id", "session", "session_id", "save_label", "label_tag"),
+    *("timeout", "logging", "label", "result_extension", "result_dtype", "result_compress", "user"),
+}
+_ENDINGS = (None, "", ".nii.gz")
+
+
+def register_arguments(request: Mapping[str, object]) -> list[str]:
+    """The options of `groupmorph register` that a request asks for, but for its mask.
+
+    Values come over the network: each is one word ``--name=value`` that the command checks, and an overlay is one that
+    the bundle ships.
+
+    Raises: InputError for a name that is none, so that nothing is ignored in silence; an overlay that does not ship;
+        another format than NIfTI.
+    """
+    for name in request:
+        if name not in OPTIONS and name not in _OF_THE_SERVER:
+            nearest = difflib.get_close_matches(name, OPTIONS, 1)
+            cure = f"did you mean {nearest[0]}?" if nearest else f"the options are {', '.join(OPTIONS)}"
+            raise InputError(f"params: expected the name of an option, got {name!r}; {cure}")
+    if request.get("result_extension") not in _ENDINGS:
+        raise InputError(
+            f"result_extension: expected .nii.gz, as the answer is a series of volumes, got "
+            f"{request['result_extension']!r}; leave it out"
+        )
+    arguments = [
+        f"--{name.replace('_', '-')}={request[name]}"
+        for name in ("reference", "initial", "spacing_mm", "device")
+        if request.get(name) is not None
+    ]
+    effort = request.get("effort") or "normal"
+    arguments.append("--no-refine" if effort == "none" else f"--effort={effort}")
+    overlays = request.get("overlay") or []
+    for name in [overlays] if isinstance(overlays, str) else overlays:
+        if name not in overlay_names():
+            raise InputError(f"overlay: expected one of {', '.join(overlay_names())}, got {name!r}")
+        arguments.append(f"--overlay={name}")
+    return arguments
+
+
+def series_of(request: Mapping[str, object], image_file: Callable[[str], str]) -> list[str]:
+    """Files of the series: those of ``images``, the names of a series' volumes in the datastore, or else ``image``.
+
+    Args:
+        image_file: the file of an image by its name in the datastore, or "" where there is none.
+    """
+    names = request.get("images") or []
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"images: expected a list of names, got {names!r}")
+    if not names:
+        return [str(request["image"])]
+    files = [image_file(name) for name in names]
+    for name, file in zip(names, files):
+        if not file:
+            raise InputError(f"images: expected the names of images of the datastore, got {name!r}; list it first")
+    return files
+
+
+def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> dict[str, object]:
+    """Run `groupmorph register` in a process of its own, so that the server's stays as it is.
+
+    Args:
+        arguments: its options, as `register_arguments` gives them.
+        output: folder for the results.
+    Returns: metrics, warnings and the initial alignment's confidence, from its report.
+    Raises: InputError with the command's own line where the user can mend it; RuntimeError with that of its fault.
+    """
+    command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
+    done = subprocess.run([*command, f"--output={output}", "--", *series], capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("groupmorph")] or [done.stderr.strip()]
+        kind = InputError if done.returncode == 2 else RuntimeError
+        raise kind(lines[0].removeprefix("groupmorph: "))
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return {
+        name: report[name] for name in ("metrics", "warnings", "initial_alignment", "series", "seconds", "versions")
+    }

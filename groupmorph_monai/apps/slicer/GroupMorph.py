@@ -1,0 +1,193 @@
+"""GroupMorph in 3D Slicer: a sequence in; the aligned sequence, its transforms and the report out.
+
+The registration runs as `groupmorph register` in a process of its own: Slicer needs neither PyTorch nor MONAI. How to
+install and use the module: docs/slicer.md of the bundle.
+"""
+
+import tempfile
+from pathlib import Path
+
+import ctk
+import qt
+import slicer
+from groupmorph_lib import Run, Settings, fields_of, register_command, report_page, split_volumes
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleWidget,
+)
+
+PROGRAM_KEY = "GroupMorph/program"
+POLL_MS = 200
+
+
+class GroupMorph(ScriptedLoadableModule):
+    def __init__(self, parent):
+        super().__init__(parent)
+        parent.title = "GroupMorph"
+        parent.categories = ["Registration"]
+        parent.dependencies = ["Sequences"]
+        parent.contributors = ["GroupMorph contributors"]
+        parent.helpText = "Aligns all volumes of a sequence at once, such as DCE-MRI. Research only."
+
+
+class GroupMorphLogic(ScriptedLoadableModuleLogic):
+    """Move volumes between the scene and files."""
+
+    def export(self, sequence, folder):
+        """Write the volumes of a sequence to ``folder`` and return the files, in its order."""
+        files = []
+        for k in range(sequence.GetNumberOfDataNodes()):
+            files.append(str(Path(folder) / f"t{k:03d}.nrrd"))
+            if not slicer.util.saveNode(sequence.GetNthDataNode(k), files[-1]):
+                raise RuntimeError(f"Volume {k} of {sequence.GetName()} could not be written to {files[-1]}")
+        return files
+
+    def export_mask(self, node, volume, folder):
+        """Write a label map, or a segmentation on the grid of ``volume``, to ``folder`` and return the file."""
+        file = str(Path(folder) / "mask.nrrd")
+        labels = node
+        if node.IsA("vtkMRMLSegmentationNode"):
+            labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "GroupMorph mask")
+            slicer.modules.segmentations.logic().ExportVisibleSegmentsToLabelmapNode(node, labels, volume)
+        saved = slicer.util.saveNode(labels, file)
+        if labels is not node:
+            slicer.mrmlScene.RemoveNode(labels)
+        if not saved:
+            raise RuntimeError(f"{node.GetName()} could not be written to {file}")
+        return file
+
+    def load(self, output, sequence):
+        """Load the aligned sequence and its transforms, with the index values of ``sequence``, and show it."""
+        with tempfile.TemporaryDirectory() as folder:
+            volumes = split_volumes(str(Path(output) / "warped.nii.gz"), folder)
+            aligned = self._sequence(f"{sequence.GetName()} aligned", sequence, volumes, slicer.util.loadVolume)
+        fields = fields_of(output)
+        transforms = self._sequence(f"{sequence.GetName()} transforms", sequence, fields, slicer.util.loadTransform)
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", aligned.GetName())
+        browser.SetAndObserveMasterSequenceNodeID(aligned.GetID())
+        browser.AddSynchronizedSequenceNode(transforms)
+        slicer.modules.sequences.toolBar().setActiveBrowserNode(browser)
+        slicer.util.setSliceViewerLayers(background=browser.GetProxyNode(aligned), fit=True)
+        return aligned, transforms
+
+    def _sequence(self, name, like, files, load):
+        made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+        made.SetIndexName(like.GetIndexName())
+        made.SetIndexUnit(like.GetIndexUnit())
+        made.SetIndexType(like.GetIndexType())
+        for k, file in enumerate(files):
+            node = load(file)
+            made.SetDataNodeAtValue(node, like.GetNthIndexValue(k))  # which copies it
+            slicer.mrmlScene.RemoveNode(node)
+        return made
+
+
+class GroupMorphWidget(ScriptedLoadableModuleWidget):
+    def setup(self):
+        super().setup()
+        self.logic, self.run, self.timer = GroupMorphLogic(), None, qt.QTimer()
+        self.timer.setInterval(POLL_MS)
+        self.timer.connect("timeout()", self.follow)
+        form = qt.QFormLayout()
+        self.layout.addLayout(form)
+        self.sequence = self._nodes(["vtkMRMLSequenceNode"], optional=False)
+        self.mask = self._nodes(["vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"], optional=True)
+        self.reference = qt.QSpinBox()
+        self.reference.setRange(-1, 9999)
+        self.reference.setSpecialValueText("common mean")
+        self.reference.setValue(-1)
+        self.effort, self.initial = (
+            self._choice("normal", "fast", "best", "none"),
+            self._choice("affine", "rigid", "none"),
+        )
+        self.overlays = qt.QLineEdit()
+        self.overlays.setPlaceholderText("such as data/lung_ct")
+        self.output, self.program = ctk.ctkPathLineEdit(), ctk.ctkPathLineEdit()
+        self.output.filters = ctk.ctkPathLineEdit.Dirs
+        self.program.setCurrentPath(slicer.app.userSettings().value(PROGRAM_KEY, "groupmorph"))
+        for label, widget in (
+            ("Sequence", self.sequence),
+            ("Align to volume", self.reference),
+            ("Effort", self.effort),
+            ("Initial alignment", self.initial),
+            ("Mask", self.mask),
+            ("Overlays", self.overlays),
+            ("Folder for results", self.output),
+            ("groupmorph program", self.program),
+        ):
+            form.addRow(label, widget)
+        self.bar, self.status = qt.QProgressBar(), qt.QLabel()
+        self.start, self.stop = qt.QPushButton("Register"), qt.QPushButton("Cancel")
+        self.stop.enabled = False
+        self.start.connect("clicked(bool)", self.register)
+        self.stop.connect("clicked(bool)", self.cancel)
+        for widget in (self.start, self.stop, self.bar, self.status):
+            self.layout.addWidget(widget)
+        self.layout.addStretch(1)
+
+    def cleanup(self):
+        self.cancel()
+
+    def _nodes(self, kinds, optional):
+        box = slicer.qMRMLNodeComboBox()
+        box.nodeTypes = kinds
+        box.noneEnabled = optional
+        box.addEnabled = box.removeEnabled = False
+        box.setMRMLScene(slicer.mrmlScene)
+        return box
+
+    def _choice(self, *names):
+        box = qt.QComboBox()
+        box.addItems(list(names))
+        return box
+
+    def register(self, _=False):
+        """Export, and start the command."""
+        with slicer.util.tryWithErrorDisplay("The registration could not be started", waitCursor=True):
+            self.input = self.sequence.currentNode()
+            self.folder = tempfile.TemporaryDirectory(prefix="GroupMorph-")
+            self.results = self.output.currentPath or tempfile.mkdtemp(prefix="GroupMorph-results-")
+            volumes = self.logic.export(self.input, self.folder.name)
+            mask, at = self.mask.currentNode(), self.reference.value
+            first = self.input.GetNthDataNode(max(at, 0))
+            settings = Settings(
+                program=self.program.currentPath,
+                reference=None if at < 0 else at,
+                effort=self.effort.currentText,
+                initial=self.initial.currentText,
+                mask=self.logic.export_mask(mask, first, self.folder.name) if mask else None,
+                overlays=self.overlays.text.split(),
+            )
+            slicer.app.userSettings().setValue(PROGRAM_KEY, settings.program)
+            command = register_command(settings, volumes, self.results)
+            self.run = Run(command, slicer.util.startupEnvironment())
+            self._running(True)
+
+    def cancel(self, _=False):
+        if self.run is not None:
+            self.run.cancel()
+
+    def follow(self):
+        """Show how far it is; at its end load the results, or say why there are none."""
+        self.bar.setValue(round(100 * self.run.progress))
+        self.status.setText(self.run.message)
+        if self.run.running:
+            return
+        self._running(False)
+        run, self.run = self.run, None
+        self.folder.cleanup()
+        if run.succeeded:
+            with slicer.util.tryWithErrorDisplay("The results could not be loaded", waitCursor=True):
+                self.logic.load(self.results, self.input)
+                self.status.setText(f"Results: {self.results}")
+                qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(report_page(self.results)))
+        elif run.error:
+            self.status.setText("Failed")
+            slicer.util.errorDisplay(run.error)
+        else:
+            self.status.setText("Cancelled")
+
+    def _running(self, running):
+        self.start.enabled, self.stop.enabled = not running, running
+        (self.timer.start if running else self.timer.stop)()

@@ -1,0 +1,43 @@
+"""The command that the module runs."""
+
+from __future__ import annotations  # Slicer 5.2 has Python 3.9
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Settings", "register_command"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the widgets hold.
+
+    Args:
+        program: the `groupmorph` command, such as ``/home/me/groupmorph/.venv/bin/groupmorph``, with arguments of its
+            own where it has some.
+        reference: index of the volume that stays; None moves all volumes to their common mean.
+        effort: fast, normal, best, or none for the network's prediction alone.
+        initial: affine, rigid or none.
+        mask: label map; the images count where it is above 0.
+        overlays: names of the bundle's overlays, such as data/lung_ct.
+    """
+
+    program: str = "groupmorph"
+    reference: int | None = None
+    effort: str = "normal"
+    initial: str = "affine"
+    mask: str | None = None
+    overlays: Sequence[str] = ()
+
+
+def register_command(settings: Settings, volumes: Sequence[str], output: str) -> list[str]:
+    """The words of `groupmorph register` that register ``volumes``, in the order of time, into ``output``."""
+    words = [*shlex.split(settings.program), "register", f"--output={output}", f"--initial={settings.initial}"]
+    if settings.reference is not None:
+        words.append(f"--reference={settings.reference}")
+    words.append("--no-refine" if settings.effort == "none" else f"--effort={settings.effort}")
+    words += [f"--overlay={name}" for name in settings.overlays]
+    if settings.mask:
+        words.append(f"--mask={settings.mask}")
+    return [*words, "--", *volumes]

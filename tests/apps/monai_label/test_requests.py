@@ -1,0 +1,46 @@
+import pytest
+
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.monai_label.requests import register, register_arguments, series_of
+from groupmorph_monai.errors import InputError
+
+
+def test_what_a_request_asks_for_reaches_the_command():
+    request = {"reference": 2, "effort": "best", "initial": "rigid", "spacing_mm": 1.5, "overlay": ["data/lung_ct"]}
+    asked = register_arguments({**request, "model": "groupmorph", "image": "x", "client_id": None})
+    args = make_parser().parse_args(["register", *asked, "--", "x"])
+    assert {name: getattr(args, name) for name in request} == {**request, "reference": args.reference}
+    assert int(args.reference) == 2 and args.files == ["x"]
+
+
+def test_without_options_a_request_is_the_commands_default():
+    asked, default = (
+        vars(make_parser().parse_args(["register", *arguments, "x"])) for arguments in (register_arguments({}), [])
+    )
+    assert {**asked, "effort": None} == default
+
+
+@pytest.mark.parametrize(
+    "name, value", [("overlay", "/etc/own.yaml"), ("overlay", ["own"]), ("output", "/"), ("set", "")]
+)
+def test_a_request_names_no_file_of_the_server(name, value):
+    with pytest.raises(InputError, match=name):
+        register_arguments({name: value})
+
+
+def test_a_value_is_never_an_option():
+    assert "--initial=none --output=/" in register_arguments({"initial": "none --output=/"})
+
+
+def test_a_series_is_an_image_or_the_images_that_are_named():
+    store = {"a": "/data/a.nii.gz", "b": "/data/b.nii.gz"}
+    found = series_of({"image": "a", "images": ["b", "a"]}, lambda name: store.get(name, ""))
+    assert found == ["/data/b.nii.gz", "/data/a.nii.gz"]
+    assert series_of({"image": "a", "images": []}, store.get) == ["a"]
+    with pytest.raises(InputError, match="'c'"):
+        series_of({"image": "a", "images": ["a", "c"]}, lambda name: store.get(name, ""))
+
+
+def test_the_commands_line_is_the_requests(tmp_path):
+    with pytest.raises(InputError, match="none.nii.gz"):
+        register([str(tmp_path / "none.nii.gz")], [], tmp_path / "out")
