@@ -6,6 +6,7 @@ from .. import __version__
 from .kinds import Number, Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .paper_arguments import add_paper
+from .result_arguments import add_results, add_scan_pair
 
 __all__ = ["make_parser"]
 
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (
         _add_register,
         _add_apply,
+        _add_combine,
         _add_evaluate,
         _add_train,
         _add_transport,
@@ -107,6 +109,15 @@ def _add_dataset(p: argparse.ArgumentParser) -> None:
     series.add_argument(
         "--phantoms", action="store_true", help="instead of a folder: artificial series whose true motion is known"
     )
+    _add_description(p, "each folder")
+
+
+def _add_description(p: argparse.ArgumentParser, where: str) -> None:
+    p.add_argument(
+        "--series-description",
+        metavar="PATTERN",
+        help=f"take the series of {where} whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
+    )
 
 
 def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
@@ -136,11 +147,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
-    p.add_argument(
-        "--series-description",
-        metavar="PATTERN",
-        help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
-    )
+    _add_description(p, "a folder")
     p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
     p.add_argument(
         "--reference",
@@ -149,15 +156,6 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         metavar="K|mean",
         help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
         "others move onto it",
-    )
-    p.add_argument(
-        "--std",
-        type=number(Whole(1, 10000), whole=True),
-        metavar="N",
-        help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
-    )
-    p.add_argument(
-        "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
     refinement = p.add_mutually_exclusive_group()
     refinement.add_argument(
@@ -174,12 +172,6 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="how whole scans are brought together before anything is deformed (default: affine)",
     )
     p.add_argument(
-        "--outside",
-        choices=["zero", "nan", "border"],
-        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
-        "that of the nearest voxel",
-    )
-    p.add_argument(
         "--mask",
         nargs="+",
         type=path,
@@ -187,6 +179,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
         "first scan without one), or one per scan",
     )
+    add_results(p)
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
 
@@ -208,6 +201,19 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
+
+
+def _add_combine(commands: argparse._SubParsersAction) -> None:
+    p = _add_command(
+        commands,
+        "combine",
+        help="write the map from one scan of a registered series to another",
+        description="Join the fields of two scans of a result of 'register': the map takes a point of scan I to the "
+        "same tissue in scan J, and images of scan J onto the grid of scan I.",
+    )
+    p.add_argument("result", type=path, metavar="DIR", help="folder that 'register' wrote")
+    add_scan_pair(p)
+    p.add_argument("--output", required=True, type=path, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

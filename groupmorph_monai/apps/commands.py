@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigWorkflow
 
+from ..data.applying import apply_field_to_files, combine_fields
 from ..data.checks import check_dataset
+from ..data.folders import list_series
 from ..data.output_folder import check_output_dir, claim
-from ..data.readers import list_series, read_series
-from ..data.writers import apply_field_to_files
+from ..data.readers import read_series
 from ..errors import InputError
 from ..workflow.literal import literal
 from ..workflow.weights import read_weights
@@ -55,7 +56,8 @@ def _run(
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
-        check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
+        least, pattern = (setting_value(all_values, name) for name in ("timepoints_least", "series_description"))
+        check_dataset(values["dataset_dir"], least or 2, pattern)
     if device:
         values["device"] = _device(device)
     values["bundle_root"] = str(bundle_root())
@@ -134,6 +136,10 @@ def register(args: argparse.Namespace) -> None:
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
+        write_fields=args.fields,
+        write_transforms=args.transforms or None,
+        write_dicom=args.dicom or None,
+        write_sequence=args.sequence or None,
         outside=args.outside,
         initial_alignment=args.initial,
         mask=args.mask and absolute_paths(args.mask),
@@ -148,6 +154,11 @@ def apply(args: argparse.Namespace) -> None:
         print(target)
 
 
+def combine(args: argparse.Namespace) -> None:
+    combine_fields(args.result, args.origin, args.target, args.output)
+    print(args.output)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
@@ -158,6 +169,7 @@ def evaluate(args: argparse.Namespace) -> None:
         args.set,
         args.device,
         dataset_dir=args.dataset,
+        series_description=args.series_description,
         output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,
@@ -179,6 +191,7 @@ def train(args: argparse.Namespace) -> None:
         args.set,
         args.device,
         dataset_dir=args.dataset,
+        series_description=args.series_description,
         output_dir=args.output,
         weights=args.weights,
         max_iterations=args.iterations,
@@ -236,6 +249,7 @@ def demo(args: argparse.Namespace) -> None:
 COMMANDS = {
     "register": register,
     "apply": apply,
+    "combine": combine,
     "evaluate": evaluate,
     "train": train,
     "transport": transport,

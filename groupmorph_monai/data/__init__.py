@@ -17,6 +17,7 @@ from .points import read_points
 from .readers import Series, read_series
 from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
+from .writers import Products
 
 __all__ = [
     "CachedSeries",
@@ -24,6 +25,7 @@ __all__ = [
     "HEART_MOTIONS",
     "LoadSeriesd",
     "MatchPolarityd",
+    "Products",
     "RandAffineMotiond",
     "RandContrastd",
     "RandMotiond",
