@@ -4,33 +4,12 @@ import argparse
 
 from .. import __version__
 from .cohort_arguments import COHORT_TEXTS, add_cohort_options
-from .kinds import Number, Whole
+from .kinds import Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
-from .paper_arguments import add_paper
+from .result_arguments import add_results, add_scan_pair
+from .suite_arguments import BENCHMARK_TEXTS, add_suite_options
 
 __all__ = ["make_parser"]
-
-SUITE_NAMES = (
-    "synthetic",
-    "warped",
-    "likelihoods",
-    "breathing",
-    "scaling",
-    "full_size",
-    "integrators",
-    "shapes",
-    "models",
-    "codes",
-    "surfaces",
-    "affine",
-    "symmetry",
-    "covariance",
-    "reliability",
-    "contention",
-    "verdicts",
-    "memory",
-    "cohort",
-)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,6 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_register,
         _add_cohort,
         _add_apply,
+        _add_combine,
         _add_evaluate,
         _add_train,
         _add_transport,
@@ -123,6 +103,15 @@ def _add_dataset(p: argparse.ArgumentParser) -> None:
     series.add_argument(
         "--phantoms", action="store_true", help="instead of a folder: artificial series whose true motion is known"
     )
+    _add_description(p, "each folder")
+
+
+def _add_description(p: argparse.ArgumentParser, where: str) -> None:
+    p.add_argument(
+        "--series-description",
+        metavar="PATTERN",
+        help=f"take the series of {where} whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
+    )
 
 
 def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
@@ -171,11 +160,7 @@ def _add_cohort(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_registration(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--series-description",
-        metavar="PATTERN",
-        help="align the series of a folder whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
-    )
+    _add_description(p, "a folder")
     p.add_argument(
         "--reference",
         default="mean",
@@ -183,15 +168,6 @@ def _add_registration(p: argparse.ArgumentParser) -> None:
         metavar="K|mean",
         help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
         "others move onto it",
-    )
-    p.add_argument(
-        "--std",
-        type=number(Whole(1, 10000), whole=True),
-        metavar="N",
-        help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
-    )
-    p.add_argument(
-        "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
     )
     refinement = p.add_mutually_exclusive_group()
     refinement.add_argument(
@@ -207,12 +183,7 @@ def _add_registration(p: argparse.ArgumentParser) -> None:
         choices=["affine", "rigid", "none"],
         help="how whole scans are brought together before anything is deformed (default: affine)",
     )
-    p.add_argument(
-        "--outside",
-        choices=["zero", "nan", "border"],
-        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
-        "that of the nearest voxel",
-    )
+    add_results(p)
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
 
@@ -243,6 +214,19 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results; names are kept")
     p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
+
+
+def _add_combine(commands: argparse._SubParsersAction) -> None:
+    p = _add_command(
+        commands,
+        "combine",
+        help="write the map from one scan of a registered series to another",
+        description="Join the fields of two scans of a result of 'register': the map takes a point of scan I to the "
+        "same tissue in scan J, and images of scan J onto the grid of scan I.",
+    )
+    p.add_argument("result", type=path, metavar="DIR", help="folder that 'register' wrote")
+    add_scan_pair(p)
+    p.add_argument("--output", required=True, type=path, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -333,67 +317,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
-    p = _add_command(
-        commands,
-        "benchmark",
-        help="compare with Elastix, compare likelihoods or models, or measure capture range and cost",
-        description="Register series whose true motion is known and write one table. synthetic: artificial series, by "
-        "this package and by Elastix in the same run; warped: the same on your own aligned scans (--series), each "
-        "warped by a known field; likelihoods: by every likelihood of this package; breathing: how far organs may "
-        "move along a wall that stands still; scaling: seconds and memory against the number of scans and of voxels; "
-        "full_size: the same for six scans of 371 x 371 x 180 voxels; "
-        "integrators: errors and folds of every way to integrate a velocity; shapes: disks that become a C; models: "
-        "every model, and additions to GroupMorph, trained alike for --minutes each; codes: what the codes of "
-        "models/krebs_cvae, trained for --minutes on beating hearts, tell of them; surfaces: models/voxelmorph_diff "
-        "trained on pairs of your own subjects (--dataset), without their labels and with modes/surfaces; affine: "
-        "what models/avsm_affine, trained for --minutes, finds of affine motion by one look and by several; "
-        "symmetry: models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without; "
-        "covariance: models/voxelmorph_diff trained for --minutes each with draws that are smooth and that are not; "
-        "reliability: whether the stated uncertainty is the true one; contention: seconds beside one and two busy "
-        "processes for each core; verdicts: what PASS, LOOK and FAIL say of good series and of planted failures; "
-        "memory: what a registration takes beside what is told before it; cohort: a simulation of 10,000 series on "
-        "1 to 1,000 workers.",
-    )
-    p.add_argument(
-        "--suite",
-        choices=SUITE_NAMES,
-        default="synthetic",
-    )
-    p.add_argument(
-        "--seeds",
-        type=seed,
-        nargs="+",
-        default=[3001, 3002, 3003],
-        metavar="N",
-        help="of artificial series or motions",
-    )
-    p.add_argument(
-        "--series", nargs="+", type=path, metavar="FILE", help="scans that lie alike as acquired, to be warped"
-    )
-    p.add_argument(
-        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: their own)"
-    )
-    p.add_argument(
-        "--mask",
-        type=path,
-        metavar="FILE",
-        help="where errors of warped scans count (default: where these are bright)",
-    )
-    p.add_argument(
-        "--dataset", type=path, metavar="DIR", help="subjects: a folder with images/ and labels/, of one name each"
-    )
-    p.add_argument(
-        "--minutes",
-        type=number(Number(0, 1e5, above=True)),
-        default=10.0,
-        metavar="N",
-        help="of training, for each model (default: 10)",
-    )
-    p.add_argument(
-        "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the table (default: benchmarks)"
-    )
-    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
-    add_paper(p.add_subparsers(dest="table", metavar="paper", help="a table with options of its own"))
+    add_suite_options(_add_command(commands, "benchmark", **BENCHMARK_TEXTS))
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ..data.applying import apply_field_to_files, combine_fields
+from ..data.folders import list_series
 from ..data.output_folder import check_output_dir, claim
-from ..data.readers import list_series, read_series
-from ..data.writers import apply_field_to_files
+from ..data.readers import read_series
 from ..errors import InputError
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
@@ -53,6 +54,10 @@ def register(args: argparse.Namespace) -> None:
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
         write_jacobian=args.jacobian or None,
+        write_fields=args.fields,
+        write_transforms=args.transforms or None,
+        write_dicom=args.dicom or None,
+        write_sequence=args.sequence or None,
         outside=args.outside,
         initial_alignment=args.initial,
         mask=args.mask and absolute_paths(args.mask),
@@ -78,6 +83,11 @@ def apply(args: argparse.Namespace) -> None:
         print(target)
 
 
+def combine(args: argparse.Namespace) -> None:
+    combine_fields(args.result, args.origin, args.target, args.output)
+    print(args.output)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
@@ -88,6 +98,7 @@ def evaluate(args: argparse.Namespace) -> None:
         args.set,
         args.device,
         dataset_dir=args.dataset,
+        series_description=args.series_description,
         output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,
@@ -112,6 +123,7 @@ def train(args: argparse.Namespace) -> None:
         args.set,
         args.device,
         dataset_dir=args.dataset,
+        series_description=args.series_description,
         output_dir=args.output,
         weights=args.weights,
         max_iterations=args.iterations,
@@ -173,6 +185,7 @@ COMMANDS = {
     "register": register,
     "cohort": cohort,
     "apply": apply,
+    "combine": combine,
     "evaluate": evaluate,
     "train": train,
     "transport": transport,

@@ -53,7 +53,8 @@ def checked_run(
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
-        check_dataset(values["dataset_dir"], setting_value(all_values, "timepoints_least") or 2)
+        least, pattern = (setting_value(all_values, name) for name in ("timepoints_least", "series_description"))
+        check_dataset(values["dataset_dir"], least or 2, pattern)
     if device:
         values["device"] = _device(device)
     if config == "inference":

@@ -109,6 +109,10 @@ SETTINGS: dict[str, Kind] = {
     "sample_seed": Whole(0, 2**31 - 1),
     "outside": Choice("zero", "nan", "border"),
     "write_jacobian": Flag(),
+    "write_transforms": Flag(),
+    "write_dicom": Flag(),
+    "write_sequence": Flag(),
+    "write_fields": Choice("full", "compact", "none"),
     # training
     "patch_size_voxels": List(Whole(4, 1024), 3),
     "bidirectional": Flag(),

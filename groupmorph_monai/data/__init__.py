@@ -18,6 +18,7 @@ from .readers import read_series
 from .series import Series
 from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
+from .writers import Products
 
 __all__ = [
     "CachedSeries",
@@ -25,6 +26,7 @@ __all__ = [
     "HEART_MOTIONS",
     "LoadSeriesd",
     "MatchPolarityd",
+    "Products",
     "RandAffineMotiond",
     "RandContrastd",
     "RandMotiond",

@@ -55,6 +55,7 @@ def series_items(
     validation_fraction: float = 0.2,
     phantom_share: float = 0.0,
     held_out: str | None = None,
+    description: str | None = None,
 ) -> list[dict]:
     """Data list of ``dataset_dir``.
 
@@ -72,6 +73,7 @@ def series_items(
         phantom_share: of phantoms among the items, from 0 to below 1. For training the fewer are repeated to reach it;
             for validation there is one of each.
         held_out: name of the one series for validation; all others are for training. Not beside a ``dataset.json``.
+        description: which series of each folder to take, a pattern as `read_series` has it; goes with the items.
     Raises: InputError where the folder does not hold what is asked for.
     """
     if not dataset_dir:
@@ -89,8 +91,10 @@ def series_items(
         raise InputError(
             f"held_out: expected none beside {listed}, which says what is for validation, got {held_out!r}"
         )
-    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out)
+    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out, description)
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
+    if description:
+        chosen = [{**item, "description": description} for item in chosen]
     if not chosen and not (phantom_share and split == "validation"):
         raise InputError(
             f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own "
@@ -105,13 +109,15 @@ def series_items(
     return [item for items, number in zip((chosen, phantoms), number_of_each) for item in islice(cycle(items), number)]
 
 
-def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dict[str, list[dict]]:
+def _scan(
+    folder: Path, validation_fraction: float, held_out: str | None, description: str | None
+) -> dict[str, list[dict]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     found = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
     items = []
     for path in found:
         item: dict = {"image": str(path), "name": path.name}
-        landmarks = _landmarks(path) if path.is_dir() else []
+        landmarks = _landmarks(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
     if held_out:
         chosen = [item for item in items if item["name"] == held_out]
@@ -125,13 +131,13 @@ def _scan(folder: Path, validation_fraction: float, held_out: str | None) -> dic
     return {"training": items[: len(items) - number], "validation": items[len(items) - number :]}
 
 
-def _landmarks(folder: Path) -> list[str]:
+def _landmarks(folder: Path, description: str | None) -> list[str]:
     """Landmark files of the scans in ``folder``, as the scans are ordered: each that of ``landmarks_NAME`` where every
     scan has one of its name, else in the natural order of their own names. A case of DIR-Lab's is its own landmarks."""
     if is_dirlab(folder):
         return [str(folder)]
     files = sorted(folder.glob("landmarks_*"), key=natural_order)
-    names = [image_stem(scan.name) for scan in (folder_files(folder) if images(folder) else [])]
+    names = [image_stem(scan.name) for scan in (folder_files(folder, description) if images(folder) else [])]
     by_name = {file.stem.removeprefix("landmarks_"): file for file in files}
     if len(by_name) == len(files) and set(names) == set(by_name):
         files = [by_name[name] for name in names]

@@ -16,7 +16,7 @@ from .names import IMAGE_ENDINGS, natural_order
 from .sidecars import sidecar, times_of_files
 from .signature import is_dicom
 
-__all__ = ["dicom_paths", "dicom_reader", "folder_files", "images"]
+__all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
 
 logger = logging.getLogger(__name__)
 # What tells the scans of one series apart: in a BIDS name, and in any other.
@@ -48,6 +48,14 @@ def dicom_reader(path: Path) -> ModuleType:
             f"{path}: expected pydicom, which reads DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
         ) from error
     return dicom
+
+
+def list_series(given: Sequence[str | Path], description: str | None = None) -> str:
+    """Describe every series of a DICOM study in a line; see `list_dicom`."""
+    paths = dicom_paths(given)
+    if not paths:
+        raise InputError(f"{given[0]}: expected a DICOM study, found no DICOM file; check the path")
+    return dicom_reader(paths[0]).list_dicom(paths, description)
 
 
 def folder_files(folder: Path, description: str | None = None) -> list[Path]:

@@ -1,5 +1,6 @@
 """Landmarks, in the formats of ITK, Elastix, 3D Slicer and spreadsheets."""
 
+import csv
 import logging
 import re
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ import torch
 from ..errors import InputError
 from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab_landmarks
+from .output_folder import all_or_nothing
 from .readers import LPS_TO_RAS
 
-__all__ = ["read_landmarks", "read_points"]
+__all__ = ["read_landmarks", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
@@ -104,3 +106,12 @@ def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
     if first == "point" and int(lines[1]) != len(rows):
         raise InputError(f"{path}: expected {lines[1]} points as its second line says, got {len(rows)}; mend the file")
     return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True
+
+
+def write_points(points_mm: np.ndarray, path: str | Path) -> None:
+    """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, complete or not at all."""
+    path = Path(path)
+    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow("xyz")
+        table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,8 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
+import torch
+from isal import igzip
 
 from ..errors import InputError
 from .dirlab import is_dirlab, read_dirlab
@@ -28,7 +31,7 @@ from .names import NIFTI_ENDINGS
 from .series import Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
-__all__ = ["list_series", "read_image", "read_series"]
+__all__ = ["read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,23 +83,22 @@ def _load_nifti(path: str, labels: bool) -> _File:
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
-    data = _values(image, path, labels)
     unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
     affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
-    apart_mm = unit_mm * _forms_apart(header, data.shape)
+    apart_mm = unit_mm * _forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
             "%s: qform and sform place the volume up to %.1f mm apart; the sform is used, while ITK may use the qform",
             path,
             apart_mm,
         )
-    time = float(header["pixdim"][4])
+    data, time = _values(image, path, labels), float(header["pixdim"][4])
     return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
 
 
 def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
     """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
-    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+    with igzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
         data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
         try:
@@ -193,6 +195,13 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     return replace(file, data=data)
 
 
+def _load_all(paths: Sequence[str | Path]) -> list[_File]:
+    """Read image files; NIfTI several at a time, and others one by one, as ITK is silenced for the whole process."""
+    several = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
+    with ThreadPoolExecutor(torch.get_num_threads() if several else 1) as pool:
+        return list(pool.map(_load, paths))
+
+
 def _reason(error: Exception) -> str:
     """A library's reason, in one line: of ITK what follows the object's address, of others their last line."""
     message = str(error).strip()
@@ -218,7 +227,7 @@ def _check_volume(file: _File, most_axes: int) -> None:
 
 def _from_files(files: Sequence[str | Path]) -> Series:
     dirlab = len(files) == 1 and is_dirlab(files[0])
-    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else [_load(path) for path in files]
+    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files)
     for file in loaded:
         _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
@@ -236,14 +245,6 @@ def _from_files(files: Sequence[str | Path]) -> Series:
 def _unit_s(header: nib.Nifti1Header | None) -> float:
     """The unit of a frame time in seconds, as its header tells it; a second where it tells none."""
     return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
-
-
-def list_series(given: Sequence[str | Path], description: str | None = None) -> str:
-    """Describe every series of a DICOM study in a line; see `list_dicom`."""
-    paths = dicom_paths(given)
-    if not paths:
-        raise InputError(f"{given[0]}: expected a DICOM study, found no DICOM file; check the path")
-    return dicom_reader(paths[0]).list_dicom(paths, description)
 
 
 def read_series(

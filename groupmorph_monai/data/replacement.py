@@ -61,12 +61,12 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
     Args:
         stale: names of files and folders of the earlier result. Those that are not replaced are removed.
     """
-    names = {path.name for path in staging.iterdir()}
+    names, stale = {path.name for path in staging.iterdir()}, set(stale)
     for name in sorted(names):
-        if (folder / name).is_dir():
+        if (folder / name).is_dir() and not ((staging / name).is_dir() and name in stale):
             raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
-    sync(*staging.iterdir(), staging)
-    stale = {name for name in set(stale) - names if os.path.lexists(folder / name)}
+    sync(*staging.rglob("*"), staging)
+    stale = {name for name in stale - names if os.path.lexists(folder / name)}
     if len(names) == 1 and not stale:
         (name,) = names
         os.replace(staging / name, folder / name)
@@ -159,6 +159,8 @@ def _move_in(journal: Path, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     files = [path for path in sorted(journal.iterdir()) if path.name != _STALE]
     for file in sorted(files, key=lambda path: path.name == REPORT):
+        if (folder / file.name).is_dir():
+            shutil.rmtree(folder / file.name)
         os.replace(file, folder / file.name)
     sync(folder)
     shutil.rmtree(journal)

@@ -43,13 +43,15 @@ class Series:
 
     ``frame_time`` is the time between frames in the unit of their header, or in seconds where there is no header; None
     where no file tells it, or where the steps differ. ``times_s`` are the times of all frames in seconds from the first
-    one, and ``description`` is what the scanner calls the series, where the files tell them.
+    one, and ``description`` is what the scanner calls the series, where the files tell them. ``slices`` are those of
+    each frame in its DICOM files, as `dicom.headers.Plane`; None for other formats.
     """
 
     frames: tuple[Frame, ...]
     frame_time: float | None = None
     times_s: tuple[float, ...] | None = None
     description: str = ""
+    slices: tuple[Sequence, ...] | None = None
 
     def check_reference(self, reference: int | None) -> None:
         """Refuse the index of a timepoint that there is not with an InputError."""
@@ -132,8 +134,8 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected intensities whose range lies between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale them, say to 0 to 1000"
         )
-    extent = np.linalg.norm(frame.affine[:3, :3], axis=0) * frame.data.shape
-    if not (extent.max() >= 1 and extent.max() <= 1e4):
+    extent = frame.grid.extent_mm.numpy()
+    if not 1 <= extent.max() <= 1e4:
         raise InputError(
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "mend the voxel size or its unit in the header"

@@ -41,7 +41,8 @@ class ClipSeriesd(MapTransform):
     fills what it does not see with any number.
 
     Args:
-        keys: of the series, ``"image"``: a `Series`, or what `read_series` takes. A phantom has none.
+        keys: of the series, ``"image"``: a `Series`, or what `read_series` takes, beside the item's ``description``. A
+            phantom has none.
         least: in the files' units; none leaves the series as it is. Some intensities of each scan must lie above it.
         timepoints: the one K that the network takes; none for any.
     """
@@ -53,7 +54,7 @@ class ClipSeriesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item) if self.least is not None else ():
-            series = read_series(item[key], self.timepoints)
+            series = read_series(item[key], self.timepoints, item.pop("description", None))
             for frame in series.frames:
                 if frame.data.max() <= self.least:
                     raise InputError(
@@ -102,7 +103,7 @@ class LoadSeriesd(MapTransform):
             if name in item:
                 return {**item, **self._made(key, make(**item.pop(name)))}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
-        series = read_series(item[key], self.timepoints)
+        series = read_series(item[key], self.timepoints, item.pop("description", None))
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)

@@ -19,7 +19,7 @@ from monai.transforms import Transform
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from ..data.series import Frame, Series
-from ..data.writers import earlier_result, write_registration
+from ..data.writers import Products, earlier_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
@@ -75,6 +75,7 @@ class SeriesWriter:
         home: index of the scan whose grid the aligned series lies on.
         outside: what the aligned series holds where a scan has not seen a voxel: "zero", "nan" or "border".
         jacobian: write ``jacobian_*.nii.gz`` too.
+        products: what is written beside these; None for the default ones.
         settings: stated in the report; ``model`` names the picture too.
         inputs: files that are read beside the series: names, lists of names, or None.
     Raises: InputError where ``output_dir`` cannot be written, holds an input, or is another run's.
@@ -87,16 +88,19 @@ class SeriesWriter:
         home: int = 0,
         outside: str = "zero",
         jacobian: bool = False,
+        products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
         settings: Mapping[str, object] | None = None,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
+        products = products or Products()
+        products.check(series, home)
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         keep_inputs(output_dir, [*(frame.path for frame in series.frames), *chain.from_iterable(lists)])
         claim(output_dir)
         self.series, self.output_dir, self.home = series, Path(output_dir), home
-        self.outside, self.jacobian = outside, jacobian
+        self.outside, self.jacobian, self.products = outside, jacobian, products
         self.settings = dict(settings or {})
 
     def attach(self, engine: Engine) -> None:
@@ -128,6 +132,7 @@ class SeriesWriter:
             std_mm=std,
             jacobian=self.jacobian,
             outside=self.outside,
+            products=self.products,
         )
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
         images = (torch.from_numpy(written[name]) for name in ("native", "warped"))

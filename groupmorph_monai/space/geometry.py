@@ -107,6 +107,20 @@ class Grid:
         size = ((torch.tensor(self.shape) - 1) / ratio - 1e-4).ceil().clamp_min(0).int() + 1
         return Grid(tuple(size.tolist()), affine)
 
+    def over(self, volume: "Grid") -> "Grid":
+        """The lattice of this grid, continued or cut so that it just covers ``volume`` up to the outer faces of its
+        voxels. Where this grid's axes are not at right angles, the closest that are replace them; a node near the
+        centre of ``volume`` stays where it is."""
+        u, _, v = torch.linalg.svd(self.affine[:3, :3] / self.spacing_mm)
+        affine, node = self.affine.clone(), self.voxels(volume.centre).round()
+        affine[:3, :3] = u @ v * self.spacing_mm
+        affine[:3, 3] += (self.affine - affine)[:3, :3] @ node
+        corners = Grid(self.shape, affine).voxels(volume.corners(0.5))
+        # A rounding error must not add a node.
+        low, high = (corners.amin(0) + 1e-3).floor(), (corners.amax(0) - 1e-3).ceil()
+        affine[:3, 3] += affine[:3, :3] @ low
+        return Grid(tuple((high - low + 1).int().tolist()), affine)
+
     def canonical(self) -> "Grid":
         """The same voxels with their axes reordered and flipped to be the closest to right, anterior and superior."""
         cosines = self.affine[:3, :3] / self.spacing_mm
@@ -170,6 +184,9 @@ class Transform:
     """A map of points in mm, evaluated only where it is asked for."""
 
     is_identity = False
+    lattice: Grid | None = None
+    """Between whose nodes the displacement is linear, along each axis, as far as the field is known; None where it is
+    linear everywhere."""
 
     def __call__(self, points: Tensor) -> Tensor:
         """Map points ``(..., 3)``."""
@@ -229,6 +246,10 @@ class DenseTransform(Transform):
         self.field, self.inverse_field, self.grid, self.fade = displacement, inverse_displacement, grid, fade
 
     @property
+    def lattice(self) -> Grid:
+        return self.grid
+
+    @property
     def _fields(self) -> list[Tensor]:
         return [field for field in (self.field, self.inverse_field) if field is not None]
 
@@ -279,6 +300,16 @@ class ComposedTransform(Transform):
         for transform in self.transforms:
             points = transform(points)
         return points
+
+    @property
+    def lattice(self) -> Grid | None:
+        """That of the first dense transform, carried to where the affine ones before it read it."""
+        matrix = torch.eye(4, dtype=torch.float64)
+        for transform in self.transforms:
+            if transform.lattice is not None:
+                return Grid(transform.lattice.shape, torch.linalg.inv(matrix) @ transform.lattice.affine)
+            matrix = transform.matrix @ matrix
+        return None
 
     @property
     def inverse(self) -> "ComposedTransform":

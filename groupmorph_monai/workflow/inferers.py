@@ -105,10 +105,11 @@ class FieldInferer(Inferer):
         return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
     def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> dict[str, Tensor]:
-        """What `warped` gives, ``inverse_ddf``, and ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
-        the timepoint has seen."""
+        """What `warped` gives, ``inverse_ddf``, ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
+        the timepoint has seen, and ``step``: both fields are linear between every ``step``-th voxel."""
         result = self.warped(images, prediction)
         result["inverse_ddf"] = self.inverse_ddf(prediction.dvf)
+        result["step"] = prediction.dvf.step
         result["seen"] = _seen(result["ddf"], coverage)
         return result
 
@@ -192,7 +193,8 @@ class RegistrationInferer(FieldInferer):
         Returns: ``warped`` ``(B, K, *S)``; ``ddf`` and ``inverse_ddf`` ``(B, K, D, *S)``, common space to timepoint and
             back, voxels; ``dvf`` ``(B, K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``,
             ``z_log_variance``, the network's posterior, of all passes; ``seen`` ``(B, K, *S)`` bool, where ``warped``
-            holds values that the timepoint has seen; and with draws ``ddf_std``, like ``ddf``.
+            holds values that the timepoint has seen; ``step``, an int: ``ddf`` and ``inverse_ddf`` are linear between
+            every ``step``-th voxel; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
         if not torch.isfinite(images.sum(dtype=torch.float32)):

@@ -70,7 +70,7 @@ class AlignInitiald(MapTransform):
         if self.aligner is None:
             return item
         for key in self.key_iterator(item):
-            item[key] = read_series(item[key], self.timepoints)
+            item[key] = read_series(item[key], self.timepoints, item.pop("description", None))
             frames, reference = item[key].frames, self.reference
             item[key].check_reference(reference)
             files = item.get("mask") or []

@@ -13,7 +13,7 @@ __all__ = ["ComposeTransformsd", "timepoint_transforms"]
 
 
 def timepoint_transforms(
-    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, initial: Tensor | None = None
+    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, initial: Tensor | None = None, step: int = 1
 ) -> list[ComposedTransform]:
     """Compose each timepoint's deformation with its initial affine map.
 
@@ -21,12 +21,25 @@ def timepoint_transforms(
         ddf, inverse_ddf: ``(K, 3, *S)``, common space to the affinely moved timepoint and back, voxels.
         affine: ``(4, 4)`` of their grid, voxels to RAS mm.
         initial: ``(K, 4, 4)``, moved timepoint to the timepoint as it lies in its file, RAS mm; None is the identity.
+        step: the fields are linear between every ``step``-th voxel, from the first one on, and are kept on these alone.
     Returns: K transforms, from the common space to each timepoint, RAS mm.
     """
-    grid = Grid(ddf.shape[2:], affine)
-    dense = [DenseTransform(u, w, grid) for u, w in zip(ddf.detach().cpu(), inverse_ddf.detach().cpu())]
+    ddf, inverse_ddf = (_on_lattice(field.detach().cpu(), step) for field in (ddf, inverse_ddf))
+    steps = torch.tensor([step, step, step, 1], dtype=torch.float64)
+    grid = Grid(ddf.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
+    dense = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
     affines = [] if initial is None else [AffineTransform(matrix) for matrix in torch.as_tensor(initial)]
     return [ComposedTransform(*parts) for parts in (zip(dense, affines) if affines else zip(dense))]
+
+
+def _on_lattice(field: Tensor, step: int) -> Tensor:
+    """``(K, 3, *S)`` voxels on every ``step``-th voxel and one beyond the last, where that is not on one, in voxels of
+    this lattice."""
+    if step == 1:
+        return field
+    padding = [p for n in reversed(field.shape[2:]) for p in (0, (1 - n) % step)]
+    whole = torch.nn.functional.pad(field, padding, mode="replicate")
+    return whole[(..., *[slice(None, None, step)] * 3)] / step
 
 
 class ComposeTransformsd(MapTransform):
@@ -47,7 +60,9 @@ class ComposeTransformsd(MapTransform):
         initial = item.get("initial")
         for key in self.key_iterator(item):
             fields = dict(item[key])
-            fields["transforms"] = timepoint_transforms(fields["ddf"], fields["inverse_ddf"], affine, initial)
+            fields["transforms"] = timepoint_transforms(
+                fields["ddf"], fields["inverse_ddf"], affine, initial, fields.get("step", 1)
+            )
             if "ddf_std" in fields:
                 fields["std_mm"] = _length_mm(fields["ddf_std"], affine, initial)
             item[key] = fields

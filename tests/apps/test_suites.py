@@ -6,7 +6,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps import suites
-from groupmorph_monai.apps.arguments import SUITE_NAMES
+from groupmorph_monai.apps.suite_arguments import SUITES
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.errors import InputError
 
@@ -54,7 +54,7 @@ def value(method, name):
 
 
 def test_every_name_has_its_suite():
-    assert set(suites.SUITES) == set(SUITE_NAMES)
+    assert set(suites.SUITES) == set(SUITES)
 
 
 def test_peers_meet_the_single_pass_and_the_refined_answer(measured, tmp_path):

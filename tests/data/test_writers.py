@@ -11,21 +11,15 @@ import pytest
 import torch
 
 from groupmorph_monai.data import writers
+from groupmorph_monai.data.applying import apply_field, apply_field_to_files, apply_field_to_points
+from groupmorph_monai.data.fields import read_field
+from groupmorph_monai.data.nifti import write_image
 from groupmorph_monai.data.output_folder import check_output_dir
-from groupmorph_monai.data.points import read_points
+from groupmorph_monai.data.points import read_points, write_points
 from groupmorph_monai.data.readers import read_series
 from groupmorph_monai.data.resampling import working_grid
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writers import (
-    apply_field,
-    apply_field_to_files,
-    apply_field_to_points,
-    earlier_result,
-    read_field,
-    write_image,
-    write_points,
-    write_registration,
-)
+from groupmorph_monai.data.writers import Products, earlier_result, write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import (
     AffineTransform,
@@ -128,14 +122,15 @@ def _by_itk(field, image, reference, outside=-1e6):
     ).T
 
 
+@pytest.mark.parametrize("fields", ["full", "compact"])
 @pytest.mark.parametrize("other", ["same grid", "other grid"])
 @pytest.mark.parametrize("axes", AXES)
-def test_itk_resamples_with_the_written_field_to_the_written_series(tmp_path, axes, other):
+def test_itk_resamples_with_the_written_field_to_the_written_series(tmp_path, axes, other, fields):
     second = _frame(axes, phase=0.7)
     if other == "other grid":
         second = _frame("LPS" if axes == "oblique" else "oblique", (30, 27, 31), (1.1, 1.6, 1.3), phase=0.7)
     series = _saved(tmp_path / "in", [_frame(axes), second])
-    warped = _write(series, tmp_path / "out")["warped"]
+    warped = _write(series, tmp_path / "out", products=Products(fields))["warped"]
     stored = np.moveaxis(nib.load(tmp_path / "out" / "warped.nii.gz").get_fdata(), -1, 0)
     number = np.zeros(SIZE)
     for k, frame in enumerate(series.frames):
@@ -166,7 +161,7 @@ def test_itk_takes_the_inverse_field_on_the_timepoints_own_grid(tmp_path):
 
 def test_field_file_is_what_itk_writes_itself(tmp_path):
     series = _saved(tmp_path / "in", [_frame(), _frame()])
-    _write(series, tmp_path / "out")
+    _write(series, tmp_path / "out", products=Products("full"))
     mine = nib.load(tmp_path / "out" / "ddf_01.nii.gz")
     itk.imwrite(itk.imread(str(tmp_path / "out" / "ddf_01.nii.gz")), str(tmp_path / "itk.nii.gz"))
     theirs = nib.load(tmp_path / "itk.nii.gz")
@@ -189,7 +184,10 @@ def test_another_stored_orientation_gives_the_same_result_in_millimetres(tmp_pat
     results = {}
     for name, frames in (("plain", plain), ("turned", turned)):
         series = _saved(tmp_path / f"{name}_in", frames)
-        write_registration(series, _dense(ddf, grid), tmp_path / name, 0, _spread(ddf[:, 0].abs(), grid), jacobian=True)
+        spread = _spread(ddf[:, 0].abs(), grid)
+        write_registration(
+            series, _dense(ddf, grid), tmp_path / name, 0, spread, jacobian=True, products=Products("full")
+        )
         files = ("warped", "mean", "coverage", "ddf_01", "inverse_ddf_01", "std_mm_01", "jacobian_01")
         images = {file: nib.as_closest_canonical(nib.load(tmp_path / name / f"{file}.nii.gz")) for file in files}
         results[name] = {file: (image.get_fdata(), image.affine) for file, image in images.items()}
@@ -263,7 +261,7 @@ def test_results_lie_on_the_home_scan_which_is_not_interpolated(tmp_path):
     grid = _working_grid(series)
     ddf = _field(2, grid.shape)
     ddf[1] = 0
-    result = write_registration(series, _dense(ddf, grid), tmp_path / "out", home=1)
+    result = write_registration(series, _dense(ddf, grid), tmp_path / "out", home=1, products=Products("full"))
     for name in ("warped", "mean", "coverage", "ddf_00", "ddf_01", "inverse_ddf_01"):
         image = nib.load(tmp_path / "out" / f"{name}.nii.gz")
         assert image.shape[:3] == (22, 17, 21)
@@ -441,7 +439,7 @@ def test_written_files_lie_alike_for_itk_and_nibabel_whatever_the_input_says(tmp
         nib.save(image, tmp_path / f"{k}.nii")
     read = nib.load(tmp_path / "0.nii").affine
     series = read_series([tmp_path / "0.nii", tmp_path / "1.nii"])
-    _write(series, tmp_path / "out", jacobian=True)
+    _write(series, tmp_path / "out", jacobian=True, products=Products("full"))
     place = series.frames[0].affine
     if forms != "sheared sform":
         np.testing.assert_allclose(place, read, atol=1e-5)

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import DT
 
-__all__ = ["Plane", "Source", "planes_of"]
+__all__ = ["Attributes", "Plane", "Source", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
     return Tag(name)
 
 
-class _Attributes:
+class Attributes:
     """Attributes of one frame: those of its functional groups, of the shared ones, of the data set, and last of the
     classic header that Philips keeps in private."""
 
@@ -154,7 +154,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
-        attributes = _Attributes(dataset, frame)
+        attributes = Attributes(dataset, frame)
         position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
         spacing = attributes.numbers("PixelSpacing")
         if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
@@ -164,7 +164,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
 
 
 def _plane(
-    attributes: _Attributes, path: str, frame: int, position: np.ndarray, axes: np.ndarray, spacing: tuple[float, float]
+    attributes: Attributes, path: str, frame: int, position: np.ndarray, axes: np.ndarray, spacing: tuple[float, float]
 ) -> Plane:
     get, number = attributes.get, attributes.number
     scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
@@ -201,7 +201,7 @@ def _plane(
     )
 
 
-def _keys(attributes: _Attributes) -> dict[str, float]:
+def _keys(attributes: Attributes) -> dict[str, float]:
     number = attributes.number
     keys = {
         "temporal offset": number("TemporalPositionTimeOffset"),
@@ -221,7 +221,7 @@ def _keys(attributes: _Attributes) -> dict[str, float]:
     return {name: value for name, value in keys.items() if value is not None}
 
 
-def _seconds(attributes: _Attributes, name: str, *whole: str) -> float | None:
+def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
     """Seconds since 1970 of a moment that is stored ``whole``, or as a date and a time."""
     moment, time = attributes.get(*whole), attributes.get(f"{name}Time")
     if moment is None and time is not None:

@@ -11,8 +11,11 @@ pydicom = pytest.importorskip("pydicom")
 import dicom_exports as exports  # noqa: E402
 
 from groupmorph_monai.apps.command_line import main  # noqa: E402
+from groupmorph_monai.data.checks import check_dataset  # noqa: E402
+from groupmorph_monai.data.datalist import series_items  # noqa: E402
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.transforms import LoadSeriesd  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 
 SIZE = (12, 10, 7)
@@ -253,3 +256,21 @@ def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
     assert main(given) == 2
     error = capsys.readouterr().err
     assert pattern in error and "'dyn'" in error
+
+
+def test_a_data_set_of_studies_takes_the_series_that_is_named(tmp_path):
+    """Two dynamic series in each study, which nothing but the description tells apart."""
+    for number, name in enumerate(("first", "second")):
+        shared = exports.examination()
+        images = dynamic(shared, volumes(seed=number), SeriesDescription="dyn_a")
+        images += dynamic(shared, volumes(seed=number + 10), SeriesDescription="dyn_b", SeriesNumber=6)
+        exports.save(images, tmp_path / name)
+    with pytest.raises(InputError, match="expected one series to align"):
+        check_dataset(tmp_path)
+    check_dataset(tmp_path, description="dyn_b")
+    items = series_items(str(tmp_path), None, [{"phantom": {}}], phantom_share=0.5, description="dyn_b")
+    loaded = [LoadSeriesd(spacing_mm=None)(item) for item in items if "image" in item]
+    assert len(loaded) == 2 and all("description" not in item for item in loaded)
+    for number, item in enumerate(loaded):
+        whole = sorted(item["image"].flatten().tolist())
+        assert whole == sorted(volumes(seed=number + 10).ravel().tolist())

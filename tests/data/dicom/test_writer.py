@@ -1,0 +1,140 @@
+"""Aligned scans as DICOM: a new series of the same study that our reader, pydicom and ITK's GDCM read alike."""
+
+import json
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+
+from groupmorph_monai.data import replacement  # noqa: E402
+from groupmorph_monai.data.output_folder import all_or_nothing  # noqa: E402
+from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.series import Frame, Series  # noqa: E402
+from groupmorph_monai.data.writers import Products, earlier_result, write_registration  # noqa: E402
+from groupmorph_monai.errors import InputError  # noqa: E402
+from groupmorph_monai.space.geometry import AffineTransform  # noqa: E402
+
+SIZE = (12, 10, 7)
+TURN, _ = np.linalg.qr(np.array([[1, 0.2, -0.1], [-0.15, 1, 0.3], [0.2, -0.25, 1.0]]))
+LPS = np.eye(4)
+LPS[:3, :3], LPS[:3, 3] = TURN * np.sign(np.linalg.det(TURN)) * [1.5, 1.4, 3.0], [-8, -6, 20]
+AFFINE = exports.LPS @ LPS
+
+
+def volumes(largest=4000):
+    i, j, k = np.indices(SIZE)
+    waves = [2 + np.sin(i / 3 + t) + np.cos(j / 4 - k / 2 + t / 2) for t in range(4)]
+    return (largest / 4 * np.stack(waves)).round().astype(np.uint16)
+
+
+def aligned(study, folder, home=0, shift_mm=1.0):
+    """Read a study, move every timepoint but the home by a known translation, and write the result."""
+    series = read_series(study)
+    maps = [torch.eye(4, dtype=torch.float64) for _ in series.frames]
+    for k, matrix in enumerate(maps):
+        matrix[0, 3] = shift_mm * (k != home)
+    result = write_registration(
+        series, [AffineTransform(m) for m in maps], folder, home, products=Products("none", dicom=True)
+    )
+    return series, result
+
+
+def images(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "ge", "philips", "enhanced"])
+def test_our_reader_finds_the_aligned_series_its_times_and_places(tmp_path, vendor):
+    study = exports.save(getattr(exports, vendor)(volumes(), AFFINE), tmp_path / "in")
+    series, result = aligned(study, tmp_path / "out")
+    again = read_series(tmp_path / "out" / "dicom")
+    assert again.times_s == pytest.approx(series.times_s)
+    assert again.description == f"{series.slices[0][0].source.description} aligned"
+    stored = np.moveaxis(nib.load(tmp_path / "out" / "warped.nii.gz").get_fdata(), -1, 0)
+    for frame, values in zip(again.frames, stored):
+        np.testing.assert_allclose(frame.affine, series.frames[0].affine, atol=1e-3)
+        assert np.abs(frame.data - values).max() <= np.ptp(stored) / 2**15
+    np.testing.assert_array_equal(again.frames[0].data, series.frames[0].data)  # which nothing moves
+    assert np.abs(stored[1] - series.frames[1].data).max() > 100
+    assert result["files"] == ["coverage.nii.gz", "dicom", "mean.nii.gz", "warped.nii.gz"]
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "enhanced"])
+def test_images_are_a_new_series_of_the_same_study_that_names_its_sources(tmp_path, vendor):
+    study = exports.save(getattr(exports, vendor)(volumes(), AFFINE), tmp_path / "in")
+    series, _ = aligned(study, tmp_path / "out", home=1)
+    sources = {
+        image.SOPInstanceUID: image for path in study.rglob("*") if path.is_file() for image in [pydicom.dcmread(path)]
+    }
+    made = images(tmp_path / "out" / "dicom")
+    first = next(iter(sources.values()))
+    assert len(made) == 4 * SIZE[2] and len({image.SOPInstanceUID for image in made}) == len(made)
+    assert len({image.SeriesInstanceUID for image in made}) == 1
+    assert made[0].SeriesInstanceUID not in {image.SeriesInstanceUID for image in sources.values()}
+    for number, image in enumerate(made):
+        for name in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "StudyDate", "Modality"):
+            assert image[name].value == first[name].value, name
+        assert image.ImageType[:2] == ["DERIVED", "SECONDARY"]
+        (reference,) = image.SourceImageSequence
+        source = sources[reference.ReferencedSOPInstanceUID]
+        assert reference.ReferencedSOPClassUID == source.SOPClassUID
+        if vendor == "siemens":  # of the same timepoint, at the same place
+            assert source.AcquisitionTime == image.AcquisitionTime
+            np.testing.assert_allclose(source.ImagePositionPatient, image.ImagePositionPatient, atol=1e-3)
+        else:
+            group = source.PerFrameFunctionalGroupsSequence[reference.ReferencedFrameNumber - 1]
+            assert group.FrameContentSequence[0].TemporalPositionIndex == number // SIZE[2] + 1
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose(position, image.ImagePositionPatient, atol=1e-3)
+
+
+@pytest.mark.parametrize("largest", [20, 60000])
+def test_gdcm_reads_the_same_voxels_at_the_same_places(tmp_path, largest):
+    """Small values are stored with a slope below 1, values beyond 15 bits with one above."""
+    study = exports.save(exports.siemens(volumes(largest), AFFINE), tmp_path / "in")
+    series, _ = aligned(study, tmp_path / "out")
+    stored = np.moveaxis(nib.load(tmp_path / "out" / "warped.nii.gz").get_fdata(), -1, 0)
+    for k in range(4):
+        files = sorted(str(path) for path in (tmp_path / "out" / "dicom").glob(f"{k:02d}_*"))
+        image = itk.imread(files, itk.F)
+        affine = np.eye(4)
+        affine[:3, :3] = np.asarray(image.GetDirection()) * np.array(image.GetSpacing())
+        affine[:3, 3] = np.array(image.GetOrigin())
+        np.testing.assert_allclose(exports.LPS @ affine, series.frames[0].affine, atol=1e-3)
+        assert np.abs(itk.array_from_image(image).T - stored[k]).max() <= np.ptp(stored) / 2**15
+
+
+def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monkeypatch):
+    study = exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in")
+    out = tmp_path / "out"
+    (out / "dicom").mkdir(parents=True)
+    (out / "dicom" / "mine.dcm").write_text("of the user")
+    with pytest.raises(InputError, match="dicom: expected a file or none, got a folder"):
+        aligned(study, out)
+    assert (out / "dicom" / "mine.dcm").exists()
+    (out / "dicom" / "mine.dcm").unlink()
+    (out / "dicom").rmdir()
+    for exchange in (True, False):
+        for _ in range(2):
+            if not exchange:
+                monkeypatch.setattr(replacement, "_exchanged", lambda *_: False)
+            with all_or_nothing(out, earlier_result(out)) as folder:
+                _, result = aligned(study, folder)
+                (folder / "report.json").write_text(json.dumps({"files": result["files"]}))
+            made = images(out / "dicom")
+            assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1
+
+
+def test_what_cannot_be_written_as_dicom_is_refused_before_any_work(tmp_path):
+    frame = Frame(volumes()[0].astype(np.float32), AFFINE, "scan.nii.gz")
+    with pytest.raises(InputError, match="--dicom: expected a series that was read from DICOM, got scan.nii.gz"):
+        Products(dicom=True).check(Series((frame, frame)), 0)
+    study = exports.save(exports.siemens(volumes(), AFFINE, Modality="OT"), tmp_path / "in")
+    with pytest.raises(InputError, match="expected MR or CT"):
+        Products(dicom=True).check(read_series(study), 0)

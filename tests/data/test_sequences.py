@@ -1,0 +1,37 @@
+"""A sequence for 3D Slicer holds the scans, their times and their place for ITK and pynrrd too."""
+
+import numpy as np
+import pytest
+
+from groupmorph_monai.data.sequences import write_sequence
+from groupmorph_monai.space.geometry import Grid
+
+TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
+AFFINE = np.eye(4)
+AFFINE[:3, :3], AFFINE[:3, 3] = TURN * [1.5, 1.2, 2.5], [7, -30, 110]
+VOLUMES = np.random.default_rng(0).normal(size=(3, 6, 5, 4)).astype(np.float32)
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def test_itk_reads_the_timepoints_as_components_at_their_place(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    write_sequence(VOLUMES, Grid((6, 5, 4), AFFINE), tmp_path / "warped.seq.nrrd", (0.0, 61.5, 123.25))
+    image = sitk.ReadImage(str(tmp_path / "warped.seq.nrrd"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, VOLUMES)
+    place = np.eye(4)
+    place[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    place[:3, 3] = image.GetOrigin()
+    np.testing.assert_allclose(LPS @ place, AFFINE, atol=1e-9)
+    assert image.GetMetaData("axis 0 index type") == "numeric"
+    assert [float(t) for t in image.GetMetaData("axis 0 index values").split()] == [0, 61.5, 123.25]
+
+
+def test_the_header_is_that_of_a_volume_sequence(tmp_path):
+    nrrd = pytest.importorskip("nrrd")
+    write_sequence(VOLUMES, Grid((6, 5, 4), AFFINE), tmp_path / "warped.seq.nrrd")
+    data, header = nrrd.read(str(tmp_path / "warped.seq.nrrd"))
+    np.testing.assert_array_equal(data, VOLUMES)
+    assert header["kinds"] == ["list", "domain", "domain", "domain"] and header["labels"][0] == "frame"
+    assert header["axis 0 index values"] == "0 1 2"
+    np.testing.assert_allclose(header["space directions"][1:].T, (LPS @ AFFINE)[:3, :3], atol=1e-9)
+    np.testing.assert_allclose(header["space origin"], (LPS @ AFFINE)[:3, 3], atol=1e-9)
