@@ -20,7 +20,7 @@ SUITES = {
     "shapes": "disks that become a C",
     "models": "every model, and additions to GroupMorph, trained alike for --minutes each",
     "codes": "what the codes of models/krebs_cvae, trained for --minutes on beating hearts, tell of them",
-    "surfaces": "models/voxelmorph_diff trained on pairs of your own subjects (--dataset), without their labels and with "
+    "surfaces": "models/voxelmorph_diff trained on pairs of your own subjects (--dataset), without labels and with "
     "modes/surfaces",
     "affine": "what models/avsm_affine, trained for --minutes, finds of affine motion in one pass and in several",
     "symmetry": "models/avsm trained for --minutes each on pairs in both orders, with the symmetry loss and without",
