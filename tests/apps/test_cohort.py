@@ -8,7 +8,7 @@ import pytest
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.folders import CohortFolder
 from groupmorph_monai.apps.cohort.manifest import read_manifest
-from groupmorph_monai.apps.cohort.study import _job, _settings_hash
+from groupmorph_monai.apps.cohort.study import _job, _register_options, _settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
 
@@ -118,8 +118,8 @@ def test_misuse_is_told(study, options, capsys):
 def job(study, *options, series=0):
     file = manifest(study, ("name", "scans"), ("a", "a"), ("b", "a/t0.nii.gz;a/t1.nii.gz"))
     args = make_parser().parse_args(["cohort", str(file), "--output", str(study / "out"), *options])
-    one = read_manifest(file, study / "out")[series]
-    return _job(args, one, CohortFolder(study / "out"), _settings_hash(args))
+    one, words = read_manifest(file, study / "out")[series], _register_options(args)
+    return _job(one, words, CohortFolder(study / "out"), _settings_hash(words))
 
 
 def test_hashes_tell_what_a_result_depends_on(study):

@@ -144,7 +144,7 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, dict |
 
     from .worker import register_series
 
-    futures = client.map(register_series, lines, key=[f"register-{n}" for n in range(len(lines))], pure=False)
+    futures = client.map(register_series, lines, pure=False)
     numbers = {future.key: n for n, future in enumerate(futures)}
     try:
         for future in as_completed(futures, raise_errors=False):

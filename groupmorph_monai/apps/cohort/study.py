@@ -47,8 +47,9 @@ def run_cohort(args: argparse.Namespace) -> int:
     check_installed(args)
     series = read_manifest(args.manifest, args.output)
     cohort = CohortFolder(Path(check_output_dir(args.output)).resolve())
-    settings = _settings_hash(args)
-    jobs = [_job(args, one, cohort, settings) for one in series]
+    options = _register_options(args)
+    settings = _settings_hash(options)
+    jobs = [_job(one, options, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
     mine = jobs[first - 1 :: step]
     with progress_log(cohort.root / "cohort.log", "a") as tell:
@@ -127,12 +128,11 @@ def _given_up(cohort: CohortFolder, job: Mapping, error: Exception) -> dict:
     return status
 
 
-def _job(args: argparse.Namespace, series: Series, cohort: CohortFolder, settings: str) -> dict:
-    options = _register_options(args) | series.options
+def _job(series: Series, options: Mapping[str, object], cohort: CohortFolder, settings: str) -> dict:
     return {
         "name": series.name,
         "output": str(cohort.root),
-        "arguments": {**options, "command": "register", "files": series.files},
+        "arguments": {**options, **series.options, "command": "register", "files": series.files},
         "cwd": os.getcwd(),
         "inputs": fingerprint(series.files, series.options),
         "settings": settings,
@@ -146,10 +146,10 @@ def _register_options(args: argparse.Namespace) -> dict[str, object]:
     return {**options, "threads": None}
 
 
-def _settings_hash(args: argparse.Namespace) -> str:
+def _settings_hash(options: Mapping[str, object]) -> str:
     """Hash what all results depend on: the options, this package's version, the bundle's configs and weights."""
-    options = {name: value for name, value in _register_options(args).items() if name not in _RUN_OPTIONS}
-    return fingerprint(__version__, options, _bundle_hash())
+    shaping = {name: value for name, value in options.items() if name not in _RUN_OPTIONS}
+    return fingerprint(__version__, shaping, _bundle_hash())
 
 
 @functools.cache
