@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.output_folder import release
 from ..data.resampling import resample
 from ..data.series import Frame, Series, series_of_arrays
 from ..errors import InputError
+from ..evaluation import SeriesWriter
 from ..space.geometry import Grid, Transform
 from .input_errors import find_input_error
 from .places import absolute_paths
@@ -41,7 +42,7 @@ class Registration:
     metrics: Mapping[str, float]
     home: int
     _evaluator: Engine
-    _writer: ConfigComponent
+    _writing: Mapping[str, object]
 
     @property
     def grid(self) -> Grid:
@@ -82,7 +83,7 @@ class Registration:
 
     def to_folder(self, folder: str | Path) -> None:
         """Write what ``groupmorph register --output`` writes: images, fields, ``report.json`` and its pictures."""
-        writer = self._writer.instantiate(output_dir=str(folder))
+        writer = SeriesWriter(**self._writing, output_dir=str(folder))
         writer.started = time.perf_counter() - self._evaluator.state.times[Events.COMPLETED.name]
         writer(self._evaluator)
         release(folder)
@@ -141,11 +142,12 @@ def register(
     except Exception as error:
         raise find_input_error(error) or error from None
     output = evaluator.state.output[0]
+    writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
         series=parser.get_parsed_content("native"),
         transforms=tuple(output["registration"]["transforms"]),
         metrics=output["metrics"],
         home=home,
         _evaluator=evaluator,
-        _writer=parser.get_parsed_content("handlers#1", instantiate=False),
+        _writing={name: parser.get_parsed_content(f"handlers#1#{name}") for name in writing},
     )
