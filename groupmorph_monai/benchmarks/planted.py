@@ -86,7 +86,8 @@ def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
             ("thorax", 2 + seed % 3, {"max_motion_mm": 15.0}),
             ("heart", 2, {}),
         ):
-            yield _case(kind, seed, timepoints, **options)
+            case = _case(kind, seed, timepoints, **options)
+            yield replace(case, name=", ".join([case.name, *(f"{name} {value}" for name, value in options.items())]))
 
 
 def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
