@@ -49,11 +49,10 @@ def register_arguments(request: Mapping[str, object]) -> list[str]:
             f"result_extension: expected .nii.gz, as the answer is a series of volumes, got "
             f"{request['result_extension']!r}; leave it out"
         )
-    arguments = [
-        f"--{name.replace('_', '-')}={request[name]}"
-        for name in ("reference", "initial", "spacing_mm", "device")
-        if request.get(name) is not None
-    ]
+    given = {name: request.get(name) for name in ("reference", "initial", "spacing_mm", "device")}
+    if given["spacing_mm"] == "auto":  # which the command has no word for
+        given["spacing_mm"] = None
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     effort = request.get("effort") or "normal"
     arguments.append("--no-refine" if effort == "none" else f"--effort={effort}")
     overlays = request.get("overlay") or []

@@ -1,7 +1,7 @@
 import pytest
 
 from groupmorph_monai.apps.arguments import make_parser
-from groupmorph_monai.apps.monai_label.requests import register, register_arguments, series_of
+from groupmorph_monai.apps.monai_label.requests import OPTIONS, register, register_arguments, series_of
 from groupmorph_monai.errors import InputError
 
 
@@ -13,11 +13,16 @@ def test_what_a_request_asks_for_reaches_the_command():
     assert int(args.reference) == 2 and args.files == ["x"]
 
 
-def test_without_options_a_request_is_the_commands_default():
+DEFAULTS = {name: value[0] if isinstance(value, list) and value else value for name, value in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("request_", [{}, DEFAULTS])
+def test_a_request_of_defaults_is_the_commands_default(request_):
     asked, default = (
-        vars(make_parser().parse_args(["register", *arguments, "x"])) for arguments in (register_arguments({}), [])
+        vars(make_parser().parse_args(["register", *words, "x"])) for words in (register_arguments(request_), [])
     )
-    assert {**asked, "effort": None} == default
+    assert {**asked, "effort": None} == {**default, "initial": asked["initial"]}
+    assert asked["initial"] in (None, "affine")
 
 
 @pytest.mark.parametrize(
