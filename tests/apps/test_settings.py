@@ -12,7 +12,7 @@ from groupmorph_monai.errors import InputError
 OF_THE_CONFIG = {
     "bundle_root", "series", "mask", "output_dir", "model", "model_weights", "weights", "device", "dataset_dir",
     "donor", "network", "transformation", "inference", "evaluate", "training", "training_prior", "training_inferer",
-    "epoch_length", "donor_images", "kl_weight_schedule", "inferer#refinement",
+    "epoch_length", "other_rank", "donor_images", "kl_weight_schedule", "inferer#refinement",
 }  # fmt: skip
 
 
