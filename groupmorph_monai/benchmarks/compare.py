@@ -104,7 +104,7 @@ class BundleMethod:
             item = preprocess({"image": series})
             image, _, _, others = prepare_series(default_collate([item]), device)
             with torch.no_grad():
-                pred = inferer(image.as_tensor().float(), network, **others)
+                pred = inferer(image.float(), network, **others)
             return timepoint_transforms(pred["ddf"][0], pred["inverse_ddf"][0], item["affine"], item.get("initial"))
 
         return register
