@@ -116,7 +116,7 @@ class BundleMethod:
             item = preprocess({"image": series})
             image, _, _, others = prepare_series(default_collate([item]), device)
             with torch.no_grad():
-                pred = inferer(image.as_tensor().float(), network, **others)
+                pred = inferer(image.float(), network, **others)
             return compose({**item, "pred": {name: values[0] for name, values in pred.items()}})
 
         return register

@@ -20,17 +20,19 @@ __all__ = ["RegistrationCost"]
 
 # Peaks of memory, bytes: of the program alone; for each voxel of the files and timepoint, as they are read and as they
 # are written; for each voxel of the working grid and timepoint, of the images, and of what each stage has beside them;
-# and of each file that is written at the same time, for each voxel of a slab and of the file. Measured as the `memory`
-# suite does it, on series of 0.5 to 10 million voxels, and for the network and the refinement of 150 million.
+# for each voxel of that grid, of what the refinement has whatever the number of timepoints; and of each file that is
+# written at the same time, for each voxel of a slab and of the file. Measured as the `memory` suite does it, on series
+# of 0.5 to 10 million voxels and 2 to 6 timepoints, and for network and refinement on one of 150 million.
 _PROGRAM, _READ, _WRITTEN = 0.6e9, 4, 30
-_IMAGES, _NETWORK, _REFINING, _RESULT, _DRAWING = 8, 30, 76, 45, 30
+_IMAGES, _NETWORK, _REFINING, _RESULT, _DRAWING = 8, 30, 12, 45, 30
+_REFINING_ALL = 360
 _SLAB, _FILE = 407, 43
 _SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
 # Processor time, in that of a `window_mean` of one voxel: of the picture; of the affine alignment of a timepoint; for
 # each voxel and timepoint, of the network, of an iteration, of one of its conjugate gradients on the lattice, and of
 # the fields and what is measured of them; and for each voxel that is written.
 _PICTURE, _ALIGNING = 2.3e8, 2.3e8
-_PASS, _ITERATION, _CONJUGATE, _FIELDS, _WRITING = 60, 230, 5, 140, 525
+_PASS, _ITERATION, _CONJUGATE, _FIELDS, _WRITING = 60, 200, 5, 140, 525
 
 
 def _window_seconds_per_voxel(size: int = 64, radius: int = 2) -> float:
@@ -90,7 +92,8 @@ class RegistrationCost:
         share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]
         if self.device.type == "cpu":
-            stages += [_NETWORK * share, _REFINING * bool(self.levels)]
+            refining = _REFINING + _REFINING_ALL / len(self.series.frames)
+            stages += [_NETWORK * share, refining * bool(self.levels)]
         return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + self._writing) / 1e9
 
     @property
