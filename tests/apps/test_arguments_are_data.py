@@ -35,7 +35,7 @@ def parsed(monkeypatch, tmp_path):
                     values[name] = self.parser.get_parsed_content(name)
 
     monkeypatch.setattr(commands, "ConfigWorkflow", Recorded)
-    monkeypatch.setattr(commands, "check_dataset", lambda dataset, least: None)
+    monkeypatch.setattr(commands, "check_dataset", lambda *arguments: None)
     monkeypatch.setattr(commands, "read_weights", lambda path: None)
     monkeypatch.chdir(tmp_path)
     return values
