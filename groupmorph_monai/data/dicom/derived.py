@@ -36,7 +36,7 @@ _REQUIRED = {  # what the standard wants even where nobody knows it, with the va
     **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), ""),
     **dict.fromkeys(("ReferringPhysicianName", "StudyID", "AccessionNumber", "Manufacturer"), ""),
     **dict.fromkeys(("PositionReferenceIndicator", "PatientPosition", "SliceThickness", "ContentDate"), ""),
-    "ContentTime": "",
+    **dict.fromkeys(("ContentTime", "Laterality"), ""),
 }
 _REQUIRED_OF_MODALITY = {
     "MR": {

@@ -23,7 +23,7 @@ _SERIES_NUMBER = 2000  # added to that of the source
 _SHARED = (
     *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
-    *("PositionReferenceIndicator",),
+    *("PositionReferenceIndicator", "Laterality"),
 )
 
 
@@ -72,6 +72,7 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
     item = Dataset()
     item.SourceFrameOfReferenceUID = planes[0].source.space
     item.ReferencedImageSequence = list({plane.uid: sop_reference(plane) for plane in planes}.values())
+    item.RegistrationTypeCodeSequence = []
     item.PreDeformationMatrixRegistrationSequence = [_matrix(before)]
     item.PostDeformationMatrixRegistrationSequence = [_matrix(after)]
     moved = Grid(volume.shape, torch.from_numpy(LPS_TO_RAS @ before @ LPS_TO_RAS) @ volume.affine)
