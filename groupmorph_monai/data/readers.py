@@ -22,7 +22,6 @@ import itk
 import nibabel as nib
 import numpy as np
 import torch
-from isal import igzip
 
 from ..errors import InputError
 from .dirlab import is_dirlab, read_dirlab
@@ -98,7 +97,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
 
 def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
     """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
-    with igzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
         data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
         try:

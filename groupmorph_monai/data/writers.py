@@ -42,7 +42,7 @@ class Products:
             "none" for none.
         itk_transforms: ``transform_KK.h5`` and ``inverse_transform_KK.h5``, which do what the fields do.
         sequence: ``warped.seq.nrrd``, a volume sequence of 3D Slicer.
-        dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it.
+        dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
     """
 
     fields: str = "compact"
@@ -138,7 +138,9 @@ def _write_products(
     if products.sequence:
         write_sequence(aligned, grid, folder / _SEQUENCE, series.times_s)
     if products.dicom:
-        dicom_reader(Path(series.frames[home].path)).write_dicom(series, aligned, home, folder / _DICOM)
+        dicom = dicom_reader(Path(series.frames[home].path))
+        dicom.write_dicom(series, aligned, home, folder / _DICOM)
+        dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
 
 
 def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:

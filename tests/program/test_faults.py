@@ -20,6 +20,8 @@ from scanners import (
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
+from groupmorph_monai.data.applying import apply_field_to_points
+
 OUTSIDE = ("nan", "zero", "border")
 
 
@@ -64,12 +66,11 @@ def test_a_moved_table_is_no_sign_that_tissue_is_static(turned, output):
 
 
 def test_a_field_reaches_beyond_the_first_scan(turned, output):
-    """`inverse_ddf_01` lies on the second scan's grid, of which the table took two fifths out of the first one's."""
+    """`inverse_ddf_01` covers the second scan, of which the table took two fifths out of the first one's."""
     points = grid_points(turned.scans[1])
     truth = turned.motions[1].inverse(points)
     beyond = ~turned.scans[0].sees(points, margin_voxels=-0.5)
-    field = nibabel.load(output / "inverse_ddf_01.nii.gz")
-    moved = points + field.get_fdata()[:, :, :, 0] * (-1, -1, 1)
+    moved = apply_field_to_points(output / "inverse_ddf_01.nii.gz", points)
     errors = np.linalg.norm(moved - truth, axis=-1)[beyond]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {beyond.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
@@ -79,7 +80,7 @@ def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, 
     points = grid_points(turned.scans[0])
     truth = turned.motions[1](points)
     seen, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
-    moved = points + nibabel.load(output / "ddf_01.nii.gz").get_fdata()[:, :, :, 0] * (-1, -1, 1)
+    moved = apply_field_to_points(output / "ddf_01.nii.gz", points)
     errors = np.linalg.norm(moved - truth, axis=-1)[unseen]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {unseen.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
@@ -121,8 +122,7 @@ def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_seen, tmp_path):
     files = save(partly_seen.scans, tmp_path)
     output = register(files, tmp_path / "out", "--reference", "0", "--no-refine", "--outside", outside)
     first, second = partly_seen.scans
-    ddf = nibabel.load(output / "ddf_01.nii.gz").get_fdata()[:, :, :, 0] * (-1, -1, 1)
-    there = grid_points(first) + ddf
+    there = apply_field_to_points(output / "ddf_01.nii.gz", grid_points(first))
     seen, unseen = second.sees(there, 0.1), ~second.sees(there, -1)
     assert 0.03 < unseen.mean() < 0.7
     voxels = np.moveaxis(apply(np.linalg.inv(second.affine), there), -1, 0)

@@ -23,6 +23,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "TemporalResolution"),
 )
+_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # begin so
 _OF_MODALITY = {
     "MR": (
         *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),
@@ -44,7 +45,7 @@ _REQUIRED_OF_MODALITY = {
     },
     "CT": {"KVP": "", "AcquisitionNumber": ""},
 }
-_COMPUTED = {"description": "Group-wise deformable registration, resampled linearly"}
+_DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
 def check_modality(plane: Plane) -> None:
@@ -67,21 +68,18 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     modality, header = home.source.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
     for name in dict.fromkeys([*_OF_EVERY_IMAGE, *_OF_MODALITY[modality], *required]):
-        whose = of_home if name.startswith(("Patient", "Study", "FrameOf", "Accession", "Referring")) else own
-        value = whose.get(name, default=required.get(name))
+        value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
         if value is not None:
             setattr(header, name, value)
     moment = own.get("FrameAcquisitionDateTime", "AcquisitionDateTime")
     if moment:  # an enhanced image has it in place of date and time
         header.AcquisitionDateTime = moment
         header.AcquisitionDate, header.AcquisitionTime = str(moment)[:8], str(moment).split("+")[0].split("-")[0][8:]
-    header.SOPClassUID, header.SpecificCharacterSet = (
-        _STORAGE[modality],
-        own.get("SpecificCharacterSet", default="ISO_IR 100"),
-    )
+    header.SOPClassUID = _STORAGE[modality]
+    header.SpecificCharacterSet = of_home.get("SpecificCharacterSet", default="ISO_IR 100")
     kind = plane.source.image_type[2] if len(plane.source.image_type) > 2 else "OTHER"
     header.ImageType = ["DERIVED", "SECONDARY", kind]
-    header.DerivationDescription = _COMPUTED["description"]
+    header.DerivationDescription = _DESCRIPTION
     header.DerivationCodeSequence = [code_item(codes.DCM.SpatialResampling)]
     header.ContributingEquipmentSequence = [equipment_item()]
     return header
@@ -103,7 +101,7 @@ def equipment_item() -> Dataset:
     item = Dataset()
     item.Manufacturer, item.ManufacturerModelName = "GroupMorph contributors", "GroupMorph"
     item.SoftwareVersions = __version__
-    item.ContributionDescription = _COMPUTED["description"]
+    item.ContributionDescription = _DESCRIPTION
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
     item.ContributionDateTime = datetime.now().strftime("%Y%m%d%H%M%S")
     return item

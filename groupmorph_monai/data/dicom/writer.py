@@ -3,24 +3,23 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from pydicom.valuerep import DSfloat
 
 from ..readers import LPS_TO_RAS
 from ..series import Series
-from .derived import check_modality, code_item, derived_header
+from .derived import check_modality, derived_header
 from .headers import Plane
+from .references import reference, save
 
 __all__ = ["write_dicom"]
 
 _LARGEST = 2**15 - 1  # of a pixel: as a signed or an unsigned number it is the same
+_FEWEST_BITS = 11  # an error of half a step is 0.024 % of the range
 _SERIES_NUMBER = 1000  # added to that of the source, so that a viewer lists the aligned series behind the scanner's
 
 
@@ -28,8 +27,9 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     """Write aligned timepoints as single-frame images of one new series, whose geometry is that of scan ``home`` and
     whose times and protocol are those of each timepoint.
 
-    Pixels are integers, multiplied by one power of two for the whole series, so that integers below 32768 and their
-    ratios between timepoints are kept exactly, also by programs that do not know the rescale slope.
+    Pixels are the values rounded to integers, where these have 11 to 15 bits, as a rescale slope is not expected in MR
+    images. Otherwise they are multiples of one power of two for the whole series, so that the ratios between timepoints
+    are kept also by programs that do not know the rescale slope.
 
     Args:
         series: as `read_dicom` gives it.
@@ -41,7 +41,7 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     base = series.slices[home][0]
     check_modality(base)
     aligned = np.nan_to_num(aligned, nan=0.0)
-    slope = 2.0 ** math.ceil(math.log2(max(float(np.abs(aligned).max()), 1e-30) / _LARGEST))
+    slope = _slope(float(np.abs(aligned).max()))
     uid, affine = generate_uid(), LPS_TO_RAS @ series.frames[home].affine
     for k, (volume, planes) in enumerate(zip(aligned, series.slices)):
         header = derived_header(min(planes, key=_first), base)
@@ -59,11 +59,17 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
             position = (affine @ [0, 0, s, 1])[:3]
             image.ImagePositionPatient = [DSfloat(float(x), auto_format=True) for x in position]
             source = planes[int(np.linalg.norm(places - position, axis=1).argmin())]
-            image.SourceImageSequence = [_reference(source)]
+            image.SourceImageSequence = [reference(source)]
             pixels = np.rint(volume[:, :, s].T / slope).astype("<i2")
             image.SmallestImagePixelValue, image.LargestImagePixelValue = int(pixels.min()), int(pixels.max())
             image.add_new("PixelData", "OW", pixels.tobytes())
-            _save(image, folder / f"{k:02d}_{s:04d}.dcm")
+            save(image, folder / f"{k:02d}_{s:04d}.dcm")
+
+
+def _slope(largest: float) -> float:
+    """What one step of the stored integers means, for values up to ``largest``."""
+    bits = math.log2(max(largest, 1e-30) / _LARGEST)
+    return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
 
 
 def _first(plane: Plane) -> tuple:
@@ -81,32 +87,3 @@ def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None
     header.Columns, header.Rows = shape[:2]
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
-
-
-def _reference(plane: Plane) -> Dataset:
-    item = Dataset()
-    sop_class, several = _kind(plane.path)
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, plane.uid
-    if several:
-        item.ReferencedFrameNumber = plane.frame + 1
-    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
-    return item
-
-
-@lru_cache(maxsize=4096)
-def _kind(path: str) -> tuple[str, bool]:
-    """SOP class of a file, and whether it has several frames."""
-    header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
-    return header.SOPClassUID, "NumberOfFrames" in header
-
-
-def _save(image: Dataset, path: Path) -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128)
-    if pydicom.__version__ < "3":
-        file.is_little_endian, file.is_implicit_VR = True, False
-        pydicom.dcmwrite(path, file, write_like_original=False)
-    else:
-        pydicom.dcmwrite(path, file, enforce_file_format=True)

@@ -1,0 +1,50 @@
+"""References from one object to the images it was made of, and files of new objects."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from .derived import code_item
+from .headers import Plane
+
+__all__ = ["reference", "save", "sop_reference"]
+
+
+def sop_reference(plane: Plane) -> Dataset:
+    """Name the image that holds a slice."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = _kind(plane.path)[0], plane.uid
+    return item
+
+
+def reference(plane: Plane) -> Dataset:
+    """Name a slice as the source of a derived image."""
+    item = sop_reference(plane)
+    if _kind(plane.path)[1]:
+        item.ReferencedFrameNumber = plane.frame + 1
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
+    return item
+
+
+@lru_cache(maxsize=4096)
+def _kind(path: str) -> tuple[str, bool]:
+    """SOP class of a file, and whether it has several frames."""
+    header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
+    return header.SOPClassUID, "NumberOfFrames" in header
+
+
+def save(image: Dataset, path: Path) -> None:
+    """Write a data set as a DICOM file; pydicom 2 and 3 ask for it in different ways."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128)
+    if pydicom.__version__ < "3":
+        file.is_little_endian, file.is_implicit_VR = True, False
+        pydicom.dcmwrite(path, file, write_like_original=False)
+    else:
+        pydicom.dcmwrite(path, file, enforce_file_format=True)

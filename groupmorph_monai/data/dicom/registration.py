@@ -1,0 +1,125 @@
+"""The motion of a series as a Deformable Spatial Registration object (DICOM PS3.3, A.39.2 and C.20.3)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydicom.dataset import Dataset
+from pydicom.uid import DeformableSpatialRegistrationStorage, generate_uid
+from pydicom.valuerep import DSfloat
+
+from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
+from ..readers import LPS_TO_RAS
+from ..series import Series
+from .derived import derived_header, equipment_item
+from .headers import Plane
+from .references import save, sop_reference
+
+__all__ = ["write_registration_object"]
+
+_SERIES_NUMBER = 2000  # added to that of the source
+_SHARED = (
+    *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
+    *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
+    *("PositionReferenceIndicator", "Laterality"),
+)
+
+
+def write_registration_object(series: Series, transforms: Sequence[Transform], home: int, path: Path) -> None:
+    """Write the maps from the common space, which is that of the aligned series, to every timepoint.
+
+    One item per timepoint holds ``post (pre x + displacement(pre x))``: the matrices are the affine maps before and
+    after the deformation, which keeps its lattice, continued over the grid of scan ``home``.
+
+    Args:
+        series: as `read_dicom` gives it.
+        transforms: K, RAS mm, each of affine maps and at most one field.
+    """
+    base, now = series.slices[home][0], datetime.now()
+    source = derived_header(base, base)
+    result = Dataset()
+    for name in _SHARED:
+        if name in source:
+            setattr(result, name, source[name].value)
+    result.SOPClassUID, result.SOPInstanceUID = DeformableSpatialRegistrationStorage, generate_uid()
+    result.Modality, result.SeriesInstanceUID = "REG", generate_uid()
+    result.SeriesNumber = _SERIES_NUMBER + base.source.number
+    result.SeriesDescription, result.InstanceNumber = f"{base.source.description} motion".strip()[:64], 1
+    result.ContentLabel, result.ContentDescription, result.ContentCreatorName = "MOTION", "Motion per timepoint", ""
+    result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    equipment = equipment_item()
+    result.Manufacturer, result.ManufacturerModelName = equipment.Manufacturer, equipment.ManufacturerModelName
+    result.SoftwareVersions, result.DeviceSerialNumber = equipment.SoftwareVersions, "1"
+    volume = series.frames[home].grid
+    result.DeformableRegistrationSequence = [
+        _item(transform, planes, volume) for transform, planes in zip(transforms, series.slices)
+    ]
+    result.ReferencedSeriesSequence = _series_of([plane for planes in series.slices for plane in planes])
+    save(result, path)
+
+
+def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Dataset:
+    """One timepoint: its images, and the map to them."""
+    before, after, dense = np.eye(4), np.eye(4), None
+    for part in transform.transforms if isinstance(transform, ComposedTransform) else [transform]:
+        if isinstance(part, AffineTransform):
+            matrix = LPS_TO_RAS @ part.matrix.numpy() @ LPS_TO_RAS
+            before, after = (matrix @ before, after) if dense is None else (before, matrix @ after)
+        else:
+            dense = part
+    item = Dataset()
+    item.SourceFrameOfReferenceUID = planes[0].source.space
+    item.ReferencedImageSequence = list({plane.uid: sop_reference(plane) for plane in planes}.values())
+    item.RegistrationTypeCodeSequence = []
+    item.PreDeformationMatrixRegistrationSequence = [_matrix(before)]
+    item.PostDeformationMatrixRegistrationSequence = [_matrix(after)]
+    moved = Grid(volume.shape, torch.from_numpy(LPS_TO_RAS @ before @ LPS_TO_RAS) @ volume.affine)
+    item.DeformableRegistrationGridSequence = [_grid(dense, moved)]
+    return item
+
+
+def _matrix(matrix: np.ndarray) -> Dataset:
+    item = Dataset()
+    item.FrameOfReferenceTransformationMatrix = [DSfloat(float(x), auto_format=True) for x in matrix.ravel()]
+    linear = matrix[:3, :3]
+    rigid = np.allclose(linear @ linear.T, np.eye(3), atol=1e-6) and np.linalg.det(linear) > 0
+    item.FrameOfReferenceTransformationMatrixType = "RIGID" if rigid else "AFFINE"
+    return item
+
+
+def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
+    """The displacements of a transform, or none at the corners of ``volume``."""
+    if dense is None:
+        grid = volume.at_spacing(volume.spacing_mm * (torch.tensor(volume.shape) - 1))
+        displacement = torch.zeros(3, *grid.shape)
+    else:
+        grid = dense.grid.over(volume)
+        displacement = dense.displacement(grid)
+    item, affine, spacing = Dataset(), LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
+    if np.linalg.det(affine[:3, :3]) < 0:  # DICOM's third axis is the cross product of the others
+        displacement = displacement.flip(3)
+        affine[:3, 3] += (grid.shape[2] - 1) * affine[:3, 2]
+    item.ImagePositionPatient = [DSfloat(float(x), auto_format=True) for x in affine[:3, 3]]
+    axes = (affine[:3, :2] / spacing[:2]).T.ravel()
+    item.ImageOrientationPatient = [DSfloat(float(x), auto_format=True) for x in axes]
+    item.GridDimensions, item.GridResolution = list(grid.shape), spacing.tolist()
+    lps = displacement.numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
+    item.VectorGridData = np.ascontiguousarray(lps.T, "<f4").tobytes()
+    return item
+
+
+def _series_of(planes: Sequence[Plane]) -> list[Dataset]:
+    """The images of slices, by series."""
+    series = defaultdict(dict)
+    for plane in planes:
+        series[plane.source.series][plane.uid] = plane
+    items = []
+    for uid, members in series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [sop_reference(plane) for plane in members.values()]
+        items.append(item)
+    return items
