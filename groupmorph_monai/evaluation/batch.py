@@ -22,13 +22,16 @@ class BatchWriter:
             `read_series` takes it.
         output_dir: made if missing.
         options: of every `SeriesWriter`.
-    Raises: InputError where two series have one name.
+    Raises: InputError where two series have one name, or one is no name of a folder.
     """
 
     def __init__(self, series: Sequence[Mapping], output_dir: str, **options: object):
         self.items, self.output_dir, self.options = list(series), Path(output_dir), options
         names = [item["name"] for item in self.items]
         twice = sorted({name for name in names if names.count(name) > 1})
+        for name in names:
+            if name != Path(name).name:
+                raise InputError(f"series: expected names that are names of folders, got {name!r}; mend dataset.json")
         if twice:
             raise InputError(
                 f"series: expected a name of its own for each, got {twice[0]} twice; name them in dataset.json"

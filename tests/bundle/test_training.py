@@ -56,7 +56,7 @@ ONLY_TO_REGISTER = {"modes/sample.yaml", "modes/transport.yaml"}
 RATE_OF_FOUR = {
     "_target_": "torch.optim.lr_scheduler.LambdaLR",
     "optimizer": "@optimizer",
-    "lr_lambda": "$functools.partial(groupmorph_monai.workflow.warmup_and_cosine, iterations=4)",
+    "lr_lambda": {"_target_": "groupmorph_monai.workflow.warmup_and_cosine", "_mode_": "callable", "iterations": 4},
 }
 OVERLAYS = sorted(
     {str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")}
