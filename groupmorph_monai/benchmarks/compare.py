@@ -117,7 +117,8 @@ class BundleMethod:
             image, _, _, others = prepare_series(default_collate([item]), device)
             with torch.no_grad():
                 pred = inferer(image.float(), network, **others)
-            return compose({**item, "pred": {name: values[0] for name, values in pred.items()}})
+            first = {name: value[0] if isinstance(value, Tensor) else value for name, value in pred.items()}
+            return compose({**item, "pred": first})
 
         return register
 
