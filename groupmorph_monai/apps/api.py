@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.output_folder import release
@@ -20,7 +19,7 @@ from ..evaluation import SeriesWriter
 from ..space.geometry import Grid, Transform
 from .input_errors import find_input_error
 from .places import absolute_paths
-from .run import checked_run
+from .run import parsed_run
 
 __all__ = ["Registration", "register"]
 
@@ -33,7 +32,7 @@ class Registration:
         series: the K scans as they were read.
         transforms: K, each from a point of the common space to the point of that scan, RAS mm, with its ``inverse``.
             Images pull back, points push forward.
-        metrics: folding in percent, inverse consistency, and similarity before and after.
+        metrics: folding in percent and inverse consistency.
         home: index of the scan whose grid the results lie on.
     """
 
@@ -128,15 +127,12 @@ def register(
         settings = {**settings, "reference": home}
     if isinstance(series, (str, Path, list, tuple)):
         series = absolute_paths([series] if isinstance(series, (str, Path)) else series)
-    files, values = checked_run("inference", overlays, settings, device, series=series)
-    parser = ConfigParser()
-    parser.read_config(files)
-    # The host process stays as it is, and nothing is written before `to_folder`.
-    for name, value in {**values, "initialize": [], "evaluator#val_handlers": ["@handlers#0"]}.items():
-        parser[name] = value
-    parser.parse()
+    parser = parsed_run("inference", overlays, settings, device, series=series)
+    parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
     try:
         parser.get_parsed_content("cost").check()
+        native = parser.get_parsed_content("native")
+        parser.get_parsed_content("handlers#1#products").check(native, home)
         evaluator = parser.get_parsed_content("evaluator")
         evaluator.run()
     except Exception as error:
@@ -144,7 +140,7 @@ def register(
     output = evaluator.state.output[0]
     writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
-        series=parser.get_parsed_content("native"),
+        series=native,
         transforms=tuple(output["registration"]["transforms"]),
         metrics=output["metrics"],
         home=home,

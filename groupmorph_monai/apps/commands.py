@@ -16,7 +16,7 @@ from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .run import checked_run, run_bundle
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "registration"]
 
 
 def _typed(args: argparse.Namespace) -> str:
@@ -24,13 +24,8 @@ def _typed(args: argparse.Namespace) -> str:
     return shlex.join(["groupmorph", *args.typed])
 
 
-def register(args: argparse.Namespace) -> None:
-    if args.list:
-        print(list_series(args.files, args.series_description))
-        return
-    if not args.output:
-        raise InputError("--output: expected a folder for the results, got none; name one")
-    check_place(args.output, args.files)
+def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
+    """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
@@ -40,16 +35,9 @@ def register(args: argparse.Namespace) -> None:
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")
-    run = describe_run if args.dry_run else partial(run_bundle, "inference")
-    run(
-        "inference",
-        overlays,
-        args.set,
-        args.device,
-        command=_typed(args),
+    options = dict(
         series=absolute_paths(args.files),
         series_description=args.series_description,
-        output_dir=args.output,
         weights=args.weights,
         spacing_mm=args.spacing_mm,
         std_draws=args.std,
@@ -63,6 +51,19 @@ def register(args: argparse.Namespace) -> None:
         mask=args.mask and absolute_paths(args.mask),
         **chosen,
     )
+    return ("inference", overlays, args.set, args.device), options
+
+
+def register(args: argparse.Namespace) -> None:
+    if args.list:
+        print(list_series(args.files, args.series_description))
+        return
+    if not args.output:
+        raise InputError("--output: expected a folder for the results, got none; name one")
+    check_place(args.output, args.files)
+    positional, options = registration(args)
+    run = describe_run if args.dry_run else partial(run_bundle, "inference")
+    run(*positional, command=_typed(args), output_dir=args.output, **options)
     if args.dry_run:
         return
     print_verdict(args.output)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..data.checks import check_dataset
 from ..errors import InputError
@@ -15,7 +15,7 @@ from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
-__all__ = ["checked_run", "run_bundle"]
+__all__ = ["checked_run", "parsed_run", "run_bundle", "split_overlays"]
 
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
@@ -39,7 +39,7 @@ def checked_run(
     Returns: the configs' files, and values to lay over them, which a ConfigParser takes as data.
     Raises: InputError, in one line, for whatever the user can mend.
     """
-    shipped, own = _split(overlays)
+    shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
     _check_overlays(config, shipped)
     values = {}
@@ -63,6 +63,17 @@ def checked_run(
     return files, {name: literal(value) for name, value in values.items()}
 
 
+def parsed_run(*arguments: object, **options: object) -> ConfigParser:
+    """Parse a config of the bundle without running it; arguments as `checked_run` takes them."""
+    files, values = checked_run(*arguments, **options)
+    parser = ConfigParser()
+    parser.read_config(files)
+    for name, value in {**values, "initialize": []}.items():
+        parser[name] = value
+    parser.parse()
+    return parser
+
+
 def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
     """Run a config of the bundle; arguments as `checked_run` takes them."""
     files, values = checked_run(*arguments, **options)
@@ -74,7 +85,7 @@ def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
     workflow.finalize()
 
 
-def _split(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
+def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
     """Tell the bundle's overlays from the user's own files."""
     known, shipped, own = overlay_names(), [], []
     for name in overlays:

@@ -47,7 +47,9 @@ class BatchWriter:
     def __call__(self, engine: Engine) -> None:
         item = self.items[engine.state.iteration - 1]
         folder = self.output_dir / item["name"]
-        writer = SeriesWriter(read_series(item["image"]), str(folder), **self.options)
+        writer = SeriesWriter(
+            read_series(item["image"], description=item.get("description")), str(folder), **self.options
+        )
         writer.started = self.started
         writer(engine)
         release(folder)

@@ -159,7 +159,7 @@ class SeriesWriter:
         for k in lost:
             logger.warning(
                 "%s (timepoint %d): no initial alignment was found with confidence (%.2f, expected %g or more); check "
-                "it in report.png before you use it",
+                "it in report.html before you use it",
                 self.series.frames[k].path,
                 k,
                 confidence[k],
@@ -218,7 +218,7 @@ def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
     if _is_one_image(metrics) or after >= before - LEAST_FALL:
         return []
     warning = f"the scans are less alike than before registration: NMI {before:.4f} before, {after:.4f} after"
-    logger.warning("%s; check report.png before you use the result", warning)
+    logger.warning("%s; check report.html before you use the result", warning)
     return [warning]
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
+from ...workflow.free_memory import available_memory_gb
 from ..threads import available_cores
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_installed(args: argparse.Namespace) -> None:
     """Raises: InputError where the packages are missing that the workers of these options need."""
     if args.shard:
         return
-    missing = [name for name in ("distributed", "dask_jobqueue", "psutil") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"cohort: expected Dask and what belongs to it, got no {missing[0]}; pip install "
@@ -65,9 +66,7 @@ def _gpus(device: str | None) -> int:
 
 def _fitting(memory_gb: float) -> int:
     """Number of series that this machine's free memory holds at a time, 1 or more."""
-    import psutil
-
-    free_gb = psutil.virtual_memory().available / 1e9
+    free_gb = available_memory_gb()
     if free_gb < memory_gb:
         logger.warning("one series takes about %.1f GB, and %.1f GB of memory are free", memory_gb, free_gb)
     return max(1, math.floor(free_gb / memory_gb))

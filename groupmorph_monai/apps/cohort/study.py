@@ -16,11 +16,12 @@ from filelock import FileLock
 from ... import __version__
 from ...data.fingerprint import fingerprint
 from ...data.output_folder import check_output_dir
-from ...data.readers import read_series
 from ...errors import InputError
 from ..arguments import make_parser
+from ..commands import registration
 from ..configs import bundle_root
 from ..progress import progress_log
+from ..run import parsed_run, split_overlays
 from .clusters import Resources, check_installed, open_client, submit
 from .folders import CohortFolder
 from .manifest import Series, read_manifest
@@ -32,8 +33,7 @@ __all__ = ["run_cohort"]
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2
 _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")  # no result depends on
-# Of one series, in 1e9 bytes: Dask, PyTorch and the rest, and so much for each voxel of each scan (README, full size).
-_BASE_GB, _GB_PER_VOXEL = 1.0, 100e-9
+_BASE_GB = 1.0  # Dask, PyTorch and the rest
 _FAILED = 3
 
 Ended = tuple[int, dict | Exception | None]
@@ -149,6 +149,8 @@ def _register_options(args: argparse.Namespace) -> dict[str, object]:
 def _settings_hash(options: Mapping[str, object]) -> str:
     """Hash what all results depend on: the options, this package's version, the bundle's configs and weights."""
     shaping = {name: value for name, value in options.items() if name not in _RUN_OPTIONS}
+    shipped, own = split_overlays(options["overlay"])
+    shaping["overlay"] = [*shipped, *map(str, own)]
     return fingerprint(__version__, shaping, _bundle_hash())
 
 
@@ -169,10 +171,9 @@ def _bytes(job: Mapping) -> int:
 def _memory_gb(jobs: Sequence[Mapping]) -> float:
     """Estimate the memory of the largest series that can be read."""
     for job in jobs:
-        arguments = job["arguments"]
         try:
-            frames = read_series(arguments["files"], description=arguments["series_description"]).frames
+            positional, options = registration(argparse.Namespace(**job["arguments"]))
+            return parsed_run(*positional, **options).get_parsed_content("cost").memory_gb
         except Exception:  # broken: that is for its registration to tell
             continue
-        return _BASE_GB + _GB_PER_VOXEL * sum(frame.data.size for frame in frames)
     return _BASE_GB

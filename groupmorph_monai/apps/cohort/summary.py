@@ -102,6 +102,6 @@ def _cell(row: Mapping, column: str) -> str:
         return f'<td class="number">{value:.4g}</td>'
     text = html.escape("" if value is None else str(value))
     if column == "name" and row.get("folder"):
-        shown = "report.png" if row["state"] == "finished" else "log.txt"
+        shown = "report.html" if row["state"] == "finished" else "log.txt"
         text = f'<a href="{html.escape(row["folder"])}/{shown}">{text}</a>'
     return f"<td>{text}</td>"

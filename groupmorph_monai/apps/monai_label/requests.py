@@ -87,7 +87,7 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
     Args:
         arguments: its options, as `register_arguments` gives them.
         output: folder for the results.
-    Returns: metrics, warnings and the initial alignment's confidence, from its report.
+    Returns: verdict, metrics, warnings and the initial alignment's confidence, from its report.
     Raises: InputError with the command's own line where the user can mend it; RuntimeError with that of its fault.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
@@ -98,5 +98,6 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
         raise kind(lines[0].removeprefix("groupmorph: "))
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     return {
-        name: report[name] for name in ("metrics", "warnings", "initial_alignment", "series", "seconds", "versions")
+        name: report[name]
+        for name in ("verdict", "metrics", "warnings", "initial_alignment", "series", "seconds", "versions")
     }
