@@ -83,6 +83,7 @@ def test_a_kill_at_any_change_of_the_disk_leaves_one_result_whole(folder):
     while 0 not in ends:
         number += 1
         ends.add(kill_everywhere(folder, number, lambda first: os.kill(os.getpid(), signal.SIGKILL)))
+        assert ends <= {0, -signal.SIGKILL}
         assert complete(folder), f"call {number}: {result_in(folder)}"
         assert (folder / "notes.txt").read_text() == "mine"
         if number % 4 == 0:  # now and then, so that leftovers of several runs meet as well
@@ -98,6 +99,7 @@ def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(
     while 0 not in ends:
         number += 1
         ends.add(kill_everywhere(folder, number, interrupted))
+        assert ends <= {0, 130}
         assert result_in(folder) in (OLD, NEW), f"call {number}: {result_in(folder)}"
         claim(folder)
         release(folder)
@@ -116,6 +118,7 @@ def test_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(folder):
     while 0 not in ends:
         number += 1
         ends.add(kill_everywhere(folder, number, full))
+        assert ends <= {0, 1}
         assert complete(folder), f"call {number}: {result_in(folder)}"
     assert number > 20 and ends == {0, 1}
     check_next_run(folder)
@@ -238,6 +241,7 @@ def test_one_file_is_whole_or_what_it_was(tmp_path):
     while 0 not in ends:
         number += 1
         ends.add(in_a_child(lambda n=number: act(n, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
+        assert ends <= {0, -signal.SIGKILL}
         assert file.read_text() in ("old", "new")
     assert number > 4 and file.read_text() == "new"
     claim(tmp_path)

@@ -168,6 +168,7 @@ def test_a_registration_that_is_killed_anywhere_leaves_the_earlier_one_or_its_ow
     while 0 not in ends:
         number += 1
         ends.add(in_a_child(lambda n=number: act(n)))
+        assert ends <= {0, -signal.SIGKILL}
         assert result_in(out) in (old, new), number
         if result_in(out) == new:
             register(out, 3, 0.5)
