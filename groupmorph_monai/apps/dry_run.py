@@ -1,10 +1,13 @@
 """What a registration would do."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
 
+from ..data.output_folder import keep_inputs
+from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
@@ -16,7 +19,7 @@ __all__ = ["describe_run"]
 def describe_run(*arguments: object, output_dir: str, **options: object) -> None:
     """Print the grids, memory, time and files of the registration that ``checked_run(*arguments, **options)`` gives.
 
-    Raises: InputError where the memory will not do.
+    Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
     files, values = checked_run(*arguments, **options)
     config = ConfigParser()
@@ -28,6 +31,9 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
     cost.check()
     frames = cost.series.frames
     home = config.get_parsed_content("reference") or 0
+    products: Products = config.get_parsed_content("products")
+    products.check(cost.series, home)
+    keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
     levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
     lines = {
         "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}",
@@ -36,7 +42,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
         "time": f"{_duration(cost.seconds)} with {torch.get_num_threads()} threads, if nothing else is busy",
-        "files": f"{', '.join(_files(config, len(frames)))} in {output_dir}",
+        "files": f"{', '.join(_files(products, config, len(frames)))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
     print(*(f"{name + ':':<{width}} {text}" for name, text in lines.items()), sep="\n")
@@ -51,10 +57,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.2g} min"
 
 
-def _files(config: ConfigParser, timepoints: int) -> Sequence[str]:
+def _files(products: Products, config: ConfigParser, timepoints: int) -> Sequence[str]:
     """Names of what `SeriesWriter` writes."""
-    kinds = ["ddf", "inverse_ddf"]
-    kinds += ["jacobian"] * bool(config.get_parsed_content("write_jacobian"))
-    kinds += ["std_mm"] * bool(config.get_parsed_content("std_draws"))
-    fields = [f"{kind}_00 to {timepoints - 1:02d}.nii.gz" for kind in kinds]
-    return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *fields, "report.json", "report.png"]
+    std, jacobian = (bool(config.get_parsed_content(name)) for name in ("std_draws", "write_jacobian"))
+    names = products.names(std, jacobian)
+    return [*(name.format(f"00 to {timepoints - 1:02d}") for name in names), "report.json", "report.png", "report.html"]

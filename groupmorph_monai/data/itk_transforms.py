@@ -8,7 +8,7 @@ import itk
 import numpy as np
 import torch
 
-from ..space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
+from ..space.geometry import AffineTransform, ComposedTransform, Grid, Transform
 from .readers import LPS_TO_RAS
 
 __all__ = ["write_itk_transform"]
@@ -20,7 +20,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
 
     Args:
         transform: of points in RAS mm.
-        volume: whose points the transform is to be right for.
+        volume: whose points the transform is to be right for, through all its fields.
     """
     composite = itk.CompositeTransform[itk.D, 3].New()
     for part in reversed(list(_parts(transform, volume))):  # ITK begins with the last one
@@ -30,7 +30,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
     writer.Update()
 
 
-def _parts(transform: Transform, volume: Grid | None) -> Iterator[itk.Transform]:
+def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
     """Yield ITK's forms of the parts of a transform, the first one first; at least one."""
     parts = transform.transforms if isinstance(transform, ComposedTransform) else [transform]
     if not parts:
@@ -38,10 +38,26 @@ def _parts(transform: Transform, volume: Grid | None) -> Iterator[itk.Transform]
     for part in parts:
         if isinstance(part, AffineTransform):
             yield _affine(part)
-            volume = volume and Grid(volume.shape, part.matrix @ volume.affine)  # where the next part is evaluated
+            volume = Grid(volume.shape, part.matrix @ volume.affine)  # where the next part is evaluated
         else:
-            yield _field(part, part.grid if volume is None else part.grid.over(volume))
-            volume = None  # no box any more: a second field, which was written for such points, covers them
+            grid = part.grid.over(volume)
+            displacement = part.displacement(grid)
+            yield _field(displacement, grid)
+            volume = _box(displacement, grid)
+
+
+def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
+    """One voxel along the axes of ``grid`` that holds the places to which its points move. Between the nodes the field
+    is linear along each axis, so that the nodes move farthest."""
+    low, high = [], []
+    for rows in grid.slabs():
+        voxels = grid.voxels(grid.points(rows) + displacement[:, rows].movedim(0, -1)).reshape(-1, 3)
+        low.append(voxels.amin(0))
+        high.append(voxels.amax(0))
+    low, high = torch.stack(low).amin(0), torch.stack(high).amax(0)
+    to_box = torch.diag(torch.cat([high - low, torch.ones(1, dtype=low.dtype)]))
+    to_box[:3, 3] = (low + high) / 2
+    return Grid((1, 1, 1), grid.affine @ to_box)
 
 
 def _affine(transform: AffineTransform) -> itk.Transform:
@@ -52,8 +68,8 @@ def _affine(transform: AffineTransform) -> itk.Transform:
     return result
 
 
-def _field(transform: DenseTransform, grid: Grid) -> itk.Transform:
-    lps = transform.displacement(grid).double().numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
+def _field(displacement: torch.Tensor, grid: Grid) -> itk.Transform:
+    lps = displacement.double().numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
     affine, spacing = LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
     image = itk.image_from_array(np.ascontiguousarray(lps.T), is_vector=True)
     image.SetOrigin(affine[:3, 3].tolist())

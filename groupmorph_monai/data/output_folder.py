@@ -33,21 +33,27 @@ def check_output_dir(path: str | Path) -> Path:
     return folder
 
 
-def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path]) -> None:
+def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
     """Refuse an output folder that holds one of the files that are read, also by a link or under another name, or that
     is a folder that is read.
 
+    Args:
+        stale: names of what the earlier result holds, as `all_or_nothing` takes them; a folder among them may hold no
+            input at any depth, as it is removed.
     Raises: InputError.
     """
     folder = Path(output_dir)
     if not folder.is_dir():
         return
+    removed = [folder / name for name in stale if (folder / name).is_dir()]
     here = {(status.st_dev, status.st_ino) for status in _statuses(folder)}
     for path in map(Path, inputs):
         with suppress(OSError):  # that it cannot be read is for its reader to say
             status = path.stat()
-            holder = path if path.is_dir() else path.resolve().parent
-            if folder.samefile(holder) or (not path.is_dir() and (status.st_dev, status.st_ino) in here):
+            real = path.resolve()
+            holder = real if path.is_dir() else real.parent
+            below = any(gone.samefile(above) for gone in removed for above in (holder, *holder.parents))
+            if below or folder.samefile(holder) or (not path.is_dir() and (status.st_dev, status.st_ino) in here):
                 raise InputError(
                     f"{folder}: expected an output folder that holds no input, got one that holds {path}; choose "
                     "another folder"

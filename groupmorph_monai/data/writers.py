@@ -23,14 +23,12 @@ from .resampling import resample
 from .sequences import write_sequence
 from .series import Frame, Series
 
-__all__ = ["Products", "earlier_result", "write_registration"]
+__all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
-_NUMBERED = re.compile(r"(ddf|inverse_ddf|std_mm|jacobian)_\d+\.nii\.gz|(inverse_)?transform_\d+\.h5")
 _DICOM = "dicom"  # name of the folder
 _SEQUENCE = "warped.seq.nrrd"
-_SINGLE = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", _DICOM, _SEQUENCE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,25 @@ class Products:
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; leave the option out")
         if self.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
+
+    def names(self, std: bool, jacobian: bool) -> list[str]:
+        """Names of all that `write_registration` writes; ``{}`` stands for the number of a timepoint."""
+        kinds = {
+            "ddf_{}.nii.gz": self.fields != "none",
+            "inverse_ddf_{}.nii.gz": self.fields != "none",
+            "std_mm_{}.nii.gz": std,
+            "jacobian_{}.nii.gz": jacobian,
+            "transform_{}.h5": self.itk_transforms,
+            "inverse_transform_{}.h5": self.itk_transforms,
+            _SEQUENCE: self.sequence,
+            _DICOM: self.dicom,
+        }
+        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
+
+
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True).names(std=True, jacobian=True)
+_SINGLE = {name for name in _ALL if "{}" not in name}
+_NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
 
 def write_registration(
@@ -172,17 +189,21 @@ def _write_series(
     return warped
 
 
-def earlier_result(output_dir: Path) -> set[str]:
-    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them.
-
-    What else looks like a field of a registration is warned of and stays: deleting it is the user's to do.
-    """
+def listed_result(output_dir: Path) -> set[str]:
+    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them; none
+    where there is no such folder."""
     try:
         listed = json.loads((output_dir / REPORT).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
-        listed = []
+        return set()
     results = {str(name) for name in listed} & {path.name for path in output_dir.iterdir()}
-    results = {name for name in results if name in _SINGLE or _NUMBERED.fullmatch(name)}
+    return {name for name in results if name in _SINGLE or _NUMBERED.fullmatch(name)}
+
+
+def earlier_result(output_dir: Path) -> set[str]:
+    """What `listed_result` says, to be replaced. What else looks like a field of a registration is warned of and stays:
+    deleting it is the user's to do."""
+    results = listed_result(output_dir)
     others = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
     if others:
         logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(others), others[0])

@@ -19,7 +19,7 @@ from monai.transforms import Transform
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from ..data.series import Frame, Series
-from ..data.writers import Products, earlier_result, write_registration
+from ..data.writers import Products, earlier_result, listed_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
@@ -97,7 +97,8 @@ class SeriesWriter:
         products = products or Products()
         products.check(series, home)
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
-        keep_inputs(output_dir, [*(frame.path for frame in series.frames), *chain.from_iterable(lists)])
+        read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
+        keep_inputs(output_dir, read, listed_result(Path(output_dir)))
         claim(output_dir)
         self.series, self.output_dir, self.home = series, Path(output_dir), home
         self.outside, self.jacobian, self.products = outside, jacobian, products

@@ -16,6 +16,23 @@ def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, t
     assert {"scans", "memory", "time"} <= set(told) and not output.exists()
 
 
+def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):
+    options = ["--fields", "none", "--transforms", "--sequence", "--std", "2", "--no-refine", "--initial", "none"]
+    given = ["register", *series[:2], "--output", str(tmp_path / "out"), *options]
+    assert main([*given, "--dry-run"]) == 0
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("files:"))
+    names = told.removeprefix("files:").rsplit(" in ", 1)[0].split(",")
+    told = {name.strip().replace("00 to 01", number) for name in names for number in ("00", "01")}
+    assert main(given) == 0
+    assert told == {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_dicom_of_a_series_that_was_none_is_refused(options, series, tmp_path, capsys):
+    assert main(["register", *series[:2], "--output", str(tmp_path / "out"), "--dicom", *options]) == 2
+    assert "--dicom: expected a series that was read from DICOM" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_too_little_memory_ends_in_one_line_before_anything_is_written(options, series, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cost, "available_memory_gb", lambda: 0.1)

@@ -176,6 +176,12 @@ def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
     refused(["evaluate", "--dataset", "scans", "--output", "scans"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link/new"], "--output")
+    Path("dicom").mkdir()
+    for file in scans:
+        shutil.copy(file, "dicom")
+    Path("report.json").write_text(json.dumps({"files": ["dicom"]}))  # it would be removed with the earlier result
+    for more in ([], ["--dry-run"]):
+        refused(["register", "dicom", "--output", ".", *FAST, *more], "expected an output folder that holds no input")
     # A folder around the one that holds the scans is none of theirs.
     refused(["register", "scans", "--output", ".", "--weights", "gone.pt", *FAST], "weights: gone.pt")
 

@@ -7,6 +7,7 @@ import torch
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data.applying import apply_field_to_points, combine_fields
+from groupmorph_monai.data.fields import read_field
 from groupmorph_monai.data.itk_transforms import write_itk_transform
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writers import Products, write_registration
@@ -110,6 +111,22 @@ def test_the_map_from_scan_to_scan_is_one_field_after_the_other(result, tmp_path
     moved = (by_simple_itk if ending == ".h5" else apply_field_to_points)(path, points)
     assert inside.sum() > 10 and np.abs(truth - points).max() > 2
     np.testing.assert_allclose(moved[inside], truth[inside], atol=1e-4)
+
+
+def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
+    home, larger, shift = grid("oblique"), grid("oblique", (28, 25, 20)), torch.eye(4)
+    shift[:3, 3] = torch.tensor([20.0, 0, 0])
+    rng = np.random.default_rng(2)
+    noise = torch.from_numpy(rng.normal(0, 0.5, (2, 3, *home.shape))).float()
+    first = ComposedTransform(DenseTransform(*noise, home), AffineTransform(shift))
+    frames = [Frame(np.ones(g.shape, np.float32), g.affine.numpy(), "x") for g in (larger, home)]
+    second = ComposedTransform(DenseTransform(*noise.flip(0), home), AffineTransform(torch.eye(4)))
+    write_registration(Series(tuple(frames)), [second, first], tmp_path, home=1, products=Products("full"))
+    combine_fields(tmp_path, 0, 1, tmp_path / "map.h5")
+    points = larger.points(every=3).reshape(-1, 3)
+    composed = ComposedTransform(read_field(tmp_path / "inverse_ddf_00.nii.gz"), read_field(tmp_path / "ddf_01.nii.gz"))
+    assert not home.contains(composed.transforms[0](points)).all()
+    np.testing.assert_allclose(by_simple_itk(tmp_path / "map.h5", points.numpy()), composed(points), atol=0.01)
 
 
 def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):

@@ -271,6 +271,17 @@ def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
         (out / "mean.nii.gz").unlink()
 
 
+def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
+    image = tmp_path / "dicom" / "series" / "1.dcm"
+    image.parent.mkdir(parents=True)
+    image.write_text("scan")
+    (tmp_path / "link").symlink_to(tmp_path / "dicom")
+    for path in (tmp_path / "dicom", image.parent, image, tmp_path / "link", tmp_path / "link" / "series" / "1.dcm"):
+        keep_inputs(tmp_path, [path])  # a folder of the user's stays
+        with pytest.raises(InputError, match="expected an output folder that holds no input"):
+            keep_inputs(tmp_path, [path], ["mean.nii.gz", "dicom"])
+
+
 def test_a_journal_of_a_dead_run_is_completed(tmp_path):
     folder = tmp_path / "out"
     write(folder, OLD)

@@ -81,7 +81,7 @@ def _put(folder: Path, status: Mapping, target: Path) -> None:
     from ...data.replacement import sync
 
     (folder / STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
-    sync(*folder.iterdir(), folder)
+    sync(*folder.rglob("*"), folder)
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as earlier:
         if target.exists():

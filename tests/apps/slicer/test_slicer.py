@@ -16,7 +16,7 @@ from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.data.readers import read_image
 
 sys.path.append(str(Path(apps.__file__).parent / "slicer"))
-from groupmorph_lib import Run, Settings, register_command, split_volumes  # noqa: E402
+from groupmorph_lib import Run, Settings, fields_of, register_command, split_volumes  # noqa: E402
 
 OBLIQUE = nibabel.affines.from_matvec(
     np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.diag([1.0, 1.5, 2.0]), [5, -7, 11]
@@ -74,6 +74,13 @@ def test_the_volumes_of_the_aligned_series_lie_where_it_does(tmp_path):
         volume = read_image(file)
         np.testing.assert_array_equal(volume.data, values[..., k])
         np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
+
+
+def test_fields_of_more_than_a_hundred_volumes_keep_their_order(tmp_path):
+    names = [str(tmp_path / f"ddf_{k:02d}.nii.gz") for k in range(112)]
+    for name in names:
+        Path(name).touch()
+    assert fields_of(str(tmp_path)) == names
 
 
 class Sequence:

@@ -129,6 +129,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
                 monkeypatch.setattr(replacement, "_exchanged", lambda *_: False)
             with all_or_nothing(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
+                assert result["files"] == sorted(Products("none", dicom=True).names(std=False, jacobian=False))
                 (folder / "report.json").write_text(json.dumps({"files": result["files"]}))
             made = images(out / "dicom")
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # Slicer 5.2 has Python 3.9
 
+from itertools import count, takewhile
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
@@ -12,9 +13,9 @@ __all__ = ["fields_of", "report_page", "split_volumes"]
 def split_volumes(file: str, folder: str) -> list[str]:
     """Write each volume of a 4D image as a 3D file to ``folder``, in the order of time, and return their names."""
     series = sitk.ReadImage(file)
-    *size, count = series.GetSize()
+    *size, number = series.GetSize()
     files = []
-    for k in range(count):
+    for k in range(number):
         files.append(str(Path(folder) / f"aligned_{k:03d}.nrrd"))
         sitk.WriteImage(sitk.Extract(series, [*size, 0], [0, 0, 0, k]), files[-1])
     return files
@@ -23,7 +24,9 @@ def split_volumes(file: str, folder: str) -> list[str]:
 def fields_of(output: str) -> list[str]:
     """The displacement fields from the common space to each volume, which Slicer loads as transforms: put a volume
     under its own, and it lies in the common space."""
-    return [str(path) for path in sorted(Path(output).glob("ddf_*.nii.gz"))]
+    # By number: sorted by name, ddf_100 would come before ddf_11.
+    names = (Path(output) / f"ddf_{k:02d}.nii.gz" for k in count())
+    return [str(path) for path in takewhile(Path.is_file, names)]
 
 
 def report_page(output: str) -> str | None:
