@@ -206,9 +206,10 @@ def write_page(
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:
-    """5, 25, 50, 75 and 95 %; NaN where a length is not known."""
-    known = np.isfinite(lengths).all()
-    return np.percentile(lengths, (5, 25, 50, 75, 95)).tolist() if known else [math.nan] * 5
+    """5, 25, 50, 75 and 95 % of the lengths that are known; NaN where none is."""
+    known = lengths[~np.isnan(lengths)]
+    with np.errstate(invalid="ignore"):  # between infinite ones
+        return np.percentile(known, (5, 25, 50, 75, 95)).tolist() if known.size else [math.nan] * 5
 
 
 def _html(report: Mapping, packed: Mapping, page: _Page) -> str:

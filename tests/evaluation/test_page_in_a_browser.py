@@ -45,7 +45,7 @@ def results(tmp_path_factory):
     written |= {name: np.ones((3, *SIZE), bool) for name in ("native_seen", "warped_seen")}
     written["native_seen"][1, 2, 2, 2] = False
     lengths = np.ones((3, 9))
-    lengths[1, 4] = np.nan
+    lengths[1] = np.nan
     written["jacobian"][1] = 2.0
     report = {
         "verdict": judge({}), "metrics": {}, "series": ["t0", "t1", "t2"], "times_s": None, "settings": {},
