@@ -104,8 +104,9 @@ def write_registration(
         outside: what ``warped`` and ``mean`` hold where no scan has seen a voxel: "zero", "nan", or "border" for the
             nearest value seen.
         products: what else is written.
-    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; ``seen``, ``(*S)``
-        bool, where every scan has seen the voxel before and after; ``files``: names.
+    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
+        ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
+        bool, where every scan has before and after; ``files``: names.
     """
     count = len(series.frames)
     if len(transforms) != count:
@@ -141,7 +142,8 @@ def write_registration(
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    return {**result, "seen": (coverage & always_seen).all(axis=0), "files": files}
+    seen = {"native_seen": always_seen, "warped_seen": coverage, "seen": (coverage & always_seen).all(axis=0)}
+    return {**result, **seen, "files": files}
 
 
 def _write_products(

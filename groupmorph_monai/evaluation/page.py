@@ -1,11 +1,13 @@
 """`report.html`: one file that any browser opens offline, with the images before and after, the motion and all numbers.
 
-The images travel as 8-bit volumes, deflated and in base64, and plain JavaScript draws them. So that the file stays
-below `LARGEST_BYTES` whatever the scans' size, they are means over larger voxels where needed; the page says which.
+The images travel as 16-bit volumes over their whole range, the overlays as 8-bit ones, deflated and in base64, and
+plain JavaScript draws them. So that the file stays below `LARGEST_BYTES` whatever the scans' size, they are means over
+larger voxels where needed; the page says which.
 """
 
 import base64
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ LARGEST_BYTES = 15_000_000
 _RAW_BYTES = 11_000_000  # 4/3 as many in base64; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth: on every second voxel along each axis
 _LARGEST_JACOBIAN = 3.0
+_LEVELS = 65534  # of an image's 16 bits; 0 is what is not known, 1 the lowest value
 _VERDICTS = {
     "PASS": "None of the known signs of a failed registration was found. That is no proof: look at the subtraction.",
     "LOOK": "Something is unusual. Look at the images for the reasons below before you use the result.",
@@ -52,7 +55,7 @@ def page_grid(grid: Grid, timepoints: int) -> Grid:
     """The grid of the page's images: the same box along right, anterior and superior, in voxels no smaller than the
     scan's and large enough for the file to stay below `LARGEST_BYTES`."""
     grid = grid.canonical()
-    most = _RAW_BYTES / timepoints / (2 + 5 / _OVERLAY_FACTOR**3)
+    most = _RAW_BYTES / timepoints / (2 * 2 + 5 / _OVERLAY_FACTOR**3)
     extent, spacing_mm = grid.extent_mm, float(grid.spacing_mm.min())
     while True:
         shape = (extent / grid.spacing_mm.clamp_min(spacing_mm) + 1e-6).int().clamp_min(1)
@@ -71,7 +74,7 @@ def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
 
 
 def _pack(values: np.ndarray, **properties: object) -> dict[str, object]:
-    """``(N, *S)`` bytes for the page."""
+    """``(N, *S)`` of 8 or 16 bits, the lower byte first, for the page."""
     data = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode("ascii")
     return {"shape": list(values.shape[1:]), "data": data, **properties}
 
@@ -79,6 +82,25 @@ def _pack(values: np.ndarray, **properties: object) -> dict[str, object]:
 def _bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = (values - low) * (255 / max(high - low, 1e-30))
     return np.clip(np.nan_to_num(scaled).round(), 0, 255).astype(np.uint8)
+
+
+def _words(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """1 to 65535 for ``low`` to ``high``, 0 for what is not finite."""
+    scaled = (values - low) * (_LEVELS / max(high - low, 1e-30)) + 1
+    return np.where(np.isfinite(values), scaled.round(), 0).astype("<u2")
+
+
+def _window(values: np.ndarray) -> list[float]:
+    """The range of grey to begin with, which a few bright voxels do not widen."""
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, (0.1, 99.9)).tolist() if known.size else (0.0, 1.0)
+    return [low, high] if high > low else [float(known.min(initial=low)), float(known.max(initial=high))]
+
+
+def _reach(values: np.ndarray, percent: float, least: float) -> float:
+    """A percentile of what is finite."""
+    known = values[np.isfinite(values)]
+    return max(float(np.percentile(known, percent)), least) if known.size else least
 
 
 class _Page:
@@ -92,7 +114,9 @@ class _Page:
     def __init__(self, grid: Grid, timepoints: int):
         self.source, self.images = grid, page_grid(grid, timepoints)
         self.overlays = _in_box(self.images, (torch.tensor(self.images.shape) // _OVERLAY_FACTOR).clamp_min(1))
-        self.orientation = nib.orientations.io_orientation(grid.affine.numpy())
+        # From voxels to voxels this is a signed permutation; that of the affine alone may differ where axes are oblique.
+        turn = torch.linalg.inv(grid.canonical().affine) @ grid.affine
+        self.orientation = nib.orientations.io_orientation(turn.numpy())
 
     def means(self, volumes: np.ndarray, grid: Grid) -> np.ndarray:
         """``(K, *S)`` of the home scan's grid as means over the voxels of another."""
@@ -100,36 +124,43 @@ class _Page:
         copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in turned)
         return np.stack([adaptive_avg_pool3d(volume[None], grid.shape)[0].numpy() for volume in copies])
 
-    def series(self, native: np.ndarray, warped: np.ndarray) -> tuple[dict[str, dict], np.ndarray]:
-        """Before and after on one scale, and the aligned means."""
-        before, after = (self.means(volumes, self.images) for volumes in (native, warped))
-        low, high = np.percentile(before, (0.1, 99.9)).tolist()
+    def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict], np.ndarray]:
+        """Before and after on one scale, and the aligned means; NaN where a part of a voxel has not been seen."""
+        before, after = (self._seen_means(written[name], written[f"{name}_seen"]) for name in ("native", "warped"))
+        known = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
+        low = float(min((values.min() for values in known if values.size), default=0))
+        high = float(max((values.max() for values in known if values.size), default=1))
+        window = _window(before)
         packed = {
-            name: _pack(_bytes(volumes, low, high), low=low, high=high)
+            name: _pack(_words(volumes, low, high), low=low, high=high, window=window)
             for name, volumes in (("before", before), ("after", after))
         }
         return packed, after
+
+    def _seen_means(self, volumes: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        known = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, seen))
+        return np.concatenate([self.means(volume, self.images) for volume in known])
 
     def displacement(self, transforms: Sequence[Transform]) -> dict[str, object]:
         """Components along the page's axes, mm: ``(value - 128) * scale``."""
         cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()
         moves = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
         field = torch.cat(moves).numpy()
-        scale = max(float(np.abs(field).max()), 1e-6) / 127
+        scale = _reach(np.abs(field), 100, 1e-6) / 127
         lengths = np.stack([m.norm(dim=0).numpy() for m in moves])
-        values = (field / scale + 128).round().clip(1, 255).astype(np.uint8)
-        return _pack(values, scale=scale, reach=max(float(np.percentile(lengths, 99)), 1e-3))
+        values = (np.nan_to_num(field / scale) + 128).round().clip(1, 255).astype(np.uint8)
+        return _pack(values, scale=scale, reach=_reach(lengths, 99, 1e-3))
 
     def jacobian(self, determinants: np.ndarray) -> dict[str, object]:
         """Volume ratios, 0 to 3; full colour at the farthest octave of 99 %."""
         values = self.means(determinants, self.overlays)
         octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
-        reach = max(float(np.percentile(octaves, 99)), 0.1)
+        reach = _reach(octaves, 99, 0.1)
         return _pack(_bytes(values, 0, _LARGEST_JACOBIAN), low=0, high=_LARGEST_JACOBIAN, reach=reach)
 
     def std(self, frames: Sequence[Frame]) -> dict[str, object]:
         values = np.stack([resample(frame, self.overlays)[0] for frame in frames])
-        high = max(float(values.max()), 1e-6)
+        high = _reach(values, 100, 1e-6)
         return _pack(_bytes(values, 0, high), low=0, high=high, reach=high)
 
 
@@ -146,7 +177,8 @@ def write_page(
 
     Args:
         report: what ``report.json`` holds.
-        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``.
+        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_seen`` and
+            ``warped_seen``, bool, where each scan has measured what the first two hold.
         grid: of the home scan.
         transforms: K, from the common space to each timepoint.
         lengths_mm: ``(K, P)``, samples of the displacements' lengths.
@@ -154,23 +186,30 @@ def write_page(
     """
     report = plain(report)
     page = _Page(grid, len(transforms))
-    volumes, after = page.series(written["native"], written["warped"])
+    volumes, after = page.series(written)
     volumes |= {"jacobian": page.jacobian(written["jacobian"]), "displacement": page.displacement(transforms)}
     if std_mm is not None:
         volumes["std"] = page.std(std_mm)
-    change = np.abs(after - after[:1])
+    change = np.nan_to_num(np.abs(after - after[:1]))
     names = [Path(name).name for name in report["series"]]
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
-    packed = {
+    contents = {
         "volumes": volumes,
         "spacing_mm": page.images.spacing_mm.tolist(),
         "timepoints": [f"{k}: {name}" for k, name in enumerate(names)],
         "times_s": report["times_s"],
-        "motion_mm": np.nanpercentile(lengths_mm, (5, 25, 50, 75, 95), axis=1).T.tolist(),
+        "motion_mm": [_percentiles(lengths) for lengths in lengths_mm],
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),
     }
-    Path(path).write_text(_html(report, packed, page), encoding="utf-8")
+    Path(path).write_text(_html(report, plain(contents), page), encoding="utf-8")
+
+
+def _percentiles(lengths: np.ndarray) -> list[float]:
+    """5, 25, 50, 75 and 95 % of the lengths that are known; NaN where none is."""
+    known = lengths[~np.isnan(lengths)]
+    with np.errstate(invalid="ignore"):  # between infinite ones
+        return np.percentile(known, (5, 25, 50, 75, 95)).tolist() if known.size else [math.nan] * 5
 
 
 def _html(report: Mapping, packed: Mapping, page: _Page) -> str:

@@ -69,9 +69,9 @@ async function drive() {
   found.jacobian = pixel("axial");
   set("overlay", "none", "change");
   set("time", 2);
-  set("width", 50);
+  set("width", -1);
   found["more contrast"] = pixel("axial");
-  set("width", 100);
+  set("width", 0);
   set("level", 40);
   found["less bright"] = pixel("axial");
   set("level", 50);
@@ -89,6 +89,18 @@ async function drive() {
   pointer("axial", "pointerup", ...corners[3], 0);
   found["region drawn"] = rows();
   found["voxels drawn"] = parseInt(document.getElementById("region").textContent, 10);
+  set("axial-slice", 2);
+  const around = [[13, 9], [14, 9], [14, 10], [13, 10]].map(([x, y]) => [x / 16, y / 12]);
+  pointer("axial", "pointerdown", ...around[0]);
+  for (const corner of around.slice(1)) pointer("axial", "pointermove", ...corner);
+  pointer("axial", "pointerup", ...around[3], 0);
+  found.lesion = rows();
+  set("mode", "after", "change");
+  set("time", 2);
+  found["lesion in the first window"] = pixel("axial", 13.5 / 16, 9.5 / 12)[0];
+  set("width", document.getElementById("width").max);
+  found["lesion in the widest window"] = pixel("axial", 13.5 / 16, 9.5 / 12)[0];
+  found.motion = [...document.querySelectorAll("#motion > *")].map((node) => node.tagName + node.textContent);
   found.background = [0, 1].map(() => {
     document.getElementById("theme").click();
     return getComputedStyle(document.body).backgroundColor;

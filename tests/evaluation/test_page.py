@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.evaluation.page import LARGEST_BYTES, page_grid, write_page
@@ -54,12 +55,29 @@ def volumes(seed):
     return np.random.default_rng(seed).random((3, *SIZE), np.float32) * 100
 
 
+def seen(**written):
+    everywhere = np.ones(written["native"].shape, bool)
+    return {**written, "native_seen": everywhere, "warped_seen": everywhere.copy()}
+
+
+def small_page(path, written, affine, lengths=None):
+    """The page of a report that says nothing."""
+    count, *shape = written["native"].shape
+    report = {
+        "verdict": judge({}), "metrics": {}, "series": ["t"] * count, "times_s": None, "settings": {}, "seconds": {},
+        "peak_memory_gb": 1.0,
+    }  # fmt: skip
+    lengths = np.ones((count, 9)) if lengths is None else lengths
+    write_page(path, report, written, Grid(shape, affine), [AffineTransform(torch.eye(4))] * count, lengths)
+    return Page(path.read_text())
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The page's text, and what it was made from."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, 3] = torch.tensor([4.0, -2.0, 1.0])
-    written = {"native": volumes(0), "warped": volumes(1), "jacobian": 0.5 + volumes(2) / 100}
+    written = seen(native=volumes(0), warped=volumes(1), jacobian=0.5 + volumes(2) / 100)
     report = {
         "verdict": judge({"folding_percent": 0.5, "relative_agreement": [1.0, 0.5, 0.9]}),
         "metrics": {"folding_percent": 0.5, "nmi_before": 0.25, "rmse_after": float("nan")},
@@ -85,8 +103,14 @@ def page(made):
 
 def decoded(page, name):
     volume = page.scripts["volumes"]["volumes"][name]
-    data = np.frombuffer(zlib.decompress(base64.b64decode(volume["data"])), np.uint8)
+    data = np.frombuffer(zlib.decompress(base64.b64decode(volume["data"])), "<u2" if "window" in volume else np.uint8)
     return data.reshape(-1, *volume["shape"]).astype(float), volume
+
+
+def signal(page, name):
+    """In the scans' unit; NaN where the page says that it is not known."""
+    words, volume = decoded(page, name)
+    return np.where(words, volume["low"] + (words - 1) / 65534 * (volume["high"] - volume["low"]), np.nan)
 
 
 def canonical(array):
@@ -104,13 +128,64 @@ def test_the_page_loads_nothing(made, page):
 
 def test_before_and_after_are_the_images_on_one_scale(made, page):
     _, _, written = made
-    low, high = np.percentile(written["native"], (0.1, 99.9))
+    window = np.percentile(written["native"], (0.1, 99.9))
     for name, given in (("before", "native"), ("after", "warped")):
-        values, volume = decoded(page, name)
         expected, spacing = canonical(written[given])
-        step = (high - low) / 255
-        np.testing.assert_allclose(volume["low"] + values * step, np.clip(expected, low, high), atol=0.51 * step)
+        np.testing.assert_allclose(signal(page, name), expected, atol=0.51 * 100 / 65534)
         np.testing.assert_allclose(page.scripts["volumes"]["spacing_mm"], spacing)
+        np.testing.assert_allclose(page.scripts["volumes"]["volumes"][name]["window"], window, rtol=1e-5)
+
+
+def test_a_small_bright_lesion_keeps_its_signal(tmp_path):
+    truth = [200, 600, 900, 1000, 950, 900]
+    native = np.random.default_rng(0).uniform(0, 200, (6, 16, 16, 12)).astype(np.float32)
+    native[:, 8, 8, 6] = truth  # 0.033 % of the voxels
+    page = small_page(tmp_path / "report.html", seen(native=native, warped=native, jacobian=native), np.eye(4))
+    for name in ("before", "after"):
+        np.testing.assert_allclose(signal(page, name)[:, 8, 8, 6], truth, atol=0.01)
+        assert page.scripts["volumes"]["volumes"][name]["window"][1] < 220
+
+
+def test_what_a_scan_has_not_seen_is_not_a_signal(tmp_path):
+    written = seen(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    written["native_seen"][1, :4] = False
+    written["warped_seen"][2, 3, 2, 1] = False
+    page = small_page(tmp_path / "report.html", written, np.eye(4))
+    assert np.array_equal(np.isnan(signal(page, "before")), ~written["native_seen"])
+    assert np.array_equal(np.isnan(signal(page, "after")), ~written["warped_seen"])
+
+
+def test_numbers_that_are_not_known_are_null(tmp_path):
+    written = seen(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    lengths = np.array([[0.0] * 4, [np.nan] * 4, [np.inf] * 4])
+    page = small_page(tmp_path / "report.html", written, np.eye(4), lengths)
+    assert page.scripts["volumes"]["motion_mm"] == [[0.0] * 5, [None] * 5, [None] * 5]
+    assert "nan" not in "".join(page.text)
+
+
+def oblique_affines():
+    """Ten of random axes; for half of them nibabel's closest orientation is not that of `Grid.canonical`."""
+    chosen = {True: [], False: []}
+    for rotation in Rotation.random(200, random_state=0).as_matrix():
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = rotation * [1.0, 1.5, 2.0], [5, -7, 11]
+        grid = Grid((4, 5, 6), affine)
+        there = np.linalg.inv(grid.canonical().affine.numpy()) @ affine
+        orientations = [nib.orientations.io_orientation(a) for a in (affine, there)]
+        chosen[np.array_equal(*orientations)].append(affine)
+    assert min(map(len, chosen.values())) >= 5
+    return chosen[True][:5] + chosen[False][:5]
+
+
+def test_a_voxel_of_an_oblique_scan_lies_where_the_page_says(tmp_path):
+    for affine in oblique_affines():
+        native = np.zeros((2, 4, 5, 6), np.float32)
+        native[:, 3, 1, 4] = 100
+        page = small_page(tmp_path / "report.html", seen(native=native, warped=native, jacobian=native), affine)
+        values, grid = signal(page, "after")[0], page_grid(Grid((4, 5, 6), affine), 2)
+        assert values.shape == tuple(grid.shape) and values.max() == pytest.approx(100)
+        place = grid.affine.numpy() @ [*np.unravel_index(values.argmax(), values.shape), 1]
+        np.testing.assert_allclose(place, affine @ [3, 1, 4, 1], atol=1e-5)
 
 
 def test_displacement_lies_along_the_axes_of_the_page(page):
@@ -155,7 +230,7 @@ def test_what_a_file_is_called_is_data(made, page):
 def test_the_file_stays_small_whatever_the_scans(shape, timepoints):
     grid = Grid(shape, np.diag([1.0, 1.0, 2.0, 1.0]))
     small = page_grid(grid, timepoints)
-    raw = timepoints * np.prod(small.shape) * (2 + 5 / 8)  # before, after; three components, Jacobian, deviation
+    raw = timepoints * np.prod(small.shape) * (4 + 5 / 8)  # before, after in 16 bits; three components, Jacobian, deviation
     assert raw * 4 / 3 < 0.98 * LARGEST_BYTES
     np.testing.assert_allclose(small.extent_mm, grid.extent_mm)
     np.testing.assert_allclose(small.corners(0.5), grid.corners(0.5))

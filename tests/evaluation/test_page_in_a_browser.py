@@ -25,6 +25,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
 ).split()
 SIZE = (16, 12, 8)
+LESION = (200, 900, 600)  # a few voxels, far brighter than the window to begin with
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,13 @@ def results(tmp_path_factory):
     for volumes in (before, after):
         volumes[:, -2:, -2:, -2:] = 255
         volumes[:, 0, 0, 0] = 0
+    before[:, 2, 2, 2] = LESION
+    after[:, 1:4, 1:4, 2] = np.array(LESION)[:, None, None]
     written = {"native": before, "warped": after, "jacobian": np.full((3, *SIZE), 1.0)}
+    written |= {name: np.ones((3, *SIZE), bool) for name in ("native_seen", "warped_seen")}
+    written["native_seen"][1, 2, 2, 2] = False
+    lengths = np.ones((3, 9))
+    lengths[1] = np.nan
     written["jacobian"][1] = 2.0
     report = {
         "verdict": judge({}), "metrics": {}, "series": ["t0", "t1", "t2"], "times_s": None, "settings": {},
@@ -46,7 +53,7 @@ def results(tmp_path_factory):
     }  # fmt: skip
     transforms = [AffineTransform(torch.eye(4))] * 3
     path = folder / "report.html"
-    write_page(path, report, written, Grid(SIZE, np.eye(4)), transforms, np.ones((3, 9)))
+    write_page(path, report, written, Grid(SIZE, np.eye(4)), transforms, lengths)
     script = (Path(__file__).parent / "drive_page.js").read_text()
     path.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
@@ -106,6 +113,26 @@ def test_a_region_at_the_cross_or_drawn_has_the_curve_of_its_voxels(results):
         assert float(rows["peak enhancement, %"][1]) == pytest.approx(75, abs=2)
         assert float(rows["signal enhancement ratio"][1]) == pytest.approx(0.5, abs=0.05)
     assert results["voxels drawn"] == 12  # a rectangle of 4 by 3
+
+
+def test_a_small_bright_lesion_has_its_true_curve_and_its_own_window(results):
+    rows = results["lesion"]
+    signals = [rows[f"signal, {k}: t{k}"] for k in range(3)]
+    assert [float(after) for _, after in signals] == pytest.approx(LESION, abs=0.1)
+    assert signals[1][0] == "–"  # not seen before registration
+    assert [float(signals[k][0]) for k in (0, 2)] == pytest.approx([200, 600], abs=0.1)
+    assert float(rows["peak enhancement, %"][1]) == pytest.approx(350, abs=0.2)
+    assert float(rows["timepoint of the peak"][1]) == 1
+    assert float(rows["signal enhancement ratio"][1]) == pytest.approx(1.75, abs=0.002)
+    assert float(rows["peak enhancement, %"][0]) == pytest.approx(200, abs=0.2)
+    assert results["lesion in the first window"] == 255
+    # Around the middle of 0 to 255, wide enough for 900.
+    expected = 255 * ((600 - 127.5) / (2 * (900 - 127.5)) + 0.5)
+    assert results["lesion in the widest window"] == pytest.approx(expected, abs=3)
+
+
+def test_motion_that_is_not_known_is_a_dash(results):
+    assert results["motion"].count("rect") == 2 and results["motion"].count("text–") == 1
 
 
 def test_light_and_dark(results):

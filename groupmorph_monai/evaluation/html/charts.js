@@ -28,22 +28,23 @@ function axes(id, across, low, high, labelX, labelY) {
   return { chart, x, y };
 }
 
-const times = () => packed.times_s || packed.timepoints.map((_, k) => k);
+const timed = packed.times_s && packed.times_s.every(Number.isFinite);
+const times = () => (timed ? packed.times_s : packed.timepoints.map((_, k) => k));
 
 // Peak enhancement, its time, and the ratio of early to late enhancement, of one curve.
 function kinetics(values) {
   const rise = values.map((v) => v - values[0]);
-  const peak = rise.indexOf(Math.max(...rise));
-  return { "peak enhancement, %": (100 * rise[peak]) / values[0], [packed.times_s ? "time to peak, s" : "timepoint of the peak"]: times()[peak], "signal enhancement ratio": rise[1] / rise[rise.length - 1] };
+  const peak = rise.indexOf(Math.max(...rise.filter(Number.isFinite)));
+  return { "peak enhancement, %": (100 * rise[peak]) / values[0], [timed ? "time to peak, s" : "timepoint of the peak"]: times()[peak], "signal enhancement ratio": rise[1] / rise[rise.length - 1] };
 }
 
 function showCurves() {
   const { voxels, plane, slice } = state.region;
   const curves = { before: curve("before", voxels), after: curve("after", voxels) };
-  const all = [...curves.before, ...curves.after];
-  const { chart, x, y } = axes("curve", times(), Math.min(0, ...all), Math.max(...all), packed.times_s ? "time, s" : "timepoint", "signal");
+  const all = [...curves.before, ...curves.after].filter(Number.isFinite);
+  const { chart, x, y } = axes("curve", times(), Math.min(0, ...all), all.length ? Math.max(...all) : 1, timed ? "time, s" : "timepoint", "signal");
   for (const [which, values] of Object.entries(curves)) {
-    svg(chart, "polyline", { class: which, points: values.map((v, k) => `${x(times()[k])},${y(v)}`).join(" ") });
+    svg(chart, "polyline", { class: which, points: values.map((v, k) => (Number.isFinite(v) ? `${x(times()[k])},${y(v)}` : "")).join(" ") });
     svg(chart, "text", { x: LEFT + 16, y: which === "before" ? TOP + 10 : TOP + 26, fill: "currentColor" }, which === "before" ? "- - before" : "— after");
   }
   element("region").textContent = `${voxels.length} voxels of ${plane} slice ${slice + 1}.`;
@@ -62,7 +63,9 @@ const named = (values) => Object.fromEntries(values.map((v, k) => [`signal, ${pa
 function showMotion() {
   const rows = packed.motion_mm, across = rows.map((_, k) => k);
   const { chart, x, y } = axes("motion", across, 0, Math.max(...rows.map((row) => row[4]), 1e-3), "timepoint", "displacement, mm");
-  rows.forEach(([least, low, middle, high, most], k) => {
+  rows.forEach((row, k) => {
+    if (!row.every(Number.isFinite)) return svg(chart, "text", { x: x(k), y: y(0) - 4, "text-anchor": "middle" }, "–");
+    const [least, low, middle, high, most] = row;
     svg(chart, "path", { class: "axis", d: `M${x(k)} ${y(least)}V${y(most)}` });
     svg(chart, "rect", { class: "box", x: x(k) - 8, width: 16, y: y(high), height: Math.max(0, y(low) - y(high)) });
     svg(chart, "path", { class: "after", d: `M${x(k) - 8} ${y(middle)}h16` });

@@ -12,11 +12,19 @@ function slicePixels(which, plane, slice) {
   return state.content === "scan" ? scanSlice(which, state.time, indices) : subtractionSlice(which, state.time, indices);
 }
 
-// Grey value of a pixel; a difference of 0 is middle grey, and black in a projection.
+// The greatest width, in initial windows, at which the middle of the brightness shows all of the images' range.
+function widest() {
+  const { low, high, window } = series.before, span = window[1] - window[0] || 1;
+  return Math.max(1, 2 * ((high - window[0]) / span) - 1, 1 - 2 * ((low - window[0]) / span));
+}
+
+// Grey value of a pixel; a difference of 0 is middle grey, and black in a projection. What is not known is black.
 function grey(value) {
+  const { window } = series.before;
+  const share = (state.content === "scan" ? value - window[0] : value) / (window[1] - window[0] || 1);
   const centre = state.content === "subtraction" ? 1 - 2 * state.level : 1 - state.level;
   const reach = state.content === "subtraction" ? 2 * state.width : state.width;
-  return 255 * ((value / 255 - centre) / reach + 0.5);
+  return 255 * ((share - centre) / reach + 0.5);
 }
 
 // Red where a value is above its middle, blue where it is below; displacement and uncertainty have no middle.
@@ -116,7 +124,8 @@ function update() {
     paint(plane);
   }
   for (const id of ["time", "mode", "content", "overlay"]) element(id).value = state[id];
-  for (const id of ["swipe", "level", "width"]) element(id).value = 100 * state[id];
+  for (const id of ["swipe", "level"]) element(id).value = 100 * state[id];
+  element("width").value = Math.log2(state.width);
   describe();
 }
 
@@ -180,8 +189,8 @@ const KEYS = {
   s: () => (state.mode = "swipe"),
   m: () => next("content"),
   o: () => next("overlay"),
-  "+": () => (state.width = Math.max(0.01, state.width / 1.2)),
-  "-": () => (state.width = Math.min(1, state.width * 1.2)),
+  "+": () => (state.width = Math.max(2 ** element("width").min, state.width / 1.2)),
+  "-": () => (state.width = Math.min(widest(), state.width * 1.2)),
   r: (plane) => regionAtCross(plane),
 };
 
@@ -197,7 +206,9 @@ function connect() {
   element("time").max = packed.timepoints.length - 1;
   for (const id of ["mode", "content", "overlay"]) element(id).addEventListener("change", (e) => { state[id] = e.target.value; update(); });
   element("time").addEventListener("input", (e) => { state.time = Number(e.target.value); update(); });
-  for (const id of ["swipe", "level", "width"]) element(id).addEventListener("input", (e) => { state[id] = e.target.value / 100; update(); });
+  for (const id of ["swipe", "level"]) element(id).addEventListener("input", (e) => { state[id] = e.target.value / 100; update(); });
+  element("width").max = Math.log2(widest());
+  element("width").addEventListener("input", (e) => { state.width = 2 ** e.target.value; update(); });
   for (const plane of Object.keys(PLANES)) {
     const slider = element(`${plane}-slice`);
     slider.max = shape()[PLANES[plane].through] - 1;

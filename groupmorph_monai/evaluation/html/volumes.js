@@ -1,5 +1,5 @@
 "use strict";
-// The series and its overlays as 8-bit volumes, axes to the right, front and head, the last one fastest.
+// The series and its overlays, axes to the right, front and head, the last one fastest.
 
 const report = JSON.parse(document.getElementById("report").textContent);
 const packed = JSON.parse(document.getElementById("volumes").textContent);
@@ -8,13 +8,19 @@ const series = {};
 async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  return new Response(stream).arrayBuffer();
+}
+
+// Images in the scans' unit; 0 of the 16 bits is a voxel that the scan has not seen.
+function signal(buffer, { low, high }) {
+  return Float32Array.from(new Uint16Array(buffer), (v) => (v ? low + ((v - 1) / 65534) * (high - low) : NaN));
 }
 
 async function unpackAll() {
   for (const [name, volume] of Object.entries(packed.volumes)) {
     const size = volume.shape.reduce((a, b) => a * b, 1);
-    series[name] = { ...volume, size, data: await unpack(volume.data) };
+    const buffer = await unpack(volume.data);
+    series[name] = { ...volume, size, data: volume.window ? signal(buffer, volume) : new Uint8Array(buffer) };
   }
 }
 
@@ -59,7 +65,7 @@ function projectedSlice(which, time, plane) {
     for (let s = 0; s < shape[PLANES[plane].through]; s++) {
       const values = subtractionSlice(which, time, lookup(plane, s, shape, shape));
       if (best === null) best = values;
-      else values.forEach((v, n) => { if (v > best[n]) best[n] = v; });
+      else values.forEach((v, n) => { if (v > best[n] || Number.isNaN(best[n])) best[n] = v; });
     }
     projections.set(key, best);
   }
@@ -80,12 +86,11 @@ function overlaySlice(name, time, plane, slice, full) {
   return Float32Array.from(indices, (i) => low + (data[time * size + i] / 255) * (high - low));
 }
 
-// Mean signal of voxels, in the scans' unit, at every timepoint.
+// Mean signal of those voxels that the scan has seen, in the scans' unit, at every timepoint; NaN where there are none.
 function curve(which, voxels) {
-  const { data, size, low, high } = series[which];
+  const { data, size } = series[which];
   return packed.timepoints.map((_, time) => {
-    let total = 0;
-    for (const i of voxels) total += data[time * size + i];
-    return low + ((total / voxels.length) / 255) * (high - low);
+    const seen = Array.from(voxels, (i) => data[time * size + i]).filter(Number.isFinite);
+    return seen.reduce((total, v) => total + v, 0) / seen.length;
   });
 }
