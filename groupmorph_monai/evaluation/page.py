@@ -114,7 +114,7 @@ class _Page:
     def __init__(self, grid: Grid, timepoints: int):
         self.source, self.images = grid, page_grid(grid, timepoints)
         self.overlays = _in_box(self.images, (torch.tensor(self.images.shape) // _OVERLAY_FACTOR).clamp_min(1))
-        # From voxels to voxels this is a signed permutation; that of the affine alone may differ where axes are oblique.
+        # Between voxels this is a signed permutation; that of the affine alone may differ where axes are oblique.
         turn = torch.linalg.inv(grid.canonical().affine) @ grid.affine
         self.orientation = nib.orientations.io_orientation(turn.numpy())
 

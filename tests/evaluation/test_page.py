@@ -230,7 +230,7 @@ def test_what_a_file_is_called_is_data(made, page):
 def test_the_file_stays_small_whatever_the_scans(shape, timepoints):
     grid = Grid(shape, np.diag([1.0, 1.0, 2.0, 1.0]))
     small = page_grid(grid, timepoints)
-    raw = timepoints * np.prod(small.shape) * (4 + 5 / 8)  # before, after in 16 bits; three components, Jacobian, deviation
+    raw = timepoints * np.prod(small.shape) * (4 + 5 / 8)  # two volumes in 16 bits; motion, Jacobian, deviation
     assert raw * 4 / 3 < 0.98 * LARGEST_BYTES
     np.testing.assert_allclose(small.extent_mm, grid.extent_mm)
     np.testing.assert_allclose(small.corners(0.5), grid.corners(0.5))
