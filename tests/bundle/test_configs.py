@@ -144,7 +144,7 @@ def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
     assert (bundle / "models" / "model.pt").stat().st_size < 5e6
 
 
-@pytest.mark.parametrize("overlay", ["models/groupmorph"])
+@pytest.mark.parametrize("overlay", ["models/groupmorph", "models/voxelmorph_diff"])
 def test_weights_that_an_overlay_names_are_those_of_its_network(bundle, overlay):
     parser = parser_of("inference", overlay)
     parser["bundle_root"] = str(bundle)
