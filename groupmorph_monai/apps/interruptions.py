@@ -38,13 +38,19 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `Stopped` within, and release the output folders in the end."""
+    """Let SIGINT and SIGTERM raise `Stopped` within, with no traceback from any logger, and release the output folders
+    in the end."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _catch_signals()
+    places = _places()
+    for place in places:
+        place.addFilter(_is_news)
     try:
         yield
     finally:
         _release_folders()
+        for place in places:
+            place.removeFilter(_is_news)
         if _may_catch():
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -70,9 +76,7 @@ def end_in_one_line() -> None:
     """The same from here on for a process in which MONAI, and not this package, calls; and no logger prints the
     traceback of what ends in one line."""
     _catch_signals()
-    from monai.apps.utils import get_logger
-
-    for place in (*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)):
+    for place in _places():
         place.addFilter(_is_news)
     other_hook = sys.excepthook
 
@@ -85,6 +89,13 @@ def end_in_one_line() -> None:
         raise SystemExit(exit_code(error))
 
     sys.excepthook = hook
+
+
+def _places() -> list[logging.Filterer]:
+    """Where tracebacks would be printed: the root's handlers, and the loggers of MONAI's StatsHandlers."""
+    from monai.apps.utils import get_logger  # which imports PyTorch
+
+    return [*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
