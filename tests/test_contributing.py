@@ -1,6 +1,7 @@
 """The recipe in CONTRIBUTING.md works as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,11 @@ def test_the_likelihood_of_the_recipe_passes_its_tests_and_registers(tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     tests, registration = re.findall(r"^PYTHONPATH=\. (.*)", text, re.MULTILINE)
-    tests = tests.replace("$CLONE", str(ROOT)).replace("python -m", f"{sys.executable} -m")
-    registration = registration.replace("groupmorph", f"{sys.executable} -m groupmorph_monai.apps.command_line", 1)
     subprocess.run([sys.executable, "-c", PHANTOM], cwd=tmp_path, check=True)
     for command in (tests, registration.replace("SERIES", "series.nii.gz")):
+        command = command.replace("$CLONE", str(ROOT)).replace("python -m", f"{sys.executable} -m")
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        subprocess.run(command.split(), cwd=tmp_path, env=environment, check=True)
+        subprocess.run(shlex.split(command), cwd=tmp_path, env=environment, check=True)
     settings = (tmp_path / "aligned" / "report.json").read_text()
     assert "student_t" in settings
 

@@ -26,7 +26,9 @@ def test_a_state_dict_and_a_checkpoint_load_when_an_engine_starts(wrap, network,
     assert all(torch.equal(other.state_dict()[name], value) for name, value in network.state_dict().items())
 
 
-def test_a_network_that_several_processes_train_is_unwrapped(network, tmp_path):
+def test_a_network_that_several_processes_train_is_unwrapped(network, tmp_path, monkeypatch):
+    # A device that stands in for a GPU in other tests is none that DataParallel could use.
+    monkeypatch.setattr("torch.nn.parallel.data_parallel._get_available_device_type", lambda: None)
     torch.save(network.state_dict(), tmp_path / "w.pt")
     other = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
     WeightsLoader(nn.DataParallel(other), str(tmp_path / "w.pt"))(None)
