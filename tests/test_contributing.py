@@ -25,7 +25,7 @@ def test_the_likelihood_of_the_recipe_passes_its_tests_and_registers(tmp_path):
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"}
         subprocess.run(shlex.split(command), cwd=tmp_path, env=environment, check=True)
     settings = (tmp_path / "aligned" / "report.json").read_text()
-    assert "student_t" in settings
+    assert '"StudentT"' in settings
 
 
 PHANTOM = """

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from ignite.engine import Engine
@@ -28,7 +30,8 @@ def test_a_state_dict_and_a_checkpoint_load_when_an_engine_starts(wrap, network,
 
 def test_a_network_that_several_processes_train_is_unwrapped(network, tmp_path, monkeypatch):
     # A device that stands in for a GPU in other tests is none that DataParallel could use.
-    monkeypatch.setattr("torch.nn.parallel.data_parallel._get_available_device_type", lambda: None)
+    module = sys.modules["torch.nn.parallel.data_parallel"]  # a function of this name hides it
+    monkeypatch.setattr(module, "_get_available_device_type", lambda: None)
     torch.save(network.state_dict(), tmp_path / "w.pt")
     other = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
     WeightsLoader(nn.DataParallel(other), str(tmp_path / "w.pt"))(None)
