@@ -11,7 +11,7 @@ from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
-from .run import checked_run
+from .run import parsed_run
 
 __all__ = ["describe_run"]
 
@@ -21,12 +21,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
 
     Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
-    files, values = checked_run(*arguments, **options)
-    config = ConfigParser()
-    config.read_config(files)
-    for name, value in {**values, "initialize": []}.items():
-        config[name] = value
-    config.parse()
+    config = parsed_run(*arguments, **options)
     cost: RegistrationCost = config.get_parsed_content("cost")
     cost.check()
     frames = cost.series.frames

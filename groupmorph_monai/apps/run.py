@@ -11,6 +11,7 @@ from ..data.checks import check_dataset
 from ..errors import InputError
 from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory
+from ..workflow.parsed_config import parsed_config
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
@@ -65,13 +66,7 @@ def checked_run(
 
 def parsed_run(*arguments: object, **options: object) -> ConfigParser:
     """Parse a config of the bundle without running it; arguments as `checked_run` takes them."""
-    files, values = checked_run(*arguments, **options)
-    parser = ConfigParser()
-    parser.read_config(files)
-    for name, value in {**values, "initialize": []}.items():
-        parser[name] = value
-    parser.parse()
-    return parser
+    return parsed_config(*checked_run(*arguments, **options))
 
 
 def run_bundle(run_id: str, *arguments: object, **options: object) -> None:

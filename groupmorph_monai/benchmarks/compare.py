@@ -25,6 +25,7 @@ from ..space.grid import warp
 from ..space.integrate import Displacement
 from ..workflow.inferers import RegistrationInferer, prepare_series
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
+from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import read_weights
 
@@ -57,12 +58,8 @@ class BundleMethod:
     settings: Mapping[str, object] = field(default_factory=dict)
 
     def _parse(self) -> tuple[ConfigParser, torch.nn.Module, torch.device]:
-        parser = ConfigParser()
-        parser.read_config(list(self.config_files))
-        for name, value in {**self.settings, "initialize": []}.items():
-            parser[name] = value
         keep_freed_memory()
-        parser.parse()
+        parser = parsed_config(self.config_files, self.settings)
         device = parser.get_parsed_content("device")
         network = parser.get_parsed_content("network_def").eval().to(device)
         network.load_state_dict(read_weights(self.weights, device))

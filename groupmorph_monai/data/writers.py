@@ -114,6 +114,7 @@ def write_registration(
     grid, affine = series.frames[home].grid, series.frames[home].affine
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
     coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
+    inverses = [transform.inverse for transform in transforms]
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
@@ -130,11 +131,11 @@ def write_registration(
                 save_nifti(nifti_image(std, affine), path)
             if products.fields == "full":
                 write_field(field.numpy(), grid, folder / f"ddf_{k:02d}.nii.gz")
-                inverse = transform.inverse.displacement(frame.grid)
+                inverse = inverses[k].displacement(frame.grid)
                 write_field(inverse.numpy(), frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
             elif products.fields == "compact":
                 _write_compact(transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
-                _write_compact([t.inverse for t in transforms], k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+                _write_compact(inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
 
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..space.lattice import CosineTransform, placed_once
+from ..space.grid import placed_once
+from ..space.lattice import CosineTransform
 
 __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
 

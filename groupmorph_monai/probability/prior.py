@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from ..errors import InputError
 from ..space.alignment import MeanAlignment, ReferenceAlignment
-from ..space.grid import full_precision
-from ..space.lattice import CosineTransform, placed_once
+from ..space.grid import full_precision, placed_once
+from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
 from .posterior import Posterior
 

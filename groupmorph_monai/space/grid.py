@@ -21,6 +21,7 @@ __all__ = [
     "displace",
     "full_precision",
     "inside",
+    "placed_once",
     "sample",
     "upsample_field",
     "voxel_grid",
@@ -180,7 +181,7 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         return field
     # A product with a narrow matrix an axis: several times as fast on a CPU as interpolate. From the last axis to the
     # first, so that nothing large is transposed.
-    *others, last = (_interpolation(n, c, factor, field.dtype, field.device) for n, c in zip(size, expected))
+    *others, last = (placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected))
     fine = factor * field @ last.T
     for axis, matrix in reversed(list(enumerate(others, start=3))):
         fine = (matrix @ fine.flatten(axis + 1)).unflatten(-1, fine.shape[axis + 1 :])
@@ -188,7 +189,17 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def _interpolation(size: int, coarse: int, factor: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _placed(make: Callable[..., Tensor], arguments: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return make(*arguments).to(dtype=dtype, device=device)
+
+
+def placed_once(make: Callable[..., Tensor], *arguments: object, like: Tensor) -> Tensor:
+    """``make(*arguments)``, a constant computed on the CPU, with the dtype and device of ``like``. It is remembered: in
+    a loop on a GPU every copy takes longer than the product that it is for."""
+    return _placed(make, arguments, like.dtype, like.device)
+
+
+def _interpolation(size: int, coarse: int, factor: int) -> Tensor:
     """Linear interpolation of a line, ``(size, coarse)``: coarse voxel i lies on voxel ``factor * i``."""
     position = (torch.arange(size, dtype=torch.float64) / factor).clamp_max(coarse - 1)
-    return (1 - (position[:, None] - torch.arange(coarse)).abs()).clamp_min(0).to(dtype=dtype, device=device)
+    return (1 - (position[:, None] - torch.arange(coarse)).abs()).clamp_min(0)

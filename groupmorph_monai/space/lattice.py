@@ -6,21 +6,19 @@ the lattice has ``ceil(n / f)`` voxels an axis.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .grid import full_precision
+from .grid import full_precision, placed_once
 
 __all__ = [
     "CosineTransform",
     "coarsen",
     "gaussian_filter",
     "gradient",
-    "placed_once",
     "restrict",
     "seen_mean",
     "window_mean",
@@ -111,17 +109,6 @@ def restrict(x: Tensor, factor: int) -> Tensor:
 def gradient(x: Tensor) -> Tensor:
     """Central differences, one-sided at the border: ``(N, C, *S)`` to ``(N, C, D, *S)``, per voxel."""
     return torch.stack(torch.gradient(x, dim=tuple(range(2, x.dim()))), dim=2)
-
-
-@lru_cache(maxsize=128)
-def _placed(make: Callable[..., Tensor], arguments: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return make(*arguments).to(dtype=dtype, device=device)
-
-
-def placed_once(make: Callable[..., Tensor], *arguments: object, like: Tensor) -> Tensor:
-    """``make(*arguments)``, a constant computed on the CPU, with the dtype and device of ``like``. It is remembered: in
-    a loop on a GPU every copy takes longer than the product that it is for."""
-    return _placed(make, arguments, like.dtype, like.device)
 
 
 def _cosines(n: int) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .grid import full_precision
-from .lattice import CosineTransform, placed_once
+from .grid import full_precision, placed_once
+from .lattice import CosineTransform
 
 __all__ = ["MultiGaussian"]
 

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import read_weights
 
 if not torch.cuda.is_available():
@@ -20,12 +20,7 @@ MODELS = sorted(f"models/{file.stem}" for file in (bundle_root() / "configs" / "
 
 
 def parts(overlays=(), config="inference", **settings):
-    parser = ConfigParser()
-    parser.read_config(config_files(config, overlays))
-    for name, value in {**settings, "initialize": []}.items():
-        parser[name] = value
-    parser.parse()
-    return parser
+    return parsed_config(config_files(config, overlays), settings)
 
 
 def shipped_model(device, overlays=(), **settings):

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from stand_in_device import ELSEWHERE, Elsewhere, Traffic
 
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.workflow.parsed_config import parsed_config
 
 MODELS = sorted(f"models/{file.stem}" for file in (bundle_root() / "configs" / "models").glob("*.yaml"))
 TINY = {
@@ -25,12 +26,7 @@ TINY = {
 
 
 def parts(overlays=(), config="inference", **settings):
-    parser = ConfigParser()
-    parser.read_config(config_files(config, overlays))
-    for name, value in {**settings, "initialize": []}.items():
-        parser[name] = value
-    parser.parse()
-    return parser
+    return parsed_config(config_files(config, overlays), settings)
 
 
 def series(timepoints, size=(20, 18, 16)):

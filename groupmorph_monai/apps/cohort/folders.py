@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["STATUS", "CohortFolder"]
+__all__ = ["CohortFolder", "write_status"]
 
-STATUS = "status.json"
+_STATUS = "status.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CohortFolder:
     @staticmethod
     def _status(folder: Path, job: Mapping) -> dict | None:
         try:
-            status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+            status = json.loads((folder / _STATUS).read_text(encoding="utf-8"))
             same = all(status[name] == job[name] for name in ("inputs", "settings"))
         except (OSError, ValueError, KeyError, TypeError):  # absent, or broken
             return None
@@ -57,4 +57,9 @@ class CohortFolder:
         """Say of a series that it failed where its server could not."""
         folder = self.failed(status["name"])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+        write_status(folder, status)
+
+
+def write_status(folder: Path, status: Mapping) -> None:
+    """Write what became of a series to its ``folder``."""
+    (folder / _STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")

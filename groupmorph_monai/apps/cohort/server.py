@@ -29,7 +29,7 @@ from filelock import FileLock
 
 from ..command_line import run_command
 from ..threads import limit_threads
-from .folders import STATUS, CohortFolder
+from .folders import CohortFolder, write_status
 
 __all__ = ["main"]
 
@@ -80,7 +80,7 @@ def _put(folder: Path, status: Mapping, target: Path) -> None:
     """Give a complete folder its name. An earlier one goes first: between the two renames there is none."""
     from ...data.replacement import sync
 
-    (folder / STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")
+    write_status(folder, status)
     sync(*folder.rglob("*"), folder)
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as earlier:

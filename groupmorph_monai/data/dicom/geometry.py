@@ -1,14 +1,15 @@
 """Where the slices of one volume lie."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from pydicom.valuerep import DSfloat
 
 from ...errors import InputError
 from ..readers import LPS_TO_RAS
 from .headers import Plane
 
-__all__ = ["depth", "volume_affine"]
+__all__ = ["decimals", "depth", "orientation", "volume_affine"]
 
 _UNEVEN = 0.05  # share of a slice's distance by which it may lie off its place: more than rounding, less than a gap
 
@@ -16,6 +17,17 @@ _UNEVEN = 0.05  # share of a slice's distance by which it may lie off its place:
 def depth(plane: Plane) -> float:
     """Place along the normal of the slices, in mm."""
     return float(np.cross(*plane.axes) @ plane.position)
+
+
+def decimals(values: Iterable[float]) -> list[DSfloat]:
+    """Numbers as DICOM's decimal strings, which hold 16 characters."""
+    return [DSfloat(float(value), auto_format=True) for value in values]
+
+
+def orientation(affine: np.ndarray) -> list[DSfloat]:
+    """Image Orientation (Patient) of ``affine`` ``(4, 4)``, voxel (column, row, slice) to LPS mm."""
+    axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+    return decimals(axes.T.ravel())
 
 
 def volume_affine(planes: Sequence[Plane]) -> np.ndarray:

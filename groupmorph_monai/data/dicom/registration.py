@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage, generate_uid
-from pydicom.valuerep import DSfloat
 
 from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
 from ..readers import LPS_TO_RAS
 from ..series import Series
 from .derived import derived_header, equipment_item
+from .geometry import decimals, orientation
 from .headers import Plane
 from .references import save, sop_reference
 
@@ -83,7 +83,7 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
 
 def _matrix(matrix: np.ndarray) -> Dataset:
     item = Dataset()
-    item.FrameOfReferenceTransformationMatrix = [DSfloat(float(x), auto_format=True) for x in matrix.ravel()]
+    item.FrameOfReferenceTransformationMatrix = decimals(matrix.ravel())
     linear = matrix[:3, :3]
     rigid = np.allclose(linear @ linear.T, np.eye(3), atol=1e-6) and np.linalg.det(linear) > 0
     item.FrameOfReferenceTransformationMatrixType = "RIGID" if rigid else "AFFINE"
@@ -102,9 +102,7 @@ def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
     if np.linalg.det(affine[:3, :3]) < 0:  # DICOM's third axis is the cross product of the others
         displacement = displacement.flip(3)
         affine[:3, 3] += (grid.shape[2] - 1) * affine[:3, 2]
-    item.ImagePositionPatient = [DSfloat(float(x), auto_format=True) for x in affine[:3, 3]]
-    axes = (affine[:3, :2] / spacing[:2]).T.ravel()
-    item.ImageOrientationPatient = [DSfloat(float(x), auto_format=True) for x in axes]
+    item.ImagePositionPatient, item.ImageOrientationPatient = decimals(affine[:3, 3]), orientation(affine)
     item.GridDimensions, item.GridResolution = list(grid.shape), spacing.tolist()
     lps = displacement.numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
     item.VectorGridData = np.ascontiguousarray(lps.T, "<f4").tobytes()

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DSfloat
 
 from ..readers import LPS_TO_RAS
 from ..series import Series
 from .derived import check_modality, derived_header
+from .geometry import decimals, orientation
 from .headers import Plane
 from .references import reference, save
 
@@ -50,14 +50,14 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
         header.TemporalPositionIdentifier, header.NumberOfTemporalPositions = k + 1, len(aligned)
         _add_grid(header, affine, volume.shape)
         if slope != 1 or header.Modality == "CT":
-            header.RescaleSlope, header.RescaleIntercept = DSfloat(slope, auto_format=True), 0
+            (header.RescaleSlope,), header.RescaleIntercept = decimals([slope]), 0
             header.RescaleType = "HU" if header.Modality == "CT" else "US"
         places = np.stack([plane.position for plane in planes])
         for s in range(volume.shape[2]):
             image = deepcopy(header)
             image.SOPInstanceUID, image.InstanceNumber = generate_uid(), k * volume.shape[2] + s + 1
             position = (affine @ [0, 0, s, 1])[:3]
-            image.ImagePositionPatient = [DSfloat(float(x), auto_format=True) for x in position]
+            image.ImagePositionPatient = decimals(position)
             source = planes[int(np.linalg.norm(places - position, axis=1).argmin())]
             image.SourceImageSequence = [reference(source)]
             pixels = np.rint(volume[:, :, s].T / slope).astype("<i2")
@@ -80,10 +80,8 @@ def _first(plane: Plane) -> tuple:
 def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None:
     """``affine``: voxel (column, row, slice) to LPS mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    axes = (affine[:3, :2] / spacing[:2]).T.ravel()
-    header.ImageOrientationPatient = [DSfloat(float(x), auto_format=True) for x in axes]
-    header.PixelSpacing = [DSfloat(float(x), auto_format=True) for x in spacing[1::-1]]
-    header.SpacingBetweenSlices = DSfloat(float(spacing[2]), auto_format=True)
+    header.ImageOrientationPatient, header.PixelSpacing = orientation(affine), decimals(spacing[1::-1])
+    (header.SpacingBetweenSlices,) = decimals(spacing[2:])
     header.Columns, header.Rows = shape[:2]
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1
