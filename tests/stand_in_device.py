@@ -3,6 +3,7 @@ every copy between the two and every wait for a value is counted."""
 
 from traceback import extract_stack
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -11,6 +12,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 __all__ = ["ELSEWHERE", "Elsewhere", "Traffic"]
+
+if torch.cuda.is_available():
+    pytest.skip("PyTorch's autograd serves one device beside the CPU, here a GPU", allow_module_level=True)
 
 
 class _Module:

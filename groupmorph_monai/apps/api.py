@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -119,14 +120,17 @@ def register(
     """
     if affine is not None:
         series = series_of_arrays(series, affine, times_s)
-    elif not isinstance(series, (str, Path, Series, list, tuple)):
-        raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
+    elif not isinstance(series, Series):
+        files = [series] if isinstance(series, (str, Path)) else series
+        if not isinstance(files, (list, tuple)) or not all(isinstance(file, (str, Path)) for file in files):
+            raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
+        series = absolute_paths(files)
+    if reference != "mean" and not isinstance(reference, Integral):
+        raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
     home = 0 if reference == "mean" else int(reference)
     if reference != "mean":
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}
-    if isinstance(series, (str, Path, list, tuple)):
-        series = absolute_paths([series] if isinstance(series, (str, Path)) else series)
     parser = parsed_run("inference", overlays, settings, device, series=series)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
     try:

@@ -256,8 +256,7 @@ class RegistrationInferer(FieldInferer):
             # In a timepoint that an initial map moved, what is static has the inverse of that map.
             static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
             hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
-        with self._seeded(images):  # a likelihood may look at voxels drawn at random
-            refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
+        refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
         return refined.like(alignment.constrain(alignment.anchored(refined.values)))
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:

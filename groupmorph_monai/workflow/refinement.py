@@ -75,7 +75,7 @@ class Refinement:
     ):
         if len(levels) != len(iterations):
             raise ValueError(f"iterations: expected one number for each of the levels {levels}, got {iterations}")
-        self.likelihood, self.prior = likelihood, prior
+        self.likelihood, self.prior = likelihood.eval(), prior  # steps are compared: all voxels count in each
         self.levels, self.iterations = tuple(levels), tuple(iterations)
         self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
         if independent_share <= 0:

@@ -79,6 +79,8 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
     "given, message",
     [
         (lambda x: gm.register(x), "affine: expected voxel indices to RAS mm"),
+        (lambda x: gm.register(list(x)), "affine: expected voxel indices to RAS mm"),
+        (lambda x: gm.register(x, affine=AFFINE, reference="first"), "reference: expected 'mean' or the index"),
         (lambda x: gm.register(x, affine=np.eye(3)), r"affine: expected \(4, 4\) or \(3, 4, 4\), got \(3, 3\)"),
         (lambda x: gm.register(x * np.nan, affine=AFFINE), "expected finite voxels"),
         (lambda x: gm.register(x[:1], affine=AFFINE), "got one timepoint"),
