@@ -47,12 +47,10 @@ def _missing(file: Path) -> InputError:
     overlay = file.parent.parent / "configs" / "models" / f"{file.stem}.yaml"
     if file.parent.name != "models" or not overlay.is_file():
         return InputError(f"weights: {file}: expected a file, found none; check the path")
-    # An overlay names its weights by its own name; those of AVSM's first stage are a setting of its second.
-    option = "--set affine_weights=" if file.stem == "avsm_affine" else "--weights "
     return InputError(
         f"weights: {file}: no weights ship for models/{file.stem}; train them, groupmorph train --phantoms --overlay "
         f"models/{file.stem} --output DIR, with a recipe of {file.parent.parent / 'docs' / 'models.md'}, and give "
-        f"{option}DIR/model_best.pt"
+        "--weights DIR/model_best.pt"
     )
 
 

@@ -144,9 +144,19 @@ def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
     assert (bundle / "models" / "model.pt").stat().st_size < 5e6
 
 
-@pytest.mark.parametrize("overlay", ["models/groupmorph", "models/voxelmorph_diff"])
-def test_weights_that_an_overlay_names_are_those_of_its_network(bundle, overlay):
-    parser = parser_of("inference", overlay)
+@pytest.mark.parametrize(
+    "overlays",
+    [
+        ["models/groupmorph"],
+        ["models/groupmorph", "modes/all_to_one"],
+        ["models/voxelmorph_diff"],
+        ["models/krebs_cvae"],
+        ["models/avsm"],
+        ["models/avsm_affine"],
+    ],
+)
+def test_weights_that_overlays_name_are_those_of_their_network(bundle, overlays):
+    parser = parser_of("inference", *overlays)
     parser["bundle_root"] = str(bundle)
     file = parser.get_parsed_content("weights")
     network = parser.get_parsed_content("network_def")

@@ -1,0 +1,34 @@
+"""The published models with the weights that ship, as the user types them."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data.applying import apply_field_to_points
+from groupmorph_monai.data.hearts import make_heart
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
+
+
+# The affine network of models/avsm has seen no hearts, and moves them a little.
+@pytest.mark.parametrize(
+    "model, most", [("models/voxelmorph_diff", 0.5), ("models/krebs_cvae", 0.5), ("models/avsm", 0.7)]
+)
+def test_a_beating_heart_that_no_network_has_seen_comes_together(model, most, tmp_path):
+    heart = make_heart(500, "shortening")
+    files = [str(tmp_path / f"t{k}.nii.gz") for k in range(2)]
+    for file, volume in zip(files, heart["image"].numpy()):
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), file)
+    assert main(["register", *files, "--overlay", model, "--no-refine", "--output", str(tmp_path / "out")]) == 0
+    rest, contracted = heart["landmarks"].numpy()
+    before, after = (
+        np.linalg.norm(contracted - points, axis=1).mean()
+        for points in (rest, apply_field_to_points(tmp_path / "out" / "ddf_01.nii.gz", _common(rest, tmp_path)))
+    )
+    assert after < most * before
+
+
+def _common(rest, folder):
+    """Where points of the first scan lie in the common space."""
+    return apply_field_to_points(folder / "out" / "inverse_ddf_00.nii.gz", rest)
