@@ -22,7 +22,7 @@ gpu: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
-	$(BIN)/groupmorph benchmark --suite synthetic --output benchmarks
+	$(BIN)/groupmorph benchmark synthetic --output benchmarks
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[docs]

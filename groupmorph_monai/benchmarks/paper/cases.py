@@ -14,7 +14,7 @@ from ...data.fingerprint import fingerprint
 from ...data.transforms import LoadSeriesd
 from ...errors import InputError
 from ..chest_ct import thorax_cases
-from ..suites import synthetic_cases
+from ..cases import synthetic_cases
 
 __all__ = ["Case", "SOURCES", "cases"]
 
