@@ -78,9 +78,9 @@ class _Look(nn.Module):
         self.head = nn.Conv3d(hidden, 6, 3, padding=1)
         for layer in (self.first, self.second, self.third):
             nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, features: Tensor, z: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
         """``features`` ``(B*K, C, *S)`` and ``z`` ``(B*K, 3, *S)``: the next z, and hidden activations ``(B*K, H,
@@ -100,10 +100,10 @@ class _Look(nn.Module):
         for c in range(1, residual.shape[2]):  # one after the other: all products at once are slow for their memory
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
         b = b.flatten(0, 1)
-        a = [
+        products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
-        a = torch.stack(a, dim=1)
+        a = torch.stack(products, dim=1)
         if self.finer:
             # On a lattice half as fine a slope is twice as steep.
             a, b = 4.0 * _half_as_fine(a), 2.0 * _half_as_fine(b)
@@ -189,12 +189,13 @@ class GroupSetVAE(nn.Module):
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
         keep_signal(self.encoder)
         for part in (self.compared, self.look):
-            part.to(memory_format=torch.channels_last_3d)  # few filters on small lattices: a third faster on a CPU
+            # Few filters on small lattices: a third faster on a CPU. PyTorch's types leave memory_format out.
+            part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         for layer in self.apart:
-            nn.init.normal_(layer.weight, std=1e-3)
-            nn.init.zeros_(layer.bias)
+            nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
+            nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.normal_(self.variance_head.weight, std=1e-5)
-        nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
+        nn.init.constant_(self.variance_head.get_parameter("bias"), math.log(math.expm1(initial_std_voxels**2)))
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """What is compared of each volume ``(N, 1, *S)`` at every 2nd, 4th, 8th and 16th voxel: ``(N, C, *S / 2)``

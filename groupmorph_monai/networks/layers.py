@@ -20,8 +20,8 @@ def keep_signal(layers: Iterable[nn.Module]) -> None:
     """Initialise convolutions before leaky rectifiers: PyTorch's own initialisation shrinks the signal at every layer,
     which no normalisation here makes up for."""
     for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, a=0.2)
-        nn.init.zeros_(layer.bias)
+        nn.init.kaiming_normal_(layer.get_parameter("weight"), a=0.2)
+        nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def beside_others(images: Tensor) -> Tensor:
