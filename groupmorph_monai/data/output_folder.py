@@ -94,7 +94,7 @@ def claim(output_dir: str | Path) -> bool:
 
 
 def release(output_dir: str | Path) -> None:
-    """Let other runs have the folder; one that was made for nothing is removed."""
+    """Let other runs have the folder; one that was made for nothing, without a file in it, is removed."""
     folder = Path(output_dir).resolve()
     lock, made = _claims.pop(folder, (None, False))
     if lock is not None:
@@ -102,9 +102,8 @@ def release(output_dir: str | Path) -> None:
         with suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
-    if made:
-        with suppress(OSError):  # it holds a result
-            folder.rmdir()
+    if made and all(path.is_dir() for path in folder.rglob("*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @atexit.register

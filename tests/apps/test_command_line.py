@@ -22,6 +22,13 @@ def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
     assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in told
 
 
+def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
+    (tmp_path / "study" / "patient").mkdir(parents=True)
+    assert main(["train", "--dataset", str(tmp_path / "study"), "--output", str(tmp_path / "run")]) == 2
+    assert "expected image files" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["overlays"], ["register"]]
 )

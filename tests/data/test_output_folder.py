@@ -203,6 +203,16 @@ def test_one_run_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_made_for_nothing_goes_with_its_empty_sub_folders(tmp_path):
+    for name, file, stays in (("none", None, False), ("log", "tensorboard/events", True)):
+        claim(tmp_path / name)
+        (tmp_path / name / "tensorboard").mkdir()
+        if file:
+            (tmp_path / name / file).touch()
+        release(tmp_path / name)
+        assert (tmp_path / name).exists() == stays
+
+
 def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
     folder = tmp_path / "out"
     code = (
