@@ -114,8 +114,8 @@ class _Look(nn.Module):
         disagreement = residual.square().mean(dim=2, keepdim=True).sqrt()
         shared = torch.cat([trace.add(1e-4).log(), disagreement.mean(dim=1)], dim=1).unsqueeze(1)
         shared = shared.expand(-1, timepoints, -1, -1, -1, -1)
-        seen = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2).flatten(0, 1)
-        h = F.leaky_relu(self.first(seen), 0.2)
+        inputs = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2)
+        h = F.leaky_relu(self.first(inputs.flatten(0, 1)), 0.2)
         h = h + F.leaky_relu(self.second(h), 0.2)
         h = h + F.leaky_relu(self.third(h), 0.2)
         answer = self.head(h)
@@ -203,14 +203,14 @@ class GroupSetVAE(nn.Module):
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = _half_as_fine(images)
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
-        found = [x]
+        levels = [x]
         for level, layer in enumerate(self.encoder):
             if level > 0:
                 x = F.leaky_relu(layer(x), 0.2)
-                found.append(x)
+                levels.append(x)
         features: list[Tensor] = []
         for level, layer in enumerate(self.compared):
-            features.append(F.instance_norm(layer(found[level])))
+            features.append(F.instance_norm(layer(levels[level])))
         return features
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,5 +28,5 @@ def beside_others(images: Tensor) -> Tensor:
     """Every timepoint beside the mean of the others, ``(B, K, *S)`` to ``(B * K, 2, *S)``: what a network for pairs
     sees of K volumes."""
     timepoints = check_timepoints(images)
-    others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
-    return torch.stack([images, others], dim=2).flatten(0, 1)
+    mean_of_others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
+    return torch.stack([images, mean_of_others], dim=2).flatten(0, 1)
