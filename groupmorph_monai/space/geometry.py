@@ -7,7 +7,6 @@ in which an image is resampled to the point where the image is read.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from math import isfinite
 
 import torch
@@ -302,7 +301,7 @@ class ComposedTransform(Transform):
     """Transforms one after the other, the first one first."""
 
     def __init__(self, *transforms: Transform):
-        parts = chain.from_iterable(t.transforms if isinstance(t, ComposedTransform) else (t,) for t in transforms)
+        parts = (p for t in transforms for p in (t.transforms if isinstance(t, ComposedTransform) else (t,)))
         self.transforms: tuple[Transform, ...] = tuple(t for t in parts if not t.is_identity)
 
     @property

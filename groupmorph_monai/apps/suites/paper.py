@@ -41,14 +41,19 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     add_seeds(p)
     p.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}"
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="NAME",
+        help=f"methods to run, of {', '.join(METHODS)}",
     )
     p.add_argument(
         "--size",
         type=number(Whole(16, 1024), whole=True),
         nargs=3,
         metavar="N",
-        help="of phantoms, voxels along each axis (default: full size)",
+        help="size of the phantoms, in voxels along each axis (default: full size)",
     )
     p.add_argument(
         "--overlay",
@@ -57,7 +62,11 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         help="a config laid over GroupMorph-set's, such as data/lung_ct; may be repeated (default: what --data needs)",
     )
     p.add_argument(
-        "--timepoints", type=number(Whole(2, 1000), whole=True), default=6, metavar="K", help="of phantoms (default: 6)"
+        "--timepoints",
+        type=number(Whole(2, 1000), whole=True),
+        default=6,
+        metavar="K",
+        help="timepoints of the phantoms (default: 6)",
     )
     p.add_argument(
         "--time-limit",
