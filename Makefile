@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast gpu bench docs bundle monai-label clean
+.PHONY: demo test test-fast lint gpu bench docs bundle monai-label clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -16,13 +16,20 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
+# Style, spelling and types.
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
 # On the machine's GPU: whether results are the CPU's, then seconds and memory.
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -s
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
-	$(BIN)/groupmorph benchmark --suite synthetic --output benchmarks
+	$(BIN)/groupmorph benchmark synthetic --output benchmarks
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[docs]

@@ -18,6 +18,7 @@ ALLOWED = {
     "apps": {"space", "probability", "networks", "data", "workflow", "evaluation", "benchmarks"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+EXPERIMENTS = sorted((PACKAGE.parent / "experiments").glob("*.py"))
 
 
 def imported(path):
@@ -55,8 +56,13 @@ def test_the_mathematics_needs_torch_alone(path):
     }
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_package_runs_without_the_experiments(path):
+    assert not any(name.split(".")[0] == "experiments" for name in imported(path))
+
+
 def test_every_file_and_function_fits_on_a_few_screens():
-    for path in FILES:
+    for path in [*FILES, *EXPERIMENTS]:
         text = path.read_text()
         assert text.count("\n") <= 400, f"{path.name} has more than 400 lines"
         for node in ast.walk(ast.parse(text)):

@@ -7,7 +7,9 @@ from .cohort_arguments import COHORT_TEXTS, add_cohort_options
 from .kinds import Whole
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .result_arguments import add_results, add_scan_pair
-from .suite_arguments import BENCHMARK_TEXTS, add_suite_options
+from .run_options import add_run_options
+from .suites import SUITES
+from .suites.suite import add_suites
 
 __all__ = ["make_parser"]
 
@@ -40,18 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) -> argparse.ArgumentParser:
     """Add a command with the options that all have."""
     p = commands.add_parser(name, **texts)
-    group = p.add_argument_group("how it runs")
-    words = group.add_mutually_exclusive_group()
-    words.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
-    words.add_argument(
-        "--verbose", action="store_true", help="also print the libraries' messages and the settings used"
-    )
-    group.add_argument(
-        "--threads",
-        type=number(Whole(1, 1024), whole=True),
-        metavar="N",
-        help="threads to run (default: the cores that the process may use)",
-    )
+    add_run_options(p)
     return p
 
 
@@ -317,7 +308,12 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
-    add_suite_options(_add_command(commands, "benchmark", **BENCHMARK_TEXTS))
+    p = commands.add_parser(
+        "benchmark",
+        help="compare with other programs, or measure accuracy, capture range and cost",
+        description="Register series whose true motion is known and write one page. Without a name: list the suites.",
+    )
+    add_suites(p, SUITES)
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -15,6 +15,7 @@ from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .run import checked_run, run_bundle
+from .suites.suite import suites_table
 
 __all__ = ["COMMANDS", "registration"]
 
@@ -157,22 +158,12 @@ def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **ch
 
 
 def benchmark(args: argparse.Namespace) -> None:
-    if args.table == "paper":
-        from .paper import run_paper
-
-        run_paper(args)
+    if args.suite is None:
+        print("\n".join(suites_table(args.suites)))
         return
-    from ..benchmarks.compare import write_table
-    from .suites import SUITES
-
-    claim(args.output)
-    if (args.suite == "warped") != bool(args.series) and args.suite != "likelihoods":
-        raise InputError(
-            "--series: expected with --suite warped, at will with likelihoods, and with no other; name aligned scans"
-        )
-    table = write_table(SUITES[args.suite](args), args.output, args.suite)
-    print(table.read_text())
-    print(f"Table: {table}")
+    page = args.suite.run(args)
+    print(page.read_text(encoding="utf-8"))
+    print(f"Page: {page}")
 
 
 def demo(args: argparse.Namespace) -> None:

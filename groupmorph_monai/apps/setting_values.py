@@ -72,7 +72,6 @@ def setting_value(values: Mapping[str, object], name: str) -> object:
 
 def check_settings(values: Mapping[str, object]) -> None:
     """Check what settings say together. ``values``: every setting of a run by its name."""
-
     value = functools.partial(setting_value, values)
     for low, high, strict in (
         ("percentile_lower", "percentile_upper", True),

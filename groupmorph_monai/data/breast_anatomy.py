@@ -78,6 +78,7 @@ class BreastAnatomy:
         since_arrival_s: times of the K scans, from the contrast agent's arrival.
         lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
         edge_mm: distance from a border within which a voxel shows both tissues, at most 3.
+
     Attributes:
         centres, radii: of the left and the right breast, ``(2, 3)`` mm.
         bifurcations: of vessels, ``(B, 3)`` mm.

@@ -37,6 +37,7 @@ class Chest:
 
     Args:
         rng: source of all random numbers.
+
     Attributes:
         pectoral_mm: thickness of the pectoral muscles.
     """

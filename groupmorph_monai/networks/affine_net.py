@@ -32,28 +32,28 @@ def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Te
     return torch.stack([step * places - (n - 1) / 2 for places, n in axes]) / (max(size) / 2)
 
 
-def _own_and_others(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
-    """Descriptions ``(B * K, C, *L)`` of unit length, and the means of the other timepoints' so."""
+def _own_and_target(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
+    """Descriptions ``(B * K, C, *L)`` of unit length, and as their target the mean of the other timepoints', too."""
     own = F.normalize(descriptions - descriptions.mean(dim=(2, 3, 4), keepdim=True), dim=1)
     series = own.unflatten(0, (-1, timepoints))
     return own, F.normalize(series.sum(dim=1, keepdim=True) - series, dim=2).flatten(0, 1)
 
 
 @full_precision
-def _slopes(own: Tensor, others: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+def _slopes(own: Tensor, target: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of the velocity that makes ``own`` ``(N, C, *L)`` of P places
-    the ``others``, by the mean of both slopes."""
-    mean = (own + others) / 2
+    the ``target``, by the mean of both slopes."""
+    mean = (own + target) / 2
     slope = gradient(mean).flatten(3) / spacing
     square = torch.einsum("ncdp,ncep->npde", slope, slope)
-    return square, torch.einsum("ncdp,ncp->npd", slope, (others - own).flatten(2))
+    return square, torch.einsum("ncdp,ncp->npd", slope, (target - own).flatten(2))
 
 
 @full_precision
-def _matches(own: Tensor, others: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``others``, and
+def _matches(own: Tensor, target: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+    """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``target``, and
     what it is there ``(N, C, P)``."""
-    share = torch.softmax(sharpness * (others.mT @ own), dim=2)
+    share = torch.softmax(sharpness * (target.mT @ own), dim=2)
     return share @ places.mT - places.mT, own @ share.mT
 
 
@@ -84,9 +84,9 @@ class _Trust(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.constant_(self.last.bias, at_first)
 
-    def forward(self, own: Tensor, others: Tensor, matched: Tensor) -> Tensor:
+    def forward(self, own: Tensor, target: Tensor, matched: Tensor) -> Tensor:
         """``(N, P, 1)`` from descriptions ``(N, C, P)``: where both are alike in place, slopes tell more."""
-        x = torch.cat([others, matched, others * matched, others * own], dim=1).mT
+        x = torch.cat([target, matched, target * matched, target * own], dim=1).mT
         return self.last(F.leaky_relu(self.hidden(x), 0.2))
 
 
@@ -137,17 +137,17 @@ class AffineNet(nn.Module):
         fine = F.leaky_relu(self.first(x), 0.2)
         coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
 
-        own, others = _own_and_others(self.describe_fine(fine), timepoints)
+        own, target = _own_and_target(self.describe_fine(fine), timepoints)
         places = _half_sides(size, 2 * factor, own.shape[2:], images).flatten(1)
-        square, right = _slopes(own, others, 4 * factor / max(size))
-        own, others = own.flatten(2), others.flatten(2)
-        trust = self.trust_fine(own, others, own)
+        square, right = _slopes(own, target, 4 * factor / max(size))
+        own, target = own.flatten(2), target.flatten(2)
+        trust = self.trust_fine(own, target, own)
 
-        own, others = _own_and_others(self.describe_coarse(coarse), timepoints)
+        own, target = _own_and_target(self.describe_coarse(coarse), timepoints)
         coarse_places = _half_sides(size, 4 * factor, own.shape[2:], images).flatten(1)
-        own, others = own.flatten(2), others.flatten(2)
-        velocity, matched = _matches(own, others, coarse_places, self.log_sharpness.exp())
-        coarse_trust = self.trust_coarse(own, others, matched)
+        own, target = own.flatten(2), target.flatten(2)
+        velocity, matched = _matches(own, target, coarse_places, self.log_sharpness.exp())
+        coarse_trust = self.trust_coarse(own, target, matched)
 
         trust = torch.cat([trust, coarse_trust], dim=1).softmax(dim=1)
         identity = torch.eye(3, dtype=square.dtype, device=square.device)

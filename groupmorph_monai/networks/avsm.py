@@ -47,7 +47,7 @@ class MomentumNet(nn.Module):
         self.head = nn.Conv3d(channels[1], 3, 3, padding=1)
         keep_signal((self.first, *self.down, *self.residual, *self.up))
         nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity."""

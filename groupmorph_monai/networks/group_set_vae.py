@@ -78,9 +78,9 @@ class _Look(nn.Module):
         self.head = nn.Conv3d(hidden, 6, 3, padding=1)
         for layer in (self.first, self.second, self.third):
             nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, features: Tensor, z: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
         """``features`` ``(B*K, C, *S)`` and ``z`` ``(B*K, 3, *S)``: the next z, and hidden activations ``(B*K, H,
@@ -100,10 +100,10 @@ class _Look(nn.Module):
         for c in range(1, residual.shape[2]):  # one after the other: all products at once are slow for their memory
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
         b = b.flatten(0, 1)
-        a = [
+        products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
-        a = torch.stack(a, dim=1)
+        a = torch.stack(products, dim=1)
         if self.finer:
             # On a lattice half as fine a slope is twice as steep.
             a, b = 4.0 * _half_as_fine(a), 2.0 * _half_as_fine(b)
@@ -114,8 +114,8 @@ class _Look(nn.Module):
         disagreement = residual.square().mean(dim=2, keepdim=True).sqrt()
         shared = torch.cat([trace.add(1e-4).log(), disagreement.mean(dim=1)], dim=1).unsqueeze(1)
         shared = shared.expand(-1, timepoints, -1, -1, -1, -1)
-        seen = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2).flatten(0, 1)
-        h = F.leaky_relu(self.first(seen), 0.2)
+        inputs = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2)
+        h = F.leaky_relu(self.first(inputs.flatten(0, 1)), 0.2)
         h = h + F.leaky_relu(self.second(h), 0.2)
         h = h + F.leaky_relu(self.third(h), 0.2)
         answer = self.head(h)
@@ -189,12 +189,13 @@ class GroupSetVAE(nn.Module):
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
         keep_signal(self.encoder)
         for part in (self.compared, self.look):
-            part.to(memory_format=torch.channels_last_3d)  # few filters on small lattices: a third faster on a CPU
+            # Few filters on small lattices: a third faster on a CPU. PyTorch's types leave memory_format out.
+            part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         for layer in self.apart:
-            nn.init.normal_(layer.weight, std=1e-3)
-            nn.init.zeros_(layer.bias)
+            nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
+            nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.normal_(self.variance_head.weight, std=1e-5)
-        nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
+        nn.init.constant_(self.variance_head.get_parameter("bias"), math.log(math.expm1(initial_std_voxels**2)))
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """What is compared of each volume ``(N, 1, *S)`` at every 2nd, 4th, 8th and 16th voxel: ``(N, C, *S / 2)``
@@ -202,14 +203,14 @@ class GroupSetVAE(nn.Module):
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = _half_as_fine(images)
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
-        found = [x]
+        levels = [x]
         for level, layer in enumerate(self.encoder):
             if level > 0:
                 x = F.leaky_relu(layer(x), 0.2)
-                found.append(x)
+                levels.append(x)
         features: list[Tensor] = []
         for level, layer in enumerate(self.compared):
-            features.append(F.instance_norm(layer(found[level])))
+            features.append(F.instance_norm(layer(levels[level])))
         return features
 
     def forward(self, images: Tensor) -> Tensor:

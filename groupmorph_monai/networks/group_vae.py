@@ -65,8 +65,8 @@ class GroupVAE(nn.Module):
         keep_signal((*self.encoder, *self.decoder))
         for head in (self.mean_head, self.variance_head):
             nn.init.normal_(head.weight, std=1e-5)
-            nn.init.zeros_(head.bias)
-        nn.init.constant_(self.variance_head.bias, math.log(math.expm1(initial_std_voxels**2)))
+            nn.init.zeros_(head.get_parameter("bias"))
+        nn.init.constant_(self.variance_head.get_parameter("bias"), math.log(math.expm1(initial_std_voxels**2)))
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its

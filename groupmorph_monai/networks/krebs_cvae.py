@@ -78,11 +78,12 @@ class KrebsCVAE(nn.Module):
         keep_signal((*self.encoder, self.last[0]))
         for layer in self.decoder:
             # Of the 64 weights of a kernel 8 meet at a voxel.
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / (8 * layer.in_channels)))
-            nn.init.zeros_(layer.bias)
+            weight = layer.get_parameter("weight")  # (in, out, 4, 4, 4)
+            nn.init.normal_(weight, std=math.sqrt(2 / (8 * weight.shape[0])))
+            nn.init.zeros_(layer.get_parameter("bias"))
         # An untrained network is near the identity.
-        nn.init.normal_(self.last[1].weight, std=1e-3)
-        nn.init.zeros_(self.last[1].bias)
+        nn.init.normal_(self.last[1].get_parameter("weight"), std=1e-3)
+        nn.init.zeros_(self.last[1].get_parameter("bias"))
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes."""
@@ -90,7 +91,8 @@ class KrebsCVAE(nn.Module):
         x = beside_others(images)
         for layer in self.encoder:
             x = F.leaky_relu(layer(x), 0.2)
-        x = F.adaptive_avg_pool3d(x, self.lattice_voxels)
+        # TorchScript takes a list, PyTorch's types a tuple.
+        x = F.adaptive_avg_pool3d(x, self.lattice_voxels)  # type: ignore[arg-type]
         parameters = self.to_code(x.flatten(1)).unflatten(0, (-1, timepoints)).unflatten(2, (2, -1))
         return parameters.transpose(1, 2).flatten(1)[:, :, None, None, None]
 
@@ -109,12 +111,13 @@ class KrebsCVAE(nn.Module):
             return torch.cat([maps, shown], dim=1)
 
         x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))
-        x = F.leaky_relu(F.adaptive_avg_pool3d(x, [n // 8 for n in moving.shape[2:]]), 0.2)
+        i, j, k = (n // 8 for n in moving.shape[2:])
+        x = F.leaky_relu(F.adaptive_avg_pool3d(x, (i, j, k)), 0.2)
         factor = 8
         for layer in self.decoder:
             x = F.leaky_relu(layer(beside_moving(x, factor)), 0.2)
             factor //= 2
         x = self.last[1](F.leaky_relu(self.last[0](beside_moving(x, factor)), 0.2))
-        kept = (..., *[slice(-(-n // self.stride)) for n in size])
+        i, j, k = (-(-n // self.stride) for n in size)
         smooth = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
-        return smooth[kept].unflatten(0, images.shape[:2])
+        return smooth[:, :, :i, :j, :k].unflatten(0, images.shape[:2])

@@ -20,13 +20,13 @@ def keep_signal(layers: Iterable[nn.Module]) -> None:
     """Initialise convolutions before leaky rectifiers: PyTorch's own initialisation shrinks the signal at every layer,
     which no normalisation here makes up for."""
     for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, a=0.2)
-        nn.init.zeros_(layer.bias)
+        nn.init.kaiming_normal_(layer.get_parameter("weight"), a=0.2)
+        nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def beside_others(images: Tensor) -> Tensor:
     """Every timepoint beside the mean of the others, ``(B, K, *S)`` to ``(B * K, 2, *S)``: what a network for pairs
     sees of K volumes."""
     timepoints = check_timepoints(images)
-    others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
-    return torch.stack([images, others], dim=2).flatten(0, 1)
+    mean_of_others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
+    return torch.stack([images, mean_of_others], dim=2).flatten(0, 1)

@@ -70,7 +70,8 @@ class NegativeELBO(nn.Module):
     def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:
         """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing. Where the
         registration holds ``steps``, those after earlier passes, it is the sum over all (AVSM, Eq. 12)."""
-        return sum(self._of_one(step, target) for step in (*registration.get("steps", ()), registration))
+        first, *later = (self._of_one(step, target) for step in (*registration.get("steps", ()), registration))
+        return sum(later, first)
 
     def _of_one(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None) -> Tensor:
         terms = self.terms(registration, target)

@@ -1,5 +1,6 @@
 """p(x given z): how well K warped volumes agree."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -46,35 +47,35 @@ class Likelihood(nn.Module):
         super().__init__()
         self.smooth_voxels, self.stiffness = smooth_voxels, stiffness
 
-    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
+    def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
         """Scores by automatic differentiation, weights by Fisher's identity: the expected square of a score is the
         expected curvature, up to ``stiffness``.
 
         Args:
             warped: ``(B, K, *S)``.
-            seen: ``(B, K, *S)`` bool, where a volume's value was measured and not extrapolated; None is everywhere.
+            valid: ``(B, K, *S)`` bool, where a volume's value was measured and not extrapolated; None is everywhere.
                 What was not measured takes the mean of what was, and has no score.
         """
         with torch.enable_grad():
-            warped = (warped if seen is None else impute(warped, seen)).detach().requires_grad_()
+            warped = (warped if valid is None else impute(warped, valid)).detach().requires_grad_()
             mean = self(warped)
             (score,) = torch.autograd.grad(warped.numel() * mean, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
         value = (warped.shape[1] * mean.detach()).expand(warped[:, :1].shape)
-        if seen is not None:
-            score, weight = score * seen, weight * seen
+        if valid is not None:
+            score, weight = score * valid, weight * valid
         return Linearised(value, warped.detach(), score, weight)
 
-    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+    def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Variance of the noise in the guide of `linearise` at every voxel, ``(B, 1, *S)``: none where it is not
         known."""
         return torch.zeros_like(warped[:, :1])
 
 
-def impute(warped: Tensor, seen: Tensor) -> Tensor:
-    """``warped`` with the mean over the timepoints that have seen a voxel in place of what the others extrapolate."""
-    mean = (warped * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp_min(1)
-    return torch.where(seen, warped, mean)
+def impute(warped: Tensor, valid: Tensor) -> Tensor:
+    """Replace the extrapolated values of ``warped`` by the mean over the timepoints whose value is ``valid``."""
+    mean = (warped * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp_min(1)
+    return torch.where(valid, warped, mean)
 
 
 class SquaredError(Likelihood):
@@ -100,9 +101,9 @@ class SquaredError(Likelihood):
 
     @full_precision
     @torch.no_grad()
-    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
+    def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
         """In closed form, for displacements of mean 0 over K; the mean is the guide."""
-        counted = torch.ones_like(warped) if seen is None else seen.to(warped)
+        counted = torch.ones_like(warped) if valid is None else valid.to(warped)
         number = counted.sum(dim=1, keepdim=True)
         mean = (counted * warped).sum(dim=1, keepdim=True) / number.clamp_min(1)
         # One volume alone has nothing to be compared with.
@@ -112,9 +113,9 @@ class SquaredError(Likelihood):
             -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, number
         )
 
-    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+    def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """The mean's, if the volumes have half the pair's variance each."""
-        number = torch.full_like(warped, 1) if seen is None else seen.to(warped)
+        number = torch.full_like(warped, 1) if valid is None else valid.to(warped)
         return 0.5 * self.variance / number.sum(dim=1, keepdim=True).clamp_min(1)
 
 
@@ -161,9 +162,9 @@ class GroupNMI(Likelihood):
         # Slab by slab, whose windows are computed again for the gradient: those of all voxels would fill the memory.
         slabs = values.split(_SLAB_VOXELS, dim=2)
         # No random numbers are drawn in a slab: to keep their state for the second time is to wait for a GPU.
-        again = {"use_reentrant": False, "preserve_rng_state": False}
-        parts = [checkpoint(self._counts, x, **again) if len(slabs) > 1 else self._counts(x) for x in slabs]
-        return sum(parts) / values.shape[2]
+        again = partial(checkpoint, self._counts, use_reentrant=False, preserve_rng_state=False)
+        first, *rest = (again(x) if len(slabs) > 1 else self._counts(x) for x in slabs)
+        return sum(rest, first) / values.shape[2]
 
     def _counts(self, values: Tensor) -> Tensor:
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..space.grid import full_precision
-from ..space.lattice import gaussian_filter, seen_mean, window_mean, window_moments, window_normalise
+from ..space.lattice import gaussian_filter, valid_mean, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
@@ -51,13 +51,13 @@ class LocalCorrelation(Likelihood):
         self.radius_weights = tuple(w / sum(weights) for w in weights)
         self.variance = noise**2
 
-    def _template(self, warped: Tensor, radius: int, seen: Tensor | None = None) -> Tensor:
+    def _template(self, warped: Tensor, radius: int, valid: Tensor | None = None) -> Tensor:
         template, number = torch.zeros_like(warped[:, :1]), warped.shape[1]
         for k, volume in enumerate(warped.split(1, dim=1)):
-            own = None if seen is None else seen[:, k : k + 1]
+            own = None if valid is None else valid[:, k : k + 1]
             normalised = window_normalise(volume, radius, self.variance, own)
             template += normalised if own is None else normalised * own
-        return template / (number if seen is None else seen.sum(dim=1, keepdim=True).clamp_min(1))
+        return template / (number if valid is None else valid.sum(dim=1, keepdim=True).clamp_min(1))
 
     def _regressions(
         self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int, counted: Tensor | None = None
@@ -66,20 +66,20 @@ class LocalCorrelation(Likelihood):
 
         Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
         """
-        moments = None if counted is not None else window_moments(template, radius)
+        moments = window_moments(template, radius) if counted is None else None
         for k, volume in enumerate(warped.split(1, dim=1)):
             own = None if counted is None else counted[:, k : k + 1]
-            mean_t, variance_t = moments if own is None else window_moments(template, radius, own)
+            mean_t, variance_t = moments or window_moments(template, radius, own)
             variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
             mean, variance = window_moments(volume, radius, own)
-            covariance = seen_mean(volume * template, radius, own) - mean * mean_t
+            covariance = valid_mean(volume * template, radius, own) - mean * mean_t
             gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
             yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
-        total = 0
+        total = warped.new_zeros(())
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             template = self._template(warped, radius)
             for _, _, unexplained, variance in self._regressions(warped, template, radius, warped.shape[1]):
@@ -88,20 +88,20 @@ class LocalCorrelation(Likelihood):
 
     @full_precision
     @torch.no_grad()
-    def linearise(self, warped: Tensor, seen: Tensor | None = None) -> Linearised:
+    def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
         """In closed form, for displacements of mean 0 over K, which leave the template as it is: with offset, gain and
         variance held, a residual falls by ``gain * <grad template, d>``. Then ``score = -gain * residual / noise`` and
         ``weight = gain^2 / noise``. The template is the guide: its gradient has K times less noise than a volume's
         own.
 
-        Windows, and the template, are of the voxels that were ``seen``; the regressions of those that two volumes have
-        seen. A volume counts where it has seen the neighbours too, without which the template has no gradient there,
+        Windows, and the template, are of the ``valid`` voxels; the regressions of those that are valid in two volumes.
+        A volume counts where its neighbours are valid too, without which the template has no gradient there,
         and where at least half of the window counts."""
-        seen, shared, number, counted = *self._shared(warped, seen), None
-        if seen is not None:
-            counted = _surrounded(seen) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
+        valid, shared, number, counted = *self._shared(warped, valid), None
+        if valid is not None and shared is not None:
+            counted = _surrounded(valid) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
             counted &= counted.sum(dim=1, keepdim=True) > 1
-        guide = self._template(warped, self.radii_voxels[0], seen)
+        guide = self._template(warped, self.radii_voxels[0], valid)
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(
@@ -115,23 +115,24 @@ class LocalCorrelation(Likelihood):
         return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
 
     @staticmethod
-    def _shared(warped: Tensor, seen: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
-        """What was seen and what of it by two volumes or more, both of the images' type, and how many volumes saw a
+    def _shared(warped: Tensor, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
+        """The valid voxels, and those valid in two volumes or more, of the images' type, and how many are valid at a
         voxel."""
-        if seen is None:
+        if valid is None:
             return None, None, warped.shape[1]
-        seen = seen.to(warped)
-        number = seen.sum(dim=1, keepdim=True)
-        return seen, seen * (number > 1), number.clamp_min(2)
+        valid = valid.to(warped)
+        number = valid.sum(dim=1, keepdim=True)
+        return valid, valid * (number > 1), number.clamp_min(2)
 
     @full_precision
     @torch.no_grad()
-    def guide_noise(self, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+    def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """The volumes' mean noise variance in the template's units over their number, and at most the template's own
         variance."""
         radius = self.radii_voxels[0]
-        seen, shared, number = self._shared(warped, seen)
-        guide, noise = self._template(warped, radius, seen), 0
+        valid, shared, number = self._shared(warped, valid)
+        guide = self._template(warped, radius, valid)
+        noise = torch.zeros_like(guide)
         for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
             own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
             noise = noise + (own if shared is None else own * shared[:, k : k + 1])
@@ -139,9 +140,9 @@ class LocalCorrelation(Likelihood):
         return torch.minimum(noise / number**2, window_moments(guide, radius, anywhere)[1])
 
 
-def _surrounded(seen: Tensor) -> Tensor:
-    """Where all neighbours are ``seen``, ``(B, K, *S)``."""
-    return window_mean(seen, 1) > 1 - 0.5 / 3 ** (seen.dim() - 2)
+def _surrounded(valid: Tensor) -> Tensor:
+    """Where all neighbours are ``valid``, ``(B, K, *S)``."""
+    return window_mean(valid, 1) > 1 - 0.5 / 3 ** (valid.dim() - 2)
 
 
 class GaussianCorrelation(Likelihood):
@@ -209,7 +210,7 @@ class WindowCorrelation(Likelihood):
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
-        timepoints, smallest, total = warped.shape[1], min(warped.shape[2:]), 0
+        timepoints, smallest, total = warped.shape[1], min(warped.shape[2:]), warped.new_zeros(())
         for extent, weight in zip(self.extents, self.extent_weights):
             voxels, step = (max(n, round(smallest * share)) for n, share in ((2, extent), (1, self.step)))
             windows = self._windows(warped, voxels, step)

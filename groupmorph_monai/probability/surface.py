@@ -45,8 +45,8 @@ class SurfaceDistance(nn.Module):
         points, distance = surfaces["points"], surfaces["distance"].flatten(0, 1).unsqueeze(1)
         timepoints = points.shape[1]
         common = _carried(points.flatten(0, 1), inverse_ddf.flatten(0, 1)).unflatten(0, points.shape[:2])
-        total = 0
+        total = distance.new_zeros(())
         for shift in range(1, timepoints):  # surface i in timepoint i + shift
-            there = _carried(common.roll(shift, dims=1).flatten(0, 1), ddf.flatten(0, 1))
-            total = total + sample(distance, there.mT[..., None, None]).square().mean()
+            carried = _carried(common.roll(shift, dims=1).flatten(0, 1), ddf.flatten(0, 1))
+            total = total + sample(distance, carried.mT[..., None, None]).square().mean()
         return -total / (timepoints - 1) / (2 * self.variance)

@@ -136,10 +136,10 @@ def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
         grid: ``(4, 4)``, voxels to RAS mm, or as many as maps.
     """
     maps, grid = maps.cpu().double(), grid.cpu().double()
-    found = torch.linalg.inv(grid) @ maps @ grid
-    still = torch.eye(4, dtype=torch.float64)
+    in_voxels = torch.linalg.inv(grid) @ maps @ grid
+    identity = torch.eye(4, dtype=torch.float64)
     # To the last digit, so that what does not move is not interpolated.
-    return torch.where((maps == still).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), still, found)
+    return torch.where((maps == identity).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), identity, in_voxels)
 
 
 def affine_velocity(logarithms: Tensor, like: Field) -> Field:

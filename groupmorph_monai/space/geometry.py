@@ -183,10 +183,15 @@ def jacobian_determinant(displacement: Tensor, affine: Tensor | None = None) -> 
 class Transform:
     """A map of points in mm, evaluated only where it is asked for."""
 
-    is_identity = False
-    lattice: Grid | None = None
-    """Between whose nodes the displacement is linear, along each axis, as far as the field is known; None where it is
-    linear everywhere."""
+    @property
+    def is_identity(self) -> bool:
+        return False
+
+    @property
+    def lattice(self) -> Grid | None:
+        """The grid between whose nodes the displacement is linear along each axis, within the field; None where it is
+        linear everywhere."""
+        return None
 
     def __call__(self, points: Tensor) -> Tensor:
         """Map points ``(..., 3)``."""
@@ -215,7 +220,10 @@ class AffineTransform(Transform):
 
     def __init__(self, matrix: Tensor):
         self.matrix = torch.as_tensor(matrix, dtype=torch.float64).cpu()
-        self.is_identity = torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
+
+    @cached_property
+    def is_identity(self) -> bool:
+        return torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
 
     def __call__(self, points: Tensor) -> Tensor:
         return _affine(self.matrix, points)
@@ -293,8 +301,12 @@ class ComposedTransform(Transform):
     """Transforms one after the other, the first one first."""
 
     def __init__(self, *transforms: Transform):
-        self.transforms = tuple(t for t in transforms if not t.is_identity)
-        self.is_identity = not self.transforms
+        parts = (p for t in transforms for p in (t.transforms if isinstance(t, ComposedTransform) else (t,)))
+        self.transforms: tuple[Transform, ...] = tuple(t for t in parts if not t.is_identity)
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.transforms
 
     def __call__(self, points: Tensor) -> Tensor:
         for transform in self.transforms:
@@ -308,7 +320,8 @@ class ComposedTransform(Transform):
         for transform in self.transforms:
             if transform.lattice is not None:
                 return Grid(transform.lattice.shape, torch.linalg.inv(matrix) @ transform.lattice.affine)
-            matrix = transform.matrix @ matrix
+            if isinstance(transform, AffineTransform):
+                matrix = transform.matrix @ matrix
         return None
 
     @property

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ Result = TypeVar("Result")
 def _exact_products() -> Iterator[None]:
     """Multiply matrices of float32 in float32, also where TF32 or bfloat16 is allowed for speed."""
     products = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
-    backends = [matmul for matmul in products if hasattr(matmul, "fp32_precision")]  # none in PyTorch 2.8
+    # PyTorch 2.8 has none.
+    backends = [matmul for matmul in products if matmul is not None and hasattr(matmul, "fp32_precision")]
     before = [backend.fp32_precision for backend in backends]
     if backends and set(before) <= {"ieee", "none"}:
         yield
@@ -62,14 +63,15 @@ def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     320-voxel axis is off by more than a voxel, in TF32 by a tenth of one."""
 
     @wraps(function)
-    def run(*args, **kwargs):
-        args = [a.float() if isinstance(a, Tensor) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
+    def run(*args: Any, **kwargs: Any) -> Result:
+        half = (torch.float16, torch.bfloat16)
+        widened = [a.float() if isinstance(a, Tensor) and a.dtype in half else a for a in args]
         with ExitStack() as stack:
             stack.enter_context(_exact_products())
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            return function(*args, **kwargs)
+            return function(*widened, **kwargs)
 
     return run
 
@@ -161,8 +163,8 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``. Both ``(B, K, D, *S)``, voxels;
     one of them may have K = 1 and is then used for every timepoint."""
     outer, inner = torch.broadcast_tensors(outer, inner)
-    moved = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
-    return inner + moved
+    carried = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
+    return inner + carried
 
 
 @full_precision
@@ -181,15 +183,17 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         return field
     # A product with a narrow matrix an axis: several times as fast on a CPU as interpolate. From the last axis to the
     # first, so that nothing large is transposed.
-    *others, last = (placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected))
+    *matrices, last = (placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected))
     fine = factor * field @ last.T
-    for axis, matrix in reversed(list(enumerate(others, start=3))):
+    for axis, matrix in reversed(list(enumerate(matrices, start=3))):
         fine = (matrix @ fine.flatten(axis + 1)).unflatten(-1, fine.shape[axis + 1 :])
     return fine
 
 
 @lru_cache(maxsize=128)
-def _placed(make: Callable[..., Tensor], arguments: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _placed(
+    make: Callable[..., Tensor], arguments: tuple[object, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     return make(*arguments).to(dtype=dtype, device=device)
 
 

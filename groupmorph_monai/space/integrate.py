@@ -139,14 +139,16 @@ class AffineFlow(Flow):
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
         dimensions = z.dim() - 3
-        origin = z[(..., *[0] * dimensions)]
-        steps = [z[(..., *[int(a == d) for a in range(dimensions)])] - origin for d in range(dimensions)]
+        corner = z[(slice(None), slice(None), slice(None), *[slice(2)] * dimensions)]
+        origin = corner.flatten(3)[..., 0]
+        # With axis d first, the voxel one further along it comes after all 2 ** (D - 1) at its start.
+        steps = [corner.movedim(3 + d, 3).flatten(3)[..., 2 ** (dimensions - 1)] - origin for d in range(dimensions)]
         matrix = torch.stack([*steps, origin], dim=-1)  # (B, K, D, D + 1)
         matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
-        moved = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1, dtype=z.dtype, device=z.device)
+        displaced = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1, dtype=z.dtype, device=z.device)
         grid = voxel_grid(z.shape[3:], z)
-        linear = torch.einsum("bkde,e...->bkd...", moved[..., :dimensions, :dimensions], grid)
-        return linear + moved[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
+        linear = torch.einsum("bkde,e...->bkd...", displaced[..., :dimensions, :dimensions], grid)
+        return linear + displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
 class FlowSequence(_Joined):

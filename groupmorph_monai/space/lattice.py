@@ -20,7 +20,7 @@ __all__ = [
     "gaussian_filter",
     "gradient",
     "restrict",
-    "seen_mean",
+    "valid_mean",
     "window_mean",
     "window_moments",
     "window_normalise",
@@ -50,24 +50,24 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def seen_mean(x: Tensor, radius: int, seen: Tensor | None = None) -> Tensor:
-    """`window_mean` of the voxels that were ``seen`` ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none."""
-    if seen is None:
+def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None) -> Tensor:
+    """`window_mean` of the ``valid`` voxels ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none."""
+    if valid is None:
         return window_mean(x, radius)
-    return window_mean(x * seen, radius) / window_mean(seen, radius).clamp_min(1e-6)
+    return window_mean(x * valid, radius) / window_mean(valid, radius).clamp_min(1e-6)
 
 
-def window_moments(x: Tensor, radius: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the windows of `seen_mean`, each ``(N, C, *S)``."""
-    mean = seen_mean(x, radius, seen)
-    return mean, (seen_mean(x.square(), radius, seen) - mean.square()).clamp_min(0.0)
+def window_moments(x: Tensor, radius: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the windows of `valid_mean`, each ``(N, C, *S)``."""
+    mean = valid_mean(x, radius, valid)
+    return mean, (valid_mean(x.square(), radius, valid) - mean.square()).clamp_min(0.0)
 
 
-def window_normalise(x: Tensor, radius: int, least_variance: float, seen: Tensor | None = None) -> Tensor:
+def window_normalise(x: Tensor, radius: int, least_variance: float, valid: Tensor | None = None) -> Tensor:
     """``(N, C, *S)`` brought to zero mean and unit variance in the window around every voxel: free of local contrast.
-    ``least_variance`` adds to that of a window, so that noise alone is not blown up; ``seen`` as in
+    ``least_variance`` adds to that of a window, so that noise alone is not blown up; ``valid`` as in
     `window_moments`."""
-    mean, variance = window_moments(x, radius, seen)
+    mean, variance = window_moments(x, radius, valid)
     return (x - mean) * (variance + least_variance).rsqrt()
 
 
@@ -85,7 +85,8 @@ def coarsen(images: Tensor, factor: int) -> Tensor:
     """``(B, K, *S)`` on the lattice of every ``factor``-th voxel, smoothed before by a Gaussian of half a step."""
     if factor == 1:
         return images
-    return gaussian_filter(images, factor / 2)[(..., *[slice(None, None, factor)] * (images.dim() - 2))].contiguous()
+    every = [slice(None)] * 2 + [slice(None, None, factor)] * (images.dim() - 2)
+    return gaussian_filter(images, factor / 2)[tuple(every)].contiguous()
 
 
 def restrict(x: Tensor, factor: int) -> Tensor:
@@ -97,7 +98,7 @@ def restrict(x: Tensor, factor: int) -> Tensor:
         n, coarse = x.shape[axis], -(-x.shape[axis] // factor)
         padded = _padded(x, axis, factor - 1, coarse * factor - n, mode="constant")
         span = (coarse - 1) * factor + 1
-        total = 0
+        total = x.new_zeros(())
         for shift in range(2 * factor - 1):
             weight = 1 - abs(shift - factor + 1) / factor
             kept = padded.narrow(axis, shift, span)[(*[slice(None)] * axis, slice(None, None, factor))]

@@ -37,7 +37,10 @@ class MultiGaussian:
             # In units of the extent the m-th cosine has the frequency pi m.
             line = (math.pi * torch.arange(n, dtype=torch.float64)).square()
             squares = squares + line.view([-1 if a == axis else 1 for a in range(len(size))])
-        return sum(weight * torch.exp(-0.5 * width**2 * squares) for width, weight in zip(self.widths, self.weights))
+        total = torch.zeros_like(squares)
+        for width, weight in zip(self.widths, self.weights):
+            total = total + weight * torch.exp(-0.5 * width**2 * squares)
+        return total
 
     @full_precision
     def __call__(self, momentum: Tensor) -> Tensor:

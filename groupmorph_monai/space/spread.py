@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 __all__ = ["standard_deviation"]
@@ -15,7 +16,7 @@ def standard_deviation(fields: Iterable[Tensor]) -> Tensor:
 
     Returns: like one of the fields; 0 for a single one.
     """
-    mean = squares = number = 0
+    mean, squares, number = torch.zeros(()), torch.zeros(()), 0
     for number, field in enumerate(fields, start=1):
         deviation = field - mean
         mean = mean + deviation / number

@@ -131,7 +131,8 @@ class GroupAffine:
         self.kind, self.voxels, self.iterations, self.candidates = kind, voxels, iterations, candidates
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
-        """
+        """Align K volumes.
+
         Args:
             frames: K volumes on any grids.
             masks: of each scan, what is above 0 counts. Where one scan alone has a mask, nothing outside of it counts

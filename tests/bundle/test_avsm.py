@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.affine import affine_cases
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
-from groupmorph_monai.benchmarks.affine import affine_cases
 from groupmorph_monai.data.applying import apply_field_to_points
 from groupmorph_monai.networks import AffineNet, MomentumNet
 

@@ -11,10 +11,10 @@ import yaml
 from monai.bundle import ConfigParser, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiments.trained_alike import train_alike
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
-from groupmorph_monai.benchmarks.trained_alike import train_alike
 from groupmorph_monai.data import make_heart, make_phantom
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 

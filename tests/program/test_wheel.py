@@ -60,6 +60,12 @@ def test_every_file_of_the_package_and_of_the_bundle_is_there(installed):
         assert len(files) > 50 and [str(file) for file in files if not (place / file).is_file()] == []
 
 
+def test_experiments_do_not_ship(installed):
+    assert not (installed.site / "experiments").exists()
+    assert installed("groupmorph", "benchmark").returncode == 0
+    assert installed("python", "-c", "import experiments").returncode == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [

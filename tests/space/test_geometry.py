@@ -196,6 +196,16 @@ def test_one_voxel_that_moves_there_or_back_makes_a_field_no_identity():
     assert not AffineTransform(torch.eye(4) + 1e-7 * torch.eye(4)[:, :1]).is_identity
 
 
+def test_a_nested_composition_has_the_lattice_of_a_flat_one():
+    first, second, dense = affine_map(3), affine_map(4), DenseTransform(smooth_field(SIZE), None, GRID)
+    flat = ComposedTransform(first, second, dense)
+    nested = ComposedTransform(ComposedTransform(first, second), dense)
+    torch.testing.assert_close(nested.lattice.affine, flat.lattice.affine)
+    # A node of the lattice is read at a voxel of the field.
+    points = points_inside(flat.lattice)
+    torch.testing.assert_close(GRID.voxels(second(first(points))), flat.lattice.voxels(points))
+
+
 def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
     field = smooth_field(SIZE)
     alone, both = DenseTransform(field, None, GRID), DenseTransform(field, -field, GRID)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks.affine import affine_cases
+from experiments.affine import affine_cases
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.probability import WindowCorrelation

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.benchmarks.affine import affine_cases
+from experiments.affine import affine_cases
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import AffineNet

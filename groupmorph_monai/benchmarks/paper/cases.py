@@ -13,8 +13,8 @@ from ...data.datalist import series_items
 from ...data.fingerprint import fingerprint
 from ...data.transforms import LoadSeriesd
 from ...errors import InputError
+from ..cases import synthetic_cases
 from ..chest_ct import thorax_cases
-from ..suites import synthetic_cases
 
 __all__ = ["Case", "SOURCES", "cases"]
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from groupmorph_monai.apps import paper
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.suites import paper_table
 from groupmorph_monai.benchmarks.paper.cases import cases
 from groupmorph_monai.benchmarks.program import PairwiseProgram, Program
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
@@ -61,11 +61,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def test_rows_are_what_their_names_say():
-    methods = {name: paper._method(name) for name in paper.ROWS}
+    methods = {name: paper_table._method(name) for name in paper_table.ROWS}
     ours = {name: method for name, method in methods.items() if isinstance(method, Program)}
-    assert set(ours) == {name for name, row in paper.ROWS.items() if row.ours}
+    assert set(ours) == {name for name, row in paper_table.ROWS.items() if row.ours}
     pair_wise = {name for name, method in ours.items() if isinstance(method, PairwiseProgram)}
-    assert pair_wise == {name for name in ours if not paper.ROWS[name].group_wise}
+    assert pair_wise == {name for name in ours if not paper_table.ROWS[name].group_wise}
     weights = {name: os.path.basename(program.method.weights) for name, program in ours.items()}
     assert {weights[name].split("_")[0].split(".")[0] for name in pair_wise} == {"voxelmorph"}
     assert weights["groupmorph-all-diff"] == "groupmorph.pt" and weights["voxelmorph-diff"] == "voxelmorph.pt"

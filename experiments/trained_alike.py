@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +10,19 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from ..data.output_folder import whole_file
-from ..workflow.literal import literal
-from .compare import BundleMethod
+from groupmorph_monai.apps.configs import config_files
+from groupmorph_monai.apps.suites.methods import bundle_method
+from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.data.output_folder import whole_file
+from groupmorph_monai.workflow.literal import literal
 
-__all__ = ["train_alike"]
+__all__ = ["HALF_THE_FILTERS", "refined", "train_alike", "train_model"]
+
+# Of VoxelMorph-diff, for four times as many iterations in a time.
+HALF_THE_FILTERS = {
+    "network_def#encoder_channels": [16, 32, 32, 32, 32],
+    "network_def#decoder_channels": [32, 32, 32],
+}
 
 # One rate for all, as papers give theirs for days of training; no time goes into validation.
 _ALIKE = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
@@ -79,3 +87,32 @@ def train_alike(
     with whole_file(weights) as path:
         torch.save(parser.get_parsed_content("network").state_dict(), path)
     return replace(method, weights=str(weights), settings={**method.settings, **one_k})
+
+
+def train_model(
+    folder: Path,
+    minutes: float,
+    overlays: Sequence[str],
+    train_overlays: Sequence[str],
+    timepoints: int,
+    progress: Callable[[str], None],
+    model: Mapping[str, object] | None = None,
+    **settings: object,
+) -> BundleMethod:
+    """Train a model of the bundle by `train_alike`, as a method that is a single pass of its network.
+
+    Args:
+        folder, minutes, timepoints, progress: of `train_alike`.
+        overlays, train_overlays: over inference.yaml and train.yaml.
+        model: values of both.
+        settings: values of the training alone.
+    """
+    model = model or {}
+    method = replace(bundle_method(None, *overlays, "effort/no_refine"), settings=model)
+    files = config_files("train", train_overlays)
+    return train_alike(method, files, folder, minutes, timepoints, progress, **model, **settings)
+
+
+def refined(trained: BundleMethod, overlays: Sequence[str]) -> BundleMethod:
+    """Add the refinement to what `train_model` returns."""
+    return replace(trained, config_files=config_files("inference", overlays))

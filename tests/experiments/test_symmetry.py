@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks.symmetry import asymmetry
+from experiments.symmetry import asymmetry
 
 
 class Shift:

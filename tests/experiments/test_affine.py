@@ -1,6 +1,6 @@
 import torch
 
-from groupmorph_monai.benchmarks.affine import affine_cases, align_by_steps
+from experiments.affine import affine_cases, align_by_steps
 from groupmorph_monai.benchmarks.compare import compare
 from groupmorph_monai.data import LoadSeriesd, affine_phantom_items
 

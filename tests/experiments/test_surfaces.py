@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.__main__ import main as experiment
+from experiments.surfaces import compare_overlap, pair_subjects
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.benchmarks.surfaces import compare_overlap, pair_subjects
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import WarpLabelsd
 from groupmorph_monai.evaluation.metrics import overlap, warp_labels
@@ -92,6 +93,7 @@ def test_evaluation_measures_labels_where_there_are_some(subjects, tmp_path):
     assert 0 < metrics["dice"] <= 1 and metrics["surface_distance_mm"] >= 0
 
 
-def test_the_suite_wants_subjects(tmp_path, capsys):
-    assert main(["benchmark", "--suite", "surfaces", "--output", str(tmp_path)]) == 2
-    assert "groupmorph: --dataset: expected with --suite surfaces" in capsys.readouterr().err
+def test_the_experiment_wants_subjects(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        experiment(["surfaces", "--output", str(tmp_path)])
+    assert "required: --dataset" in capsys.readouterr().err

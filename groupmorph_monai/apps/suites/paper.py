@@ -1,11 +1,13 @@
-"""The options of `groupmorph benchmark paper`."""
+"""`groupmorph benchmark paper`: GroupMorph's Table 1, beside other programs."""
 
 import argparse
+from pathlib import Path
 
-from .kinds import Number, Whole
-from .option_types import number, path, positive, seed
+from ..kinds import Number, Whole
+from ..option_types import number, path, positive
+from .suite import Suite, add_seeds
 
-__all__ = ["METHODS", "add_paper"]
+__all__ = ["METHODS", "PAPER"]
 
 METHODS = {
     "elastix-breast": "Elastix, breast (Par0032)",
@@ -29,16 +31,7 @@ METHODS = {
 }
 
 
-def add_paper(tables: argparse._SubParsersAction) -> None:
-    """Add the subcommand and its options."""
-    p = tables.add_parser(
-        "paper",
-        help="GroupMorph's Table 1: published models and other programs on the same series",
-        description="Register series by every method, each in a process of its own, and write one page: errors, "
-        "similarity, folds, seconds, memory, differences with intervals, figures, and the paper's own numbers. A "
-        "stopped run goes on when the same command is given again. Programs of others need: pip install "
-        "'groupmorph-monai[peers]'.",
-    )
+def _add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         default="phantom",
@@ -46,18 +39,21 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
         type=path,
         help="phantom, breast, thorax, or a folder of series, such as DIR-Lab's cases (default: phantom)",
     )
+    add_seeds(p)
     p.add_argument(
-        "--seeds", type=seed, nargs="+", default=[3001, 3002, 3003], metavar="N", help="random seeds of phantoms"
-    )
-    p.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}"
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="NAME",
+        help=f"methods to run, of {', '.join(METHODS)}",
     )
     p.add_argument(
         "--size",
         type=number(Whole(16, 1024), whole=True),
         nargs=3,
         metavar="N",
-        help="of phantoms, voxels along each axis (default: full size)",
+        help="size of the phantoms, in voxels along each axis (default: full size)",
     )
     p.add_argument(
         "--overlay",
@@ -66,7 +62,11 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
         help="a config laid over GroupMorph-set's, such as data/lung_ct; may be repeated (default: what --data needs)",
     )
     p.add_argument(
-        "--timepoints", type=number(Whole(2, 1000), whole=True), default=6, metavar="K", help="of phantoms (default: 6)"
+        "--timepoints",
+        type=number(Whole(2, 1000), whole=True),
+        default=6,
+        metavar="K",
+        help="timepoints of the phantoms (default: 6)",
     )
     p.add_argument(
         "--time-limit",
@@ -86,6 +86,20 @@ def add_paper(tables: argparse._SubParsersAction) -> None:
     p.add_argument(
         "--scaling", action="store_true", help="also measure seconds against the number of voxels and of timepoints"
     )
-    p.add_argument(
-        "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the page (default: benchmarks)"
-    )
+
+
+def _run(args: argparse.Namespace) -> Path:
+    from .paper_table import run_paper
+
+    return run_paper(args)
+
+
+PAPER = Suite(
+    "paper",
+    "the published models, this package and other programs on the same series: GroupMorph's Table 1",
+    _add_options,
+    _run,
+    "Every method runs in a process of its own. The page holds errors, similarity, folds, seconds, memory, differences "
+    "with intervals, figures, and the paper's own numbers. A stopped run goes on when the same command is given again. "
+    "Other programs need: pip install 'groupmorph-monai[peers]'.",
+)

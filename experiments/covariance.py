@@ -1,5 +1,6 @@
 """Draws from posteriors that smooth and that do not (VoxelMorph-diff, Section 3.2, Fig. 11 and Table 3)."""
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,12 +9,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data.hearts import HEART_MOTIONS, make_heart
-from ..evaluation.metrics import folding_percent
-from .compare import BundleMethod
-from .figures import save_figure
+from groupmorph_monai.apps.suites.suite import table_suite
+from groupmorph_monai.benchmarks.compare import BundleMethod, compare
+from groupmorph_monai.benchmarks.figures import save_figure
+from groupmorph_monai.data.hearts import HEART_MOTIONS, make_heart
+from groupmorph_monai.evaluation.metrics import folding_percent
+from groupmorph_monai.probability.posterior import matched_smoothing_voxels
 
-__all__ = ["draws", "heart_cases", "roughness"]
+from .suite import add_seeds_and_minutes, trainings
+from .trained_alike import HALF_THE_FILTERS, train_model
+
+__all__ = ["COVARIANCE", "draws", "heart_cases", "roughness"]
 
 
 def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landmarks: int = 2000) -> list[dict]:
@@ -79,3 +85,27 @@ def _picture(shown: Mapping[str, tuple[Tensor, Tensor]], file: Path) -> None:
     axes[0, 0].set_ylabel("a draw")
     axes[1, 0].set_ylabel("standard deviation")
     save_figure(figure, file)
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    base, methods = "models/voxelmorph_diff", {}
+    with trainings(args) as (scratch, tell):
+        for weight in (1.0, 20.0):
+            for kind, smoothing in (("diagonal", 0.0), ("smoothed", matched_smoothing_voxels(weight))):
+                name = f"lambda {weight:g}, {kind}"
+                model = {**HALF_THE_FILTERS, "posterior_smoothing_voxels": smoothing}
+                overlays = (base, "data/hearts")
+                methods[name] = train_model(
+                    scratch / name, args.minutes, [base], overlays, 2, tell, model, lambda_u=weight
+                )
+        cases = heart_cases(args.seeds)
+        drawn = {row["method"]: row for row in draws(cases, methods, args.output)}
+        return [{**row, **drawn.get(row["method"], {})} for row in compare(cases, methods, tell)]
+
+
+COVARIANCE = table_suite(
+    "covariance",
+    "models/voxelmorph_diff trained with posteriors whose draws are smooth, and with unsmoothed ones",
+    add_seeds_and_minutes,
+    _measure,
+)

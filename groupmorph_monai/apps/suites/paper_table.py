@@ -1,22 +1,22 @@
-"""`groupmorph benchmark paper`: GroupMorph's Table 1 beside the programs that people would use instead."""
+"""Fill GroupMorph's Table 1, beside the programs that people would use instead."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..benchmarks.compare import BundleMethod
-from ..benchmarks.paper.cases import SOURCES, Case, cases
-from ..benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
-from ..benchmarks.paper.figures import draw_scaling
-from ..benchmarks.paper.page import Row, write_page
-from ..benchmarks.paper.worker import Method
-from ..benchmarks.peers import PEERS
-from ..benchmarks.program import PairwiseProgram, Program
-from ..data.output_folder import claim
-from .configs import bundle_root, config_files
-from .paper_arguments import METHODS
-from .places import check_place_of_study
-from .progress import progress_log
+from ...benchmarks.compare import BundleMethod
+from ...benchmarks.paper.cases import SOURCES, Case, cases
+from ...benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
+from ...benchmarks.paper.figures import draw_scaling
+from ...benchmarks.paper.page import Row, write_page
+from ...benchmarks.paper.worker import Method
+from ...benchmarks.peers import PEERS
+from ...benchmarks.program import PairwiseProgram, Program
+from ...data.output_folder import claim
+from ..configs import bundle_root, config_files
+from ..places import check_place_of_study
+from ..progress import progress_log
+from .paper import METHODS
 
 __all__ = ["run_paper"]
 
@@ -38,8 +38,8 @@ _PUBLISHED = {
 }
 
 
-def run_paper(args: argparse.Namespace) -> None:
-    """Fill the table and write its page."""
+def run_paper(args: argparse.Namespace) -> Path:
+    """Fill the table. Returns its page."""
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
     claim(args.output)
@@ -56,9 +56,7 @@ def run_paper(args: argparse.Namespace) -> None:
     settings = {"data": args.data, "threads": args.threads, "time limit, s": args.time_limit}
     if args.data in SOURCES:
         settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data].size, "timepoints": args.timepoints}
-    page = write_page(cells, ROWS, output, args.against, settings, scaling)
-    print(page.read_text(encoding="utf-8"))
-    print(f"Page: {page}")
+    return write_page(cells, ROWS, output, args.against, settings, scaling)
 
 
 def _method(name: str, overlays: Sequence[str] = ()) -> Method:

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from groupmorph_monai.benchmarks import codes as module
-from groupmorph_monai.benchmarks.codes import codes, predict_classes
+from experiments import codes as module
+from experiments.codes import codes, predict_classes
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 
 

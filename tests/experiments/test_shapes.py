@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks.shapes import make_shapes, shapes
+from experiments.shapes import make_shapes, shapes
 
 
 def test_shapes_are_a_disk_and_an_open_ring_of_the_papers_sizes():

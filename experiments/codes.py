@@ -1,36 +1,49 @@
 """What codes of deformations tell: whose motion it is, and the same motion in another heart (Krebs et al. 2018,
 Section 3, "Deformation Encoding", in kind)."""
 
+import argparse
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.cross_decomposition import CCA
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import SVC
 from torch import Tensor, nn
 
-from ..data.hearts import HEART_MOTIONS, make_heart
-from ..space.grid import compose
-from ..workflow.codes import CodeInferer, CodesOf
-from ..workflow.inferers import FieldInferer
-from .compare import BundleMethod
-from .figures import save_figure
+from groupmorph_monai.apps.suites.suite import table_suite
+from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.benchmarks.figures import save_figure
+from groupmorph_monai.data.hearts import HEART_MOTIONS, make_heart
+from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.grid import compose
+from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
+from groupmorph_monai.workflow.inferers import FieldInferer
 
-__all__ = ["canonical_components", "codes", "predict_classes"]
+from .suite import add_minutes, trainings
+from .trained_alike import train_model
+
+if TYPE_CHECKING:
+    from sklearn.cross_decomposition import CCA
+
+__all__ = ["CODES", "canonical_components", "codes", "predict_classes"]
 
 
-def canonical_components(values: np.ndarray, classes: np.ndarray, number: int) -> CCA:
+def canonical_components(values: np.ndarray, classes: np.ndarray, number: int) -> "CCA":
     """The ``number`` most discriminative components of ``values`` ``(N, C)`` by canonical correlation with their
     ``classes`` ``(N,)``, from 0; its ``transform`` projects."""
+    from sklearn.cross_decomposition import CCA
+
     return CCA(n_components=number).fit(values, np.eye(classes.max() + 1)[classes])
 
 
 def predict_classes(values: np.ndarray, classes: np.ndarray, folds: int = 10) -> np.ndarray:
     """Class ``(N,)`` of each of ``values`` ``(N, C)`` by a linear support vector machine on their canonical components,
     both fitted to the other folds alone."""
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.svm import SVC
+
     predicted = np.empty_like(classes)
     for seen, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(values, classes):
         projection = canonical_components(values[seen], classes[seen], min(classes.max(), values.shape[1]))
@@ -111,3 +124,24 @@ def _picture(places: np.ndarray, classes: np.ndarray, file: Path) -> None:
     axis.set(xlabel="first canonical component", ylabel="second canonical component")
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, file)
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    if find_spec("sklearn") is None:  # before a training, which takes its minutes
+        raise InputError("codes: expected scikit-learn, found none; pip install 'groupmorph-monai[bench]'")
+    base = "models/krebs_cvae"
+    # The velocity on every second voxel, and lattices that suit the hearts' size: four times as many iterations.
+    model = {
+        "network_def#decoder_channels": [16, 16],
+        "network_def#lattice_voxels": [6, 6, 4],
+        "velocity_smoothing_voxels": 1.5,
+        "velocity_kernel_voxels": 7,
+    }
+    with trainings(args) as (scratch, tell):
+        method = train_model(scratch / "hearts", args.minutes, [base], (base, "data/hearts"), 2, tell, model)
+        return codes(method, range(20), args.output, progress=tell)
+
+
+CODES = table_suite(
+    "codes", "what the codes of models/krebs_cvae, trained on beating hearts, tell of a motion", add_minutes, _measure
+)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.benchmarks.covariance import draws, heart_cases, roughness
+from experiments.covariance import draws, heart_cases, roughness
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 from groupmorph_monai.evaluation.metrics import field_at
 from groupmorph_monai.probability import Posterior

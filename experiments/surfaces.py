@@ -1,6 +1,7 @@
 """What label maps add to the images while training (VoxelMorph-diff, Sections 3.4 and 4.3, in kind): every model's
 registration alone needs no labels."""
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.output_folder import all_or_nothing
-from ..data.transforms import LoadSeriesd
-from ..errors import InputError
-from ..evaluation.metrics import overlap, warp_labels
-from .compare import BundleMethod
+from groupmorph_monai.apps.option_types import path
+from groupmorph_monai.apps.suites.suite import table_suite
+from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.data.output_folder import all_or_nothing
+from groupmorph_monai.data.transforms import LoadSeriesd
+from groupmorph_monai.errors import InputError
+from groupmorph_monai.evaluation.metrics import overlap, warp_labels
+from groupmorph_monai.workflow.literal import literal
 
-__all__ = ["compare_overlap", "pair_subjects"]
+from .suite import add_minutes, trainings
+from .trained_alike import HALF_THE_FILTERS, train_model
+
+__all__ = ["SURFACES", "compare_overlap", "pair_subjects"]
 
 _TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
 
@@ -79,3 +86,42 @@ def compare_overlap(
     for row in rows:
         progress(f"{row['method']}: Dice {row['Dice']:.3f}, surfaces {row['surface distance, mm']:.3f} mm apart")
     return rows
+
+
+def _add_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--dataset",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="subjects: a folder with images/ and labels/, whose files have the same names",
+    )
+    add_minutes(p)
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    base, methods = "models/voxelmorph_diff", {}
+    with trainings(args) as (scratch, tell):
+        folder = scratch / "pairs"
+        pairs = pair_subjects(args.dataset, folder)
+        for name, modes in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
+            overlays = (base, "data/subjects", *modes)
+            methods[name] = train_model(
+                scratch / name,
+                args.minutes,
+                [base],
+                overlays,
+                2,
+                tell,
+                HALF_THE_FILTERS,
+                dataset_dir=literal(folder),
+            )
+        return compare_overlap(pairs, methods, tell)
+
+
+SURFACES = table_suite(
+    "surfaces",
+    "models/voxelmorph_diff trained on pairs of your own subjects (--dataset), with modes/surfaces and without labels",
+    _add_options,
+    _measure,
+)

@@ -1,5 +1,6 @@
 """A disk that becomes a C: how far a velocity goes without folding (VoxelMorph-diff, Section 4.4.2 and Fig. 8)."""
 
+import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,16 +11,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..evaluation.metrics import folding_percent, non_diffeomorphic_volume_percent
-from ..probability.likelihood import SquaredError
-from ..probability.prior import FluidPrior
-from ..space.field import Field
-from ..space.grid import compose, voxel_grid, warp
-from ..space.integrate import ScalingAndSquaring
-from ..workflow.refinement import Refinement
-from .figures import save_figure
+from groupmorph_monai.apps.suites.suite import add_seeds, table_suite
+from groupmorph_monai.benchmarks.figures import save_figure
+from groupmorph_monai.evaluation.metrics import folding_percent, non_diffeomorphic_volume_percent
+from groupmorph_monai.probability.likelihood import SquaredError
+from groupmorph_monai.probability.prior import FluidPrior
+from groupmorph_monai.space.field import Field
+from groupmorph_monai.space.grid import compose, voxel_grid, warp
+from groupmorph_monai.space.integrate import ScalingAndSquaring
+from groupmorph_monai.workflow.refinement import Refinement
 
-__all__ = ["make_shapes", "shapes"]
+__all__ = ["SHAPES", "make_shapes", "shapes"]
 
 _TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -122,3 +124,10 @@ def _grid(axis: Axes, ddf: Tensor) -> None:
     axis.plot(y, x, "k", linewidth=0.5)
     axis.set_aspect("equal")
     axis.invert_yaxis()
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    return shapes(args.seeds, args.output)
+
+
+SHAPES = table_suite("shapes", "disks that become a C, without folds", add_seeds, _measure)

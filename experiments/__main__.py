@@ -1,0 +1,36 @@
+"""The command line of the experiments."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from groupmorph_monai.apps.command_line import run_command
+from groupmorph_monai.apps.suites.suite import add_suites
+
+from .affine import AFFINE
+from .codes import CODES
+from .covariance import COVARIANCE
+from .integrators import INTEGRATORS
+from .models import MODELS
+from .shapes import SHAPES
+from .surfaces import SURFACES
+from .symmetry import SYMMETRY
+
+__all__ = ["EXPERIMENTS", "main"]
+
+EXPERIMENTS = (MODELS, SHAPES, INTEGRATORS, CODES, SURFACES, AFFINE, SYMMETRY, COVARIANCE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment, or list them. Returns the exit code of `run_command`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description="Experiments on the models. Without a name: list them."
+    )
+    parser.set_defaults(command="benchmark")
+    add_suites(parser, EXPERIMENTS)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(parser.parse_args(arguments), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

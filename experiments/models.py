@@ -1,0 +1,36 @@
+"""Every model of the bundle, and additions to GroupMorph, trained for the same short time."""
+
+import argparse
+
+from groupmorph_monai.apps.configs import overlay_names
+from groupmorph_monai.apps.suites.suite import table_suite
+from groupmorph_monai.benchmarks.cases import synthetic_cases
+from groupmorph_monai.benchmarks.compare import compare
+
+from .suite import add_seeds_and_minutes, trainings
+from .trained_alike import refined, train_model
+
+__all__ = ["MODELS"]
+
+_ADDITIONS = ("modes/bidirectional", "posteriors/smoothed", "priors/temporal")  # to GroupMorph
+# Small, for as many iterations as a short time can hold.
+_SMALL = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32], "symmetry_weight": 0.0}
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    cases, methods = synthetic_cases(args.seeds), {}
+    timepoints = len(cases[0]["image"])
+    models = [name for name in overlay_names() if name.startswith("models/")]
+    with trainings(args) as (scratch, tell):
+        for overlay in (None, *models, *_ADDITIONS):
+            name, overlays = overlay or "GroupMorph-set", [overlay] if overlay else []
+            folder, train_overlays = scratch / name.replace("/", " "), ("data/phantom_small", *overlays)
+            methods[name] = train_model(folder, args.minutes, overlays, train_overlays, timepoints, tell, **_SMALL)
+            if overlay not in _ADDITIONS:  # these change the training, and then what their refinement begins from
+                methods[f"{name}, refined"] = refined(methods[name], overlays)
+        return compare(cases, methods, tell)
+
+
+MODELS = table_suite(
+    "models", "every model of the bundle, and additions to GroupMorph, trained alike", add_seeds_and_minutes, _measure
+)

@@ -1,0 +1,37 @@
+"""What experiments share: the options of their trainings, and where these write."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groupmorph_monai.apps.kinds import Number
+from groupmorph_monai.apps.option_types import number
+from groupmorph_monai.apps.progress import progress_log
+from groupmorph_monai.apps.suites.suite import add_seeds
+
+__all__ = ["add_minutes", "add_seeds_and_minutes", "trainings"]
+
+
+def add_minutes(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--minutes",
+        type=number(Number(0, 1e5, above=True)),
+        default=10.0,
+        metavar="N",
+        help="minutes of training per model (default: 10)",
+    )
+
+
+def add_seeds_and_minutes(p: argparse.ArgumentParser) -> None:
+    add_seeds(p)
+    add_minutes(p)
+
+
+@contextmanager
+def trainings(args: argparse.Namespace) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """Yield a scratch folder for trainings, and a function that prints their progress and keeps it in ``NAME.log``."""
+    log = Path(args.output) / f"{args.suite.name}.log"
+    with tempfile.TemporaryDirectory() as scratch, progress_log(log) as tell:
+        yield Path(scratch), tell

@@ -1,0 +1,17 @@
+"""`groupmorph benchmark breathing`: capture range."""
+
+import argparse
+
+from .suite import add_seeds_and_weights, table_suite
+
+__all__ = ["BREATHING"]
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    from ...benchmarks.breathing import breathing
+    from .methods import bundle_method
+
+    return breathing(bundle_method(args.weights), args.seeds)
+
+
+BREATHING = table_suite("breathing", "how far organs may move along a static wall", add_seeds_and_weights, _measure)

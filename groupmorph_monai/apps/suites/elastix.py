@@ -1,0 +1,26 @@
+"""GroupMorph-set beside Elastix on the same series."""
+
+from collections.abc import Mapping, Sequence
+
+from ...benchmarks.compare import compare
+from ...benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
+from .methods import bundle_method
+
+__all__ = ["compare_with_elastix"]
+
+
+def compare_with_elastix(cases: Sequence[Mapping], weights: str | None) -> list[dict]:
+    """Compare one pass of the network, its refinement, and Elastix pair by pair and group-wise: a row per method."""
+    pairwise = "Elastix pair-wise B-spline"
+    methods = {
+        "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),
+        "GroupMorph-set, refined": bundle_method(weights),
+        pairwise: elastix_pairwise,
+        "Elastix group-wise PCAMetric2": elastix_groupwise,
+    }
+    rows = compare(cases, methods)
+    seconds = next(row["seconds"] for row in rows if row["method"] == pairwise)
+    for row in rows:
+        if "seconds" in row:
+            row["times as fast as Elastix pair-wise"] = seconds / row["seconds"]
+    return rows

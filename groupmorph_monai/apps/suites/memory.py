@@ -1,0 +1,19 @@
+"""`groupmorph benchmark memory`: memory and seconds beside the estimates of `--dry-run`."""
+
+import argparse
+
+from .suite import add_weights, table_suite
+
+__all__ = ["MEMORY"]
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    from ...benchmarks.memory import memory
+    from .methods import bundle_method
+
+    return memory(bundle_method(args.weights))
+
+
+MEMORY = table_suite(
+    "memory", "memory and seconds of a registration beside what --dry-run estimates", add_weights, _measure
+)

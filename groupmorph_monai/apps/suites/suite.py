@@ -1,0 +1,120 @@
+"""A suite measures one thing and has a command of its own."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..option_types import path, seed, spacing_mm
+from ..run_options import add_run_options
+
+__all__ = [
+    "Suite",
+    "add_seeds",
+    "add_seeds_and_weights",
+    "add_series",
+    "add_suites",
+    "add_weights",
+    "suites_table",
+    "table_suite",
+]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A measurement with a command of its own.
+
+    Args:
+        name: of the command, and of the page that it writes.
+        question: what it measures, in one line.
+        add_options: adds its own options to its parser.
+        run: measures, and returns the Markdown page that it wrote to ``args.output``.
+        description: what its help says beyond the question.
+    """
+
+    name: str
+    question: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Path]
+    description: str = ""
+
+
+def table_suite(
+    name: str,
+    question: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    measure: Callable[[argparse.Namespace], list[dict]],
+) -> Suite:
+    """Make a suite whose page is one table, of the rows that ``measure`` returns."""
+
+    def run(args: argparse.Namespace) -> Path:
+        from ...benchmarks.compare import write_table
+        from ...data.output_folder import claim
+
+        claim(args.output)
+        return write_table(measure(args), args.output, name)
+
+    return Suite(name, question, add_options, run)
+
+
+def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None:
+    """Add a subcommand per suite. ``args.suite`` is the chosen one, or None, and ``args.suites`` holds all."""
+    parser.set_defaults(suite=None, suites=suites, quiet=False, verbose=False, threads=None)
+    commands = parser.add_subparsers(metavar="NAME", title="suites")
+    for suite in suites:
+        description = f"{suite.question[:1].upper()}{suite.question[1:]}. {suite.description}"
+        # A suite's option of the same name replaces one that every command has.
+        p = commands.add_parser(suite.name, help=suite.question, description=description, conflict_handler="resolve")
+        add_run_options(p)
+        p.add_argument(
+            "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the page (default: benchmarks)"
+        )
+        suite.add_options(p)
+        p.set_defaults(suite=suite)
+
+
+def suites_table(suites: Sequence[Suite]) -> list[str]:
+    """List the suites, one per line, each with its question."""
+    width = max(len(suite.name) for suite in suites)
+    return [f"{suite.name:{width}}  {suite.question}" for suite in suites]
+
+
+def add_seeds(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--seeds",
+        type=seed,
+        nargs="+",
+        default=[3001, 3002, 3003],
+        metavar="N",
+        help="random seeds of the series or their motion (default: 3001 3002 3003)",
+    )
+
+
+def add_weights(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: those that ship)")
+
+
+def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
+    add_seeds(p)
+    add_weights(p)
+
+
+def add_series(p: argparse.ArgumentParser, required: bool) -> None:
+    """Add ``--series``, scans to warp by known fields, and what belongs to it."""
+    p.add_argument(
+        "--series",
+        nargs="+",
+        required=required,
+        type=path,
+        metavar="FILE",
+        help="aligned scans, to be warped by known fields" + ("" if required else " (default: artificial series)"),
+    )
+    p.add_argument(
+        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: their own)"
+    )
+    p.add_argument(
+        "--mask",
+        type=path,
+        metavar="FILE",
+        help="evaluate errors of the warped scans only where this mask is above 0 (default: where they are bright)",
+    )

@@ -1,0 +1,24 @@
+"""`groupmorph benchmark synthetic`: errors, seconds and memory beside Elastix, on phantoms with known motion."""
+
+import argparse
+
+from .suite import add_seeds_and_weights, table_suite
+
+__all__ = ["SYNTHETIC"]
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    from ...benchmarks.cases import synthetic_cases
+    from ...benchmarks.peers.elastix import check_elastix
+    from .elastix import compare_with_elastix
+
+    check_elastix()  # before the phantoms take their time
+    return compare_with_elastix(synthetic_cases(args.seeds), args.weights)
+
+
+SYNTHETIC = table_suite(
+    "synthetic",
+    "errors, seconds and memory on artificial series, beside Elastix in the same run",
+    add_seeds_and_weights,
+    _measure,
+)

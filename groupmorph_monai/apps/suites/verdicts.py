@@ -1,0 +1,19 @@
+"""`groupmorph benchmark verdicts`: detection rate and false alarms of the verdict."""
+
+import argparse
+
+from .suite import add_seeds_and_weights, table_suite
+
+__all__ = ["VERDICTS"]
+
+
+def _measure(args: argparse.Namespace) -> list[dict]:
+    from ...benchmarks.verdicts import verdicts
+    from .methods import bundle_method
+
+    return verdicts(bundle_method(args.weights), args.output, args.seeds)
+
+
+VERDICTS = table_suite(
+    "verdicts", "what PASS, LOOK and FAIL say of good series and of planted failures", add_seeds_and_weights, _measure
+)

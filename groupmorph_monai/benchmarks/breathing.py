@@ -1,0 +1,47 @@
+"""Capture range: how far organs may move along a static wall."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..data.breathing import make_breathing_series
+from ..data.series import Frame, Series
+from .compare import BundleMethod, before_and_after_mm
+
+__all__ = ["breathing"]
+
+SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
+
+
+def breathing(
+    method: BundleMethod,
+    seeds: Sequence[int],
+    motions_mm: Sequence[float] = (10.0, 20.0, 30.0),
+    progress: Callable[[str], None] = print,
+) -> list[dict]:
+    """Capture range: a row for each length of breathing motion, over all seeds.
+
+    A series counts as a success where the mean landmark distance over all pairs of timepoints is at most 1.5 mm inside
+    the sliding border and 2.0 mm outside.
+    """
+    register, rows = method.prepare_whole(), []
+    for motion in motions_mm:
+        found = []
+        for seed in seeds:
+            case = make_breathing_series(seed, motion)
+            affine = case["affine"].numpy()
+            frames = tuple(Frame(volume.numpy(), affine, f"breathing {seed}") for volume in case["image"])
+            before, after = before_and_after_mm(case["landmarks_mm"], register(Series(frames)))
+            inside = case["inside"]
+            row = {
+                "before, inside, mm": float(before[:, inside].mean()),
+                "inside, mm": float(after[:, inside].mean()),
+                "outside, mm": float(after[:, ~inside].mean()),
+            }
+            row["success, %"] = 100.0 * all(row[f"{where}, mm"] <= limit for where, limit in SUCCESS_MM.items())
+            found.append(row)
+            progress(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
+        means = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
+        worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in found) for where in SUCCESS_MM}
+        rows.append({"motion, mm": motion, "series": len(found), **means, **worst})
+    return rows

@@ -1,0 +1,78 @@
+"""Series that methods are compared on: phantoms, and scans warped by known fields."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from ..data.breast import make_breast
+from ..data.phantom import follow, make_phantom, random_motion
+from ..data.readers import read_series
+from ..data.transforms import LoadSeriesd
+from ..space.grid import voxel_grid
+
+__all__ = ["breast_cases", "synthetic_cases", "warped_cases"]
+
+
+def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
+    """Phantom series with 2000 landmarks each, whose motion is known."""
+    return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def breast_cases(
+    seeds: Iterable[int],
+    size: Sequence[int] = (128, 128, 60),
+    spacing_mm: Sequence[float] = (2.898, 2.898, 3.0),
+    landmarks: int = 2000,
+) -> list[dict]:
+    """Breast DCE-MRI series with known motion, their landmarks also as ``landmarks_mm``, RAS: of a ninth of the voxels,
+    or at full size with the size and spacing of `make_breast`."""
+    cases = []
+    for seed in seeds:
+        series = make_breast(seed, size, spacing_mm, landmarks=landmarks)
+        affine = series["affine"].float()
+        landmarks_mm = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        cases.append({"name": f"breast {seed}", **series, "landmarks_mm": landmarks_mm})
+    return cases
+
+
+def warped_cases(
+    series: str | Sequence[str],
+    seeds: Iterable[int],
+    max_motion_voxels: float = 5.0,
+    spacing_mm: float | None = None,
+    mask: str | None = None,
+) -> list[dict]:
+    """A series whose timepoints lie alike as acquired, each warped by a field that is known: exact truth on real
+    images, once a seed.
+
+    Landmarks are 2000 voxels of ``mask``, a file drawn on the first timepoint, or else of those that are brighter than
+    its mean, smoothed. Around what is that bright the volumes are cut with a margin of 8 voxels.
+    """
+    item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series), "mask": mask})
+    volumes = item["image"].numpy()
+    smooth = gaussian_filter(volumes[0], 2)
+    bright = smooth > smooth.mean()
+    box = tuple(slice(max(0, int(i.min()) - 8), int(i.max()) + 9) for i in np.nonzero(bright))
+    judged = bright if mask is None else item["mask"][0].numpy() > 0
+    volumes, judged = volumes[(slice(None), *box)], judged[box]
+    size, cases = judged.shape, []
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed)
+        fields = [random_motion(rng, size, max_motion_voxels) for _ in volumes]
+        places = [(voxel_grid(size, u) + u).numpy() for u in fields]
+        warped = [map_coordinates(v, p, order=3, mode="nearest") for v, p in zip(volumes, places)]
+        candidates = torch.from_numpy(np.argwhere(judged)).float()
+        margin = max_motion_voxels + 2
+        inner = ((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)
+        points = candidates[inner][torch.randperm(int(inner.sum()), generator=rng)[:2000]]
+        cases.append(
+            {
+                "name": f"warped {seed}",
+                "image": torch.from_numpy(np.stack(warped)).float(),
+                "landmarks": torch.stack([follow(u, points) for u in fields]),
+                "motion": torch.stack(fields),
+            }
+        )
+    return cases

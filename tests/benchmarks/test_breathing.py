@@ -1,0 +1,23 @@
+import pytest
+
+from groupmorph_monai.apps.suites.methods import bundle_method
+from groupmorph_monai.benchmarks import breathing as module
+from groupmorph_monai.benchmarks.breathing import breathing
+from groupmorph_monai.space.geometry import ComposedTransform
+
+
+def _unregistered(series):
+    return [ComposedTransform()] * len(series.frames)
+
+
+def test_breathing_is_followed_and_a_failure_counts_as_one(monkeypatch):
+    small = {"size": (48, 42, 20), "spacing_mm": (4, 4, 7), "landmarks": 100}
+    made = module.make_breathing_series
+    monkeypatch.setattr(module, "make_breathing_series", lambda seed, motion: made(seed, motion, **small))
+    method = bundle_method(None, "effort/fast")
+    (found,) = breathing(method, [1], [12.0], progress=lambda line: None)
+    assert found["before, inside, mm"] > 3
+    assert found["inside, mm"] < 1.5 and found["outside, mm"] < 2 and found["success, %"] == 100
+    monkeypatch.setattr(method, "prepare_whole", lambda: _unregistered)
+    (lost,) = breathing(method, [1], [12.0], progress=lambda line: None)
+    assert lost["inside, mm"] == pytest.approx(lost["before, inside, mm"]) and lost["success, %"] == 0

@@ -1,0 +1,61 @@
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.suites.methods import bundle_method
+from groupmorph_monai.benchmarks.cases import breast_cases, warped_cases
+from groupmorph_monai.benchmarks.compare import before_and_after_mm, compare, lesion_volume_error_percent
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.space import Displacement
+from groupmorph_monai.workflow import timepoint_transforms
+
+SIZE = (44, 40, 36)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """Two volumes of one phantom that lie alike and differ in contrast."""
+    volume = make_phantom(8, SIZE, 2, max_motion_voxels=1e-3)["image"]
+    folder, files = tmp_path_factory.mktemp("aligned"), []
+    for k in range(2):
+        files.append(str(folder / f"scan{k}.nii.gz"))
+        nibabel.save(nibabel.Nifti1Image(volume[k].numpy(), np.eye(4)), files[-1])
+    return files
+
+
+def test_what_is_warped_by_a_known_field_is_found_again(aligned, in_this_process):
+    (case,) = warped_cases(aligned, [4], max_motion_voxels=3)
+    unregistered, _, refined = compare(
+        [case], {"refined": bundle_method(None, "effort/fast")}, progress=lambda line: None
+    )
+    apart = (case["landmarks"][0] - case["landmarks"][1]).norm(dim=1).mean()
+    assert unregistered["mean error, voxels"] == pytest.approx(apart.item(), rel=1e-4)
+    assert refined["mean error, voxels"] < 0.25 * unregistered["mean error, voxels"]
+
+
+def test_errors_of_warped_scans_count_inside_the_mask(aligned, tmp_path):
+    inside = np.zeros(SIZE, dtype=np.uint8)
+    inside[16:26, 16:24, 14:20] = 1
+    nibabel.save(nibabel.Nifti1Image(inside, np.eye(4)), tmp_path / "mask.nii.gz")
+    (case,) = warped_cases(aligned, [4], max_motion_voxels=3, mask=str(tmp_path / "mask.nii.gz"))
+    (whole,) = warped_cases(aligned, [4], max_motion_voxels=3)
+    torch.testing.assert_close(case["image"], whole["image"])
+    assert case["landmarks"].shape[1] == inside.sum()
+    spread = case["landmarks"][0].amax(dim=0) - case["landmarks"][0].amin(dim=0)
+    assert (spread < torch.tensor([10.0, 8, 6]) + 3).all()
+
+
+@pytest.mark.slow
+def test_the_true_motion_of_breasts_leaves_no_error_in_mm_nor_in_lesion_volumes():
+    (case,) = breast_cases([1], (96, 84, 54), (3.2, 3.2, 3.4), landmarks=200)
+    motion = case["motion"]
+    ddf = Displacement(40).inverse(motion[None])[0]
+    before, after = before_and_after_mm(case["landmarks_mm"], timepoint_transforms(ddf, motion, case["affine"]))
+    assert before.mean() > 1 and after.max() < 0.1
+    i, j, k = case["landmarks"][0].round().long().unbind(dim=1)
+    assert (case["lesion_mask"][0][i, j, k] > 0).float().mean() > 0.05
+    assert lesion_volume_error_percent(ddf, case["lesion_mask"]) < 5  # by the voxels' size
+    stretched = ddf.clone()
+    stretched[::2, 0] += 0.3 * (torch.arange(96.0).view(-1, 1, 1) - 47.5)
+    assert lesion_volume_error_percent(stretched, case["lesion_mask"]) > 10
