@@ -20,7 +20,7 @@ from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
 from .replacement import REPORT
 from .resampling import resample
-from .sequences import write_sequence
+from .sequences import write_sequence, write_transform_sequence
 from .series import Frame, Series
 
 __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
@@ -28,7 +28,7 @@ __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # name of the folder
-_SEQUENCE = "warped.seq.nrrd"
+_SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Products:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
             "none" for none.
         itk_transforms: ``transform_KK.h5`` and ``inverse_transform_KK.h5``, which do what the fields do.
-        sequence: ``warped.seq.nrrd``, a volume sequence of 3D Slicer.
+        sequence: ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences of 3D Slicer.
         dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
     """
 
@@ -68,6 +68,7 @@ class Products:
             "transform_{}.h5": self.itk_transforms,
             "inverse_transform_{}.h5": self.itk_transforms,
             _SEQUENCE: self.sequence,
+            _TRANSFORM_SEQUENCE: self.sequence,
             _DICOM: self.dicom,
         }
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
@@ -157,6 +158,8 @@ def _write_products(
         write_itk_transform(transform.inverse, series.frames[k].grid, folder / f"inverse_transform_{k:02d}.h5")
     if products.sequence:
         write_sequence(aligned, grid, folder / _SEQUENCE, series.times_s)
+        lattice = grid if products.fields == "full" else compact_grid([t.lattice for t in transforms], grid)
+        write_transform_sequence(transforms, lattice, folder / _TRANSFORM_SEQUENCE, series.times_s)
     if products.dicom:
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
