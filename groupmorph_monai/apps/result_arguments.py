@@ -36,6 +36,11 @@ def add_results(p: argparse.ArgumentParser) -> None:
         help="also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences in time",
     )
     p.add_argument(
+        "--bids-names",
+        action="store_true",
+        help="also give transforms and images names such as from-scan02_to-common_mode-image_xfm and desc-aligned_T1w",
+    )
+    p.add_argument(
         "--dicom",
         action="store_true",
         help="also write the aligned series as DICOM (MR or CT), a new series of the study that was read",
