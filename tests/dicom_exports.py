@@ -47,14 +47,16 @@ def classic(
     return images
 
 
-def siemens(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dataset]:
+def siemens(
+    series: np.ndarray, affine: np.ndarray, times_s: Sequence[float] = TIMES_S, **attributes: object
+) -> list[Dataset]:
     """A series for each timepoint, told apart by its description; acquisition times to the microsecond."""
     shared, images = examination(Manufacturer="SIEMENS", SequenceName="*fl3d1"), []
     for k, volume in enumerate(series):
         # Reconstructed late and in another order, as happens.
         content = clock(900 - 10 * k)
         given = {"SeriesDescription": f"t1_fl3d_dyn_{k}" if k else "t1_fl3d_pre", "SeriesNumber": 7 + 2 * k}
-        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(TIMES_S[k]), "ContentDate": "20250301"}
+        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(times_s[k]), "ContentDate": "20250301"}
         images += classic(
             shared, volume, affine, **{**given, "ContentTime": content, "AcquisitionNumber": 1, **attributes}
         )

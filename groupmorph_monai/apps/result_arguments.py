@@ -33,7 +33,12 @@ def add_results(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--sequence",
         action="store_true",
-        help="also write warped.seq.nrrd, which 3D Slicer opens as a sequence in time",
+        help="also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences in time",
+    )
+    p.add_argument(
+        "--bids-names",
+        action="store_true",
+        help="also give transforms and images names such as from-scan02_to-common_mode-image_xfm and desc-aligned_T1w",
     )
     p.add_argument(
         "--dicom",

@@ -112,6 +112,7 @@ SETTINGS: dict[str, Kind] = {
     "write_transforms": Flag(),
     "write_dicom": Flag(),
     "write_sequence": Flag(),
+    "write_bids_names": Flag(),
     "write_fields": Choice("full", "compact", "none"),
     # training
     "patch_size_voxels": List(Whole(4, 1024), 3),

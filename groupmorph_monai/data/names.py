@@ -1,13 +1,20 @@
-"""What the name of an image file tells: its format, and its place in a series."""
+"""What the name of an image file tells: its format, its place in a series, and what BIDS would call it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "image_stem", "natural_order"]
+__all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "natural_order"]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 # What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
+_BIDS_IMAGES = {"warped.nii.gz": "aligned", "mean.nii.gz": "mean", "coverage.nii.gz": "coverage"}
+_TRANSFORM = re.compile(r"(inverse_)?(?:ddf|transform)_(\d+)(\.nii\.gz|\.h5)")
+_BIDS = re.compile(
+    r"(sub-\w[\w-]*_)?(desc-(aligned|mean|coverage)_[a-zA-Z0-9]+\.nii\.gz"
+    r"|from-(scan\d+_to-common|common_to-scan\d+)_mode-image_xfm\.(nii\.gz|h5))"
+)
 
 
 def natural_order(path: Path) -> list:
@@ -19,3 +26,38 @@ def image_stem(name: str) -> str:
     """The name of an image file without what tells its format; other dots stay, as in scan.t1.nii.gz."""
     ending = max((e for e in (*IMAGE_ENDINGS, *NIFTI_ENDINGS) if name.lower().endswith(e)), key=len, default="")
     return name.removesuffix(name[len(name) - len(ending) :]) if ending else name
+
+
+def bids_name(name: str, scans: Sequence[str]) -> str | None:
+    """Name a file of a registration as fMRIPrep does; None for one that has no such name.
+
+    ``ddf_02.nii.gz``, which brings images of scan 2 to the common space, is ``from-scan02_to-common_mode-image_xfm``;
+    ``warped.nii.gz`` is ``desc-aligned_T1w``.
+
+    Args:
+        name: such as ``ddf_02.nii.gz``.
+        scans: paths of the series; what their BIDS names share comes first, and their suffix last.
+    """
+    entities, suffix = _shared_entities(scans)
+    if name in _BIDS_IMAGES:
+        return "_".join([*entities, f"desc-{_BIDS_IMAGES[name]}", f"{suffix}.nii.gz"])
+    if match := _TRANSFORM.fullmatch(name):
+        inverse, number, ending = match.groups()
+        spaces = [f"scan{number}", "common"]
+        origin, target = spaces[::-1] if inverse else spaces
+        return "_".join([*entities, f"from-{origin}", f"to-{target}", "mode-image", f"xfm{ending}"])
+    return None
+
+
+def is_bids_name(name: str) -> bool:
+    """Whether `bids_name` makes such names."""
+    return _BIDS.fullmatch(name) is not None
+
+
+def _shared_entities(scans: Sequence[str]) -> tuple[list[str], str]:
+    """The entities (sub-01, ses-02, ...) that the names of all scans have, and their suffix; none and "image" where a
+    name is not of BIDS."""
+    names = [image_stem(Path(scan).name).split("_") for scan in scans]
+    if not all(name[0].startswith("sub-") and len(name) > 1 for name in names):
+        return [], "image"
+    return [part for part in names[0][:-1] if all(part in name for name in names)], names[0][-1]

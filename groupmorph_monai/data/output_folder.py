@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from .replacement import PARTIAL, clean, make_staging, put_in_place, sync
+from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be_replaced
 
 __all__ = ["all_or_nothing", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
 
@@ -45,7 +45,7 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Ite
     folder = Path(output_dir)
     if not folder.is_dir():
         return
-    removed = [folder / name for name in stale if (folder / name).is_dir()]
+    removed = [folder / name for name in {*stale, *to_be_replaced(folder)} if (folder / name).is_dir()]
     here = {(status.st_dev, status.st_ino) for status in _statuses(folder)}
     for path in map(Path, inputs):
         with suppress(OSError):  # that it cannot be read is for its reader to say

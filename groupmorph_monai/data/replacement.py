@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["PARTIAL", "REPORT", "clean", "make_staging", "put_in_place", "sync"]
+__all__ = ["PARTIAL", "REPORT", "clean", "journals", "make_staging", "put_in_place", "sync", "to_be_replaced"]
 
 PARTIAL = ".partial-"
 REPORT = "report.json"
@@ -42,13 +42,28 @@ def make_staging(folder: Path) -> Path:
 
 def clean(folder: Path) -> None:
     """Remove what killed runs have left in or beside ``folder``, and complete a result that one was moving in."""
-    for journal in _entries(folder, _JOURNAL):
+    for journal in journals(folder):
         _move_in(journal, folder)
     leftovers = _entries(folder, PARTIAL)
     if os.access(folder.parent, os.W_OK):
         leftovers += _entries(folder.parent, f".{folder.name}{PARTIAL}")
     for leftover in leftovers:
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def journals(folder: Path) -> list[Path]:
+    """Folders with what is left of results that killed runs were moving in."""
+    return _entries(folder, _JOURNAL)
+
+
+def to_be_replaced(folder: Path) -> set[str]:
+    """Names of the files and folders that `clean` would remove or replace."""
+    names = set()
+    for journal in journals(folder):
+        with suppress(OSError, ValueError):  # without a list it is not completed
+            stale = json.loads((journal / _STALE).read_text())
+            names.update(stale, (path.name for path in journal.iterdir()))
+    return names
 
 
 def _entries(folder: Path, prefix: str) -> list[Path]:

@@ -1,49 +1,97 @@
-"""Series as 3D Slicer stores its volume sequences: one NRRD file whose first axis is a list.
+"""Sequences of volumes and of transforms as 3D Slicer stores them: one NRRD file with a list among its axes.
 
-Source: https://slicer.readthedocs.io/en/5.8/developer_guide/modules/sequences.html; every version reads a list that
-comes first, only the newest ones read one that comes last.
+Source: https://slicer.readthedocs.io/en/latest/developer_guide/modules/sequences.html and .../transforms.html, and
+Slicer's vtkITKImageSequenceReader. Of volumes, every version reads a list that comes first, only the newest ones read
+one that comes last. Transforms can be read since August 2025, after version 5.8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from isal import igzip_threaded
 
-from ..space.geometry import Grid
+from ..space.geometry import Grid, Transform
 from .nifti import FASTEST
 from .readers import LPS_TO_RAS
 
-__all__ = ["write_sequence"]
+__all__ = ["write_sequence", "write_transform_sequence"]
+
+_RAS_TO_LPS = np.diag(LPS_TO_RAS)[:3].astype(np.float32)[:, None, None, None]
 
 
 def write_sequence(volumes: np.ndarray, grid: Grid, path: Path, times_s: Sequence[float] | None = None) -> None:
     """Write ``volumes`` ``(K, *S)`` float32 on ``grid`` as ``.seq.nrrd``; their times, or their numbers where these are
     not known, are the index of the sequence."""
-    affine = LPS_TO_RAS @ grid.affine.numpy()
-    label, index = ("frame", range(len(volumes))) if times_s is None else ("time", times_s)
+    label, _, values = _index(len(volumes), times_s)
     header = [
-        "NRRD0005",
-        "type: float",
         "dimension: 4",
-        "space: left-posterior-superior",
         f"sizes: {' '.join(map(str, volumes.shape))}",
-        f"space directions: none {' '.join(_vector(axis) for axis in affine[:3, :3].T)}",
-        f"space origin: {_vector(affine[:3, 3])}",
+        f"space directions: none {_axes(grid)}",
         "kinds: list domain domain domain",
         f'labels: "{label}" "" "" ""',
-        "endian: little",
-        "encoding: gzip",
         "axis 0 index type:=numeric",
-        f"axis 0 index values:={' '.join(f'{value:.10g}' for value in index)}",
+        f"axis 0 index values:={values}",
     ]
-    with open(path, "wb") as file:
-        file.write(("\n".join(header) + "\n\n").encode())
-        with igzip_threaded.open(file, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as stream:
-            for piece in volumes.T:  # a slice, its timepoints beside each other
-                stream.write(np.ascontiguousarray(piece, "<f4").data)
+    _write(path, header, grid, volumes.T)  # a slice, its timepoints beside each other
+
+
+def write_transform_sequence(
+    transforms: Sequence[Transform], grid: Grid, path: Path, times_s: Sequence[float] | None = None
+) -> None:
+    """Write transforms as ``.seq.nrrd``, which Slicer opens as a sequence: scan k under transform k lies in the common
+    space.
+
+    Args:
+        transforms: from the common space to each scan.
+        grid: on which their displacements are written.
+        times_s: as in `write_sequence`.
+    """
+    label, unit, values = _index(len(transforms), times_s)
+    header = [
+        "dimension: 5",
+        f"sizes: 3 {' '.join(map(str, grid.shape))} {len(transforms)}",
+        f"space directions: none {_axes(grid)} none",
+        "kinds: vector domain domain domain list",
+        f'labels: "" "" "" "" "{label}"',
+        f'units: "" "" "" "" "{unit}"',
+        "measurement frame: (1,0,0) (0,1,0) (0,0,1)",  # the vectors are of space: LPS
+        "axis 3 index type:=numeric",  # the vector's axis does not count
+        f"axis 3 index values:={values}",
+        "displacement field type:=resampling",
+        "intent_code:=1006",  # NIfTI's displacement vectors; without it Slicer takes the file for images
+    ]
+    # In the file a vector's components lie beside each other, and the last axis is that of the scans.
+    fields = (t.displacement(grid).numpy() * _RAS_TO_LPS for t in transforms)
+    _write(path, header, grid, (piece for field in fields for piece in field.T))
+
+
+def _index(count: int, times_s: Sequence[float] | None) -> tuple[str, str, str]:
+    """Name, unit and values of the index of a sequence."""
+    name, unit, values = ("frame", "", range(count)) if times_s is None else ("time", "s", times_s)
+    return name, unit, " ".join(f"{value:.10g}" for value in values)
+
+
+def _axes(grid: Grid) -> str:
+    return " ".join(_vector(axis) for axis in (LPS_TO_RAS @ grid.affine.numpy())[:3, :3].T)
 
 
 def _vector(values: np.ndarray) -> str:
     return "(" + ",".join(f"{value:.12g}" for value in values) + ")"
+
+
+def _write(path: Path, header: Sequence[str], grid: Grid, pieces: Iterable[np.ndarray]) -> None:
+    """Write a NRRD file: of its header what depends on its axes, and its values in the order of the file."""
+    shared = [
+        "type: float",
+        "endian: little",
+        "encoding: gzip",
+        "space: left-posterior-superior",
+        f"space origin: {_vector((LPS_TO_RAS @ grid.affine.numpy())[:3, 3])}",
+    ]
+    with open(path, "wb") as file:
+        file.write(("\n".join(["NRRD0005", *shared, *header]) + "\n\n").encode())
+        with igzip_threaded.open(file, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as stream:
+            for piece in pieces:
+                stream.write(np.ascontiguousarray(piece, "<f4").data)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from ..space.geometry import Grid, Transform, jacobian_determinant
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
+from .names import bids_name, is_bids_name
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
-from .replacement import REPORT
+from .replacement import REPORT, journals
 from .resampling import resample
-from .sequences import write_sequence
+from .sequences import write_sequence, write_transform_sequence
 from .series import Frame, Series
 
 __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
@@ -28,7 +30,7 @@ __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # name of the folder
-_SEQUENCE = "warped.seq.nrrd"
+_SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Products:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
             "none" for none.
         itk_transforms: ``transform_KK.h5`` and ``inverse_transform_KK.h5``, which do what the fields do.
-        sequence: ``warped.seq.nrrd``, a volume sequence of 3D Slicer.
+        sequence: ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences of 3D Slicer.
+        bids_names: transforms and images have a second name each, as `bids_name` gives it.
         dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
     """
 
@@ -47,6 +50,7 @@ class Products:
     itk_transforms: bool = False
     sequence: bool = False
     dicom: bool = False
+    bids_names: bool = False
 
     def check(self, series: Series, home: int) -> None:
         """Refuse, with an InputError, what cannot be written of a series."""
@@ -59,7 +63,8 @@ class Products:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
-        """Names of all that `write_registration` writes; ``{}`` stands for the number of a timepoint."""
+        """Names of all that `write_registration` writes, but for second names; ``{}`` stands for the number of a
+        timepoint."""
         kinds = {
             "ddf_{}.nii.gz": self.fields != "none",
             "inverse_ddf_{}.nii.gz": self.fields != "none",
@@ -68,6 +73,7 @@ class Products:
             "transform_{}.h5": self.itk_transforms,
             "inverse_transform_{}.h5": self.itk_transforms,
             _SEQUENCE: self.sequence,
+            _TRANSFORM_SEQUENCE: self.sequence,
             _DICOM: self.dicom,
         }
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
@@ -142,6 +148,8 @@ def write_registration(
             list(pool.map(write_timepoint, range(count)))
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, home, products, folder)
+        if products.bids_names:
+            _add_bids_names(series, folder)
         files = sorted(file.name for file in folder.iterdir())
     seen = {"native_seen": always_seen, "warped_seen": coverage, "seen": (coverage & always_seen).all(axis=0)}
     return {**result, **seen, "files": files}
@@ -157,10 +165,23 @@ def _write_products(
         write_itk_transform(transform.inverse, series.frames[k].grid, folder / f"inverse_transform_{k:02d}.h5")
     if products.sequence:
         write_sequence(aligned, grid, folder / _SEQUENCE, series.times_s)
+        lattice = grid if products.fields == "full" else compact_grid([t.lattice for t in transforms], grid)
+        write_transform_sequence(transforms, lattice, folder / _TRANSFORM_SEQUENCE, series.times_s)
     if products.dicom:
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
+
+
+def _add_bids_names(series: Series, folder: Path) -> None:
+    """Give files a second name, which takes no room where the file system has hard links."""
+    scans = [frame.path for frame in series.frames]
+    for file in list(folder.iterdir()):
+        if name := bids_name(file.name, scans):
+            try:
+                os.link(file, folder / name)
+            except OSError:
+                shutil.copyfile(file, folder / name)
 
 
 def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:
@@ -193,14 +214,25 @@ def _write_series(
 
 
 def listed_result(output_dir: Path) -> set[str]:
-    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them; none
-    where there is no such folder."""
+    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them, which
+    may still wait to be moved in; none where there is no such folder."""
     try:
-        listed = json.loads((output_dir / REPORT).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = {path.name for path in output_dir.iterdir()}
+        listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
+    except OSError:
         return set()
-    results = {str(name) for name in listed} & {path.name for path in output_dir.iterdir()}
-    return {name for name in results if name in _SINGLE or _NUMBERED.fullmatch(name)}
+    return {name for name in listed & names if _is_of_a_result(name)}
+
+
+def _is_of_a_result(name: str) -> bool:
+    return name in _SINGLE or is_bids_name(name) or _NUMBERED.fullmatch(name) is not None
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def earlier_result(output_dir: Path) -> set[str]:

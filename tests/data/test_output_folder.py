@@ -13,6 +13,7 @@ from faults import at_call, in_a_child
 
 from groupmorph_monai.data import output_folder, replacement
 from groupmorph_monai.data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from groupmorph_monai.data.writers import listed_result
 from groupmorph_monai.errors import InputError
 
 OLD = {"warped.nii.gz": "old", "ddf_00.nii.gz": "old", "ddf_01.nii.gz": "old", "report.json": "old"}
@@ -290,6 +291,36 @@ def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
         keep_inputs(tmp_path, [path])  # a folder of the user's stays
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             keep_inputs(tmp_path, [path], ["mean.nii.gz", "dicom"])
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path, replaced):
+    """Its report is gone, and with it the list of what the next run replaces, such as the folder of DICOM."""
+    folder = tmp_path / "out"
+
+    def write_with_dicom(dicom, stale=()):
+        with all_or_nothing(folder, stale) as staging:
+            for n in range(3 if dicom else 0):
+                (staging / "dicom").mkdir(exist_ok=True)
+                (staging / "dicom" / f"{n}.dcm").write_text("image")
+            (staging / "report.json").write_text(json.dumps({"files": ["dicom"] if dicom else []}))
+
+    def killed(number):
+        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
+        write_with_dicom(replaced, ["dicom"])
+
+    end, number, refused = None, 0, 0
+    while end != 0:
+        number += 1
+        write_with_dicom(True)
+        (folder / "mine").mkdir(exist_ok=True)  # so that files are moved in
+        end = in_a_child(lambda n=number: killed(n))
+        if end and (folder / "dicom").exists():
+            refused += 1
+            with pytest.raises(InputError, match="expected an output folder that holds no input"):
+                keep_inputs(folder, [folder / "dicom"], listed_result(folder))
+        write_with_dicom(False, ["dicom"])
+    assert refused > 20
 
 
 def test_a_journal_of_a_dead_run_is_completed(tmp_path):

@@ -1,5 +1,6 @@
 """What is written must be what other programs read: ITK is the judge, closed forms and orientations the witnesses."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from groupmorph_monai.data.points import read_points, write_points
 from groupmorph_monai.data.readers import read_series
 from groupmorph_monai.data.resampling import working_grid
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writers import Products, earlier_result, write_registration
+from groupmorph_monai.data.writers import Products, earlier_result, listed_result, write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import (
     AffineTransform,
@@ -712,3 +713,24 @@ def test_real_contrasts_of_one_head_stay_aligned_through_a_known_motion(tmp_path
     result = _write(series, tmp_path, _constant(2, (60, 60, 40), [3.0, 0.0, 0.0]), series.frames[0].grid)
     for k in range(2):
         np.testing.assert_allclose(result["warped"][k][:-3], series.frames[k].data[3:], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_second_names_are_those_of_bids_and_of_the_result(tmp_path, monkeypatch, links):
+    def no_link(*_, **options):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    series = _saved(tmp_path / "in", [_frame(), _frame()])
+    result = _write(series, tmp_path / "out", products=Products(bids_names=True))
+    pairs = {
+        "ddf_01.nii.gz": "from-scan01_to-common_mode-image_xfm.nii.gz",
+        "inverse_ddf_01.nii.gz": "from-common_to-scan01_mode-image_xfm.nii.gz",
+        "warped.nii.gz": "desc-aligned_image.nii.gz",
+    }
+    for ours, theirs in pairs.items():
+        assert (tmp_path / "out" / ours).read_bytes() == (tmp_path / "out" / theirs).read_bytes()
+        assert (tmp_path / "out" / ours).samefile(tmp_path / "out" / theirs) == links
+    (tmp_path / "out" / "report.json").write_text(json.dumps({"files": result["files"]}))
+    assert set(pairs.values()) <= listed_result(tmp_path / "out") == set(result["files"])

@@ -83,12 +83,12 @@ def test_volumes_of_the_datastore_are_one_series(client):
     assert [Path(path).name for path in answer["series"]] == [f"{name}.nii.gz" for name in names[::-1]]
 
 
-def test_effort_and_a_label_drawn_on_the_series_change_the_result(client):
+def test_effort_an_overlay_and_a_label_drawn_on_the_series_change_the_result(client):
     answers = [
         client.infer(MODEL, "series", {**FAST, "effort": "fast", **options})[1]["metrics"]["displacement_mean_mm"]
-        for options in ({}, {"mask": "final"}, {"spacing_mm": 3})
+        for options in ({}, {"mask": "final"}, {"spacing_mm": 3}, {"overlay": ["likelihoods/group_nmi"]})
     ]
-    assert len(set(answers)) == 3
+    assert len(set(answers)) == 4
 
 
 @pytest.mark.parametrize(
