@@ -36,6 +36,12 @@ def add_results(p: argparse.ArgumentParser) -> None:
         help="also write warped.seq.nrrd, which 3D Slicer opens as a sequence in time",
     )
     p.add_argument(
+        "--kinetics",
+        action="store_true",
+        help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans and of the "
+        "goodness of fit (R2), pictures in report.html",
+    )
+    p.add_argument(
         "--dicom",
         action="store_true",
         help="also write the aligned series as DICOM (MR or CT), a new series of the study that was read",

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..space.geometry import Grid, Transform, jacobian_determinant
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
+from .kinetics import ToftsFit
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
 from .replacement import REPORT
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # name of the folder
 _SEQUENCE = "warped.seq.nrrd"
+_KINETICS = ("ktrans.nii.gz", "ktrans_before.nii.gz", "kinetic_r2.nii.gz", "kinetic_r2_before.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,15 @@ class Products:
         itk_transforms: ``transform_KK.h5`` and ``inverse_transform_KK.h5``, which do what the fields do.
         sequence: ``warped.seq.nrrd``, a volume sequence of 3D Slicer.
         dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
+        kinetics: maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and ``kinetic_r2.nii.gz``, and
+            the same with ``_before``; None for none.
     """
 
     fields: str = "compact"
     itk_transforms: bool = False
     sequence: bool = False
     dicom: bool = False
+    kinetics: ToftsFit | None = None
 
     def check(self, series: Series, home: int) -> None:
         """Refuse, with an InputError, what cannot be written of a series."""
@@ -57,6 +62,8 @@ class Products:
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; leave the option out")
         if self.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
+        if self.kinetics is not None:
+            self.kinetics.check(series)
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
         """Names of all that `write_registration` writes; ``{}`` stands for the number of a timepoint."""
@@ -69,11 +76,12 @@ class Products:
             "inverse_transform_{}.h5": self.itk_transforms,
             _SEQUENCE: self.sequence,
             _DICOM: self.dicom,
+            **dict.fromkeys(_KINETICS, self.kinetics is not None),
         }
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
 
 
-_ALL = Products(itk_transforms=True, sequence=True, dicom=True).names(std=True, jacobian=True)
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
 _SINGLE = {name for name in _ALL if "{}" not in name}
 _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
@@ -106,7 +114,8 @@ def write_registration(
         products: what else is written.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
-        bool, where every scan has before and after; ``files``: names.
+        bool, where every scan has before and after; ``kinetics``, as `ToftsFit.before_and_after` gives it, or None;
+        ``files``: names.
     """
     count = len(series.frames)
     if len(transforms) != count:
@@ -140,11 +149,31 @@ def write_registration(
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
+        seen = (coverage & always_seen).all(axis=0)
+        kinetics = _write_kinetics(products.kinetics, result, seen, series, home, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    seen = {"native_seen": always_seen, "warped_seen": coverage, "seen": (coverage & always_seen).all(axis=0)}
-    return {**result, **seen, "files": files}
+    masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
+    return {**result, **masks, "kinetics": kinetics, "files": files}
+
+
+def _write_kinetics(
+    fit: ToftsFit | None,
+    images: Mapping[str, np.ndarray],
+    seen: np.ndarray,
+    series: Series,
+    home: int,
+    folder: Path,
+) -> dict[str, object] | None:
+    """Fit and write the kinetics where they are asked for."""
+    fits = fit and fit.before_and_after(images["native"], images["warped"], seen, series.times_s)
+    if not fits:
+        return None
+    after, before, affine = fits["after"], fits["before"], series.frames[home].affine
+    for name, volume in zip(_KINETICS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)):
+        save_nifti(nifti_image(volume, affine), folder / name)
+    return fits
 
 
 def _write_products(
