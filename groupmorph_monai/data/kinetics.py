@@ -7,7 +7,7 @@ Anal 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:27
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,13 @@ from ..errors import InputError
 from .pharmacokinetics import parker_aif, relaxation_rate, uptake, weinmann_aif
 from .series import Series
 
-__all__ = ["Kinetics", "ToftsFit"]
+__all__ = ["KINETIC_MAPS", "Kinetics", "ToftsFit", "kinetic_maps", "peak_enhancement_percent"]
 
+KINETIC_MAPS = ("ktrans", "ktrans_before", "kinetic_r2", "kinetic_r2_before")
 logger = logging.getLogger(__name__)
 _INPUTS = {"parker": parker_aif, "weinmann": weinmann_aif}
 _LEAST_TIMES = {"tofts": 4, "extended_tofts": 5}  # one more than there are unknowns, and the baseline
-_KEP_PER_MIN = np.geomspace(0.02, 10, 100)
+_KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any between
 _BODY = 0.05  # of the 99th percentile of the signal: below is air
 _UPTAKE = 0.2  # mean rise of the signal from which tissue enhances: a share of what it was before
 _LEAST_VOXELS = 8
@@ -168,6 +169,22 @@ class ToftsFit:
         best = gain.argmax(dim=0, keepdim=True)
         squares = (concentration.square().sum(0) - gain.gather(0, best)[0]).clamp_min(0)
         return ktrans.gather(0, best)[0], squares
+
+
+def kinetic_maps(fits: Mapping[str, object] | None) -> dict[str, np.ndarray]:
+    """The maps of `ToftsFit.before_and_after` that are written, by the names of `KINETIC_MAPS`; none where there is no
+    fit."""
+    if not fits:
+        return {}
+    after, before = fits["after"], fits["before"]
+    return dict(zip(KINETIC_MAPS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)))
+
+
+def peak_enhancement_percent(volumes: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air and where not all scans
+    have ``seen`` the tissue."""
+    rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
+    return np.where(_body(volumes[0], seen), rise, 0).astype(np.float32)
 
 
 def _body(first: np.ndarray, seen: np.ndarray) -> np.ndarray:

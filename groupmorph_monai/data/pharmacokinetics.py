@@ -66,10 +66,9 @@ def relaxation_rate(
     enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
 ) -> NDArray:
     """Relaxation rate R1 (1/s) of tissue whose steady-state spoiled gradient echo is ``enhancement`` times that of its
-    native state, which relaxes with ``t10_s``: the inverse of `spgr_signal`, up to the signal of 0.01 s, beyond which
-    it hardly depends on R1."""
+    native state, which relaxes with ``t10_s``: the inverse of `spgr_signal`. What is brighter than a T1 of 0.01 s makes
+    it counts as that, as the signal hardly depends on R1 there."""
     cosine = np.cos(np.deg2rad(flip_angle_deg))
-    native = np.exp(-repetition_time_s / t10_s)
-    ratio = np.asarray(enhancement, dtype=float) * (1 - native) / (1 - cosine * native)
-    e1 = np.clip((1 - ratio) / (1 - cosine * ratio), np.exp(-repetition_time_s / 0.01), 1)
-    return -np.log(e1) / repetition_time_s
+    native, brightest = ((1 - e1) / (1 - cosine * e1) for e1 in np.exp(-repetition_time_s / np.array([t10_s, 0.01])))
+    signal = np.clip(np.asarray(enhancement, dtype=float) * native, 0, brightest)
+    return -np.log((1 - signal) / (1 - cosine * signal)) / repetition_time_s

@@ -16,7 +16,7 @@ from ..space.geometry import Grid, Transform, jacobian_determinant
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
-from .kinetics import ToftsFit
+from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps, peak_enhancement_percent
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
 from .replacement import REPORT
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # name of the folder
 _SEQUENCE = "warped.seq.nrrd"
-_KINETICS = ("ktrans.nii.gz", "ktrans_before.nii.gz", "kinetic_r2.nii.gz", "kinetic_r2_before.nii.gz")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Products:
             "inverse_transform_{}.h5": self.itk_transforms,
             _SEQUENCE: self.sequence,
             _DICOM: self.dicom,
-            **dict.fromkeys(_KINETICS, self.kinetics is not None),
+            **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
 
@@ -122,6 +121,7 @@ def write_registration(
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     grid, affine = series.frames[home].grid, series.frames[home].affine
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
+    maps = {}
     coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
     inverses = [transform.inverse for transform in transforms]
     with all_or_nothing(output_dir) as folder:
@@ -133,11 +133,10 @@ def write_registration(
             field = transform.displacement(grid)
             result["jacobian"][k] = jacobian_determinant(field[None], grid.affine)[0].numpy()
             if jacobian:
-                save_nifti(nifti_image(result["jacobian"][k], affine), folder / f"jacobian_{k:02d}.nii.gz")
+                maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
-                std, path = resample(std_mm[k], grid)[0], folder / f"std_mm_{k:02d}.nii.gz"
-                check_finite(std, path.name, "standard deviations", CHECK_SETTINGS)
-                save_nifti(nifti_image(std, affine), path)
+                maps[f"std_mm_{k:02d}"] = std = resample(std_mm[k], grid)[0]
+                check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
             if products.fields == "full":
                 write_field(field.numpy(), grid, folder / f"ddf_{k:02d}.nii.gz")
                 inverse = inverses[k].displacement(frame.grid)
@@ -150,30 +149,37 @@ def write_registration(
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
         seen = (coverage & always_seen).all(axis=0)
-        kinetics = _write_kinetics(products.kinetics, result, seen, series, home, folder)
+        kinetics = _fit(products.kinetics, result, seen, series.times_s)
+        maps |= kinetic_maps(kinetics)
+        _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, home, products, folder)
+        if products.dicom:
+            _write_dicom_maps(series, maps, aligned, seen, home, folder / _DICOM)
         files = sorted(file.name for file in folder.iterdir())
     masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
     return {**result, **masks, "kinetics": kinetics, "files": files}
 
 
-def _write_kinetics(
-    fit: ToftsFit | None,
-    images: Mapping[str, np.ndarray],
-    seen: np.ndarray,
-    series: Series,
-    home: int,
-    folder: Path,
+def _fit(
+    fit: ToftsFit | None, images: Mapping[str, np.ndarray], seen: np.ndarray, times_s: Sequence[float] | None
 ) -> dict[str, object] | None:
-    """Fit and write the kinetics where they are asked for."""
-    fits = fit and fit.before_and_after(images["native"], images["warped"], seen, series.times_s)
-    if not fits:
-        return None
-    after, before, affine = fits["after"], fits["before"], series.frames[home].affine
-    for name, volume in zip(_KINETICS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)):
-        save_nifti(nifti_image(volume, affine), folder / name)
-    return fits
+    return fit and fit.before_and_after(images["native"], images["warped"], seen, times_s)
+
+
+def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+        list(pool.map(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps))
+
+
+def _write_dicom_maps(
+    series: Series, maps: Mapping[str, np.ndarray], aligned: np.ndarray, seen: np.ndarray, home: int, folder: Path
+) -> None:
+    """Write the maps in the order of their names; of MR also the enhancement, which CT tells in Hounsfield units."""
+    if series.slices[home][0].source.modality == "MR":
+        maps = {"enhancement": peak_enhancement_percent(aligned, seen), **maps}
+    dicom = dicom_reader(Path(series.frames[home].path))
+    dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder)
 
 
 def _write_products(

@@ -15,6 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ParametricMapStorage
 from pydicom.valuerep import DT
 
 __all__ = ["Attributes", "Plane", "Source", "planes_of"]
@@ -152,6 +153,8 @@ class Attributes:
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none where it holds no grey-value image with a place in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        return
+    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are no signal
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, frame)
