@@ -118,8 +118,8 @@ SETTINGS: dict[str, Kind] = {
     "kinetics_arterial_input": Choice("parker", "weinmann"),
     "kinetics_arrival_s": OrNone(Number(0, 1e5)),
     "kinetics_t10_s": Number(0.01, 10),
-    "kinetics_repetition_time_s": Number(1e-4, 10),
-    "kinetics_flip_angle_deg": Number(0, 180, above=True),
+    "kinetics_repetition_time_s": OrNone(Number(1e-4, 10)),
+    "kinetics_flip_angle_deg": OrNone(Number(0, 180, above=True)),
     "kinetics_relaxivity": Number(0.1, 100),
     # training
     "patch_size_voxels": List(Whole(4, 1024), 3),

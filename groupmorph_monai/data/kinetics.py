@@ -8,7 +8,7 @@ Anal 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:27
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ _BODY = 0.05  # of the 99th percentile of the signal: below is air
 _UPTAKE = 0.2  # mean rise of the signal from which tissue enhances: a share of what it was before
 _LEAST_VOXELS = 8
 _ARRIVED = 0.1  # of the greatest mean rise: the agent has arrived
+_USUAL_TIME_S, _USUAL_ANGLE_DEG = 0.005, 12.0  # of breast DCE-MRI
 _CHUNK = 16384  # voxels at once
 
 
@@ -56,7 +57,7 @@ class ToftsFit:
         model: "tofts", or "extended_tofts", which has blood plasma in each voxel, too.
         arterial_input: "parker" or "weinmann", a population's.
         t10_s: native relaxation time T1 of the tissue of interest, the same everywhere.
-        repetition_time_s, flip_angle_deg: of the sequence.
+        repetition_time_s, flip_angle_deg: of the sequence; None for what `for_series` finds.
         relaxivity: of the agent, 1/(s mmol/l).
         arrival_s: when the agent arrives, after the first scan; None for half way between the last scan without and the
             first one with agent, as curves sampled once a minute do not tell it: an arrival of least residual missed
@@ -66,8 +67,8 @@ class ToftsFit:
     model: str = "tofts"
     arterial_input: str = "parker"
     t10_s: float = 1.5
-    repetition_time_s: float = 0.005
-    flip_angle_deg: float = 12.0
+    repetition_time_s: float | None = None
+    flip_angle_deg: float | None = None
     relaxivity: float = 4.5
     arrival_s: float | None = None
 
@@ -95,6 +96,20 @@ class ToftsFit:
                 f"{self.arrival_s:g}; count seconds from the first scan"
             )
 
+    def for_series(self, series: Series) -> "ToftsFit":
+        """The same fit with the repetition time and flip angle of the series' DICOM headers, or else of a usual
+        sequence, where none are given."""
+        planes = series.slices[0][:1] if series.slices else ()
+        header = {
+            name: next((plane.number(name) for plane in planes), None) for name in ("RepetitionTime", "FlipAngle")
+        }
+        time_s = header["RepetitionTime"] and header["RepetitionTime"] / 1000
+        return replace(
+            self,
+            repetition_time_s=self.repetition_time_s or time_s or _USUAL_TIME_S,
+            flip_angle_deg=self.flip_angle_deg or header["FlipAngle"] or _USUAL_ANGLE_DEG,
+        )
+
     def before_and_after(
         self, native: np.ndarray, warped: np.ndarray, seen: np.ndarray, times_s: Sequence[float]
     ) -> dict[str, object] | None:
@@ -105,7 +120,7 @@ class ToftsFit:
             seen: ``(*S)`` bool, where every scan has seen the tissue, before and after.
             times_s: K acquisition times.
         Returns: ``before`` and ``after``, `Kinetics`; ``enhancing``, ``(*S)`` bool, where the aligned series takes up
-            contrast agent; ``arrival_s``. None, with a warning, where nothing takes it up.
+            contrast agent; ``settings``, all of the fit's. None, with a warning, where nothing takes it up.
         """
         times = np.asarray(times_s, dtype=float) - times_s[0]
         enhancing = _body(warped[0], seen) & (_rise(warped) > _UPTAKE)
@@ -117,7 +132,7 @@ class ToftsFit:
             name: self.fit(volumes, _body(volumes[0], seen), times, arrival_s)
             for name, volumes in (("before", native), ("after", warped))
         }
-        return {**fits, "enhancing": enhancing, "arrival_s": arrival_s}
+        return {**fits, "enhancing": enhancing, "settings": {**asdict(self), "arrival_s": arrival_s}}
 
     def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: Sequence[float], arrival_s: float) -> Kinetics:
         """Fit every curve inside a mask.
@@ -180,11 +195,10 @@ def kinetic_maps(fits: Mapping[str, object] | None) -> dict[str, np.ndarray]:
     return dict(zip(KINETIC_MAPS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)))
 
 
-def peak_enhancement_percent(volumes: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air and where not all scans
-    have ``seen`` the tissue."""
+def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
+    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air."""
     rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
-    return np.where(_body(volumes[0], seen), rise, 0).astype(np.float32)
+    return np.where(_body(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
 
 
 def _body(first: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -113,17 +113,15 @@ def write_registration(
         products: what else is written.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
-        bool, where every scan has before and after; ``kinetics``, as `ToftsFit.before_and_after` gives it, or None;
-        ``files``: names.
+        bool, where every scan has before and after; ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
     """
     count = len(series.frames)
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     grid, affine = series.frames[home].grid, series.frames[home].affine
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
-    maps = {}
     coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
-    inverses = [transform.inverse for transform in transforms]
+    inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
@@ -149,22 +147,22 @@ def write_registration(
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
         seen = (coverage & always_seen).all(axis=0)
-        kinetics = _fit(products.kinetics, result, seen, series.times_s)
+        kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
-        _write_products(series, transforms, aligned, home, products, folder)
-        if products.dicom:
-            _write_dicom_maps(series, maps, aligned, seen, home, folder / _DICOM)
+        _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
     masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
     return {**result, **masks, "kinetics": kinetics, "files": files}
 
 
-def _fit(
-    fit: ToftsFit | None, images: Mapping[str, np.ndarray], seen: np.ndarray, times_s: Sequence[float] | None
+def _fit_kinetics(
+    fit: ToftsFit | None, series: Series, images: Mapping[str, np.ndarray], seen: np.ndarray
 ) -> dict[str, object] | None:
-    return fit and fit.before_and_after(images["native"], images["warped"], seen, times_s)
+    if fit is None:
+        return None
+    return fit.for_series(series).before_and_after(images["native"], images["warped"], seen, series.times_s)
 
 
 def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
@@ -172,18 +170,14 @@ def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path
         list(pool.map(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps))
 
 
-def _write_dicom_maps(
-    series: Series, maps: Mapping[str, np.ndarray], aligned: np.ndarray, seen: np.ndarray, home: int, folder: Path
-) -> None:
-    """Write the maps in the order of their names; of MR also the enhancement, which CT tells in Hounsfield units."""
-    if series.slices[home][0].source.modality == "MR":
-        maps = {"enhancement": peak_enhancement_percent(aligned, seen), **maps}
-    dicom = dicom_reader(Path(series.frames[home].path))
-    dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder)
-
-
 def _write_products(
-    series: Series, transforms: Sequence[Transform], aligned: np.ndarray, home: int, products: Products, folder: Path
+    series: Series,
+    transforms: Sequence[Transform],
+    aligned: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    home: int,
+    products: Products,
+    folder: Path,
 ) -> None:
     """Write what needs the whole series, or a library that knows no threads."""
     grid = series.frames[home].grid
@@ -196,6 +190,9 @@ def _write_products(
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
+        if series.slices[home][0].source.modality == "MR":
+            maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
+        dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
 
 
 def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:

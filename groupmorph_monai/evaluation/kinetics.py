@@ -2,19 +2,17 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..data.kinetics import ToftsFit
 from .report import show_slice
 
 __all__ = ["draw_kinetics", "summarise_kinetics"]
 
 
-def summarise_kinetics(fits: Mapping[str, object], fit: ToftsFit) -> dict[str, object]:
+def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
     """Sum up a fit over the tissue that takes up contrast agent, for the report and the verdict.
 
     Args:
@@ -33,7 +31,7 @@ def summarise_kinetics(fits: Mapping[str, object], fit: ToftsFit) -> dict[str, o
         **summary,
         "kinetic_residual_ratio": after / max(before, 1e-6),
         "enhancing_voxels": int(enhancing.sum()),
-        "settings": {**asdict(fit), "arrival_s": fits["arrival_s"]},
+        "settings": fits["settings"],
     }
 
 

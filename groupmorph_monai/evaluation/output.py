@@ -146,7 +146,7 @@ class SeriesWriter:
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
         grid, fits = self.series.frames[self.home].grid, written["kinetics"]
-        kinetics = fits and summarise_kinetics(fits, self.products.kinetics)
+        kinetics = fits and summarise_kinetics(fits)
         picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)

@@ -1,6 +1,8 @@
 """Tofts' model fitted voxel by voxel: known curves, SciPy's least squares, and dcmri's model."""
 
 import logging
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 
 ARRIVAL_S = 30.0
+FIT = partial(ToftsFit, repetition_time_s=0.005, flip_angle_deg=12.0)
 MINUTES = np.arange(7) * 60.0  # of breast DCE-MRI
 SECONDS = np.arange(80) * 5.0
 TISSUES = ((0.05, 0.4), (0.16, 0.5), (0.6, 0.3))
@@ -26,7 +29,7 @@ def signals(curves):
 
 def fit(curves, times, **settings):
     images = signals(curves)
-    return ToftsFit(**settings).fit(images, np.ones(images.shape[1:], bool), times, ARRIVAL_S)
+    return FIT(**settings).fit(images, np.ones(images.shape[1:], bool), times, ARRIVAL_S)
 
 
 @pytest.mark.parametrize("model, vp, times", [("tofts", 0.0, MINUTES), ("extended_tofts", 0.04, SECONDS)])
@@ -93,11 +96,11 @@ def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out(
     moved[3] = np.roll(moved[3], 2, axis=0)
     seen = np.ones(images.shape[1:], bool)
     seen[:, :3] = False
-    fits = ToftsFit().before_and_after(moved, images, seen, MINUTES + 1000)
+    fits = FIT().before_and_after(moved, images, seen, MINUTES + 1000)
     expected = np.zeros(seen.shape, bool)
     expected[2:5, 3:6, 1:5] = True
     np.testing.assert_array_equal(fits["enhancing"], expected)
-    assert fits["arrival_s"] == 30
+    assert fits["settings"]["arrival_s"] == 30
     after, before = fits["after"], fits["before"]
     assert after.ktrans_per_min[expected] == pytest.approx(0.16, rel=0.05)
     assert not after.ktrans_per_min[~seen].any() and not after.ktrans_per_min[:2].any()
@@ -106,7 +109,7 @@ def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out(
 
 def test_the_peak_enhancement_is_that_of_the_brightest_scan():
     images = still_series()
-    percent = peak_enhancement_percent(images, np.ones(images.shape[1:], bool))
+    percent = peak_enhancement_percent(images)
     curve = images[:, 3, 3, 3]
     assert percent[3, 3, 3] == pytest.approx(100 * (curve.max() / curve[0] - 1), rel=1e-5) and percent[3, 3, 3] > 50
     assert not percent[6:].any()
@@ -115,8 +118,20 @@ def test_the_peak_enhancement_is_that_of_the_brightest_scan():
 def test_a_series_without_contrast_agent_is_not_fitted(caplog):
     images = np.repeat(still_series()[:1], 7, axis=0)
     with caplog.at_level(logging.WARNING):
-        assert ToftsFit().before_and_after(images, images, np.ones(images.shape[1:], bool), MINUTES) is None
+        assert FIT().before_and_after(images, images, np.ones(images.shape[1:], bool), MINUTES) is None
     assert "no tissue takes up contrast agent" in caplog.text
+
+
+def test_the_sequence_is_that_of_the_header_unless_it_is_given():
+    header = {"RepetitionTime": 4.1, "FlipAngle": 20.0}
+    planes = [SimpleNamespace(number=header.get)]
+    scans = Series((), slices=(planes,))
+    fit = ToftsFit().for_series(scans)
+    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 20)
+    fit = ToftsFit(flip_angle_deg=8.0).for_series(scans)
+    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
+    fit = ToftsFit().for_series(Series(()))
+    assert (fit.repetition_time_s, fit.flip_angle_deg) == (0.005, 12)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,14 @@ class Plane:
     intercept: float
     scale: float | None
 
+    def number(self, name: str) -> float | None:
+        """A number of the protocol by its classic name, such as RepetitionTime; None where the header has none."""
+        texts = dict(zip((names[0] for names in _PROTOCOL), self.protocol))[name]
+        try:
+            return float(texts[0])
+        except (IndexError, ValueError):
+            return None
+
 
 @cache
 def _tag(name: str | tuple[int, int]) -> BaseTag:
