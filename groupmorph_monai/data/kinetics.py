@@ -28,7 +28,7 @@ _KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any between
 _BODY = 0.05  # of the 99th percentile of the signal: below is air
 _UPTAKE = 0.2  # mean rise of the signal from which tissue enhances: a share of what it was before
 _LEAST_VOXELS = 8
-_ARRIVED = 0.1  # of the greatest mean rise: the agent has arrived
+_ARRIVED = 0.2  # of the greatest mean rise: the agent has arrived; noise in the first scan looks like a tenth
 _USUAL_TIME_S, _USUAL_ANGLE_DEG = 0.005, 12.0  # of breast DCE-MRI
 _CHUNK = 16384  # voxels at once
 
@@ -97,8 +97,8 @@ class ToftsFit:
             )
 
     def for_series(self, series: Series) -> "ToftsFit":
-        """The same fit with the repetition time and flip angle of the series' DICOM headers, or else of a usual
-        sequence, where none are given."""
+        """Fill in a repetition time and flip angle that are None: those of the DICOM header, or else of a usual
+        sequence."""
         planes = series.slices[0][:1] if series.slices else ()
         header = {
             name: next((plane.number(name) for plane in planes), None) for name in ("RepetitionTime", "FlipAngle")
@@ -123,16 +123,18 @@ class ToftsFit:
             contrast agent; ``settings``, all of the fit's. None, with a warning, where nothing takes it up.
         """
         times = np.asarray(times_s, dtype=float) - times_s[0]
-        enhancing = _body(warped[0], seen) & (_rise(warped) > _UPTAKE)
+        body = _body(native[0], seen) & _body(warped[0], seen)
+        enhancing = body & (_rise(warped) > _UPTAKE)
         if enhancing.sum() < _LEAST_VOXELS:
             logger.warning("--kinetics: no tissue takes up contrast agent after the first scan, so nothing was fitted")
             return None
         arrival_s = _arrival_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
-        fits = {
-            name: self.fit(volumes, _body(volumes[0], seen), times, arrival_s)
-            for name, volumes in (("before", native), ("after", warped))
+        return {
+            "before": self.fit(native, body, times, arrival_s),
+            "after": self.fit(warped, body, times, arrival_s),
+            "enhancing": enhancing,
+            "settings": {**asdict(self), "arrival_s": arrival_s},
         }
-        return {**fits, "enhancing": enhancing, "settings": {**asdict(self), "arrival_s": arrival_s}}
 
     def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: Sequence[float], arrival_s: float) -> Kinetics:
         """Fit every curve inside a mask.
@@ -145,10 +147,12 @@ class ToftsFit:
         """
         curves, times = volumes[:, mask], np.asarray(times_s, dtype=float)
         ktrans, r2, residual = (np.full(mask.shape, fill, np.float32) for fill in (0, 0, np.nan))
-        parts = []
+        aif, since = _INPUTS[self.arterial_input], times - arrival_s
+        basis = torch.from_numpy(np.stack([uptake(since, kep, aif) for kep in _KEP_PER_MIN])).float()
+        plasma, parts = torch.from_numpy(aif(since)).float(), []
         for part in np.array_split(curves, max(1, curves.shape[1] // _CHUNK), axis=1):
             concentration = self._concentration(part, times, arrival_s)
-            best_ktrans, squares = self._solve(concentration, times, arrival_s)
+            best_ktrans, squares = self._solve(concentration, basis, plasma)
             variance = (concentration - concentration.mean(0)).square().sum(0).clamp_min(1e-12)
             power = concentration.square().sum(0).clamp_min(1e-12)
             share = 100 * (squares / power).sqrt()
@@ -163,12 +167,14 @@ class ToftsFit:
         rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
         return torch.from_numpy((rate - 1 / self.t10_s) / self.relaxivity).float()
 
-    def _solve(self, concentration: Tensor, times: np.ndarray, arrival_s: float) -> tuple[Tensor, Tensor]:
+    def _solve(self, concentration: Tensor, basis: Tensor, plasma: Tensor) -> tuple[Tensor, Tensor]:
         """Ktrans (1/min) and the sum of squared residuals of curves ``(K, N)``, where Ktrans and vp are not negative
-        and ve is at most 1."""
-        since, aif = times - arrival_s, _INPUTS[self.arterial_input]
-        basis = torch.from_numpy(np.stack([uptake(since, kep, aif) for kep in _KEP_PER_MIN])).float()  # (M, K)
-        plasma = torch.from_numpy(aif(since)).float()
+        and ve is at most 1.
+
+        Args:
+            basis: ``(M, K)``, what a Ktrans of 1/min takes up at each kep.
+            plasma: ``(K,)``, mmol/l.
+        """
         most = torch.from_numpy(_KEP_PER_MIN).float()[:, None]  # ve = Ktrans / kep
         leak, size = basis @ concentration, basis.square().sum(1, keepdim=True).clamp_min(1e-12)  # (M, N), (M, 1)
         ktrans = (leak / size).clamp_min(0).minimum(most)
@@ -213,6 +219,6 @@ def _rise(volumes: np.ndarray) -> np.ndarray:
 
 def _arrival_s(curves: np.ndarray, times: np.ndarray) -> float:
     """Half way between the last scan without and the first one with agent, of curves ``(K, N)`` that rise."""
-    mean = (curves / np.maximum(curves[:1], 1e-6)).mean(axis=1) - 1
-    first = max(1, int((mean > _ARRIVED * mean.max()).argmax()))
+    rise = curves.mean(axis=1) - curves[0].mean()
+    first = max(1, int((rise > _ARRIVED * rise.max()).argmax()))
     return float(times[first - 1] + times[first]) / 2
