@@ -38,6 +38,7 @@ def _own(value: str, meaning: str) -> Code:
     return Code(value, "99GROUPMORPH", meaning)
 
 
+_PER_MINUTE = Code("/min", "UCUM", "/min")  # pydicom 2 does not name it
 _QUANTITIES = {
     "enhancement": _Quantity(
         "Peak enhancement over the first scan", _own("ENHANCEMENT", "Peak enhancement"), codes.UCUM.Percent
@@ -48,7 +49,7 @@ _QUANTITIES = {
     "std_mm": _Quantity(
         "Standard deviation of the displacement", _own("STD", "Displacement uncertainty"), codes.UCUM.Millimeter
     ),
-    "ktrans": _Quantity("Ktrans of Tofts' model", codes.DCM.Ktrans, codes.UCUM.PerMinute),
+    "ktrans": _Quantity("Ktrans of Tofts' model", codes.DCM.Ktrans, _PER_MINUTE),
     "kinetic_r2": _Quantity(
         "R2 of the fit of Tofts' model", _own("R2", "Coefficient of determination"), codes.UCUM.NoUnits
     ),
