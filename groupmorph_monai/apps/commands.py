@@ -48,6 +48,7 @@ def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
         write_dicom=args.dicom or None,
         write_sequence=args.sequence or None,
         write_bids_names=args.bids_names or None,
+        write_kinetics=args.kinetics or None,
         outside=args.outside,
         initial_alignment=args.initial,
         mask=args.mask and absolute_paths(args.mask),

@@ -41,6 +41,12 @@ def add_results(p: argparse.ArgumentParser) -> None:
         help="also give transforms and images names such as from-scan02_to-common_mode-image_xfm and desc-aligned_T1w",
     )
     p.add_argument(
+        "--kinetics",
+        action="store_true",
+        help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans and of the "
+        "goodness of fit (R2), pictures in report.html",
+    )
+    p.add_argument(
         "--dicom",
         action="store_true",
         help="also write the aligned series as DICOM (MR or CT), a new series of the study that was read",

@@ -12,6 +12,7 @@ from .datalist import (
     thorax_items,
 )
 from .hearts import HEART_MOTIONS, make_heart
+from .kinetics import ToftsFit
 from .phantom import make_phantom
 from .points import read_points
 from .readers import read_series
@@ -34,6 +35,7 @@ __all__ = [
     "RandTimepointsd",
     "ScalePercentilesd",
     "Series",
+    "ToftsFit",
     "affine_phantom_items",
     "breast_items",
     "heart_items",

@@ -68,11 +68,19 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
 
 
 def signal_curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
-    """Signal over time of tissue with T10, density, Ktrans, ve, vp, each varied by a random factor of up to ``1 +
-    vary``."""
+    """Signal over time of tissue whose kinetics are `varied`."""
+    return _signal(times_s, *varied(generator, kinetics, vary))
+
+
+def varied(generator: torch.Generator, kinetics: Sequence[float], vary: float) -> list[float]:
+    """T10, density, Ktrans, ve and vp, each times a random factor of up to ``1 + vary``; ve at most 0.9."""
     factors = ((1 + vary) ** uniform(generator, -1, 1, (5,))).tolist()
     t10, density, ktrans, ve, vp = (k * f for k, f in zip(kinetics, factors))
-    return spgr_signal(concentration(times_s, ktrans, min(ve, 0.9), vp), t10, density, flip_angle_deg=_FLIP_ANGLE_DEG)
+    return [t10, density, ktrans, min(ve, 0.9), vp]
+
+
+def _signal(times_s: np.ndarray, t10_s: float, density: float, *kinetics: float) -> np.ndarray:
+    return spgr_signal(concentration(times_s, *kinetics), t10_s, density, flip_angle_deg=_FLIP_ANGLE_DEG)
 
 
 def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
@@ -120,7 +128,7 @@ class _Template:
         self.tissue = {name: signal_curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
         centre, radii = margin + extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
         self.body = _ellipsoid(rng, centre, radii, self.tissue["fat"])
-        self.organs, self.tumours = [], []
+        self.organs, self.tumours, self.ktrans = [], [], []
         for _ in range(int(uniform(rng, 4, 9))):
             name = ["gland", "muscle", "blood"][int(uniform(rng, 0, 3))]
             radii = extent.mean() * uniform(rng, 0.05, 0.2, (3,))
@@ -128,7 +136,9 @@ class _Template:
             self.organs.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
         for number in range(lesions):
             kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
-            signal = signal_curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1)
+            values = varied(rng, (1.5, 0.8, *kinetics, 0.03), 0.1)
+            self.ktrans.append(values[2])
+            signal = _signal(since_arrival_s, *values)
             radii = extent.mean() * uniform(rng, 0.05, 0.11, (3,))
             self.tumours.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.25, 0.75, (3,)), radii, signal))
         self.gland_cell = 7 * float(uniform(rng, 0.7, 1.6))
@@ -182,8 +192,8 @@ def make_phantom(
         margin_voxels: of air, on every side; without one the body reaches beyond the field of view.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
         same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's
-        number from 1; ``motion`` ``(K, 3, *S)``, displacement from each timepoint's voxels to the template, voxels;
-        ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
+        number from 1; ``lesion_ktrans_per_min`` ``(L,)``; ``motion`` ``(K, 3, *S)``, displacement from each timepoint's
+        voxels to the template, voxels; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
     """
     rng = torch.Generator().manual_seed(seed)
     interval_s = float(uniform(rng, 50, 90))
@@ -209,6 +219,7 @@ def make_phantom(
         "image": 1000 * image / image.max(),
         "landmarks": torch.stack([follow(ddf, chosen) for ddf in motions]),
         "lesion_mask": torch.stack([label for _, label in rendered]),
+        "lesion_ktrans_per_min": torch.tensor(template.ktrans),
         "motion": torch.stack(motions),
         "affine": torch.diag(spacing),
         "times_s": torch.as_tensor(times_s),

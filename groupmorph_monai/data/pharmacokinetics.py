@@ -1,9 +1,13 @@
-"""Contrast uptake: population arterial input function, extended Tofts model, spoiled gradient echo."""
+"""Contrast uptake: population arterial input functions, extended Tofts model, spoiled gradient echo."""
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["concentration", "parker_aif", "spgr_signal"]
+__all__ = ["concentration", "parker_aif", "relaxation_rate", "spgr_signal", "uptake", "weinmann_aif"]
+
+_STEP_S = 0.5  # of the numerical convolution
 
 
 def parker_aif(times_s: ArrayLike) -> NDArray:
@@ -17,18 +21,29 @@ def parker_aif(times_s: ArrayLike) -> NDArray:
     return np.where(minutes < 0, 0, blood) / (1 - 0.42)
 
 
+def weinmann_aif(times_s: ArrayLike) -> NDArray:
+    """Plasma concentration (mmol/l) at ``times_s`` after a dose of 0.1 mmol/kg: the two exponentials that Tofts and
+    Kermode (1991, MRM 17:357) fitted to the blood samples of Weinmann et al. (1984); 0 before arrival. It lacks the
+    first pass, which scans of a minute do not resolve."""
+    minutes = np.asarray(times_s, dtype=float) / 60
+    after = np.maximum(minutes, 0)
+    return np.where(minutes < 0, 0, 0.1 * (3.99 * np.exp(-0.144 * after) + 4.78 * np.exp(-0.0111 * after)))
+
+
+def uptake(times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], NDArray] = parker_aif) -> NDArray:
+    """Concentration (mmol/l) that leaks into tissue at a Ktrans of 1/min and drains at ``kep_per_min``, at ``times_s``
+    after arrival: ``int Cp(s) exp(-kep (t - s)) ds``, by the trapezoidal rule on a 0.5 s grid; 0 before arrival."""
+    times_s = np.asarray(times_s, dtype=float)
+    fine = np.arange(0, max(times_s.max(), 0) + 2 * _STEP_S, _STEP_S)
+    plasma, decay = aif(fine), np.exp(-kep_per_min * fine / 60)
+    leaked = np.convolve(plasma, decay)[: fine.size] - 0.5 * (plasma * decay[0] + plasma[0] * decay)
+    return np.where(times_s < 0, 0, np.interp(times_s, fine, leaked * _STEP_S / 60))
+
+
 def concentration(times_s: ArrayLike, ktrans_per_min: float, ve: float, vp: float) -> NDArray:
     """Tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al. 1999, JMRI
-    10:223): ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``, integrated on a 0.5 s grid by the trapezoidal
-    rule."""
-    times_s = np.asarray(times_s, dtype=float)
-    step = 0.5
-    fine = np.arange(0, max(times_s.max(), 0) + 2 * step, step)
-    plasma = parker_aif(fine)
-    decay = np.exp(-ktrans_per_min / ve * fine / 60)
-    leaked = np.convolve(plasma, decay)[: fine.size] - 0.5 * (plasma * decay[0] + plasma[0] * decay)
-    curve = vp * plasma + ktrans_per_min * leaked * step / 60
-    return np.where(times_s < 0, 0, np.interp(times_s, fine, curve))
+    10:223) with Parker's input: ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``."""
+    return vp * parker_aif(times_s) + ktrans_per_min * uptake(times_s, ktrans_per_min / ve)
 
 
 def spgr_signal(
@@ -45,3 +60,15 @@ def spgr_signal(
     e1 = np.exp(-repetition_time_s * rate)
     angle = np.deg2rad(flip_angle_deg)
     return proton_density * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+
+
+def relaxation_rate(
+    enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
+) -> NDArray:
+    """Relaxation rate R1 (1/s) of tissue whose steady-state spoiled gradient echo is ``enhancement`` times that of its
+    native state, which relaxes with ``t10_s``: the inverse of `spgr_signal`. What is brighter than a T1 of 0.01 s makes
+    it counts as that, as the signal hardly depends on R1 there."""
+    cosine = np.cos(np.deg2rad(flip_angle_deg))
+    native, brightest = ((1 - e1) / (1 - cosine * e1) for e1 in np.exp(-repetition_time_s / np.array([t10_s, 0.01])))
+    signal = np.clip(np.asarray(enhancement, dtype=float) * native, 0, brightest)
+    return -np.log((1 - signal) / (1 - cosine * signal)) / repetition_time_s

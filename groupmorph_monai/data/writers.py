@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..space.geometry import Grid, Transform, jacobian_determinant
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
+from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps, peak_enhancement_percent
 from .names import bids_name, is_bids_name
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
@@ -44,6 +45,8 @@ class Products:
         sequence: ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences of 3D Slicer.
         bids_names: transforms and images have a second name each, as `bids_name` gives it.
         dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
+        kinetics: maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and ``kinetic_r2.nii.gz``, and
+            the same with ``_before``; None for none.
     """
 
     fields: str = "compact"
@@ -51,6 +54,7 @@ class Products:
     sequence: bool = False
     dicom: bool = False
     bids_names: bool = False
+    kinetics: ToftsFit | None = None
 
     def check(self, series: Series, home: int) -> None:
         """Refuse, with an InputError, what cannot be written of a series."""
@@ -61,6 +65,8 @@ class Products:
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; leave the option out")
         if self.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
+        if self.kinetics is not None:
+            self.kinetics.check(series)
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
         """Names of all that `write_registration` writes, but for second names; ``{}`` stands for the number of a
@@ -75,11 +81,12 @@ class Products:
             _SEQUENCE: self.sequence,
             _TRANSFORM_SEQUENCE: self.sequence,
             _DICOM: self.dicom,
+            **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
 
 
-_ALL = Products(itk_transforms=True, sequence=True, dicom=True).names(std=True, jacobian=True)
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
 _SINGLE = {name for name in _ALL if "{}" not in name}
 _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
@@ -112,7 +119,7 @@ def write_registration(
         products: what else is written.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
-        bool, where every scan has before and after; ``files``: names.
+        bool, where every scan has before and after; ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
     """
     count = len(series.frames)
     if len(transforms) != count:
@@ -120,7 +127,7 @@ def write_registration(
     grid, affine = series.frames[home].grid, series.frames[home].affine
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
     coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
-    inverses = [transform.inverse for transform in transforms]
+    inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
@@ -130,11 +137,10 @@ def write_registration(
             field = transform.displacement(grid)
             result["jacobian"][k] = jacobian_determinant(field[None], grid.affine)[0].numpy()
             if jacobian:
-                save_nifti(nifti_image(result["jacobian"][k], affine), folder / f"jacobian_{k:02d}.nii.gz")
+                maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
-                std, path = resample(std_mm[k], grid)[0], folder / f"std_mm_{k:02d}.nii.gz"
-                check_finite(std, path.name, "standard deviations", CHECK_SETTINGS)
-                save_nifti(nifti_image(std, affine), path)
+                maps[f"std_mm_{k:02d}"] = std = resample(std_mm[k], grid)[0]
+                check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
             if products.fields == "full":
                 write_field(field.numpy(), grid, folder / f"ddf_{k:02d}.nii.gz")
                 inverse = inverses[k].displacement(frame.grid)
@@ -146,17 +152,40 @@ def write_registration(
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
+        seen = (coverage & always_seen).all(axis=0)
+        kinetics = _fit_kinetics(products.kinetics, series, result, seen)
+        maps |= kinetic_maps(kinetics)
+        _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
-        _write_products(series, transforms, aligned, home, products, folder)
+        _write_products(series, transforms, aligned, maps, home, products, folder)
         if products.bids_names:
             _add_bids_names(series, folder)
         files = sorted(file.name for file in folder.iterdir())
-    seen = {"native_seen": always_seen, "warped_seen": coverage, "seen": (coverage & always_seen).all(axis=0)}
-    return {**result, **seen, "files": files}
+    masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
+    return {**result, **masks, "kinetics": kinetics, "files": files}
+
+
+def _fit_kinetics(
+    fit: ToftsFit | None, series: Series, images: Mapping[str, np.ndarray], seen: np.ndarray
+) -> dict[str, object] | None:
+    if fit is None:
+        return None
+    return fit.for_series(series).before_and_after(images["native"], images["warped"], seen, series.times_s)
+
+
+def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+        list(pool.map(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps))
 
 
 def _write_products(
-    series: Series, transforms: Sequence[Transform], aligned: np.ndarray, home: int, products: Products, folder: Path
+    series: Series,
+    transforms: Sequence[Transform],
+    aligned: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    home: int,
+    products: Products,
+    folder: Path,
 ) -> None:
     """Write what needs the whole series, or a library that knows no threads."""
     grid = series.frames[home].grid
@@ -171,6 +200,9 @@ def _write_products(
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
+        if series.slices[home][0].source.modality == "MR":
+            maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
+        dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
 
 
 def _add_bids_names(series: Series, folder: Path) -> None:

@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
+from .kinetics import draw_kinetics, summarise_kinetics
 from .metrics import similarity
 from .page import write_page
 from .quality import measure_quality
@@ -144,10 +145,12 @@ class SeriesWriter:
         quality = measure_quality(self.series, registration["transforms"], self.home)
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
+        grid, fits = self.series.frames[self.home].grid, written["kinetics"]
+        kinetics = fits and summarise_kinetics(fits)
+        picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
-        report = self._report(metrics, quality, written["files"], initial, seconds)
-        grid = self.series.frames[self.home].grid
-        write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std)
+        report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
+        write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std, picture)
         write_json(report, folder / "report.json")
         return len(written["files"])
 
@@ -187,14 +190,21 @@ class SeriesWriter:
         )
 
     def _report(
-        self, metrics: dict, quality: dict, files: Sequence[str], initial: Mapping, seconds: Mapping[str, float]
+        self,
+        metrics: dict,
+        quality: dict,
+        files: Sequence[str],
+        initial: Mapping,
+        seconds: Mapping[str, float],
+        kinetics: Mapping | None,
     ) -> dict:
-        values = {**metrics, **quality, "initial_confidence": initial.get("confidence")}
+        values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
             values = {name: values[name] for name in _OF_THE_MAPS if name in values}
         return {
             "verdict": judge(values),
             "metrics": metrics,
+            "kinetics": kinetics,
             "warnings": _warn_of_less_similarity(metrics),
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],

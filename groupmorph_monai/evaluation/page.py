@@ -49,6 +49,11 @@ _METRICS = {
     "nmi_before": "normalised mutual information over all pairs, 0 to 1, before",
     "nmi_after": "the same after; a better similarity is no proof of a better alignment",
 }
+_KINETICS = {
+    "ktrans_per_min": "Ktrans, 1/min",
+    "kinetic_r2": "R2: share of a curve's variance that the model explains, 0 to 1",
+    "kinetic_residual_percent": "residual of the fit, percent of the concentration",
+}
 
 
 def page_grid(grid: Grid, timepoints: int) -> Grid:
@@ -172,6 +177,7 @@ def write_page(
     transforms: Sequence[Transform],
     lengths_mm: np.ndarray,
     std_mm: Sequence[Frame] | None = None,
+    kinetics_png: bytes | None = None,
 ) -> None:
     """Write the page.
 
@@ -183,6 +189,7 @@ def write_page(
         transforms: K, from the common space to each timepoint.
         lengths_mm: ``(K, P)``, samples of the displacements' lengths.
         std_mm: K frames, standard deviation of each displacement's length.
+        kinetics_png: picture of the maps whose numbers ``report["kinetics"]`` holds.
     """
     report = plain(report)
     page = _Page(grid, len(transforms))
@@ -202,7 +209,7 @@ def write_page(
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),
     }
-    Path(path).write_text(_html(report, plain(contents), page), encoding="utf-8")
+    Path(path).write_text(_html(report, plain(contents), page, kinetics_png), encoding="utf-8")
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:
@@ -212,7 +219,7 @@ def _percentiles(lengths: np.ndarray) -> list[float]:
         return np.percentile(known, (5, 25, 50, 75, 95)).tolist() if known.size else [math.nan] * 5
 
 
-def _html(report: Mapping, packed: Mapping, page: _Page) -> str:
+def _html(report: Mapping, packed: Mapping, page: _Page, kinetics_png: bytes | None) -> str:
     folder = files(__package__) / "html"
     css, template, *scripts = (
         (folder / name).read_text(encoding="utf-8")
@@ -231,6 +238,7 @@ def _html(report: Mapping, packed: Mapping, page: _Page) -> str:
         reasons="".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"]),
         resolution=f"Shown in voxels of {shown} mm; the files have {home} mm.",
         motion=_motion_table(packed),
+        kinetics="" if kinetics_png is None else _kinetics_section(report["kinetics"], kinetics_png),
         checks=_checks_table(verdict["checks"]),
         metrics=_table(("number", "value", "meaning"), _metric_rows(report)),
         report_text=escape(json.dumps(report, indent=1)),
@@ -265,6 +273,22 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], levels: boo
 def _motion_table(packed: Mapping) -> str:
     rows = [[name, *row] for name, row in zip(packed["timepoints"], packed["motion_mm"])]
     return _table(("timepoint, displacement in mm", "5 %", "25 %", "median", "75 %", "95 %"), rows)
+
+
+def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
+    rows = [
+        [meaning, *(kinetics[f"{name}_{when}"] for when in ("before", "after"))] for name, meaning in _KINETICS.items()
+    ]
+    settings = ", ".join(f"{name} {_number(value)}" for name, value in kinetics["settings"].items())
+    picture = base64.b64encode(png).decode("ascii")
+    return (
+        '<section aria-label="Kinetics"><h2>Contrast kinetics</h2>'
+        f'<img src="data:image/png;base64,{picture}" alt="Maps of R2 and Ktrans before and after registration" '
+        'style="max-width: 100%">'
+        + _table((f"median of {kinetics['enhancing_voxels']} enhancing voxels", "before", "after"), rows)
+        + f'<p class="small">Voxel-by-voxel fit with {escape(settings)}. Ktrans depends on each of them; compare '
+        "before and after rather than with another program.</p></section>"
+    )
 
 
 def _checks_table(checks: Mapping[str, Mapping]) -> str:

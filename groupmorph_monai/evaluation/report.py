@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..data.output_folder import all_or_nothing
 
-__all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
+__all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
 
 
 def plain(value: object) -> object:
@@ -85,7 +85,7 @@ def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
-def _show(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
+def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
     """First index axis to the right, second upwards: for RAS+ and LAS+ volumes anterior is up."""
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
@@ -101,15 +101,17 @@ def _show_before_and_after(
     limit = max(limits[0] or limits[1], 1e-6)
     for (left, right), series, name in zip(axes, (native, warped), ("before", "after")):
         mean, change = series.mean(axis=0), series[late] - series[0]
-        _show(left, mean, spacing_mm, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high)
-        shown = _show(right, change, spacing_mm, f"{subtraction}, {name}", cmap="gray", vmin=-limit, vmax=limit)
+        show_slice(
+            left, mean, spacing_mm, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high
+        )
+        shown = show_slice(right, change, spacing_mm, f"{subtraction}, {name}", cmap="gray", vmin=-limit, vmax=limit)
     right.figure.colorbar(shown, ax=axes[:, 1], shrink=0.6, pad=0.02, label="signal difference")
 
 
 def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[float], title: str) -> None:
     # The least spread keeps rounding errors from looking like motion.
     spread = max(0.05, float(np.percentile(np.abs(determinant - 1), 99.5)))
-    shown = _show(axes, determinant, spacing_mm, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
+    shown = show_slice(axes, determinant, spacing_mm, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
     axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="Jacobian determinant")
 
 

@@ -156,6 +156,16 @@ CHECKS = (
         source="Motion makes curves rough, so its removal makes them smoother. " + _CALIBRATED,
     ),
     Check(
+        "kinetic_residual_ratio",
+        "median residual of the kinetic fit in enhancing tissue, after over before",
+        "Registration made the curves of enhancing tissue fit a kinetic model {value} times as badly, expected at most "
+        "{limit} times.",
+        look=1.1,
+        fail=2.0,
+        source="Motion takes curves away from the model, whose residual drives the registration of Buonaccorsi et al. "
+        "(2007, MRM 58:1010). Limits as for the roughness of curves.",
+    ),
+    Check(
         "uncertainty_mm",
         "median standard deviation of the displacement, mm",
         "{scan}: the displacement is uncertain by {value} mm, expected at most {limit} mm.",

@@ -285,3 +285,13 @@ def test_landmarks_far_outside_of_their_scan(study, refused):
 )  # fmt: skip
 def test_settings_of_training_out_of_range(setting, refused):
     refused(["train", "--phantoms", "--output", "out", "--set", setting], "--set")
+
+
+def test_kinetics_of_what_tells_no_times_or_has_too_few_scans(series, tmp_path, refused):
+    options = ["--output", "out", "--kinetics", *FAST]
+    refused(["register", *series, *options], "--kinetics: expected a series with acquisition times", "side-cars")
+    files = [shutil.copy(file, tmp_path) for file in series]
+    for k, file in enumerate(files):
+        Path(file.removesuffix(".nii.gz") + ".json").write_text(json.dumps({"AcquisitionTime": f"10:0{k}:00"}))
+    refused(["register", *files[:2], *options], "--kinetics: expected 4 scans or more for tofts, got 2")
+    refused(["register", *files, *options, "--set", "kinetics_model=patlak"], "kinetics_model", "tofts")

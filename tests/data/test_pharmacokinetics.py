@@ -3,7 +3,7 @@ import pytest
 from scipy.integrate import quad
 
 from groupmorph_monai.data.phantom import LESION_KINETICS
-from groupmorph_monai.data.pharmacokinetics import concentration, parker_aif, spgr_signal
+from groupmorph_monai.data.pharmacokinetics import concentration, parker_aif, relaxation_rate, spgr_signal
 
 
 def test_aif_has_parkers_peak_and_tail():
@@ -33,6 +33,13 @@ def test_signal_is_ernsts():
     assert spgr_signal(0.0, 1.4, 0.8) == pytest.approx(expected, rel=1e-12)
     rate = 1 / 1.4 + 4.5 * 0.3
     assert spgr_signal(0.3, 1.4) == pytest.approx(spgr_signal(0.0, 1 / rate), rel=1e-12)
+
+
+def test_the_relaxation_rate_is_that_of_the_signal():
+    rates = np.array([1 / 1.4, 1.5, 8.0, 60.0])
+    enhancement = spgr_signal(0.0, 1 / rates, 3.0, flip_angle_deg=20) / spgr_signal(0.0, 1.4, 3.0, flip_angle_deg=20)
+    assert relaxation_rate(enhancement, 1.4, flip_angle_deg=20) == pytest.approx(rates, rel=1e-9)
+    assert relaxation_rate([0.0, 1e3], 1.4).tolist() == pytest.approx([0, 100])  # signals that no tissue gives
 
 
 @pytest.mark.parametrize("name, low, high", [("persistent", 0.1, 1), ("plateau", -0.1, 0.1), ("washout", -1, -0.1)])

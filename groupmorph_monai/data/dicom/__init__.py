@@ -8,8 +8,16 @@ series of the aligned scans, with the headers of `derived`, and `registration` a
 """
 
 from .derived import check_modality
+from .parametric_map import write_parametric_maps
 from .reader import list_dicom, read_dicom
 from .registration import write_registration_object
 from .writer import write_dicom
 
-__all__ = ["check_modality", "list_dicom", "read_dicom", "write_dicom", "write_registration_object"]
+__all__ = [
+    "check_modality",
+    "list_dicom",
+    "read_dicom",
+    "write_dicom",
+    "write_parametric_maps",
+    "write_registration_object",
+]

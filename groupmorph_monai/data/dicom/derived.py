@@ -5,13 +5,13 @@ from datetime import datetime
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from ... import __version__
 from ...errors import InputError
 from .headers import Attributes, Plane
 
-__all__ = ["check_modality", "code_item", "derived_header", "equipment_item"]
+__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
@@ -45,6 +45,11 @@ _REQUIRED_OF_MODALITY = {
     },
     "CT": {"KVP": "", "AcquisitionNumber": ""},
 }
+_OF_EVERY_OBJECT = (
+    *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
+    *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
+    *("PositionReferenceIndicator", "Laterality"),
+)
 _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
@@ -83,6 +88,30 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     header.DerivationCodeSequence = [code_item(codes.DCM.SpatialResampling)]
     header.ContributingEquipmentSequence = [equipment_item()]
     return header
+
+
+def derived_object(home: Plane, name: str, meaning: str, series_number: int) -> Dataset:
+    """Make the header of an object of a new series that is derived from a study but is no image of a scanner.
+
+    Args:
+        home: a slice of the scan in whose study and frame of reference it lies.
+        name: of the object; it follows the description of the source.
+        meaning: what it holds.
+        series_number: added to that of the source.
+    """
+    source, result, now = derived_header(home, home), Dataset(), datetime.now()
+    for keyword in _OF_EVERY_OBJECT:
+        if keyword in source:
+            setattr(result, keyword, source[keyword].value)
+    result.SOPInstanceUID, result.SeriesInstanceUID = generate_uid(), generate_uid()
+    result.SeriesNumber, result.InstanceNumber = series_number + home.source.number, 1
+    result.SeriesDescription = f"{home.source.description} {name}".strip()[:64]
+    result.ContentLabel, result.ContentDescription, result.ContentCreatorName = name.upper(), meaning, ""
+    result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    equipment = equipment_item()
+    result.Manufacturer, result.ManufacturerModelName = equipment.Manufacturer, equipment.ManufacturerModelName
+    result.SoftwareVersions, result.DeviceSerialNumber = equipment.SoftwareVersions, "1"
+    return result
 
 
 def _attributes(plane: Plane) -> Attributes:

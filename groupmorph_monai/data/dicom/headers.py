@@ -15,6 +15,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ParametricMapStorage
 from pydicom.valuerep import DT
 
 __all__ = ["Attributes", "Plane", "Source", "planes_of"]
@@ -96,6 +97,14 @@ class Plane:
     intercept: float
     scale: float | None
 
+    def number(self, name: str) -> float | None:
+        """A number of the protocol by its classic name, such as RepetitionTime; None where the header has none."""
+        texts = dict(zip((names[0] for names in _PROTOCOL), self.protocol))[name]
+        try:
+            return float(texts[0])
+        except (IndexError, ValueError):
+            return None
+
 
 @cache
 def _tag(name: str | tuple[int, int]) -> BaseTag:
@@ -152,6 +161,8 @@ class Attributes:
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none where it holds no grey-value image with a place in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        return
+    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are no signal
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, frame)

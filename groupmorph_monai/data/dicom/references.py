@@ -1,5 +1,7 @@
 """References from one object to the images it was made of, and files of new objects."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from .derived import code_item
 from .headers import Plane
 
-__all__ = ["reference", "save", "sop_reference"]
+__all__ = ["reference", "referenced_series", "save", "sop_reference"]
 
 
 def sop_reference(plane: Plane) -> Dataset:
@@ -28,6 +30,20 @@ def reference(plane: Plane) -> Dataset:
         item.ReferencedFrameNumber = plane.frame + 1
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
     return item
+
+
+def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
+    """Name the images that hold slices, by series."""
+    series = defaultdict(dict)
+    for plane in planes:
+        series[plane.source.series][plane.uid] = plane
+    items = []
+    for uid, members in series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [sop_reference(plane) for plane in members.values()]
+        items.append(item)
+    return items
 
 
 @lru_cache(maxsize=4096)

@@ -1,31 +1,24 @@
 """The motion of a series as a Deformable Spatial Registration object (DICOM PS3.3, A.39.2 and C.20.3)."""
 
-from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydicom.dataset import Dataset
-from pydicom.uid import DeformableSpatialRegistrationStorage, generate_uid
+from pydicom.uid import DeformableSpatialRegistrationStorage
 
 from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
 from ..readers import LPS_TO_RAS
 from ..series import Series
-from .derived import derived_header, equipment_item
+from .derived import derived_object
 from .geometry import decimals, orientation
 from .headers import Plane
-from .references import save, sop_reference
+from .references import referenced_series, save, sop_reference
 
 __all__ = ["write_registration_object"]
 
 _SERIES_NUMBER = 2000  # added to that of the source
-_SHARED = (
-    *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
-    *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID"),
-    *("PositionReferenceIndicator", "Laterality"),
-)
 
 
 def write_registration_object(series: Series, transforms: Sequence[Transform], home: int, path: Path) -> None:
@@ -38,26 +31,13 @@ def write_registration_object(series: Series, transforms: Sequence[Transform], h
         series: as `read_dicom` gives it.
         transforms: K, RAS mm, each of affine maps and at most one field.
     """
-    base, now = series.slices[home][0], datetime.now()
-    source = derived_header(base, base)
-    result = Dataset()
-    for name in _SHARED:
-        if name in source:
-            setattr(result, name, source[name].value)
-    result.SOPClassUID, result.SOPInstanceUID = DeformableSpatialRegistrationStorage, generate_uid()
-    result.Modality, result.SeriesInstanceUID = "REG", generate_uid()
-    result.SeriesNumber = _SERIES_NUMBER + base.source.number
-    result.SeriesDescription, result.InstanceNumber = f"{base.source.description} motion".strip()[:64], 1
-    result.ContentLabel, result.ContentDescription, result.ContentCreatorName = "MOTION", "Motion per timepoint", ""
-    result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    equipment = equipment_item()
-    result.Manufacturer, result.ManufacturerModelName = equipment.Manufacturer, equipment.ManufacturerModelName
-    result.SoftwareVersions, result.DeviceSerialNumber = equipment.SoftwareVersions, "1"
+    result = derived_object(series.slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
+    result.SOPClassUID, result.Modality = DeformableSpatialRegistrationStorage, "REG"
     volume = series.frames[home].grid
     result.DeformableRegistrationSequence = [
         _item(transform, planes, volume) for transform, planes in zip(transforms, series.slices)
     ]
-    result.ReferencedSeriesSequence = _series_of([plane for planes in series.slices for plane in planes])
+    result.ReferencedSeriesSequence = referenced_series([plane for planes in series.slices for plane in planes])
     save(result, path)
 
 
@@ -107,17 +87,3 @@ def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
     lps = displacement.numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
     item.VectorGridData = np.ascontiguousarray(lps.T, "<f4").tobytes()
     return item
-
-
-def _series_of(planes: Sequence[Plane]) -> list[Dataset]:
-    """The images of slices, by series."""
-    series = defaultdict(dict)
-    for plane in planes:
-        series[plane.source.series][plane.uid] = plane
-    items = []
-    for uid, members in series.items():
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        item.ReferencedInstanceSequence = [sop_reference(plane) for plane in members.values()]
-        items.append(item)
-    return items

@@ -14,7 +14,8 @@ pydicom = pytest.importorskip("pydicom")
 import dicom_exports as exports  # noqa: E402
 
 from groupmorph_monai.data import replacement  # noqa: E402
-from groupmorph_monai.data.dicom import write_registration_object  # noqa: E402
+from groupmorph_monai.data.dicom import write_parametric_maps, write_registration_object  # noqa: E402
+from groupmorph_monai.data.kinetics import ToftsFit  # noqa: E402
 from groupmorph_monai.data.output_folder import all_or_nothing  # noqa: E402
 from groupmorph_monai.data.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
@@ -111,6 +112,81 @@ def test_gdcm_reads_the_same_voxels_at_the_same_places(tmp_path, largest):
         affine[:3, 3] = np.array(image.GetOrigin())
         np.testing.assert_allclose(exports.LPS @ affine, series.frames[0].affine, atol=1e-3)
         assert np.abs(itk.array_from_image(image).T - stored[k]).max() <= np.ptp(stored) / 2**12
+
+
+UNITS = {"enhancement": "%", "jacobian_02": "1", "std_mm_01": "mm", "ktrans": "/min", "kinetic_r2_before": "1"}
+
+
+def map_values(image):
+    """What the pixels of a Parametric Map mean, in the order of our voxels."""
+    (mapping,) = image.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    return image.pixel_array.T * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+
+
+def referenced(image):
+    return [r for item in image.ReferencedSeriesSequence for r in item.ReferencedInstanceSequence]
+
+
+@pytest.mark.parametrize("home", [0, 1])
+def test_highdicom_reads_the_same_map_at_the_same_place(tmp_path, home):
+    highdicom = pytest.importorskip("highdicom")
+    series = read_series(exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in"))
+    values = np.random.default_rng(0).normal(-1, 3, SIZE)
+    write_parametric_maps(series, {"ktrans": values}, home, tmp_path)
+    volume = highdicom.imread(tmp_path / "ktrans.dcm").get_volume(apply_real_world_transform=True)
+    affine = exports.LPS @ volume.affine  # axes: frame, row, column; the frames may run backwards
+    ijk = np.linalg.inv(series.frames[home].affine) @ affine
+    n = np.indices(volume.array.shape).reshape(3, -1)
+    places = np.rint(ijk[:3, :3] @ n + ijk[:3, 3:]).astype(int)
+    assert np.abs(ijk[:3, :3] @ n + ijk[:3, 3:] - places).max() < 1e-3
+    assert np.abs(volume.array.ravel() - values[tuple(places)]).max() <= np.ptp(values) / 2**16
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "enhanced"])
+def test_maps_are_parametric_maps_that_name_their_sources(tmp_path, vendor):
+    series = read_series(exports.save(getattr(exports, vendor)(volumes(), AFFINE), tmp_path / "in"))
+    values = {name: np.random.default_rng(k).normal(k, 1 + k, SIZE) for k, name in enumerate(UNITS)}
+    write_parametric_maps(series, values, 1, tmp_path)
+    uids = set()
+    for name, unit in UNITS.items():
+        made, volume = pydicom.dcmread(tmp_path / f"{name}.dcm"), values[name]
+        assert np.abs(map_values(made) - volume).max() <= np.ptp(volume) / 2**16
+        (mapping,) = made.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+        assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == unit
+        uids.add((made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID))
+        scans = [int(name[-2:])] if name[-2:].isdigit() else range(4)
+        named = {r.ReferencedSOPInstanceUID for r in referenced(made)}
+        assert named == {plane.uid for k in scans for plane in series.slices[k]}
+        for s, group in enumerate(made.PerFrameFunctionalGroupsSequence):
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose(position, (exports.LPS @ AFFINE @ [0, 0, s, 1])[:3], atol=1e-3)
+            assert len(group.DerivationImageSequence[0].SourceImageSequence) == len(scans)
+    study = pydicom.dcmread(series.frames[0].path)
+    assert len(uids) == 1
+    assert next(iter(uids))[::2] == (study.StudyInstanceUID, study.FrameOfReferenceUID)
+    assert made.Modality == "MR" and made.SeriesInstanceUID != study.SeriesInstanceUID
+
+
+def test_maps_of_a_registration_lie_beside_its_images_and_are_no_scans(tmp_path):
+    study = exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in")
+    series = read_series(study)
+    std = [Frame(np.full(SIZE, 0.5 + k, np.float32), series.frames[0].affine, "std") for k in range(4)]
+    products = Products("none", dicom=True, kinetics=ToftsFit())
+    product = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in range(4)]
+    result = write_registration(series, product, tmp_path / "out", std_mm=std, jacobian=True, products=products)
+    folder = tmp_path / "out" / "dicom"
+    maps = {path.stem for path in folder.glob("*.dcm") if not path.stem[0].isdigit()} - {"motion"}
+    per_scan = {f"{name}_{k:02d}" for name in ("jacobian", "std_mm") for k in range(4)}
+    assert maps == {"enhancement", "ktrans", "ktrans_before", "kinetic_r2", "kinetic_r2_before"} | per_scan
+    ktrans = map_values(pydicom.dcmread(folder / "ktrans.dcm"))
+    written = nib.load(tmp_path / "out" / "ktrans.nii.gz").get_fdata()
+    assert written.max() > 0 and np.abs(ktrans - written).max() <= np.ptp(written) / 2**16
+    np.testing.assert_array_equal(result["kinetics"]["after"].ktrans_per_min, written.astype(np.float32))
+    enhancement = map_values(pydicom.dcmread(folder / "enhancement.dcm"))
+    first, peak = series.frames[0].data, np.max([frame.data for frame in series.frames[1:]], axis=0)
+    bright = first > 0.1 * first.max()
+    assert np.abs(enhancement - 100 * (peak / np.maximum(first, 1) - 1))[bright].max() < 1e-3 * enhancement.max()
+    assert len(read_series(folder).frames) == 4  # the maps are left aside
 
 
 def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monkeypatch):

@@ -1,0 +1,56 @@
+"""Contrast kinetics before and after registration, as numbers and as a picture."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .report import show_slice
+
+__all__ = ["draw_kinetics", "summarise_kinetics"]
+
+
+def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
+    """Sum up a fit over the tissue that takes up contrast agent, for the report and the verdict.
+
+    Args:
+        fits: as `ToftsFit.before_and_after` gives them.
+    Returns: medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same
+        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit.
+    """
+    enhancing, summary = fits["enhancing"], {}
+    for when in ("before", "after"):
+        maps = fits[when]
+        summary[f"ktrans_per_min_{when}"] = float(np.median(maps.ktrans_per_min[enhancing]))
+        summary[f"kinetic_r2_{when}"] = float(np.median(maps.r2[enhancing]))
+        summary[f"kinetic_residual_percent_{when}"] = float(np.nanmedian(maps.residual_percent[enhancing]))
+    before, after = (summary[f"kinetic_residual_percent_{when}"] for when in ("before", "after"))
+    return {
+        **summary,
+        "kinetic_residual_ratio": after / max(before, 1e-6),
+        "enhancing_voxels": int(enhancing.sum()),
+        "settings": fits["settings"],
+    }
+
+
+def draw_kinetics(fits: Mapping[str, object], spacing_mm: Sequence[float]) -> bytes:
+    """Draw R2 and Ktrans before and after, a PNG of the axial slice in which most tissue takes up contrast agent."""
+    enhancing = fits["enhancing"]
+    k = int(enhancing.sum(axis=(0, 1)).argmax())
+    high = max(float(np.percentile(fits["after"].ktrans_per_min[enhancing], 98)), 1e-3)
+    rows = (("r2", "R2 of the fit", "viridis", 1.0), ("ktrans_per_min", "Ktrans (1/min)", "inferno", high))
+    shape = fits["after"].r2.shape
+    ratio = shape[1] * spacing_mm[1] / (shape[0] * spacing_mm[0])
+    figure = Figure(figsize=(9, float(np.clip(9 * ratio, 4, 10))), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, title, colours, limit) in zip(figure.subplots(2, 2), rows):
+        for place, when in zip(axes, ("before", "after")):
+            volume = getattr(fits[when], name)[..., k]
+            shown = show_slice(place, volume, spacing_mm, f"{title}, {when}", cmap=colours, vmin=0, vmax=limit)
+        figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
+    figure.suptitle(f"Axial slice {k}", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
