@@ -1,9 +1,9 @@
 """Contrast kinetics of a series, voxel by voxel: Ktrans by Tofts' model, and how well that explains the curves.
 
 The model is linear in Ktrans and vp once kep is known, so both have a closed form for each kep of a fine grid, and the
-kep that leaves the least residual is the least-squares fit (variable projection; Golub and Pereyra 1973, SIAM Journal on
-Numerical Analysis 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:279). Unlike the linear form of Murase
-(2004, MRM 51:858) it does not integrate the measured curves, which scans a minute apart do not resolve.
+kep that leaves the least residual is the least-squares fit (variable projection; Golub and Pereyra 1973, SIAM Journal
+on Numerical Analysis 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:279). Unlike the linear
+form of Murase (2004, MRM 51:858) it does not integrate the measured curves, which scans a minute apart do not resolve.
 """
 
 import logging
