@@ -198,12 +198,12 @@ def write_page(
     if std_mm is not None:
         volumes["std"] = page.std(std_mm)
     change = np.nan_to_num(np.abs(after - after[:1]))
-    names = [Path(name).name for name in report["series"]]
+    times = [f", {time:.0f} s" for time in report["times_s"]] if report["times_s"] else [""] * len(report["series"])
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
     contents = {
         "volumes": volumes,
         "spacing_mm": page.images.spacing_mm.tolist(),
-        "timepoints": [f"{k}: {name}" for k, name in enumerate(names)],
+        "timepoints": [f"{k}: {Path(file).name}{time}" for k, (file, time) in enumerate(zip(report["series"], times))],
         "times_s": report["times_s"],
         "motion_mm": [_percentiles(lengths) for lengths in lengths_mm],
         "start": start,

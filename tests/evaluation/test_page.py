@@ -221,7 +221,7 @@ def test_the_verdict_stands_at_the_head_with_its_reasons(made):
 
 def test_what_a_file_is_called_is_data(made, page):
     assert "<b>t2" not in made[0] and "<i>dyn" not in made[0]
-    assert page.scripts["volumes"]["timepoints"][2] == "2: script><b>t2 & co.nii.gz"  # a path's last part
+    assert page.scripts["volumes"]["timepoints"][2] == "2: script><b>t2 & co.nii.gz, 130 s"  # a path's last part
     assert page.scripts["report"]["series"][2] == NASTY
 
 
