@@ -112,7 +112,7 @@ CHECKS = (
         "{scan} moves by {value} mm beyond an affine map, expected at most {limit} mm.",
         look=30,
         fail=None,
-        source="Organs that move 30 mm are the farthest that was tested (benchmark suite breathing).",
+        source="Organs that move 30 mm are the farthest that was tested (groupmorph benchmark breathing).",
     ),
     Check(
         "folding_percent",
