@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..space.grid import full_precision
-from .likelihood import impute
 from .posterior import Posterior
 from .prior import FluidPrior, UnitGaussian
 from .surface import SurfaceDistance
@@ -50,10 +49,8 @@ class NegativeELBO(nn.Module):
     ) -> dict[str, Tensor]:
         """``log_likelihood``, ``kl``, where there are surfaces ``surface_log_likelihood``, and for exchanged pairs
         ``asymmetry``, of an inferer's result, scalars, before their weights. Where the result holds ``returned`` the
-        likelihood is the mean of that in the common space and in every timepoint's own. Where it holds ``seen``, values
-        beyond a volume's border are no evidence: volumes that leave the field of view would agree by them."""
-        warped = registration["warped"]
-        likelihood = self.likelihood(impute(warped, registration["seen"]) if "seen" in registration else warped)
+        likelihood is the mean of that in the common space and in every timepoint's own."""
+        likelihood = self.likelihood(registration["warped"])
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
         terms = {

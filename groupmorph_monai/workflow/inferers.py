@@ -110,7 +110,7 @@ class FieldInferer(Inferer):
         result = self.warped(images, prediction)
         result["inverse_ddf"] = self.inverse_ddf(prediction.dvf)
         result["step"] = prediction.dvf.step
-        result["seen"] = seen_voxels(result["ddf"], coverage)
+        result["seen"] = _seen(result["ddf"], coverage)
         return result
 
 
@@ -315,7 +315,7 @@ class RegistrationInferer(FieldInferer):
         return first.like(std).on_image()
 
 
-def seen_voxels(ddf: Tensor, coverage: Tensor | None = None) -> Tensor:
+def _seen(ddf: Tensor, coverage: Tensor | None) -> Tensor:
     """Where timepoints warped by ``ddf`` ``(B, K, D, *S)`` have seen their voxels, ``(B, K, *S)`` bool."""
     seen = inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2])
     return seen if coverage is None else seen & (warp(coverage, ddf) > 0.5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import compose, warp
-from .inferers import Prediction, RegistrationInferer, as_images, seen_voxels
+from .inferers import Prediction, RegistrationInferer, as_images
 
 __all__ = [
     "CarriedBack",
@@ -106,8 +106,7 @@ class TrainingInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
         """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1].
 
-        Returns: what `RegistrationInferer.warped` gives, ``seen`` ``(B, K, *S)`` bool, where a warped volume holds
-            values of its own, and what each comparison adds.
+        Returns: what `RegistrationInferer.warped` gives, and what each comparison adds.
         """
         *_, last = self._steps(inputs, network)
         return last()
@@ -122,7 +121,6 @@ class TrainingInferer(Inferer):
 
     def _compared(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
         result = self.registration.warped(images, prediction)
-        result["seen"] = seen_voxels(result["ddf"])
         inverse_ddf = cache(lambda: self.registration.inverse_ddf(prediction.dvf))
         for comparison in self.comparisons.values():
             result |= comparison(images, result, inverse_ddf)
