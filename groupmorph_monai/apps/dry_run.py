@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
+from ..data.names import bids_name
 from ..data.output_folder import keep_inputs
 from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
@@ -37,7 +38,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
         "time": f"{_duration(cost.seconds)} with {torch.get_num_threads()} threads, if nothing else is busy",
-        "files": f"{', '.join(_files(products, config, len(frames)))} in {output_dir}",
+        "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
     print(*(f"{name + ':':<{width}} {text}" for name, text in lines.items()), sep="\n")
@@ -52,8 +53,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.2g} min"
 
 
-def _files(products: Products, config: ConfigParser, timepoints: int) -> Sequence[str]:
-    """Names of what `SeriesWriter` writes."""
+def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Sequence[str]:
+    """Names of what `SeriesWriter` writes of a series of these scans."""
     std, jacobian = (bool(config.get_parsed_content(name)) for name in ("std_draws", "write_jacobian"))
     names = products.names(std, jacobian)
-    return [*(name.format(f"00 to {timepoints - 1:02d}") for name in names), "report.json", "report.png", "report.html"]
+    if products.bids_names:
+        second = [bids_name(name.format("00"), scans) for name in names]
+        names += [name.replace("scan00", "scan{}") for name in second if name]
+    numbers = f"00 to {len(scans) - 1:02d}"
+    return [*(name.format(numbers) for name in names), "report.json", "report.png", "report.html"]

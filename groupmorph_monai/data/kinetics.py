@@ -90,9 +90,16 @@ class ToftsFit:
             raise InputError(
                 f"--kinetics: expected {least} scans or more for {self.model}, got {len(series.frames)}; leave it out"
             )
-        if self.arrival_s is not None and not self.arrival_s < series.times_s[-1]:
+        since_first = np.subtract(series.times_s, series.times_s[0])
+        if np.any(np.diff(since_first) <= 0):
+            times = ", ".join(f"{time:g}" for time in since_first)
             raise InputError(
-                f"kinetics_arrival_s: expected a time before the last scan at {series.times_s[-1]:g} s, got "
+                f"--kinetics: expected scans in the order of time, got them {times} s after the first; give them in "
+                "that order"
+            )
+        if self.arrival_s is not None and not self.arrival_s < since_first[-1]:
+            raise InputError(
+                f"kinetics_arrival_s: expected a time before the last scan at {since_first[-1]:g} s, got "
                 f"{self.arrival_s:g}; count seconds from the first scan"
             )
 
@@ -103,12 +110,14 @@ class ToftsFit:
         header = {
             name: next((plane.number(name) for plane in planes), None) for name in ("RepetitionTime", "FlipAngle")
         }
-        time_s = header["RepetitionTime"] and header["RepetitionTime"] / 1000
-        return replace(
-            self,
-            repetition_time_s=self.repetition_time_s or time_s or _USUAL_TIME_S,
-            flip_angle_deg=self.flip_angle_deg or header["FlipAngle"] or _USUAL_ANGLE_DEG,
-        )
+        time_s = self.repetition_time_s or (header["RepetitionTime"] and header["RepetitionTime"] / 1000)
+        angle_deg = self.flip_angle_deg or header["FlipAngle"]
+        if not (time_s and angle_deg):
+            logger.warning(
+                "--kinetics: no header tells the repetition time and flip angle, so those of a usual sequence count; "
+                "Ktrans follows them: --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
+            )
+        return replace(self, repetition_time_s=time_s or _USUAL_TIME_S, flip_angle_deg=angle_deg or _USUAL_ANGLE_DEG)
 
     def before_and_after(
         self, native: np.ndarray, warped: np.ndarray, seen: np.ndarray, times_s: Sequence[float]

@@ -11,8 +11,9 @@ NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _BIDS_IMAGES = {"warped.nii.gz": "aligned", "mean.nii.gz": "mean", "coverage.nii.gz": "coverage"}
 _TRANSFORM = re.compile(r"(inverse_)?(?:ddf|transform)_(\d+)(\.nii\.gz|\.h5)")
+_OWN_ENTITIES = ("desc-", "from-", "to-", "mode-")
 _BIDS = re.compile(
-    r"(sub-\w[\w-]*_)?(desc-(aligned|mean|coverage)_[a-zA-Z0-9]+\.nii\.gz"
+    r"(sub-.+_)?(desc-(aligned|mean|coverage)_[^_]+\.nii\.gz"
     r"|from-(scan\d+_to-common|common_to-scan\d+)_mode-image_xfm\.(nii\.gz|h5))"
 )
 
@@ -55,9 +56,11 @@ def is_bids_name(name: str) -> bool:
 
 
 def _shared_entities(scans: Sequence[str]) -> tuple[list[str], str]:
-    """The entities (sub-01, ses-02, ...) that the names of all scans have, and their suffix; none and "image" where a
-    name is not of BIDS."""
+    """The entities (sub-01, ses-02, ...) that the names of all scans share, but for those that results have of their
+    own, and their suffix; "image" where they differ in it, and no entities either where a name is not of BIDS."""
     names = [image_stem(Path(scan).name).split("_") for scan in scans]
     if not all(name[0].startswith("sub-") and len(name) > 1 for name in names):
         return [], "image"
-    return [part for part in names[0][:-1] if all(part in name for name in names)], names[0][-1]
+    shared = [part for part in names[0][:-1] if all(part in name for name in names)]
+    suffix = names[0][-1] if len({name[-1] for name in names}) == 1 else "image"
+    return [part for part in shared if not part.startswith(_OWN_ENTITIES)], suffix

@@ -17,7 +17,18 @@ def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, t
 
 
 def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):
-    options = ["--fields", "none", "--transforms", "--sequence", "--std", "2", "--no-refine", "--initial", "none"]
+    options = [
+        "--fields",
+        "none",
+        "--transforms",
+        "--sequence",
+        "--bids-names",
+        "--std",
+        "2",
+        "--no-refine",
+        "--initial",
+        "none",
+    ]
     given = ["register", *series[:2], "--output", str(tmp_path / "out"), *options]
     assert main([*given, "--dry-run"]) == 0
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("files:"))

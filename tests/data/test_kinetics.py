@@ -122,7 +122,7 @@ def test_a_series_without_contrast_agent_is_not_fitted(caplog):
     assert "no tissue takes up contrast agent" in caplog.text
 
 
-def test_the_sequence_is_that_of_the_header_unless_it_is_given():
+def test_the_sequence_is_that_of_the_header_unless_it_is_given(caplog):
     header = {"RepetitionTime": 4.1, "FlipAngle": 20.0}
     planes = [SimpleNamespace(number=header.get)]
     scans = Series((), slices=(planes,))
@@ -130,7 +130,9 @@ def test_the_sequence_is_that_of_the_header_unless_it_is_given():
     assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 20)
     fit = ToftsFit(flip_angle_deg=8.0).for_series(scans)
     assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
+    assert not caplog.records
     fit = ToftsFit().for_series(Series(()))
+    assert "those of a usual sequence count" in caplog.text
     assert (fit.repetition_time_s, fit.flip_angle_deg) == (0.005, 12)
 
 
@@ -141,6 +143,8 @@ def test_the_sequence_is_that_of_the_header_unless_it_is_given():
         ({}, 3, MINUTES, "expected 4 scans or more for tofts, got 3"),
         ({"model": "extended_tofts"}, 4, MINUTES, "expected 5 scans or more"),
         ({"model": "patlak"}, 7, MINUTES, "kinetics_model: expected tofts or extended_tofts, got 'patlak'"),
+        ({}, 4, (0, 240, 60, 120), "expected scans in the order of time, got them 0, 240, 60, 120 s after the first"),
+        ({"arrival_s": 360.0}, 7, [1000 + t for t in MINUTES], "before the last scan at 360 s, got 360"),
         ({"arrival_s": 360.0}, 7, MINUTES, "kinetics_arrival_s: expected a time before the last scan at 360 s"),
     ],
 )

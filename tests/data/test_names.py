@@ -26,6 +26,21 @@ def test_a_name_begins_with_what_the_scans_share(ours, theirs):
     assert is_bids_name(plain) and is_bids_name(f"sub-01_ses-02_acq-dce_{theirs}")
 
 
+def test_what_earlier_processing_called_its_results_is_not_called_so_twice():
+    scans = ["sub-01_run-1_desc-preproc_T1w.nii.gz", "sub-01_run-2_desc-preproc_T1w.nii.gz"]
+    assert bids_name("warped.nii.gz", scans) == "sub-01_desc-aligned_T1w.nii.gz"
+    assert bids_name("ddf_00.nii.gz", scans) == "sub-01_from-scan00_to-common_mode-image_xfm.nii.gz"
+
+
+def test_scans_of_two_kinds_share_no_suffix():
+    assert bids_name("mean.nii.gz", ["sub-01_T1w.nii.gz", "sub-01_T2w.nii.gz"]) == "sub-01_desc-mean_image.nii.gz"
+
+
+@pytest.mark.parametrize("scan", ["sub-01_T1w.v2.nii.gz", "sub-01_T1w (1).nii.gz", "sub-01_ses-a+b_T1w.nii.gz"])
+def test_second_names_of_unusual_scans_are_known_again(scan):
+    assert is_bids_name(bids_name("mean.nii.gz", [scan])) and is_bids_name(bids_name("ddf_00.nii.gz", [scan]))
+
+
 @pytest.mark.parametrize("name", ["report.json", "jacobian_00.nii.gz", "motion.dcm", "ddf_x.nii.gz"])
 def test_other_files_have_no_second_name(name):
     assert bids_name(name, SERIES) is None and not is_bids_name(name)

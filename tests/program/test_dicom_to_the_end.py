@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync".split()
 LPS = np.diag([-1.0, -1, 1])
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 REGISTRATION_OBJECT = "1.2.840.10008.5.1.4.1.1.66.3"
 COUNT, SCAN = 4, 2
 
@@ -50,7 +51,9 @@ def test_the_dicom_objects_belong_to_the_study_and_keep_its_times(study):
     written = [pydicom.dcmread(path) for path in (aligned / "dicom").rglob("*.dcm")]
     motion = [image for image in written if image.SOPClassUID == REGISTRATION_OBJECT]
     series = [image for image in written if image.SOPClassUID == exports.MR]
-    assert len(motion) == 1 and len(series) == len(images) == len(written) - 1
+    (enhancement,) = (image for image in written if image.SOPClassUID == PARAMETRIC_MAP)
+    assert len(motion) == 1 and len(series) == len(images) == len(written) - 2
+    assert enhancement.NumberOfFrames == len(images) // COUNT
     assert len(motion[0].DeformableRegistrationSequence) == COUNT
     assert {image.StudyInstanceUID for image in written} == {images[0].StudyInstanceUID}
     assert len({image.SeriesInstanceUID for image in series}) == 1

@@ -65,8 +65,9 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
     models = bundle_root() / "models"
     if name in _PUBLISHED:
         overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
-        own = models / f"{'_'.join(parts)}.pt"
-        weights = own if own.is_file() else models / f"{parts[0]}.pt"
+        # The most specific that there are.
+        candidates = [models / f"{'_'.join(parts[:n])}.pt" for n in range(len(parts), 0, -1)]
+        weights = next((file for file in candidates if file.is_file()), candidates[-1])
         files = config_files("inference", (*overlays, "effort/no_refine"))
         method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
