@@ -158,8 +158,6 @@ def write_registration(
         _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, maps, home, products, folder)
-        if products.bids_names:
-            _add_bids_names(series, folder)
         files = sorted(file.name for file in folder.iterdir())
     masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
     return {**result, **masks, "kinetics": kinetics, "files": files}
@@ -203,6 +201,8 @@ def _write_products(
         if series.slices[home][0].source.modality == "MR":
             maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
         dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
+    if products.bids_names:
+        _add_bids_names(series, folder)
 
 
 def _add_bids_names(series: Series, folder: Path) -> None:

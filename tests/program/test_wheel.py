@@ -69,7 +69,7 @@ def test_experiments_do_not_ship(installed):
 @pytest.mark.parametrize(
     "words",
     [
-        ["register", "a.nii.gz", "b.nii.gz", "--output", "o", "--overlay", "models/avsm", "--no-refine"],
+        ["register", "a.nii.gz", "b.nii.gz", "--output", "o", "--overlay", "models/voxelmorph"],
         ["register", "absent.nii.gz", "--output", "o"],
     ],
 )
