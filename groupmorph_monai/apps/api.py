@@ -121,10 +121,7 @@ def register(
     if affine is not None:
         series = series_of_arrays(series, affine, times_s)
     elif not isinstance(series, Series):
-        files = [series] if isinstance(series, (str, Path)) else series
-        if not isinstance(files, (list, tuple)) or not all(isinstance(file, (str, Path)) for file in files):
-            raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
-        series = absolute_paths(files)
+        series = _paths(series)
     if reference != "mean" and not isinstance(reference, Integral):
         raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
     home = 0 if reference == "mean" else int(reference)
@@ -151,3 +148,10 @@ def register(
         _evaluator=evaluator,
         _writing={name: parser.get_parsed_content(f"handlers#1#{name}") for name in writing},
     )
+
+
+def _paths(series: object) -> list[str]:
+    files = [series] if isinstance(series, (str, Path)) else series
+    if not isinstance(files, (list, tuple)) or not all(isinstance(file, (str, Path)) for file in files):
+        raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
+    return absolute_paths(files)

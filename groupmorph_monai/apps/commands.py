@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..data.applying import apply_field_to_files, combine_fields
 from ..data.folders import list_series
-from ..data.output_folder import claim
 from ..data.readers import read_series
 from ..errors import InputError
 from .demo import print_verdict, run_demo
@@ -119,7 +118,6 @@ _OF_A_MODEL = (
 def train(args: argparse.Namespace) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
-    claim(args.output)
     run_bundle(
         "training",
         "train",

@@ -57,8 +57,8 @@ def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Se
     """Names of what `SeriesWriter` writes of a series of these scans."""
     std, jacobian = (bool(config.get_parsed_content(name)) for name in ("std_draws", "write_jacobian"))
     names = products.names(std, jacobian)
-    if products.bids_names:
-        second = [bids_name(name.format("00"), scans) for name in names]
-        names += [name.replace("scan00", "scan{}") for name in second if name]
+    second = [bids_name(name.format("00"), scans) for name in names] if products.bids_names else []
     numbers = f"00 to {len(scans) - 1:02d}"
-    return [*(name.format(numbers) for name in names), "report.json", "report.png", "report.html"]
+    written = [name.format(numbers) for name in names]
+    written += [name.replace("scan00", f"scan{numbers}") for name in second if name]
+    return [*written, "report.json", "report.png", "report.html"]

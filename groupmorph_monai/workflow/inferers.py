@@ -1,7 +1,7 @@
 """Inferers that turn the network's posterior into a registration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -292,15 +292,11 @@ class RegistrationInferer(FieldInferer):
         stride = getattr(network, "module", network).stride
         return blended[(..., *[slice(-(-n // stride)) for n in size])]
 
-    @contextmanager
-    def _seeded(self, like: Tensor) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-            torch.manual_seed(self.seed)
-            yield
-
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
         decode = getattr(network, "module", network).decode
-        with self._seeded(prediction.images):
+        device = prediction.images.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
             for _ in range(self.draws):
                 drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
                 joined = self.transformation.joined(prediction.before, drawn)

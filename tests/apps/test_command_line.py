@@ -29,6 +29,17 @@ def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_on_what_a_killed_run_was_replacing_leaves_it(tmp_path):
+    scan = tmp_path / "out" / "dicom" / "patient" / "scan.nii"
+    scan.parent.mkdir(parents=True)
+    scan.write_text("of which nothing is read")
+    journal = tmp_path / "out" / ".commit-x"
+    journal.mkdir()
+    (journal / ".stale.json").write_text(json.dumps(["dicom"]))
+    assert main(["train", "--dataset", str(scan.parents[1]), "--output", str(tmp_path / "out")]) == 2
+    assert scan.is_file()
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["register", "--help"], ["settings"], ["overlays"], ["register"]]
 )

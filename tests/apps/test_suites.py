@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from monai.bundle import ConfigParser
 
 from experiments.__main__ import EXPERIMENTS
 from groupmorph_monai.apps.command_line import main
@@ -14,6 +13,7 @@ from groupmorph_monai.apps.suites import SUITES
 from groupmorph_monai.apps.suites.likelihoods import LIKELIHOODS
 from groupmorph_monai.apps.suites.synthetic import SYNTHETIC
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.workflow.parsed_config import parsed_config
 
 
 @pytest.fixture
@@ -37,11 +37,7 @@ def args(folder):
 
 
 def value(method, name):
-    parser = ConfigParser()
-    parser.read_config(list(method.config_files))
-    for key, setting in method.settings.items():
-        parser[key] = setting
-    return parser.get(name)
+    return parsed_config(method.config_files, method.settings).get(name)
 
 
 def test_peers_meet_the_single_pass_and_the_refined_answer(measured, tmp_path):

@@ -11,6 +11,7 @@ from experiments.covariance import COVARIANCE
 from experiments.models import MODELS
 from experiments.symmetry import SYMMETRY
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.workflow.parsed_config import parsed_config
 
 
 @pytest.fixture
@@ -50,11 +51,7 @@ def run(experiment, folder):
 
 
 def value(method, name):
-    parser = ConfigParser()
-    parser.read_config(list(method.config_files))
-    for key, setting in method.settings.items():
-        parser[key] = setting
-    return parser.get(name)
+    return parsed_config(method.config_files, method.settings).get(name)
 
 
 def test_every_model_and_addition_is_trained_as_long_and_registers_as_itself(measured, tmp_path):

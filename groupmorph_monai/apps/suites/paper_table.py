@@ -26,8 +26,7 @@ ROWS = {
     name: Row(title, group_wise=name.startswith(_GROUP_WISE), ours=name.startswith(_OURS))
     for name, title in METHODS.items()
 }
-# The published networks, which have no affine stage and no refinement: a model and its modes. Weights that are named
-# after all of them are taken where they exist, such as groupmorph_all_to_one.pt, and the model's own otherwise.
+# The published networks, which have no affine stage and no refinement: a model and its modes.
 _PUBLISHED = {
     "voxelmorph": ("models/voxelmorph", "modes/displacement"),
     "voxelmorph-diff": ("models/voxelmorph",),
@@ -65,7 +64,7 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
     models = bundle_root() / "models"
     if name in _PUBLISHED:
         overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
-        # The most specific that there are.
+        # Named after the model and as many of its modes as there are weights for, such as groupmorph_all_to_one.pt.
         candidates = [models / f"{'_'.join(parts[:n])}.pt" for n in range(len(parts), 0, -1)]
         weights = next((file for file in candidates if file.is_file()), candidates[-1])
         files = config_files("inference", (*overlays, "effort/no_refine"))

@@ -67,18 +67,18 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
         maps: ``(*S)`` on the grid of scan ``home``, by name: "ktrans", or "jacobian_02" of timepoint 2.
         folder: exists.
     """
-    uid, organisation = generate_uid(), generate_uid()
+    uid, organisation, base = generate_uid(), generate_uid(), series.slices[home][0]
+    affine = LPS_TO_RAS @ series.frames[home].affine
     for number, (name, volume) in enumerate(maps.items(), start=1):
         kind, timepoint, before = re.fullmatch(r"(.+?)(?:_(\d+))?(_before)?", name).groups()
         quantity = _QUANTITIES[kind]
         slices = series.slices if timepoint is None else [series.slices[int(timepoint)]]
         meaning = quantity.meaning + (", before registration" if before else "")
         meaning += f", timepoint {int(timepoint)}" if timepoint else ""
-        image = derived_object(series.slices[home][0], "maps", meaning, _SERIES_NUMBER)
+        image = derived_object(base, "maps", meaning, _SERIES_NUMBER)
         image.SeriesInstanceUID, image.InstanceNumber, image.ContentLabel = uid, number, name.upper()[:16]
-        image.SOPClassUID, image.Modality = ParametricMapStorage, series.slices[home][0].source.modality
+        image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.modality
         _add_pixels(image, np.nan_to_num(volume), quantity)
-        affine = LPS_TO_RAS @ series.frames[home].affine
         _add_groups(image, affine, slices, organisation)
         image.ReferencedSeriesSequence = referenced_series(plane for planes in slices for plane in planes)
         save(image, folder / f"{name}.dcm")
