@@ -30,7 +30,7 @@ def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:
-        if args.mask and args.initial == "none":
+        if args.mask and args.initial == "none" and not args.kinetics:
             raise InputError("--mask: nothing would look at it with --no-refine and --initial none; leave one out")
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):

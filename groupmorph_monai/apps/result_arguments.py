@@ -43,8 +43,9 @@ def add_results(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--kinetics",
         action="store_true",
-        help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans and of the "
-        "goodness of fit (R2), pictures in report.html",
+        help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans, of the "
+        "goodness of fit (R2), of enhancement, its ratio and its time, pictures in report.html; inside --mask where one "
+        "is given",
     )
     p.add_argument(
         "--dicom",

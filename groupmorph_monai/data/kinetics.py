@@ -15,21 +15,43 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..space.geometry import Transform
+from .enhancement import (
+    ENHANCING,
+    arrival_of_agent_s,
+    enhancement_ratio,
+    has_signal,
+    mean_rise,
+    peak_enhancement_percent,
+    time_to_peak_s,
+)
 from .pharmacokinetics import parker_aif, relaxation_rate, uptake, weinmann_aif
+from .regions import inside_region, read_region
+from .sequence_parameters import sequence_parameter
 from .series import Series
 
-__all__ = ["KINETIC_MAPS", "Kinetics", "ToftsFit", "kinetic_maps", "peak_enhancement_percent"]
+__all__ = ["KINETIC_MAPS", "Kinetics", "ToftsFit", "kinetic_maps"]
 
-KINETIC_MAPS = ("ktrans", "ktrans_before", "kinetic_r2", "kinetic_r2_before")
+KINETIC_MAPS = (
+    "ktrans",
+    "ktrans_before",
+    "kinetic_r2",
+    "kinetic_r2_before",
+    "enhancement",
+    "enhancement_ratio",
+    "time_to_peak_s",
+)
 logger = logging.getLogger(__name__)
 _INPUTS = {"parker": parker_aif, "weinmann": weinmann_aif}
 _LEAST_TIMES = {"tofts": 4, "extended_tofts": 5}  # one more than there are unknowns, and the baseline
 _KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any between
-_BODY = 0.05  # of the 99th percentile of the signal: below is air
-_UPTAKE = 0.2  # mean rise of the signal from which tissue enhances: a share of what it was before
 _LEAST_VOXELS = 8
-_ARRIVED = 0.2  # of the greatest mean rise: the agent has arrived; noise in the first scan looks like a tenth
-_USUAL_TIME_S, _USUAL_ANGLE_DEG = 0.005, 12.0  # of breast DCE-MRI
+_ASSUMED = {
+    "repetition_time_s": (0.005, "assumed, usual of breast DCE-MRI"),
+    "flip_angle_deg": (12.0, "assumed, usual of breast DCE-MRI"),
+    "t10_s": (1.5, "assumed, of lesions and glands at 3 T"),
+}
+_FIELD_T = 3.0  # at which T1 is the assumed one
 _CHUNK = 16384  # voxels at once
 
 
@@ -56,24 +78,28 @@ class ToftsFit:
     Args:
         model: "tofts", or "extended_tofts", which has blood plasma in each voxel, too.
         arterial_input: "parker" or "weinmann", a population's.
-        t10_s: native relaxation time T1 of the tissue of interest, the same everywhere.
-        repetition_time_s, flip_angle_deg: of the sequence; None for what `for_series` finds.
+        t10_s: native relaxation time T1 of the tissue of interest, the same everywhere; None for what `for_series`
+            finds, as for the next two.
+        repetition_time_s, flip_angle_deg: of the sequence.
         relaxivity: of the agent, 1/(s mmol/l).
         arrival_s: when the agent arrives, after the first scan; None for half way between the last scan without and the
             first one with agent, as curves sampled once a minute do not tell it: an arrival of least residual missed
             that of the package's phantoms by up to 24 s.
+        mask: file drawn on the scan on whose grid the results lie, or one for each scan: only what is above 0 in it is
+            fitted; None for all tissue.
     """
 
     model: str = "tofts"
     arterial_input: str = "parker"
-    t10_s: float = 1.5
+    t10_s: float | None = None
     repetition_time_s: float | None = None
     flip_angle_deg: float | None = None
     relaxivity: float = 4.5
     arrival_s: float | None = None
+    mask: str | Sequence[str] | None = None
 
-    def check(self, series: Series) -> None:
-        """Refuse, with an InputError, a series whose kinetics cannot be fitted."""
+    def check(self, series: Series, home: int = 0) -> None:
+        """Refuse, with an InputError, a series whose kinetics cannot be fitted; warn of what has to be assumed."""
         for name, value, choices in (
             ("kinetics_model", self.model, _LEAST_TIMES),
             ("kinetics_arterial_input", self.arterial_input, _INPUTS),
@@ -102,22 +128,64 @@ class ToftsFit:
                 f"kinetics_arrival_s: expected a time before the last scan at {since_first[-1]:g} s, got "
                 f"{self.arrival_s:g}; count seconds from the first scan"
             )
+        if self.mask:
+            read_region(self.mask, series, home)
+        self._warn_of_assumptions(series)
 
-    def for_series(self, series: Series) -> "ToftsFit":
-        """Fill in a repetition time and flip angle that are None: those of the DICOM header, or else of a usual
-        sequence."""
-        planes = series.slices[0][:1] if series.slices else ()
-        header = {
-            name: next((plane.number(name) for plane in planes), None) for name in ("RepetitionTime", "FlipAngle")
-        }
-        time_s = self.repetition_time_s or (header["RepetitionTime"] and header["RepetitionTime"] / 1000)
-        angle_deg = self.flip_angle_deg or header["FlipAngle"]
-        if not (time_s and angle_deg):
+    def _warn_of_assumptions(self, series: Series) -> None:
+        fit, sources = self.for_series(series)
+        if any(sources[name].startswith("assumed") for name in ("repetition_time_s", "flip_angle_deg")):
             logger.warning(
                 "--kinetics: no header tells the repetition time and flip angle, so those of a usual sequence count; "
                 "Ktrans follows them: --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
             )
-        return replace(self, repetition_time_s=time_s or _USUAL_TIME_S, flip_angle_deg=angle_deg or _USUAL_ANGLE_DEG)
+        field = sequence_parameter(series, "field_strength_t")
+        if field and self.t10_s is None and abs(field[0] - _FIELD_T) > 0.5:
+            logger.warning(
+                "--kinetics: a native T1 of %g s is that of lesions and glands at %g T, but the %s says %g T, where T1 "
+                "differs; Ktrans follows it: --set kinetics_t10_s",
+                fit.t10_s,
+                _FIELD_T,
+                field[1],
+                field[0],
+            )
+
+    def for_series(self, series: Series) -> tuple["ToftsFit", dict[str, str]]:
+        """Fill in the parameters of the sequence that are None: those of the headers, or else usual ones.
+
+        Returns: the fit, and of each of these parameters where its value comes from.
+        """
+        values, sources = {}, {}
+        for name, assumed in _ASSUMED.items():
+            value = getattr(self, name)
+            if value is not None:
+                values[name], sources[name] = value, "given"
+            else:
+                in_header = None if name == "t10_s" else sequence_parameter(series, name)
+                values[name], sources[name] = in_header or assumed
+        return replace(self, **values), sources
+
+    def fit_series(
+        self,
+        series: Series,
+        home: int,
+        native: np.ndarray,
+        warped: np.ndarray,
+        seen: np.ndarray,
+        transform: Transform | None = None,
+    ) -> dict[str, object] | None:
+        """Fit a series as `before_and_after` does, with the parameters that its headers tell.
+
+        Args:
+            home: index of the scan on whose grid the volumes lie, and on which the mask was drawn.
+            transform: from the common space to that scan.
+        Returns: what `before_and_after` gives, and ``sources``, of each parameter of the sequence.
+        """
+        fit, sources = self.for_series(series)
+        if self.mask:
+            seen = seen & inside_region(read_region(self.mask, series, home), series.frames[home].grid, transform)
+        fits = fit.before_and_after(native, warped, seen, series.times_s)
+        return fits and {**fits, "sources": sources}
 
     def before_and_after(
         self, native: np.ndarray, warped: np.ndarray, seen: np.ndarray, times_s: Sequence[float]
@@ -126,22 +194,27 @@ class ToftsFit:
 
         Args:
             native, warped: ``(K, *S)``, on one grid.
-            seen: ``(*S)`` bool, where every scan has seen the tissue, before and after.
+            seen: ``(*S)`` bool, where every scan has seen the tissue, before and after, and where a fit is wanted.
             times_s: K acquisition times.
         Returns: ``before`` and ``after``, `Kinetics`; ``enhancing``, ``(*S)`` bool, where the aligned series takes up
-            contrast agent; ``settings``, all of the fit's. None, with a warning, where nothing takes it up.
+            contrast agent; ``enhancement``, `peak_enhancement_percent`, ``enhancement_ratio`` and ``time_to_peak_s`` of
+            the aligned series, ``(*S)``; ``settings``, all of the fit's. None, with a warning, where nothing takes
+            contrast agent up.
         """
         times = np.asarray(times_s, dtype=float) - times_s[0]
-        body = _body(native[0], seen) & _body(warped[0], seen)
-        enhancing = body & (_rise(warped) > _UPTAKE)
+        body = has_signal(native[0], seen) & has_signal(warped[0], seen)
+        enhancing = body & (mean_rise(warped) > ENHANCING)
         if enhancing.sum() < _LEAST_VOXELS:
             logger.warning("--kinetics: no tissue takes up contrast agent after the first scan, so nothing was fitted")
             return None
-        arrival_s = _arrival_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
+        arrival_s = arrival_of_agent_s(warped[:, enhancing], times) if self.arrival_s is None else self.arrival_s
         return {
             "before": self.fit(native, body, times, arrival_s),
             "after": self.fit(warped, body, times, arrival_s),
             "enhancing": enhancing,
+            "enhancement": np.where(body, peak_enhancement_percent(warped), 0),
+            "enhancement_ratio": np.where(body, enhancement_ratio(warped, times, arrival_s), 0),
+            "time_to_peak_s": np.where(body, time_to_peak_s(warped, times), 0),
             "settings": {**asdict(self), "arrival_s": arrival_s},
         }
 
@@ -207,27 +280,5 @@ def kinetic_maps(fits: Mapping[str, object] | None) -> dict[str, np.ndarray]:
     if not fits:
         return {}
     after, before = fits["after"], fits["before"]
-    return dict(zip(KINETIC_MAPS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)))
-
-
-def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
-    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air."""
-    rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
-    return np.where(_body(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
-
-
-def _body(first: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Where a scan has signal."""
-    return seen & (first > _BODY * np.percentile(first[seen], 99) if seen.any() else seen)
-
-
-def _rise(volumes: np.ndarray) -> np.ndarray:
-    """Mean of the later scans over the first, less 1."""
-    return volumes[1:].mean(axis=0) / np.maximum(volumes[0], 1e-6) - 1
-
-
-def _arrival_s(curves: np.ndarray, times: np.ndarray) -> float:
-    """Half way between the last scan without and the first one with agent, of curves ``(K, N)`` that rise."""
-    rise = curves.mean(axis=1) - curves[0].mean()
-    first = max(1, int((rise > _ARRIVED * rise.max()).argmax()))
-    return float(times[first - 1] + times[first]) / 2
+    fitted = dict(zip(KINETIC_MAPS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)))
+    return {**fitted, **{name: fits[name] for name in KINETIC_MAPS[len(fitted) :]}}

@@ -17,7 +17,8 @@ from ..space.geometry import Grid, Transform, jacobian_determinant
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
-from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps, peak_enhancement_percent
+from .enhancement import peak_enhancement_percent
+from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps
 from .names import bids_name, is_bids_name
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
@@ -46,7 +47,8 @@ class Products:
         bids_names: transforms and images have a second name each, as `bids_name` gives it.
         dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
         kinetics: maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and ``kinetic_r2.nii.gz``, and
-            the same with ``_before``; None for none.
+            the same with ``_before``; and of the aligned series ``enhancement.nii.gz`` (percent),
+            ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for none.
     """
 
     fields: str = "compact"
@@ -66,7 +68,7 @@ class Products:
         if self.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
         if self.kinetics is not None:
-            self.kinetics.check(series)
+            self.kinetics.check(series, home)
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
         """Names of all that `write_registration` writes, but for second names; ``{}`` stands for the number of a
@@ -119,7 +121,7 @@ def write_registration(
         products: what else is written.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
-        bool, where every scan has before and after; ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
+        bool, where every scan has before and after; ``kinetics`` of `ToftsFit.fit_series`; ``files``: names.
     """
     count = len(series.frames)
     if len(transforms) != count:
@@ -153,7 +155,9 @@ def write_registration(
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
         seen = (coverage & always_seen).all(axis=0)
-        kinetics = _fit_kinetics(products.kinetics, series, result, seen)
+        kinetics = products.kinetics and products.kinetics.fit_series(
+            series, home, result["native"], result["warped"], seen, transforms[home]
+        )
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
@@ -161,14 +165,6 @@ def write_registration(
         files = sorted(file.name for file in folder.iterdir())
     masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
     return {**result, **masks, "kinetics": kinetics, "files": files}
-
-
-def _fit_kinetics(
-    fit: ToftsFit | None, series: Series, images: Mapping[str, np.ndarray], seen: np.ndarray
-) -> dict[str, object] | None:
-    if fit is None:
-        return None
-    return fit.for_series(series).before_and_after(images["native"], images["warped"], seen, series.times_s)
 
 
 def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:

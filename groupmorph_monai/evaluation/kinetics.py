@@ -16,9 +16,10 @@ def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
     """Sum up a fit over the tissue that takes up contrast agent, for the report and the verdict.
 
     Args:
-        fits: as `ToftsFit.before_and_after` gives them.
+        fits: as `ToftsFit.fit_series` gives them.
     Returns: medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same
-        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit.
+        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit, and
+        ``sources``, where the parameters of the sequence come from.
     """
     enhancing, summary = fits["enhancing"], {}
     for when in ("before", "after"):
@@ -32,6 +33,7 @@ def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
         "kinetic_residual_ratio": after / max(before, 1e-6),
         "enhancing_voxels": int(enhancing.sum()),
         "settings": fits["settings"],
+        "sources": fits["sources"],
     }
 
 

@@ -279,7 +279,11 @@ def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
     rows = [
         [meaning, *(kinetics[f"{name}_{when}"] for when in ("before", "after"))] for name, meaning in _KINETICS.items()
     ]
-    settings = ", ".join(f"{name} {_number(value)}" for name, value in kinetics["settings"].items())
+    settings = ", ".join(
+        f"{name} {_number(value)}" + (f" ({kinetics['sources'][name]})" if name in kinetics["sources"] else "")
+        for name, value in kinetics["settings"].items()
+        if value is not None
+    )
     picture = base64.b64encode(png).decode("ascii")
     return (
         '<section aria-label="Kinetics"><h2>Contrast kinetics</h2>'

@@ -4,17 +4,20 @@ import logging
 from functools import partial
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from groupmorph_monai.data.kinetics import ToftsFit, peak_enhancement_percent
+from groupmorph_monai.data.enhancement import peak_enhancement_percent
+from groupmorph_monai.data.kinetics import ToftsFit, kinetic_maps
 from groupmorph_monai.data.pharmacokinetics import concentration, spgr_signal, uptake, weinmann_aif
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 
 ARRIVAL_S = 30.0
-FIT = partial(ToftsFit, repetition_time_s=0.005, flip_angle_deg=12.0)
+T10_S = 1.5
+FIT = partial(ToftsFit, t10_s=T10_S, repetition_time_s=0.005, flip_angle_deg=12.0)
 MINUTES = np.arange(7) * 60.0  # of breast DCE-MRI
 SECONDS = np.arange(80) * 5.0
 TISSUES = ((0.05, 0.4), (0.16, 0.5), (0.6, 0.3))
@@ -23,7 +26,7 @@ TISSUES = ((0.05, 0.4), (0.16, 0.5), (0.6, 0.3))
 def signals(curves):
     """Concentrations ``(N, K)`` as a series ``(K, N, 1, 1)``, each voxel with a gain of its own."""
     gain = np.linspace(50, 300, len(curves))
-    image = [g * spgr_signal(curve, ToftsFit.t10_s) for g, curve in zip(gain, curves)]
+    image = [g * spgr_signal(curve, T10_S) for g, curve in zip(gain, curves)]
     return np.stack(image, axis=1)[:, :, None, None].astype(np.float32)
 
 
@@ -107,14 +110,6 @@ def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out(
     assert np.median(after.r2[expected]) > 0.999 and before.r2[2:4, 3:6, 1:5].max() < 0.9
 
 
-def test_the_peak_enhancement_is_that_of_the_brightest_scan():
-    images = still_series()
-    percent = peak_enhancement_percent(images)
-    curve = images[:, 3, 3, 3]
-    assert percent[3, 3, 3] == pytest.approx(100 * (curve.max() / curve[0] - 1), rel=1e-5) and percent[3, 3, 3] > 50
-    assert not percent[6:].any()
-
-
 def test_a_series_without_contrast_agent_is_not_fitted(caplog):
     images = np.repeat(still_series()[:1], 7, axis=0)
     with caplog.at_level(logging.WARNING):
@@ -122,18 +117,50 @@ def test_a_series_without_contrast_agent_is_not_fitted(caplog):
     assert "no tissue takes up contrast agent" in caplog.text
 
 
-def test_the_sequence_is_that_of_the_header_unless_it_is_given(caplog):
-    header = {"RepetitionTime": 4.1, "FlipAngle": 20.0}
-    planes = [SimpleNamespace(number=header.get)]
-    scans = Series((), slices=(planes,))
-    fit = ToftsFit().for_series(scans)
-    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 20)
-    fit = ToftsFit(flip_angle_deg=8.0).for_series(scans)
-    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
-    assert not caplog.records
-    fit = ToftsFit().for_series(Series(()))
+def series_of(times=MINUTES, **slices):
+    frames = tuple(Frame(np.zeros((2, 2, 2)), np.eye(4), f"no/scan{k}.nii.gz") for k in range(len(times)))
+    return Series(frames, times_s=tuple(times), **slices)
+
+
+def test_what_no_header_tells_is_assumed_with_a_warning(caplog):
+    fit, sources = ToftsFit().for_series(series_of())
+    assert (fit.repetition_time_s, fit.flip_angle_deg, fit.t10_s) == (0.005, 12, 1.5)
+    assert all(source.startswith("assumed") for source in sources.values())
+    ToftsFit().check(series_of())
     assert "those of a usual sequence count" in caplog.text
-    assert (fit.repetition_time_s, fit.flip_angle_deg) == (0.005, 12)
+
+
+@pytest.mark.parametrize("tesla, warned", [(1.5, True), (3.0, False)])
+def test_the_native_t1_is_questioned_at_another_field_strength(tesla, warned, caplog):
+    header = {"RepetitionTime": 4.1, "FlipAngle": 20.0, "MagneticFieldStrength": tesla}
+    scans = series_of(slices=([SimpleNamespace(number=header.get)],) * 7)
+    ToftsFit().check(scans)
+    assert ("says 1.5 T" in caplog.text) == warned == bool(caplog.records)
+    caplog.clear()
+    ToftsFit(t10_s=1.2).check(scans)
+    assert not caplog.records
+
+
+def test_what_the_user_gave_counts_before_the_header():
+    scans = series_of(slices=([SimpleNamespace(number={"RepetitionTime": 4.1, "FlipAngle": 20.0}.get)],) * 7)
+    fit, sources = ToftsFit(flip_angle_deg=8.0).for_series(scans)
+    assert (fit.repetition_time_s, fit.flip_angle_deg) == (pytest.approx(0.0041), 8)
+    assert sources["flip_angle_deg"] == "given" and sources["repetition_time_s"] == "DICOM header, RepetitionTime"
+
+
+def test_a_mask_limits_what_is_fitted(tmp_path):
+    images, seen = still_series(), np.ones((10, 8, 6), bool)
+    mask = np.zeros(seen.shape, np.uint8)
+    mask[4:8] = 1  # half of what enhances, and tissue that does not
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
+    frames = tuple(Frame(image, np.eye(4), "scan") for image in images)
+    series = Series(frames, times_s=tuple(MINUTES))
+    fits = FIT(mask=str(tmp_path / "mask.nii.gz")).fit_series(series, 0, images, images, seen)
+    expected = np.zeros(seen.shape, bool)
+    expected[4, 2:6, 1:5] = True
+    np.testing.assert_array_equal(fits["enhancing"], expected)
+    for name, values in kinetic_maps(fits).items():
+        assert values[expected].all() and not values[mask == 0].any(), name
 
 
 @pytest.mark.parametrize(

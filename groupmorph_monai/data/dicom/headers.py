@@ -33,6 +33,7 @@ _PROTOCOL = (
     ("ScanOptions",),
     ("RepetitionTime",),
     ("FlipAngle",),
+    ("MagneticFieldStrength",),
     ("ConvolutionKernel",),
     ("KVP",),
     ("InPlanePhaseEncodingDirection",),

@@ -43,6 +43,10 @@ _QUANTITIES = {
     "enhancement": _Quantity(
         "Peak enhancement over the first scan", _own("ENHANCEMENT", "Peak enhancement"), codes.UCUM.Percent
     ),
+    "enhancement_ratio": _Quantity(
+        "Early over late enhancement", _own("SER", "Signal enhancement ratio"), codes.UCUM.NoUnits
+    ),
+    "time_to_peak_s": _Quantity("Time from the first to the brightest scan", codes.DCM.TimeToPeak, codes.UCUM.Second),
     "jacobian": _Quantity(
         "Volume of tissue over the common space", _own("JACOBIAN", "Volume ratio"), codes.UCUM.NoUnits
     ),

@@ -15,7 +15,7 @@ import dicom_exports as exports  # noqa: E402
 
 from groupmorph_monai.data import replacement  # noqa: E402
 from groupmorph_monai.data.dicom import write_parametric_maps, write_registration_object  # noqa: E402
-from groupmorph_monai.data.kinetics import ToftsFit  # noqa: E402
+from groupmorph_monai.data.kinetics import KINETIC_MAPS, ToftsFit  # noqa: E402
 from groupmorph_monai.data.output_folder import all_or_nothing  # noqa: E402
 from groupmorph_monai.data.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
@@ -177,7 +177,7 @@ def test_maps_of_a_registration_lie_beside_its_images_and_are_no_scans(tmp_path)
     folder = tmp_path / "out" / "dicom"
     maps = {path.stem for path in folder.glob("*.dcm") if not path.stem[0].isdigit()} - {"motion"}
     per_scan = {f"{name}_{k:02d}" for name in ("jacobian", "std_mm") for k in range(4)}
-    assert maps == {"enhancement", "ktrans", "ktrans_before", "kinetic_r2", "kinetic_r2_before"} | per_scan
+    assert maps == {*KINETIC_MAPS, *per_scan}
     ktrans = map_values(pydicom.dcmread(folder / "ktrans.dcm"))
     written = nib.load(tmp_path / "out" / "ktrans.nii.gz").get_fdata()
     assert written.max() > 0 and np.abs(ktrans - written).max() <= np.ptp(written) / 2**16

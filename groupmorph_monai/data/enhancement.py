@@ -1,0 +1,77 @@
+"""What the signal of a DCE-MRI series says without a model: how much tissue enhances, when, and whether it washes out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = [
+    "ENHANCING",
+    "arrival_of_agent_s",
+    "enhancement_ratio",
+    "has_signal",
+    "mean_rise",
+    "peak_enhancement_percent",
+    "time_to_peak_s",
+]
+
+ENHANCING = 0.2  # rise of the signal from which tissue takes up contrast agent: a share of what it was before
+_BODY = 0.05  # of the 99th percentile of the signal: below is air
+_ARRIVED = 0.2  # of the greatest mean rise: the agent has arrived; noise in the first scan looks like a tenth
+_LARGEST_RATIO = 10.0  # where hardly any agent is left, early over late enhancement has no limit
+
+
+def has_signal(first: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Tell tissue from air in one scan.
+
+    Args:
+        first: ``(*S)``, the scan.
+        seen: ``(*S)`` bool, where it counts.
+    Returns: ``(*S)`` bool.
+    """
+    return seen & (first > _BODY * np.percentile(first[seen], 99) if seen.any() else seen)
+
+
+def mean_rise(volumes: np.ndarray) -> np.ndarray:
+    """Mean of the later scans of ``(K, *S)`` over the first, less 1."""
+    return volumes[1:].mean(axis=0) / np.maximum(volumes[0], 1e-6) - 1
+
+
+def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
+    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air."""
+    rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
+    return np.where(has_signal(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
+
+
+def enhancement_ratio(volumes: np.ndarray, times_s: Sequence[float], arrival_s: float) -> np.ndarray:
+    """Signal enhancement ratio (Li et al. 2008, Radiology 248:79, PMC5410941): rise of the signal over the first scan in the
+    first scan with contrast agent, over that in the last scan. Below 1 the agent still arrives, above 1 it washes out.
+
+    Args:
+        volumes: ``(K, *S)``.
+        times_s: K, from the first scan.
+        arrival_s: of the agent, from the first scan.
+    Returns: ``(*S)`` float32, from 0 to 10; 0 where the tissue does not enhance.
+    """
+    first = min(int((np.asarray(times_s) <= arrival_s).sum()), len(volumes) - 1)
+    early, late = (np.maximum(volumes[k] - volumes[0], 0) for k in (first, -1))
+    ratio = early / np.maximum(late, np.maximum(early, 1e-6) / _LARGEST_RATIO)
+    return np.where(_enhances(volumes), ratio, 0).astype(np.float32)
+
+
+def time_to_peak_s(volumes: np.ndarray, times_s: Sequence[float]) -> np.ndarray:
+    """Time of the brightest of the scans ``(K, *S)``, taken at ``times_s`` (K, from the first scan); 0 where the tissue
+    does not enhance. Returns ``(*S)`` float32."""
+    peak = np.asarray(times_s, dtype=np.float32)[volumes.argmax(axis=0)]
+    return np.where(_enhances(volumes), peak, 0).astype(np.float32)
+
+
+def arrival_of_agent_s(curves: np.ndarray, times_s: np.ndarray) -> float:
+    """Half way between the last scan without and the first one with agent, of curves ``(K, N)`` that rise; ``times_s``
+    are K, from the first scan."""
+    rise = curves.mean(axis=1) - curves[0].mean()
+    first = max(1, int((rise > _ARRIVED * rise.max()).argmax()))
+    return float(times_s[first - 1] + times_s[first]) / 2
+
+
+def _enhances(volumes: np.ndarray) -> np.ndarray:
+    return volumes[1:].max(axis=0) > (1 + ENHANCING) * np.maximum(volumes[0], 1e-6)

@@ -1,0 +1,43 @@
+"""Regions that a user drew on a scan, as a file: above 0 inside."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import InputError
+from ..space.geometry import Grid, Transform
+from .readers import read_image
+from .resampling import resample
+from .series import Frame, Series
+
+__all__ = ["inside_region", "read_region"]
+
+
+def read_region(files: str | Sequence[str], series: Series, home: int) -> Frame:
+    """Read the region that was drawn on scan ``home``.
+
+    Args:
+        files: one file, drawn on that scan, or one for each scan.
+    Raises: InputError where there is neither one file nor one for each scan, or where no voxel of the scan lies inside.
+    """
+    files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
+    if len(files) not in (1, count):
+        raise InputError(f"mask: expected one file, or one for each of the {count} scans, got {len(files)}")
+    file = files[home if len(files) > 1 else 0]
+    frame = read_image(file, labels=True)
+    frame = replace(frame, data=(frame.data > 0).astype(np.uint8))
+    if not inside_region(frame, series.frames[home].grid).any():
+        raise InputError(f"{file}: expected a mask above 0 somewhere in its scan, got none; check the file")
+    return frame
+
+
+def inside_region(region: Frame, grid: Grid, transform: Transform | None = None) -> np.ndarray:
+    """Tell which voxels of a grid lie in a region.
+
+    Args:
+        transform: from the grid's space to that of the region; None where they are the same.
+    Returns: ``(*S)`` bool, nearest neighbours.
+    """
+    values, seen = resample(region, grid, transform, nearest=True)
+    return seen & (values > 0)
