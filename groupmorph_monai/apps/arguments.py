@@ -141,6 +141,14 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
         "first scan without one), or one per scan",
     )
+    p.add_argument(
+        "--region",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="show the signal curves of this region, such as a lesion, in report.html from the start: drawn as a mask, "
+        "and without it the mask itself",
+    )
     _add_registration(p)
 
 

@@ -51,6 +51,7 @@ def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
         outside=args.outside,
         initial_alignment=args.initial,
         mask=args.mask and absolute_paths(args.mask),
+        region=args.region and absolute_paths(args.region),
         **chosen,
     )
     return ("inference", overlays, args.set, args.device), options

@@ -14,7 +14,7 @@ from ..data.series import Frame, Series
 from ..data.thorax import make_thorax
 from ..space.geometry import AffineTransform
 
-__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "failed_cases", "good_cases"]
+__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "contrast_cases", "failed_cases", "good_cases"]
 
 BEYOND_REACH = "motion beyond the capture range"
 _CONTRAST_AS_MOTION = {
@@ -65,14 +65,16 @@ PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": 
 _OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of about the same size
 
 
-def _case(kind: str, seed: int, timepoints: int, **options) -> PlantedCase:
-    made = PHANTOMS[kind](seed, timepoints, **options)
+def _case(kind: str, seed: int, timepoints: int | None = None, **options) -> PlantedCase:
+    made = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
     affine = made["affine"].clone()
     # The middle of every phantom lies at 0, so that another body part lies where it would in a scanner.
     affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(made["image"].shape[1:]) - 1) / 2).double()
     frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(made["image"])]
     landmarks_mm = AffineTransform(affine)(made["landmarks"].double())
-    return PlantedCase(f"{kind} {seed}, K = {len(frames)}", None, Series(tuple(frames)), landmarks_mm)
+    times_s = tuple(torch.as_tensor(made["times_s"]).tolist()) if "times_s" in made else None
+    series = Series(tuple(frames), times_s=times_s)
+    return PlantedCase(f"{kind} {seed}, K = {len(frames)}", None, series, landmarks_mm)
 
 
 def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
@@ -113,42 +115,42 @@ def _turn(seed: int, degrees: float) -> Tensor:
     return matrix
 
 
-def mirrored(kind: str, seed: int) -> PlantedCase:
+def mirrored(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     signs = torch.ones(4, dtype=torch.float64)
     signs[seed % 3] = -1
-    return _with_header(_case(kind, seed, 2 + seed % 3), torch.diag(signs), "mirrored header")
+    return _with_header(_case(kind, seed, timepoints), torch.diag(signs), "mirrored header")
 
 
-def turned(kind: str, seed: int) -> PlantedCase:
-    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header turned by 90 degrees")
+def turned(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
+    return _with_header(_case(kind, seed, timepoints), _turn(seed, 90), "header turned by 90 degrees")
 
 
-def another_patient(kind: str, seed: int) -> PlantedCase:
-    other = _case(kind, seed + 500, 2 + seed % 3)
-    return _replaced(_case(kind, seed, 2 + seed % 3), other.series.frames[-1], "another patient")
+def another_patient(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
+    other = _case(kind, seed + 500, timepoints)
+    return _replaced(_case(kind, seed, timepoints), other.series.frames[-1], "another patient")
 
 
-def another_body_part(kind: str, seed: int) -> PlantedCase:
+def another_body_part(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     other = _case(_OTHER_PART[kind], seed, 2)
-    return _replaced(_case(kind, seed, 2 + seed % 3), other.series.frames[-1], "another body part")
+    return _replaced(_case(kind, seed, timepoints), other.series.frames[-1], "another body part")
 
 
-def beyond_reach(kind: str, seed: int) -> PlantedCase:
+def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """The patient lies turned by half a right angle and a third of the field of view away: more than is searched."""
-    case = _case(kind, seed, 2 + seed % 3)
+    case = _case(kind, seed, timepoints)
     change = _turn(seed, 45)
     change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
     return _with_header(case, change, BEYOND_REACH)
 
 
-def contrast_as_motion(kind: str, seed: int) -> PlantedCase:
+def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
     still = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
-    case = _case(kind, seed, 2 + seed % 3, **still)
+    case = _case(kind, seed, timepoints, **still)
     return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
 
 
-FAILURES: dict[Callable[[str, int], PlantedCase], tuple[str, ...]] = {
+FAILURES: dict[Callable[..., PlantedCase], tuple[str, ...]] = {
     mirrored: tuple(PHANTOMS),
     turned: tuple(PHANTOMS),
     another_patient: tuple(PHANTOMS),
@@ -164,3 +166,12 @@ def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
         for number, (plant, kinds) in enumerate(FAILURES.items()):
             for kind in kinds:
                 yield plant(kind, seed + number)
+
+
+def contrast_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
+    """Series of six scans with contrast agent, in which a kinetic model can be fitted: good ones, and each failure."""
+    for seed in seeds:
+        for kind in ("phantom", "breast"):
+            yield _case(kind, seed, 6)
+            for plant in FAILURES:
+                yield plant(kind, seed, 6)

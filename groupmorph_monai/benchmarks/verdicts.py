@@ -1,23 +1,32 @@
 """How often the verdict finds a planted failure, and how often it raises a false alarm."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
+from ..data.kinetics import ToftsFit
+from ..data.resampling import resample
+from ..evaluation.kinetics import summarise_kinetics
 from ..evaluation.metrics import landmark_distances_mm
 from ..evaluation.quality import measure_quality
 from ..evaluation.report import plain
 from ..evaluation.verdict import LEVELS, judge
 from .compare import BundleMethod
-from .planted import BEYOND_REACH, PlantedCase, failed_cases, good_cases
+from .planted import BEYOND_REACH, PlantedCase, contrast_cases, failed_cases, good_cases
 
-__all__ = ["measure_case", "tabulate", "verdicts"]
+__all__ = [
+    "kinetic_residuals", "measure_case", "measure_contrast_case", "tabulate", "tabulate_residuals", "verdicts",
+]  # fmt: skip
 
 GOOD = "none"
 _MANAGED = "none: motion that was found after all"
+_RESIDUAL = "kinetic_residual_ratio"
 _MANAGED_VOXELS = 0.5  # mean landmark error of a registration that has found the motion
 
 
@@ -72,25 +81,92 @@ def _row(name: str, counts: Counter, found: Counter) -> dict[str, object]:
 def verdicts(
     method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
 ) -> list[dict]:
-    """Register the planted cases of all seeds and count the verdicts.
-
-    What was measured is a line of ``verdicts.jsonl`` in ``folder``, from which an interrupted run goes on, and from
-    which other thresholds are judged without registering again: delete it after a change of the method.
-    """
+    """Register the planted cases of all seeds and count the verdicts; see `_measured` for ``folder``."""
     file = Path(folder) / "verdicts.jsonl"
+    return tabulate(_measured(method, file, chain(good_cases(seeds), failed_cases(seeds)), measure_case, progress))
+
+
+def _measured(
+    method: BundleMethod,
+    file: Path,
+    cases: Iterable[PlantedCase],
+    measure: Callable[[Mapping, PlantedCase], dict],
+    progress: Callable[[str], None],
+) -> list[tuple[str | None, Mapping]]:
+    """Register cases and measure them. What was measured is a line of ``file``, from which an interrupted run goes on,
+    and from which other thresholds are judged without registering again: delete it after a change of the method.
+
+    Returns: of each case its failure and what ``measure`` gives.
+    """
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = {(line["failure"], line["name"]): line["values"] for line in lines}
     registers: dict[str, Callable] = {}
-    for case in chain(good_cases(seeds), failed_cases(seeds)):
+    for case in cases:
         if (case.failure, case.name) in known:
             continue
         settings = {**method.settings, **case.settings}
         key = json.dumps(settings, default=str)
         if key not in registers:
             registers[key] = replace(method, settings=settings).prepare_item()
-        values = measure_case(registers[key](case.series), case)
+        values = measure(registers[key](case.series), case)
         known[case.failure, case.name] = values
         with open(file, "a") as log:
             print(json.dumps({"failure": case.failure, "name": case.name, "values": values}), file=log)
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
-    return tabulate((failure, values) for (failure, _), values in known.items())
+    return [(failure, values) for (failure, _), values in known.items()]
+
+
+def measure_contrast_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
+    """What `measure_case` gives, and ``kinetic_residual_ratio``, None where no tissue takes up contrast agent."""
+    transforms, grid = item["pred"]["transforms"], case.series.frames[0].grid
+    native, warped = (
+        [resample(frame, grid, transform) for frame, transform in zip(case.series.frames, maps)]
+        for maps in ([None] * len(transforms), transforms)
+    )
+    seen = np.all([known for _, known in native + warped], axis=0)
+    native, warped = (np.stack([values for values, _ in scans]) for scans in (native, warped))
+    fits = ToftsFit().fit_series(case.series, 0, native, warped, seen)
+    ratio = summarise_kinetics(fits)["kinetic_residual_ratio"] if fits else None
+    return {**measure_case(item, case), "kinetic_residual_ratio": ratio}
+
+
+def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
+    """Tabulate the residual of the kinetic fit, after over before, of each planted failure.
+
+    Args:
+        results: of each case its failure and what `measure_contrast_case` gives.
+    Returns: a row for each failure: how many series have a fit, the least, median and greatest ratio, and how many
+        series that check alone calls LOOK or FAIL, and all other checks together.
+    """
+    groups: dict[str, list[Mapping]] = {}
+    for failure, values in results:
+        if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
+            failure = _MANAGED
+        groups.setdefault(failure or GOOD, []).append(values)
+    return [_residual_row(name, groups[name]) for name in sorted(groups, key=lambda n: (not _is_good(n), n))]
+
+
+def _residual_row(name: str, cases: Sequence[Mapping]) -> dict[str, object]:
+    ratios = [values[_RESIDUAL] for values in cases if values[_RESIDUAL] is not None]
+    alone = Counter(judge({_RESIDUAL: ratio})["verdict"] for ratio in ratios)
+    others = Counter(judge({**values, _RESIDUAL: None})["verdict"] for values in cases)
+    least, median, greatest = np.quantile(ratios, (0, 0.5, 1)) if ratios else (math.nan,) * 3
+    return {
+        "planted failure": name,
+        "series": len(cases),
+        "with a fit": len(ratios),
+        "least": least,
+        "median": median,
+        "greatest": greatest,
+        **{f"{level} by this check": alone[level] for level in LEVELS[1:]},
+        "LOOK or FAIL by the others": others["LOOK"] + others["FAIL"],
+    }
+
+
+def kinetic_residuals(
+    method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
+) -> list[dict]:
+    """Register the planted cases with contrast agent of all seeds and tabulate the residual of the kinetic fit; see
+    `_measured` for ``folder``."""
+    file = Path(folder) / "residuals.jsonl"
+    return tabulate_residuals(_measured(method, file, contrast_cases(seeds), measure_contrast_case, progress))

@@ -14,21 +14,22 @@ from .series import Frame, Series
 __all__ = ["inside_region", "read_region"]
 
 
-def read_region(files: str | Sequence[str], series: Series, home: int) -> Frame:
+def read_region(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> Frame:
     """Read the region that was drawn on scan ``home``.
 
     Args:
         files: one file, drawn on that scan, or one for each scan.
+        name: of the option, for messages.
     Raises: InputError where there is neither one file nor one for each scan, or where no voxel of the scan lies inside.
     """
     files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
     if len(files) not in (1, count):
-        raise InputError(f"mask: expected one file, or one for each of the {count} scans, got {len(files)}")
+        raise InputError(f"{name}: expected one file, or one for each of the {count} scans, got {len(files)}")
     file = files[home if len(files) > 1 else 0]
     frame = read_image(file, labels=True)
     frame = replace(frame, data=(frame.data > 0).astype(np.uint8))
     if not inside_region(frame, series.frames[home].grid).any():
-        raise InputError(f"{file}: expected a mask above 0 somewhere in its scan, got none; check the file")
+        raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
     return frame
 
 

@@ -22,6 +22,7 @@ from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps
 from .names import bids_name, is_bids_name
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
+from .regions import read_region
 from .replacement import REPORT, journals
 from .resampling import resample
 from .sequences import write_sequence, write_transform_sequence
@@ -49,6 +50,8 @@ class Products:
         kinetics: maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and ``kinetic_r2.nii.gz``, and
             the same with ``_before``; and of the aligned series ``enhancement.nii.gz`` (percent),
             ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for none.
+        region: file drawn on the scan on whose grid the results lie, or one for each scan: the report shows the signal
+            where it is above 0; None for none.
     """
 
     fields: str = "compact"
@@ -57,6 +60,7 @@ class Products:
     dicom: bool = False
     bids_names: bool = False
     kinetics: ToftsFit | None = None
+    region: str | Sequence[str] | None = None
 
     def check(self, series: Series, home: int) -> None:
         """Refuse, with an InputError, what cannot be written of a series."""
@@ -69,6 +73,8 @@ class Products:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
         if self.kinetics is not None:
             self.kinetics.check(series, home)
+        if self.region:
+            read_region(self.region, series, home, "region")
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
         """Names of all that `write_registration` writes, but for second names; ``{}`` stands for the number of a

@@ -28,6 +28,7 @@ from .kinetics import draw_kinetics, summarise_kinetics
 from .metrics import similarity
 from .page import write_page
 from .quality import measure_quality
+from .region import region_masks, region_report
 from .report import draw_report, format_table, to_json, versions, write_json
 from .verdict import judge
 
@@ -139,6 +140,9 @@ class SeriesWriter:
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
         images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
         metrics |= similarity(*images, torch.from_numpy(written["seen"]))
+        region = self.products.region
+        if region:
+            written["region"] = region_masks(region, self.series, self.home, registration["transforms"][self.home])
         lengths = self._lengths_mm(registration["transforms"])
         self._draw(folder, written, lengths)
         initial = self._initial(engine.state.batch[0])
@@ -150,6 +154,7 @@ class SeriesWriter:
         picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
+        report["region"] = region and region_report(region, self.home, written)
         write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std, picture)
         write_json(report, folder / "report.json")
         return len(written["files"])

@@ -146,6 +146,11 @@ class _Page:
         known = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, seen))
         return np.concatenate([self.means(volume, self.images) for volume in known])
 
+    def region(self, masks: np.ndarray) -> np.ndarray:
+        """``(2, *S)`` bool of the home scan's grid as the voxels that lie inside by half, or else by most."""
+        shares = self.means(masks, self.images)
+        return shares >= np.clip(shares.max(axis=(1, 2, 3), keepdims=True), 1e-6, 0.5)
+
     def displacement(self, transforms: Sequence[Transform]) -> dict[str, object]:
         """Components along the page's axes, mm: ``(value - 128) * scale``."""
         cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()
@@ -184,7 +189,8 @@ def write_page(
     Args:
         report: what ``report.json`` holds.
         written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_seen`` and
-            ``warped_seen``, bool, where each scan has measured what the first two hold.
+            ``warped_seen``, bool, where each scan has measured what the first two hold; and of `region_masks`
+            ``region``, where there is one, whose curves ``report["region"]`` holds.
         grid: of the home scan.
         transforms: K, from the common space to each timepoint.
         lengths_mm: ``(K, P)``, samples of the displacements' lengths.
@@ -200,6 +206,11 @@ def write_page(
     change = np.nan_to_num(np.abs(after - after[:1]))
     times = [f", {time:.0f} s" for time in report["times_s"]] if report["times_s"] else [""] * len(report["series"])
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
+    if "region" in written:
+        region = page.region(written["region"])
+        volumes["region"] = _pack(region.astype(np.uint8))
+        places = np.argwhere(region[1] if region[1].any() else region[0])
+        start = places[np.linalg.norm(places - places.mean(axis=0), axis=1).argmin()].tolist()
     contents = {
         "volumes": volumes,
         "spacing_mm": page.images.spacing_mm.tolist(),

@@ -30,10 +30,26 @@ function rows() {
   return Object.fromEntries(cells.map(([name, ...values]) => [name, values]));
 }
 
+// Whether a line is drawn at a place of a canvas.
+function green(plane, x, y) {
+  const [red, middle] = pixel(plane, x, y);
+  return middle > red + 60;
+}
+
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function drive() {
   while (!document.body.dataset.ready) await wait(50);
+  found["cross at the start"] = ["sagittal", "coronal", "axial"].map((plane) => Number(document.getElementById(`${plane}-slice`).value));
+  found["file at the start"] = rows();
+  found["text of the file"] = document.getElementById("region").textContent;
+  // The box spans 4 to 7 of 12 rows from the back, 3 to 5 of 8 slices, and from before to after moves from columns 9 to 12 to 10 to 13 of 16.
+  const edges = (first) => ({ axial: green("axial", 1 - first / 16, 1 - 4.5 / 12), coronal: green("coronal", 1 - (first + 3) / 16, 1 - 4.5 / 8), sagittal: green("sagittal", 1 - 4 / 12, 1 - 4.5 / 8) });
+  found["edges after"] = edges(10);
+  set("mode", "before", "change");
+  found["edges before"] = edges(9);
+  found["edge after, shown before"] = green("axial", 1 - 13 / 16, 1 - 4.5 / 12);
+  set("mode", "after", "change");
   set("time", 0);
   set("axial-slice", 4);
   found["slice 4, timepoint 0, after"] = pixel("axial");
@@ -100,6 +116,10 @@ async function drive() {
   found["lesion in the first window"] = pixel("axial", 13.5 / 16, 9.5 / 12)[0];
   set("width", document.getElementById("width").max);
   found["lesion in the widest window"] = pixel("axial", 13.5 / 16, 9.5 / 12)[0];
+  document.getElementById("file").click();
+  found["file again"] = rows();
+  document.getElementById("here").click();
+  found["edge, drawn region"] = edges(10).coronal;
   found.motion = [...document.querySelectorAll("#motion > *")].map((node) => node.tagName + node.textContent);
   found.background = [0, 1].map(() => {
     document.getElementById("theme").click();

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from groupmorph_monai.evaluation.page import write_page
+from groupmorph_monai.evaluation.region import region_report
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.geometry import AffineTransform, Grid
 
@@ -44,12 +45,15 @@ def results(tmp_path_factory):
     written = {"native": before, "warped": after, "jacobian": np.full((3, *SIZE), 1.0)}
     written |= {name: np.ones((3, *SIZE), bool) for name in ("native_seen", "warped_seen")}
     written["native_seen"][1, 2, 2, 2] = False
+    # Two slices of a box: as drawn, and after registration one voxel further to the left.
+    written["region"] = np.zeros((2, *SIZE), bool)
+    written["region"][0, 9:12, 4:7, 3:5] = written["region"][1, 10:13, 4:7, 3:5] = True
     lengths = np.ones((3, 9))
     lengths[1] = np.nan
     written["jacobian"][1] = 2.0
     report = {
         "verdict": judge({}), "metrics": {}, "series": ["t0", "t1", "t2"], "times_s": None, "settings": {},
-        "seconds": {}, "peak_memory_gb": 1.0,
+        "seconds": {}, "peak_memory_gb": 1.0, "region": region_report(["a", "b", "b/lesion.nii"], 2, written),
     }  # fmt: skip
     transforms = [AffineTransform(torch.eye(4))] * 3
     path = folder / "report.html"
@@ -129,6 +133,19 @@ def test_a_small_bright_lesion_has_its_true_curve_and_its_own_window(results):
     # Around the middle of 0 to 255, wide enough for 900.
     expected = 255 * ((600 - 127.5) / (2 * (900 - 127.5)) + 0.5)
     assert results["lesion in the widest window"] == pytest.approx(expected, abs=3)
+
+
+def test_the_region_of_a_file_is_there_from_the_start_in_all_planes_and_comes_back(results):
+    assert results["cross at the start"] in ([11, 5, 3], [11, 5, 4])
+    for way in ("file at the start", "file again"):
+        rows = results[way]
+        assert [float(rows[f"signal, {k}: t{k}"][0]) for k in range(3)] == pytest.approx([70, 85, 100], abs=0.1)
+        assert [float(rows[f"signal, {k}: t{k}"][1]) for k in range(3)] == pytest.approx([70, 100, 130], abs=0.1)
+    assert results["text of the file"] == "18 voxels of lesion.nii."
+    # Its edges on the screen, where the patient's left is on the right, front and head are up.
+    assert results["edges after"] == {"axial": True, "coronal": True, "sagittal": True}
+    assert results["edges before"] == {"axial": True, "coronal": True, "sagittal": True}
+    assert not results["edge after, shown before"] and not results["edge, drawn region"]
 
 
 def test_motion_that_is_not_known_is_a_dash(results):

@@ -13,7 +13,7 @@ from .paper import PAPER
 from .reliability import RELIABILITY
 from .scaling import SCALING
 from .synthetic import SYNTHETIC
-from .verdicts import VERDICTS
+from .verdicts import KINETICS, VERDICTS
 from .warped import WARPED
 
 __all__ = ["SUITES"]
@@ -26,6 +26,7 @@ SUITES = (
     BREATHING,
     RELIABILITY,
     VERDICTS,
+    KINETICS,
     SCALING,
     FULL_SIZE,
     MEMORY,

@@ -4,7 +4,7 @@ import argparse
 
 from .suite import add_seeds_and_weights, table_suite
 
-__all__ = ["VERDICTS"]
+__all__ = ["KINETICS", "VERDICTS"]
 
 
 def _measure(args: argparse.Namespace) -> list[dict]:
@@ -14,6 +14,19 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return verdicts(bundle_method(args.weights), args.output, args.seeds)
 
 
+def _measure_kinetics(args: argparse.Namespace) -> list[dict]:
+    from ...benchmarks.verdicts import kinetic_residuals
+    from .methods import bundle_method
+
+    return kinetic_residuals(bundle_method(args.weights), args.output, args.seeds)
+
+
+KINETICS = table_suite(
+    "kinetics",
+    "what the residual of a kinetic fit says of good DCE-MRI and of planted failures",
+    add_seeds_and_weights,
+    _measure_kinetics,
+)
 VERDICTS = table_suite(
     "verdicts", "what PASS, LOOK and FAIL say of good series and of planted failures", add_seeds_and_weights, _measure
 )

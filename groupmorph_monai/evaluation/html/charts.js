@@ -31,23 +31,25 @@ function axes(id, across, low, high, labelX, labelY) {
 const timed = packed.times_s && packed.times_s.every(Number.isFinite);
 const times = () => (timed ? packed.times_s : packed.timepoints.map((_, k) => k));
 
-// Peak enhancement, its time, and the ratio of early to late enhancement, of one curve.
+// Peak enhancement, its time, and the ratio of early to late enhancement, of one curve. The early scan is the first one
+// with contrast agent where a kinetic fit tells its arrival, and else the second.
 function kinetics(values) {
+  const arrival = report.kinetics?.settings.arrival_s ?? 0;
+  const early = Math.max(1, times().findIndex((time) => time - times()[0] > arrival));
   const rise = values.map((v) => v - values[0]);
   const peak = rise.indexOf(Math.max(...rise.filter(Number.isFinite)));
-  return { "peak enhancement, %": (100 * rise[peak]) / values[0], [timed ? "time to peak, s" : "timepoint of the peak"]: times()[peak], "signal enhancement ratio": rise[1] / rise[rise.length - 1] };
+  return { "peak enhancement, %": (100 * rise[peak]) / values[0], [timed ? "time to peak, s" : "timepoint of the peak"]: times()[peak], "signal enhancement ratio": rise[early] / rise[rise.length - 1] };
 }
 
 function showCurves() {
-  const { voxels, plane, slice } = state.region;
-  const curves = { before: curve("before", voxels), after: curve("after", voxels) };
+  const { curves, text } = state.region;
   const all = [...curves.before, ...curves.after].filter(Number.isFinite);
   const { chart, x, y } = axes("curve", times(), Math.min(0, ...all), all.length ? Math.max(...all) : 1, timed ? "time, s" : "timepoint", "signal");
   for (const [which, values] of Object.entries(curves)) {
     svg(chart, "polyline", { class: which, points: values.map((v, k) => (Number.isFinite(v) ? `${x(times()[k])},${y(v)}` : "")).join(" ") });
     svg(chart, "text", { x: LEFT + 16, y: which === "before" ? TOP + 10 : TOP + 26, fill: "currentColor" }, which === "before" ? "- - before" : "— after");
   }
-  element("region").textContent = `${voxels.length} voxels of ${plane} slice ${slice + 1}.`;
+  element("region").textContent = text;
   const table = element("curve-numbers");
   const columns = { before: { ...named(curves.before), ...kinetics(curves.before) }, after: { ...named(curves.after), ...kinetics(curves.after) } };
   table.replaceChildren(table.caption);

@@ -104,7 +104,26 @@ function paintMarks(context, plane, columns, rows) {
   context.stroke(new Path2D(`M${x - 4} ${y}h3 M${x + 1} ${y}h3 M${x} ${y - 4}v3 M${x} ${y + 1}v3`));
   if (state.mode === "swipe") context.stroke(new Path2D(`M${state.swipe * columns} 0V${rows}`));
   const region = state.drawing || state.region;
-  if (region && region.plane === plane && region.slice === state.cross[through]) context.stroke(region.path);
+  if (region?.file) paintEdges(context, plane, state.cross[through]);
+  else if (region?.plane === plane && region.slice === state.cross[through]) context.stroke(region.path);
+}
+
+// Outline of the file's region in a slice: as it was drawn where the image is before registration, else where the
+// aligned scan shows it.
+function paintEdges(context, plane, slice) {
+  const { right, down } = PLANES[plane];
+  const [columns, rows] = [shape()[right], shape()[down]];
+  const indices = lookup(plane, slice, shape(), shape()), { data, size } = series.region;
+  const inside = (x, y) => x >= 0 && y >= 0 && x < columns && y < rows && data[(shown((x + 0.5) / columns) === "before" ? 0 : size) + indices[y * columns + x]];
+  const edges = new Path2D();
+  for (let y = 0; y < rows; y++) for (let x = 0; x < columns; x++) {
+    if (!inside(x, y)) continue;
+    if (!inside(x - 1, y)) edges.addPath(new Path2D(`M${x} ${y}v1`));
+    if (!inside(x + 1, y)) edges.addPath(new Path2D(`M${x + 1} ${y}v1`));
+    if (!inside(x, y - 1)) edges.addPath(new Path2D(`M${x} ${y}h1`));
+    if (!inside(x, y + 1)) edges.addPath(new Path2D(`M${x} ${y + 1}h1`));
+  }
+  context.stroke(edges);
 }
 
 function describe() {
@@ -141,7 +160,15 @@ function setRegion(plane, path) {
   const slice = state.cross[PLANES[plane].through];
   const voxels = voxelsInside(plane, slice, path);
   if (!voxels.length) return;
-  state.region = { plane, slice, path, voxels };
+  state.region = { plane, slice, path, text: `${voxels.length} voxels of ${plane} slice ${slice + 1}.`, curves: { before: curve("before", voxels), after: curve("after", voxels) } };
+  showCurves();
+}
+
+// The region that the user gave as a file; its curves were measured in the voxels of the files.
+function regionOfFile() {
+  const { file, voxels, signal } = report.region, known = (values) => values.map((v) => v ?? NaN);
+  const number = voxels.before === voxels.after ? voxels.after : `${voxels.before} (before) and ${voxels.after} (after)`;
+  state.region = { file, text: `${number} voxels of ${file}.`, curves: { before: known(signal.before), after: known(signal.after) } };
   showCurves();
 }
 
@@ -218,6 +245,11 @@ function connect() {
   if (!series.std) element("overlay").querySelector('[value="std"]').remove();
   element("draw").addEventListener("click", (e) => e.target.setAttribute("aria-pressed", e.target.getAttribute("aria-pressed") !== "true"));
   element("here").addEventListener("click", () => regionAtCross());
+  if (report.region) {
+    element("file").hidden = false;
+    element("file").addEventListener("click", () => { state.cross = packed.start; regionOfFile(); update(); });
+    regionOfFile();
+  }
   element("theme").addEventListener("click", () => {
     const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = (root.dataset.theme || (dark ? "dark" : "light")) === "dark" ? "light" : "dark";

@@ -1,0 +1,45 @@
+"""Signal curves of a region that was drawn on a scan, before and after registration."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.regions import inside_region, read_region
+from ..data.series import Series
+from ..space.geometry import Transform
+
+__all__ = ["region_masks", "region_report"]
+
+
+def region_masks(files: str | Sequence[str], series: Series, home: int, transform: Transform) -> np.ndarray:
+    """Find the voxels of a region on the grid of the results.
+
+    Args:
+        files: one file, drawn on scan ``home``, or one for each scan.
+        home: index of the scan on whose grid the results lie.
+        transform: from the common space to that scan.
+    Returns: ``(2, *S)`` bool: before registration, as it was drawn, and after, where the aligned scan shows it.
+    """
+    region, grid = read_region(files, series, home), series.frames[home].grid
+    return np.stack([inside_region(region, grid), inside_region(region, grid, transform)])
+
+
+def region_report(files: str | Sequence[str], home: int, written: Mapping[str, np.ndarray]) -> dict[str, object]:
+    """Measure the curves for ``report.json``.
+
+    Args:
+        files, home: as for `region_masks`.
+        written: ``region`` of `region_masks`, and what `write_registration` returns.
+    Returns: ``file``; ``voxels`` and ``signal``, each with ``before`` and ``after``: the number of voxels, and K means
+        over those of them that the scan has seen, NaN where it has seen none.
+    """
+    file = files if isinstance(files, str) else files[home if len(files) > 1 else 0]
+    voxels, signal = {}, {}
+    for when, name, mask in zip(("before", "after"), ("native", "warped"), written["region"]):
+        voxels[when] = int(mask.sum())
+        signal[when] = [
+            float(volume[mask & seen].mean()) if (mask & seen).any() else np.nan
+            for volume, seen in zip(written[name], written[f"{name}_seen"])
+        ]
+    return {"file": Path(file).name, "voxels": voxels, "signal": signal}
