@@ -1,0 +1,119 @@
+"""What `--dicom` writes, sent over the network to storage servers such as a PACS: dcmtk's storescp, and pynetdicom's."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+pydicom = pytest.importorskip("pydicom")
+pynetdicom = pytest.importorskip("pynetdicom")
+
+import dicom_exports as exports  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
+
+from groupmorph_monai.data.kinetics import ToftsFit  # noqa: E402
+from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.series import Frame  # noqa: E402
+from groupmorph_monai.data.writers import Products, write_registration  # noqa: E402
+from groupmorph_monai.space.geometry import AffineTransform  # noqa: E402
+
+pytestmark = pytest.mark.slow
+LONGEST_S = 30
+
+
+@pytest.fixture(scope="module", params=["siemens", "enhanced"])
+def written(request, tmp_path_factory):
+    """All files that `--dicom --kinetics --std --jacobian` writes of a small DCE series."""
+    folder = tmp_path_factory.mktemp("study")
+    volumes = np.zeros((4, 10, 9, 6), np.uint16)
+    volumes[:, 1:9, 1:8, 1:5] = 200
+    volumes[1:, 3:7, 3:7, 2:5] = np.array([400, 600, 550])[:, None, None, None]
+    study = exports.save(getattr(exports, request.param)(volumes, np.diag([1.0, 1.0, 2.0, 1.0])), folder / "in")
+    series = read_series(study)
+    transforms = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in series.frames]
+    transforms[2] = AffineTransform(torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double())
+    std = [Frame(np.full(frame.data.shape, 0.5, np.float32), frame.affine, "std") for frame in series.frames]
+    products = Products("none", dicom=True, kinetics=ToftsFit())
+    write_registration(series, transforms, folder / "out", std_mm=std, jacobian=True, products=products)
+    files = [pydicom.dcmread(path) for path in (folder / "out" / "dicom").rglob("*") if path.is_file()]
+    assert {"motion", "maps", "images"} == {kind_of(file) for file in files}
+    return files
+
+
+def kind_of(file):
+    return {"Spatial": "motion", "Deformable": "motion", "Parametric": "maps"}.get(
+        file.SOPClassUID.name.split()[0], "images"
+    )
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def dcmtk(folder):
+    """dcmtk's storescp, which writes what it receives to a folder; yields its port."""
+    program, port = shutil.which("storescp"), free_port()
+    if program is None:
+        pytest.skip("no storescp here: apt-get install dcmtk")
+    command = [program, "--output-directory", str(folder), "--prefer-uncompr", "--promiscuous", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        server.terminate()
+        server.wait(LONGEST_S)
+
+
+@contextlib.contextmanager
+def pynetdicom_server(folder):
+    """The same of pynetdicom, which refuses storage classes that the standard does not have."""
+
+    def store(event):
+        (folder / event.request.AffectedSOPInstanceUID).write_bytes(event.encoded_dataset())
+        return 0x0000
+
+    entity = pynetdicom.AE()
+    entity.supported_contexts = pynetdicom.AllStoragePresentationContexts
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, store)])
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+
+
+def send(files, port):
+    """Send files as a PACS receives them; returns the status of each."""
+    entity = pynetdicom.AE()
+    for kind in {file.SOPClassUID for file in files}:
+        entity.add_requested_context(kind, ExplicitVRLittleEndian)
+    deadline = time.monotonic() + LONGEST_S
+    while not (association := entity.associate("127.0.0.1", port)).is_established:
+        assert time.monotonic() < deadline, "nobody answers"
+        time.sleep(0.1)
+    statuses = [association.send_c_store(file).Status for file in files]
+    association.release()
+    return statuses
+
+
+@pytest.mark.parametrize("server", [dcmtk, pynetdicom_server], ids=["dcmtk", "pynetdicom"])
+def test_a_server_stores_every_object_and_its_pixels(server, written, tmp_path):
+    with server(tmp_path) as port:
+        assert set(send(written, port)) == {0}
+    stored = {file.SOPInstanceUID: file for file in map(pydicom.dcmread, tmp_path.iterdir())}
+    assert set(stored) == {file.SOPInstanceUID for file in written} and len(stored) == len(written)
+    for file in written:
+        copy = stored[file.SOPInstanceUID]
+        assert copy.file_meta.TransferSyntaxUID == file.file_meta.TransferSyntaxUID
+        assert (copy.SOPClassUID, copy.SeriesInstanceUID) == (file.SOPClassUID, file.SeriesInstanceUID)
+        if kind_of(file) == "motion":
+            assert copy.DeformableRegistrationSequence == file.DeformableRegistrationSequence
+        else:
+            assert copy.PixelData == file.PixelData
