@@ -44,8 +44,8 @@ def add_results(p: argparse.ArgumentParser) -> None:
         "--kinetics",
         action="store_true",
         help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans, of the "
-        "goodness of fit (R2), of enhancement, its ratio and its time, pictures in report.html; inside --mask where one "
-        "is given",
+        "goodness of fit (R2), of enhancement, its ratio and its time, and pictures in report.html; inside --mask, if "
+        "given",
     )
     p.add_argument(
         "--dicom",

@@ -1,4 +1,4 @@
-"""What the signal of a DCE-MRI series says without a model: how much tissue enhances, when, and whether it washes out."""
+"""Enhancement of a DCE-MRI series without a model: how much the signal rises, when, and whether it washes out."""
 
 from collections.abc import Sequence
 
@@ -43,8 +43,9 @@ def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
 
 
 def enhancement_ratio(volumes: np.ndarray, times_s: Sequence[float], arrival_s: float) -> np.ndarray:
-    """Signal enhancement ratio (Li et al. 2008, Radiology 248:79, PMC5410941): rise of the signal over the first scan in the
-    first scan with contrast agent, over that in the last scan. Below 1 the agent still arrives, above 1 it washes out.
+    """Divide early by late enhancement: the signal enhancement ratio (Li et al. 2008, Radiology 248:79, PMC5410941),
+    ``(S_early - S_0) / (S_last - S_0)``, where the early scan is the first one with contrast agent. Below 1 tissue
+    still takes it up, above 1 it washes out.
 
     Args:
         volumes: ``(K, *S)``.

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..space.geometry import Grid, Transform, jacobian_determinant
+from .enhancement import peak_enhancement_percent
 from .fields import compact_grid, write_field
 from .folders import dicom_reader
 from .itk_transforms import write_itk_transform
-from .enhancement import peak_enhancement_percent
 from .kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps
 from .names import bids_name, is_bids_name
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti

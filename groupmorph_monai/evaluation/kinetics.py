@@ -18,8 +18,8 @@ def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
     Args:
         fits: as `ToftsFit.fit_series` gives them.
     Returns: medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same
-        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit, and
-        ``sources``, where the parameters of the sequence come from.
+        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit
+        and ``sources`` of those of the sequence.
     """
     enhancing, summary = fits["enhancing"], {}
     for when in ("before", "after"):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from groupmorph_monai.data.enhancement import peak_enhancement_percent
 from groupmorph_monai.data.kinetics import ToftsFit, kinetic_maps
 from groupmorph_monai.data.pharmacokinetics import concentration, spgr_signal, uptake, weinmann_aif
 from groupmorph_monai.data.series import Frame, Series

@@ -1,4 +1,4 @@
-"""What `--dicom` writes, sent over the network to storage servers such as a PACS: dcmtk's storescp, and pynetdicom's."""
+"""What `--dicom` writes, sent over the network to storage servers, as a PACS has: dcmtk's and pynetdicom's."""
 
 import contextlib
 import shutil
