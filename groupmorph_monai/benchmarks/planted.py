@@ -14,7 +14,7 @@ from ..data.series import Frame, Series
 from ..data.thorax import make_thorax
 from ..space.geometry import AffineTransform
 
-__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "contrast_cases", "failed_cases", "good_cases"]
+__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "added_motion", "contrast_cases", "failed_cases", "good_cases"]
 
 BEYOND_REACH = "motion beyond the capture range"
 _CONTRAST_AS_MOTION = {
@@ -63,6 +63,11 @@ def _heart(seed: int, timepoints: int, **options) -> dict:
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
 _OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of about the same size
+# Options for motion of up to so many voxels, along their longest side, of the phantoms with contrast agent.
+_MOTION = {
+    "phantom": lambda voxels: {"max_motion_voxels": voxels},
+    "breast": lambda voxels: {"max_motion_mm": 8.0 * voxels},
+}
 
 
 def _case(kind: str, seed: int, timepoints: int | None = None, **options) -> PlantedCase:
@@ -145,8 +150,7 @@ def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> Planted
 
 def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
-    still = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
-    case = _case(kind, seed, timepoints, **still)
+    case = _case(kind, seed, timepoints, **_MOTION[kind](0.01))
     return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
 
 
@@ -171,7 +175,15 @@ def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
 def contrast_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
     """Series of six scans with contrast agent, in which a kinetic model can be fitted: good ones, and each failure."""
     for seed in seeds:
-        for kind in ("phantom", "breast"):
+        for kind in _MOTION:
             yield _case(kind, seed, 6)
             for plant in FAILURES:
                 yield plant(kind, seed, 6)
+
+
+def added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[PlantedCase, PlantedCase]]:
+    """Yield series of six scans with contrast agent, at rest and moved by up to so many voxels: what a registration
+    that adds such motion makes of them."""
+    for seed in seeds:
+        for kind, options in _MOTION.items():
+            yield _case(kind, seed, 6, **options(0.01)), _case(kind, seed, 6, **options(voxels))

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,21 +12,24 @@ import numpy as np
 
 from ..data.kinetics import ToftsFit
 from ..data.resampling import resample
+from ..data.series import Series
 from ..evaluation.kinetics import summarise_kinetics
 from ..evaluation.metrics import landmark_distances_mm
 from ..evaluation.quality import measure_quality
 from ..evaluation.report import plain
 from ..evaluation.verdict import LEVELS, judge
 from .compare import BundleMethod
-from .planted import BEYOND_REACH, PlantedCase, contrast_cases, failed_cases, good_cases
+from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases, failed_cases, good_cases
 
 __all__ = [
-    "kinetic_residuals", "measure_case", "measure_contrast_case", "tabulate", "tabulate_residuals", "verdicts",
+    "kinetic_residuals", "measure_added_motion", "measure_case", "measure_contrast_case", "tabulate",
+    "tabulate_residuals", "verdicts",
 ]  # fmt: skip
 
 GOOD = "none"
 _MANAGED = "none: motion that was found after all"
 _RESIDUAL = "kinetic_residual_ratio"
+_ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)
 _MANAGED_VOXELS = 0.5  # mean landmark error of a registration that has found the motion
 
 
@@ -125,9 +128,20 @@ def measure_contrast_case(item: Mapping, case: PlantedCase) -> dict[str, object]
     )
     seen = np.all([known for _, known in native + warped], axis=0)
     native, warped = (np.stack([values for values, _ in scans]) for scans in (native, warped))
-    fits = ToftsFit().fit_series(case.series, 0, native, warped, seen)
-    ratio = summarise_kinetics(fits)["kinetic_residual_ratio"] if fits else None
-    return {**measure_case(item, case), "kinetic_residual_ratio": ratio}
+    return {**measure_case(item, case), _RESIDUAL: _residual_ratio(case.series, native, warped, seen)}
+
+
+def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, seen: np.ndarray) -> float | None:
+    fits = ToftsFit().fit_series(series, 0, native, warped, seen)
+    return summarise_kinetics(fits)[_RESIDUAL] if fits else None
+
+
+def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the ratio of registrations that add motion of up to so many voxels, as `tabulate_residuals` takes them."""
+    for rest, moved in added_motion(seeds, voxels):
+        native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (rest, moved))
+        ratio = _residual_ratio(rest.series, native, warped, np.ones(native.shape[1:], bool))
+        yield f"motion of up to {voxels:g} voxels added", {_RESIDUAL: ratio}
 
 
 def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
@@ -169,4 +183,6 @@ def kinetic_residuals(
     """Register the planted cases with contrast agent of all seeds and tabulate the residual of the kinetic fit; see
     `_measured` for ``folder``."""
     file = Path(folder) / "residuals.jsonl"
-    return tabulate_residuals(_measured(method, file, contrast_cases(seeds), measure_contrast_case, progress))
+    added = chain.from_iterable(measure_added_motion(seeds, voxels) for voxels in _ADDED_VOXELS)
+    planted = _measured(method, file, contrast_cases(seeds), measure_contrast_case, progress)
+    return tabulate_residuals([*planted, *added])

@@ -11,22 +11,28 @@ import torch
 from ..space.geometry import AffineTransform, ComposedTransform, Grid, Transform
 from .readers import LPS_TO_RAS
 
-__all__ = ["write_itk_transform"]
+__all__ = ["itk_transform", "write_itk_transform"]
 
 
-def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
-    """Write a transform as a composite one in HDF5. A field in it keeps its lattice, so that nothing is lost, and is
+def itk_transform(transform: Transform, volume: Grid) -> itk.CompositeTransform:
+    """Make a transform a composite one of ITK. A field in it keeps its lattice, so that nothing is lost, and is
     continued over ``volume``: beyond a field's grid ITK has no displacement.
 
     Args:
         transform: of points in RAS mm.
         volume: whose points the transform is to be right for, through all its fields.
+    Returns: the same of points in LPS mm.
     """
     composite = itk.CompositeTransform[itk.D, 3].New()
     for part in reversed(list(_parts(transform, volume))):  # ITK begins with the last one
         composite.AddTransform(part)
+    return composite
+
+
+def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
+    """Write what `itk_transform` gives in HDF5."""
     writer = itk.TransformFileWriterTemplate[itk.D].New(FileName=str(path), UseCompression=True)
-    writer.SetInput(composite)
+    writer.SetInput(itk_transform(transform, volume))
     writer.Update()
 
 

@@ -7,7 +7,7 @@ import torch
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks import planted
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.benchmarks.verdicts import measure_case, tabulate
+from groupmorph_monai.benchmarks.verdicts import measure_case, measure_contrast_case, tabulate, tabulate_residuals
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform
@@ -40,6 +40,31 @@ def test_verdicts_are_counted_and_motion_that_was_found_is_good():
     assert rows["none"]["series"] == 2 and rows["none"]["FAIL, %"] == 50
     assert rows["all good ones"]["series"] == 3 and rows["all good ones"]["PASS, %"] == pytest.approx(200 / 3)
     assert rows["all failures"]["FAIL, %"] == 100 and rows["x"]["checks that speak"] == "folding_percent (1)"
+
+
+def test_residuals_are_tabulated_for_each_failure():
+    results = [
+        ("x", {"kinetic_residual_ratio": ratio, "folding_percent": folds}) for ratio, folds in ((0.5, 9), (3, 0))
+    ]
+    results += [(None, {"kinetic_residual_ratio": None, "folding_percent": 0})]
+    rows = {row["planted failure"]: row for row in tabulate_residuals(results)}
+    assert (rows["x"]["series"], rows["x"]["with a fit"], rows["none"]["with a fit"]) == (2, 2, 0)
+    assert [rows["x"][name] for name in ("least", "median", "greatest")] == [0.5, 1.75, 3]
+    assert rows["x"]["FAIL by this check"] == 1 and rows["x"]["LOOK or FAIL by the others"] == 1
+
+
+def test_motion_that_a_registration_leaves_or_adds_shows_in_the_residual():
+    case = planted._case("breast", 1, 6)
+    still = [ComposedTransform()] * 6
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[0, 3] = 12.0  # two voxels
+    away = [*still[:2], AffineTransform(matrix), *still[3:]]
+    numbers = {"metrics": {}, "initial_confidence": torch.ones(6)}
+    left, added = (
+        measure_contrast_case({"pred": {"transforms": t}, **numbers}, case)["kinetic_residual_ratio"]
+        for t in (still, away)
+    )
+    assert left == pytest.approx(1, abs=1e-6) and added > 1.1
 
 
 @pytest.mark.slow
