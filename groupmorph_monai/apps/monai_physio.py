@@ -1,5 +1,7 @@
 """A back end for the time-series registration of monai-physio, which has to be installed: all images at once."""
 
+from __future__ import annotations  # ITK's types know no |
+
 import logging
 import tempfile
 from collections.abc import Sequence

@@ -163,7 +163,7 @@ CHECKS = (
         look=1.1,
         fail=2.0,
         source="Motion takes curves away from the model, whose residual drives the registration of Buonaccorsi et al. "
-        "(2007, MRM 58:1010). Limits as for the roughness of curves.",
+        "(2007, MRM 58:1010). " + _CALIBRATED,
     ),
     Check(
         "uncertainty_mm",

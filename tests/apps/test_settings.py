@@ -10,9 +10,10 @@ from groupmorph_monai.errors import InputError
 
 # What has an option of its own, what a config says of its parts, and what is no literal.
 OF_THE_CONFIG = {
-    "bundle_root", "series", "mask", "region", "output_dir", "model", "model_weights", "weights", "device", "dataset_dir",
-    "donor", "network", "transformation", "inference", "evaluate", "training", "training_prior", "training_inferer",
-    "command", "overlays", "epoch_length", "other_rank", "donor_images", "kl_weight_schedule", "inferer#refinement",
+    "bundle_root", "series", "mask", "region", "output_dir", "model", "model_weights", "weights", "device",
+    "dataset_dir", "donor", "network", "transformation", "inference", "evaluate", "training", "training_prior",
+    "training_inferer", "command", "overlays", "epoch_length", "other_rank", "donor_images", "kl_weight_schedule",
+    "inferer#refinement",
 }  # fmt: skip
 
 
