@@ -122,8 +122,7 @@ def write_registration(
         home: index of the scan whose grid the results lie on.
         std_mm: K frames, standard deviation of each displacement's length.
         jacobian: write the determinants too.
-        outside: what ``warped`` and ``mean`` hold where no scan has seen a voxel: "zero", "nan", or "border" for the
-            nearest value seen.
+        outside: what ``warped`` and ``mean`` hold where no scan has seen: "zero", "nan" or "border", the nearest value.
         products: what else is written.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
@@ -161,9 +160,8 @@ def write_registration(
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
         seen = (coverage & always_seen).all(axis=0)
-        kinetics = products.kinetics and products.kinetics.fit_series(
-            series, home, result["native"], result["warped"], seen, transforms[home]
-        )
+        fit = products.kinetics
+        kinetics = fit and fit.fit_series(series, home, result["native"], result["warped"], seen, transforms[home])
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
