@@ -96,6 +96,7 @@ def register(
     reference: str | int = "mean",
     overlays: Sequence[str] = (),
     device: str | torch.device | None = None,
+    mask: str | Path | Sequence[str | Path] | None = None,
     **settings: object,
 ) -> Registration:
     """Align K scans of one patient, as ``groupmorph register`` does.
@@ -107,6 +108,8 @@ def register(
         reference: ``"mean"`` aligns all to their mean, an index all others to that scan.
         overlays: names of overlays or YAML files, in order; see ``groupmorph overlays``.
         device: None for the GPU, or the CPU where there is none.
+        mask: file drawn on the reference (on the first scan without one), or one per scan: images count where it is
+            above 0.
         settings: by name; see ``groupmorph settings``.
     Returns: the registration, on the CPU.
     Raises: InputError, in one line, for whatever the caller can mend.
@@ -128,7 +131,9 @@ def register(
     if reference != "mean":
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}
-    parser = parsed_run("inference", overlays, settings, device, series=series)
+    if mask is not None:
+        mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
+    parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
     try:
         parser.get_parsed_content("cost").check()
