@@ -63,10 +63,8 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
         return PEERS[name]
     models = bundle_root() / "models"
     if name in _PUBLISHED:
-        overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
-        # Named after the model and as many of its modes as there are weights for, such as groupmorph_all_to_one.pt.
-        candidates = [models / f"{'_'.join(parts[:n])}.pt" for n in range(len(parts), 0, -1)]
-        weights = next((file for file in candidates if file.is_file()), candidates[-1])
+        overlays = _PUBLISHED[name]
+        weights = models / f"{Path(overlays[0]).name}.pt"  # the model's, whatever its mode
         files = config_files("inference", (*overlays, "effort/no_refine"))
         method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
