@@ -120,7 +120,7 @@ def mirrored(kind: str, seed: int) -> PlantedCase:
 
 
 def turned(kind: str, seed: int) -> PlantedCase:
-    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header turned by 90 degrees")
+    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header rotated by 90 degrees")
 
 
 def another_patient(kind: str, seed: int) -> PlantedCase:
@@ -145,7 +145,7 @@ def contrast_as_motion(kind: str, seed: int) -> PlantedCase:
     """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
     still = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
     case = _case(kind, seed, 2 + seed % 3, **still)
-    return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
+    return replace(case, failure="enhancement mistaken for motion", settings=_CONTRAST_AS_MOTION)
 
 
 FAILURES: dict[Callable[[str, int], PlantedCase], tuple[str, ...]] = {

@@ -17,7 +17,7 @@ from .planted import BEYOND_REACH, PlantedCase, failed_cases, good_cases
 __all__ = ["measure_case", "tabulate", "verdicts"]
 
 GOOD = "none"
-_MANAGED = "none: motion that was found after all"
+_MANAGED = "none: planted motion recovered"
 _MANAGED_VOXELS = 0.5  # mean landmark error of a registration that has found the motion
 
 
