@@ -630,7 +630,7 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(moved):
         (moved / name).mkdir()
         make(moved / "scan.t1.nii.gz", moved / name / "scan.t1.nii.gz")
         make(field, moved / name / "scan.t2.nii.gz")
-    same_name = "p.txt: expected a name of its own, got one whose result .*p.csv is that of .*p.csv too"
+    same_name = "p.txt: expected a unique name, got one whose result .*p.csv is also that of .*p.csv"
     replaced = "--output: .* would replace the input"
     for files, output, words in (
         (points, moved / "there", same_name),
