@@ -28,18 +28,20 @@ class Peer:
         module: of this folder.
         function: of the module.
         packages: that it needs, as pip names them.
+        install: command that installs them.
     """
 
     module: str
     function: str
     packages: tuple[str, ...]
+    install: str = "pip install 'groupmorph-monai[peers]'"
 
     def prepare(self) -> Callable:
         """Import the program. Raises MissingError where it is not installed."""
         try:
             module = import_module(f".{self.module}", __package__)
         except ModuleNotFoundError as error:
-            raise MissingError(f"not installed: {error.name}; pip install 'groupmorph-monai[peers]'") from error
+            raise MissingError(f"not installed: {error.name}; {self.install}") from error
         return getattr(module, self.function)
 
     def settings(self) -> dict[str, object]:
@@ -65,6 +67,12 @@ PEERS = {
     "greedy": Peer("greedy", "greedy", ("picsl_greedy", "SimpleITK")),
     "demons": Peer("demons", "demons", ("SimpleITK",)),
     "convexadam": Peer("convex_adam", "convex_adam", ("convexAdam", "torch")),
-    "fireants": Peer("fire_ants", "fire_ants", ("fireants", "torch")),
+    # FireANTs asks for SimpleITK 2.2.1 and no other, which pip refuses beside the other programs' requirements.
+    "fireants": Peer(
+        "fire_ants",
+        "fire_ants",
+        ("fireants", "torch"),
+        "pip install hydra-core pandas && pip install --no-deps fireants",
+    ),
     "unigradicon": Peer("uni_gradicon", "uni_gradicon", ("unigradicon", "torch")),
 }
