@@ -110,8 +110,7 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
         "--spacing-mm",
         type=spacing_mm,
         metavar="MM",
-        help="voxel size at which motion is estimated (default: that of the scans, but at least 1 mm and half the "
-        "slice spacing)",
+        help="voxel size for motion estimation (default: that of the scans, at least 1 and half the slice spacing)",
     )
     _add_overlay(p, base, examples)
     p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: the shipped weights)")
@@ -204,9 +203,7 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
         metavar="FILES",
         help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
-    p.add_argument(
-        "--output", required=True, type=path, metavar="DIR", help="folder for the results; file names are kept"
-    )
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="results folder; file names are kept")
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 
 

@@ -51,8 +51,7 @@ def add_cohort_options(p: argparse.ArgumentParser) -> None:
         "--workers",
         type=positive,
         metavar="N",
-        help="number of series registered in parallel (default: one per GPU, or as many as cores and memory allow; "
-        "with --jobqueue: 1)",
+        help="series registered in parallel (default: one per GPU, or as cores and memory allow; jobs: 1)",
     )
     group.add_argument(
         "--memory-gb",

@@ -13,8 +13,7 @@ _BASES = {"evaluate": ("inference",)}
 
 
 def bundle_root() -> Path:
-    """Locate the bundle's folder: inside an installed package, next to the package in a checkout, or its parent in a
-    release of the bundle."""
+    """Locate the bundle: inside an installed package, next to it in a checkout, or around it in a release."""
     package = Path(__file__).resolve().parents[1]
     candidates = (package / "bundle", package.parent / "bundle", package.parent)
     return next(folder for folder in candidates if (folder / "configs" / "inference.yaml").is_file())

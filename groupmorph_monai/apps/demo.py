@@ -66,8 +66,7 @@ def print_verdict(folder: str | Path) -> None:
 
 
 def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:
-    """Distances of all points of timepoint i, mapped to timepoint j, from their true positions, for all i != j.
-    ``points_mm`` is ``(K, P, 3)``, RAS."""
+    """Errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
     timepoints = range(len(points_mm))
     common = points_mm
     if folder:

@@ -38,8 +38,7 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make SIGINT and SIGTERM raise `Stopped` inside the context, keep loggers from printing its traceback, and release
-    the output folders at exit."""
+    """Make SIGINT and SIGTERM raise `Stopped`, without tracebacks from loggers, and release output folders at exit."""
     previous_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     _catch_signals()
     filterers = _filterers()

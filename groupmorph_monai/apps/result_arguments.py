@@ -19,7 +19,7 @@ def add_results(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--jacobian",
         action="store_true",
-        help="also write maps of the Jacobian determinant, the local volume change (1: none, below 0: folded)",
+        help="also write Jacobian determinants (1: no volume change, below 0: folded)",
     )
     p.add_argument(
         "--fields",
@@ -40,8 +40,7 @@ def add_results(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--bids-names",
         action="store_true",
-        help="also write transforms and images under BIDS names such as from-scan02_to-common_mode-image_xfm and "
-        "desc-aligned_T1w",
+        help="also write transforms and images under BIDS names, such as from-scan02_to-common_mode-image_xfm",
     )
     p.add_argument(
         "--kinetics",

@@ -20,7 +20,6 @@ def simulate(
 
     Args:
         seconds: duration of each series.
-        workers: number of workers.
         dispatch_s: time of the scheduler per series, one after the other.
         start_s: start-up time of each worker.
         failing: indices of series that fail at the end of their first attempt.
@@ -53,16 +52,11 @@ def cohort(
     """Simulate a study for each number of workers, one row each.
 
     Args:
-        series: number of series.
         median_s: median time per series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with
             writing.
         spread: standard deviation of the logarithm of the time per series, due to sizes, stragglers and shared cores.
         cores: cores per worker.
-        workers: numbers of workers.
         failure_percent: share of first attempts that fail.
-        dispatch_s, start_s: as in `simulate`.
-        seed: random seed.
-        progress: called with a line for every row.
     """
     rng = np.random.default_rng(seed)
     seconds = median_s * np.exp(spread * rng.standard_normal(series))

@@ -66,8 +66,7 @@ class BundleMethod:
         return parser, network, device
 
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
-        """Return the inferer, the network, and a function that scales the intensities of ``(K, *S)`` to ``(1, K, *S)``,
-        on the config's device."""
+        """Return inferer, network, and a function that scales ``(K, *S)`` to ``(1, K, *S)`` on the config's device."""
         parser, network, device = self._parse()
         scale = ScalePercentilesd(
             "image",
@@ -129,8 +128,7 @@ def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray
 
 
 def measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
-    """Measure fields, time in seconds and peak memory in 1e9 bytes of one method, in a separate process, so that the
-    peak is not that of another method."""
+    """Measure fields, seconds and peak memory (1e9 bytes) of one method, in a separate process for a correct peak."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         fields, seconds, peak_gb = pool.submit(_run, method, images).result()
     return [torch.from_numpy(u) for u in fields], seconds, peak_gb
@@ -219,8 +217,7 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
 
 
 def scale(method: BundleMethod, progress=print) -> list[dict]:
-    """Measure time and memory against K at one size, and against the number of voxels at one K, with slopes in log-log
-    coordinates, where 1 is linear."""
+    """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""
     shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
     rows = []
     for timepoints, size in shapes:

@@ -54,8 +54,7 @@ def memory(
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Measure each number of timepoints and size in voxels of 1 mm in a separate process, including reading and writing
-    files, one row each."""
+    """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access."""
     rows = []
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"

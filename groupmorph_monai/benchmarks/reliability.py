@@ -1,5 +1,4 @@
-"""Calibration of the predicted uncertainty: reliability curves against known motion (compare VoxelMorph-diff, Section
-4.4.4)."""
+"""Calibration of the predicted uncertainty against known motion (compare VoxelMorph-diff, Section 4.4.4)."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,12 +62,9 @@ def reliability(
 
     Args:
         methods: methods whose inferers return ``ddf_std``, by name.
-        folder: output folder.
         seeds: random seeds of the phantoms; one case for each seed, K and noise.
         timepoints: numbers K of timepoints.
         noises: noise of the phantoms, as in `make_phantom`.
-        size: size of the phantoms, voxels.
-        progress: called with a line for every case.
     Returns: a row for each method, K and noise, with means over the seeds: observed coverage in percent for each level,
         and mean standard deviation.
     """

@@ -59,9 +59,7 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.n
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
     outside = int((~field.grid.contains(points)).sum())
     if outside:
-        logger.warning(
-            "%s: %d of %d points lie outside the field and move like its border", field_path, outside, len(points)
-        )
+        logger.warning("%s: %d of %d points are outside and move like its border", field_path, outside, len(points))
     return field(points).numpy()
 
 
@@ -71,9 +69,7 @@ def apply_field_to_files(
     """Apply a written field to images and points. Results appear only when all of them are complete.
 
     Args:
-        field_path: a written field.
         files: images as for `apply_field`, or points as for `read_points`.
-        output_dir: folder for the results.
         nearest: whether the images are label maps.
     Returns: the written files, named after the inputs, with the ending .nii.gz or .csv.
     Raises: InputError if two results would have the same name, or a result would replace an input.
@@ -95,7 +91,6 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
 
     Args:
         result: folder written by `write_registration` with fields.
-        origin, target: indices of the scans.
         path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform.
     Raises: InputError if the folder has no such fields, or the path has another ending.
     """

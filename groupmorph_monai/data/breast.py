@@ -41,8 +41,7 @@ def make_breast(
         lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
         landmarks: number of points at vessel bifurcations, on the border of glandular tissue and, a tenth of them,
             inside lesions; those that leave the field of view are dropped.
-        noise: standard deviation of the Gaussian components of the Rician noise, relative to the mean signal in the
-            body.
+        noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
         same P points of tissue in each scan, exact to 1e-3 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of the
         lesion from 1; ``lesion_volumes_mm3`` ``(L,)``, in the template; ``motion`` ``(K, 3, *S)``, displacement from
@@ -78,8 +77,7 @@ def make_breast(
 
 
 def _draw(anatomy: BreastAnatomy, motion: BreastMotion, points: Tensor, k: int) -> list[Tensor]:
-    """Render displacement ``(3, *S)``, signal, lesion and tissue, ``(*S)``, at ``points`` ``(3, *S)`` of scan k, slab
-    by slab for memory and speed."""
+    """Render displacement ``(3, *S)``, signal, lesion and tissue ``(*S)`` of scan k, slab by slab to save memory."""
     slabs = []
     for slab in points.split(_SLAB, dim=2):
         displacement = motion(slab, k)
@@ -98,8 +96,7 @@ def _with_noise(rng: torch.Generator, image: Tensor, body: Tensor, noise: float)
 
 
 def _landmarks_in_view(fields: Tensor, template_landmarks: Tensor) -> Tensor:
-    """Map landmarks of the template ``(P, 3)`` to every scan, ``(K, P, 3)``, without those outside any field of
-    view."""
+    """Map template landmarks ``(P, 3)`` to every scan, ``(K, P, 3)``, without those outside any field of view."""
     landmarks = torch.stack([follow(field, template_landmarks) for field in fields])
     size = torch.tensor(fields.shape[2:])
     return landmarks[:, ((landmarks > 1) & (landmarks < size - 2)).all(dim=2).all(dim=0)]

@@ -178,8 +178,7 @@ class BreastAnatomy:
         yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Render signal at scan k, number of the lesion or 0, and index of ``BREAST_TISSUES``, each ``(P,)``, at
-        template ``points`` ``(3, P)``."""
+        """Render signal at scan k, lesion number, and tissue index, each ``(P,)``, at template points ``(3, P)``."""
         everywhere = _Points(self, points)
         signal = torch.zeros_like(everywhere.depth)
         painted = signal, signal.byte(), signal.byte()
@@ -207,8 +206,7 @@ class BreastAnatomy:
         return signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth), lesion, tissue
 
     def landmarks(self, rng: torch.Generator, number: int) -> Tensor:
-        """Draw template points, ``(number, 3)`` mm: at most a third at vessel bifurcations, a tenth inside lesions, and
-        the rest on the border of the gland."""
+        """Draw ``(number, 3)`` mm: up to a third at bifurcations, a tenth in lesions, the rest on the gland border."""
         inner = _Points(self, self.bifurcations.T).depth > 4
         points = [self.bifurcations[inner][: number // 3]]
         if len(self.lesion_radii):
@@ -225,8 +223,7 @@ class BreastAnatomy:
 
 
 def _signals(rng: torch.Generator, since_arrival_s: np.ndarray) -> dict[str, np.ndarray]:
-    """Draw the signal curve of every tissue. Half of the patients have fat suppression, and the uptake of glandular
-    tissue varies by a factor of five."""
+    """Draw the signal curve of every tissue. Half of the patients have fat suppression; uptake varies fivefold."""
     kinetics = dict(_KINETICS)
     uptake, suppressed = float(uniform(rng, 0.3, 1.6)), float(uniform(rng, 0.05, 0.12))
     if float(uniform(rng, 0, 1)) < 0.5:

@@ -74,7 +74,6 @@ class Chest:
             cage: `cage_depth` of the points, ``(P,)``.
             edge: converts depth in mm to a share.
             signal: signal of each tissue at scan ``k``.
-            k: index of the scan.
         """
         x, y, z = points
         rib = torch.cos(2 * math.pi * (z + 0.35 * x.abs() + 0.3 * y) / 27) * 9 - 1

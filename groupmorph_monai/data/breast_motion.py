@@ -67,8 +67,7 @@ class BreastMotion:
         self._scale(max_motion_mm * float(uniform(rng, 0.7, 1.0)))
 
     def _scale(self, largest_mm: float) -> None:
-        """Scale the maximum displacement of the breasts to ``largest_mm``, and limit the slope of the soft-tissue
-        component."""
+        """Scale the maximum displacement of the breasts to ``largest_mm``, and limit the slope of soft tissue."""
         low = (self.centres - self.radii).amin(dim=0)
         high = (self.centres + self.radii).amax(dim=0)
         probes = _lattice(low, high)

@@ -106,8 +106,7 @@ class Tissues:
         return self.density * gravity * fine.clamp(0.6, 1.4)
 
     def lung_mm(self, points: Tensor) -> Tensor:
-        """Distance of points in the cavity from the inner borders of the lungs and the diaphragm, positive inside a
-        lung."""
+        """Distance from the inner borders of the lungs and the diaphragm, positive inside a lung."""
         x, y, z = points
         between = 13 + 18 * torch.exp(-(((y + 10) / 32) ** 2))
         medial = x.abs() - between * self.cavity.scale(z)

@@ -44,7 +44,6 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
     Args:
         displacement_mm: ``(3, *S)`` RAS mm.
         grid: grid of the field.
-        path: the file.
         resampled: grid on which images are to be resampled with the field, if it differs from ``grid``.
     """
     check_finite(displacement_mm, path.name, "displacements", CHECK_SETTINGS)
@@ -68,8 +67,7 @@ def resampling_grid(path: str | Path) -> Grid:
 
 
 def read_field(path: str | Path) -> DenseTransform:
-    """Read a field. Outside its grid, the displacement of the border is used. It has no inverse, which is stored in
-    another file and on another grid."""
+    """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
     try:
         image = nib.load(path)
         shape = image.shape

@@ -24,8 +24,7 @@ _BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?
 
 
 def dicom_paths(files: Sequence[str | Path]) -> list[Path]:
-    """Return the paths if each is a DICOM file, or a folder with DICOM files and without other images at its top level;
-    otherwise an empty list."""
+    """Return the paths if all are DICOM files or folders of DICOM files without other images; else an empty list."""
     paths = [Path(path) for path in files]
     return paths if all(_contains_dicom(path) if path.is_dir() else is_dicom(path) for path in paths) else []
 
@@ -65,7 +64,6 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
     are searched for NIfTI: a 4D file, or files whose names differ only in numbers, make a series.
 
     Args:
-        folder: the folder.
         description: pattern that selects scans by their names, or by the series descriptions in their sidecars.
     Raises: InputError if there are no images, or several series.
     """

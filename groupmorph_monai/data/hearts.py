@@ -86,9 +86,7 @@ def make_heart(
 
 def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tensor, Tensor]:
     """Compute signal without texture and share of the heart, each ``(*S)``, at heart coordinates ``u`` ``(3, *S)``.
-
-    ``outer`` is the radius in voxels and ``wall`` a share of it; ``signals`` are those of blood, wall, surroundings and
-    right ventricle."""
+    ``outer``: radius in voxels; ``wall``: share of it; ``signals``: of blood, wall, surroundings, right ventricle."""
 
     def within(r: Tensor, limit: float) -> Tensor:
         return torch.sigmoid(outer * (limit - r) / 0.5)

@@ -20,7 +20,6 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
     Args:
         transform: transform of points in RAS mm.
         volume: grid whose points must be transformed correctly, through all fields.
-        path: the file.
     """
     composite = itk.CompositeTransform[itk.D, 3].New()
     for part in reversed(list(_parts(transform, volume))):  # ITK applies the last one first

@@ -29,7 +29,6 @@ def nifti_image(
     """Make an image with equal qform and sform, so that every program places it at the same position.
 
     Args:
-        data: voxels.
         affine: ``(4, 4)``, RAS mm, orthogonal axes.
         header: header of the original file, for its description and form code, which both forms get. Without it, the
             code for scanner coordinates is used.

@@ -37,7 +37,6 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Ite
     """Check that the output folder neither contains an input file, also through links, nor is an input folder itself.
 
     Args:
-        output_dir: folder for the results.
         inputs: files and folders that the run reads.
         stale: names in the earlier result, as for `all_or_nothing`; folders among them are removed and must not contain
             inputs at any depth.
@@ -128,7 +127,6 @@ def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterato
     not at all after an error or a kill. Nested calls yield the same folder, so that several writers make one result.
 
     Args:
-        output_dir: folder for the results.
         stale: names in the earlier result; those that are not replaced are removed.
     Raises: InputError if writing fails or another run writes to the folder.
     """

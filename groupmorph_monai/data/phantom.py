@@ -32,8 +32,7 @@ _FLIP_ANGLE_DEG = 12.0
 
 
 def smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Sample unit-variance noise, linearly interpolated from a lattice with a spacing of ``cell`` voxels, at points
-    ``(3, *P)``: ``(channels, *P)``."""
+    """Sample unit-variance noise from a lattice of ``cell`` voxels at points ``(3, *P)``: ``(channels, *P)``."""
     lattice = [int(n / cell) + 4 for n in size]
     values = torch.randn(1, channels, *lattice, generator=generator)
     return sample(values, points[None] / cell + 1.5)[0]
@@ -188,8 +187,7 @@ def make_phantom(
         max_motion_voxels: maximum displacement of any timepoint from the template, voxels.
         lesions: number of enhancing lesions; their kinetics cycle through ``LESION_KINETICS``.
         landmarks: number of points with known positions in all timepoints.
-        noise: standard deviation of the Gaussian components of the Rician noise, relative to the mean signal in the
-            body.
+        noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
         margin_voxels: margin of air on every side; without it the body extends beyond the field of view.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
         same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of

@@ -74,8 +74,6 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
     """Replace the result in ``folder`` by that in ``staging``, after flushing its files to the disk.
 
     Args:
-        staging: folder with the new result.
-        folder: output folder.
         stale: names of files and folders of the earlier result; those that are not replaced are removed.
     """
     names, stale = {path.name for path in staging.iterdir()}, set(stale)

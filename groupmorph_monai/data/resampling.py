@@ -62,8 +62,7 @@ def working_grid(
 
 
 def _resolved_mm(grid: Grid) -> float:
-    """Middle of a scan's three voxel sizes, at least 1 mm and half of the largest, or less if this would leave fewer
-    than 4 voxels along an axis."""
+    """Middle voxel size of a scan, at least 1 mm and half of the largest, unless fewer than 4 voxels would remain."""
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
     longest = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3
     return max(1.0, middle, min(coarsest / 2, longest))
@@ -130,8 +129,6 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
     timepoint is smoothed before to avoid aliasing: by a Gaussian of half a voxel of the grid, less its own resolution.
 
     Args:
-        series: K volumes.
-        grid: output grid.
         initial: ``(K, 4, 4)``, RAS mm, from the space of the grid to each timepoint; None for the identity.
     """
     parts = []

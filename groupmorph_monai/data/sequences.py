@@ -22,8 +22,7 @@ _RAS_TO_LPS = np.diag(LPS_TO_RAS)[:3].astype(np.float32)[:, None, None, None]
 
 
 def write_sequence(volumes: np.ndarray, grid: Grid, path: Path, times_s: Sequence[float] | None = None) -> None:
-    """Write ``volumes`` ``(K, *S)`` float32 on ``grid`` as ``.seq.nrrd``, indexed by their times, or by their numbers
-    without times."""
+    """Write ``volumes`` ``(K, *S)`` float32 as ``.seq.nrrd``, indexed by their times if known, or by numbers."""
     label, _, values = _index(len(volumes), times_s)
     header = [
         "dimension: 4",
@@ -46,7 +45,6 @@ def write_transform_sequence(
     Args:
         transforms: from the common space to each scan.
         grid: grid of the written displacements.
-        path: the file.
         times_s: as in `write_sequence`.
     """
     label, unit, values = _index(len(transforms), times_s)

@@ -25,11 +25,9 @@ class Frame:
     """One volume.
 
     Args:
-        data: ``(i, j, k)``, float32 or labels.
-        affine: ``(4, 4)``, voxel to RAS mm.
-        path: its file, for messages.
+        data, affine: ``(i, j, k)``, float32 or labels; ``(4, 4)``, voxel to RAS mm.
         valid: ``(i, j, k)``, True for measured voxels and False for fill values; None if all are measured.
-        header: header of its file, if that is NIfTI.
+        header: header of its NIfTI file.
     """
 
     data: np.ndarray
@@ -48,9 +46,7 @@ class Series:
     """K volumes of one patient in temporal order.
 
     Args:
-        frames: the volumes.
-        frame_time: time between frames in the unit of their header, or in seconds without header; None if it is unknown
-            or varies.
+        frame_time: time between frames in the header's unit, or in seconds without header; None if unknown or uneven.
         times_s: times of all frames in seconds since the first one, if known.
         description: series description of the scanner, if known.
         slices: DICOM slices of each frame, as `dicom.headers.Plane`; None for other formats.
@@ -102,7 +98,6 @@ def checked_series(series: Series, timepoints: int | None) -> Series:
     """Check that K scans can be registered together, and mask fill values.
 
     Args:
-        series: the scans.
         timepoints: required K; None for two or more.
     Returns: the series with fill values marked as invalid, and orthogonal axes.
     Raises: InputError, with a one-line message, for the first unsuitable scan.

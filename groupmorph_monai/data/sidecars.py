@@ -43,7 +43,6 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
     time of a 2D sequence, which is that of volumes (in a 3D sequence it is that of excitations).
 
     Args:
-        image: the image.
         number: number of volumes.
         frame_time_s: frame time in the header of the image.
     """

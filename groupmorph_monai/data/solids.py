@@ -33,8 +33,7 @@ class Lattice:
 
 
 def noise_lattice(rng: torch.Generator, cell_mm: float, channels: int, reach_mm: Sequence[float]) -> Lattice:
-    """Draw smooth noise of unit variance with a patch size of about ``cell_mm``, up to ``reach_mm`` from the centre
-    along each axis."""
+    """Draw smooth unit-variance noise with patches of about ``cell_mm``, up to ``reach_mm`` from the centre."""
     step = cell_mm / 2
     size = [int(2 * r / step) + 2 for r in reach_mm]
     values = gaussian_filter(torch.randn(1, channels, *size, generator=rng), 1.0)[0]

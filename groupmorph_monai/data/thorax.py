@@ -55,8 +55,7 @@ class _Scanner:
         return tube_depths_mm(tree, self.size, to_voxels, to_tree, self.spacing_mm, 5 * self.edge_mm + _AIRWAY_WALL_MM)
 
     def phase(self, breath: Breath, tissues: Tissues, lungs: Lungs) -> tuple[Tensor, ...]:
-        """Render a phase: HU without noise, motion to the template in voxels ``(3, *S)``, regions and lesions
-        ``(*S)``."""
+        """Render noise-free HU, motion to the template ``(3, *S)``, voxels, and regions and lesions ``(*S)``."""
         vessels, airways = (self.depths_mm(breath, tree) for tree in (lungs.vessels, lungs.airways))
         hu, motion = torch.empty(self.size), torch.empty(3, *self.size)
         regions, lesions = (torch.zeros(self.size, dtype=torch.uint8) for _ in range(2))

@@ -69,8 +69,7 @@ class Products:
             self.kinetics.check(series)
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
-        """List the names of all outputs of `write_registration`, except second names; ``{}`` stands for the number of
-        a timepoint."""
+        """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
         kinds = {
             "ddf_{}.nii.gz": self.fields != "none",
             "inverse_ddf_{}.nii.gz": self.fields != "none",
@@ -83,8 +82,7 @@ class Products:
             _DICOM: self.dicom,
             **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
-        selected = (name for name, wanted in kinds.items() if wanted)
-        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *selected]
+        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, kept in kinds.items() if kept)]
 
 
 _ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
@@ -112,7 +110,6 @@ def write_registration(
     Args:
         series: K native volumes, each interpolated once, or not at all if its transform is the identity.
         transforms: K, from the common space to each timepoint.
-        output_dir: created if it does not exist.
         home: index of the scan that defines the output grid.
         std_mm: K frames, standard deviation of each displacement.
         jacobian: also write the determinants.
@@ -219,8 +216,7 @@ def _add_bids_names(series: Series, folder: Path) -> None:
 
 
 def _write_field(kind: str, transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:
-    """Write the field of transform k: "full" on the grid ``volume``, "compact" on its lattice, or that of another
-    transform if it has none."""
+    """Write a field: "full" on the grid ``volume``, "compact" on its lattice, or that of another transform."""
     if kind == "full":
         write_field(transforms[k].displacement(volume).numpy(), volume, path)
     elif kind == "compact":
@@ -279,7 +275,5 @@ def earlier_result(output_dir: Path) -> set[str]:
     results = listed_result(output_dir)
     unlisted = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
     if unlisted:
-        logger.warning(
-            "%s also contains %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0]
-        )
+        logger.warning("%s also has %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0])
     return results

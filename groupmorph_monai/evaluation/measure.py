@@ -72,8 +72,7 @@ class _NanAverage(Average):
 
 
 def average_of(name: str) -> Average:
-    """Average one of the ``metrics`` over the series of an epoch, evaluated one at a time. Series without the metric
-    are skipped; NaN if none has it."""
+    """Average one of the ``metrics`` over the series of an epoch that have it; NaN if none has it."""
     return _NanAverage(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
 
 

@@ -217,8 +217,7 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
 
 
 def _slabs(ddf: Tensor) -> Iterator[Tensor]:
-    """Yield ``(3, n, j, k)`` slabs that together contain every cell of every timepoint once; neighbouring slabs share a
-    layer of voxels."""
+    """Yield overlapping ``(3, n, j, k)`` slabs that together contain every cell of every timepoint once."""
     cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
     for u in ddf:
         for start in range(0, u.shape[1] - 1, cells):
@@ -287,8 +286,7 @@ def similarity(before: Tensor, after: Tensor, seen: Tensor | None = None) -> dic
 
 
 def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
-    """Warp label maps ``(K, *S)`` to the common space by nearest-neighbour interpolation. ``ddf`` is ``(K, 3, *S)``,
-    voxels."""
+    """Warp label maps ``(K, *S)`` by ``ddf`` ``(K, 3, *S)``, voxels, with nearest-neighbour interpolation."""
     grid = voxel_grid(ddf.shape[2:], ddf)
     maps = [sample(x.to(ddf)[None, None], (grid + u)[None], mode="nearest")[0, 0] for x, u in zip(labels, ddf)]
     return torch.stack(maps).to(labels.dtype)

@@ -130,8 +130,7 @@ class _Page:
         return np.stack([adaptive_avg_pool3d(volume[None], grid.shape)[0].numpy() for volume in copies])
 
     def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict], np.ndarray]:
-        """Encode both series with one intensity scale. Also return the aligned series, NaN where any part of a voxel is
-        outside the scan's field of view."""
+        """Encode both series with one intensity scale, and return the aligned one, NaN outside the field of view."""
         before, after = (self._seen_means(written[name], written[f"{name}_seen"]) for name in ("native", "warped"))
         finite = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
         low = float(min((values.min() for values in finite if values.size), default=0))

@@ -57,8 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
-    """Format ``columns`` of ``rows`` as aligned text: numbers to the right with three decimals, missing values as
-    ``-``."""
+    """Format ``columns`` of ``rows`` as aligned text, with three decimals, and ``-`` for missing values."""
 
     def text(value: object) -> str:
         if isinstance(value, (torch.Tensor, np.generic)):
@@ -80,16 +79,14 @@ def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
 
 
 def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
-    """Timepoint and axial slice that differ most from timepoint 0 before registration, or after it if the K inputs are
-    the same image."""
+    """Timepoint and axial slice that differ most from timepoint 0, after registration if all inputs are one image."""
     series = native if np.any(native[1:] != native[:1]) else warped
     change = np.stack([np.abs(v - series[0]).sum(axis=(0, 1)) for v in series])  # (K, k)
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
 def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
-    """Draw a slice with the first index axis to the right and the second up: in RAS+ and LAS+ volumes anterior is
-    up."""
+    """Draw a slice with the first axis to the right and the second up: anterior is up in RAS+ and LAS+ volumes."""
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
     return axes.imshow(slice_ij.T, origin="lower", aspect=float(spacing_mm[1] / spacing_mm[0]), **kwargs)
@@ -98,8 +95,7 @@ def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], ti
 def _show_before_and_after(
     axes: np.ndarray, native: np.ndarray, warped: np.ndarray, late: int, spacing_mm: Sequence[float], subtraction: str
 ) -> None:
-    """Draw mean and subtraction of the slices ``(K, i, j)``: before in the first row of ``axes``, after in the
-    second."""
+    """Draw mean and subtraction of slices ``(K, i, j)``, before in the first and after in the second row."""
     low, high = float(native.min()), float(np.percentile(native, 99.5))
     limits = [float(np.percentile(np.abs(series[late] - series[0]), 99.5)) for series in (native, warped)]
     limit = max(limits[0] or limits[1], 1e-6)

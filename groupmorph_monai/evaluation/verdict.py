@@ -43,8 +43,7 @@ class Check:
         return value < limit if self.low_is_bad else value > limit
 
     def reason(self, value: float, scan: int | None) -> str:
-        """Fill in the sentence for a ``value`` beyond a threshold; ``scan`` is its timepoint if there is one value per
-        timepoint."""
+        """Fill in the sentence for a ``value`` beyond a threshold, of timepoint ``scan`` if not None."""
         limit = self.fail if self.level(value) == LEVELS.index("FAIL") else self.look
         return self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=f"Timepoint {scan}")
 

@@ -117,16 +117,13 @@ def _cluster(args: argparse.Namespace, resources: Resources):
     try:
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--jobqueue {args.jobqueue}: expected a queue that takes jobs, got {error}; check its settings"
-        ) from error
+        raise InputError(f"--jobqueue {args.jobqueue}: expected it to take jobs, got {error}; check it") from error
     cluster.scale(jobs=resources.workers)
     return cluster
 
 
 def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]:
-    """Describe a job: one worker, one series at a time. Queue, account and time limit come from dask-jobqueue's
-    configuration."""
+    """Describe a job of one worker. Queue, account and time limit come from dask-jobqueue's configuration."""
     return {
         "cores": resources.threads,
         "processes": 1,

@@ -42,7 +42,6 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
     optional. Files in one cell are separated by ``;``. Relative paths are relative to the manifest's folder.
 
     Args:
-        manifest: the table.
         output: folder for the results, which must not contain any of the scans.
     Raises: InputError if any line is invalid, after printing one line per mistake to standard error.
     """

@@ -66,7 +66,6 @@ def series_of(request: Mapping[str, object], image_file: Callable[[str], str]) -
     """List the files of the series: the datastore images named in ``images``, or else ``image``.
 
     Args:
-        request: the request.
         image_file: returns the file of an image by its name in the datastore, or "" if there is none.
     """
     names = request.get("images") or []
@@ -85,7 +84,6 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
     """Run `groupmorph register` in a separate process, so that the server's process stays unchanged.
 
     Args:
-        series: files of the series.
         arguments: options returned by `register_arguments`.
         output: folder for the results.
     Returns: verdict, metrics, warnings and the confidence of the initial alignment, from the report.

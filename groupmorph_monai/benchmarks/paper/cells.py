@@ -98,9 +98,7 @@ def fill(
     """Fill the table, case by case, with stored cells and new runs.
 
     Args:
-        cases: the series.
         methods: by name, each run in a separate process; the rows ``NONE`` and ``TRUTH`` are added automatically.
-        store: stored cells.
         limit_s: time limit per cell.
         log: called with a line for every cell.
     """

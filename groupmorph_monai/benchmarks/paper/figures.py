@@ -56,8 +56,6 @@ def draw_scaling(rows: Sequence[Mapping], titles: Mapping[str, str], file: Path)
 
     Args:
         rows: ``{"method", "axis" ("voxels" or "timepoints"), "at", "seconds"}``.
-        titles: titles of the methods.
-        file: the PNG file.
     """
     figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2)

@@ -73,9 +73,7 @@ def write_page(
     """Write ``paper.md``, ``paper.csv`` (one line per series and method), ``paper_differences.csv`` and the figures.
 
     Args:
-        cells: the cells of the table.
         rows: descriptions of the methods, by name.
-        output: output folder.
         against: method to which the others are compared.
         settings: settings of the run, stated on the page.
         scaling: data of `draw_scaling`, drawn to ``paper_scaling.png``.

@@ -27,8 +27,8 @@ TABLE_1 = (
 )
 
 COMPARABLE = (
-    "Compare the order of the rows and the gain over no registration, not the values: RMSE depends on the scan's units, "
-    "NMI on the bins, folding on the counting method, and the paper's times are for a GPU for networks (GeForce RTX "
-    "2080) and for 20 cores for Elastix. Only millimetres are comparable, and only for DIR-Lab case 1 with the same "
-    "landmark convention."
+    "Compare the order of the rows and the gain over no registration, not the values: RMSE depends on the scans' "
+    "units, NMI on the bins, folding on the counting method, and the paper's times are for a GPU for networks (GeForce "
+    "RTX 2080) and for 20 cores for Elastix. Only millimetres are comparable, and only for DIR-Lab case 1 with the "
+    "same landmark convention."
 )

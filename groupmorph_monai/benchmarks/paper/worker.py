@@ -54,7 +54,6 @@ def register(method: Method, series: Mapping, folder: Path, log: Path, limit_s: 
     The peak memory is that of the whole process.
 
     Args:
-        method: the method.
         series: ``image`` ``(K, *S)`` and ``affine`` ``(4, 4)``.
         folder: for files exchanged between the processes.
         log: file for the output of the method.

@@ -23,8 +23,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "TemporalResolution"),
 )
-# Beginnings of the names of attributes that are taken from the home scan.
-_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")
+_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # prefixes
 _OF_MODALITY = {
     "MR": (
         *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),

@@ -113,8 +113,7 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
 
 
 class Attributes:
-    """Attributes of one frame: of its own and the shared functional groups, of the data set, and finally of Philips'
-    private copy of the classic header."""
+    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header."""
 
     def __init__(self, dataset: Dataset, frame: int):
         groups = [shared[0] for shared in [dataset.get("SharedFunctionalGroupsSequence")] if shared]

@@ -31,7 +31,6 @@ def write_registration_object(series: Series, transforms: Sequence[Transform], h
         series: returned by `read_dicom`.
         transforms: K, RAS mm, each composed of affine transforms and at most one field.
         home: index of the scan that defines the grid of the aligned series.
-        path: the file.
     """
     result = derived_object(series.slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
     result.SOPClassUID, result.Modality = DeformableSpatialRegistrationStorage, "REG"
