@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -25,7 +26,7 @@ class BatchWriter:
     Raises: InputError if two series share a name, or if a name is not a valid folder name.
     """
 
-    def __init__(self, series: Sequence[Mapping], output_dir: str, **options: object):
+    def __init__(self, series: Sequence[Mapping[str, Any]], output_dir: str, **options: Any):
         self.items, self.output_dir, self.options = list(series), Path(output_dir), options
         names = [item["name"] for item in self.items]
         duplicates = sorted({name for name in names if names.count(name) > 1})

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,7 +13,7 @@ from .report import show_slice
 __all__ = ["draw_kinetics", "summarise_kinetics"]
 
 
-def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
+def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a fit over the enhancing tissue, for the report and the verdict.
 
     Args:
@@ -35,7 +36,7 @@ def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def draw_kinetics(fits: Mapping[str, object], spacing_mm: Sequence[float]) -> bytes:
+def draw_kinetics(fits: Mapping[str, Any], spacing_mm: Sequence[float]) -> bytes:
     """Draw R2 and Ktrans before and after registration, in the axial slice with most enhancing tissue, as a PNG."""
     enhancing = fits["enhancing"]
     k = int(enhancing.sum(axis=(0, 1)).argmax())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class WarpLabelsd(Transform):
     ``(K, *S)``. Label maps are on the grid of the network's input, before the initial alignment is composed into the
     fields."""
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if "labels" not in data:
             return dict(data)
         labels = torch.as_tensor(data["labels"]).to(data["pred"]["ddf"].device)
@@ -40,7 +41,7 @@ class MeasureRegistrationd(Transform):
     def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, similarity: bool = True):
         self.loss, self.similarity = loss, similarity
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pred, landmarks = data["pred"], data.get("landmarks")
         metrics = {}
         if self.similarity:
@@ -91,7 +92,7 @@ class ValidationPicture:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
 
     def __call__(self, engine: Engine) -> None:
-        item = engine.state.output[0]
+        item = engine.state.output[0]  # type: ignore[index]
         before, after = (
             x[..., x.shape[-1] // 2].cpu().float().numpy() for x in (item["image"], item["pred"]["warped"])
         )

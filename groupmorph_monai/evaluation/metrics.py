@@ -163,15 +163,15 @@ def _steep_cells(u: Tensor) -> Tensor:
     """Mask of the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at
     least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each
     row of G sum to less than 1, even if a diagonal is an edge, so the orientation cannot flip."""
-    steep = None
+    largest = u.new_zeros([n - 1 for n in u.shape[1:]])
     for axis in range(3):
         edges = u.diff(dim=axis + 1).abs_().amax(dim=0)
         for other in range(3):
             if other != axis:
                 n = edges.shape[other] - 1
                 edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
-        steep = edges if steep is None else torch.maximum(steep, edges)
-    return steep >= 0.2
+        largest = torch.maximum(largest, edges)
+    return largest >= 0.2
 
 
 def folding_percent(ddf: Tensor) -> float:

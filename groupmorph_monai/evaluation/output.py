@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -60,7 +61,7 @@ class ShowMeand(Transform):
     """Replace ``pred`` by a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
     Label. The registration moves to ``registration``, its metrics to ``result``."""
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         registration = data["pred"]
         mean = registration["warped"].mean(dim=0, keepdim=True)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
@@ -91,7 +92,7 @@ class SeriesWriter:
         jacobian: bool = False,
         products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
-        settings: Mapping[str, object] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
@@ -120,9 +121,9 @@ class SeriesWriter:
 
     def _write(self, engine: Engine, folder: Path) -> int:
         registered = time.perf_counter()
-        output = engine.state.output[0]
+        output, item = engine.state.output[0], engine.state.batch[0]  # type: ignore[index]
         registration, metrics = output["registration"], dict(output["metrics"])
-        affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu().numpy()
+        affine = torch.as_tensor(item["affine"]).cpu().numpy()
         std = registration.get("std_mm")
         if std is not None:
             std = [Frame(x.cpu().numpy(), affine, "std") for x in std]
@@ -137,11 +138,11 @@ class SeriesWriter:
             products=self.products,
         )
         # Compare intensities as the user sees them: in native units, on the output grid.
-        images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
-        metrics |= similarity(*images, torch.from_numpy(written["seen"]))
+        native, warped, seen = (torch.from_numpy(written[name]) for name in ("native", "warped", "seen"))
+        metrics |= similarity(native, warped, seen)
         lengths = self._lengths_mm(registration["transforms"])
         self._draw(folder, written, lengths)
-        initial = self._initial(engine.state.batch[0])
+        initial = self._initial(item)
         quality = measure_quality(self.series, registration["transforms"], self.home)
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
@@ -154,7 +155,7 @@ class SeriesWriter:
         write_json(report, folder / "report.json")
         return len(written["files"])
 
-    def _initial(self, item: Mapping) -> dict[str, list]:
+    def _initial(self, item: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Report the confidence of the initial alignment per timepoint, and warn of timepoints for which it failed."""
         if "initial_confidence" not in item:
             return {}
@@ -177,7 +178,7 @@ class SeriesWriter:
         points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
-    def _draw(self, folder: Path, written: Mapping, lengths: np.ndarray) -> None:
+    def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
         name = Path(self.series.frames[self.home].path).name
         draw_report(
             folder / "report.png",
@@ -191,13 +192,13 @@ class SeriesWriter:
 
     def _report(
         self,
-        metrics: dict,
-        quality: dict,
+        metrics: dict[str, Any],
+        quality: dict[str, Any],
         files: Sequence[str],
-        initial: Mapping,
+        initial: Mapping[str, Any],
         seconds: Mapping[str, float],
-        kinetics: Mapping | None,
-    ) -> dict:
+        kinetics: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
         values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
@@ -265,9 +266,9 @@ class MetricsTable:
         if idist.get_rank() == 0:
             claim(output_dir)
         self.output_dir, self.settings = Path(output_dir), list(settings)
-        self.items: list[Mapping] = []
+        self.items: list[Mapping[str, Any]] = []
 
-    def remaining(self, items: Sequence[Mapping]) -> list[Mapping]:
+    def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the series without saved metrics, or the last series if all have them, as an engine needs one."""
         self.items = list(items)
         if not self.items:
@@ -283,7 +284,7 @@ class MetricsTable:
     def _file(self, key: str) -> Path:
         return self.output_dir / MEASURED / f"{key}.json"
 
-    def _row(self, key: str) -> dict[str, object] | None:
+    def _row(self, key: str) -> dict[str, Any] | None:
         """Read the saved metrics of a series; None if its file is missing or corrupt."""
         try:
             row = json.loads(self._file(key).read_text(encoding="utf-8"))
@@ -303,7 +304,7 @@ class MetricsTable:
         number = self.pending[engine.state.iteration - 1]
         name = self.items[number].get("name") or f"series {number}"
         seconds = time.perf_counter() - self.started
-        row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}
+        row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}  # type: ignore[index]
         file = self._file(self.keys[number])
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as path:
@@ -313,7 +314,7 @@ class MetricsTable:
         idist.barrier()
         if idist.get_rank() != 0:
             return
-        series = [self._row(key) for key in self.keys]
+        series = [row for key in self.keys if (row := self._row(key)) is not None]
         columns = list(dict.fromkeys(name for row in series for name in row))
         means = {}
         for name in columns[1:]:

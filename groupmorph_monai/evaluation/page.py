@@ -15,6 +15,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -75,10 +76,10 @@ def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
     affine = grid.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
     affine[:3, :3] *= ratio
-    return Grid(shape.tolist(), affine)
+    return Grid(tuple(shape.tolist()), affine)
 
 
-def _pack(values: np.ndarray, **properties: object) -> dict[str, object]:
+def _pack(values: np.ndarray, **properties: object) -> dict[str, Any]:
     """Encode ``(N, *S)`` values of 8 or 16 bits, little-endian, for the page."""
     data = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode("ascii")
     return {"shape": list(values.shape[1:]), "data": data, **properties}
@@ -127,9 +128,10 @@ class _Page:
         """Average volumes ``(K, *S)`` on the grid of the home scan over the voxels of another grid."""
         turned = (nib.orientations.apply_orientation(volume, self.orientation) for volume in volumes)
         copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in turned)
-        return np.stack([adaptive_avg_pool3d(volume[None], grid.shape)[0].numpy() for volume in copies])
+        i, j, k = grid.shape
+        return np.stack([adaptive_avg_pool3d(volume[None], (i, j, k))[0].numpy() for volume in copies])
 
-    def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict], np.ndarray]:
+    def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
         """Encode both series with one intensity scale, and return the aligned one, NaN outside the field of view."""
         before, after = (self._seen_means(written[name], written[f"{name}_seen"]) for name in ("native", "warped"))
         finite = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
@@ -146,7 +148,7 @@ class _Page:
         masked = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, masks))
         return np.concatenate([self.means(volume, self.images) for volume in masked])
 
-    def displacement(self, transforms: Sequence[Transform]) -> dict[str, object]:
+    def displacement(self, transforms: Sequence[Transform]) -> dict[str, Any]:
         """Encode displacement components along the page's axes; in mm they are ``(value - 128) * scale``."""
         cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()
         fields = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
@@ -156,22 +158,22 @@ class _Page:
         values = (np.nan_to_num(field / scale) + 128).round().clip(1, 255).astype(np.uint8)
         return _pack(values, scale=scale, reach=_reach(lengths, 99, 1e-3))
 
-    def jacobian(self, determinants: np.ndarray) -> dict[str, object]:
+    def jacobian(self, determinants: np.ndarray) -> dict[str, Any]:
         """Encode volume ratios from 0 to 3. Colours saturate at the 99th percentile of ``|log2(ratio)|``."""
         values = self.means(determinants, self.overlays)
         octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
         reach = _reach(octaves, 99, 0.1)
         return _pack(_bytes(values, 0, _LARGEST_JACOBIAN), low=0, high=_LARGEST_JACOBIAN, reach=reach)
 
-    def std(self, frames: Sequence[Frame]) -> dict[str, object]:
+    def std(self, frames: Sequence[Frame]) -> dict[str, Any]:
         values = np.stack([resample(frame, self.overlays)[0] for frame in frames])
         high = _reach(values, 100, 1e-6)
         return _pack(_bytes(values, 0, high), low=0, high=high, reach=high)
 
 
 def write_page(
-    path: str | os.PathLike,
-    report: Mapping,
+    path: str | os.PathLike[str],
+    report: Mapping[str, Any],
     written: Mapping[str, np.ndarray],
     grid: Grid,
     transforms: Sequence[Transform],
@@ -219,7 +221,7 @@ def _percentiles(lengths: np.ndarray) -> list[float]:
         return np.percentile(values, (5, 25, 50, 75, 95)).tolist() if values.size else [math.nan] * 5
 
 
-def _html(report: Mapping, packed: Mapping, page: _Page, kinetics_png: bytes | None) -> str:
+def _html(report: Mapping[str, Any], packed: Mapping[str, Any], page: _Page, kinetics_png: bytes | None) -> str:
     folder = files(__package__) / "html"
     css, template, *scripts = (
         (folder / name).read_text(encoding="utf-8")
@@ -270,12 +272,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], levels: boo
     return "<table>" + "\n".join(lines) + "</table>"
 
 
-def _motion_table(packed: Mapping) -> str:
+def _motion_table(packed: Mapping[str, Any]) -> str:
     rows = [[name, *row] for name, row in zip(packed["timepoints"], packed["motion_mm"])]
     return _table(("timepoint, displacement in mm", "5 %", "25 %", "median", "75 %", "95 %"), rows)
 
 
-def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
+def _kinetics_section(kinetics: Mapping[str, Any], png: bytes) -> str:
     rows = [
         [meaning, *(kinetics[f"{name}_{when}"] for when in ("before", "after"))] for name, meaning in _KINETICS.items()
     ]
@@ -291,7 +293,7 @@ def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
     )
 
 
-def _checks_table(checks: Mapping[str, Mapping]) -> str:
+def _checks_table(checks: Mapping[str, Mapping[str, Any]]) -> str:
     columns = ("check", "meaning", "value, one for all or one per timepoint", "LOOK", "FAIL", "source", "")
     rows = [
         [name, c["meaning"], c["value"], c["look"], c["fail"], c["source"], c["level"]] for name, c in checks.items()
@@ -299,7 +301,7 @@ def _checks_table(checks: Mapping[str, Mapping]) -> str:
     return _table(columns, rows, levels=True)
 
 
-def _metric_rows(report: Mapping) -> list[list[object]]:
+def _metric_rows(report: Mapping[str, Any]) -> list[list[object]]:
     rows = [[name, value, _METRICS.get(name, "")] for name, value in report["metrics"].items()]
     rows += [[f"seconds to {name}", value, "time of this run, s"] for name, value in report["seconds"].items()]
     return [*rows, ["peak_memory_gb", report["peak_memory_gb"], "peak memory of this process, GB (1e9 bytes)"]]

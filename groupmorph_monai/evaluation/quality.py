@@ -7,6 +7,7 @@ upside-down scan.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def _scaled(values: Tensor, sample: Tensor) -> Tensor:
     return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 
-def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, object]:
+def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, Any]:
     """Measure the quality of a registration.
 
     Args:
@@ -89,8 +90,8 @@ def _coarse_grid(grid: Grid) -> Grid:
 
 
 def _images(series: Series, grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
-    transforms = transforms or [None] * len(series.frames)
-    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, transforms)]
+    each: Sequence[Transform | None] = transforms or [None] * len(series.frames)
+    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, each)]
     values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
     return _Images(values, seen)
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import monai
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from .. import __version__
 from ..data.output_folder import all_or_nothing
@@ -20,7 +22,7 @@ from ..data.output_folder import all_or_nothing
 __all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
 
 
-def plain(value: object) -> object:
+def plain(value: object) -> Any:
     """Convert to types that JSON supports: arrays to lists, paths to text, NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -33,12 +35,12 @@ def plain(value: object) -> object:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def to_json(report: Mapping) -> str:
+def to_json(report: Mapping[str, Any]) -> str:
     """Serialise ``report`` as JSON, with NaN and infinity as null."""
     return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
 
 
-def write_json(report: Mapping, path: str | os.PathLike) -> None:
+def write_json(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write ``report`` atomically."""
     path = Path(path)
     with all_or_nothing(path.parent) as folder:
@@ -56,7 +58,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Format ``columns`` of ``rows`` as aligned text, with three decimals, and ``-`` for missing values."""
 
     def text(value: object) -> str:
@@ -85,7 +87,7 @@ def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
-def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
+def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs: Any) -> AxesImage:
     """Draw a slice with the first axis to the right and the second up: anterior is up in RAS+ and LAS+ volumes."""
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
@@ -145,7 +147,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
 
 
 def draw_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     native: np.ndarray,
     warped: np.ndarray,
     jacobian: np.ndarray,

@@ -7,6 +7,7 @@ verdict. PASS means that no known sign of failure was detected; it is no proof o
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["CHECKS", "Check", "judge"]
 
@@ -177,7 +178,7 @@ CHECKS = (
 )
 
 
-def judge(values: Mapping[str, float | Sequence[float]], checks: Sequence[Check] = CHECKS) -> dict[str, object]:
+def judge(values: Mapping[str, float | Sequence[float]], checks: Sequence[Check] = CHECKS) -> dict[str, Any]:
     """Compare quality measures with their thresholds.
 
     Args:
