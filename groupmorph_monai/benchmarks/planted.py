@@ -1,4 +1,4 @@
-"""Small series that a registration should manage, and series with a planted failure, from the package's phantoms."""
+"""Small phantom series that a registration should align, and series with a planted failure."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ _CONTRAST_AS_MOTION = {
 
 @dataclass(frozen=True)
 class PlantedCase:
-    """A series whose registration is known to be good or not.
+    """A series whose registration should succeed or fail.
 
     Args:
-        name: what it was made from.
-        failure: what is wrong with it, None where nothing is.
+        name: phantom, seed and options.
+        failure: the planted failure; None for a good series.
         series: the scans.
-        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each; None where a scan shows something else.
-        settings: under which it is registered, over the bundle's.
+        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each scan; None if a scan shows something else.
+        settings: settings of the registration that replace those of the bundle.
     """
 
     name: str
@@ -62,8 +62,8 @@ def _heart(seed: int, timepoints: int, **options) -> dict:
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
-_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of about the same size
-# Options for motion of up to so many voxels, along their longest side, of the phantoms with contrast agent.
+_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of similar size
+# Options of the phantoms with contrast agent for a maximum motion in voxels, along their longest side.
 _MOTION = {
     "phantom": lambda voxels: {"max_motion_voxels": voxels},
     "breast": lambda voxels: {"max_motion_mm": 8.0 * voxels},
@@ -71,19 +71,19 @@ _MOTION = {
 
 
 def _case(kind: str, seed: int, timepoints: int | None = None, **options) -> PlantedCase:
-    made = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
-    affine = made["affine"].clone()
-    # The middle of every phantom lies at 0, so that another body part lies where it would in a scanner.
-    affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(made["image"].shape[1:]) - 1) / 2).double()
-    frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(made["image"])]
-    landmarks_mm = AffineTransform(affine)(made["landmarks"].double())
-    times_s = tuple(torch.as_tensor(made["times_s"]).tolist()) if "times_s" in made else None
+    phantom = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
+    affine = phantom["affine"].clone()
+    # Centre every phantom at 0, so that another body part is where it would be in a scanner.
+    affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(phantom["image"].shape[1:]) - 1) / 2).double()
+    frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(phantom["image"])]
+    landmarks_mm = AffineTransform(affine)(phantom["landmarks"].double())
+    times_s = tuple(torch.as_tensor(phantom["times_s"]).tolist()) if "times_s" in phantom else None
     series = Series(tuple(frames), times_s=times_s)
     return PlantedCase(f"{kind} {seed}, K = {len(frames)}", None, series, landmarks_mm)
 
 
 def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
-    """Six series a seed: two to six timepoints, with and without contrast agent."""
+    """Yield six series per seed, with two to six timepoints, with and without contrast agent."""
     for seed in seeds:
         for kind, timepoints, options in (
             ("phantom", 2 + seed % 2, {}),
@@ -98,13 +98,12 @@ def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
 
 
 def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
-    """The last timepoint is another one."""
+    """Replace the last timepoint."""
     return PlantedCase(case.name, failure, replace(case.series, frames=(*case.series.frames[:-1], frame)))
 
 
 def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
-    """The header of the last timepoint is turned or mirrored about the middle and shifted, by ``change`` ``(4, 4)``,
-    RAS mm."""
+    """Change the header of the last timepoint by the transform ``change`` ``(4, 4)``, RAS mm."""
     frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm.clone()
     wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
     landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
@@ -127,7 +126,7 @@ def mirrored(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase
 
 
 def turned(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    return _with_header(_case(kind, seed, timepoints), _turn(seed, 90), "header turned by 90 degrees")
+    return _with_header(_case(kind, seed, timepoints), _turn(seed, 90), "header rotated by 90 degrees")
 
 
 def another_patient(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
@@ -141,7 +140,7 @@ def another_body_part(kind: str, seed: int, timepoints: int | None = None) -> Pl
 
 
 def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    """The patient lies turned by half a right angle and a third of the field of view away: more than is searched."""
+    """Rotate the last scan by 45 degrees and shift it by a third of the field of view, beyond the search range."""
     case = _case(kind, seed, timepoints)
     change = _turn(seed, 45)
     change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
@@ -149,9 +148,9 @@ def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> Planted
 
 
 def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
+    """Make a series with enhancing lesions but no motion, to register by squared differences under a weak prior."""
     case = _case(kind, seed, timepoints, **_MOTION[kind](0.01))
-    return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
+    return replace(case, failure="enhancement mistaken for motion", settings=_CONTRAST_AS_MOTION)
 
 
 FAILURES: dict[Callable[..., PlantedCase], tuple[str, ...]] = {
@@ -165,7 +164,7 @@ FAILURES: dict[Callable[..., PlantedCase], tuple[str, ...]] = {
 
 
 def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
-    """Each failure in each kind of phantom that can have it, once a seed."""
+    """Yield each failure for each suitable kind of phantom, once per seed."""
     for seed in seeds:
         for number, (plant, kinds) in enumerate(FAILURES.items()):
             for kind in kinds:
@@ -173,7 +172,7 @@ def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
 
 
 def contrast_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
-    """Series of six scans with contrast agent, in which a kinetic model can be fitted: good ones, and each failure."""
+    """Yield series of six scans with contrast agent for kinetic fits: good ones and each planted failure."""
     for seed in seeds:
         for kind in _MOTION:
             yield _case(kind, seed, 6)
@@ -182,8 +181,8 @@ def contrast_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
 
 
 def added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[PlantedCase, PlantedCase]]:
-    """Yield series of six scans with contrast agent, at rest and moved by up to so many voxels: what a registration
-    that adds such motion makes of them."""
+    """Yield series of six scans with contrast agent, without motion and with motion of up to ``voxels``: the input and
+    the output of a registration that adds this motion."""
     for seed in seeds:
         for kind, options in _MOTION.items():
             yield _case(kind, seed, 6, **options(0.01)), _case(kind, seed, 6, **options(voxels))

@@ -1,4 +1,4 @@
-"""How often the verdict finds a planted failure, and how often it raises a false alarm."""
+"""Detection rate of planted failures by the verdict, and its false alarm rate."""
 
 import json
 import math
@@ -27,15 +27,15 @@ __all__ = [
 ]  # fmt: skip
 
 GOOD = "none"
-_MANAGED = "none: motion that was found after all"
+_MANAGED = "none: planted motion recovered"
 _RESIDUAL = "kinetic_residual_ratio"
 _ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)
-_MANAGED_VOXELS = 0.5  # mean landmark error of a registration that has found the motion
+_MANAGED_VOXELS = 0.5  # maximum mean landmark error of a successful registration
 
 
 def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
-    """The numbers of a registered case: those that the verdict is of, and the mean landmark ``error_voxels``, of the
-    longest side of a voxel, where the same tissue shows in all scans."""
+    """Compute the quality measures of a registered case and, if all scans show the same tissue, the mean landmark
+    error ``error_voxels``, relative to the longest side of a voxel."""
     transforms = item["pred"]["transforms"]
     values = {**item["metrics"], **measure_quality(case.series, transforms)}
     values["initial_confidence"] = item["initial_confidence"].tolist()
@@ -46,15 +46,16 @@ def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
 
 
 def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
-    """Count the verdicts of each planted failure.
+    """Count the verdicts for each planted failure.
 
     Args:
-        results: of each case its failure and what `measure_case` gives. Motion that was to be beyond reach counts as
-            good where it was found.
-    Returns: a row for each failure, with the checks that found it, the most frequent first; then both kinds together.
+        results: failure and result of `measure_case` of each case. Motion beyond the capture range counts as good if it
+            was recovered nevertheless.
+    Returns: a row for each failure, with the triggered checks, most frequent first; then totals of good series and of
+        failures.
     """
     counts: dict[str, Counter] = {}
-    found: dict[str, Counter] = {}
+    triggered: dict[str, Counter] = {}
     for failure, values in results:
         if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
             failure = _MANAGED
@@ -62,8 +63,8 @@ def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
         name = failure or GOOD
         counts.setdefault(name, Counter())[verdict["verdict"]] += 1
         flags = (check for check, row in verdict["checks"].items() if row["level"] != "PASS")
-        found.setdefault(name, Counter()).update(flags)
-    rows = [_row(name, counts[name], found[name]) for name in sorted(counts, key=lambda n: (not _is_good(n), n))]
+        triggered.setdefault(name, Counter()).update(flags)
+    rows = [_row(name, counts[name], triggered[name]) for name in sorted(counts, key=lambda n: (not _is_good(n), n))]
     for name, good in (("all good ones", True), ("all failures", False)):
         total = sum((c for kind, c in counts.items() if _is_good(kind) == good), Counter())
         rows.append(_row(name, total, Counter()))
@@ -74,59 +75,61 @@ def _is_good(failure: str) -> bool:
     return failure in (GOOD, _MANAGED)
 
 
-def _row(name: str, counts: Counter, found: Counter) -> dict[str, object]:
+def _row(name: str, counts: Counter, triggered: Counter) -> dict[str, object]:
     number = sum(counts.values())
     shares = {f"{level}, %": 100 * counts[level] / max(number, 1) for level in LEVELS}
-    checks = ", ".join(f"{check} ({n})" for check, n in found.most_common(4))
-    return {"planted failure": name, "series": number, **shares, "checks that speak": checks}
+    checks = ", ".join(f"{check} ({n})" for check, n in triggered.most_common(4))
+    return {"planted failure": name, "series": number, **shares, "checks triggered": checks}
 
 
 def verdicts(
     method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
 ) -> list[dict]:
-    """Register the planted cases of all seeds and count the verdicts; see `_measured` for ``folder``."""
+    """Register the planted cases of all seeds and count the verdicts; see `_measure_cases` for ``folder``."""
     file = Path(folder) / "verdicts.jsonl"
-    return tabulate(_measured(method, file, chain(good_cases(seeds), failed_cases(seeds)), measure_case, progress))
+    return tabulate(_measure_cases(method, file, chain(good_cases(seeds), failed_cases(seeds)), measure_case, progress))
 
 
-def _measured(
+def _measure_cases(
     method: BundleMethod,
     file: Path,
     cases: Iterable[PlantedCase],
     measure: Callable[[Mapping, PlantedCase], dict],
     progress: Callable[[str], None],
 ) -> list[tuple[str | None, Mapping]]:
-    """Register cases and measure them. What was measured is a line of ``file``, from which an interrupted run goes on,
-    and from which other thresholds are judged without registering again: delete it after a change of the method.
+    """Register cases and measure them.
 
-    Returns: of each case its failure and what ``measure`` gives.
+    Measurements are stored as lines in ``file``, from which an interrupted run resumes, and which allow judging with
+    other thresholds without new registrations: delete the file after changing the method.
+
+    Returns: failure and result of ``measure`` of each case.
     """
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["failure"], line["name"]): line["values"] for line in lines}
+    measured = {(line["failure"], line["name"]): line["values"] for line in lines}
     registers: dict[str, Callable] = {}
     for case in cases:
-        if (case.failure, case.name) in known:
+        if (case.failure, case.name) in measured:
             continue
         settings = {**method.settings, **case.settings}
         key = json.dumps(settings, default=str)
         if key not in registers:
             registers[key] = replace(method, settings=settings).prepare_item()
         values = measure(registers[key](case.series), case)
-        known[case.failure, case.name] = values
+        measured[case.failure, case.name] = values
         with open(file, "a") as log:
             print(json.dumps({"failure": case.failure, "name": case.name, "values": values}), file=log)
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
-    return [(failure, values) for (failure, _), values in known.items()]
+    return [(failure, values) for (failure, _), values in measured.items()]
 
 
 def measure_contrast_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
-    """What `measure_case` gives, and ``kinetic_residual_ratio``, None where no tissue takes up contrast agent."""
+    """Compute the values of `measure_case` and ``kinetic_residual_ratio``, None if no tissue enhances."""
     transforms, grid = item["pred"]["transforms"], case.series.frames[0].grid
     native, warped = (
         [resample(frame, grid, transform) for frame, transform in zip(case.series.frames, maps)]
         for maps in ([None] * len(transforms), transforms)
     )
-    seen = np.all([known for _, known in native + warped], axis=0)
+    seen = np.all([coverage for _, coverage in native + warped], axis=0)
     native, warped = (np.stack([values for values, _ in scans]) for scans in (native, warped))
     return {**measure_case(item, case), _RESIDUAL: _residual_ratio(case.series, native, warped, seen)}
 
@@ -137,20 +140,20 @@ def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, seen
 
 
 def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the ratio of registrations that add motion of up to so many voxels, as `tabulate_residuals` takes them."""
-    for rest, moved in added_motion(seeds, voxels):
-        native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (rest, moved))
-        ratio = _residual_ratio(rest.series, native, warped, np.ones(native.shape[1:], bool))
+    """Yield the residual ratio of registrations that add motion of up to ``voxels``, for `tabulate_residuals`."""
+    for static, moved in added_motion(seeds, voxels):
+        native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (static, moved))
+        ratio = _residual_ratio(static.series, native, warped, np.ones(native.shape[1:], bool))
         yield f"motion of up to {voxels:g} voxels added", {_RESIDUAL: ratio}
 
 
 def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
-    """Tabulate the residual of the kinetic fit, after over before, of each planted failure.
+    """Tabulate the residual of the kinetic fit, after over before, for each planted failure.
 
     Args:
-        results: of each case its failure and what `measure_contrast_case` gives.
-    Returns: a row for each failure: how many series have a fit, the least, median and greatest ratio, and how many
-        series that check alone calls LOOK or FAIL, and all other checks together.
+        results: failure and result of `measure_contrast_case` of each case.
+    Returns: a row for each failure: the number of series with a fit; the least, median and greatest ratio; and the
+        number of series that this check alone, and all other checks together, call LOOK or FAIL.
     """
     groups: dict[str, list[Mapping]] = {}
     for failure, values in results:
@@ -181,8 +184,8 @@ def kinetic_residuals(
     method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
 ) -> list[dict]:
     """Register the planted cases with contrast agent of all seeds and tabulate the residual of the kinetic fit; see
-    `_measured` for ``folder``."""
+    `_measure_cases` for ``folder``."""
     file = Path(folder) / "residuals.jsonl"
     added = chain.from_iterable(measure_added_motion(seeds, voxels) for voxels in _ADDED_VOXELS)
-    planted = _measured(method, file, contrast_cases(seeds), measure_contrast_case, progress)
+    planted = _measure_cases(method, file, contrast_cases(seeds), measure_contrast_case, progress)
     return tabulate_residuals([*planted, *added])

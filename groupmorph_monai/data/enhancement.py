@@ -43,9 +43,11 @@ def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
 
 
 def enhancement_ratio(volumes: np.ndarray, times_s: Sequence[float], arrival_s: float) -> np.ndarray:
-    """Divide early by late enhancement: the signal enhancement ratio (Li et al. 2008, Radiology 248:79, PMC5410941),
-    ``(S_early - S_0) / (S_last - S_0)``, where the early scan is the first one with contrast agent. Below 1 tissue
-    still takes it up, above 1 it washes out.
+    """Compute the signal enhancement ratio ``(S_early - S_0) / (S_last - S_0)``, where the early scan is the first one
+    with contrast agent. Below 1 tissue still takes up the agent, above 1 the agent washes out.
+
+    Source: Li et al., Invasive Breast Cancer: Predicting Disease Recurrence by Using High-Spatial-Resolution Signal
+    Enhancement Ratio Imaging, Radiology 2008, doi:10.1148/radiol.2481070846.
 
     Args:
         volumes: ``(K, *S)``.

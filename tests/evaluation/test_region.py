@@ -71,7 +71,7 @@ def test_a_region_that_cannot_be_shown_is_refused_before_the_registration(file, 
     for region, words in (
         (away, "away.nii: expected a region above 0 somewhere in its scan, got none"),
         ([file, file], "region: expected one file, or one for each of the 3 scans, got 2"),
-        (str(tmp_path / "none.nii"), "none.nii: no such file"),
+        (str(tmp_path / "none.nii"), "none.nii: expected a file or folder, got a path that does not exist"),
     ):
         with pytest.raises(InputError, match=words):
             Products(region=region).check(series(), 0)

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark verdicts`: detection rate and false alarms of the verdict."""
+"""`groupmorph benchmark verdicts`: detection rate and false alarm rate of the verdict."""
 
 import argparse
 
@@ -23,10 +23,8 @@ def _measure_kinetics(args: argparse.Namespace) -> list[dict]:
 
 KINETICS = table_suite(
     "kinetics",
-    "what the residual of a kinetic fit says of good DCE-MRI and of planted failures",
+    "residual of the kinetic fit on good DCE-MRI series and on planted failures",
     add_seeds_and_weights,
     _measure_kinetics,
 )
-VERDICTS = table_suite(
-    "verdicts", "what PASS, LOOK and FAIL say of good series and of planted failures", add_seeds_and_weights, _measure
-)
+VERDICTS = table_suite("verdicts", "verdicts on good series and on planted failures", add_seeds_and_weights, _measure)
