@@ -11,9 +11,10 @@ from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
+from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.precision import Precision
-from groupmorph_monai.workflow.refinement import _TAILS, _ascent, _likeliest_weights, _solve
+from groupmorph_monai.workflow.refinement import _TAILS, _likeliest_weights
 
 EXP = ScalingAndSquaring(6)
 
@@ -204,7 +205,7 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
     terms = FluidPrior(0.5, 0.1, 0.2, 0.3).terms(size)
     precision = Precision(terms, [1.0] * 4, linear_is_free)
     model = Quadratic(torch.tensor(0.0), torch.tensor(3), force, curvature)
-    found = _solve(model, precision, _ascent(model, precision, z), steps=400)
+    found = solve(model, precision, ascent(model, precision, z), steps=400)
     prior = dense_precision(precision, size, linear_is_free)
     dense = torch.block_diag(prior, prior, prior)
     for d in range(3):
