@@ -30,10 +30,11 @@ def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
         write_image(Frame(volume, np.eye(4), "phantom"), Path(folder) / f"t{k:03d}.nii.gz")
 
 
-def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, float]:
-    """Memory in GB and seconds, both as told before and as they were."""
+def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> tuple[float, float, float, float, float]:
+    """Memory in GB and seconds, both as told before and as they were, and seconds of the processor."""
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
+        settings["scans_at_once"] = scans_at_once
         workflow = ConfigWorkflow(
             config_file=list(method.config_files),
             run_id="inference",
@@ -44,32 +45,36 @@ def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, f
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
         told = cost.memory_gb, cost.seconds
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         workflow.run()
-        return *told, peak_memory_gb(), time.perf_counter() - started
+        return *told, peak_memory_gb(), time.perf_counter() - started, time.process_time() - busy
 
 
 def memory(
     method: BundleMethod,
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
+    scans_at_once: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row for each number of timepoints and size in voxels of 1 mm, from files to files, in a process of its own."""
+    """A row for each number of timepoints and size in voxels of 1 mm, from files to files, in a process of its own.
+    So many ``scans_at_once`` are in memory; None is all."""
     rows = []
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
-            for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder)):
+            for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     found = pool.submit(*work).result()
-        told_gb, told_s, peak_gb, seconds = found
+        told_gb, told_s, peak_gb, seconds, busy_s = found
         rows.append(
             {
                 "series": name,
+                "scans at a time": scans_at_once or timepoints,
                 "estimated memory, GB": told_gb,
                 "peak memory, GB": peak_gb,
                 "estimated seconds": told_s,
                 "seconds": seconds,
+                "processor seconds per scan": busy_s / timepoints,
             }
         )
         progress(f"{name}: {peak_gb:.2f} GB, {told_gb:.2f} were expected; {seconds:.0f} s, {told_s:.0f} were expected")

@@ -29,6 +29,7 @@ from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .series import Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["read_image", "read_series"]
 
@@ -70,7 +71,7 @@ def _silence() -> Iterator[None]:
         os.close(nothing)
 
 
-def _load_nifti(path: str, labels: bool) -> _File:
+def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
@@ -91,15 +92,22 @@ def _load_nifti(path: str, labels: bool) -> _File:
             path,
             apart_mm,
         )
-    data, time = _values(image, path, labels), float(header["pixdim"][4])
+    data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
     return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
 
 
-def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
+def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
     """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
-        data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+        if labels:
+            data = np.asarray(image.dataobj)
+        elif storage.scans_at_once and image.ndim == 4:
+            data = np.moveaxis(storage.empty_array((image.shape[3], *image.shape[:3]), np.float32), 0, 3)
+            for chunk in storage.chunks(image.shape[3]):
+                data[..., chunk] = image.dataobj[..., chunk]
+        else:
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
         try:
             while file is not None and file.read(1 << 20):
                 pass
@@ -138,7 +146,7 @@ def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
     return float(np.linalg.norm(corners @ difference.T, axis=1).max())
 
 
-def _load_itk(path: str, labels: bool) -> _File:
+def _load_itk(path: str, labels: bool, storage: Storage) -> _File:
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
@@ -161,7 +169,7 @@ def _load_itk(path: str, labels: bool) -> _File:
     return _File(data, LPS_TO_RAS @ affine, path, frame_time)
 
 
-def _load(path: str | Path, labels: bool = False) -> _File:
+def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
     """Read any image file; every way to fail ends in an InputError."""
     path = str(path)
     if not os.path.exists(path):
@@ -169,7 +177,7 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
     try:
-        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels)
+        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels, storage)
     except InputError:
         raise
     except MemoryError as error:
@@ -194,8 +202,11 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     return replace(file, data=data)
 
 
-def _load_all(paths: Sequence[str | Path]) -> list[_File]:
+def _load_all(paths: Sequence[str | Path], storage: Storage) -> list[_File]:
     """Read image files; NIfTI several at a time, and others one by one, as ITK is silenced for the whole process."""
+    if storage.scans_at_once:
+        files = (_load(path, storage=storage) for path in paths)
+        return [replace(file, data=storage.keep(file.data)) if file.data.ndim == 3 else file for file in files]
     several = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
     with ThreadPoolExecutor(torch.get_num_threads() if several else 1) as pool:
         return list(pool.map(_load, paths))
@@ -224,9 +235,9 @@ def _check_volume(file: _File, most_axes: int) -> None:
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 
-def _from_files(files: Sequence[str | Path]) -> Series:
+def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
     dirlab = len(files) == 1 and is_dirlab(files[0])
-    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files)
+    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files, storage)
     for file in loaded:
         _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
@@ -250,6 +261,7 @@ def read_series(
     series: Series | str | Path | Sequence[str | Path] | None,
     timepoints: int | None = None,
     description: str | None = None,
+    storage: Storage = IN_MEMORY,
 ) -> Series:
     """Read K scans of one patient; a series that is read already is given back.
 
@@ -260,7 +272,8 @@ def read_series(
             nibabel, as MONAI's meta data is wrong about the frame time; all else (MHA, NRRD, ...) by ITK.
         timepoints: the one K that the network takes; none for any.
         description: pattern of the series' descriptions, or of file names, that tells which series of a folder to take.
-    Returns: the series in memory. A fill value, as around the round field of view of CT, becomes the smallest value
+        storage: of the volumes. Those of DICOM and DIR-Lab are in memory, whatever it says.
+    Returns: the series. A fill value, as around the round field of view of CT, becomes the smallest value
         that was measured, and ``valid`` is False there. A scan with sheared axes (a tilted gantry, an affine
         registration baked into the header) is interpolated onto a grid with axes at right angles, as neither ITK nor
         NIfTI's qform holds a shear; ``valid`` is False beyond its field of view. A shear below 0.001, from rounding,
@@ -275,8 +288,8 @@ def read_series(
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
         one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
-        series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
-    return checked_series(series, timepoints)
+        series = _from_files(folder_files(Path(given[0]), description) if one_folder else given, storage)
+    return checked_series(series, timepoints, storage)
 
 
 def _given_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

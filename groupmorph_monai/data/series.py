@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..space.geometry import Grid
 from .fill_values import without_fill
 from .right_angles import at_right_angles
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["Frame", "Series", "checked_series", "overlap", "series_of_arrays"]
 
@@ -89,11 +90,12 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
     return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
 
 
-def checked_series(series: Series, timepoints: int | None) -> Series:
+def checked_series(series: Series, timepoints: int | None, storage: Storage = IN_MEMORY) -> Series:
     """Check that K scans can be registered together, and leave out what was not measured.
 
     Args:
         timepoints: the one K that is accepted; None for any of two or more.
+        storage: of volumes that this changes.
     Returns: the series with fill values marked as not valid and axes at right angles.
     Raises: InputError, in one line, for the first scan that cannot take part.
     """
@@ -105,7 +107,8 @@ def checked_series(series: Series, timepoints: int | None) -> Series:
         raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
-    frames = [_on_measured_voxels(frame) for frame in frames]
+        storage.release()
+    frames = [_on_measured_voxels(frame, storage) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
             logger.info("Frame %d (%s) lies on another grid than the first one.", number, frame.path)
@@ -147,11 +150,13 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         )
 
 
-def _on_measured_voxels(frame: Frame) -> Frame:
+def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:
     """Leave out fill values, and give the volume axes at right angles, where it has none."""
     data, valid = without_fill(frame.data, frame.path)
     data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
-    return replace(frame, data=data, affine=affine, valid=valid)
+    data = data if data is frame.data else storage.keep(data)
+    storage.release()
+    return replace(frame, data=data, affine=affine, valid=None if valid is None else storage.keep(valid))
 
 
 def overlap(one: Grid, other: Grid) -> bool:

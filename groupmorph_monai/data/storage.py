@@ -16,6 +16,8 @@ from ..errors import InputError
 
 __all__ = ["IN_MEMORY", "Storage"]
 
+_ALIGNED, _ARRAYS_IN_A_FILE = 64, 32  # bytes; see `Storage.keep`
+
 
 class Storage:
     """Tensors of all K timepoints, and loops over so many of them at a time.
@@ -36,6 +38,7 @@ class Storage:
             raise InputError(f"scans_at_once: expected 1 or more, or null for all that fit, got {scans_at_once!r}")
         self.scans_at_once, self.folder = scans_at_once, folder
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._block, self._used = np.empty(0, np.uint8), 0
 
     def chunks(self, number: int) -> Iterator[slice]:
         """Slices that together cover ``number`` timepoints, in order."""
@@ -47,7 +50,7 @@ class Storage:
     def release(self) -> None:
         """Drop mapped pages from the memory of the process; the files, or the system's cache of them, hold the data."""
         if hasattr(mmap, "MADV_DONTNEED"):  # Windows, which lacks it, takes pages away by itself
-            for mapped in self._maps:
+            for mapped in list(self._maps):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def empty(self, shape: Iterable[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
@@ -72,6 +75,20 @@ class Storage:
     def empty_array(self, shape: Iterable[int], dtype: np.dtype | type) -> np.ndarray:
         """`empty` as a NumPy array."""
         return self.empty(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+
+    def keep(self, values: np.ndarray) -> np.ndarray:
+        """Copy one timepoint's array to a file, several to each, as a process may not hold many open; in memory it
+        stays what it is."""
+        if self.scans_at_once is None:
+            return values
+        size = -(-values.nbytes // _ALIGNED) * _ALIGNED
+        if self._used + size > self._block.nbytes:
+            self._block, self._used = self.empty_array((_ARRAYS_IN_A_FILE * size,), np.uint8), 0
+        kept = self._block[self._used : self._used + values.nbytes].view(values.dtype).reshape(values.shape)
+        kept[...] = values
+        self._used += size
+        self.release()
+        return kept
 
     def _existing_folder(self) -> Path:
         folder = Path(self.folder or tempfile.gettempdir()).absolute()

@@ -1,6 +1,6 @@
 """From an item of a data list to what the network takes."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .points import read_landmarks
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 from .series import Frame
+from .storage import IN_MEMORY, Storage
 from .thorax import make_thorax
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
@@ -45,11 +46,18 @@ class ClipSeriesd(MapTransform):
             phantom has none.
         least: in the files' units; none leaves the series as it is. Some intensities of each scan must lie above it.
         timepoints: the one K that the network takes; none for any.
+        storage: of the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image", least: float | None = None, timepoints: int | None = None):
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        least: float | None = None,
+        timepoints: int | None = None,
+        storage: Storage = IN_MEMORY,
+    ):
         super().__init__(keys, allow_missing_keys=True)
-        self.least, self.timepoints = least, timepoints
+        self.least, self.timepoints, self.storage = least, timepoints, storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -61,7 +69,8 @@ class ClipSeriesd(MapTransform):
                         f"intensity_least: expected less than the intensities of {frame.path}, which end at "
                         f"{frame.data.max():g}, got {self.least:g}; choose a smaller one"
                     )
-            frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
+            clipped = (self.storage.keep(np.maximum(frame.data, self.least)) for frame in series.frames)
+            frames = [replace(frame, data=data) for frame, data in zip(series.frames, clipped)]
             item[key] = replace(series, frames=tuple(frames))
         return item
 
@@ -84,6 +93,7 @@ class LoadSeriesd(MapTransform):
         spacing_mm: working spacing, as `working_grid` takes it. A phantom keeps its own.
         timepoints: the one K that the network takes; None for any.
         reference: index of the scan that the others move onto; None for their common mean.
+        storage: of images and coverage.
     """
 
     def __init__(
@@ -92,9 +102,11 @@ class LoadSeriesd(MapTransform):
         spacing_mm: Sequence[float] | float | str | None = None,
         timepoints: int | None = None,
         reference: int | None = None,
+        storage: Storage = IN_MEMORY,
     ):
         super().__init__(keys)
         self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -108,7 +120,7 @@ class LoadSeriesd(MapTransform):
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
         self._check_grid(grid, series.frames)
-        item[key], item["coverage"] = resample_series(series, grid, initial)
+        item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
         for name, files in maps.items():
@@ -183,27 +195,45 @@ class ScalePercentilesd(MapTransform):
         keys: of series ``(K, *S)``.
         lower, upper: percentiles, 0 to 100.
         per_timepoint: each timepoint by its own percentiles, or all by those of the series.
+        storage: of the result.
     Raises: InputError where intensities, or their range, are no finite float32 numbers.
     """
 
     def __init__(
-        self, keys: KeysCollection = "image", lower: float = 1.0, upper: float = 99.0, per_timepoint: bool = True
+        self,
+        keys: KeysCollection = "image",
+        lower: float = 1.0,
+        upper: float = 99.0,
+        per_timepoint: bool = True,
+        storage: Storage = IN_MEMORY,
     ):
         super().__init__(keys)
-        self.percentiles, self.per_timepoint = (lower, upper), per_timepoint
+        self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item):
-            series, coverage = item[key], item.get("coverage")
-            seen = np.broadcast_to(True, series.shape) if coverage is None else np.asarray(coverage) > 0.5
-            if self.per_timepoint:
-                limits = [self._limits(*part, key) for part in zip(np.asarray(series), seen)]
-            else:
-                limits = [self._limits(np.asarray(series), seen, key)] * len(series)
-            parts = [((part - low) / (high - low)).clamp(0, 1) for part, (low, high) in zip(series, limits)]
-            item[key] = torch.stack(parts)
+            item[key] = self._scaled(item[key], item.get("coverage"), key)
         return item
+
+    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: Hashable) -> torch.Tensor:
+        def seen(chunk: slice) -> np.ndarray:
+            part = np.asarray(series[chunk])
+            return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
+
+        if not self.per_timepoint:
+            low, high = self._limits(np.asarray(series), seen(slice(None)), key)
+            return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
+
+        def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+            for chunk in self.storage.chunks(len(series)):
+                for k in range(chunk.start, chunk.stop):
+                    one = slice(k, k + 1)
+                    low, high = self._limits(np.asarray(series[one]), seen(one), key)
+                    yield one, (((series[one] - low) / (high - low)).clamp(0, 1),)
+
+        (scaled,) = self.storage.collect(parts(), len(series), dim=0)
+        return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
     def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
         """The intensities that become 0 and 1."""
@@ -229,14 +259,17 @@ class MatchPolarityd(MapTransform):
 
     Args:
         keys: of series ``(K, *S)``; the item's ``polarity`` ``(K,)``, -1 or 1, says which. Without one nothing changes.
+        storage: of the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image"):
+    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
         super().__init__(keys)
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
         for key in self.key_iterator(item) if inverted.any() else ():
-            item[key] = torch.where(inverted.view(-1, 1, 1, 1), 1 - item[key], item[key])
+            signs = inverted.view(-1, 1, 1, 1).expand(len(item[key]), 1, 1, 1)
+            item[key] = self.storage.map(lambda sign, x: torch.where(sign, 1 - x, x), signs, item[key], dim=0)
         return item

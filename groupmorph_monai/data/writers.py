@@ -25,6 +25,7 @@ from .replacement import REPORT, journals
 from .resampling import resample
 from .sequences import write_sequence, write_transform_sequence
 from .series import Frame, Series
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 
@@ -100,6 +101,7 @@ def write_registration(
     jacobian: bool = False,
     outside: str = "zero",
     products: Products = Products(),
+    storage: Storage = IN_MEMORY,
 ) -> dict[str, object]:
     """Write the aligned series and its fields; all files appear at once when all are complete, or none does.
 
@@ -117,6 +119,7 @@ def write_registration(
         outside: what ``warped`` and ``mean`` hold where no scan has seen a voxel: "zero", "nan", or "border" for the
             nearest value seen.
         products: what else is written.
+        storage: of what is returned.
     Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
         bool, where every scan has before and after; ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
@@ -125,8 +128,9 @@ def write_registration(
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     grid, affine = series.frames[home].grid, series.frames[home].affine
-    result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
-    coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
+    shape = (count, *grid.shape)
+    result = {name: storage.empty_array(shape, np.float32) for name in ("warped", "native", "jacobian")}
+    coverage, always_seen = storage.empty_array(shape, bool), storage.empty_array(shape, bool)
     inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
@@ -148,15 +152,16 @@ def write_registration(
             elif products.fields == "compact":
                 _write_compact(transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
                 _write_compact(inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+            storage.release()
 
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
-        seen = (coverage & always_seen).all(axis=0)
+        seen = np.logical_and.reduce([_everywhere(part, storage) for part in (coverage, always_seen)])
         kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)
-        aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
+        aligned = _write_series(result["warped"], coverage, series, home, outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
     masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
@@ -222,27 +227,44 @@ def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: 
     write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
 
 
+def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
+    """Where all K of ``(K, *S)`` are True."""
+    everywhere = np.ones(seen.shape[1:], bool)
+    for chunk in storage.chunks(len(seen)):
+        everywhere &= seen[chunk].all(axis=0)
+    return everywhere
+
+
 def _write_series(
-    warped: np.ndarray, coverage: np.ndarray, series: Series, home: int, outside: str, folder: Path
+    warped: np.ndarray,
+    coverage: np.ndarray,
+    series: Series,
+    home: int,
+    outside: str,
+    folder: Path,
+    storage: Storage,
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan.
     Returns the aligned series as it is written."""
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
-    number = coverage.sum(axis=0, dtype=np.uint16)
-    mean = (warped * coverage).sum(axis=0) / np.maximum(number, 1)
-    if outside == "border":
-        mean = np.where(number > 0, mean, warped.mean(axis=0))
-    else:
-        warped = np.where(coverage, warped, np.float32(filler[outside]))
-        mean[number == 0] = filler[outside]
+    number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0
+    aligned = warped if outside == "border" else storage.empty_array(warped.shape, np.float32)
+    for chunk in storage.chunks(len(warped)):
+        number += coverage[chunk].sum(axis=0, dtype=np.uint16)
+        total = total + (warped[chunk] * coverage[chunk]).sum(axis=0)
+        if outside == "border":
+            everything = everything + warped[chunk].sum(axis=0)
+        else:
+            aligned[chunk] = np.where(coverage[chunk], warped[chunk], np.float32(filler[outside]))
+    mean = total / np.maximum(number, 1)
+    mean = np.where(number > 0, mean, everything / len(warped) if outside == "border" else filler[outside])
     timed = series.frames[0].header
-    save_nifti(
-        nifti_image(np.moveaxis(warped, 0, -1), affine, header, series.frame_time, timed), folder / "warped.nii.gz"
-    )
+    image = nifti_image(np.moveaxis(aligned, 0, -1), affine, header, series.frame_time, timed)
+    save_nifti(image, folder / "warped.nii.gz", storage)
     save_nifti(nifti_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
     save_nifti(nifti_image(number, affine), folder / "coverage.nii.gz")
-    return warped
+    return aligned
 
 
 def listed_result(output_dir: Path) -> set[str]:

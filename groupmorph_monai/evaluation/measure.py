@@ -11,6 +11,7 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..data.storage import IN_MEMORY, Storage
 from .metrics import accuracy, overlap, similarity, warp_labels
 
 __all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_of"]
@@ -34,10 +35,16 @@ class MeasureRegistrationd(Transform):
     Args:
         loss: negative ELBO, of which ``metrics["loss"]`` is the value at the posterior's mean; left out where none.
         similarity: measure that of the images too. `SeriesWriter` does so on the native ones.
+        storage: of the fields.
     """
 
-    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, similarity: bool = True):
-        self.loss, self.similarity = loss, similarity
+    def __init__(
+        self,
+        loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
+        similarity: bool = True,
+        storage: Storage = IN_MEMORY,
+    ):
+        self.loss, self.similarity, self.storage = loss, similarity, storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         pred, landmarks = data["pred"], data.get("landmarks")
@@ -51,6 +58,7 @@ class MeasureRegistrationd(Transform):
             torch.as_tensor(data["affine"]).cpu(),
             pred["transforms"],
             None if landmarks is None else torch.as_tensor(landmarks),
+            self.storage.chunks,
         )
         if "labels" in pred:
             metrics |= overlap(pred["labels"], data["affine"])

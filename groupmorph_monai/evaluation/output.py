@@ -19,6 +19,7 @@ from monai.transforms import Transform
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from ..data.series import Frame, Series
+from ..data.storage import IN_MEMORY, Storage
 from ..data.writers import Products, earlier_result, listed_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
@@ -35,7 +36,10 @@ __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of what has been measured until all of it is a table
+_MOST_SHOWN = 32  # timepoints in pictures and in comparisons of all pairs, evenly spread over the series
+_POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # at which the displacements of a timepoint, and of all, are sampled
 LEAST_FALL = 1e-3  # of NMI: interpolation alone changes it by less
+_VOLUMES = ("native", "warped", "jacobian", "native_seen", "warped_seen")
 # Checks of the maps alone, which hold where images are deformed on purpose.
 _OF_THE_MAPS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 # What fits a terminal's width of a table that holds more.
@@ -62,7 +66,7 @@ class ShowMeand(Transform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         registration = data["pred"]
-        mean = registration["warped"].mean(dim=0, keepdim=True)
+        mean = self.storage.mean(registration["warped"], dim=0)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
 
 
@@ -79,6 +83,7 @@ class SeriesWriter:
         products: what is written beside these; None for the default ones.
         settings: stated in the report; ``model`` names the picture too.
         inputs: files that are read beside the series: names, lists of names, or None.
+        storage: of what there is of all timepoints.
     Raises: InputError where ``output_dir`` cannot be written, holds an input, or is another run's.
     """
 
@@ -92,6 +97,7 @@ class SeriesWriter:
         products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
         settings: Mapping[str, object] | None = None,
+        storage: Storage = IN_MEMORY,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
@@ -103,7 +109,8 @@ class SeriesWriter:
         claim(output_dir)
         self.series, self.output_dir, self.home = series, Path(output_dir), home
         self.outside, self.jacobian, self.products = outside, jacobian, products
-        self.settings = dict(settings or {})
+        self.settings, self.storage = dict(settings or {}), storage
+        self.shown = range(0, len(series.frames), math.ceil(len(series.frames) / _MOST_SHOWN))
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -135,14 +142,18 @@ class SeriesWriter:
             jacobian=self.jacobian,
             outside=self.outside,
             products=self.products,
+            storage=self.storage,
         )
+        seen, shown = torch.from_numpy(written["seen"]), slice(None, None, self.shown.step)
         # Intensities are compared where the researcher reads them: in the native units, on the written grid.
-        images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
-        metrics |= similarity(*images, torch.from_numpy(written["seen"]))
+        volumes = {name: values[shown] for name, values in written.items() if name in _VOLUMES}
+        images = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
+        metrics |= similarity(*images, seen)
         lengths = self._lengths_mm(registration["transforms"])
-        self._draw(folder, written, lengths)
+        self._draw(folder, volumes, lengths)
+        self.storage.release()
         initial = self._initial(engine.state.batch[0])
-        quality = measure_quality(self.series, registration["transforms"], self.home)
+        quality = measure_quality(self.series, registration["transforms"], self.home, self.storage)
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
         grid, fits = self.series.frames[self.home].grid, written["kinetics"]
@@ -150,9 +161,21 @@ class SeriesWriter:
         picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
-        write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std, picture)
+        transforms, std = registration["transforms"][shown], std and std[shown]
+        write_page(
+            folder / "report.html", report, volumes, grid, transforms, lengths[shown], std, picture, list(self.shown)
+        )
         write_json(report, folder / "report.json")
         return len(written["files"])
+
+    def _say_what_was_left_out(self) -> list[str]:
+        """A line where there were too many scans for the network."""
+        if not self.storage.scans_at_once:
+            return []
+        return [
+            f"{self.storage.scans_at_once} of {len(self.series.frames)} scans at a time: the network, which needs all "
+            "at once, was left out, and the refinement began from the initial alignment"
+        ]
 
     def _initial(self, item: Mapping) -> dict[str, list]:
         """What the initial alignment says of each timepoint; a warning names those that it did not find."""
@@ -172,9 +195,9 @@ class SeriesWriter:
         return {"confidence": confidence, "not_found": lost}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
-        """Displacements' lengths at some 20,000 voxels of each timepoint, ``(K, P)``."""
-        grid = self.series.frames[self.home].grid
-        points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
+        """Displacements' lengths at some 20,000 voxels of each timepoint, or fewer of very many, ``(K, P)``."""
+        grid, number = self.series.frames[self.home].grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
+        points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
     def _draw(self, folder: Path, written: Mapping, lengths: np.ndarray) -> None:
@@ -187,6 +210,7 @@ class SeriesWriter:
             lengths,
             self.series.frames[self.home].grid.spacing_mm.tolist(),
             title=": ".join(filter(None, [self.settings.get("model"), name])),
+            timepoints=list(self.shown),
         )
 
     def _report(
@@ -205,7 +229,7 @@ class SeriesWriter:
             "verdict": judge(values),
             "metrics": metrics,
             "kinetics": kinetics,
-            "warnings": _warn_of_less_similarity(metrics),
+            "warnings": [*_warn_of_less_similarity(metrics), *self._say_what_was_left_out()],
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,

@@ -14,7 +14,8 @@ from scipy.ndimage import binary_dilation, label
 from torch import Tensor
 
 from ..data.resampling import resample, smoothed
-from ..data.series import Series
+from ..data.series import Frame, Series
+from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid, Transform, jacobian_determinant
 from ..space.lattice import window_moments
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
@@ -29,6 +30,7 @@ _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # least rise of the signal in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS = 8
 _LEAST_CURVE = 4  # timepoints
+_MOST_COMPARED = 32  # timepoints with one another, as the pairs' number grows with its square
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,41 @@ def _scaled(values: Tensor, sample: Tensor) -> Tensor:
     return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 
-def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, object]:
-    """Measure a registration.
+def measure_quality(
+    series: Series, transforms: Sequence[Transform], home: int = 0, storage: Storage = IN_MEMORY
+) -> dict[str, object]:
+    """Measure a registration. More than 32 timepoints are measured in groups, each of which spans the whole time:
+    numbers of the series are then means over the groups.
 
     Args:
         series: K native volumes.
         transforms: K, from the common space to each timepoint.
         home: index of the scan whose grid the aligned series lies on.
+        storage: of the volumes.
     Returns: by the names of `verdict.CHECKS`, a number or a list with one for each timepoint. What cannot be measured,
         such as the curves of a pair, is left out.
     """
-    grid = _coarse_grid(series.frames[home].grid)
-    before, after = _images(series, grid), _images(series, grid, transforms)
+    frames, grid = series.frames, _coarse_grid(series.frames[home].grid)
+    groups = math.ceil(len(frames) / _MOST_COMPARED)
+    numbers: dict[str, list[float]] = {}
+    lists: dict[str, list[float]] = {}
+    for first in range(groups):
+        chosen = slice(first, None, groups)
+        for name, value in _measured(frames[chosen], transforms[chosen], grid).items():
+            if isinstance(value, list):
+                lists.setdefault(name, [math.nan] * len(frames))[chosen] = value
+            else:
+                numbers.setdefault(name, []).append(value)
+        storage.release()
+    return {name: sum(values) / len(values) for name, values in numbers.items()} | lists
+
+
+def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
+    """As `measure_quality` returns, of timepoints that are all compared with one another."""
+    before, after = _images(frames, grid), _images(frames, grid, transforms)
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
-    values = {
+    values: dict[str, float | list[float]] = {
         "overlap_percent": [100 * float(seen.float().mean()) for seen in after.seen],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
@@ -88,9 +110,9 @@ def _coarse_grid(grid: Grid) -> Grid:
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
 
-def _images(series: Series, grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
-    transforms = transforms or [None] * len(series.frames)
-    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, transforms)]
+def _images(frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
+    transforms = transforms or [None] * len(frames)
+    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(frames, transforms)]
     values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
     return _Images(values, seen)
 

@@ -152,6 +152,7 @@ def draw_report(
     displacement_mm: np.ndarray,
     spacing_mm: Sequence[float],
     title: str | None = None,
+    timepoints: Sequence[int] | None = None,
 ) -> None:
     """One page (PNG): the axial slice and the timepoint that change most, before and after; volume change; motion.
 
@@ -164,6 +165,7 @@ def draw_report(
         displacement_mm: ``(K,)``, one number a timepoint, or ``(K, P)``, samples of its displacements' length.
         spacing_mm: ``(3,)``, voxel size.
         title: above everything.
+        timepoints: of the series, which the K are; None for the first K.
     """
     native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
     if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:
@@ -172,7 +174,7 @@ def draw_report(
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
     late, k = _most_changed(native, warped)
-    late_name = f"timepoint {late}"
+    late_name = f"timepoint {late if timepoints is None else timepoints[late]}"
 
     extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
     height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))

@@ -11,6 +11,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from scipy.linalg import logm
 from torch import Tensor, nn
 
+from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
@@ -81,11 +82,17 @@ class FieldInferer(Inferer):
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
+        storage: of what there is of all timepoints.
     """
 
-    def __init__(self, alignment: MeanAlignment | ReferenceAlignment, transformation: Transformation):
+    def __init__(
+        self,
+        alignment: MeanAlignment | ReferenceAlignment,
+        transformation: Transformation,
+        storage: Storage = IN_MEMORY,
+    ):
         super().__init__()
-        self.alignment, self.transformation = alignment, transformation
+        self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
         """``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``, ``z_mean``
@@ -107,11 +114,19 @@ class FieldInferer(Inferer):
     def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> dict[str, Tensor]:
         """What `warped` gives, ``inverse_ddf``, ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
         the timepoint has seen, and ``step``: both fields are linear between every ``step``-th voxel."""
-        result = self.warped(images, prediction)
-        result["inverse_ddf"] = self.inverse_ddf(prediction.dvf)
-        result["step"] = prediction.dvf.step
-        result["seen"] = _seen(result["ddf"], coverage)
-        return result
+        dvf, number = prediction.dvf, images.shape[1]
+
+        def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+            for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
+                ddf = dvf.like(part).on_image()
+                yield c, (warp(images[:, c], ddf), ddf, _seen(ddf, None if coverage is None else coverage[:, c]))
+
+        warped, ddf, seen = self.storage.collect(parts(), number)
+        inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
+        (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), number)
+        fields = {"ddf": ddf, "inverse_ddf": inverse, "dvf": dvf.values, "step": dvf.step}
+        posterior = {"z_mean": prediction.z_mean, "z_log_variance": prediction.z_log_variance}
+        return {"warped": warped, "seen": seen, **fields, **posterior}
 
 
 def as_images(inputs: Tensor) -> Tensor:
@@ -145,6 +160,8 @@ class RegistrationInferer(FieldInferer):
         posterior: what the network's parameters are of; none is one that does not smooth.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
+        storage: of what there is of all timepoints. Where they are taken a few at a time the network, which needs all
+            of them, is left out, and the refinement begins without a velocity.
     """
 
     def __init__(
@@ -159,14 +176,20 @@ class RegistrationInferer(FieldInferer):
         seed: int = 0,
         posterior: Posterior | None = None,
         network_bf16: bool = False,
+        storage: Storage = IN_MEMORY,
     ):
-        super().__init__(alignment, transformation)
+        super().__init__(alignment, transformation, storage)
         if passes < 1:
             raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
         if draws and refinement is not None:
             refinement.check_draws(draws)
+        if storage.scans_at_once and (draws or not hasattr(refinement, "storage")):
+            raise InputError(
+                "scans_at_once: expected null where draws (--std) or the network alone are wanted, which take all "
+                f"scans at once, got {storage.scans_at_once}; leave them out, or give fewer scans"
+            )
         self.passes, self.refinement = passes, refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
@@ -197,10 +220,13 @@ class RegistrationInferer(FieldInferer):
             every ``step``-th voxel; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
-        if not torch.isfinite(images.sum(dtype=torch.float32)):
+        if not torch.isfinite(self.storage.sum(lambda part: part.sum(dtype=torch.float32), images)):
             raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
         # What was not seen agrees with what the other timepoints show there.
-        prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
+        if self.storage.scans_at_once:
+            prediction = self._no_prediction(images, network)
+        else:
+            prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
         evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
         if self.refinement is not None:
@@ -214,6 +240,15 @@ class RegistrationInferer(FieldInferer):
             )
             result["ddf_std"] = self._spread(draws)
         return result
+
+    def _no_prediction(self, images: Tensor, network: nn.Module) -> Prediction:
+        """No motion, from a posterior without variance: numbers that take no room."""
+        size, stride = images.shape[2:], getattr(network, "module", network).stride
+        pieces = getattr(self.transformation, "pieces", 1)
+        shape = (*images.shape[:2], len(size) * pieces, *[-(-n // stride) for n in size])
+        z = torch.zeros((), device=images.device).expand(shape)
+        no_variance = torch.full((), -torch.inf, device=images.device).expand(shape)
+        return Prediction(Field(z, size, stride), z, no_variance, (z, no_variance), images)
 
     def predict(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
@@ -257,7 +292,8 @@ class RegistrationInferer(FieldInferer):
             static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
             hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
         refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
-        return refined.like(alignment.constrain(alignment.anchored(refined.values)))
+        shared = alignment.shared(refined.values, self.storage.chunks)
+        return refined.like(self.storage.map(lambda z: z - shared, refined.values))
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
         centred = dvf.like(self.alignment.centred(dvf.values))
@@ -268,7 +304,8 @@ class RegistrationInferer(FieldInferer):
         return self.transformation(self.alignment.constrain(z))
 
     def _displacement_of_centred(self, z: Tensor) -> Tensor:
-        return self._displacement(self.alignment.anchored(z))
+        shared = self.alignment.shared(z, self.storage.chunks)
+        return self.storage.map(lambda part: self.transformation(part - shared), z)
 
     def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         autocast = torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()

@@ -10,7 +10,8 @@ from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, Grid
 from groupmorph_monai.workflow import AlignInitiald
-from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine, _Scan
+from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine
+from groupmorph_monai.workflow.affine_scan import CoarseScan
 from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
 from groupmorph_monai.workflow.affine_steps import regress
 
@@ -149,7 +150,7 @@ def test_a_block_of_voxels_lies_in_their_middle():
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = rotation(20, (1, 2, 3)) * (1.5, 2.0, 4.0), (-7, 30, 12)
     grid, slope = Grid((12, 9, 4), affine), torch.tensor([0.7, -1.1, 0.4]).double()
-    fine = _Scan(torch.stack([grid.points() @ slope, torch.ones(12, 9, 4).double()]), grid)
+    fine = CoarseScan(torch.stack([grid.points() @ slope, torch.ones(12, 9, 4).double()]), grid)
     coarse = fine.coarsened(6.0)
     assert coarse.grid.shape == (3, 3, 4)
     torch.testing.assert_close(coarse.grid.spacing_mm, torch.tensor([6.0, 6.0, 4.0]).double())
