@@ -1,5 +1,6 @@
 """Register a series from Python."""
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def register(
     if reference != "mean":
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}
-    parser = parsed_run("inference", overlays, settings, device, series=series)
+    # What does not fit into memory is kept there meanwhile.
+    parser = parsed_run("inference", overlays, settings, device, series=series, output_dir=tempfile.gettempdir())
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
     try:
         parser.get_parsed_content("cost").check()

@@ -18,12 +18,13 @@ from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb
 from .compare import BundleMethod
 
-__all__ = ["memory"]
+__all__ = ["memory", "write_phantom"]
 
 _TIMES_AS_FINE = 3  # than the phantom, which takes longer to make than all else at full size
 
 
-def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+    """Write the scans of a phantom, ``t000.nii.gz`` and so on, to a folder."""
     thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
     image = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0)["image"][None]
     for k, volume in enumerate(interpolate(image, list(size), mode="trilinear", align_corners=True)[0].numpy()):
@@ -62,7 +63,7 @@ def memory(
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
-            for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
+            for work in ((write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     found = pool.submit(*work).result()
         told_gb, told_s, peak_gb, seconds, busy_s = found

@@ -168,15 +168,6 @@ class SeriesWriter:
         write_json(report, folder / "report.json")
         return len(written["files"])
 
-    def _say_what_was_left_out(self) -> list[str]:
-        """A line where there were too many scans for the network."""
-        if not self.storage.scans_at_once:
-            return []
-        return [
-            f"{self.storage.scans_at_once} of {len(self.series.frames)} scans at a time: the network, which needs all "
-            "at once, was left out, and the refinement began from the initial alignment"
-        ]
-
     def _initial(self, item: Mapping) -> dict[str, list]:
         """What the initial alignment says of each timepoint; a warning names those that it did not find."""
         if "initial_confidence" not in item:
@@ -229,7 +220,8 @@ class SeriesWriter:
             "verdict": judge(values),
             "metrics": metrics,
             "kinetics": kinetics,
-            "warnings": [*_warn_of_less_similarity(metrics), *self._say_what_was_left_out()],
+            "warnings": _warn_of_less_similarity(metrics),
+            "scans_at_once": self.storage.scans_at_once,
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,

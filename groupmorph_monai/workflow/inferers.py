@@ -1,7 +1,8 @@
 """Inferers that turn the network's posterior into a registration."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -22,8 +23,11 @@ from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
 from .refinement import Refinement
+from .streamed_network import streamed_imputation, streamed_mean, streams
 
 __all__ = ["FieldInferer", "Prediction", "RegistrationInferer", "as_images", "native_bf16", "prepare_series"]
+
+logger = logging.getLogger(__name__)
 
 
 def native_bf16(device: torch.device | str) -> bool:
@@ -160,8 +164,8 @@ class RegistrationInferer(FieldInferer):
         posterior: what the network's parameters are of; none is one that does not smooth.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
-        storage: of what there is of all timepoints. Where they are taken a few at a time the network, which needs all
-            of them, is left out, and the refinement begins without a velocity.
+        storage: of what there is of all timepoints. Where they are taken a few at a time, a network that `streams`
+            predicts in one pass and without windows, and the refinement begins without a velocity where it does not.
     """
 
     def __init__(
@@ -185,15 +189,24 @@ class RegistrationInferer(FieldInferer):
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
         if draws and refinement is not None:
             refinement.check_draws(draws)
-        if storage.scans_at_once and (draws or not hasattr(refinement, "storage")):
-            raise InputError(
-                "scans_at_once: expected null where draws (--std) or the network alone are wanted, which take all "
-                f"scans at once, got {storage.scans_at_once}; leave them out, or give fewer scans"
-            )
+        self._check_storage(storage, draws, passes, refinement)
         self.passes, self.refinement = passes, refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
         self.network_bf16 = network_bf16
+
+    @staticmethod
+    def _check_storage(storage: Storage, draws: int, passes: int, refinement: object) -> None:
+        needs = {
+            "draws (--std)": draws > 0,
+            "more passes than one": passes > 1,
+            "affine refinement": isinstance(refinement, AffineRefinement),
+        }
+        for name in (name for name, needed in needs.items() if storage.scans_at_once and needed):
+            raise InputError(
+                f"scans_at_once: expected null with {name}, which all scans take part in at once, got "
+                f"{storage.scans_at_once}; leave one of the two out, or give fewer scans"
+            )
 
     def __call__(
         self,
@@ -224,7 +237,7 @@ class RegistrationInferer(FieldInferer):
             raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
         # What was not seen agrees with what the other timepoints show there.
         if self.storage.scans_at_once:
-            prediction = self._no_prediction(images, network)
+            prediction = self._streamed(images, coverage, network)
         else:
             prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
@@ -241,14 +254,27 @@ class RegistrationInferer(FieldInferer):
             result["ddf_std"] = self._spread(draws)
         return result
 
-    def _no_prediction(self, images: Tensor, network: nn.Module) -> Prediction:
-        """No motion, from a posterior without variance: numbers that take no room."""
-        size, stride = images.shape[2:], getattr(network, "module", network).stride
-        pieces = getattr(self.transformation, "pieces", 1)
-        shape = (*images.shape[:2], len(size) * pieces, *[-(-n // stride) for n in size])
-        z = torch.zeros((), device=images.device).expand(shape)
-        no_variance = torch.full((), -torch.inf, device=images.device).expand(shape)
-        return Prediction(Field(z, size, stride), z, no_variance, (z, no_variance), images)
+    def _streamed(self, images: Tensor, coverage: Tensor | None, network: nn.Module) -> Prediction:
+        """What is predicted in one pass, a few timepoints at a time; no motion by a network that takes all at once. The
+        posterior is left without a variance, which takes no room."""
+        model, size = getattr(network, "module", network), images.shape[2:]
+        if streams(model):
+            seen = images if coverage is None else streamed_imputation(images, coverage, self.storage)
+            with self._autocast(images):
+                z = streamed_mean(model, seen, self.storage)
+        elif self.refinement is None:
+            raise InputError(
+                f"scans_at_once: expected null with {type(model).__name__} and without a refinement, got "
+                f"{self.storage.scans_at_once}; leave out --no-refine, take the default model, or give fewer scans"
+            )
+        else:
+            logger.warning("The network takes all scans at once, which do not fit: the refinement begins without it.")
+            components = len(size) * getattr(self.transformation, "pieces", 1)
+            z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
+        shared = self.alignment.shared(z, self.storage.chunks)
+        dvf = Field(self.storage.map(lambda part: part - shared, z), size, model.stride)
+        no_variance = torch.full((), -torch.inf).expand(z.shape)
+        return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
     def predict(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
@@ -285,11 +311,14 @@ class RegistrationInferer(FieldInferer):
     ) -> Field:
         alignment = self.alignment
         centred = dvf.like(alignment.centred(dvf.values))
-        undeformed = centred.like(torch.zeros_like(centred.values[:, :, : images.dim() - 2]))
+        shape = centred.values[:, :, : images.dim() - 2].shape
+        undeformed = centred.like(centred.values.new_zeros(()).expand(shape))
         hypotheses = [undeformed]
         if one_header and initial is not None:
             # In a timepoint that an initial map moved, what is static has the inverse of that map.
-            static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
+            static = self.storage.map(
+                lambda part: -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in part]), initial
+            )
             hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
         refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
         shared = alignment.shared(refined.values, self.storage.chunks)
@@ -307,9 +336,11 @@ class RegistrationInferer(FieldInferer):
         shared = self.alignment.shared(z, self.storage.chunks)
         return self.storage.map(lambda part: self.transformation(part - shared), z)
 
+    def _autocast(self, images: Tensor) -> AbstractContextManager:
+        return torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
+
     def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-        autocast = torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
-        with autocast:
+        with self._autocast(images):
             parameters = self._parameters(images, network)
         return split_parameters(parameters.float(), images.shape[1])
 

@@ -48,10 +48,14 @@ def storage_for(
         folder: of the results, beside which what is not in memory is kept.
         device: that the registration runs on.
         description: pattern that tells which files of a folder are the series.
+    Raises: InputError where scans are to be taken in parts on a GPU.
     """
+    on_cpu = torch.device(device).type == "cpu"
+    if scans_at_once not in ("auto", None) and not on_cpu:
+        raise InputError(f"scans_at_once: expected auto or null on {device}, got {scans_at_once}; add --device cpu")
     if scans_at_once != "auto":
         return Storage(scans_at_once, folder)
-    voxels = _voxels(series, description) if torch.device(device).type == "cpu" else []
+    voxels = _voxels(series, description) if on_cpu else []
     free_gb = available_memory_gb()
     if not voxels or (_PROGRAM + _ALL_AT_ONCE * sum(voxels)) / 1e9 <= free_gb:
         return Storage(None, folder)
