@@ -157,7 +157,7 @@ def write_registration(
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
-        seen = np.logical_and.reduce([_everywhere(part, storage) for part in (coverage, always_seen)])
+        seen = _everywhere(coverage, storage) & _everywhere(always_seen, storage)
         kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)

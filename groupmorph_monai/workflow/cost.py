@@ -81,7 +81,8 @@ class RegistrationCost:
         return sum(frame.data.size for frame in frames), len(frames) * math.prod(self.grid.shape)
 
     @property
-    def _scans_at_once(self) -> int | None:
+    def scans_at_once(self) -> int | None:
+        """Scans in memory at a time; None for all."""
         return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
 
     @property
@@ -94,9 +95,9 @@ class RegistrationCost:
     def memory_gb(self) -> float:
         """At the peak, in 1e9 bytes."""
         files, voxels = self._sizes
-        if self._scans_at_once:
+        if self.scans_at_once:
             largest = max(frame.data.size for frame in self.series.frames)
-            return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self._scans_at_once)
+            return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self.scans_at_once)
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
         share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]

@@ -42,17 +42,11 @@ class Quadratic:
         return replace(self, damping=damping)
 
     def unless(self, condition: Tensor, other: "Quadratic") -> "Quadratic":
-        """This model, or where ``condition``, a scalar bool that is never read, holds the other."""
-
-        def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
-            return torch.where(condition, theirs, ours)
-
-        value, number = chosen(self.value, other.value), chosen(self.number, other.number)
-        force, curvature = (
-            self.storage.map(chosen, *both, dim=0)
-            for both in ((self.force, other.force), (self.curvature, other.curvature))
-        )
-        return replace(self, value=value, number=number, force=force, curvature=curvature)
+        """This model, or where ``condition``, a scalar bool that is never read on a GPU, holds the other."""
+        if self.storage.scans_at_once:
+            return other if condition else self
+        ours, others = ((q.value, q.number, q.force, q.curvature) for q in (self, other))
+        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(ours, others)), storage=self.storage)
 
     def above(self, other: "Quadratic") -> Tensor:
         """By how much this value is above another's, at the voxels that tell of as many volumes in both: a step that
