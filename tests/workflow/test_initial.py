@@ -9,7 +9,7 @@ from groupmorph_monai.data.resampling import resample
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, Grid
-from groupmorph_monai.workflow import AlignInitiald
+from groupmorph_monai.workflow import AlignInitiald, affine_alignment
 from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine
 from groupmorph_monai.workflow.affine_scan import CoarseScan
 from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
@@ -129,6 +129,25 @@ def test_scans_far_apart_are_found(seed, timepoints, inverted):
     assert confidence.min() > LEAST_CONFIDENCE
     if inverted:
         assert (polarity[:-1] == -polarity[-1]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+def test_of_many_scans_some_are_aligned_and_the_others_with_these(inverted, monkeypatch):
+    monkeypatch.setattr(affine_alignment, "_MOST_TOGETHER", 3)
+    frames, truth, centre = scattered(5, 6, inverted)  # 0, 2 and 4 together
+    maps, confidence, polarity = GroupAffine("affine")(frames)
+    assert errors_mm(maps, truth, centre, half_mm=80).max() < 2
+    assert confidence.min() > LEAST_CONFIDENCE
+    assert (polarity[:-1] == (-1 if inverted else 1) * polarity[-1]).all()
+    np.testing.assert_allclose(sum(logm(m.numpy()) for m in maps), 0, atol=1e-8)
+    still = [Frame(frames[0].data + 0.01 * k, frames[0].affine, f"t{k}") for k in range(7)]
+    maps, confidence, _ = GroupAffine("affine")(still)
+    torch.testing.assert_close(maps, torch.eye(4).double().expand(7, 4, 4), atol=0, rtol=0)
+    stranger = Frame(scattered(4)[0][0].data, frames[0].affine, "stranger")
+    maps, confidence, _ = GroupAffine("affine")([*still[:1], stranger, *still[1:]])
+    torch.testing.assert_close(maps, torch.eye(4).double().expand(8, 4, 4), atol=0, rtol=0)
+    assert confidence[1] < LEAST_CONFIDENCE < confidence[[0, 2, 3]].min()
 
 
 def test_what_is_not_found_stays_and_is_flagged():
