@@ -32,6 +32,13 @@ __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # name of the folder
+_VOLUMES = {
+    "warped": np.float32,
+    "native": np.float32,
+    "jacobian": np.float32,
+    "warped_seen": bool,
+    "native_seen": bool,
+}
 _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 
@@ -128,23 +135,20 @@ def write_registration(
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     grid, affine = series.frames[home].grid, series.frames[home].affine
-    shape = (count, *grid.shape)
-    result = {name: storage.empty_array(shape, np.float32) for name in ("warped", "native", "jacobian")}
-    coverage, always_seen = storage.empty_array(shape, bool), storage.empty_array(shape, bool)
+    result = {name: storage.empty_array((count, *grid.shape), kind) for name, kind in _VOLUMES.items()}
     inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
-            result["warped"][k], coverage[k] = resample(frame, grid, transform)
-            result["native"][k], always_seen[k] = resample(frame, grid)
+            result["warped"][k], result["warped_seen"][k] = resample(frame, grid, transform)
+            result["native"][k], result["native_seen"][k] = resample(frame, grid)
             field = transform.displacement(grid)
             result["jacobian"][k] = jacobian_determinant(field[None], grid.affine)[0].numpy()
             if jacobian:
                 maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
-                maps[f"std_mm_{k:02d}"] = std = resample(std_mm[k], grid)[0]
-                check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
+                maps[f"std_mm_{k:02d}"] = _std_map(std_mm[k], grid, f"std_mm_{k:02d}.nii.gz")
             if products.fields == "full":
                 write_field(field.numpy(), grid, folder / f"ddf_{k:02d}.nii.gz")
                 inverse = inverses[k].displacement(frame.grid)
@@ -157,15 +161,14 @@ def write_registration(
         # More than a few at once would fill the memory.
         with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
             list(pool.map(write_timepoint, range(count)))
-        seen = _everywhere(coverage, storage) & _everywhere(always_seen, storage)
+        seen = _everywhere(result["warped_seen"], storage) & _everywhere(result["native_seen"], storage)
         kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, affine, folder)
-        aligned = _write_series(result["warped"], coverage, series, home, outside, folder, storage)
+        aligned = _write_series(result, series, home, outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
-    return {**result, **masks, "kinetics": kinetics, "files": files}
+    return {**result, "seen": seen, "kinetics": kinetics, "files": files}
 
 
 def _fit_kinetics(
@@ -227,6 +230,12 @@ def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: 
     write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
 
 
+def _std_map(std_mm: Frame, grid: Grid, name: str) -> np.ndarray:
+    std = resample(std_mm, grid)[0]
+    check_finite(std, name, "standard deviations", CHECK_SETTINGS)
+    return std
+
+
 def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
     """Where all K of ``(K, *S)`` are True."""
     everywhere = np.ones(seen.shape[1:], bool)
@@ -236,16 +245,11 @@ def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def _write_series(
-    warped: np.ndarray,
-    coverage: np.ndarray,
-    series: Series,
-    home: int,
-    outside: str,
-    folder: Path,
-    storage: Storage,
+    result: Mapping[str, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan.
     Returns the aligned series as it is written."""
+    warped, coverage = result["warped"], result["warped_seen"]
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
     number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0
