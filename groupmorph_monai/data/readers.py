@@ -146,7 +146,7 @@ def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
     return float(np.linalg.norm(corners @ difference.T, axis=1).max())
 
 
-def _load_itk(path: str, labels: bool, storage: Storage) -> _File:
+def _load_itk(path: str, labels: bool) -> _File:
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
@@ -177,7 +177,8 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
     try:
-        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels, storage)
+        nifti = path.lower().endswith(NIFTI_ENDINGS)
+        file = _load_nifti(path, labels, storage) if nifti else _load_itk(path, labels)
     except InputError:
         raise
     except MemoryError as error:
