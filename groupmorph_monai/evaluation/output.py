@@ -117,7 +117,8 @@ class SeriesWriter:
         self.series, self.output_dir, self.home = series, Path(output_dir), home
         self.outside, self.jacobian, self.products = outside, jacobian, products
         self.settings, self.storage = dict(settings or {}), storage
-        self.shown = range(0, len(series.frames), math.ceil(len(series.frames) / _MOST_SHOWN))
+        most = min(_MOST_SHOWN, max(4, 2 * (storage.scans_at_once or _MOST_SHOWN)))
+        self.shown = range(0, len(series.frames), math.ceil(len(series.frames) / most))
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)

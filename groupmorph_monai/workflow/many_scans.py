@@ -1,6 +1,7 @@
 """Series of so many scans that they do not fit into memory: how many to take at a time."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from ..data.storage import Storage
 from ..errors import InputError
 from .free_memory import available_memory_gb
 
-__all__ = ["storage_for", "streamed_memory_gb"]
+__all__ = ["all_at_once_gb", "storage_for", "streamed_memory_gb"]
 
-# Bytes for each voxel: of one scan, where all are in memory; of one among those that are taken at a time, at the peak;
-# and of what there is once, whatever the number of scans. Measured as `groupmorph benchmark memory --scans` does it.
-_PROGRAM, _ALL_AT_ONCE, _AT_A_TIME, _ONCE = 0.9e9, 87, 90, 2600
+# Bytes: of the program alone; for each voxel and scan where all are in memory, and where a few are, of these; for each
+# voxel, of what the refinement has whatever the number of scans; and of each scan that is written at the same time, for
+# each voxel of a slab and of the scan.
+_PROGRAM, _ALL_AT_ONCE, _AT_A_TIME, _ONCE = 0.9e9, 87, 90, 450
+_SLAB, _WRITING = 407, 43
+_SLAB_VOXELS, _WRITTEN_AT_ONCE = 2**20, 4
 _MOST_AT_A_TIME = 16  # more are no faster
 
 
@@ -29,7 +33,17 @@ def streamed_memory_gb(voxels: int, scans_at_once: int) -> float:
         voxels: of a scan, or of the working grid, whichever has more.
         scans_at_once: see `Storage`.
     """
-    return (_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels) / 1e9
+    return (_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels + _writing(voxels)) / 1e9
+
+
+def all_at_once_gb(voxels: Sequence[int]) -> float:
+    """Memory at the peak, in 1e9 bytes, where all scans, of so many ``voxels`` each, are in memory."""
+    return (_PROGRAM + _ALL_AT_ONCE * sum(voxels) + _writing(max(voxels))) / 1e9
+
+
+def _writing(voxels: int) -> float:
+    at_once = min(os.cpu_count() or 1, _WRITTEN_AT_ONCE)
+    return at_once * (_SLAB * min(voxels, _SLAB_VOXELS) + _WRITING * voxels)
 
 
 def storage_for(
@@ -57,7 +71,7 @@ def storage_for(
         return Storage(scans_at_once, folder)
     voxels = _voxels(series, description) if on_cpu else []
     free_gb = available_memory_gb()
-    if not voxels or (_PROGRAM + _ALL_AT_ONCE * sum(voxels)) / 1e9 <= free_gb:
+    if not voxels or all_at_once_gb(voxels) <= free_gb:
         return Storage(None, folder)
     most, fits = max(voxels), 1
     while fits < _MOST_AT_A_TIME and streamed_memory_gb(most, 2 * fits) < 0.8 * free_gb:

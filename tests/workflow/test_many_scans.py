@@ -102,10 +102,10 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
     else:
         for k, file in enumerate(files):
             save_nifti(nifti_image(volumes[..., k], np.eye(4)), file)
-    needed_gb = 0.9 + 87 * volumes.size / 1e9
-    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb + 1e-3)
+    needed_gb = many_scans.all_at_once_gb([20**3] * 4)
+    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb + 1e-6)
     assert storage_for([str(file) for file in files]).scans_at_once is None
-    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb - 1e-3)
+    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb - 1e-6)
     storage = storage_for([str(file) for file in files], folder=tmp_path / "out")
     assert 1 <= storage.scans_at_once <= 4
     assert storage_for([str(file) for file in files], device="cuda").scans_at_once is None
