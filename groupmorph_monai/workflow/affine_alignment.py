@@ -28,6 +28,7 @@ LEAST_CONFIDENCE = 0.25  # see GroupAffine
 _SEARCH_DEGREES = 15.0
 _LEAST_STEP = 0.02  # voxels
 _MOST_TOGETHER = 16  # scans that are aligned with one another, in time that grows with their number's square
+_MOST_COMPARED = 6  # of these, with each further scan
 _CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
 
 
@@ -74,7 +75,7 @@ class GroupAffine:
     5. Scans whose files agree with one another, as far as the images can tell, keep their files' coordinates.
 
     Of more than 16 scans these steps are for as many at most, evenly spread over the series; each of the others is
-    then aligned with those, in time and memory that do not depend on how many there are.
+    then aligned with the nearest 6 of those, in time and memory that do not depend on how many there are.
 
     Args:
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6).
@@ -114,7 +115,8 @@ class GroupAffine:
         parts = dict(zip(first, zip(*together)))
         for k in range(len(frames)):
             if k not in parts:
-                parts[k] = group.with_scan(frames[k], masks[k]).join(together)
+                nearest = sorted(range(len(first)), key=lambda n: abs(first[n] - k))
+                parts[k] = group.with_scan(frames[k], masks[k]).join(together, nearest)
             self.storage.release()
         maps, confidence, polarity = (torch.stack(part) for part in zip(*(parts[k] for k in range(len(frames)))))
         return AffineAlignment(centred_maps(maps), confidence, polarity)
@@ -146,10 +148,12 @@ class _Group:
         group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.voxels[0])]
         return group
 
-    def join(self, others: AffineAlignment) -> tuple[Tensor, Tensor, Tensor]:
-        """Map, confidence and polarity of the last scan, from the alignment of the others, which stay."""
+    def join(self, others: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Map, confidence and polarity of the last scan, from the alignment of the others, which stay. It is compared
+        with a few that were placed, those ``nearest`` in time."""
         k, kind = len(others.maps), self.settings.kind
-        group = [j for j in range(k) if others.confidence[j] >= LEAST_CONFIDENCE] or list(range(k))
+        placed = [j for j in nearest if others.confidence[j] >= LEAST_CONFIDENCE] or nearest
+        group = sorted(placed[:_MOST_COMPARED])
         # Files that agree with one another have one map, from which this scan's file may not differ either.
         same = [sum(torch.equal(m, other) for other in others.maps) for m in others.maps]
         common = others.maps[int(np.argmax(same))] if max(same) > 1 else torch.eye(4, dtype=torch.float64)
