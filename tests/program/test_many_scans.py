@@ -12,7 +12,11 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.memory import memory, write_phantom
 
 pytestmark = pytest.mark.slow
-METHOD = BundleMethod(config_files("inference", ("effort/fast",)), str(bundle_root() / "models" / "model.pt"))
+METHOD = BundleMethod(
+    config_files("inference", ("effort/fast",)),
+    str(bundle_root() / "models" / "model.pt"),
+    settings={"initial_alignment": "none"},  # which holds 16 scans, however many there are
+)
 
 
 def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
