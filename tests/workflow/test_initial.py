@@ -258,7 +258,7 @@ def test_one_mask_is_drawn_on_the_reference(moved, reference, masked, monkeypatc
         given.extend(masks)
         return AffineAlignment(torch.eye(4).double().repeat(3, 1, 1), torch.ones(3), torch.ones(3))
 
-    monkeypatch.setattr("groupmorph_monai.workflow.initial.GroupAffine", lambda *settings: align)
+    monkeypatch.setattr("groupmorph_monai.workflow.initial.GroupAffine", lambda *settings, **options: align)
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
     AlignInitiald(reference=reference)({"image": Series(frames), "mask": str(tmp_path / "mask.nii.gz")})
     assert [k for k, mask in enumerate(given) if mask is not None] == [masked]
