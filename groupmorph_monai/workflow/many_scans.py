@@ -13,6 +13,7 @@ from ..data.names import NIFTI_ENDINGS
 from ..data.series import Series
 from ..data.storage import Storage
 from ..errors import InputError
+from ..probability.likelihood import Likelihood
 from .free_memory import available_memory_gb
 
 __all__ = ["all_at_once_gb", "storage_for", "streamed_memory_gb"]
@@ -52,16 +53,19 @@ def storage_for(
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     description: str | None = None,
+    draws: int = 0,
+    likelihood: Likelihood | None = None,
 ) -> Storage:
     """Choose where the tensors of a series are kept.
 
     Args:
         series: as `read_series` takes it. Of files only the headers are read.
-        scans_at_once: that are in memory; None for all; "auto" for all where they fit into the memory that is free, on
-            a GPU in any case.
+        scans_at_once: that are in memory; None for all; "auto" for all where they fit into the memory that is free, and
+            on a GPU, for draws and for a likelihood that couples all scans in any case.
         folder: of the results, beside which what is not in memory is kept.
         device: that the registration runs on.
         description: pattern that tells which files of a folder are the series.
+        draws, likelihood: of the registration.
     Raises: InputError where scans are to be taken in parts on a GPU.
     """
     on_cpu = torch.device(device).type == "cpu"
@@ -69,7 +73,8 @@ def storage_for(
         raise InputError(f"scans_at_once: expected auto or null on {device}, got {scans_at_once}; add --device cpu")
     if scans_at_once != "auto":
         return Storage(scans_at_once, folder)
-    voxels = _voxels(series, description) if on_cpu else []
+    in_parts = on_cpu and not draws and not (likelihood is not None and likelihood.couples_all)
+    voxels = _voxels(series, description) if in_parts else []
     free_gb = available_memory_gb()
     if not voxels or all_at_once_gb(voxels) <= free_gb:
         return Storage(None, folder)

@@ -110,7 +110,9 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
     monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb - 1e-6)
     storage = storage_for([str(file) for file in files], folder=tmp_path / "out")
     assert 1 <= storage.scans_at_once <= 4
-    assert storage_for([str(file) for file in files], device="cuda").scans_at_once is None
+    for needs_all in ({"device": "cuda"}, {"draws": 2}, {"likelihood": GroupNMI()}):
+        assert storage_for([str(file) for file in files], **needs_all).scans_at_once is None
+    assert storage_for([str(file) for file in files], likelihood=LocalCorrelation()).scans_at_once
     assert storage_for([str(file) for file in files], scans_at_once=None).scans_at_once is None
     parts, whole = read_series(files, storage=storage), read_series(files)
     for one, other, k in zip(parts.frames, whole.frames, range(4)):
