@@ -1,4 +1,4 @@
-"""Whether a registration takes the memory and the time that are told before it."""
+"""Compare memory and time of a registration with their estimates."""
 
 import multiprocessing
 import tempfile
@@ -20,7 +20,7 @@ from .compare import BundleMethod
 
 __all__ = ["memory", "write_phantom"]
 
-_TIMES_AS_FINE = 3  # than the phantom, which takes longer to make than all else at full size
+_TIMES_AS_FINE = 3  # the phantom is interpolated, as generating one at full size would dominate the run time
 
 
 def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
@@ -32,7 +32,7 @@ def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
 
 
 def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> tuple[float, float, float, float, float]:
-    """Memory in GB and seconds, both as told before and as they were, and seconds of the processor."""
+    """Estimated memory in GB and time in seconds, followed by the measured ones, and the CPU time in seconds."""
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
         settings["scans_at_once"] = scans_at_once
@@ -45,10 +45,10 @@ def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> t
         )
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
-        told = cost.memory_gb, cost.seconds
-        started, busy = time.perf_counter(), time.process_time()
+        estimate = cost.memory_gb, cost.seconds
+        started, cpu_started = time.perf_counter(), time.process_time()
         workflow.run()
-        return *told, peak_memory_gb(), time.perf_counter() - started, time.process_time() - busy
+        return *estimate, peak_memory_gb(), time.perf_counter() - started, time.process_time() - cpu_started
 
 
 def memory(
@@ -57,26 +57,26 @@ def memory(
     scans_at_once: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row for each number of timepoints and size in voxels of 1 mm, from files to files, in a process of its own.
-    So many ``scans_at_once`` are in memory; None is all."""
+    """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access, with
+    ``scans_at_once`` scans in memory, or all if None."""
     rows = []
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
             for work in ((write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(*work).result()
-        told_gb, told_s, peak_gb, seconds, busy_s = found
+                    result = pool.submit(*work).result()
+        estimated_gb, estimated_s, peak_gb, seconds, cpu_seconds = result
         rows.append(
             {
                 "series": name,
                 "scans at a time": scans_at_once or timepoints,
-                "estimated memory, GB": told_gb,
+                "estimated memory, GB": estimated_gb,
                 "peak memory, GB": peak_gb,
-                "estimated seconds": told_s,
+                "estimated seconds": estimated_s,
                 "seconds": seconds,
-                "processor seconds per scan": busy_s / timepoints,
+                "CPU seconds per scan": cpu_seconds / timepoints,
             }
         )
-        progress(f"{name}: {peak_gb:.2f} GB, {told_gb:.2f} were expected; {seconds:.0f} s, {told_s:.0f} were expected")
+        progress(f"{name}: {peak_gb:.2f} of {estimated_gb:.2f} GB and {seconds:.0f} of {estimated_s:.0f} s estimated")
     return rows

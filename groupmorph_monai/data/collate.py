@@ -1,4 +1,4 @@
-"""A batch of one series."""
+"""Collate one series into a batch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ __all__ = ["collate_series"]
 
 
 def collate_series(items: Sequence[Mapping]) -> dict[str, object]:
-    """Make a batch of one series as MONAI's collation does, but without a copy of its volumes."""
+    """Collate one series into a batch like MONAI's collation, but without copying its volumes."""
     (item,) = items
     volumes = {k: v for k, v in item.items() if isinstance(v, torch.Tensor) and v.dim() > 3}
     batch = list_data_collate([{k: v for k, v in item.items() if k not in volumes}])

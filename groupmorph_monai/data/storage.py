@@ -1,4 +1,4 @@
-"""Where tensors of all K timepoints are kept: in memory, or in files of which a few timepoints are in memory."""
+"""Keep the tensors of all K timepoints in memory, or in temporary files with a few timepoints in memory at a time."""
 
 import math
 import mmap
@@ -20,17 +20,18 @@ _ALIGNED, _ARRAYS_IN_A_FILE = 64, 32  # bytes; see `Storage.keep`
 
 
 class Storage:
-    """Tensors of all K timepoints, and loops over so many of them at a time.
+    """Allocate tensors of all K timepoints, and loop over a few timepoints at a time.
 
-    Without ``scans_at_once`` the tensors are ordinary ones and a loop has one chunk: all timepoints. With it they are
-    mapped from temporary files, and what a chunk has touched leaves the memory of the process at the end of the chunk:
-    memory no longer grows with K. The files have no names, so that they are gone however the process ends.
+    Without ``scans_at_once`` the tensors are ordinary ones, and loops have a single chunk with all timepoints. With it,
+    tensors are memory-mapped temporary files, whose pages are released from the memory of the process at the end of
+    each chunk, so that memory does not grow with K. The files have no names, so they disappear however the process
+    ends.
 
     Args:
         scans_at_once: timepoints in memory at a time; None for all.
-        folder: where the files are made, or the first folder above it that there is; None is the system's folder for
-            temporary files. It should not lie in memory, as ``/tmp`` may.
-    Raises: InputError where ``scans_at_once`` is no positive number.
+        folder: folder for the files, or its first parent that exists; None for the system's folder for temporary files.
+            It should not itself be in memory, as ``/tmp`` may be.
+    Raises: InputError if ``scans_at_once`` is not a positive integer.
     """
 
     def __init__(self, scans_at_once: int | None = None, folder: str | os.PathLike | None = None):
@@ -41,27 +42,27 @@ class Storage:
         self._block, self._used = np.empty(0, np.uint8), 0
 
     def chunks(self, number: int) -> Iterator[slice]:
-        """Slices that together cover ``number`` timepoints, in order."""
+        """Yield slices that together cover ``number`` timepoints, in order."""
         step = self.scans_at_once or max(number, 1)
         for start in range(0, number, step):
             yield slice(start, min(start + step, number))
             self.release()
 
     def release(self) -> None:
-        """Drop mapped pages from the memory of the process; the files, or the system's cache of them, hold the data."""
-        if hasattr(mmap, "MADV_DONTNEED"):  # Windows, which lacks it, takes pages away by itself
+        """Release mapped pages from the memory of the process; the data remain in the files or the system's cache."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # Windows lacks it, but evicts pages by itself
             for mapped in list(self._maps):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def empty(self, shape: Iterable[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Make a tensor whose values are not set. Raises: InputError where there is no room on the disk."""
+        """Allocate an uninitialised tensor. Raises: InputError if the disk is full."""
         shape = tuple(shape)
         if self.scans_at_once is None:
             return torch.empty(shape, dtype=dtype, device=device)
         size = max(1, math.prod(shape) * dtype.itemsize)
         try:
             with tempfile.TemporaryFile(dir=self._existing_folder()) as file:
-                # A map over room that is not there ends the process at its first write.
+                # Reserve the space, as writing to a map beyond the free space kills the process.
                 os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
                 mapped = mmap.mmap(file.fileno(), size)
         except OSError as error:
@@ -77,8 +78,8 @@ class Storage:
         return self.empty(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
 
     def keep(self, values: np.ndarray) -> np.ndarray:
-        """Copy one timepoint's array to a file, several to each, as a process may not hold many open; in memory it
-        stays what it is."""
+        """Copy the array of one timepoint to a file, with several arrays per file to limit the number of open files.
+        Without ``scans_at_once``, return it unchanged."""
         if self.scans_at_once is None:
             return values
         size = -(-values.nbytes // _ALIGNED) * _ALIGNED
@@ -98,7 +99,7 @@ class Storage:
         return self.empty(x.shape, x.dtype, x.device)
 
     def collect(self, parts: Iterable[tuple[slice, tuple[Tensor, ...]]], number: int, dim: int = 1) -> list[Tensor]:
-        """Bring chunks together along axis ``dim`` of ``number`` timepoints, each of several tensors."""
+        """Concatenate chunks, each a tuple of tensors, along axis ``dim`` of ``number`` timepoints."""
         whole: list[Tensor] = []
         for chunk, tensors in parts:
             if chunk == slice(0, number):
@@ -111,17 +112,17 @@ class Storage:
         return whole
 
     def map(self, function: Callable[..., Tensor], *tensors: Tensor, dim: int = 1) -> Tensor:
-        """``function(*tensors)`` of a function that treats each timepoint, along axis ``dim``, by itself."""
+        """Compute ``function(*tensors)`` for a function that treats each timepoint, along axis ``dim``, separately."""
         number = tensors[0].shape[dim]
         parts = ((c, (function(*_parts(tensors, c, dim)),)) for c in self.chunks(number))
         return self.collect(parts, number, dim)[0]
 
     def sum(self, function: Callable[..., Tensor], *tensors: Tensor, dim: int = 1) -> Tensor:
-        """``function(*tensors)`` of a function that sums over the timepoints, which lie along axis ``dim``."""
+        """Compute ``function(*tensors)`` for a function that sums over the timepoints, along axis ``dim``."""
         return sum(function(*_parts(tensors, c, dim)) for c in self.chunks(tensors[0].shape[dim]))
 
     def mean(self, x: Tensor, dim: int = 1) -> Tensor:
-        """Mean over the timepoints, whose axis stays."""
+        """Compute the mean over the timepoints, keeping their axis."""
         return self.sum(lambda part: part.sum(dim=dim, keepdim=True), x, dim=dim) / x.shape[dim]
 
 

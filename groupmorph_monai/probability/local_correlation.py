@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..space.chunks import Chunks, all_at_once
+from ..space.chunks import Chunks, all_at_once, total
 from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter, valid_mean, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
@@ -119,7 +119,7 @@ class LocalCorrelation(Likelihood):
             return
         number = _number(valid, warped, chunks)
         counted = self._counted(valid, number)
-        told = sum(counted(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
+        told = total(counted(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
         for c in chunks(warped.shape[1]):
             counts = counted(c.start, c.stop) & (told > 1)
             shared = _shared(valid[:, c], number)
@@ -166,11 +166,12 @@ class LocalCorrelation(Likelihood):
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """The volumes' mean noise variance in the template's units over their number, and at most the template's own
         variance."""
-        radius, number, shared = self.radii_voxels[0], warped.shape[1], None
+        number: Tensor | int = warped.shape[1]
+        radius, shared = self.radii_voxels[0], None
         guide = self._template(warped, radius, valid)
         if valid is not None:
-            number = _number(valid, warped)
-            shared, number = _shared(valid, number), number.clamp_min(2)
+            measured = _number(valid, warped)
+            shared, number = _shared(valid, measured), measured.clamp_min(2)
         noise = torch.zeros_like(guide)
         for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
             own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
@@ -181,7 +182,7 @@ class LocalCorrelation(Likelihood):
 
 def _number(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:
     """How many volumes are valid at a voxel, ``(B, 1, *S)``, of the images' type."""
-    return sum(valid[:, c].sum(dim=1, keepdim=True) for c in chunks(valid.shape[1])).to(like)
+    return total(valid[:, c].sum(dim=1, keepdim=True) for c in chunks(valid.shape[1])).to(like)
 
 
 def _shared(valid: Tensor, number: Tensor) -> Tensor:

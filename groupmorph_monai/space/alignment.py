@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .chunks import Chunks, all_at_once
+from .chunks import Chunks, all_at_once, total
 from .field import Field
 from .grid import compose, full_precision, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
@@ -61,7 +61,7 @@ class _Alignment:
 
 
 def _mean(z: Tensor, chunks: Chunks) -> Tensor:
-    return sum(z[:, c].sum(dim=1, keepdim=True) for c in chunks(z.shape[1])) / z.shape[1]
+    return total(z[:, c].sum(dim=1, keepdim=True) for c in chunks(z.shape[1])) / z.shape[1]
 
 
 class MeanAlignment(_Alignment):
