@@ -75,7 +75,7 @@ class Refinement:
         lattice_voxels: int = 2,
         adapt_prior: bool = True,
         independent_share: float = 0.2,
-        prior_factor: float = 1.4,
+        prior_factor: float = 1.0,
         conjugate_steps: int = 16,
         stationary: bool = True,
         storage: Storage = IN_MEMORY,

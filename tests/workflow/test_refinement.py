@@ -416,7 +416,7 @@ def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     assert not refinement()(z, x, displacement, nothing).values.any()
     with pytest.raises(InputError, match="std_draws.*two timepoints have seen.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))
-    with pytest.raises(ValueError, match="independent_share.*got 0, 1.4"):
+    with pytest.raises(ValueError, match="independent_share.*got 0, 1.0"):
         refinement(independent_share=0)
     with pytest.raises(ValueError, match="prior_factor.*got 0.2, 0"):
         refinement(prior_factor=0)
