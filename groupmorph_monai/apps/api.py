@@ -1,5 +1,6 @@
 """Register a series from Python."""
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def register(
         settings = {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
-    parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask)
+    # Data that do not fit into memory are kept in the temporary folder.
+    inputs = {"series": series, "mask": mask, "output_dir": tempfile.gettempdir()}
+    parser = parsed_run("inference", overlays, settings, device, **inputs)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     try:
         parser.get_parsed_content("cost").check()

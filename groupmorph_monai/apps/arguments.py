@@ -146,8 +146,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=path,
         metavar="FILE",
-        help="show the signal curves of this region, such as a lesion, in report.html from the start: drawn as a mask, "
-        "and without it the mask itself",
+        help="region, such as a lesion, whose signal curves report.html shows initially: files as for --mask (default: "
+        "the mask)",
     )
     _add_registration(p)
 

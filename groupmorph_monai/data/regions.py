@@ -1,4 +1,4 @@
-"""Regions that a user drew on a scan, as a file: above 0 inside."""
+"""Regions drawn on a scan, read from files that are above 0 inside."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,12 +15,12 @@ __all__ = ["inside_region", "read_region"]
 
 
 def read_region(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> Frame:
-    """Read the region that was drawn on scan ``home``.
+    """Read the region drawn on scan ``home``.
 
     Args:
-        files: one file, drawn on that scan, or one for each scan.
-        name: of the option, for messages.
-    Raises: InputError where there is neither one file nor one for each scan, or where no voxel of the scan lies inside.
+        files: one file, drawn on that scan, or one per scan.
+        name: name of the option, for messages.
+    Raises: InputError if there is neither one file nor one per scan, or if no voxel of the scan is inside.
     """
     files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
     if len(files) not in (1, count):
@@ -34,11 +34,11 @@ def read_region(files: str | Sequence[str], series: Series, home: int, name: str
 
 
 def inside_region(region: Frame, grid: Grid, transform: Transform | None = None) -> np.ndarray:
-    """Tell which voxels of a grid lie in a region.
+    """Return the voxels of a grid that are inside a region.
 
     Args:
-        transform: from the grid's space to that of the region; None where they are the same.
-    Returns: ``(*S)`` bool, nearest neighbours.
+        transform: from the grid's space to that of the region; None for the identity.
+    Returns: ``(*S)`` bool, by nearest neighbour interpolation.
     """
     values, seen = resample(region, grid, transform, nearest=True)
     return seen & (values > 0)

@@ -1,4 +1,4 @@
-"""Parameters of the MR sequence, from the headers of a series: DICOM, or the JSON side-cars that dcm2niix writes."""
+"""Parameters of the MR sequence, from DICOM headers or the JSON side-cars of dcm2niix."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ _NAMES = {
 
 
 def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
-    """Find a parameter of the sequence with which all scans were acquired.
+    """Read a parameter of the sequence, which must be the same for all scans.
 
     Args:
         name: "repetition_time_s", from one excitation to the next, "flip_angle_deg" or "field_strength_t".
-    Returns: the value, and in words where it was found; None where no header tells it.
-    Raises: InputError where the scans were acquired with different values.
+    Returns: the value, and a description of its source; None if no header states it.
+    Raises: InputError if the scans were acquired with different values.
     """
     values = list(_values(series, name))
     if not values:
@@ -42,7 +42,7 @@ def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
 
 
 def _values(series: Series, name: str) -> Iterator[tuple[float, str]]:
-    """Yield the value of each scan whose header tells it, and where it stands."""
+    """Yield the value of each scan whose header states it, and a description of its source."""
     in_dicom, unit, in_sidecars = _NAMES[name]
     # BIDS and some scanners also call the time from one volume to the next a repetition time.
     most = np.inf

@@ -1,4 +1,4 @@
-"""Signal curves of a region that was drawn on a scan, before and after registration."""
+"""Signal curves of a region drawn on a scan, before and after registration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,26 +13,26 @@ __all__ = ["region_masks", "region_report"]
 
 
 def region_masks(files: str | Sequence[str], series: Series, home: int, transform: Transform) -> np.ndarray:
-    """Find the voxels of a region on the grid of the results.
+    """Resample a region to the output grid.
 
     Args:
-        files: one file, drawn on scan ``home``, or one for each scan.
-        home: index of the scan on whose grid the results lie.
+        files: one file, drawn on scan ``home``, or one per scan.
+        home: index of the scan that defines the output grid.
         transform: from the common space to that scan.
-    Returns: ``(2, *S)`` bool: before registration, as it was drawn, and after, where the aligned scan shows it.
+    Returns: ``(2, *S)`` bool: the region as drawn, for images before registration, and as the aligned scan shows it.
     """
     region, grid = read_region(files, series, home), series.frames[home].grid
     return np.stack([inside_region(region, grid), inside_region(region, grid, transform)])
 
 
 def region_report(files: str | Sequence[str], home: int, written: Mapping[str, np.ndarray]) -> dict[str, object]:
-    """Measure the curves for ``report.json``.
+    """Compute the signal curves for ``report.json``.
 
     Args:
         files, home: as for `region_masks`.
-        written: ``region`` of `region_masks`, and what `write_registration` returns.
+        written: the result of `write_registration`, and ``region``, that of `region_masks`.
     Returns: ``file``; ``voxels`` and ``signal``, each with ``before`` and ``after``: the number of voxels, and K means
-        over those of them that the scan has seen, NaN where it has seen none.
+        over those inside the scan's field of view, NaN if there are none.
     """
     file = files if isinstance(files, str) else files[home if len(files) > 1 else 0]
     voxels, signal = {}, {}

@@ -9,12 +9,14 @@ import torch
 
 from ..data.resampling import working_grid
 from ..data.series import Series
+from ..data.storage import IN_MEMORY
 from ..errors import InputError
 from ..space.geometry import Grid
 from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
+from .many_scans import streamed_memory_gb
 
 __all__ = ["RegistrationCost"]
 
@@ -79,6 +81,11 @@ class RegistrationCost:
         return sum(frame.data.size for frame in frames), len(frames) * math.prod(self.grid.shape)
 
     @property
+    def scans_at_once(self) -> int | None:
+        """Scans in memory at a time; None for all."""
+        return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
+
+    @property
     def levels(self) -> list[tuple[int, int]]:
         """Voxels between the samples of each level of the refinement, and its iterations at most."""
         refinement = getattr(self.inferer, "refinement", None)
@@ -88,6 +95,9 @@ class RegistrationCost:
     def memory_gb(self) -> float:
         """At the peak, in 1e9 bytes."""
         files, voxels = self._sizes
+        if self.scans_at_once:
+            largest = max(frame.data.size for frame in self.series.frames)
+            return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self.scans_at_once)
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
         share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]

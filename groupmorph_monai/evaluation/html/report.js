@@ -108,8 +108,8 @@ function paintMarks(context, plane, columns, rows) {
   else if (region?.plane === plane && region.slice === state.cross[through]) context.stroke(region.path);
 }
 
-// Outline of the file's region in a slice: as it was drawn where the image is before registration, else where the
-// aligned scan shows it.
+// Outline of the file's region in a slice: as drawn on images before registration, and as the aligned scan shows it on
+// those after.
 function paintEdges(context, plane, slice) {
   const { right, down } = PLANES[plane];
   const [columns, rows] = [shape()[right], shape()[down]];
@@ -164,9 +164,9 @@ function setRegion(plane, path) {
   showCurves();
 }
 
-// The region that the user gave as a file; its curves were measured in the voxels of the files.
+// The region given as a file, whose curves are means over the voxels of the files.
 function regionOfFile() {
-  const { file, voxels, signal } = report.region, known = (values) => values.map((v) => v ?? NaN);
+  const { file, voxels } = report.region, signal = packed.region_signal, known = (values) => values.map((v) => v ?? NaN);
   const number = voxels.before === voxels.after ? voxels.after : `${voxels.before} (before) and ${voxels.after} (after)`;
   state.region = { file, text: `${number} voxels of ${file}.`, curves: { before: known(signal.before), after: known(signal.after) } };
   showCurves();
