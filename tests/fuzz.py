@@ -19,7 +19,9 @@ LONG = settings(max_examples=1500, **_CHECKS)
 _PATIENCE_S = 30
 _ODD_NUMBERS = (0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e-45, 1e38, -1e38, 65535.0)
 odd_floats = st.sampled_from(_ODD_NUMBERS) | st.floats(width=32)
-odd_text = st.text(max_size=40) | st.sampled_from(["", "nan", "inf", "1e999", "-1", "0", "1,2", "²", "\0", "$(ls)", "@a"])
+odd_text = st.text(max_size=40) | st.sampled_from(
+    ["", "nan", "inf", "1e999", "-1", "0", "1,2", "²", "\0", "$(ls)", "@a"]
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | odd_text,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd_text, inner, max_size=4),

@@ -131,6 +131,7 @@ def register(
     parser = parsed_run("inference", overlays, settings, device, series=series)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
     try:
+        parser.get_parsed_content("cost_by_headers").check()
         parser.get_parsed_content("cost").check()
         native = parser.get_parsed_content("native")
         parser.get_parsed_content("handlers#1#products").check(native, home)

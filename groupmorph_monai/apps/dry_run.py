@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 
 from ..data.names import bids_name
 from ..data.output_folder import keep_inputs
+from ..data.series import Series
 from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
@@ -23,12 +24,14 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
     Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
     config = parsed_run(*arguments, **options)
+    config.get_parsed_content("cost_by_headers").check()
+    series: Series = config.get_parsed_content("native")
     cost: RegistrationCost = config.get_parsed_content("cost")
     cost.check()
-    frames = cost.series.frames
+    frames = series.frames
     home = config.get_parsed_content("reference") or 0
     products: Products = config.get_parsed_content("products")
-    products.check(cost.series, home)
+    products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
     levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
     lines = {
@@ -37,7 +40,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "working grid": _described(cost.grid),
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
-        "time": f"{_duration(cost.seconds)} with {torch.get_num_threads()} threads, if nothing else is busy",
+        "time": f"{_duration(cost.processor_seconds)} of processor time, of {torch.get_num_threads()} threads together",
         "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1

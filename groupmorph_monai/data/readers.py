@@ -10,6 +10,7 @@ the voxel size alone with the origin in the middle of the volume and the first a
 import contextlib
 import gzip
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,13 +25,14 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .series import Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
-__all__ = ["read_image", "read_series"]
+__all__ = ["header_grids", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ _GREY = "convert it to a grey-value image"
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
 _SPACE_UNIT_BITS = 0x07
+_MOST_COMPRESSED = 1032  # voxels that a byte may hold: deflate makes nothing smaller
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
         raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
-    unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
-    affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
-    apart_mm = unit_mm * _forms_apart(header, image.shape)
+    apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
             "%s: qform and sform place the volume up to %.1f mm apart; the sform is used, while ITK may use the qform",
@@ -92,7 +93,17 @@ def _load_nifti(path: str, labels: bool) -> _File:
             apart_mm,
         )
     data, time = _values(image, path, labels), float(header["pixdim"][4])
-    return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
+    return _File(
+        data, _affine_mm(image), path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header
+    )
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
+
+
+def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
+    return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
 
 
 def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
@@ -277,6 +288,50 @@ def read_series(
         one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
         series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
     return checked_series(series, timepoints)
+
+
+def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
+    """Tell where the scans of a series lie from the headers of its NIfTI, MHA or NRRD files, without their voxels.
+
+    Args:
+        series, description: as `read_series` takes them.
+    Returns: a grid for each scan. None for DICOM, whose headers take as long to read as the images; nor where a file
+        is missing, has no header or is too short for what that says: reading the series tells what is wrong.
+    """
+    if isinstance(series, Series):
+        return [frame.grid for frame in series.frames]
+    try:
+        given = _given_paths(series)
+        if (len(given) == 1 and is_dirlab(given[0])) or dicom_paths(given):
+            return []
+        one_folder = len(given) == 1 and Path(given[0]).is_dir()
+        files = folder_files(Path(given[0]), description) if one_folder else given
+        return [grid for file in files for grid in _header_grids(str(file))]
+    except Exception:  # each library has its own kinds
+        return []
+
+
+def _header_grids(path: str) -> list[Grid]:
+    if path.lower().endswith(NIFTI_ENDINGS):
+        image = nib.load(path)
+        shape, affine = image.shape, _affine_mm(image)
+    else:
+        shape, affine = _itk_header(path)
+    if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
+        raise ValueError("the file is too short")
+    return [Grid(shape[:3], affine)] * math.prod(shape[3:])
+
+
+def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    with _silence():
+        reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+    axes, affine = range(reader.GetNumberOfDimensions()), np.eye(4)
+    for d in axes[:3]:
+        affine[:3, d] = np.array(reader.GetDirection(d))[:3] * reader.GetSpacing(d)
+        affine[d, 3] = reader.GetOrigin(d)
+    return tuple(reader.GetDimensions(d) for d in axes), LPS_TO_RAS @ affine
 
 
 def _given_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

@@ -13,7 +13,7 @@ from ..space.geometry import Grid
 from .fill_values import without_fill
 from .right_angles import at_right_angles
 
-__all__ = ["Frame", "Series", "checked_series", "overlap", "series_of_arrays"]
+__all__ = ["Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,16 @@ class Series:
 
     def check_reference(self, reference: int | None) -> None:
         """Refuse the index of a timepoint that there is not with an InputError."""
-        number = len(self.frames)
-        if reference is not None and not 0 <= reference < number:
-            raise InputError(
-                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
-                "choose one of these"
-            )
+        check_reference(reference, len(self.frames))
+
+
+def check_reference(reference: int | None, number: int) -> None:
+    """Refuse the index of a timepoint that is none of ``number`` with an InputError."""
+    if reference is not None and not 0 <= reference < number:
+        raise InputError(
+            f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
+            "choose one of these"
+        )
 
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:

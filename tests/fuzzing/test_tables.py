@@ -30,8 +30,8 @@ def lines(cells, separators=(",", " ", ";", "\t")):
     return rows.map("\n".join)
 
 
-heads = st.sampled_from(["", "x,y,z\n", "l,p,s\n", "x_mm,y_mm\n", "# CoordinateSystem = IJK\n", "point\n3\n", "index\n1\n",
-                         "point\n²\n", "Point 0 ; OutputPoint = [ 1 2 ]\n"])  # fmt: skip
+heads = st.sampled_from(["", "x,y,z\n", "l,p,s\n", "x_mm,y_mm\n", "# CoordinateSystem = IJK\n", "point\n3\n",
+                         "index\n1\n", "point\n²\n", "Point 0 ; OutputPoint = [ 1 2 ]\n"])  # fmt: skip
 point_files = st.tuples(
     st.tuples(heads, lines(numbers)).map("".join).map(lambda text: text.encode("utf-8", "surrogatepass"))
     | st.binary(max_size=60),
@@ -61,7 +61,9 @@ def test_points_at_length(tmp_path_factory, file):
     read_one(tmp_path_factory, *file)
 
 
-paths = st.sampled_from(["t0.nii", "t1.nii", "absent.nii", "points.csv", ".", "..", "", "s", "\0", "a" * 300]) | odd_text
+paths = (
+    st.sampled_from(["t0.nii", "t1.nii", "absent.nii", "points.csv", ".", "..", "", "s", "\0", "a" * 300]) | odd_text
+)
 values = paths | st.lists(paths, max_size=3) | json_values
 entries = st.dictionaries(st.sampled_from(["image", "landmarks", "labels", "name", "other"]), values)
 data_lists = st.dictionaries(st.sampled_from(["training", "validation", "test"]), st.lists(entries, max_size=2))
