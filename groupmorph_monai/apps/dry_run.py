@@ -13,6 +13,7 @@ from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
+from ..workflow.processor_time import ProcessorTime
 from .run import parsed_run
 
 __all__ = ["describe_run"]
@@ -40,7 +41,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "working grid": _described(cost.grid),
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
-        "time": f"{_duration(cost.processor_seconds)} of processor time, of {torch.get_num_threads()} threads together",
+        "time": _time(cost.time),
         "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
@@ -50,6 +51,12 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
 def _described(grid: Grid) -> str:
     shape, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing_mm.tolist()))
     return f"{shape} voxels of {spacing} mm"
+
+
+def _time(told: ProcessorTime) -> str:
+    text = f"{_duration(told.seconds)} of processor time, of {torch.get_num_threads()} threads together"
+    searching = told.searching_seconds
+    return f"{text}; up to {_duration(searching)} more where scans lie far apart" if searching else text
 
 
 def _duration(seconds: float) -> str:

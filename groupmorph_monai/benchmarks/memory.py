@@ -43,7 +43,7 @@ def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, f
         )
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
-        told = cost.memory_gb, cost.processor_seconds
+        told = cost.memory_gb, cost.time.seconds
         workflow.run()
         return *told, peak_memory_gb(), time.process_time()
 

@@ -95,10 +95,10 @@ class RegistrationCost:
         return _WRITTEN * sum(sizes) + at_once * (_SLAB * min(max(sizes), _SLAB_VOXELS) + _FILE * max(sizes))
 
     @property
-    def processor_seconds(self) -> float:
+    def time(self) -> ProcessorTime:
         """Of all cores together, on this machine as it is now."""
         aligned = self.initial not in (None, "none")
-        return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned).seconds
+        return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
 
     def check(self) -> None:
         """Refuse a registration that does not fit into the memory that is free; without scans there is nothing to

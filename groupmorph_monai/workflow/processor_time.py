@@ -20,7 +20,7 @@ __all__ = ["ProcessorTime"]
 
 # Units, measured stage by stage on series other than those of the table in docs/machine.md.
 _START = 1.7e9  # importing the libraries and parsing the configs
-_ALIGNING = 1.5e8  # each scan, by the affine alignment, which works on coarse grids of one size
+_ALIGNING, _SEARCHING = 1.5e8, 4e8  # each scan, by the affine alignment, and where it has to be searched for
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
 _LOADING, _NETWORK, _FIELDS = 40, 35, 160  # each voxel of the working grid and scan; the network in each pass
 _MODEL, _RESTART = 60, 850  # each voxel of a level and scan, in each iteration, and once on the levels above the finest
@@ -58,6 +58,11 @@ class ProcessorTime:
     def seconds(self) -> float:
         """On this machine as it is now."""
         return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
+
+    @property
+    def searching_seconds(self) -> float:
+        """What is added where no scan lies near the others, so that every one is searched for."""
+        return _seconds_per_unit() * _SEARCHING * len(self.scans) * self.aligned
 
     @property
     def _voxels(self) -> int:

@@ -40,7 +40,7 @@ def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
 
     def seconds(timepoints=4, products=None, initial="affine", **options):
         scans = series(timepoints, (96, 96, 64))
-        return RegistrationCost(scans, inferer(**options), products=products, initial=initial).processor_seconds
+        return RegistrationCost(scans, inferer(**options), products=products, initial=initial).time.seconds
 
     fixed = 1e-8 * (processor_time._START + processor_time._PICTURE)
     assert seconds(8) - fixed == pytest.approx(2 * (seconds() - fixed))
@@ -48,6 +48,8 @@ def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
     written = [Products(), Products(fields="full"), Products(dicom=True), Products(sequence=True)]
     written += [Products(itk_transforms=True), Products(kinetics=ToftsFit())]
     assert min(seconds(products=products) for products in written[1:]) > seconds()
+    apart = RegistrationCost(series(4, (96, 96, 64)), inferer()).time.searching_seconds
+    assert apart == pytest.approx(1e-8 * 4 * processor_time._SEARCHING)
     alone = seconds()
     monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 2e-8)
     assert seconds() == pytest.approx(2 * alone)
@@ -61,7 +63,7 @@ def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypa
             LocalCorrelation(), FluidPrior(lambda_v=0), (1,), (iterations,), conjugate_steps=conjugate_steps
         )
         settings = SimpleNamespace(refinement=refinement, draws=0, window_size_voxels=None)
-        return RegistrationCost(series(3, (32, 32, 32)), settings).processor_seconds
+        return RegistrationCost(series(3, (32, 32, 32)), settings).time.seconds
 
     step = processor_time._CONJUGATE * 3 * 16**3  # on every second voxel
     assert work(5, 8) - work(5, 7) == pytest.approx(5 * step, rel=1e-6)
