@@ -29,7 +29,7 @@ from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
-from .series import Frame, Series, checked_series
+from .series import LONGEST_MM, Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
 
 __all__ = ["header_grids", "read_image", "read_series"]
@@ -296,7 +296,7 @@ def header_grids(series: Series | str | Path | Sequence[str | Path], description
     Args:
         series, description: as `read_series` takes them.
     Returns: a grid for each scan. None for DICOM, whose headers take as long to read as the images; nor where a file
-        is missing, has no header or is too short for what that says: reading the series tells what is wrong.
+        is missing, or its header is broken or says more than the file holds: reading the series tells what is wrong.
     """
     if isinstance(series, Series):
         return [frame.grid for frame in series.frames]
@@ -317,9 +317,12 @@ def _header_grids(path: str) -> list[Grid]:
         shape, affine = image.shape, _affine_mm(image)
     else:
         shape, affine = _itk_header(path)
+    grid = Grid(shape[:3], affine)
+    if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
+        raise ValueError("no volume of a patient")
     if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
         raise ValueError("the file is too short")
-    return [Grid(shape[:3], affine)] * math.prod(shape[3:])
+    return [grid] * math.prod(shape[3:])
 
 
 def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:

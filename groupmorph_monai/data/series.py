@@ -13,10 +13,11 @@ from ..space.geometry import Grid
 from .fill_values import without_fill
 from .right_angles import at_right_angles
 
-__all__ = ["Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
+__all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
 
 logger = logging.getLogger(__name__)
 
+LONGEST_MM = 1e4  # side of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
 
 
@@ -139,7 +140,7 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{low:g} to {high:g}; rescale them, say to 0 to 1000"
         )
     extent = frame.grid.extent_mm.numpy()
-    if not 1 <= extent.max() <= 1e4:
+    if not 1 <= extent.max() <= LONGEST_MM:
         raise InputError(
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "mend the voxel size or its unit in the header"

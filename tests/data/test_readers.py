@@ -131,6 +131,17 @@ def test_headers_of_files_that_are_cut_short_or_missing_tell_nothing(tmp_path):
     assert header_grids([whole]) and header_grids([whole, cut]) == header_grids([whole, "absent.nii"]) == []
 
 
+@pytest.mark.parametrize("affine", [np.diag([0, 1, 1, 1]), np.diag([np.nan, 1, 1, 1]), np.diag([1e6, 1, 1, 1])])
+def test_headers_that_place_no_patient_tell_nothing(affine, tmp_path):
+    def grids(affine):
+        image = nib.Nifti1Image(_volume(), np.eye(4))
+        image.header.set_sform(affine, 1)
+        (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + _volume().tobytes())
+        return header_grids([tmp_path / "a.nii"])
+
+    assert len(grids(np.eye(4))) == 1 and grids(affine) == []
+
+
 def test_labels_keep_their_type(tmp_path):
     labels = np.arange(np.prod(SIZE), dtype=np.uint16).reshape(SIZE)
     for path in (_nifti(tmp_path / "l.nii", labels), _itk(tmp_path / "l.mha", labels, _orthogonal())):
