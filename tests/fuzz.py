@@ -1,4 +1,4 @@
-"""What fuzz tests share: every input ends in a result or an InputError, soon, and nothing is written."""
+"""Helpers of the fuzz tests: any input gives a result or an InputError, within seconds, and writes nothing."""
 
 import contextlib
 import math
@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from groupmorph_monai.errors import InputError
 
-# In the suite always the same few examples; under `slow` other ones each time.
+# QUICK and REPEATED use the same examples in each run, LONG (marked `slow`) new ones.
 _CHECKS = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
-QUICK = settings(max_examples=25, derandomize=True, phases=[Phase.generate], **_CHECKS)
-LONG = settings(max_examples=1500, **_CHECKS)
+REPEATED = settings(max_examples=25, derandomize=True, phases=[Phase.generate], **_CHECKS)
+QUICK = settings(REPEATED, max_examples=8)
+LONG = settings(max_examples=300, **_CHECKS)
 
-_PATIENCE_S = 30
+_LIMIT_S = 30
 _ODD_NUMBERS = (0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e-45, 1e38, -1e38, 65535.0)
 odd_floats = st.sampled_from(_ODD_NUMBERS) | st.floats(width=32)
 odd_text = st.text(max_size=40) | st.sampled_from(
@@ -31,7 +32,7 @@ json_values = st.recursive(
 
 @st.composite
 def damaged(draw, whole: bytes, header: int) -> bytes:
-    """A file with some bytes changed, most of them within the first ``header``, and perhaps cut or with a tail."""
+    """Change some bytes of a file, most of them among the first ``header``, and possibly truncate or extend it."""
     content = bytearray(whole)
     for _ in range(draw(st.integers(0, 6))):
         end = draw(st.sampled_from([header, header, header, len(content)]))
@@ -42,12 +43,12 @@ def damaged(draw, whole: bytes, header: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _patience() -> Iterator[None]:
+def _time_limit() -> Iterator[None]:
     def stop(number, frame):
-        raise TimeoutError(f"no answer after {_PATIENCE_S} s")
+        raise TimeoutError(f"no result after {_LIMIT_S} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_PATIENCE_S)
+    signal.alarm(_LIMIT_S)
     try:
         yield
     finally:
@@ -56,11 +57,13 @@ def _patience() -> Iterator[None]:
 
 
 def answer(folder: Path, ask: Callable[[], object]) -> object:
-    """What ``ask`` returns, or the InputError that it raises in one line; anything else it raises fails the test, as
-    does a change in ``folder``."""
+    """Return the result of ``ask``, or the InputError that it raises.
+
+    Other exceptions, error messages of several lines and changes in ``folder`` fail the test.
+    """
     before = _content(folder)
     try:
-        with _patience():
+        with _time_limit():
             result = ask()
     except InputError as error:
         assert str(error).strip() and len(str(error).splitlines()) == 1, repr(str(error))

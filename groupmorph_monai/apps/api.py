@@ -30,11 +30,11 @@ class Registration:
     """K scans of one patient in one space.
 
     Args:
-        series: the K scans as they were read.
-        transforms: K, each from a point of the common space to the point of that scan, RAS mm, with its ``inverse``.
-            Images pull back, points push forward.
-        metrics: folding in percent and inverse consistency.
-        home: index of the scan whose grid the results lie on.
+        series: the K native scans.
+        transforms: K, each from points of the common space to points of one scan, RAS mm, with an ``inverse``. Images
+            pull back, points push forward.
+        metrics: folding in percent, inverse consistency in mm, and displacement in mm.
+        home: index of the scan that defines the grid of the results.
     """
 
     series: Series
@@ -46,12 +46,12 @@ class Registration:
 
     @property
     def grid(self) -> Grid:
-        """The grid of the results, that of scan ``home``."""
+        """Grid of the results, which is the grid of scan ``home``."""
         return self.series.frames[self.home].grid
 
     @cached_property
     def warped(self) -> np.ndarray:
-        """The aligned series, ``(K, *S)`` float32, each scan interpolated once; NaN where a scan saw nothing."""
+        """Aligned series, ``(K, *S)`` float32, each scan interpolated once; NaN outside a scan's field of view."""
         return np.stack([self._pull(frame, k) for k, frame in enumerate(self.series.frames)])
 
     @cached_property
@@ -62,13 +62,13 @@ class Registration:
     def apply(
         self, image: ArrayLike, timepoint: int, affine: ArrayLike | None = None, label: bool = False
     ) -> np.ndarray:
-        """Bring another image of one timepoint into the common space.
+        """Warp another image of one timepoint to the common space.
 
         Args:
             image: ``(*S)`` in the space of scan ``timepoint``.
-            affine: ``(4, 4)`` of the image, RAS mm; None is that of the scan.
-            label: take the nearest voxel's value, for label maps.
-        Returns: ``(*S)`` on `grid`, NaN (0 for labels) where the image does not reach.
+            affine: ``(4, 4)`` of the image, RAS mm; None for the affine of the scan.
+            label: use nearest-neighbour interpolation, for label maps.
+        Returns: ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
         """
         if not 0 <= timepoint < len(self.transforms):
             raise InputError(
@@ -82,7 +82,7 @@ class Registration:
         return np.where(seen, values, values.dtype.type(0 if label else np.nan))
 
     def to_folder(self, folder: str | Path) -> None:
-        """Write what ``groupmorph register --output`` writes: images, fields, ``report.json`` and its pictures."""
+        """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
         writer = SeriesWriter(**self._writing, output_dir=str(folder))
         writer.started = time.perf_counter() - self._evaluator.state.times[Events.COMPLETED.name]
         writer(self._evaluator)
@@ -101,15 +101,16 @@ def register(
     """Align K scans of one patient, as ``groupmorph register`` does.
 
     Args:
-        series: files or a folder, as `read_series` takes them; or volumes ``(K, *S)`` in memory, with their ``affine``.
+        series: files or a folder, as accepted by `read_series`; or volumes ``(K, *S)`` in memory, with their
+            ``affine``.
         affine: ``(4, 4)``, or K of them, voxel indices to RAS mm; for volumes in memory.
-        times_s: acquisition times of volumes in memory, seconds.
-        reference: ``"mean"`` aligns all to their mean, an index all others to that scan.
+        times_s: acquisition times in seconds; for volumes in memory.
+        reference: ``"mean"`` to align all scans to their mean, an index to align all other scans to that scan.
         overlays: names of overlays or YAML files, in order; see ``groupmorph overlays``.
-        device: None for the GPU, or the CPU where there is none.
-        settings: by name; see ``groupmorph settings``.
+        device: None for the GPU, or the CPU if there is none.
+        settings: values by name; see ``groupmorph settings``.
     Returns: the registration, on the CPU.
-    Raises: InputError, in one line, for whatever the caller can mend.
+    Raises: InputError, with a one-line message, for invalid input.
 
     Example::
 
@@ -129,7 +130,7 @@ def register(
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}
     parser = parsed_run("inference", overlays, settings, device, series=series)
-    parser["evaluator#val_handlers"] = ["@handlers#0"]  # nothing is written before `to_folder`
+    parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     try:
         parser.get_parsed_content("cost_by_headers").check()
         parser.get_parsed_content("cost").check()
@@ -154,5 +155,5 @@ def register(
 def _paths(series: object) -> list[str]:
     files = [series] if isinstance(series, (str, Path)) else series
     if not isinstance(files, (list, tuple)) or not all(isinstance(file, (str, Path)) for file in files):
-        raise InputError("affine: expected voxel indices to RAS mm beside volumes in memory, got none; give (4, 4)")
+        raise InputError("affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)")
     return absolute_paths(files)

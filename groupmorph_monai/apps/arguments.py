@@ -1,4 +1,4 @@
-"""What the command line takes."""
+"""Argument parser of the `groupmorph` command line."""
 
 import argparse
 
@@ -17,7 +17,7 @@ __all__ = ["make_parser"]
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="groupmorph",
-        description="Align all scans of a series (DCE-MRI and other repeated scans of one patient) in one space.",
+        description="Align all scans of a series (DCE-MRI or other repeated scans of one patient) in one common space.",
     )
     parser.add_argument("--version", action="version", version=f"groupmorph {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) -> argparse.ArgumentParser:
-    """Add a command with the options that all have."""
+    """Add a command with the options that all commands share."""
     p = commands.add_parser(name, **texts)
     add_run_options(p)
     return p
@@ -48,7 +48,7 @@ def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) 
 
 def _add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--device", type=device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
+        "--device", type=device, metavar="NAME", help="cpu, cuda or cuda:N (default: the GPU if there is one)"
     )
 
 
@@ -56,8 +56,8 @@ def _add_settings(commands: argparse._SubParsersAction) -> None:
     _add_command(
         commands,
         "settings",
-        help="list every setting that --set takes",
-        description="List every setting that --set takes: name, unit, range and defaults, one a line.",
+        help="list the settings for --set",
+        description="List the settings for --set, one per line: name, unit, range and defaults.",
     )
 
 
@@ -65,8 +65,8 @@ def _add_overlays(commands: argparse._SubParsersAction) -> None:
     _add_command(
         commands,
         "overlays",
-        help="list every overlay that --overlay takes",
-        description="List every overlay that --overlay takes, with one line on what it does.",
+        help="list the overlays for --overlay",
+        description="List the overlays for --overlay, each with one line on what it does.",
     )
 
 
@@ -76,7 +76,7 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
         action="append",
         default=[],
         metavar="NAME",
-        help=f"a config laid over {base}, such as {examples} ('groupmorph overlays' lists all), or a YAML file of "
+        help=f"config that modifies {base}, such as {examples} (see 'groupmorph overlays'), or a YAML file with lines "
         "NAME: VALUE; may be repeated",
     )
     parser.add_argument(
@@ -84,7 +84,7 @@ def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> N
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"a setting of {base}, as 'groupmorph settings' lists them; may be repeated",
+        help=f"change a setting of {base} (see 'groupmorph settings'); may be repeated",
     )
 
 
@@ -92,7 +92,7 @@ def _add_dataset(p: argparse.ArgumentParser) -> None:
     series = p.add_mutually_exclusive_group(required=True)
     series.add_argument("--dataset", type=path, metavar="DIR", help="folder of series")
     series.add_argument(
-        "--phantoms", action="store_true", help="instead of a folder: artificial series whose true motion is known"
+        "--phantoms", action="store_true", help="use synthetic series with known motion instead of a folder"
     )
     _add_description(p, "each folder")
 
@@ -101,7 +101,7 @@ def _add_description(p: argparse.ArgumentParser, where: str) -> None:
     p.add_argument(
         "--series-description",
         metavar="PATTERN",
-        help=f"take the series of {where} whose description matches, such as '*dyn*' (DICOM; or NIfTI names)",
+        help=f"use the series of {where} whose description matches, such as '*dyn*' (DICOM; NIfTI: file name)",
     )
 
 
@@ -110,10 +110,10 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
         "--spacing-mm",
         type=spacing_mm,
         metavar="MM",
-        help="voxel size at which the motion is found (default: the scans' own, at least 1 and half a slice)",
+        help="voxel size for motion estimation (default: that of the scans, at least 1 and half the slice spacing)",
     )
     _add_overlay(p, base, examples)
-    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights other than those that ship")
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: the shipped weights)")
     _add_device(p)
 
 
@@ -122,14 +122,14 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         commands,
         "register",
         help="align one series",
-        description="Align one series and write it, its deformation fields and a report.",
+        description="Align one series and write the aligned scans, the deformation fields and a report.",
     )
     p.add_argument(
         "files",
         nargs="+",
         type=path,
         metavar="FILES",
-        help="the scans in the order of time (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
+        help="the scans in temporal order (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
     _add_instead_of_registering(p)
@@ -138,8 +138,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=path,
         metavar="FILE",
-        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (of the "
-        "first scan without one), or one per scan",
+        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (without "
+        "one, of the first scan), or one per scan",
     )
     _add_registration(p)
 
@@ -157,33 +157,33 @@ def _add_registration(p: argparse.ArgumentParser) -> None:
         default="mean",
         type=reference,
         metavar="K|mean",
-        help="'mean' (default): all scans move to their common mean; a number from 0: that scan stays and the "
-        "others move onto it",
+        help="'mean' (default): align all scans to their common mean; a number from 0: align all other scans to that "
+        "scan",
     )
     refinement = p.add_mutually_exclusive_group()
     refinement.add_argument(
         "--effort",
         choices=["fast", "normal", "best"],
-        help="how long the network's answer is refined for this series (default: normal)",
+        help="how much refinement to run on the series (default: normal)",
     )
     refinement.add_argument(
-        "--no-refine", action="store_true", help="take the network's answer as it is: several times faster, less exact"
+        "--no-refine", action="store_true", help="skip refinement: several times faster, less accurate"
     )
     p.add_argument(
         "--initial",
         choices=["affine", "rigid", "none"],
-        help="how whole scans are brought together before anything is deformed (default: affine)",
+        help="initial alignment of the whole scans, before deformable registration (default: affine)",
     )
     add_results(p)
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
 
 
 def _add_instead_of_registering(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and do nothing else")
+    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and exit")
     p.add_argument(
         "--dry-run",
         action="store_true",
-        help="tell the grids, the memory, the time and the files that would be written, and do nothing else",
+        help="print the grids, the estimated memory and time, and the files that would be written, and exit",
     )
 
 
@@ -191,9 +191,9 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "apply",
-        help="move other images, label maps or points with a written field",
-        description="Move images, label maps or points with a field that 'register' wrote: ddf_KK brings images of "
-        "scan KK into the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
+        help="apply a written field to other images, label maps or points",
+        description="Apply a field written by 'register' to images, label maps or points: ddf_KK maps images of scan "
+        "KK to the common space and points of the common space to scan KK; inverse_ddf_KK does the opposite.",
     )
     p.add_argument("field", type=path, metavar="FIELD", help="ddf_KK.nii.gz or inverse_ddf_KK.nii.gz")
     p.add_argument(
@@ -203,19 +203,19 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
         metavar="FILES",
         help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
-    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results; names are kept")
-    p.add_argument("--label", action="store_true", help="the images are label maps: keep their values, do not mix them")
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="results folder; file names are kept")
+    p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 
 
 def _add_combine(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "combine",
-        help="write the map from one scan of a registered series to another",
-        description="Join the fields of two scans of a result of 'register': the map takes a point of scan I to the "
-        "same tissue in scan J, and images of scan J onto the grid of scan I.",
+        help="write the transform from one scan of a registered series to another",
+        description="Compose the fields of two scans of a registered series: the transform maps points of scan I to "
+        "the same tissue in scan J, and images of scan J to the grid of scan I.",
     )
-    p.add_argument("result", type=path, metavar="DIR", help="folder that 'register' wrote")
+    p.add_argument("result", type=path, metavar="DIR", help="output folder of 'register'")
     add_scan_pair(p)
     p.add_argument("--output", required=True, type=path, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)")
 
@@ -224,9 +224,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "evaluate",
-        help="measure the alignment of many series",
-        description="Register every series of a folder and print a table: landmark distances where there are "
-        "landmarks, similarity, folding.",
+        help="measure registration accuracy on many series",
+        description="Register every series of a folder and print a table of metrics: landmark distances (for series "
+        "with landmarks), similarity and folding.",
     )
     _add_dataset(p)
     p.add_argument(
@@ -244,7 +244,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         commands,
         "train",
         help="train the network on your own series",
-        description="Train the network. A stopped training goes on when the same command is given again.",
+        description="Train the network. Run the same command again to resume an interrupted training.",
     )
     _add_dataset(p)
     _add_device(p)
@@ -259,14 +259,16 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--weights",
         type=path,
         metavar="FILE",
-        help="begin from these, such as the bundle's models/model.pt (default: from nothing)",
+        help="initial weights, such as the bundle's models/model.pt (default: random)",
     )
-    p.add_argument("--iterations", type=positive, metavar="N", help="how long to train (default 100000)")
+    p.add_argument("--iterations", type=positive, metavar="N", help="number of iterations (default: 100000)")
     _add_overlay(p, "train.yaml", "data/phantom_small or modes/all_to_one")
 
 
 def _add_coded(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--weights", required=True, type=path, metavar="FILE", help="of a model with codes that you trained")
+    p.add_argument(
+        "--weights", required=True, type=path, metavar="FILE", help="weights of a latent-code model that you trained"
+    )
     _add_device(p)
     p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results")
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
@@ -276,14 +278,12 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "transport",
-        help="carry the deformations of one patient's series to another's image",
-        description="Encode the deformations of one series and decode them for another patient's image. It needs a "
-        "model whose deformations are codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
+        help="transfer the deformations of one patient's series to an image of another patient",
+        description="Encode the deformations of one series and decode them for an image of another patient. This needs "
+        "a latent-code model: groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
-    p.add_argument(
-        "donor", nargs="+", type=path, metavar="FILES", help="the series whose deformations are carried over"
-    )
-    p.add_argument("--to", required=True, type=path, metavar="FILE", help="the other patient's image")
+    p.add_argument("donor", nargs="+", type=path, metavar="FILES", help="the series whose deformations are transferred")
+    p.add_argument("--to", required=True, type=path, metavar="FILE", help="image of the other patient")
     _add_coded(p)
 
 
@@ -291,9 +291,9 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "sample",
-        help="draw new deformations of one image",
-        description="Draw codes from the prior and decode them for one image. It needs a model whose deformations are "
-        "codes: groupmorph train --phantoms --overlay models/krebs_cvae.",
+        help="draw random deformations of one image",
+        description="Draw codes from the prior and decode them for one image. This needs a latent-code model: "
+        "groupmorph train --phantoms --overlay models/krebs_cvae.",
     )
     p.add_argument("image", type=path, metavar="FILE", help="the image to deform")
     p.add_argument(
@@ -311,7 +311,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     p = commands.add_parser(
         "benchmark",
         help="compare with other programs, or measure accuracy, capture range and cost",
-        description="Register series whose true motion is known and write one page. Without a name: list the suites.",
+        description="Register series with known motion and write a page of results. Without NAME, list the suites.",
     )
     add_suites(p, SUITES)
 
@@ -320,8 +320,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     p = _add_command(
         commands,
         "demo",
-        help="register an artificial series whose true motion is known",
-        description="Make a series whose true motion is known, register it, and print the error before and after.",
+        help="register a synthetic series with known motion",
+        description="Generate a series with known motion, register it, and print the error before and after.",
     )
     p.add_argument(
         "--output",

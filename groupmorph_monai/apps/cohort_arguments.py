@@ -1,4 +1,4 @@
-"""What `groupmorph cohort` takes beside the options of `groupmorph register`."""
+"""Options of `groupmorph cohort` in addition to those of `groupmorph register`."""
 
 import argparse
 import re
@@ -10,8 +10,9 @@ __all__ = ["COHORT_TEXTS", "add_cohort_options"]
 
 COHORT_TEXTS = {
     "help": "align every series of a study, on this machine or on a cluster",
-    "description": "Align every series of a table as 'register' does, and write a folder each, cohort.tsv and "
-    "cohort.html. Given again, the command skips what is finished. The exit code is 3 where a series failed.",
+    "description": "Register every series listed in a table, and write one folder per series, cohort.tsv and "
+    "cohort.html. Run the command again to resume: finished series are skipped. The exit code is 3 if any series "
+    "failed.",
 }
 
 
@@ -33,28 +34,28 @@ def add_cohort_options(p: argparse.ArgumentParser) -> None:
         "manifest",
         type=path,
         metavar="MANIFEST",
-        help="table of tab-separated values: name, scans (a folder, or files separated by ';') and, if need be, "
+        help="tab-separated table with the columns name, scans (a folder, or files separated by ';') and, optionally, "
         "reference, mask, spacing_mm, series_description",
     )
     p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results of the study")
     group = p.add_argument_group("where it runs (default: on this machine)")
-    places = group.add_mutually_exclusive_group()
-    places.add_argument("--scheduler", type=_address, metavar="ADDRESS", help="a running Dask scheduler")
-    places.add_argument(
-        "--jobqueue", choices=["slurm", "pbs", "sge"], help="start the workers as jobs of this queue, by dask-jobqueue"
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", type=_address, metavar="ADDRESS", help="address of a running Dask scheduler")
+    where.add_argument(
+        "--jobqueue", choices=["slurm", "pbs", "sge"], help="submit the workers as jobs to this queue (dask-jobqueue)"
     )
-    places.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="register every N-th series from the I-th on, without Dask"
+    where.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="register every N-th series, starting with the I-th, without Dask"
     )
     group.add_argument(
         "--workers",
         type=positive,
         metavar="N",
-        help="series registered at a time (default: one per GPU, or as many as cores and memory allow; jobs: 1)",
+        help="series registered in parallel (default: one per GPU, or as cores and memory allow; jobs: 1)",
     )
     group.add_argument(
         "--memory-gb",
         type=number(Number(0, 1e5, above=True)),
         metavar="GB",
-        help="memory for one series (default: estimated from the largest one)",
+        help="memory per series (default: estimated from the largest series)",
     )

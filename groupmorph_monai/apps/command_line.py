@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before the arguments are understood."""
+"""The `groupmorph` command. Heavy imports are deferred until the arguments are parsed."""
 
 import argparse
 import contextlib
@@ -17,18 +17,18 @@ __all__ = ["main", "run_command"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code."""
+    """Run one command and return its exit code."""
     args = make_parser().parse_args(arguments)
     return run_command(args, sys.argv[1:] if arguments is None else arguments)
 
 
 def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Run a command that has been parsed.
+    """Run a parsed command.
 
     Args:
-        arguments: what was typed, for the report and the log of a fault.
-    Returns: 0; 2 after one line on standard error, where the user can mend it; 3 where series of a cohort failed; 1
-        after a fault of the program, which leaves a log; 130 or 143 where it was stopped.
+        arguments: arguments as typed, for the report and for the log of an internal error.
+    Returns: exit code: 0 on success; 1 after an internal error, which leaves a log; 2 after invalid input, with one
+        line on standard error; 3 if series of a cohort failed; 130 or 143 after an interruption.
     """
     args.typed = list(arguments)
     log = keep_log(args.quiet, args.verbose)
@@ -44,11 +44,11 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):
             return _lost_output(error)
-        mistake = find_input_error(error)
-        if mistake is None:
+        input_error = find_input_error(error)
+        if input_error is None:
             report_fault(error, args.typed, log)
             return 1
-        print(f"groupmorph: {mistake}", file=sys.stderr)
+        print(f"groupmorph: {input_error}", file=sys.stderr)
         return 2
     return code
 
@@ -71,11 +71,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _lost_output(error: OSError) -> int:
-    """End where nobody takes the printed lines any more: silently after ``| head``, in one line on a full disk."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    """Exit if standard output cannot be written: silently for a closed pipe, with one line for a full disk."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports the error again at exit
     if error.errno == errno.EPIPE:
         return 0
-    print(f"groupmorph: standard output: expected room for the messages, got {error.strerror}", file=sys.stderr)
+    print(f"groupmorph: standard output: expected to write messages, got {error.strerror}", file=sys.stderr)
     return 2
 
 

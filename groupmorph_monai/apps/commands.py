@@ -1,4 +1,4 @@
-"""The commands, each a thin layer over the bundle's configs, so that both give the same files."""
+"""The commands, each a thin layer over the bundle's configs, so that both produce the same files."""
 
 import argparse
 import shlex
@@ -31,7 +31,7 @@ def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:
         if args.mask and args.initial == "none":
-            raise InputError("--mask: nothing would look at it with --no-refine and --initial none; leave one out")
+            raise InputError("--mask: expected a stage that uses it, got --no-refine and --initial none; omit one")
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")
@@ -61,7 +61,7 @@ def register(args: argparse.Namespace) -> None:
         print(list_series(args.files, args.series_description))
         return
     if not args.output:
-        raise InputError("--output: expected a folder for the results, got none; name one")
+        raise InputError("--output: expected a folder for the results, got none; specify one")
     check_place(args.output, args.files)
     positional, options = registration(args)
     run = describe_run if args.dry_run else partial(run_bundle, "inference")
@@ -75,7 +75,7 @@ def register(args: argparse.Namespace) -> None:
 def cohort(args: argparse.Namespace) -> int:
     from .cohort.study import run_cohort
 
-    # What is wrong here would be wrong in every series.
+    # Report mistakes in the shared options before any series starts.
     checked_run("inference", args.overlay, args.set, args.device, weights=args.weights)
     return run_cohort(args)
 
@@ -108,8 +108,8 @@ def evaluate(args: argparse.Namespace) -> None:
     )
 
 
-# What a training is laid over with and a registration by its weights needs too.
-_OF_A_MODEL = (
+# Training overlays that a registration with the trained weights needs as well.
+_MODEL_OVERLAYS = (
     "models/", "integrators/", "modes/all_moving", "modes/all_to_one", "modes/displacement", "modes/pair_wise",
     "modes/symmetric",
 )  # fmt: skip
@@ -132,7 +132,7 @@ def train(args: argparse.Namespace) -> None:
     )
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
-        model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_OF_A_MODEL))
+        model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_MODEL_OVERLAYS))
         print(f"Weights: {weights}; to use them: groupmorph register SERIES{model} --weights {weights} --output DIR")
 
 
@@ -142,7 +142,7 @@ def transport(args: argparse.Namespace) -> None:
     number = len(read_series(donor).frames)
     _with_codes("modes/transport", args, absolute_paths([args.to]) * number, donor=donor)
     field = Path(args.output) / "inverse_ddf_KK.nii.gz"
-    print(f"To deform it as the donor's scan KK: groupmorph apply {field} {args.to} --output DIR")
+    print(f"To apply the deformation of the donor's scan KK: groupmorph apply {field} {args.to} --output DIR")
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -152,8 +152,8 @@ def sample(args: argparse.Namespace) -> None:
 
 def _with_codes(mode: str, args: argparse.Namespace, series: Sequence[str], **chosen: object) -> None:
     overlays = [*(args.overlay or ["models/krebs_cvae"]), mode]
-    given = {"series": series, "output_dir": args.output, "weights": args.weights, **chosen}
-    run_bundle("inference", "inference", overlays, args.set, args.device, command=_typed(args), **given)
+    options = {"series": series, "output_dir": args.output, "weights": args.weights, **chosen}
+    run_bundle("inference", "inference", overlays, args.set, args.device, command=_typed(args), **options)
     print(f"Deformations, report.json and images: {Path(args.output) / 'report.html'}")
 
 

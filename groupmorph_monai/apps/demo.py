@@ -1,4 +1,4 @@
-"""The demo: a series whose true motion is known, registered through the written files alone."""
+"""The demo: register a series with known motion, and measure the error of the written files."""
 
 import json
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from ..evaluation.report import format_table
 
 __all__ = ["print_verdict", "run_demo"]
 
-SEED = 7  # of no series that the shipped weights were trained or validated on
+SEED = 7  # not used to train or validate the shipped weights
 
 
 def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
-    """Write a phantom series to ``output``/series, register it, print the table before and after.
+    """Write a phantom series to ``output``/series, register it, and print a table of errors before and after.
 
     Args:
-        output: folder, made if missing.
-        register: called with the series' files and the folder for the results.
+        output: folder, created if it does not exist.
+        register: called with the files of the series and the folder for the results.
     """
     folder = Path(output)
     check_output_dir(folder / "series")
@@ -51,8 +51,8 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         for when, error in errors.items()
     ]
     print(
-        "\nError: distance between where a point of tissue is and where the fields say it is, over all pairs of "
-        "timepoints."
+        "\nError: distance between the true position of a tissue point and its position according to the fields, over "
+        "all pairs of timepoints."
     )
     print(format_table(rows, list(rows[0])))
     print_verdict(folder)
@@ -60,13 +60,13 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
 
 
 def print_verdict(folder: str | Path) -> None:
-    """Print the verdict on a written registration and its reasons."""
+    """Print the verdict of a written registration with its reasons."""
     verdict = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))["verdict"]
     print(f"Verdict: {verdict['verdict']}", *verdict["reasons"], sep="\n  ")
 
 
 def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:
-    """Distance of every point of timepoint i, carried to timepoint j, from the truth; i != j. ``(K, P, 3)`` RAS mm."""
+    """Errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
     timepoints = range(len(points_mm))
     common = points_mm
     if folder:
@@ -75,6 +75,6 @@ def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:
     for j in timepoints:
         for i in timepoints:
             if i != j:
-                carried = apply_field_to_points(folder / f"ddf_{j:02d}.nii.gz", common[i]) if folder else common[i]
-                errors.append(np.linalg.norm(carried - points_mm[j], axis=-1))
+                mapped = apply_field_to_points(folder / f"ddf_{j:02d}.nii.gz", common[i]) if folder else common[i]
+                errors.append(np.linalg.norm(mapped - points_mm[j], axis=-1))
     return np.concatenate(errors)

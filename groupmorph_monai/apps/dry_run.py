@@ -53,10 +53,10 @@ def _described(grid: Grid) -> str:
     return f"{shape} voxels of {spacing} mm"
 
 
-def _time(told: ProcessorTime) -> str:
-    text = f"{_duration(told.seconds)} of processor time, of {torch.get_num_threads()} threads together"
-    searching = told.searching_seconds
-    return f"{text}; up to {_duration(searching)} more where scans lie far apart" if searching else text
+def _time(estimate: ProcessorTime) -> str:
+    text = f"{_duration(estimate.seconds)} of processor time, summed over {torch.get_num_threads()} threads"
+    searching = estimate.searching_seconds
+    return f"{text}; up to {_duration(searching)} more if scans are far apart" if searching else text
 
 
 def _duration(seconds: float) -> str:

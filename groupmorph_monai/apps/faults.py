@@ -1,4 +1,4 @@
-"""The program's own faults: three lines, and a log with everything."""
+"""Internal errors: three lines on standard error, and a log file with the details."""
 
 import importlib.metadata
 import logging
@@ -17,11 +17,11 @@ _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "
 _PACKAGE = __name__.split(".")[0]
 _MOST_RECORDS = 10000
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
-_REPORT = "the maintainers, with this log and, where you may share them, the files"
+_REPORT = "the maintainers, with this log and, if you may share them, the input files"
 
 
 class _Memory(logging.Handler):
-    """Keep the latest records, for the log of a fault."""
+    """Keep the latest records for the log of an internal error."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -33,7 +33,7 @@ class _Memory(logging.Handler):
 
 
 class _Shown(logging.Filter):
-    """Let through this package's messages, and of others what is wrong; with ``verbose`` everything."""
+    """Pass this package's messages and other packages' warnings and errors; with ``verbose``, pass everything."""
 
     def __init__(self, quiet: bool, verbose: bool):
         super().__init__()
@@ -41,17 +41,17 @@ class _Shown(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.name.split(".")[0] == _PACKAGE
-        if record.name == "py.warnings":  # libraries' words to programmers
+        if record.name == "py.warnings":  # meant for developers
             return self.verbose
-        # Ignite reports the exception that ends a run, which is told at the end.
-        ending = record.name.startswith("ignite") and "terminating due to exception" in str(record.msg)
-        return self.verbose or (not ending and record.levelno >= (self.level if ours else logging.WARNING))
+        # Ignite also logs the exception that ends a run, which is reported separately.
+        terminating = record.name.startswith("ignite") and "terminating due to exception" in str(record.msg)
+        return self.verbose or (not terminating and record.levelno >= (self.level if ours else logging.WARNING))
 
 
 def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
-    """Send messages to standard error, one line each, and keep them all.
+    """Print log messages to standard error, one line each, and record them.
 
-    Returns: the lines kept, the latest 10000.
+    Returns: the recorded lines, at most the latest 10000.
     """
     root = logging.getLogger()
     for handler in [h for h in root.handlers if getattr(h, "of_groupmorph", False)]:
@@ -69,7 +69,7 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
 
 
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
-    """Tell a fault of the program in three lines on standard error: what happened, the log, and where to report it."""
+    """Report an internal error in three lines on standard error: the error, the log file, and where to report it."""
     cause = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__
@@ -79,8 +79,8 @@ def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[s
         file.write("\n".join([*log, ""]).encode("utf-8", "backslashreplace").decode())
         file.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
     what = (str(cause).strip().splitlines() or [""])[0][:200]
-    print(f"groupmorph: a fault of the program, not of your input: {type(cause).__name__}: {what}", file=sys.stderr)
-    print(f"groupmorph: log with everything: {file.name}", file=sys.stderr)
+    print(f"groupmorph: internal error, not caused by your input: {type(cause).__name__}: {what}", file=sys.stderr)
+    print(f"groupmorph: full log: {file.name}", file=sys.stderr)
     print(f"groupmorph: please report it to {_REPORT}", file=sys.stderr)
 
 

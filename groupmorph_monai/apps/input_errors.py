@@ -1,4 +1,4 @@
-"""A user's mistake is answered by one line and exit code 2, not by a traceback."""
+"""Invalid input ends a command with one line and exit code 2 instead of a traceback."""
 
 import re
 import sys
@@ -14,19 +14,19 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """Find the InputError behind ``error``, however often MONAI has wrapped it; None where there is none. Weights of
-    another model, which PyTorch refuses, a file that there is not, and too little memory are such."""
+    """Find the InputError in the chain of causes of ``error``, as MONAI wraps exceptions; None if there is none.
+    Incompatible weights, missing files and lack of memory are converted to an InputError."""
     while error is not None and not isinstance(error, InputError):
-        refused = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
-        if refused:
+        mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
+        if mismatch:
             return InputError(
-                f"weights: expected those of a {refused[1]} with these settings, got others; give --weights of a "
-                "training with the same overlays"
+                f"weights: expected weights of a {mismatch[1]} with these settings, got incompatible ones; use "
+                "--weights from a training with the same overlays"
             )
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
-                "memory: expected a series that fits, got one that does not; take a larger --spacing-mm, fewer scans "
-                "or a smaller part of them"
+                "memory: expected a series that fits into memory, got one that does not; use a larger --spacing-mm, "
+                "fewer scans or a smaller part of them"
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
@@ -35,19 +35,19 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def explain_input_errors() -> None:
-    """Prepare a process that MONAI started, and not this package: for the bundle's commands.
+    """Prepare a process started by MONAI's bundle commands instead of this package.
 
-    From here on an InputError that nobody catches prints its one line on standard error and ends the process with code
-    2, and as many threads run as the process may use cores.
+    An uncaught InputError then prints its one line on standard error and ends the process with exit code 2. The number
+    of threads is limited to the cores available to the process.
     """
     limit_threads()
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        mistake = find_input_error(error)
-        if mistake is None:
+        input_error = find_input_error(error)
+        if input_error is None:
             sys.__excepthook__(kind, error, traceback)
             return
-        print(f"groupmorph: {mistake}", file=sys.stderr)
+        print(f"groupmorph: {input_error}", file=sys.stderr)
         raise SystemExit(2)
 
     sys.excepthook = hook

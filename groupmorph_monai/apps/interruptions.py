@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command in one line with the exit code that shells expect, after it has tidied up."""
+"""Ctrl-C and SIGTERM end a command after cleanup, with one line and the exit code that shells expect."""
 
 import logging
 import signal
@@ -12,13 +12,13 @@ from .input_errors import find_input_error
 
 __all__ = ["STOPPED", "end_in_one_line", "exit_code", "interruptible"]
 
-STOPPED = "groupmorph: stopped; an earlier result is as it was"
+STOPPED = "groupmorph: stopped; earlier results are unchanged"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_STATS_HANDLERS = ("train", "validate")  # by their names in train.yaml; their loggers have handlers of their own
+_STATS_HANDLERS = ("train", "validate")  # names in train.yaml; their loggers have their own handlers
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends a run. After a KeyboardInterrupt itself Python ends by the signal, whatever the exit code."""
+    """A signal that ends a run. After a plain KeyboardInterrupt Python ends by the signal and ignores the exit code."""
 
     def __init__(self, number: int = signal.SIGINT):
         super().__init__()
@@ -26,38 +26,37 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    for each in _SIGNALS:  # one is enough: the next must not stop the tidying up
+    for each in _SIGNALS:  # further signals must not interrupt the cleanup
         signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells have it."""
+    """Exit code by shell convention: 128 plus the number of the signal."""
     return getattr(stop, "exit_code", 128 + signal.SIGINT)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `Stopped` within, with no traceback from any logger, and release the output folders
-    in the end."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    """Make SIGINT and SIGTERM raise `Stopped`, without tracebacks from loggers, and release output folders at exit."""
+    previous_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     _catch_signals()
-    places = _places()
-    for place in places:
-        place.addFilter(_is_news)
+    filterers = _filterers()
+    for filterer in filterers:
+        filterer.addFilter(_is_news)
     try:
         yield
     finally:
         _release_folders()
-        for place in places:
-            place.removeFilter(_is_news)
+        for filterer in filterers:
+            filterer.removeFilter(_is_news)
         if _may_catch():
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
 
 def _release_folders() -> None:
-    from ..data.output_folder import release_all  # which imports PyTorch, and signals are to be caught meanwhile
+    from ..data.output_folder import release_all  # imports PyTorch, during which signals must already be caught
 
     release_all()
 
@@ -73,16 +72,15 @@ def _catch_signals() -> None:
 
 
 def end_in_one_line() -> None:
-    """The same from here on for a process in which MONAI, and not this package, calls; and no logger prints the
-    traceback of what ends in one line."""
+    """Do the same as `interruptible` for the rest of a process started by MONAI's bundle commands."""
     _catch_signals()
-    for place in _places():
-        place.addFilter(_is_news)
-    other_hook = sys.excepthook
+    for filterer in _filterers():
+        filterer.addFilter(_is_news)
+    previous_hook = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if not isinstance(error, KeyboardInterrupt):
-            other_hook(kind, error, traceback)
+            previous_hook(kind, error, traceback)
             return
         _release_folders()
         print(STOPPED, file=sys.stderr)
@@ -91,15 +89,15 @@ def end_in_one_line() -> None:
     sys.excepthook = hook
 
 
-def _places() -> list[logging.Filterer]:
-    """Where tracebacks would be printed: the root's handlers, and the loggers of MONAI's StatsHandlers."""
-    from monai.apps.utils import get_logger  # which imports PyTorch
+def _filterers() -> list[logging.Filterer]:
+    """Collect what may print tracebacks: the root logger's handlers, and the loggers of MONAI's StatsHandlers."""
+    from monai.apps.utils import get_logger  # imports PyTorch
 
     return [*logging.getLogger().handlers, *map(get_logger, _STATS_HANDLERS)]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Ignite and MONAI's handlers log every exception that passes them, one after the other."""
+    """Drop the records by which Ignite and MONAI's handlers log an exception that is reported in one line."""
     error = sys.exc_info()[1]
     logged = "terminating due to exception" in str(record.msg) or record.exc_info
     return not (logged and error and (isinstance(error, KeyboardInterrupt) or find_input_error(error)))

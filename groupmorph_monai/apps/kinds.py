@@ -1,4 +1,4 @@
-"""Kinds of settings: what a value may be, as a check and in words."""
+"""Kinds of settings: each checks values and describes the valid ones."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ __all__ = ["Choice", "Flag", "Kind", "List", "Number", "OrNone", "Text", "Whole"
 
 
 class Kind:
-    """What a setting may be. ``str`` says it in words."""
+    """The values that a setting may take. ``str`` describes them."""
 
     def accepts(self, value: object) -> bool:
         raise NotImplementedError
@@ -15,7 +15,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number from ``least``, or above it, to ``most``."""
+    """A finite number from ``least`` (exclusive if ``above``) to ``most``."""
 
     least: float
     most: float
@@ -43,7 +43,7 @@ class Whole(Number):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """Yes or no."""
+    """True or false."""
 
     def accepts(self, value: object) -> bool:
         return isinstance(value, bool)
@@ -64,7 +64,7 @@ class Text(Kind):
 
 
 class Choice(Kind):
-    """One of a few words, or what ``other`` accepts."""
+    """One of a few words, or a value that ``other`` accepts."""
 
     def __init__(self, *words: str, other: Kind | None = None):
         self.words, self.other = words, other
@@ -78,7 +78,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class List(Kind):
-    """One or more values of a kind, or just ``length`` of them."""
+    """One or more values of a kind, or exactly ``length`` of them."""
 
     of: Kind
     length: int | None = None
@@ -94,7 +94,7 @@ class List(Kind):
 
 
 class OrNone(Kind):
-    """What one of ``kinds`` accepts, or null."""
+    """A value that one of ``kinds`` accepts, or null."""
 
     def __init__(self, *kinds: Kind):
         self.kinds = kinds

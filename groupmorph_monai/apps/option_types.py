@@ -1,4 +1,4 @@
-"""What the command line's options may be; each function reads one word and refuses what means nothing."""
+"""Types of command-line options. Each function parses one argument and rejects invalid values."""
 
 import argparse
 import re
@@ -17,18 +17,18 @@ def device(text: str) -> str:
 
 def path(text: str) -> str:
     if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; is a variable of the shell empty?")
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; is a shell variable empty?")
     return text
 
 
 def reference(text: str) -> str:
     if text != "mean" and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected 'mean' or a timepoint's number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected 'mean' or the number of a timepoint from 0, got {text!r}")
     return text
 
 
 def number(kind: Kind, whole: bool = False) -> Callable[[str], float]:
-    """Make what reads an option's number and checks it as the setting of the same meaning."""
+    """Make a parser of numbers that accepts the same values as a setting of this kind."""
 
     def read(text: str) -> float:
         try:

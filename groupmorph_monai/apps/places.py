@@ -1,4 +1,4 @@
-"""Where results go."""
+"""Checks of output folders."""
 
 import os
 from collections.abc import Sequence
@@ -9,31 +9,31 @@ __all__ = ["absolute_paths", "check_place", "check_place_of_study"]
 
 
 def check_place(output: str, inputs: Sequence[str]) -> None:
-    """Refuse to write into a folder of scans, where a result may replace one or be read as one the next time.
+    """Refuse to write into a folder of scans, where a result could replace a scan, or be read as one by a later run.
 
     Args:
-        output: the folder for the results.
-        inputs: files, and folders of files.
+        output: folder for the results.
+        inputs: files and folders of files.
     """
     folder = os.path.realpath(output)
     for name in inputs:
         real = os.path.realpath(name)
-        beside = (
+        parents = (
             [real] if os.path.isdir(real) else [os.path.dirname(real), os.path.realpath(os.path.dirname(name) or ".")]
         )
-        if folder in beside:
+        if folder in parents:
             raise InputError(
-                f"--output: expected a folder without scans, got {output}, which holds {name}; choose another"
+                f"--output: expected a folder without scans, got {output}, which contains {name}; choose another"
             )
 
 
 def check_place_of_study(output: str, dataset: str) -> None:
-    """Refuse to write into a folder of series, where a folder of results would be a series the next time."""
+    """Refuse to write into a folder of series, where a later run would read the results as another series."""
     folder, root = os.path.realpath(output), os.path.realpath(dataset)
     if folder == root or (folder.startswith(root + os.sep) and not os.path.exists(os.path.join(root, "dataset.json"))):
-        raise InputError(f"--output: expected a folder outside of --dataset {dataset}, got {output}; choose another")
+        raise InputError(f"--output: expected a folder outside --dataset {dataset}, got {output}; choose another")
 
 
 def absolute_paths(files: Sequence[str]) -> list[str]:
-    """Absolute paths. A link to a file keeps its name, which tells the format."""
+    """Make paths absolute without resolving links, as the name of a link determines the format."""
     return [os.path.abspath(file) for file in files]

@@ -1,4 +1,4 @@
-"""What the bundle's commands change in the process that MONAI started for them."""
+"""Set up the process that MONAI starts for the bundle's commands."""
 
 import sys
 
@@ -9,15 +9,15 @@ __all__ = ["prepare_process"]
 
 
 def prepare_process() -> None:
-    """Prepare the process of ``python -m monai.bundle``: as many threads as it may use cores, freed memory that is
-    kept, and one line on standard error for a user's mistake or a signal.
+    """Prepare the process of ``python -m monai.bundle``: limit threads to the available cores, keep freed memory, and
+    report invalid input or a signal in one line on standard error.
 
-    A program that runs the bundle in memory (a notebook, MONAI Label, federated learning) stays as it is.
+    A program that runs the bundle in memory (a notebook, MONAI Label, federated learning) is left unchanged.
     """
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     if main is None or main.name != "monai.bundle.__main__":
         return
-    from ..workflow.memory import keep_freed_memory  # which imports PyTorch
+    from ..workflow.memory import keep_freed_memory  # imports PyTorch
 
     explain_input_errors()
     end_in_one_line()

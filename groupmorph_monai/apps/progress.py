@@ -1,4 +1,4 @@
-"""What a long run tells while it goes on."""
+"""Progress messages of long runs."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ __all__ = ["progress_log"]
 
 @contextmanager
 def progress_log(file: Path, mode: str = "w") -> Iterator[Callable[[str], None]]:
-    """Yield a function that prints a line at once and keeps it in ``file``, which is opened in ``mode``."""
+    """Yield a function that prints a line immediately and also writes it to ``file``, opened with ``mode``."""
     with open(file, mode) as stream:
 
-        def tell(line: str) -> None:
+        def log(line: str) -> None:
             for target in (sys.stdout, stream):
                 print(line, file=target, flush=True)
 
-        yield tell
+        yield log

@@ -1,4 +1,4 @@
-"""What a registration writes beside the aligned series, as the command line takes it."""
+"""Command-line options for the outputs of a registration."""
 
 import argparse
 
@@ -9,20 +9,22 @@ __all__ = ["add_results", "add_scan_pair"]
 
 
 def add_results(p: argparse.ArgumentParser) -> None:
-    """Add the options of ``groupmorph register`` that say what it writes."""
+    """Add the options of ``groupmorph register`` that select its outputs."""
     p.add_argument(
         "--std",
         type=number(Whole(1, 10000), whole=True),
         metavar="N",
-        help="also write how uncertain each displacement is, in mm, from N random draws (20 are enough)",
+        help="also write the standard deviation of each displacement in mm, from N random draws (20 are enough)",
     )
     p.add_argument(
-        "--jacobian", action="store_true", help="also write maps of local volume change (1: none, below 0: folded)"
+        "--jacobian",
+        action="store_true",
+        help="also write Jacobian determinants (1: no volume change, below 0: folded)",
     )
     p.add_argument(
         "--fields",
         choices=["full", "compact", "none"],
-        help="deformation fields to write: 'compact' (default) on the coarse lattice that they are interpolated from, "
+        help="deformation fields to write: 'compact' (default) on the coarse grid from which they are interpolated, "
         "'full' on the grids of the scans, or 'none'",
     )
     p.add_argument(
@@ -33,34 +35,34 @@ def add_results(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--sequence",
         action="store_true",
-        help="also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences in time",
+        help="also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences",
     )
     p.add_argument(
         "--bids-names",
         action="store_true",
-        help="also give transforms and images names such as from-scan02_to-common_mode-image_xfm and desc-aligned_T1w",
+        help="also write transforms and images under BIDS names, such as from-scan02_to-common_mode-image_xfm",
     )
     p.add_argument(
         "--kinetics",
         action="store_true",
-        help="fit Tofts' model to a DCE-MRI series with times before and after registration: maps of Ktrans and of the "
-        "goodness of fit (R2), pictures in report.html",
+        help="fit the Tofts model to a DCE-MRI series with acquisition times, before and after registration: maps of "
+        "Ktrans and of the goodness of fit (R2), figures in report.html",
     )
     p.add_argument(
         "--dicom",
         action="store_true",
-        help="also write the aligned series as DICOM (MR or CT), a new series of the study that was read",
+        help="also write the aligned scans as a new DICOM series (MR or CT) of the input study",
     )
     p.add_argument(
         "--outside",
         choices=["zero", "nan", "border"],
-        help="value of the aligned series and its mean where no scan has seen the voxel (default: zero); 'border': "
-        "that of the nearest voxel",
+        help="value of the aligned series and its mean outside the scans' field of view (default: zero); 'border': "
+        "the nearest voxel's value",
     )
 
 
 def add_scan_pair(p: argparse.ArgumentParser) -> None:
-    """Add the two scans that a map leads between."""
+    """Add ``--from`` and ``--to``, the two scans that a transform connects."""
     for option, name, letter in (("--from", "origin", "I"), ("--to", "target", "J")):
         p.add_argument(
             option,
@@ -68,5 +70,5 @@ def add_scan_pair(p: argparse.ArgumentParser) -> None:
             required=True,
             type=number(Whole(0, 10000), whole=True),
             metavar=letter,
-            help=f"number of scan {letter}, from 0",
+            help=f"number of scan {letter}, starting from 0",
         )

@@ -1,4 +1,4 @@
-"""A run of the bundle: its configs, what a user lays over them, and the checks that come before any work."""
+"""Run a config of the bundle with overlays and settings, after checking them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,16 @@ def checked_run(
     device: str | torch.device | None = None,
     **overrides: object,
 ) -> tuple[list[str], dict[str, object]]:
-    """Collect and check the files and values of a run.
+    """Collect and check the config files and values of a run.
 
     Args:
         config: name of the base config.
-        overlays: names of those that the bundle ships, or YAML files of the user's own settings.
+        overlays: names of shipped overlays, or YAML files of the user's own settings.
         settings: ``NAME=VALUE`` as typed, or values by name.
-        device: PyTorch's name of it; None for the GPU, or the CPU where there is none.
-        overrides: values of the config; None leaves the config's own.
-    Returns: the configs' files, and values to lay over them, which a ConfigParser takes as data.
-    Raises: InputError, in one line, for whatever the user can mend.
+        device: PyTorch device; None for the GPU, or the CPU if there is none.
+        overrides: values that replace those of the config; None keeps the config's value.
+    Returns: the config files, and the values that replace theirs, marked as data for ConfigParser.
+    Raises: InputError, with a one-line message, for invalid input.
     """
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
@@ -65,12 +65,12 @@ def checked_run(
 
 
 def parsed_run(*arguments: object, **options: object) -> ConfigParser:
-    """Parse a config of the bundle without running it; arguments as `checked_run` takes them."""
+    """Parse a config of the bundle without running it. Arguments as for `checked_run`."""
     return parsed_config(*checked_run(*arguments, **options))
 
 
 def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
-    """Run a config of the bundle; arguments as `checked_run` takes them."""
+    """Run a config of the bundle. Arguments as for `checked_run`, after the MONAI run id."""
     files, values = checked_run(*arguments, **options)
     logger.debug("Running %s with %s", files, values)
     workflow = ConfigWorkflow(config_file=files, run_id=run_id, logging_file=False, **values)
@@ -81,11 +81,11 @@ def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
 
 
 def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Tell the bundle's overlays from the user's own files."""
-    known, shipped, own = overlay_names(), [], []
+    """Separate the names of shipped overlays from the user's own files."""
+    names, shipped, own = overlay_names(), [], []
     for name in overlays:
         file = next((f for f in (Path(name), Path(f"{name}.yaml")) if name and f.is_file()), None)
-        if file is not None and name not in known:
+        if file is not None and name not in names:
             own.append(file)
         else:
             shipped.append(name)
@@ -93,15 +93,15 @@ def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _check_overlays(config: str, overlays: Sequence[str]) -> None:
-    """Refuse an overlay that changes parts which this config does not have, such as of training."""
-    known = read_configs(config_files(config, ()))
+    """Refuse an overlay that changes components that this config does not have, such as those of training."""
+    base = read_configs(config_files(config, ()))
     for name in overlays:
-        own = read_configs(config_files(config, (name,))[-1:])
-        missing = [key for key in own if "#" in key and key.split("#")[0] not in {**known, **own}]
+        overlay = read_configs(config_files(config, (name,))[-1:])
+        missing = [key for key in overlay if "#" in key and key.split("#")[0] not in {**base, **overlay}]
         if missing:
             raise InputError(
-                f"--overlay {name}: expected one for {config}.yaml, got one that changes "
-                f"{missing[0].split('#')[0]}, which that does not have; leave it out here"
+                f"--overlay {name}: expected an overlay for {config}.yaml, got one that changes "
+                f"{missing[0].split('#')[0]}, which {config}.yaml does not have; omit it"
             )
 
 
@@ -110,5 +110,5 @@ def _device(name: str | torch.device) -> torch.device:
     kind = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
     number = torch.cuda.device_count() if device.type == "cuda" else 1
     if kind is not None and not (kind.is_available() and (device.index or 0) < number):
-        raise InputError(f"--device: expected a device that PyTorch finds here, got {name}; take cpu")
+        raise InputError(f"--device: expected a device available to PyTorch, got {name}; use cpu")
     return device

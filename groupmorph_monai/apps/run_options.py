@@ -1,4 +1,4 @@
-"""The options that every command has."""
+"""Options shared by all commands."""
 
 import argparse
 
@@ -10,15 +10,15 @@ __all__ = ["add_run_options"]
 
 def add_run_options(p: argparse.ArgumentParser) -> None:
     """Add ``--quiet``, ``--verbose`` and ``--threads``."""
-    group = p.add_argument_group("how it runs")
-    words = group.add_mutually_exclusive_group()
-    words.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
-    words.add_argument(
-        "--verbose", action="store_true", help="also print the libraries' messages and the settings used"
+    group = p.add_argument_group("execution")
+    verbosity = group.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print only warnings and errors")
+    verbosity.add_argument(
+        "--verbose", action="store_true", help="also print messages of the libraries and the settings used"
     )
     group.add_argument(
         "--threads",
         type=number(Whole(1, 1024), whole=True),
         metavar="N",
-        help="threads to run (default: the cores that the process may use)",
+        help="number of threads (default: the cores available to the process)",
     )

@@ -1,4 +1,4 @@
-"""What a user gives for the settings: literals, checked against what each may be."""
+"""Parse the settings that a user provides, as literals, and check them against their declarations."""
 
 import difflib
 import functools
@@ -14,24 +14,24 @@ from .settings import SETTINGS
 
 __all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
-_HINT = "'groupmorph settings' lists them"
+_HINT = "see 'groupmorph settings'"
 
 
-def parse_settings(given: Sequence[str], config: str, files: Sequence[str]) -> dict[str, object]:
-    """Read ``--set NAME=VALUE`` as literals and check each against its declaration.
+def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]) -> dict[str, object]:
+    """Parse the arguments of ``--set`` and check each value against its declaration.
 
     Args:
-        given: as typed; VALUE is a YAML literal.
-        config: the config's name.
-        files: the config and its overlays, whose top holds the names.
-    Raises: InputError for a name that is none, or a value that is not of its kind.
+        assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal.
+        config: name of the config.
+        files: the config and its overlays, whose top-level keys are the names.
+    Raises: InputError for an unknown name or an invalid value.
     """
-    known, values = read_configs(files), {}
-    for text in given:
+    keys, values = read_configs(files), {}
+    for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set: expected NAME=VALUE, got {text!r}; {_HINT}")
-        _check_name(name, known, f"{config}.yaml", "--set")
+        _check_name(name, keys, f"{config}.yaml", "--set")
         try:
             values[name] = _numbers(yaml.safe_load(value))
         except (yaml.YAMLError, ValueError, RecursionError):
@@ -41,37 +41,37 @@ def parse_settings(given: Sequence[str], config: str, files: Sequence[str]) -> d
 
 
 def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, object]:
-    """Read a user's own overlay, a YAML file of ``NAME: VALUE``, by the rules of ``--set``."""
+    """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reason}; mend the file") from None
+        raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reason}; correct the file") from None
     if not isinstance(content, dict):
-        raise InputError(f"--overlay {file}: expected YAML of NAME: VALUE, got {reprlib.repr(content)}; {_HINT}")
+        raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reprlib.repr(content)}; {_HINT}")
     return named_settings(content, config, files, f"--overlay {file}")
 
 
 def named_settings(
     content: Mapping[str, object], config: str, files: Sequence[str], where: str = "settings"
 ) -> dict[str, object]:
-    """Check values by name as `parse_settings` does. ``where`` begins the message of an InputError."""
-    known, values = read_configs(files), {}
+    """Check values by name as `parse_settings` does. ``where`` is the beginning of error messages."""
+    keys, values = read_configs(files), {}
     for name, value in content.items():
-        _check_name(str(name), known, f"{config}.yaml", where)
+        _check_name(str(name), keys, f"{config}.yaml", where)
         values[name] = _numbers(value)
         _check_value(name, values[name], value, f"{where}: ")
     return values
 
 
 def setting_value(values: Mapping[str, object], name: str) -> object:
-    """The value of a setting, which may be that of another one (``@name``); None where there is none."""
-    found = values.get(name)
-    return setting_value(values, found[1:]) if isinstance(found, str) and found.startswith("@") else found
+    """Look up the value of a setting, following references to other settings (``@name``); None if it is not set."""
+    value = values.get(name)
+    return setting_value(values, value[1:]) if isinstance(value, str) and value.startswith("@") else value
 
 
 def check_settings(values: Mapping[str, object]) -> None:
-    """Check what settings say together. ``values``: every setting of a run by its name."""
+    """Check that settings are consistent with each other. ``values``: all settings of a run by name."""
     value = functools.partial(setting_value, values)
     for low, high, strict in (
         ("percentile_lower", "percentile_upper", True),
@@ -86,8 +86,8 @@ def check_settings(values: Mapping[str, object]) -> None:
         raise InputError("--set lambda_u, lambda_v, lambda_b, lambda_c: expected one above 0, got 0 for all")
     if (value("batch_size") or 1) > 1 and value("timepoints_least") != value("timepoints_most"):
         raise InputError(
-            f"--set batch_size: expected 1 where the number of timepoints is drawn, got {value('batch_size')}; set "
-            "timepoints_least and timepoints_most to one number"
+            f"--set batch_size: expected 1 for a random number of timepoints, got {value('batch_size')}; set "
+            "timepoints_least and timepoints_most to the same number"
         )
 
 
@@ -102,7 +102,7 @@ def _check_levels(levels: Sequence[int] | None, iterations: Sequence[int] | None
 
 
 def settings_table() -> list[str]:
-    """List every setting in a line: name, unit, range, and default in each base config, or else in its overlays."""
+    """List all settings, one per line: name, unit, range, and defaults in the base configs, or else in the overlays."""
     bases = {name: read_configs(config_files(name, ())) for name in ("inference", "train", "evaluate")}
     overlays = {name: read_configs(config_files("train", [name])[-1:]) for name in overlay_names()}
     lines = []
@@ -117,25 +117,25 @@ def settings_table() -> list[str]:
 
 
 def _defaults(name: str, configs: Mapping[str, dict]) -> dict[str, object]:
-    """What each config says itself; what it takes from another setting or computes is no default."""
-    found = {}
+    """Literal values of a setting by config; references and expressions are not defaults."""
+    defaults = {}
     for source, content in configs.items():
         value = content
         for key in name.split("#"):
             value = value.get(key, "@") if isinstance(value, dict) else "@"
         if not (isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
-            found[source] = value
-    return found
+            defaults[source] = value
+    return defaults
 
 
 def _yaml(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _check_name(name: str, known: Mapping, config: str, where: str) -> None:
-    if name in SETTINGS and name.split("#")[0] in known:
+def _check_name(name: str, keys: Mapping, config: str, where: str) -> None:
+    if name in SETTINGS and name.split("#")[0] in keys:
         return
-    names = [setting for setting in SETTINGS if setting.split("#")[0] in known]
+    names = [setting for setting in SETTINGS if setting.split("#")[0] in keys]
     nearest = difflib.get_close_matches(name, names, 1)
     cure = f"did you mean {nearest[0]}?" if nearest else _HINT
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
@@ -147,7 +147,7 @@ def _check_value(name: str, value: object, typed: object, where: str) -> None:
 
 
 def _numbers(value: object) -> object:
-    """Numbers such as 1e-3, which YAML takes for text, also in a list."""
+    """Convert numbers such as 1e-3, which YAML reads as text, also inside a list."""
     return [_number(v) for v in value] if isinstance(value, list) else _number(value)
 
 

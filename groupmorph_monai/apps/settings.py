@@ -1,4 +1,4 @@
-"""The settings of the configs: what each may be, declared here once."""
+"""Declarations of all settings of the configs and of their valid values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""As many threads as the process may use cores, and none that spins while it waits."""
+"""Limit threads to the cores available to the process, and keep idle threads from spinning."""
 
 import functools
 import math
@@ -17,11 +17,11 @@ _VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
-    """Count the cores that this process may use: its CPU affinity, limited by the CPU quota of its control groups.
+    """Count the cores available to this process: its CPU affinity, limited by the CPU quota of its control groups.
 
     Args:
         cgroups, root: as in `control_groups`.
-    Returns: 1 or more; part of a core counts as a whole one.
+    Returns: 1 or more; fractions of a core are rounded up.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for group in control_groups("cpu", cgroups, root) for quota in _quota(group)]
@@ -41,11 +41,11 @@ def _quota(group: Path) -> Iterator[float]:
 
 
 def limit_threads(number: int | None = None) -> None:
-    """Let OpenMP, and with it PyTorch and BLAS, and ITK run ``number`` threads that do not spin while they wait.
+    """Set the number of threads of OpenMP (used by PyTorch and BLAS) and ITK, and keep idle threads from spinning.
 
     Args:
-        number: None for the cores that this process may use, unless ``OMP_NUM_THREADS`` says otherwise.
-    Raises: InputError where ``OMP_NUM_THREADS`` is no number.
+        number: None for ``OMP_NUM_THREADS`` if set, or else the cores available to this process.
+    Raises: InputError if ``OMP_NUM_THREADS`` is not a valid number.
     """
     # OpenMP reads this once, when torch is loaded. Threads that spin at barriers while another process holds their core
     # make thousands of small parallel regions 20 times as slow.
@@ -53,10 +53,10 @@ def limit_threads(number: int | None = None) -> None:
     for variable in _VARIABLES:
         if number or variable not in os.environ:
             os.environ[variable] = str(number or os.environ.get("OMP_NUM_THREADS") or available_cores())
-    threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # a list is of nested regions
+    threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # further numbers are for nested regions
     if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
         raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
-    if "torch" in sys.modules:  # which has read the environment already
+    if "torch" in sys.modules:  # it has already read the environment
         import torch
 
         torch.set_num_threads(int(threads))
@@ -65,10 +65,10 @@ def limit_threads(number: int | None = None) -> None:
 
 @functools.cache
 def _stop_spinning() -> None:
-    """Let OpenMP's threads sleep at barriers where ``OMP_WAIT_POLICY=PASSIVE`` comes too late.
+    """Make OpenMP's threads sleep at barriers if it is too late to set ``OMP_WAIT_POLICY=PASSIVE``.
 
-    GNU's OpenMP spins 300 times less long while it holds more threads than the process has cores. A second thread that
-    has run one parallel region holds a team of its own, which sleeps from then on and costs nothing.
+    GNU OpenMP spins for 1/300 of the time if it has more threads than the process has cores. A second thread that has
+    run one parallel region owns a team of threads of its own, which sleeps from then on at no cost.
     """
     ready = threading.Event()
 

@@ -1,1 +1,1 @@
-"""What `groupmorph benchmark` asks: methods, models and peers on series whose truth is known."""
+"""Benchmarks of `groupmorph benchmark`: methods, models and peers on series with known motion."""

@@ -1,4 +1,4 @@
-"""Capture range: how far organs may move along a static wall."""
+"""Capture range for organs that slide along a static wall."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,14 +19,14 @@ def breathing(
     motions_mm: Sequence[float] = (10.0, 20.0, 30.0),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Capture range: a row for each length of breathing motion, over all seeds.
+    """Measure the capture range: one row per amplitude of breathing motion, over all seeds.
 
-    A series counts as a success where the mean landmark distance over all pairs of timepoints is at most 1.5 mm inside
-    the sliding border and 2.0 mm outside.
+    A series is a success if the mean landmark distance over all pairs of timepoints is at most 1.5 mm inside the
+    sliding border and 2.0 mm outside.
     """
     register, rows = method.prepare_whole(), []
     for motion in motions_mm:
-        found = []
+        results = []
         for seed in seeds:
             case = make_breathing_series(seed, motion)
             affine = case["affine"].numpy()
@@ -39,9 +39,9 @@ def breathing(
                 "outside, mm": float(after[:, ~inside].mean()),
             }
             row["success, %"] = 100.0 * all(row[f"{where}, mm"] <= limit for where, limit in SUCCESS_MM.items())
-            found.append(row)
+            results.append(row)
             progress(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
-        means = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
-        worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in found) for where in SUCCESS_MM}
-        rows.append({"motion, mm": motion, "series": len(found), **means, **worst})
+        means = {key: float(np.mean([row[key] for row in results])) for key in results[0]}
+        worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in results) for where in SUCCESS_MM}
+        rows.append({"motion, mm": motion, "series": len(results), **means, **worst})
     return rows

@@ -1,4 +1,4 @@
-"""Series that methods are compared on: phantoms, and scans warped by known fields."""
+"""Series for comparisons of methods: phantoms, and scans warped with known fields."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +16,7 @@ __all__ = ["breast_cases", "synthetic_cases", "warped_cases"]
 
 
 def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
-    """Phantom series with 2000 landmarks each, whose motion is known."""
+    """Generate phantom series with known motion and 2000 landmarks each."""
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
 
 
@@ -26,8 +26,8 @@ def breast_cases(
     spacing_mm: Sequence[float] = (2.898, 2.898, 3.0),
     landmarks: int = 2000,
 ) -> list[dict]:
-    """Breast DCE-MRI series with known motion, their landmarks also as ``landmarks_mm``, RAS: of a ninth of the voxels,
-    or at full size with the size and spacing of `make_breast`."""
+    """Generate breast DCE-MRI series with known motion and ``landmarks_mm`` in RAS mm. The default grid has a ninth of
+    the voxels of full size; use the defaults of `make_breast` for that."""
     cases = []
     for seed in seeds:
         series = make_breast(seed, size, spacing_mm, landmarks=landmarks)
@@ -44,26 +44,27 @@ def warped_cases(
     spacing_mm: float | None = None,
     mask: str | None = None,
 ) -> list[dict]:
-    """A series whose timepoints lie alike as acquired, each warped by a field that is known: exact truth on real
-    images, once a seed.
+    """Warp each timepoint of an aligned series with a known field, once per seed, for an exact ground truth on real
+    images.
 
-    Landmarks are 2000 voxels of ``mask``, a file drawn on the first timepoint, or else of those that are brighter than
-    its mean, smoothed. Around what is that bright the volumes are cut with a margin of 8 voxels.
+    Landmarks are 2000 voxels inside ``mask``, a file on the grid of the first timepoint, or else in the bright region,
+    where the smoothed first timepoint is above its mean. Volumes are cropped to the bright region with a margin of 8
+    voxels.
     """
     item = LoadSeriesd(spacing_mm=spacing_mm)({"image": read_series(series), "mask": mask})
     volumes = item["image"].numpy()
     smooth = gaussian_filter(volumes[0], 2)
     bright = smooth > smooth.mean()
     box = tuple(slice(max(0, int(i.min()) - 8), int(i.max()) + 9) for i in np.nonzero(bright))
-    judged = bright if mask is None else item["mask"][0].numpy() > 0
-    volumes, judged = volumes[(slice(None), *box)], judged[box]
-    size, cases = judged.shape, []
+    evaluated = bright if mask is None else item["mask"][0].numpy() > 0
+    volumes, evaluated = volumes[(slice(None), *box)], evaluated[box]
+    size, cases = evaluated.shape, []
     for seed in seeds:
         rng = torch.Generator().manual_seed(seed)
         fields = [random_motion(rng, size, max_motion_voxels) for _ in volumes]
-        places = [(voxel_grid(size, u) + u).numpy() for u in fields]
-        warped = [map_coordinates(v, p, order=3, mode="nearest") for v, p in zip(volumes, places)]
-        candidates = torch.from_numpy(np.argwhere(judged)).float()
+        coordinates = [(voxel_grid(size, u) + u).numpy() for u in fields]
+        warped = [map_coordinates(v, c, order=3, mode="nearest") for v, c in zip(volumes, coordinates)]
+        candidates = torch.from_numpy(np.argwhere(evaluated)).float()
         margin = max_motion_voxels + 2
         inner = ((candidates > margin) & (candidates < torch.tensor(size) - 1 - margin)).all(dim=1)
         points = candidates[inner][torch.randperm(int(inner.sum()), generator=rng)[:2000]]

@@ -1,4 +1,4 @@
-"""4D CT of the chest to compare methods on: phantoms, whose motion is known, and DIR-Lab, for those who have it."""
+"""4D CT of the chest for comparisons of methods: phantoms with known motion, and DIR-Lab if available."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,9 +15,9 @@ __all__ = ["dirlab_cases", "thorax_cases"]
 
 
 def thorax_cases(seeds: Iterable[int], size: Sequence[int] = (256, 256, 100), timepoints: int = 6) -> list[dict]:
-    """Make phantoms with 75 landmarks each.
+    """Generate phantoms with 75 landmarks each.
 
-    Returns: what `make_thorax` does, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
+    Returns: results of `make_thorax`, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
     """
     cases = []
     for seed in seeds:
@@ -28,19 +28,19 @@ def thorax_cases(seeds: Iterable[int], size: Sequence[int] = (256, 256, 100), ti
 
 
 def dirlab_cases(folder: str, held_out: str | None = "Case1Pack") -> list[dict[str, str | Tensor]]:
-    """Read cases of DIR-Lab's at their own voxels, see `read_dirlab`.
+    """Read DIR-Lab cases at their own resolution, see `read_dirlab`.
 
     Args:
-        folder: that holds ``Case1Pack`` to ``Case10Pack``, some or all.
-        held_out: the one to report on; None for all.
-    Returns: ``name``; ``image`` ``(K, *S)`` HU on axes to the right, the front and upwards; its ``affine`` ``(4, 4)``;
-        ``landmarks`` ``(K, P, 3)`` in its voxels from 0 and ``landmarks_mm`` in RAS mm.
-    Raises: InputError where the folder holds no case, or not the one held out.
+        folder: folder that contains some or all of ``Case1Pack`` to ``Case10Pack``.
+        held_out: case for evaluation; None for all.
+    Returns: ``name``; ``image`` ``(K, *S)`` HU in RAS+ orientation; its ``affine`` ``(4, 4)``; ``landmarks``
+        ``(K, P, 3)`` in its voxels from 0 and ``landmarks_mm`` in RAS mm.
+    Raises: InputError if the folder contains no case, or not the one held out.
     """
     items = series_items(folder, "validation" if held_out else None, [], held_out=held_out)
     items = [item for item in items if is_dirlab(item["image"])]
     if not items:
-        raise InputError(f"{folder}: expected folders of DIR-Lab's, Case1Pack to Case{len(DIRLAB_CASES)}Pack, got none")
+        raise InputError(f"{folder}: expected DIR-Lab folders, Case1Pack to Case{len(DIRLAB_CASES)}Pack, got none")
     cases = []
     for item in items:
         loaded = LoadSeriesd()(item)

@@ -1,4 +1,4 @@
-"""How long a study takes on so many workers: a simulation from the seconds of one series."""
+"""Simulate the duration of a study for a number of workers, from the time of one series."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ def simulate(
     start_s: float = 0.0,
     failing: Sequence[int] = (),
 ) -> tuple[float, float]:
-    """Register series as `groupmorph cohort` does: in order, each on the first free worker, and those that fail once
-    more when all others are done.
+    """Simulate `groupmorph cohort`: series run in order, each on the first free worker, and failed series are retried
+    when all others are done.
 
     Args:
-        seconds: of each series.
-        dispatch_s: of the scheduler, one series after another, to hand out a series and take its result.
-        start_s: of each worker before its first series.
-        failing: indices of series that fail at their first attempt, at its end.
-    Returns: seconds until all are done, and seconds that the workers registered, all together.
+        seconds: duration of each series.
+        dispatch_s: time of the scheduler per series, one after the other.
+        start_s: start-up time of each worker.
+        failing: indices of series that fail at the end of their first attempt.
+    Returns: seconds until all series are done, and total busy seconds of the workers.
     """
     free, scheduler = [float(start_s)] * workers, 0.0
     heapq.heapify(free)
@@ -33,7 +33,7 @@ def simulate(
             heapq.heappush(free, scheduler + one)
         if round_seconds:
             end = max(free)
-        free = [end] * workers  # the second attempts wait for the last of the first
+        free = [end] * workers  # second attempts start after all first attempts
     return end, float(sum(seconds) + sum(seconds[n] for n in failing))
 
 
@@ -49,13 +49,14 @@ def cohort(
     seed: int = 0,
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row for each number of workers.
+    """Simulate a study for each number of workers, one row each.
 
     Args:
-        median_s: of one series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with writing.
-        spread: standard deviation of the logarithm of a series' seconds: what sizes, stragglers and neighbours do.
-        cores: of each worker.
-        failure_percent: of the first attempts.
+        median_s: median time per series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with
+            writing.
+        spread: standard deviation of the logarithm of the time per series, due to sizes, stragglers and shared cores.
+        cores: cores per worker.
+        failure_percent: share of first attempts that fail.
     """
     rng = np.random.default_rng(seed)
     seconds = median_s * np.exp(spread * rng.standard_normal(series))

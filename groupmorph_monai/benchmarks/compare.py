@@ -1,4 +1,4 @@
-"""Every method on the same series in one run: errors against known motion, lesion volumes, folds, seconds, memory."""
+"""Compare methods on the same series in one run: errors against known motion, lesion volumes, folding, time, memory."""
 
 import csv
 import multiprocessing
@@ -49,8 +49,8 @@ class BundleMethod:
 
     Args:
         config_files: inference.yaml and overlays.
-        weights: of the network.
-        settings: values laid over the files'.
+        weights: weights of the network.
+        settings: values that replace those of the files.
     """
 
     config_files: Sequence[str]
@@ -66,8 +66,7 @@ class BundleMethod:
         return parser, network, device
 
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:
-        """The inferer, the network, and what scales the intensities of ``(K, *S)`` and gives ``(1, K, *S)``, on the
-        config's device."""
+        """Return inferer, network, and a function that scales ``(K, *S)`` to ``(1, K, *S)`` on the config's device."""
         parser, network, device = self._parse()
         scale = ScalePercentilesd(
             "image",
@@ -85,22 +84,22 @@ class BundleMethod:
 
         def register(images: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                found = inferer(scaled(images), network)
-            return found["ddf"][0].cpu(), found["inverse_ddf"][0].cpu()
+                result = inferer(scaled(images), network)
+            return result["ddf"][0].cpu(), result["inverse_ddf"][0].cpu()
 
-        # What libraries do at the first call is not the method's time.
+        # Warm up, so that initialisation of libraries does not count as time of the method.
         register(torch.rand(self.settings.get("timepoints", 2), 32, 32, 32))
         return register
 
     def prepare_whole(self) -> Callable[[Series], list[Transform]]:
-        """The whole way of a series from its files' grid, working spacing and initial alignment too, to the transforms
-        from the common space to each timepoint."""
+        """Prepare the complete registration of a series, including working grid and initial alignment. The function
+        returns the transforms from the common space to each timepoint."""
         register = self._prepare_item()
         return lambda series: register(series)["pred"]["transforms"]
 
     def prepare_item(self) -> Callable[[Series], dict]:
-        """As `prepare_whole`, to what the bundle hands to its writer: the item with its registration, under ``pred``,
-        and ``metrics``."""
+        """Like `prepare_whole`, but the function returns the input of the bundle's writer: the item with its
+        registration in ``pred``, and ``metrics``."""
         register, measure_item = self._prepare_item(), MeasureRegistrationd(similarity=False)
         return lambda series: measure_item(register(series))
 
@@ -111,9 +110,9 @@ class BundleMethod:
 
         def register(series: Series) -> dict:
             item = preprocess({"image": series})
-            image, _, _, others = prepare_series(default_collate([item]), device)
+            image, _, _, options = prepare_series(default_collate([item]), device)
             with torch.no_grad():
-                pred = inferer(image.float(), network, **others)
+                pred = inferer(image.float(), network, **options)
             first = {name: value[0] if isinstance(value, Tensor) else value for name, value in pred.items()}
             return compose({**item, "pred": first})
 
@@ -129,31 +128,30 @@ def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray
 
 
 def measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
-    """Fields, seconds and peak memory in 1e9 bytes of one method, in a process of its own: none inherits another's
-    memory."""
+    """Measure fields, seconds and peak memory (1e9 bytes) of one method, in a separate process for a correct peak."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         fields, seconds, peak_gb = pool.submit(_run, method, images).result()
     return [torch.from_numpy(u) for u in fields], seconds, peak_gb
 
 
 def before_and_after_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> tuple[Tensor, Tensor]:
-    """Landmark distances ``(pairs, P)`` in mm of a series as it is, and registered.
+    """Compute landmark distances ``(pairs, P)`` in mm before and after registration.
 
     Args:
         landmarks_mm: ``(K, P, 3)``, RAS.
-        transforms: what `BundleMethod.prepare_whole` gives.
+        transforms: result of `BundleMethod.prepare_whole`.
     """
     identity = [ComposedTransform()] * len(transforms)
     return landmark_distances_mm(landmarks_mm, identity), landmark_distances_mm(landmarks_mm, transforms)
 
 
 def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
-    """Mean over lesions and ordered pairs i != j of ``|V_ij - V_j| / V_j`` in percent, with V_j the lesion's volume in
-    timepoint j and V_ij that of timepoint i's mask carried there.
+    """Mean over lesions and ordered pairs i != j of ``|V_ij - V_j| / V_j`` in percent, where V_j is the volume of the
+    lesion in timepoint j and V_ij that of the mask of timepoint i mapped to timepoint j.
 
     Args:
         ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
-        lesions: ``(K, *S)``, 0 or the lesion's number from 1.
+        lesions: ``(K, *S)``, 0 or the number of the lesion from 1.
     """
     determinant = jacobian_determinant(ddf)
     errors = []
@@ -163,8 +161,8 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
         if not (true > 0).all():
             continue
         common = warp(masks[None], ddf[None])[0]
-        carried = torch.einsum("in,jn->ij", common.flatten(1), determinant.flatten(1))
-        relative = (carried / true[None] - 1).abs()
+        mapped = torch.einsum("in,jn->ij", common.flatten(1), determinant.flatten(1))
+        relative = (mapped / true[None] - 1).abs()
         errors.append(relative[~torch.eye(len(true), dtype=torch.bool)].mean())
     return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
 
@@ -190,19 +188,19 @@ def _accuracy(case: Mapping, ddf: Tensor, own_inverse: Tensor | None = None) -> 
 
 
 def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMethod], progress=print) -> list[dict]:
-    """One row a method: the mean over cases of every figure. The series as it is comes first of itself, and then, where
-    the cases hold it, the true motion: what it leaves of an error is that of the measurement.
+    """Compare methods: one row per method with means over all cases. The first rows are the unregistered series and, if
+    known, the true motion, whose errors are those of the measurement.
 
     Args:
-        cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, ``lesion_mask`` ``(K, *S)`` where there
-            are lesions, ``motion`` ``(K, 3, *S)`` from timepoint to common space where it is known.
-        methods: by name; each gives ``ddf``, or that and ``inverse_ddf``, whose consistency is then measured.
-        progress: told of every result.
+        cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, optionally with ``lesion_mask``
+            ``(K, *S)``, and with ``motion`` ``(K, 3, *S)`` from timepoint to common space.
+        methods: by name; each returns ``ddf``, or ``ddf`` and ``inverse_ddf``, whose consistency is then measured.
+        progress: called with a line for every result.
     """
     rows: dict[str, list[dict]] = {}
     for case in cases:
-        still = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
-        rows.setdefault("unregistered", []).append(_accuracy(case, still))
+        identity = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
+        rows.setdefault("unregistered", []).append(_accuracy(case, identity))
         if "motion" in case:
             rows.setdefault("true motion", []).append(
                 _accuracy(case, Displacement(40).inverse(case["motion"][None])[0])
@@ -213,14 +211,13 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
             rows.setdefault(name, []).append(row)
             progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
     return [
-        {"method": name, **{key: float(np.mean([row[key] for row in found])) for key in found[0]}}
-        for name, found in rows.items()
+        {"method": name, **{key: float(np.mean([row[key] for row in results])) for key in results[0]}}
+        for name, results in rows.items()
     ]
 
 
 def scale(method: BundleMethod, progress=print) -> list[dict]:
-    """Seconds and memory against K at one size, and against the number of voxels at one K, with the slopes in log-log
-    coordinates: 1 is linear."""
+    """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""
     shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
     rows = []
     for timepoints, size in shapes:
@@ -240,7 +237,7 @@ def scale(method: BundleMethod, progress=print) -> list[dict]:
 
 
 def write_table(rows: Sequence[Mapping], folder: str | Path, name: str) -> Path:
-    """``name.csv`` and ``name.md`` in ``folder``, whole or not at all. Returns the Markdown file."""
+    """Write ``name.csv`` and ``name.md`` to ``folder`` atomically, and return the Markdown file."""
     folder = Path(folder)
     columns = list(dict.fromkeys(key for row in rows for key in row))
 

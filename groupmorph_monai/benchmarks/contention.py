@@ -1,4 +1,4 @@
-"""How much longer a registration takes beside other busy processes."""
+"""Slowdown of a registration by other busy processes."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ __all__ = ["busy_processes", "contention"]
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """Keep ``number`` processes of one thread each busy."""
+    """Run ``number`` busy single-threaded processes."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
@@ -30,10 +30,9 @@ def contention(
     size: Sequence[int] = (64, 64, 64),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Register one phantom series beside so many busy processes for each core, a row each.
+    """Register one phantom series with each number of busy processes per core, one row each.
 
-    With n busy processes for each of c cores, c threads get a fair share of 1 / (n + 1): that factor is the least that
-    the ratio of seconds can be.
+    With n busy processes per core, a fair share of the CPU time is 1 / (n + 1), so the slowdown is at least n + 1.
     """
     images, rows = make_phantom(7, size, 6)["image"], []
     for number in per_core:

@@ -1,4 +1,4 @@
-"""Figures beside the tables."""
+"""Write figures of benchmarks."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ __all__ = ["save_figure"]
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a PNG, whole or not at all, without a display."""
+    """Write a PNG atomically, without a display."""
     FigureCanvasAgg(figure)
     with all_or_nothing(file.parent) as folder:
         figure.savefig(folder / file.name, format="png")

@@ -1,4 +1,4 @@
-"""A series of the size that scanners give, from the files' grid to fields: seconds, memory, and how near it comes."""
+"""Registration of a series of clinical size, from the grid of its files to fields: time, memory and accuracy."""
 
 import multiprocessing
 import time
@@ -20,7 +20,7 @@ _TIMES_AS_FINE = 3
 
 
 def _register(method: BundleMethod, size: Sequence[int], timepoints: int, seed: int) -> dict[str, float]:
-    # Making a phantom of full size takes longer than all else.
+    # Interpolate a smaller phantom, as generating one at full size would dominate the run time.
     thinned = [round(n / _TIMES_AS_FINE) for n in size]
     phantom = make_phantom(seed, thinned, timepoints, max_motion_voxels=2.0, landmarks=500)
     volumes = interpolate(phantom["image"][None], list(size), mode="trilinear", align_corners=True)[0].numpy()
@@ -46,8 +46,8 @@ def full_size(
     seed: int = 5,
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row a method, each in a process of its own, for one series of ``size`` voxels of 1 mm: a phantom made on every
-    third voxel and interpolated. Seconds count from the volumes to the fields, without reading and writing."""
+    """Measure each method in a separate process, one row each, on a series of ``size`` voxels of 1 mm: a phantom
+    generated on every third voxel and interpolated. Times exclude reading and writing files."""
     rows = []
     for name, method in methods.items():
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -1,4 +1,4 @@
-"""Whether a registration takes the memory and the time that are told before it."""
+"""Compare memory and time of a registration with their estimates."""
 
 import multiprocessing
 import tempfile
@@ -20,7 +20,7 @@ from .compare import BundleMethod
 
 __all__ = ["memory"]
 
-_TIMES_AS_FINE = 3  # than the phantom, which takes longer to make than all else at full size
+_TIMES_AS_FINE = 3  # the phantom is interpolated, as generating one at full size would dominate the run time
 
 
 def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
@@ -31,7 +31,7 @@ def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
 
 
 def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, float]:
-    """Memory in GB and processor time in seconds, both as told before and as they were."""
+    """Estimated memory in GB and processor time in seconds, followed by the measured ones."""
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
         workflow = ConfigWorkflow(
@@ -43,9 +43,9 @@ def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, f
         )
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
-        told = cost.memory_gb, cost.time.seconds
+        estimate = cost.memory_gb, cost.time.seconds
         workflow.run()
-        return *told, peak_memory_gb(), time.process_time()
+        return *estimate, peak_memory_gb(), time.process_time()
 
 
 def memory(
@@ -53,23 +53,23 @@ def memory(
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """A row for each number of timepoints and size in voxels of 1 mm, from files to files, in a process of its own."""
+    """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access."""
     rows = []
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
             for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(*work).result()
-        told_gb, told_s, peak_gb, seconds = found
+                    result = pool.submit(*work).result()
+        estimated_gb, estimated_s, peak_gb, seconds = result
         rows.append(
             {
                 "series": name,
-                "estimated memory, GB": told_gb,
+                "estimated memory, GB": estimated_gb,
                 "peak memory, GB": peak_gb,
-                "estimated processor seconds": told_s,
+                "estimated processor seconds": estimated_s,
                 "processor seconds": seconds,
             }
         )
-        progress(f"{name}: {peak_gb:.2f} GB, {told_gb:.2f} were expected; {seconds:.0f} s, {told_s:.0f} were expected")
+        progress(f"{name}: {peak_gb:.2f} of {estimated_gb:.2f} GB and {seconds:.0f} of {estimated_s:.0f} s estimated")
     return rows

@@ -1,4 +1,4 @@
-"""Small series that a registration should manage, and series with a planted failure, from the package's phantoms."""
+"""Small phantom series that a registration should align, and series with a planted failure."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ _CONTRAST_AS_MOTION = {
 
 @dataclass(frozen=True)
 class PlantedCase:
-    """A series whose registration is known to be good or not.
+    """A series whose registration should succeed or fail.
 
     Args:
-        name: what it was made from.
-        failure: what is wrong with it, None where nothing is.
+        name: phantom, seed and options.
+        failure: the planted failure; None for a good series.
         series: the scans.
-        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each; None where a scan shows something else.
-        settings: under which it is registered, over the bundle's.
+        landmarks_mm: ``(K, P, 3)`` RAS, the same points of tissue in each scan; None if a scan shows something else.
+        settings: settings of the registration that replace those of the bundle.
     """
 
     name: str
@@ -62,21 +62,21 @@ def _heart(seed: int, timepoints: int, **options) -> dict:
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
-_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of about the same size
+_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of similar size
 
 
 def _case(kind: str, seed: int, timepoints: int, **options) -> PlantedCase:
-    made = PHANTOMS[kind](seed, timepoints, **options)
-    affine = made["affine"].clone()
-    # The middle of every phantom lies at 0, so that another body part lies where it would in a scanner.
-    affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(made["image"].shape[1:]) - 1) / 2).double()
-    frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(made["image"])]
-    landmarks_mm = AffineTransform(affine)(made["landmarks"].double())
+    phantom = PHANTOMS[kind](seed, timepoints, **options)
+    affine = phantom["affine"].clone()
+    # Centre every phantom at 0, so that another body part is where it would be in a scanner.
+    affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(phantom["image"].shape[1:]) - 1) / 2).double()
+    frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(phantom["image"])]
+    landmarks_mm = AffineTransform(affine)(phantom["landmarks"].double())
     return PlantedCase(f"{kind} {seed}, K = {len(frames)}", None, Series(tuple(frames)), landmarks_mm)
 
 
 def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
-    """Six series a seed: two to six timepoints, with and without contrast agent."""
+    """Yield six series per seed, with two to six timepoints, with and without contrast agent."""
     for seed in seeds:
         for kind, timepoints, options in (
             ("phantom", 2 + seed % 2, {}),
@@ -91,13 +91,12 @@ def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
 
 
 def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
-    """The last timepoint is another one."""
+    """Replace the last timepoint."""
     return PlantedCase(case.name, failure, replace(case.series, frames=(*case.series.frames[:-1], frame)))
 
 
 def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
-    """The header of the last timepoint is turned or mirrored about the middle and shifted, by ``change`` ``(4, 4)``,
-    RAS mm."""
+    """Change the header of the last timepoint by the transform ``change`` ``(4, 4)``, RAS mm."""
     frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm.clone()
     wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
     landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
@@ -120,7 +119,7 @@ def mirrored(kind: str, seed: int) -> PlantedCase:
 
 
 def turned(kind: str, seed: int) -> PlantedCase:
-    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header turned by 90 degrees")
+    return _with_header(_case(kind, seed, 2 + seed % 3), _turn(seed, 90), "header rotated by 90 degrees")
 
 
 def another_patient(kind: str, seed: int) -> PlantedCase:
@@ -134,7 +133,7 @@ def another_body_part(kind: str, seed: int) -> PlantedCase:
 
 
 def beyond_reach(kind: str, seed: int) -> PlantedCase:
-    """The patient lies turned by half a right angle and a third of the field of view away: more than is searched."""
+    """Rotate the last scan by 45 degrees and shift it by a third of the field of view, beyond the search range."""
     case = _case(kind, seed, 2 + seed % 3)
     change = _turn(seed, 45)
     change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
@@ -142,10 +141,10 @@ def beyond_reach(kind: str, seed: int) -> PlantedCase:
 
 
 def contrast_as_motion(kind: str, seed: int) -> PlantedCase:
-    """Nobody moves, the lesions take up contrast agent, and the images are made alike at any price."""
-    still = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
-    case = _case(kind, seed, 2 + seed % 3, **still)
-    return replace(case, failure="contrast taken for motion", settings=_CONTRAST_AS_MOTION)
+    """Make a series with enhancing lesions but no motion, to register by squared differences under a weak prior."""
+    no_motion = {"phantom": {"max_motion_voxels": 0.01}, "breast": {"max_motion_mm": 0.01}}[kind]
+    case = _case(kind, seed, 2 + seed % 3, **no_motion)
+    return replace(case, failure="enhancement mistaken for motion", settings=_CONTRAST_AS_MOTION)
 
 
 FAILURES: dict[Callable[[str, int], PlantedCase], tuple[str, ...]] = {
@@ -159,7 +158,7 @@ FAILURES: dict[Callable[[str, int], PlantedCase], tuple[str, ...]] = {
 
 
 def failed_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
-    """Each failure in each kind of phantom that can have it, once a seed."""
+    """Yield each failure for each suitable kind of phantom, once per seed."""
     for seed in seeds:
         for number, (plant, kinds) in enumerate(FAILURES.items()):
             for kind in kinds:

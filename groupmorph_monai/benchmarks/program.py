@@ -1,4 +1,4 @@
-"""This package's own registrations, as the command line runs them, behind the peers' contract."""
+"""This package's registrations, as run by the command line, with the interface of the peers."""
 
 import hashlib
 import json
@@ -24,19 +24,19 @@ _COMPUTING = ("space", "probability", "networks", "data", "workflow")
 
 @dataclass(frozen=True)
 class Program:
-    """The whole way from the scans' grid to transforms: initial alignment, working spacing, network, refinement."""
+    """The complete registration: initial alignment, working grid, network, refinement."""
 
     method: BundleMethod
 
     def prepare(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Load the network. Raises MissingError where its weights are not here."""
+        """Load the network. Raises: MissingError if its weights are missing."""
         if not Path(self.method.weights).is_file():
             raise MissingError(f"no weights: {Path(self.method.weights).name}; train them, see the bundle's README")
         register = self.method.prepare_whole()
         return lambda images, affine: _fields(register(_series(images, affine)), images.shape[1:], affine)
 
     def settings(self) -> dict[str, object]:
-        """What decides its result beside the series: configs, weights and the code that computes it."""
+        """Everything that determines the result apart from the series: configs, weights and code."""
         config = ConfigParser.load_config_files([str(file) for file in self.method.config_files])
         weights = Path(self.method.weights)
         return {
@@ -50,7 +50,7 @@ class Program:
 
 @dataclass(frozen=True)
 class PairwiseProgram(Program):
-    """A network for two scans: every timepoint onto the first, pair by pair."""
+    """A network for pairs: every timepoint is registered to the first one."""
 
     def prepare(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         register = super().prepare()
@@ -71,7 +71,7 @@ def _series(images: Tensor, affine: Tensor) -> Series:
 
 
 def _fields(transforms: Sequence[Transform], size: Sequence[int], affine: Tensor) -> tuple[Tensor, Tensor]:
-    """Transforms of the patient's space as fields ``(K, 3, *S)`` in voxels, there and back."""
+    """Convert transforms in mm to fields ``(K, 3, *S)`` in voxels, and their inverses."""
     grid = Grid(size, affine)
     to_voxels = torch.linalg.inv(grid.affine[:3, :3]).float()
 

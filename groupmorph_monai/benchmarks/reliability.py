@@ -1,5 +1,4 @@
-"""Whether the stated uncertainty is the true one: a reliability curve (VoxelMorph-diff, Section 4.4.4, asks for the
-uncertainty; here it meets the known motion)."""
+"""Calibration of the predicted uncertainty against known motion (compare VoxelMorph-diff, Section 4.4.4)."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,27 +22,27 @@ _NEWTON_STEPS = 5
 
 
 def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:
-    """Divide the errors of the landmarks' components by the standard deviations stated for them.
+    """Divide the errors of landmark components by their predicted standard deviations.
 
-    The common space is the mean of the series, so an error is what a landmark's place in one timepoint is off once the
-    mean over K of these errors is 0. The errors of two timepoints are then not independent: that of their difference is
+    As the common space is the mean of the series, points of the common space are chosen such that the mean of their
+    errors over K is 0. The errors of two timepoints are then not independent: the variance of their difference is
     ``K / (K - 1)`` times the sum of their variances.
 
     Args:
         landmarks: ``(K, P, 3)``, voxels.
-        ddf, inverse_ddf, std: ``(K, 3, *S)``, voxels; ``std`` is that of ``ddf``.
+        ddf, inverse_ddf, std: ``(K, 3, *S)``, voxels; ``std`` is the standard deviation of ``ddf``.
     Returns: ``(K * P * 3,)``.
     """
     common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
     for _ in range(_NEWTON_STEPS):
         errors = torch.stack([common + field_at(u, common) - p for p, u in zip(landmarks, ddf)])
         common = common - errors.mean(dim=0)
-    stated = torch.stack([field_at(s, common) for s in std])
-    return ((errors - errors.mean(dim=0)) / stated.clamp_min(1e-6)).flatten()
+    predicted = torch.stack([field_at(s, common) for s in std])
+    return ((errors - errors.mean(dim=0)) / predicted.clamp_min(1e-6)).flatten()
 
 
 def inside_share(errors: Tensor, level: float) -> float:
-    """Share of standardised errors inside the central interval that should hold ``level`` of them."""
+    """Share of standardised errors inside the central interval of probability ``level``."""
     return float((errors.abs() <= norm.ppf(0.5 + level / 2)).double().mean())
 
 
@@ -56,18 +55,18 @@ def reliability(
     size: Sequence[int] = (48, 48, 48),
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Compare stated shares of the errors with the true ones, on phantoms.
+    """Compare predicted coverage of the errors with the observed one, on phantoms.
 
-    Every case's result is a line of ``reliability.jsonl`` in ``folder``, from which an interrupted run goes on: delete
-    it after a change of the method. ``reliability.png`` shows the curves.
+    The result of every case is a line in ``reliability.jsonl`` in ``folder``, from which an interrupted run resumes:
+    delete the file after changing a method. ``reliability.png`` shows the curves.
 
     Args:
-        methods: whose inferers give ``ddf_std``.
-        seeds: of the phantoms; one case for each seed, K and noise.
+        methods: methods whose inferers return ``ddf_std``, by name.
+        seeds: random seeds of the phantoms; one case for each seed, K and noise.
         timepoints: numbers K of timepoints.
-        noises: of the phantoms, as in `make_phantom`.
-    Returns: a row for each method, K and noise: the true share for each stated one, in percent, and the mean standard
-        deviation, means over the seeds.
+        noises: noise of the phantoms, as in `make_phantom`.
+    Returns: a row for each method, K and noise, with means over the seeds: observed coverage in percent for each level,
+        and mean standard deviation.
     """
     file = Path(folder) / "reliability.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

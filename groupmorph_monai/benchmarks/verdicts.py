@@ -1,4 +1,4 @@
-"""How often the verdict finds a planted failure, and how often it raises a false alarm."""
+"""Detection rate of planted failures by the verdict, and its false alarm rate."""
 
 import json
 from collections import Counter
@@ -17,13 +17,13 @@ from .planted import BEYOND_REACH, PlantedCase, failed_cases, good_cases
 __all__ = ["measure_case", "tabulate", "verdicts"]
 
 GOOD = "none"
-_MANAGED = "none: motion that was found after all"
-_MANAGED_VOXELS = 0.5  # mean landmark error of a registration that has found the motion
+_MANAGED = "none: planted motion recovered"
+_MANAGED_VOXELS = 0.5  # maximum mean landmark error of a successful registration
 
 
 def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
-    """The numbers of a registered case: those that the verdict is of, and the mean landmark ``error_voxels``, of the
-    longest side of a voxel, where the same tissue shows in all scans."""
+    """Compute the quality measures of a registered case and, if all scans show the same tissue, the mean landmark
+    error ``error_voxels``, relative to the longest side of a voxel."""
     transforms = item["pred"]["transforms"]
     values = {**item["metrics"], **measure_quality(case.series, transforms)}
     values["initial_confidence"] = item["initial_confidence"].tolist()
@@ -34,15 +34,16 @@ def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
 
 
 def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
-    """Count the verdicts of each planted failure.
+    """Count the verdicts for each planted failure.
 
     Args:
-        results: of each case its failure and what `measure_case` gives. Motion that was to be beyond reach counts as
-            good where it was found.
-    Returns: a row for each failure, with the checks that found it, the most frequent first; then both kinds together.
+        results: failure and result of `measure_case` of each case. Motion beyond the capture range counts as good if it
+            was recovered nevertheless.
+    Returns: a row for each failure, with the triggered checks, most frequent first; then totals of good series and of
+        failures.
     """
     counts: dict[str, Counter] = {}
-    found: dict[str, Counter] = {}
+    triggered: dict[str, Counter] = {}
     for failure, values in results:
         if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
             failure = _MANAGED
@@ -50,8 +51,8 @@ def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
         name = failure or GOOD
         counts.setdefault(name, Counter())[verdict["verdict"]] += 1
         flags = (check for check, row in verdict["checks"].items() if row["level"] != "PASS")
-        found.setdefault(name, Counter()).update(flags)
-    rows = [_row(name, counts[name], found[name]) for name in sorted(counts, key=lambda n: (not _is_good(n), n))]
+        triggered.setdefault(name, Counter()).update(flags)
+    rows = [_row(name, counts[name], triggered[name]) for name in sorted(counts, key=lambda n: (not _is_good(n), n))]
     for name, good in (("all good ones", True), ("all failures", False)):
         total = sum((c for kind, c in counts.items() if _is_good(kind) == good), Counter())
         rows.append(_row(name, total, Counter()))
@@ -62,11 +63,11 @@ def _is_good(failure: str) -> bool:
     return failure in (GOOD, _MANAGED)
 
 
-def _row(name: str, counts: Counter, found: Counter) -> dict[str, object]:
+def _row(name: str, counts: Counter, triggered: Counter) -> dict[str, object]:
     number = sum(counts.values())
     shares = {f"{level}, %": 100 * counts[level] / max(number, 1) for level in LEVELS}
-    checks = ", ".join(f"{check} ({n})" for check, n in found.most_common(4))
-    return {"planted failure": name, "series": number, **shares, "checks that speak": checks}
+    checks = ", ".join(f"{check} ({n})" for check, n in triggered.most_common(4))
+    return {"planted failure": name, "series": number, **shares, "checks triggered": checks}
 
 
 def verdicts(
@@ -74,23 +75,23 @@ def verdicts(
 ) -> list[dict]:
     """Register the planted cases of all seeds and count the verdicts.
 
-    What was measured is a line of ``verdicts.jsonl`` in ``folder``, from which an interrupted run goes on, and from
-    which other thresholds are judged without registering again: delete it after a change of the method.
+    Measurements are stored as lines in ``verdicts.jsonl`` in ``folder``, from which an interrupted run resumes, and
+    which allow judging with other thresholds without new registrations: delete the file after changing the method.
     """
     file = Path(folder) / "verdicts.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(line["failure"], line["name"]): line["values"] for line in lines}
+    measured = {(line["failure"], line["name"]): line["values"] for line in lines}
     registers: dict[str, Callable] = {}
     for case in chain(good_cases(seeds), failed_cases(seeds)):
-        if (case.failure, case.name) in known:
+        if (case.failure, case.name) in measured:
             continue
         settings = {**method.settings, **case.settings}
         key = json.dumps(settings, default=str)
         if key not in registers:
             registers[key] = replace(method, settings=settings).prepare_item()
         values = measure_case(registers[key](case.series), case)
-        known[case.failure, case.name] = values
+        measured[case.failure, case.name] = values
         with open(file, "a") as log:
             print(json.dumps({"failure": case.failure, "name": case.name, "values": values}), file=log)
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
-    return tabulate((failure, values) for (failure, _), values in known.items())
+    return tabulate((failure, values) for (failure, _), values in measured.items())

@@ -1,4 +1,4 @@
-"""What comes in and goes out: series, points, phantoms, written fields."""
+"""Input and output: series, points, fields, and phantoms."""
 
 from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .breast import make_breast

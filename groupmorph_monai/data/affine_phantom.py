@@ -1,4 +1,4 @@
-"""Phantoms that move by affine maps alone, with their truth."""
+"""Phantoms with known, purely affine motion."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["make_affine_phantom"]
 
 
 def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift: float, scale: float) -> Tensor:
-    """``(4, 4)``, voxels: turned, scaled and shifted by so much at most along each axis, about the centre."""
+    """Random rotation, scaling and shift about the centre, at most this much along each axis: ``(4, 4)``, voxels."""
     angles = uniform(rng, -1, 1, (3,)).double() * math.radians(degrees)
     turn = torch.from_numpy(Rotation.from_rotvec(angles.numpy()).as_matrix())
     matrix = torch.eye(4, dtype=torch.float64)
@@ -34,22 +34,22 @@ def make_affine_phantom(
     scale: float = 0.1,
     margin_voxels: int = 6,
 ) -> dict[str, Tensor]:
-    """Phantom in air each of whose timepoints moves by an affine map.
+    """Generate a phantom surrounded by air, whose timepoints move by one affine transform each.
 
     Args:
         seed, size, timepoints, margin_voxels: as in `make_phantom`.
-        degrees, shift_voxels, scale: of the maps, at most, about and along each axis.
-    Returns: ``image`` ``(K, *S)``; ``landmarks`` ``(K, P, 3)``, voxels, of tissue that all timepoints see; ``affine``
+        degrees, shift_voxels, scale: maximum rotation about each axis, and maximum shift and scaling along each axis.
+    Returns: ``image`` ``(K, *S)``; ``landmarks`` ``(K, P, 3)``, voxels, of tissue inside all fields of view; ``affine``
         ``(4, 4)``.
     """
     phantom = make_phantom(seed, size, timepoints, max_motion_voxels=1e-3, landmarks=2000, margin_voxels=margin_voxels)
     rng, grid = torch.Generator().manual_seed(seed), voxel_grid(size, torch.empty(0)).double()
-    images, places = [], []
+    images, positions = [], []
     for volume, points in zip(phantom["image"], phantom["landmarks"]):
         matrix = _random_map(rng, size, degrees, shift_voxels, scale)
-        moved = apply_affine(matrix, grid)
-        images.append(sample(volume.double()[None, None], moved[None])[0, 0].float())
-        places.append(((points.double() - matrix[:3, 3]) @ torch.linalg.inv(matrix[:3, :3]).T).float())
-    landmarks = torch.stack(places)
-    seen = ((landmarks > 0) & (landmarks < torch.tensor(size) - 1)).all(dim=2).all(dim=0)
-    return {"image": torch.stack(images), "landmarks": landmarks[:, seen], "affine": phantom["affine"]}
+        coordinates = apply_affine(matrix, grid)
+        images.append(sample(volume.double()[None, None], coordinates[None])[0, 0].float())
+        positions.append(((points.double() - matrix[:3, 3]) @ torch.linalg.inv(matrix[:3, :3]).T).float())
+    landmarks = torch.stack(positions)
+    in_view = ((landmarks > 0) & (landmarks < torch.tensor(size) - 1)).all(dim=2).all(dim=0)
+    return {"image": torch.stack(images), "landmarks": landmarks[:, in_view], "affine": phantom["affine"]}

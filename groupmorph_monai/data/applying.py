@@ -1,4 +1,4 @@
-"""Move other images and points with written fields, and join two fields."""
+"""Apply written fields to images and points, and compose two fields."""
 
 import logging
 from collections.abc import Sequence
@@ -31,20 +31,21 @@ def apply_field(
     nearest: bool = False,
     like: str | Path | Frame | None = None,
 ) -> Frame:
-    """Bring another image of timepoint KK into the common space with ``ddf_KK``, or back with ``inverse_ddf_KK``.
+    """Warp another image of timepoint KK to the common space with ``ddf_KK``, or back with ``inverse_ddf_KK``.
 
     Args:
-        field_path: a written field; the grid that it names is the result's unless ``like`` gives another.
-        image: on any grid, in the same world as timepoint KK.
-        nearest: for label maps; keeps their dtype.
+        field_path: a written field, whose resampling grid is the output grid unless ``like`` is specified.
+        image: image on any grid, in the world coordinates of timepoint KK.
+        nearest: use nearest-neighbour interpolation, for label maps; keeps the dtype.
+        like: image that defines the output grid.
     """
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
     like = read_image(like) if isinstance(like, (str, Path)) else like
     if not overlap(image.grid, field.grid):
         raise InputError(
-            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one beside it; "
-            "give an image in the space of that timepoint"
+            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
+            "use an image in the space of that timepoint"
         )
     grid = resampling_grid(field_path) if like is None else like.grid
     values, seen = resample(image, grid, field, nearest)
@@ -52,26 +53,26 @@ def apply_field(
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
-    """``p + field(p)`` for ``(P, 3)`` points in RAS mm: with ``ddf_KK`` from the common space to timepoint KK, with
+    """Map ``(P, 3)`` points in RAS mm to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with
     ``inverse_ddf_KK`` from timepoint KK to the common space."""
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
     outside = int((~field.grid.contains(points)).sum())
     if outside:
-        logger.warning("%s: %d of %d points lie outside and move as its border", field_path, outside, len(points))
+        logger.warning("%s: %d of %d points are outside and move like its border", field_path, outside, len(points))
     return field(points).numpy()
 
 
 def apply_field_to_files(
     field_path: str | Path, files: Sequence[str | Path], output_dir: str | Path, nearest: bool = False
 ) -> list[Path]:
-    """Apply a written field to images and points. All results appear at once when all are complete, or none does.
+    """Apply a written field to images and points. Results appear only when all of them are complete.
 
     Args:
-        files: images as `apply_field` takes them, or points as `read_points` does.
-        nearest: the images are label maps.
-    Returns: the written files: ``output_dir``, the name of each input, and .nii.gz or .csv.
-    Raises: InputError where two results would have one name, or a result that of an input.
+        files: images as for `apply_field`, or points as for `read_points`.
+        nearest: whether the images are label maps.
+    Returns: the written files, named after the inputs, with the ending .nii.gz or .csv.
+    Raises: InputError if two results would have the same name, or a result would replace an input.
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
@@ -85,13 +86,13 @@ def apply_field_to_files(
 
 
 def combine_fields(result: str | Path, origin: int, target: int, path: str | Path) -> None:
-    """Write the map from scan ``origin`` to scan ``target`` of a registration: a point of the one to the same tissue in
-    the other. It brings images of ``target`` onto the grid of ``origin``.
+    """Write the transform from scan ``origin`` to scan ``target`` of a registration. It maps points of ``origin`` to
+    the same tissue in ``target``, and images of ``target`` to the grid of ``origin``.
 
     Args:
-        result: folder that `write_registration` wrote with fields.
-        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for ITK's composite transform.
-    Raises: InputError where the folder has no such fields, or the path has another ending.
+        result: folder written by `write_registration` with fields.
+        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform.
+    Raises: InputError if the folder has no such fields, or the path has another ending.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
@@ -100,8 +101,8 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
     for file in files:
         if not file.is_file():
             raise InputError(
-                f"{file}: expected the fields of a registration, found none; give a scan's number from 0, and a folder "
-                "that 'register' wrote without --fields none"
+                f"{file}: expected the fields of a registration, found none; use the number of a scan from 0, and a "
+                "folder that 'register' wrote without --fields none"
             )
     if path.exists() and any(path.samefile(file) for file in files):
         raise InputError(f"--output: {path} would replace an input; choose another name")
@@ -126,6 +127,6 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
                 raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
         if target in targets[:number]:
             raise InputError(
-                f"{files[number]}: expected a name of its own, got one whose result {target} is that of "
-                f"{files[targets.index(target)]} too; apply the field to them one by one, into two folders"
+                f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
+                f"{files[targets.index(target)]}; apply the field to them separately, with two output folders"
             )

@@ -1,4 +1,4 @@
-"""What training draws anew at each iteration: timepoints, motion, contrast, points on surfaces."""
+"""Random transforms for training: selection of timepoints, motion, contrast, and points on surfaces."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -16,13 +16,13 @@ __all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", 
 
 
 class RandSurfaced(MapTransform, RandomizableTransform):
-    """From label maps to surfaces: ``surface_points`` ``(K, P, 3)``, drawn anew at each call from the faces between the
-    voxels of a structure and the others, in voxel coordinates, and ``surface_distance`` ``(K, *S)``, voxels from each
-    voxel to those faces, below 0 inside (VoxelMorph-diff, Section 3.1).
+    """Convert label maps to surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel coordinates on the faces
+    between a structure and its surroundings, and ``surface_distance`` ``(K, *S)``, the signed distance map of these
+    faces in voxels, negative inside (VoxelMorph-diff, Section 3.1).
 
     Args:
-        keys: of label maps ``(K, *S)``, which are taken out.
-        structure: the label; none for all above 0.
+        keys: keys of label maps ``(K, *S)``, which are removed from the item.
+        structure: the label; None for all labels above 0.
         points: P.
     """
 
@@ -36,8 +36,8 @@ class RandSurfaced(MapTransform, RandomizableTransform):
         for key in self.key_iterator(item):
             labels = np.asarray(item.pop(key))
             inside = labels == self.structure if self.structure is not None else labels > 0
-            found = [self._surface(structure) for structure in inside]
-            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*found))
+            surfaces = [self._surface(structure) for structure in inside]
+            item["surface_points"], item["surface_distance"] = (torch.stack(parts) for parts in zip(*surfaces))
         return item
 
     def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,23 +52,23 @@ class RandSurfaced(MapTransform, RandomizableTransform):
                 f"labels: expected a surface of structure {wanted} in every timepoint; check the label maps"
             )
         chosen = faces[self.R.randint(len(faces), size=self.points)]
-        places, axes = chosen[:, :-1], chosen[:, -1].astype(int)
-        spread = self.R.uniform(-0.5, 0.5, places.shape)  # anywhere on the face
-        spread[np.arange(len(places)), axes] = 0
-        # A voxel's distance to the next one on the other side is half a voxel more than that to the face between. The
-        # sign lets interpolation across the face find 0 there.
+        centres, axes = chosen[:, :-1], chosen[:, -1].astype(int)
+        offsets = self.R.uniform(-0.5, 0.5, centres.shape)  # anywhere on the face
+        offsets[np.arange(len(centres)), axes] = 0
+        # The distance to the nearest voxel on the other side is half a voxel more than that to the face in between.
+        # With the sign, interpolation across the face gives 0 there.
         distance = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
-        return torch.from_numpy(places + spread).float(), torch.from_numpy(distance).float()
+        return torch.from_numpy(centres + offsets).float(), torch.from_numpy(distance).float()
 
 
 class RandTimepointsd(MapTransform, RandomizableTransform):
-    """Between ``least`` and ``most`` of a series' timepoints, in random order: what teaches a network for any K.
+    """Select between ``least`` and ``most`` timepoints of a series, in random order, to train a network for any K.
 
     Args:
-        keys: of series ``(K, *S)``, cut alike.
-        least, most: number of timepoints; a series of fewer than ``most`` may keep all of its own.
-        in_order: neighbours in time, in their order, instead.
-    Raises: InputError for a series of fewer than ``least``.
+        keys: keys of series ``(K, *S)``; the same timepoints are selected from all.
+        least, most: number of timepoints; series with fewer than ``most`` may keep all of theirs.
+        in_order: select consecutive timepoints in temporal order instead.
+    Raises: InputError for a series with fewer than ``least`` timepoints.
     """
 
     def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
@@ -79,7 +79,7 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         if timepoints < self.least:
             raise InputError(
                 f"timepoints_least: expected at most the {timepoints} timepoints of a series, got {self.least}; choose "
-                "a smaller one, or leave the series out"
+                "a smaller number, or remove the series"
             )
         most = min(self.most, timepoints)
         number = self.R.randint(self.least, most + 1)
@@ -101,15 +101,15 @@ def _stretched(points: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 class RandMotiond(MapTransform, RandomizableTransform):
-    """Another smooth motion for every timepoint of a series, and for all of them together another size: what teaches a
-    network motions and textures finer and coarser than those of the series that there are.
+    """Apply random smooth motion to every timepoint of a series and rescale the whole series, to train a network on
+    finer and coarser motion and texture than the data set has.
 
     Args:
-        keys: of series ``(K, *S)``.
-        prob: of moving and resizing a series.
-        motion_voxels: largest displacement, at most.
-        cells_voxels: least and most distance of the points between which the motion is smooth.
-        zoom: largest factor of the size, along each axis by itself; its inverse is the smallest.
+        keys: keys of series ``(K, *S)``.
+        prob: probability of moving and rescaling a series.
+        motion_voxels: maximum displacement.
+        cells_voxels: minimum and maximum distance of the control points of the motion.
+        zoom: maximum scale factor, drawn for each axis; the minimum is its inverse.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class RandMotiond(MapTransform, RandomizableTransform):
                 scale = self.zoom ** self.R.uniform(-1, 1, series.dim() - 1)
                 centre = torch.tensor([(n - 1) / 2 for n in series.shape[1:]]).view(shape)
                 resize = (voxel_grid(series.shape[1:], series) - centre) * torch.as_tensor(1 / scale - 1).view(shape)
-                moved = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
-                item[key] = torch.cat(moved)[:, 0]
+                warped = [displace(x[None, None], (resize + self._motion(x)).to(x)[None]) for x in series]
+                item[key] = torch.cat(warped)[:, 0]
         return item
 
     def _motion(self, volume: torch.Tensor) -> torch.Tensor:
-        """``(D, *S)`` voxels, no steeper than 0.4: it does not fold."""
+        """Draw a displacement ``(D, *S)``, voxels, whose slopes are at most 0.4, so that it does not fold."""
         cell = self.R.uniform(*self.cells_voxels)
         size = [int(np.ceil(n / cell)) + 1 for n in volume.shape]
         points = torch.as_tensor(self.R.standard_normal((1, len(size), *size)), dtype=volume.dtype)
-        # Smoothed where its lattice is as fine as it needs, not on every voxel.
+        # Smooth on a lattice that is just fine enough, which is faster than on every voxel.
         step = max(1.0, cell / 6)
         thinned = _stretched(points, [int(np.ceil(n / step)) for n in volume.shape])
         field = _stretched(gaussian_filter(thinned, cell / 3 / step), volume.shape)[0]
@@ -152,14 +152,14 @@ class RandMotiond(MapTransform, RandomizableTransform):
 
 
 class RandAffineMotiond(MapTransform, RandomizableTransform):
-    """Move every timepoint of a series by an affine map of its own: what an affine network learns from.
+    """Apply a random affine transform to every timepoint of a series, to train an affine network.
 
     Args:
-        keys: of series ``(K, *S)``.
-        prob: of motion, for the whole series.
-        rotation_radians: about each axis, at most.
-        shift_voxels: along each axis, at most.
-        scale: share by which each axis grows or shrinks, at most.
+        keys: keys of series ``(K, *S)``.
+        prob: probability of moving a series.
+        rotation_radians: maximum rotation about each axis.
+        shift_voxels: maximum shift along each axis.
+        scale: maximum relative change of size along each axis.
     """
 
     def __init__(
@@ -190,17 +190,17 @@ class RandAffineMotiond(MapTransform, RandomizableTransform):
 
 
 class RandContrastd(MapTransform, RandomizableTransform):
-    """Another contrast for every timepoint of a series in [0, 1], by an intensity curve, a bias field and noise: what
-    teaches a network not to rely on one kind of contrast (the idea of SynthMorph, Hoffmann et al. 2022).
+    """Change the contrast of every timepoint of a series in [0, 1] by a random intensity curve, bias field and noise,
+    so that a network does not rely on one kind of contrast (after SynthMorph, Hoffmann et al. 2022).
 
     Args:
-        keys: of series ``(K, *S)``.
-        prob: of another contrast, for each timepoint; the others stay as they are, to the last bit.
-        curve_prob: of a new curve, for each timepoint with another contrast.
-        control_points: of the curve, whose values are drawn anew and joined linearly: it need not rise.
-        change: share of the drawn curve beside the old intensities, at most.
-        bias: of the bias field ``exp(sum over axes of a x + b x^2)``, x from -1 to 1, the largest a and b.
-        noise: standard deviation of the added noise, at most.
+        keys: keys of series ``(K, *S)``.
+        prob: probability of changing a timepoint; the other timepoints stay bit-equal.
+        curve_prob: probability of a new intensity curve for a changed timepoint.
+        control_points: number of segments of the curve, which is piecewise linear and need not be monotone.
+        change: maximum weight of the new curve relative to the original intensities.
+        bias: maximum a and b of the bias field ``exp(sum over axes of a x + b x^2)``, x from -1 to 1.
+        noise: maximum standard deviation of the added noise.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Vessels and airways as trees that fill a volume, and how deep voxels lie in them."""
+"""Vessel and airway trees that fill a volume, and the depth of voxels inside them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 __all__ = ["FAR_MM", "Tree", "grow_tree", "tube_depths_mm"]
 
 FAR_MM = -1e3
-_BENT_MM = 2.0  # by which the maps may bend a straight tube out of the box of its ends
+_BENT_MM = 2.0  # by how much the transforms may bend a straight tube out of the bounding box of its ends
 
 
 @dataclass(frozen=True)
 class Tree:
-    """N straight tubes, and the points where one becomes two.
+    """N straight tubes and their bifurcations.
 
     Args:
         starts, ends: ``(N, 3)`` mm.
         radii_mm: ``(N,)``.
-        forks: ``(M, 3)`` mm.
-        fork_radii_mm: ``(M,)``, of the tubes that part there.
+        forks: ``(M, 3)`` mm, positions of the bifurcations.
+        fork_radii_mm: ``(M,)``, radii of the tubes that end there.
     """
 
     starts: Tensor
@@ -42,10 +42,11 @@ class Tree:
 def grow_tree(root: Tensor, targets: Tensor, radius_mm: float, least_targets: int, share: float = 0.45) -> Tree:
     """Grow a tree from ``root`` ``(3,)`` that supplies ``targets`` ``(P, 3)``, mm.
 
-    A branch goes a ``share`` of the way to the centre of what it supplies; there a plane along the branch, across the
-    targets' widest spread, parts them for two branches, as in Tawhai et al. 2000 (Ann Biomed Eng 28:793). The cubes of
-    the two radii add up to that of their parent (Murray 1926, PNAS 12:207), shared by the number of targets. A branch
-    of fewer than ``2 * least_targets`` targets is the last one and ends in their centre.
+    A branch covers a ``share`` of the way to the centre of its targets. A plane that contains the branch and is
+    perpendicular to the widest spread of the targets then divides them between two branches, as in Tawhai et al. 2000
+    (Ann Biomed Eng 28:793). The cubes of the two radii, proportional to the numbers of targets, add up to the cube of
+    the parent's radius (Murray 1926, PNAS 12:207). A branch with fewer than ``2 * least_targets`` targets ends at their
+    centre.
     """
     tubes, forks, waiting = [], [], [(root, targets, radius_mm)]
     while waiting:
@@ -65,9 +66,9 @@ def grow_tree(root: Tensor, targets: Tensor, radius_mm: float, least_targets: in
         for part in (supplied[right], supplied[~right]):
             waiting.append((end, part, radius * (len(part) / len(supplied)) ** (1 / 3)))
     starts, ends, radii = zip(*tubes)
-    places = torch.stack([place for place, _ in forks]) if forks else torch.empty(0, 3)
-    thick = torch.tensor([radius for _, radius in forks])
-    return Tree(torch.stack(starts), torch.stack(ends), torch.tensor(radii), places, thick)
+    positions = torch.stack([position for position, _ in forks]) if forks else torch.empty(0, 3)
+    fork_radii = torch.tensor([radius for _, radius in forks])
+    return Tree(torch.stack(starts), torch.stack(ends), torch.tensor(radii), positions, fork_radii)
 
 
 def tube_depths_mm(
@@ -78,16 +79,16 @@ def tube_depths_mm(
     spacing_mm: Sequence[float],
     margin_mm: float,
 ) -> Tensor:
-    """Measure how deep every voxel lies in the tubes, below 0 outside, ``(*S)``; `FAR_MM` further than ``margin_mm``
-    from all.
+    """Compute the depth of every voxel inside the tubes, negative outside, ``(*S)``; `FAR_MM` for voxels farther than
+    ``margin_mm`` from all tubes.
 
     Args:
         tree: the tubes.
-        size: voxels.
-        to_voxels: map of ``(3, P)``, from mm of the tree to voxels.
-        to_tree: the inverse, of ``(3, *P)``; only voxels beside a tube are mapped.
-        spacing_mm: of the voxels.
-        margin_mm: around every tube, beyond what the maps bend it by.
+        size: voxels along each axis.
+        to_voxels: transform of points ``(3, P)`` from the tree's mm to voxels.
+        to_tree: its inverse, for ``(3, *P)``; only voxels near a tube are transformed.
+        spacing_mm: voxel size.
+        margin_mm: margin around every tube, in addition to its bending by the transforms.
     """
     depths = torch.full(tuple(size), FAR_MM)
     ends = torch.stack([to_voxels(points.T).T for points in (tree.starts, tree.ends)])

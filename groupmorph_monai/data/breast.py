@@ -1,4 +1,4 @@
-"""A breast DCE-MRI series made from a seed, whose motion is known."""
+"""Phantom of a breast DCE-MRI series with known motion."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["BREAST_TIMES_S", "make_breast"]
 
 # One scan before the contrast agent and five after (GroupMorph, Section 4).
 BREAST_TIMES_S = (0.0, 90.0, 150.0, 210.0, 270.0, 330.0)
-_SLAB = 16  # rows that are drawn at once
+_SLAB = 16  # rows rendered at a time
 
 
 def make_breast(
@@ -29,23 +29,23 @@ def make_breast(
     landmarks: int = 300,
     noise: float = 0.03,
 ) -> dict[str, Tensor]:
-    """One bilateral series with its truth. Anatomy, contrast and motion depend on the seed alone, not on the grid: a
-    smaller or coarser grid shows the same patient.
+    """Generate a bilateral series with known motion. Anatomy, contrast and motion depend on the seed alone, not on the
+    grid: a smaller or coarser grid shows the same patient.
 
     Args:
-        seed: decides everything random.
-        size: voxels (i, j, k), left to right, back to front and feet to head; the grid's middle lies at 0 mm.
-        spacing_mm: of the voxels.
-        times_s: of the K scans, from 0, two at least; the agent arrives 25 to 45 s after the first.
-        max_motion_mm: largest displacement of any scan from the unseen template, within the breasts.
+        seed: random seed.
+        size: voxels (i, j, k), left to right, back to front and feet to head; the centre of the grid is at 0 mm.
+        spacing_mm: voxel size.
+        times_s: times of the K >= 2 scans, starting at 0; the agent arrives 25 to 45 s after the first scan.
+        max_motion_mm: maximum displacement of any scan from the template, inside the breasts.
         lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
-        landmarks: number of points at bifurcations of vessels, on the border of glandular tissue and, a tenth of them,
-            within lesions; fewer where some leave the field of view.
-        noise: standard deviation of the Rician noise's Gaussian parts, as a share of the mean signal in the body.
+        landmarks: number of points at vessel bifurcations, on the border of glandular tissue and, a tenth of them,
+            inside lesions; those that leave the field of view are dropped.
+        noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
-        same P points of tissue in each scan, exact to 1e-3 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's number
-        from 1; ``lesion_volumes_mm3`` ``(L,)``, in the template; ``motion`` ``(K, 3, *S)``, displacement from each
-        scan's voxels to the template, voxels: the patient's, which the beating heart does not follow; ``tissue``
+        same P points of tissue in each scan, exact to 1e-3 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of the
+        lesion from 1; ``lesion_volumes_mm3`` ``(L,)``, in the template; ``motion`` ``(K, 3, *S)``, displacement from
+        the voxels of each scan to the template, voxels, without the motion of the beating heart; ``tissue``
         ``(K, *S)``, index of ``BREAST_TISSUES``; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)``.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -56,32 +56,20 @@ def make_breast(
     anatomy = BreastAnatomy(rng, since_arrival_s, lesions, edge_mm=0.8 * max(spacing_mm[:2]))
     points = (voxel_grid(size, torch.empty(0)) * spacing.view(3, 1, 1, 1)) + origin.view(3, 1, 1, 1)
     shading = _coil(rng, points, anatomy.centres, anatomy.radii)
-    chosen = (anatomy.landmarks(rng, landmarks) - origin) / spacing
+    template_landmarks = (anatomy.landmarks(rng, landmarks) - origin) / spacing
     motion = BreastMotion(rng, times_s, anatomy.centres, anatomy.radii, max_motion_mm)
 
-    images, lesion_masks, tissues, fields = [], [], [], []
-    for k in range(len(times_s)):
-        displacement, signal, lesion, tissue = _draw(anatomy, motion, points, k)
-        images.append(signal * shading)
-        lesion_masks.append(lesion)
-        tissues.append(tissue)
-        fields.append(displacement / spacing.view(3, 1, 1, 1))
-    image, tissue = torch.stack(images), torch.stack(tissues)
-    sigma = noise * image[tissue > 0].mean()
-    for volume in image:
-        real, imaginary = (sigma * torch.randn(volume.shape, generator=rng) for _ in range(2))
-        torch.hypot(volume + real, imaginary, out=volume)
-
-    followed = torch.stack([follow(field, chosen) for field in fields])
-    in_view = ((followed > 1) & (followed < torch.tensor(size) - 2)).all(dim=2).all(dim=0)
+    scans = zip(*(_draw(anatomy, motion, points, k) for k in range(len(times_s))))
+    displacement, signal, lesion_mask, tissue = (torch.stack(parts) for parts in scans)
+    image, fields = _with_noise(rng, signal * shading, tissue > 0, noise), displacement / spacing.view(3, 1, 1, 1)
     affine = torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64))
     affine[:3, 3] = origin.double()
     return {
         "image": 1000 * image / image.max(),
-        "landmarks": followed[:, in_view],
-        "lesion_mask": torch.stack(lesion_masks),
+        "landmarks": _landmarks_in_view(fields, template_landmarks),
+        "lesion_mask": lesion_mask,
         "lesion_volumes_mm3": 4 / 3 * math.pi * anatomy.lesion_radii.prod(dim=1),
-        "motion": torch.stack(fields),
+        "motion": fields,
         "tissue": tissue,
         "affine": affine,
         "times_s": torch.tensor(times_s, dtype=torch.float64),
@@ -89,22 +77,37 @@ def make_breast(
 
 
 def _draw(anatomy: BreastAnatomy, motion: BreastMotion, points: Tensor, k: int) -> list[Tensor]:
-    """Displacement ``(3, *S)``, signal, lesion and tissue, ``(*S)``, at scan k's ``points`` ``(3, *S)``: one slab after
-    the other, for memory and speed."""
+    """Render displacement ``(3, *S)``, signal, lesion and tissue ``(*S)`` of scan k, slab by slab to save memory."""
     slabs = []
     for slab in points.split(_SLAB, dim=2):
         displacement = motion(slab, k)
-        drawn = anatomy.render((slab + displacement).flatten(1), k)
-        slabs.append([displacement, *(part.view(slab.shape[1:]) for part in drawn)])
+        rendered = anatomy.render((slab + displacement).flatten(1), k)
+        slabs.append([displacement, *(part.view(slab.shape[1:]) for part in rendered)])
     return [torch.cat(parts, dim=-2) for parts in zip(*slabs)]
 
 
+def _with_noise(rng: torch.Generator, image: Tensor, body: Tensor, noise: float) -> Tensor:
+    """Add Rician noise to ``image`` ``(K, *S)`` in place, relative to its mean inside ``body``."""
+    sigma = noise * image[body].mean()
+    for volume in image:
+        real, imaginary = (sigma * torch.randn(volume.shape, generator=rng) for _ in range(2))
+        torch.hypot(volume + real, imaginary, out=volume)
+    return image
+
+
+def _landmarks_in_view(fields: Tensor, template_landmarks: Tensor) -> Tensor:
+    """Map template landmarks ``(P, 3)`` to every scan, ``(K, P, 3)``, without those outside any field of view."""
+    landmarks = torch.stack([follow(field, template_landmarks) for field in fields])
+    size = torch.tensor(fields.shape[2:])
+    return landmarks[:, ((landmarks > 1) & (landmarks < size - 2)).all(dim=2).all(dim=0)]
+
+
 def _coil(rng: torch.Generator, points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """Sensitivity ``(*S)`` of a breast coil, four elements around either breast, at rest in the scanner."""
+    """Sensitivity ``(*S)`` of a static breast coil with four elements around each breast."""
     total = torch.zeros_like(points[0])
     for centre, radius in zip(centres, radii):
         for x, y, z in ((-1.1, 0.4, 0.0), (1.1, 0.4, 0.0), (0.0, 0.4, -1.1), (0.0, 0.4, 1.1)):
-            place = centre + radius * (torch.tensor([x, y, z]) + uniform(rng, -0.15, 0.15, (3,)))
-            square = sum((p - float(c)) ** 2 for p, c in zip(points, place))
+            element = centre + radius * (torch.tensor([x, y, z]) + uniform(rng, -0.15, 0.15, (3,)))
+            square = sum((p - float(c)) ** 2 for p, c in zip(points, element))
             total += float(uniform(rng, 0.8, 1.2)) / (1 + square / 75.0**2) ** 2
     return total.sqrt()

@@ -1,6 +1,6 @@
-"""Both breasts of a woman lying prone and the chest behind them, as functions of place, for `make_breast`.
+"""Both breasts of a woman lying prone and the chest behind them, as functions of position, for `make_breast`.
 
-Places are RAS mm from the middle of the field of view, with the nipples at +y and the heart at -x.
+Points are in RAS mm from the centre of the field of view; the nipples are at +y, the heart at -x.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from .solids import ellipsoid_depth, noise_lattice, ramp
 __all__ = ["BREAST_TISSUES", "BreastAnatomy"]
 
 BREAST_TISSUES = ("air", "fat", "gland", "vessel", "lesion", "muscle", "bone", "lung", "organ", "heart", "skin")
-# T10 (s), proton density, Ktrans (1/min), ve, vp. Fat takes up nothing; gland lies between its two extremes.
+# T10 (s), proton density, Ktrans (1/min), ve, vp. Fat does not enhance; gland varies between its two extremes.
 _KINETICS = {
     "fat": (0.38, 1.0, 0.0, 0.10, 0.0),
     "gland": (1.40, 0.75, 0.003, 0.30, 0.008),
@@ -30,13 +30,13 @@ _KINETICS = {
     "liver": (0.80, 0.75, 0.25, 0.40, 0.05),
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
-_REACH_MM = (200.0, 200.0, 110.0)  # of the textures
-_TRIES = 1000  # to place the lesions
-_BEHIND_MM = 3.0  # in front of the ribs, within the muscles: nothing of the breasts reaches there, nor the chest beyond
+_REACH_MM = (200.0, 200.0, 110.0)  # extent of the textures from the centre
+_TRIES = 1000  # maximum attempts to place the lesions
+_BEHIND_MM = 3.0  # depth inside the muscles in front of the ribs that separates breast layers from chest layers
 
 
-class _Places:
-    """What several layers need to know of points ``(3, P)`` of the template, found once."""
+class _Points:
+    """Quantities at points ``(3, P)`` of the template that several layers share, computed once."""
 
     def __init__(self, anatomy: "BreastAnatomy", points: Tensor):
         self.anatomy, self.points = anatomy, points
@@ -47,7 +47,7 @@ class _Places:
 
     @cached_property
     def middle(self) -> Tensor:
-        # Lobes and ligaments run towards the nipple.
+        # Lobes and ligaments are elongated towards the nipple.
         return self.anatomy.middle(self.points * torch.tensor([1.0, 0.55, 1.0])[:, None])
 
     @cached_property
@@ -60,14 +60,14 @@ class _Places:
 
     @cached_property
     def depth(self) -> Tensor:
-        """Below the skin, mm, above 0 inside the body."""
+        """Depth below the skin, mm, positive inside the body."""
         return self.anatomy.skin_depth(self.points, self.coarse[0])
 
-    def select(self, chosen: Tensor) -> "_Places":
-        """Those of the points, with what is already known of them."""
-        kept = _Places(self.anatomy, self.points[:, chosen])
-        kept.coarse, kept.depth, kept.cage = self.coarse[:, chosen], self.depth[chosen], self.cage[chosen]
-        return kept
+    def select(self, chosen: Tensor) -> "_Points":
+        """Select points and their cached quantities."""
+        subset = _Points(self.anatomy, self.points[:, chosen])
+        subset.coarse, subset.depth, subset.cage = self.coarse[:, chosen], self.depth[chosen], self.cage[chosen]
+        return subset
 
 
 class BreastAnatomy:
@@ -75,22 +75,22 @@ class BreastAnatomy:
 
     Args:
         rng: source of all random numbers.
-        since_arrival_s: times of the K scans, from the contrast agent's arrival.
+        since_arrival_s: times of the K scans, relative to the arrival of the contrast agent.
         lesions: number of lesions; their curves cycle through ``LESION_KINETICS``.
-        edge_mm: distance from a border within which a voxel shows both tissues, at most 3.
+        edge_mm: half width of the transition between two tissues, at most 3.
 
     Attributes:
-        centres, radii: of the left and the right breast, ``(2, 3)`` mm.
-        bifurcations: of vessels, ``(B, 3)`` mm.
-        lesion_centres, lesion_radii: ``(L, 3)`` mm. A lesion's volume is that of its ellipsoid, which three shears make
-            irregular.
+        centres, radii: centres and radii of the left and right breast, ``(2, 3)`` mm.
+        bifurcations: bifurcations of vessels, ``(B, 3)`` mm.
+        lesion_centres, lesion_radii: ``(L, 3)`` mm. Lesions are ellipsoids made irregular by three shears, which
+            preserve their volume.
     """
 
     def __init__(self, rng: torch.Generator, since_arrival_s: np.ndarray, lesions: int, edge_mm: float):
         self.edge_mm = min(edge_mm, -FARTHEST_MM)
         middle = torch.tensor([[-78.0, 38.0, 5.0], [78.0, 38.0, 5.0]])
         self.centres = middle + uniform(rng, -1, 1, (2, 3)) * torch.tensor([4.0, 3.0, 6.0])
-        size = uniform(rng, -1, 1, (1, 3)) + 0.3 * uniform(rng, -1, 1, (2, 3))  # the sides differ less than patients
+        size = uniform(rng, -1, 1, (1, 3)) + 0.3 * uniform(rng, -1, 1, (2, 3))  # sides differ less than patients
         self.radii = torch.tensor([64.0, 82.0, 72.0]) + size * torch.tensor([6.0, 12.0, 6.0])
         self.chest = Chest(rng)
         self.density, self.sharpness = float(uniform(rng, -0.7, 0.6)), float(uniform(rng, 3, 6))
@@ -108,7 +108,7 @@ class BreastAnatomy:
             self.lesion_signal.append(signal_curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1))
 
     def _place_lesions(self, rng: torch.Generator, lesions: int) -> None:
-        """Within the breasts, away from skin, muscle and each other."""
+        """Place lesions inside the breasts, away from skin, muscle and each other."""
         placed: list[tuple[Tensor, Tensor]] = []
         for _ in range(_TRIES):
             if len(placed) == lesions:
@@ -116,18 +116,18 @@ class BreastAnatomy:
             radii = uniform(rng, 5, 11) * uniform(rng, 0.8, 1.25, (3,))
             side = int(torch.randint(2, (), generator=rng))
             centre = self.centres[side] + self.radii[side] * uniform(rng, -0.7, 0.7, (3,))
-            room, at = float(radii.max()) + 5, _Places(self, centre[:, None])
+            room, at = float(radii.max()) + 5, _Points(self, centre[:, None])
             clear = all((centre - c).norm() > room + r.max() for c, r in placed)
             if clear and float(at.depth) > room and float(at.cage) < -room - self.chest.pectoral_mm:
                 placed.append((centre, radii))
         else:
-            raise ValueError(f"lesions: expected as many as the breasts have room for, got {lesions}")
+            raise ValueError(f"lesions: expected a number that fits into the breasts, got {lesions}")
         both = torch.stack([torch.stack(pair) for pair in placed]) if placed else torch.zeros(0, 2, 3)
         self.lesion_centres, self.lesion_radii = both.unbind(dim=1)
         self.lesion_phases = uniform(rng, 0, 6, (lesions, 3))
 
     def skin_depth(self, points: Tensor, ripple: Tensor) -> Tensor:
-        """Depth below the skin of trunk, breasts and nipples, which pass smoothly into each other, mm."""
+        """Depth below the skin in mm: a smooth union of trunk, breasts and nipples."""
         parts = [self.chest.body_depth(points)]
         parts += [ellipsoid_depth(points, c, r) for c, r in zip(self.centres, self.radii)]
         surface = 7.0 * torch.logsumexp(torch.stack(parts) / 7.0, dim=0) + 1.5 * ripple
@@ -138,8 +138,8 @@ class BreastAnatomy:
     def _edge(self, depth: Tensor) -> Tensor:
         return ramp(depth, self.edge_mm)
 
-    def _gland(self, at: _Places) -> Tensor:
-        """Share of fibroglandular tissue: most of the breast's core, in lobes that reach for the skin."""
+    def _gland(self, at: _Points) -> Tensor:
+        """Share of fibroglandular tissue, which fills most of the core of the breast, with lobes towards the skin."""
         norms = [
             sum(((x - float(m)) / float(s)).square() for x, m, s in zip(at.points, c, r))
             for c, r in zip(self.centres, self.radii)
@@ -150,7 +150,7 @@ class BreastAnatomy:
         return share * below_skin * ramp(-at.cage - self.chest.pectoral_mm - 4, 1.0)
 
     def _lesion_depth(self, points: Tensor, number: int) -> Tensor:
-        """Below a lesion's surface: an ellipsoid under three shears, which keep its volume."""
+        """Depth below the surface of a lesion: an ellipsoid under three shears, which preserve its volume."""
         radii, phases = self.lesion_radii[number], self.lesion_phases[number]
         away = list(points - self.lesion_centres[number][:, None])
         for d in range(3):
@@ -158,8 +158,8 @@ class BreastAnatomy:
             away[d] = away[d] + 0.15 * size * torch.sin(away[(d + 1) % 3] * (3 / size) + float(phases[d]))
         return ellipsoid_depth(torch.stack(away), (0.0, 0.0, 0.0), radii)
 
-    def _breast_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
-        """What covers the fat in front of the ribs, one after the other: tissue, its share ``(P,)``, and its signal."""
+    def _breast_layers(self, at: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """Yield the layers that cover the fat in front of the ribs, in order: tissue, share ``(P,)``, and signal."""
         in_front = self._edge(-at.cage - self.chest.pectoral_mm)
         ligaments = (1 - (at.middle[0] / 0.2).square()).clamp_min(0).square() * ramp(at.depth - 3, 3.0)
         yield "gland", 0.6 * ligaments * in_front, signal["gland"]
@@ -172,15 +172,14 @@ class BreastAnatomy:
         yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
         yield "skin", self._edge(self.skin_mm - at.depth), signal["skin"]
 
-    def _chest_layers(self, at: _Places, signal: dict[str, float], k: int) -> Iterator[Layer]:
-        """The same behind the ribs' surface."""
+    def _chest_layers(self, at: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
+        """Yield the layers behind the surface of the ribs."""
         yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
         yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Signal at scan k, the lesion's number or 0, and the index of ``BREAST_TISSUES``, each ``(P,)``, at template
-        ``points`` ``(3, P)``."""
-        everywhere = _Places(self, points)
+        """Render signal at scan k, lesion number, and tissue index, each ``(P,)``, at template points ``(3, P)``."""
+        everywhere = _Points(self, points)
         signal = torch.zeros_like(everywhere.depth)
         painted = signal, signal.byte(), signal.byte()
         body, behind = everywhere.depth > -self.edge_mm, everywhere.cage > -_BEHIND_MM
@@ -190,7 +189,7 @@ class BreastAnatomy:
                     whole[part] = values
         return painted
 
-    def _paint(self, at: _Places, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _paint(self, at: _Points, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
         now = {name: float(curve[k]) for name, curve in self.signal.items()}
         signal = torch.full_like(at.depth, now["fat"])
         tissue = torch.full(at.depth.shape, BREAST_TISSUES.index("fat"), dtype=torch.uint8)
@@ -207,26 +206,24 @@ class BreastAnatomy:
         return signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth), lesion, tissue
 
     def landmarks(self, rng: torch.Generator, number: int) -> Tensor:
-        """Template points, ``(number, 3)`` mm: bifurcations of vessels, at most a third; then points within the lesions
-        in turn, a tenth; the others on the border of the gland."""
-        inner = _Places(self, self.bifurcations.T).depth > 4
-        found = [self.bifurcations[inner][: number // 3]]
+        """Draw ``(number, 3)`` mm: up to a third at bifurcations, a tenth in lesions, the rest on the gland border."""
+        inner = _Points(self, self.bifurcations.T).depth > 4
+        points = [self.bifurcations[inner][: number // 3]]
         if len(self.lesion_radii):
             turn = torch.arange(number // 10) % len(self.lesion_radii)
             ball = torch.nn.functional.normalize(torch.randn(len(turn), 3, generator=rng), dim=1)
             ball = 0.6 * ball * uniform(rng, 0, 1, (len(turn), 1)) ** (1 / 3)
-            found.append(self.lesion_centres[turn] + self.lesion_radii[turn] * ball)
-        while sum(map(len, found)) < number:
+            points.append(self.lesion_centres[turn] + self.lesion_radii[turn] * ball)
+        while sum(map(len, points)) < number:
             side = torch.randint(2, (20 * number,), generator=rng)
             candidates = self.centres[side] + self.radii[side] * uniform(rng, -1, 1, (20 * number, 3))
-            at = _Places(self, candidates.T)
-            found.append(candidates[(at.depth > 4) & ((self._gland(at) - 0.5).abs() < 0.15)])
-        return torch.cat(found)[:number]
+            at = _Points(self, candidates.T)
+            points.append(candidates[(at.depth > 4) & ((self._gland(at) - 0.5).abs() < 0.15)])
+        return torch.cat(points)[:number]
 
 
 def _signals(rng: torch.Generator, since_arrival_s: np.ndarray) -> dict[str, np.ndarray]:
-    """Signal over time of every tissue. Half of the patients are scanned with fat suppression; how much their gland
-    takes up differs fivefold."""
+    """Draw the signal curve of every tissue. Half of the patients have fat suppression; uptake varies fivefold."""
     kinetics = dict(_KINETICS)
     uptake, suppressed = float(uniform(rng, 0.3, 1.6)), float(uniform(rng, 0.05, 0.12))
     if float(uniform(rng, 0, 1)) < 0.5:

@@ -1,6 +1,6 @@
-"""The chest behind the breasts of a woman lying prone: muscles, ribs, lungs, and a heart that beats.
+"""The chest behind the breasts of a woman lying prone: muscles, ribs, lungs, and a beating heart.
 
-Places are RAS mm from the middle of the field of view, with the front at +y and the heart at -x.
+Points are in RAS mm from the centre of the field of view; the front is at +y, the heart at -x.
 """
 
 import math
@@ -16,7 +16,7 @@ __all__ = ["Chest"]
 
 Layer = tuple[str, Tensor, float | Tensor]
 _CENTRE = (0.0, -62.0, 0.0)
-# Within the ribs: centre, radii, tissue, kinetics; the latter cover the former.
+# Organs inside the ribs: centre, radii, tissue, kinetics; later ones cover earlier ones.
 _ORGANS = (
     ((0.0, -70.0, 0.0), (30.0, 78.0, math.inf), "organ", "fat"),
     ((58.0, -70.0, -120.0), (92.0, 78.0, 80.0), "organ", "liver"),
@@ -33,7 +33,7 @@ _HEART_PARTS = (
 
 
 class Chest:
-    """Everything behind the breasts.
+    """The chest wall and the organs behind the breasts.
 
     Args:
         rng: source of all random numbers.
@@ -67,12 +67,13 @@ class Chest:
     def layers(
         self, points: Tensor, cage: Tensor, edge: Callable[[Tensor], Tensor], signal: Mapping[str, float], k: int
     ) -> Iterator[Layer]:
-        """What covers the muscle, one after the other: tissue, its share ``(P,)``, and its signal.
+        """Yield the layers that cover the muscle, in order: tissue, its share ``(P,)``, and its signal.
 
         Args:
-            points: ``(3, P)`` mm; ``cage`` ``(P,)`` is their `cage_depth`.
-            edge: from depth, mm, to share.
-            signal: of each tissue of the kinetics at scan ``k``.
+            points: ``(3, P)`` mm.
+            cage: `cage_depth` of the points, ``(P,)``.
+            edge: converts depth in mm to a share.
+            signal: signal of each tissue at scan ``k``.
         """
         x, y, z = points
         rib = torch.cos(2 * math.pi * (z + 0.35 * x.abs() + 0.3 * y) / 27) * 9 - 1
@@ -80,15 +81,15 @@ class Chest:
         yield "bone", edge(torch.minimum(torch.maximum(rib, sternum), 4 - (cage - 5).abs())), signal["marrow"]
         inside = edge(cage - 10)
         yield "lung", inside, signal["lung"]
-        places = (points - self.organ_shift[:, None]) * self.organ_scale
+        scaled = (points - self.organ_shift[:, None]) * self.organ_scale
         for centre, radii, tissue, kind in _ORGANS:
-            yield tissue, inside * edge(ellipsoid_depth(places, centre, radii)), signal[kind]
-        resting = self._resting(places, k)
+            yield tissue, inside * edge(ellipsoid_depth(scaled, centre, radii)), signal[kind]
+        resting = self._resting(scaled, k)
         for centre, radii, kind in _HEART_PARTS:
             yield "heart", inside * edge(ellipsoid_depth(resting, centre, radii)), signal[kind]
 
     def _resting(self, points: Tensor, k: int) -> Tensor:
-        """Where the heart's points lie when it rests: every scan shows another moment of its beat."""
+        """Map points to the heart at rest. Every scan shows the heart at a random phase of its beat."""
         rng = torch.Generator().manual_seed(self.beat_seed + k)
         contraction, shift = float(uniform(rng, 1.0, 1.16)), uniform(rng, -3, 3, (3, 1))
         middle = torch.tensor(_HEART)[:, None]

@@ -1,4 +1,4 @@
-"""Trees of vessels within the breasts, made from a seed."""
+"""Random vessel trees in the breasts."""
 
 import numpy as np
 import torch
@@ -15,16 +15,16 @@ FARTHEST_MM = -3.0
 
 
 def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Grow the vessels of one breast from the chest wall towards the nipple, below the skin, branching on the way.
+    """Grow the branching vessels of one breast below the skin, from the chest wall towards the nipple.
 
     Args:
         rng: source of all random numbers.
-        centre, radii: of the breast, mm, ``(3,)``; the nipple lies along the second axis.
-    Returns: axis points ``(N, 3)`` mm; their radii ``(N,)`` mm; bifurcations ``(B, 3)`` mm.
+        centre, radii: centre and radii of the breast, mm, ``(3,)``; the second axis points to the nipple.
+    Returns: centreline points ``(N, 3)`` mm; their radii ``(N,)`` mm; bifurcations ``(B, 3)`` mm.
     """
     places, widths, bifurcations = [], [], []
     angles = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.4, 0.4, 4)
-    # In units of the breast's radii, where its skin is the unit sphere.
+    # In units of the breast's radii, so that its skin is the unit sphere.
     growing = [(np.array([0.8 * np.cos(a), 0.1, 0.8 * np.sin(a)]), None, rng.uniform(1.4, 2.2)) for a in angles]
     while growing:
         at, heading, width = growing.pop()
@@ -48,10 +48,10 @@ def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tup
 
 
 def vessel_lattice(places: np.ndarray, widths: np.ndarray) -> Lattice:
-    """Depth below the wall of the nearest vessel, mm, above 0 inside; no less than `FARTHEST_MM`.
+    """Depth below the wall of the nearest vessel, mm, positive inside, at least `FARTHEST_MM`.
 
     Args:
-        places, widths: as `grow_vessels` gives them.
+        places, widths: centreline points and radii returned by `grow_vessels`.
     """
     points, radii = torch.from_numpy(places).float(), torch.from_numpy(widths).float()
     origin = points.amin(dim=0) - (_REACH + 1) * _LATTICE_MM

@@ -1,4 +1,4 @@
-"""A breathing abdomen made from a seed: organs slide along a wall that stands still, and slices are thick."""
+"""Phantom of a breathing abdomen: organs slide along a static wall, and slices are thick."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ __all__ = ["make_breathing_series"]
 
 @dataclass
 class _Abdomen:
-    """Organs in a cylinder along the second axis that is not quite round, and a wall around them; points are
-    ``(3, *P)`` mm."""
+    """Organs in an irregular cylinder along the second axis, and a wall around them; points are ``(3, *P)`` mm."""
 
     extent: Tensor
     reach_mm: float
@@ -23,12 +22,12 @@ class _Abdomen:
     lattice_seed: int
 
     def _from_axis(self, points: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Coordinates across the cylinder, 1 at ``shares`` of the field of view."""
+        """Coordinates across the cylinder, which are 1 at ``shares`` of the field of view."""
         x, z = ((points[a] - self.extent[a] / 2) / (s * self.extent[a]) for a, s in zip((0, 2), shares))
         return x, z
 
     def radius(self, points: Tensor) -> Tensor:
-        """1 on the border between organs and wall."""
+        """Relative radius, which is 1 on the border between organs and wall."""
         x, z = self._from_axis(points, (0.33, 0.36))
         return torch.hypot(x, z) - self.wobble * torch.sin(5 * torch.atan2(z, x) + self.phase)
 
@@ -36,7 +35,7 @@ class _Abdomen:
         return torch.sigmoid(50 * (1 - torch.hypot(*self._from_axis(points, (0.47, 0.49)))))
 
     def tissue(self, points: Tensor, number: int) -> Tensor:
-        """Vessels, lobes and a fine texture, from lattices that reach past the field of view."""
+        """Signal of vessels, lobes and a fine texture, from lattices that extend beyond the field of view."""
         reach, lattices = (self.extent + 2 * self.reach_mm).tolist(), []
         for n, cell in enumerate((20.0, 10.0, 4.0)):
             generator = torch.Generator().manual_seed(self.lattice_seed + 10 * number + n)
@@ -49,23 +48,23 @@ class _Abdomen:
 def _landmarks(
     rng: torch.Generator, abdomen: _Abdomen, lengths: Tensor, spacing: Tensor, number: int
 ) -> tuple[Tensor, Tensor]:
-    """Points of organs and wall away from their border, ``(K, P, 3)`` mm, that stay in view; and which are of organs,
-    ``(P,)``."""
+    """Draw points in organs and wall, away from their border, that stay inside the field of view: ``(K, P, 3)`` mm, and
+    whether each is in an organ, ``(P,)``."""
     extent = abdomen.extent
     chosen = (uniform(rng, 0, 1, (20 * number, 3)) * extent).T[:, :, None, None]
     radius = abdomen.radius(chosen)
     inside, wall = radius < 0.85, (radius > 1.15) & (abdomen.body(chosen) > 0.9)
-    each = []
+    points = []
     for length in lengths:
         at = chosen.clone()
-        # The template's coordinate c lies where y + length (1 - 0.2 y / extent) = c.
+        # The template's coordinate c corresponds to the y with y + length (1 - 0.2 y / extent) = c.
         away = (chosen[1] + abdomen.reach_mm / 2 - length) / (1 - 0.2 * length / extent[1])
         at[1] = torch.where(inside, away, chosen[1])
-        each.append(at[:, :, 0, 0].T)
-    found = torch.stack(each)
-    in_view = ((found > 2 * spacing) & (found < extent - 3 * spacing)).all(dim=2).all(dim=0)
+        points.append(at[:, :, 0, 0].T)
+    points = torch.stack(points)
+    in_view = ((points > 2 * spacing) & (points < extent - 3 * spacing)).all(dim=2).all(dim=0)
     kept = (in_view & (inside | wall)[:, 0, 0]).nonzero()[:number, 0]
-    return found[:, kept], inside[kept, 0, 0]
+    return points[:, kept], inside[kept, 0, 0]
 
 
 def make_breathing_series(
@@ -77,20 +76,20 @@ def make_breathing_series(
     landmarks: int = 1000,
     noise: float = 0.03,
 ) -> dict[str, Tensor]:
-    """One series whose inner organs move along the second axis, by a different length each time and a fifth less at
-    the far end than at the near one, while the wall around them does not move at all.
+    """Generate a series in which inner organs move along the second axis by a different distance at each timepoint, a
+    fifth less at the far end than at the near end, while the wall around them is static.
 
     Args:
-        seed: decides everything random.
-        max_motion_mm: length between the extreme positions of the organs; the others lie in between.
+        seed: random seed.
+        max_motion_mm: distance between the extreme positions of the organs.
         size: voxels (i, j, k).
-        spacing_mm: of the voxels.
-        timepoints: K; the signal of the organs rises by half over them.
-        landmarks: number of points, fewer where some leave the field of view.
-        noise: standard deviation of the Rician noise's Gaussian parts, of tissue's mean signal.
+        spacing_mm: voxel size.
+        timepoints: K; the signal of the organs rises by half over time.
+        landmarks: number of points; those that leave the field of view are dropped.
+        noise: standard deviation of the Gaussian components of the Rician noise, relative to the tissue signal.
     Returns: ``image`` ``(K, *S)``; ``affine`` ``(4, 4)`` RAS mm; ``landmarks_mm`` ``(K, P, 3)``, RAS mm, exact;
-        ``inside`` ``(P,)``, whether a landmark is of the moving organs. None lies within a seventh of their radius
-        of the border along which they slide.
+        ``inside`` ``(P,)``, whether a landmark is in the moving organs. All landmarks keep a distance of at least a
+        seventh of the organs' radius from the sliding border.
     """
     rng = torch.Generator().manual_seed(seed)
     spacing = torch.tensor([float(v) for v in spacing_mm])
@@ -103,20 +102,20 @@ def make_breathing_series(
 
     axes = [torch.arange(n) * float(s) for n, s in zip(size, spacing_mm)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    inner, still, visible = abdomen.radius(points) < 1, abdomen.tissue(points, 1), abdomen.body(points)
+    inner, wall, visible = abdomen.radius(points) < 1, abdomen.tissue(points, 1), abdomen.body(points)
     image = []
     for k, length in enumerate(lengths):
-        moved = points.clone()
-        moved[1] = points[1] + length * (1 - 0.2 * points[1] / extent[1])
+        template = points.clone()
+        template[1] = points[1] + length * (1 - 0.2 * points[1] / extent[1])
         gain = 1 + 0.5 * k / max(timepoints - 1, 1)
-        signal = torch.where(inner, gain * abdomen.tissue(moved, 0), still) * visible
+        signal = torch.where(inner, gain * abdomen.tissue(template, 0), wall) * visible
         real, imaginary = (0.5 * noise * torch.randn(signal.shape, generator=rng) for _ in range(2))
         image.append(torch.hypot(signal + real, imaginary))
 
-    found, inside = _landmarks(rng, abdomen, lengths, spacing, landmarks)
+    landmarks_mm, inside = _landmarks(rng, abdomen, lengths, spacing, landmarks)
     return {
         "image": torch.stack(image),
         "affine": torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64)),
-        "landmarks_mm": found,
+        "landmarks_mm": landmarks_mm,
         "inside": inside,
     }

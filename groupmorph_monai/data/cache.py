@@ -1,4 +1,4 @@
-"""Series that are prepared once, and again when anything about them has changed."""
+"""Cache of preprocessed series that detects changes of files, transforms and versions."""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,15 +23,15 @@ def _key(content: object) -> bytes:
 
 
 class CachedSeries(PersistentDataset):
-    """Dataset that keeps what comes before the first random transform on disk.
+    """Dataset that caches the results of all transforms before the first random one on disk.
 
-    An entry's name tells the files it was made of, with their sizes and times of change, the transforms with their
-    settings, and this package's version. An entry that cannot be read is made anew.
+    The name of an entry is a hash of its files (with sizes and modification times), the transforms with their settings,
+    and the version of this package. Unreadable entries are recomputed.
 
     Args:
         data: items of a data list.
         transform: MONAI transforms.
-        cache_dir: made where it is missing.
+        cache_dir: created if it does not exist.
     """
 
     def __init__(self, data: Sequence[Mapping], transform: Callable, cache_dir: str | Path):
@@ -42,8 +42,8 @@ class CachedSeries(PersistentDataset):
         if file.is_file():
             try:
                 return torch.load(file, weights_only=True)
-            except Exception as error:  # pickle, zipfile and PyTorch each have their own kinds
-                logger.warning("%s is broken (%s) and made anew", file, type(error).__name__)
+            except Exception as error:  # pickle, zipfile and PyTorch raise their own types
+                logger.warning("%s is corrupt (%s) and is recomputed", file, type(error).__name__)
         prepared = convert_to_tensor(self._pre_transform(deepcopy(item)), convert_numeric=False, track_meta=False)
         with whole_file(file) as path:
             torch.save(prepared, path)

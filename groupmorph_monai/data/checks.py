@@ -1,4 +1,4 @@
-"""A study's series, read once before hours of work begin."""
+"""Check a data set before a long computation starts."""
 
 import logging
 
@@ -13,17 +13,17 @@ logger = logging.getLogger(__name__)
 
 
 def check_dataset(dataset_dir: str, least: int = 2, description: str | None = None) -> None:
-    """Read every series of a data list, with its landmarks and label maps, so that a broken one is told at once.
+    """Read every series of a data list with its landmarks and label maps, to report unreadable ones early.
 
     Args:
-        dataset_dir: as `series_items` takes it.
-        least: timepoints that a series must have.
-        description: which series of each folder to take, a pattern as `read_series` has it.
-    Raises: InputError for the first that cannot be read.
+        dataset_dir: as for `series_items`.
+        least: minimum number of timepoints per series.
+        description: pattern that selects the series of each folder, as for `read_series`.
+    Raises: InputError for the first unreadable series.
     """
     items = series_items(dataset_dir, None, [], description=description)
     logger.info(
-        "Reading all %d series of %s once, to find broken ones before the work begins.", len(items), dataset_dir
+        "Reading all %d series of %s once to find unreadable ones before the run starts.", len(items), dataset_dir
     )
     for item in items:
         series = read_series(item["image"], description=description)
@@ -31,7 +31,7 @@ def check_dataset(dataset_dir: str, least: int = 2, description: str | None = No
         if number < least:
             raise InputError(
                 f"timepoints_least: expected at most the {number} timepoints of {name}, got {least}; choose a smaller "
-                "one, or leave the series out"
+                "number, or remove the series"
             )
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])

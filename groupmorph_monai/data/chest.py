@@ -1,9 +1,9 @@
-"""The shape of a chest cavity and how it breathes, in closed form.
+"""Shape and breathing motion of a chest cavity, in closed form.
 
 Points are ``(3, *P)`` mm from the centre of the field of view: to the right, to the front, upwards. At height z the
-cavity is one outline, ``scale(z)`` times as large as at its base. With u = x / scale(z) and v = y / scale(z), a motion
-that changes z alone and keeps (u, v) carries the cavity's surface onto itself: its contents slide along a wall that
-does not follow, without a gap and without an overlap.
+outline of the cavity is that at its base, scaled by ``scale(z)``. With u = x / scale(z) and v = y / scale(z), a motion
+that changes z and keeps (u, v) maps the surface of the cavity onto itself: the contents slide along the wall without
+gaps or overlaps.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from .phantom import uniform
 
 __all__ = ["SPINE_MM", "Breath", "Cavity"]
 
-_APEX_MM, _BASE_MM = 112.0, -100.0  # heights between which the displacement grows from nothing to that of the diaphragm
-SPINE_MM = -48.0  # from the centre to the back; the ribs move about the spine
+_APEX_MM, _BASE_MM = 112.0, -100.0  # heights between which the displacement grows from 0 to that of the diaphragm
+SPINE_MM = -48.0  # y coordinate of the spine, about which the ribs move
 
 
 @dataclass(frozen=True)
 class Cavity:
-    """The inside of the ribs: a rounded box that is notched by the spine and tapers to the neck.
+    """The space inside the ribs: a rounded box with a notch for the spine, tapering towards the neck.
 
     Args:
-        half_width_mm, half_depth_mm: of the outline at the base.
-        notch: depth of the spine's notch, as a share of the half depth.
-        shoulder_mm: height at which the cavity is half as narrow as it gets.
+        half_width_mm, half_depth_mm: half width and half depth of the outline at the base.
+        notch: depth of the notch for the spine, as a share of the half depth.
+        shoulder_mm: height at which half of the tapering is reached.
     """
 
     half_width_mm: float
@@ -43,7 +43,7 @@ class Cavity:
         return 0.42 + 0.58 * torch.sigmoid((self.shoulder_mm - z) / 22.0)
 
     def radius(self, points: Tensor) -> Tensor:
-        """1 on the surface, below 1 inside, ``(*P)``."""
+        """Relative radius ``(*P)``, which is 1 on the surface and below 1 inside."""
         scale = self.scale(points[2])
         u, v = points[0] / (scale * self.half_width_mm), points[1] / (scale * self.half_depth_mm)
         from_spine = torch.atan2(u, -v)
@@ -51,24 +51,24 @@ class Cavity:
         return (u.abs() ** 2.4 + v.abs() ** 2.4) ** (1 / 2.4) / outline
 
     def depth_mm(self, points: Tensor) -> Tensor:
-        """Distance from the surface along the ray from the axis: above 0 inside, ``(*P)``."""
+        """Distance from the surface along the ray from the axis, positive inside, ``(*P)``."""
         return torch.hypot(points[0], points[1]) * (1 / self.radius(points).clamp_min(1e-3) - 1)
 
 
 @dataclass(frozen=True)
 class Breath:
-    """The map from one phase to the template, a deep inspiration.
+    """The transform from one breathing phase to the template, which is at deep inspiration.
 
-    The wall: ``x (1 + b h(z))`` and, about the spine, ``y (1 + a h(z))``, where h fades towards the neck. The cavity's
-    contents: after that, at constant (u, v), ``z - L w(u, v) q(z)``, where q rises smoothly from 0 at the apex of the
-    lungs to 1 at the diaphragm and stays there below; w lets the back move more than the front. Each step is a
-    monotone function of one coordinate, and so has an inverse.
+    The wall moves to ``x (1 + b h(z))`` and, about the spine, ``y (1 + a h(z))``, where h vanishes towards the neck.
+    The contents of the cavity then move, at constant (u, v), to ``z - L w(u, v) q(z)``, where q rises smoothly from 0
+    at the apex of the lungs to 1 at the diaphragm and below; w makes the back move more than the front. Each step is a
+    monotone function of one coordinate and therefore invertible.
 
     Args:
-        cavity: whose surface the contents slide along.
-        lift_mm: L, by which the diaphragm is higher than in the template.
+        cavity: cavity along whose surface the contents slide.
+        lift_mm: L, the elevation of the diaphragm relative to the template.
         widening: b and a.
-        tilt: of w: towards the back, and towards the right.
+        tilt: increase of w towards the back and towards the right.
     """
 
     cavity: Cavity
@@ -78,10 +78,10 @@ class Breath:
 
     @classmethod
     def draw_phases(cls, rng: torch.Generator, cavity: Cavity, number: int, max_motion_mm: float) -> list["Breath"]:
-        """Phases from the end of inspiration to that of expiration, of which no two are multiples of one motion."""
+        """Draw phases from end inspiration to end expiration, whose motions are not multiples of each other."""
         lift_mm = max_motion_mm * float(uniform(rng, 0.6, 1.0))
         phase = torch.arange(number) / max(number - 1, 1)
-        # The template itself is no phase, so that none of the true maps is the identity.
+        # No phase equals the template, so that no true transform is the identity.
         share = 0.1 + 0.9 * (0.5 - 0.5 * torch.cos(torch.pi * phase))
         share = (share + 0.04 * uniform(rng, -1, 1, (number,))).clamp_min(0.03)
         wide = uniform(rng, 0.2, 1.0, (2,)) * torch.tensor([0.015, 0.04]) * max_motion_mm / 25
@@ -92,36 +92,36 @@ class Breath:
         ]
 
     def wall(self, points: Tensor) -> Tensor:
-        """Points of the phase's wall in the template, ``(3, *P)``."""
+        """Map points of the wall to the template, ``(3, *P)``."""
         x, y, z = points
         wide, deep = self._widened(z)
         return torch.stack([x * wide, SPINE_MM + (y - SPINE_MM) * deep, z])
 
     def contents(self, points: Tensor) -> Tensor:
-        """Points of the phase's cavity in the template, ``(3, *P)``."""
+        """Map points of the cavity to the template, ``(3, *P)``."""
         x, y, z = self.wall(points)
         scale = self.cavity.scale(z)
-        moved = z - self._lift(x / scale, y / scale) * _rise(z)
-        ratio = self.cavity.scale(moved) / scale
-        return torch.stack([x * ratio, y * ratio, moved])
+        template_z = z - self._lift(x / scale, y / scale) * _rise(z)
+        ratio = self.cavity.scale(template_z) / scale
+        return torch.stack([x * ratio, y * ratio, template_z])
 
     def volume_ratio(self, points: Tensor) -> Tensor:
-        """The determinant of the Jacobian of ``contents``, ``(*P)``: above 1 where the template is less dense."""
+        """Jacobian determinant of ``contents``, ``(*P)``, above 1 where the template is less dense."""
         x, y, z = self.wall(points)
         scale = self.cavity.scale(z)
         lift = self._lift(x / scale, y / scale)
-        moved = z - lift * _rise(z)
+        template_z = z - lift * _rise(z)
         wide, deep = self._widened(z)
-        return wide * deep * (self.cavity.scale(moved) / scale) ** 2 * (1 - lift * _slope(z))
+        return wide * deep * (self.cavity.scale(template_z) / scale) ** 2 * (1 - lift * _slope(z))
 
     def from_template(self, points: Tensor, iterations: int = 80) -> Tensor:
-        """The inverse of ``contents``: where the template's points, ``(3, *P)``, lie in the phase."""
-        x, y, moved = points
-        scale = self.cavity.scale(moved)
+        """Map points of the template, ``(3, *P)``, to the phase: the inverse of ``contents``."""
+        x, y, template_z = points
+        scale = self.cavity.scale(template_z)
         u, v = x / scale, y / scale
-        lift, z = self._lift(u, v), moved
-        for _ in range(iterations):  # each shortens the error to less than 0.6 of it
-            z = moved + lift * _rise(z)
+        lift, z = self._lift(u, v), template_z
+        for _ in range(iterations):  # a contraction by less than 0.6
+            z = template_z + lift * _rise(z)
         wide, deep = self._widened(z)
         scale = self.cavity.scale(z)
         return torch.stack([u * scale / wide, SPINE_MM + (v * scale - SPINE_MM) / deep, z])

@@ -1,7 +1,7 @@
-"""What a chest is made of, in Hounsfield units, as functions of continuous coordinates.
+"""Tissues of the chest in Hounsfield units, as functions of continuous coordinates.
 
-Points are ``(3, *P)`` mm of the template of `chest`: to the right, to the front, upwards. Sizes are those of an adult.
-Shapes have soft edges, as the scanner's point spread gives them: ``edge_mm`` is a fifth of their 10 to 90 % width.
+Points are ``(3, *P)`` mm in the template of `chest`: to the right, to the front, upwards. Sizes are those of an adult.
+Edges are blurred as by the scanner's point spread function: ``edge_mm`` is about a fifth of their 10 to 90 % width.
 """
 
 from collections.abc import Sequence
@@ -16,29 +16,29 @@ from .phantom import smooth_noise, uniform
 __all__ = ["Tissues", "soft"]
 
 AIR, FAT, BLOOD, MUSCLE, LIVER = -1000.0, -95.0, 42.0, 55.0, 62.0
-# In the lungs of the template, the deepest inspiration: both get denser as the lung empties.
+# In the template's lungs, at deepest inspiration; both become denser during expiration.
 VESSEL, LESION = 0.0, -10.0
 MARROW, CORTEX, DISC, CARTILAGE = 230.0, 750.0, 90.0, 110.0
 _RIBS_APART_MM, _VERTEBRAE_APART_MM = 25.0, 24.0
-# Great vessels and gullet: radius, then from where to where; x, y, z.
+# Great vessels and oesophagus: radius, start and end (x, y, z).
 _MEDIASTINAL_TUBES = (
     (14.0, (8, 18, -10), (6, 14, 34)),  # ascending aorta
     (12.0, (6, 14, 36), (-20, -26, 40)),  # arch
     (11.0, (-24, -34, 40), (-24, -34, -140)),  # descending aorta
     (9.0, (22, 12, -5), (18, 8, 140)),  # superior vena cava
     (12.0, (-14, 24, -5), (-8, 8, 22)),  # pulmonary trunk
-    (6.0, (-8, -26, 140), (-8, -26, -140)),  # gullet
+    (6.0, (-8, -26, 140), (-8, -26, -140)),  # oesophagus
     (6.0, (-22, 4, 45), (-30, 2, 140)),  # left carotid
 )
 
 
 def soft(distance_mm: Tensor, edge_mm: float) -> Tensor:
-    """The share of a voxel within a shape from the distance of its centre to the border, above 0 inside."""
+    """Share of a voxel inside a shape, from the signed distance of its centre to the border, positive inside."""
     return torch.sigmoid(distance_mm / edge_mm)
 
 
 def _ellipsoid_mm(points: Tensor, centre: Sequence[float], radii: Sequence[float]) -> Tensor:
-    """Distance from the border, about."""
+    """Approximate distance from the border, positive inside."""
     scaled = sum(((p - c) / r) ** 2 for p, c, r in zip(points, centre, radii))
     return (1 - scaled.sqrt()) * min(radii)
 
@@ -56,19 +56,19 @@ def _over(below: Tensor | float, value: Tensor | float, share: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Tissues:
-    """One chest.
+    """The tissues of one chest.
 
     Args:
-        cavity: inside the ribs.
+        cavity: the space inside the ribs.
         body_mm: half width and half depth of the trunk.
-        fat_mm: thickness of the fat under the skin.
-        rib_tilt: by how much the ribs fall to the front, mm a mm.
-        ribs_mm: height at which one of them begins at the spine.
-        domes_mm: heights of the diaphragm's domes over its rim, right and left.
-        heart_mm: half axes.
-        density: of the parenchyma, g/ml.
-        lattice_seed: of the textures.
-        extent_mm: of the field of view.
+        fat_mm: thickness of the subcutaneous fat.
+        rib_tilt: downward slope of the ribs towards the front.
+        ribs_mm: height of one rib at the spine.
+        domes_mm: heights of the right and left dome of the diaphragm above its rim.
+        heart_mm: half axes of the heart.
+        density: density of the lung parenchyma, g/ml.
+        lattice_seed: random seed of the textures.
+        extent_mm: field of view.
     """
 
     cavity: Cavity
@@ -94,19 +94,19 @@ class Tissues:
         return cls(cavity, as_tuples[0], fat, tilt, ribs, *as_tuples[1:], density, seed, tuple(extent_mm))
 
     def texture(self, number: int, cell_mm: float, points: Tensor) -> Tensor:
-        """Smooth noise of unit variance, ``(*P)``, that reaches 60 mm past the field of view."""
+        """Smooth noise of unit variance, ``(*P)``, defined up to 60 mm beyond the field of view."""
         generator = torch.Generator().manual_seed(self.lattice_seed + number)
         size = [e + 120 for e in self.extent_mm]
         return smooth_noise(generator, cell_mm, 1, points + torch.tensor(size).view(3, 1, 1, 1) / 2, size)[0]
 
     def parenchyma(self, points: Tensor) -> Tensor:
-        """Density of the template's lung without vessels, g/ml: more at the back, which lies below."""
+        """Density of the template's lung without vessels, g/ml, higher at the back because of gravity."""
         gravity = 1 - 0.3 * (points[1] / 70.0).clamp(-1, 1)
         fine = 1 + 0.1 * self.texture(0, 14.0, points) + 0.12 * self.texture(1, 3.5, points)
         return self.density * gravity * fine.clamp(0.6, 1.4)
 
     def lung_mm(self, points: Tensor) -> Tensor:
-        """Distance of points of the cavity from the lungs' inner borders and the diaphragm, above 0 in a lung."""
+        """Distance from the inner borders of the lungs and the diaphragm, positive inside a lung."""
         x, y, z = points
         between = 13 + 18 * torch.exp(-(((y + 10) / 32) ** 2))
         medial = x.abs() - between * self.cavity.scale(z)
@@ -128,7 +128,7 @@ class Tissues:
         return _ellipsoid_mm(points, (-22, 14, -42), self.heart_mm)
 
     def around_lungs(self, points: Tensor, edge_mm: float) -> Tensor:
-        """HU of what is no lung in the cavity: mediastinum, heart, liver, stomach, ``(*P)``."""
+        """HU of the cavity outside the lungs: mediastinum, heart, liver, stomach, ``(*P)``."""
         x, y, z = points
         wavy = 10 * self.texture(2, 12.0, points)
         hu = torch.full_like(x, FAT) + wavy
@@ -143,7 +143,7 @@ class Tissues:
         return _over(hu, _over(gap, MUSCLE, soft(3 - under, edge_mm)), soft(under, edge_mm))
 
     def wall(self, points: Tensor, edge_mm: float) -> Tensor:
-        """HU of what the contents slide along, and of the air around the body, ``(*P)``."""
+        """HU of the chest wall and the air around the body, ``(*P)``."""
         x, y, z = points
         outside = -self.cavity.depth_mm(points)
         scaled = ((x / self.body_mm[0]).abs() ** 2.3 + (y / self.body_mm[1]).abs() ** 2.3) ** (1 / 2.3)
@@ -166,7 +166,7 @@ class Tissues:
         slanted = points[2] + self.rib_tilt * (points[1] - SPINE_MM) - self.ribs_mm
         along = torch.remainder(slanted, _RIBS_APART_MM) - _RIBS_APART_MM / 2
         inside = (1 - torch.hypot((outside - 7) / 4.0, along / 6.5)) * 4.5
-        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # there the ribs are cartilage
+        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # where the ribs are cartilage
         return _over(self._bone(hu, inside, 1.4, edge_mm), _over(hu, CARTILAGE, soft(inside, edge_mm)), front)
 
     def _shoulder_blades(self, hu: Tensor, points: Tensor, edge_mm: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which series there are: a folder of them, a JSON list, or phantoms where there is no data."""
+"""Data lists: from a folder of series, a JSON file, or phantoms."""
 
 import json
 import logging
@@ -21,30 +21,30 @@ _KEYS = ("name", "image", "landmarks", "labels")
 
 
 def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
-    """One item for each seed; `LoadSeriesd` makes the series."""
+    """List one phantom per seed; `LoadSeriesd` generates the series."""
     return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
 
 
 def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[dict]:
-    """One item for each seed, of phantoms that move by affine maps alone; `LoadSeriesd` makes the series."""
+    """List one phantom with affine motion per seed; `LoadSeriesd` generates the series."""
     return [{"affine_phantom": {"seed": s, **options}} for s in seeds]
 
 
 def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
-    """One item for each seed, of every kind of motion in turn; `LoadSeriesd` makes the pair."""
+    """List one heart phantom per seed, cycling through the kinds of motion; `LoadSeriesd` generates the pair."""
     kinds = list(HEART_MOTIONS)
     return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
 
 
 def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
-    """One item for each seed; `LoadSeriesd` makes the 4D CT."""
+    """List one thorax phantom per seed; `LoadSeriesd` generates the 4D CT."""
     return [{"thorax": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
 
 
 def breast_items(
     seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
 ) -> list[dict]:
-    """One item for each seed; `LoadSeriesd` makes the breast DCE-MRI."""
+    """List one breast phantom per seed; `LoadSeriesd` generates the DCE-MRI series."""
     return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
 
 
@@ -57,39 +57,37 @@ def series_items(
     held_out: str | None = None,
     description: str | None = None,
 ) -> list[dict]:
-    """Data list of ``dataset_dir``.
+    """Make the data list of ``dataset_dir``.
 
-    A ``dataset.json`` in it decides: ``{"training": [...], "validation": [...]}``, each entry ``{"image": file, folder
-    or list of files, "landmarks": [one point file a timepoint], "labels": [one label map a timepoint]}`` with paths
-    relative to the folder. Without one, every sub-folder and every NIfTI file is a series, in the natural order of
-    their names, the last ``validation_fraction`` of them for validation, or ``held_out`` alone; a sub-folder's
-    ``landmarks_*`` files (CSV or ITK points, one a timepoint) are its landmarks, and a case of DIR-Lab's brings its
-    own.
+    If the folder contains a ``dataset.json``, it defines the list: ``{"training": [...], "validation": [...]}``, each
+    entry ``{"image": file, folder or list of files, "landmarks": [one point file per timepoint], "labels": [one label
+    map per timepoint]}`` with paths relative to the folder. Otherwise every sub-folder and every NIfTI file is a
+    series, in natural order of their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for
+    validation. Files ``landmarks_*`` of a sub-folder (CSV or ITK points, one per timepoint) are its landmarks; DIR-Lab
+    cases include their own.
 
     Args:
-        dataset_dir: the folder, or none for the phantoms.
-        split: ``"training"``, ``"validation"``, or none for all.
-        phantoms: items used where no folder is given, or beside its series.
-        phantom_share: of phantoms among the items, from 0 to below 1. For training the fewer are repeated to reach it;
-            for validation there is one of each.
-        held_out: name of the one series for validation; all others are for training. Not beside a ``dataset.json``.
-        description: which series of each folder to take, a pattern as `read_series` has it; goes with the items.
-    Raises: InputError where the folder does not hold what is asked for.
+        dataset_dir: the folder, or None for phantoms only.
+        split: ``"training"``, ``"validation"``, or None for all.
+        phantoms: items used without a folder, or in addition to its series.
+        phantom_share: share of phantoms among the items, 0 to below 1. For training, the smaller group is repeated to
+            reach it; for validation, every item occurs once.
+        held_out: name of the only validation series; cannot be combined with a ``dataset.json``.
+        description: pattern that selects the series of each folder, as for `read_series`; stored in the items.
+    Raises: InputError if the folder does not contain the requested series.
     """
     if not dataset_dir:
-        logger.info(
-            "No dataset_dir given: %d phantom series made by the package serve as %s data.", len(phantoms), split
-        )
+        logger.info("No dataset_dir: using %d synthetic series as %s data.", len(phantoms), split)
         return list(phantoms)
     if not 0 <= phantom_share < 1:
-        raise InputError(f"phantom_share: expected 0 to below 1, got {phantom_share}; 0 leaves phantoms out")
+        raise InputError(f"phantom_share: expected 0 to below 1, got {phantom_share}; set it to 0 for no phantoms")
     folder = Path(dataset_dir)
     if not folder.is_dir():
-        raise InputError(f"dataset_dir: expected a folder of series, {folder} is none; check the path")
+        raise InputError(f"dataset_dir: expected a folder of series, got {folder}, which is not one; check the path")
     listed = folder / "dataset.json"
     if listed.exists() and held_out:
         raise InputError(
-            f"held_out: expected none beside {listed}, which says what is for validation, got {held_out!r}"
+            f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
         )
     items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out, description)
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
@@ -113,9 +111,9 @@ def _scan(
     folder: Path, validation_fraction: float, held_out: str | None, description: str | None
 ) -> dict[str, list[dict]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    found = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
+    series = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
     items = []
-    for path in found:
+    for path in series:
         item: dict = {"image": str(path), "name": path.name}
         landmarks = _landmarks(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
@@ -132,8 +130,8 @@ def _scan(
 
 
 def _landmarks(folder: Path, description: str | None) -> list[str]:
-    """Landmark files of the scans in ``folder``, as the scans are ordered: each that of ``landmarks_NAME`` where every
-    scan has one of its name, else in the natural order of their own names. A case of DIR-Lab's is its own landmarks."""
+    """List the landmark files in ``folder`` in the order of the scans: ``landmarks_NAME`` for every scan NAME if these
+    exist, or else in natural order. A DIR-Lab case is listed itself, as it includes its landmarks."""
     if is_dirlab(folder):
         return [str(folder)]
     files = sorted(folder.glob("landmarks_*"), key=natural_order)
@@ -153,12 +151,12 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise InputError(
             f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
-            f"{type(error).__name__}: {error}; mend the file"
+            f"{type(error).__name__}: {error}; correct the file"
         ) from error
 
 
 def _resolve(entry: dict, listed: Path) -> dict:
-    """Check one entry, and make its paths relative to the data list's folder."""
+    """Check one entry and resolve its paths relative to the folder of the data list."""
     item = {"name": str(entry["name"])} if "name" in entry else {}
     for key in ("image", "landmarks", "labels"):
         value = entry[key] if key == "image" else entry.get(key)
@@ -166,13 +164,13 @@ def _resolve(entry: dict, listed: Path) -> dict:
             continue
         paths = value if isinstance(value, list) else [value] if key == "image" else []
         if not paths or not all(isinstance(path, str) and path for path in paths):
-            wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one a timepoint"
-            raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; mend the file')
+            wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
+            raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
         item[key] = (
             [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
         )
-    others = sorted(set(entry) - set(_KEYS))
-    if others:
-        logger.warning("%s: %s are not read; the keys are %s", listed, ", ".join(others), ", ".join(_KEYS))
+    unknown = sorted(set(entry) - set(_KEYS))
+    if unknown:
+        logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
     image = item["image"]
     return {"name": Path(image[0] if isinstance(image, list) else image).name, **item}

@@ -1,11 +1,11 @@
-"""Displacement fields as files.
+"""Files of displacement fields.
 
-In memory a displacement is RAS mm; in a file it is LPS mm, ITK's convention, as NIfTI with five axes (X, Y, Z, 1, 3)
-and intent 'vector', which ITK, ANTs, 3D Slicer and nitransforms take as a displacement field. The affine of a file is
-RAS, as in any NIfTI. Point p of the space in which a field lies is at ``p + field(p)`` in the other image.
+In memory displacements are in RAS mm; files contain LPS mm, as in ITK: NIfTI with five axes (X, Y, Z, 1, 3) and intent
+'vector', which ITK, ANTs, 3D Slicer and nitransforms read as a displacement field. The affine of a file is RAS, as in
+any NIfTI. A point p in the space of the field is at ``p + field(p)`` in the other image.
 
-A field may be written on the lattice from which it is interpolated. It then says in a NIfTI extension on which grid an
-image is to be resampled with it.
+A field may be written on the coarse lattice from which it is interpolated. A NIfTI extension then stores the grid on
+which images are to be resampled.
 """
 
 import json
@@ -25,12 +25,12 @@ from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-_COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code of an extension that is text, and our key in it
+_COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
 
 
 def compact_grid(lattices: Sequence[Grid | None], volume: Grid) -> Grid:
-    """Choose the grid on which a field loses nothing: the first of ``lattices``, continued over ``volume``; this where
-    there is none. ITK takes the displacement beyond the grid of a field as zero."""
+    """Choose the grid on which a field is written without loss: the first of ``lattices``, extended to cover ``volume``
+    (as ITK assumes zero displacement outside a field's grid), or ``volume`` itself if there is none."""
     lattice = next((lattice for lattice in lattices if lattice is not None), None)
     if lattice is None:
         return volume
@@ -39,12 +39,12 @@ def compact_grid(lattices: Sequence[Grid | None], volume: Grid) -> Grid:
 
 
 def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: Grid | None = None) -> None:
-    """Write a field as ITK does.
+    """Write a field in ITK's format.
 
     Args:
         displacement_mm: ``(3, *S)`` RAS mm.
-        grid: of the field.
-        resampled: on which images are to be resampled with it, where that is another one.
+        grid: grid of the field.
+        resampled: grid on which images are to be resampled with the field, if it differs from ``grid``.
     """
     check_finite(displacement_mm, path.name, "displacements", CHECK_SETTINGS)
     lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
@@ -57,7 +57,7 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
 
 
 def resampling_grid(path: str | Path) -> Grid:
-    """The grid on which an image is to be resampled with a written field: what the file says, or the field's own."""
+    """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
     header = nib.load(path).header
     for extension in header.extensions:
         with suppress(ValueError, KeyError, TypeError):
@@ -67,8 +67,7 @@ def resampling_grid(path: str | Path) -> Grid:
 
 
 def read_field(path: str | Path) -> DenseTransform:
-    """Read a written field. Beyond its grid the border's displacement holds. It has no inverse: that is in another
-    file, and on another grid."""
+    """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
     try:
         image = nib.load(path)
         shape = image.shape
@@ -81,6 +80,6 @@ def read_field(path: str | Path) -> DenseTransform:
             return DenseTransform(voxels, None, grid, fade=math.inf)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # nibabel, gzip and zlib each have their own kinds.
+    except Exception as error:  # nibabel, gzip and zlib raise their own types
         raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
-    raise InputError(f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape}; give a ddf_KK or inverse_ddf_KK")
+    raise InputError(f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape}; use a ddf_KK or inverse_ddf_KK")

@@ -1,4 +1,4 @@
-"""A short name for all that a result depends on, so that it is used again where nothing has changed, and only there."""
+"""Hashes of everything that a result depends on, to reuse a result if and only if nothing has changed."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(*parts: object) -> str:
-    """Hash values, objects by their class and attributes, and files by path, size and time of change.
+    """Hash values, objects by class and attributes, and files by path, size and modification time.
 
-    A string that names a file or folder counts as that. A network's parameters count by their shapes alone: before its
-    weights are loaded their values are random.
+    Strings that name a file or folder are hashed as such. Parameters of networks are hashed by shape alone, as their
+    values are random until weights are loaded.
     """
     return hashlib.sha256(json.dumps([_plain(part, ()) for part in parts]).encode()).hexdigest()
 
 
 def _plain(value: object, above: tuple[int, ...]) -> object:
-    """``value`` as JSON holds it. ``above``: identities of the objects that it is part of."""
+    """Convert ``value`` to JSON types. ``above``: identities of the objects that contain it."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (str, Path)):
@@ -60,5 +60,5 @@ def _path(value: str | Path) -> object:
             return str(value)
         files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
         return [str(path), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
-    except (OSError, ValueError, RuntimeError):  # no name that a file can have
+    except (OSError, ValueError, RuntimeError):  # not a valid path
         return str(value)

@@ -1,4 +1,4 @@
-"""Which files of a folder are the scans of one series."""
+"""Find the scans of one series in a folder."""
 
 import logging
 import re
@@ -19,54 +19,53 @@ from .signature import is_dicom
 __all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
 
 logger = logging.getLogger(__name__)
-# What tells the scans of one series apart: in a BIDS name, and in any other.
+# Part of a name that differs between the scans of one series: in BIDS names, and in other names.
 _BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?![a-zA-Z])")
 
 
-def dicom_paths(given: Sequence[str | Path]) -> list[Path]:
-    """These paths, where each is a DICOM file, or a folder that holds some and no other images right in it; else
-    none."""
-    paths = [Path(path) for path in given]
-    return paths if all(_holds_dicom(path) if path.is_dir() else is_dicom(path) for path in paths) else []
+def dicom_paths(files: Sequence[str | Path]) -> list[Path]:
+    """Return the paths if all are DICOM files or folders of DICOM files without other images; else an empty list."""
+    paths = [Path(path) for path in files]
+    return paths if all(_contains_dicom(path) if path.is_dir() else is_dicom(path) for path in paths) else []
 
 
-def _holds_dicom(folder: Path) -> bool:
+def _contains_dicom(folder: Path) -> bool:
     return not images(folder) and any(is_dicom(path) for path in folder.rglob("*"))
 
 
 def images(folder: Path) -> list[Path]:
-    """The image files right in a folder, DICOM aside."""
+    """List the image files at the top level of a folder, except DICOM."""
     return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
 
 
 def dicom_reader(path: Path) -> ModuleType:
-    """The reader of DICOM, for which pydicom has to be installed."""
+    """Import the DICOM reader, which needs pydicom."""
     try:
         from . import dicom
     except ImportError as error:
         raise InputError(
-            f"{path}: expected pydicom, which reads DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
+            f"{path}: expected pydicom to be installed for DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
         ) from error
     return dicom
 
 
-def list_series(given: Sequence[str | Path], description: str | None = None) -> str:
-    """Describe every series of a DICOM study in a line; see `list_dicom`."""
-    paths = dicom_paths(given)
+def list_series(files: Sequence[str | Path], description: str | None = None) -> str:
+    """Describe the series of a DICOM study, one per line; see `list_dicom`."""
+    paths = dicom_paths(files)
     if not paths:
-        raise InputError(f"{given[0]}: expected a DICOM study, found no DICOM file; check the path")
+        raise InputError(f"{files[0]}: expected a DICOM study, found no DICOM file; check the path")
     return dicom_reader(paths[0]).list_dicom(paths, description)
 
 
 def folder_files(folder: Path, description: str | None = None) -> list[Path]:
-    """The scans of a folder in the order of time, or else of their names (scan2 before scan10).
+    """List the scans of a folder in temporal order, or else in natural order of their names (scan2 before scan10).
 
-    Images right in the folder are the scans. Without any, as in a BIDS data set, its sub-folders are searched for
-    NIfTI, and files whose names differ in numbers only, or a 4D file, make a series.
+    The scans are the images at the top level of the folder. If there are none, as in a BIDS data set, its sub-folders
+    are searched for NIfTI: a 4D file, or files whose names differ only in numbers, make a series.
 
     Args:
-        description: pattern of the names, or of the series' descriptions in the side-cars, of those that count.
-    Raises: InputError where there are no images, or several series.
+        description: pattern that selects scans by their names, or by the series descriptions in their sidecars.
+    Raises: InputError if there are no images, or several series.
     """
     files = [path for path in images(folder) if _matches(path, description)] or _nested(folder, description)
     if not files:
@@ -86,11 +85,11 @@ def _matches(path: Path, description: str | None) -> bool:
 
 
 def _nested(folder: Path, description: str | None) -> list[Path]:
-    """The one series among the NIfTI files in sub-folders; empty where there are none."""
-    found = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file()]
-    found = [p for p in found if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
+    """Find the one series among the NIfTI files in sub-folders; empty if there are no files."""
+    files = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file()]
+    files = [p for p in files if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
     groups = defaultdict(list)
-    for path in found:
+    for path in files:
         index = _BIDS_INDEX if path.name.startswith("sub-") else _INDEX
         groups[path.parent.name, index.sub("", path.name)].append(path)
     series = [group for group in groups.values() if len(group) > 1 or _volumes(group[0]) > 1]
@@ -98,12 +97,12 @@ def _nested(folder: Path, description: str | None) -> list[Path]:
         names = "; ".join(sorted(f"{group[0].name} ({len(group)} files)" for group in series)[:6])
         raise InputError(
             f"{folder}: expected one series, got {len(series)}: {names}; choose one with --series-description PATTERN, "
-            "or give its files"
+            "or list its files"
         )
-    if found and not series:
+    if files and not series:
         raise InputError(
-            f"{folder}: expected a 4D NIfTI or several 3D ones of one name, got {len(found)} single files; name the "
-            "scans in the order of time"
+            f"{folder}: expected a 4D NIfTI or several 3D ones with one name, got {len(files)} single files; list the "
+            "scans in temporal order"
         )
     return series[0] if series else []
 
@@ -111,6 +110,6 @@ def _nested(folder: Path, description: str | None) -> list[Path]:
 def _volumes(path: Path) -> int:
     try:
         shape = nib.load(path).shape
-    except Exception:  # whatever a damaged file raises is explained when it is read
+    except Exception:  # errors of damaged files are reported when they are read
         return 1
     return shape[3] if len(shape) > 3 else 1

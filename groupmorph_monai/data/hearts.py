@@ -1,4 +1,4 @@
-"""A beating heart made from a seed: two volumes, at rest and contracted, by one of five kinds of motion."""
+"""Phantom of a beating heart: two volumes, at rest and contracted, with one of five kinds of motion."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .phantom import smooth_noise, uniform
 
 __all__ = ["HEART_MOTIONS", "make_heart"]
 
-# At the wall: radial contraction, shortening of the long axis, twist in radians; and whether a sector stays still.
+# At the wall: radial contraction, shortening of the long axis, twist in radians; and whether a sector is static.
 HEART_MOTIONS = {
     "normal": (0.30, 0.12, 0.0, False),
     "weak": (0.10, 0.12, 0.0, False),
@@ -30,18 +30,18 @@ def make_heart(
     noise: float = 0.03,
     landmarks: int = 2000,
 ) -> dict[str, Tensor]:
-    """One pair of volumes, (rest, contraction), with its truth. The long axis is the third.
+    """Generate a pair of volumes (rest, contraction) with known motion. The third axis is the long axis.
 
     Args:
-        seed: decides the anatomy and the noise: place, size, wall, turn, texture, contrast.
-        kind: one of ``HEART_MOTIONS``, in coordinates of the heart: the same motion of another heart is another field.
-        motion_seed: decides how strong the motion is, within a sixth; none for ``seed``.
+        seed: random seed of anatomy and noise: position, size, wall, rotation, texture, contrast.
+        kind: one of ``HEART_MOTIONS``, defined in coordinates of the heart, so that its field depends on the anatomy.
+        motion_seed: random seed of the strength of motion, which varies by a sixth; None uses ``seed``.
         size: voxels (i, j, k).
-        noise: standard deviation of the Rician noise's Gaussian parts; blood has signal 1.
-        landmarks: number of points P in the heart that are followed from one volume to the other.
-    Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement of the contracted volume's voxels to the volume
-        at rest, voxels; ``heart`` ``(*S)``, 1 within the contracted heart's outer wall; ``landmarks`` ``(2, P, 3)``,
-        voxels; ``affine`` ``(4, 4)``, of 1 mm.
+        noise: standard deviation of the Gaussian components of the Rician noise; blood has signal 1.
+        landmarks: number of points P in the heart with known positions in both volumes.
+    Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement from voxels of the contracted volume to the
+        volume at rest, voxels; ``heart`` ``(*S)``, 1 inside the outer wall of the contracted heart; ``landmarks``
+        ``(2, P, 3)``, voxels; ``affine`` ``(4, 4)``, 1 mm voxels.
     """
     if kind not in HEART_MOTIONS:
         raise ValueError(f"kind: expected one of {', '.join(HEART_MOTIONS)}, got {kind!r}")
@@ -55,7 +55,7 @@ def make_heart(
     lattice_seed = int(torch.randint(2**30, (), generator=rng))
 
     def local(points: Tensor) -> Tensor:
-        """Coordinates of the heart: 1 at its outer wall; the first axis points to the right ventricle."""
+        """Convert to heart coordinates: radius 1 at the outer wall, right ventricle along the first axis."""
         x, y, z = (points[d] - centre[d] for d in range(3))
         cos, sin = math.cos(turn), math.sin(turn)
         return torch.stack([(cos * x + sin * y) / radii[0], (cos * y - sin * x) / radii[1], z / radii[2]])
@@ -65,8 +65,8 @@ def make_heart(
             smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, extent + 16)[0]
             for n, cell in enumerate((3.0, 7.0))
         )
-        found, heart = _tissue(local(points), outer, wall, signals)
-        return found * (1 + 0.06 * texture).clamp_min(0.2), heart
+        tissue, heart = _tissue(local(points), outer, wall, signals)
+        return tissue * (1 + 0.06 * texture).clamp_min(0.2), heart
 
     grid = voxel_grid(size, torch.empty(0))
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
@@ -85,37 +85,37 @@ def make_heart(
 
 
 def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal without texture and share of the heart, each ``(*S)``, at coordinates ``u`` of the heart, ``(3, *S)``.
-    ``outer`` radius in voxels, ``wall`` as a share of it; ``signals`` of blood, wall, surroundings, right side."""
+    """Compute signal without texture and share of the heart, each ``(*S)``, at heart coordinates ``u`` ``(3, *S)``.
+    ``outer``: radius in voxels; ``wall``: share of it; ``signals``: of blood, wall, surroundings, right ventricle."""
 
     def within(r: Tensor, limit: float) -> Tensor:
         return torch.sigmoid(outer * (limit - r) / 0.5)
 
     radius = u.square().sum(dim=0).sqrt()
     beside = torch.stack([u[0] - 1.0, u[1], u[2]]).square().sum(dim=0).sqrt()
-    found = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
-    found = found + (signals[1] - found) * within(radius, 1.0)
+    signal = signals[2] + (signals[3] - signals[2]) * within(beside, 0.75)
+    signal = signal + (signals[1] - signal) * within(radius, 1.0)
     blood = within(radius, 1 - wall)
-    for angle in (2.2, 4.1):  # papillary muscles, on the free wall: they show a twist
+    for angle in (2.2, 4.1):  # papillary muscles on the free wall, which make twist visible
         away = torch.stack([u[0] - 0.5 * math.cos(angle), u[1] - 0.5 * math.sin(angle), 0.3 * u[2]])
         blood = blood * (1 - within(away.square().sum(dim=0).sqrt(), 0.15))
-    return found + (signals[0] - found) * blood, within(radius, 1.0)
+    return signal + (signals[0] - signal) * blood, within(radius, 1.0)
 
 
 def _velocity(u: Tensor, kind: str, radii: Tensor, turn: float, rng: torch.Generator) -> Tensor:
-    """Of the contracted heart back to rest, ``(3, *S)`` voxels, from coordinates ``u`` of the heart."""
-    radial, along, twist, still = HEART_MOTIONS[kind]
+    """Velocity from the contracted heart back to rest, ``(3, *S)`` voxels, at heart coordinates ``u``."""
+    radial, along, twist, static_sector = HEART_MOTIONS[kind]
     radial, along, twist = (v * float(uniform(rng, 5 / 6, 7 / 6)) for v in (radial, along, twist))
-    # Strongest at the wall, nothing at twice its radius.
+    # Strongest at the wall, negligible at twice its radius.
     envelope = torch.exp(-0.5 * (u.square().sum(dim=0) / 1.4) ** 2)
     radial = radial * torch.ones_like(envelope)
-    if still:
-        # A sector of the free wall, away from the right ventricle, that does not contract.
+    if static_sector:
+        # A sector of the free wall, opposite the right ventricle, does not contract.
         cosine = -u[0] / torch.hypot(u[0], u[1]).clamp_min(1e-6)
         radial = radial * (1 - torch.sigmoid(12 * (cosine - 0.5)))
     angle = twist * u[2]
     x = radial * u[0] - angle * u[1]
     y = radial * u[1] + angle * u[0]
     cos, sin = math.cos(turn), math.sin(turn)
-    moved = torch.stack([(cos * x - sin * y) * radii[0], (sin * x + cos * y) * radii[1], along * u[2] * radii[2]])
-    return envelope * moved
+    velocity = torch.stack([(cos * x - sin * y) * radii[0], (sin * x + cos * y) * radii[1], along * u[2] * radii[2]])
+    return envelope * velocity

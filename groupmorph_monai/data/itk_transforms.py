@@ -1,5 +1,4 @@
-"""Transforms as ITK writes them: an affine map and a displacement field in one file, which ITK, SimpleITK, ANTs and 3D
-Slicer read."""
+"""Composite transforms (affine and displacement field in one file) for ITK, SimpleITK, ANTs and 3D Slicer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,15 @@ __all__ = ["write_itk_transform"]
 
 
 def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
-    """Write a transform as a composite one in HDF5. A field in it keeps its lattice, so that nothing is lost, and is
-    continued over ``volume``: beyond a field's grid ITK has no displacement.
+    """Write a composite transform in HDF5. Fields keep their lattice, so that nothing is lost, and are extended to
+    cover ``volume``, as ITK assumes zero displacement outside a field's grid.
 
     Args:
-        transform: of points in RAS mm.
-        volume: whose points the transform is to be right for, through all its fields.
+        transform: transform of points in RAS mm.
+        volume: grid whose points must be transformed correctly, through all fields.
     """
     composite = itk.CompositeTransform[itk.D, 3].New()
-    for part in reversed(list(_parts(transform, volume))):  # ITK begins with the last one
+    for part in reversed(list(_parts(transform, volume))):  # ITK applies the last one first
         composite.AddTransform(part)
     writer = itk.TransformFileWriterTemplate[itk.D].New(FileName=str(path), UseCompression=True)
     writer.SetInput(composite)
@@ -31,7 +30,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
 
 
 def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
-    """Yield ITK's forms of the parts of a transform, the first one first; at least one."""
+    """Yield the parts of a transform as ITK transforms, in order of application; at least one."""
     parts = transform.transforms if isinstance(transform, ComposedTransform) else [transform]
     if not parts:
         yield _affine(AffineTransform(torch.eye(4)))
@@ -47,8 +46,8 @@ def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
 
 
 def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
-    """One voxel along the axes of ``grid`` that holds the places to which its points move. Between the nodes the field
-    is linear along each axis, so that the nodes move farthest."""
+    """Bounding box, as one voxel along the axes of ``grid``, of the positions to which its points move. The field is
+    linear along each axis between nodes, so displacements are largest at nodes."""
     low, high = [], []
     for rows in grid.slabs():
         voxels = grid.voxels(grid.points(rows) + displacement[:, rows].movedim(0, -1)).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Vessels, airways and tumours of two lungs, in mm of the template of `chest`."""
+"""Vessels, airways and tumours of both lungs, in mm in the template of `chest`."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ _HILA = {1: (32.0, -8.0, 2.0), -1: (-36.0, -10.0, 0.0)}  # right and left
 
 
 class Lungs:
-    """Arteries, veins and airways of both lungs that are thicker than ``least_mm``, and lesions."""
+    """Arteries, veins and airways of both lungs with radii above ``least_mm``, and lesions."""
 
     def __init__(self, rng: torch.Generator, tissues: Tissues, lesions: int, least_mm: float):
         vessels, airways = [], [_tubes((9.0, (0, -8, 150), _CARINA))]
@@ -31,14 +31,14 @@ class Lungs:
         ]
 
     def lesion_mm(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Depth in the nearest lesion, below 0 outside, and its number from 1, each ``(*P)``."""
+        """Depth inside the nearest lesion, negative outside, and its number from 1, each ``(*P)``."""
         nowhere = torch.full(points.shape[1:], FAR_MM)
         depths = [r - (points - c.view(3, 1, 1, 1)).square().sum(dim=0).sqrt() for c, r in self.lesions]
         depth, number = torch.stack([nowhere, *depths]).max(dim=0)
         return depth, number
 
     def forks(self, tissues: Tissues) -> Tensor:
-        """Where a vessel or an airway becomes two, inside a lung, ``(M, 3)`` mm."""
+        """Bifurcations of vessels and airways inside a lung, ``(M, 3)`` mm."""
         forks = torch.cat([self.vessels.forks, self.airways.forks])
         points = forks.T[:, :, None, None]
         deep = torch.minimum(tissues.lung_mm(points), tissues.cavity.depth_mm(points))
@@ -51,11 +51,11 @@ def _tubes(*tubes: tuple) -> Tree:
 
 
 def _within(rng: torch.Generator, tissues: Tissues, side: int, number: int, margin_mm: float = 5.0) -> Tensor:
-    """Points of one lung of the template, at least ``margin_mm`` inside, ``(number, 3)``."""
-    found = torch.empty(0, 3)
-    while len(found) < number:
+    """Draw points at least ``margin_mm`` inside one lung of the template, ``(number, 3)``."""
+    accepted = torch.empty(0, 3)
+    while len(accepted) < number:
         points = uniform(rng, -1, 1, (4000, 3)) * torch.tensor([125.0, 80.0, 115.0])
         shaped = points.T[:, :, None, None]
         deep = torch.minimum(tissues.lung_mm(shaped), tissues.cavity.depth_mm(shaped))[:, 0, 0]
-        found = torch.cat([found, points[(deep > margin_mm) & (side * points[:, 0] > 0)]])
-    return found[:number]
+        accepted = torch.cat([accepted, points[(deep > margin_mm) & (side * points[:, 0] > 0)]])
+    return accepted[:number]

@@ -1,4 +1,4 @@
-"""What the name of an image file tells: its format, its place in a series, and what BIDS would call it."""
+"""Names of image files: formats, natural order, and BIDS names."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 __all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "natural_order"]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-# What counts as an image in a folder; a file that is named outright may be anything that nibabel or ITK reads.
+# Images in a folder; explicitly listed files may have any format that nibabel or ITK reads.
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
 _BIDS_IMAGES = {"warped.nii.gz": "aligned", "mean.nii.gz": "mean", "coverage.nii.gz": "coverage"}
 _TRANSFORM = re.compile(r"(inverse_)?(?:ddf|transform)_(\d+)(\.nii\.gz|\.h5)")
@@ -19,25 +19,25 @@ _BIDS = re.compile(
 
 
 def natural_order(path: Path) -> list:
-    """Key that sorts scan2 before scan10."""
+    """Sort key that puts scan2 before scan10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def image_stem(name: str) -> str:
-    """The name of an image file without what tells its format; other dots stay, as in scan.t1.nii.gz."""
+    """Remove the format's ending from the name of an image file; other dots stay, as in scan.t1.nii.gz."""
     ending = max((e for e in (*IMAGE_ENDINGS, *NIFTI_ENDINGS) if name.lower().endswith(e)), key=len, default="")
     return name.removesuffix(name[len(name) - len(ending) :]) if ending else name
 
 
 def bids_name(name: str, scans: Sequence[str]) -> str | None:
-    """Name a file of a registration as fMRIPrep does; None for one that has no such name.
+    """Make the BIDS name of a file of a registration, in fMRIPrep's style; None if there is none.
 
-    ``ddf_02.nii.gz``, which brings images of scan 2 to the common space, is ``from-scan02_to-common_mode-image_xfm``;
+    ``ddf_02.nii.gz``, which maps images of scan 2 to the common space, is ``from-scan02_to-common_mode-image_xfm``;
     ``warped.nii.gz`` is ``desc-aligned_T1w``.
 
     Args:
-        name: such as ``ddf_02.nii.gz``.
-        scans: paths of the series; what their BIDS names share comes first, and their suffix last.
+        name: file name such as ``ddf_02.nii.gz``.
+        scans: paths of the scans, whose shared BIDS entities and suffix become part of the name.
     """
     entities, suffix = _shared_entities(scans)
     if name in _BIDS_IMAGES:
@@ -51,13 +51,13 @@ def bids_name(name: str, scans: Sequence[str]) -> str | None:
 
 
 def is_bids_name(name: str) -> bool:
-    """Whether `bids_name` makes such names."""
+    """Check whether `bids_name` could have made this name."""
     return _BIDS.fullmatch(name) is not None
 
 
 def _shared_entities(scans: Sequence[str]) -> tuple[list[str], str]:
-    """The entities (sub-01, ses-02, ...) that the names of all scans share, but for those that results have of their
-    own, and their suffix; "image" where they differ in it, and no entities either where a name is not of BIDS."""
+    """Collect the entities (sub-01, ses-02, ...) shared by the names of all scans, except those that results define
+    themselves, and their suffix. The suffix is "image" if they differ; names outside of BIDS have no entities."""
     names = [image_stem(Path(scan).name).split("_") for scan in scans]
     if not all(name[0].startswith("sub-") and len(name) > 1 for name in names):
         return [], "image"

@@ -1,4 +1,4 @@
-"""NIfTI files that every program places alike."""
+"""Write NIfTI files that every program places at the same position."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from .series import Frame
 
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
-FASTEST = 1  # of igzip's levels 0 to 3; the slower ones save 3 % of what float32 voxels take
+FASTEST = 1  # igzip level from 0 to 3; higher levels reduce float32 images by only 3 % more
 CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"
 
 
@@ -26,24 +26,24 @@ def nifti_image(
     frame_time: float | None = None,
     timed: nib.Nifti1Header | None = None,
 ) -> nib.Nifti1Image:
-    """Make an image whose qform and sform are equal, so that every program places it alike.
+    """Make an image with equal qform and sform, so that every program places it at the same position.
 
     Args:
-        affine: ``(4, 4)``, RAS mm, axes at right angles.
-        header: of the file that the image comes from: its description, and the code of the form that was read, which
-            both forms get. Without one the code is that of scanner coordinates.
-        frame_time: between the volumes of a 4D image; None, also for an image that is not 4D, writes none.
-        timed: header of the file that tells the frame time, in its unit; without one it is in seconds.
+        affine: ``(4, 4)``, RAS mm, orthogonal axes.
+        header: header of the original file, for its description and form code, which both forms get. Without it, the
+            code for scanner coordinates is used.
+        frame_time: time between the volumes of a 4D image; None for no time.
+        timed: header that defines the unit of the frame time; without it, the unit is seconds.
     """
     if is_sheared(affine):
         raise InputError(
-            f"affine: expected axes at right angles, as ITK and NIfTI's qform hold no others, got "
+            f"affine: expected orthogonal axes, as ITK and NIfTI's qform support no others, got "
             f"{np.asarray(affine).tolist()}; resample the image"
         )
     image = nib.Nifti1Image(data, affine, header, dtype=data.dtype)
     codes = [] if header is None else [int(header[f"{form}_code"]) for form in ("sform", "qform")]
     code = next((code for code in codes if code > 0), 1)
-    # The units' low bits are those of space, the others those of time.
+    # The low bits are the spatial unit, the others the unit of time.
     time_unit = nib.nifti1.unit_codes["sec"] if timed is None else int(timed["xyzt_units"]) & 0x38
     image.set_qform(affine, code)
     image.set_sform(affine, code)
@@ -53,7 +53,7 @@ def nifti_image(
 
 
 def save_nifti(image: nib.Nifti1Image, path: str | Path) -> None:
-    """Write ``.nii``, or ``.nii.gz`` on as many threads as PyTorch runs: several times as fast as by zlib."""
+    """Write ``.nii`` or ``.nii.gz``, compressed with as many threads as PyTorch uses, several times as fast as zlib."""
     if Path(path).suffix != ".gz":
         nib.save(image, path)
         return
@@ -68,9 +68,9 @@ def save_nifti(image: nib.Nifti1Image, path: str | Path) -> None:
 
 
 def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> None:
-    """Refuse NaN and infinity, which every comparison would let pass, with an InputError."""
+    """Raise an InputError if there are NaN or infinite values."""
     with np.errstate(all="ignore"):
-        total = np.sum(values)  # without an array of flags beside a field of full size
+        total = np.sum(values)  # avoids a mask as large as the field
     if not np.isfinite(total):
         number = int((~np.isfinite(values)).sum())
         if number:
@@ -78,10 +78,10 @@ def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> 
 
 
 def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = None) -> None:
-    """Write a 3D NIfTI, complete or not at all. Types that NIfTI's readers do not share are widened or narrowed."""
+    """Write a 3D NIfTI atomically. Data types that not all NIfTI readers support are converted."""
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: expected a name that ends in .nii or .nii.gz; rename the output")
+        raise InputError(f"--output: expected a name that ends in .nii or .nii.gz, got {path}; rename it")
     data = np.asarray(frame.data, dtype=dtype)
     if data.dtype == bool:
         data = data.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A folder for results: one run at a time, no input of its own in it, and every result whole or not there."""
+"""Output folders: locked by one run at a time, free of inputs, with results written atomically."""
 
 import atexit
 import os
@@ -16,13 +16,13 @@ from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be
 __all__ = ["all_or_nothing", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
 
 _LOCK = ".groupmorph.lock"
-_ENDING_S = 0.5  # for a run that is ending: its lock may be gone a moment after its result, or its end, is seen
-_claims: dict[Path, tuple[FileLock, bool]] = {}  # this process's, each with whether it made the folder
+_ENDING_S = 0.5  # wait for a run that is just ending, which releases its lock shortly after its result appears
+_claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
 _stagings: set[Path] = set()
 
 
 def check_output_dir(path: str | Path) -> Path:
-    """Make the folder where it is missing. Raises InputError where that, or writing in it, fails."""
+    """Create the folder if it does not exist. Raises: InputError if it cannot be created or written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,26 +34,26 @@ def check_output_dir(path: str | Path) -> Path:
 
 
 def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
-    """Refuse an output folder that holds one of the files that are read, also by a link or under another name, or that
-    is a folder that is read.
+    """Check that the output folder neither contains an input file, also through links, nor is an input folder itself.
 
     Args:
-        stale: names of what the earlier result holds, as `all_or_nothing` takes them; a folder among them may hold no
-            input at any depth, as it is removed.
-    Raises: InputError.
+        inputs: files and folders that the run reads.
+        stale: names in the earlier result, as for `all_or_nothing`; folders among them are removed and must not contain
+            inputs at any depth.
+    Raises: InputError if an input would be in danger.
     """
     folder = Path(output_dir)
     if not folder.is_dir():
         return
     removed = [folder / name for name in {*stale, *to_be_replaced(folder)} if (folder / name).is_dir()]
-    here = {(status.st_dev, status.st_ino) for status in _statuses(folder)}
+    contents = {(status.st_dev, status.st_ino) for status in _statuses(folder)}
     for path in map(Path, inputs):
-        with suppress(OSError):  # that it cannot be read is for its reader to say
+        with suppress(OSError):  # unreadable inputs are reported by their reader
             status = path.stat()
             real = path.resolve()
-            holder = real if path.is_dir() else real.parent
-            below = any(gone.samefile(above) for gone in removed for above in (holder, *holder.parents))
-            if below or folder.samefile(holder) or (not path.is_dir() and (status.st_dev, status.st_ino) in here):
+            parent = real if path.is_dir() else real.parent
+            below = any(stale_dir.samefile(above) for stale_dir in removed for above in (parent, *parent.parents))
+            if below or folder.samefile(parent) or (not path.is_dir() and (status.st_dev, status.st_ino) in contents):
                 raise InputError(
                     f"{folder}: expected an output folder that holds no input, got one that holds {path}; choose "
                     "another folder"
@@ -62,16 +62,16 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Ite
 
 def _statuses(folder: Path) -> Iterator[os.stat_result]:
     for entry in os.scandir(folder):
-        with suppress(OSError):  # a link to nowhere
+        with suppress(OSError):  # a dangling link
             yield entry.stat()
 
 
 def claim(output_dir: str | Path) -> bool:
-    """Keep other runs out of ``output_dir``, which is made where it is missing, until `release` or the end of the
-    process, and remove what killed runs have left there.
+    """Lock ``output_dir``, creating it if necessary, until `release` or the end of the process, and clean up after
+    killed runs.
 
-    Returns: whether this process had not claimed it before.
-    Raises: InputError where another run writes to the folder, or where it cannot be written.
+    Returns: whether this process had not locked the folder before.
+    Raises: InputError if another run writes to the folder, or if it is not writable.
     """
     made = not Path(output_dir).exists()
     folder = check_output_dir(output_dir).resolve()
@@ -84,7 +84,7 @@ def claim(output_dir: str | Path) -> bool:
         clean(folder)
     except Timeout:
         raise InputError(
-            f"{output_dir}: expected a folder that no other run writes to, another one does; wait for its end, or "
+            f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, or "
             "choose another folder"
         ) from None
     except OSError as error:
@@ -94,11 +94,11 @@ def claim(output_dir: str | Path) -> bool:
 
 
 def release(output_dir: str | Path) -> None:
-    """Let other runs have the folder; one that was made for nothing, without a file in it, is removed."""
+    """Unlock the folder, and remove it if this process created it and left no file in it."""
     folder = Path(output_dir).resolve()
     lock, made = _claims.pop(folder, (None, False))
     if lock is not None:
-        # While it is locked: another process that has opened it meanwhile sees that it is gone.
+        # Delete the file before unlocking, so that a process that is waiting for it notices.
         with suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
@@ -123,12 +123,12 @@ def _in_one_line(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield a folder to write in, whose files replace those of their names in ``output_dir`` at the end, all at once;
-    after an error or a kill none does. Within such a folder it yields that folder: several writers make one result.
+    """Yield a temporary folder whose files replace those of the same name in ``output_dir`` at the end, all at once, or
+    not at all after an error or a kill. Nested calls yield the same folder, so that several writers make one result.
 
     Args:
-        stale: names of what the earlier result holds, which is removed where nothing replaces it.
-    Raises: InputError where the disk fails or another run writes to the folder.
+        stale: names in the earlier result; those that are not replaced are removed.
+    Raises: InputError if writing fails or another run writes to the folder.
     """
     if Path(output_dir) in _stagings:
         yield Path(output_dir)
@@ -152,9 +152,9 @@ def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterato
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to, whose file takes the name ``path`` at the end; after an error or a kill it does not.
+    """Yield a temporary path whose file is renamed to ``path`` at the end, but not after an error or a kill.
 
-    It is for files that a run writes one after the other in a folder that it has claimed.
+    Use it for files that a run writes one by one to a folder that it has claimed.
     """
     path = Path(path)
     with _in_one_line(path.parent):

@@ -1,8 +1,8 @@
-"""A DCE-MRI series made from a seed, whose motion is known: for the demo, the tests and training without data.
+"""Phantom of a DCE-MRI series with known motion, for the demo, tests and training without data.
 
-Anatomy is a function of continuous coordinates, so every timepoint is rendered at its moved coordinates and never
-interpolated from another image. Shapes, textures, contrasts, enhancement and motion differ with every seed: a network
-trained on it has to register, as there is no one body to know.
+Anatomy is a function of continuous coordinates, so every timepoint is rendered at its displaced coordinates instead of
+being interpolated from another image. Shapes, textures, contrast, enhancement and motion differ between seeds, so that
+a network cannot memorise one anatomy and has to learn registration.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from .pharmacokinetics import concentration, spgr_signal
 
 __all__ = ["LESION_KINETICS", "follow", "make_phantom", "random_motion", "smooth_noise", "uniform"]
 
-# (Ktrans 1/min, ve) of lesions: their curves rise on, level off and fall after the first minutes (Kuhl et al. 1999).
+# (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).
 LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
 # T10 (s), proton density, Ktrans (1/min), ve, vp: normal tissue at 3 T.
 _TISSUES = {
@@ -32,8 +32,7 @@ _FLIP_ANGLE_DEG = 12.0
 
 
 def smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Unit-variance noise on a lattice of ``cell`` voxels, linear in between: ``(3, *P)`` points to ``(channels,
-    *P)``."""
+    """Sample unit-variance noise from a lattice of ``cell`` voxels at points ``(3, *P)``: ``(channels, *P)``."""
     lattice = [int(n / cell) + 4 for n in size]
     values = torch.randn(1, channels, *lattice, generator=generator)
     return sample(values, points[None] / cell + 1.5)[0]
@@ -45,7 +44,7 @@ def uniform(generator: torch.Generator, low: float, high: float, shape: Sequence
 
 @dataclass
 class _Ellipsoid:
-    """A wobbling ellipsoid; ``inside`` is 1 within, 0 without, with an edge about a voxel wide."""
+    """An irregular ellipsoid; ``inside`` is 1 inside and 0 outside, with an edge of about one voxel."""
 
     centre: Tensor
     radii: Tensor
@@ -68,12 +67,12 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
 
 
 def signal_curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
-    """Signal over time of tissue whose kinetics are `varied`."""
+    """Draw the signal over time of tissue with `varied` kinetics."""
     return _signal(times_s, *varied(generator, kinetics, vary))
 
 
 def varied(generator: torch.Generator, kinetics: Sequence[float], vary: float) -> list[float]:
-    """T10, density, Ktrans, ve and vp, each times a random factor of up to ``1 + vary``; ve at most 0.9."""
+    """Multiply T10, density, Ktrans, ve and vp by random factors up to ``1 + vary``; ve is at most 0.9."""
     factors = ((1 + vary) ** uniform(generator, -1, 1, (5,))).tolist()
     t10, density, ktrans, ve, vp = (k * f for k, f in zip(kinetics, factors))
     return [t10, density, ktrans, min(ve, 0.9), vp]
@@ -84,9 +83,9 @@ def _signal(times_s: np.ndarray, t10_s: float, density: float, *kinetics: float)
 
 
 def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
-    """Displacement of timepoint to template, ``exp`` of a smooth random velocity; ``(3, *S)`` voxels.
+    """Draw a displacement from timepoint to template, the exponential of a smooth random velocity; ``(3, *S)`` voxels.
 
-    The velocity's steepest slope is held below 0.6, so that its exponential stays invertible by fixed point.
+    The slopes of the velocity are limited so that the exponential can be inverted by fixed-point iteration.
     """
     grid = voxel_grid(size, torch.empty(0))
     velocity = torch.zeros(3, *size)
@@ -94,7 +93,7 @@ def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_vo
         cell = max(size) / cells
         waves = smooth_noise(generator, cell, 3, grid, size)
         velocity = velocity + weight * waves
-    # Linear interpolation of a lattice has kinks; a separable box filter, run thrice, makes the motion smooth.
+    # Linear interpolation of the lattice has kinks; three passes of a separable box filter smooth them.
     half = int(max(size) / 16)
     for axis in [0, 1, 2] * 3:
         kernel = [2 * half + 1 if a == axis else 1 for a in range(3)]
@@ -109,7 +108,7 @@ def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_vo
 
 
 def follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
-    """Where template ``points`` ``(P, 3)`` lie in the timepoint: the y with ``y + ddf(y) = p``, by fixed point."""
+    """Map template ``points`` ``(P, 3)`` to the timepoint: solve ``y + ddf(y) = p`` by fixed-point iteration."""
     target = points.T[None, :, :, None, None]
     y = target
     for _ in range(iterations):
@@ -152,7 +151,7 @@ class _Template:
         return smooth_noise(generator, cell, 1, points, self.size)[0]
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Signal at timepoint k, and the number of the lesion or 0, at ``(3, *P)`` template coordinates."""
+        """Render signal at timepoint k, and number of the lesion or 0, at template coordinates ``(3, *P)``."""
         gland = torch.sigmoid(self.gland_sharpness * (self._lattice(0, self.gland_cell, points) - self.gland_level))
         signal = (1 - gland) * float(self.tissue["fat"][k]) + gland * float(self.tissue["gland"][k])
         label = torch.zeros(points.shape[1:], dtype=torch.uint8)
@@ -178,22 +177,23 @@ def make_phantom(
     noise: float = 0.02,
     margin_voxels: int = 0,
 ) -> dict[str, Tensor]:
-    """One DCE-MRI series with its truth.
+    """Generate a DCE-MRI series with known motion.
 
     Args:
-        seed: decides everything random; the same seed and arguments give the same series.
+        seed: random seed; the same seed and arguments give the same series.
         size: voxels (i, j, k).
         timepoints: K; the first precedes the contrast agent.
-        spacing_mm: voxel size, which goes into ``affine`` and does not change the voxels.
-        max_motion_voxels: largest displacement of any timepoint from the unseen template, voxels.
+        spacing_mm: voxel size for ``affine``; it does not change the voxels.
+        max_motion_voxels: maximum displacement of any timepoint from the template, voxels.
         lesions: number of enhancing lesions; their kinetics cycle through ``LESION_KINETICS``.
-        landmarks: number of points followed through all timepoints.
-        noise: standard deviation of the Rician noise's Gaussian parts, as a share of the mean signal in the body.
-        margin_voxels: of air, on every side; without one the body reaches beyond the field of view.
+        landmarks: number of points with known positions in all timepoints.
+        noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
+        margin_voxels: margin of air on every side; without it the body extends beyond the field of view.
     Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
-        same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the lesion's
-        number from 1; ``lesion_ktrans_per_min`` ``(L,)``; ``motion`` ``(K, 3, *S)``, displacement from each timepoint's
-        voxels to the template, voxels; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first timepoint.
+        same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of
+        the lesion from 1; ``lesion_ktrans_per_min`` ``(L,)``; ``motion`` ``(K, 3, *S)``, displacement from the voxels
+        of each timepoint to the template, voxels; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first
+        timepoint.
     """
     rng = torch.Generator().manual_seed(seed)
     interval_s = float(uniform(rng, 50, 90))

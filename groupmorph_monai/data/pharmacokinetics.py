@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["concentration", "parker_aif", "relaxation_rate", "spgr_signal", "uptake", "weinmann_aif"]
 
-_STEP_S = 0.5  # of the numerical convolution
+_STEP_S = 0.5  # step of the numerical convolution
 
 
 def parker_aif(times_s: ArrayLike) -> NDArray:
@@ -54,8 +54,8 @@ def spgr_signal(
     repetition_time_s: float = 0.005,
     flip_angle_deg: float = 12.0,
 ) -> NDArray:
-    """Steady-state spoiled gradient-echo signal of tissue with native ``t10_s`` holding gadolinium of ``relaxivity``
-    (1/(s mmol/l)); T2* decay is left out, as at an echo time of 2 ms."""
+    """Steady-state spoiled gradient-echo signal of tissue with native ``t10_s`` and gadolinium of ``relaxivity``
+    (1/(s mmol/l)). T2* decay is neglected, as for an echo time of 2 ms."""
     rate = 1 / t10_s + relaxivity * np.asarray(concentration_mmol, dtype=float)
     e1 = np.exp(-repetition_time_s * rate)
     angle = np.deg2rad(flip_angle_deg)
@@ -65,9 +65,9 @@ def spgr_signal(
 def relaxation_rate(
     enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
 ) -> NDArray:
-    """Relaxation rate R1 (1/s) of tissue whose steady-state spoiled gradient echo is ``enhancement`` times that of its
-    native state, which relaxes with ``t10_s``: the inverse of `spgr_signal`. What is brighter than a T1 of 0.01 s makes
-    it counts as that, as the signal hardly depends on R1 there."""
+    """Relaxation rate R1 (1/s) of tissue whose steady-state spoiled gradient-echo signal is ``enhancement`` times its
+    native one with ``t10_s``: the inverse of `spgr_signal`. Signals are clipped to that of a T1 of 0.01 s, beyond which
+    they hardly depend on R1."""
     cosine = np.cos(np.deg2rad(flip_angle_deg))
     native, brightest = ((1 - e1) / (1 - cosine * e1) for e1 in np.exp(-repetition_time_s / np.array([t10_s, 0.01])))
     signal = np.clip(np.asarray(enhancement, dtype=float) * native, 0, brightest)

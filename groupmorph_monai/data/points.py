@@ -1,4 +1,4 @@
-"""Landmarks, in the formats of ITK, Elastix, 3D Slicer and spreadsheets."""
+"""Read and write landmarks in the formats of ITK, Elastix, 3D Slicer and spreadsheets."""
 
 import csv
 import logging
@@ -22,11 +22,11 @@ _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 
 
 def read_points(path: str | Path) -> np.ndarray:
-    """Landmarks, ``(P, 3)`` in RAS mm.
+    """Read landmarks, ``(P, 3)`` in RAS mm.
 
-    ``.csv``: RAS mm, columns x, y, z or r, a, s by header, or three without; l, p, s is turned. ``.fcsv`` of 3D Slicer:
-    as its header tells. All else as ITK, Elastix and Transformix write it, in LPS mm: ``point``, a count, coordinates;
-    coordinates alone; or transformix' ``outputpoints.txt``, of which the output is taken.
+    ``.csv``: RAS mm in the columns x, y, z or r, a, s, or in three columns without header; l, p, s is converted.
+    ``.fcsv`` of 3D Slicer: according to its header. Other files are read as by ITK, Elastix and Transformix, in LPS mm:
+    ``point``, a count, and coordinates; coordinates alone; or the output points of ``outputpoints.txt``.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -40,41 +40,41 @@ def read_points(path: str | Path) -> np.ndarray:
         if isinstance(error, InputError):
             raise
         reason = "a line with fewer" if isinstance(error, IndexError) else error
-        raise InputError(f"{path}: expected three numbers a line, got {reason}; mend the file") from error
+        raise InputError(f"{path}: expected three numbers per line, got {reason}; correct the file") from error
     if not points.size:
-        raise InputError(f"{path}: expected points, got a file without one; check the path")
+        raise InputError(f"{path}: expected points, got a file without any; check the path")
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; mend the file")
+        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; correct the file")
     return points @ LPS_TO_RAS[:3, :3] if lps else points
 
 
 def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.ndarray:
-    """Landmarks of a series, ``(K, P, 3)`` in RAS mm, from one file for each of its scans, or a case of DIR-Lab's.
+    """Read landmarks of a series, ``(K, P, 3)`` in RAS mm, from one file per scan, or from a DIR-Lab case.
 
-    Raises: InputError where files or points are missing, or most points of a scan lie outside of it.
+    Raises: InputError if files or points are missing, or if most points of a scan are outside of it.
     """
     if len(files) == 1 and is_dirlab(files[0]):
         return read_dirlab_landmarks(files[0])
     if len(files) != len(grids):
         raise InputError(
-            f"{files[0]}: expected landmarks of each of the series' {len(grids)} scans, got {len(files)} files; "
-            "add what is missing"
+            f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; add the "
+            "missing files"
         )
-    points = [read_points(file) for file in files]
-    for file, read, grid in zip(files, points, grids):
-        if len(read) != len(points[0]):
+    landmarks = [read_points(file) for file in files]
+    for file, points, grid in zip(files, landmarks, grids):
+        if len(points) != len(landmarks[0]):
             raise InputError(
-                f"{file}: expected the {len(points[0])} points of {files[0]}, got {len(read)}; number them alike"
+                f"{file}: expected the {len(landmarks[0])} points of {files[0]}, got {len(points)}; use the same points"
             )
-        outside = int((~grid.contains(torch.from_numpy(read))).sum())
-        if outside > len(read) / 2:
+        outside = int((~grid.contains(torch.from_numpy(points))).sum())
+        if outside > len(points) / 2:
             raise InputError(
-                f"{file}: expected points in their scan, got {outside} of {len(read)} outside of it; give them in mm, "
-                "and in the order of the scans"
+                f"{file}: expected points inside their scan, got {outside} of {len(points)} outside; use mm, and list "
+                "the files in the order of the scans"
             )
         if outside:
-            logger.warning("%s: %d of %d points lie outside of their scan", file, outside, len(read))
-    return np.stack(points)
+            logger.warning("%s: %d of %d points lie outside of their scan", file, outside, len(points))
+    return np.stack(landmarks)
 
 
 def _csv(lines: list[str], path: str) -> tuple[list, bool]:
@@ -88,8 +88,8 @@ def _csv(lines: list[str], path: str) -> tuple[list, bool]:
 
 def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
     header = " ".join(line for line in lines if line.startswith("#"))
-    found = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
-    system = {"0": "RAS", "1": "LPS"}.get(found[1], found[1]) if found else "RAS"
+    match = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
+    system = {"0": "RAS", "1": "LPS"}.get(match[1], match[1]) if match else "RAS"
     if system not in ("RAS", "LPS"):
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
     return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
@@ -98,18 +98,18 @@ def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
 def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
     output = [re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in lines]
     if lines and all(output):
-        return [[float(c) for c in found[1].split()] for found in output], True
+        return [[float(c) for c in match[1].split()] for match in output], True
     first = lines[0].lower() if lines else ""
     if first == "index":
         raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
     rows = lines[2:] if first == "point" else lines
     if first == "point" and int(lines[1]) != len(rows):
-        raise InputError(f"{path}: expected {lines[1]} points as its second line says, got {len(rows)}; mend the file")
+        raise InputError(f"{path}: expected {lines[1]} points (second line), got {len(rows)}; correct the file")
     return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True
 
 
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:
-    """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, complete or not at all."""
+    """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, atomically."""
     path = Path(path)
     with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", newline="") as file:
         table = csv.writer(file)

@@ -1,10 +1,10 @@
-"""From files to a series of volumes with their place in the patient.
+"""Read images and series from files.
 
-Whatever the format, an affine takes voxel (i, j, k) to the world in RAS mm, as in NIfTI; the centre of voxel (0, 0, 0)
-lies at ``affine[:3, 3]``. ITK's LPS ends here.
+For every format, the affine maps voxel (i, j, k) to world coordinates in RAS mm, as in NIfTI; the centre of voxel
+(0, 0, 0) is at ``affine[:3, 3]``. ITK's LPS coordinates are converted here.
 
-A NIfTI file may hold two such maps. As nibabel does, the sform is taken where its code is above 0, else the qform, else
-the voxel size alone with the origin in the middle of the volume and the first axis pointing left.
+NIfTI files may contain two affines. As in nibabel, the sform is used if its code is above 0, else the qform, else the
+voxel size alone, with the origin at the centre of the volume and the first axis pointing left.
 """
 
 import contextlib
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GREY = "convert it to a grey-value image"
-# NIfTI's codes of units other than mm, and what they measure.
+# NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
 _SPACE_UNIT_BITS = 0x07
-_MOST_COMPRESSED = 1032  # voxels that a byte may hold: deflate makes nothing smaller
+_MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression limit of deflate
 
 
 @dataclass(frozen=True)
 class _File:
-    """One image file as stored: ``data`` of any number of axes, trailing axes of one voxel gone."""
+    """One image file as stored: ``data`` with any number of axes, without trailing axes of length 1."""
 
     data: np.ndarray
     affine: np.ndarray
@@ -58,37 +58,37 @@ class _File:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing on file descriptor 2: MetaIO writes its complaints there, past Python, before ITK raises."""
+    """Silence file descriptor 2, to which MetaIO writes messages, bypassing Python, before ITK raises."""
     try:
-        kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # A process without standard error has nothing to be silenced.
+        stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # the process has no standard error
         yield
         return
     try:
-        os.dup2(nothing, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
 def _load_nifti(path: str, labels: bool) -> _File:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
-            f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not tell left from "
-            "right; convert it to NIfTI"
+            f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not distinguish "
+            "left from right; convert it to NIfTI"
         )
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind == "c":
-        raise InputError(f"{path}: expected one number a voxel, got RGB or complex values; {_GREY}")
+        raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
     apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
-            "%s: qform and sform place the volume up to %.1f mm apart; the sform is used, while ITK may use the qform",
+            "%s: qform and sform differ by up to %.1f mm; the sform is used, while ITK may use the qform",
             path,
             apart_mm,
         )
@@ -107,7 +107,7 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
 
 
 def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
-    """Read the voxels, and of a single gzip file its end too: nibabel stops before the checksum that stands there."""
+    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
         data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
@@ -115,27 +115,27 @@ def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
             while file is not None and file.read(1 << 20):
                 pass
         except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):  # what else follows the whole image does no harm
+            if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
                 raise
     return data
 
 
 def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
-    """Refuse what nibabel would replace by a guess: an infinite scale; no voxel size where no sform tells it."""
+    """Refuse values that nibabel would replace by a guess: an infinite scale, or missing voxel sizes without sform."""
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     if np.isinf(header["scl_slope"]):
-        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; mend the header")
+        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
     sizes = header["pixdim"][1:4]
     if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
-        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; mend the header")
+        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
 
 
 def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
-    """The longest distance between where the qform and the sform put a corner of the volume; 0 with only one of them.
+    """Maximum distance between the positions of the volume's corners by qform and by sform; 0 if one is missing.
 
-    The sform is compared as a qform would hold it: what its quaternion rounds (up to 1e-3 radians, next to half a turn)
-    and the shear that it cannot hold are no contradiction.
+    The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
+    180 degrees) and shear, which a qform cannot represent, do not count.
     """
     if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
         return 0.0
@@ -153,13 +153,13 @@ def _load_itk(path: str, labels: bool) -> _File:
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
-            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got a file that is none; leave it out")
+            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; remove it")
         reader.SetFileName(path)
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
             raise InputError(
-                f"{path}: expected one number a voxel, got several (RGB or vectors, or a sequence of 3D Slicer); "
-                f"{_GREY}, or save every volume of a sequence as a file"
+                f"{path}: expected one number per voxel, got several (RGB or vectors, or a 3D Slicer sequence); "
+                f"{_GREY}, or save every volume of the sequence as a file"
             )
         image = itk.imread(path) if labels else itk.imread(path, itk.F)
     data = itk.array_from_image(image).T
@@ -167,38 +167,38 @@ def _load_itk(path: str, labels: bool) -> _File:
     affine, n = np.eye(4), min(3, data.ndim)
     affine[:n, :n] = np.asarray(image.GetDirection())[:n, :n] * spacing[:n]
     affine[:n, 3] = origin[:n]
-    # 1 is what ITK says, too, where the file says nothing.
+    # ITK also returns 1 if the file has no frame time.
     frame_time = float(spacing[3]) if data.ndim > 3 and spacing[3] != 1 else None
     return _File(data, LPS_TO_RAS @ affine, path, frame_time)
 
 
 def _load(path: str | Path, labels: bool = False) -> _File:
-    """Read any image file; every way to fail ends in an InputError."""
+    """Read any image file. All failures raise an InputError."""
     path = str(path)
     if not os.path.exists(path):
-        raise InputError(f"{path}: no such file or folder; check the path")
+        raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
     if Path(path).is_dir():
-        raise InputError(f"{path}: expected an image file, got a folder; give one folder alone, or files")
+        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
     try:
         file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels)
     except InputError:
         raise
     except MemoryError as error:
         raise InputError(
-            f"{path}: expected an image that fits the memory, got one that does not ({_reason(error)}); crop it, or "
-            "mend the header where its size is wrong"
+            f"{path}: expected an image that fits into memory, got one that does not ({_reason(error)}); crop it, or "
+            "correct its size in the header"
         ) from error
-    except Exception as error:  # Each library has its own kinds, ITK's of many lines.
-        beside = ", with the data file that it names" if path.lower().endswith((".mhd", ".nhdr")) else ""
+    except Exception as error:  # every library has its own types
+        and_data = ", together with its data file" if path.lower().endswith((".mhd", ".nhdr")) else ""
         raise InputError(
-            f"{path}: expected a whole image, got one that cannot be read ({_reason(error)}); copy or convert it again"
-            + beside
+            f"{path}: expected a complete image, got an unreadable one ({_reason(error)}); copy or convert it again"
+            + and_data
         ) from error
-    # What a header holds, so that a written file lies exactly where its image does in memory.
+    # Round to the header's precision, so that written files lie exactly where their images do in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
     matrix = file.affine[:3]
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
-        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; mend the header")
+        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
     data = file.data
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -206,14 +206,14 @@ def _load(path: str | Path, labels: bool = False) -> _File:
 
 
 def _load_all(paths: Sequence[str | Path]) -> list[_File]:
-    """Read image files; NIfTI several at a time, and others one by one, as ITK is silenced for the whole process."""
-    several = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
-    with ThreadPoolExecutor(torch.get_num_threads() if several else 1) as pool:
+    """Read image files; NIfTI in parallel, others one by one, as ITK is silenced for the whole process."""
+    parallel = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
+    with ThreadPoolExecutor(torch.get_num_threads() if parallel else 1) as pool:
         return list(pool.map(_load, paths))
 
 
 def _reason(error: Exception) -> str:
-    """A library's reason, in one line: of ITK what follows the object's address, of others their last line."""
+    """Shorten a library's message to one line: for ITK the text after the object's address, otherwise the last line."""
     message = str(error).strip()
     _, from_itk, reason = message.partition("ITK ERROR: ")
     reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else (message.splitlines() or [""])[-1]
@@ -231,7 +231,7 @@ def _check_volume(file: _File, most_axes: int) -> None:
     shape = file.data.shape
     if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
         wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
-        cure = "split it into 3D files, or give it alone" if len(shape) == 4 else "make one 3D file a timepoint"
+        cure = "split it into 3D files, or use it alone" if len(shape) == 4 else "make one 3D file per timepoint"
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 
@@ -253,7 +253,7 @@ def _from_files(files: Sequence[str | Path]) -> Series:
 
 
 def _unit_s(header: nib.Nifti1Header | None) -> float:
-    """The unit of a frame time in seconds, as its header tells it; a second where it tells none."""
+    """Unit of the frame time in seconds according to the header; 1 if it has none."""
     return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
 
 
@@ -262,52 +262,54 @@ def read_series(
     timepoints: int | None = None,
     description: str | None = None,
 ) -> Series:
-    """Read K scans of one patient; a series that is read already is given back.
+    """Read K scans of one patient; a `Series` is returned unchanged.
 
     Args:
-        series: a 4D file; a list of 3D files in the order of time; a folder, whose image files count in the order of
-            the times in their side-cars, or else in the natural order of their names (scan2 before scan10); a case of
-            DIR-Lab's, see `read_dirlab`; or DICOM: folders or files, which `read_dicom` sorts. NIfTI is read by
-            nibabel, as MONAI's meta data is wrong about the frame time; all else (MHA, NRRD, ...) by ITK.
-        timepoints: the one K that the network takes; none for any.
-        description: pattern of the series' descriptions, or of file names, that tells which series of a folder to take.
-    Returns: the series in memory. A fill value, as around the round field of view of CT, becomes the smallest value
-        that was measured, and ``valid`` is False there. A scan with sheared axes (a tilted gantry, an affine
-        registration baked into the header) is interpolated onto a grid with axes at right angles, as neither ITK nor
-        NIfTI's qform holds a shear; ``valid`` is False beyond its field of view. A shear below 0.001, from rounding,
-        is dropped from the affine instead.
-    Raises: InputError, in one line, for whatever the user can mend.
+        series: a 4D file; a list of 3D files in temporal order; a folder of image files, in the order of the times in
+            their sidecars, or else in natural order of their names (scan2 before scan10); a DIR-Lab case, see
+            `read_dirlab`; or DICOM folders or files, which `read_dicom` sorts. NIfTI is read by nibabel, as MONAI's
+            metadata lacks the frame time; other formats (MHA, NRRD, ...) by ITK.
+        timepoints: the number of timepoints that the network requires; None for any.
+        description: pattern of series descriptions or file names that selects the series of a folder.
+    Returns: the series in memory. Fill values, as outside the circular field of view of CT, are replaced by the
+        smallest measured value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine
+        registration stored in the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's
+        qform supports shear; ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is
+        removed from the affine instead.
+    Raises: InputError, with a one-line message, for invalid input.
     """
     if isinstance(series, Series):
         return series
-    given = _given_paths(series)
-    dirlab = len(given) == 1 and is_dirlab(given[0])  # asked first: any raw voxels may look like DICOM
-    if dicom := [] if dirlab else dicom_paths(given):
+    paths = _checked_paths(series)
+    dirlab = len(paths) == 1 and is_dirlab(paths[0])  # check this first, as raw voxels may look like DICOM
+    if dicom := [] if dirlab else dicom_paths(paths):
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
-        one_folder = len(given) == 1 and Path(given[0]).is_dir() and not dirlab
-        series = _from_files(folder_files(Path(given[0]), description) if one_folder else given)
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
+        series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths)
     return checked_series(series, timepoints)
 
 
 def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
-    """Tell where the scans of a series lie from the headers of its NIfTI, MHA or NRRD files, without their voxels.
+    """Read the grids of a series from the headers of its NIfTI, MHA or NRRD files, without reading the voxels.
 
     Args:
-        series, description: as `read_series` takes them.
-    Returns: a grid for each scan. None for DICOM, whose headers take as long to read as the images; nor where a file
-        is missing, or its header is broken or says more than the file holds: reading the series tells what is wrong.
+        series: as in `read_series`.
+        description: as in `read_series`.
+    Returns: one grid per scan. The list is empty for DICOM, whose headers take as long to read as the images, and if a
+        file is missing, or its header is broken or describes more voxels than the file can contain; `read_series`
+        reports the reason.
     """
     if isinstance(series, Series):
         return [frame.grid for frame in series.frames]
     try:
-        given = _given_paths(series)
-        if (len(given) == 1 and is_dirlab(given[0])) or dicom_paths(given):
+        paths = _checked_paths(series)
+        if (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
             return []
-        one_folder = len(given) == 1 and Path(given[0]).is_dir()
-        files = folder_files(Path(given[0]), description) if one_folder else given
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+        files = folder_files(Path(paths[0]), description) if one_folder else paths
         return [grid for file in files for grid in _header_grids(str(file))]
-    except Exception:  # each library has its own kinds
+    except Exception:  # every library has its own types
         return []
 
 
@@ -337,13 +339,13 @@ def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     return tuple(reader.GetDimensions(d) for d in axes), LPS_TO_RAS @ affine
 
 
-def _given_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
-    """The paths that a user gave as a series, whose value may come from a config or a data list as anything."""
-    given = [series] if isinstance(series, (str, Path)) else series or []
-    if not isinstance(given, (list, tuple)) or not all(isinstance(path, (str, Path)) and str(path) for path in given):
+def _checked_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    """Check the paths of a series, which may have any type if they come from a config or a data list."""
+    paths = [series] if isinstance(series, (str, Path)) else series or []
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) and str(path) for path in paths):
         raise InputError(
             f"series: expected image files or a folder, got {series!r}; for example ['t0.nii.gz', 't1.nii.gz']"
         )
-    if not given:
-        raise InputError("series: expected image files or a folder, got an empty list; name the scans")
-    return list(given)
+    if not paths:
+        raise InputError("series: expected image files or a folder, got an empty list; list the scans")
+    return list(paths)

@@ -1,13 +1,13 @@
-"""Put a finished result in the place of an earlier one, so that a kill at any moment leaves one of them whole.
+"""Replace an earlier result by a new one, so that a kill at any moment leaves one of them complete.
 
-The result is complete in a folder of its own, the staging folder, before any of this begins. One file replaces its
-predecessor by a rename. Several files replace theirs by one system call, which exchanges the output folder for the
-staging folder; files of the output folder that belong to no result come along as hard links.
+The new result is complete in a staging folder before the replacement starts. A single file replaces its predecessor by
+a rename. Several files do so by one system call, which exchanges the output folder for the staging folder; files of the
+output folder that belong to no result are kept as hard links.
 
-Two folders cannot be exchanged everywhere: not across a mount point, on some network file systems, or where the output
-folder has sub-folders, in which other programs may be at work, or is the current folder. There the staging folder
-becomes a journal inside the output folder, out of which files are moved one by one, ``report.json`` last. A run that is
-killed meanwhile leaves the journal, and the next run completes it: until then the folder holds no ``report.json``.
+Folders cannot always be exchanged: not across mount points, not on some network file systems, and not if the output
+folder is the current folder or has sub-folders that other programs may be using. In these cases the staging folder
+becomes a journal inside the output folder, from which files are moved one by one, ``report.json`` last. If the run is
+killed, the next run completes the journal; until then the folder contains no ``report.json``.
 """
 
 import ctypes
@@ -28,12 +28,12 @@ __all__ = ["PARTIAL", "REPORT", "clean", "journals", "make_staging", "put_in_pla
 PARTIAL = ".partial-"
 REPORT = "report.json"
 _JOURNAL = ".commit-"
-_STALE = ".stale.json"  # in a journal: files of the earlier result that the new one does not have
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_STALE = ".stale.json"  # in a journal: files of the earlier result that the new one lacks
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux constants
 
 
 def make_staging(folder: Path) -> Path:
-    """Make an empty folder on the same file system: beside ``folder`` where the two can be exchanged, else inside."""
+    """Create an empty folder on the same file system: next to ``folder`` if the two can be exchanged, else inside."""
     parent = folder.parent
     beside = parent != folder and os.access(parent, os.W_OK) and parent.stat().st_dev == folder.stat().st_dev
     prefix = f".{folder.name}{PARTIAL}" if beside else PARTIAL
@@ -41,7 +41,7 @@ def make_staging(folder: Path) -> Path:
 
 
 def clean(folder: Path) -> None:
-    """Remove what killed runs have left in or beside ``folder``, and complete a result that one was moving in."""
+    """Remove leftovers of killed runs in and next to ``folder``, and complete a result that one was moving."""
     for journal in journals(folder):
         _move_in(journal, folder)
     leftovers = _entries(folder, PARTIAL)
@@ -52,15 +52,15 @@ def clean(folder: Path) -> None:
 
 
 def journals(folder: Path) -> list[Path]:
-    """Folders with what is left of results that killed runs were moving in."""
+    """List the journals of results that killed runs were moving."""
     return _entries(folder, _JOURNAL)
 
 
 def to_be_replaced(folder: Path) -> set[str]:
-    """Names of the files and folders that `clean` would remove or replace."""
+    """List the names of files and folders that `clean` would remove or replace."""
     names = set()
     for journal in journals(folder):
-        with suppress(OSError, ValueError):  # without a list it is not completed
+        with suppress(OSError, ValueError):  # a journal without a list is discarded
             stale = json.loads((journal / _STALE).read_text())
             names.update(stale, (path.name for path in journal.iterdir()))
     return names
@@ -71,10 +71,10 @@ def _entries(folder: Path, prefix: str) -> list[Path]:
 
 
 def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None:
-    """Replace the result in ``folder`` by that in ``staging``, whose files are flushed to the disk first.
+    """Replace the result in ``folder`` by that in ``staging``, after flushing its files to the disk.
 
     Args:
-        stale: names of files and folders of the earlier result. Those that are not replaced are removed.
+        stale: names of files and folders of the earlier result; those that are not replaced are removed.
     """
     names, stale = {path.name for path in staging.iterdir()}, set(stale)
     for name in sorted(names):
@@ -97,35 +97,35 @@ def sync(*paths: Path) -> None:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # which file systems say that cannot flush a folder
+            if error.errno != errno.EINVAL:  # raised by file systems that cannot flush a folder
                 raise
         finally:
             os.close(descriptor)
 
 
 def _exchanged(staging: Path, folder: Path, replaced: set[str]) -> bool:
-    """Exchange the two folders, where that is possible; ``staging`` is then the earlier result."""
-    others = [entry for entry in os.scandir(folder) if entry.name not in replaced]
-    if staging.parent == folder or _is_current(folder) or any(e.is_dir(follow_symlinks=False) for e in others):
+    """Exchange the two folders if possible; ``staging`` then contains the earlier result."""
+    unrelated = [entry for entry in os.scandir(folder) if entry.name not in replaced]
+    if staging.parent == folder or _is_current(folder) or any(e.is_dir(follow_symlinks=False) for e in unrelated):
         return False
     try:
-        for entry in others:
+        for entry in unrelated:
             os.link(entry.path, staging / entry.name, follow_symlinks=False)
         _take_permissions(staging, folder)
         sync(staging)
         _exchange(staging, folder)
     except OSError:
-        for entry in others:
+        for entry in unrelated:
             (staging / entry.name).unlink(missing_ok=True)
         return False
     sync(folder.parent)
-    for late in set(os.listdir(staging)) - replaced - {entry.name for entry in others}:
-        os.rename(staging / late, folder / late)  # written by another program since they were listed
+    for late in set(os.listdir(staging)) - replaced - {entry.name for entry in unrelated}:
+        os.rename(staging / late, folder / late)  # written by another program in the meantime
     return True
 
 
 def _is_current(folder: Path) -> bool:
-    """Whether this process, and so a shell, stands in ``folder``: it would be left in the one that is removed."""
+    """Check whether ``folder`` is, or contains, the current folder, which would otherwise be the removed one."""
     with suppress(FileNotFoundError):
         current = Path.cwd()
         return folder in (current, *current.parents)
@@ -139,7 +139,7 @@ def _take_permissions(staging: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Give each folder the name of the other at once. Raises OSError where the system cannot."""
+    """Exchange the names of two folders atomically. Raises: OSError if the system does not support this."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -161,8 +161,8 @@ def _journal(staging: Path, folder: Path, stale: set[str]) -> None:
 
 
 def _move_in(journal: Path, folder: Path) -> None:
-    """Move the files of a journal to ``folder``. It may be interrupted anywhere and done again."""
-    if not (journal / _STALE).exists():  # of a run that was killed before the journal was one, or after it was done
+    """Move the files of a journal to ``folder``. This can be interrupted at any point and repeated."""
+    if not (journal / _STALE).exists():  # the run was killed before the journal was complete, or after all moves
         shutil.rmtree(journal)
         return
     if (journal / REPORT).exists():

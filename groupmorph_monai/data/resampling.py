@@ -1,4 +1,4 @@
-"""From the grids of a series' files to one, and back."""
+"""Resample a series from the grids of its files to a common grid, and back."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from .series import Frame, Series
 
 __all__ = ["resample", "resample_series", "smoothed", "working_grid"]
 
-_LEAST_SIGMA_VOXELS = 0.2  # of a Gaussian that leaves more than 0 of a voxel's neighbours
+_LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
 def working_grid(
@@ -24,20 +24,20 @@ def working_grid(
     reference: int | None = None,
     initial: Tensor | None = None,
 ) -> Grid:
-    """Choose the grid on which the motion is found, from where the scans lie and not from how they are stored.
+    """Choose the grid on which motion is estimated, independent of how the scans are stored.
 
-    Its axes are those closest to right, anterior and superior. With a ``reference`` it is that scan's grid at another
-    spacing. Without one it is the scans' common grid or, where they differ, a box in the middle of theirs: their mean
-    axes and centre, and along each axis the longest extent that two of them have.
+    Its axes are those closest to right, anterior and superior. With a ``reference`` it covers the field of view of that
+    scan. Otherwise it is the scans' common grid or, if they differ, an average field of view: with their mean axes and
+    centre, and along each axis the second longest extent.
 
     Args:
-        grids: of the K scans.
-        spacing_mm: one number or one per axis (right, anterior, superior); ``"auto"``: the middle one of a scan's
-            three, at least 1 and half of the coarsest, as thick slices blur what is finer: of the reference, or the
-            median over the scans; None keeps the scans' own.
-        reference: index of the scan that all others move onto.
-        initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None is the identity.
-    Raises: InputError where the spacing is none.
+        grids: grids of the K scans.
+        spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the middle of a scan's
+            three voxel sizes, but at least 1 mm and half of the largest, as thick slices blur finer detail: of the
+            reference, or the median over the scans. None keeps the scans' spacing.
+        reference: index of the scan to which all others are aligned.
+        initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
+    Raises: InputError for an invalid spacing.
     """
     if reference is not None:
         grid = grids[reference].canonical()
@@ -46,7 +46,7 @@ def working_grid(
         others = [other for other in grids[1:] if not _is_same(other, grids[0])]
         if not all(other.canonical().matches(grid, 1e-2) for other in others):
             grid = _middle_grid(grids, initial)
-        elif not others:  # a thousand of one grid take as long as one
+        elif not others:  # a thousand scans on one grid take no longer than one
             grids = grids[:1]
     if spacing_mm is None:
         return grid
@@ -69,8 +69,7 @@ def _is_same(one: Grid, other: Grid) -> bool:
 
 
 def _resolved_mm(grid: Grid) -> float:
-    """The middle one of a scan's three voxel sizes, at least 1 and half of the coarsest, or less where that would leave
-    fewer than 4 voxels along an axis."""
+    """Middle voxel size of a scan, at least 1 mm and half of the largest, unless fewer than 4 voxels would remain."""
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
     longest = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3
     return max(1.0, middle, min(coarsest / 2, longest))
@@ -78,7 +77,7 @@ def _resolved_mm(grid: Grid) -> float:
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
     maps = torch.eye(4, dtype=torch.float64).expand(len(grids), 4, 4) if initial is None else torch.as_tensor(initial)
-    # Where each scan's box lies in the common space.
+    # Field of view of each scan in the common space.
     boxes = [Grid(g.shape, torch.linalg.inv(m) @ g.affine).canonical() for g, m in zip(grids, maps.double().cpu())]
     extents = torch.stack([box.extent_mm for box in boxes]).sort(dim=0, descending=True).values[1]
     spacing = torch.stack([box.spacing_mm for box in boxes]).median(dim=0).values
@@ -95,21 +94,22 @@ def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
 def resample(
     frame: Frame, grid: Grid, transform: Transform | None = None, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluate a volume at the voxels of another grid: ``frame(transform(x))``.
+    """Resample a volume at the voxels of another grid: ``frame(transform(x))``.
 
-    In float64, so that a grid onto itself is exact, and slab by slab, so that no array of coordinates is ever whole.
+    Coordinates are float64, so that resampling a grid onto itself is exact, and are computed slab by slab to save
+    memory.
 
     Args:
-        frame: the volume; outside of it the border's values hold.
-        grid: of the result.
-        transform: from the space of ``grid`` to that of ``frame``; None is the identity.
-        nearest: take the nearest voxel's value, instead of linear interpolation.
-    Returns: the values ``(*S)``, float32, or with ``nearest`` of the frame's dtype; and where the frame has seen the
-        voxel, ``(*S)`` bool.
+        frame: the volume, extrapolated by its border values.
+        grid: output grid.
+        transform: from the space of ``grid`` to that of ``frame``; None for the identity.
+        nearest: use nearest-neighbour instead of linear interpolation.
+    Returns: the values ``(*S)``, float32, or in the frame's dtype with ``nearest``; and the mask of the frame's field
+        of view, ``(*S)`` bool.
     """
     kind = frame.data.dtype if nearest else np.dtype(np.float32)
-    stays = transform is None or transform.is_identity
-    if stays and frame.grid.matches(grid, 0.0):
+    identity = transform is None or transform.is_identity
+    if identity and frame.grid.matches(grid, 0.0):
         seen = np.ones(grid.shape, dtype=bool) if frame.valid is None else frame.valid.copy()
         return frame.data.astype(kind), seen
     image = torch.from_numpy(np.ascontiguousarray(frame.data, dtype=np.float64))[None]
@@ -117,26 +117,26 @@ def resample(
     values, seen = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
     for rows in grid.slabs():
         points = grid.points(rows)
-        if not stays:
+        if not identity:
             points = transform(points)
         voxels = frame.grid.voxels(points)
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
         inside = frame.grid.contains(points)
-        if valid is not None:  # a value counts only where all that it is interpolated from does
+        if valid is not None:  # only if all voxels that contribute to a value are valid
             inside &= interpolate(valid, voxels)[..., 0] > 0.999
         seen[rows] = inside.numpy()
     return values, seen
 
 
 def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -> tuple[MetaTensor, Tensor]:
-    """Bring every timepoint from its own grid to one: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1
-    where the timepoint has seen the voxel.
+    """Resample every timepoint to one grid: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1 inside the
+    timepoint's field of view.
 
-    Linear, once, with the border's values outside. Along axes that the grid is coarser than, the timepoint is smoothed
-    before, so that fine structure does not alias: by a Gaussian of half a voxel of the grid, less its own.
+    Interpolation is linear, with border values outside. Along axes where the grid is coarser than the timepoint, the
+    timepoint is smoothed before to avoid aliasing: by a Gaussian of half a voxel of the grid, less its own resolution.
 
     Args:
-        initial: ``(K, 4, 4)``, RAS mm, points of the grid's space to each timepoint's; None is the identity.
+        initial: ``(K, 4, 4)``, RAS mm, from the space of the grid to each timepoint; None for the identity.
     """
     parts = []
     for number, frame in enumerate(series.frames):
@@ -147,9 +147,9 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
 
 
 def smoothed(frame: Frame, grid: Grid) -> Frame:
-    """For the voxels of a grid; what is not valid has no part in it."""
-    axes, others = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
-    coarser = grid.spacing_mm[(axes.T @ others).abs().argmax(dim=1)] / frame.grid.spacing_mm
+    """Smooth a volume for resampling to a coarser grid, without contributions of invalid voxels."""
+    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
+    coarser = grid.spacing_mm[(axes.T @ grid_axes).abs().argmax(dim=1)] / frame.grid.spacing_mm
     sigma_voxels = 0.5 * (coarser.square() - 1).clamp_min(0).sqrt().numpy()
     if sigma_voxels.max() < _LEAST_SIGMA_VOXELS:
         return frame

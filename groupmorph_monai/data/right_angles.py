@@ -1,4 +1,4 @@
-"""Grids whose axes meet at right angles: ITK, DICOM and NIfTI's qform hold no others."""
+"""Convert sheared grids to grids with orthogonal axes, as ITK, DICOM and NIfTI's qform support no others."""
 
 import logging
 from itertools import product
@@ -11,51 +11,51 @@ from ..errors import InputError
 __all__ = ["at_right_angles", "is_sheared"]
 
 logger = logging.getLogger(__name__)
-# Cosine between two axes: rounding in a float32 header, rounding in a header written with few decimals, and a header
-# that describes no scanner.
+# Cosine between two axes: rounding in a float32 header, rounding in a header with few decimals, and the maximum that is
+# plausible for a scanner.
 _ROUNDING_FLOAT32, _ROUNDING, _STEEPEST_SHEAR = 1e-6, 1e-3, 0.7
 
 
 def is_sheared(affine: np.ndarray) -> bool:
-    """Tell whether two axes of a grid miss a right angle by more than rounding."""
+    """Check whether two axes of a grid deviate from a right angle by more than rounding."""
     return _shear(affine) > _ROUNDING
 
 
 def _shear(affine: np.ndarray) -> float:
-    """The largest cosine between two axes."""
+    """Maximum cosine between two axes."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 def _float32(affine: np.ndarray) -> np.ndarray:
-    """What a header holds of an affine."""
+    """Round an affine to the precision of a header."""
     return affine.astype(np.float32).astype(np.float64)
 
 
 def at_right_angles(
     data: np.ndarray, affine: np.ndarray, valid: np.ndarray | None, path: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Give a volume axes at right angles, where it has none.
+    """Resample a sheared volume to orthogonal axes; other volumes are returned unchanged.
 
-    Gram-Schmidt, from the axis with the finest spacing to that with the coarsest: the slices of a tilted gantry stay
-    what they are, and only their rows move. A shear from rounding is dropped from the affine, about the volume's
-    centre; with more, the volume is interpolated linearly onto a grid that covers it.
+    The axes are orthogonalised by Gram-Schmidt, from the finest to the coarsest spacing, so that the slices of a tilted
+    gantry are preserved and only shifted in plane. A shear from rounding is removed from the affine, about the centre
+    of the volume; otherwise the volume is interpolated linearly onto a grid that covers it.
 
     Args:
         data: ``(i, j, k)``, float32.
         affine: ``(4, 4)``, voxel to RAS mm.
-        valid: ``(i, j, k)`` bool, or None where every voxel counts.
-        path: of the file, for messages.
-    Returns: the three of them; beyond the volume ``valid`` is False and ``data`` has its smallest valid value.
-    Raises: InputError where the axes are less than 45 degrees apart.
+        valid: ``(i, j, k)`` bool, or None if all voxels are valid.
+        path: the file, for messages.
+    Returns: data, affine and valid; outside the volume ``valid`` is False and ``data`` is the smallest valid value.
+    Raises: InputError if two axes are less than 45 degrees apart.
     """
     shear = _shear(affine)
     if shear < _ROUNDING_FLOAT32:
         return data, affine, valid
     if shear > _STEEPEST_SHEAR:
         raise InputError(
-            f"{path}: expected axes at right angles, got two that are {np.degrees(np.arccos(shear)):.0f} degrees "
-            "apart; mend the header, or resample the scan"
+            f"{path}: expected axes at right angles, got two axes {np.degrees(np.arccos(shear)):.0f} degrees "
+            "apart; correct the header, or resample the scan"
         )
     matrix, size = affine[:3, :3], np.array(data.shape)
     order = np.argsort(np.linalg.norm(matrix, axis=0), kind="stable")
@@ -73,10 +73,10 @@ def at_right_angles(
     at = to_voxel[:3, :3], to_voxel[:3, 3], shape
     counts = np.ones(data.shape, np.uint8) if valid is None else valid.astype(np.uint8)
     valid = affine_transform(counts, *at, order=0, mode="grid-constant").astype(bool)
-    moved = affine_transform(data, *at, order=1, mode="nearest")
+    resampled = affine_transform(data, *at, order=1, mode="nearest")
     logger.warning(
         "%s: the axes are sheared by %.1f degrees; the scan is interpolated onto a grid with axes at right angles",
         path,
         np.degrees(np.arcsin(shear)),
     )
-    return np.where(valid, moved, moved[valid].min()), grid, valid
+    return np.where(valid, resampled, resampled[valid].min()), grid, valid

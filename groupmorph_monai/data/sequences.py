@@ -1,8 +1,8 @@
-"""Sequences of volumes and of transforms as 3D Slicer stores them: one NRRD file with a list among its axes.
+"""Write sequences of volumes and transforms for 3D Slicer: one NRRD file with a list axis.
 
 Source: https://slicer.readthedocs.io/en/latest/developer_guide/modules/sequences.html and .../transforms.html, and
-Slicer's vtkITKImageSequenceReader. Of volumes, every version reads a list that comes first, only the newest ones read
-one that comes last. Transforms can be read since August 2025, after version 5.8.
+Slicer's vtkITKImageSequenceReader. For volumes, the list is the first axis, as only the newest versions read it as the
+last one. Transform sequences need a version after 5.8 (August 2025).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,7 @@ _RAS_TO_LPS = np.diag(LPS_TO_RAS)[:3].astype(np.float32)[:, None, None, None]
 
 
 def write_sequence(volumes: np.ndarray, grid: Grid, path: Path, times_s: Sequence[float] | None = None) -> None:
-    """Write ``volumes`` ``(K, *S)`` float32 on ``grid`` as ``.seq.nrrd``; their times, or their numbers where these are
-    not known, are the index of the sequence."""
+    """Write ``volumes`` ``(K, *S)`` float32 as ``.seq.nrrd``, indexed by their times if known, or by numbers."""
     label, _, values = _index(len(volumes), times_s)
     header = [
         "dimension: 4",
@@ -34,18 +33,18 @@ def write_sequence(volumes: np.ndarray, grid: Grid, path: Path, times_s: Sequenc
         "axis 0 index type:=numeric",
         f"axis 0 index values:={values}",
     ]
-    _write(path, header, grid, volumes.T)  # a slice, its timepoints beside each other
+    _write(path, header, grid, volumes.T)  # slice by slice, with timepoints fastest
 
 
 def write_transform_sequence(
     transforms: Sequence[Transform], grid: Grid, path: Path, times_s: Sequence[float] | None = None
 ) -> None:
-    """Write transforms as ``.seq.nrrd``, which Slicer opens as a sequence: scan k under transform k lies in the common
-    space.
+    """Write transforms as ``.seq.nrrd``, which Slicer opens as a sequence. Applying transform k to scan k moves it to
+    the common space.
 
     Args:
         transforms: from the common space to each scan.
-        grid: on which their displacements are written.
+        grid: grid of the written displacements.
         times_s: as in `write_sequence`.
     """
     label, unit, values = _index(len(transforms), times_s)
@@ -56,13 +55,13 @@ def write_transform_sequence(
         "kinds: vector domain domain domain list",
         f'labels: "" "" "" "" "{label}"',
         f'units: "" "" "" "" "{unit}"',
-        "measurement frame: (1,0,0) (0,1,0) (0,0,1)",  # the vectors are of space: LPS
-        "axis 3 index type:=numeric",  # the vector's axis does not count
+        "measurement frame: (1,0,0) (0,1,0) (0,0,1)",  # vectors are in the coordinates of space: LPS
+        "axis 3 index type:=numeric",  # counted without the vector axis
         f"axis 3 index values:={values}",
         "displacement field type:=resampling",
-        "intent_code:=1006",  # NIfTI's displacement vectors; without it Slicer takes the file for images
+        "intent_code:=1006",  # NIfTI's code for displacement vectors, without which Slicer reads the file as images
     ]
-    # In the file a vector's components lie beside each other, and the last axis is that of the scans.
+    # In the file, vector components are fastest and scans slowest.
     fields = (t.displacement(grid).numpy() * _RAS_TO_LPS for t in transforms)
     _write(path, header, grid, (piece for field in fields for piece in field.T))
 
@@ -82,7 +81,7 @@ def _vector(values: np.ndarray) -> str:
 
 
 def _write(path: Path, header: Sequence[str], grid: Grid, pieces: Iterable[np.ndarray]) -> None:
-    """Write a NRRD file: of its header what depends on its axes, and its values in the order of the file."""
+    """Write a NRRD file from the header lines that depend on its axes, and its values in file order."""
     shared = [
         "type: float",
         "endian: little",

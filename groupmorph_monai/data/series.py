@@ -1,4 +1,4 @@
-"""A series of volumes with their place in the patient, and what makes it one that can be registered."""
+"""Series of volumes with their positions in the patient, and checks that they can be registered."""
 
 import logging
 from collections.abc import Sequence
@@ -17,15 +17,19 @@ __all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series",
 
 logger = logging.getLogger(__name__)
 
-LONGEST_MM = 1e4  # side of a volume of a patient
-_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must be float32
+LONGEST_MM = 1e4  # maximum extent of a volume of a patient
+_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One volume: ``data`` ``(i, j, k)``, float32 or labels, and ``affine`` ``(4, 4)``, voxel to RAS mm; ``valid`` is
-    True where a voxel was measured and not filled in, None where all were; ``header`` is its file's where that is
-    NIfTI."""
+    """One volume.
+
+    Args:
+        data, affine: ``(i, j, k)``, float32 or labels; ``(4, 4)``, voxel to RAS mm.
+        valid: ``(i, j, k)``, True for measured voxels and False for fill values; None if all are measured.
+        header: header of its NIfTI file.
+    """
 
     data: np.ndarray
     affine: np.ndarray
@@ -40,12 +44,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Series:
-    """K volumes of one patient in the order of time.
+    """K volumes of one patient in temporal order.
 
-    ``frame_time`` is the time between frames in the unit of their header, or in seconds where there is no header; None
-    where no file tells it, or where the steps differ. ``times_s`` are the times of all frames in seconds from the first
-    one, and ``description`` is what the scanner calls the series, where the files tell them. ``slices`` are those of
-    each frame in its DICOM files, as `dicom.headers.Plane`; None for other formats.
+    Args:
+        frame_time: time between frames in the header's unit, or in seconds without header; None if unknown or uneven.
+        times_s: times of all frames in seconds since the first one, if known.
+        description: series description of the scanner, if known.
+        slices: DICOM slices of each frame, as `dicom.headers.Plane`; None for other formats.
     """
 
     frames: tuple[Frame, ...]
@@ -55,12 +60,12 @@ class Series:
     slices: tuple[Sequence, ...] | None = None
 
     def check_reference(self, reference: int | None) -> None:
-        """Refuse the index of a timepoint that there is not with an InputError."""
+        """Raise an InputError if there is no timepoint with this index."""
         check_reference(reference, len(self.frames))
 
 
 def check_reference(reference: int | None, number: int) -> None:
-    """Refuse the index of a timepoint that is none of ``number`` with an InputError."""
+    """Raise an InputError if a series of ``number`` timepoints has no timepoint with this index."""
     if reference is not None and not 0 <= reference < number:
         raise InputError(
             f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
@@ -69,98 +74,98 @@ def check_reference(reference: int | None, number: int) -> None:
 
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
-    """Make a series of K volumes that are in memory.
+    """Make a series from K volumes in memory.
 
     Args:
-        volumes: ``(K, *S)``, or K volumes ``(*S)`` of any sizes; NumPy, or anything that becomes it.
-        affine: ``(4, 4)``, voxel indices to RAS mm, of all; or K of them.
+        volumes: ``(K, *S)``, or K volumes ``(*S)`` of any size; NumPy arrays or convertible to them.
+        affine: ``(4, 4)``, voxel indices to RAS mm, for all volumes; or K of them.
         times_s: K acquisition times in seconds.
-    Raises: InputError, in one line, as `read_series` does.
+    Raises: InputError, with a one-line message, for invalid input.
     """
     volumes = [np.asarray(volume, dtype=np.float32) for volume in volumes]
     try:
         affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(volumes), 4, 4))
     except ValueError:
         shape = np.shape(affine)
-        raise InputError(f"affine: expected (4, 4) or ({len(volumes)}, 4, 4), got {shape}; give RAS mm") from None
+        raise InputError(f"affine: expected (4, 4) or ({len(volumes)}, 4, 4), got {shape}; use RAS mm") from None
     for k, (volume, matrix) in enumerate(zip(volumes, affines)):
         if volume.ndim != 3:
-            raise InputError(f"timepoint {k}: expected three axes, got shape {volume.shape}; give K volumes")
+            raise InputError(f"timepoint {k}: expected three axes, got shape {volume.shape}; pass K 3D volumes")
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-            raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}")
+            raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}; fix it")
     if times_s is not None and len(times_s) != len(volumes):
-        raise InputError(f"times_s: expected {len(volumes)} times in seconds, got {len(times_s)}; give one per volume")
+        raise InputError(f"times_s: expected {len(volumes)} times in seconds, got {len(times_s)}; pass one per volume")
     frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(volumes, affines)))
     return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
 
 
 def checked_series(series: Series, timepoints: int | None) -> Series:
-    """Check that K scans can be registered together, and leave out what was not measured.
+    """Check that K scans can be registered together, and mask fill values.
 
     Args:
-        timepoints: the one K that is accepted; None for any of two or more.
-    Returns: the series with fill values marked as not valid and axes at right angles.
-    Raises: InputError, in one line, for the first scan that cannot take part.
+        timepoints: required K; None for two or more.
+    Returns: the series with fill values marked as invalid, and orthogonal axes.
+    Raises: InputError, with a one-line message, for the first unsuitable scan.
     """
     frames = list(series.frames)
     if not frames:
-        raise InputError("series: expected two volumes or more, got none")
+        raise InputError("series: expected at least two volumes, got none; pass the scans")
     first = frames[0]
     if len(frames) < 2:
-        raise InputError(f"{first.path}: expected a series, got one timepoint; give two 3D files or more, or a 4D file")
+        raise InputError(f"{first.path}: expected a series, got one timepoint; use several 3D files, or one 4D file")
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
     frames = [_on_measured_voxels(frame) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
-            logger.info("Frame %d (%s) lies on another grid than the first one.", number, frame.path)
+            logger.info("Frame %d (%s) has another grid than the first one.", number, frame.path)
     if timepoints is not None and len(frames) != timepoints:
         raise InputError(
-            f"{first.path}: expected {timepoints} timepoints, as many as this model takes, got {len(frames)}; give "
-            f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained so"
+            f"{first.path}: expected {timepoints} timepoints, as this model requires, got {len(frames)}; use "
+            f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained with it"
         )
     return replace(series, frames=tuple(frames))
 
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     name = f"{frame.path} (timepoint {number})"
-    # NaN passes through min and max.
+    # min and max propagate NaN.
     low, high = float(frame.data.min()), float(frame.data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         count = int((~np.isfinite(frame.data)).sum())
-        raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, say by 0")
+        raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, e.g. by 0")
     for value in (low, high):
-        others = int((frame.data != value).sum())
-        if others < min(8, max(1, frame.data.size // 100)):
-            where = f"all voxels but {others}" if others else "every voxel"
-            raise InputError(f"{name}: expected an image, got {value:g} in {where}; leave this timepoint out")
+        different = int((frame.data != value).sum())
+        if different < min(8, max(1, frame.data.size // 100)):
+            where = f"all voxels but {different}" if different else "every voxel"
+            raise InputError(f"{name}: expected an image, got {value:g} in {where}; remove this timepoint")
     if not _SMALLEST_RANGE < high - low < _LARGEST_RANGE:
         raise InputError(
-            f"{name}: expected intensities whose range lies between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
-            f"{low:g} to {high:g}; rescale them, say to 0 to 1000"
+            f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
+            f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
     extent = frame.grid.extent_mm.numpy()
     if not 1 <= extent.max() <= LONGEST_MM:
         raise InputError(
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
-            "mend the voxel size or its unit in the header"
+            "correct the voxel size or its unit in the header"
         )
     if not overlap(frame.grid, first.grid):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
-            f"mm RAS beside {_box(first)}; check that both show the same region and that no header lost its origin"
+            f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
         )
 
 
 def _on_measured_voxels(frame: Frame) -> Frame:
-    """Leave out fill values, and give the volume axes at right angles, where it has none."""
+    """Mask fill values, and resample sheared volumes to orthogonal axes."""
     data, valid = without_fill(frame.data, frame.path)
     data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
     return replace(frame, data=data, affine=affine, valid=valid)
 
 
 def overlap(one: Grid, other: Grid) -> bool:
-    """Whether two volumes meet in space, judged by boxes along the axes of either."""
+    """Check whether two volumes overlap in space, by comparing bounding boxes along the axes of each."""
     for grid, box in ((one, other), (other, one)):
         corners = box.voxels(grid.corners(0.5)).numpy()
         if np.any(corners.max(0) <= -0.5) or np.any(corners.min(0) >= np.array(box.shape) - 0.5):

@@ -1,4 +1,4 @@
-"""Times of NIfTI scans from the JSON side-cars beside them, as dcm2niix and BIDS write them."""
+"""Acquisition times of NIfTI scans from their JSON sidecars, as written by dcm2niix and defined by BIDS."""
 
 import json
 import logging
@@ -11,12 +11,12 @@ import numpy as np
 __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 
 logger = logging.getLogger(__name__)
-_LARGEST = 1e12  # number that is a time
-_UNEVEN = 0.01  # share of the mean step by which steps may differ and still count as even
+_LARGEST = 1e12  # maximum absolute value of a time
+_UNEVEN = 0.01  # maximum relative difference of even steps
 
 
 def even_step(times_s: Sequence[float] | None) -> float | None:
-    """The time between frames in seconds, where it is the same for all of them to 1 %; None otherwise."""
+    """Time between frames in seconds if it is constant to 1 %, otherwise None."""
     steps = np.diff(times_s) if times_s is not None and len(times_s) > 1 else np.zeros(0)
     if not len(steps) or steps.min() <= 0 or np.abs(steps - steps.mean()).max() > _UNEVEN * steps.mean():
         return None
@@ -24,28 +24,28 @@ def even_step(times_s: Sequence[float] | None) -> float | None:
 
 
 def sidecar(image: str | Path) -> dict:
-    """What the ``.json`` beside an image says; nothing where there is none."""
+    """Read the ``.json`` next to an image; empty if there is none."""
     path = Path(image)
-    beside = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
+    json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
     try:
-        content = json.loads(beside.read_text())
+        content = json.loads(json_file.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s: left aside, as it cannot be read (%s)", beside, error)
+        logger.warning("%s: ignored, as it cannot be read (%s)", json_file, error)
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None = None) -> tuple[float, ...] | None:
-    """Times of the volumes of a 4D image in seconds from the first one.
+    """Determine the times of the volumes of a 4D image in seconds since the first one.
 
-    They are a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), multiples of the frame time, or multiples
-    of the repetition time of a 2D sequence, which is that of volumes; of a 3D sequence it is that of excitations.
+    They come from a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), the frame time, or the repetition
+    time of a 2D sequence, which is that of volumes (in a 3D sequence it is that of excitations).
 
     Args:
-        number: of volumes.
-        frame_time_s: what the image's own header tells.
+        number: number of volumes.
+        frame_time_s: frame time in the header of the image.
     """
     content = sidecar(image)
     for name in ("FrameTimesStart", "VolumeTiming"):
@@ -58,10 +58,10 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
 
 
 def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
-    """Times of 3D images in seconds from the first one, in their order.
+    """Determine the times of 3D images in seconds since the first one, in their order.
 
-    They are the first of acquisition time, trigger delay (in ms, as dcm2niix writes it) and frame time that every
-    side-car holds and that tells all scans apart.
+    They come from the first of acquisition time, trigger delay (in ms, as written by dcm2niix) and frame time that all
+    sidecars contain and that differs between all scans.
     """
     contents = [sidecar(image) for image in images]
     for read in (_acquisition_s, _trigger_s, _frame_s):
@@ -72,10 +72,10 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
 
 
 def _acquisition_s(content: dict) -> float | None:
-    """``AcquisitionDateTime``, or ``AcquisitionTime``, which is that of the day (9:05:07.5 for 09:05:07.5)."""
+    """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:07.5 for 09:05:07.5)."""
     time = str(content.get("AcquisitionTime", ""))
-    of_the_day = f"1970-01-01T{'0' if time[1:2] == ':' else ''}{time}"
-    for moment in (str(content.get("AcquisitionDateTime", "")), of_the_day):
+    time_of_day = f"1970-01-01T{'0' if time[1:2] == ':' else ''}{time}"
+    for moment in (str(content.get("AcquisitionDateTime", "")), time_of_day):
         try:
             return (datetime.fromisoformat(moment).replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()
         except ValueError:
@@ -94,7 +94,7 @@ def _frame_s(content: dict) -> float | None:
 def _numbers(value: object) -> list[float]:
     values = value if isinstance(value, list) else [value]
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    return [float(v) for v in numbers if abs(v) < _LARGEST]  # NaN is not
+    return [float(v) for v in numbers if abs(v) < _LARGEST]  # also excludes NaN
 
 
 def _from_first(values: Sequence[float]) -> tuple[float, ...]:

@@ -1,21 +1,21 @@
-"""Tell DICOM files from others by their first bytes, without pydicom, which is an extra."""
+"""Recognise DICOM files by their first bytes, without pydicom, which is an optional dependency."""
 
 from pathlib import Path
 
 __all__ = ["is_dicom"]
 
-# Without the preamble, which old exports leave out, a file begins with an element of group 2 or 8.
+# Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether this is a DICOM file, whatever its name."""
+    """Check whether this is a DICOM file, regardless of its name."""
     if not path.is_file() or path.name.startswith("."):
         return False
     try:
         with open(path, "rb") as file:
             head = file.read(132)
-    except OSError:  # another's file; if it was named outright, reading it says so
+    except OSError:  # not readable; reported later if the file was listed explicitly
         return False
     if head[128:] == b"DICM":
         return True

@@ -1,4 +1,4 @@
-"""Shapes and textures as functions of place in mm, from which anatomy is drawn at any points."""
+"""Shapes and textures as functions of position in mm, to render anatomy at arbitrary points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Lattice", "ellipsoid_depth", "noise_lattice", "ramp"]
 
 @dataclass
 class Lattice:
-    """A function of place by its values on a lattice, linear in between.
+    """A function of position, linearly interpolated from its values on a lattice.
 
     Args:
         values: ``(C, *L)``.
-        origin_mm: place of the first value, ``(3,)``.
-        step_mm: between values.
+        origin_mm: position of the first value, ``(3,)``.
+        step_mm: spacing of the lattice.
     """
 
     values: Tensor
@@ -27,14 +27,13 @@ class Lattice:
     step_mm: float
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Values, ``(C, P)``, at ``points`` ``(3, P)``, mm; beyond the lattice those of its border."""
-        places = (points - self.origin_mm[:, None]) / self.step_mm
-        return sample(self.values[None], places[None, :, :, None, None])[0, :, :, 0, 0]
+        """Sample values, ``(C, P)``, at ``points`` ``(3, P)``, mm; outside the lattice, its border values."""
+        indices = (points - self.origin_mm[:, None]) / self.step_mm
+        return sample(self.values[None], indices[None, :, :, None, None])[0, :, :, 0, 0]
 
 
 def noise_lattice(rng: torch.Generator, cell_mm: float, channels: int, reach_mm: Sequence[float]) -> Lattice:
-    """Smooth noise of unit variance whose patches are about ``cell_mm`` wide, as far as ``reach_mm`` from the middle
-    along each axis."""
+    """Draw smooth unit-variance noise with patches of about ``cell_mm``, up to ``reach_mm`` from the centre."""
     step = cell_mm / 2
     size = [int(2 * r / step) + 2 for r in reach_mm]
     values = gaussian_filter(torch.randn(1, channels, *size, generator=rng), 1.0)[0]
@@ -42,8 +41,8 @@ def noise_lattice(rng: torch.Generator, cell_mm: float, channels: int, reach_mm:
 
 
 def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[float]) -> Tensor:
-    """Depth below an ellipsoid's surface, mm, above 0 inside, exact to first order near the surface; an infinite radius
-    makes a cylinder. ``(3, *P)`` mm to ``(*P)``."""
+    """Depth below the surface of an ellipsoid, mm, positive inside, exact to first order near the surface, ``(3, *P)``
+    mm to ``(*P)``. An infinite radius makes a cylinder."""
     norm = slope = 0.0
     for x, c, r in zip(points, centre, radii):
         scaled = (x - float(c)) / float(r)
@@ -54,6 +53,6 @@ def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[flo
 
 
 def ramp(x: Tensor, half_width: float) -> Tensor:
-    """0 below ``-half_width``, 1 above ``half_width``, and a smooth rise in between."""
+    """Smoothstep from 0 at ``-half_width`` to 1 at ``half_width``."""
     t = (x * (0.5 / half_width) + 0.5).clamp(0, 1)
     return t * t * (3 - 2 * t)

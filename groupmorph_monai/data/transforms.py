@@ -1,4 +1,4 @@
-"""From an item of a data list to what the network takes."""
+"""Transforms from items of a data list to the input of the network."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from .thorax import make_thorax
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 _BACKGROUND_SHARE = 0.01
-# By the item's key that holds their arguments.
+# Phantom generators by the key of the item that contains their arguments.
 PHANTOMS = {
     "phantom": make_phantom,
     "affine_phantom": make_affine_phantom,
@@ -37,14 +37,13 @@ _MOST_LABELS = 1000
 
 
 class ClipSeriesd(MapTransform):
-    """Read the item's series, where it is not read yet, and let intensities below ``least`` count as that: a scanner
-    fills what it does not see with any number.
+    """Read the series of an item and clip intensities below ``least``, as scanners use arbitrary fill values.
 
     Args:
-        keys: of the series, ``"image"``: a `Series`, or what `read_series` takes, beside the item's ``description``. A
-            phantom has none.
-        least: in the files' units; none leaves the series as it is. Some intensities of each scan must lie above it.
-        timepoints: the one K that the network takes; none for any.
+        keys: key of the series, ``"image"``: a `Series`, or any input of `read_series`, which also gets the item's
+            ``description``. Phantoms do not have it.
+        least: minimum intensity in the files' units, which each scan must exceed; None leaves the series unchanged.
+        timepoints: number of timepoints that the network requires; None for any.
     """
 
     def __init__(self, keys: KeysCollection = "image", least: float | None = None, timepoints: int | None = None):
@@ -58,8 +57,8 @@ class ClipSeriesd(MapTransform):
             for frame in series.frames:
                 if frame.data.max() <= self.least:
                     raise InputError(
-                        f"intensity_least: expected less than the intensities of {frame.path}, which end at "
-                        f"{frame.data.max():g}, got {self.least:g}; choose a smaller one"
+                        f"intensity_least: expected less than {frame.data.max():g}, the maximum intensity of "
+                        f"{frame.path}, got {self.least:g}; choose a smaller value"
                     )
             frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
             item[key] = replace(series, frames=tuple(frames))
@@ -67,23 +66,24 @@ class ClipSeriesd(MapTransform):
 
 
 class LoadSeriesd(MapTransform):
-    """Load one series onto the working grid: ``image`` ``(K, *S)``, ``coverage`` ``(K, *S)``, 1 where a scan has seen
-    the voxel and 0 elsewhere, the grid's ``affine`` ``(4, 4)``, voxels to RAS mm, and ``one_header``, whether all scans
-    lie on one grid.
+    """Load one series onto the working grid: ``image`` ``(K, *S)``; ``coverage`` ``(K, *S)``, 1 inside a scan's field
+    of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; and ``one_header``, whether all
+    scans share one grid.
 
-    The item's ``image`` is a `Series`, or what `read_series` takes: a 4D file, a folder, a list of 3D files. An item
-    may hold the arguments of a phantom instead, under one of the names in `PHANTOMS`. ``landmarks``, a list of K point
-    files or of one case of DIR-Lab's, or the phantom's own, becomes ``(K, P, 3)`` in RAS mm. ``initial`` ``(K, 4, 4)``,
-    where the item has it, maps the common space to each timepoint's, RAS mm, before anything is interpolated. ``mask``,
-    one file drawn on the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where the file is above
-    0; a mask that is None is taken out. ``labels``, one label map per timepoint (the phantom's lesions), becomes ``(K,
-    *S)``.
+    The item's ``image`` is a `Series`, or any input of `read_series`: a 4D file, a folder, a list of 3D files. Instead,
+    an item may contain the arguments of a phantom, under one of the names in `PHANTOMS`. Optional keys:
+
+    - ``landmarks``, K point files, one DIR-Lab case, or those of the phantom, become ``(K, P, 3)`` in RAS mm.
+    - ``initial`` ``(K, 4, 4)``, RAS mm, maps the common space to each timepoint before interpolation.
+    - ``mask``, one file on the grid of the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where
+      the file is above 0; None is removed.
+    - ``labels``, one label map per timepoint (for phantoms, of the lesions), become ``(K, *S)``.
 
     Args:
-        keys: of the series, ``"image"``.
-        spacing_mm: working spacing, as `working_grid` takes it. A phantom keeps its own.
-        timepoints: the one K that the network takes; None for any.
-        reference: index of the scan that the others move onto; None for their common mean.
+        keys: key of the series, ``"image"``.
+        spacing_mm: working spacing, as for `working_grid`. Phantoms keep theirs.
+        timepoints: number of timepoints that the network requires; None for any.
+        reference: index of the scan to which the others are aligned; None for their common mean.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class LoadSeriesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
-        key = self.keys[0]  # which a phantom does not have yet
+        key = self.keys[0]  # not yet in the item of a phantom
         for name, make in PHANTOMS.items():
             if name in item:
-                return {**item, **self._made(key, make(**item.pop(name)))}
+                return {**item, **self._phantom(key, make(**item.pop(name)))}
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints, item.pop("description", None))
         series.check_reference(self.reference)
@@ -124,16 +124,16 @@ class LoadSeriesd(MapTransform):
         if min(smallest.data.shape) < 4:
             raise InputError(
                 f"{smallest.path}: expected a volume of 4 voxels or more along every axis, got {smallest.data.shape}; "
-                "motion is not found in fewer"
+                "use larger volumes"
             )
         if min(grid.shape) < 4:
             raise InputError(
                 f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
-                f"{min(grid.shape)}; choose a smaller one than {grid.spacing_mm.min():.3g} mm"
+                f"{min(grid.shape)}; choose less than {grid.spacing_mm.min():.3g} mm"
             )
 
     @staticmethod
-    def _made(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
+    def _phantom(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
         image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
         landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
         labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
@@ -151,17 +151,19 @@ class LoadSeriesd(MapTransform):
         files = [files] if isinstance(files, (str, Path)) else files
         if len(files) not in ((1, timepoints) if name == "mask" else (timepoints,)):
             one = "one file, or " if name == "mask" else ""
-            raise InputError(f"{name}: expected {one}one for each of the {timepoints} scans, got {len(files)}")
+            raise InputError(
+                f"{name}: expected {one}one for each of the {timepoints} scans, got {len(files)}; list the right files"
+            )
         maps = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
             if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
-                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; give a label map")
+                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; use a label map")
             data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
             values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
-            maps.append(np.where(seen, values, 0))  # beyond the file's border is nothing
+            maps.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
             if not maps[-1].any():
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
         maps = torch.from_numpy(np.stack(maps))
@@ -169,21 +171,20 @@ class LoadSeriesd(MapTransform):
 
 
 class ScalePercentilesd(MapTransform):
-    """Map two percentiles of the intensities to 0 and 1, and what lies beyond to these.
+    """Map two percentiles of the intensities to 0 and 1, and clip.
 
-    Percentiles are those of what the scan shows. What does not count: voxels outside the field of view, where the item
-    has ``coverage`` ``(K, *S)``, above 0.5 where the timepoint has seen the voxel; and the background of a masked scan,
-    the one value that is the minimum and fills more than 1 % of the voxels. Where the two percentiles are equal,
-    minimum and maximum take their place.
+    Percentiles exclude voxels outside the field of view, if the item has ``coverage`` ``(K, *S)``, which is above 0.5
+    inside; and the background of masked scans, where more than 1 % of the voxels equal the minimum. If the two
+    percentiles are equal, minimum and maximum are used instead.
 
-    Otherwise MONAI's ScaleIntensityRangePercentilesd gives the same. It sorts every volume twice, which takes as long
-    as the network; selecting both percentiles at once takes a twentieth of that.
+    Apart from these exclusions, MONAI's ScaleIntensityRangePercentilesd gives the same result, but sorts every volume
+    twice, which takes as long as the network; computing both percentiles by one selection takes a twentieth of that.
 
     Args:
-        keys: of series ``(K, *S)``.
+        keys: keys of series ``(K, *S)``.
         lower, upper: percentiles, 0 to 100.
-        per_timepoint: each timepoint by its own percentiles, or all by those of the series.
-    Raises: InputError where intensities, or their range, are no finite float32 numbers.
+        per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
+    Raises: InputError if intensities, or their range, are not finite in float32.
     """
 
     def __init__(
@@ -206,29 +207,30 @@ class ScalePercentilesd(MapTransform):
         return item
 
     def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
-        """The intensities that become 0 and 1."""
+        """Intensities that are mapped to 0 and 1."""
         values = volumes[seen] if seen.any() else volumes.ravel()
         background = values == values.min()
-        shown = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
-        low, high = np.percentile(shown, self.percentiles)
-        # The last is of a mask, with one value beside the background.
-        for least, most in ((shown.min(), shown.max()), (values.min(), values.max())):
+        foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
+        low, high = np.percentile(foreground, self.percentiles)
+        # The last pair is for binary masks, whose foreground has a single value.
+        for least, most in ((foreground.min(), foreground.max()), (values.min(), values.max())):
             if low == high:
                 low, high = least, most
-        if not float(high) - float(low) < np.finfo(np.float32).max:  # NaN is not below anything
+        if not float(high) - float(low) < np.finfo(np.float32).max:  # also true for NaN
             raise InputError(
                 f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
                 "replace NaN, and rescale the others"
             )
-        return float(low), float(high) if high > low else np.inf  # one value everywhere becomes 0
+        return float(low), float(high) if high > low else np.inf  # constant images become 0
 
 
 class MatchPolarityd(MapTransform):
-    """Invert the timepoints, in [0, 1], that are dark where most are bright, such as T2 beside T1: their local
-    correlation with the others is then positive. What is written keeps its intensities.
+    """Invert timepoints in [0, 1] with contrast opposite to the majority, such as T2 among T1, so that their local
+    correlation with the other timepoints becomes positive. Written images are not inverted.
 
     Args:
-        keys: of series ``(K, *S)``; the item's ``polarity`` ``(K,)``, -1 or 1, says which. Without one nothing changes.
+        keys: keys of series ``(K, *S)``. Timepoints are inverted where the item's ``polarity`` ``(K,)`` is -1 instead
+            of 1; without it nothing changes.
     """
 
     def __init__(self, keys: KeysCollection = "image"):

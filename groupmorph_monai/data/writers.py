@@ -1,11 +1,11 @@
-"""Write a registration: the aligned series, its fields and maps."""
+"""Write a registration: the aligned series, fields and maps."""
 
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,23 +30,23 @@ __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
-_DICOM = "dicom"  # name of the folder
+_DICOM = "dicom"  # folder name
 _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 
 @dataclass(frozen=True)
 class Products:
-    """What is written beside the aligned series.
+    """Outputs of a registration in addition to the aligned series.
 
     Args:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
-            "none" for none.
-        itk_transforms: ``transform_KK.h5`` and ``inverse_transform_KK.h5``, which do what the fields do.
-        sequence: ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences of 3D Slicer.
-        bids_names: transforms and images have a second name each, as `bids_name` gives it.
-        dicom: the aligned series in the folder ``dicom``, as `write_dicom` writes it, with its motion.
-        kinetics: maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and ``kinetic_r2.nii.gz``, and
-            the same with ``_before``; None for none.
+            or "none".
+        itk_transforms: write ``transform_KK.h5`` and ``inverse_transform_KK.h5``, equivalent to the fields.
+        sequence: write ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences for 3D Slicer.
+        dicom: write the aligned series with its motion to the folder ``dicom``, see `write_dicom`.
+        bids_names: write transforms and images under a second name as well, see `bids_name`.
+        kinetics: fit that makes maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and
+            ``kinetic_r2.nii.gz``, and the same with ``_before``; None for no maps.
     """
 
     fields: str = "compact"
@@ -57,20 +57,19 @@ class Products:
     kinetics: ToftsFit | None = None
 
     def check(self, series: Series, home: int) -> None:
-        """Refuse, with an InputError, what cannot be written of a series."""
+        """Raise an InputError if these outputs cannot be written for a series."""
         if self.fields not in ("full", "compact", "none"):
             raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
         if self.dicom and series.slices is None:
             path = series.frames[home].path
-            raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; leave the option out")
+            raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
         if self.dicom:
             dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
         if self.kinetics is not None:
             self.kinetics.check(series)
 
     def names(self, std: bool, jacobian: bool) -> list[str]:
-        """Names of all that `write_registration` writes, but for second names; ``{}`` stands for the number of a
-        timepoint."""
+        """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
         kinds = {
             "ddf_{}.nii.gz": self.fields != "none",
             "inverse_ddf_{}.nii.gz": self.fields != "none",
@@ -83,7 +82,7 @@ class Products:
             _DICOM: self.dicom,
             **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
-        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, made in kinds.items() if made)]
+        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, kept in kinds.items() if kept)]
 
 
 _ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
@@ -101,65 +100,54 @@ def write_registration(
     outside: str = "zero",
     products: Products = Products(),
 ) -> dict[str, object]:
-    """Write the aligned series and its fields; all files appear at once when all are complete, or none does.
+    """Write the aligned series and its fields. All files appear at once when they are complete.
 
-    ``warped.nii.gz`` (4D), ``mean.nii.gz`` over the scans that saw a voxel, and their number, ``coverage.nii.gz``, lie
-    on the grid of scan ``home``, as do ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz``. ``ddf_KK.nii.gz`` (a point of
-    the common space to timepoint KK; brings its images to the common space) covers that grid, ``inverse_ddf_KK.nii.gz``
-    (which leads back) that of timepoint KK.
+    ``warped.nii.gz`` (4D), its mean over covered voxels ``mean.nii.gz``, the number of scans per voxel
+    ``coverage.nii.gz``, ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz`` are on the grid of scan ``home``.
+    ``ddf_KK.nii.gz`` (maps points of the common space to timepoint KK, and its images to the common space) covers that
+    grid; ``inverse_ddf_KK.nii.gz`` (maps back) covers the grid of timepoint KK.
 
     Args:
-        series: K native volumes, each interpolated once, and not at all where its transform is the identity.
+        series: K native volumes, each interpolated once, or not at all if its transform is the identity.
         transforms: K, from the common space to each timepoint.
-        home: index of the scan whose grid the results lie on.
-        std_mm: K frames, standard deviation of each displacement's length.
-        jacobian: write the determinants too.
-        outside: what ``warped`` and ``mean`` hold where no scan has seen a voxel: "zero", "nan", or "border" for the
-            nearest value seen.
-        products: what else is written.
-    Returns: ``warped``, ``native`` (the same grid, unregistered), ``jacobian``: ``(K, *S)`` float32;
-        ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool, where the scan has seen the voxel; ``seen``, ``(*S)``
-        bool, where every scan has before and after; ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
+        home: index of the scan that defines the output grid.
+        std_mm: K frames, standard deviation of each displacement.
+        jacobian: also write the determinants.
+        outside: value outside the field of view: "zero", "nan", or "border" for that of the nearest covered voxel.
+        products: additional outputs.
+    Returns: ``warped``, ``native`` (same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; their fields of view
+        ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool; ``seen``, ``(*S)`` bool, the intersection of all these;
+        ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
     """
-    count = len(series.frames)
+    count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
-    grid, affine = series.frames[home].grid, series.frames[home].affine
     result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
-    coverage, always_seen = np.empty((count, *grid.shape), bool), np.empty((count, *grid.shape), bool)
+    coverage, native_seen = (np.empty((count, *grid.shape), bool) for _ in range(2))
     inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
             result["warped"][k], coverage[k] = resample(frame, grid, transform)
-            result["native"][k], always_seen[k] = resample(frame, grid)
-            field = transform.displacement(grid)
-            result["jacobian"][k] = jacobian_determinant(field[None], grid.affine)[0].numpy()
+            result["native"][k], native_seen[k] = resample(frame, grid)
+            result["jacobian"][k] = jacobian_determinant(transform.displacement(grid)[None], grid.affine)[0].numpy()
             if jacobian:
                 maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
-                maps[f"std_mm_{k:02d}"] = std = resample(std_mm[k], grid)[0]
-                check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
-            if products.fields == "full":
-                write_field(field.numpy(), grid, folder / f"ddf_{k:02d}.nii.gz")
-                inverse = inverses[k].displacement(frame.grid)
-                write_field(inverse.numpy(), frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
-            elif products.fields == "compact":
-                _write_compact(transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
-                _write_compact(inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+                maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
+            _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
+            _write_field(products.fields, inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
 
-        # More than a few at once would fill the memory.
-        with ThreadPoolExecutor(min(count, os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
-            list(pool.map(write_timepoint, range(count)))
-        seen = (coverage & always_seen).all(axis=0)
+        _in_threads(write_timepoint, range(count))
+        seen = (coverage & native_seen).all(axis=0)
         kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
-        _write_maps(maps, affine, folder)
+        _write_maps(maps, series.frames[home].affine, folder)
         aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    masks = {"native_seen": always_seen, "warped_seen": coverage, "seen": seen}
+    masks = {"native_seen": native_seen, "warped_seen": coverage, "seen": seen}
     return {**result, **masks, "kinetics": kinetics, "files": files}
 
 
@@ -171,9 +159,20 @@ def _fit_kinetics(
     return fit.for_series(series).before_and_after(images["native"], images["warped"], seen, series.times_s)
 
 
-def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
+def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
+    """Call a function for each item in a few threads; more would take too much memory."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
-        list(pool.map(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps))
+        list(pool.map(function, items))
+
+
+def _resample_std(std_mm: Frame, grid: Grid, k: int) -> np.ndarray:
+    std = resample(std_mm, grid)[0]
+    check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
+    return std
+
+
+def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
+    _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
 
 
 def _write_products(
@@ -185,7 +184,7 @@ def _write_products(
     products: Products,
     folder: Path,
 ) -> None:
-    """Write what needs the whole series, or a library that knows no threads."""
+    """Write the outputs that need the whole series, or a library that is not thread-safe."""
     grid = series.frames[home].grid
     for k, transform in enumerate(transforms if products.itk_transforms else ()):
         write_itk_transform(transform, grid, folder / f"transform_{k:02d}.h5")
@@ -206,7 +205,7 @@ def _write_products(
 
 
 def _add_bids_names(series: Series, folder: Path) -> None:
-    """Give files a second name, which takes no room where the file system has hard links."""
+    """Give files a second name, by hard links if the file system supports them."""
     scans = [frame.path for frame in series.frames]
     for file in list(folder.iterdir()):
         if name := bids_name(file.name, scans):
@@ -216,17 +215,20 @@ def _add_bids_names(series: Series, folder: Path) -> None:
                 shutil.copyfile(file, folder / name)
 
 
-def _write_compact(transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:
-    """Write the field of one transform; where it has no lattice of its own, the fields of the others tell one."""
-    grid = compact_grid([t.lattice for t in (transforms[k], *transforms)], volume)
-    write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
+def _write_field(kind: str, transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:
+    """Write a field: "full" on the grid ``volume``, "compact" on its lattice, or that of another transform."""
+    if kind == "full":
+        write_field(transforms[k].displacement(volume).numpy(), volume, path)
+    elif kind == "compact":
+        grid = compact_grid([t.lattice for t in (transforms[k], *transforms)], volume)
+        write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
 
 
 def _write_series(
     warped: np.ndarray, coverage: np.ndarray, series: Series, home: int, outside: str, folder: Path
 ) -> np.ndarray:
-    """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan.
-    Returns the aligned series as it is written."""
+    """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
+    and return the aligned series as written."""
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
     number = coverage.sum(axis=0, dtype=np.uint16)
@@ -246,17 +248,17 @@ def _write_series(
 
 
 def listed_result(output_dir: Path) -> set[str]:
-    """Names of the files of a registration that was written to ``output_dir`` before, as its report lists them, which
-    may still wait to be moved in; none where there is no such folder."""
+    """List the files of an earlier registration in ``output_dir`` according to its report, which may still be in a
+    journal; empty if there is no such folder."""
     try:
         names = {path.name for path in output_dir.iterdir()}
         listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
     except OSError:
         return set()
-    return {name for name in listed & names if _is_of_a_result(name)}
+    return {name for name in listed & names if _is_output(name)}
 
 
-def _is_of_a_result(name: str) -> bool:
+def _is_output(name: str) -> bool:
     return name in _SINGLE or is_bids_name(name) or _NUMBERED.fullmatch(name) is not None
 
 
@@ -268,10 +270,10 @@ def _listed(folder: Path) -> list[str]:
 
 
 def earlier_result(output_dir: Path) -> set[str]:
-    """What `listed_result` says, to be replaced. What else looks like a field of a registration is warned of and stays:
-    deleting it is the user's to do."""
+    """List the files of the earlier result, to be replaced. Other files that look like outputs are kept with a warning,
+    as only the user may decide to delete them."""
     results = listed_result(output_dir)
-    others = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
-    if others:
-        logger.warning("%s also holds %d files of an earlier run, such as %s", output_dir, len(others), others[0])
+    unlisted = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
+    if unlisted:
+        logger.warning("%s also has %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0])
     return results

@@ -1,4 +1,4 @@
-"""How good it is: metrics, where engines measure them, what a run writes and shows."""
+"""Metrics, the handlers that compute them during a run, and the reports that a run writes."""
 
 from .batch import BatchWriter
 from .measure import MeasureRegistrationd, ValidationPicture, WarpLabelsd, average_of

@@ -1,8 +1,9 @@
-"""What a run over many series leaves behind."""
+"""Write the results of a run over many series."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -15,27 +16,25 @@ __all__ = ["BatchWriter"]
 
 
 class BatchWriter:
-    """Write each registered series, as `SeriesWriter` does, to a folder of its name in ``output_dir``.
+    """Write each registered series, as `SeriesWriter` does, to a subfolder of ``output_dir`` with the series' name.
 
     Args:
-        series: items of a data list in the order in which the engine takes them: ``name``, and ``image`` as
-            `read_series` takes it.
-        output_dir: made if missing.
-        options: of every `SeriesWriter`.
-    Raises: InputError where two series have one name, or one is no name of a folder.
+        series: data list items in the order in which the engine processes them: ``name``, and ``image`` as accepted by
+            `read_series`.
+        output_dir: created if it does not exist.
+        options: passed to every `SeriesWriter`.
+    Raises: InputError if two series share a name, or if a name is not a valid folder name.
     """
 
-    def __init__(self, series: Sequence[Mapping], output_dir: str, **options: object):
+    def __init__(self, series: Sequence[Mapping[str, Any]], output_dir: str, **options: Any):
         self.items, self.output_dir, self.options = list(series), Path(output_dir), options
         names = [item["name"] for item in self.items]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        duplicates = sorted({name for name in names if names.count(name) > 1})
         for name in names:
             if name != Path(name).name:
-                raise InputError(f"series: expected names that are names of folders, got {name!r}; mend dataset.json")
-        if twice:
-            raise InputError(
-                f"series: expected a name of its own for each, got {twice[0]} twice; name them in dataset.json"
-            )
+                raise InputError(f"series: expected valid folder names, got {name!r}; correct dataset.json")
+        if duplicates:
+            raise InputError(f"series: expected unique names, got {duplicates[0]} twice; rename one in dataset.json")
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)

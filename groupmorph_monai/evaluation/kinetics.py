@@ -1,7 +1,8 @@
-"""Contrast kinetics before and after registration, as numbers and as a picture."""
+"""Contrast kinetics before and after registration: summary statistics and a figure."""
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,11 +13,11 @@ from .report import show_slice
 __all__ = ["draw_kinetics", "summarise_kinetics"]
 
 
-def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
-    """Sum up a fit over the tissue that takes up contrast agent, for the report and the verdict.
+def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarise a fit over the enhancing tissue, for the report and the verdict.
 
     Args:
-        fits: as `ToftsFit.before_and_after` gives them.
+        fits: returned by `ToftsFit.before_and_after`.
     Returns: medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same
         with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit.
     """
@@ -35,8 +36,8 @@ def summarise_kinetics(fits: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def draw_kinetics(fits: Mapping[str, object], spacing_mm: Sequence[float]) -> bytes:
-    """Draw R2 and Ktrans before and after, a PNG of the axial slice in which most tissue takes up contrast agent."""
+def draw_kinetics(fits: Mapping[str, Any], spacing_mm: Sequence[float]) -> bytes:
+    """Draw R2 and Ktrans before and after registration, in the axial slice with most enhancing tissue, as a PNG."""
     enhancing = fits["enhancing"]
     k = int(enhancing.sum(axis=(0, 1)).argmax())
     high = max(float(np.percentile(fits["after"].ktrans_per_min[enhancing], 98)), 1e-3)
@@ -46,10 +47,10 @@ def draw_kinetics(fits: Mapping[str, object], spacing_mm: Sequence[float]) -> by
     figure = Figure(figsize=(9, float(np.clip(9 * ratio, 4, 10))), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, title, colours, limit) in zip(figure.subplots(2, 2), rows):
-        for place, when in zip(axes, ("before", "after")):
+        for panel, when in zip(axes, ("before", "after")):
             volume = getattr(fits[when], name)[..., k]
-            shown = show_slice(place, volume, spacing_mm, f"{title}, {when}", cmap=colours, vmin=0, vmax=limit)
-        figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
+            image = show_slice(panel, volume, spacing_mm, f"{title}, {when}", cmap=colours, vmin=0, vmax=limit)
+        figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     figure.suptitle(f"Axial slice {k}", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -1,7 +1,8 @@
-"""Metrics where MONAI's engines want them: measured for each series, averaged over an epoch, drawn for TensorBoard."""
+"""Metrics for MONAI's engines: computed per series, averaged over an epoch, and shown in TensorBoard."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ __all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_
 
 
 class WarpLabelsd(Transform):
-    """Add ``labels`` ``(K, *S)``, in the common space, to the ``pred`` of an item that has label maps. They lie where
-    the images do that were registered: before an initial alignment is composed into the fields."""
+    """Warp the label maps of an item, if it has any, to the common space and add them to ``pred`` as ``labels``,
+    ``(K, *S)``. Label maps are on the grid of the network's input, before the initial alignment is composed into the
+    fields."""
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if "labels" not in data:
             return dict(data)
         labels = torch.as_tensor(data["labels"]).to(data["pred"]["ddf"].device)
@@ -28,18 +30,18 @@ class WarpLabelsd(Transform):
 
 
 class MeasureRegistrationd(Transform):
-    """Add ``metrics``, a dict of numbers, to an evaluated item: of images, fields, landmarks, and the labels that
-    `WarpLabelsd` gives.
+    """Add ``metrics``, a dict of numbers, to an evaluated item, from its images, fields, landmarks, and the labels
+    warped by `WarpLabelsd`.
 
     Args:
-        loss: negative ELBO, of which ``metrics["loss"]`` is the value at the posterior's mean; left out where none.
-        similarity: measure that of the images too. `SeriesWriter` does so on the native ones.
+        loss: negative ELBO, evaluated at the posterior mean as ``metrics["loss"]``; None omits it.
+        similarity: include image similarity. `SeriesWriter` computes it on the native images instead.
     """
 
     def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, similarity: bool = True):
         self.loss, self.similarity = loss, similarity
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pred, landmarks = data["pred"], data.get("landmarks")
         metrics = {}
         if self.similarity:
@@ -59,8 +61,8 @@ class MeasureRegistrationd(Transform):
         return {**data, "metrics": metrics}
 
 
-class _AverageOfKnown(Average):
-    """Of the numbers that are none of NaN; NaN where there are none."""
+class _NanAverage(Average):
+    """Average that skips NaN; NaN if no values remain."""
 
     def update(self, output: float) -> None:
         if not math.isnan(output):
@@ -71,16 +73,16 @@ class _AverageOfKnown(Average):
 
 
 def average_of(name: str) -> Average:
-    """Average over an epoch's series, evaluated one at a time, of one of the ``metrics``, over those that have it; NaN
-    where none has."""
-    return _AverageOfKnown(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
+    """Average one of the ``metrics`` over the series of an epoch that have it; NaN if none has it."""
+    return _NanAverage(output_transform=lambda output: float(output[0]["metrics"].get(name, float("nan"))))
 
 
 class ValidationPicture:
-    """Send a slice of the first validation series, before and after, to TensorBoard: mean and spread over K.
+    """Show the middle slice of the first validation series in TensorBoard: mean and standard deviation over K, before
+    and after registration.
 
     Args:
-        log_dir: of TensorBoard.
+        log_dir: TensorBoard log directory.
     """
 
     def __init__(self, log_dir: str):
@@ -90,7 +92,7 @@ class ValidationPicture:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
 
     def __call__(self, engine: Engine) -> None:
-        item = engine.state.output[0]
+        item = engine.state.output[0]  # type: ignore[index]
         before, after = (
             x[..., x.shape[-1] // 2].cpu().float().numpy() for x in (item["image"], item["pred"]["warped"])
         )

@@ -1,9 +1,8 @@
-"""How good one registered series is: numbers from warped images, displacement fields and landmarks.
+"""Metrics of one registered series, from its warped images, displacement fields and landmarks.
 
-One series at a time, so without a batch axis: images ``(K, *S)``, fields ``(K, 3, *S)`` in voxels, ``affine``
-``(4, 4)`` from voxels to mm. Fields are gone through timepoint by timepoint or slab by slab, so that a whole series
-fits in memory. Similarity of images is no accuracy: a flexible enough field makes any two volumes alike. Report
-millimetres beside it.
+There is no batch axis: images are ``(K, *S)``, fields ``(K, 3, *S)`` in voxels, ``affine`` is ``(4, 4)`` from voxels to
+mm. Fields are processed timepoint by timepoint or slab by slab, so that a whole series fits in memory. Image similarity
+does not measure accuracy, as a flexible enough field makes any two volumes similar: report millimetres as well.
 """
 
 import math
@@ -39,7 +38,7 @@ _MEAN_VOXELS = 2**20
 def _check_field(name: str, ddf: Tensor) -> None:
     if ddf.dim() != 5 or ddf.shape[1] != 3 or min(ddf.shape[2:]) < 2:
         raise ValueError(
-            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels an axis, no batch axis, got {tuple(ddf.shape)}"
+            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels per axis, no batch axis, got {tuple(ddf.shape)}"
         )
 
 
@@ -51,7 +50,7 @@ def _check_fields(ddf: Tensor, inverse_ddf: Tensor) -> None:
 
 
 def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
-    """``(K, *S)`` as the ``(K, N)`` voxels inside ``mask`` ``(*S)``, floating point."""
+    """Voxels of ``images`` ``(K, *S)`` inside ``mask`` ``(*S)``, ``(K, N)``, floating point."""
     if images.dim() != 4 or images.shape[0] < 2:
         raise ValueError(f"images: expected (K, i, j, k) with K > 1, no batch axis, got {tuple(images.shape)}")
     images = images if images.is_floating_point() else images.double()
@@ -82,8 +81,8 @@ def _entropy(counts: Tensor) -> Tensor:
 def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
     """Mean over all pairs of ``2 I(i, j) / (H_i + H_j)``, in [0, 1], from hard histograms.
 
-    ``bins`` equal bins span the least to the greatest value of the whole series (inside ``mask``), the same for every
-    timepoint. A pair of constant volumes tells nothing of one another and counts as 0.
+    All timepoints share ``bins`` bins of equal width from the minimum to the maximum of the series (inside ``mask``).
+    A pair of constant volumes has no mutual information and counts as 0.
     """
     values = _voxels(images, mask)
     low, high = (x.double() for x in values.aminmax())
@@ -101,23 +100,23 @@ def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
 
 
 def _length_mm(vectors: Tensor, affine: Tensor, dim: int) -> Tensor:
-    """Lengths in mm of vectors in voxels whose three components lie on axis ``dim``, which goes."""
+    """Lengths in mm of vectors in voxels, whose three components are on axis ``dim``; that axis is removed."""
     matrix = torch.as_tensor(affine).to(vectors)[:3, :3]
     x, y, z = vectors.unbind(dim)
     return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
 
 
 def field_at(ddf: Tensor, points: Tensor) -> Tensor:
-    """Values of one field ``(3, *S)`` at ``(P, 3)`` voxel coordinates: ``(P, 3)``."""
+    """Sample one field ``(3, *S)`` at ``(P, 3)`` voxel coordinates: ``(P, 3)``."""
     return sample(ddf[None], points.T[None, :, :, None, None].to(ddf))[0, :, :, 0, 0].T
 
 
 def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> Tensor:
-    """Distance of each landmark, carried from one timepoint to another, to its place there.
+    """Distance between each landmark mapped from one timepoint to another and its true position there.
 
-    Landmark p_i of timepoint i goes to the common space by the inverse of ``transforms[i]`` and on to timepoint j by
-    ``transforms[j]``. The distance to p_j is measured there, in the patient's own millimetres: a registration cannot
-    improve it by contracting the common space, as it can the spread of landmarks within that space.
+    Landmark p_i of timepoint i is mapped to the common space by the inverse of ``transforms[i]`` and on to timepoint j
+    by ``transforms[j]``. The distance to p_j is measured in the patient's own millimetres: unlike the spread of
+    landmarks in the common space, it cannot be improved by contracting that space.
 
     Args:
         landmarks_mm: ``(K, P, 3)``, the same P points in every timepoint, RAS.
@@ -135,17 +134,18 @@ def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform])
 
 
 def _between(differences: Tensor) -> Tensor:
-    """Lengths of ``(K, K, P, 3)``, ``(K * (K - 1), P)``, without the diagonal."""
-    other = ~torch.eye(len(differences), dtype=torch.bool)
-    return differences[other].norm(dim=2)
+    """Lengths of the off-diagonal differences of ``(K, K, P, 3)``: ``(K * (K - 1), P)``."""
+    off_diagonal = ~torch.eye(len(differences), dtype=torch.bool)
+    return differences[off_diagonal].norm(dim=2)
 
 
 def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> dict[str, float]:
-    """``landmark_{before,after}_mm_{mean,median,sd,95}``: over all ordered pairs and landmarks, without and with
-    registration; sd is that of the distances, 95 their 95th percentile. Arguments as in ``landmark_distances_mm``."""
+    """Summarise landmark distances, without and with registration, over all ordered pairs of timepoints and all
+    landmarks: ``landmark_{before,after}_mm_{mean,median,sd,95}``, where 95 is the 95th percentile. Arguments as in
+    ``landmark_distances_mm``."""
     after = landmark_distances_mm(landmarks_mm, transforms)
-    placed = landmarks_mm.detach().cpu().double()
-    before = _between(placed[:, None] - placed[None])
+    points = landmarks_mm.detach().cpu().double()
+    before = _between(points[:, None] - points[None])
     errors = {}
     for name, distances in (("before", before), ("after", after)):
         errors[f"landmark_{name}_mm_mean"] = float(distances.mean())
@@ -160,26 +160,26 @@ def _identity_row(axis: int, like: Tensor) -> Tensor:
 
 
 def _steep_cells(u: Tensor) -> Tensor:
-    """Where in ``u`` ``(3, *S)`` a cell may be folded, ``(*S - 1)``: where a component changes by 1/5 voxel or more
-    along one of its edges. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute rows of G sum to less
-    than 1, even with a diagonal for a leg, and nothing is turned."""
-    steep = None
+    """Mask of the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at
+    least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each
+    row of G sum to less than 1, even if a diagonal is an edge, so the orientation cannot flip."""
+    largest = u.new_zeros([n - 1 for n in u.shape[1:]])
     for axis in range(3):
         edges = u.diff(dim=axis + 1).abs_().amax(dim=0)
         for other in range(3):
             if other != axis:
                 n = edges.shape[other] - 1
                 edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
-        steep = edges if steep is None else torch.maximum(steep, edges)
-    return steep >= 0.2
+        largest = torch.maximum(largest, edges)
+    return largest >= 0.2
 
 
 def folding_percent(ddf: Tensor) -> float:
-    """Percentage of voxels, all K together, whose central-difference determinant is 0 or less."""
+    """Percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less."""
     _check_field("ddf", ddf)
     folded = 0
     for u in ddf:
-        # A central difference is the mean of two steps, so only the corners of steep cells can be folded.
+        # A central difference is the mean of two steps, so only corners of steep cells can be folded.
         steep = _steep_cells(u)
         near = steep.new_zeros(u.shape[1:])
         for corner in product((0, 1), repeat=3):
@@ -196,15 +196,15 @@ def folding_percent(ddf: Tensor) -> float:
 
 
 def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
-    """Six times the signed volume of ten tetrahedra in every cell, of the places ``(3, P)`` where its eight corners
-    are. Where nothing moves: 1 for the eight at the corners, 2 for the two in the middle."""
+    """Six times the signed volumes of ten tetrahedra in every cell, from the positions ``(3, P)`` of its eight corners.
+    For the identity: 1 for the eight tetrahedra at the corners, 2 for the two in the middle."""
 
     def edge(axis: int, corner: tuple[int, ...]) -> Tensor:
-        """The cell's edge along ``axis`` that touches ``corner``, pointing up the axis."""
+        """Edge of the cell along ``axis`` at ``corner``, in the direction of the axis."""
         low, high = (tuple(end if d == axis else c for d, c in enumerate(corner)) for end in (0, 1))
         return corners[high] - corners[low]
 
-    # All edges point up the axes, not away from the corner, so that every tetrahedron has the identity's orientation.
+    # Edges point along the axes, not away from the corner, so every tetrahedron is positively oriented at the identity.
     for corner in corners:
         yield triple_product(*[edge(axis, corner) for axis in range(3)])
     for corner in ((0, 0, 0), (1, 1, 1)):
@@ -217,7 +217,7 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
 
 
 def _slabs(ddf: Tensor) -> Iterator[Tensor]:
-    """``(3, n, j, k)`` pieces that together hold every cell of every timepoint once; neighbours share a voxel layer."""
+    """Yield overlapping ``(3, n, j, k)`` slabs that together contain every cell of every timepoint once."""
     cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
     for u in ddf:
         for start in range(0, u.shape[1] - 1, cells):
@@ -225,14 +225,14 @@ def _slabs(ddf: Tensor) -> Iterator[Tensor]:
 
 
 def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
-    """Folded volume as a percentage of the grid's, all K together (Liu et al. 2022, arXiv:2212.06060).
+    """Non-diffeomorphic volume as a percentage of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
 
-    A cell between eight voxels splits into five tetrahedra, four at its corners and one in the middle, in two mirrored
-    ways. The corner ones of both are the determinants from all eight combinations of forward and backward differences,
-    the two in the middle the paper's J1* and J2*. Counted is half the volume, ``-det / 6``, of those of the ten that
-    are turned inside out: the mean over both ways. All n - 1 cells an axis count, where the authors' code leaves out
-    the outermost voxels. Where it is 0, no tetrahedron of either way is turned; central differences miss what flips
-    between neighbours.
+    A cell between eight voxels can be split into five tetrahedra, four at its corners and one in the middle, in two
+    mirrored ways. The corner tetrahedra of both splits correspond to the eight combinations of forward and backward
+    differences, the two in the middle to J1* and J2* in the paper. The metric sums ``-det / 6`` over the inverted
+    tetrahedra and halves it, which averages both splits. All n - 1 cells per axis count, whereas the authors' code
+    omits the outermost voxels. A value of 0 means that no tetrahedron is inverted; central differences miss flips
+    between neighbouring voxels.
     """
     _check_field("ddf", ddf)
     folded = 0.0
@@ -250,12 +250,12 @@ def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
 
 
 def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None) -> float:
-    """Mean of ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and the voxels x, inside ``mask``
-    ``(*S)`` of the common space, whose phi(x) is inside the grid: beyond it the inverse is unknown. NaN where there
-    is no such voxel. A grid of many million voxels is thinned evenly to about one million."""
+    """Mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and all voxels
+    x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are
+    no such voxels. Large grids are subsampled to about one million voxels."""
     _check_fields(ddf, inverse_ddf)
     size = ddf.shape[2:]
-    # A mean needs no more than some million places; a full-size series has 25 times as many.
+    # A million samples suffice for a mean; a full-size series has 25 times as many voxels.
     every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
     thin = (slice(None, None, every),) * 3
     grid = every * voxel_grid([-(-n // every) for n in size], ddf)
@@ -263,11 +263,11 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mas
     total, number = 0.0, 0
     for u, inverse in zip(ddf, inverse_ddf):
         u = u[(slice(None), *thin)]
-        moved = grid + u
-        inside = ((moved >= 0) & (moved <= last)).all(dim=0)
+        points = grid + u
+        inside = ((points >= 0) & (points <= last)).all(dim=0)
         if mask is not None:
             inside &= mask[thin].bool()
-        error = _length_mm(u + sample(inverse[None], moved[None])[0], affine, dim=0)
+        error = _length_mm(u + sample(inverse[None], points[None])[0], affine, dim=0)
         total += float(error[inside].sum(dtype=torch.float64))
         number += int(inside.sum())
     return total / number if number else float("nan")
@@ -275,18 +275,18 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mas
 
 @torch.no_grad()
 def similarity(before: Tensor, after: Tensor, seen: Tensor | None = None) -> dict[str, float]:
-    """``rmse_before``, ``rmse_after``, ``nmi_before``, ``nmi_after`` of images ``(K, *S)``, native and warped, over the
-    voxels ``seen`` ``(*S)`` by every scan, before and after; NaN where there are none."""
-    known = seen is None or bool(seen.any())
+    """Compute ``rmse_before``, ``rmse_after``, ``nmi_before`` and ``nmi_after`` of native and warped images ``(K, *S)``
+    over the voxels in the mask ``seen`` ``(*S)``, which every scan covers before and after; NaN if there are none."""
+    any_seen = seen is None or bool(seen.any())
     return {
-        f"{measure.__name__}_{when}": measure(images, mask=seen) if known else math.nan
+        f"{measure.__name__}_{when}": measure(images, mask=seen) if any_seen else math.nan
         for measure in (rmse, nmi)
         for when, images in (("before", before), ("after", after))
     }
 
 
 def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
-    """Label maps ``(K, *S)`` in the common space, by the nearest voxel. ``ddf`` is ``(K, 3, *S)``, voxels."""
+    """Warp label maps ``(K, *S)`` by ``ddf`` ``(K, 3, *S)``, voxels, with nearest-neighbour interpolation."""
     grid = voxel_grid(ddf.shape[2:], ddf)
     maps = [sample(x.to(ddf)[None, None], (grid + u)[None], mode="nearest")[0, 0] for x, u in zip(labels, ddf)]
     return torch.stack(maps).to(labels.dtype)
@@ -294,8 +294,8 @@ def warp_labels(labels: Tensor, ddf: Tensor) -> Tensor:
 
 @torch.no_grad()
 def overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
-    """``dice`` and ``surface_distance_mm`` of label maps ``(K, *S)`` on one grid: means over the labels above 0 and all
-    pairs of timepoints, by MONAI; the distance is the mean one between surfaces, both ways. NaN where there is none.
+    """Compute ``dice`` and ``surface_distance_mm`` (symmetric mean surface distance) of label maps ``(K, *S)`` on one
+    grid by MONAI: means over all labels above 0 and all pairs of timepoints. NaN if there are none.
 
     Args:
         affine: ``(4, 4)`` of the grid.
@@ -320,13 +320,13 @@ def accuracy(
     transforms: Sequence[Transform],
     landmarks_mm: Tensor | None = None,
 ) -> dict[str, float]:
-    """Every measure of one series' registration, as plain numbers under names with their units.
+    """Compute all metrics of one registration, as numbers whose names end with the unit.
 
     Args:
-        ddf, inverse_ddf: ``(K, 3, *S)``, of the deformation alone, in which an affine map neither folds nor fails to
-            invert; voxels of the grid with ``affine`` ``(4, 4)``.
-        transforms: K, the whole maps from the common space to each timepoint; ``displacement_*`` are theirs, at about
-            a million voxels.
+        ddf, inverse_ddf: ``(K, 3, *S)``, voxels of the grid with ``affine`` ``(4, 4)``; without the initial affine
+            alignment, which neither folds nor fails to invert.
+        transforms: K complete transforms from the common space to each timepoint, from which ``displacement_*`` is
+            computed at about a million voxels.
         landmarks_mm: ``(K, P, 3)``, RAS.
     """
     grid = Grid(ddf.shape[2:], affine)

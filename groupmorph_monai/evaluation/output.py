@@ -1,4 +1,4 @@
-"""What a run leaves behind: a registered series with its report, or a table over many."""
+"""Write a registered series with its report, or a table of metrics over many series."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -34,11 +35,11 @@ from .verdict import judge
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
-MEASURED = ".measured"  # folder of what has been measured until all of it is a table
-LEAST_FALL = 1e-3  # of NMI: interpolation alone changes it by less
-# Checks of the maps alone, which hold where images are deformed on purpose.
-_OF_THE_MAPS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
-# What fits a terminal's width of a table that holds more.
+MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete
+LEAST_FALL = 1e-3  # drop in NMI; interpolation alone changes it by less
+# Checks of the transforms alone, which remain valid if images are deformed on purpose.
+_TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
+# Columns printed in the terminal; the files have all of them.
 SHOWN = (
     "series",
     "landmark_before_mm_mean",
@@ -57,29 +58,29 @@ SHOWN = (
 
 
 class ShowMeand(Transform):
-    """Make an evaluated item's ``pred`` one 3D image, the mean of the aligned timepoints, which servers such as MONAI
-    Label can show; the whole result moves to ``registration``, its numbers to ``result``."""
+    """Replace ``pred`` by a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
+    Label. The registration moves to ``registration``, its metrics to ``result``."""
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         registration = data["pred"]
         mean = registration["warped"].mean(dim=0, keepdim=True)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
 
 
 class SeriesWriter:
-    """Write the registered series, its fields, ``report.json``, ``report.png`` and ``report.html``. They appear at
-    once, in the place of an earlier result, when all are complete. No other run may write to the folder meanwhile.
+    """Write the registered series, its fields, ``report.json``, ``report.png`` and ``report.html``. All files replace
+    an earlier result at once when they are complete. No other run may write to the folder in the meantime.
 
     Args:
         series: the native volumes, which are interpolated once.
-        output_dir: made if missing; it may hold other files, but none of the inputs.
-        home: index of the scan whose grid the aligned series lies on.
-        outside: what the aligned series holds where a scan has not seen a voxel: "zero", "nan" or "border".
-        jacobian: write ``jacobian_*.nii.gz`` too.
-        products: what is written beside these; None for the default ones.
-        settings: stated in the report; ``model`` names the picture too.
-        inputs: files that are read beside the series: names, lists of names, or None.
-    Raises: InputError where ``output_dir`` cannot be written, holds an input, or is another run's.
+        output_dir: created if it does not exist; it may contain other files, but none of the inputs.
+        home: index of the scan that defines the output grid.
+        outside: value of voxels outside a scan's field of view: "zero", "nan" or "border".
+        jacobian: also write ``jacobian_*.nii.gz``.
+        products: additional outputs; None for the default ones.
+        settings: included in the report; ``model`` is also part of the figure's title.
+        inputs: other files that the run reads: names, lists of names, or None.
+    Raises: InputError if ``output_dir`` is not writable, contains an input, or belongs to another run.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SeriesWriter:
         jacobian: bool = False,
         products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
-        settings: Mapping[str, object] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
@@ -120,9 +121,9 @@ class SeriesWriter:
 
     def _write(self, engine: Engine, folder: Path) -> int:
         registered = time.perf_counter()
-        output = engine.state.output[0]
+        output, item = engine.state.output[0], engine.state.batch[0]  # type: ignore[index]
         registration, metrics = output["registration"], dict(output["metrics"])
-        affine = torch.as_tensor(engine.state.batch[0]["affine"]).cpu().numpy()
+        affine = torch.as_tensor(item["affine"]).cpu().numpy()
         std = registration.get("std_mm")
         if std is not None:
             std = [Frame(x.cpu().numpy(), affine, "std") for x in std]
@@ -136,12 +137,12 @@ class SeriesWriter:
             outside=self.outside,
             products=self.products,
         )
-        # Intensities are compared where the researcher reads them: in the native units, on the written grid.
-        images = (torch.from_numpy(written[name]) for name in ("native", "warped"))
-        metrics |= similarity(*images, torch.from_numpy(written["seen"]))
+        # Compare intensities as the user sees them: in native units, on the output grid.
+        native, warped, seen = (torch.from_numpy(written[name]) for name in ("native", "warped", "seen"))
+        metrics |= similarity(native, warped, seen)
         lengths = self._lengths_mm(registration["transforms"])
         self._draw(folder, written, lengths)
-        initial = self._initial(engine.state.batch[0])
+        initial = self._initial(item)
         quality = measure_quality(self.series, registration["transforms"], self.home)
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
@@ -154,30 +155,30 @@ class SeriesWriter:
         write_json(report, folder / "report.json")
         return len(written["files"])
 
-    def _initial(self, item: Mapping) -> dict[str, list]:
-        """What the initial alignment says of each timepoint; a warning names those that it did not find."""
+    def _initial(self, item: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Report the confidence of the initial alignment per timepoint, and warn of timepoints for which it failed."""
         if "initial_confidence" not in item:
             return {}
         confidence = torch.as_tensor(item["initial_confidence"]).tolist()
-        lost = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
-        for k in lost:
+        failed = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
+        for k in failed:
             logger.warning(
-                "%s (timepoint %d): no initial alignment was found with confidence (%.2f, expected %g or more); check "
-                "it in report.html before you use it",
+                "%s (timepoint %d): the initial alignment has low confidence (%.2f, expected %g or more); check "
+                "report.html before you use the result",
                 self.series.frames[k].path,
                 k,
                 confidence[k],
                 LEAST_CONFIDENCE,
             )
-        return {"confidence": confidence, "not_found": lost}
+        return {"confidence": confidence, "not_found": failed}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
-        """Displacements' lengths at some 20,000 voxels of each timepoint, ``(K, P)``."""
+        """Displacement magnitudes at about 20,000 voxels per timepoint, ``(K, P)``."""
         grid = self.series.frames[self.home].grid
         points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
-    def _draw(self, folder: Path, written: Mapping, lengths: np.ndarray) -> None:
+    def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
         name = Path(self.series.frames[self.home].path).name
         draw_report(
             folder / "report.png",
@@ -191,21 +192,21 @@ class SeriesWriter:
 
     def _report(
         self,
-        metrics: dict,
-        quality: dict,
+        metrics: dict[str, Any],
+        quality: dict[str, Any],
         files: Sequence[str],
-        initial: Mapping,
+        initial: Mapping[str, Any],
         seconds: Mapping[str, float],
-        kinetics: Mapping | None,
-    ) -> dict:
+        kinetics: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
         values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
-            values = {name: values[name] for name in _OF_THE_MAPS if name in values}
+            values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
         return {
             "verdict": judge(values),
             "metrics": metrics,
             "kinetics": kinetics,
-            "warnings": _warn_of_less_similarity(metrics),
+            "warnings": _warn_if_less_similar(metrics),
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,
@@ -219,23 +220,23 @@ class SeriesWriter:
 
 
 def _is_one_image(metrics: Mapping[str, float]) -> bool:
-    """Whether one image was given K times, to be deformed."""
+    """Whether the K inputs are one and the same image, to be deformed."""
     return metrics["nmi_before"] > 1 - LEAST_FALL
 
 
-def _warn_of_less_similarity(metrics: Mapping[str, float]) -> list[str]:
-    """A line for people where the scans are less alike than before, which no registration is to do."""
+def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
+    """Warn if registration made the scans less similar."""
     before, after = metrics["nmi_before"], metrics["nmi_after"]
     if _is_one_image(metrics) or after >= before - LEAST_FALL:
         return []
-    warning = f"the scans are less alike than before registration: NMI {before:.4f} before, {after:.4f} after"
+    warning = f"the scans are less similar than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.html before you use the result", warning)
     return [warning]
 
 
 def _describe(setting: object) -> object:
-    """A part such as an alignment as its name and arguments, and its parts likewise; not what PyTorch keeps of a
-    module, nor tensors."""
+    """Describe a component, such as an alignment, by its name and arguments, recursively; without PyTorch's internal
+    module state and the values of tensors."""
     if isinstance(setting, Mapping):
         return {str(name): _describe(value) for name, value in setting.items()}
     if isinstance(setting, (list, tuple)):
@@ -250,41 +251,41 @@ def _describe(setting: object) -> object:
 
 
 class MetricsTable:
-    """Print the metrics of every series as a table, with their mean, and write them to ``metrics.csv`` and
+    """Print the metrics of every series and their mean as a table, and write them to ``metrics.csv`` and
     ``metrics.json``.
 
-    What has been measured stays measured: a run that was stopped goes on with the series that are left, unless their
-    files or the settings have changed. Processes that run together share the series, and the first one makes the table.
+    Results are saved per series, so an interrupted run resumes with the remaining ones, unless their files or the
+    settings have changed. The processes of a distributed run share the series; rank 0 writes the table.
 
     Args:
-        output_dir: made if missing; no other run may write to it meanwhile.
-        settings: what the metrics depend on beside the series: parts of the configuration, files.
+        output_dir: created if it does not exist; no other run may write to it in the meantime.
+        settings: what else the metrics depend on: parts of the configuration, files.
     """
 
     def __init__(self, output_dir: str, settings: Sequence[object] = ()):
         if idist.get_rank() == 0:
             claim(output_dir)
         self.output_dir, self.settings = Path(output_dir), list(settings)
-        self.items: list[Mapping] = []
+        self.items: list[Mapping[str, Any]] = []
 
-    def remaining(self, items: Sequence[Mapping]) -> list[Mapping]:
-        """The series that are still to be measured, or the last one where there is none: an engine needs one."""
+    def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return the series without saved metrics, or the last series if all have them, as an engine needs one."""
         self.items = list(items)
         if not self.items:
-            raise InputError("series: expected one or more to measure, got none; name a dataset, or phantoms=1 or more")
+            raise InputError("series: expected at least one, got none; name a dataset, or set phantoms to 1 or more")
         self.keys = [fingerprint(item, self.settings, versions()) for item in self.items]
-        left = [n for n, key in enumerate(self.keys) if self._row(key) is None]
-        if len(left) < len(self.items):
-            logger.info("Going on with %d of %d series; the others have been measured.", len(left), len(self.items))
-        idist.barrier()  # what is left is the same for all, as none has begun
-        self.left = left[idist.get_rank() :: idist.get_world_size()] or [len(self.items) - 1]
-        return [self.items[n] for n in self.left]
+        pending = [n for n, key in enumerate(self.keys) if self._row(key) is None]
+        if len(pending) < len(self.items):
+            logger.info("Resuming: %d of %d series are left to measure.", len(pending), len(self.items))
+        idist.barrier()  # all processes list the pending series before any of them starts
+        self.pending = pending[idist.get_rank() :: idist.get_world_size()] or [len(self.items) - 1]
+        return [self.items[n] for n in self.pending]
 
     def _file(self, key: str) -> Path:
         return self.output_dir / MEASURED / f"{key}.json"
 
-    def _row(self, key: str) -> dict[str, object] | None:
-        """What was measured; None where nothing was, or where its file is broken."""
+    def _row(self, key: str) -> dict[str, Any] | None:
+        """Read the saved metrics of a series; None if its file is missing or corrupt."""
         try:
             row = json.loads(self._file(key).read_text(encoding="utf-8"))
             return {name: math.nan if value is None else value for name, value in row.items()}
@@ -300,10 +301,10 @@ class MetricsTable:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        number = self.left[engine.state.iteration - 1]
+        number = self.pending[engine.state.iteration - 1]
         name = self.items[number].get("name") or f"series {number}"
         seconds = time.perf_counter() - self.started
-        row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}
+        row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}  # type: ignore[index]
         file = self._file(self.keys[number])
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as path:
@@ -313,19 +314,19 @@ class MetricsTable:
         idist.barrier()
         if idist.get_rank() != 0:
             return
-        found = [self._row(key) for key in self.keys]
-        columns = list(dict.fromkeys(name for row in found for name in row))
+        series = [row for key in self.keys if (row := self._row(key)) is not None]
+        columns = list(dict.fromkeys(name for row in series for name in row))
         means = {}
         for name in columns[1:]:
-            values = [row[name] for row in found if name in row]
+            values = [row[name] for row in series if name in row]
             means[name] = sum(values) / len(values)
-        rows = [*found, {"series": "mean", **means}]
+        rows = [*series, {"series": "mean", **means}]
         with all_or_nothing(self.output_dir, stale=[MEASURED]) as folder:
             with open(folder / "metrics.csv", "w", newline="") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
                 table.writerows(rows)
-            write_json({"series": found, "mean": means, "versions": versions()}, folder / "metrics.json")
+            write_json({"series": series, "mean": means, "versions": versions()}, folder / "metrics.json")
         release(self.output_dir)
         print(format_table(rows, [name for name in columns if name in SHOWN]))
         print(f"All metrics: {self.output_dir / 'metrics.csv'}")

@@ -1,8 +1,8 @@
-"""`report.html`: one file that any browser opens offline, with the images before and after, the motion and all numbers.
+"""`report.html`: one self-contained file with the images before and after registration, the motion and all numbers.
 
-The images travel as 16-bit volumes over their whole range, the overlays as 8-bit ones, deflated and in base64, and
-plain JavaScript draws them. So that the file stays below `LARGEST_BYTES` whatever the scans' size, they are means over
-larger voxels where needed; the page says which.
+Images are embedded as 16-bit volumes over their full range, overlays as 8-bit volumes, compressed and base64-encoded,
+and are drawn by plain JavaScript. To keep the file below `LARGEST_BYTES`, large scans are averaged over larger voxels;
+the page states the voxel size.
 """
 
 import base64
@@ -15,6 +15,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -29,25 +30,25 @@ from .report import plain
 __all__ = ["LARGEST_BYTES", "page_grid", "write_page"]
 
 LARGEST_BYTES = 15_000_000
-_RAW_BYTES = 11_000_000  # 4/3 as many in base64; the rest is for the page and its numbers
-_OVERLAY_FACTOR = 2  # overlays are smooth: on every second voxel along each axis
+_RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
+_OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough
 _LARGEST_JACOBIAN = 3.0
-_LEVELS = 65534  # of an image's 16 bits; 0 is what is not known, 1 the lowest value
+_LEVELS = 65534  # 16-bit values 1 to 65535; 0 marks unknown voxels
 _VERDICTS = {
-    "PASS": "None of the known signs of a failed registration was found. That is no proof: look at the subtraction.",
-    "LOOK": "Something is unusual. Look at the images for the reasons below before you use the result.",
-    "FAIL": "The result should not be used as it is, for the reasons below.",
+    "PASS": "No known sign of a failed registration was detected. This is no proof: check the subtraction images.",
+    "LOOK": "Something is unusual. Check the images for the reasons below before you use the result.",
+    "FAIL": "Do not use this result as it is, for the reasons below.",
 }
 _METRICS = {
     "folding_percent": "voxels at which the deformation folds, percent",
-    "non_diffeomorphic_volume_percent": "volume that the deformation turns inside out, percent (Liu et al. 2022)",
-    "inverse_consistency_mm": "mean distance by which forward and back misses the start, mm",
-    "displacement_mean_mm": "mean length of the displacements, mm",
-    "displacement_max_mm": "greatest displacement, mm",
-    "rmse_before": "root mean square difference over all pairs of timepoints, in the scans' unit, before",
-    "rmse_after": "the same after; contrast agent keeps it above 0",
-    "nmi_before": "normalised mutual information over all pairs, 0 to 1, before",
-    "nmi_after": "the same after; a better similarity is no proof of a better alignment",
+    "non_diffeomorphic_volume_percent": "non-diffeomorphic volume, percent (Liu et al. 2022)",
+    "inverse_consistency_mm": "mean inverse consistency error, mm",
+    "displacement_mean_mm": "mean displacement, mm",
+    "displacement_max_mm": "maximum displacement, mm",
+    "rmse_before": "root mean square difference over all pairs of timepoints before registration, in the scans' unit",
+    "rmse_after": "the same after registration; above 0 even for perfect alignment if contrast agent is present",
+    "nmi_before": "normalised mutual information over all pairs before registration, 0 to 1",
+    "nmi_after": "the same after registration; higher similarity does not prove better alignment",
 }
 _KINETICS = {
     "ktrans_per_min": "Ktrans, 1/min",
@@ -57,8 +58,8 @@ _KINETICS = {
 
 
 def page_grid(grid: Grid, timepoints: int) -> Grid:
-    """The grid of the page's images: the same box along right, anterior and superior, in voxels no smaller than the
-    scan's and large enough for the file to stay below `LARGEST_BYTES`."""
+    """Grid of the page's images: the scan's field of view in RAS+ orientation, with voxels no smaller than the scan's
+    and large enough to keep the file below `LARGEST_BYTES`."""
     grid = grid.canonical()
     most = _RAW_BYTES / timepoints / (2 * 2 + 5 / _OVERLAY_FACTOR**3)
     extent, spacing_mm = grid.extent_mm, float(grid.spacing_mm.min())
@@ -70,16 +71,16 @@ def page_grid(grid: Grid, timepoints: int) -> Grid:
 
 
 def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
-    """``shape`` voxels in the box of ``grid``."""
+    """Grid with ``shape`` voxels over the field of view of ``grid``."""
     ratio = torch.tensor(grid.shape).double() / shape
     affine = grid.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
     affine[:3, :3] *= ratio
-    return Grid(shape.tolist(), affine)
+    return Grid(tuple(shape.tolist()), affine)
 
 
-def _pack(values: np.ndarray, **properties: object) -> dict[str, object]:
-    """``(N, *S)`` of 8 or 16 bits, the lower byte first, for the page."""
+def _pack(values: np.ndarray, **properties: object) -> dict[str, Any]:
+    """Encode ``(N, *S)`` values of 8 or 16 bits, little-endian, for the page."""
     data = base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode("ascii")
     return {"shape": list(values.shape[1:]), "data": data, **properties}
 
@@ -90,51 +91,52 @@ def _bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _words(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """1 to 65535 for ``low`` to ``high``, 0 for what is not finite."""
+    """Map ``low`` to ``high`` to 1 to 65535, and NaN and infinity to 0."""
     scaled = (values - low) * (_LEVELS / max(high - low, 1e-30)) + 1
     return np.where(np.isfinite(values), scaled.round(), 0).astype("<u2")
 
 
 def _window(values: np.ndarray) -> list[float]:
-    """The range of grey to begin with, which a few bright voxels do not widen."""
-    known = values[np.isfinite(values)]
-    low, high = np.percentile(known, (0.1, 99.9)).tolist() if known.size else (0.0, 1.0)
-    return [low, high] if high > low else [float(known.min(initial=low)), float(known.max(initial=high))]
+    """Initial display window, robust to a few bright voxels."""
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.1, 99.9)).tolist() if finite.size else (0.0, 1.0)
+    return [low, high] if high > low else [float(finite.min(initial=low)), float(finite.max(initial=high))]
 
 
 def _reach(values: np.ndarray, percent: float, least: float) -> float:
-    """A percentile of what is finite."""
-    known = values[np.isfinite(values)]
-    return max(float(np.percentile(known, percent)), least) if known.size else least
+    """Percentile of the finite values, at least ``least``."""
+    finite = values[np.isfinite(values)]
+    return max(float(np.percentile(finite, percent)), least) if finite.size else least
 
 
 class _Page:
-    """The page's volumes, on grids that hold the home scan's box.
+    """The volumes of the page, on grids that cover the field of view of the home scan.
 
     Args:
-        grid: of the home scan, on which the written volumes lie.
+        grid: grid of the home scan and of the written volumes.
         timepoints: K.
     """
 
     def __init__(self, grid: Grid, timepoints: int):
         self.source, self.images = grid, page_grid(grid, timepoints)
         self.overlays = _in_box(self.images, (torch.tensor(self.images.shape) // _OVERLAY_FACTOR).clamp_min(1))
-        # Between voxels this is a signed permutation; that of the affine alone may differ where axes are oblique.
+        # From voxels to voxels this is a signed permutation; for oblique axes, that of the affine alone may differ.
         turn = torch.linalg.inv(grid.canonical().affine) @ grid.affine
         self.orientation = nib.orientations.io_orientation(turn.numpy())
 
     def means(self, volumes: np.ndarray, grid: Grid) -> np.ndarray:
-        """``(K, *S)`` of the home scan's grid as means over the voxels of another."""
+        """Average volumes ``(K, *S)`` on the grid of the home scan over the voxels of another grid."""
         turned = (nib.orientations.apply_orientation(volume, self.orientation) for volume in volumes)
         copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in turned)
-        return np.stack([adaptive_avg_pool3d(volume[None], grid.shape)[0].numpy() for volume in copies])
+        i, j, k = grid.shape
+        return np.stack([adaptive_avg_pool3d(volume[None], (i, j, k))[0].numpy() for volume in copies])
 
-    def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict], np.ndarray]:
-        """Before and after on one scale, and the aligned means; NaN where a part of a voxel has not been seen."""
+    def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
+        """Encode both series with one intensity scale, and return the aligned one, NaN outside the field of view."""
         before, after = (self._seen_means(written[name], written[f"{name}_seen"]) for name in ("native", "warped"))
-        known = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
-        low = float(min((values.min() for values in known if values.size), default=0))
-        high = float(max((values.max() for values in known if values.size), default=1))
+        finite = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
+        low = float(min((values.min() for values in finite if values.size), default=0))
+        high = float(max((values.max() for values in finite if values.size), default=1))
         window = _window(before)
         packed = {
             name: _pack(_words(volumes, low, high), low=low, high=high, window=window)
@@ -142,36 +144,36 @@ class _Page:
         }
         return packed, after
 
-    def _seen_means(self, volumes: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        known = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, seen))
-        return np.concatenate([self.means(volume, self.images) for volume in known])
+    def _seen_means(self, volumes: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        masked = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, masks))
+        return np.concatenate([self.means(volume, self.images) for volume in masked])
 
-    def displacement(self, transforms: Sequence[Transform]) -> dict[str, object]:
-        """Components along the page's axes, mm: ``(value - 128) * scale``."""
+    def displacement(self, transforms: Sequence[Transform]) -> dict[str, Any]:
+        """Encode displacement components along the page's axes; in mm they are ``(value - 128) * scale``."""
         cosines = (self.overlays.affine[:3, :3] / self.overlays.spacing_mm).float()
-        moves = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
-        field = torch.cat(moves).numpy()
+        fields = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
+        field = torch.cat(fields).numpy()
         scale = _reach(np.abs(field), 100, 1e-6) / 127
-        lengths = np.stack([m.norm(dim=0).numpy() for m in moves])
+        lengths = np.stack([f.norm(dim=0).numpy() for f in fields])
         values = (np.nan_to_num(field / scale) + 128).round().clip(1, 255).astype(np.uint8)
         return _pack(values, scale=scale, reach=_reach(lengths, 99, 1e-3))
 
-    def jacobian(self, determinants: np.ndarray) -> dict[str, object]:
-        """Volume ratios, 0 to 3; full colour at the farthest octave of 99 %."""
+    def jacobian(self, determinants: np.ndarray) -> dict[str, Any]:
+        """Encode volume ratios from 0 to 3. Colours saturate at the 99th percentile of ``|log2(ratio)|``."""
         values = self.means(determinants, self.overlays)
         octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
         reach = _reach(octaves, 99, 0.1)
         return _pack(_bytes(values, 0, _LARGEST_JACOBIAN), low=0, high=_LARGEST_JACOBIAN, reach=reach)
 
-    def std(self, frames: Sequence[Frame]) -> dict[str, object]:
+    def std(self, frames: Sequence[Frame]) -> dict[str, Any]:
         values = np.stack([resample(frame, self.overlays)[0] for frame in frames])
         high = _reach(values, 100, 1e-6)
         return _pack(_bytes(values, 0, high), low=0, high=high, reach=high)
 
 
 def write_page(
-    path: str | os.PathLike,
-    report: Mapping,
+    path: str | os.PathLike[str],
+    report: Mapping[str, Any],
     written: Mapping[str, np.ndarray],
     grid: Grid,
     transforms: Sequence[Transform],
@@ -182,14 +184,14 @@ def write_page(
     """Write the page.
 
     Args:
-        report: what ``report.json`` holds.
+        report: contents of ``report.json``.
         written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_seen`` and
-            ``warped_seen``, bool, where each scan has measured what the first two hold.
-        grid: of the home scan.
+            ``warped_seen``, bool masks of the fields of view of the first two.
+        grid: grid of the home scan.
         transforms: K, from the common space to each timepoint.
-        lengths_mm: ``(K, P)``, samples of the displacements' lengths.
-        std_mm: K frames, standard deviation of each displacement's length.
-        kinetics_png: picture of the maps whose numbers ``report["kinetics"]`` holds.
+        lengths_mm: ``(K, P)``, sampled displacement magnitudes.
+        std_mm: K frames, standard deviation of each displacement.
+        kinetics_png: figure of the kinetic maps that ``report["kinetics"]`` summarises.
     """
     report = plain(report)
     page = _Page(grid, len(transforms))
@@ -213,13 +215,13 @@ def write_page(
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:
-    """5, 25, 50, 75 and 95 % of the lengths that are known; NaN where none is."""
-    known = lengths[~np.isnan(lengths)]
-    with np.errstate(invalid="ignore"):  # between infinite ones
-        return np.percentile(known, (5, 25, 50, 75, 95)).tolist() if known.size else [math.nan] * 5
+    """5th, 25th, 50th, 75th and 95th percentiles, ignoring NaN; NaN if no values remain."""
+    values = lengths[~np.isnan(lengths)]
+    with np.errstate(invalid="ignore"):  # interpolation between infinite values
+        return np.percentile(values, (5, 25, 50, 75, 95)).tolist() if values.size else [math.nan] * 5
 
 
-def _html(report: Mapping, packed: Mapping, page: _Page, kinetics_png: bytes | None) -> str:
+def _html(report: Mapping[str, Any], packed: Mapping[str, Any], page: _Page, kinetics_png: bytes | None) -> str:
     folder = files(__package__) / "html"
     css, template, *scripts = (
         (folder / name).read_text(encoding="utf-8")
@@ -248,7 +250,7 @@ def _html(report: Mapping, packed: Mapping, page: _Page, kinetics_png: bytes | N
 
 
 def _script(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Serialise ``value`` as JSON that cannot close the enclosing script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
@@ -259,7 +261,7 @@ def _number(value: object) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], levels: bool = False) -> str:
-    """Cells of numbers to the right; with ``levels`` the last column is coloured."""
+    """Build an HTML table with numbers right-aligned; with ``levels`` the last column is coloured by its level."""
     lines = ["<tr>" + "".join(f'<th scope="col">{escape(c)}</th>' for c in columns) + "</tr>"]
     for row in rows:
         classes = ["number" if isinstance(cell, (int, float, list)) else "" for cell in row]
@@ -270,12 +272,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], levels: boo
     return "<table>" + "\n".join(lines) + "</table>"
 
 
-def _motion_table(packed: Mapping) -> str:
+def _motion_table(packed: Mapping[str, Any]) -> str:
     rows = [[name, *row] for name, row in zip(packed["timepoints"], packed["motion_mm"])]
     return _table(("timepoint, displacement in mm", "5 %", "25 %", "median", "75 %", "95 %"), rows)
 
 
-def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
+def _kinetics_section(kinetics: Mapping[str, Any], png: bytes) -> str:
     rows = [
         [meaning, *(kinetics[f"{name}_{when}"] for when in ("before", "after"))] for name, meaning in _KINETICS.items()
     ]
@@ -286,20 +288,20 @@ def _kinetics_section(kinetics: Mapping, png: bytes) -> str:
         f'<img src="data:image/png;base64,{picture}" alt="Maps of R2 and Ktrans before and after registration" '
         'style="max-width: 100%">'
         + _table((f"median of {kinetics['enhancing_voxels']} enhancing voxels", "before", "after"), rows)
-        + f'<p class="small">Voxel-by-voxel fit with {escape(settings)}. Ktrans depends on each of them; compare '
-        "before and after rather than with another program.</p></section>"
+        + f'<p class="small">Voxel-by-voxel fit with {escape(settings)}. Ktrans depends on all of these settings: '
+        "compare before and after rather than with another program.</p></section>"
     )
 
 
-def _checks_table(checks: Mapping[str, Mapping]) -> str:
-    columns = ("number", "meaning", "value, for each timepoint where there are several", "LOOK", "FAIL", "source", "")
+def _checks_table(checks: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = ("check", "meaning", "value, one for all or one per timepoint", "LOOK", "FAIL", "source", "")
     rows = [
         [name, c["meaning"], c["value"], c["look"], c["fail"], c["source"], c["level"]] for name, c in checks.items()
     ]
     return _table(columns, rows, levels=True)
 
 
-def _metric_rows(report: Mapping) -> list[list[object]]:
+def _metric_rows(report: Mapping[str, Any]) -> list[list[object]]:
     rows = [[name, value, _METRICS.get(name, "")] for name, value in report["metrics"].items()]
-    rows += [[f"seconds to {name}", value, "of this run"] for name, value in report["seconds"].items()]
-    return [*rows, ["peak_memory_gb", report["peak_memory_gb"], "of this process, 1e9 bytes"]]
+    rows += [[f"seconds to {name}", value, "time of this run, s"] for name, value in report["seconds"].items()]
+    return [*rows, ["peak_memory_gb", report["peak_memory_gb"], "peak memory of this process, GB (1e9 bytes)"]]

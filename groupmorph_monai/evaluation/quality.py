@@ -1,12 +1,13 @@
-"""The numbers behind a verdict: what a registration's images and maps say of it, without a truth to compare with.
+"""Quality measures behind the verdict, computed from the images and transforms alone, without ground truth.
 
-Measured on a coarse grid, whatever the size of the scans: what these numbers are to find, such as another patient's
-scan or one that lies upside down, shows there.
+All are computed on a coarse grid, which is enough to detect gross failures such as a scan of another patient or an
+upside-down scan.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,23 +24,23 @@ from .metrics import nmi
 __all__ = ["measure_quality"]
 
 _LONGEST_VOXELS = 80
-_LEAST_STRUCTURE = 0.05  # standard deviation in a window, intensities in [0, 1], of what can be compared
-_NOISE_FACTOR = 5  # in such windows noise alone explains away a few percent
+_LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
+_NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
-_UPTAKE = 0.25  # least rise of the signal in an enhancing region, intensities in [0, 1]
+_UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2
 _LEAST_CURVE = 4  # timepoints
 
 
 @dataclass(frozen=True)
 class _Images:
-    """A series on one grid: ``values`` in the scans' unit and where they were ``seen``, each ``(K, *S)``."""
+    """A series on one grid: ``values`` in the scans' unit and field-of-view masks ``seen``, each ``(K, *S)``."""
 
     values: Tensor
     seen: Tensor
 
     def scaled(self) -> Tensor:
-        """Intensities in [0, 1], each timepoint's 1st and 99th percentiles at the ends."""
+        """Scale each timepoint to [0, 1] between its 1st and 99th percentiles."""
         return torch.stack([_scaled(v, v[s] if s.any() else v) for v, s in zip(self.values, self.seen)])
 
 
@@ -48,15 +49,15 @@ def _scaled(values: Tensor, sample: Tensor) -> Tensor:
     return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 
-def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, object]:
-    """Measure a registration.
+def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, Any]:
+    """Measure the quality of a registration.
 
     Args:
         series: K native volumes.
         transforms: K, from the common space to each timepoint.
-        home: index of the scan whose grid the aligned series lies on.
-    Returns: by the names of `verdict.CHECKS`, a number or a list with one for each timepoint. What cannot be measured,
-        such as the curves of a pair, is left out.
+        home: index of the scan that defines the output grid.
+    Returns: a number, or a list with one number per timepoint, for the names of `verdict.CHECKS`. Measures that do not
+        apply, such as curve roughness for a pair, are omitted.
     """
     grid = _coarse_grid(series.frames[home].grid)
     before, after = _images(series, grid), _images(series, grid, transforms)
@@ -81,7 +82,7 @@ def measure_quality(series: Series, transforms: Sequence[Transform], home: int =
 
 
 def _coarse_grid(grid: Grid) -> Grid:
-    """The same box with isotropic voxels."""
+    """Coarse isotropic grid over the same field of view."""
     grid = grid.canonical()
     spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / _LONGEST_VOXELS)
     spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1).clamp_min(1)).min()) / 3)  # 4 voxels
@@ -89,14 +90,14 @@ def _coarse_grid(grid: Grid) -> Grid:
 
 
 def _images(series: Series, grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
-    transforms = transforms or [None] * len(series.frames)
-    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, transforms)]
+    each: Sequence[Transform | None] = transforms or [None] * len(series.frames)
+    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, each)]
     values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
     return _Images(values, seen)
 
 
 def _determinants(transforms: Sequence[Transform], grid: Grid) -> Tensor:
-    """``(K, *S)``, of the whole maps."""
+    """Jacobian determinants of the complete transforms, ``(K, *S)``."""
     return torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
 
 
@@ -105,9 +106,9 @@ def _implausible(determinant: Tensor) -> Tensor:
 
 
 def _agreement(images: _Images) -> list[float]:
-    """Percent of each volume's local variance that the others explain, whatever their contrast: the mean squared
-    correlation with the regression on the others, in windows of 5 voxels with structure well above the noise; NaN where
-    there is none to compare."""
+    """Percentage of each volume's local variance that the other volumes explain, independent of contrast: the mean
+    squared correlation with the regression on the other volumes, over windows of 5 voxels with structure well above
+    the noise; NaN if there are none."""
     scaled = images.scaled()
     values = regress(scaled, images.seen.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
@@ -120,43 +121,43 @@ def _agreement(images: _Images) -> list[float]:
 
 
 def _similarity(images: _Images) -> float:
-    """Normalised mutual information where all scans have seen; NaN where none has."""
+    """Normalised mutual information over the common field of view; NaN if it is empty."""
     seen = images.seen.all(dim=0)
     return nmi(images.values, mask=seen) if seen.any() else math.nan
 
 
 def _relative(agreement: Sequence[float]) -> list[float]:
-    """Each over the median of the others that are known; NaN where none is."""
-    others = [[a for j, a in enumerate(agreement) if j != k and not math.isnan(a)] for k in range(len(agreement))]
-    return [a / max(float(np.median(rest)), 1e-6) if rest else math.nan for a, rest in zip(agreement, others)]
+    """Divide each agreement by the median of the other timepoints' ones, ignoring NaN; NaN if no values remain."""
+    rests = [[a for j, a in enumerate(agreement) if j != k and not math.isnan(a)] for k in range(len(agreement))]
+    return [a / max(float(np.median(rest)), 1e-6) if rest else math.nan for a, rest in zip(agreement, rests)]
 
 
 def _noise(volume: Tensor) -> float:
-    """Standard deviation of the noise, from the median of second differences along all three axes at once, which
-    anatomy leaves small (after Immerkaer 1996, Comput Vis Image Underst 64:300)."""
+    """Standard deviation of the noise, from the median of combined second differences along all three axes, to which
+    anatomy contributes little (after Immerkaer 1996, Comput Vis Image Underst 64:300)."""
     for axis in range(3):
         volume = volume.diff(n=2, dim=axis)
     return float(volume.abs().median()) / 0.6745 / 6**1.5
 
 
 def _bending_mm(transform: Transform, grid: Grid) -> float:
-    """95th percentile of how far points end from where the best affine map would put them."""
+    """95th percentile of the residuals of the best affine fit to the transform."""
     points = grid.points(every=2).flatten(0, 2)
-    moved = transform(points)
+    transformed = transform(points)
     columns = torch.cat([points - grid.centre, torch.ones(len(points), 1, dtype=points.dtype)], dim=1)
-    fit = columns @ torch.linalg.lstsq(columns, moved).solution
-    return float((moved - fit).norm(dim=1).quantile(0.95))
+    fit = columns @ torch.linalg.lstsq(columns, transformed).solution
+    return float((transformed - fit).norm(dim=1).quantile(0.95))
 
 
 def _roughness(images: _Images) -> float:
-    """Mean over the voxels that all scans have seen of the curves' second differences."""
+    """Mean absolute second difference of the signal curves over the common field of view."""
     curves = images.values[:, images.seen.all(dim=0)]
     return float((curves[2:] - 2 * curves[1:-1] + curves[:-2]).abs().mean()) if curves.numel() else 0.0
 
 
 def _region_change_percent(images: _Images, determinants: Tensor) -> list[float] | None:
-    """How much each timepoint's map changes the volume of enhancing regions, against the first timepoint and beyond
-    what it does around them: tissue keeps its volume when its signal rises. None where nothing enhances."""
+    """Volume change of enhancing regions per timepoint, relative to the first timepoint and to the surrounding tissue:
+    enhancement must not change the volume of tissue. None if nothing enhances."""
     values = _scaled(images.values, images.values[images.seen] if images.seen.any() else images.values)
     rise = (values - values[:1]).amax(dim=0)
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.seen.all(dim=0)
@@ -164,7 +165,7 @@ def _region_change_percent(images: _Images, determinants: Tensor) -> list[float]
     voxels = np.bincount(regions.ravel())
     changes, weights = [], []
     for n, box in enumerate(find_objects(regions), start=1):
-        if voxels[n] < _LEAST_REGION_VOXELS:  # noise makes thousands of these
+        if voxels[n] < _LEAST_REGION_VOXELS:  # noise causes thousands of these
             continue
         box = tuple(slice(max(0, side.start - _AROUND_VOXELS), side.stop + _AROUND_VOXELS) for side in box)
         inside = regions[box] == n

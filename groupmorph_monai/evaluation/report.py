@@ -1,4 +1,4 @@
-"""What is left of a run for people: a JSON file, a picture for the radiologist, a table for the terminal."""
+"""Report of a run: a JSON file, a figure for the radiologist, and a table for the terminal."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import monai
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from .. import __version__
 from ..data.output_folder import all_or_nothing
@@ -20,8 +22,8 @@ from ..data.output_folder import all_or_nothing
 __all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
 
 
-def plain(value: object) -> object:
-    """What JSON can hold: arrays as lists, paths as text, NaN and infinity, which it lacks, as None."""
+def plain(value: object) -> Any:
+    """Convert to types that JSON supports: arrays to lists, paths to text, NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
@@ -33,20 +35,20 @@ def plain(value: object) -> object:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def to_json(report: Mapping) -> str:
-    """``report`` with what JSON lacks as null."""
+def to_json(report: Mapping[str, Any]) -> str:
+    """Serialise ``report`` as JSON, with NaN and infinity as null."""
     return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
 
 
-def write_json(report: Mapping, path: str | os.PathLike) -> None:
-    """Write ``report`` whole or not at all."""
+def write_json(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write ``report`` atomically."""
     path = Path(path)
     with all_or_nothing(path.parent) as folder:
         (folder / path.name).write_text(to_json(report), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers of a report depend on."""
+    """Versions of Python and of the packages on which the numbers in a report depend."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -56,8 +58,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
-    """``columns`` of ``rows`` as aligned text, numbers to the right with three decimals; ``-`` where there is none."""
+def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Format ``columns`` of ``rows`` as aligned text, with three decimals, and ``-`` for missing values."""
 
     def text(value: object) -> str:
         if isinstance(value, (torch.Tensor, np.generic)):
@@ -79,14 +81,14 @@ def format_table(rows: Sequence[Mapping], columns: Sequence[str]) -> str:
 
 
 def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
-    """Timepoint and axial slice that differ most from timepoint 0; of one image, deformed K times, after that."""
+    """Timepoint and axial slice that differ most from timepoint 0, after registration if all inputs are one image."""
     series = native if np.any(native[1:] != native[:1]) else warped
     change = np.stack([np.abs(v - series[0]).sum(axis=(0, 1)) for v in series])  # (K, k)
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
-def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs):
-    """First index axis to the right, second upwards: for RAS+ and LAS+ volumes anterior is up."""
+def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs: Any) -> AxesImage:
+    """Draw a slice with the first axis to the right and the second up: anterior is up in RAS+ and LAS+ volumes."""
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
     return axes.imshow(slice_ij.T, origin="lower", aspect=float(spacing_mm[1] / spacing_mm[0]), **kwargs)
@@ -95,7 +97,7 @@ def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], ti
 def _show_before_and_after(
     axes: np.ndarray, native: np.ndarray, warped: np.ndarray, late: int, spacing_mm: Sequence[float], subtraction: str
 ) -> None:
-    """Means and subtractions of the slices ``(K, i, j)``, before in the first row of ``axes``, after in the second."""
+    """Draw mean and subtraction of slices ``(K, i, j)``, before in the first and after in the second row."""
     low, high = float(native.min()), float(np.percentile(native, 99.5))
     limits = [float(np.percentile(np.abs(series[late] - series[0]), 99.5)) for series in (native, warped)]
     limit = max(limits[0] or limits[1], 1e-6)
@@ -109,7 +111,7 @@ def _show_before_and_after(
 
 
 def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[float], title: str) -> None:
-    # The least spread keeps rounding errors from looking like motion.
+    # A minimum range keeps rounding errors from looking like motion.
     spread = max(0.05, float(np.percentile(np.abs(determinant - 1), 99.5)))
     shown = show_slice(axes, determinant, spacing_mm, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
     axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="Jacobian determinant")
@@ -134,7 +136,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
             manage_ticks=False,
         )
         title += " (box: quartiles, whiskers: 5 to 95 %)"
-    every = -(-len(places) // 10)  # more than ten labels would run into one another
+    every = -(-len(places) // 10)  # more than ten labels would overlap
     axes.set_xticks(places[::every])
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(bottom=0)
@@ -145,7 +147,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
 
 
 def draw_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     native: np.ndarray,
     warped: np.ndarray,
     jacobian: np.ndarray,
@@ -153,17 +155,18 @@ def draw_report(
     spacing_mm: Sequence[float],
     title: str | None = None,
 ) -> None:
-    """One page (PNG): the axial slice and the timepoint that change most, before and after; volume change; motion.
+    """Draw a one-page figure (PNG): the axial slice and timepoint with the largest change, before and after
+    registration; volume change; motion.
 
-    Before and after share one grey scale. The subtraction of a perfectly aligned series shows enhancement alone; pairs
-    of bright and dark edges are motion.
+    Before and after share one grey scale. In a perfectly aligned series the subtraction shows enhancement alone; pairs
+    of bright and dark edges indicate motion.
 
     Args:
-        native, warped: ``(K, *S)``, intensities of any unit.
+        native, warped: ``(K, *S)``, intensities in any unit.
         jacobian: ``(K, *S)``, determinants.
-        displacement_mm: ``(K,)``, one number a timepoint, or ``(K, P)``, samples of its displacements' length.
+        displacement_mm: ``(K,)``, one number per timepoint, or ``(K, P)``, sampled displacement magnitudes.
         spacing_mm: ``(3,)``, voxel size.
-        title: above everything.
+        title: figure title.
     """
     native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
     if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:

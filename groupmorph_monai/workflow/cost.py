@@ -35,12 +35,12 @@ class RegistrationCost:
     """Estimate the memory of the machine, not of a GPU, that one registration takes, and its time on the CPU.
 
     Args:
-        scans: grids of the K files, which their headers tell.
+        scans: grids of the K files, which `header_grids` reads; may be empty.
         inferer: of the registration.
         spacing_mm, reference: of the working grid, as `working_grid` takes them.
         device: that the registration runs on.
-        products: what is written beside the aligned series; None for the default ones.
-        initial: how whole scans are aligned first, as `AlignInitiald` takes it.
+        products: the files to write besides the aligned series; None for the default.
+        initial: initial alignment, as in `AlignInitiald`.
     """
 
     def __init__(
@@ -96,13 +96,15 @@ class RegistrationCost:
 
     @property
     def time(self) -> ProcessorTime:
-        """Of all cores together, on this machine as it is now."""
+        """Processor time, summed over all cores."""
         aligned = self.initial not in (None, "none")
         return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
 
     def check(self) -> None:
-        """Refuse a registration that does not fit into the memory that is free; without scans there is nothing to
-        refuse. Raises: InputError."""
+        """Refuse a registration that does not fit into the free memory; passes if there are no scans.
+
+        Raises: InputError.
+        """
         free_gb = available_memory_gb()
         if not self.scans or self.memory_gb <= free_gb:
             return

@@ -1,7 +1,7 @@
-"""Processor time of a registration, estimated from the sizes of its series and its settings.
+"""Estimate the processor time of a registration from the sizes of its series and its settings.
 
-All work is counted in units of `window_mean` on one voxel. How long a unit takes is timed on the spot, so that the
-estimate follows the machine and how busy its memory and caches are.
+Work is counted in units of `window_mean` on one voxel. The unit is timed on the spot, so that the estimate adapts to
+the machine and the load of its memory and caches.
 """
 
 import math
@@ -18,33 +18,33 @@ from ..space.lattice import window_mean
 
 __all__ = ["ProcessorTime"]
 
-# Units, measured stage by stage on series other than those of the table in docs/machine.md.
+# Work in these units, measured stage by stage on other series than those in docs/machine.md.
 _START = 1.7e9  # importing the libraries and parsing the configs
-_ALIGNING, _SEARCHING = 1.5e8, 4e8  # each scan, by the affine alignment, and where it has to be searched for
+_ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
-_LOADING, _NETWORK, _FIELDS = 40, 35, 160  # each voxel of the working grid and scan; the network in each pass
-_MODEL, _RESTART = 60, 850  # each voxel of a level and scan, in each iteration, and once on the levels above the finest
-_DISPLACEMENT, _CONJUGATE = 90, 20  # each voxel of z's lattice and scan, in each iteration, and in each conjugate step
-_DRAW, _DRAW_STEPS = 35, 32  # each voxel of the working grid and scan, in each draw; its conjugate steps
-_QUALITY, _QUALITY_VOXELS = 260, 80  # each voxel of the verdict's grid and scan; its voxels along the longest side
-# Each voxel of the files. Those of full fields, sequences and DICOM are guesses from the sizes of their files.
+_LOADING, _NETWORK, _FIELDS = 40, 35, 160  # per voxel of the working grid and scan; the network in each pass
+_MODEL, _RESTART = 60, 850  # per voxel of a level and scan, in each iteration, and once on each level but the finest
+_DISPLACEMENT, _CONJUGATE = 90, 20  # per voxel of the lattice of z and scan, in each iteration, and each conjugate step
+_DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
+_QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
+# Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 195, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
 
 
 @dataclass(frozen=True)
 class ProcessorTime:
-    """Seconds of all cores together, from the start of the program to its end, on the CPU.
+    """Estimate the processor time on the CPU, summed over all cores, from the start of the program to its end.
 
-    The refinement counts with all iterations that it may take.
+    The refinement is counted with its maximum number of iterations.
 
     Args:
         scans: grids of the K files.
-        grid: the working grid.
-        inferer: of the registration.
-        levels: voxels between the samples of each level of its refinement, and the iterations at most.
-        products: what is written beside the aligned series.
-        aligned: whether whole scans are aligned first.
+        grid: working grid.
+        inferer: inferer of the registration.
+        levels: spacing of the samples in voxels, and maximum number of iterations, for each level of the refinement.
+        products: the files to write besides the aligned series.
+        aligned: whether the registration starts with an affine or rigid alignment.
     """
 
     scans: Sequence[Grid]
@@ -56,17 +56,17 @@ class ProcessorTime:
 
     @property
     def seconds(self) -> float:
-        """On this machine as it is now."""
+        """Estimated seconds on this machine, at its present load."""
         return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
 
     @property
     def searching_seconds(self) -> float:
-        """What is added where no scan lies near the others, so that every one is searched for."""
+        """Additional seconds if the alignment has to search for every scan."""
         return _seconds_per_unit() * _SEARCHING * len(self.scans) * self.aligned
 
     @property
     def _voxels(self) -> int:
-        """Of the working grid, of all scans together."""
+        """Number of voxels of the working grid, times the number of scans."""
         return len(self.scans) * math.prod(self.grid.shape)
 
     @property
@@ -105,12 +105,12 @@ class ProcessorTime:
             (_DICOM, products.dicom),
             (_KINETICS, products.kinetics is not None),
         )
-        work = _WRITING + sum(work for work, asked in kinds if asked)
+        work = _WRITING + sum(work for work, requested in kinds if requested)
         return work * sum(math.prod(scan.shape) for scan in self.scans)
 
 
 def _seconds_per_unit() -> float:
-    """Time a unit of work, which takes some 50 ms."""
+    """Time a unit of work."""
     x, seconds = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), []
     for _ in range(_CALIBRATION_REPEATS):
         started = time.process_time()

@@ -63,16 +63,19 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
     assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
     wanted = [
-        f"line 3: scans: expected a file or a folder, found none at {study / 'absent.nii.gz'}",
-        "line 4: name: expected one that no other line has, got 'ONE' as on line 2",
-        "line 5: name: expected letters, digits, spaces and . _ - + @ that make a folder's name, got '../four'",
-        "line 6: reference: expected 'mean' or a timepoint's number from 0, got 'first'",
+        f"line 3: scans: expected a file or a folder, got {study / 'absent.nii.gz'}, which does not exist; check the "
+        "path",
+        "line 4: name: expected a unique name, got 'ONE' as on line 2",
+        "line 5: name: expected a folder name of letters, digits, spaces and . _ - + @, got '../four'",
+        "line 6: reference: expected 'mean' or the number of a timepoint from 0, got 'first'",
         "line 7: expected 3 cells separated by tabs, got 2",
         "line 8: scans: expected paths separated by ';', got ''",
-        f"line 9: scans: expected some outside of --output {study / 'out'}, got {study}; choose another folder",
+        f"line 9: scans: expected files outside --output {study / 'out'}, got {study}; choose another folder",
     ]
     assert lines[:-1] == [f"groupmorph: {file}: {line}" for line in wanted]
-    assert lines[-1].startswith(f"groupmorph: {file}: expected lines without mistakes, got 7 with one")
+    assert lines[-1].startswith(
+        f"groupmorph: {file}: expected valid lines, got 7 invalid; correct them, nothing was registered"
+    )
     assert not (study / "out").exists()
 
 
@@ -95,7 +98,7 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, told
     [
         ("name\tscan", "expected the columns name and scans"),
         ("name\tscans\tscans", "expected the columns name and scans"),
-        ("name\tscans", "expected a line for each series"),
+        ("name\tscans", "expected one line per series"),
         ("", "expected the columns name and scans"),
     ],
 )

@@ -95,7 +95,7 @@ def test_interrupted_by_the_user(monkeypatch, capsys):
 
     monkeypatch.setitem(commands.COMMANDS, "demo", interrupted)
     assert main(["demo"]) == 130
-    assert capsys.readouterr().err == "groupmorph: stopped; an earlier result is as it was\n"
+    assert capsys.readouterr().err == "groupmorph: stopped; earlier results are unchanged\n"
 
 
 @pytest.mark.parametrize("amount, shown", [("--quiet", 1), (None, 2), ("--verbose", 4)])

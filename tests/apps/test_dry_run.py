@@ -17,7 +17,7 @@ def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, t
     assert told["refinement"].split() == "every 2. voxel (6 steps at most), every 1. voxel (6 steps at most)".split()
     assert "jacobian_00 to 02.nii.gz" in told["files"] and "std_mm" not in told["files"]
     assert {"scans", "memory"} <= set(told) and not output.exists()
-    assert "s of processor time, of " in told["time"] and "more where scans lie far apart" in told["time"]
+    assert "s of processor time, summed over " in told["time"] and "more if scans are far apart" in told["time"]
 
 
 def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):

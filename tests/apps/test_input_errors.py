@@ -163,5 +163,5 @@ def test_weights_of_another_model_and_weights_that_there_are_not(series, tmp_pat
     assert f"groupmorph: weights: {weights}: expected a file, found none" in capsys.readouterr().err
     torch.save(MomentumNet().state_dict(), weights)
     assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
-    assert "groupmorph: weights: expected those of a GroupSetVAE" in capsys.readouterr().err
+    assert "groupmorph: weights: expected weights of a GroupSetVAE" in capsys.readouterr().err
     assert not out.exists() or not list(out.iterdir())

@@ -25,7 +25,7 @@ def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setitem(commands.COMMANDS, "demo", stopped)
     assert command_line.main(["demo", "--output", str(tmp_path / "out")]) == code
-    assert capsys.readouterr().err == "groupmorph: stopped; an earlier result is as it was\n"
+    assert capsys.readouterr().err == "groupmorph: stopped; earlier results are unchanged\n"
     assert not (tmp_path / "out").exists()
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -60,7 +60,7 @@ def test_a_stopped_training_ends_in_one_line(moment, number, code, tmp_path):
         finally:
             process.kill()
     text = log.read_text()
-    assert text.splitlines()[-1] == "groupmorph: stopped; an earlier result is as it was"
+    assert text.splitlines()[-1] == "groupmorph: stopped; earlier results are unchanged"
     assert "Traceback" not in text and len(text) < 5000
     hidden = [p.name for p in (tmp_path / "run").rglob(".*")]
     assert hidden == []
@@ -78,5 +78,5 @@ def test_the_bundle_command_ends_in_one_line_too(tmp_path):
         if "training data" in line:
             process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    assert lines[-1] == "groupmorph: stopped; an earlier result is as it was\n"
+    assert lines[-1] == "groupmorph: stopped; earlier results are unchanged\n"
     assert "Traceback" not in "".join(lines)

@@ -172,7 +172,7 @@ def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
     os.symlink("scans", tmp_path / "link")
     scans = [f"scans/{Path(file).name}" for file in series[:2]]
     for inputs, output in [(["scans"], "scans"), (scans, "scans"), (scans, "link"), (["link"], "scans/../scans")]:
-        refused(["register", *inputs, "--output", output], "--output", "holds")
+        refused(["register", *inputs, "--output", output], "--output", "contains")
     refused(["evaluate", "--dataset", "scans", "--output", "scans"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link/new"], "--output")

@@ -39,7 +39,7 @@ def test_verdicts_are_counted_and_motion_that_was_found_is_good():
     rows = {row["planted failure"]: row for row in tabulate(results)}
     assert rows["none"]["series"] == 2 and rows["none"]["FAIL, %"] == 50
     assert rows["all good ones"]["series"] == 3 and rows["all good ones"]["PASS, %"] == pytest.approx(200 / 3)
-    assert rows["all failures"]["FAIL, %"] == 100 and rows["x"]["checks that speak"] == "folding_percent (1)"
+    assert rows["all failures"]["FAIL, %"] == 100 and rows["x"]["checks triggered"] == "folding_percent (1)"
 
 
 @pytest.mark.slow

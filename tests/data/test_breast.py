@@ -175,7 +175,7 @@ def test_noise_is_rician_and_the_coil_sees_the_breasts_best(moved, still):
 
 
 def test_more_lesions_than_there_is_room_for_are_refused():
-    with pytest.raises(ValueError, match="lesions: expected as many as the breasts have room for, got 500"):
+    with pytest.raises(ValueError, match="lesions: expected a number that fits into the breasts, got 500"):
         make_breast(1, **COARSE, times_s=TWO, lesions=500)
 
 

@@ -56,7 +56,7 @@ def test_a_broken_entry_is_made_anew(size, series, caplog):
     (entry,) = (file.parent / "cache").iterdir()
     whole = entry.read_bytes()
     entry.write_bytes(whole[:size])
-    assert read() == 1.0 and "made anew" in caplog.text
+    assert read() == 1.0 and "is recomputed" in caplog.text
     assert len(ReadFile.calls) == 2 and entry.stat().st_size == len(whole)
 
 

@@ -185,14 +185,14 @@ def _patched(path, field, value):
 # Two metres a voxel, along an axis of the array that runs along the third one of the world.
 GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 MISTAKES = {
-    "missing.nii.gz": (lambda p: None, "no such file"),
+    "missing.nii.gz": (lambda p: None, "got a path that does not exist"),
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
-    "cut.nii": (lambda p: _truncated(p, _nifti), "cannot be read"),
-    "cut.nii.gz": (lambda p: _truncated(p, _nifti), "cannot be read"),
-    "cut.mha": (lambda p: _truncated(p, _itk), "cannot be read"),
-    "cut.nrrd": (lambda p: _truncated(p, _itk), "cannot be read"),
-    "text.nii.gz": (lambda p: p.write_text("no image"), "cannot be read"),
-    "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n"), "cannot be read"),
+    "cut.nii": (lambda p: _truncated(p, _nifti), "got an unreadable one"),
+    "cut.nii.gz": (lambda p: _truncated(p, _nifti), "got an unreadable one"),
+    "cut.mha": (lambda p: _truncated(p, _itk), "got an unreadable one"),
+    "cut.nrrd": (lambda p: _truncated(p, _itk), "got an unreadable one"),
+    "text.nii.gz": (lambda p: p.write_text("no image"), "got an unreadable one"),
+    "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n"), "got an unreadable one"),
     "notes.txt": (lambda p: p.write_text("no image"), "expected an image"),
     "flat.nii": (lambda p: _nifti(p, _volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: _nifti(p, _volume((8, 9, 1))), "got shape (8, 9, 1)"),
@@ -213,9 +213,9 @@ MISTAKES = {
     "unsized.nii": (lambda p: _patched(p, "pixdim", [1, 0, 1, 1, 1, 1, 1, 1]), "pixdim"),
     "vast.nii.gz": (lambda p: _patched(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
     "far.nii": (lambda p: _nifti(p, _volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
-    "series.nii": (lambda p: _nifti(p, _volume((*SIZE, 3))), "give it alone"),
+    "series.nii": (lambda p: _nifti(p, _volume((*SIZE, 3))), "use it alone"),
     "analyze.img": (lambda p: nib.save(nib.Spm99AnalyzeImage(_volume(), OBLIQUE), p), "left from right"),
-    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "cannot be read"),
+    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "got an unreadable one"),
 }
 
 

@@ -133,5 +133,5 @@ def test_several_series_of_a_bids_data_set_are_not_guessed(tmp_path):
 def test_single_files_of_a_bids_data_set_are_refused(tmp_path):
     scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     scan(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
-    with pytest.raises(InputError, match="2 single files; name the scans"):
+    with pytest.raises(InputError, match="2 single files; list the scans"):
         read_series(tmp_path)

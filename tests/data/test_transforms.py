@@ -157,7 +157,7 @@ def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_p
     files = [tmp_path / f"landmarks_{k:02d}.csv" for k in range(6)]
     for k, file in enumerate(files):
         file.write_text("x,y,z\n" + "1,2,3\n" * (4 if k == 5 else 5))
-    with pytest.raises(InputError, match="landmarks_00.csv: expected landmarks of each of the series' 6 scans, got 5"):
+    with pytest.raises(InputError, match="landmarks_00.csv: expected one landmark file for each of the 6 scans, got 5"):
         LoadSeriesd()({"image": series, "landmarks": list(map(str, files[:5]))})
     with pytest.raises(InputError, match="landmarks_05.csv: expected the 5 points of .*landmarks_00.csv, got 4"):
         LoadSeriesd()({"image": series, "landmarks": list(map(str, files))})

@@ -461,7 +461,7 @@ def test_written_files_lie_alike_for_itk_and_nibabel_whatever_the_input_says(tmp
 
 def test_a_sheared_grid_is_not_written(tmp_path):
     affine = _affine("oblique") @ np.array([[1, 0.05, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    with pytest.raises(InputError, match="right angles"):
+    with pytest.raises(InputError, match="orthogonal axes"):
         write_image(Frame(_frame().data, affine, ""), tmp_path / "x.nii.gz")
     assert not list(tmp_path.iterdir())
 
@@ -630,11 +630,11 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(moved):
         (moved / name).mkdir()
         make(moved / "scan.t1.nii.gz", moved / name / "scan.t1.nii.gz")
         make(field, moved / name / "scan.t2.nii.gz")
-    same_name = "p.txt: expected a name of its own, got one whose result .*p.csv is that of .*p.csv too"
+    same_name = "p.txt: expected a unique name, got one whose result .*p.csv is also that of .*p.csv"
     replaced = "--output: .* would replace the input"
     for files, output, words in (
         (points, moved / "there", same_name),
-        ([moved / "scan.t1.nii.gz", moved / "in" / ".." / "scan.t1.nii.gz"], moved / "there", "name of its own"),
+        ([moved / "scan.t1.nii.gz", moved / "in" / ".." / "scan.t1.nii.gz"], moved / "there", "expected a unique name"),
         ([moved / "scan.t1.nii.gz"], moved, replaced),
         ([moved / "scan.t1.nii.gz"], moved / "link", replaced),
         ([moved / "p.txt", moved / "p.csv"][1:], os.path.relpath(moved), replaced),

@@ -16,7 +16,7 @@ from groupmorph_monai.data.output_folder import release_all
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
-from groupmorph_monai.evaluation.output import _warn_of_less_similarity
+from groupmorph_monai.evaluation.output import _warn_if_less_similar
 from groupmorph_monai.space.geometry import DenseTransform, Grid
 
 
@@ -113,13 +113,13 @@ def test_a_table_that_was_stopped_before_it_was_written_is_written(series, tmp_p
 @pytest.mark.parametrize("after, falls", [(0.70, False), (0.6995, False), (0.69, True)])
 def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
     with caplog.at_level(logging.WARNING):
-        warnings = _warn_of_less_similarity({"nmi_before": 0.7, "nmi_after": after})
-    assert bool(warnings) == falls == ("less alike than before" in caplog.text)
+        warnings = _warn_if_less_similar({"nmi_before": 0.7, "nmi_after": after})
+    assert bool(warnings) == falls == ("less similar than before" in caplog.text)
     assert warnings == [] or "NMI 0.7000 before, 0.6900 after" in warnings[0]
 
 
 def test_one_image_that_is_deformed_becomes_less_alike_on_purpose():
-    assert _warn_of_less_similarity({"nmi_before": 1.0, "nmi_after": 0.5}) == []
+    assert _warn_if_less_similar({"nmi_before": 1.0, "nmi_after": 0.5}) == []
 
 
 def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_path):

@@ -1,4 +1,4 @@
-"""Damaged and contradictory image files, read as a scan of a series."""
+"""Read damaged and contradictory image files as scans of a series."""
 
 import functools
 import gzip
@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_exports import classic, examination, write
-from fuzz import LONG, QUICK, answer, damaged, json_values, odd_floats
+from fuzz import LONG, QUICK, REPEATED, answer, damaged, json_values, odd_floats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +46,7 @@ FIELDS = {
 
 @st.composite
 def nifti(draw):
-    """A NIfTI file whose header holds odd values, or any bytes, compressed or not; and its ending."""
+    """Make a NIfTI file with unusual values or random bytes, compressed or not, and its ending."""
     content = bytearray(NIFTI)
     header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(NIFTI), check=False)
     for name in draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=3)):
@@ -60,7 +60,7 @@ def nifti(draw):
 
 
 def texts(fields):
-    """Lines of a text header, some of them left out, repeated or with another value."""
+    """Values that replace some lines of a text header."""
     values = st.sampled_from(
         ["", "0", "-1", "3", "4", "5 6 4", "5 6", "5 6 4 2", "99999 99999 99999", "nan", "inf", "1e308", "x", "short",
          "gzip", "raw", "(1,0,0) (0,1,0) (0,0,1)", "(0,0,0) (0,0,0) (0,0,0)", "none (1,0,0) (0,1,0)", "(nan,0,0)",
@@ -98,7 +98,7 @@ def mha(draw):
 
 
 def read(tmp_path_factory, content, ending):
-    """What a series of a good scan and this one gives, and this one alone as label map."""
+    """Read a file in a series, after a valid scan, and alone as a label map."""
     folder = tmp_path_factory.mktemp("scans")
     (folder / "good.nii").write_bytes(NIFTI)
     scan = folder / f"scan{ending}"
@@ -122,14 +122,21 @@ def test_nrrd_and_mha(tmp_path_factory, file):
 
 @pytest.mark.slow
 @LONG
-@given(nifti())  # ITK itself crashes on some damaged text headers, which no exception can answer
-def test_images_at_length(tmp_path_factory, file):
+@given(nifti())
+def test_nifti_at_length(tmp_path_factory, file):
+    read(tmp_path_factory, *file)
+
+
+@pytest.mark.slow
+@REPEATED  # not LONG, as ITK itself crashes on some damaged text headers, which cannot be caught
+@given(nrrd() | mha())
+def test_nrrd_and_mha_at_length(tmp_path_factory, file):
     read(tmp_path_factory, *file)
 
 
 @functools.cache
 def dicom_files():
-    """Bytes of each slice of two timepoints."""
+    """Return the bytes of each slice of two timepoints."""
     scans = [classic(examination(), VOXELS.astype(np.uint16), AFFINE, AcquisitionTime=f"10150{k}") for k in range(2)]
     with tempfile.TemporaryDirectory() as folder:
         return [write(image, Path(folder) / "file").read_bytes() for image in chain(*scans)]
@@ -145,7 +152,7 @@ VALUES = ("0", "-1", "1", "2", "16", "65535", "99999999999999999999", "nan", "in
 
 @st.composite
 def dicom(draw):
-    """A study, one file of which is damaged or holds an odd value."""
+    """Make a study with one file that is damaged or contains unusual values."""
     files = list(dicom_files())
     number = draw(st.integers(0, len(files) - 1))
     if draw(st.booleans()):
@@ -157,7 +164,7 @@ def dicom(draw):
         try:
             setattr(dataset, name, value)
             dataset.save_as(stream)
-        except Exception:  # what pydicom does not write, no scanner has written
+        except Exception:  # no scanner writes what pydicom cannot write
             break
         files[number] = stream.getvalue()
     return files
@@ -191,12 +198,23 @@ sidecars = st.dictionaries(st.sampled_from(SIDECAR_KEYS), json_values, max_size=
 )
 
 
-@QUICK
-@given(st.tuples(sidecars, sidecars))
-def test_side_cars(tmp_path_factory, contents):
+def read_sidecars(tmp_path_factory, contents):
     folder = tmp_path_factory.mktemp("scans")
     for n, content in enumerate(contents):
         (folder / f"t{n}.nii").write_bytes(NIFTI)
         (folder / f"t{n}.json").write_text(content, encoding="utf-8", errors="surrogatepass")
     series = answer(folder, lambda: read_series(folder))
     assert isinstance(series, Series) and (series.times_s is None or np.isfinite(series.times_s).all())
+
+
+@QUICK
+@given(st.tuples(sidecars, sidecars))
+def test_sidecars(tmp_path_factory, contents):
+    read_sidecars(tmp_path_factory, contents)
+
+
+@pytest.mark.slow
+@LONG
+@given(st.tuples(sidecars, sidecars))
+def test_sidecars_at_length(tmp_path_factory, contents):
+    read_sidecars(tmp_path_factory, contents)

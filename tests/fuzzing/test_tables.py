@@ -1,4 +1,4 @@
-"""Odd data lists, point files, settings and manifests."""
+"""Read malformed data lists, point files, settings and manifests."""
 
 import contextlib
 import io

@@ -1,1 +1,1 @@
-"""`groupmorph cohort`: register every series of a study, on one machine or on many."""
+"""`groupmorph cohort`: register every series of a study, on one machine or on many machines."""

@@ -1,4 +1,4 @@
-"""Where a cohort's workers run: on this machine, at a scheduler's address, or as jobs of a queue."""
+"""Start a cohort's workers: on this machine, at a running scheduler, or as jobs of a queue."""
 
 import argparse
 import importlib.util
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["Resources", "check_installed", "open_client", "submit"]
 
 logger = logging.getLogger(__name__)
-_PATIENCE_S = 120  # for a scheduler to answer
+_TIMEOUT_S = 120  # until a scheduler answers
 
 
 def check_installed(args: argparse.Namespace) -> None:
-    """Raises: InputError where the packages are missing that the workers of these options need."""
+    """Check that the packages that these options need are installed. Raises: InputError if any is missing."""
     if args.shard:
         return
     missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"cohort: expected Dask and what belongs to it, got no {missing[0]}; pip install "
-            "'groupmorph-monai[cohort]', or take --shard I/N"
+            f"cohort: expected Dask and its packages, got no {missing[0]}; pip install "
+            "'groupmorph-monai[cohort]', or use --shard I/N"
         )
 
 
 class Resources:
-    """Divide this machine among workers.
+    """Divide the resources of this machine among workers.
 
     Args:
-        args: of the command: ``workers``, ``threads``, ``device``, ``scheduler``, ``jobqueue``, ``shard``.
-        memory_gb: what one series takes, 1e9 bytes.
+        args: options of the command: ``workers``, ``threads``, ``device``, ``scheduler``, ``jobqueue``, ``shard``.
+        memory_gb: memory per series, 1e9 bytes.
     """
 
     def __init__(self, args: argparse.Namespace, memory_gb: float):
@@ -51,7 +51,7 @@ class Resources:
         self.threads = args.threads or {"local": max(1, cores // self.workers), "job": 1}.get(self.place)
 
     def __str__(self) -> str:
-        """For people; what somebody else has started divides itself."""
+        """Describe the resources. Workers started elsewhere have their own shares."""
         if self.place == "elsewhere":
             return f"about {self.memory_gb:.1f} GB of memory for each series"
         shares = f"{self.threads} threads and about {self.memory_gb:.1f} GB of memory"
@@ -65,24 +65,24 @@ def _gpus(device: str | None) -> int:
 
 
 def _fitting(memory_gb: float) -> int:
-    """Number of series that this machine's free memory holds at a time, 1 or more."""
+    """Number of series that fit into the free memory of this machine in parallel, 1 or more."""
     free_gb = available_memory_gb()
     if free_gb < memory_gb:
-        logger.warning("one series takes about %.1f GB, and %.1f GB of memory are free", memory_gb, free_gb)
+        logger.warning("one series needs about %.1f GB of memory, but only %.1f GB are free", memory_gb, free_gb)
     return max(1, math.floor(free_gb / memory_gb))
 
 
 @contextmanager
 def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Client"]:
-    """Yield a Dask client, and end what it has started when the cohort is done.
+    """Yield a Dask client, and shut down the cluster that it started at exit.
 
-    Raises: InputError where the scheduler does not answer, or a queue takes no jobs.
+    Raises: InputError if the scheduler does not answer, or if the queue rejects the jobs.
     """
     import dask
     from distributed import Client
 
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it tells a lost scheduler by a traceback
-    # The series of a worker that dies runs elsewhere; one with which three workers died is reported as failed.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it logs a lost scheduler with a traceback
+    # If a worker dies, its series runs on another one; after three such deaths the series is reported as failed.
     with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
         if args.scheduler:
             with _connect(args.scheduler) as client:
@@ -96,7 +96,7 @@ def _connect(address: str) -> "Client":
     from distributed import Client
 
     try:
-        return Client(address, timeout=_PATIENCE_S)
+        return Client(address, timeout=_TIMEOUT_S)
     except OSError as error:
         raise InputError(
             f"--scheduler: expected a Dask scheduler at {address}, got no answer; start 'dask scheduler'"
@@ -107,7 +107,7 @@ def _cluster(args: argparse.Namespace, resources: Resources):
     if not args.jobqueue:
         from distributed import LocalCluster
 
-        # Dask watches the worker's memory, which only waits; the series is in a process beside it.
+        # No memory limit: the worker only waits, and the series runs in another process, which Dask does not monitor.
         return LocalCluster(
             n_workers=resources.workers, threads_per_worker=1, memory_limit=0, silence_logs=logging.CRITICAL
         )
@@ -117,13 +117,13 @@ def _cluster(args: argparse.Namespace, resources: Resources):
     try:
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--jobqueue {args.jobqueue}: expected to start jobs, got {error}") from error
+        raise InputError(f"--jobqueue {args.jobqueue}: expected it to take jobs, got {error}; check it") from error
     cluster.scale(jobs=resources.workers)
     return cluster
 
 
 def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]:
-    """One worker a job, one series at a time; queue, account and time limit come from dask-jobqueue's own settings."""
+    """Describe a job of one worker. Queue, account and time limit come from dask-jobqueue's configuration."""
     return {
         "cores": resources.threads,
         "processes": 1,
@@ -134,10 +134,10 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
 
 
 def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, dict | Exception | None]]:
-    """Let the workers register series, the first ones first.
+    """Register series on the workers, in order.
 
-    Yields: a series' index and its status, as it ends; the exception where Dask has given it up, and None where the
-        scheduler has gone.
+    Yields: the index and status of each series as it ends; the status is an exception if Dask gave up on the series,
+        and None if the connection to the scheduler is lost.
     """
     from distributed import as_completed
 
@@ -152,5 +152,5 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, dict |
             else:
                 yield numbers[future.key], future.exception() if future.status == "error" else future.result()
             future.release()
-    except OSError:  # of the connection
+    except OSError:  # connection lost
         yield 0, None

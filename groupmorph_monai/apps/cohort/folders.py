@@ -1,9 +1,9 @@
-"""Where a cohort keeps what. Nothing heavy is imported, as every worker imports it.
+"""Layout of a cohort's output folder. Every worker imports this module, so it has no heavy imports.
 
 ```
-DIR/series/NAME/   a registered series with its status.json: complete, or absent
-DIR/failed/NAME/   status.json and log.txt of a series that failed
-DIR/.work/         locks, and series that are being registered
+DIR/series/NAME/   a registered series with its status.json; either complete or absent
+DIR/failed/NAME/   status.json and log.txt of a failed series
+DIR/.work/         locks and unfinished series
 ```
 """
 
@@ -37,11 +37,11 @@ class CohortFolder:
         return self.root / "failed" / name
 
     def finished(self, job: Mapping) -> dict | None:
-        """Status of a series that is registered already, of the same inputs with the same settings; None otherwise."""
+        """Read the status of a series registered from the same inputs with the same settings; None if there is none."""
         return self._status(self.series(job["name"]), job)
 
     def failure(self, job: Mapping) -> dict | None:
-        """Status of a series that failed, of the same inputs with the same settings; None otherwise."""
+        """Read the status of a series that failed with the same inputs and settings; None if there is none."""
         return self._status(self.failed(job["name"]), job)
 
     @staticmethod
@@ -54,12 +54,12 @@ class CohortFolder:
         return status if same else None
 
     def write_failure(self, status: Mapping) -> None:
-        """Say of a series that it failed where its server could not."""
+        """Record the failure of a series whose server could not do so itself."""
         folder = self.failed(status["name"])
         folder.mkdir(parents=True, exist_ok=True)
         write_status(folder, status)
 
 
 def write_status(folder: Path, status: Mapping) -> None:
-    """Write what became of a series to its ``folder``."""
+    """Write the status of a series to its ``folder``."""
     (folder / _STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The manifest of a study: a table of its series, checked whole before anything is registered."""
+"""The manifest of a study: a table of its series, checked completely before registration starts."""
 
 import argparse
 import csv
@@ -17,7 +17,7 @@ __all__ = ["Series", "read_manifest"]
 
 _REQUIRED = ("name", "scans")
 _OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
-_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # what every file system takes as a folder's name
+_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # valid folder names on every file system
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Series:
     """A line of the manifest.
 
     Args:
-        files: the scans, or a folder of them; absolute.
-        options: options of ``groupmorph register`` for this series alone, by their names.
+        name: unique name of the series and of its folder.
+        files: the scans, or a folder of scans; absolute paths.
+        options: options of ``groupmorph register`` for this series alone, by name.
     """
 
     name: str
@@ -35,14 +36,14 @@ class Series:
 
 
 def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
-    """Read a table of tab-separated values, whose first line names its columns.
+    """Read a table of tab-separated values with a header line.
 
-    ``name`` and ``scans`` are needed; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are optional.
-    Several files in one cell are separated by ``;``. Relative paths start at the manifest's folder.
+    ``name`` and ``scans`` are required; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are
+    optional. Files in one cell are separated by ``;``. Relative paths are relative to the manifest's folder.
 
     Args:
-        output: where results will go; no scan may lie there.
-    Raises: InputError where anything is wrong; standard error has had a line for each mistake then.
+        output: folder for the results, which must not contain any of the scans.
+    Raises: InputError if any line is invalid, after printing one line per mistake to standard error.
     """
     rows = _rows(Path(manifest))
     number, header = next(rows, (1, []))
@@ -54,22 +55,22 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
             one = _series(header, cells, Path(manifest).resolve().parent, output)
             first = lines.setdefault(one.name.casefold(), number)
             if first != number:
-                raise InputError(f"name: expected one that no other line has, got {one.name!r} as on line {first}")
+                raise InputError(f"name: expected a unique name, got {one.name!r} as on line {first}")
             series.append(one)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")
     if mistakes:
         print(*(f"groupmorph: {mistake}" for mistake in mistakes), sep="\n", file=sys.stderr)
         raise InputError(
-            f"{manifest}: expected lines without mistakes, got {len(mistakes)} with one; nothing was registered"
+            f"{manifest}: expected valid lines, got {len(mistakes)} invalid; correct them, nothing was registered"
         )
     if not series:
-        raise InputError(f"{manifest}: expected a line for each series after the first, got none")
+        raise InputError(f"{manifest}: expected one line per series after the header, got none; add your series")
     return series
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and cells, without empty lines and those that begin with ``#``."""
+    """Yield line numbers and cells, without empty lines and comments (``#``)."""
     try:
         with open(manifest, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t", strict=True)
@@ -79,7 +80,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
                     yield rows.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{manifest}: expected a table of tab-separated values in UTF-8, got {reason}") from error
+        raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {reason}; convert it") from error
 
 
 def _header_mistake(header: Sequence[str]) -> str | None:
@@ -87,7 +88,7 @@ def _header_mistake(header: Sequence[str]) -> str | None:
     if len(set(header)) == len(header) and not unknown and set(_REQUIRED) <= set(header):
         return None
     return (
-        f"expected the columns {' and '.join(_REQUIRED)}, if need be {', '.join(_OPTIONS)}, separated by tabs, got "
+        f"expected the columns {' and '.join(_REQUIRED)}, optionally {', '.join(_OPTIONS)}, separated by tabs, got "
         f"{', '.join(map(repr, header)) or 'none'}"
     )
 
@@ -97,9 +98,7 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
         raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
     row = dict(zip(header, cells, strict=True))
     if not _NAME.fullmatch(row["name"]):
-        raise InputError(
-            f"name: expected letters, digits, spaces and . _ - + @ that make a folder's name, got {row['name']!r}"
-        )
+        raise InputError(f"name: expected a folder name of letters, digits, spaces and . _ - + @, got {row['name']!r}")
     read: Mapping[str, Callable[[str], object]] = {
         "reference": reference,
         "mask": lambda text: _files("mask", text, folder),
@@ -125,15 +124,15 @@ def _files(column: str, text: str, folder: Path) -> list[str]:
     files = [os.path.abspath(folder / name) for name in names]
     for name in files:
         if not os.path.exists(name):
-            raise InputError(f"{column}: expected a file or a folder, found none at {name}")
+            raise InputError(f"{column}: expected a file or a folder, got {name}, which does not exist; check the path")
     return files
 
 
 def _check_apart(files: Sequence[str], output: str | Path) -> None:
-    """Refuse scans among the results, and results among the scans, where they would be read as such the next time."""
+    """Refuse scans inside the output folder and vice versa, as a later run could read results as scans."""
     check_place(str(output), files)
     root = Path(output).resolve()
     for name in files:
         path = Path(name).resolve()
         if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
-            raise InputError(f"scans: expected some outside of --output {output}, got {name}; choose another folder")
+            raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")

@@ -1,11 +1,11 @@
-"""Register one series after another, each in a fork of a process that has imported everything.
+"""Register series one after the other, each in a fork of a process that has already imported all packages.
 
-A fork is a process of its own: its crash, or its end for want of memory, ends that series and nothing else. Imports are
-paid once: they take 8 s of a processor, a fork some milliseconds. (`multiprocessing`'s fork server would do, but not
-in Dask's workers, which are daemons, and it does not tell a process's peak of memory.)
+If a fork crashes or runs out of memory, only its series fails. Imports take 8 s once, a fork a few milliseconds.
+(`multiprocessing`'s fork server works neither in Dask's workers, which are daemons, nor does it report the peak memory
+of a process.)
 
-`python -m groupmorph_monai.apps.cohort.server THREADS` reads jobs from standard input, one JSON object a line, and
-answers each by its status.
+`python -m groupmorph_monai.apps.cohort.server THREADS` reads jobs from standard input, one JSON object per line, and
+answers each with its status.
 """
 
 import argparse
@@ -39,8 +39,8 @@ _RESULT, _LOG = "result", "log.txt"
 def main(threads: str) -> None:
     limit_threads(int(threads))
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    from .. import commands  # noqa: F401 - PyTorch, MONAI and all the rest, which the forks then have
+    os.dup2(2, 1)  # so that output of libraries does not mix with the answers
+    from .. import commands  # noqa: F401 - imports PyTorch and MONAI once for all forks
 
     for line in sys.stdin:
         print(json.dumps(register_series(json.loads(line))), file=answers, flush=True)
@@ -52,32 +52,32 @@ def register_series(job: Mapping) -> dict:
     Args:
         job: ``name``, ``output`` (the cohort's folder), ``arguments`` (of `groupmorph register`), ``cwd``, ``attempt``,
             and the hashes ``inputs`` and ``settings``.
-    Returns: what ``status.json`` holds.
+    Returns: the contents of ``status.json``.
     """
     cohort = CohortFolder(Path(job["output"]))
     cohort.work.mkdir(parents=True, exist_ok=True)
-    # Another worker may be at it that only seemed to be dead: its result is as good.
+    # A worker presumed dead may still be registering this series: wait for it and use its result.
     with FileLock(cohort.lock(job["name"])):
         if status := cohort.finished(job):
             return status
-        place = cohort.work / job["name"]
-        shutil.rmtree(place, ignore_errors=True)  # of a worker that was killed
-        place.mkdir()
+        folder = cohort.work / job["name"]
+        shutil.rmtree(folder, ignore_errors=True)  # left by a worker that was killed
+        folder.mkdir()
         try:
-            status = _attempt(job, place)
+            status = _attempt(job, folder)
             if status["state"] == "finished":
-                _put(place / _RESULT, status, cohort.series(job["name"]))
+                _publish(folder / _RESULT, status, cohort.series(job["name"]))
                 shutil.rmtree(cohort.failed(job["name"]), ignore_errors=True)
             else:
-                shutil.rmtree(place / _RESULT, ignore_errors=True)
-                _put(place, status, cohort.failed(job["name"]))
+                shutil.rmtree(folder / _RESULT, ignore_errors=True)
+                _publish(folder, status, cohort.failed(job["name"]))
             return status
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(folder: Path, status: Mapping, target: Path) -> None:
-    """Give a complete folder its name. An earlier one goes first: between the two renames there is none."""
+def _publish(folder: Path, status: Mapping, target: Path) -> None:
+    """Move a complete folder to ``target``, replacing an earlier one. Between the two renames there is none."""
     from ...data.replacement import sync
 
     write_status(folder, status)
@@ -90,19 +90,19 @@ def _put(folder: Path, status: Mapping, target: Path) -> None:
     sync(target.parent)
 
 
-def _attempt(job: Mapping, place: Path) -> dict:
+def _attempt(job: Mapping, folder: Path) -> dict:
     started = time.monotonic()
     child = os.fork()
     if not child:
-        _register(job, place)
+        _register(job, folder)
     _, ended, usage = os.wait4(child, 0)
     if select.select([sys.stdin], [], [], 0)[0] and not sys.stdin.buffer.peek(1):
-        raise SystemExit("the worker is dead, and so is the series")
+        raise SystemExit("the worker died, so its series ends")
     code = os.waitstatus_to_exitcode(ended)
     return {
         "name": job["name"],
         "state": "failed" if code else "finished",
-        "error": _error(code, place / _LOG) if code else None,
+        "error": _error(code, folder / _LOG) if code else None,
         "inputs": job["inputs"],
         "settings": job["settings"],
         "attempt": job["attempt"],
@@ -113,18 +113,18 @@ def _attempt(job: Mapping, place: Path) -> dict:
     }
 
 
-def _register(job: Mapping, place: Path) -> NoReturn:
-    """Be the fork: the command, with a log in the place of its messages."""
+def _register(job: Mapping, folder: Path) -> NoReturn:
+    """Run the command in the fork, with its messages redirected to a log, and exit."""
     code = 1
     try:
         threading.Thread(target=_die_with_the_worker, daemon=True).start()
-        log = os.open(place / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(job["cwd"])
-        tempfile.tempdir = str(place)  # for the log of a fault
+        tempfile.tempdir = str(folder)  # for the log of an internal error
         words = ["register", *job["arguments"]["files"], "..."]
-        code = run_command(argparse.Namespace(**job["arguments"], output=str(place / _RESULT)), words)
+        code = run_command(argparse.Namespace(**job["arguments"], output=str(folder / _RESULT)), words)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -134,7 +134,7 @@ def _register(job: Mapping, place: Path) -> NoReturn:
 
 
 def _die_with_the_worker() -> None:
-    """Wait for the end of standard input, whose other end the worker holds."""
+    """Kill this process when standard input, whose other end the worker holds, is closed."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGKILL)
@@ -143,10 +143,10 @@ def _die_with_the_worker() -> None:
 def _error(code: int, log: Path) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + (", as systems without memory left do" if name == "SIGKILL" else "")
+        return f"killed by {name}" + (", probably out of memory" if name == "SIGKILL" else "")
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    told = (line.removeprefix("groupmorph: ") for line in lines if line.startswith("groupmorph: "))
-    return next(told, lines[-1] if lines else f"exit code {code}")
+    messages = (line.removeprefix("groupmorph: ") for line in lines if line.startswith("groupmorph: "))
+    return next(messages, lines[-1] if lines else f"exit code {code}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A cohort from its manifest to its table: what is left to do is done, once more where it failed, and summed up."""
+"""Run a cohort: read its manifest, register the remaining series, retry failed ones, and write the summary."""
 
 import argparse
 import functools
@@ -32,17 +32,19 @@ __all__ = ["run_cohort"]
 
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2
-_RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")  # no result depends on
-_BASE_GB = 1.0  # Dask, PyTorch and the rest
+# Options that do not affect results.
+_RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")
+_BASE_GB = 1.0  # Dask, PyTorch and other packages
 _FAILED = 3
 
 Ended = tuple[int, dict | Exception | None]
 
 
 def run_cohort(args: argparse.Namespace) -> int:
-    """Register what is left of a study and write its table and page. Returns 3 where a series failed, else 0.
+    """Register the remaining series of a study and write its table and page.
 
-    Raises: InputError where the manifest or the output folder will not do; nothing has begun then.
+    Returns: exit code: 3 if any series failed, else 0.
+    Raises: InputError, before any registration, if the manifest or the output folder is invalid.
     """
     check_installed(args)
     series = read_manifest(args.manifest, args.output)
@@ -52,66 +54,63 @@ def run_cohort(args: argparse.Namespace) -> int:
     jobs = [_job(one, options, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
     mine = jobs[first - 1 :: step]
-    with progress_log(cohort.root / "cohort.log", "a") as tell:
-        _register(args, cohort, mine, tell)
+    with progress_log(cohort.root / "cohort.log", "a") as log:
+        _register(args, cohort, mine, log)
         with FileLock(cohort.root / ".summary.lock"):  # another shard may end at the same time
             states = summarise(cohort, jobs)
-        tell(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
+        log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
     for job in mine:
         cohort.lock(job["name"]).unlink(missing_ok=True)
-    with suppress(OSError):  # other shards are at work, or there is none as nothing was left to do
+    with suppress(OSError):  # in use by other shards, or missing because all series were finished before
         cohort.work.rmdir()
     return 0 if all(cohort.finished(job) for job in mine) else _FAILED
 
 
-def _register(
-    args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dict], tell: Callable[[str], None]
-) -> None:
-    left = [job for job in jobs if not cohort.finished(job)]
-    tell(f"{len(jobs)} series, {len(jobs) - len(left)} of them finished before")
-    if not left:
+def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dict], log: Callable[[str], None]) -> None:
+    pending = [job for job in jobs if not cohort.finished(job)]
+    log(f"{len(jobs)} series, {len(jobs) - len(pending)} of them already finished")
+    if not pending:
         return
-    left.sort(key=_bytes, reverse=True)  # a long one begun last would keep the others waiting
-    resources = Resources(args, args.memory_gb or _memory_gb(left))
-    for job in left:
+    pending.sort(key=_bytes, reverse=True)  # longest first, so that no worker waits for a long series at the end
+    resources = Resources(args, args.memory_gb or _memory_gb(pending))
+    for job in pending:
         job.update(threads=resources.threads, gpus=resources.gpus)
-    tell(str(resources))
+    log(str(resources))
     if args.shard:
-        _attempts(cohort, left, _here, tell)
+        _attempts(cohort, pending, _run_locally, log)
         return
     with open_client(args, resources) as client:
-        tell(f"Dask's dashboard: {client.dashboard_link}")
-        _attempts(cohort, left, lambda lines: submit(client, lines), tell)
+        log(f"Dask dashboard: {client.dashboard_link}")
+        _attempts(cohort, pending, lambda lines: submit(client, lines), log)
 
 
 def _attempts(
     cohort: CohortFolder,
     jobs: Sequence[dict],
     run: Callable[[Sequence[str]], Iterator[Ended]],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Register ``jobs``, and those that fail once more at the end, when what disturbed them may be over."""
+    """Register ``jobs``, then retry the failed ones at the end, when a temporary problem may be over."""
     for attempt in range(1, _ATTEMPTS + 1):
         jobs = [{**job, "attempt": attempt} for job in jobs if not cohort.finished(job)]
         started, failed = time.monotonic(), 0
         for done, (n, status) in enumerate(run([json.dumps(job) for job in jobs]), 1):
             if status is None:
                 raise InputError(
-                    "--scheduler: expected it to last until the end, got no more answers; give the command again to go "
-                    "on with what is left"
+                    "--scheduler: expected answers until the end, got none any more; run the command again to resume"
                 )
             if isinstance(status, Exception):
                 status = _given_up(cohort, jobs[n], status)
             failed += status["state"] == "failed"
             minutes = (time.monotonic() - started) / 60
             outcome = status["error"] or status["state"]
-            tell(
+            log(
                 f"{done} of {len(jobs)}: {status['name']} {outcome}, {status['seconds']:.1f} s; "
                 f"{failed} failed; {minutes * (len(jobs) / done - 1):.0f} minutes left"
             )
 
 
-def _here(lines: Sequence[str]) -> Iterator[Ended]:
+def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
     """Register series one after the other on this machine, without Dask."""
     for n, line in enumerate(lines):
         try:
@@ -121,7 +120,7 @@ def _here(lines: Sequence[str]) -> Iterator[Ended]:
 
 
 def _given_up(cohort: CohortFolder, job: Mapping, error: Exception) -> dict:
-    """Say of a series that ended with its worker that it failed."""
+    """Record the failure of a series whose worker died."""
     status = {**{name: job[name] for name in ("name", "inputs", "settings", "attempt")}, "state": "failed"}
     status |= {"error": " ".join(str(error).split()), "seconds": 0.0}
     cohort.write_failure(status)
@@ -140,14 +139,14 @@ def _job(series: Series, options: Mapping[str, object], cohort: CohortFolder, se
 
 
 def _register_options(args: argparse.Namespace) -> dict[str, object]:
-    """Options of `groupmorph register`: this command's where it has them, else the defaults."""
+    """Options of `groupmorph register`: those given to this command, and defaults for the rest."""
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}
 
 
 def _settings_hash(options: Mapping[str, object]) -> str:
-    """Hash what all results depend on: the options, this package's version, the bundle's configs and weights."""
+    """Hash all that results depend on: the options, the version of this package, the bundle's configs and weights."""
     shaping = {name: value for name, value in options.items() if name not in _RUN_OPTIONS}
     shipped, own = split_overlays(options["overlay"])
     shaping["overlay"] = [*shipped, *map(str, own)]
@@ -169,13 +168,13 @@ def _bytes(job: Mapping) -> int:
 
 
 def _memory_gb(jobs: Sequence[Mapping]) -> float:
-    """Estimate the memory of the largest series that can be read."""
+    """Estimate the memory of the largest readable series."""
     for job in jobs:
         try:
             positional, options = registration(argparse.Namespace(**job["arguments"]))
             config = parsed_run(*positional, **options)
             cost = config.get_parsed_content("cost_by_headers")
             return (cost if cost.scans else config.get_parsed_content("cost")).memory_gb
-        except Exception:  # broken: that is for its registration to tell
+        except Exception:  # unreadable: its registration reports the reason
             continue
     return _BASE_GB

@@ -1,4 +1,4 @@
-"""The table and the page of a cohort: what became of each series."""
+"""Summary of a cohort: a table and an HTML page with the status of each series."""
 
 import csv
 import html
@@ -26,7 +26,7 @@ _COLUMNS = (
     "error",
     "folder",
 )
-_STATES = ("failed", "waiting", "finished")  # the worst first
+_STATES = ("failed", "waiting", "finished")  # worst first
 _VERDICTS = ("FAIL", "LOOK", None, "PASS")
 _STYLE = """body { font: 14px sans-serif; margin: 2em } table { border-collapse: collapse }
 td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td.number { text-align: right }
@@ -34,9 +34,9 @@ td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td
 
 
 def summarise(cohort: CohortFolder, jobs: Sequence[Mapping]) -> dict[str, int]:
-    """Write ``cohort.tsv``, in the manifest's order, and ``cohort.html``, sorted by the worst quality.
+    """Write ``cohort.tsv``, in the order of the manifest, and ``cohort.html``, worst series first.
 
-    Returns: how many series failed, wait and are finished.
+    Returns: number of series by state.
     """
     rows = [_row(cohort, job) for job in jobs]
     with whole_file(cohort.root / "cohort.tsv") as path, open(path, "w", newline="", encoding="utf-8") as file:
@@ -73,7 +73,7 @@ def _report(folder: Path) -> Mapping:
 
 
 def _quality(row: Mapping) -> tuple:
-    """Key that puts first what deserves a look first: failures, then verdicts, then the least similar scans."""
+    """Sort key, worst first: by state, then by verdict, then by similarity."""
     verdict = row.get("verdict")
     similarity = row.get("nmi_after")
     return (
@@ -87,7 +87,7 @@ def _page(rows: Sequence[Mapping], states: Mapping[str, int]) -> Iterator[str]:
     yield f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n<style>{_STYLE}</style>'
     hours = sum(row.get("seconds") or 0 for row in rows) / 3600
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    yield f"<h1>{len(rows)} series: {counts}</h1>\n<p>{hours:.2f} hours of registration. The worst come first.</p>"
+    yield f"<h1>{len(rows)} series: {counts}</h1>\n<p>{hours:.2f} hours of registration. Worst series first.</p>"
     columns = [name for name in _COLUMNS if name != "folder" and any(row.get(name) not in (None, "") for row in rows)]
     yield f"<table>\n<tr>{''.join(f'<th>{name}</th>' for name in columns)}</tr>"
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a Dask worker calls: it hands a series to this thread's server and waits. Nothing heavy is imported."""
+"""Function run by a Dask worker, which passes a series to its thread's server and waits. Heavy imports are avoided."""
 
 import json
 import os
@@ -10,29 +10,29 @@ from ..threads import available_cores
 
 __all__ = ["register_series"]
 
-_here = threading.local()
+_thread = threading.local()
 
 
 def register_series(line: str) -> dict:
     """Register a series on this machine.
 
     Args:
-        line: a job as `server.register_series` takes it, as JSON; ``threads`` (None: the worker's share of the cores)
-            and ``gpus`` (0, or the number among which local workers choose by their number).
-    Returns: what ``status.json`` holds.
-    Raises: RuntimeError where the server ended; the next series starts another one.
+        line: JSON of a job for `server.register_series`, with ``threads`` (None: the worker's share of the cores) and
+            ``gpus`` (number of GPUs, assigned to local workers in turn).
+    Returns: the contents of ``status.json``.
+    Raises: RuntimeError if the server has exited; the next series starts a new one.
     """
     job = json.loads(line)
-    if getattr(_here, "server", None) is None:
-        _here.server = _start(job["threads"], job["gpus"])
-    server = _here.server
+    if getattr(_thread, "server", None) is None:
+        _thread.server = _start(job["threads"], job["gpus"])
+    server = _thread.server
     try:
         print(line, file=server.stdin, flush=True)
         answer = server.stdout.readline()
     except BrokenPipeError:
         answer = ""
     if not answer:
-        _here.server = None
+        _thread.server = None
         raise RuntimeError(f"the process that registers series ended with code {server.wait()}")
     return json.loads(answer)
 
@@ -52,13 +52,13 @@ def _start(threads: int | None, gpus: int) -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
-        start_new_session=True,  # Ctrl-C is for the command, which ends its workers
+        start_new_session=True,  # Ctrl-C is for the command only, which stops its workers
         text=True,
     )
 
 
 def _place_in_dask() -> tuple[int, int]:
-    """This worker's number, and the number of its threads, each of which has a server; 0 and 1 outside of Dask."""
+    """Index of this worker, and its number of threads, each of which has its own server; 0 and 1 outside of Dask."""
     try:
         from distributed import get_worker
 

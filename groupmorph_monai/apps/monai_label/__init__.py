@@ -1,1 +1,1 @@
-"""The app of MONAI Label: ``main.py``, which its server loads by the folder's path, over what a request may ask."""
+"""MONAI Label app. Its server loads ``main.py`` by the path of this folder."""

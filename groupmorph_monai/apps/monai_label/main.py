@@ -1,4 +1,4 @@
-"""What MONAI Label's server runs: ``monailabel start_server --app FOLDER``, where FOLDER is a copy of this one."""
+"""MONAI Label app, run by ``monailabel start_server --app FOLDER``, where FOLDER is a copy of this folder."""
 
 import shutil
 import tempfile
@@ -16,13 +16,13 @@ MODEL = "groupmorph"
 
 
 class Registration(InferTask):
-    """Register a series; the answer is its aligned volumes, a 4D NIfTI, and the numbers of the report.
+    """Register a series and return the aligned volumes as a 4D NIfTI with the numbers of the report.
 
-    Clients that show segmentations alone do not list it: what it returns is no label map.
+    Clients that only handle segmentations do not list this task, as its result is not a label map.
     """
 
     def __init__(self):
-        description = "Align all volumes of a series of one patient: a 4D image, or the images that `images` names"
+        description = "Align all volumes of a series of one patient: a 4D image, or the images listed in `images`"
         super().__init__(InferType.OTHERS, labels=[], dimension=4, description=description, config=dict(OPTIONS))
 
     def is_valid(self) -> bool:
@@ -38,7 +38,7 @@ class Registration(InferTask):
 
 
 class GroupMorphApp(MONAILabelApp):
-    """Group-wise registration beside the datastore's images."""
+    """Group-wise registration of images in the datastore."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict):
         description = "Group-wise registration of a series of scans of one patient"
@@ -48,8 +48,8 @@ class GroupMorphApp(MONAILabelApp):
         return {MODEL: Registration()}
 
     def infer(self, request: dict, datastore=None) -> dict:
-        """Register the series that a request asks for. A mistake in it is answered by status 422 and its line,
-        a fault of the program by 500 and where its log is."""
+        """Register the series of a request. Invalid requests are answered with status 422 and a one-line message,
+        internal errors with status 500 and the path of the log."""
         store = datastore or self.datastore()
         try:
             arguments = register_arguments(request)
@@ -66,10 +66,10 @@ class GroupMorphApp(MONAILabelApp):
 
     @staticmethod
     def _mask(store, request: dict, mask: str) -> str:
-        """File of a mask: the tag of a label of the image, such as "final", or the name of another image."""
+        """Locate the file of a mask, given by the tag of a label of the image, such as "final", or by an image name."""
         image = (request.get("images") or [request["image"]])[0]
         file = store.get_label_uri(image, mask) if mask in store.get_labels_by_image_id(image) else ""
         file = file or store.get_image_uri(mask)
         if not file:
-            raise InputError(f"mask: expected the tag of a label of {image}, or the name of an image, got {mask!r}")
+            raise InputError(f"mask: expected a label tag of {image} or an image name, got {mask!r}; add it first")
         return file

@@ -1,4 +1,4 @@
-"""Requests to the server, as `groupmorph register` takes them."""
+"""Translate requests to the server into calls of `groupmorph register`."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ from ..configs import overlay_names
 
 __all__ = ["OPTIONS", "register", "register_arguments", "series_of"]
 
-# Shown by clients: the values to choose from, the default first; or what to type.
+# Options shown by clients: a list of choices, default first, or a default value.
 OPTIONS: dict[str, object] = {
     "reference": "mean",
     "effort": ["normal", "fast", "best", "none"],
@@ -22,7 +22,7 @@ OPTIONS: dict[str, object] = {
     "overlay": [],
     "images": [],
 }
-# What MONAI Label's server and clients put into a request by themselves.
+# Keys that MONAI Label's server and clients add to a request.
 _OF_THE_SERVER = {
     *("model", "image", "description", "device", "client_id", "session", "session_id", "save_label", "label_tag"),
     *("timeout", "logging", "label", "result_extension", "result_dtype", "result_compress", "user"),
@@ -31,13 +31,12 @@ _ENDINGS = (None, "", ".nii.gz")
 
 
 def register_arguments(request: Mapping[str, object]) -> list[str]:
-    """The options of `groupmorph register` that a request asks for, but for its mask.
+    """Translate a request, except its mask, into options of `groupmorph register`.
 
-    Values come over the network: each is one word ``--name=value`` that the command checks, and an overlay is one that
-    the bundle ships.
+    Values come from the network: each becomes one word ``--name=value`` that the command checks, and overlays must be
+    among those that the bundle ships.
 
-    Raises: InputError for a name that is none, so that nothing is ignored in silence; an overlay that does not ship;
-        another format than NIfTI.
+    Raises: InputError for an unknown option, an overlay that is not shipped, or a result format other than NIfTI.
     """
     for name in request:
         if name not in OPTIONS and name not in _OF_THE_SERVER:
@@ -46,13 +45,13 @@ def register_arguments(request: Mapping[str, object]) -> list[str]:
             raise InputError(f"params: expected the name of an option, got {name!r}; {cure}")
     if request.get("result_extension") not in _ENDINGS:
         raise InputError(
-            f"result_extension: expected .nii.gz, as the answer is a series of volumes, got "
-            f"{request['result_extension']!r}; leave it out"
+            f"result_extension: expected .nii.gz, as the result is a 4D image, got "
+            f"{request['result_extension']!r}; omit it"
         )
-    given = {name: request.get(name) for name in ("reference", "initial", "spacing_mm", "device")}
-    if given["spacing_mm"] == "auto":  # which the command has no word for
-        given["spacing_mm"] = None
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+    options = {name: request.get(name) for name in ("reference", "initial", "spacing_mm", "device")}
+    if options["spacing_mm"] == "auto":  # the command's default
+        options["spacing_mm"] = None
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     effort = request.get("effort") or "normal"
     arguments.append("--no-refine" if effort == "none" else f"--effort={effort}")
     overlays = request.get("overlay") or []
@@ -64,10 +63,10 @@ def register_arguments(request: Mapping[str, object]) -> list[str]:
 
 
 def series_of(request: Mapping[str, object], image_file: Callable[[str], str]) -> list[str]:
-    """Files of the series: those of ``images``, the names of a series' volumes in the datastore, or else ``image``.
+    """List the files of the series: the datastore images named in ``images``, or else ``image``.
 
     Args:
-        image_file: the file of an image by its name in the datastore, or "" where there is none.
+        image_file: returns the file of an image by its name in the datastore, or "" if there is none.
     """
     names = request.get("images") or []
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -77,18 +76,18 @@ def series_of(request: Mapping[str, object], image_file: Callable[[str], str]) -
     files = [image_file(name) for name in names]
     for name, file in zip(names, files):
         if not file:
-            raise InputError(f"images: expected the names of images of the datastore, got {name!r}; list it first")
+            raise InputError(f"images: expected names of images in the datastore, got {name!r}; add it first")
     return files
 
 
 def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> dict[str, object]:
-    """Run `groupmorph register` in a process of its own, so that the server's stays as it is.
+    """Run `groupmorph register` in a separate process, so that the server's process stays unchanged.
 
     Args:
-        arguments: its options, as `register_arguments` gives them.
+        arguments: options returned by `register_arguments`.
         output: folder for the results.
-    Returns: verdict, metrics, warnings and the initial alignment's confidence, from its report.
-    Raises: InputError with the command's own line where the user can mend it; RuntimeError with that of its fault.
+    Returns: verdict, metrics, warnings and the confidence of the initial alignment, from the report.
+    Raises: InputError with the command's message for invalid input; RuntimeError for an internal error.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
     done = subprocess.run([*command, f"--output={output}", "--", *series], capture_output=True, text=True)

@@ -1,7 +1,7 @@
-"""GroupMorph in 3D Slicer: a sequence in; the aligned sequence, its transforms and the report out.
+"""3D Slicer module: registers a sequence and loads the aligned sequence, its transforms and the report.
 
-The registration runs as `groupmorph register` in a process of its own: Slicer needs neither PyTorch nor MONAI. How to
-install and use the module: docs/slicer.md of the bundle.
+The registration runs as `groupmorph register` in a separate process, so Slicer needs neither PyTorch nor MONAI. For
+installation and use see docs/slicer.md in the bundle.
 """
 
 import tempfile
@@ -28,14 +28,14 @@ class GroupMorph(ScriptedLoadableModule):
         parent.categories = ["Registration"]
         parent.dependencies = ["Sequences"]
         parent.contributors = ["GroupMorph contributors"]
-        parent.helpText = "Aligns all volumes of a sequence at once, such as DCE-MRI. Research only."
+        parent.helpText = "Aligns all volumes of a sequence, such as DCE-MRI, at once. For research use only."
 
 
 class GroupMorphLogic(ScriptedLoadableModuleLogic):
     """Move volumes between the scene and files."""
 
     def export(self, sequence, folder):
-        """Write the volumes of a sequence to ``folder`` and return the files, in its order."""
+        """Write the volumes of a sequence to ``folder`` and return the files in order."""
         files = []
         for k in range(sequence.GetNumberOfDataNodes()):
             files.append(str(Path(folder) / f"t{k:03d}.nrrd"))
@@ -72,15 +72,15 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
         return aligned, transforms
 
     def _sequence(self, name, like, files, load):
-        made = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
-        made.SetIndexName(like.GetIndexName())
-        made.SetIndexUnit(like.GetIndexUnit())
-        made.SetIndexType(like.GetIndexType())
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+        sequence.SetIndexName(like.GetIndexName())
+        sequence.SetIndexUnit(like.GetIndexUnit())
+        sequence.SetIndexType(like.GetIndexType())
         for k, file in enumerate(files):
             node = load(file)
-            made.SetDataNodeAtValue(node, like.GetNthIndexValue(k))  # which copies it
+            sequence.SetDataNodeAtValue(node, like.GetNthIndexValue(k))  # copies the node
             slicer.mrmlScene.RemoveNode(node)
-        return made
+        return sequence
 
 
 class GroupMorphWidget(ScriptedLoadableModuleWidget):
@@ -143,7 +143,7 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
         return box
 
     def register(self, _=False):
-        """Export, and start the command."""
+        """Export the sequence and start the command."""
         with slicer.util.tryWithErrorDisplay("The registration could not be started", waitCursor=True):
             self.input = self.sequence.currentNode()
             self.folder = tempfile.TemporaryDirectory(prefix="GroupMorph-")
@@ -169,7 +169,7 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
             self.run.cancel()
 
     def follow(self):
-        """Show how far it is; at its end load the results, or say why there are none."""
+        """Update the progress bar; when the command has ended, load the results or show the error."""
         self.bar.setValue(round(100 * self.run.progress))
         self.status.setText(self.run.message)
         if self.run.running:

@@ -1,6 +1,6 @@
-"""The suites of ``groupmorph benchmark``, a file each: what it measures, its options, and its run.
+"""The suites of ``groupmorph benchmark``, one file each with its question, options and run.
 
-Nothing heavy is imported before a suite runs.
+Heavy imports are deferred until a suite runs.
 """
 
 from .breathing import BREATHING

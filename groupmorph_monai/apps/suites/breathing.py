@@ -14,4 +14,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return breathing(bundle_method(args.weights), args.seeds)
 
 
-BREATHING = table_suite("breathing", "how far organs may move along a static wall", add_seeds_and_weights, _measure)
+BREATHING = table_suite("breathing", "capture range for organs sliding along a wall", add_seeds_and_weights, _measure)

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark cohort`: how long a study takes, from the seconds of one series."""
+"""`groupmorph benchmark cohort`: duration of a study, simulated from the time of one series."""
 
 import argparse
 
@@ -13,6 +13,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return cohort()
 
 
-COHORT = table_suite(
-    "cohort", "hours that 10,000 series take on 1 to 1,000 workers, simulated", lambda p: None, _measure
-)
+COHORT = table_suite("cohort", "hours for 10,000 series on 1 to 1,000 workers, simulated", lambda p: None, _measure)

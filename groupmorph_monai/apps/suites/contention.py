@@ -1,4 +1,4 @@
-"""`groupmorph benchmark contention`: seconds on a busy machine."""
+"""`groupmorph benchmark contention`: time of a registration on a busy machine."""
 
 import argparse
 
@@ -15,4 +15,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return contention(bundle_method(args.weights), args.threads or available_cores())
 
 
-CONTENTION = table_suite("contention", "seconds beside one and two busy processes per core", add_weights, _measure)
+CONTENTION = table_suite("contention", "seconds with one and two busy processes per core", add_weights, _measure)

@@ -1,4 +1,4 @@
-"""GroupMorph-set beside Elastix on the same series."""
+"""Compare GroupMorph-set with Elastix on the same series."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["compare_with_elastix"]
 
 
 def compare_with_elastix(cases: Sequence[Mapping], weights: str | None) -> list[dict]:
-    """Compare one pass of the network, its refinement, and Elastix pair by pair and group-wise: a row per method."""
+    """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
     pairwise = "Elastix pair-wise B-spline"
     methods = {
         "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark full_size`: a series as large as scanners make them."""
+"""`groupmorph benchmark full_size`: cost and accuracy on a series of clinical size."""
 
 import argparse
 from dataclasses import replace

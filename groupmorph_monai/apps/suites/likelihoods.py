@@ -1,4 +1,4 @@
-"""`groupmorph benchmark likelihoods`: every likelihood at the same effort on the same series."""
+"""`groupmorph benchmark likelihoods`: all likelihoods with the same effort on the same series."""
 
 import argparse
 from pathlib import Path
@@ -21,7 +21,7 @@ def _cases(args: argparse.Namespace) -> list[dict]:
     if args.series:
         return warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm, mask=args.mask)
     if args.spacing_mm or args.mask:
-        raise InputError("--series: expected with --spacing-mm and --mask, which belong to it; name aligned scans")
+        raise InputError("--series: expected with --spacing-mm and --mask, got none; specify aligned scans")
     return synthetic_cases(args.seeds)
 
 
@@ -37,4 +37,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return compare(_cases(args), methods)
 
 
-LIKELIHOODS = table_suite("likelihoods", "every likelihood on the same series", _add_options, _measure)
+LIKELIHOODS = table_suite("likelihoods", "all likelihoods on the same series", _add_options, _measure)

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark memory`: memory and seconds beside the estimates of `--dry-run`."""
+"""`groupmorph benchmark memory`: memory and time compared with the estimates of `--dry-run`."""
 
 import argparse
 
@@ -15,5 +15,5 @@ def _measure(args: argparse.Namespace) -> list[dict]:
 
 
 MEMORY = table_suite(
-    "memory", "memory and seconds of a registration beside what --dry-run estimates", add_weights, _measure
+    "memory", "memory and seconds of a registration compared with the estimates of --dry-run", add_weights, _measure
 )

@@ -7,5 +7,5 @@ __all__ = ["bundle_method"]
 
 
 def bundle_method(weights: str | None, *overlays: str) -> BundleMethod:
-    """Make the method of inference.yaml and ``overlays``, with the weights that ship where none are named."""
+    """Make the method of inference.yaml and ``overlays``, with the shipped weights by default."""
     return BundleMethod(config_files("inference", overlays), weights or str(bundle_root() / "models" / "model.pt"))

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark paper`: GroupMorph's Table 1, beside other programs."""
+"""`groupmorph benchmark paper`: GroupMorph's Table 1, with other programs for comparison."""
 
 import argparse
 from pathlib import Path
@@ -46,45 +46,45 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         choices=METHODS,
         default=list(METHODS),
         metavar="NAME",
-        help=f"methods to run, of {', '.join(METHODS)}",
+        help=f"methods to run, out of {', '.join(METHODS)}",
     )
     p.add_argument(
         "--size",
         type=number(Whole(16, 1024), whole=True),
         nargs=3,
         metavar="N",
-        help="size of the phantoms, in voxels along each axis (default: full size)",
+        help="size of the phantoms in voxels along each axis (default: full size)",
     )
     p.add_argument(
         "--overlay",
         action="append",
         metavar="NAME",
-        help="a config laid over GroupMorph-set's, such as data/lung_ct; may be repeated (default: what --data needs)",
+        help="overlay for GroupMorph-set, such as data/lung_ct; may be repeated (default: chosen by --data)",
     )
     p.add_argument(
         "--timepoints",
         type=number(Whole(2, 1000), whole=True),
         default=6,
         metavar="K",
-        help="timepoints of the phantoms (default: 6)",
+        help="number of timepoints of the phantoms (default: 6)",
     )
     p.add_argument(
         "--time-limit",
         type=number(Number(0, 1e7, above=True)),
         default=3600.0,
         metavar="S",
-        help="seconds per registration (default: 3600)",
+        help="time limit per registration in seconds (default: 3600)",
     )
-    p.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of each method (default: 1)")
+    p.add_argument("--threads", type=positive, default=1, metavar="N", help="threads per method (default: 1)")
     p.add_argument(
         "--against",
         choices=METHODS,
         default="set-refined",
         metavar="NAME",
-        help="method from which the others' differences are taken (default: set-refined)",
+        help="method to which the others are compared (default: set-refined)",
     )
     p.add_argument(
-        "--scaling", action="store_true", help="also measure seconds against the number of voxels and of timepoints"
+        "--scaling", action="store_true", help="also measure time against the number of voxels and of timepoints"
     )
 
 
@@ -99,7 +99,7 @@ PAPER = Suite(
     "the published models, this package and other programs on the same series: GroupMorph's Table 1",
     _add_options,
     _run,
-    "Every method runs in a process of its own. The page holds errors, similarity, folds, seconds, memory, differences "
-    "with intervals, figures, and the paper's own numbers. A stopped run goes on when the same command is given again. "
-    "Other programs need: pip install 'groupmorph-monai[peers]'.",
+    "Every method runs in its own process. The page contains errors, similarity, folding, time, memory, differences "
+    "with confidence intervals, figures, and the numbers of the paper. Run the same command again to resume an "
+    "interrupted run. Other programs need: pip install 'groupmorph-monai[peers]'.",
 )

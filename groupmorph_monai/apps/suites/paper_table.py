@@ -1,4 +1,4 @@
-"""Fill GroupMorph's Table 1, beside the programs that people would use instead."""
+"""Compute GroupMorph's Table 1, with alternative programs for comparison."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ ROWS = {
     name: Row(title, group_wise=name.startswith(_GROUP_WISE), ours=name.startswith(_OURS))
     for name, title in METHODS.items()
 }
-# The published networks, which have no affine stage and no refinement: a model and its modes.
+# Overlays of the published networks (a model and its modes), which have no affine stage and no refinement.
 _PUBLISHED = {
     "voxelmorph": ("models/voxelmorph", "modes/displacement"),
     "voxelmorph-diff": ("models/voxelmorph",),
@@ -38,7 +38,7 @@ _PUBLISHED = {
 
 
 def run_paper(args: argparse.Namespace) -> Path:
-    """Fill the table. Returns its page."""
+    """Compute the table and return its page."""
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
     claim(args.output)
@@ -46,9 +46,9 @@ def run_paper(args: argparse.Namespace) -> Path:
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
     methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
-    with progress_log(output / "paper.log", "a") as tell:
-        cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, tell)
-        scaling = _scaling(args, methods, store, tell) if args.scaling else []
+    with progress_log(output / "paper.log", "a") as log:
+        cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, log)
+        scaling = _scaling(args, methods, store, log) if args.scaling else []
     titles = {name: row.title for name, row in ROWS.items()}
     if scaling:
         draw_scaling(scaling, titles, output / "paper_scaling.png")
@@ -63,10 +63,8 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
         return PEERS[name]
     models = bundle_root() / "models"
     if name in _PUBLISHED:
-        overlays, parts = _PUBLISHED[name], [Path(overlay).name for overlay in _PUBLISHED[name]]
-        # Named after the model and as many of its modes as there are weights for, such as groupmorph_all_to_one.pt.
-        candidates = [models / f"{'_'.join(parts[:n])}.pt" for n in range(len(parts), 0, -1)]
-        weights = next((file for file in candidates if file.is_file()), candidates[-1])
+        overlays = _PUBLISHED[name]
+        weights = models / f"{Path(overlays[0]).name}.pt"  # the model's, whatever its mode
         files = config_files("inference", (*overlays, "effort/no_refine"))
         method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
@@ -75,14 +73,14 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
 
 
 def _scaling(
-    args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, tell: Callable[[str], None]
+    args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, log: Callable[[str], None]
 ) -> list[dict]:
-    """Seconds of each method on phantoms of 1/8, 1/4 and all voxels of the size, and of 2, 4 and 6 timepoints."""
+    """Time each method on phantoms with 1/8, 1/4 and all of the voxels, and with 2, 4 and 6 timepoints."""
     size = args.size or SOURCES["phantom"].size
     rows = []
     for axis, series in _series_of_growing(size, args.seeds[:1]).items():
         for at, case in series:
-            for cell in fill([case], methods, store, args.time_limit, tell):
+            for cell in fill([case], methods, store, args.time_limit, log):
                 if cell.status == "ok" and cell.method not in (NONE, TRUTH):
                     rows.append({"method": cell.method, "axis": axis, "at": at, "seconds": cell.numbers["seconds"]})
     return rows

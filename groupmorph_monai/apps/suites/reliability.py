@@ -1,4 +1,4 @@
-"""`groupmorph benchmark reliability`: calibration of the stated uncertainty."""
+"""`groupmorph benchmark reliability`: calibration of the predicted uncertainty."""
 
 import argparse
 from dataclasses import replace
@@ -24,6 +24,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return reliability(methods, args.output, args.seeds)
 
 
-RELIABILITY = table_suite(
-    "reliability", "whether the stated uncertainty is the true one", add_seeds_and_weights, _measure
-)
+RELIABILITY = table_suite("reliability", "calibration of the predicted uncertainty", add_seeds_and_weights, _measure)

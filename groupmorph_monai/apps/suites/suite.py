@@ -1,4 +1,4 @@
-"""A suite measures one thing and has a command of its own."""
+"""Benchmark suites, each a subcommand that answers one question."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Suite:
-    """A measurement with a command of its own.
+    """A benchmark with its own subcommand.
 
     Args:
-        name: of the command, and of the page that it writes.
-        question: what it measures, in one line.
-        add_options: adds its own options to its parser.
-        run: measures, and returns the Markdown page that it wrote to ``args.output``.
-        description: what its help says beyond the question.
+        name: name of the subcommand and of the page that it writes.
+        question: what the suite measures, in one line.
+        add_options: adds the suite's options to its parser.
+        run: runs the suite and returns the Markdown page that it wrote to ``args.output``.
+        description: further help text.
     """
 
     name: str
@@ -45,7 +45,7 @@ def table_suite(
     add_options: Callable[[argparse.ArgumentParser], None],
     measure: Callable[[argparse.Namespace], list[dict]],
 ) -> Suite:
-    """Make a suite whose page is one table, of the rows that ``measure`` returns."""
+    """Make a suite whose page is one table with the rows that ``measure`` returns."""
 
     def run(args: argparse.Namespace) -> Path:
         from ...benchmarks.compare import write_table
@@ -63,7 +63,7 @@ def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None
     commands = parser.add_subparsers(metavar="NAME", title="suites")
     for suite in suites:
         description = f"{suite.question[:1].upper()}{suite.question[1:]}. {suite.description}"
-        # A suite's option of the same name replaces one that every command has.
+        # With "resolve", a suite's own option replaces a shared option of the same name.
         p = commands.add_parser(suite.name, help=suite.question, description=description, conflict_handler="resolve")
         add_run_options(p)
         p.add_argument(
@@ -74,7 +74,7 @@ def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None
 
 
 def suites_table(suites: Sequence[Suite]) -> list[str]:
-    """List the suites, one per line, each with its question."""
+    """List the suites and their questions, one per line."""
     width = max(len(suite.name) for suite in suites)
     return [f"{suite.name:{width}}  {suite.question}" for suite in suites]
 
@@ -86,12 +86,12 @@ def add_seeds(p: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[3001, 3002, 3003],
         metavar="N",
-        help="random seeds of the series or their motion (default: 3001 3002 3003)",
+        help="random seeds of the series, or of their motion (default: 3001 3002 3003)",
     )
 
 
 def add_weights(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: those that ship)")
+    p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: the shipped weights)")
 
 
 def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
@@ -100,21 +100,21 @@ def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
 
 
 def add_series(p: argparse.ArgumentParser, required: bool) -> None:
-    """Add ``--series``, scans to warp by known fields, and what belongs to it."""
+    """Add ``--series``, aligned scans to warp with known fields, and its options."""
     p.add_argument(
         "--series",
         nargs="+",
         required=required,
         type=path,
         metavar="FILE",
-        help="aligned scans, to be warped by known fields" + ("" if required else " (default: artificial series)"),
+        help="aligned scans, to be warped with known fields" + ("" if required else " (default: synthetic series)"),
     )
     p.add_argument(
-        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: their own)"
+        "--spacing-mm", type=spacing_mm, metavar="MM", help="voxel size of the warped scans (default: unchanged)"
     )
     p.add_argument(
         "--mask",
         type=path,
         metavar="FILE",
-        help="evaluate errors of the warped scans only where this mask is above 0 (default: where they are bright)",
+        help="evaluate errors of the warped scans only where this mask is above 0 (default: in bright regions)",
     )

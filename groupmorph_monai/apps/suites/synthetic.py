@@ -1,4 +1,4 @@
-"""`groupmorph benchmark synthetic`: errors, seconds and memory beside Elastix, on phantoms with known motion."""
+"""`groupmorph benchmark synthetic`: errors, time and memory compared with Elastix, on phantoms with known motion."""
 
 import argparse
 
@@ -12,13 +12,13 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     from ...benchmarks.peers.elastix import check_elastix
     from .elastix import compare_with_elastix
 
-    check_elastix()  # before the phantoms take their time
+    check_elastix()  # before generating the phantoms, which takes a while
     return compare_with_elastix(synthetic_cases(args.seeds), args.weights)
 
 
 SYNTHETIC = table_suite(
     "synthetic",
-    "errors, seconds and memory on artificial series, beside Elastix in the same run",
+    "errors, seconds and memory on synthetic series, compared with Elastix in the same run",
     add_seeds_and_weights,
     _measure,
 )

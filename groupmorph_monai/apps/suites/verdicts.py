@@ -1,4 +1,4 @@
-"""`groupmorph benchmark verdicts`: detection rate and false alarms of the verdict."""
+"""`groupmorph benchmark verdicts`: detection rate and false alarm rate of the verdict."""
 
 import argparse
 
@@ -14,6 +14,4 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     return verdicts(bundle_method(args.weights), args.output, args.seeds)
 
 
-VERDICTS = table_suite(
-    "verdicts", "what PASS, LOOK and FAIL say of good series and of planted failures", add_seeds_and_weights, _measure
-)
+VERDICTS = table_suite("verdicts", "verdicts on good series and on planted failures", add_seeds_and_weights, _measure)

@@ -1,4 +1,4 @@
-"""`groupmorph benchmark warped`: the same as `synthetic`, on your own aligned scans warped by known fields."""
+"""`groupmorph benchmark warped`: like `synthetic`, on your own aligned scans warped with known fields."""
 
 import argparse
 
@@ -23,5 +23,5 @@ def _measure(args: argparse.Namespace) -> list[dict]:
 
 
 WARPED = table_suite(
-    "warped", "the same on your own aligned scans (--series), each warped by a known field", _add_options, _measure
+    "warped", "like synthetic, on your own aligned scans, each warped with a known field", _add_options, _measure
 )

@@ -1,1 +1,1 @@
-"""GroupMorph's Table 1, beside the programs that people would use instead: cells, statistics, figures and a page."""
+"""GroupMorph's Table 1, with alternative programs for comparison: cells, statistics, figures and a page."""

@@ -1,4 +1,4 @@
-"""The series that the table is made of: phantoms from seeds, or a folder of scans."""
+"""Series for the table: phantoms from seeds, or a folder of scans."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ Series = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Case:
-    """One series, made or read only when it is needed.
+    """One series, generated or read on demand.
 
     Args:
-        name: of the series in tables and files.
-        settings: what decides it, as plain values: kind, seed, size, files.
-        load: returns ``image`` ``(K, *S)`` in its own units and ``affine`` ``(4, 4)``, voxels to RAS mm; and, where
-            they are known, ``coverage`` ``(K, *S)``, ``landmarks_mm`` ``(K, P, 3)`` RAS, ``motion`` ``(K, 3, *S)`` from
-            each timepoint to an unseen template in voxels, ``lesion_mask`` ``(K, *S)``, ``times_s`` ``(K,)``.
+        name: name of the series in tables and files.
+        settings: everything that determines the series, as plain values: kind, seed, size, files.
+        load: returns ``image`` ``(K, *S)`` in its own units and ``affine`` ``(4, 4)``, voxels to RAS mm; and, if
+            known, ``coverage`` ``(K, *S)``, ``landmarks_mm`` ``(K, P, 3)`` RAS, ``motion`` ``(K, 3, *S)`` from each
+            timepoint to a template in voxels, ``lesion_mask`` ``(K, *S)``, ``times_s`` ``(K,)``.
     """
 
     name: str
@@ -50,7 +50,7 @@ def _phantom(seed: int, size: Sequence[int], timepoints: int) -> Series:
 
 
 def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
-    """The full field of view, whatever the number of voxels."""
+    """Generate a series with the full field of view for any number of voxels."""
     spacing_mm = [mm * full / n for mm, full, n in zip(_BREAST_MM, _BREAST_SIZE, size)]
     return _with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
 
@@ -65,12 +65,12 @@ _BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Se
 
 @dataclass(frozen=True)
 class Source:
-    """What makes series from seeds.
+    """A generator of series.
 
     Args:
-        make: from seed, size and timepoints to a series.
+        make: generates a series from seed, size and timepoints.
         size: full size, voxels.
-        overlays: configs that this package's default needs on such scans.
+        overlays: overlays that this package's default needs for such scans.
     """
 
     make: Callable[[int, Sequence[int], int], Series]
@@ -89,11 +89,11 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
     """List the series of a table.
 
     Args:
-        data: a name of ``SOURCES``, or a folder of series as `series_items` reads it, DIR-Lab's cases among them.
-        seeds: of phantoms, one series each.
-        size: of phantoms, voxels; None is the source's full size.
+        data: a name of ``SOURCES``, or a folder of series as for `series_items`, including DIR-Lab cases.
+        seeds: random seeds of phantoms, one series each.
+        size: size of phantoms, voxels; None for full size.
         timepoints: K of phantoms.
-    Raises: InputError where ``data`` is neither.
+    Raises: InputError if ``data`` is neither.
     """
     if data in SOURCES:
         shape = tuple(size or SOURCES[data].size)
@@ -114,10 +114,10 @@ def _folder(item: Mapping) -> Case:
 
 
 def _read(item: Mapping) -> Series:
-    """The scans on the first one's grid, voxel size and intensities as in its file."""
-    read = LoadSeriesd(reference=0)(item)
-    series = {"image": read["image"].as_tensor(), "affine": read["affine"], "coverage": read["coverage"]}
+    """Read scans onto the grid of the first one, with the voxel size and intensities of its file."""
+    loaded = LoadSeriesd(reference=0)(item)
+    series = {"image": loaded["image"].as_tensor(), "affine": loaded["affine"], "coverage": loaded["coverage"]}
     for key, name in (("landmarks", "landmarks_mm"), ("labels", "lesion_mask")):
-        if key in read:
-            series[name] = torch.as_tensor(read[key])
+        if key in loaded:
+            series[name] = torch.as_tensor(loaded[key])
     return series

@@ -1,4 +1,4 @@
-"""The table's cells: one file for each series and method, which a stopped run finds again."""
+"""Cells of the table: one file per series and method, from which an interrupted run resumes."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from .worker import Method, Outcome, register
 
 __all__ = ["Cell", "CellStore", "NONE", "TRUTH", "fill"]
 
-NONE, TRUTH = "none", "truth"  # rows that no program makes: nothing moves, and the motion that the phantom knows
+NONE, TRUTH = "none", "truth"  # rows without a program: no registration, and the true motion of phantoms
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Cell:
 
     Args:
         case, method: names.
-        status: "ok", or why there are no numbers.
-        numbers: by column; None or left out where nothing is known.
-        arrays: for the figures; empty without a result.
+        status: "ok", or the reason why there are no numbers.
+        numbers: by column; unknown ones are None or omitted.
+        arrays: data for the figures; empty without a result.
     """
 
     case: str
@@ -43,14 +43,14 @@ class Cell:
 
 
 class CellStore:
-    """Cells in a folder, each a JSON of its numbers and settings, with an NPZ of its arrays beside it.
+    """Cells in a folder, each a JSON file of its numbers and settings and an NPZ file of its arrays.
 
-    A cell's name holds a digest of all that decides it: the series, the method's settings, the threads. One of other
-    settings is another file, never taken for this.
+    The name of a cell contains a digest of everything that determines it: the series, the method's settings, the number
+    of threads. Other settings therefore give another file.
 
     Args:
-        folder: made if missing.
-        threads: of every method.
+        folder: created if it does not exist.
+        threads: number of threads of every method.
     """
 
     def __init__(self, folder: Path, threads: int):
@@ -68,7 +68,7 @@ class CellStore:
         return {"case": dict(case.settings), "method": name, "settings": own, "threads": self.threads}
 
     def read(self, path: Path, limit_s: float) -> Cell | None:
-        """A finished cell, or None: what was missing or failed is tried again, and so is what ran out of less time."""
+        """Read a finished cell; None if it is missing, failed, or ran out of a shorter time limit, to run it again."""
         if not path.is_file():
             return None
         content = json.loads(path.read_text())
@@ -79,7 +79,7 @@ class CellStore:
         return Cell(content["series"], content["method"], content["status"], content["numbers"], arrays)
 
     def write(self, path: Path, cell: Cell, settings: Mapping, limit_s: float) -> None:
-        if cell.arrays:  # first, as the JSON says that the cell is finished
+        if cell.arrays:  # before the JSON file, which marks the cell as finished
             with whole_file(path.with_suffix(".npz")) as partial:
                 np.savez_compressed(partial, **cell.arrays)
         report = {"series": cell.case, "method": cell.method, "status": cell.status, "numbers": cell.numbers}
@@ -93,15 +93,14 @@ def fill(
     methods: Mapping[str, Method],
     store: CellStore,
     limit_s: float,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[Cell]:
-    """Fill the table, case by case, from what is in the store and what has to run.
+    """Fill the table, case by case, with stored cells and new runs.
 
     Args:
-        methods: by name, each run in a process of its own; ``NONE`` and, where the motion is known, ``TRUTH`` come
-            first of themselves.
-        limit_s: for one cell.
-        tell: told of every cell.
+        methods: by name, each run in a separate process; the rows ``NONE`` and ``TRUTH`` are added automatically.
+        limit_s: time limit per cell.
+        log: called with a line for every cell.
     """
     rows = {NONE: None, TRUTH: None, **methods}
     cells, total, started = [], len(cases) * len(rows), time.perf_counter()
@@ -112,26 +111,26 @@ def fill(
             cell, kept = store.read(path, limit_s), " (kept)"
             if cell is None:
                 series, kept = series if series is not None else case.load(), ""
-                tell(f"[{len(cells) + 1}/{total}] {case.name}, {name} ...")
+                log(f"[{len(cells) + 1}/{total}] {case.name}, {name} ...")
                 cell = _run(case, series, name, method, store, limit_s)
                 store.write(path, cell, store.settings(case, name, method), limit_s)
             cells.append(cell)
             minutes = (time.perf_counter() - started) / 60
-            tell(f"[{len(cells)}/{total}] {case.name}, {name}: {_line(cell)}{kept}; {minutes:.1f} min so far")
+            log(f"[{len(cells)}/{total}] {case.name}, {name}: {_line(cell)}{kept}; {minutes:.1f} min so far")
     return cells
 
 
 def _run(case: Case, series: Mapping, name: str, method: Method | None, store: CellStore, limit_s: float) -> Cell:
-    still = torch.zeros(len(series["image"]), 3, *series["image"].shape[1:])
+    identity = torch.zeros(len(series["image"]), 3, *series["image"].shape[1:])
     if name == NONE:
-        outcome = Outcome("ok", (still, still))
+        outcome = Outcome("ok", (identity, identity))
     elif name == TRUTH:
         true = (Displacement(60).inverse(series["motion"].float()[None])[0],) if "motion" in series else ()
         outcome = Outcome("ok", (*true, series["motion"].float())) if true else Outcome("the motion is not known")
     else:
-        log = store.folder / f"{store.path(case, name, method).stem}.log"
+        log_file = store.folder / f"{store.path(case, name, method).stem}.log"
         with tempfile.TemporaryDirectory() as scratch:
-            outcome = register(method, series, Path(scratch), log, limit_s, store.threads)
+            outcome = register(method, series, Path(scratch), log_file, limit_s, store.threads)
     if outcome.status != "ok":
         return Cell(case.name, name, outcome.status, {}, {})
     numbers, arrays = measure(series, *outcome.fields)
@@ -141,6 +140,6 @@ def _run(case: Case, series: Mapping, name: str, method: Method | None, store: C
 def _line(cell: Cell) -> str:
     if cell.status != "ok":
         return cell.status
-    known = {k: v for k, v in cell.numbers.items() if v is not None}
-    shown = {"landmarks_mm_mean": "{:.3f} mm", "rmse": "RMSE {:.4g}", "seconds": "{:.1f} s"}
-    return ", ".join(text.format(known[key]) for key, text in shown.items() if key in known)
+    numbers = {k: v for k, v in cell.numbers.items() if v is not None}
+    formats = {"landmarks_mm_mean": "{:.3f} mm", "rmse": "RMSE {:.4g}", "seconds": "{:.1f} s"}
+    return ", ".join(text.format(numbers[key]) for key, text in formats.items() if key in numbers)

@@ -1,4 +1,4 @@
-"""The pictures beside the table."""
+"""Figures for the table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ __all__ = ["draw_landmarks", "draw_scaling", "draw_slices"]
 
 
 def draw_slices(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) -> None:
-    """As the paper's Fig. 4, of the first series: the mean timepoint less the first one, and the Jacobian determinant
-    averaged over the timepoints, in the middle axial slice."""
+    """Draw the paper's Fig. 4 for the first series: mean of the timepoints minus the first one, and Jacobian
+    determinant averaged over the timepoints, in the middle axial slice."""
     shown = [cell for cell in cells if cell.case == cells[0].case and "subtraction" in cell.arrays]
     figure = Figure(figsize=(1.9 * len(shown), 4.4), dpi=110, layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
@@ -32,8 +32,8 @@ def draw_slices(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) ->
 
 
 def draw_landmarks(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) -> bool:
-    """Boxes of landmark distances, all series together: quartiles, and whiskers to the 5th and 95th percentiles. False
-    where no series has landmarks."""
+    """Draw a box plot of landmark distances over all series: quartiles, and whiskers to the 5th and 95th percentiles.
+    Returns: False if no series has landmarks."""
     distances: dict[str, list[np.ndarray]] = {}
     for cell in cells:
         if "landmark_quantiles_mm" in cell.arrays:
@@ -52,7 +52,7 @@ def draw_landmarks(cells: Sequence[Cell], titles: Mapping[str, str], file: Path)
 
 
 def draw_scaling(rows: Sequence[Mapping], titles: Mapping[str, str], file: Path) -> None:
-    """Seconds against the number of voxels, and against that of timepoints, of each method.
+    """Draw the time of each method against the number of voxels, and against the number of timepoints.
 
     Args:
         rows: ``{"method", "axis" ("voxels" or "timepoints"), "at", "seconds"}``.

@@ -1,4 +1,4 @@
-"""What the table says of one registration, and what its figures show."""
+"""Metrics of one registration for the table, and data for its figures."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ _QUANTILES = np.linspace(0, 1, 201)
 
 
 class FieldTransform(DenseTransform):
-    """A field whose inverse was not given: it is found at the points where it is asked for.
+    """A field without a given inverse, which is computed at the requested points.
 
     Args:
         displacement: ``(3, *S)``, voxels of ``grid``.
@@ -41,7 +41,7 @@ class FieldTransform(DenseTransform):
 
 
 class _Inverse(Transform):
-    """The y with ``T(y) = x``, by fixed point, which converges where T stretches nothing by as much as its size."""
+    """Solve ``T(y) = x`` by fixed-point iteration, which converges if ``T - id`` is a contraction."""
 
     def __init__(self, transform: Transform, iterations: int = 60):
         self.transform, self.iterations = transform, iterations
@@ -54,11 +54,11 @@ class _Inverse(Transform):
 
 
 def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
-    """Points of tissue spread evenly over a phantom, where they are in each timepoint: ``(K, P, 3)`` RAS mm.
+    """Positions in each timepoint of tissue points spread evenly over a phantom: ``(K, P, 3)`` RAS mm.
 
     Args:
         motion: ``(K, 3, *S)``, timepoint to template, voxels.
-        image: ``(K, *S)``; tissue is what is brighter than the mean of the first timepoint.
+        image: ``(K, *S)``; tissue is brighter than the mean of the first timepoint.
         affine: ``(4, 4)``.
     """
     size = image.shape[1:]
@@ -66,10 +66,10 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     thin = (slice(None), *[slice(every // 2, None, every)] * 3)
     template = voxel_grid(size, motion)[thin].flatten(1).T
     points = torch.stack([follow(u, template) for u in motion])
-    # On a sliding border, where the motion jumps, a point may have no place.
-    left = torch.stack([p + field_at(u, p) - template for u, p in zip(motion, points)]).abs()
+    # On a sliding border, where the motion is discontinuous, there may be no solution.
+    residual = torch.stack([p + field_at(u, p) - template for u, p in zip(motion, points)]).abs()
     last = torch.tensor(size) - 1
-    within = ((points >= 0) & (points <= last) & (left < 0.01)).all(dim=2).all(dim=0)
+    within = ((points >= 0) & (points <= last) & (residual < 0.01)).all(dim=2).all(dim=0)
     i, j, k = points[0].round().long().clamp_min(0).minimum(last).unbind(dim=1)
     points = points[:, within & (image[0][i, j, k] > image[0].mean())].double()
     matrix = torch.as_tensor(affine).double()
@@ -77,13 +77,13 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
 
 
 def curve_roughness_percent(warped: Tensor, seen: Tensor, times_s: Tensor) -> float:
-    """How far the intensity curves of voxels depart from smooth ones: the root mean square, over the voxels ``seen``
-    ``(*S)`` and the timepoints but the first and last, of the difference from the line between the neighbours in time,
-    as a percentage of the range between the 1st and 99th percentiles. Motion makes curves rough; so, a little, does the
-    arrival of contrast. NaN where K < 3.
+    """Roughness of the intensity curves: root mean square difference from linear interpolation between the neighbours
+    in time, as a percentage of the range between the 1st and 99th percentiles. Motion makes curves rough; the arrival
+    of contrast agent does so slightly. NaN if K < 3.
 
     Args:
         warped: ``(K, *S)``.
+        seen: ``(*S)`` bool, voxels to evaluate.
         times_s: ``(K,)``.
     """
     curves = warped[:, seen]
@@ -101,10 +101,10 @@ def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> 
     """Measure one registered series.
 
     Args:
-        series: as a case's ``load`` gives it.
+        series: returned by ``load`` of a case.
         ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
-        inverse_ddf: of the inverse maps, where the method gives them; landmarks then go back by these.
-    Returns: numbers by their columns' names, NaN where nothing is known; and arrays for the figures.
+        inverse_ddf: inverse fields of the method, if available, used to map landmarks back.
+    Returns: numbers by column, NaN for unknown ones; and arrays for the figures.
     """
     images, affine = series["image"].float(), torch.as_tensor(series["affine"]).double()
     grid = Grid(images.shape[1:], affine)
@@ -143,7 +143,7 @@ def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> 
 
 
 def _warped(series: Mapping, ddf: Tensor) -> tuple[Tensor, Tensor]:
-    """The aligned series, and where every timepoint has seen its voxel, ``(*S)``."""
+    """Warp the series, and compute the intersection of all fields of view, ``(*S)``."""
     warped, seen = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
     if "coverage" in series:
         seen &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5

@@ -1,4 +1,4 @@
-"""The table as a Markdown page, with all that belongs to it."""
+"""Write the table as a Markdown page with statistics and figures."""
 
 import csv
 import math
@@ -33,28 +33,28 @@ _COLUMNS = {
 }
 _DIFFERENCE_HEAD = ("method", "column", "series", "difference", "from", "to", "p")
 _LEGEND = """\
-Means over the series. Seconds are those from the volumes in memory to the fields; peak memory is the whole process',
-libraries included. RMSE is in the scans' units, NMI is 2 I / (H + H) of 64 bins, both over all pairs of timepoints.
-Landmarks are carried from each timepoint to every other by way of the common space: mean ± standard deviation of the
-distances. The true error is the same for points spread over all tissue, where a phantom's motion is known; the row
-"Truth" shows the measurement's own error. "% J ≤ 0" counts central differences; "% folded volume" is the stricter
-measure of Liu et al. 2022, from all ten tetrahedra of each cell. "Inverse" is the distance by which a point misses
-itself there and back, where a program gives both ways. The lesion volume error compares lesions carried from each
-timepoint to every other with those there. Curve roughness is the departure of a voxel's intensities from the line
-between its neighbours in time, as a percentage of the intensities' range."""
+Means over the series. Times are from the volumes in memory to the fields; peak memory is that of the whole process,
+including libraries. RMSE is in the scans' units, NMI is 2 I / (H + H) with 64 bins, both over all pairs of timepoints.
+Landmarks are mapped from each timepoint to every other one through the common space: mean ± standard deviation of the
+distances. The true error is the same for points spread over all tissue, for phantoms with known motion; the row
+"Truth" shows the error of the measurement. "% J ≤ 0" uses central differences; "% folded volume" is the stricter
+measure of Liu et al. 2022, from all ten tetrahedra of each cell. "Inverse" is the inverse consistency error, for
+programs that return both directions. The lesion volume error compares lesions mapped from each timepoint to every
+other one with the true ones. Curve roughness is the difference of a voxel's intensities from linear interpolation
+between its neighbours in time, as a percentage of the intensity range."""
 _DIFFERENCES = """\
-Mean over the series, 95 % bootstrap interval, p of Wilcoxon's signed-rank test (never below 0.05 for fewer than six
+Mean over the series, 95 % bootstrap interval, p of the Wilcoxon signed-rank test (never below 0.05 for fewer than six
 series)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the page says of a method.
+    """Description of a method.
 
     Args:
-        title: in tables.
+        title: title in tables.
         group_wise: whether it registers all timepoints at once.
-        ours: whether it is of this package.
+        ours: whether it belongs to this package.
     """
 
     title: str
@@ -70,13 +70,13 @@ def write_page(
     settings: Mapping[str, object],
     scaling: Sequence[Mapping] = (),
 ) -> Path:
-    """Write ``paper.md``, ``paper.csv`` (a line per series and method), ``paper_differences.csv`` and the figures.
+    """Write ``paper.md``, ``paper.csv`` (one line per series and method), ``paper_differences.csv`` and the figures.
 
     Args:
-        rows: by method.
-        against: the method from which the others' differences are taken.
-        settings: of the run, stated on the page.
-        scaling: what `draw_scaling` drew, into ``paper_scaling.png``.
+        rows: descriptions of the methods, by name.
+        against: method to which the others are compared.
+        settings: settings of the run, stated on the page.
+        scaling: data of `draw_scaling`, drawn to ``paper_scaling.png``.
     """
     titles = {NONE: "No registration", TRUTH: "Truth", **{name: row.title for name, row in rows.items()}}
     table, differences = means(cells), paired_differences(cells, against)
@@ -95,10 +95,10 @@ def write_page(
         _DIFFERENCES,
         _grid(_DIFFERENCE_HEAD, [_line(row, titles) for row in differences]),
         "## Figures",
-        "![Mean timepoint less the first one, and Jacobian determinant](paper_slices.png)",
+        "![Mean of the timepoints minus the first one, and Jacobian determinant](paper_slices.png)",
         *(["![Landmark distances](paper_landmarks.png)"] if boxes else []),
         *(["![Seconds against voxels and timepoints](paper_scaling.png)"] if scaling else []),
-        "## The paper's own numbers",
+        "## Numbers of the paper",
         _grid(published.COLUMNS, [[_text(v) for v in row] for row in published.TABLE_1]),
         published.COMPARABLE,
         "## Versions",
@@ -110,7 +110,7 @@ def write_page(
 
 
 def expectations(table: Mapping[str, Mapping], rows: Mapping[str, Row]) -> list[str]:
-    """What the paper and this project lead one to expect, and whether it holds here."""
+    """List expectations from the paper and this project, and whether each holds here."""
     done = {name: table[name] for name in rows if table.get(name, {}).get("series")}
     networks = {n: done[n] for n in done if rows[n].ours and not n.startswith("set-")}
     groups = [n for n in networks if rows[n].group_wise]
@@ -133,12 +133,12 @@ def expectations(table: Mapping[str, Mapping], rows: Mapping[str, Row]) -> list[
         best = min(near, key=near.get)
         ahead = ours["landmarks_mm_mean"] < near[best]
         lines.append(
-            f"{_holds(ahead)}: GroupMorph-set, refined, is nearer than every peer (the nearest is {rows[best].title})"
+            f"{_holds(ahead)}: GroupMorph-set, refined, is more accurate than every peer (best: {rows[best].title})"
         )
     if ours and "elastix-breast" in done:
         ratio = done["elastix-breast"]["seconds"] / ours["seconds"]
         lines.append(f"{_holds(ratio >= 10)}: it takes at most a tenth of Elastix' time (1 / {ratio:.1f} of Par0032's)")
-    return lines or ["Too few rows have results to tell"]
+    return lines or ["Too few rows have results"]
 
 
 def _holds(true: bool) -> str:
@@ -174,7 +174,7 @@ def _line(row: Mapping, titles: Mapping[str, str]) -> list[str]:
 
 
 def _text(value: object) -> str:
-    """Three significant digits; a dash where nothing is known."""
+    """Format with three significant digits; a dash for unknown values."""
     if value is None or isinstance(value, float) and math.isnan(value):
         return "-"
     return value if isinstance(value, str) else f"{value:.3g}"

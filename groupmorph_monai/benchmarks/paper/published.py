@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, to stand beside measured ones."""
+"""Published numbers of the paper, for comparison with measured ones."""
 
 __all__ = ["COLUMNS", "COMPARABLE", "TABLE_1"]
 
@@ -27,8 +27,8 @@ TABLE_1 = (
 )
 
 COMPARABLE = (
-    "Compare the order of the rows and what a method gains over no registration, not the values: RMSE depends on the "
-    "scans' units, NMI on the bins, folds on the count, and the paper's times are of a GPU for networks (GeForce RTX "
-    "2080) and of 20 cores for Elastix; millimetres alone may be compared, and these on DIR-Lab's case 1 alone, with "
-    "the same landmark convention."
+    "Compare the order of the rows and the gain over no registration, not the values: RMSE depends on the scans' "
+    "units, NMI on the bins, folding on the counting method, and the paper's times are for a GPU for networks (GeForce "
+    "RTX 2080) and for 20 cores for Elastix. Only millimetres are comparable, and only for DIR-Lab case 1 with the "
+    "same landmark convention."
 )

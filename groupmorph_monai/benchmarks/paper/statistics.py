@@ -1,4 +1,4 @@
-"""Means over series, and differences between methods that met the same ones."""
+"""Means over series, and paired differences between methods."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ COMPARED = ("landmarks_mm_mean", "true_error_mm", "rmse", "nmi", "seconds")
 
 
 def means(cells: Sequence[Cell]) -> dict[str, dict[str, object]]:
-    """By method, in the order of their first cells: each column's mean over the series that have it, ``series``, their
-    number, and ``status``, "ok" or the first reason for a missing one."""
+    """Average each method over the series: the mean of each column over the series that have it, the number of
+    ``series``, and ``status``, "ok" or the first reason for a missing series."""
     table = {}
     for name in dict.fromkeys(cell.method for cell in cells):
         own = [cell for cell in cells if cell.method == name]
@@ -28,16 +28,16 @@ def means(cells: Sequence[Cell]) -> dict[str, dict[str, object]]:
 
 
 def _mean(values: Sequence[float | None]) -> float:
-    known = [v for v in values if v is not None and not math.isnan(v)]
-    return float(np.mean(known)) if known else math.nan
+    finite = [v for v in values if v is not None and not math.isnan(v)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> list[dict[str, object]]:
-    """Each method less the one named ``against``, series by series.
+    """Compute paired differences between each method and the method ``against``.
 
     Returns: a row for each method and compared column: the mean ``difference``; its 95 % interval ``low`` to ``high``
-        by bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of Wilcoxon's
-        signed-rank test, two-sided, which cannot fall below 0.05 for fewer than six.
+        by bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of the two-sided
+        Wilcoxon signed-rank test, which cannot be below 0.05 for fewer than six series.
     """
     numbers: dict[str, dict[str, Mapping]] = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""One registration in a process of its own: its time, memory and crashes are its own, and it can be ended."""
+"""Run one registration in a separate process, to measure time and memory, contain crashes, and enforce a time limit."""
 
 import ctypes
 import multiprocessing
@@ -25,7 +25,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_
 
 
 class Method(Protocol):
-    """What a row of the table is made by; it crosses to the other process."""
+    """A method of the table, which must be picklable."""
 
     def prepare(self) -> object: ...
 
@@ -34,11 +34,11 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a registration.
+    """Result of a registration.
 
     Args:
-        status: ``"ok"``, or why there is no result, in a few words.
-        fields: ``ddf`` and, where the method gives it, ``inverse_ddf``, ``(K, 3, *S)`` voxels.
+        status: ``"ok"``, or a short reason why there is no result.
+        fields: ``ddf`` and, if available, ``inverse_ddf``, ``(K, 3, *S)`` voxels.
         cost: ``seconds``, ``processor_seconds``, ``peak_memory_gb``.
     """
 
@@ -50,22 +50,22 @@ class Outcome:
 def register(method: Method, series: Mapping, folder: Path, log: Path, limit_s: float, threads: int) -> Outcome:
     """Run ``method`` on a series.
 
-    Seconds are those from the volumes in memory to the fields; imports and the reading of weights are not counted, but
-    for the time limit. The peak of memory is the whole process'.
+    Times are from the volumes in memory to the fields; imports and reading of weights count only for the time limit.
+    The peak memory is that of the whole process.
 
     Args:
         series: ``image`` ``(K, *S)`` and ``affine`` ``(4, 4)``.
-        folder: for files between the two processes.
-        log: what the method prints goes there.
-        limit_s: after which the process is ended.
-        threads: of every library in the process.
+        folder: for files exchanged between the processes.
+        log: file for the output of the method.
+        limit_s: time limit, after which the process is killed.
+        threads: number of threads of every library in the process.
     """
-    given, result = folder / "series.pt", folder / "result.pt"
+    inputs, result = folder / "series.pt", folder / "result.pt"
     result.unlink(missing_ok=True)
-    torch.save({"image": series["image"].float(), "affine": torch.as_tensor(series["affine"])}, given)
+    torch.save({"image": series["image"].float(), "affine": torch.as_tensor(series["affine"])}, inputs)
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))  # read when the libraries are loaded
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(method, given, result, log, threads))
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(method, inputs, result, log, threads))
     try:
         process.start()
         process.join(limit_s)
@@ -82,14 +82,14 @@ def register(method: Method, series: Mapping, folder: Path, log: Path, limit_s: 
     return Outcome(**torch.load(result, weights_only=True))
 
 
-def _work(method: Method, given: Path, result: Path, log: Path, threads: int) -> None:
+def _work(method: Method, inputs: Path, result: Path, log: Path, threads: int) -> None:
     _die_with_the_parent()
     with open(log, "w") as file:
-        for stream in (1, 2):  # libraries in C++ write past Python
+        for stream in (1, 2):  # C++ libraries bypass Python's streams
             os.dup2(file.fileno(), stream)
     torch.set_num_threads(threads)
     try:
-        outcome = _timed(method, torch.load(given, weights_only=True))
+        outcome = _timed(method, torch.load(inputs, weights_only=True))
     except MissingError as error:
         outcome = {"status": str(error)}
     except Exception as error:
@@ -112,12 +112,12 @@ def _timed(method: Method, series: Mapping[str, Tensor]) -> dict[str, object]:
     }
     fields = fields if isinstance(fields, tuple) else (fields,)
     if not all(torch.isfinite(u).all() for u in fields):
-        return {"status": "failed: its field is not finite"}
+        return {"status": "failed: the field is not finite"}
     return {"status": "ok", "fields": tuple(u.float().contiguous() for u in fields), "cost": cost}
 
 
 def _die_with_the_parent() -> None:
-    """Have Linux end this process when the one that waits for it is gone; elsewhere it would run to its end."""
+    """Make Linux kill this process when its parent dies; on other systems it runs to its end."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):

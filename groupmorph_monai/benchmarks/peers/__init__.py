@@ -1,9 +1,9 @@
-"""Other registration programs behind one contract: each at settings that its own authors publish.
+"""Other registration programs with a common interface, each with settings published by its authors.
 
-Every peer is a function ``register(images, affine)``: a series ``(K, *S)`` in its own units on the grid with ``affine``
-``(4, 4)``, to its fields ``(K, 3, *S)``, common space to timepoint, in voxels; and, where the program gives it, the
-fields of the inverse map. Pair-wise peers take the first timepoint as the common space. `Peer` imports its module, and
-so the program, only when it is prepared.
+Every peer is a function ``register(images, affine)``: from a series ``(K, *S)`` in its own units on the grid with
+``affine`` ``(4, 4)`` to its fields ``(K, 3, *S)``, common space to timepoint, in voxels, and the fields of the inverse
+transforms if the program returns them. For pairwise peers the first timepoint is the common space. `Peer` imports its
+module, and thereby the program, only when it is prepared.
 """
 
 import hashlib
@@ -17,33 +17,35 @@ __all__ = ["MissingError", "PEERS", "Peer"]
 
 
 class MissingError(Exception):
-    """What a method needs is not here: a package, or its weights. The message says how to get it."""
+    """A package or weights that a method needs are missing. The message describes how to get them."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A registration program that is not ours.
+    """A registration program of other authors.
 
     Args:
-        module: of this folder.
-        function: of the module.
-        packages: that it needs, as pip names them.
+        module: module in this folder.
+        function: function in the module.
+        packages: required packages, by their pip names.
+        install: command that installs them.
     """
 
     module: str
     function: str
     packages: tuple[str, ...]
+    install: str = "pip install 'groupmorph-monai[peers]'"
 
     def prepare(self) -> Callable:
-        """Import the program. Raises MissingError where it is not installed."""
+        """Import the program. Raises: MissingError if it is not installed."""
         try:
             module = import_module(f".{self.module}", __package__)
         except ModuleNotFoundError as error:
-            raise MissingError(f"not installed: {error.name}; pip install 'groupmorph-monai[peers]'") from error
+            raise MissingError(f"not installed: {error.name}; {self.install}") from error
         return getattr(module, self.function)
 
     def settings(self) -> dict[str, object]:
-        """What decides its result beside the series: the adapter with the settings in it, and versions."""
+        """Everything that determines the result apart from the series: the adapter with its settings, and versions."""
         source = (Path(__file__).parent / f"{self.module}.py").read_bytes()
         adapter = hashlib.sha256(source).hexdigest()[:16]
         return {"adapter": adapter, "function": self.function, "versions": {p: _version(p) for p in self.packages}}
@@ -65,6 +67,12 @@ PEERS = {
     "greedy": Peer("greedy", "greedy", ("picsl_greedy", "SimpleITK")),
     "demons": Peer("demons", "demons", ("SimpleITK",)),
     "convexadam": Peer("convex_adam", "convex_adam", ("convexAdam", "torch")),
-    "fireants": Peer("fire_ants", "fire_ants", ("fireants", "torch")),
+    # FireANTs asks for SimpleITK 2.2.1 and no other, which pip refuses beside the other programs' requirements.
+    "fireants": Peer(
+        "fire_ants",
+        "fire_ants",
+        ("fireants", "torch"),
+        "pip install hydra-core pandas && pip install --no-deps fireants",
+    ),
     "unigradicon": Peer("uni_gradicon", "uni_gradicon", ("unigradicon", "torch")),
 }

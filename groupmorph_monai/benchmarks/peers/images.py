@@ -1,8 +1,8 @@
-"""What all peers share: from a series to their images, and from their fields to this package's.
+"""Conversions shared by all peers: from a series to their images, and from their fields to those of this package.
 
-All scans of a series lie on one grid here, so a peer needs its spacing and not its place or direction: images are
-handed over with their axes along the world's. A field in mm along these axes, divided by the spacing, is one in voxels,
-whatever the orientation of the series.
+As all scans of a series have the same grid here, peers need only its spacing, not its origin and direction: images are
+passed with their axes parallel to the world axes. A field in mm along these axes, divided by the spacing, is a field in
+voxels for any orientation of the series.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ Fields = Tensor | tuple[Tensor, Tensor]
 
 
 def spacing_of(affine: Tensor) -> list[float]:
-    """Voxel size along each axis, mm, of a grid with ``affine`` ``(4, 4)``."""
+    """Compute the voxel size along each axis, mm, of a grid with ``affine`` ``(4, 4)``."""
     return Grid((1, 1, 1), affine).spacing_mm.tolist()
 
 
 def as_array(volume: Tensor) -> np.ndarray:
-    """``(i, j, k)`` as the ``(k, j, i)`` float32 array that ITK and SimpleITK take."""
+    """Convert ``(i, j, k)`` to a ``(k, j, i)`` float32 array for ITK and SimpleITK."""
     return np.ascontiguousarray(volume.numpy().astype(np.float32).transpose(2, 1, 0))
 
 
@@ -32,8 +32,8 @@ def in_voxels(field_mm: np.ndarray, spacing: Sequence[float]) -> Tensor:
     """Convert a displacement field in mm along the voxel axes to voxels.
 
     Args:
-        field_mm: ``(k, j, i, 3)``, as ITK's arrays are; components x, y, z, from the fixed to the moving image.
-        spacing: of the grid, mm.
+        field_mm: ``(k, j, i, 3)``, as in ITK's arrays; components x, y, z, from the fixed to the moving image.
+        spacing: voxel size of the grid, mm.
     Returns: ``(3, i, j, k)``.
     """
     voxels = np.asarray(field_mm, dtype=np.float64) / np.asarray(spacing)
@@ -41,12 +41,12 @@ def in_voxels(field_mm: np.ndarray, spacing: Sequence[float]) -> Tensor:
 
 
 def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]) -> Fields:
-    """Register every timepoint onto the first, pair by pair.
+    """Register every timepoint to the first one, pair by pair.
 
     Args:
         images: ``(K, *S)``.
-        register: from a fixed and a moving volume ``(*S)`` to the field ``(3, *S)`` between them, in voxels, or to that
-            and the field of the inverse map.
+        register: returns the field ``(3, *S)`` between a fixed and a moving volume ``(*S)``, in voxels, optionally with
+            the field of the inverse transform.
     Returns: ``(K, 3, *S)``, or two of them.
     """
     identity = torch.zeros(3, *images.shape[1:])

@@ -1,10 +1,9 @@
-"""DICOM in and out.
+"""Read and write DICOM.
 
-In: from a folder as a scanner exports it to a series of frames.
-
-`find` reads the headers of all files, `choose` takes the stacks of slices that are to be aligned, `order` makes volumes
-of them and tells their times, `geometry` places them and `pixels` reads their values. Out: `writer` makes a new
-series of the aligned scans, with the headers of `derived`, and `registration` an object that holds their motion.
+Reading a folder as exported by a scanner: `find` reads the headers of all files, `choose` selects the stacks of slices
+to align, `order` splits them into volumes with their times, `geometry` computes their positions, and `pixels` reads
+their values. Writing: `writer` makes a new series of the aligned scans with headers of `derived`, and `registration` an
+object with their motion.
 """
 
 from .derived import check_modality

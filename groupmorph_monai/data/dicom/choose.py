@@ -1,4 +1,4 @@
-"""Choose, among all stacks of a study, those whose volumes are to be aligned."""
+"""Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
 from collections import defaultdict
@@ -16,25 +16,25 @@ __all__ = ["Stack", "choose", "make_stacks"]
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
-_CLEARLY_LONGER = 2  # times as many timepoints as the next candidate has
+_CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 _CHOOSE = "choose one with --series-description PATTERN"
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Parallel slices of one series and of one kind of image: one volume, or several timepoints."""
+    """Parallel slices of one series and one image type: a single volume, or several timepoints."""
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
 
     @cached_property
     def volumes(self) -> tuple[list[Volume], str]:
-        """Volumes in the order of time, and the attribute that tells it."""
+        """Volumes in temporal order, and the attribute that defines the order."""
         return split_volumes(self.planes)
 
     @cached_property
     def timepoints(self) -> int:
-        """Number of volumes; of incomplete ones as many as images at the fullest slice position."""
+        """Number of volumes; if volumes are incomplete, the maximum number of images at a slice position."""
         try:
             return len(self.volumes[0])
         except InputError:
@@ -49,14 +49,14 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Description with what tells it from other stacks of the same series."""
+        """Description that distinguishes the stack from others of the same series."""
         image_type, echo_time = "\\".join(self.source.image_type), self.source.echo_time_ms
         echo = f", TE {echo_time:g} ms" if echo_time else ""
         return f"{self.source.number} {self.source.description!r} ({image_type}{echo})"
 
     @property
     def likeness(self) -> Hashable:
-        """What the series of one examination share: study, frame of reference, geometry, contrast."""
+        """Properties shared by the series of one examination: study, frame of reference, geometry, contrast."""
         source = self.source
         return (
             *(source.patient, source.study, source.space, source.modality, source.image_type, source.echo_time_ms),
@@ -65,7 +65,7 @@ class Stack:
 
     @property
     def unsuited(self) -> str:
-        """Why this is nothing to align, or an empty string."""
+        """Why the stack cannot be aligned, or an empty string."""
         kinds = [kind.upper() for kind in self.source.image_type]
         description = self.source.description.upper()
         if any(word in kind for kind in kinds for word in _LOCALISERS) or any(w in description for w in _LOCALISERS):
@@ -79,39 +79,39 @@ class Stack:
 
     @property
     def derived(self) -> bool:
-        """Whether another image was computed to give this one, such as a subtraction or projection."""
+        """Whether the stack was computed from other images, such as a subtraction or projection."""
         kinds = [kind.upper() for kind in self.source.image_type]
         return "DERIVED" in kinds[:1] or any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds)
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
-    """Stacks in the order of their series' numbers."""
+    """Make stacks, in the order of their series numbers."""
     stacks = [Stack(source, members) for source, members in planes.items()]
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 
 def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:
-    """Choose the stacks that make one series of scans.
+    """Choose the stacks that form one series of scans.
 
-    Stacks that are alike belong together: one with many timepoints, or one for each. The group with most timepoints is
-    chosen, where it has twice as many as the next. What was computed from other images counts only where there is
-    nothing else.
+    Stacks with the same properties form a group: one stack with many timepoints, or one stack per timepoint. The group
+    with most timepoints is chosen if it has at least twice as many as the next one. Stacks computed from other images
+    are considered only if there are no others.
 
     Args:
-        stacks: of the study.
-        pattern: of the series' descriptions, with ``*`` and ``?``, in any case; a part of a description is enough. What
-            is named so belongs together even where it is not alike.
-    Returns: the chosen stacks, and for each other one why it is left aside.
-    Raises: InputError where there is nothing to choose, or more than one thing, or several patients.
+        stacks: all stacks of the study.
+        pattern: pattern of series descriptions, with ``*`` and ``?``, ignoring case; a part of a description is enough.
+            Matching stacks form a group even if their properties differ.
+    Returns: the chosen stacks, and for each other stack the reason why it was not chosen.
+    Raises: InputError if there is no candidate, if the choice is ambiguous, or if there are several patients.
     """
     named = [stack for stack in stacks if _matches(stack, pattern)]
     if not named:
         raise InputError(
             f"--series-description: expected a pattern of one of {_list(stacks)}, got {pattern!r}; see --list"
         )
-    aside = {stack: "other description" for stack in stacks if stack not in named}
-    aside |= {stack: stack.unsuited for stack in named if stack.unsuited and (not pattern or stack.slices < 2)}
-    candidates = [stack for stack in named if stack not in aside]
+    rejected = {stack: "other description" for stack in stacks if stack not in named}
+    rejected |= {stack: stack.unsuited for stack in named if stack.unsuited and (not pattern or stack.slices < 2)}
+    candidates = [stack for stack in named if stack not in rejected]
     _check_patient(candidates)
     originals = [stack for stack in candidates if not stack.derived]
     for members in (originals, candidates):
@@ -120,10 +120,10 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
             rest = {
                 stack: "derived" if stack.derived else "other series" for stack in candidates if stack not in chosen
             }
-            return chosen, aside | rest
+            return chosen, rejected | rest
     raise InputError(
-        f"{stacks[0].planes[0].path}: expected a series with two timepoints or more, or several alike, got "
-        f"{_list(stacks)}; name those that belong together with --series-description PATTERN, or see --list"
+        f"{stacks[0].planes[0].path}: expected a series with at least two timepoints, or several similar series, got "
+        f"{_list(stacks)}; select those that belong together with --series-description PATTERN, or see --list"
     )
 
 
@@ -146,13 +146,13 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
     if len(patients) > 1:
         first, second, *_ = patients.values()
         raise InputError(
-            f"{first}: expected the scans of one patient, got {len(patients)} patients (one more in {second}); give "
-            "the folder of one"
+            f"{first}: expected the scans of one patient, got {len(patients)} patients (one more in {second}); use "
+            "the folder of one patient"
         )
 
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
-    """The group of stacks that are alike with clearly most timepoints; empty where none has two."""
+    """Find the group of similar stacks with clearly most timepoints; empty if none has two."""
     groups = defaultdict(list)
     for stack in stacks:
         groups[stack.likeness].append(stack)
@@ -160,7 +160,7 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
         if together:
-            logger.warning("Scans that are not alike are aligned, as their descriptions ask: %s", _list(together))
+            logger.warning("Aligning dissimilar series, as selected by their descriptions: %s", _list(together))
         return together
     unclear = order if len(order) > 1 and _count(order[0]) < _CLEARLY_LONGER * _count(order[1]) else []
     if not pattern and sum(stack.timepoints > 1 for stack in order[0]) > 1:

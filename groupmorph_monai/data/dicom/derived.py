@@ -1,4 +1,4 @@
-"""Headers of images that are derived from those of a scanner, in the same study (DICOM PS3.3, C.7 and C.8)."""
+"""Headers of images derived from those of a scanner, in the same study (DICOM PS3.3, C.7 and C.8)."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "TemporalResolution"),
 )
-_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # begin so
+_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # prefixes
 _OF_MODALITY = {
     "MR": (
         *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),
@@ -32,7 +32,7 @@ _OF_MODALITY = {
     ),
     "CT": ("KVP", "ConvolutionKernel", "FilterType", "GantryDetectorTilt", "ExposureTime", "XRayTubeCurrent"),
 }
-_REQUIRED = {  # what the standard wants even where nobody knows it, with the value that says so
+_REQUIRED = {  # attributes required by the standard, with the value that means unknown
     **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), ""),
     **dict.fromkeys(("ReferringPhysicianName", "StudyID", "AccessionNumber", "Manufacturer"), ""),
     **dict.fromkeys(("PositionReferenceIndicator", "PatientPosition", "SliceThickness", "ContentDate"), ""),
@@ -54,20 +54,20 @@ _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
 def check_modality(plane: Plane) -> None:
-    """Refuse, with an InputError, images of which no derived ones can be written."""
+    """Raise an InputError if derived images cannot be written for this modality."""
     if plane.source.modality not in _STORAGE:
         raise InputError(
-            f"{plane.path}: expected MR or CT, of which aligned images can be written as DICOM, got "
-            f"{plane.source.modality or 'no modality'}; leave out --dicom"
+            f"{plane.path}: expected MR or CT, the modalities supported by --dicom, got "
+            f"{plane.source.modality or 'no modality'}; omit --dicom"
         )
 
 
 def derived_header(plane: Plane, home: Plane) -> Dataset:
-    """Make the header that the aligned images of one timepoint share.
+    """Make the header shared by the aligned images of one timepoint.
 
     Args:
-        plane: first slice of the timepoint in time: tells times and protocol.
-        home: a slice of the scan on whose grid they lie: tells patient, study and frame of reference.
+        plane: first slice of the timepoint in time, for times and protocol.
+        home: a slice of the scan that defines the output grid, for patient, study and frame of reference.
     """
     own, of_home = (_attributes(p) for p in (plane, home))
     modality, header = home.source.modality, Dataset()
@@ -77,7 +77,7 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         if value is not None:
             setattr(header, name, value)
     moment = own.get("FrameAcquisitionDateTime", "AcquisitionDateTime")
-    if moment:  # an enhanced image has it in place of date and time
+    if moment:  # enhanced images have it instead of date and time
         header.AcquisitionDateTime = moment
         header.AcquisitionDate, header.AcquisitionTime = str(moment)[:8], str(moment).split("+")[0].split("-")[0][8:]
     header.SOPClassUID = _STORAGE[modality]
@@ -91,13 +91,13 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
 
 
 def derived_object(home: Plane, name: str, meaning: str, series_number: int) -> Dataset:
-    """Make the header of an object of a new series that is derived from a study but is no image of a scanner.
+    """Make the header of a derived object, other than an image of a scanner, in a new series of a study.
 
     Args:
-        home: a slice of the scan in whose study and frame of reference it lies.
-        name: of the object; it follows the description of the source.
-        meaning: what it holds.
-        series_number: added to that of the source.
+        home: a slice of the scan that defines the study and frame of reference.
+        name: name of the object, appended to the description of the source.
+        meaning: description of its content.
+        series_number: added to the series number of the source.
     """
     source, result, now = derived_header(home, home), Dataset(), datetime.now()
     for keyword in _OF_EVERY_OBJECT:
@@ -119,14 +119,14 @@ def _attributes(plane: Plane) -> Attributes:
 
 
 def code_item(code) -> Dataset:
-    """A code as an item of a sequence."""
+    """Make a sequence item of a code."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 
 
 def equipment_item() -> Dataset:
-    """This program, as it contributes to an object."""
+    """Describe this program as contributing equipment."""
     item = Dataset()
     item.Manufacturer, item.ManufacturerModelName = "GroupMorph contributors", "GroupMorph"
     item.SoftwareVersions = __version__

@@ -1,4 +1,4 @@
-"""Find the DICOM images in folders, whatever their files are called, and sort them into stacks."""
+"""Find DICOM images in folders, regardless of file names, and group them into stacks."""
 
 import logging
 import warnings
@@ -20,24 +20,24 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
     """Read the headers of all DICOM files in these folders and their sub-folders, or of these files.
 
-    A DICOMDIR stands for its folder, as it may be older than the files beside it. A second copy of an image is dropped.
+    A DICOMDIR stands for its folder, as it may be outdated. Duplicates of images are dropped.
 
     Returns: the slices of each stack.
     """
-    stacks, seen, copies, others = defaultdict(list), set(), 0, 0
+    stacks, names, copies, ignored = defaultdict(list), set(), 0, 0
     for path in _files(paths):
         planes = _read(path)
-        others += not planes
+        ignored += not planes
         for plane in planes:
             name = plane.uid, plane.frame, plane.corner
-            copies += name in seen
-            if name not in seen:
+            copies += name in names
+            if name not in names:
                 stacks[plane.source].append(plane)
-            seen.add(name)
+            names.add(name)
     if copies:
         logger.info("%d images are stored twice; one copy of each is read.", copies)
-    if others:
-        logger.info("%d DICOM files hold no grey-value image with a place in the patient; they are left aside.", others)
+    if ignored:
+        logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", ignored)
     return dict(stacks)
 
 
@@ -50,11 +50,11 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _read(path: Path) -> list[Plane]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of values that break DICOM's rules and that nobody asks for
+        with warnings.catch_warnings(action="ignore"):  # about invalid values of unused attributes
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
                 return []
             return list(planes_of(dataset, str(path)))
-    except Exception as error:  # pydicom raises whatever a damaged file makes its parts raise
-        logger.warning("%s: left aside, as its header cannot be read (%s)", path, error)
+    except Exception as error:  # damaged files make pydicom raise many types
+        logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
         return []

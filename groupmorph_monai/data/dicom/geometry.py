@@ -1,4 +1,4 @@
-"""Where the slices of one volume lie."""
+"""Positions of the slices of a volume."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,16 +11,16 @@ from .headers import Plane
 
 __all__ = ["decimals", "depth", "orientation", "volume_affine"]
 
-_UNEVEN = 0.05  # share of a slice's distance by which it may lie off its place: more than rounding, less than a gap
+_UNEVEN = 0.05  # maximum offset of a slice, relative to the slice distance: more than rounding, less than a gap
 
 
 def depth(plane: Plane) -> float:
-    """Place along the normal of the slices, in mm."""
+    """Position along the normal of the slices, in mm."""
     return float(np.cross(*plane.axes) @ plane.position)
 
 
 def decimals(values: Iterable[float]) -> list[DSfloat]:
-    """Numbers as DICOM's decimal strings, which hold 16 characters."""
+    """Convert numbers to DICOM's decimal strings of at most 16 characters."""
     return [DSfloat(float(value), auto_format=True) for value in values]
 
 
@@ -31,12 +31,12 @@ def orientation(affine: np.ndarray) -> list[DSfloat]:
 
 
 def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
-    """Affine ``(4, 4)`` of slices in the order of their depth, voxel (column, row, slice) to RAS mm.
+    """Compute the affine ``(4, 4)`` of slices sorted by depth, voxel (column, row, slice) to RAS mm.
 
-    The third axis runs from the first to the last position, so that a tilted gantry gives a sheared affine, which the
-    reader interpolates onto right angles.
+    The third axis points from the first to the last position, so that a tilted gantry gives a sheared affine, which the
+    reader then resamples to orthogonal axes.
 
-    Raises: InputError where the slices are not evenly spaced on a straight line.
+    Raises: InputError if the slices are not evenly spaced on a straight line.
     """
     first, positions = planes[0], np.stack([plane.position for plane in planes])
     step = (positions[-1] - positions[0]) / (len(planes) - 1)
@@ -53,12 +53,12 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     off = float(np.linalg.norm(positions - straight, axis=1).max())
     if off > _UNEVEN * np.linalg.norm(step):
         raise InputError(
-            f"{first.path}: expected evenly spaced slices on one line, got one that lies {off:.3g} mm off in "
-            f"{first.source.description!r}, {gaps.min():.4g} to {gaps.max():.4g} mm apart; resample it, or leave it out"
+            f"{first.path}: expected evenly spaced slices on one line, got one that is {off:.3g} mm off in "
+            f"{first.source.description!r}, {gaps.min():.4g} to {gaps.max():.4g} mm apart; resample it, or remove it"
         )
     affine = np.eye(4)
     between_rows, between_columns = first.spacing_mm
     affine[:3, 0], affine[:3, 1] = first.axes[0] * between_columns, first.axes[1] * between_rows
     affine[:3, 2], affine[:3, 3] = step, first.position
-    # What a header of NIfTI holds, as for every other format.
+    # Round to the precision of a NIfTI header, as for every other format.
     return (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64)

@@ -1,7 +1,8 @@
-"""What the header of a DICOM image says about each of its slices.
+"""Read the header of a DICOM image for each of its slices.
 
-A classic file holds one slice, an enhanced file (multi-frame) many, and a Siemens mosaic the slices of one volume side
-by side in one picture. All of them become `Plane`s. Places are in DICOM's LPS mm here and become RAS in `geometry`.
+A classic file contains one slice, an enhanced (multi-frame) file many, and a Siemens mosaic the slices of one volume
+side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and are converted to RAS in
+`geometry`.
 """
 
 import logging
@@ -26,7 +27,7 @@ _PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
 _PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
 _B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
 _EPOCH = datetime(1970, 1, 1)
-# Parameters that the series of one examination share, each under its classic name and that of an enhanced file.
+# Parameters shared by the series of one examination, under their names in classic and enhanced files.
 _PROTOCOL = (
     ("ScanningSequence", "EchoPulseSequence"),
     ("SequenceName", "PulseSequenceName"),
@@ -41,9 +42,9 @@ _PROTOCOL = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where a slice comes from: slices with equal sources form one stack.
+    """Origin of a slice. Slices with equal sources form one stack.
 
-    ``space`` is the frame of reference. Lengths are in mm, and the orientation is rounded: both only tell stacks apart.
+    ``space`` is the frame of reference. Spacing (mm) and orientation are rounded, as they only distinguish stacks.
     """
 
     patient: str
@@ -66,19 +67,19 @@ class Plane:
 
     Args:
         source: see `Source`.
-        path: file that holds it.
-        frame: its index in a file with several frames.
-        corner: row and column where it begins in its picture; ``(0, 0)`` outside of a mosaic.
-        uid: SOP instance UID, by which a copy of the file is known.
+        path: its file.
+        frame: its index in a multi-frame file.
+        corner: its first row and column in a mosaic; ``(0, 0)`` otherwise.
+        uid: SOP instance UID, to recognise copies of a file.
         position: ``(3,)``, centre of the first pixel, LPS mm.
-        axes: ``(2, 3)``, direction along which the column index grows, then the row index; LPS.
-        spacing_mm: between rows, then between columns.
-        keys: numbers by which it may be ordered in time, named as in `order`; times in seconds.
-        protocol: parameters that series of one examination share.
-        b_value: diffusion weighting in s/mm^2, 0 where there is none.
-        b_value_ge: what GE writes for it, for scans without diffusion too, so that only a change of it tells something.
-        slope, intercept: stored to displayed values.
-        scale: Philips' scale slope, by which displayed values of different scans can be compared; None elsewhere.
+        axes: ``(2, 3)``, directions of increasing column index and of increasing row index; LPS.
+        spacing_mm: distance between rows, then between columns.
+        keys: numbers that may define the temporal order, named as in `order`; times in seconds.
+        protocol: parameters shared by the series of one examination.
+        b_value: diffusion weighting in s/mm^2, 0 without diffusion weighting.
+        b_value_ge: b-value as written by GE, also for scans without diffusion weighting; only changes are meaningful.
+        slope, intercept: convert stored to displayed values.
+        scale: Philips' scale slope, which makes displayed values of different scans comparable; None for others.
     """
 
     source: Source
@@ -98,7 +99,7 @@ class Plane:
     scale: float | None
 
     def number(self, name: str) -> float | None:
-        """A number of the protocol by its classic name, such as RepetitionTime; None where the header has none."""
+        """Read a number of the protocol by its classic name, such as RepetitionTime; None if it is missing."""
         texts = dict(zip((names[0] for names in _PROTOCOL), self.protocol))[name]
         try:
             return float(texts[0])
@@ -112,8 +113,7 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
 
 
 class Attributes:
-    """Attributes of one frame: those of its functional groups, of the shared ones, of the data set, and last of the
-    classic header that Philips keeps in private."""
+    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header."""
 
     def __init__(self, dataset: Dataset, frame: int):
         groups = [shared[0] for shared in [dataset.get("SharedFunctionalGroupsSequence")] if shared]
@@ -123,11 +123,11 @@ class Attributes:
         private = [group[_PHILIPS_FRAME].value for group in groups if _PHILIPS_FRAME in group]
         sources = [item for items in sequences for item in items] + [dataset]
         sources += [item for items in private for item in items]
-        # A data set's own `in` parses the name every time, which takes most of the time of a large study.
+        # `in` of a data set parses the name every time, which dominates the time for a large study.
         self.sources = [(source, source.keys()) for source in sources]
 
     def get(self, *names: str | tuple[int, int], default: object = None) -> object:
-        """The first of these attributes that has a value."""
+        """Return the value of the first of these attributes that has one."""
         for tag in map(_tag, names):
             for source, tags in self.sources:
                 value = source[tag].value if tag in tags else None
@@ -136,7 +136,7 @@ class Attributes:
         return default
 
     def values(self, *names: str | tuple[int, int]) -> list:
-        """The values of the first of these attributes that has any."""
+        """Return the values of the first of these attributes that has any."""
         value = self.get(*names, default=[])
         return list(value) if isinstance(value, MultiValue | list) else [value]
 
@@ -153,16 +153,16 @@ class Attributes:
         return tuple(str(value) for value in self.values(*names))
 
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
-        """A private number, where its block belongs to ``creator``."""
+        """Read a private number if its block belongs to ``creator``."""
         owner = tag[0], tag[1] >> 8
         return self.number(tag) if str(self.get(owner, default="")) == creator else None
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
-    """Yield the slices of one file; none where it holds no grey-value image with a place in the patient."""
+    """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
-    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are no signal
+    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are not image intensities
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, frame)
@@ -233,7 +233,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
 
 
 def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
-    """Seconds since 1970 of a moment that is stored ``whole``, or as a date and a time."""
+    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970."""
     moment, time = attributes.get(*whole), attributes.get(f"{name}Time")
     if moment is None and time is not None:
         date = attributes.get(f"{name}Date", "SeriesDate", "StudyDate", default="19700101")
@@ -246,13 +246,13 @@ def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
 
 
 def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
-    """Yield the slices of a Siemens mosaic; its private header, which nibabel reads, tells their number and order."""
+    """Yield the slices of a Siemens mosaic, whose number and order nibabel reads from its private header."""
     with warnings.catch_warnings(action="ignore"):  # nibabel calls its DICOM readers experimental
         from nibabel.nicom.dicomwrappers import MosaicWrapper, wrapper_from_data
 
         mosaic = wrapper_from_data(dataset)
     if not isinstance(mosaic, MosaicWrapper):
-        logger.warning("%s: a mosaic without Siemens' private header, which tells its slices; left aside", plane.path)
+        logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.path)
         return
     rows, columns, slices = mosaic.image_shape
     step = mosaic.slice_normal * mosaic.voxel_sizes[2]

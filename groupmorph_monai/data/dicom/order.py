@@ -1,4 +1,4 @@
-"""Split slices into volumes, put these in the order of time, and tell their times."""
+"""Split slices into volumes, sort them by time, and determine their times."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from .headers import Plane
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
 
-Volume = tuple[Plane, ...]  # in the order of depth
-# By the first of these that tells all volumes apart they are ordered.
+Volume = tuple[Plane, ...]  # sorted by depth
+# Volumes are sorted by the first of these keys that differs between all of them.
 _ORDER = (
     "temporal offset",
     "acquisition time",
@@ -25,19 +25,19 @@ _ORDER = (
     "instance number",
     "frame number",
 )
-# Those of them that are times. The content time comes last, as it may be that of the reconstruction.
+# Keys that are times. The content time comes last, as it may be the time of the reconstruction.
 _TIMES = (*_ORDER[:5], "content time")
 _SAME_PLACE_MM = 0.01
 
 
 def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
-    """Split the slices of a stack into its timepoints: the k-th image at every slice position makes volume k.
+    """Split the slices of a stack into timepoints: the k-th images at all slice positions form volume k.
 
-    Slices of one volume may have been acquired one after the other, so that only images at the same position are
-    compared: by the first attribute, of those in ``_ORDER``, that tells them apart at every position.
+    As the slices of a volume may be acquired one after the other, only images at the same position are compared: by the
+    first attribute in ``_ORDER`` that differs between them at every position.
 
-    Returns: the volumes in the order of time, and the attribute.
-    Raises: InputError where slices are missing, or nothing tells two images at one position apart.
+    Returns: the volumes in temporal order, and the attribute.
+    Raises: InputError if slices are missing, or if two images at one position cannot be distinguished.
     """
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
@@ -46,12 +46,12 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         raise InputError(_missing(positions, short, number))
     if number == 1:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
-    key = _telling(positions)
+    key = _distinguishing_key(positions)
     if key is None:
         first, second = (plane.path for plane in positions[0][:2])
         raise InputError(
-            f"{first}: expected an acquisition, trigger or content time that tells it from {second} at the same place, "
-            "got none; leave one of them out, if the slice was exported twice"
+            f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
+            "position, got none; remove one of them if the slice was exported twice"
         )
     ordered = [sorted(images, key=lambda plane: plane.keys[key]) for images in positions]
     return list(zip(*ordered)), key
@@ -67,8 +67,8 @@ def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
     return positions
 
 
-def _telling(groups: Sequence[Sequence[Plane]]) -> str | None:
-    """The first key by which the members of each group differ."""
+def _distinguishing_key(groups: Sequence[Sequence[Plane]]) -> str | None:
+    """Find the first key that differs between all members of each group."""
     for key in _ORDER:
         if all(len({p.keys.get(key) for p in group} - {None}) == len(group) for group in groups):
             return key
@@ -76,7 +76,7 @@ def _telling(groups: Sequence[Sequence[Plane]]) -> str | None:
 
 
 def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
-    """Say which slices are missing, and of which timepoint where an attribute tells it."""
+    """Describe which slices are missing, and of which timepoint if this is known."""
     first, full = short[0][0], next(images for images in positions if len(images) == number)
     lacking = ""
     for key in _ORDER:
@@ -88,7 +88,7 @@ def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plan
     return (
         f"{first.path}: expected {number} images at each of the {len(positions)} slice positions of "
         f"{first.source.description!r}, got {len(short[0])} at {depth(first):.4g} mm{lacking}, and {len(short)} such "
-        "positions; export the series again, or take the incomplete timepoint out of the folder"
+        "positions; export the series again, or remove the incomplete timepoint from the folder"
     )
 
 
@@ -98,7 +98,7 @@ def _earliest(volume: Volume, key: str) -> float | None:
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
-    """Sort the volumes of several series in time; the name of the attribute that tells it comes with them."""
+    """Sort the volumes of several series by time. Also returns the name of the attribute used."""
     for key in _ORDER:
         values = [_earliest(volume, key) for volume in volumes]
         if None not in values and len(set(values)) == len(volumes):
@@ -107,13 +107,13 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
 
 
 def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
-    """Times of volumes in order, in seconds from the first one, and the attribute that tells them.
+    """Determine the times of sorted volumes, in seconds since the first one, and the attribute used.
 
-    A volume's time is that of its first slice. Where the acquisition times are whole seconds, as GE writes them,
-    trigger times in milliseconds that span the same time are more exact. Where no time but that of the content rises
-    from volume to volume, temporal position and resolution are preferred.
+    The time of a volume is that of its first slice. If acquisition times are whole seconds, as written by GE, trigger
+    times in milliseconds over the same duration are preferred. If only content times increase from volume to volume,
+    temporal position and resolution are preferred.
 
-    Returns: None where no attribute tells the times.
+    Returns: times (None if unknown), and the name of the attribute.
     """
     times = {key: _rising(volumes, key) for key in (*_TIMES[:-1], "temporal position", _TIMES[-1])}
     position, resolution = times.pop("temporal position"), volumes[0][0].keys.get("temporal resolution", 0.0)

@@ -14,12 +14,12 @@ __all__ = ["read_voxels", "stored_values"]
 
 
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
-    """Read volumes of equal or different size as float32 ``(column, row, slice)``, in the units of the images.
+    """Read volumes of any size as float32 ``(column, row, slice)``, in the units of the images.
 
-    The slope and intercept of each slice are applied. Philips scales every image for display by a slope of its own,
-    whose values can be compared only after division by this and the private scale slope: where these differ between
-    slices of one type of image, all are brought to the scale of its first (Chenevert et al., Errors in quantitative
-    image analysis due to platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
+    The slope and intercept of each slice are applied. Philips scales every image for display by its own slope; values
+    are comparable only after division by this and the private scale slope. If these differ between slices of one image
+    type, all are converted to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
+    platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
     """
     data = [np.empty((len(volume), *volume[0].source.shape), np.float32) for volume in volumes]
     targets = defaultdict(list)
@@ -45,21 +45,21 @@ def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> f
 
 
 def stored_values(path: str) -> np.ndarray:
-    """Stored values of a file ``(frame, row, column)``; bits that the pixels do not use are cleared."""
+    """Read the stored values of a file, ``(frame, row, column)``, with unused bits cleared."""
     dataset = pydicom.dcmread(path, force=True)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     try:
         pixels = dataset.pixel_array
-    except Exception as error:  # of the many libraries that decode
+    except Exception as error:  # the decoding libraries raise many types
         reason = " ".join(str(error).split())[:160]
         if syntax is not None and syntax.is_compressed:
             raise InputError(
                 f"{path}: expected pixels that can be decoded, got {syntax.name} ({reason}); install the decoders with "
                 "pip install 'groupmorph-monai[dicom]', or decompress with gdcmconv --raw"
             ) from error
-        raise InputError(f"{path}: expected whole pixel data, got {reason}; copy or export the file again") from error
+        raise InputError(f"{path}: expected complete pixel data, got {reason}; copy or export it again") from error
     if pixels.dtype.kind in "iu":
         unused = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
         pixels = (pixels << unused) >> unused

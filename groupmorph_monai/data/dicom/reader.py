@@ -1,4 +1,4 @@
-"""A study in, a series out."""
+"""Read the series to align from a DICOM study."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def _stacks(paths: Sequence[Path]) -> list[Stack]:
     stacks = make_stacks(find_stacks(paths))
     if not stacks:
         raise InputError(
-            f"{paths[0]}: expected DICOM images with a position and an orientation, found none; give the folder of the "
+            f"{paths[0]}: expected DICOM images with a position and an orientation, found none; use the folder of the "
             "study"
         )
     return stacks
@@ -32,17 +32,17 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     """Read the series to align from folders or DICOM files.
 
     Args:
-        paths: folders, whose sub-folders are looked through too, files or a DICOMDIR.
-        description: pattern of the descriptions of the series to take, as for `choose`; None lets the program choose.
-    Raises: InputError, in one line, for whatever the user can mend.
+        paths: folders, which are searched recursively, files, or a DICOMDIR.
+        description: pattern of the descriptions of the series to read, as for `choose`; None chooses automatically.
+    Raises: InputError, with a one-line message, for invalid input.
     """
-    chosen, aside = choose(_stacks(paths), description)
-    for stack, reason in aside.items():
-        logger.info("Left aside (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
+    chosen, rejected = choose(_stacks(paths), description)
+    for stack, reason in rejected.items():
+        logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
     if len({stack.source.space for stack in chosen}) > 1:
         logger.warning(
-            "The scans have different frames of reference, so that their coordinates may not agree; the initial "
-            "alignment has to find how they lie"
+            "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
+            "has to compensate for this"
         )
     if len(chosen) == 1:
         volumes, key = chosen[0].volumes
@@ -61,16 +61,16 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
 
 
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> str:
-    """Describe every stack of a study in a line: what it is and whether it would be aligned."""
+    """Describe the stacks of a study, one per line, and whether each would be aligned."""
     stacks = _stacks(paths)
     try:
-        chosen, aside = choose(stacks, description)
+        chosen, rejected = choose(stacks, description)
         end = []
     except InputError as error:
-        chosen, aside, end = [], {}, [str(error)]
+        chosen, rejected, end = [], {}, [str(error)]
     lines = []
     for stack in stacks:
         rows, columns = stack.source.shape
-        state = "to be aligned" if stack in chosen else aside.get(stack) or stack.unsuited or "not chosen"
+        state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.unsuited or "not chosen"
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
     return "\n".join([*lines, *end])

@@ -1,4 +1,4 @@
-"""References from one object to the images it was made of, and files of new objects."""
+"""References from derived objects to their source images, and writing of new objects."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ __all__ = ["reference", "referenced_series", "save", "sop_reference"]
 
 
 def sop_reference(plane: Plane) -> Dataset:
-    """Name the image that holds a slice."""
+    """Refer to the image that contains a slice."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = _kind(plane.path)[0], plane.uid
     return item
 
 
 def reference(plane: Plane) -> Dataset:
-    """Name a slice as the source of a derived image."""
+    """Refer to a slice as the source of a derived image."""
     item = sop_reference(plane)
     if _kind(plane.path)[1]:
         item.ReferencedFrameNumber = plane.frame + 1
@@ -33,7 +33,7 @@ def reference(plane: Plane) -> Dataset:
 
 
 def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
-    """Name the images that hold slices, by series."""
+    """Refer to the images that contain slices, grouped by series."""
     series = defaultdict(dict)
     for plane in planes:
         series[plane.source.series][plane.uid] = plane
@@ -48,13 +48,13 @@ def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
 
 @lru_cache(maxsize=4096)
 def _kind(path: str) -> tuple[str, bool]:
-    """SOP class of a file, and whether it has several frames."""
+    """SOP class of a file, and whether it is a multi-frame file."""
     header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
     return header.SOPClassUID, "NumberOfFrames" in header
 
 
 def save(image: Dataset, path: Path) -> None:
-    """Write a data set as a DICOM file; pydicom 2 and 3 ask for it in different ways."""
+    """Write a data set as a DICOM file with pydicom 2 or 3."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -1,4 +1,4 @@
-"""The motion of a series as a Deformable Spatial Registration object (DICOM PS3.3, A.39.2 and C.20.3)."""
+"""Write the motion of a series as a Deformable Spatial Registration object (DICOM PS3.3, A.39.2 and C.20.3)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,19 @@ from .references import referenced_series, save, sop_reference
 
 __all__ = ["write_registration_object"]
 
-_SERIES_NUMBER = 2000  # added to that of the source
+_SERIES_NUMBER = 2000  # added to the series number of the source
 
 
 def write_registration_object(series: Series, transforms: Sequence[Transform], home: int, path: Path) -> None:
-    """Write the maps from the common space, which is that of the aligned series, to every timepoint.
+    """Write the transforms from the common space, which is that of the aligned series, to every timepoint.
 
-    One item per timepoint holds ``post (pre x + displacement(pre x))``: the matrices are the affine maps before and
-    after the deformation, which keeps its lattice, continued over the grid of scan ``home``.
+    One item per timepoint represents ``post (pre x + displacement(pre x))``: the matrices are the affine transforms
+    before and after the deformation, which keeps its lattice, extended to cover the grid of scan ``home``.
 
     Args:
-        series: as `read_dicom` gives it.
-        transforms: K, RAS mm, each of affine maps and at most one field.
+        series: returned by `read_dicom`.
+        transforms: K, RAS mm, each composed of affine transforms and at most one field.
+        home: index of the scan that defines the grid of the aligned series.
     """
     result = derived_object(series.slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
     result.SOPClassUID, result.Modality = DeformableSpatialRegistrationStorage, "REG"
@@ -42,7 +43,7 @@ def write_registration_object(series: Series, transforms: Sequence[Transform], h
 
 
 def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Dataset:
-    """One timepoint: its images, and the map to them."""
+    """Describe one timepoint: its images, and the transform to them."""
     before, after, dense = np.eye(4), np.eye(4), None
     for part in transform.transforms if isinstance(transform, ComposedTransform) else [transform]:
         if isinstance(part, AffineTransform):
@@ -56,8 +57,8 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
     item.RegistrationTypeCodeSequence = []
     item.PreDeformationMatrixRegistrationSequence = [_matrix(before)]
     item.PostDeformationMatrixRegistrationSequence = [_matrix(after)]
-    moved = Grid(volume.shape, torch.from_numpy(LPS_TO_RAS @ before @ LPS_TO_RAS) @ volume.affine)
-    item.DeformableRegistrationGridSequence = [_grid(dense, moved)]
+    deformed = Grid(volume.shape, torch.from_numpy(LPS_TO_RAS @ before @ LPS_TO_RAS) @ volume.affine)
+    item.DeformableRegistrationGridSequence = [_grid(dense, deformed)]
     return item
 
 
@@ -71,7 +72,7 @@ def _matrix(matrix: np.ndarray) -> Dataset:
 
 
 def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
-    """The displacements of a transform, or none at the corners of ``volume``."""
+    """Describe the displacements of a transform, or zero displacement at the corners of ``volume``."""
     if dense is None:
         grid = volume.at_spacing(volume.spacing_mm * (torch.tensor(volume.shape) - 1))
         displacement = torch.zeros(3, *grid.shape)

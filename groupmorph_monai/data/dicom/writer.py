@@ -1,4 +1,4 @@
-"""The aligned series as a new series of the study that it comes from."""
+"""Write the aligned scans as a new series of their study."""
 
 import math
 from collections.abc import Sequence
@@ -18,24 +18,25 @@ from .references import reference, save
 
 __all__ = ["write_dicom"]
 
-_LARGEST = 2**15 - 1  # of a pixel: as a signed or an unsigned number it is the same
-_FEWEST_BITS = 11  # an error of half a step is 0.024 % of the range
-_SERIES_NUMBER = 1000  # added to that of the source, so that a viewer lists the aligned series behind the scanner's
+_LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
+_FEWEST_BITS = 11  # half a step is 0.024 % of the range
+_SERIES_NUMBER = 1000  # added to the series number of the source, so that viewers list the aligned series after it
 
 
 def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) -> None:
-    """Write aligned timepoints as single-frame images of one new series, whose geometry is that of scan ``home`` and
-    whose times and protocol are those of each timepoint.
+    """Write aligned timepoints as single-frame images of one new series, with the geometry of scan ``home`` and the
+    times and protocol of each timepoint.
 
-    Pixels are the values rounded to integers, where these have 11 to 15 bits, as a rescale slope is not expected in MR
-    images. Otherwise they are multiples of one power of two for the whole series, so that the ratios between timepoints
-    are kept also by programs that do not know the rescale slope.
+    Pixels are values rounded to integers if these need 11 to 15 bits, as MR images usually have no rescale slope.
+    Otherwise they are multiples of one power of two for the whole series, which preserves the ratios between timepoints
+    even in programs that ignore the rescale slope.
 
     Args:
-        series: as `read_dicom` gives it.
+        series: returned by `read_dicom`.
         aligned: ``(K, *S)`` on the grid of scan ``home``; NaN becomes 0.
-        folder: made if missing.
-    Raises: InputError where the modality is neither MR nor CT.
+        home: index of the scan that defines the geometry.
+        folder: created if it does not exist.
+    Raises: InputError if the modality is neither MR nor CT.
     """
     folder.mkdir(exist_ok=True)
     base = series.slices[home][0]
@@ -67,18 +68,18 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
 
 
 def _slope(largest: float) -> float:
-    """What one step of the stored integers means, for values up to ``largest``."""
+    """Rescale slope of the stored integers for values up to ``largest``."""
     bits = math.log2(max(largest, 1e-30) / _LARGEST)
     return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
 
 
 def _first(plane: Plane) -> tuple:
-    """Order of the slices of a volume in time, by what `order` takes for its time."""
+    """Sort key of slices by time, with the same attributes as in `order`."""
     return tuple(plane.keys.get(name, 0.0) for name in ("acquisition time", "trigger time", "content time"))
 
 
 def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None:
-    """``affine``: voxel (column, row, slice) to LPS mm."""
+    """Add the attributes of a grid. ``affine``: voxel (column, row, slice) to LPS mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     header.ImageOrientationPatient, header.PixelSpacing = orientation(affine), decimals(spacing[1::-1])
     (header.SpacingBetweenSlices,) = decimals(spacing[2:])

@@ -1,4 +1,4 @@
-// Curves of a region and the motion of every timepoint, as SVG.
+// Signal curves of a region and the motion of every timepoint, as SVG.
 
 const WIDE = 560, HIGH = 240, LEFT = 62, BOTTOM = 36, TOP = 12;
 
@@ -11,7 +11,7 @@ function svg(parent, name, attributes, text = "") {
 
 const short = (value) => (value === null || !Number.isFinite(value) ? "–" : Number(value.toPrecision(4)).toString());
 
-// Empty axes; gives the functions from numbers to places.
+// Draw empty axes; returns the functions that map values to positions.
 function axes(id, across, low, high, labelX, labelY) {
   const chart = element(id);
   chart.replaceChildren();
@@ -31,7 +31,7 @@ function axes(id, across, low, high, labelX, labelY) {
 const timed = packed.times_s && packed.times_s.every(Number.isFinite);
 const times = () => (timed ? packed.times_s : packed.timepoints.map((_, k) => k));
 
-// Peak enhancement, its time, and the ratio of early to late enhancement, of one curve.
+// Peak enhancement, time to peak, and ratio of early to late enhancement of one curve.
 function kinetics(values) {
   const rise = values.map((v) => v - values[0]);
   const peak = rise.indexOf(Math.max(...rise.filter(Number.isFinite)));

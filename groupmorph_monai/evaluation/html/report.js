@@ -1,4 +1,4 @@
-// What is shown and how it is changed.
+// Display state, drawing, and user interaction.
 
 const FLICKER_MS = 500;
 const GRID_STEP = 8; // voxels between the lines of a deformation grid
@@ -12,13 +12,13 @@ function slicePixels(which, plane, slice) {
   return state.content === "scan" ? scanSlice(which, state.time, indices) : subtractionSlice(which, state.time, indices);
 }
 
-// The greatest width, in initial windows, at which the middle of the brightness shows all of the images' range.
+// Window width, relative to the initial one, that covers the full intensity range at medium brightness.
 function widest() {
   const { low, high, window } = series.before, span = window[1] - window[0] || 1;
   return Math.max(1, 2 * ((high - window[0]) / span) - 1, 1 - 2 * ((low - window[0]) / span));
 }
 
-// Grey value of a pixel; a difference of 0 is middle grey, and black in a projection. What is not known is black.
+// Grey value of a pixel. A difference of 0 is medium grey, or black in a projection; unknown values are black.
 function grey(value) {
   const { window } = series.before;
   const share = (state.content === "scan" ? value - window[0] : value) / (window[1] - window[0] || 1);
@@ -27,7 +27,7 @@ function grey(value) {
   return 255 * ((share - centre) / reach + 0.5);
 }
 
-// Red where a value is above its middle, blue where it is below; displacement and uncertainty have no middle.
+// Tint a pixel red above the neutral value and blue below; displacement and uncertainty are never below it.
 function tint(pixels, n, value, middle, reach) {
   const share = Math.max(-1, Math.min(1, (value - middle) / reach));
   const strength = 0.65 * Math.abs(share);
@@ -47,8 +47,8 @@ function paintGrid(context, plane, slice) {
   const full = shape(), [columns, rows] = [full[right], full[down]];
   const indices = lookup(plane, slice, series.displacement.shape, full);
   const place = (x, y) => {
-    const moved = displacementAt(state.time, indices[y * columns + x]);
-    return [x + 0.5 - moved[right] / packed.spacing_mm[right], y + 0.5 - moved[down] / packed.spacing_mm[down]];
+    const offset = displacementAt(state.time, indices[y * columns + x]);
+    return [x + 0.5 - offset[right] / packed.spacing_mm[right], y + 0.5 - offset[down] / packed.spacing_mm[down]];
   };
   context.strokeStyle = "#ffd54f";
   context.lineWidth = 0.25;
@@ -58,7 +58,7 @@ function paintGrid(context, plane, slice) {
   context.stroke();
 }
 
-// Which of the two series a column of the screen shows, 0 to 1 from the left.
+// The series, "before" or "after", to show in a column of the screen, 0 to 1 from the left.
 function shown(column) {
   if (state.mode === "swipe") return column < state.swipe ? "before" : "after";
   if (state.mode === "flicker") return state.flickers ? "before" : "after";
@@ -109,7 +109,7 @@ function paintMarks(context, plane, columns, rows) {
 
 function describe() {
   const unit = { jacobian: `red: more room in the timepoint than in the common space, blue: less; full colour at a factor of ${(2 ** (series.jacobian?.reach || 0)).toPrecision(3)}`, displacement: `full colour at ${series.displacement?.reach.toPrecision(3)} mm`, std: `full colour at a standard deviation of ${series.std?.reach.toPrecision(3)} mm`, grid: `every ${GRID_STEP}th line of the common space, where it lies in the timepoint`, none: "" }[state.overlay];
-  const what = { scan: "Scan", subtraction: "Timepoint minus the first: grey is no change", mip: "Greatest rise of the signal since the first timepoint, through all slices" }[state.content];
+  const what = { scan: "Scan", subtraction: "Timepoint minus the first: grey is no change", mip: "Maximum signal increase since the first timepoint over all slices" }[state.content];
   const which = { before: "before registration", after: "after registration", flicker: "before and after in turn", swipe: "before on the left of the line, after on the right" }[state.mode];
   element("legend").textContent = `${what}; ${which}${unit ? `. Overlay: ${unit}` : ""}.`;
   element("time-name").textContent = packed.timepoints[state.time];
@@ -129,7 +129,7 @@ function update() {
   describe();
 }
 
-// Voxels of a closed path in a slice.
+// Indices of the voxels inside a closed path in a slice.
 function voxelsInside(plane, slice, path) {
   const { right, down } = PLANES[plane];
   const indices = lookup(plane, slice, shape(), shape()), columns = shape()[right];

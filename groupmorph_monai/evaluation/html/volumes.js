@@ -1,5 +1,5 @@
 "use strict";
-// The series and its overlays, axes to the right, front and head, the last one fastest.
+// The series and its overlays, in RAS+ orientation, last axis fastest.
 
 const report = JSON.parse(document.getElementById("report").textContent);
 const packed = JSON.parse(document.getElementById("volumes").textContent);
@@ -11,7 +11,7 @@ async function unpack(text) {
   return new Response(stream).arrayBuffer();
 }
 
-// Images in the scans' unit; 0 of the 16 bits is a voxel that the scan has not seen.
+// Convert 16-bit values to the scans' unit; 0 marks voxels outside the scan's field of view.
 function signal(buffer, { low, high }) {
   return Float32Array.from(new Uint16Array(buffer), (v) => (v ? low + ((v - 1) / 65534) * (high - low) : NaN));
 }
@@ -24,15 +24,15 @@ async function unpackAll() {
   }
 }
 
-// How a plane lies on the screen: which volume axes run to the right and down, and which one the slices are numbered
-// along. All three run backwards: the patient's right is on the left of the screen, front and head are up.
+// Volume axes that run to the right, down, and through the slices of each plane. All three are reversed: the patient's
+// right is on the left of the screen; anterior and superior are up.
 const PLANES = { axial: { right: 0, down: 1, through: 2 }, coronal: { right: 0, down: 2, through: 1 }, sagittal: { right: 1, down: 2, through: 0 } };
 
 function strides(shape) {
   return [shape[1] * shape[2], shape[2], 1];
 }
 
-// Indices into a volume of `shape` for every pixel of a slice of the images' `full` shape: nearest neighbours.
+// Nearest-neighbour indices into a volume of `shape` for every pixel of a slice of the images' `full` shape.
 function lookup(plane, slice, shape, full) {
   const { right, down, through } = PLANES[plane];
   const step = strides(shape);
@@ -72,7 +72,7 @@ function projectedSlice(which, time, plane) {
   return projections.get(key);
 }
 
-// Displacement in mm along the three axes at one index of its lattice.
+// Displacement in mm along the three axes at one index of its grid.
 function displacementAt(time, index) {
   const { data, size, scale } = series.displacement;
   return [0, 1, 2].map((axis) => (data[(3 * time + axis) * size + index] - 128) * scale);
@@ -86,11 +86,11 @@ function overlaySlice(name, time, plane, slice, full) {
   return Float32Array.from(indices, (i) => low + (data[time * size + i] / 255) * (high - low));
 }
 
-// Mean signal of those voxels that the scan has seen, in the scans' unit, at every timepoint; NaN where there are none.
+// Mean signal per timepoint, in the scans' unit, over the voxels inside the scan's field of view; NaN if there are none.
 function curve(which, voxels) {
   const { data, size } = series[which];
   return packed.timepoints.map((_, time) => {
-    const seen = Array.from(voxels, (i) => data[time * size + i]).filter(Number.isFinite);
-    return seen.reduce((total, v) => total + v, 0) / seen.length;
+    const values = Array.from(voxels, (i) => data[time * size + i]).filter(Number.isFinite);
+    return values.reduce((total, v) => total + v, 0) / values.length;
   });
 }

@@ -119,7 +119,7 @@ def test_a_cell_without_its_arrays_is_not_finished(one, runs, tmp_path):
         ("missing", 300, "not installed: nothing; pip install nothing"),
         ("crashing", 300, "failed: ended with code 7; see fake.log"),
         ("wrong", 300, "failed: of no use at all; see fake.log"),
-        ("not_finite", 300, "failed: its field is not finite"),
+        ("not_finite", 300, "failed: the field is not finite"),
         ("sleeping", 3, "over the time limit of 3 s"),
     ],
 )

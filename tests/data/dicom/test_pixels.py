@@ -89,7 +89,7 @@ def test_a_cut_file_is_refused(tmp_path):
     exports.save(series_of(data), tmp_path)
     cut = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
     cut.write_bytes(cut.read_bytes()[:-50])
-    with pytest.raises(InputError, match="whole pixel data.*copy or export"):
+    with pytest.raises(InputError, match="complete pixel data.*copy or export"):
         read_series(tmp_path)
 
 

@@ -108,7 +108,7 @@ def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog
     refused(tmp_path, "two timepoints", "--series-description")
     series = read_series(tmp_path, description="t1*")
     assert_aligned(series, data)
-    assert series.times_s == (0, 600) and series.description == "t1_pre, t1_post" and "not alike" in caplog.text
+    assert series.times_s == (0, 600) and series.description == "t1_pre, t1_post" and "dissimilar" in caplog.text
 
 
 def test_two_series_of_equal_length_are_not_guessed(tmp_path):
@@ -166,7 +166,7 @@ def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
         twin.SOPInstanceUID, uid = exports.generate_uid(), image.SeriesInstanceUID
         twin.SeriesInstanceUID, twin.StudyInstanceUID = uid, image.StudyInstanceUID
         twin.FrameOfReferenceUID = image.FrameOfReferenceUID
-    refused(exports.save(images + again, tmp_path), "tells it from", "exported twice")
+    refused(exports.save(images + again, tmp_path), "differs from", "exported twice")
 
 
 def test_uneven_slices_are_refused(tmp_path):

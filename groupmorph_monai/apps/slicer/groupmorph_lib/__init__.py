@@ -1,4 +1,4 @@
-"""What the module needs beside Slicer's own: plain Python, and SimpleITK, which Slicer brings."""
+"""Slicer-independent part of the module. It needs only Python and SimpleITK, which Slicer provides."""
 
 from .command import Settings, register_command
 from .run import Run

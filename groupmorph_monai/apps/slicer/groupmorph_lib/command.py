@@ -11,15 +11,15 @@ __all__ = ["Settings", "register_command"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the widgets hold.
+    """Settings selected in the module's widgets.
 
     Args:
-        program: the `groupmorph` command, such as ``/home/me/groupmorph/.venv/bin/groupmorph``, with arguments of its
-            own where it has some.
-        reference: index of the volume that stays; None moves all volumes to their common mean.
+        program: the `groupmorph` command, such as ``/home/me/groupmorph/.venv/bin/groupmorph``, optionally with
+            arguments.
+        reference: index of the volume to which the others are aligned; None aligns all volumes to their common mean.
         effort: fast, normal, best, or none for the network's prediction alone.
         initial: affine, rigid or none.
-        mask: label map; the images count where it is above 0.
+        mask: label map; the similarity is evaluated only where it is above 0.
         overlays: names of the bundle's overlays, such as data/lung_ct.
     """
 
@@ -32,7 +32,7 @@ class Settings:
 
 
 def register_command(settings: Settings, volumes: Sequence[str], output: str) -> list[str]:
-    """The words of `groupmorph register` that register ``volumes``, in the order of time, into ``output``."""
+    """Build the `groupmorph register` command for ``volumes``, in temporal order, with results in ``output``."""
     words = [*shlex.split(settings.program), "register", f"--output={output}", f"--initial={settings.initial}"]
     if settings.reference is not None:
         words.append(f"--reference={settings.reference}")

@@ -1,4 +1,4 @@
-"""A registration that runs beside Slicer, so that its window stays alive."""
+"""Run a registration in the background, so that Slicer stays responsive."""
 
 from __future__ import annotations  # Slicer 5.2 has Python 3.9
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["Run"]
 
-# What the command prints when a stage is done, and the share of the work that is behind it then.
+# Messages of the command at the end of each stage, and the fraction of the work completed by then.
 _STAGES = (
     (r"Read \d+ timepoints", 0.05),
     (r"Brought \d+ whole scans together", 0.3),
@@ -23,11 +23,12 @@ _STAGES = (
 
 
 class Run:
-    """Run a command and follow it.
+    """Run a command and monitor its progress.
 
     Args:
-        command: its words.
-        environment: of the process. Slicer's own points Python to Slicer's libraries: give that of its start.
+        command: arguments of the process.
+        environment: environment of the process. Pass Slicer's startup environment, as its current one makes Python use
+            Slicer's libraries.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None):
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def error(self) -> str | None:
-        """Why it failed, in the command's own line; None where it did not, or was cancelled, or still runs."""
+        """Error message of the command; None if it succeeded, was cancelled, or is still running."""
         if self.running or self._process.returncode == 0 or self._cancelled:
             return None
         self._reader.join()
@@ -70,7 +71,7 @@ class Run:
         return not self.running and self._process.returncode == 0
 
     def cancel(self) -> None:
-        """Stop it; it removes what it has begun to write."""
+        """Stop the command, which then removes its incomplete output."""
         self._cancelled = True
         if self.running:
             self._process.terminate()

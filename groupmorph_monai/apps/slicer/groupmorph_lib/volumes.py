@@ -1,4 +1,4 @@
-"""What `groupmorph register` has written, as Slicer takes it."""
+"""Prepare the results of `groupmorph register` for Slicer."""
 
 from __future__ import annotations  # Slicer 5.2 has Python 3.9
 
@@ -11,7 +11,7 @@ __all__ = ["fields_of", "report_page", "split_volumes"]
 
 
 def split_volumes(file: str, folder: str) -> list[str]:
-    """Write each volume of a 4D image as a 3D file to ``folder``, in the order of time, and return their names."""
+    """Write each volume of a 4D image to a 3D file in ``folder`` and return the files in temporal order."""
     series = sitk.ReadImage(file)
     *size, number = series.GetSize()
     files = []
@@ -22,14 +22,14 @@ def split_volumes(file: str, folder: str) -> list[str]:
 
 
 def fields_of(output: str) -> list[str]:
-    """The displacement fields from the common space to each volume, which Slicer loads as transforms: put a volume
-    under its own, and it lies in the common space."""
-    # By number: sorted by name, ddf_100 would come before ddf_11.
+    """List the displacement fields from the common space to each volume. Slicer loads them as transforms: apply one to
+    its volume to move the volume to the common space."""
+    # Count instead of sorting by name, which would put ddf_100 before ddf_11.
     names = (Path(output) / f"ddf_{k:02d}.nii.gz" for k in count())
     return [str(path) for path in takewhile(Path.is_file, names)]
 
 
 def report_page(output: str) -> str | None:
-    """The report that a person looks at."""
+    """Locate the report for display."""
     pages = (Path(output) / name for name in ("report.html", "report.png"))
     return next((str(page) for page in pages if page.is_file()), None)
