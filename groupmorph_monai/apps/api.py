@@ -140,6 +140,7 @@ def register(
     parser = parsed_run("inference", overlays, settings, device, **inputs)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     try:
+        parser.get_parsed_content("cost_by_headers").check()
         parser.get_parsed_content("cost").check()
         native = parser.get_parsed_content("native")
         parser.get_parsed_content("handlers#1#products").check(native, home)

@@ -8,10 +8,12 @@ from monai.bundle import ConfigParser
 
 from ..data.names import bids_name
 from ..data.output_folder import keep_inputs
+from ..data.series import Series
 from ..data.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
+from ..workflow.processor_time import ProcessorTime
 from .run import parsed_run
 
 __all__ = ["describe_run"]
@@ -23,12 +25,14 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
     Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
     config = parsed_run(*arguments, **options)
+    config.get_parsed_content("cost_by_headers").check()
+    series: Series = config.get_parsed_content("native")
     cost: RegistrationCost = config.get_parsed_content("cost")
     cost.check()
-    frames = cost.series.frames
+    frames = series.frames
     home = config.get_parsed_content("reference") or 0
     products: Products = config.get_parsed_content("products")
-    products.check(cost.series, home)
+    products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
     levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
@@ -38,7 +42,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "working grid": _described(cost.grid),
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
-        "time": f"{_duration(cost.seconds)} with {torch.get_num_threads()} threads, if nothing else is busy",
+        "time": _time(cost.time),
         "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
@@ -48,6 +52,12 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
 def _described(grid: Grid) -> str:
     shape, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing_mm.tolist()))
     return f"{shape} voxels of {spacing} mm"
+
+
+def _time(estimate: ProcessorTime) -> str:
+    text = f"{_duration(estimate.seconds)} of processor time, summed over {torch.get_num_threads()} threads"
+    searching = estimate.searching_seconds
+    return f"{text}; up to {_duration(searching)} more if scans are far apart" if searching else text
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from .hearts import HEART_MOTIONS, make_heart
 from .kinetics import ToftsFit
 from .phantom import make_phantom
 from .points import read_points
-from .readers import read_series
+from .readers import header_grids, read_series
 from .series import Series
 from .thorax import make_thorax
 from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
@@ -40,6 +40,7 @@ __all__ = [
     "affine_phantom_items",
     "breast_items",
     "collate_series",
+    "header_grids",
     "heart_items",
     "make_breast",
     "make_heart",

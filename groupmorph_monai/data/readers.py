@@ -10,6 +10,7 @@ voxel size alone, with the origin at the centre of the volume and the first axis
 import contextlib
 import gzip
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,15 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..space.geometry import Grid
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
-from .series import Frame, Series, checked_series
+from .series import LONGEST_MM, Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
 from .storage import IN_MEMORY, Storage
 
-__all__ = ["read_image", "read_series"]
+__all__ = ["header_grids", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ _GREY = "convert it to a grey-value image"
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
 _SPACE_UNIT_BITS = 0x07
+_MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression limit of deflate
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
         raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
     header = image.header
     _check_stored_header(image, path)
-    unit_mm = _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
-    affine = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ image.affine
-    apart_mm = unit_mm * _forms_apart(header, image.shape)
+    apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
             "%s: qform and sform differ by up to %.1f mm; the sform is used, while ITK may use the qform",
@@ -93,7 +94,17 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
             apart_mm,
         )
     data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
-    return _File(data, affine, path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header)
+    return _File(
+        data, _affine_mm(image), path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header
+    )
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
+
+
+def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
+    return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
 
 
 def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
@@ -291,6 +302,55 @@ def read_series(
         one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
         series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
     return checked_series(series, timepoints, storage)
+
+
+def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
+    """Read the grids of a series from the headers of its NIfTI, MHA or NRRD files, without reading the voxels.
+
+    Args:
+        series: as in `read_series`.
+        description: as in `read_series`.
+    Returns: one grid per scan. The list is empty for DICOM, whose headers take as long to read as the images, and if a
+        file is missing, or its header is broken or describes more voxels than the file can contain; `read_series`
+        reports the reason.
+    """
+    if isinstance(series, Series):
+        return [frame.grid for frame in series.frames]
+    try:
+        paths = _checked_paths(series)
+        if (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
+            return []
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+        files = folder_files(Path(paths[0]), description) if one_folder else paths
+        return [grid for file in files for grid in _header_grids(str(file))]
+    except Exception:  # every library has its own types
+        return []
+
+
+def _header_grids(path: str) -> list[Grid]:
+    if path.lower().endswith(NIFTI_ENDINGS):
+        image = nib.load(path)
+        shape, affine = image.shape, _affine_mm(image)
+    else:
+        shape, affine = _itk_header(path)
+    grid = Grid(shape[:3], affine)
+    if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
+        raise ValueError("no volume of a patient")
+    if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
+        raise ValueError("the file is too short")
+    return [grid] * math.prod(shape[3:])
+
+
+def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    with _silence():
+        reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+    axes, affine = range(reader.GetNumberOfDimensions()), np.eye(4)
+    for d in axes[:3]:
+        affine[:3, d] = np.array(reader.GetDirection(d))[:3] * reader.GetSpacing(d)
+        affine[d, 3] = reader.GetOrigin(d)
+    return tuple(reader.GetDimensions(d) for d in axes), LPS_TO_RAS @ affine
 
 
 def _checked_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

@@ -44,8 +44,11 @@ def working_grid(
         grid = grids[reference].canonical()
     else:
         grid = grids[0].canonical()
-        if not all(other.canonical().matches(grid, 1e-2) for other in grids[1:]):
+        others = [other for other in grids[1:] if not _is_same(other, grids[0])]
+        if not all(other.canonical().matches(grid, 1e-2) for other in others):
             grid = _middle_grid(grids, initial)
+        elif not others:  # a thousand scans on one grid take no longer than one
+            grids = grids[:1]
     if spacing_mm is None:
         return grid
     if spacing_mm == "auto":
@@ -60,6 +63,10 @@ def working_grid(
             f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
         )
     return grid.at_spacing(torch.from_numpy(wanted.copy()))
+
+
+def _is_same(one: Grid, other: Grid) -> bool:
+    return one.shape == other.shape and torch.equal(one.affine, other.affine)
 
 
 def _resolved_mm(grid: Grid) -> float:

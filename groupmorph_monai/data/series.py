@@ -14,10 +14,11 @@ from .fill_values import without_fill
 from .right_angles import at_right_angles
 from .storage import IN_MEMORY, Storage
 
-__all__ = ["Frame", "Series", "checked_series", "overlap", "series_of_arrays"]
+__all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
 
 logger = logging.getLogger(__name__)
 
+LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
 
 
@@ -61,12 +62,16 @@ class Series:
 
     def check_reference(self, reference: int | None) -> None:
         """Raise an InputError if there is no timepoint with this index."""
-        number = len(self.frames)
-        if reference is not None and not 0 <= reference < number:
-            raise InputError(
-                f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
-                "choose one of these"
-            )
+        check_reference(reference, len(self.frames))
+
+
+def check_reference(reference: int | None, number: int) -> None:
+    """Raise an InputError if a series of ``number`` timepoints has no timepoint with this index."""
+    if reference is not None and not 0 <= reference < number:
+        raise InputError(
+            f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
+            "choose one of these"
+        )
 
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
@@ -143,7 +148,7 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
     extent = frame.grid.extent_mm.numpy()
-    if not 1 <= extent.max() <= 1e4:
+    if not 1 <= extent.max() <= LONGEST_MM:
         raise InputError(
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "correct the voxel size or its unit in the header"

@@ -11,6 +11,7 @@ import numpy as np
 __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 
 logger = logging.getLogger(__name__)
+_LARGEST = 1e12  # maximum absolute value of a time
 _UNEVEN = 0.01  # maximum relative difference of even steps
 
 
@@ -30,7 +31,7 @@ def sidecar(image: str | Path) -> dict:
         content = json.loads(json_file.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s: ignored, as it cannot be read (%s)", json_file, error)
         return {}
     return content if isinstance(content, dict) else {}
@@ -92,7 +93,8 @@ def _frame_s(content: dict) -> float | None:
 
 def _numbers(value: object) -> list[float]:
     values = value if isinstance(value, list) else [value]
-    return [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return [float(v) for v in numbers if abs(v) < _LARGEST]  # also excludes NaN
 
 
 def _from_first(values: Sequence[float]) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
 from ..data.resampling import resample, smoothed
@@ -29,7 +29,7 @@ _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities i
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
-_LEAST_REGION_VOXELS = 8
+_LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2
 _LEAST_CURVE = 4  # timepoints
 _MOST_COMPARED = 32  # timepoints compared in pairs, whose number grows quadratically
 
@@ -183,15 +183,20 @@ def _region_change_percent(images: _Images, determinants: Tensor) -> list[float]
     values = _scaled(images.values, images.values[images.seen] if images.seen.any() else images.values)
     rise = (values - values[:1]).amax(dim=0)
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.seen.all(dim=0)
-    regions, number = label(enhancing.numpy())
+    regions, _ = label(enhancing.numpy())
+    voxels = np.bincount(regions.ravel())
     changes, weights = [], []
-    for n in range(1, number + 1):
-        inside = regions == n
-        around = binary_dilation(inside, iterations=2) & (regions == 0)
-        if inside.sum() >= _LEAST_REGION_VOXELS and around.any():
-            ratio = determinants[:, inside].mean(dim=1) / determinants[:, around].mean(dim=1).clamp_min(1e-3)
+    for n, box in enumerate(find_objects(regions), start=1):
+        if voxels[n] < _LEAST_REGION_VOXELS:  # noise causes thousands of these
+            continue
+        box = tuple(slice(max(0, side.start - _AROUND_VOXELS), side.stop + _AROUND_VOXELS) for side in box)
+        inside = regions[box] == n
+        around = binary_dilation(inside, iterations=_AROUND_VOXELS) & (regions[box] == 0)
+        if around.any():
+            local = determinants[(slice(None), *box)]
+            ratio = local[:, inside].mean(dim=1) / local[:, around].mean(dim=1).clamp_min(1e-3)
             changes.append(ratio / ratio[0].clamp_min(1e-3) - 1)
-            weights.append(float(inside.sum()))
+            weights.append(float(voxels[n]))
     if not changes:
         return None
     shares = torch.tensor(weights).sqrt()

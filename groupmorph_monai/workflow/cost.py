@@ -2,21 +2,22 @@
 
 import math
 import os
-import time
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 
 from ..data.resampling import working_grid
-from ..data.series import Series
+from ..data.series import check_reference
 from ..data.storage import IN_MEMORY
+from ..data.writers import Products
 from ..errors import InputError
 from ..space.geometry import Grid
-from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
 from .many_scans import streamed_memory_gb
+from .processor_time import ProcessorTime
 
 __all__ = ["RegistrationCost"]
 
@@ -30,55 +31,45 @@ _IMAGES, _NETWORK, _REFINING, _RESULT, _DRAWING = 8, 30, 12, 45, 30
 _REFINING_ALL = 360
 _SLAB, _FILE = 407, 43
 _SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
-# Processor time, in that of a `window_mean` of one voxel: of the picture; of the affine alignment of a timepoint; for
-# each voxel and timepoint, of the network, of an iteration, of one of its conjugate gradients on the lattice, and of
-# the fields and what is measured of them; and for each voxel that is written.
-_PICTURE, _ALIGNING = 2.3e8, 2.3e8
-_PASS, _ITERATION, _CONJUGATE, _FIELDS, _WRITING = 60, 200, 5, 140, 525
-
-
-def _window_seconds_per_voxel(size: int = 64, radius: int = 2) -> float:
-    """Processor time of a `window_mean`, by which this machine is measured."""
-    x, seconds = torch.rand(1, 1, size, size, size), []
-    for _ in range(4):
-        started = time.process_time()
-        window_mean(x, radius)
-        seconds.append(time.process_time() - started)
-    return min(seconds[1:]) / x.numel()
 
 
 class RegistrationCost:
     """Estimate the memory of the machine, not of a GPU, that one registration takes, and its time on the CPU.
 
     Args:
-        series: native volumes.
+        scans: grids of the K files, which `header_grids` reads; may be empty.
         inferer: of the registration.
         spacing_mm, reference: of the working grid, as `working_grid` takes them.
         device: that the registration runs on.
+        products: the files to write besides the aligned series; None for the default.
+        initial: initial alignment, as in `AlignInitiald`.
     """
 
     def __init__(
         self,
-        series: Series,
+        scans: Sequence[Grid],
         inferer: RegistrationInferer | CodeInferer,
         spacing_mm: float | str | None = "auto",
         reference: int | None = None,
         device: torch.device | str = "cpu",
+        products: Products | None = None,
+        initial: str | None = "affine",
     ):
-        series.check_reference(reference)
-        self.series, self.inferer, self.device = series, inferer, torch.device(device)
+        if scans:
+            check_reference(reference, len(scans))
+        self.scans, self.inferer, self.device = list(scans), inferer, torch.device(device)
         self.spacing_mm, self.reference = spacing_mm, reference
+        self.products, self.initial = products or Products(), initial
 
     @cached_property
     def grid(self) -> Grid:
         """The working grid, but for what an initial alignment changes."""
-        return working_grid([frame.grid for frame in self.series.frames], self.spacing_mm, self.reference)
+        return working_grid(self.scans, self.spacing_mm, self.reference)
 
     @property
     def _sizes(self) -> tuple[int, int]:
         """Voxels of the files and of the working grid, of all timepoints together."""
-        frames = self.series.frames
-        return sum(frame.data.size for frame in frames), len(frames) * math.prod(self.grid.shape)
+        return sum(math.prod(scan.shape) for scan in self.scans), len(self.scans) * math.prod(self.grid.shape)
 
     @property
     def scans_at_once(self) -> int | None:
@@ -96,43 +87,38 @@ class RegistrationCost:
         """At the peak, in 1e9 bytes."""
         files, voxels = self._sizes
         if self.scans_at_once:
-            largest = max(frame.data.size for frame in self.series.frames)
+            largest = max(math.prod(scan.shape) for scan in self.scans)
             return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self.scans_at_once)
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
         share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]
         if self.device.type == "cpu":
-            refining = _REFINING + _REFINING_ALL / len(self.series.frames)
+            refining = _REFINING + _REFINING_ALL / len(self.scans)
             stages += [_NETWORK * share, refining * bool(self.levels)]
         return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + self._writing) / 1e9
 
     @property
     def _writing(self) -> float:
         """Bytes that the writer takes: each of the files that are compressed at the same time is made slab by slab."""
-        sizes = [frame.data.size for frame in self.series.frames]
+        sizes = [math.prod(scan.shape) for scan in self.scans]
         at_once = min(len(sizes), os.cpu_count() or 1, _FILES_AT_ONCE)
         return _WRITTEN * sum(sizes) + at_once * (_SLAB * min(max(sizes), _SLAB_VOXELS) + _FILE * max(sizes))
 
     @property
-    def seconds(self) -> float:
-        """On this machine, with the threads that PyTorch has, where no other process is busy."""
-        files, voxels = self._sizes
-        windows = _PICTURE + _ALIGNING * len(self.series.frames) + (_PASS + _FIELDS) * voxels + _WRITING * files
-        if self.levels:
-            refinement = self.inferer.refinement
-            for factor, iterations in self.levels:
-                lattice = voxels / max(factor, refinement.lattice_voxels) ** 3
-                step = _ITERATION * voxels / factor**3 + _CONJUGATE * refinement.conjugate_steps * lattice
-                windows += iterations * step
-            windows += 2 * self.inferer.draws * _CONJUGATE * refinement.conjugate_steps * lattice
-        return _window_seconds_per_voxel() * windows / torch.get_num_threads()
+    def time(self) -> ProcessorTime:
+        """Processor time, summed over all cores."""
+        aligned = self.initial not in (None, "none")
+        return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
 
     def check(self) -> None:
-        """Refuse a registration that does not fit into the memory that is free. Raises: InputError."""
+        """Refuse a registration that does not fit into the free memory; passes if there are no scans.
+
+        Raises: InputError.
+        """
         free_gb = available_memory_gb()
-        if self.memory_gb <= free_gb:
+        if not self.scans or self.memory_gb <= free_gb:
             return
-        frames, spacing = len(self.series.frames), float(self.grid.spacing_mm.min())
+        frames, spacing = len(self.scans), float(self.grid.spacing_mm.min())
         fitting = self._fitting_spacing_mm(free_gb)
         cure = f"take --spacing-mm {fitting:g}" if fitting else "crop the scans, or give fewer"
         raise InputError(
@@ -145,7 +131,9 @@ class RegistrationCost:
         spacing = float(self.grid.spacing_mm.min())
         for _ in range(20):
             spacing = math.ceil(11 * spacing) / 10
-            coarser = RegistrationCost(self.series, self.inferer, spacing, self.reference, self.device)
+            coarser = RegistrationCost(
+                self.scans, self.inferer, spacing, self.reference, self.device, self.products, self.initial
+            )
             if min(coarser.grid.shape) < 16:
                 return None
             if coarser.memory_gb <= free_gb:

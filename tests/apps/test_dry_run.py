@@ -1,6 +1,9 @@
+import itk
+import numpy as np
 import pytest
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data import readers
 from groupmorph_monai.workflow import cost
 
 
@@ -13,7 +16,8 @@ def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, t
     assert told["working grid"].split() == "15 x 13 x 13 voxels of 2 x 2 x 2 mm".split()
     assert told["refinement"].split() == "every 2. voxel (6 steps at most), every 1. voxel (6 steps at most)".split()
     assert "jacobian_00 to 02.nii.gz" in told["files"] and "std_mm" not in told["files"]
-    assert {"scans", "memory", "time"} <= set(told) and not output.exists()
+    assert {"scans", "memory"} <= set(told) and not output.exists()
+    assert "s of processor time, summed over " in told["time"] and "more if scans are far apart" in told["time"]
 
 
 def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):
@@ -50,3 +54,21 @@ def test_too_little_memory_ends_in_one_line_before_anything_is_written(options, 
     output = tmp_path / "out"
     assert main(["register", *series[:3], "--output", str(output), "--quiet", *options]) == 2
     assert capsys.readouterr().err.startswith("groupmorph: memory: expected ") and not output.exists()
+
+
+@pytest.mark.parametrize("ending, options", [("nii.gz", []), ("nrrd", ["--dry-run"])])
+def test_hundreds_of_scans_are_refused_by_their_headers(ending, options, tmp_path, capsys, monkeypatch):
+    data = np.random.default_rng(0).integers(0, 9, (24, 20, 16)).astype(np.int16)
+    scan = tmp_path / f"scan.{ending}"
+    itk.imwrite(itk.image_from_array(data.T.copy()), str(scan))
+    monkeypatch.setattr(cost, "available_memory_gb", lambda: 0.7)
+    monkeypatch.setattr(readers, "_load", lambda *arguments: pytest.fail("an image was read"))
+    assert main(["register", *[str(scan)] * 300, "--output", str(tmp_path / "out"), *options]) == 2
+    assert "GB for 300 scans on 24 x 20 x 16 voxels of 1 mm, got 0.7 GB" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_draws_than_memory_or_sense_are_refused(series, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["register", *series[:2], "--output", str(tmp_path / "out"), "--std", "1000000", "--dry-run"])
+    assert "--std" in capsys.readouterr().err

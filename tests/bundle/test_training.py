@@ -102,6 +102,20 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
     assert "epochs have 2 iterations, these have 4" in str(find_input_error(raised.value))
 
 
+def test_mlflow_holds_what_tensorboard_does(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    train(tmp_path, tracking="mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}")
+    experiment = client.get_experiment_by_name("monai_experiment")
+    runs = client.search_runs([experiment.experiment_id])
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    names = {"train_loss": "train/loss", "validation_loss": "validation_loss", "nmi": "nmi", "rmse": "rmse"}
+    for name, tag in names.items():
+        tracked = [m.value for run in runs for m in client.get_metric_history(run.info.run_id, name)]
+        assert tracked == pytest.approx([event.value for event in events.Scalars(tag)], rel=1e-5), name
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
 def test_tensorboard_shows_each_term_the_metrics_and_a_picture(finished):
     events = EventAccumulator(str(finished / "tensorboard")).Reload()
     wanted = {"train/log_likelihood", "train/kl", "train/loss", "train/learning_rate"}

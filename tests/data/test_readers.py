@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.readers import read_image, read_series
+from groupmorph_monai.data.readers import header_grids, read_image, read_series
 from groupmorph_monai.data.right_angles import is_sheared
 from groupmorph_monai.errors import InputError
 
@@ -110,6 +110,36 @@ def test_folder_or_list_of_one_4d_file_is_that_file(tmp_path):
     path = _nifti(tmp_path / "s.nii.gz", data)
     for given in (path, [path], tmp_path, [tmp_path]):
         np.testing.assert_array_equal(read_series(given).frames[1].data, data[..., 1])
+
+
+def test_headers_alone_tell_the_grids_of_what_is_read(tmp_path):
+    four = nib.Nifti1Image(_volume((*SIZE, 3)), np.diag([1000, 1000, 1000, 1]) @ OBLIQUE)
+    four.header.set_xyzt_units("micron", "sec")
+    nib.save(four, tmp_path / "series.nii.gz")
+    files = [_nifti(tmp_path / "a.nii", _volume()), _itk(tmp_path / "b.nrrd", _volume((8, 7, 6)), OBLIQUE)]
+    files.append(_itk(tmp_path / "c.mha", _volume(), OBLIQUE @ np.diag([1, 1, 2, 1])))
+    for given in ([tmp_path / "series.nii.gz"], files):
+        read = [frame.grid for frame in read_series(given).frames]
+        assert len(header_grids(given)) == len(read)
+        assert all(told.matches(grid, 1e-4) for told, grid in zip(header_grids(given), read))
+
+
+def test_headers_of_files_that_are_cut_short_or_missing_tell_nothing(tmp_path):
+    whole = Path(_nifti(tmp_path / "a.nii", np.zeros((200, 200, 200), np.float32)))
+    cut = tmp_path / "cut.nii"
+    cut.write_bytes(whole.read_bytes()[:5000])
+    assert header_grids([whole]) and header_grids([whole, cut]) == header_grids([whole, "absent.nii"]) == []
+
+
+@pytest.mark.parametrize("affine", [np.diag([0, 1, 1, 1]), np.diag([np.nan, 1, 1, 1]), np.diag([1e6, 1, 1, 1])])
+def test_headers_that_place_no_patient_tell_nothing(affine, tmp_path):
+    def grids(affine):
+        image = nib.Nifti1Image(_volume(), np.eye(4))
+        image.header.set_sform(affine, 1)
+        (tmp_path / "a.nii").write_bytes(image.header.binaryblock + bytes(4) + _volume().tobytes())
+        return header_grids([tmp_path / "a.nii"])
+
+    assert len(grids(np.eye(4))) == 1 and grids(affine) == []
 
 
 def test_labels_keep_their_type(tmp_path):

@@ -76,6 +76,9 @@ def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 8000, (0, 8, 16)),
         ({"FrameTimesStart": [0, 10]}, 5000, (0, 5, 10)),
         ({"FrameTimesStart": [0, 10, 10]}, None, None),
+        ({"FrameTimesStart": [0, 10, float("inf")]}, None, None),
+        ({"RepetitionTime": float("inf")}, None, None),
+        ({"RepetitionTime": 10**400}, None, None),
         ([1, 2], 5000, (0, 5, 10)),
         (None, None, None),
     ],
@@ -86,9 +89,10 @@ def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
     assert read_series(path).times_s == expected
 
 
-def test_a_damaged_sidecar_is_left_aside(tmp_path, caplog):
+@pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
+def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
     path = scan(tmp_path / "dyn.nii.gz", volumes=3)
-    (tmp_path / "dyn.json").write_text("{")
+    (tmp_path / "dyn.json").write_text(content)
     assert times_of_volumes(path, 3) is None and "dyn.json" in caplog.text
 
 

@@ -7,16 +7,15 @@ import pytest
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.memory import memory
-from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.data import Products, ToftsFit
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.workflow import Refinement, RegistrationCost, cost
+from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.workflow import Refinement, RegistrationCost, cost, processor_time
 
 
 def series(timepoints, size, spacing_mm=1.0):
-    """Of volumes that take no memory."""
-    data, affine = np.broadcast_to(np.float32(0), size), np.diag([spacing_mm] * 3 + [1.0])
-    return Series(tuple(Frame(data, affine, f"t{k}") for k in range(timepoints)))
+    return [Grid(size, np.diag([spacing_mm] * 3 + [1.0]))] * timepoints
 
 
 def inferer(refined=True, draws=0, window=None):
@@ -36,16 +35,52 @@ def test_memory_is_of_the_voxels_that_are_held():
     assert coarser < on_a_gpu < four
 
 
-def test_time_is_of_the_steps(monkeypatch):
-    monkeypatch.setattr(cost, "_window_seconds_per_voxel", lambda: 1e-8)
-    seconds = [
-        RegistrationCost(series(k, (96, 96, 64)), inferer(*options)).seconds
-        for k, options in ((4, (False,)), (4, ()), (8, ()), (4, (True, 20)))
-    ]
-    picture = cost._PICTURE * 1e-8
-    assert seconds[2] - picture == pytest.approx(2 * (seconds[1] - picture)) and seconds[0] < seconds[1] < seconds[3]
-    monkeypatch.setattr(cost, "_window_seconds_per_voxel", lambda: 2e-8)
-    assert RegistrationCost(series(4, (96, 96, 64)), inferer()).seconds == pytest.approx(2 * seconds[1])
+def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
+    monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1e-8)
+
+    def seconds(timepoints=4, products=None, initial="affine", **options):
+        scans = series(timepoints, (96, 96, 64))
+        return RegistrationCost(scans, inferer(**options), products=products, initial=initial).time.seconds
+
+    fixed = 1e-8 * (processor_time._START + processor_time._PICTURE)
+    assert seconds(8) - fixed == pytest.approx(2 * (seconds() - fixed))
+    assert seconds(refined=False, initial="none") < seconds(refined=False) < seconds() < seconds(draws=20)
+    written = [Products(), Products(fields="full"), Products(dicom=True), Products(sequence=True)]
+    written += [Products(itk_transforms=True), Products(kinetics=ToftsFit())]
+    assert min(seconds(products=products) for products in written[1:]) > seconds()
+    apart = RegistrationCost(series(4, (96, 96, 64)), inferer()).time.searching_seconds
+    assert apart == pytest.approx(1e-8 * 4 * processor_time._SEARCHING)
+    alone = seconds()
+    monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 2e-8)
+    assert seconds() == pytest.approx(2 * alone)
+
+
+def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypatch):
+    monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1.0)
+
+    def work(iterations, conjugate_steps):
+        refinement = Refinement(
+            LocalCorrelation(), FluidPrior(lambda_v=0), (1,), (iterations,), conjugate_steps=conjugate_steps
+        )
+        settings = SimpleNamespace(refinement=refinement, draws=0, window_size_voxels=None)
+        return RegistrationCost(series(3, (32, 32, 32)), settings).time.seconds
+
+    step = processor_time._CONJUGATE * 3 * 16**3  # on every second voxel
+    assert work(5, 8) - work(5, 7) == pytest.approx(5 * step, rel=1e-6)
+    one = processor_time._MODEL * 3 * 32**3 + processor_time._DISPLACEMENT * 3 * 16**3 + 8 * step
+    assert work(6, 8) - work(5, 8) == pytest.approx(one, rel=1e-6)
+
+
+def test_a_unit_of_work_is_timed(monkeypatch):
+    """By a clock that ticks a second each time it is read."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(processor_time.time, "process_time", lambda: float(next(ticks)))
+    assert processor_time._seconds_per_unit() == pytest.approx(1 / 64**3)
+
+
+def test_nothing_is_refused_where_headers_do_not_tell(monkeypatch):
+    monkeypatch.setattr(cost, "available_memory_gb", lambda: 0.0)
+    RegistrationCost([], inferer(), reference=3).check()
 
 
 @pytest.mark.parametrize("timepoints, size, spacing_mm", [(6, (100, 100, 80), 0.3), (4, (60, 60, 60), 0.1)])

@@ -172,7 +172,9 @@ def _memory_gb(jobs: Sequence[Mapping]) -> float:
     for job in jobs:
         try:
             positional, options = registration(argparse.Namespace(**job["arguments"]))
-            return parsed_run(*positional, **options).get_parsed_content("cost").memory_gb
+            config = parsed_run(*positional, **options)
+            cost = config.get_parsed_content("cost_by_headers")
+            return (cost if cost.scans else config.get_parsed_content("cost")).memory_gb
         except Exception:  # unreadable: its registration reports the reason
             continue
     return _BASE_GB

@@ -1,0 +1,119 @@
+"""Estimate the processor time of a registration from the sizes of its series and its settings.
+
+Work is counted in units of `window_mean` on one voxel. The unit is timed on the spot, so that the estimate adapts to
+the machine and the load of its memory and caches.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from ..data.writers import Products
+from ..space.geometry import Grid
+from ..space.lattice import window_mean
+
+__all__ = ["ProcessorTime"]
+
+# Work in these units, measured stage by stage on other series than those in docs/machine.md.
+_START = 1.7e9  # importing the libraries and parsing the configs
+_ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
+_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
+_LOADING, _NETWORK, _FIELDS = 40, 35, 160  # per voxel of the working grid and scan; the network in each pass
+_MODEL, _RESTART = 60, 850  # per voxel of a level and scan, in each iteration, and once on each level but the finest
+_DISPLACEMENT, _CONJUGATE = 90, 20  # per voxel of the lattice of z and scan, in each iteration, and each conjugate step
+_DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
+_QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
+# Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
+_WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 195, 150, 680, 100, 150, 60
+_CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
+
+
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Estimate the processor time on the CPU, summed over all cores, from the start of the program to its end.
+
+    The refinement is counted with its maximum number of iterations.
+
+    Args:
+        scans: grids of the K files.
+        grid: working grid.
+        inferer: inferer of the registration.
+        levels: spacing of the samples in voxels, and maximum number of iterations, for each level of the refinement.
+        products: the files to write besides the aligned series.
+        aligned: whether the registration starts with an affine or rigid alignment.
+    """
+
+    scans: Sequence[Grid]
+    grid: Grid
+    inferer: object
+    levels: Sequence[tuple[int, int]]
+    products: Products
+    aligned: bool = True
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds on this machine, at its present load."""
+        return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
+
+    @property
+    def searching_seconds(self) -> float:
+        """Additional seconds if the alignment has to search for every scan."""
+        return _seconds_per_unit() * _SEARCHING * len(self.scans) * self.aligned
+
+    @property
+    def _voxels(self) -> int:
+        """Number of voxels of the working grid, times the number of scans."""
+        return len(self.scans) * math.prod(self.grid.shape)
+
+    @property
+    def _registering(self) -> float:
+        passes = getattr(self.inferer, "passes", 1)
+        aligning = _ALIGNING * len(self.scans) * self.aligned
+        return _START + aligning + (_LOADING + _NETWORK * passes + _FIELDS) * self._voxels
+
+    @property
+    def _refining(self) -> float:
+        draws = getattr(self.inferer, "draws", 0)
+        work = _DRAW * draws * self._voxels
+        if not self.levels:
+            return work
+        refinement, lattice = self.inferer.refinement, 0.0
+        for factor, iterations in self.levels:
+            level, lattice = (self._voxels / n**3 for n in (factor, max(factor, refinement.lattice_voxels)))
+            work += iterations * (_MODEL * level + (_DISPLACEMENT + _CONJUGATE * refinement.conjugate_steps) * lattice)
+            work += _RESTART * level * (factor > 1)
+        return work + draws * _CONJUGATE * _DRAW_STEPS * lattice
+
+    @property
+    def _reporting(self) -> float:
+        spacing = max(float(self.scans[0].spacing_mm.median()), float(self.scans[0].extent_mm.max()) / _QUALITY_VOXELS)
+        coarse = math.prod((self.scans[0].extent_mm / spacing).clamp_min(1).tolist())
+        pictures = _PICTURE + _KINETICS_PICTURE * (self.products.kinetics is not None)
+        return pictures + _QUALITY * coarse * len(self.scans)
+
+    @property
+    def _writing(self) -> float:
+        products = self.products
+        kinds = (
+            (_FULL_FIELDS, products.fields == "full"),
+            (_ITK_TRANSFORMS, products.itk_transforms),
+            (_SEQUENCE, products.sequence),
+            (_DICOM, products.dicom),
+            (_KINETICS, products.kinetics is not None),
+        )
+        work = _WRITING + sum(work for work, requested in kinds if requested)
+        return work * sum(math.prod(scan.shape) for scan in self.scans)
+
+
+def _seconds_per_unit() -> float:
+    """Time a unit of work."""
+    x, seconds = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), []
+    for _ in range(_CALIBRATION_REPEATS):
+        started = time.process_time()
+        window_mean(x, 2)
+        seconds.append(time.process_time() - started)
+    return median(seconds) / x.numel()
