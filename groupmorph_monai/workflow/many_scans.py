@@ -5,11 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import torch
 
-from ..data.folders import folder_files
-from ..data.names import NIFTI_ENDINGS
+from ..data.readers import header_grids
 from ..data.series import Series
 from ..data.storage import Storage
 from ..errors import InputError
@@ -74,7 +72,7 @@ def storage_for(
     if scans_at_once != "auto":
         return Storage(scans_at_once, folder)
     in_parts = on_cpu and not draws and not (likelihood is not None and likelihood.couples_all)
-    voxels = _voxels(series, description) if in_parts else []
+    voxels = [math.prod(scan.shape) for scan in header_grids(series, description)] if in_parts else []
     free_gb = available_memory_gb()
     if not voxels or all_at_once_gb(voxels) <= free_gb:
         return Storage(None, folder)
@@ -82,19 +80,3 @@ def storage_for(
     while fits < _MOST_AT_A_TIME and streamed_memory_gb(most, 2 * fits) < 0.8 * free_gb:
         fits *= 2
     return Storage(min(fits, len(voxels)), folder)
-
-
-def _voxels(series: Series | str | Path | Sequence[str | Path] | None, description: str | None) -> list[int]:
-    """Voxels of each scan; none where only reading a series tells, as with DICOM."""
-    if isinstance(series, Series):
-        return [frame.data.size for frame in series.frames]
-    try:
-        paths = [Path(path) for path in ([series] if isinstance(series, (str, Path)) else series or [])]
-        if len(paths) == 1 and paths[0].is_dir():
-            paths = folder_files(paths[0], description)
-        if not all(path.name.lower().endswith(NIFTI_ENDINGS) for path in paths):
-            return []
-        shapes = [nib.load(path).shape for path in paths]
-    except (InputError, OSError, TypeError, ValueError, nib.filebasedimages.ImageFileError):
-        return []  # the reader says what is wrong
-    return [math.prod(shape[:3]) for shape in shapes for _ in range(math.prod(shape[3:]))]
