@@ -1,5 +1,6 @@
 """Register a series from Python."""
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def register(
     if reference != "mean":
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}
-    parser = parsed_run("inference", overlays, settings, device, series=series)
+    # Data that do not fit into memory are kept in the temporary folder.
+    parser = parsed_run("inference", overlays, settings, device, series=series, output_dir=tempfile.gettempdir())
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     try:
         parser.get_parsed_content("cost_by_headers").check()

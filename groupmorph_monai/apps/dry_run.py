@@ -35,8 +35,9 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
     products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
     levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
+    at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {
-        "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}",
+        "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}{at_a_time}",
         "output grid": _described(frames[home].grid),
         "working grid": _described(cost.grid),
         "refinement": levels or "none",

@@ -19,6 +19,7 @@ SETTINGS: dict[str, Kind] = {
     "timepoints_in_order": Flag(),
     "spacing_mm": Choice("auto", other=OrNone(Number(0.1, 1000), List(Number(0.1, 1000), 3))),
     "reference": OrNone(Whole(0, 10000)),
+    "scans_at_once": Choice("auto", other=OrNone(Whole(1, 10000))),
     "series_description": OrNone(Text()),
     "initial_alignment": Choice("affine", "rigid", "none", "network"),
     "affine_weights": Text(),
@@ -97,6 +98,7 @@ SETTINGS: dict[str, Kind] = {
     "lambda_vr": _WEIGHT,
     "adapt_prior": Flag(),
     "independent_share": Number(0, 1, above=True),
+    "prior_factor": Number(0, 100, above=True),
     # refinement
     "refinement_levels_voxels": List(Whole(1, 256)),
     "refinement_iterations": List(Whole(0, 10000)),

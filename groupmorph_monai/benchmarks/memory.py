@@ -18,22 +18,24 @@ from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb
 from .compare import BundleMethod
 
-__all__ = ["memory"]
+__all__ = ["memory", "write_phantom"]
 
 _TIMES_AS_FINE = 3  # the phantom is interpolated, as generating one at full size would dominate the run time
 
 
-def _write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
+    """Write the scans of a phantom, ``t000.nii.gz`` and so on, to a folder."""
     thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
     image = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0)["image"][None]
     for k, volume in enumerate(interpolate(image, list(size), mode="trilinear", align_corners=True)[0].numpy()):
         write_image(Frame(volume, np.eye(4), "phantom"), Path(folder) / f"t{k:03d}.nii.gz")
 
 
-def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, float]:
-    """Estimated memory in GB and processor time in seconds, followed by the measured ones."""
+def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> tuple[float, float, float, float, float]:
+    """Estimated memory in GB and processor time in seconds, the measured ones, and the time without the start."""
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
+        settings["scans_at_once"] = scans_at_once
         workflow = ConfigWorkflow(
             config_file=list(method.config_files),
             run_id="inference",
@@ -44,31 +46,36 @@ def _register(method: BundleMethod, folder: str) -> tuple[float, float, float, f
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
         estimate = cost.memory_gb, cost.time.seconds
+        started = time.process_time()
         workflow.run()
-        return *estimate, peak_memory_gb(), time.process_time()
+        return *estimate, peak_memory_gb(), time.process_time(), time.process_time() - started
 
 
 def memory(
     method: BundleMethod,
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
+    scans_at_once: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access."""
+    """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access, with
+    ``scans_at_once`` scans in memory, or all if None."""
     rows = []
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
-            for work in ((_write_phantom, folder, size, timepoints), (_register, method, folder)):
+            for work in ((write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     result = pool.submit(*work).result()
-        estimated_gb, estimated_s, peak_gb, seconds = result
+        estimated_gb, estimated_s, peak_gb, seconds, cpu_seconds = result
         rows.append(
             {
                 "series": name,
+                "scans at a time": scans_at_once or timepoints,
                 "estimated memory, GB": estimated_gb,
                 "peak memory, GB": peak_gb,
                 "estimated processor seconds": estimated_s,
                 "processor seconds": seconds,
+                "CPU seconds per scan": cpu_seconds / timepoints,
             }
         )
         progress(f"{name}: {peak_gb:.2f} of {estimated_gb:.2f} GB and {seconds:.0f} of {estimated_s:.0f} s estimated")

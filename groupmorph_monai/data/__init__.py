@@ -3,6 +3,7 @@
 from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .breast import make_breast
 from .cache import CachedSeries
+from .collate import collate_series
 from .datalist import (
     affine_phantom_items,
     breast_items,
@@ -38,6 +39,7 @@ __all__ = [
     "ToftsFit",
     "affine_phantom_items",
     "breast_items",
+    "collate_series",
     "header_grids",
     "heart_items",
     "make_breast",

@@ -12,6 +12,7 @@ from ..errors import InputError
 from .output_folder import all_or_nothing
 from .right_angles import is_sheared
 from .series import Frame
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
@@ -52,8 +53,9 @@ def nifti_image(
     return image
 
 
-def save_nifti(image: nib.Nifti1Image, path: str | Path) -> None:
-    """Write ``.nii`` or ``.nii.gz``, compressed with as many threads as PyTorch uses, several times as fast as zlib."""
+def save_nifti(image: nib.Nifti1Image, path: str | Path, storage: Storage = IN_MEMORY) -> None:
+    """Write ``.nii`` or ``.nii.gz``, compressed with as many threads as PyTorch uses, several times as fast as zlib.
+    ``storage`` may hold the volumes of a series."""
     if Path(path).suffix != ".gz":
         nib.save(image, path)
         return
@@ -63,8 +65,10 @@ def save_nifti(image: nib.Nifti1Image, path: str | Path) -> None:
     image.header.write_to(start)
     with igzip_threaded.open(path, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as file:
         file.write(start.getbuffer())
-        for part in np.asanyarray(image.dataobj).T:
-            file.write(np.ascontiguousarray(part, image.get_data_dtype()).data)
+        slowest = np.asanyarray(image.dataobj).T
+        for chunk in storage.chunks(len(slowest)):
+            for part in slowest[chunk]:
+                file.write(np.ascontiguousarray(part, image.get_data_dtype()).data)
 
 
 def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> None:

@@ -31,6 +31,7 @@ from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .series import LONGEST_MM, Frame, Series, checked_series
 from .sidecars import sidecar, times_of_files, times_of_volumes
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["header_grids", "read_image", "read_series"]
 
@@ -73,7 +74,7 @@ def _silence() -> Iterator[None]:
         os.close(devnull)
 
 
-def _load_nifti(path: str, labels: bool) -> _File:
+def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
@@ -92,7 +93,7 @@ def _load_nifti(path: str, labels: bool) -> _File:
             path,
             apart_mm,
         )
-    data, time = _values(image, path, labels), float(header["pixdim"][4])
+    data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
     return _File(
         data, _affine_mm(image), path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header
     )
@@ -106,11 +107,18 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
     return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
 
 
-def _values(image: nib.Nifti1Pair, path: str, labels: bool) -> np.ndarray:
+def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
     """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         image = image if file is None else type(image).from_stream(file)
-        data = np.asarray(image.dataobj) if labels else image.get_fdata(dtype=np.float32, caching="unchanged")
+        if labels:
+            data = np.asarray(image.dataobj)
+        elif storage.scans_at_once and image.ndim == 4:
+            data = np.moveaxis(storage.empty_array((image.shape[3], *image.shape[:3]), np.float32), 0, 3)
+            for chunk in storage.chunks(image.shape[3]):
+                data[..., chunk] = image.dataobj[..., chunk]
+        else:
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
         try:
             while file is not None and file.read(1 << 20):
                 pass
@@ -172,7 +180,7 @@ def _load_itk(path: str, labels: bool) -> _File:
     return _File(data, LPS_TO_RAS @ affine, path, frame_time)
 
 
-def _load(path: str | Path, labels: bool = False) -> _File:
+def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
     """Read any image file. All failures raise an InputError."""
     path = str(path)
     if not os.path.exists(path):
@@ -180,7 +188,8 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     if Path(path).is_dir():
         raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
     try:
-        file = (_load_nifti if path.lower().endswith(NIFTI_ENDINGS) else _load_itk)(path, labels)
+        nifti = path.lower().endswith(NIFTI_ENDINGS)
+        file = _load_nifti(path, labels, storage) if nifti else _load_itk(path, labels)
     except InputError:
         raise
     except MemoryError as error:
@@ -205,8 +214,11 @@ def _load(path: str | Path, labels: bool = False) -> _File:
     return replace(file, data=data)
 
 
-def _load_all(paths: Sequence[str | Path]) -> list[_File]:
+def _load_all(paths: Sequence[str | Path], storage: Storage) -> list[_File]:
     """Read image files; NIfTI in parallel, others one by one, as ITK is silenced for the whole process."""
+    if storage.scans_at_once:
+        files = (_load(path, storage=storage) for path in paths)
+        return [replace(file, data=storage.keep(file.data)) if file.data.ndim == 3 else file for file in files]
     parallel = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
     with ThreadPoolExecutor(torch.get_num_threads() if parallel else 1) as pool:
         return list(pool.map(_load, paths))
@@ -235,9 +247,9 @@ def _check_volume(file: _File, most_axes: int) -> None:
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 
-def _from_files(files: Sequence[str | Path]) -> Series:
+def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
     dirlab = len(files) == 1 and is_dirlab(files[0])
-    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files)
+    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files, storage)
     for file in loaded:
         _check_volume(file, 4 if len(files) == 1 else 3)
     first, volumes = loaded[0], [(file, file.data) for file in loaded]
@@ -261,6 +273,7 @@ def read_series(
     series: Series | str | Path | Sequence[str | Path] | None,
     timepoints: int | None = None,
     description: str | None = None,
+    storage: Storage = IN_MEMORY,
 ) -> Series:
     """Read K scans of one patient; a `Series` is returned unchanged.
 
@@ -271,11 +284,12 @@ def read_series(
             metadata lacks the frame time; other formats (MHA, NRRD, ...) by ITK.
         timepoints: the number of timepoints that the network requires; None for any.
         description: pattern of series descriptions or file names that selects the series of a folder.
-    Returns: the series in memory. Fill values, as outside the circular field of view of CT, are replaced by the
-        smallest measured value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine
-        registration stored in the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's
-        qform supports shear; ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is
-        removed from the affine instead.
+        storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
+    Returns: the series. Fill values, as outside the circular field of view of CT, are replaced by the smallest measured
+        value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine registration stored in
+        the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's qform supports shear;
+        ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is removed from the affine
+        instead.
     Raises: InputError, with a one-line message, for invalid input.
     """
     if isinstance(series, Series):
@@ -286,8 +300,8 @@ def read_series(
         series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
         one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
-        series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths)
-    return checked_series(series, timepoints)
+        series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
+    return checked_series(series, timepoints, storage)
 
 
 def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:

@@ -1,6 +1,6 @@
 """Resample a series from the grids of its files to a common grid, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid, Transform, interpolate
 from .series import Frame, Series
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["resample", "resample_series", "smoothed", "working_grid"]
 
@@ -128,7 +129,9 @@ def resample(
     return values, seen
 
 
-def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -> tuple[MetaTensor, Tensor]:
+def resample_series(
+    series: Series, grid: Grid, initial: Tensor | None = None, storage: Storage = IN_MEMORY
+) -> tuple[MetaTensor, Tensor]:
     """Resample every timepoint to one grid: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1 inside the
     timepoint's field of view.
 
@@ -137,13 +140,19 @@ def resample_series(series: Series, grid: Grid, initial: Tensor | None = None) -
 
     Args:
         initial: ``(K, 4, 4)``, RAS mm, from the space of the grid to each timepoint; None for the identity.
+        storage: where to keep the result.
     """
-    parts = []
-    for number, frame in enumerate(series.frames):
-        transform = None if initial is None else AffineTransform(initial[number])
-        parts.append([torch.from_numpy(part) for part in resample(smoothed(frame, grid), grid, transform)])
-    images, coverage = (torch.stack(part) for part in zip(*parts))
-    return MetaTensor(images, affine=grid.affine), coverage.float()
+    frames = series.frames
+
+    def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+        for chunk in storage.chunks(len(frames)):
+            for k in range(chunk.start, chunk.stop):
+                transform = None if initial is None else AffineTransform(initial[k])
+                image, seen = (torch.from_numpy(x) for x in resample(smoothed(frames[k], grid), grid, transform))
+                yield slice(k, k + 1), (image[None], seen[None].float())
+
+    images, coverage = storage.collect(parts(), len(frames), dim=0)
+    return MetaTensor(images, affine=grid.affine), coverage
 
 
 def smoothed(frame: Frame, grid: Grid) -> Frame:

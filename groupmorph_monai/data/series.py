@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..space.geometry import Grid
 from .fill_values import without_fill
 from .right_angles import at_right_angles
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
 
@@ -99,11 +100,12 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
     return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
 
 
-def checked_series(series: Series, timepoints: int | None) -> Series:
+def checked_series(series: Series, timepoints: int | None, storage: Storage = IN_MEMORY) -> Series:
     """Check that K scans can be registered together, and mask fill values.
 
     Args:
         timepoints: required K; None for two or more.
+        storage: where to keep volumes that are changed.
     Returns: the series with fill values marked as invalid, and orthogonal axes.
     Raises: InputError, with a one-line message, for the first unsuitable scan.
     """
@@ -115,7 +117,8 @@ def checked_series(series: Series, timepoints: int | None) -> Series:
         raise InputError(f"{first.path}: expected a series, got one timepoint; use several 3D files, or one 4D file")
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
-    frames = [_on_measured_voxels(frame) for frame in frames]
+        storage.release()
+    frames = [_on_measured_voxels(frame, storage) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
             logger.info("Frame %d (%s) has another grid than the first one.", number, frame.path)
@@ -157,11 +160,13 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         )
 
 
-def _on_measured_voxels(frame: Frame) -> Frame:
+def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:
     """Mask fill values, and resample sheared volumes to orthogonal axes."""
     data, valid = without_fill(frame.data, frame.path)
     data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
-    return replace(frame, data=data, affine=affine, valid=valid)
+    data = data if data is frame.data else storage.keep(data)
+    storage.release()
+    return replace(frame, data=data, affine=affine, valid=None if valid is None else storage.keep(valid))
 
 
 def overlap(one: Grid, other: Grid) -> bool:

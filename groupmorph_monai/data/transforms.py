@@ -1,6 +1,6 @@
 """Transforms from items of a data list to the input of the network."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .points import read_landmarks
 from .readers import read_image, read_series
 from .resampling import resample, resample_series, working_grid
 from .series import Frame
+from .storage import IN_MEMORY, Storage
 from .thorax import make_thorax
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
@@ -44,11 +45,18 @@ class ClipSeriesd(MapTransform):
             ``description``. Phantoms do not have it.
         least: minimum intensity in the files' units, which each scan must exceed; None leaves the series unchanged.
         timepoints: number of timepoints that the network requires; None for any.
+        storage: where to keep the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image", least: float | None = None, timepoints: int | None = None):
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        least: float | None = None,
+        timepoints: int | None = None,
+        storage: Storage = IN_MEMORY,
+    ):
         super().__init__(keys, allow_missing_keys=True)
-        self.least, self.timepoints = least, timepoints
+        self.least, self.timepoints, self.storage = least, timepoints, storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -60,7 +68,8 @@ class ClipSeriesd(MapTransform):
                         f"intensity_least: expected less than {frame.data.max():g}, the maximum intensity of "
                         f"{frame.path}, got {self.least:g}; choose a smaller value"
                     )
-            frames = [replace(frame, data=np.maximum(frame.data, self.least)) for frame in series.frames]
+            clipped = (self.storage.keep(np.maximum(frame.data, self.least)) for frame in series.frames)
+            frames = [replace(frame, data=data) for frame, data in zip(series.frames, clipped)]
             item[key] = replace(series, frames=tuple(frames))
         return item
 
@@ -84,6 +93,7 @@ class LoadSeriesd(MapTransform):
         spacing_mm: working spacing, as for `working_grid`. Phantoms keep theirs.
         timepoints: number of timepoints that the network requires; None for any.
         reference: index of the scan to which the others are aligned; None for their common mean.
+        storage: where to keep images and coverage.
     """
 
     def __init__(
@@ -92,9 +102,11 @@ class LoadSeriesd(MapTransform):
         spacing_mm: Sequence[float] | float | str | None = None,
         timepoints: int | None = None,
         reference: int | None = None,
+        storage: Storage = IN_MEMORY,
     ):
         super().__init__(keys)
         self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -108,7 +120,7 @@ class LoadSeriesd(MapTransform):
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
         self._check_grid(grid, series.frames)
-        item[key], item["coverage"] = resample_series(series, grid, initial)
+        item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
         for name, files in maps.items():
@@ -184,27 +196,45 @@ class ScalePercentilesd(MapTransform):
         keys: keys of series ``(K, *S)``.
         lower, upper: percentiles, 0 to 100.
         per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
+        storage: where to keep the result.
     Raises: InputError if intensities, or their range, are not finite in float32.
     """
 
     def __init__(
-        self, keys: KeysCollection = "image", lower: float = 1.0, upper: float = 99.0, per_timepoint: bool = True
+        self,
+        keys: KeysCollection = "image",
+        lower: float = 1.0,
+        upper: float = 99.0,
+        per_timepoint: bool = True,
+        storage: Storage = IN_MEMORY,
     ):
         super().__init__(keys)
-        self.percentiles, self.per_timepoint = (lower, upper), per_timepoint
+        self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         for key in self.key_iterator(item):
-            series, coverage = item[key], item.get("coverage")
-            seen = np.broadcast_to(True, series.shape) if coverage is None else np.asarray(coverage) > 0.5
-            if self.per_timepoint:
-                limits = [self._limits(*part, key) for part in zip(np.asarray(series), seen)]
-            else:
-                limits = [self._limits(np.asarray(series), seen, key)] * len(series)
-            parts = [((part - low) / (high - low)).clamp(0, 1) for part, (low, high) in zip(series, limits)]
-            item[key] = torch.stack(parts)
+            item[key] = self._scaled(item[key], item.get("coverage"), key)
         return item
+
+    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: Hashable) -> torch.Tensor:
+        def seen(chunk: slice) -> np.ndarray:
+            part = np.asarray(series[chunk])
+            return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
+
+        if not self.per_timepoint:
+            low, high = self._limits(np.asarray(series), seen(slice(None)), key)
+            return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
+
+        def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+            for chunk in self.storage.chunks(len(series)):
+                for k in range(chunk.start, chunk.stop):
+                    one = slice(k, k + 1)
+                    low, high = self._limits(np.asarray(series[one]), seen(one), key)
+                    yield one, (((series[one] - low) / (high - low)).clamp(0, 1),)
+
+        (scaled,) = self.storage.collect(parts(), len(series), dim=0)
+        return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
     def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
         """Intensities that are mapped to 0 and 1."""
@@ -231,14 +261,17 @@ class MatchPolarityd(MapTransform):
     Args:
         keys: keys of series ``(K, *S)``. Timepoints are inverted where the item's ``polarity`` ``(K,)`` is -1 instead
             of 1; without it nothing changes.
+        storage: where to keep the result.
     """
 
-    def __init__(self, keys: KeysCollection = "image"):
+    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
         super().__init__(keys)
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
         inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
         for key in self.key_iterator(item) if inverted.any() else ():
-            item[key] = torch.where(inverted.view(-1, 1, 1, 1), 1 - item[key], item[key])
+            signs = inverted.view(-1, 1, 1, 1).expand(len(item[key]), 1, 1, 1)
+            item[key] = self.storage.map(lambda sign, x: torch.where(sign, 1 - x, x), signs, item[key], dim=0)
         return item

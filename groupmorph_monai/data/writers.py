@@ -25,12 +25,20 @@ from .replacement import REPORT, journals
 from .resampling import resample
 from .sequences import write_sequence, write_transform_sequence
 from .series import Frame, Series
+from .storage import IN_MEMORY, Storage
 
 __all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # folder name
+_VOLUMES = {
+    "warped": np.float32,
+    "native": np.float32,
+    "jacobian": np.float32,
+    "warped_seen": bool,
+    "native_seen": bool,
+}
 _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 
@@ -99,6 +107,7 @@ def write_registration(
     jacobian: bool = False,
     outside: str = "zero",
     products: Products = Products(),
+    storage: Storage = IN_MEMORY,
 ) -> dict[str, object]:
     """Write the aligned series and its fields. All files appear at once when they are complete.
 
@@ -115,6 +124,7 @@ def write_registration(
         jacobian: also write the determinants.
         outside: value outside the field of view: "zero", "nan", or "border" for that of the nearest covered voxel.
         products: additional outputs.
+        storage: where to keep the returned volumes.
     Returns: ``warped``, ``native`` (same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; their fields of view
         ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool; ``seen``, ``(*S)`` bool, the intersection of all these;
         ``kinetics`` of `ToftsFit.before_and_after`; ``files``: names.
@@ -122,15 +132,14 @@ def write_registration(
     count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
-    result = {name: np.empty((count, *grid.shape), np.float32) for name in ("warped", "native", "jacobian")}
-    coverage, native_seen = (np.empty((count, *grid.shape), bool) for _ in range(2))
+    result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in _VOLUMES.items()}
     inverses, maps = [transform.inverse for transform in transforms], {}
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
-            result["warped"][k], coverage[k] = resample(frame, grid, transform)
-            result["native"][k], native_seen[k] = resample(frame, grid)
+            result["warped"][k], result["warped_seen"][k] = resample(frame, grid, transform)
+            result["native"][k], result["native_seen"][k] = resample(frame, grid)
             result["jacobian"][k] = jacobian_determinant(transform.displacement(grid)[None], grid.affine)[0].numpy()
             if jacobian:
                 maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
@@ -138,17 +147,17 @@ def write_registration(
                 maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
             _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
             _write_field(products.fields, inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+            storage.release()
 
         _in_threads(write_timepoint, range(count))
-        seen = (coverage & native_seen).all(axis=0)
+        seen = _everywhere(result["warped_seen"], storage) & _everywhere(result["native_seen"], storage)
         kinetics = _fit_kinetics(products.kinetics, series, result, seen)
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, series.frames[home].affine, folder)
-        aligned = _write_series(result["warped"], coverage, series, home, outside, folder)
+        aligned = _write_series(result, series, home, outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    masks = {"native_seen": native_seen, "warped_seen": coverage, "seen": seen}
-    return {**result, **masks, "kinetics": kinetics, "files": files}
+    return {**result, "seen": seen, "kinetics": kinetics, "files": files}
 
 
 def _fit_kinetics(
@@ -224,27 +233,39 @@ def _write_field(kind: str, transforms: Sequence[Transform], k: int, volume: Gri
         write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
 
 
+def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
+    """Return where all K of ``(K, *S)`` are True, as ``seen.all(axis=0)``."""
+    everywhere = np.ones(seen.shape[1:], bool)
+    for chunk in storage.chunks(len(seen)):
+        everywhere &= seen[chunk].all(axis=0)
+    return everywhere
+
+
 def _write_series(
-    warped: np.ndarray, coverage: np.ndarray, series: Series, home: int, outside: str, folder: Path
+    result: Mapping[str, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
     and return the aligned series as written."""
+    warped, coverage = result["warped"], result["warped_seen"]
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
-    number = coverage.sum(axis=0, dtype=np.uint16)
-    mean = (warped * coverage).sum(axis=0) / np.maximum(number, 1)
-    if outside == "border":
-        mean = np.where(number > 0, mean, warped.mean(axis=0))
-    else:
-        warped = np.where(coverage, warped, np.float32(filler[outside]))
-        mean[number == 0] = filler[outside]
+    number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0
+    aligned = warped if outside == "border" else storage.empty_array(warped.shape, np.float32)
+    for chunk in storage.chunks(len(warped)):
+        number += coverage[chunk].sum(axis=0, dtype=np.uint16)
+        total = total + (warped[chunk] * coverage[chunk]).sum(axis=0)
+        if outside == "border":
+            everything = everything + warped[chunk].sum(axis=0)
+        else:
+            aligned[chunk] = np.where(coverage[chunk], warped[chunk], np.float32(filler[outside]))
+    mean = total / np.maximum(number, 1)
+    mean = np.where(number > 0, mean, everything / len(warped) if outside == "border" else filler[outside])
     timed = series.frames[0].header
-    save_nifti(
-        nifti_image(np.moveaxis(warped, 0, -1), affine, header, series.frame_time, timed), folder / "warped.nii.gz"
-    )
+    image = nifti_image(np.moveaxis(aligned, 0, -1), affine, header, series.frame_time, timed)
+    save_nifti(image, folder / "warped.nii.gz", storage)
     save_nifti(nifti_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
     save_nifti(nifti_image(number, affine), folder / "coverage.nii.gz")
-    return warped
+    return aligned
 
 
 def listed_result(output_dir: Path) -> set[str]:

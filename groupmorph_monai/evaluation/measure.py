@@ -12,6 +12,7 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..data.storage import IN_MEMORY, Storage
 from .metrics import accuracy, overlap, similarity, warp_labels
 
 __all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_of"]
@@ -36,10 +37,16 @@ class MeasureRegistrationd(Transform):
     Args:
         loss: negative ELBO, evaluated at the posterior mean as ``metrics["loss"]``; None omits it.
         similarity: include image similarity. `SeriesWriter` computes it on the native images instead.
+        storage: where the fields are kept.
     """
 
-    def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None, similarity: bool = True):
-        self.loss, self.similarity = loss, similarity
+    def __init__(
+        self,
+        loss: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
+        similarity: bool = True,
+        storage: Storage = IN_MEMORY,
+    ):
+        self.loss, self.similarity, self.storage = loss, similarity, storage
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pred, landmarks = data["pred"], data.get("landmarks")
@@ -53,6 +60,7 @@ class MeasureRegistrationd(Transform):
             torch.as_tensor(data["affine"]).cpu(),
             pred["transforms"],
             None if landmarks is None else torch.as_tensor(landmarks),
+            self.storage.chunks,
         )
         if "labels" in pred:
             metrics |= overlap(pred["labels"], data["affine"])

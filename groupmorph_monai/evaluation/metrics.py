@@ -13,6 +13,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
+from ..space.chunks import Chunks, all_at_once
 from ..space.geometry import Grid, Transform, triple_product
 from ..space.grid import sample, voxel_grid
 
@@ -40,6 +41,12 @@ def _check_field(name: str, ddf: Tensor) -> None:
         raise ValueError(
             f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels per axis, no batch axis, got {tuple(ddf.shape)}"
         )
+
+
+def _each(fields: Tensor, chunks: Chunks) -> Iterator[Tensor]:
+    """Yield the fields of one timepoint at a time."""
+    for chunk in chunks(len(fields)):
+        yield from fields[chunk]
 
 
 def _check_fields(ddf: Tensor, inverse_ddf: Tensor) -> None:
@@ -174,11 +181,11 @@ def _steep_cells(u: Tensor) -> Tensor:
     return largest >= 0.2
 
 
-def folding_percent(ddf: Tensor) -> float:
+def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
     """Percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less."""
     _check_field("ddf", ddf)
     folded = 0
-    for u in ddf:
+    for u in _each(ddf, chunks):
         # A central difference is the mean of two steps, so only corners of steep cells can be folded.
         steep = _steep_cells(u)
         near = steep.new_zeros(u.shape[1:])
@@ -216,15 +223,15 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
         yield triple_product(*steps)
 
 
-def _slabs(ddf: Tensor) -> Iterator[Tensor]:
+def _slabs(ddf: Tensor, chunks: Chunks) -> Iterator[Tensor]:
     """Yield overlapping ``(3, n, j, k)`` slabs that together contain every cell of every timepoint once."""
     cells = max(1, _SLAB_VOXELS // ddf[0, 0, 0].numel())
-    for u in ddf:
+    for u in _each(ddf, chunks):
         for start in range(0, u.shape[1] - 1, cells):
             yield u[:, start : start + cells + 1]
 
 
-def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
+def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
     """Non-diffeomorphic volume as a percentage of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
 
     A cell between eight voxels can be split into five tetrahedra, four at its corners and one in the middle, in two
@@ -236,7 +243,7 @@ def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
     """
     _check_field("ddf", ddf)
     folded = 0.0
-    for u in _slabs(ddf):
+    for u in _slabs(ddf, chunks):
         cells = _steep_cells(u).nonzero().T
         if cells.shape[1]:
             corners = {}
@@ -249,7 +256,9 @@ def non_diffeomorphic_volume_percent(ddf: Tensor) -> float:
     return 100 * 0.5 * folded / 6 / number
 
 
-def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None) -> float:
+def inverse_consistency_mm(
+    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None, chunks: Chunks = all_at_once
+) -> float:
     """Mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and all voxels
     x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are
     no such voxels. Large grids are subsampled to about one million voxels."""
@@ -261,7 +270,7 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mas
     grid = every * voxel_grid([-(-n // every) for n in size], ddf)
     last = torch.tensor(size, dtype=ddf.dtype, device=ddf.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0
-    for u, inverse in zip(ddf, inverse_ddf):
+    for u, inverse in zip(_each(ddf, chunks), _each(inverse_ddf, chunks)):
         u = u[(slice(None), *thin)]
         points = grid + u
         inside = ((points >= 0) & (points <= last)).all(dim=0)
@@ -319,6 +328,7 @@ def accuracy(
     affine: Tensor,
     transforms: Sequence[Transform],
     landmarks_mm: Tensor | None = None,
+    chunks: Chunks = all_at_once,
 ) -> dict[str, float]:
     """Compute all metrics of one registration, as numbers whose names end with the unit.
 
@@ -328,16 +338,22 @@ def accuracy(
         transforms: K complete transforms from the common space to each timepoint, from which ``displacement_*`` is
             computed at about a million voxels.
         landmarks_mm: ``(K, P, 3)``, RAS.
+        chunks: splits the timepoints into chunks that are in memory together.
     """
     grid = Grid(ddf.shape[2:], affine)
     points = grid.points(every=max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3))))
-    lengths = [(t(points) - points).norm(dim=-1) for t in transforms]
+    means, longest = [], []
+    for chunk in chunks(len(transforms)):
+        for transform in transforms[chunk]:
+            lengths = (transform(points) - points).norm(dim=-1)
+            means.append(float(lengths.mean()))
+            longest.append(float(lengths.max()))
     result = {
-        "folding_percent": folding_percent(ddf),
-        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf),
-        "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine),
-        "displacement_mean_mm": sum(float(x.mean()) for x in lengths) / len(lengths),
-        "displacement_max_mm": max(float(x.max()) for x in lengths),
+        "folding_percent": folding_percent(ddf, chunks),
+        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf, chunks),
+        "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine, chunks=chunks),
+        "displacement_mean_mm": sum(means) / len(means),
+        "displacement_max_mm": max(longest),
     }
     if landmarks_mm is not None:
         result |= landmark_errors_mm(landmarks_mm, transforms)

@@ -20,6 +20,7 @@ from monai.transforms import Transform
 from ..data.fingerprint import fingerprint
 from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
 from ..data.series import Frame, Series
+from ..data.storage import IN_MEMORY, Storage
 from ..data.writers import Products, earlier_result, listed_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
@@ -36,7 +37,10 @@ __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete
+_MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
+_POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
 LEAST_FALL = 1e-3  # drop in NMI; interpolation alone changes it by less
+_VOLUMES = ("native", "warped", "jacobian", "native_seen", "warped_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 # Columns printed in the terminal; the files have all of them.
@@ -59,11 +63,18 @@ SHOWN = (
 
 class ShowMeand(Transform):
     """Replace ``pred`` by a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
-    Label. The registration moves to ``registration``, its metrics to ``result``."""
+    Label. The registration moves to ``registration``, its metrics to ``result``.
+
+    Args:
+        storage: where the timepoints are kept.
+    """
+
+    def __init__(self, storage: Storage = IN_MEMORY):
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         registration = data["pred"]
-        mean = registration["warped"].mean(dim=0, keepdim=True)
+        mean = self.storage.mean(registration["warped"], dim=0)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
 
 
@@ -80,6 +91,7 @@ class SeriesWriter:
         products: additional outputs; None for the default ones.
         settings: included in the report; ``model`` is also part of the figure's title.
         inputs: other files that the run reads: names, lists of names, or None.
+        storage: where to keep the volumes of all timepoints.
     Raises: InputError if ``output_dir`` is not writable, contains an input, or belongs to another run.
     """
 
@@ -93,6 +105,7 @@ class SeriesWriter:
         products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
         settings: Mapping[str, Any] | None = None,
+        storage: Storage = IN_MEMORY,
     ):
         if outside not in ("zero", "nan", "border"):
             raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
@@ -104,7 +117,9 @@ class SeriesWriter:
         claim(output_dir)
         self.series, self.output_dir, self.home = series, Path(output_dir), home
         self.outside, self.jacobian, self.products = outside, jacobian, products
-        self.settings = dict(settings or {})
+        self.settings, self.storage = dict(settings or {}), storage
+        most = min(_MOST_SHOWN, max(4, 2 * (storage.scans_at_once or _MOST_SHOWN)))
+        self.shown = range(0, len(series.frames), math.ceil(len(series.frames) / most))
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -136,14 +151,18 @@ class SeriesWriter:
             jacobian=self.jacobian,
             outside=self.outside,
             products=self.products,
+            storage=self.storage,
         )
+        seen, shown = torch.from_numpy(written["seen"]), slice(None, None, self.shown.step)
         # Compare intensities as the user sees them: in native units, on the output grid.
-        native, warped, seen = (torch.from_numpy(written[name]) for name in ("native", "warped", "seen"))
+        volumes = {name: values[shown] for name, values in written.items() if name in _VOLUMES}
+        native, warped = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
         metrics |= similarity(native, warped, seen)
         lengths = self._lengths_mm(registration["transforms"])
-        self._draw(folder, written, lengths)
+        self._draw(folder, volumes, lengths)
+        self.storage.release()
         initial = self._initial(item)
-        quality = measure_quality(self.series, registration["transforms"], self.home)
+        quality = measure_quality(self.series, registration["transforms"], self.home, self.storage)
         if std is not None:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
         grid, fits = self.series.frames[self.home].grid, written["kinetics"]
@@ -151,7 +170,10 @@ class SeriesWriter:
         picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
-        write_page(folder / "report.html", report, written, grid, registration["transforms"], lengths, std, picture)
+        transforms, std = registration["transforms"][shown], std and std[shown]
+        write_page(
+            folder / "report.html", report, volumes, grid, transforms, lengths[shown], std, picture, list(self.shown)
+        )
         write_json(report, folder / "report.json")
         return len(written["files"])
 
@@ -173,9 +195,9 @@ class SeriesWriter:
         return {"confidence": confidence, "not_found": failed}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
-        """Displacement magnitudes at about 20,000 voxels per timepoint, ``(K, P)``."""
-        grid = self.series.frames[self.home].grid
-        points = grid.points(every=max(1, round((math.prod(grid.shape) / 20000) ** (1 / 3))))
+        """Displacement magnitudes at about 20,000 voxels per timepoint, or fewer for long series, ``(K, P)``."""
+        grid, number = self.series.frames[self.home].grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
+        points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
 
     def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
@@ -188,6 +210,7 @@ class SeriesWriter:
             lengths,
             self.series.frames[self.home].grid.spacing_mm.tolist(),
             title=": ".join(filter(None, [self.settings.get("model"), name])),
+            timepoints=list(self.shown),
         )
 
     def _report(
@@ -207,6 +230,7 @@ class SeriesWriter:
             "metrics": metrics,
             "kinetics": kinetics,
             "warnings": _warn_if_less_similar(metrics),
+            "scans_at_once": self.storage.scans_at_once,
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,

@@ -180,6 +180,7 @@ def write_page(
     lengths_mm: np.ndarray,
     std_mm: Sequence[Frame] | None = None,
     kinetics_png: bytes | None = None,
+    timepoints: Sequence[int] | None = None,
 ) -> None:
     """Write the page.
 
@@ -192,6 +193,7 @@ def write_page(
         lengths_mm: ``(K, P)``, sampled displacement magnitudes.
         std_mm: K frames, standard deviation of each displacement.
         kinetics_png: figure of the kinetic maps that ``report["kinetics"]`` summarises.
+        timepoints: indices of the K timepoints in the series; None for the first K.
     """
     report = plain(report)
     page = _Page(grid, len(transforms))
@@ -200,13 +202,16 @@ def write_page(
     if std_mm is not None:
         volumes["std"] = page.std(std_mm)
     change = np.nan_to_num(np.abs(after - after[:1]))
-    times = [f", {time:.0f} s" for time in report["times_s"]] if report["times_s"] else [""] * len(report["series"])
+    timepoints = range(len(transforms)) if timepoints is None else timepoints
+    times_s = [report["times_s"][k] for k in timepoints] if report["times_s"] else None
+    times = [f", {time:.0f} s" for time in times_s] if times_s else [""] * len(transforms)
+    names = [Path(report["series"][k]).name for k in timepoints]
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
     contents = {
         "volumes": volumes,
         "spacing_mm": page.images.spacing_mm.tolist(),
-        "timepoints": [f"{k}: {Path(file).name}{time}" for k, (file, time) in enumerate(zip(report["series"], times))],
-        "times_s": report["times_s"],
+        "timepoints": [f"{k}: {name}{time}" for k, name, time in zip(timepoints, names, times)],
+        "times_s": times_s,
         "motion_mm": [_percentiles(lengths) for lengths in lengths_mm],
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),

@@ -15,7 +15,8 @@ from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
 from ..data.resampling import resample, smoothed
-from ..data.series import Series
+from ..data.series import Frame, Series
+from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid, Transform, jacobian_determinant
 from ..space.lattice import window_moments
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
@@ -30,6 +31,7 @@ _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2
 _LEAST_CURVE = 4  # timepoints
+_MOST_COMPARED = 32  # timepoints compared in pairs, whose number grows quadratically
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,41 @@ def _scaled(values: Tensor, sample: Tensor) -> Tensor:
     return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
 
 
-def measure_quality(series: Series, transforms: Sequence[Transform], home: int = 0) -> dict[str, Any]:
-    """Measure the quality of a registration.
+def measure_quality(
+    series: Series, transforms: Sequence[Transform], home: int = 0, storage: Storage = IN_MEMORY
+) -> dict[str, Any]:
+    """Measure the quality of a registration. More than 32 timepoints are measured in groups, each of which spans the
+    whole series; measures of the series are then means over the groups.
 
     Args:
         series: K native volumes.
         transforms: K, from the common space to each timepoint.
         home: index of the scan that defines the output grid.
+        storage: where the volumes are kept.
     Returns: a number, or a list with one number per timepoint, for the names of `verdict.CHECKS`. Measures that do not
         apply, such as curve roughness for a pair, are omitted.
     """
-    grid = _coarse_grid(series.frames[home].grid)
-    before, after = _images(series, grid), _images(series, grid, transforms)
+    frames, grid = series.frames, _coarse_grid(series.frames[home].grid)
+    groups = math.ceil(len(frames) / _MOST_COMPARED)
+    numbers: dict[str, list[float]] = {}
+    lists: dict[str, list[float]] = {}
+    for first in range(groups):
+        chosen = slice(first, None, groups)
+        for name, value in _measured(frames[chosen], transforms[chosen], grid).items():
+            if isinstance(value, list):
+                lists.setdefault(name, [math.nan] * len(frames))[chosen] = value
+            else:
+                numbers.setdefault(name, []).append(value)
+        storage.release()
+    return {name: sum(values) / len(values) for name, values in numbers.items()} | lists
+
+
+def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
+    """Return what `measure_quality` does, for timepoints that are all compared with each other."""
+    before, after = _images(frames, grid), _images(frames, grid, transforms)
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
-    values = {
+    values: dict[str, float | list[float]] = {
         "overlap_percent": [100 * float(seen.float().mean()) for seen in after.seen],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
@@ -89,9 +111,9 @@ def _coarse_grid(grid: Grid) -> Grid:
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
 
-def _images(series: Series, grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
-    each: Sequence[Transform | None] = transforms or [None] * len(series.frames)
-    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(series.frames, each)]
+def _images(frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
+    each: Sequence[Transform | None] = transforms or [None] * len(frames)
+    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(frames, each)]
     values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
     return _Images(values, seen)
 

@@ -154,6 +154,7 @@ def draw_report(
     displacement_mm: np.ndarray,
     spacing_mm: Sequence[float],
     title: str | None = None,
+    timepoints: Sequence[int] | None = None,
 ) -> None:
     """Draw a one-page figure (PNG): the axial slice and timepoint with the largest change, before and after
     registration; volume change; motion.
@@ -167,6 +168,7 @@ def draw_report(
         displacement_mm: ``(K,)``, one number per timepoint, or ``(K, P)``, sampled displacement magnitudes.
         spacing_mm: ``(3,)``, voxel size.
         title: figure title.
+        timepoints: indices of the K timepoints in the series; None for the first K.
     """
     native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
     if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:
@@ -175,7 +177,7 @@ def draw_report(
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
     late, k = _most_changed(native, warped)
-    late_name = f"timepoint {late}"
+    late_name = f"timepoint {late if timepoints is None else timepoints[late]}"
 
     extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
     height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))

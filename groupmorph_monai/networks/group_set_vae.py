@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..space.lattice import window_mean, window_normalise
 from .layers import check_timepoints, keep_signal
 
-__all__ = ["GroupSetVAE"]
+__all__ = ["GroupSetVAE", "twice_as_fine"]
 
 
 def _line(n: int, like: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def _gradient(x: Tensor) -> Tensor:
     )
 
 
-def _twice_as_fine(z: Tensor) -> Tensor:
+def twice_as_fine(z: Tensor) -> Tensor:
     """A field on every second voxel, in voxels of its lattice, to that of every voxel."""
     size = [2 * z.shape[2] - 1, 2 * z.shape[3] - 1, 2 * z.shape[4] - 1]
     fine = F.interpolate(z, size=size, mode="trilinear", align_corners=True)
@@ -85,43 +85,72 @@ class _Look(nn.Module):
     def forward(self, features: Tensor, z: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
         """``features`` ``(B*K, C, *S)`` and ``z`` ``(B*K, 3, *S)``: the next z, and hidden activations ``(B*K, H,
         *S)``."""
+        warped = self.warped(features, z).unflatten(0, (-1, timepoints))
+        mean = warped.mean(dim=1, keepdim=True)
+        slope, weighted = self.slopes(mean)
+        b, disagreement, residual = self.compared(warped, mean, weighted)
+        moved, h = self.moved(slope, weighted, b, disagreement, residual, disagreement.mean(dim=1), z)
+        moved = moved.unflatten(0, (-1, timepoints))
+        return (moved - moved.mean(dim=1, keepdim=True)).flatten(0, 1), h
+
+    def warped(self, features: Tensor, z: Tensor) -> Tensor:
+        """Features at the places to which z takes the voxels, ``(B*K, C, *S)``."""
         u = z / 2.0**self.squarings
         for _ in range(self.squarings):
             u = u + _displace(u, u)
         if self.finer:
-            u = _twice_as_fine(u)
-        warped = _displace(features, u).unflatten(0, (-1, timepoints))
-        mean = warped.mean(dim=1, keepdim=True)
+            u = twice_as_fine(u)
+        return _displace(features, u)
+
+    def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of the mean's features, ``(B, C, 3, *S)``, and the same weighted."""
+        slope = _gradient(mean[:, 0])
+        weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / mean.shape[2]
+        return slope, weight * slope
+
+    def compared(self, warped: Tensor, mean: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How some of K timepoints, ``(B, k, C, *S)``, differ from the mean of all, ``(B, 1, C, *S)``: the right side
+        of the equations ``(B*k, 3, *S)``, the disagreement ``(B, k, 1, *S)`` and the residual ``(B, k, C, *S)``."""
         residual = warped - mean
-        slope = _gradient(mean[:, 0])  # (B, C, 3, *S)
-        weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / residual.shape[2]
-        weighted = weight * slope
         b = residual[:, :, :1] * weighted[:, :1]
         for c in range(1, residual.shape[2]):  # one after the other: all products at once are slow for their memory
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
         b = b.flatten(0, 1)
+        if self.finer:
+            b = 2.0 * _half_as_fine(b)
+            residual = _half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
+        return b, residual.square().mean(dim=2, keepdim=True).sqrt(), residual
+
+    def moved(
+        self,
+        slope: Tensor,
+        weighted: Tensor,
+        b: Tensor,
+        disagreement: Tensor,
+        residual: Tensor,
+        mean_disagreement: Tensor,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The next z of the timepoints that `compared` compares, before its mean over K is taken off, and hidden
+        activations; ``mean_disagreement`` ``(B, 1, *S)`` is that of all K."""
         products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
         a = torch.stack(products, dim=1)
         if self.finer:
-            # On a lattice half as fine a slope is twice as steep.
-            a, b = 4.0 * _half_as_fine(a), 2.0 * _half_as_fine(b)
-            residual = _half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, timepoints))
+            a = 4.0 * _half_as_fine(a)  # on a lattice half as fine a slope is twice as steep
         a, b = window_mean(a, 1), window_mean(b, 1)
+        number = residual.shape[1]
         trace = a[:, :3].sum(dim=1, keepdim=True)
-        step = self._solve(a, trace, b.unflatten(0, (-1, timepoints)))
-        disagreement = residual.square().mean(dim=2, keepdim=True).sqrt()
-        shared = torch.cat([trace.add(1e-4).log(), disagreement.mean(dim=1)], dim=1).unsqueeze(1)
-        shared = shared.expand(-1, timepoints, -1, -1, -1, -1)
-        inputs = torch.cat([step, z.unflatten(0, (-1, timepoints)), disagreement, shared, residual], dim=2)
+        step = self._solve(a, trace, b.unflatten(0, (-1, number)))
+        shared = torch.cat([trace.add(1e-4).log(), mean_disagreement], dim=1).unsqueeze(1)
+        shared = shared.expand(-1, number, -1, -1, -1, -1)
+        inputs = torch.cat([step, z.unflatten(0, (-1, number)), disagreement, shared, residual], dim=2)
         h = F.leaky_relu(self.first(inputs.flatten(0, 1)), 0.2)
         h = h + F.leaky_relu(self.second(h), 0.2)
         h = h + F.leaky_relu(self.third(h), 0.2)
         answer = self.head(h)
-        z = z + torch.sigmoid(answer[:, 3:]) * step.flatten(0, 1) + answer[:, :3]
-        z = z.unflatten(0, (-1, timepoints))
-        return (z - z.mean(dim=1, keepdim=True)).flatten(0, 1), h
+        return z + torch.sigmoid(answer[:, 3:]) * step.flatten(0, 1) + answer[:, :3], h
 
     def _solve(self, a: Tensor, trace: Tensor, b: Tensor) -> Tensor:
         """``-(A + c I)^-1 b`` of the symmetric ``a`` ``(B, 6, *S)`` and ``b`` ``(B, K, 3, *S)``, no longer than 1."""
@@ -220,27 +249,39 @@ class GroupSetVAE(nn.Module):
         Sizes that do not divide by 16 are padded by their border values and cropped again.
         """
         timepoints = check_timepoints(images)
-        padding: list[int] = []
-        for axis in range(3):
-            # Two voxels at least remain on the coarsest lattice.
-            n = images.shape[axis + 2]
-            padding = [0, max(32, n + -n % self.multiple) - n] + padding
-        features = self.encode(F.pad(images, padding, mode="replicate").flatten(0, 1).unsqueeze(1))
+        features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))
         z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # a place in float32, whatever features are in
         h = z
         for level, look in enumerate(self.look):
             if level == 1 or level == 2:
-                z = _twice_as_fine(z)
+                z = twice_as_fine(z)
             for _ in range(self.looks[level]):
                 z, h = look(features[3 - level], z, timepoints)
         z = z.repeat(1, self.velocities, 1, 1, 1)
         for layer in self.apart:
             added = layer(h).unflatten(0, (-1, timepoints))
             z = z + (added - added.mean(dim=1, keepdim=True)).flatten(0, 1)
-        mean = self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
+        mean = self.bounded(z)
         # The floor keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
+        return self.cropped(parameters, images)
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Images whose sizes divide by 16."""
+        padding: list[int] = []
+        for axis in range(3):
+            # Two voxels at least remain on the coarsest lattice.
+            n = images.shape[axis + 2]
+            padding = [0, max(32, n + -n % self.multiple) - n] + padding
+        return F.pad(images, padding, mode="replicate")
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """The posterior's mean, ``alpha tanh(z / alpha)``."""
+        return self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
+
+    def cropped(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """What of ``(B, C, *S)`` lies within the images, before they were `padded`."""
         for axis in range(3):
             kept = (images.shape[axis + 2] + self.stride - 1) // self.stride
             parameters = parameters.narrow(axis + 2, 0, kept)

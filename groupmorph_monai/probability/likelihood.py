@@ -1,5 +1,6 @@
 """p(x given z): how well K warped volumes agree."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..space.chunks import Chunks, all_at_once
 from ..space.grid import full_precision
 from ..space.lattice import window_mean
 
@@ -42,6 +44,7 @@ class Likelihood(nn.Module):
     """
 
     calibrated = False  # whether it is in nats, so that its curvature tells how sure a displacement is
+    couples_all = True  # whether all timepoints are needed at once for the model of one
 
     def __init__(self, smooth_voxels: int = 4, stiffness: float = 4.0):
         super().__init__()
@@ -65,6 +68,13 @@ class Likelihood(nn.Module):
         if valid is not None:
             score, weight = score * valid, weight * valid
         return Linearised(value, warped.detach(), score, weight)
+
+    def parts(
+        self, warped: Tensor, valid: Tensor | None = None, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Linearised]]:
+        """`linearise`, chunk by chunk of timepoints, where the likelihood allows: ``score`` and ``weight`` are those of
+        the chunk, and ``value`` is its share of the sum over K."""
+        yield slice(0, warped.shape[1]), self.linearise(warped, valid)
 
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Variance of the noise in the guide of `linearise` at every voxel, ``(B, 1, *S)``: none where it is not

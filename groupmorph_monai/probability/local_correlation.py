@@ -1,10 +1,12 @@
 """Local correlation of K volumes: the likelihood of images that agree up to an affine change of intensity nearby."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..space.chunks import Chunks, all_at_once, total
 from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter, valid_mean, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
@@ -36,6 +38,7 @@ class LocalCorrelation(Likelihood):
     """
 
     calibrated = True
+    couples_all = False  # the template and the number of volumes at a voxel are all that they share
 
     def __init__(
         self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02
@@ -51,13 +54,17 @@ class LocalCorrelation(Likelihood):
         self.radius_weights = tuple(w / sum(weights) for w in weights)
         self.variance = noise**2
 
-    def _template(self, warped: Tensor, radius: int, valid: Tensor | None = None) -> Tensor:
+    @full_precision
+    def _template(
+        self, warped: Tensor, radius: int, valid: Tensor | None = None, chunks: Chunks = all_at_once
+    ) -> Tensor:
         template, number = torch.zeros_like(warped[:, :1]), warped.shape[1]
-        for k, volume in enumerate(warped.split(1, dim=1)):
-            own = None if valid is None else valid[:, k : k + 1]
-            normalised = window_normalise(volume, radius, self.variance, own)
-            template += normalised if own is None else normalised * own
-        return template / (number if valid is None else valid.sum(dim=1, keepdim=True).clamp_min(1))
+        for c in chunks(number):
+            for k in range(c.start, c.stop):
+                own = None if valid is None else valid[:, k : k + 1].to(warped)
+                normalised = window_normalise(warped[:, k : k + 1], radius, self.variance, own)
+                template += normalised if own is None else normalised * own
+        return template / (number if valid is None else _number(valid, warped, chunks).clamp_min(1))
 
     def _regressions(
         self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int, counted: Tensor | None = None
@@ -97,47 +104,90 @@ class LocalCorrelation(Likelihood):
         Windows, and the template, are of the ``valid`` voxels; the regressions of those that are valid in two volumes.
         A volume counts where its neighbours are valid too, without which the template has no gradient there,
         and where at least half of the window counts."""
-        valid, shared, number, counted = *self._shared(warped, valid), None
-        if valid is not None and shared is not None:
-            counted = _surrounded(valid) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
-            counted &= counted.sum(dim=1, keepdim=True) > 1
-        guide = self._template(warped, self.radii_voxels[0], valid)
+        ((_, linear),) = self.parts(warped, valid)
+        return linear
+
+    @torch.no_grad()
+    def parts(
+        self, warped: Tensor, valid: Tensor | None = None, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Linearised]]:
+        """`linearise`, in chunks of timepoints that meet in the template and in how many count at a voxel."""
+        guide = self._template(warped, self.radii_voxels[0], valid, chunks)
+        if valid is None:
+            for c in chunks(warped.shape[1]):
+                yield c, self._explained(warped[:, c], guide, warped.shape[1])
+            return
+        number = _number(valid, warped, chunks)
+        counted = self._counted(valid, number)
+        told = total(counted(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
+        for c in chunks(warped.shape[1]):
+            counts = counted(c.start, c.stop) & (told > 1)
+            shared = _shared(valid[:, c], number)
+            yield c, self._explained(warped[:, c], guide, number.clamp_min(2), shared, counts, told * (told > 1))
+
+    def _counted(self, valid: Tensor, number: Tensor) -> Callable[[int, int], Tensor]:
+        """Where timepoints of a range count, if another one does; the latest range is remembered."""
+
+        @lru_cache(maxsize=1)
+        @full_precision
+        def counted(start: int, stop: int) -> Tensor:
+            own = valid[:, start:stop].to(number)
+            shared = _shared(own, number)
+            return _surrounded(own) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
+
+        return counted
+
+    @full_precision
+    def _explained(
+        self,
+        warped: Tensor,
+        guide: Tensor,
+        number: Tensor | int,
+        shared: Tensor | None = None,
+        counts: Tensor | None = None,
+        told: Tensor | None = None,
+    ) -> Linearised:
+        """The model of some volumes, from the guide and how many ``number`` is the mean of. They are ``shared`` where
+        another one is valid and count where ``counts``; ``told`` is how many do."""
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         for radius, share in zip(self.radii_voxels, self.radius_weights):
             for k, (gain, residual, unexplained, variance) in enumerate(
                 self._regressions(warped, guide, radius, number, shared)
             ):
-                counts = 1 if counted is None else counted[:, k : k + 1]
-                value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * counts
-                precise = share * gain / unexplained * counts
+                own = 1 if counts is None else counts[:, k : k + 1]
+                value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * own
+                precise = share * gain / unexplained * own
                 score[:, k : k + 1] -= precise * residual
                 weight[:, k : k + 1] += precise * gain
-        return Linearised(value, guide, score, weight, None if counted is None else counted.sum(dim=1, keepdim=True))
-
-    @staticmethod
-    def _shared(warped: Tensor, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | int]:
-        """The valid voxels, and those valid in two volumes or more, of the images' type, and how many are valid at a
-        voxel."""
-        if valid is None:
-            return None, None, warped.shape[1]
-        valid = valid.to(warped)
-        number = valid.sum(dim=1, keepdim=True)
-        return valid, valid * (number > 1), number.clamp_min(2)
+        return Linearised(value, guide, score, weight, told)
 
     @full_precision
     @torch.no_grad()
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """The volumes' mean noise variance in the template's units over their number, and at most the template's own
         variance."""
-        radius = self.radii_voxels[0]
-        valid, shared, number = self._shared(warped, valid)
+        number: Tensor | int = warped.shape[1]
+        radius, shared = self.radii_voxels[0], None
         guide = self._template(warped, radius, valid)
+        if valid is not None:
+            measured = _number(valid, warped)
+            shared, number = _shared(valid, measured), measured.clamp_min(2)
         noise = torch.zeros_like(guide)
         for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
             own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
             noise = noise + (own if shared is None else own * shared[:, k : k + 1])
         anywhere = None if shared is None else shared.amax(dim=1, keepdim=True)
         return torch.minimum(noise / number**2, window_moments(guide, radius, anywhere)[1])
+
+
+def _number(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:
+    """How many volumes are valid at a voxel, ``(B, 1, *S)``, of the images' type."""
+    return total(valid[:, c].sum(dim=1, keepdim=True) for c in chunks(valid.shape[1])).to(like)
+
+
+def _shared(valid: Tensor, number: Tensor) -> Tensor:
+    """Where volumes are valid and another one is, ``(B, K, *S)``, of the images' type."""
+    return valid.to(number) * (number > 1)
 
 
 def _surrounded(valid: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """What z may be: K fields to the series' mean, or all timepoints on one of them."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .chunks import Chunks, all_at_once, total
 from .field import Field
 from .grid import compose, full_precision, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
@@ -31,6 +34,35 @@ class _Alignment:
         """The opposite."""
         return z
 
+    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+        """What all timepoints share that moves none against another, ``(B, 1, D, *S)``: ``constrain(anchored(z))`` is z
+        without it."""
+        raise NotImplementedError
+
+    def displacements(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
+        raise NotImplementedError
+
+    def inverses(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of the displacements from each timepoint to the common space."""
+        raise NotImplementedError
+
+    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
+        return torch.cat([ddf for _, ddf in self.displacements(z, transformation)], dim=1)
+
+    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
+        """Displacements from each timepoint to the common space."""
+        return torch.cat([ddf for _, ddf in self.inverses(z, transformation)], dim=1)
+
+
+def _mean(z: Tensor, chunks: Chunks) -> Tensor:
+    return total(z[:, c].sum(dim=1, keepdim=True) for c in chunks(z.shape[1])) / z.shape[1]
+
 
 class MeanAlignment(_Alignment):
     """All-moving: every timepoint goes to a common space that none of them defines (GroupMorph, Section 2).
@@ -47,13 +79,20 @@ class MeanAlignment(_Alignment):
         """What of z counts: with ``remove_mean`` all but its mean over K."""
         return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
 
-    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
-        return transformation(self.constrain(z))
+    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+        return _mean(z, chunks) if self.remove_mean else 0.0
 
-    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from each timepoint to the common space."""
-        return transformation.inverse(self.constrain(z))
+    def displacements(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        shared = self.shared(z, chunks)
+        return ((c, transformation(z[:, c] - shared)) for c in chunks(z.shape[1]))
+
+    def inverses(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        shared = self.shared(z, chunks)
+        return ((c, transformation.inverse(z[:, c] - shared)) for c in chunks(z.shape[1]))
 
 
 class ReferenceAlignment(_Alignment):
@@ -75,9 +114,15 @@ class ReferenceAlignment(_Alignment):
         """z without its mean over K: a motion of all timepoints together moves none of them against the reference."""
         return z - z.mean(dim=1, keepdim=True)
 
-    def _pin(self, ddf: Tensor) -> Tensor:
-        fixed = torch.zeros_like(ddf[:, :1])
-        return torch.cat([ddf[:, : self.reference], fixed, ddf[:, self.reference + 1 :]], dim=1)
+    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+        return _mean(z, chunks)
+
+    def _pin(self, ddf: Tensor, start: int = 0) -> Tensor:
+        """No displacement of the reference, if it is among timepoints from ``start`` on."""
+        n = self.reference - start
+        if not 0 <= n < ddf.shape[1]:
+            return ddf
+        return torch.cat([ddf[:, :n], torch.zeros_like(ddf[:, :1]), ddf[:, n + 1 :]], dim=1)
 
     def _check(self, z: Tensor) -> None:
         if self.reference >= z.shape[1]:
@@ -90,13 +135,19 @@ class ReferenceAlignment(_Alignment):
         self._check(z)
         return z[:, self.reference : self.reference + 1]
 
-    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from the reference to each timepoint, ``(B, K, D, *S)``, voxels."""
-        return self._pin(compose(transformation(z), transformation.inverse(self._fixed(z))))
+    def displacements(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        from_reference = transformation.inverse(self._fixed(z))
+        for c in chunks(z.shape[1]):
+            yield c, self._pin(compose(transformation(z[:, c]), from_reference), c.start)
 
-    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from each timepoint to the reference."""
-        return self._pin(compose(transformation(self._fixed(z)), transformation.inverse(z)))
+    def inverses(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        to_reference = transformation(self._fixed(z))
+        for c in chunks(z.shape[1]):
+            yield c, self._pin(compose(to_reference, transformation.inverse(z[:, c])), c.start)
 
 
 class OneWayAlignment(ReferenceAlignment):
@@ -122,11 +173,20 @@ class OneWayAlignment(ReferenceAlignment):
         """The same with none of the reference."""
         return z - self._fixed(z)
 
-    def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
-        return transformation(self.constrain(z))
+    def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
+        return self._fixed(z)
 
-    def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
-        return transformation.inverse(self.constrain(z))
+    def displacements(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        self._check(z)
+        return ((c, transformation(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
+
+    def inverses(
+        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
+    ) -> Iterator[tuple[slice, Tensor]]:
+        self._check(z)
+        return ((c, transformation.inverse(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
 
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfte
 from .inferers import RegistrationInferer, native_bf16, prepare_series
 from .initial import AlignInitiald
 from .literal import literal
+from .many_scans import storage_for
 from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
 from .refinement import Refinement
@@ -47,6 +48,7 @@ __all__ = [
     "native_bf16",
     "prepare_series",
     "read_weights",
+    "storage_for",
     "timepoint_transforms",
     "warmup_and_cosine",
 ]

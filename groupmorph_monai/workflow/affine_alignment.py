@@ -4,19 +4,21 @@ The maps lead from a common space, their mean, to each scan, RAS mm. No scan is 
 count. Only voxels that the scans have measured do.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.linalg import logm
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, pad
 
-from ..data.resampling import resample, working_grid
+from ..data.resampling import working_grid
 from ..data.series import Frame
-from ..space.geometry import AffineTransform, Grid, interpolate
+from ..data.storage import IN_MEMORY, Storage
+from ..space.geometry import Grid
+from .affine_scan import CoarseScan, coarse_scan
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
@@ -25,6 +27,8 @@ __all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 LEAST_CONFIDENCE = 0.25  # see GroupAffine
 _SEARCH_DEGREES = 15.0
 _LEAST_STEP = 0.02  # voxels
+_MOST_TOGETHER = 16  # scans that are aligned with one another, in time that grows with their number's square
+_MOST_COMPARED = 6  # of these, with each further scan
 _CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
 
 
@@ -42,54 +46,6 @@ def centred_maps(maps: Tensor) -> Tensor:
         if mean.abs().max() < 1e-11:
             break
     return maps
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """A scan, coarsened: ``content`` ``(2, *S)``, the intensities in [0, 1] and the share of each voxel that was
-    measured."""
-
-    content: Tensor
-    grid: Grid
-
-    def on(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Intensities and, 1 or 0, whether they were measured, each ``(*S)``."""
-        points = AffineTransform(matrix)(grid.points())
-        values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
-        return values, (self.grid.contains(points) & (measured > 0.5)).float()
-
-    def coarsened(self, spacing_mm: float) -> "_Scan":
-        """Means over blocks that are at most ``spacing_mm`` long."""
-        factor = (spacing_mm / self.grid.spacing_mm + 1e-6).int().clamp_min(1)
-        padding = [p for n, f in zip(self.grid.shape[::-1], factor.tolist()[::-1]) for p in (0, -n % f)]
-        values, measured = self.content
-        sums = avg_pool3d(pad(torch.stack([values * measured, measured]), padding)[None], factor.tolist())[0]
-        affine = self.grid.affine.clone()
-        affine[:3, 3] += affine[:3, :3] @ ((factor.double() - 1) / 2)
-        affine[:3, :3] *= factor
-        content = torch.stack([sums[0] / sums[1].clamp_min(1e-6), sums[1]])
-        return _Scan(content, Grid(content.shape[1:], affine))
-
-
-def _scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> _Scan:
-    """A file's volume, stored along right, anterior and superior, its 1st and 99.5th percentiles at 0 and 1."""
-    grid = frame.grid.canonical()
-    # Steps of the file's voxels along each axis of the grid: one of them 1 or -1, the others 0.
-    steps = (torch.linalg.inv(frame.grid.affine) @ grid.affine)[:3, :3].round().int()
-    axes = steps.abs().argmax(dim=0).tolist()
-    backwards = [d + 1 for d, axis in enumerate(axes) if steps[axis, d] < 0]
-    measured = np.ones(frame.data.shape, dtype=bool) if frame.valid is None else frame.valid
-    if mask is not None:
-        inside, covered = resample(mask, frame.grid, nearest=True)
-        measured = measured & covered & (inside > 0)
-    both = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
-    content = torch.stack(both).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
-    scan = _Scan(content, grid).coarsened(spacing_mm)
-    values, measured = scan.content
-    known = values[measured > 0.5] if (measured > 0.5).any() else values
-    low, high = np.percentile(known.numpy(), (1, 99.5))
-    scaled = ((values - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
-    return _Scan(torch.stack([scaled, measured]), scan.grid)
 
 
 class AffineAlignment(NamedTuple):
@@ -118,17 +74,27 @@ class GroupAffine:
     4. All climb on a finer grid.
     5. Scans whose files agree with one another, as far as the images can tell, keep their files' coordinates.
 
+    Of more than 16 scans these steps are for as many at most, evenly spread over the series; each of the others is
+    then aligned with the nearest 6 of those, in time and memory that do not depend on how many there are.
+
     Args:
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6).
         voxels: along the longest side of the coarse and of the fine grid.
         iterations: most steps on each.
         candidates: of the search that climb.
+        storage: of the volumes.
     """
 
     def __init__(
-        self, kind: str = "affine", voxels: tuple[int, int] = (24, 48), iterations: int = 12, candidates: int = 3
+        self,
+        kind: str = "affine",
+        voxels: tuple[int, int] = (24, 48),
+        iterations: int = 12,
+        candidates: int = 3,
+        storage: Storage = IN_MEMORY,
     ):
         self.kind, self.voxels, self.iterations, self.candidates = kind, voxels, iterations, candidates
+        self.storage = storage
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
         """Align K volumes.
@@ -138,7 +104,22 @@ class GroupAffine:
             masks: of each scan, what is above 0 counts. Where one scan alone has a mask, nothing outside of it counts
                 in any comparison with that scan.
         """
-        return _Group(self, frames, masks or [None] * len(frames)).align()
+        masks = masks or [None] * len(frames)
+        if len(frames) <= _MOST_TOGETHER:
+            return _Group(self, frames, masks).align()
+        every = math.ceil(len(frames) / _MOST_TOGETHER)
+        masked = [k for k, mask in enumerate(masks) if mask is not None]
+        first = sorted({*range(0, len(frames), every), *(masked if len(masked) == 1 else [])})
+        group = _Group(self, [frames[k] for k in first], [masks[k] for k in first])
+        together = group.align()
+        parts = dict(zip(first, zip(*together)))
+        for k in range(len(frames)):
+            if k not in parts:
+                nearest = sorted(range(len(first)), key=lambda n: abs(first[n] - k))
+                parts[k] = group.with_scan(frames[k], masks[k]).join(together, nearest)
+            self.storage.release()
+        maps, confidence, polarity = (torch.stack(part) for part in zip(*(parts[k] for k in range(len(frames)))))
+        return AffineAlignment(centred_maps(maps), confidence, polarity)
 
     def judge(
         self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
@@ -154,10 +135,53 @@ class _Group:
         self.settings, self.grids = settings, [frame.grid for frame in frames]
         self.extent = float(working_grid(self.grids, None).extent_mm.max())
         coarse, fine = (self.extent / n for n in settings.voxels)
-        self.fine = [_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
+        self.fine = [coarse_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
         self.coarse = [scan.coarsened(coarse) for scan in self.fine]
         masked = [k for k, mask in enumerate(masks) if mask is not None]
         self.masked = masked[0] if len(masked) == 1 else None
+
+    def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
+        """The same scans and one more."""
+        group = copy(self)
+        scan = coarse_scan(frame, mask, self.extent / self.settings.voxels[1])
+        group.grids, group.fine = [*self.grids, frame.grid], [*self.fine, scan]
+        group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.voxels[0])]
+        return group
+
+    def join(self, others: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Map, confidence and polarity of the last scan, from the alignment of the others, which stay. It is compared
+        with a few that were placed, those ``nearest`` in time."""
+        k, kind = len(others.maps), self.settings.kind
+        placed = [j for j in nearest if others.confidence[j] >= LEAST_CONFIDENCE] or nearest
+        group = sorted(placed[:_MOST_COMPARED])
+        # Files that agree with one another have one map, from which this scan's file may not differ either.
+        same = [sum(torch.equal(m, other) for other in others.maps) for m in others.maps]
+        common = others.maps[int(np.argmax(same))] if max(same) > 1 else torch.eye(4, dtype=torch.float64)
+        header = torch.cat([others.maps, common[None]])
+        maps = self.climb(header, 0, "rigid", [*group, k], alone=k)
+        if self.agreement(maps, k, group)[1] < _CLEAR_CONFIDENCE:
+            _, confidence, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
+            maps = torch.cat([others.maps, (matrix if confidence >= LEAST_CONFIDENCE else common)[None]])
+        if self.agreement(maps, k, group)[1] >= LEAST_CONFIDENCE:
+            for level in (0, 1):
+                maps = self.climb(maps, level, kind, [*group, k], alone=k)
+            if max(same) > 1 and not self.worse(maps, header, [*group, k], [k]):
+                maps = header
+        confidence = torch.tensor(self.agreement(maps, k, group)[1])
+        volumes = self.on(self.fine, self.grid(maps, 1, group), maps, [*group, k])
+        sign = (regress(*volumes, [len(group)]).correlation[0, :-1] * others.polarity[group]).sum()
+        return maps[k], confidence, torch.where(sign < 0, -1.0, 1.0)
+
+    def worse(self, maps: Tensor, others: Tensor, chosen: Sequence[int], scans: Sequence[int]) -> list[int]:
+        """Which of the ``scans`` lose more likelihood by ``others`` in place of ``maps`` than the parameters cost
+        (Bayesian information criterion, one independent voxel a window)."""
+        grid, moving = self.grid(maps, 1, chosen), [chosen.index(k) for k in scans]
+        ours, theirs = (regress(*self.on(self.fine, grid, m, chosen), moving).value for m in (maps, others))
+        compared = (ours != 0) & (theirs != 0)
+        voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+        gain = ((ours - theirs) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+        cost = len(affine_generators(self.settings.kind)) / 2 * voxels.clamp_min(1).log()
+        return [k for n, k in enumerate(scans) if gain[n] > cost[n]]
 
     def grid(self, maps: Tensor, level: int, chosen: Sequence[int]) -> Grid:
         """Where the chosen scans lie in the common space."""
@@ -166,7 +190,7 @@ class _Group:
         )
         return middle.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
 
-    def on(self, scans: Sequence[_Scan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def on(self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Intensities and where they were measured, each ``(len(chosen), *S)``."""
         return self.together({k: scans[k].on(grid, maps[k]) for k in chosen})
 
@@ -303,8 +327,8 @@ class _Group:
 
     def keep_headers(self, maps: Tensor, placed: list[int]) -> Tensor:
         """One map for all scans whose files agree with one another, as far as the images can tell: those whose
-        likelihood does not fall by more than what their parameters cost (Bayesian information criterion, one
-        independent voxel a window). The map is the median of the maps found, and that of all that was not found."""
+        likelihood does not fall by more than what their parameters cost, see `worse`. The map is the median of the
+        maps found, and that of all that was not found."""
         logarithms = _logarithms(maps[placed])
         middle = logarithms.mean(dim=0)
         grid = self.grid(maps, 1, placed)
@@ -317,16 +341,10 @@ class _Group:
         maps = torch.stack([m if k in placed else common for k, m in enumerate(maps)])
         near = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
         kept = [k for k, close in zip(placed, near) if close]
-        values = regress(*self.on(self.fine, grid, maps, placed), range(len(placed))).value
         while len(kept) > 1:
             together = maps.clone()
             together[kept] = common
-            others = regress(*self.on(self.fine, grid, together, placed), range(len(placed))).value
-            compared = (values != 0) & (others != 0)
-            voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
-            gain = ((values - others) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
-            cost = len(affine_generators(self.settings.kind)) / 2 * voxels.clamp_min(1).log()
-            worse = [k for k in kept if gain[placed.index(k)] > cost[placed.index(k)]]
+            worse = self.worse(maps, together, placed, kept)
             if not worse:
                 return together
             kept = [k for k in kept if k not in worse]

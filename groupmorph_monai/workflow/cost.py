@@ -9,12 +9,14 @@ import torch
 
 from ..data.resampling import working_grid
 from ..data.series import check_reference
+from ..data.storage import IN_MEMORY
 from ..data.writers import Products
 from ..errors import InputError
 from ..space.geometry import Grid
 from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
+from .many_scans import streamed_memory_gb
 from .processor_time import ProcessorTime
 
 __all__ = ["RegistrationCost"]
@@ -70,6 +72,11 @@ class RegistrationCost:
         return sum(math.prod(scan.shape) for scan in self.scans), len(self.scans) * math.prod(self.grid.shape)
 
     @property
+    def scans_at_once(self) -> int | None:
+        """Scans in memory at a time; None for all."""
+        return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
+
+    @property
     def levels(self) -> list[tuple[int, int]]:
         """Voxels between the samples of each level of the refinement, and its iterations at most."""
         refinement = getattr(self.inferer, "refinement", None)
@@ -79,6 +86,9 @@ class RegistrationCost:
     def memory_gb(self) -> float:
         """At the peak, in 1e9 bytes."""
         files, voxels = self._sizes
+        if self.scans_at_once:
+            largest = max(math.prod(scan.shape) for scan in self.scans)
+            return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self.scans_at_once)
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
         share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]

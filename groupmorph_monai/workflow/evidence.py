@@ -1,11 +1,12 @@
 """What a refinement asks of a series at one level: which voxels count, and the likelihood's model near a field."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..data.storage import IN_MEMORY, Storage
 from ..probability.likelihood import Likelihood, Linearised
 from ..space.field import Field
 from ..space.grid import displace, inside, upsample_field
@@ -23,24 +24,29 @@ class Quadratic:
 
     ``value`` ``(1, 1, *S)`` holds the voxels' shares for all K and ``number``, of the same shape, the volumes of which
     each tells; ``force`` is ``(K, D, *C)``; ``curvature`` holds a symmetric D x D matrix for each voxel of the lattice,
-    ``(K, D, D, *C)``.
+    ``(K, D, D, *C)``, which ``damping`` enlarges by this share. The tensors of K timepoints are kept in ``storage``.
     """
 
     value: Tensor
     number: Tensor
     force: Tensor
     curvature: Tensor
+    damping: Tensor | float = 0.0
+    storage: Storage = IN_MEMORY
 
-    def product(self, d: Tensor) -> Tensor:
-        return (self.curvature * d.unsqueeze(1)).sum(dim=2)
+    def product(self, d: Tensor, chunk: slice = slice(None)) -> Tensor:
+        """Curvature times d, of a chunk of timepoints."""
+        return (1 + self.damping) * (self.curvature[chunk] * d.unsqueeze(1)).sum(dim=2)
 
     def damped(self, damping: Tensor) -> "Quadratic":
-        return replace(self, curvature=(1 + damping) * self.curvature)
+        return replace(self, damping=damping)
 
     def unless(self, condition: Tensor, other: "Quadratic") -> "Quadratic":
-        """This model, or where ``condition``, a scalar bool that is never read, holds the other."""
+        """This model, or where ``condition``, a scalar bool that is never read on a GPU, holds the other."""
+        if self.storage.scans_at_once:
+            return other if condition else self
         ours, others = ((q.value, q.number, q.force, q.curvature) for q in (self, other))
-        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(ours, others)))
+        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(ours, others)), storage=self.storage)
 
     def above(self, other: "Quadratic") -> Tensor:
         """By how much this value is above another's, at the voxels that tell of as many volumes in both: a step that
@@ -54,7 +60,8 @@ class Quadratic:
 
     @property
     def mean_curvature(self) -> Tensor:
-        return self.curvature.diagonal(dim1=1, dim2=2).mean()
+        diagonal = self.storage.sum(lambda h: h.diagonal(dim1=1, dim2=2).sum(), self.curvature, dim=0)
+        return (1 + self.damping) * diagonal / (self.curvature.numel() / self.curvature.shape[1])
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,11 @@ class Pieces:
     A stationary velocity is one that shares all with itself."""
 
     def __init__(self, z: Field):
-        pieces = z.values.unflatten(2, (-1, len(z.size)))
-        self.number, self.shared = pieces.shape[2], z.like(pieces.mean(dim=2))
+        self.number, self.shared = z.values.shape[2] // len(z.size), z
+        if self.number == 1:
+            return
+        pieces = z.values.unflatten(2, (self.number, -1))
+        self.shared = z.like(pieces.mean(dim=2))
         self._apart = z.like((pieces - self.shared.values.unsqueeze(2)).flatten(2, 3))
 
     def whole(self, shared: Field) -> Field:
@@ -107,13 +117,29 @@ class Level:
         mask: ``(1, K, *S)``, or ``(1, 1, *S)`` of timepoint ``home``, 1 where voxels count; None is everywhere.
         factor: voxels of the images between those of the level.
         step: voxels of the images between those of z.
+        storage: of what there is of all K.
     """
 
-    def __init__(self, images: Tensor, seen: Tensor | None, mask: Tensor | None, home: int, factor: int, step: int):
-        self.images = coarsen(images, factor)
+    def __init__(
+        self,
+        images: Tensor,
+        seen: Tensor | None,
+        mask: Tensor | None,
+        home: int,
+        factor: int,
+        step: int,
+        storage: Storage = IN_MEMORY,
+    ):
+        def coarse(x: Tensor) -> Tensor:
+            return x if factor == 1 else storage.map(lambda part: coarsen(part, factor), x)
+
+        def known(x: Tensor) -> Tensor:
+            return (coarsen(x, factor) > 0.9).float()
+
+        self.images, self.storage = coarse(images), storage
         # Beside what was seen a smoothed image holds a share of what was not.
-        self.seen = None if _everywhere(seen) else (coarsen(seen, factor) > 0.9).float()
-        self.mask = None if _everywhere(mask) else coarsen(mask, factor)
+        self.seen = None if _everywhere(seen, storage) else storage.map(known, seen)
+        self.mask = None if _everywhere(mask, storage) else coarse(mask)
         self.home, self.factor, self.stride = home, factor, step // factor
 
     def _fine(self, ddf: Tensor, k: int) -> Tensor:
@@ -122,36 +148,56 @@ class Level:
     def warped(self, ddf: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
         """Of displacements ``(1, K, D, *C)`` on the lattice of z: the images warped, ``(1, K, *S)``; where they were
         seen, or None where they were everywhere; and how much a voxel counts, ``(1, 1 or K, *S)`` or 1."""
-        images, seen, masks = [], [], []
-        for k in range(ddf.shape[1]):
-            fine = self._fine(ddf, k)
-            images.append(displace(self.images[:, k : k + 1], fine))
-            seen.append(inside(fine).unsqueeze(1))
-            if self.seen is not None:
-                seen[-1] &= displace(self.seen[:, k : k + 1], fine) > 0.5
-            if self.mask is not None and (self.mask.shape[1] > 1 or k == self.home):
-                masks.append(displace(self.mask[:, min(k, self.mask.shape[1] - 1)].unsqueeze(1), fine))
-        seen = torch.cat(seen, dim=1)
+        number = ddf.shape[1]
+        images, seen, *mask = self.storage.collect(
+            ((c, self._warped(ddf, c)) for c in self.storage.chunks(number)), number
+        )
+        if self.mask is not None and self.mask.shape[1] == 1:
+            mask = [displace(self.mask, self._fine(ddf, self.home))]
         # On a CPU it is worth looking: without what was seen everything is faster. A GPU would have to be waited for.
-        everywhere = seen.device.type == "cpu" and bool(seen.all())
-        return torch.cat(images, dim=1), None if everywhere else seen, torch.cat(masks, dim=1) if masks else 1
+        everywhere = seen.device.type == "cpu" and bool(self.storage.sum(lambda part: (~part).sum(), seen) == 0)
+        return images, None if everywhere else seen, mask[0] if mask else 1
+
+    def _warped(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
+        """What `warped` returns of a chunk, where each timepoint has its own."""
+        parts = []
+        for k in range(chunk.start, chunk.stop):
+            fine = self._fine(ddf, k)
+            seen = inside(fine).unsqueeze(1)
+            if self.seen is not None:
+                seen &= displace(self.seen[:, k : k + 1], fine) > 0.5
+            parts.append([displace(self.images[:, k : k + 1], fine), seen])
+            if self.mask is not None and self.mask.shape[1] > 1:
+                parts[-1].append(displace(self.mask[:, k : k + 1], fine))
+        return tuple(torch.cat(part, dim=1) for part in zip(*parts))
 
     def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
         """Of the likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
         images, seen, mask = self.warped(ddf)
-        linear, factor = likelihood.linearise(images, seen), self.stride
-        score, weight, guide = linear.score * mask, linear.weight * mask, linear.guide
+        value, told = 0, None
+
+        def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+            nonlocal value, told
+            for c, linear in likelihood.parts(images, seen, self.storage.chunks):
+                value, told = value + linear.value, linear.number
+                yield c, self._lattice(linear, mask[:, c] if isinstance(mask, Tensor) and mask.shape[1] > 1 else mask)
+
+        force, curvature = self.storage.collect(parts(), images.shape[1], dim=0)
+        return Quadratic(*self._told(value, told, images.shape[1], mask), force, curvature, storage=self.storage)
+
+    def _lattice(self, linear: Linearised, mask: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Force and curvature of some timepoints on the lattice of z."""
+        score, weight, guide, factor = linear.score * mask, linear.weight * mask, linear.guide, self.stride
         force, curvature = [], []
         # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
-        for k in range(images.shape[1]):
+        for k in range(score.shape[1]):
             if k < guide.shape[1]:
                 slope = gradient(guide[:, k : k + 1])[0, 0] * factor
                 square = torch.cat([restrict((s * slope)[None], factor) for s in slope])
-            share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (images.dim() - 2)
+            share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (score.dim() - 2)
             force.append(restrict((score[0, k] * slope)[None], factor)[0])
             curvature.append(share * square)
-        value, number = _told(linear, images.shape[1], mask)
-        return Quadratic(value, number, torch.stack(force), torch.stack(curvature))
+        return torch.stack(force), torch.stack(curvature)
 
     def determined(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
         """``model`` near ``ddf`` with the curvature that the anatomy alone has, without what the guide's noise adds to
@@ -174,21 +220,28 @@ class Level:
         """
         warped = [self.warped(ddf) for ddf in fields]
         views = [seen for _, seen, _ in warped if seen is not None]
-        seen = torch.stack(views).all(dim=0) if views else None
-        models = [_told(likelihood.linearise(images, seen), images.shape[1], mask) for images, _, mask in warped]
+        seen = self.storage.map(lambda *views: torch.stack(views).all(dim=0), *views) if views else None
+        models = [self._value(likelihood, images, seen, mask) for images, _, mask in warped]
         counts = torch.cat([number for _, number in models], dim=1).amin(dim=1, keepdim=True) > 1
         values = torch.cat([value / number.clamp_min(1) for value, number in models], dim=1)
         return counts * values, counts.to(values)
 
+    def _value(
+        self, likelihood: Likelihood, images: Tensor, seen: Tensor | None, mask: Tensor | int
+    ) -> tuple[Tensor, Tensor]:
+        value, told = 0, None
+        for _, linear in likelihood.parts(images, seen, self.storage.chunks):
+            value, told = value + linear.value, linear.number
+        return self._told(value, told, images.shape[1], mask)
 
-def _everywhere(counts: Tensor | None) -> bool:
-    return counts is None or bool((counts == 1).all())
+    def _told(self, value: Tensor, number: Tensor | None, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Value as the mask weighs it, and of how many volumes it tells: of none outside of the mask."""
+        number = torch.full_like(value, timepoints) if number is None else number
+        if isinstance(mask, int):
+            return value, number
+        weight = self.storage.mean(mask)
+        return value * weight, number * (weight > 0)
 
 
-def _told(linear: Linearised, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Value as the mask weighs it, and of how many volumes it tells: of none outside of the mask."""
-    number = torch.full_like(linear.value, timepoints) if linear.number is None else linear.number
-    if isinstance(mask, int):
-        return linear.value, number
-    weight = mask.mean(dim=1, keepdim=True)
-    return linear.value * weight, number * (weight > 0)
+def _everywhere(counts: Tensor | None, storage: Storage) -> bool:
+    return counts is None or bool(storage.sum(lambda part: (part != 1).sum(), counts) == 0)

@@ -1,7 +1,8 @@
 """Inferers that turn the network's posterior into a registration."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -11,6 +12,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from scipy.linalg import logm
 from torch import Tensor, nn
 
+from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
@@ -21,8 +23,11 @@ from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
 from .refinement import Refinement
+from .streamed_network import streamed_imputation, streamed_mean, streams
 
 __all__ = ["FieldInferer", "Prediction", "RegistrationInferer", "as_images", "native_bf16", "prepare_series"]
+
+logger = logging.getLogger(__name__)
 
 
 def native_bf16(device: torch.device | str) -> bool:
@@ -81,11 +86,17 @@ class FieldInferer(Inferer):
     Args:
         alignment: what the timepoints are aligned to.
         transformation: from a field to a displacement.
+        storage: of what there is of all timepoints.
     """
 
-    def __init__(self, alignment: MeanAlignment | ReferenceAlignment, transformation: Transformation):
+    def __init__(
+        self,
+        alignment: MeanAlignment | ReferenceAlignment,
+        transformation: Transformation,
+        storage: Storage = IN_MEMORY,
+    ):
         super().__init__()
-        self.alignment, self.transformation = alignment, transformation
+        self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
         """``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``, ``z_mean``
@@ -107,11 +118,19 @@ class FieldInferer(Inferer):
     def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> dict[str, Tensor]:
         """What `warped` gives, ``inverse_ddf``, ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
         the timepoint has seen, and ``step``: both fields are linear between every ``step``-th voxel."""
-        result = self.warped(images, prediction)
-        result["inverse_ddf"] = self.inverse_ddf(prediction.dvf)
-        result["step"] = prediction.dvf.step
-        result["seen"] = _seen(result["ddf"], coverage)
-        return result
+        dvf, number = prediction.dvf, images.shape[1]
+
+        def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+            for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
+                ddf = dvf.like(part).on_image()
+                yield c, (warp(images[:, c], ddf), ddf, _seen(ddf, None if coverage is None else coverage[:, c]))
+
+        warped, ddf, seen = self.storage.collect(parts(), number)
+        inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
+        (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), number)
+        fields = {"ddf": ddf, "inverse_ddf": inverse, "dvf": dvf.values, "step": dvf.step}
+        posterior = {"z_mean": prediction.z_mean, "z_log_variance": prediction.z_log_variance}
+        return {"warped": warped, "seen": seen, **fields, **posterior}
 
 
 def as_images(inputs: Tensor) -> Tensor:
@@ -145,6 +164,8 @@ class RegistrationInferer(FieldInferer):
         posterior: what the network's parameters are of; none is one that does not smooth.
         network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
             this says.
+        storage: of what there is of all timepoints. Where they are taken a few at a time, a network that `streams`
+            predicts in one pass and without windows, and the refinement begins without a velocity where it does not.
     """
 
     def __init__(
@@ -159,18 +180,33 @@ class RegistrationInferer(FieldInferer):
         seed: int = 0,
         posterior: Posterior | None = None,
         network_bf16: bool = False,
+        storage: Storage = IN_MEMORY,
     ):
-        super().__init__(alignment, transformation)
+        super().__init__(alignment, transformation, storage)
         if passes < 1:
             raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
         if draws and refinement is not None:
             refinement.check_draws(draws)
+        self._check_storage(storage, draws, passes, refinement)
         self.passes, self.refinement = passes, refinement
         self.window_size_voxels, self.overlap = window_size_voxels, overlap
         self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
         self.network_bf16 = network_bf16
+
+    @staticmethod
+    def _check_storage(storage: Storage, draws: int, passes: int, refinement: object) -> None:
+        needs = {
+            "draws (--std)": draws > 0,
+            "more passes than one": passes > 1,
+            "affine refinement": isinstance(refinement, AffineRefinement),
+        }
+        for name in (name for name, needed in needs.items() if storage.scans_at_once and needed):
+            raise InputError(
+                f"scans_at_once: expected null with {name}, which all scans take part in at once, got "
+                f"{storage.scans_at_once}; leave one of the two out, or give fewer scans"
+            )
 
     def __call__(
         self,
@@ -197,10 +233,13 @@ class RegistrationInferer(FieldInferer):
             every ``step``-th voxel; and with draws ``ddf_std``, like ``ddf``.
         """
         images = as_images(inputs)
-        if not torch.isfinite(images.sum(dtype=torch.float32)):
+        if not torch.isfinite(self.storage.sum(lambda part: part.sum(dtype=torch.float32), images)):
             raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
         # What was not seen agrees with what the other timepoints show there.
-        prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
+        if self.storage.scans_at_once:
+            prediction = self._streamed(images, coverage, network)
+        else:
+            prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
         evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
         if self.refinement is not None:
@@ -214,6 +253,28 @@ class RegistrationInferer(FieldInferer):
             )
             result["ddf_std"] = self._spread(draws)
         return result
+
+    def _streamed(self, images: Tensor, coverage: Tensor | None, network: nn.Module) -> Prediction:
+        """What is predicted in one pass, a few timepoints at a time; no motion by a network that takes all at once. The
+        posterior is left without a variance, which takes no room."""
+        model, size = getattr(network, "module", network), images.shape[2:]
+        if streams(model):
+            seen = images if coverage is None else streamed_imputation(images, coverage, self.storage)
+            with self._autocast(images):
+                z = streamed_mean(model, seen, self.storage)
+        elif self.refinement is None:
+            raise InputError(
+                f"scans_at_once: expected null with {type(model).__name__} and without a refinement, got "
+                f"{self.storage.scans_at_once}; leave out --no-refine, take the default model, or give fewer scans"
+            )
+        else:
+            logger.warning("The network takes all scans at once, which do not fit: the refinement begins without it.")
+            components = len(size) * getattr(self.transformation, "pieces", 1)
+            z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
+        shared = self.alignment.shared(z, self.storage.chunks)
+        dvf = Field(self.storage.map(lambda part: part - shared, z), size, model.stride)
+        no_variance = torch.full((), -torch.inf).expand(z.shape)
+        return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
     def predict(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
@@ -250,14 +311,18 @@ class RegistrationInferer(FieldInferer):
     ) -> Field:
         alignment = self.alignment
         centred = dvf.like(alignment.centred(dvf.values))
-        undeformed = centred.like(torch.zeros_like(centred.values[:, :, : images.dim() - 2]))
+        shape = centred.values[:, :, : images.dim() - 2].shape
+        undeformed = centred.like(centred.values.new_zeros(()).expand(shape))
         hypotheses = [undeformed]
         if one_header and initial is not None:
             # In a timepoint that an initial map moved, what is static has the inverse of that map.
-            static = -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in initial])
+            static = self.storage.map(
+                lambda part: -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in part]), initial
+            )
             hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
         refined = self.refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
-        return refined.like(alignment.constrain(alignment.anchored(refined.values)))
+        shared = alignment.shared(refined.values, self.storage.chunks)
+        return refined.like(self.storage.map(lambda z: z - shared, refined.values))
 
     def _refined_draws(self, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
         centred = dvf.like(self.alignment.centred(dvf.values))
@@ -268,11 +333,14 @@ class RegistrationInferer(FieldInferer):
         return self.transformation(self.alignment.constrain(z))
 
     def _displacement_of_centred(self, z: Tensor) -> Tensor:
-        return self._displacement(self.alignment.anchored(z))
+        shared = self.alignment.shared(z, self.storage.chunks)
+        return self.storage.map(lambda part: self.transformation(part - shared), z)
+
+    def _autocast(self, images: Tensor) -> AbstractContextManager:
+        return torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
 
     def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-        autocast = torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
-        with autocast:
+        with self._autocast(images):
             parameters = self._parameters(images, network)
         return split_parameters(parameters.float(), images.shape[1])
 

@@ -9,6 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from ..data.readers import read_image, read_series
+from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from .affine_alignment import GroupAffine
 from .network_affine import NetworkAffine
@@ -41,6 +42,7 @@ class AlignInitiald(MapTransform):
         voxels: along the longest side of the coarse and of the fine grid of the optimisation.
         iterations: most steps on each.
         network: what ``"network"`` aligns by.
+        storage: of the series.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class AlignInitiald(MapTransform):
         voxels: tuple[int, int] = (24, 48),
         iterations: int = 12,
         network: NetworkAffine | None = None,
+        storage: Storage = IN_MEMORY,
     ):
         super().__init__(keys, allow_missing_keys=True)  # a phantom has no files to bring together
         if kind == "network" and network is None:
@@ -62,7 +65,7 @@ class AlignInitiald(MapTransform):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
         self.kind, self.aligner = kind, network if kind == "network" else None
         if kind in KINDS:
-            self.aligner = GroupAffine(kind, tuple(voxels), iterations)
+            self.aligner = GroupAffine(kind, tuple(voxels), iterations, storage=storage)
         self.reference, self.timepoints = reference, timepoints
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:

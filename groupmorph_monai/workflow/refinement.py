@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.field import Field
 from ..space.lattice import CosineTransform, gaussian_filter
 from ..space.matrices import cholesky
+from .conjugate_gradients import ascent, solve
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
 from .precision import Precision
 
@@ -25,9 +27,9 @@ _LEAST_STATIONARY_SHARE = 0.01  # of all voxels: fewer are there by chance
 _LEAST_VOXELS = 8**3  # that count on a level whose images are coarser than the series'
 _WEIGHT_STEPS = 20
 _DRAW_STEPS = 32  # of the conjugate gradients of a draw, whatever the effort
-# On draws. Errors have longer tails than the Gaussian: over the `reliability` suite's phantoms 900 to 919 half of them
-# lay inside the stated 50 % interval without it, but only 80 to 87 % inside that of 90 %.
-_TAILS = 1.2
+# On draws. Errors have longer tails than the Gaussian: over the `reliability` suite's phantoms 900 to 903, with 1.2,
+# half of them lay inside the stated 50 % interval, but only 84 to 92 % inside that of 90 %.
+_TAILS = 1.3
 
 
 class Refinement:
@@ -43,7 +45,8 @@ class Refinement:
     ``stationary``.
 
     The prior's weights are those of the series at hand: with ``adapt_prior`` each is re-estimated on the finest lattice
-    by maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``.
+    by maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``, and
+    multiplied by ``prior_factor``.
 
     Args:
         likelihood: of the warped volumes.
@@ -54,10 +57,12 @@ class Refinement:
         lattice_voxels: of z on the finest lattice.
         adapt_prior: see above.
         independent_share: of the voxels that tell the prior's weights something new. Noise that neighbours share and
-            what the likelihood does not explain make it less than 1. On phantoms 0.1 has the least error; with more
-            lesions keep their volume better.
+            what the likelihood does not explain make it less than 1.
+        prior_factor: of the likeliest weights. Above 1 it keeps noise that neighbours share from being taken for
+            motion, and lesions keep their volume better.
         conjugate_steps: at most, of each iteration's solve.
         stationary: whether parts may have stayed where they were, beside others that slide along them.
+        storage: of what there is of all timepoints.
     """
 
     def __init__(
@@ -70,18 +75,23 @@ class Refinement:
         lattice_voxels: int = 2,
         adapt_prior: bool = True,
         independent_share: float = 0.2,
+        prior_factor: float = 1.0,
         conjugate_steps: int = 16,
         stationary: bool = True,
+        storage: Storage = IN_MEMORY,
     ):
         if len(levels) != len(iterations):
             raise ValueError(f"iterations: expected one number for each of the levels {levels}, got {iterations}")
         self.likelihood, self.prior = likelihood.eval(), prior  # steps are compared: all voxels count in each
         self.levels, self.iterations = tuple(levels), tuple(iterations)
         self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
-        if independent_share <= 0:
-            raise ValueError(f"independent_share: expected more than 0, got {independent_share}")
+        if independent_share <= 0 or prior_factor <= 0:
+            raise ValueError(
+                f"independent_share, prior_factor: expected more than 0, got {independent_share}, {prior_factor}"
+            )
         self.adapt_prior, self.independent_share = adapt_prior, independent_share
-        self.conjugate_steps, self.stationary = conjugate_steps, stationary
+        self.prior_factor = prior_factor if adapt_prior else 1.0
+        self.conjugate_steps, self.stationary, self.storage = conjugate_steps, stationary, storage
 
     @torch.no_grad()
     def __call__(
@@ -103,12 +113,27 @@ class Refinement:
             hypotheses: ``(B, K, D, *C)`` each, what z may share in parts of the series, such as where nothing moved.
         Returns: z on every ``lattice_voxels``-th voxel.
         """
+        self._check_storage()
         refined = []
         for n, values in enumerate(z.values.split(1)):
             pieces = Pieces(z.like(values))
             static = [h.like(h.values[n : n + 1]) for h in hypotheses] if self.stationary else []
             refined.append(pieces.whole(self._series(pieces, static, images[n : n + 1], evidence.of(n), displacement)))
-        return refined[0].like(torch.cat([field.values for field in refined]))
+        return refined[0] if len(refined) == 1 else refined[0].like(torch.cat([field.values for field in refined]))
+
+    def _check_storage(self) -> None:
+        if self.storage.scans_at_once and self.likelihood.couples_all:
+            raise InputError(
+                f"scans_at_once: expected null with {type(self.likelihood).__name__}, which compares all scans at "
+                f"once, got {self.storage.scans_at_once}; leave it out and give fewer scans, or take the default "
+                "likelihood"
+            )
+
+    def _at(self, z: Field, step: int) -> Field:
+        """`Field.at`, a few timepoints at a time."""
+        if step == z.step:
+            return z
+        return Field(self.storage.map(lambda v: z.like(v).at(step).values, z.values), z.size, step)
 
     def schedule(self, size: Sequence[int]) -> list[tuple[int, int]]:
         """The levels of images of ``size``, and the iterations of each at most."""
@@ -128,13 +153,13 @@ class Refinement:
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
             for factor, iterations in schedule:
                 step = max(factor, self.lattice_voxels)
-                level = Level(images, evidence.seen, evidence.mask, evidence.home, factor, step)
+                level = Level(images, evidence.seen, evidence.mask, evidence.home, factor, step, self.storage)
                 # On the finest images the level before has been at work on the same lattice: only a wall that it found
                 # may be left.
-                candidates = [v.at(step) for v in ((z, start) if factor > 1 and z is not start else (z,))]
+                candidates = [self._at(v, step) for v in ((z, start) if factor > 1 and z is not start else (z,))]
                 z = candidates[0]
                 if stayed or factor > 1:
-                    z, stayed = self._restart(candidates, [h.at(step) for h in static], level, moved)
+                    z, stayed = self._restart(candidates, [self._at(h, step) for h in static], level, moved)
                 least = _LEAST_VOXELS if factor > 1 else 1  # that the images of this level have to tell of
                 z, weights = self._climb(level, z, weights, pieces, moved, (iterations, least), bar)
                 logger.info("Refined the motion in images of every n-th voxel, n = %d.", factor)
@@ -169,19 +194,16 @@ class Refinement:
             if best is not None:
                 # Levenberg and Marquardt: where the bound fell, back, and a shorter step from there.
                 worse = _worse(model, z.values, best[0], best[1].values, precision)
-                model, z = model.unless(worse, best[0]), z.like(torch.where(worse, best[1].values, z.values))
+                model = model.unless(worse, best[0])
+                z = self._either(worse, best[1], z)
                 damping = torch.where(worse, 8 * damping + 8, damping / 8)
             best = model, z
             if z.step == self.lattice_voxels:
                 weights = self._weights(precision, z, model)
                 precision = self._precision(terms, weights)
-            ascent = _ascent(model, precision, z.values[0])
-            dz = _solve(model.damped(damping), precision, ascent, self.conjugate_steps)
-            # The second-order model holds no farther than half a voxel of the lattice. The mean counts: where
-            # nothing is seen, as in the air, a step may be long and does no harm.
-            dz = dz / (2 * dz.square().sum(dim=1).sqrt().mean()).clamp_min(1)
-            z = z.like(z.values + dz)
-            length = z.step * dz.square().sum(dim=1).sqrt().mean()
+            right = ascent(model, precision, z.values[0])
+            dz = solve(model.damped(damping), precision, right, self.conjugate_steps)
+            z, length = self._moved(z, dz)
             length_voxels, damped, told = torch.stack([length, damping, voxels.to(length)]).tolist()
             # Of the volume that two timepoints have seen this level has too few voxels, or none.
             if told < least:
@@ -191,6 +213,25 @@ class Refinement:
             if damped < 1 and length_voxels < self.tolerance * level.factor:
                 break
         return z, weights
+
+    def _moved(self, z: Field, dz: Tensor) -> tuple[Field, Tensor]:
+        """z after a step, and the step's mean length in voxels of the image.
+
+        The second-order model holds no farther than half a voxel of the lattice. The mean counts: where nothing is
+        seen, as in the air, a step may be long and does no harm.
+        """
+        total = self.storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
+        mean = total / (dz.numel() / dz.shape[1])
+        shortening = (2 * mean).clamp_min(1)
+        moved = self.storage.map(lambda v, d: v + d / shortening, z.values, dz[None])
+        return z.like(moved), z.step * mean / shortening
+
+    def _either(self, condition: Tensor, one: Field, other: Field) -> Field:
+        """One field where ``condition``, a scalar bool that is never read, holds, and else the other."""
+        return one.like(self.storage.map(lambda a, b: torch.where(condition, a, b), one.values, other.values))
+
+    def _fused(self, z: Field, hypothesis: Field, share: Tensor) -> Field:
+        return z.like(self.storage.map(lambda v, h: v + share * (h - v), z.values, hypothesis.values))
 
     def _restart(
         self,
@@ -217,7 +258,7 @@ class Refinement:
                 continue
             # Smoothed by half a voxel of the lattice: a step from one voxel to the next cannot be integrated.
             share = gaussian_filter(stays, 0.5).unsqueeze(2)
-            z = z.like(z.values + share * (hypothesis.values - z.values))
+            z = self._fused(z, hypothesis, share)
             reached, stayed = torch.where(stays > 0, value, reached), True
         return z, stayed
 
@@ -241,12 +282,13 @@ class Refinement:
     ) -> Iterator[Field]:
         """Draw z from a Gaussian approximation of its posterior at a refined z, on fields of mean 0 over K.
 
-        A draw solves ``(S + Lambda) d = sqrt(H) e + sqrt(Lambda) f`` for white e and f (Papandreou and Yuille 2010,
+        A draw solves ``(S + Lambda) d = sqrt(H) e + sqrt(c Lambda) f`` for white e and f (Papandreou and Yuille 2010,
         Gaussian sampling by local perturbations). H, Lambda and the prior's weights are those of the last step that led
         to z; S is H without what noise in the guide adds to it. Noise there pushes z about without telling where it
-        belongs: ``(S + Lambda)^-1 (H + Lambda) (S + Lambda)^-1`` is the sandwich covariance (Godambe 1960, Huber 1967)
-        of the z at which the forces balance. With S = H it is Laplace's ``(H + Lambda)^-1``. Draws are enlarged by
-        1.2, as errors have longer tails.
+        belongs: ``(S + Lambda)^-1 (H + c Lambda) (S + Lambda)^-1`` is the sandwich covariance (Godambe 1960, Huber
+        1967) of the z at which the forces balance, where the true motion has the likeliest weights and Lambda has c =
+        ``prior_factor`` times as much. With S = H and c = 1 it is Laplace's ``(H + Lambda)^-1``. Draws are enlarged, as
+        errors have longer tails.
 
         Args:
             z: of one series, ``(1, K, T * D, *S)``.
@@ -256,7 +298,7 @@ class Refinement:
         Returns: draws, each like ``z``.
         """
         generator = torch.Generator(images.device).manual_seed(seed)
-        level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step)
+        level = Level(images, evidence.seen, evidence.mask, evidence.home, 1, z.step, self.storage)
         pieces = Pieces(z)
         model = level.model(self.likelihood, displacement(z.values))
         if model.voxels == 0:
@@ -282,8 +324,8 @@ class Refinement:
 
         for _ in range(number):
             force = (root * white().unsqueeze(1)).sum(dim=2)
-            right = cosine(force) + precision.root(white())
-            draw = _solve(determined, precision, right, _DRAW_STEPS)
+            right = cosine(force) + self.prior_factor**0.5 * precision.root(white())
+            draw = solve(determined, precision, right, _DRAW_STEPS)
             yield pieces.whole(shared.like(z + _TAILS * draw))
 
     def _terms(self, pieces: Pieces, z: Field) -> list[Tensor]:
@@ -298,7 +340,9 @@ class Refinement:
         """Weights of the prior's terms at z on the finest lattice: of the mode and of the draws about it."""
         if not self.adapt_prior:
             return [1.0] * len(precision.terms)
-        return _likeliest_weights(precision, z.values[0], self.independent_share * model.mean_curvature)
+        curvature = self.independent_share * model.mean_curvature
+        likeliest = _likeliest_weights(precision, z.values[0], curvature, self.storage)
+        return [self.prior_factor * weight for weight in likeliest]
 
 
 def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
@@ -315,46 +359,14 @@ def _surroundings(values: Tensor, counts: Tensor) -> Tensor:
 def _worse(model: Quadratic, z: Tensor, old_model: Quadratic, old: Tensor, precision: Precision) -> Tensor:
     """Whether, a scalar bool, the bound fell from ``old`` to ``z`` by more than a hundredth. A little it may: the
     gradient leaves out what a displacement does to the windows, and the solution is not exact."""
-    cosine = CosineTransform(z.shape[3:], z)
-    now, before = (0.5 * precision.energy(cosine(v)) for v in (z, old))
+    cosine, storage = CosineTransform(z.shape[3:], z), model.storage
+    now, before = (0.5 * storage.sum(lambda part: precision.energy(cosine(part)), v) for v in (z, old))
     return model.above(old_model) - now + before < -0.01 * (old_model.value.sum() - before).abs()
 
 
-def _ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
-    """The bound's gradient ``g - Lambda z`` in cosine coordinates, ``(K, D, *S)``."""
-    cosine = CosineTransform(z.shape[2:], z)
-    return cosine(model.force) - precision.product(cosine(z))
-
-
-def _solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> Tensor:
-    """``(H + Lambda)^-1 right`` among K fields of mean 0 over K, ``(K, D, *S)``, by conjugate gradients; ``right`` in
-    cosine coordinates."""
-    cosine = CosineTransform(right.shape[2:], right)
-    # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
-    scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
-    r = _centred(scale * right)
-    p, y = r, torch.zeros_like(r)
-    rr = first = r.square().sum()
-    running = torch.ones_like(rr)
-    for _ in range(steps):
-        x = scale * p
-        product = _centred(scale * (cosine(model.product(cosine.inverse(x))) + precision.product(x)))
-        length = running * rr / (p * product).sum().clamp_min(1e-30)
-        y, r = y + length * p, r - length * product
-        previous, rr = rr, r.square().sum()
-        # A GPU goes on with steps of length 0: to ask it whether it is done takes longer.
-        running = running * ~(rr < 1e-4 * first)
-        if rr.device.type == "cpu" and not running:
-            break
-        p = r + rr / previous.clamp_min(1e-30) * p
-    return cosine.inverse(scale * y)
-
-
-def _centred(fields: Tensor) -> Tensor:
-    return fields - fields.mean(dim=0, keepdim=True)
-
-
-def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> Sequence[Tensor]:
+def _likeliest_weights(
+    precision: Precision, z: Tensor, curvature: Tensor, storage: Storage = IN_MEMORY
+) -> Sequence[Tensor]:
     """Weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined coefficients)
     / (energy at weight 1)``, between 1 / 30 and 30, scalars.
 
@@ -362,8 +374,10 @@ def _likeliest_weights(precision: Precision, z: Tensor, curvature: Tensor) -> Se
         precision: under weights from which those of the linear part's fit follow.
         z: ``(K, D, *S)``.
         curvature: of the likelihood, a scalar.
+        storage: of z.
     """
-    squares = precision.without_linear(CosineTransform(z.shape[2:], z)(z)).square().sum(dim=(0, 1))
+    cosine = CosineTransform(z.shape[2:], z)
+    squares = storage.sum(lambda part: precision.without_linear(cosine(part)).square().sum(dim=(0, 1)), z, dim=0)
     exact = torch.float32 if z.device.type == "mps" else torch.float64  # which that does not have
     energies = torch.stack([(term * squares).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
     weights = torch.ones_like(energies).unbind()

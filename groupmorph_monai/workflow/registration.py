@@ -7,13 +7,19 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
 
 __all__ = ["ComposeTransformsd", "timepoint_transforms"]
 
 
 def timepoint_transforms(
-    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, initial: Tensor | None = None, step: int = 1
+    ddf: Tensor,
+    inverse_ddf: Tensor,
+    affine: Tensor,
+    initial: Tensor | None = None,
+    step: int = 1,
+    storage: Storage = IN_MEMORY,
 ) -> list[ComposedTransform]:
     """Compose each timepoint's deformation with its initial affine map.
 
@@ -22,9 +28,12 @@ def timepoint_transforms(
         affine: ``(4, 4)`` of their grid, voxels to RAS mm.
         initial: ``(K, 4, 4)``, moved timepoint to the timepoint as it lies in its file, RAS mm; None is the identity.
         step: the fields are linear between every ``step``-th voxel, from the first one on, and are kept on these alone.
+        storage: of the fields.
     Returns: K transforms, from the common space to each timepoint, RAS mm.
     """
-    ddf, inverse_ddf = (_on_lattice(field.detach().cpu(), step) for field in (ddf, inverse_ddf))
+    ddf, inverse_ddf = (
+        storage.map(lambda part: _on_lattice(part.detach().cpu(), step), field, dim=0) for field in (ddf, inverse_ddf)
+    )
     steps = torch.tensor([step, step, step, 1], dtype=torch.float64)
     grid = Grid(ddf.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
     dense = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
@@ -49,10 +58,12 @@ class ComposeTransformsd(MapTransform):
 
     Args:
         keys: of the registration, ``"pred"``.
+        storage: of the fields.
     """
 
-    def __init__(self, keys: KeysCollection = "pred"):
+    def __init__(self, keys: KeysCollection = "pred", storage: Storage = IN_MEMORY):
         super().__init__(keys)
+        self.storage = storage
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         item = dict(data)
@@ -61,7 +72,7 @@ class ComposeTransformsd(MapTransform):
         for key in self.key_iterator(item):
             fields = dict(item[key])
             fields["transforms"] = timepoint_transforms(
-                fields["ddf"], fields["inverse_ddf"], affine, initial, fields.get("step", 1)
+                fields["ddf"], fields["inverse_ddf"], affine, initial, fields.get("step", 1), self.storage
             )
             if "ddf_std" in fields:
                 fields["std_mm"] = _length_mm(fields["ddf_std"], affine, initial)

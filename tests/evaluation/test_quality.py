@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.evaluation import quality
 from groupmorph_monai.evaluation.quality import measure_quality
 from groupmorph_monai.space.geometry import AffineTransform, DenseTransform, Grid
 
@@ -47,6 +48,21 @@ def test_a_scan_of_something_else_stands_out():
     found = measure_quality(series(image, 2 * image, 1 - image, texture(1)), still(4))
     assert found["relative_agreement"][3] < 0.3
     assert min(found["relative_agreement"][:3]) > 0.95
+
+
+def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(monkeypatch):
+    image = texture(0)
+    scans = series(*[(1 + 0.1 * k) * image for k in range(6)], texture(1))
+    transforms = [*still(3), shift(9.0), *still(3)]
+    whole = measure_quality(scans, transforms)
+    monkeypatch.setattr(quality, "_MOST_COMPARED", 4)  # 0, 2, 4 and 6, and 1, 3 and 5
+    groups = measure_quality(scans, transforms)
+    assert whole.keys() >= groups.keys() >= {"nmi_gain", "agreement_percent", "overlap_percent", "bending_mm"}
+    for name in ("overlap_percent", "bending_mm", "implausible_volume_percent"):
+        assert groups[name] == pytest.approx(whole[name], abs=1e-6)
+    assert np.argmin(groups["relative_agreement"]) == 6 and min(groups["relative_agreement"][:3]) > 0.9
+    parts = [measure_quality(Series(scans.frames[n::2]), transforms[n::2])["nmi_gain"] for n in (0, 1)]
+    assert groups["nmi_gain"] == pytest.approx(sum(parts) / 2)
 
 
 def test_a_registration_is_compared_with_none():

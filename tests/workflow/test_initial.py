@@ -9,8 +9,9 @@ from groupmorph_monai.data.resampling import resample
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, Grid
-from groupmorph_monai.workflow import AlignInitiald
-from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine, _Scan
+from groupmorph_monai.workflow import AlignInitiald, affine_alignment
+from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine
+from groupmorph_monai.workflow.affine_scan import CoarseScan
 from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
 from groupmorph_monai.workflow.affine_steps import regress
 
@@ -130,6 +131,25 @@ def test_scans_far_apart_are_found(seed, timepoints, inverted):
         assert (polarity[:-1] == -polarity[-1]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inverted", [False, True])
+def test_of_many_scans_some_are_aligned_and_the_others_with_these(inverted, monkeypatch):
+    monkeypatch.setattr(affine_alignment, "_MOST_TOGETHER", 3)
+    frames, truth, centre = scattered(5, 6, inverted)  # 0, 2 and 4 together
+    maps, confidence, polarity = GroupAffine("affine")(frames)
+    assert errors_mm(maps, truth, centre, half_mm=80).max() < 2
+    assert confidence.min() > LEAST_CONFIDENCE
+    assert (polarity[:-1] == (-1 if inverted else 1) * polarity[-1]).all()
+    np.testing.assert_allclose(sum(logm(m.numpy()) for m in maps), 0, atol=1e-8)
+    still = [Frame(frames[0].data + 0.01 * k, frames[0].affine, f"t{k}") for k in range(7)]
+    maps, confidence, _ = GroupAffine("affine")(still)
+    torch.testing.assert_close(maps, torch.eye(4).double().expand(7, 4, 4), atol=0, rtol=0)
+    stranger = Frame(scattered(4)[0][0].data, frames[0].affine, "stranger")
+    maps, confidence, _ = GroupAffine("affine")([*still[:1], stranger, *still[1:]])
+    torch.testing.assert_close(maps, torch.eye(4).double().expand(8, 4, 4), atol=0, rtol=0)
+    assert confidence[1] < LEAST_CONFIDENCE < confidence[[0, 2, 3]].min()
+
+
 def test_what_is_not_found_stays_and_is_flagged():
     frames, truth, centre = scattered(3, 2)
     stranger = scattered(4)[0][0]
@@ -149,7 +169,7 @@ def test_a_block_of_voxels_lies_in_their_middle():
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = rotation(20, (1, 2, 3)) * (1.5, 2.0, 4.0), (-7, 30, 12)
     grid, slope = Grid((12, 9, 4), affine), torch.tensor([0.7, -1.1, 0.4]).double()
-    fine = _Scan(torch.stack([grid.points() @ slope, torch.ones(12, 9, 4).double()]), grid)
+    fine = CoarseScan(torch.stack([grid.points() @ slope, torch.ones(12, 9, 4).double()]), grid)
     coarse = fine.coarsened(6.0)
     assert coarse.grid.shape == (3, 3, 4)
     torch.testing.assert_close(coarse.grid.spacing_mm, torch.tensor([6.0, 6.0, 4.0]).double())
@@ -238,7 +258,7 @@ def test_one_mask_is_drawn_on_the_reference(moved, reference, masked, monkeypatc
         given.extend(masks)
         return AffineAlignment(torch.eye(4).double().repeat(3, 1, 1), torch.ones(3), torch.ones(3))
 
-    monkeypatch.setattr("groupmorph_monai.workflow.initial.GroupAffine", lambda *settings: align)
+    monkeypatch.setattr("groupmorph_monai.workflow.initial.GroupAffine", lambda *settings, **options: align)
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
     AlignInitiald(reference=reference)({"image": Series(frames), "mask": str(tmp_path / "mask.nii.gz")})
     assert [k for k, mask in enumerate(given) if mask is not None] == [masked]

@@ -11,9 +11,10 @@ from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
+from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.precision import Precision
-from groupmorph_monai.workflow.refinement import _TAILS, _ascent, _likeliest_weights, _solve
+from groupmorph_monai.workflow.refinement import _TAILS, _likeliest_weights
 
 EXP = ScalingAndSquaring(6)
 
@@ -204,7 +205,7 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
     terms = FluidPrior(0.5, 0.1, 0.2, 0.3).terms(size)
     precision = Precision(terms, [1.0] * 4, linear_is_free)
     model = Quadratic(torch.tensor(0.0), torch.tensor(3), force, curvature)
-    found = _solve(model, precision, _ascent(model, precision, z), steps=400)
+    found = solve(model, precision, ascent(model, precision, z), steps=400)
     prior = dense_precision(precision, size, linear_is_free)
     dense = torch.block_diag(prior, prior, prior)
     for d in range(3):
@@ -230,15 +231,17 @@ def test_linear_fields_cost_nothing_where_only_higher_differences_do():
 
 @pytest.mark.parametrize("prior", [FluidPrior(0.3, 0.5), FluidPrior(0, 0, 0.3, 0.5)], ids=["held", "linear free"])
 @pytest.mark.parametrize("timepoints", [2, 3])
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, monkeypatch):
+@pytest.mark.parametrize(("pieces", "factor"), [(1, 1.0), (2, 1.0), (1, 1.5)])
+def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, prior, monkeypatch):
     size, generator = (2, 3, 2), torch.Generator().manual_seed(0)
     fields = (timepoints, 3, *size)
     number = timepoints * 3 * 12
     root = torch.randn(timepoints, 3, 3, *size, generator=generator, dtype=torch.float64)
     curvature = torch.einsum("kde...,kfe...->kdf...", root, root)
     model = Quadratic(torch.tensor(0.0), torch.tensor(2), torch.zeros(fields, dtype=torch.float64), curvature)
-    ask = Refinement(LocalCorrelation(), prior, lattice_voxels=1, adapt_prior=False)
+    ask = Refinement(LocalCorrelation(), prior, lattice_voxels=1, prior_factor=factor)
+    # Weights of 1, `factor` times as large as those that the fields of the series have.
+    monkeypatch.setattr(ask, "_weights", lambda *given: [1.0, 1.0])
     signal = torch.rand(timepoints, 1, 1, *size, generator=generator, dtype=torch.float64)
     determined = replace(model, curvature=signal * curvature)
     monkeypatch.setattr(Level, "model", lambda *given: model)
@@ -254,8 +257,8 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, m
     terms = [pieces * term for term in prior.terms(size)]
     one = dense_precision(Precision(terms, [1.0] * 2, prior.linear_is_free), size, prior.linear_is_free)
 
-    def precision(curvature):
-        dense = torch.block_diag(*[one] * (3 * timepoints)).reshape(timepoints, 3, 12, timepoints, 3, 12)
+    def precision(curvature, factor=1.0):
+        dense = torch.block_diag(*[factor * one] * (3 * timepoints)).reshape(timepoints, 3, 12, timepoints, 3, 12)
         for k in range(timepoints):
             for d in range(3):
                 for e in range(3):
@@ -266,7 +269,7 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, prior, m
     free = torch.linalg.eigh(torch.eye(timepoints).double() - 1 / timepoints).eigenvectors[:, 1:]
     basis = torch.einsum("km,ab->kamb", free, torch.eye(36, dtype=torch.float64)).reshape(number, -1)
     bread = torch.linalg.inv(precision(determined.curvature))
-    expected = basis @ bread @ precision(curvature) @ bread @ basis.T
+    expected = basis @ bread @ precision(curvature, factor) @ bread @ basis.T
     # The solver stops at a hundredth of the residual's length.
     assert (shared.T @ shared - expected).norm() < 0.05 * expected.norm()
 
@@ -413,5 +416,7 @@ def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     assert not refinement()(z, x, displacement, nothing).values.any()
     with pytest.raises(InputError, match="std_draws.*two timepoints have seen.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))
-    with pytest.raises(ValueError, match="independent_share.*got 0"):
+    with pytest.raises(ValueError, match="independent_share.*got 0, 1.0"):
         refinement(independent_share=0)
+    with pytest.raises(ValueError, match="prior_factor.*got 0.2, 0"):
+        refinement(prior_factor=0)

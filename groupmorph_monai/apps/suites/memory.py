@@ -11,7 +11,9 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     from ...benchmarks.memory import memory
     from .methods import bundle_method
 
-    return memory(bundle_method(args.weights))
+    method = bundle_method(args.weights)
+    many = [(number, (32, 32, 24)) for number in (25, 50, 100)]
+    return memory(method) + memory(method, many, scans_at_once=4)
 
 
 MEMORY = table_suite(

@@ -1,0 +1,62 @@
+"""Scans as their affine alignment sees them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, pad
+
+from ..data.resampling import resample
+from ..data.series import Frame
+from ..space.geometry import AffineTransform, Grid, interpolate
+
+__all__ = ["CoarseScan", "coarse_scan"]
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseScan:
+    """A scan, coarsened: ``content`` ``(2, *S)``, the intensities in [0, 1] and the share of each voxel that was
+    measured."""
+
+    content: Tensor
+    grid: Grid
+
+    def on(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Intensities and, 1 or 0, whether they were measured, each ``(*S)``."""
+        points = AffineTransform(matrix)(grid.points())
+        values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
+        return values, (self.grid.contains(points) & (measured > 0.5)).float()
+
+    def coarsened(self, spacing_mm: float) -> "CoarseScan":
+        """Means over blocks that are at most ``spacing_mm`` long."""
+        factor = (spacing_mm / self.grid.spacing_mm + 1e-6).int().clamp_min(1)
+        padding = [p for n, f in zip(self.grid.shape[::-1], factor.tolist()[::-1]) for p in (0, -n % f)]
+        values, measured = self.content
+        sums = avg_pool3d(pad(torch.stack([values * measured, measured]), padding)[None], factor.tolist())[0]
+        affine = self.grid.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ ((factor.double() - 1) / 2)
+        affine[:3, :3] *= factor
+        content = torch.stack([sums[0] / sums[1].clamp_min(1e-6), sums[1]])
+        return CoarseScan(content, Grid(content.shape[1:], affine))
+
+
+def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseScan:
+    """A file's volume, stored along right, anterior and superior, its 1st and 99.5th percentiles at 0 and 1."""
+    grid = frame.grid.canonical()
+    # Steps of the file's voxels along each axis of the grid: one of them 1 or -1, the others 0.
+    steps = (torch.linalg.inv(frame.grid.affine) @ grid.affine)[:3, :3].round().int()
+    axes = steps.abs().argmax(dim=0).tolist()
+    backwards = [d + 1 for d, axis in enumerate(axes) if steps[axis, d] < 0]
+    measured = np.ones(frame.data.shape, dtype=bool) if frame.valid is None else frame.valid
+    if mask is not None:
+        inside, covered = resample(mask, frame.grid, nearest=True)
+        measured = measured & covered & (inside > 0)
+    both = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
+    content = torch.stack(both).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
+    scan = CoarseScan(content, grid).coarsened(spacing_mm)
+    values, measured = scan.content
+    known = values[measured > 0.5] if (measured > 0.5).any() else values
+    low, high = np.percentile(known.numpy(), (1, 99.5))
+    scaled = ((values - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
+    return CoarseScan(torch.stack([scaled, measured]), scan.grid)

@@ -1,0 +1,49 @@
+"""Series that are taken a few scans at a time, from files to files."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+import groupmorph_monai as gm
+from groupmorph_monai.apps.configs import bundle_root, config_files
+from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.benchmarks.memory import memory, write_phantom
+
+pytestmark = pytest.mark.slow
+METHOD = BundleMethod(
+    config_files("inference", ("effort/fast",)),
+    str(bundle_root() / "models" / "model.pt"),
+    settings={"initial_alignment": "none"},  # which holds 16 scans, however many there are
+)
+
+
+def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write_phantom(str(scans), (40, 36, 32), 8)
+    found = {}
+    for name, scans_at_once in (("parts", 3), ("whole", None)):
+        found[name] = gm.register(str(scans), scans_at_once=scans_at_once)
+        found[name].to_folder(tmp_path / name)
+    whole, parts = found["whole"], found["parts"]
+    assert np.abs(whole.fields).max() > 0.5
+    assert np.abs(parts.fields - whole.fields).max() < 0.02  # voxels of 1 mm
+    for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
+        ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
+        # A voxel at the border of a field of view may be seen in one and not in the other.
+        assert (np.abs(theirs - ours) > 0.01 * np.abs(ours).max()).mean() < 1e-3, file.name
+    ours, theirs = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "parts"))
+    assert ours["files"] == theirs["files"] and ours["verdict"]["verdict"] == theirs["verdict"]["verdict"]
+    assert (ours["scans_at_once"], theirs["scans_at_once"]) == (None, 3)
+
+
+def test_memory_does_not_grow_with_the_number_of_scans():
+    """In processes of their own, as memory that was once taken is never given back."""
+    size, peaks = (40, 36, 32), {}
+    for number in (20, 60):
+        (row,) = memory(METHOD, [(number, size)], scans_at_once=2)
+        peaks[number] = row["peak memory, GB"]
+    of_a_scan = 87 * 40 * 36 * 32 / 1e9  # where all are in memory
+    assert peaks[60] - peaks[20] < 5 * of_a_scan
