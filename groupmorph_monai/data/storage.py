@@ -16,7 +16,8 @@ from ..errors import InputError
 
 __all__ = ["IN_MEMORY", "Storage"]
 
-_ALIGNED, _ARRAYS_IN_A_FILE = 64, 32  # bytes; see `Storage.keep`
+_ALIGNED = 64  # bytes
+_FILE_BYTES, _FEWEST_IN_A_FILE, _MOST_IN_A_FILE = 2**28, 4, 32  # see `Storage.keep`
 
 
 class Storage:
@@ -34,12 +35,17 @@ class Storage:
     Raises: InputError if ``scans_at_once`` is not a positive integer.
     """
 
+    __slots__ = ("scans_at_once", "folder", "_maps", "_block", "_used")
+
     def __init__(self, scans_at_once: int | None = None, folder: str | os.PathLike | None = None):
         if scans_at_once is not None and (not isinstance(scans_at_once, int) or scans_at_once < 1):
             raise InputError(f"scans_at_once: expected 1 or more, or null for all that fit, got {scans_at_once!r}")
         self.scans_at_once, self.folder = scans_at_once, folder
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._block, self._used = np.empty(0, np.uint8), 0
+
+    def __repr__(self) -> str:
+        return "Storage()"  # no result depends on where tensors are kept: `fingerprint` reads this
 
     def chunks(self, number: int) -> Iterator[slice]:
         """Yield slices that together cover ``number`` timepoints, in order."""
@@ -84,7 +90,8 @@ class Storage:
             return values
         size = -(-values.nbytes // _ALIGNED) * _ALIGNED
         if self._used + size > self._block.nbytes:
-            self._block, self._used = self.empty_array((_ARRAYS_IN_A_FILE * size,), np.uint8), 0
+            number = min(max(_FILE_BYTES // size, _FEWEST_IN_A_FILE), _MOST_IN_A_FILE)
+            self._block, self._used = self.empty_array((number * size,), np.uint8), 0
         kept = self._block[self._used : self._used + values.nbytes].view(values.dtype).reshape(values.shape)
         kept[...] = values
         self._used += size

@@ -120,7 +120,8 @@ class SeriesWriter:
         self.outside, self.jacobian, self.products = outside, jacobian, products
         self.settings, self.storage = dict(settings or {}), storage
         most = min(_MOST_SHOWN, max(4, 2 * (storage.scans_at_once or _MOST_SHOWN)))
-        self.shown = range(0, len(series.frames), math.ceil(len(series.frames) / most))
+        last = len(series.frames) - 1
+        self.shown = sorted({round(n * last / (most - 1)) for n in range(most)})  # evenly spread
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -154,9 +155,10 @@ class SeriesWriter:
             products=self.products,
             storage=self.storage,
         )
-        seen, shown = torch.from_numpy(written["seen"]), slice(None, None, self.shown.step)
+        seen = torch.from_numpy(written["seen"])
         # Compare intensities as the user sees them: in native units, on the output grid.
-        volumes = {name: values[shown] for name, values in written.items() if name in _VOLUMES}
+        everything = len(self.shown) == len(self.series.frames)  # then nothing is copied
+        volumes = {n: v if everything else v[self.shown] for n, v in written.items() if n in _VOLUMES}
         native, warped = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
         metrics |= similarity(native, warped, seen)
         region = self.products.region
@@ -176,10 +178,9 @@ class SeriesWriter:
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
         report["region"] = region and region_report(region, self.home, written)
-        transforms, std = registration["transforms"][shown], std and std[shown]
-        write_page(
-            folder / "report.html", report, volumes, grid, transforms, lengths[shown], std, picture, list(self.shown)
-        )
+        transforms, lengths = [registration["transforms"][k] for k in self.shown], lengths[self.shown]
+        std = std and [std[k] for k in self.shown]
+        write_page(folder / "report.html", report, volumes, grid, transforms, lengths, std, picture, self.shown)
         write_json(report, folder / "report.json")
         return len(written["files"])
 
@@ -216,7 +217,7 @@ class SeriesWriter:
             lengths,
             self.series.frames[self.home].grid.spacing_mm.tolist(),
             title=": ".join(filter(None, [self.settings.get("model"), name])),
-            timepoints=list(self.shown),
+            timepoints=self.shown,
         )
 
     def _report(
@@ -340,11 +341,17 @@ class MetricsTable:
         with whole_file(file) as path:
             path.write_text(to_json(row), encoding="utf-8")
 
+    def _saved(self, key: str) -> dict[str, Any]:
+        row = self._row(key)
+        if row is None:
+            raise RuntimeError(f"{self._file(key)}: expected the metrics of a series, got none")
+        return row
+
     def _finish(self, engine: Engine) -> None:
         idist.barrier()
         if idist.get_rank() != 0:
             return
-        series = [row for key in self.keys if (row := self._row(key)) is not None]
+        series = [self._saved(key) for key in self.keys]
         columns = list(dict.fromkeys(name for row in series for name in row))
         means = {}
         for name in columns[1:]:

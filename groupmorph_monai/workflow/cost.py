@@ -1,7 +1,6 @@
 """What the registration of a series takes of a machine, told before it starts."""
 
 import math
-import os
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -16,21 +15,10 @@ from ..space.geometry import Grid
 from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
-from .many_scans import streamed_memory_gb
+from .memory_estimate import all_at_once_gb, streamed_gb
 from .processor_time import ProcessorTime
 
 __all__ = ["RegistrationCost"]
-
-# Peaks of memory, bytes: of the program alone; for each voxel of the files and timepoint, as they are read and as they
-# are written; for each voxel of the working grid and timepoint, of the images, and of what each stage has beside them;
-# for each voxel of that grid, of what the refinement has whatever the number of timepoints; and of each file that is
-# written at the same time, for each voxel of a slab and of the file. Measured as the `memory` suite does it, on series
-# of 0.5 to 10 million voxels and 2 to 6 timepoints, and for network and refinement on one of 150 million.
-_PROGRAM, _READ, _WRITTEN = 0.6e9, 4, 30
-_IMAGES, _NETWORK, _REFINING, _RESULT, _DRAWING = 8, 30, 12, 45, 30
-_REFINING_ALL = 360
-_SLAB, _FILE = 407, 43
-_SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
 
 
 class RegistrationCost:
@@ -67,11 +55,6 @@ class RegistrationCost:
         return working_grid(self.scans, self.spacing_mm, self.reference)
 
     @property
-    def _sizes(self) -> tuple[int, int]:
-        """Voxels of the files and of the working grid, of all timepoints together."""
-        return sum(math.prod(scan.shape) for scan in self.scans), len(self.scans) * math.prod(self.grid.shape)
-
-    @property
     def scans_at_once(self) -> int | None:
         """Scans in memory at a time; None for all."""
         return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
@@ -85,24 +68,14 @@ class RegistrationCost:
     @property
     def memory_gb(self) -> float:
         """At the peak, in 1e9 bytes."""
-        files, voxels = self._sizes
-        if self.scans_at_once:
-            largest = max(math.prod(scan.shape) for scan in self.scans)
-            return streamed_memory_gb(max(largest, math.prod(self.grid.shape)), self.scans_at_once)
-        window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
-        share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
-        stages = [_RESULT + _DRAWING * bool(getattr(self.inferer, "draws", 0))]
-        if self.device.type == "cpu":
-            refining = _REFINING + _REFINING_ALL / len(self.scans)
-            stages += [_NETWORK * share, refining * bool(self.levels)]
-        return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + self._writing) / 1e9
+        return streamed_gb(self.scans, self.grid, self.scans_at_once) if self.scans_at_once else self._all_at_once_gb
 
     @property
-    def _writing(self) -> float:
-        """Bytes that the writer takes: each of the files that are compressed at the same time is made slab by slab."""
-        sizes = [math.prod(scan.shape) for scan in self.scans]
-        at_once = min(len(sizes), os.cpu_count() or 1, _FILES_AT_ONCE)
-        return _WRITTEN * sum(sizes) + at_once * (_SLAB * min(max(sizes), _SLAB_VOXELS) + _FILE * max(sizes))
+    def _all_at_once_gb(self) -> float:
+        window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
+        share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
+        on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
+        return all_at_once_gb(self.scans, self.grid, on_cpu, share, bool(self.levels), draws)
 
     @property
     def time(self) -> ProcessorTime:
@@ -120,7 +93,8 @@ class RegistrationCost:
             return
         frames, spacing = len(self.scans), float(self.grid.spacing_mm.min())
         fitting = self._fitting_spacing_mm(free_gb)
-        cure = f"take --spacing-mm {fitting:g}" if fitting else "crop the scans, or give fewer"
+        fewer = "crop the scans" if self.scans_at_once else "crop the scans, or give fewer"
+        cure = f"take --spacing-mm {fitting:g}" if fitting else fewer
         raise InputError(
             f"memory: expected {self.memory_gb:.3g} GB for {frames} scans on {' x '.join(map(str, self.grid.shape))} "
             f"voxels of {spacing:.3g} mm, got {free_gb:.3g} GB; {cure}"
@@ -136,6 +110,6 @@ class RegistrationCost:
             )
             if min(coarser.grid.shape) < 16:
                 return None
-            if coarser.memory_gb <= free_gb:
+            if coarser._all_at_once_gb <= free_gb:  # as it then is, if it fits
                 return spacing
         return None

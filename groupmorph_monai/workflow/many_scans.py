@@ -1,48 +1,24 @@
 """Series of so many scans that they do not fit into memory: how many to take at a time."""
 
-import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..data.readers import header_grids
+from ..data.resampling import working_grid
 from ..data.series import Series
 from ..data.storage import Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from .free_memory import available_memory_gb
+from .memory_estimate import all_at_once_gb, streamed_gb
+from .streamed_network import streams
 
-__all__ = ["all_at_once_gb", "storage_for", "streamed_memory_gb"]
+__all__ = ["storage_for"]
 
-# Bytes: of the program alone; for each voxel and scan where all are in memory, and where a few are, of these; for each
-# voxel, of what the refinement has whatever the number of scans; and of each scan that is written at the same time, for
-# each voxel of a slab and of the scan.
-_PROGRAM, _ALL_AT_ONCE, _AT_A_TIME, _ONCE = 0.9e9, 87, 90, 450
-_SLAB, _WRITING = 407, 43
-_SLAB_VOXELS, _WRITTEN_AT_ONCE = 2**20, 4
 _MOST_AT_A_TIME = 16  # more are no faster
-
-
-def streamed_memory_gb(voxels: int, scans_at_once: int) -> float:
-    """Memory at the peak, in 1e9 bytes, of a series of any number of scans.
-
-    Args:
-        voxels: of a scan, or of the working grid, whichever has more.
-        scans_at_once: see `Storage`.
-    """
-    return (_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels + _writing(voxels)) / 1e9
-
-
-def all_at_once_gb(voxels: Sequence[int]) -> float:
-    """Memory at the peak, in 1e9 bytes, where all scans, of so many ``voxels`` each, are in memory."""
-    return (_PROGRAM + _ALL_AT_ONCE * sum(voxels) + _writing(max(voxels))) / 1e9
-
-
-def _writing(voxels: int) -> float:
-    at_once = min(os.cpu_count() or 1, _WRITTEN_AT_ONCE)
-    return at_once * (_SLAB * min(voxels, _SLAB_VOXELS) + _WRITING * voxels)
 
 
 def storage_for(
@@ -51,19 +27,22 @@ def storage_for(
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     description: str | None = None,
-    draws: int = 0,
-    likelihood: Likelihood | None = None,
+    spacing_mm: float | str | None = "auto",
+    reference: int | None = None,
+    needs: Sequence[object] = (),
 ) -> Storage:
     """Choose where the tensors of a series are kept.
 
     Args:
         series: as `read_series` takes it. Of files only the headers are read.
-        scans_at_once: that are in memory; None for all; "auto" for all where they fit into the memory that is free, and
-            on a GPU, for draws and for a likelihood that couples all scans in any case.
+        scans_at_once: that are in memory; None for all; "auto" for all if they fit into the free memory, or if the
+            registration cannot do with fewer, or if fewer would not need less.
         folder: of the results, beside which what is not in memory is kept.
         device: that the registration runs on.
         description: pattern that tells which files of a folder are the series.
-        draws, likelihood: of the registration.
+        spacing_mm, reference: of the working grid, as `working_grid` takes them.
+        needs: parts of the registration, of which a likelihood that couples all scans, a network other than the default
+            one, and a number (of draws, or of passes beyond the first) above 0 need all scans at once.
     Raises: InputError where scans are to be taken in parts on a GPU.
     """
     on_cpu = torch.device(device).type == "cpu"
@@ -71,12 +50,20 @@ def storage_for(
         raise InputError(f"scans_at_once: expected auto or null on {device}, got {scans_at_once}; add --device cpu")
     if scans_at_once != "auto":
         return Storage(scans_at_once, folder)
-    in_parts = on_cpu and not draws and not (likelihood is not None and likelihood.couples_all)
-    voxels = [math.prod(scan.shape) for scan in header_grids(series, description)] if in_parts else []
-    free_gb = available_memory_gb()
-    if not voxels or all_at_once_gb(voxels) <= free_gb:
+    scans = header_grids(series, description) if on_cpu and not any(map(_needs_all, needs)) else []
+    if not scans or (reference is not None and not 0 <= reference < len(scans)):
+        return Storage(None, folder)  # the reader reports a wrong reference
+    grid, free_gb = working_grid(scans, spacing_mm, reference), available_memory_gb()
+    all_gb = all_at_once_gb(scans, grid)
+    if all_gb <= free_gb or all_gb <= streamed_gb(scans, grid, 1):
         return Storage(None, folder)
-    most, fits = max(voxels), 1
-    while fits < _MOST_AT_A_TIME and streamed_memory_gb(most, 2 * fits) < 0.8 * free_gb:
+    fits = 1
+    while fits < _MOST_AT_A_TIME and streamed_gb(scans, grid, 2 * fits) < 0.8 * free_gb:
         fits *= 2
-    return Storage(min(fits, len(voxels)), folder)
+    return Storage(min(fits, len(scans)), folder)
+
+
+def _needs_all(part: object) -> bool:
+    if isinstance(part, Likelihood):
+        return part.couples_all
+    return not streams(part) if isinstance(part, nn.Module) else bool(part)

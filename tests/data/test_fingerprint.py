@@ -9,6 +9,7 @@ from monai.transforms import Compose, RandFlipd
 
 from groupmorph_monai.data import ClipSeriesd, LoadSeriesd
 from groupmorph_monai.data.fingerprint import fingerprint
+from groupmorph_monai.data.storage import Storage
 
 SETTINGS = (
     "from groupmorph_monai.data import ClipSeriesd, LoadSeriesd;"
@@ -84,3 +85,10 @@ def test_folders_with_the_same_nested_names_are_told_apart(tmp_path):
     assert first != second
     (tmp_path / "a" / "study" / "series" / "1.dcm").write_text("another")
     assert fingerprint({"image": str(tmp_path / "a" / "study")}) != first
+
+
+def test_what_lies_in_the_folder_of_results_does_not_count(tmp_path):
+    """An interrupted evaluation resumes, although its folder has changed."""
+    before = fingerprint(ClipSeriesd(storage=Storage(None, tmp_path)))
+    (tmp_path / "row.json").write_text("{}")
+    assert fingerprint(ClipSeriesd(storage=Storage(2, tmp_path))) == before

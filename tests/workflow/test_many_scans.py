@@ -104,16 +104,20 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
     else:
         for k, file in enumerate(files):
             save_nifti(nifti_image(volumes[..., k], np.eye(4)), file)
-    needed_gb = many_scans.all_at_once_gb([20**3] * 4)
-    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb + 1e-6)
-    assert storage_for([str(file) for file in files]).scans_at_once is None
-    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: needed_gb - 1e-6)
-    storage = storage_for([str(file) for file in files], folder=tmp_path / "out")
-    assert 1 <= storage.scans_at_once <= 4
-    for needs_all in ({"device": "cuda"}, {"draws": 2}, {"likelihood": GroupNMI()}):
-        assert storage_for([str(file) for file in files], **needs_all).scans_at_once is None
-    assert storage_for([str(file) for file in files], likelihood=LocalCorrelation()).scans_at_once
-    assert storage_for([str(file) for file in files], scans_at_once=None).scans_at_once is None
+    series, network = [str(file) for file in files], GroupSetVAE((4, 6, 6, 6), (2, 3, 3, 3), 6)
+    monkeypatch.setattr(many_scans, "all_at_once_gb", lambda scans, grid: 0.1 * len(scans) + 0.3)
+    monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.4 + 0.05 * number)
+    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: 0.71)
+    assert storage_for(series).scans_at_once is None
+    monkeypatch.setattr(many_scans, "available_memory_gb", lambda: 0.69)
+    storage = storage_for(series, folder=tmp_path / "out", needs=[LocalCorrelation(), network, 0, 0])
+    assert storage.scans_at_once == 2
+    for needs in ([GroupNMI()], [LocalCorrelation(), GroupVAE(4)], [2], [0, 1]):
+        assert storage_for(series, needs=needs).scans_at_once is None
+    assert storage_for(series, device="cuda").scans_at_once is None
+    assert storage_for(series, scans_at_once=None).scans_at_once is None
+    monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.7 + 0.05 * number)
+    assert storage_for(series).scans_at_once is None  # parts would need more than the whole
     parts, whole = read_series(files, storage=storage), read_series(files)
     for one, other, k in zip(parts.frames, whole.frames, range(4)):
         assert np.array_equal(one.data, other.data) and np.array_equal(one.data, volumes[..., k])

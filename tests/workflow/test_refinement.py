@@ -300,6 +300,15 @@ def test_draws_have_the_priors_weights_of_the_mode(share, phantom, monkeypatch):
     assert of_draws == pytest.approx(modes, rel=0.05) and modes != pytest.approx([1.0], rel=0.05)
 
 
+def test_the_priors_weights_are_the_likeliest_times_the_factor(phantom):
+    z, x, one, other = start(phantom).at(2), images(phantom), refinement(), refinement(prior_factor=1.4)
+    z = z.like(z.values + 0.1 * torch.randn(z.values.shape, generator=torch.Generator().manual_seed(0)))
+    model = Level(x, None, None, 0, 2, 2).model(one.likelihood, displacement(z.values))
+    terms = [term.to(z.values) for term in one.prior.terms(z.values.shape[3:], z.step)]
+    likeliest, held = (ask._weights(ask._precision(terms), z, model) for ask in (one, other))
+    assert [float(w) for w in held] == pytest.approx([1.4 * float(w) for w in likeliest])
+
+
 def test_draws_need_a_likelihood_in_nats():
     refinement().check_draws(20)
     with pytest.raises(InputError, match="std_draws .--std.: expected 0 with GroupNMI.*got 20.*multi_kernel"):
