@@ -138,8 +138,8 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=path,
         metavar="FILE",
-        help="evaluate the similarity only where this mask is above 0: one mask on the grid of the reference (without "
-        "one, of the first scan), or one per scan",
+        help="evaluate the similarity only where this mask is above 0: one mask, on any grid, drawn on the reference "
+        "(without one, on the first scan), or one per scan",
     )
     p.add_argument(
         "--region",

@@ -53,7 +53,10 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
     """Describe the series of a DICOM study, one per line; see `list_dicom`."""
     paths = dicom_paths(files)
     if not paths:
-        raise InputError(f"{files[0]}: expected a DICOM study, found no DICOM file; check the path")
+        raise InputError(
+            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for other "
+            "files"
+        )
     return dicom_reader(paths[0]).list_dicom(paths, description)
 
 
