@@ -54,8 +54,8 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
     paths = dicom_paths(files)
     if not paths:
         raise InputError(
-            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for other "
-            "files"
+            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for "
+            "other files"
         )
     return dicom_reader(paths[0]).list_dicom(paths, description)
 
