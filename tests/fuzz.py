@@ -17,7 +17,7 @@ REPEATED = settings(max_examples=25, derandomize=True, phases=[Phase.generate], 
 QUICK = settings(REPEATED, max_examples=8)
 LONG = settings(max_examples=300, **_CHECKS)
 
-_LIMIT_S = 30
+_LIMIT_S = 300
 _ODD_NUMBERS = (0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e-45, 1e38, -1e38, 65535.0)
 odd_floats = st.sampled_from(_ODD_NUMBERS) | st.floats(width=32)
 odd_text = st.text(max_size=40) | st.sampled_from(

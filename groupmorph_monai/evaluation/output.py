@@ -205,7 +205,7 @@ class SeriesWriter:
         """Displacement magnitudes at about 20,000 voxels per timepoint, or fewer for long series, ``(K, P)``."""
         grid, number = self.series.frames[self.home].grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
-        return torch.stack([(t(points) - points).norm(dim=-1).flatten() for t in transforms]).numpy()
+        return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
 
     def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
         name = Path(self.series.frames[self.home].path).name

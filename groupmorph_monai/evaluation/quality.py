@@ -31,7 +31,7 @@ _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2
 _LEAST_CURVE = 4  # timepoints
-_MOST_COMPARED = 32  # timepoints compared in pairs, whose number grows quadratically
+_MOST_COMPARED = 16  # timepoints compared in pairs, whose number, and memory, grows quadratically
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _scaled(values: Tensor, sample: Tensor) -> Tensor:
 def measure_quality(
     series: Series, transforms: Sequence[Transform], home: int = 0, storage: Storage = IN_MEMORY
 ) -> dict[str, Any]:
-    """Measure the quality of a registration. More than 32 timepoints are measured in groups, each of which spans the
+    """Measure the quality of a registration. More than 16 timepoints are measured in groups, each of which spans the
     whole series; measures of the series are then means over the groups.
 
     Args:

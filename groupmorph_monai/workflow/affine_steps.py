@@ -58,14 +58,20 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     middle = mean(volumes * measured) / share
     variance = (mean(volumes.square() * measured) / share - middle.square()).clamp_min(0) + _NOISE
     normal = (volumes - middle) * variance.rsqrt() * measured
-    parts, correlations, pairs = [], [], {}
+    parts, correlations, pairs, later = [], [], {}, set(moving)
     for k in moving:
         others = [j for j in range(len(volumes)) if j != k]
-        for j in others:  # as (j, k), where that one is known
-            if (k, j) not in pairs:
+        later.discard(k)
+        agreements = []
+        for j in others:
+            agreement = pairs.pop((j, k), None)
+            if agreement is None:
                 products = mean(torch.stack([normal[k] * normal[j], measured[k] * measured[j]]))
-                pairs[k, j] = pairs[j, k] = products[0] / products[1].clamp_min(1e-3)
-        agreement = torch.stack([pairs[k, j] for j in others])
+                agreement = products[0] / products[1].clamp_min(1e-3)
+            if j in later:  # kept until then
+                pairs[k, j] = agreement
+            agreements.append(agreement)
+        agreement = torch.stack(agreements)
         guide = (agreement * normal[others]).sum(dim=0)
         counts = measured[k] * measured[others].amax(dim=0)
         moments = mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))

@@ -118,7 +118,7 @@ def test_shards_make_one_table(without_faults):
     assert states == {f"p{n:02d}": "failed" if f"p{n:02d}" in BROKEN else "finished" for n in range(NUMBER)}
     for name in BROKEN:
         status = json.loads((without_faults / "failed" / name / "status.json").read_text())
-        assert "t1.nii.gz: expected a whole image" in status["error"] and status["attempt"] == 2
+        assert "t1.nii.gz: expected a complete image" in status["error"] and status["attempt"] == 2
         assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text()
     assert not (without_faults / ".work").exists()
 
