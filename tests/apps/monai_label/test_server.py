@@ -96,7 +96,7 @@ def test_effort_an_overlay_and_a_label_drawn_on_the_series_change_the_result(cli
     [
         ({"refrence": 1}, "did you mean reference?"),
         ({"reference": 9, **FAST}, "expected one of the series' 3 timepoints"),
-        ({"mask": "tumour"}, "expected the tag of a label of series"),
+        ({"mask": "tumour"}, "expected a label tag of series"),
         ({"result_extension": ".nrrd"}, "expected .nii.gz"),
     ],
 )
