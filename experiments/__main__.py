@@ -13,12 +13,13 @@ from .covariance import COVARIANCE
 from .integrators import INTEGRATORS
 from .models import MODELS
 from .shapes import SHAPES
+from .start import START
 from .surfaces import SURFACES
 from .symmetry import SYMMETRY
 
 __all__ = ["EXPERIMENTS", "main"]
 
-EXPERIMENTS = (MODELS, SHAPES, INTEGRATORS, CODES, SURFACES, AFFINE, SYMMETRY, COVARIANCE)
+EXPERIMENTS = (MODELS, SHAPES, INTEGRATORS, CODES, SURFACES, AFFINE, SYMMETRY, COVARIANCE, START)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

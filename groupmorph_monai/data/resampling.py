@@ -93,7 +93,11 @@ def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
 
 
 def resample(
-    frame: Frame, grid: Grid, transform: Transform | None = None, nearest: bool = False
+    frame: Frame,
+    grid: Grid,
+    transform: Transform | None = None,
+    nearest: bool = False,
+    displacement: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a volume at the voxels of another grid: ``frame(transform(x))``.
 
@@ -105,6 +109,7 @@ def resample(
         grid: output grid.
         transform: from the space of ``grid`` to that of ``frame``; None for the identity.
         nearest: use nearest-neighbour instead of linear interpolation.
+        displacement: ``(3, *S)``, zero; receives ``transform(x) - x`` in mm.
     Returns: the values ``(*S)``, float32, or in the frame's dtype with ``nearest``; and the mask of the frame's field
         of view, ``(*S)`` bool.
     """
@@ -119,10 +124,12 @@ def resample(
     for rows in grid.slabs():
         points = grid.points(rows)
         if not identity:
-            points = transform(points)
+            start, points = points, transform(points)
+            if displacement is not None:
+                displacement[:, rows] = (points - start).movedim(-1, 0)
         voxels = frame.grid.voxels(points)
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
-        inside = frame.grid.contains(points)
+        inside = frame.grid.covers(voxels)
         if valid is not None:  # only if all voxels that contribute to a value are valid
             inside &= interpolate(valid, voxels)[..., 0] > 0.999
         seen[rows] = inside.numpy()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import InputError
 from ..space.geometry import Grid, Transform, jacobian_determinant
@@ -146,9 +147,11 @@ def write_registration(
 
         def write_timepoint(k: int) -> None:
             frame, transform = series.frames[k], transforms[k]
-            result["warped"][k], result["warped_seen"][k] = resample(frame, grid, transform)
+            displacement = torch.zeros(3, *grid.shape)
+            warped = resample(frame, grid, transform, displacement=displacement)
+            result["warped"][k], result["warped_seen"][k] = warped
             result["native"][k], result["native_seen"][k] = resample(frame, grid)
-            result["jacobian"][k] = jacobian_determinant(transform.displacement(grid)[None], grid.affine)[0].numpy()
+            result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
             if jacobian:
                 maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:

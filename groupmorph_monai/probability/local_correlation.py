@@ -76,10 +76,11 @@ class LocalCorrelation(Likelihood):
         moments = window_moments(template, radius) if counted is None else None
         for k, volume in enumerate(warped.split(1, dim=1)):
             own = None if counted is None else counted[:, k : k + 1]
-            mean_t, variance_t = moments or window_moments(template, radius, own)
+            share = None if own is None else window_mean(own, radius)
+            mean_t, variance_t = moments or window_moments(template, radius, own, share)
             variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
-            mean, variance = window_moments(volume, radius, own)
-            covariance = valid_mean(volume * template, radius, own) - mean * mean_t
+            mean, variance = window_moments(volume, radius, own, share)
+            covariance = valid_mean(volume * template, radius, own, share) - mean * mean_t
             gain = covariance / variance_t
             unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
             yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance

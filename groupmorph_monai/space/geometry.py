@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from .grid import sample
+from .grid import full_precision, sample
 from .lattice import gradient
 
 __all__ = [
@@ -93,7 +93,10 @@ class Grid:
 
     def contains(self, points: Tensor) -> Tensor:
         """Whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""
-        voxels = self.voxels(points)
+        return self.covers(self.voxels(points))
+
+    def covers(self, voxels: Tensor) -> Tensor:
+        """Whether voxel coordinates ``(..., 3)`` lie within the outer faces of the voxels, ``(...)`` bool."""
         # A rounding error must not cut off a face.
         last = torch.tensor(self.shape, dtype=voxels.dtype) - 0.5 + 1e-6
         return ((voxels >= -0.5 - 1e-6) & (voxels <= last)).all(dim=-1)
@@ -138,10 +141,11 @@ class Grid:
 _PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
 
 
+@full_precision
 def _affine(matrix: Tensor, points: Tensor) -> Tensor:
-    """``(4, 4)`` on ``(..., 3)``; sums in place of a matrix product, which hardware may round to half precision."""
-    columns = matrix.to(points).T[:, :3]
-    return points[..., :1] * columns[0] + points[..., 1:2] * columns[1] + points[..., 2:] * columns[2] + columns[3]
+    """Apply a ``(4, 4)`` matrix to points ``(..., 3)``."""
+    matrix = matrix.to(points)
+    return torch.addmm(matrix[:3, 3], points.reshape(-1, 3), matrix[:3, :3].T).view_as(points)
 
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
@@ -281,9 +285,10 @@ class DenseTransform(Transform):
         voxels = self.grid.voxels(points)
         moves = self._to_mm(interpolate(self.field, voxels.to(self.field.device)).to(points))
         last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
-        beyond = self._to_mm(voxels - voxels.clamp_min(0).minimum(last)).norm(dim=-1, keepdim=True)
+        beyond = voxels - voxels.clamp_min(0).minimum(last)
         if isfinite(self.fade) and beyond.any():
-            moves = moves * (1 - beyond / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
+            distance = self._to_mm(beyond).norm(dim=-1, keepdim=True)
+            moves = moves * (1 - distance / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
         return points + moves
 
     @cached_property

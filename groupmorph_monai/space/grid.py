@@ -19,6 +19,7 @@ from torch.nn import functional as F
 __all__ = [
     "compose",
     "displace",
+    "displace_observed",
     "full_precision",
     "inside",
     "placed_once",
@@ -137,6 +138,23 @@ def inside(ddf: Tensor) -> Tensor:
         place = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
         result &= (place >= -0.5) & (place <= n - 0.5)
     return result
+
+
+def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
+    """`displace` an image and find where the result is known. Both share the weights of the interpolation.
+
+    Args:
+        image: ``(N, 1, *S)``.
+        observed: ``(N, 1, *S)``, 1 where the image was observed and 0 elsewhere; None for everywhere.
+        ddf: ``(N, D, *S)``, voxels.
+    Returns: values ``(N, 1, *S)``, and ``(N, 1, *S)`` bool, True inside the volume and where most of the voxels that
+        contribute were observed.
+    """
+    within = inside(ddf).unsqueeze(1)
+    if observed is None:
+        return displace(image, ddf), within
+    values, share = displace(torch.cat([image, observed.to(image)], dim=1), ddf).split(1, dim=1)
+    return values, within & (share > 0.5)
 
 
 def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:

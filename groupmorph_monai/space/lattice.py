@@ -7,6 +7,7 @@ the lattice has ``ceil(n / f)`` voxels an axis.
 
 import math
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -50,17 +51,24 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None) -> Tensor:
-    """`window_mean` of the ``valid`` voxels ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none."""
+def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+    """`window_mean` of the ``valid`` voxels ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none. ``share`` is
+    ``window_mean(valid, radius)``, if that is known already."""
     if valid is None:
         return window_mean(x, radius)
-    return window_mean(x * valid, radius) / window_mean(valid, radius).clamp_min(1e-6)
+    if share is None:
+        share = window_mean(valid, radius)
+    return window_mean(x * valid, radius) / share.clamp_min(1e-6)
 
 
-def window_moments(x: Tensor, radius: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def window_moments(
+    x: Tensor, radius: int, valid: Tensor | None = None, share: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and variance over the windows of `valid_mean`, each ``(N, C, *S)``."""
-    mean = valid_mean(x, radius, valid)
-    return mean, (valid_mean(x.square(), radius, valid) - mean.square()).clamp_min(0.0)
+    if valid is not None and share is None:
+        share = window_mean(valid, radius)
+    mean = valid_mean(x, radius, valid, share)
+    return mean, (valid_mean(x.square(), radius, valid, share) - mean.square()).clamp_min(0.0)
 
 
 def window_normalise(x: Tensor, radius: int, least_variance: float, valid: Tensor | None = None) -> Tensor:
@@ -126,24 +134,33 @@ class CosineTransform:
     Args:
         size: voxels an axis.
         like: tensor whose dtype and device the matrices take.
+        kept: number of coefficients along each axis, those of the lowest frequencies; None keeps all.
     """
 
-    def __init__(self, size: Sequence[int], like: Tensor):
-        self._matrices = [placed_once(_cosines, n, like=like) for n in size]
+    def __init__(self, size: Sequence[int], like: Tensor, kept: Sequence[int] | None = None):
+        matrices = [placed_once(_cosines, n, like=like) for n in size]
+        self._matrices = [matrix[:k] for matrix, k in zip(matrices, kept or size)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(..., *S)`` to as many coefficients."""
-        return self._apply(x, [m.T for m in self._matrices])
+        """``(..., *S)`` to its coefficients, ``(..., *S)`` or ``(..., *kept)``."""
+        return self._apply(x, self._matrices)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return self._apply(x, self._matrices)
+        """Coefficients to ``(..., *S)``; those that are not kept are 0."""
+        return self._apply(x, [m.T for m in self._matrices])
 
     @staticmethod
     @full_precision
     def _apply(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-        axis = x.dim() - len(matrices)
-        for matrix in matrices:  # each contracts the first remaining axis and puts it last
-            x = torch.tensordot(x, matrix, dims=([axis], [0]))
+        """Multiply the last axes by one matrix each. No axis is moved, which would copy the volume."""
+        shape, first = list(x.shape), x.dim() - len(matrices)
+        for axis, matrix in reversed(list(enumerate(matrices, start=first))):
+            if axis == x.dim() - 1:
+                x = x.reshape(-1, shape[axis]) @ matrix.T
+            else:
+                x = matrix @ x.reshape(-1, shape[axis], prod(shape[axis + 1 :]))
+            shape[axis] = len(matrix)
+            x = x.reshape(shape)
         return x
 
     @staticmethod
@@ -158,4 +175,4 @@ class CosineTransform:
     @staticmethod
     def diagonal(spectrum: Tensor) -> Tensor:
         """Diagonal, ``(*S)``, of the matrix with eigenvalues ``spectrum`` ``(*S)`` in cosine coordinates."""
-        return CosineTransform._apply(spectrum, [_cosines(n).square().to(spectrum) for n in spectrum.shape])
+        return CosineTransform._apply(spectrum, [_cosines(n).square().T.to(spectrum) for n in spectrum.shape])

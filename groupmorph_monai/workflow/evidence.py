@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.storage import IN_MEMORY, Storage
 from ..probability.likelihood import Likelihood, Linearised
 from ..space.field import Field
-from ..space.grid import displace, inside, upsample_field
+from ..space.grid import displace, displace_observed, upsample_field
 from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
@@ -163,10 +163,8 @@ class Level:
         parts = []
         for k in range(chunk.start, chunk.stop):
             fine = self._fine(ddf, k)
-            seen = inside(fine).unsqueeze(1)
-            if self.seen is not None:
-                seen &= displace(self.seen[:, k : k + 1], fine) > 0.5
-            parts.append([displace(self.images[:, k : k + 1], fine), seen])
+            observed = None if self.seen is None else self.seen[:, k : k + 1]
+            parts.append([*displace_observed(self.images[:, k : k + 1], observed, fine)])
             if self.mask is not None and self.mask.shape[1] > 1:
                 parts[-1].append(displace(self.mask[:, k : k + 1], fine))
         return tuple(torch.cat(part, dim=1) for part in zip(*parts))

@@ -18,7 +18,7 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
-from ..space.grid import full_precision, inside, warp
+from ..space.grid import displace_observed, full_precision, warp
 from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
@@ -123,9 +123,9 @@ class FieldInferer(Inferer):
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
                 ddf = dvf.like(part).on_image()
-                yield c, (warp(images[:, c], ddf), ddf, _seen(ddf, None if coverage is None else coverage[:, c]))
+                yield c, (*_warped(images[:, c], ddf, None if coverage is None else coverage[:, c]), ddf)
 
-        warped, ddf, seen = self.storage.collect(parts(), number)
+        warped, seen, ddf = self.storage.collect(parts(), number)
         inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
         (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), number)
         fields = {"ddf": ddf, "inverse_ddf": inverse, "dvf": dvf.values, "step": dvf.step}
@@ -379,7 +379,10 @@ class RegistrationInferer(FieldInferer):
         return first.like(std).on_image()
 
 
-def _seen(ddf: Tensor, coverage: Tensor | None) -> Tensor:
-    """Where timepoints warped by ``ddf`` ``(B, K, D, *S)`` have seen their voxels, ``(B, K, *S)`` bool."""
-    seen = inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2])
-    return seen if coverage is None else seen & (warp(coverage, ddf) > 0.5)
+def _warped(images: Tensor, ddf: Tensor, coverage: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Warp ``(B, K, *S)`` by ``ddf`` ``(B, K, D, *S)``, and find where the result was covered, ``(B, K, *S)`` bool."""
+    volumes = images.flatten(0, 1).unsqueeze(1).split(1)
+    observed = [None] * len(volumes) if coverage is None else coverage.flatten(0, 1).unsqueeze(1).split(1)
+    parts = [displace_observed(*part) for part in zip(volumes, observed, ddf.flatten(0, 1).split(1))]
+    warped, covered = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
+    return warped, covered

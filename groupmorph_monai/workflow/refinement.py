@@ -177,8 +177,8 @@ class Refinement:
     ) -> tuple[Field, Sequence[Tensor] | None]:
         """Take the steps of one level.
 
-        Three numbers are read in an iteration, at once. Until then nothing waits for a GPU: which of two models counts
-        and how long the step is are decided there.
+        A few numbers are read in an iteration, at once, and the band of frequencies before the first. Until then
+        nothing waits for a GPU: which of two models counts and how long the step is are decided there.
 
         Args:
             weights: of the prior's terms so far; none has them all 1.
@@ -186,7 +186,7 @@ class Refinement:
         Returns: z and the weights.
         """
         iterations, least = limits
-        terms, best, damping = self._terms(pieces, z), None, z.values.new_zeros(())
+        terms, best, damping, kept = self._terms(pieces, z), None, z.values.new_zeros(()), None
         for _ in range(iterations):
             before = (best[1] if best else z), weights
             model = level.model(self.likelihood, displacement(z))
@@ -202,9 +202,11 @@ class Refinement:
                 weights = self._weights(precision, z, model)
                 precision = self._precision(terms, weights)
             right = ascent(model, precision, z.values[0])
-            dz = solve(model.damped(damping), precision, right, self.conjugate_steps)
+            limits = precision.band_limits(model.mean_curvature)
+            kept = kept or limits.tolist()
+            dz = solve(model.damped(damping), precision, right, self.conjugate_steps, kept)
             z, length = self._moved(z, dz)
-            length_voxels, damped, told = torch.stack([length, damping, voxels.to(length)]).tolist()
+            length_voxels, damped, told, *kept = torch.stack([length, damping, voxels, *limits]).tolist()
             # Of the volume that two timepoints have seen this level has too few voxels, or none.
             if told < least:
                 return before
