@@ -17,7 +17,7 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.space import geometry
 from groupmorph_monai.space.geometry import AffineTransform, Grid
 
-LUNG = Path(__file__).parents[3] / "shared" / "data" / "elastix_lung"
+LUNG = Path(__file__).parents[4] / "shared" / "data" / "elastix_lung"
 SIZE = (9, 12, 7)
 VOLUME = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
 

@@ -11,7 +11,7 @@ from groupmorph_monai.data.preprocessing.right_angles import is_sheared
 from groupmorph_monai.data.reading.readers import header_grids, read_image, read_series
 from groupmorph_monai.errors import InputError
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 SIZE = (9, 12, 7)
 SHEARED = np.array([[1.2, -0.6, 0.3, -20], [0.5, 1.6, -0.4, 5], [-0.1, 0.5, 2.8, 40], [0, 0, 0, 1]])
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the data beside the project")

@@ -31,7 +31,7 @@ from groupmorph_monai.space.geometry import (
 )
 from groupmorph_monai.workflow.registration import ComposeTransformsd
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 SIZE, SPACING = (20, 26, 15), np.array([1.5, 1.2, 2.5])
 _ROTATION, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
 AXES = {
