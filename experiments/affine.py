@@ -10,7 +10,7 @@ from torch import Tensor
 
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import compare
-from groupmorph_monai.data.affine_phantom import make_affine_phantom
+from groupmorph_monai.data.phantoms.affine_phantom import make_affine_phantom
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.space.alignment import apply_affine
 from groupmorph_monai.space.grid import voxel_grid

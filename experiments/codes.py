@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.figures import save_figure
-from groupmorph_monai.data.hearts import HEART_MOTIONS, make_heart
+from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import compose
 from groupmorph_monai.workflow.codes import CodeInferer, CodesOf

@@ -12,7 +12,7 @@ from torch import Tensor
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.benchmarks.figures import save_figure
-from groupmorph_monai.data.hearts import HEART_MOTIONS, make_heart
+from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.probability.posterior import matched_smoothing_voxels
 

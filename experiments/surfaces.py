@@ -13,8 +13,8 @@ from torch import Tensor
 from groupmorph_monai.apps.option_types import path
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.data.output_folder import all_or_nothing
-from groupmorph_monai.data.transforms import LoadSeriesd
+from groupmorph_monai.data.preprocessing.transforms import LoadSeriesd
+from groupmorph_monai.data.writing.output_folder import all_or_nothing
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import overlap, warp_labels
 from groupmorph_monai.workflow.literal import literal

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.data.output_folder import whole_file
+from groupmorph_monai.data.writing.output_folder import whole_file
 from groupmorph_monai.workflow.literal import literal
 
 __all__ = ["HALF_THE_FILTERS", "refined", "train_alike", "train_model"]

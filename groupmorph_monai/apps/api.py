@@ -13,9 +13,9 @@ import torch
 from ignite.engine import Engine, Events
 from numpy.typing import ArrayLike
 
-from ..data.output_folder import release
-from ..data.resampling import resample
+from ..data.preprocessing.resampling import resample
 from ..data.series import Frame, Series, series_of_arrays
+from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
 from ..space.geometry import Grid, Transform

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..data.applying import apply_field_to_files, combine_fields
-from ..data.folders import list_series
-from ..data.readers import read_series
+from ..data.reading.folders import list_series
+from ..data.reading.readers import read_series
+from ..data.writing.applying import apply_field_to_files, combine_fields
 from ..errors import InputError
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run

@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from ..data.applying import apply_field_to_points
-from ..data.output_folder import check_output_dir
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
+from ..data.writing.applying import apply_field_to_points
+from ..data.writing.output_folder import check_output_dir
 from ..evaluation.report import format_table
 
 __all__ = ["print_verdict", "run_demo"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from ..data.names import bids_name
-from ..data.output_folder import keep_inputs
+from ..data.reading.names import bids_name
 from ..data.series import Series
-from ..data.writers import Products, listed_result
+from ..data.writing.output_folder import keep_inputs
+from ..data.writing.writers import Products, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb

@@ -56,7 +56,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _release_folders() -> None:
-    from ..data.output_folder import release_all  # imports PyTorch, during which signals must already be caught
+    from ..data.writing.output_folder import release_all  # imports PyTorch, during which signals must already be caught
 
     release_all()
 

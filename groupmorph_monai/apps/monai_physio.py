@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from monai_physio.register_time_series_images import RegisterTimeSeriesImages
 
-from ..data.itk_transforms import itk_transform
-from ..data.readers import LPS_TO_RAS
+from ..data.reading.readers import LPS_TO_RAS
 from ..data.series import Frame, Series, checked_series
+from ..data.writing.itk_transforms import itk_transform
 from ..errors import InputError
 from ..evaluation.metrics import nmi
 from .api import Registration, register

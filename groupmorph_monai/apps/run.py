@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from ..data.checks import check_dataset
+from ..data.reading.checks import check_dataset
 from ..errors import InputError
 from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..data.breathing import make_breathing_series
+from ..data.phantoms.breathing import make_breathing_series
 from ..data.series import Frame, Series
 from .compare import BundleMethod, before_and_after_mm
 

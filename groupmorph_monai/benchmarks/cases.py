@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from ..data.breast import make_breast
-from ..data.phantom import follow, make_phantom, random_motion
-from ..data.readers import read_series
-from ..data.transforms import LoadSeriesd
+from ..data.phantoms.breast import make_breast
+from ..data.phantoms.phantom import follow, make_phantom, random_motion
+from ..data.preprocessing.transforms import LoadSeriesd
+from ..data.reading.readers import read_series
 from ..space.grid import voxel_grid
 
 __all__ = ["breast_cases", "synthetic_cases", "warped_cases"]

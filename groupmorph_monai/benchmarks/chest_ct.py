@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from ..data.datalist import series_items
-from ..data.dirlab import DIRLAB_CASES, is_dirlab
-from ..data.thorax import make_thorax
-from ..data.transforms import LoadSeriesd
+from ..data.phantoms.thorax import make_thorax
+from ..data.preprocessing.transforms import LoadSeriesd
+from ..data.reading.datalist import series_items
+from ..data.reading.dirlab import DIRLAB_CASES, is_dirlab
 from ..errors import InputError
 from ..space.geometry import Grid
 

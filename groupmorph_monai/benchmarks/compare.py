@@ -14,10 +14,10 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..data.output_folder import all_or_nothing
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
+from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Series
-from ..data.transforms import ScalePercentilesd
+from ..data.writing.output_folder import all_or_nothing
 from ..evaluation.measure import MeasureRegistrationd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
 from .compare import BundleMethod, measure
 
 __all__ = ["busy_processes", "contention"]

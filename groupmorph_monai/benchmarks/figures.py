@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..data.output_folder import all_or_nothing
+from ..data.writing.output_folder import all_or_nothing
 
 __all__ = ["save_figure"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame, Series
 from ..workflow.memory import peak_memory_gb
 from .compare import BundleMethod, before_and_after_mm

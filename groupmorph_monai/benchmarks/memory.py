@@ -11,9 +11,9 @@ import numpy as np
 from monai.bundle import ConfigWorkflow
 from torch.nn.functional import interpolate
 
-from ..data.nifti import write_image
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame
+from ..data.writing.nifti import write_image
 from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb
 from .compare import BundleMethod

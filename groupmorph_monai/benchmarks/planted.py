@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..data.breast import make_breast
-from ..data.hearts import HEART_MOTIONS, make_heart
-from ..data.phantom import make_phantom
+from ..data.phantoms.breast import make_breast
+from ..data.phantoms.hearts import HEART_MOTIONS, make_heart
+from ..data.phantoms.phantom import make_phantom
+from ..data.phantoms.thorax import make_thorax
 from ..data.series import Frame, Series
-from ..data.thorax import make_thorax
 from ..space.geometry import AffineTransform
 
 __all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "added_motion", "contrast_cases", "failed_cases", "good_cases"]

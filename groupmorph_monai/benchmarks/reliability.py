@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from torch import Tensor
 
-from ..data.phantom import make_phantom
+from ..data.phantoms.phantom import make_phantom
 from ..evaluation.metrics import field_at
 from .compare import BundleMethod
 from .figures import save_figure

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.kinetics import ToftsFit
-from ..data.resampling import resample
+from ..data.contrast.kinetics import ToftsFit
+from ..data.preprocessing.resampling import resample
 from ..data.series import Series
 from ..evaluation.kinetics import summarise_kinetics
 from ..evaluation.metrics import landmark_distances_mm

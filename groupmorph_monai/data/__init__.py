@@ -1,10 +1,15 @@
 """Input and output: series, points, fields, and phantoms."""
 
-from .augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
-from .breast import make_breast
-from .cache import CachedSeries
-from .collate import collate_series
-from .datalist import (
+from .contrast.kinetics import ToftsFit
+from .phantoms.breast import make_breast
+from .phantoms.hearts import HEART_MOTIONS, make_heart
+from .phantoms.phantom import make_phantom
+from .phantoms.thorax import make_thorax
+from .preprocessing.augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
+from .preprocessing.cache import CachedSeries
+from .preprocessing.collate import collate_series
+from .preprocessing.transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
+from .reading.datalist import (
     affine_phantom_items,
     breast_items,
     heart_items,
@@ -12,15 +17,10 @@ from .datalist import (
     series_items,
     thorax_items,
 )
-from .hearts import HEART_MOTIONS, make_heart
-from .kinetics import ToftsFit
-from .phantom import make_phantom
-from .points import read_points
-from .readers import header_grids, read_series
+from .reading.points import read_points
+from .reading.readers import header_grids, read_series
 from .series import Series
-from .thorax import make_thorax
-from .transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
-from .writers import Products
+from .writing.writers import Products
 
 __all__ = [
     "CachedSeries",

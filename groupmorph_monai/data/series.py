@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..space.geometry import Grid
-from .fill_values import without_fill
-from .right_angles import at_right_angles
+from .preprocessing.right_angles import at_right_angles
+from .reading.fill_values import without_fill
 from .storage import IN_MEMORY, Storage
 
 __all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ..data.output_folder import release
-from ..data.readers import read_series
+from ..data.reading.readers import read_series
+from ..data.writing.output_folder import release
 from ..errors import InputError
 from .output import SeriesWriter
 

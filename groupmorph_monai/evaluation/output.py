@@ -17,11 +17,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
-from ..data.fingerprint import fingerprint
-from ..data.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from ..data.preprocessing.fingerprint import fingerprint
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
-from ..data.writers import Products, earlier_result, listed_result, write_registration
+from ..data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from ..data.writing.writers import Products, earlier_result, listed_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool3d
 
-from ..data.resampling import resample
+from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.geometry import Grid, Transform
 from .report import plain

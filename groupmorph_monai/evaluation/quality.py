@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
-from ..data.resampling import resample, smoothed
+from ..data.preprocessing.resampling import resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid, Transform, jacobian_determinant

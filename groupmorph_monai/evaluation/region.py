@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.regions import inside_region, read_region
+from ..data.reading.regions import inside_region, read_region
 from ..data.series import Series
 from ..space.geometry import Transform
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from .. import __version__
-from ..data.output_folder import all_or_nothing
+from ..data.writing.output_folder import all_or_nothing
 
 __all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
 

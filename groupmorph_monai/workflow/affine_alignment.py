@@ -14,7 +14,7 @@ import torch
 from scipy.linalg import logm
 from torch import Tensor
 
-from ..data.resampling import working_grid
+from ..data.preprocessing.resampling import working_grid
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid

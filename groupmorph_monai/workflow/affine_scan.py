@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
-from ..data.resampling import resample
+from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.geometry import AffineTransform, Grid, interpolate
 

@@ -13,8 +13,8 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.output_folder import claim, keep_inputs, whole_file
-from ..data.replacement import clean
+from ..data.writing.output_folder import claim, keep_inputs, whole_file
+from ..data.writing.replacement import clean
 from ..errors import InputError
 
 __all__ = ["BestWeights", "Checkpoints", "claim_for_training"]

@@ -6,10 +6,10 @@ from functools import cached_property
 
 import torch
 
-from ..data.resampling import working_grid
+from ..data.preprocessing.resampling import working_grid
 from ..data.series import check_reference
 from ..data.storage import IN_MEMORY
-from ..data.writers import Products
+from ..data.writing.writers import Products
 from ..errors import InputError
 from ..space.geometry import Grid
 from .codes import CodeInferer

@@ -8,7 +8,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from ..data.readers import read_image, read_series
+from ..data.reading.readers import read_image, read_series
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from .affine_alignment import GroupAffine

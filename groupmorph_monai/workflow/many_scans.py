@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data.readers import header_grids
-from ..data.resampling import working_grid
+from ..data.preprocessing.resampling import working_grid
+from ..data.reading.readers import header_grids
 from ..data.series import Series
 from ..data.storage import Storage
 from ..errors import InputError

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.resampling import resample_series, working_grid
+from ..data.preprocessing.resampling import resample_series, working_grid
+from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Frame, Series
-from ..data.transforms import ScalePercentilesd
 from ..networks.affine_net import AffineNet, half_side_frame
 from ..space.alignment import MeanAlignment
 from ..space.geometry import Grid

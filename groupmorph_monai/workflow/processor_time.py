@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from ..data.writers import Products
+from ..data.writing.writers import Products
 from ..space.geometry import Grid
 from ..space.lattice import window_mean
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.data import readers
+from groupmorph_monai.data.reading import readers
 from groupmorph_monai.workflow import cost
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from groupmorph_monai.apps import command_line, commands
-from groupmorph_monai.data.output_folder import all_or_nothing
+from groupmorph_monai.data.writing.output_folder import all_or_nothing
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -133,7 +133,7 @@ def test_a_gzip_file_with_another_checksum(series, tmp_path, refused):
 
 
 def test_what_follows_a_whole_gzip_file_does_no_harm(series, tmp_path):
-    from groupmorph_monai.data.readers import read_image
+    from groupmorph_monai.data.reading.readers import read_image
 
     (tmp_path / "more.nii.gz").write_bytes(Path(series[0]).read_bytes() + b"more")
     np.testing.assert_array_equal(read_image(tmp_path / "more.nii.gz").data, read_image(series[0]).data)

@@ -3,7 +3,7 @@
 import os
 
 from groupmorph_monai.apps.cohort.server import _publish
-from groupmorph_monai.data import replacement
+from groupmorph_monai.data.writing import replacement
 
 
 def test_all_files_are_flushed_before_a_result_has_its_name(tmp_path, monkeypatch):

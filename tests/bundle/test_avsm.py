@@ -10,7 +10,7 @@ import torch
 from experiments.affine import affine_cases
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
-from groupmorph_monai.data.applying import apply_field_to_points
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 from groupmorph_monai.networks import AffineNet, MomentumNet
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -11,7 +11,7 @@ import pytest
 from monai.bundle import run
 
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.data.applying import apply_field_to_points
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = ["--no-refine"]

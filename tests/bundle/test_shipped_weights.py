@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.apps.command_line import main
-from groupmorph_monai.data.applying import apply_field_to_points
-from groupmorph_monai.data.hearts import make_heart
+from groupmorph_monai.data.phantoms.hearts import make_heart
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 

@@ -6,7 +6,7 @@ import pytest
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.data.applying import apply_field_to_points
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

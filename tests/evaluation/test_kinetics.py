@@ -14,11 +14,11 @@ from matplotlib.image import imread
 
 import groupmorph_monai as gm
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.data.kinetics import Kinetics, ToftsFit
-from groupmorph_monai.data.output_folder import release_all
-from groupmorph_monai.data.pharmacokinetics import concentration, spgr_signal
+from groupmorph_monai.data.contrast.kinetics import Kinetics, ToftsFit
+from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writers import Products
+from groupmorph_monai.data.writing.output_folder import release_all
+from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.evaluation import SeriesWriter
 from groupmorph_monai.evaluation.kinetics import summarise_kinetics
 from groupmorph_monai.space.geometry import AffineTransform

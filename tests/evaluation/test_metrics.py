@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from groupmorph_monai.data.phantom import make_phantom
+from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
 from groupmorph_monai.space.geometry import ComposedTransform, jacobian_determinant
 from groupmorph_monai.space.grid import voxel_grid, warp

@@ -12,8 +12,8 @@ import torch
 from faults import at_call, in_a_child
 from ignite.engine import Engine, Events
 
-from groupmorph_monai.data.output_folder import release_all
 from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
 from groupmorph_monai.evaluation.output import _warn_if_less_similar

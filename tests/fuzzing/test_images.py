@@ -17,7 +17,7 @@ from fuzz import LONG, QUICK, REPEATED, answer, damaged, json_values, odd_floats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupmorph_monai.data.readers import read_image, read_series
+from groupmorph_monai.data.reading.readers import read_image, read_series
 from groupmorph_monai.data.series import Series
 from groupmorph_monai.errors import InputError
 

@@ -16,8 +16,8 @@ from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.run import checked_run
 from groupmorph_monai.apps.setting_values import parse_settings
 from groupmorph_monai.apps.settings import SETTINGS
-from groupmorph_monai.data.checks import check_dataset
-from groupmorph_monai.data.points import read_landmarks, read_points
+from groupmorph_monai.data.reading.checks import check_dataset
+from groupmorph_monai.data.reading.points import read_landmarks, read_points
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import Grid
 

@@ -20,7 +20,7 @@ from scanners import (
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.data.applying import apply_field_to_points
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 OUTSIDE = ("nan", "zero", "border")
 

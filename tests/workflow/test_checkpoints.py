@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch.utils.data import DataLoader
 
-from groupmorph_monai.data.output_folder import release_all
+from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.workflow import BestWeights, Checkpoints, EpochSeed, claim_for_training, warmup_and_cosine
 

@@ -5,7 +5,7 @@ import torch
 from scipy.linalg import logm
 
 from groupmorph_monai.data import Series, make_phantom
-from groupmorph_monai.data.resampling import resample
+from groupmorph_monai.data.preprocessing.resampling import resample
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, Grid

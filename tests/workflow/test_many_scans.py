@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom, read_series
-from groupmorph_monai.data.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.storage import Storage
+from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation

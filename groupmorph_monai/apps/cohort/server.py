@@ -78,7 +78,7 @@ def register_series(job: Mapping) -> dict:
 
 def _publish(folder: Path, status: Mapping, target: Path) -> None:
     """Move a complete folder to ``target``, replacing an earlier one. Between the two renames there is none."""
-    from ...data.replacement import sync
+    from ...data.writing.replacement import sync
 
     write_status(folder, status)
     sync(*folder.rglob("*"), folder)

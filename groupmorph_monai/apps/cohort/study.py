@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from ... import __version__
-from ...data.fingerprint import fingerprint
-from ...data.output_folder import check_output_dir
+from ...data.preprocessing.fingerprint import fingerprint
+from ...data.writing.output_folder import check_output_dir
 from ...errors import InputError
 from ..arguments import make_parser
 from ..commands import registration

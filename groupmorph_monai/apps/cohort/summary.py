@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ...data.output_folder import whole_file
+from ...data.writing.output_folder import whole_file
 from .folders import CohortFolder
 
 __all__ = ["summarise"]

@@ -12,7 +12,7 @@ from ...benchmarks.paper.page import Row, write_page
 from ...benchmarks.paper.worker import Method
 from ...benchmarks.peers import PEERS
 from ...benchmarks.program import PairwiseProgram, Program
-from ...data.output_folder import claim
+from ...data.writing.output_folder import claim
 from ..configs import bundle_root, config_files
 from ..places import check_place_of_study
 from ..progress import progress_log

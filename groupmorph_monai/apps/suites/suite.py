@@ -49,7 +49,7 @@ def table_suite(
 
     def run(args: argparse.Namespace) -> Path:
         from ...benchmarks.compare import write_table
-        from ...data.output_folder import claim
+        from ...data.writing.output_folder import claim
 
         claim(args.output)
         return write_table(measure(args), args.output, name)

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...data.breast import BREAST_TIMES_S, make_breast
-from ...data.datalist import series_items
-from ...data.fingerprint import fingerprint
-from ...data.transforms import LoadSeriesd
+from ...data.phantoms.breast import BREAST_TIMES_S, make_breast
+from ...data.preprocessing.fingerprint import fingerprint
+from ...data.preprocessing.transforms import LoadSeriesd
+from ...data.reading.datalist import series_items
 from ...errors import InputError
 from ..cases import synthetic_cases
 from ..chest_ct import thorax_cases

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...data.output_folder import whole_file
+from ...data.writing.output_folder import whole_file
 from ...evaluation.report import to_json
 from ...space.integrate import Displacement
 from .cases import Case

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.phantom import follow
+from ...data.phantoms.phantom import follow
 from ...evaluation.metrics import (
     field_at,
     folding_percent,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.output_folder import whole_file
+from ...data.writing.output_folder import whole_file
 from ...evaluation.report import versions
 from . import published
 from .cells import NONE, TRUTH, Cell

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 
-from ..signature import is_dicom
+from ..reading.signature import is_dicom
 from .headers import Plane, Source, planes_of
 
 __all__ = ["find_stacks"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
+from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from ..sidecars import even_step
 from .choose import Stack, choose, make_stacks
 from .find import find_stacks
 from .geometry import volume_affine

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from ..readers import LPS_TO_RAS
+from ..reading.readers import LPS_TO_RAS
 from ..series import Series
 from .derived import check_modality, derived_header
 from .geometry import decimals, orientation

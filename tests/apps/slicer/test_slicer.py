@@ -13,7 +13,7 @@ import pytest
 
 from groupmorph_monai import apps
 from groupmorph_monai.apps.arguments import make_parser
-from groupmorph_monai.data.readers import read_image
+from groupmorph_monai.data.reading.readers import read_image
 
 sys.path.append(str(Path(apps.__file__).parent / "slicer"))
 from groupmorph_lib import Run, Settings, fields_of, register_command, split_volumes  # noqa: E402
@@ -41,7 +41,7 @@ def python(code):
 
 
 def test_a_run_tells_how_far_it_is():
-    stages = ["12:00:00 INFO groupmorph_monai.data.readers: Read 3 timepoints: a, b, c"]
+    stages = ["12:00:00 INFO groupmorph_monai.data.reading.readers: Read 3 timepoints: a, b, c"]
     stages += [f"12:00:01 INFO x: Refined the motion in images of every n-th voxel, n = {n}." for n in (16, 1)]
     run = Run(python("".join(f"say({stage!r})\n" for stage in stages)))
     run.wait(60)

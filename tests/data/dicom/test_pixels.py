@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless  # noqa: E402
 
 from groupmorph_monai.data.dicom.pixels import stored_values  # noqa: E402
-from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 
 SCANS = Path(__file__).parents[2] / "real_scans"

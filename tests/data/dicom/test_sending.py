@@ -16,10 +16,10 @@ pynetdicom = pytest.importorskip("pynetdicom")
 import dicom_exports as exports  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
-from groupmorph_monai.data.kinetics import ToftsFit  # noqa: E402
-from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.contrast.kinetics import ToftsFit  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame  # noqa: E402
-from groupmorph_monai.data.writers import Products, write_registration  # noqa: E402
+from groupmorph_monai.data.writing.writers import Products, write_registration  # noqa: E402
 from groupmorph_monai.space.geometry import AffineTransform  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,11 @@ pydicom = pytest.importorskip("pydicom")
 import dicom_exports as exports  # noqa: E402
 
 from groupmorph_monai.apps.command_line import main  # noqa: E402
-from groupmorph_monai.data.checks import check_dataset  # noqa: E402
-from groupmorph_monai.data.datalist import series_items  # noqa: E402
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
-from groupmorph_monai.data.readers import read_series  # noqa: E402
-from groupmorph_monai.data.transforms import LoadSeriesd  # noqa: E402
+from groupmorph_monai.data.preprocessing.transforms import LoadSeriesd  # noqa: E402
+from groupmorph_monai.data.reading.checks import check_dataset  # noqa: E402
+from groupmorph_monai.data.reading.datalist import series_items  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 
 SIZE = (12, 10, 7)

@@ -11,7 +11,7 @@ pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
 
-from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
 SIZE = (12, 10, 7)
 SPACING = np.array([1.5, 1.25, 3.0])

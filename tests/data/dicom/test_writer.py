@@ -13,13 +13,13 @@ pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
 
-from groupmorph_monai.data import replacement  # noqa: E402
+from groupmorph_monai.data.contrast.kinetics import KINETIC_MAPS, ToftsFit  # noqa: E402
 from groupmorph_monai.data.dicom import write_parametric_maps, write_registration_object  # noqa: E402
-from groupmorph_monai.data.kinetics import KINETIC_MAPS, ToftsFit  # noqa: E402
-from groupmorph_monai.data.output_folder import all_or_nothing  # noqa: E402
-from groupmorph_monai.data.readers import read_series  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
-from groupmorph_monai.data.writers import Products, earlier_result, write_registration  # noqa: E402
+from groupmorph_monai.data.writing import replacement  # noqa: E402
+from groupmorph_monai.data.writing.output_folder import all_or_nothing  # noqa: E402
+from groupmorph_monai.data.writing.writers import Products, earlier_result, write_registration  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid  # noqa: E402
 

@@ -1,0 +1,1 @@
+"""Contrast enhancement of DCE-MRI: models, fits and maps."""

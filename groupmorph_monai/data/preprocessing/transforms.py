@@ -1,0 +1,277 @@
+"""Transforms from items of a data list to the input of the network."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from ...errors import InputError
+from ...space.geometry import AffineTransform, Grid
+from ..phantoms.affine_phantom import make_affine_phantom
+from ..phantoms.breast import make_breast
+from ..phantoms.hearts import make_heart
+from ..phantoms.phantom import make_phantom
+from ..phantoms.thorax import make_thorax
+from ..reading.points import read_landmarks
+from ..reading.readers import read_image, read_series
+from ..series import Frame
+from ..storage import IN_MEMORY, Storage
+from .resampling import resample, resample_series, working_grid
+
+__all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
+
+_BACKGROUND_SHARE = 0.01
+# Phantom generators by the key of the item that contains their arguments.
+PHANTOMS = {
+    "phantom": make_phantom,
+    "affine_phantom": make_affine_phantom,
+    "heart": make_heart,
+    "breast": make_breast,
+    "thorax": make_thorax,
+}
+_MOST_LABELS = 1000
+
+
+class ClipSeriesd(MapTransform):
+    """Read the series of an item and clip intensities below ``least``, as scanners use arbitrary fill values.
+
+    Args:
+        keys: key of the series, ``"image"``: a `Series`, or any input of `read_series`, which also gets the item's
+            ``description``. Phantoms do not have it.
+        least: minimum intensity in the files' units, which each scan must exceed; None leaves the series unchanged.
+        timepoints: number of timepoints that the network requires; None for any.
+        storage: where to keep the result.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        least: float | None = None,
+        timepoints: int | None = None,
+        storage: Storage = IN_MEMORY,
+    ):
+        super().__init__(keys, allow_missing_keys=True)
+        self.least, self.timepoints, self.storage = least, timepoints, storage
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item) if self.least is not None else ():
+            series = read_series(item[key], self.timepoints, item.pop("description", None))
+            for frame in series.frames:
+                if frame.data.max() <= self.least:
+                    raise InputError(
+                        f"intensity_least: expected less than {frame.data.max():g}, the maximum intensity of "
+                        f"{frame.path}, got {self.least:g}; choose a smaller value"
+                    )
+            clipped = (self.storage.keep(np.maximum(frame.data, self.least)) for frame in series.frames)
+            frames = [replace(frame, data=data) for frame, data in zip(series.frames, clipped)]
+            item[key] = replace(series, frames=tuple(frames))
+        return item
+
+
+class LoadSeriesd(MapTransform):
+    """Load one series onto the working grid: ``image`` ``(K, *S)``; ``coverage`` ``(K, *S)``, 1 inside a scan's field
+    of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; and ``one_header``, whether all
+    scans share one grid.
+
+    The item's ``image`` is a `Series`, or any input of `read_series`: a 4D file, a folder, a list of 3D files. Instead,
+    an item may contain the arguments of a phantom, under one of the names in `PHANTOMS`. Optional keys:
+
+    - ``landmarks``, K point files, one DIR-Lab case, or those of the phantom, become ``(K, P, 3)`` in RAS mm.
+    - ``initial`` ``(K, 4, 4)``, RAS mm, maps the common space to each timepoint before interpolation.
+    - ``mask``, one file on the grid of the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where
+      the file is above 0; None is removed.
+    - ``labels``, one label map per timepoint (for phantoms, of the lesions), become ``(K, *S)``.
+
+    Args:
+        keys: key of the series, ``"image"``.
+        spacing_mm: working spacing, as for `working_grid`. Phantoms keep theirs.
+        timepoints: number of timepoints that the network requires; None for any.
+        reference: index of the scan to which the others are aligned; None for their common mean.
+        storage: where to keep images and coverage.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        spacing_mm: Sequence[float] | float | str | None = None,
+        timepoints: int | None = None,
+        reference: int | None = None,
+        storage: Storage = IN_MEMORY,
+    ):
+        super().__init__(keys)
+        self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
+        self.storage = storage
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        key = self.keys[0]  # not yet in the item of a phantom
+        for name, make in PHANTOMS.items():
+            if name in item:
+                return {**item, **self._phantom(key, make(**item.pop(name)))}
+        maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
+        series = read_series(item[key], self.timepoints, item.pop("description", None))
+        series.check_reference(self.reference)
+        initial = item.get("initial")
+        grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
+        self._check_grid(grid, series.frames)
+        item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
+        item["affine"] = grid.affine
+        item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
+        for name, files in maps.items():
+            if files is not None:
+                item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
+        if "landmarks" in item:
+            points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
+            item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
+        return item
+
+    def _check_grid(self, grid: Grid, frames: Sequence[Frame]) -> None:
+        smallest = min(frames, key=lambda frame: min(frame.data.shape))
+        if min(smallest.data.shape) < 4:
+            raise InputError(
+                f"{smallest.path}: expected a volume of 4 voxels or more along every axis, got {smallest.data.shape}; "
+                "use larger volumes"
+            )
+        if min(grid.shape) < 4:
+            raise InputError(
+                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
+                f"{min(grid.shape)}; choose less than {grid.spacing_mm.min():.3g} mm"
+            )
+
+    @staticmethod
+    def _phantom(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
+        image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
+        landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
+        coverage = torch.ones(image.shape)
+        return {key: image, "coverage": coverage, "affine": series["affine"], "landmarks": landmarks, **labels}
+
+    def _label_maps(
+        self,
+        name: str,
+        files: str | Path | Sequence[str | Path],
+        grid: Grid,
+        timepoints: int,
+        initial: torch.Tensor | None,
+    ) -> torch.Tensor:
+        files = [files] if isinstance(files, (str, Path)) else files
+        if len(files) not in ((1, timepoints) if name == "mask" else (timepoints,)):
+            one = "one file, or " if name == "mask" else ""
+            raise InputError(
+                f"{name}: expected {one}one for each of the {timepoints} scans, got {len(files)}; list the right files"
+            )
+        maps = []
+        for number, file in enumerate(files):
+            frame = read_image(file, labels=True)
+            if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
+                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; use a label map")
+            data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
+            scan = (self.reference or 0) if len(files) == 1 else number
+            transform = None if initial is None else AffineTransform(initial[scan])
+            values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
+            maps.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
+            if not maps[-1].any():
+                raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
+        maps = torch.from_numpy(np.stack(maps))
+        return maps.float() if name == "mask" else maps
+
+
+class ScalePercentilesd(MapTransform):
+    """Map two percentiles of the intensities to 0 and 1, and clip.
+
+    Percentiles exclude voxels outside the field of view, if the item has ``coverage`` ``(K, *S)``, which is above 0.5
+    inside; and the background of masked scans, where more than 1 % of the voxels equal the minimum. If the two
+    percentiles are equal, minimum and maximum are used instead.
+
+    Apart from these exclusions, MONAI's ScaleIntensityRangePercentilesd gives the same result, but sorts every volume
+    twice, which takes as long as the network; computing both percentiles by one selection takes a twentieth of that.
+
+    Args:
+        keys: keys of series ``(K, *S)``.
+        lower, upper: percentiles, 0 to 100.
+        per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
+        storage: where to keep the result.
+    Raises: InputError if intensities, or their range, are not finite in float32.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        lower: float = 1.0,
+        upper: float = 99.0,
+        per_timepoint: bool = True,
+        storage: Storage = IN_MEMORY,
+    ):
+        super().__init__(keys)
+        self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self._scaled(item[key], item.get("coverage"), key)
+        return item
+
+    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: Hashable) -> torch.Tensor:
+        def seen(chunk: slice) -> np.ndarray:
+            part = np.asarray(series[chunk])
+            return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
+
+        if not self.per_timepoint:
+            low, high = self._limits(np.asarray(series), seen(slice(None)), key)
+            return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
+
+        def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+            for chunk in self.storage.chunks(len(series)):
+                for k in range(chunk.start, chunk.stop):
+                    one = slice(k, k + 1)
+                    low, high = self._limits(np.asarray(series[one]), seen(one), key)
+                    yield one, (((series[one] - low) / (high - low)).clamp(0, 1),)
+
+        (scaled,) = self.storage.collect(parts(), len(series), dim=0)
+        return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
+
+    def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
+        """Intensities that are mapped to 0 and 1."""
+        values = volumes[seen] if seen.any() else volumes.ravel()
+        background = values == values.min()
+        foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
+        low, high = np.percentile(foreground, self.percentiles)
+        # The last pair is for binary masks, whose foreground has a single value.
+        for least, most in ((foreground.min(), foreground.max()), (values.min(), values.max())):
+            if low == high:
+                low, high = least, most
+        if not float(high) - float(low) < np.finfo(np.float32).max:  # also true for NaN
+            raise InputError(
+                f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
+                "replace NaN, and rescale the others"
+            )
+        return float(low), float(high) if high > low else np.inf  # constant images become 0
+
+
+class MatchPolarityd(MapTransform):
+    """Invert timepoints in [0, 1] with contrast opposite to the majority, such as T2 among T1, so that their local
+    correlation with the other timepoints becomes positive. Written images are not inverted.
+
+    Args:
+        keys: keys of series ``(K, *S)``. Timepoints are inverted where the item's ``polarity`` ``(K,)`` is -1 instead
+            of 1; without it nothing changes.
+        storage: where to keep the result.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
+        super().__init__(keys)
+        self.storage = storage
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        item = dict(data)
+        inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
+        for key in self.key_iterator(item) if inverted.any() else ():
+            signs = inverted.view(-1, 1, 1, 1).expand(len(item[key]), 1, 1, 1)
+            item[key] = self.storage.map(lambda sign, x: torch.where(sign, 1 - x, x), signs, item[key], dim=0)
+        return item

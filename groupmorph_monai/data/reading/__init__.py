@@ -1,0 +1,1 @@
+"""Readers of images, series, landmarks and data lists."""

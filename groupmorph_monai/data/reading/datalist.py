@@ -1,0 +1,176 @@
+"""Data lists: from a folder of series, a JSON file, or phantoms."""
+
+import json
+import logging
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+from ...errors import InputError
+from ..phantoms.hearts import HEART_MOTIONS
+from .dirlab import is_dirlab
+from .folders import folder_files, images
+from .names import image_stem, natural_order
+
+__all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
+
+logger = logging.getLogger(__name__)
+_FILES_4D = (".nii", ".nii.gz")
+SPLITS = ("training", "validation")
+_KEYS = ("name", "image", "landmarks", "labels")
+
+
+def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+    """List one phantom per seed; `LoadSeriesd` generates the series."""
+    return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+
+
+def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[dict]:
+    """List one phantom with affine motion per seed; `LoadSeriesd` generates the series."""
+    return [{"affine_phantom": {"seed": s, **options}} for s in seeds]
+
+
+def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
+    """List one heart phantom per seed, cycling through the kinds of motion; `LoadSeriesd` generates the pair."""
+    kinds = list(HEART_MOTIONS)
+    return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
+
+
+def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+    """List one thorax phantom per seed; `LoadSeriesd` generates the 4D CT."""
+    return [{"thorax": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+
+
+def breast_items(
+    seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
+) -> list[dict]:
+    """List one breast phantom per seed; `LoadSeriesd` generates the DCE-MRI series."""
+    return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
+
+
+def series_items(
+    dataset_dir: str | None,
+    split: str | None,
+    phantoms: Sequence[dict],
+    validation_fraction: float = 0.2,
+    phantom_share: float = 0.0,
+    held_out: str | None = None,
+    description: str | None = None,
+) -> list[dict]:
+    """Make the data list of ``dataset_dir``.
+
+    If the folder contains a ``dataset.json``, it defines the list: ``{"training": [...], "validation": [...]}``, each
+    entry ``{"image": file, folder or list of files, "landmarks": [one point file per timepoint], "labels": [one label
+    map per timepoint]}`` with paths relative to the folder. Otherwise every sub-folder and every NIfTI file is a
+    series, in natural order of their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for
+    validation. Files ``landmarks_*`` of a sub-folder (CSV or ITK points, one per timepoint) are its landmarks; DIR-Lab
+    cases include their own.
+
+    Args:
+        dataset_dir: the folder, or None for phantoms only.
+        split: ``"training"``, ``"validation"``, or None for all.
+        phantoms: items used without a folder, or in addition to its series.
+        phantom_share: share of phantoms among the items, 0 to below 1. For training, the smaller group is repeated to
+            reach it; for validation, every item occurs once.
+        held_out: name of the only validation series; cannot be combined with a ``dataset.json``.
+        description: pattern that selects the series of each folder, as for `read_series`; stored in the items.
+    Raises: InputError if the folder does not contain the requested series.
+    """
+    if not dataset_dir:
+        logger.info("No dataset_dir: using %d synthetic series as %s data.", len(phantoms), split)
+        return list(phantoms)
+    if not 0 <= phantom_share < 1:
+        raise InputError(f"phantom_share: expected 0 to below 1, got {phantom_share}; set it to 0 for no phantoms")
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise InputError(f"dataset_dir: expected a folder of series, got {folder}, which is not one; check the path")
+    listed = folder / "dataset.json"
+    if listed.exists() and held_out:
+        raise InputError(
+            f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
+        )
+    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out, description)
+    chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
+    if description:
+        chosen = [{**item, "description": description} for item in chosen]
+    if not chosen and not (phantom_share and split == "validation"):
+        raise InputError(
+            f"dataset_dir: expected {split or 'any'} series in {folder}, found none; put each series in its own "
+            "sub-folder or 4D NIfTI file, or list them in dataset.json"
+        )
+    if not phantom_share:
+        return chosen
+    if split == "validation":
+        return [*chosen, *phantoms]
+    ratio = phantom_share / (1 - phantom_share)
+    number_of_each = max(len(chosen), round(len(phantoms) / ratio)), max(len(phantoms), round(ratio * len(chosen)))
+    return [item for items, number in zip((chosen, phantoms), number_of_each) for item in islice(cycle(items), number)]
+
+
+def _scan(
+    folder: Path, validation_fraction: float, held_out: str | None, description: str | None
+) -> dict[str, list[dict]]:
+    entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    series = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
+    items = []
+    for path in series:
+        item: dict = {"image": str(path), "name": path.name}
+        landmarks = _landmarks(path, description) if path.is_dir() else []
+        items.append({**item, "landmarks": landmarks} if landmarks else item)
+    if held_out:
+        chosen = [item for item in items if item["name"] == held_out]
+        if not chosen:
+            names = ", ".join(item["name"] for item in items)
+            raise InputError(f"held_out: expected one of the series in {folder}, {names}, got {held_out!r}")
+        return {"training": [item for item in items if item not in chosen], "validation": chosen}
+    number = round(validation_fraction * len(items))
+    if len(items) > 1:
+        number = min(max(number, 1), len(items) - 1)
+    return {"training": items[: len(items) - number], "validation": items[len(items) - number :]}
+
+
+def _landmarks(folder: Path, description: str | None) -> list[str]:
+    """List the landmark files in ``folder`` in the order of the scans: ``landmarks_NAME`` for every scan NAME if these
+    exist, or else in natural order. A DIR-Lab case is listed itself, as it includes its landmarks."""
+    if is_dirlab(folder):
+        return [str(folder)]
+    files = sorted(folder.glob("landmarks_*"), key=natural_order)
+    names = [image_stem(scan.name) for scan in (folder_files(folder, description) if images(folder) else [])]
+    by_name = {file.stem.removeprefix("landmarks_"): file for file in files}
+    if len(by_name) == len(files) and set(names) == set(by_name):
+        files = [by_name[name] for name in names]
+    return [str(file) for file in files]
+
+
+def _read_list(listed: Path) -> dict[str, list[dict]]:
+    try:
+        content = json.loads(listed.read_text())
+        return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise InputError(
+            f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
+            f"{type(error).__name__}: {error}; correct the file"
+        ) from error
+
+
+def _resolve(entry: dict, listed: Path) -> dict:
+    """Check one entry and resolve its paths relative to the folder of the data list."""
+    item = {"name": str(entry["name"])} if "name" in entry else {}
+    for key in ("image", "landmarks", "labels"):
+        value = entry[key] if key == "image" else entry.get(key)
+        if value is None and key != "image":
+            continue
+        paths = value if isinstance(value, list) else [value] if key == "image" else []
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
+            raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
+        item[key] = (
+            [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
+        )
+    unknown = sorted(set(entry) - set(_KEYS))
+    if unknown:
+        logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
+    image = item["image"]
+    return {"name": Path(image[0] if isinstance(image, list) else image).name, **item}

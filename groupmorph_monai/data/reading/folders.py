@@ -1,0 +1,118 @@
+"""Find the scans of one series in a folder."""
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from types import ModuleType
+
+import nibabel as nib
+import numpy as np
+
+from ...errors import InputError
+from .names import IMAGE_ENDINGS, natural_order
+from .sidecars import sidecar, times_of_files
+from .signature import is_dicom
+
+__all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
+
+logger = logging.getLogger(__name__)
+# Part of a name that differs between the scans of one series: in BIDS names, and in other names.
+_BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?![a-zA-Z])")
+
+
+def dicom_paths(files: Sequence[str | Path]) -> list[Path]:
+    """Return the paths if all are DICOM files or folders of DICOM files without other images; else an empty list."""
+    paths = [Path(path) for path in files]
+    return paths if all(_contains_dicom(path) if path.is_dir() else is_dicom(path) for path in paths) else []
+
+
+def _contains_dicom(folder: Path) -> bool:
+    return not images(folder) and any(is_dicom(path) for path in folder.rglob("*"))
+
+
+def images(folder: Path) -> list[Path]:
+    """List the image files at the top level of a folder, except DICOM."""
+    return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
+
+
+def dicom_reader(path: Path) -> ModuleType:
+    """Import the DICOM reader, which needs pydicom."""
+    try:
+        from .. import dicom
+    except ImportError as error:
+        raise InputError(
+            f"{path}: expected pydicom to be installed for DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
+        ) from error
+    return dicom
+
+
+def list_series(files: Sequence[str | Path], description: str | None = None) -> str:
+    """Describe the series of a DICOM study, one per line; see `list_dicom`."""
+    paths = dicom_paths(files)
+    if not paths:
+        raise InputError(
+            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for "
+            "other files"
+        )
+    return dicom_reader(paths[0]).list_dicom(paths, description)
+
+
+def folder_files(folder: Path, description: str | None = None) -> list[Path]:
+    """List the scans of a folder in temporal order, or else in natural order of their names (scan2 before scan10).
+
+    The scans are the images at the top level of the folder. If there are none, as in a BIDS data set, its sub-folders
+    are searched for NIfTI: a 4D file, or files whose names differ only in numbers, make a series.
+
+    Args:
+        description: pattern that selects scans by their names, or by the series descriptions in their sidecars.
+    Raises: InputError if there are no images, or several series.
+    """
+    files = [path for path in images(folder) if _matches(path, description)] or _nested(folder, description)
+    if not files:
+        named = f" named {description!r}" if description else ""
+        raise InputError(
+            f"{folder}: expected image files (DICOM, NIfTI, MHA, NRRD){named}, found none; check the path and its files"
+        )
+    files = sorted(files, key=natural_order)
+    times = times_of_files(files) if len(files) > 1 else None
+    return files if times is None else [files[k] for k in np.argsort(times)]
+
+
+def _matches(path: Path, description: str | None) -> bool:
+    texts = (path.name, str(sidecar(path).get("SeriesDescription", ""))) if description else ()
+    patterns = (description, f"*{description}*")
+    return not description or any(fnmatch(t.lower(), p.lower()) for t in texts for p in patterns)
+
+
+def _nested(folder: Path, description: str | None) -> list[Path]:
+    """Find the one series among the NIfTI files in sub-folders; empty if there are no files."""
+    files = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file()]
+    files = [p for p in files if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
+    groups = defaultdict(list)
+    for path in files:
+        index = _BIDS_INDEX if path.name.startswith("sub-") else _INDEX
+        groups[path.parent.name, index.sub("", path.name)].append(path)
+    series = [group for group in groups.values() if len(group) > 1 or _volumes(group[0]) > 1]
+    if len(series) > 1:
+        names = "; ".join(sorted(f"{group[0].name} ({len(group)} files)" for group in series)[:6])
+        raise InputError(
+            f"{folder}: expected one series, got {len(series)}: {names}; choose one with --series-description PATTERN, "
+            "or list its files"
+        )
+    if files and not series:
+        raise InputError(
+            f"{folder}: expected a 4D NIfTI or several 3D ones with one name, got {len(files)} single files; list the "
+            "scans in temporal order"
+        )
+    return series[0] if series else []
+
+
+def _volumes(path: Path) -> int:
+    try:
+        shape = nib.load(path).shape
+    except Exception:  # errors of damaged files are reported when they are read
+        return 1
+    return shape[3] if len(shape) > 3 else 1

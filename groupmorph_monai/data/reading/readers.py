@@ -1,0 +1,365 @@
+"""Read images and series from files.
+
+For every format, the affine maps voxel (i, j, k) to world coordinates in RAS mm, as in NIfTI; the centre of voxel
+(0, 0, 0) is at ``affine[:3, 3]``. ITK's LPS coordinates are converted here.
+
+NIfTI files may contain two affines. As in nibabel, the sform is used if its code is above 0, else the qform, else the
+voxel size alone, with the origin at the centre of the volume and the first axis pointing left.
+"""
+
+import contextlib
+import gzip
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...space.geometry import Grid
+from ..series import LONGEST_MM, Frame, Series, checked_series
+from ..storage import IN_MEMORY, Storage
+from .dirlab import is_dirlab, read_dirlab
+from .folders import dicom_paths, dicom_reader, folder_files
+from .names import NIFTI_ENDINGS
+from .sidecars import sidecar, times_of_files, times_of_volumes
+
+__all__ = ["header_grids", "read_image", "read_series"]
+
+logger = logging.getLogger(__name__)
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_GREY = "convert it to a grey-value image"
+# NIfTI codes of units other than mm and s.
+_UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
+_TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
+_SPACE_UNIT_BITS = 0x07
+_MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression limit of deflate
+
+
+@dataclass(frozen=True)
+class _File:
+    """One image file as stored: ``data`` with any number of axes, without trailing axes of length 1."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    path: str
+    frame_time: float | None = None
+    header: nib.Nifti1Header | None = None
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Silence file descriptor 2, to which MetaIO writes messages, bypassing Python, before ITK raises."""
+    try:
+        stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # the process has no standard error
+        yield
+        return
+    try:
+        os.dup2(devnull, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
+
+
+def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(
+            f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not distinguish "
+            "left from right; convert it to NIfTI"
+        )
+    kind = image.get_data_dtype()
+    if kind.fields is not None or kind.kind == "c":
+        raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
+    header = image.header
+    _check_stored_header(image, path)
+    apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
+    if apart_mm > 0.1:
+        logger.warning(
+            "%s: qform and sform differ by up to %.1f mm; the sform is used, while ITK may use the qform",
+            path,
+            apart_mm,
+        )
+    data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
+    return _File(
+        data, _affine_mm(image), path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header
+    )
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return _UNIT_MM.get(int(header["xyzt_units"]) & _SPACE_UNIT_BITS, 1.0)
+
+
+def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
+    return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
+
+
+def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
+    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
+    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+        image = image if file is None else type(image).from_stream(file)
+        if labels:
+            data = np.asarray(image.dataobj)
+        elif storage.scans_at_once and image.ndim == 4:
+            data = np.moveaxis(storage.empty_array((image.shape[3], *image.shape[:3]), np.float32), 0, 3)
+            for chunk in storage.chunks(image.shape[3]):
+                data[..., chunk] = image.dataobj[..., chunk]
+        else:
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        try:
+            while file is not None and file.read(1 << 20):
+                pass
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
+                raise
+    return data
+
+
+def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
+    """Refuse values that nibabel would replace by a guess: an infinite scale, or missing voxel sizes without sform."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    if np.isinf(header["scl_slope"]):
+        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
+    sizes = header["pixdim"][1:4]
+    if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
+
+
+def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
+    """Maximum distance between the positions of the volume's corners by qform and by sform; 0 if one is missing.
+
+    The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
+    180 degrees) and shear, which a qform cannot represent, do not count.
+    """
+    if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
+        return 0.0
+    rounded = header.copy()
+    try:
+        rounded.set_qform(header.get_sform())
+        difference = rounded.get_qform() - header.get_qform()
+    except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
+        return np.inf
+    corners = np.array(list(product(*[(0, n - 1) for n in shape[:3]], (1,))))
+    return float(np.linalg.norm(corners @ difference.T, axis=1).max())
+
+
+def _load_itk(path: str, labels: bool) -> _File:
+    with _silence():
+        reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        if reader is None:
+            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; remove it")
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+        if reader.GetNumberOfComponents() > 1:
+            raise InputError(
+                f"{path}: expected one number per voxel, got several (RGB or vectors, or a 3D Slicer sequence); "
+                f"{_GREY}, or save every volume of the sequence as a file"
+            )
+        image = itk.imread(path) if labels else itk.imread(path, itk.F)
+    data = itk.array_from_image(image).T
+    spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
+    affine, n = np.eye(4), min(3, data.ndim)
+    affine[:n, :n] = np.asarray(image.GetDirection())[:n, :n] * spacing[:n]
+    affine[:n, 3] = origin[:n]
+    # ITK also returns 1 if the file has no frame time.
+    frame_time = float(spacing[3]) if data.ndim > 3 and spacing[3] != 1 else None
+    return _File(data, LPS_TO_RAS @ affine, path, frame_time)
+
+
+def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
+    """Read any image file. All failures raise an InputError."""
+    path = str(path)
+    if not os.path.exists(path):
+        raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
+    try:
+        nifti = path.lower().endswith(NIFTI_ENDINGS)
+        file = _load_nifti(path, labels, storage) if nifti else _load_itk(path, labels)
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: expected an image that fits into memory, got one that does not ({_reason(error)}); crop it, or "
+            "correct its size in the header"
+        ) from error
+    except Exception as error:  # every library has its own types
+        and_data = ", together with its data file" if path.lower().endswith((".mhd", ".nhdr")) else ""
+        raise InputError(
+            f"{path}: expected a complete image, got an unreadable one ({_reason(error)}); copy or convert it again"
+            + and_data
+        ) from error
+    # Round to the header's precision, so that written files lie exactly where their images do in memory.
+    file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
+    matrix = file.affine[:3]
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
+        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
+    data = file.data
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    return replace(file, data=data)
+
+
+def _load_all(paths: Sequence[str | Path], storage: Storage) -> list[_File]:
+    """Read image files; NIfTI in parallel, others one by one, as ITK is silenced for the whole process."""
+    if storage.scans_at_once:
+        files = (_load(path, storage=storage) for path in paths)
+        return [replace(file, data=storage.keep(file.data)) if file.data.ndim == 3 else file for file in files]
+    parallel = all(str(path).lower().endswith(NIFTI_ENDINGS) for path in paths)
+    with ThreadPoolExecutor(torch.get_num_threads() if parallel else 1) as pool:
+        return list(pool.map(_load, paths))
+
+
+def _reason(error: Exception) -> str:
+    """Shorten a library's message to one line: for ITK the text after the object's address, otherwise the last line."""
+    message = str(error).strip()
+    _, from_itk, reason = message.partition("ITK ERROR: ")
+    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else (message.splitlines() or [""])[-1]
+    return " ".join(reason.split())[:160] or type(error).__name__
+
+
+def read_image(path: str | Path, labels: bool = False) -> Frame:
+    """Read one 3D volume as it is stored; ``labels`` keeps its dtype, otherwise it is float32."""
+    file = _load(path, labels)
+    _check_volume(file, 3)
+    return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
+
+
+def _check_volume(file: _File, most_axes: int) -> None:
+    shape = file.data.shape
+    if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
+        wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
+        cure = "split it into 3D files, or use it alone" if len(shape) == 4 else "make one 3D file per timepoint"
+        raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
+
+
+def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
+    dirlab = len(files) == 1 and is_dirlab(files[0])
+    loaded = [_File(*volume) for volume in read_dirlab(files[0])] if dirlab else _load_all(files, storage)
+    for file in loaded:
+        _check_volume(file, 4 if len(files) == 1 else 3)
+    first, volumes = loaded[0], [(file, file.data) for file in loaded]
+    if first.data.ndim == 4:
+        volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
+    frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
+    if first.data.ndim == 4:
+        times = times_of_volumes(first.path, len(frames), first.frame_time and first.frame_time * _unit_s(first.header))
+    else:
+        times = times_of_files(files)
+    logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
+    return Series(tuple(frames), first.frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
+
+
+def _unit_s(header: nib.Nifti1Header | None) -> float:
+    """Unit of the frame time in seconds according to the header; 1 if it has none."""
+    return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
+
+
+def read_series(
+    series: Series | str | Path | Sequence[str | Path] | None,
+    timepoints: int | None = None,
+    description: str | None = None,
+    storage: Storage = IN_MEMORY,
+) -> Series:
+    """Read K scans of one patient; a `Series` is returned unchanged.
+
+    Args:
+        series: a 4D file; a list of 3D files in temporal order; a folder of image files, in the order of the times in
+            their sidecars, or else in natural order of their names (scan2 before scan10); a DIR-Lab case, see
+            `read_dirlab`; or DICOM folders or files, which `read_dicom` sorts. NIfTI is read by nibabel, as MONAI's
+            metadata lacks the frame time; other formats (MHA, NRRD, ...) by ITK.
+        timepoints: the number of timepoints that the network requires; None for any.
+        description: pattern of series descriptions or file names that selects the series of a folder.
+        storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
+    Returns: the series. Fill values, as outside the circular field of view of CT, are replaced by the smallest measured
+        value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine registration stored in
+        the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's qform supports shear;
+        ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is removed from the affine
+        instead.
+    Raises: InputError, with a one-line message, for invalid input.
+    """
+    if isinstance(series, Series):
+        return series
+    paths = _checked_paths(series)
+    dirlab = len(paths) == 1 and is_dirlab(paths[0])  # check this first, as raw voxels may look like DICOM
+    if dicom := [] if dirlab else dicom_paths(paths):
+        series = dicom_reader(dicom[0]).read_dicom(dicom, description)
+    else:
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
+        series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
+    return checked_series(series, timepoints, storage)
+
+
+def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
+    """Read the grids of a series from the headers of its NIfTI, MHA or NRRD files, without reading the voxels.
+
+    Args:
+        series: as in `read_series`.
+        description: as in `read_series`.
+    Returns: one grid per scan. The list is empty for DICOM, whose headers take as long to read as the images, and if a
+        file is missing, or its header is broken or describes more voxels than the file can contain; `read_series`
+        reports the reason.
+    """
+    if isinstance(series, Series):
+        return [frame.grid for frame in series.frames]
+    try:
+        paths = _checked_paths(series)
+        if (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
+            return []
+        one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+        files = folder_files(Path(paths[0]), description) if one_folder else paths
+        return [grid for file in files for grid in _header_grids(str(file))]
+    except Exception:  # every library has its own types
+        return []
+
+
+def _header_grids(path: str) -> list[Grid]:
+    if path.lower().endswith(NIFTI_ENDINGS):
+        image = nib.load(path)
+        shape, affine = image.shape, _affine_mm(image)
+    else:
+        shape, affine = _itk_header(path)
+    grid = Grid(shape[:3], affine)
+    if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
+        raise ValueError("no volume of a patient")
+    if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
+        raise ValueError("the file is too short")
+    return [grid] * math.prod(shape[3:])
+
+
+def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    with _silence():
+        reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+    axes, affine = range(reader.GetNumberOfDimensions()), np.eye(4)
+    for d in axes[:3]:
+        affine[:3, d] = np.array(reader.GetDirection(d))[:3] * reader.GetSpacing(d)
+        affine[d, 3] = reader.GetOrigin(d)
+    return tuple(reader.GetDimensions(d) for d in axes), LPS_TO_RAS @ affine
+
+
+def _checked_paths(series: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    """Check the paths of a series, which may have any type if they come from a config or a data list."""
+    paths = [series] if isinstance(series, (str, Path)) else series or []
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) and str(path) for path in paths):
+        raise InputError(
+            f"series: expected image files or a folder, got {series!r}; for example ['t0.nii.gz', 't1.nii.gz']"
+        )
+    if not paths:
+        raise InputError("series: expected image files or a folder, got an empty list; list the scans")
+    return list(paths)

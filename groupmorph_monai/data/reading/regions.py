@@ -1,0 +1,44 @@
+"""Regions drawn on a scan, read from files that are above 0 inside."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...errors import InputError
+from ...space.geometry import Grid, Transform
+from ..preprocessing.resampling import resample
+from ..series import Frame, Series
+from .readers import read_image
+
+__all__ = ["inside_region", "read_region"]
+
+
+def read_region(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> Frame:
+    """Read the region drawn on scan ``home``.
+
+    Args:
+        files: one file, drawn on that scan, or one per scan.
+        name: name of the option, for messages.
+    Raises: InputError if there is neither one file nor one per scan, or if no voxel of the scan is inside.
+    """
+    files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
+    if len(files) not in (1, count):
+        raise InputError(f"{name}: expected one file, or one for each of the {count} scans, got {len(files)}")
+    file = files[home if len(files) > 1 else 0]
+    frame = read_image(file, labels=True)
+    frame = replace(frame, data=(frame.data > 0).astype(np.uint8))
+    if not inside_region(frame, series.frames[home].grid).any():
+        raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
+    return frame
+
+
+def inside_region(region: Frame, grid: Grid, transform: Transform | None = None) -> np.ndarray:
+    """Return the voxels of a grid that are inside a region.
+
+    Args:
+        transform: from the grid's space to that of the region; None for the identity.
+    Returns: ``(*S)`` bool, by nearest neighbour interpolation.
+    """
+    values, seen = resample(region, grid, transform, nearest=True)
+    return seen & (values > 0)

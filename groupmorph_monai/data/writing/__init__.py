@@ -1,0 +1,1 @@
+"""Writers of registrations, fields and transforms."""

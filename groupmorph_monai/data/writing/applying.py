@@ -1,0 +1,132 @@
+"""Apply written fields to images and points, and compose two fields."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...space.geometry import ComposedTransform
+from ..preprocessing.resampling import resample
+from ..reading.names import image_stem
+from ..reading.points import read_points, write_points
+from ..reading.readers import read_image
+from ..series import Frame, overlap
+from .fields import read_field, resampling_grid, write_field
+from .itk_transforms import write_itk_transform
+from .nifti import write_image
+from .output_folder import all_or_nothing
+
+__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
+
+logger = logging.getLogger(__name__)
+_POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
+
+
+def apply_field(
+    field_path: str | Path,
+    image: str | Path | Frame,
+    nearest: bool = False,
+    like: str | Path | Frame | None = None,
+) -> Frame:
+    """Warp another image of timepoint KK to the common space with ``ddf_KK``, or back with ``inverse_ddf_KK``.
+
+    Args:
+        field_path: a written field, whose resampling grid is the output grid unless ``like`` is specified.
+        image: image on any grid, in the world coordinates of timepoint KK.
+        nearest: use nearest-neighbour interpolation, for label maps; keeps the dtype.
+        like: image that defines the output grid.
+    """
+    field = read_field(field_path)
+    image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
+    like = read_image(like) if isinstance(like, (str, Path)) else like
+    if not overlap(image.grid, field.grid):
+        raise InputError(
+            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
+            "use an image in the space of that timepoint"
+        )
+    grid = resampling_grid(field_path) if like is None else like.grid
+    values, seen = resample(image, grid, field, nearest)
+    return Frame(np.where(seen, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+
+
+def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
+    """Map ``(P, 3)`` points in RAS mm to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with
+    ``inverse_ddf_KK`` from timepoint KK to the common space."""
+    field = read_field(field_path)
+    points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
+    outside = int((~field.grid.contains(points)).sum())
+    if outside:
+        logger.warning("%s: %d of %d points are outside and move like its border", field_path, outside, len(points))
+    return field(points).numpy()
+
+
+def apply_field_to_files(
+    field_path: str | Path, files: Sequence[str | Path], output_dir: str | Path, nearest: bool = False
+) -> list[Path]:
+    """Apply a written field to images and points. Results appear only when all of them are complete.
+
+    Args:
+        files: images as for `apply_field`, or points as for `read_points`.
+        nearest: whether the images are label maps.
+    Returns: the written files, named after the inputs, with the ending .nii.gz or .csv.
+    Raises: InputError if two results would have the same name, or a result would replace an input.
+    """
+    targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
+    _check_targets([field_path, *files], files, targets)
+    with all_or_nothing(output_dir) as folder:
+        for file, target in zip(files, targets):
+            if target.suffix == ".csv":
+                write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
+            else:
+                write_image(apply_field(field_path, file, nearest), folder / target.name)
+    return targets
+
+
+def combine_fields(result: str | Path, origin: int, target: int, path: str | Path) -> None:
+    """Write the transform from scan ``origin`` to scan ``target`` of a registration. It maps points of ``origin`` to
+    the same tissue in ``target``, and images of ``target`` to the grid of ``origin``.
+
+    Args:
+        result: folder written by `write_registration` with fields.
+        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform.
+    Raises: InputError if the folder has no such fields, or the path has another ending.
+    """
+    path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
+        raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
+    files = [Path(result) / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"{file}: expected the fields of a registration, found none; use the number of a scan from 0, and a "
+                "folder that 'register' wrote without --fields none"
+            )
+    if path.exists() and any(path.samefile(file) for file in files):
+        raise InputError(f"--output: {path} would replace an input; choose another name")
+    transform, grid = ComposedTransform(*map(read_field, files)), resampling_grid(files[0])
+    with all_or_nothing(path.parent) as folder:
+        if path.suffix.lower() == ".h5":
+            write_itk_transform(transform, grid, folder / path.name)
+        else:
+            write_field(transform.displacement(grid).numpy(), grid, folder / path.name)
+
+
+def _result_name(name: str) -> str:
+    if name.lower().endswith(_POINT_SUFFIXES):
+        return Path(name).stem + ".csv"
+    return image_stem(name) + ".nii.gz"
+
+
+def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], targets: Sequence[Path]) -> None:
+    for number, target in enumerate(targets):
+        for file in inputs:
+            if target.exists() and Path(file).exists() and target.samefile(file):
+                raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
+        if target in targets[:number]:
+            raise InputError(
+                f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
+                f"{files[targets.index(target)]}; apply the field to them separately, with two output folders"
+            )

@@ -1,0 +1,85 @@
+"""Files of displacement fields.
+
+In memory displacements are in RAS mm; files contain LPS mm, as in ITK: NIfTI with five axes (X, Y, Z, 1, 3) and intent
+'vector', which ITK, ANTs, 3D Slicer and nitransforms read as a displacement field. The affine of a file is RAS, as in
+any NIfTI. A point p in the space of the field is at ``p + field(p)`` in the other image.
+
+A field may be written on the coarse lattice from which it is interpolated. A NIfTI extension then stores the grid on
+which images are to be resampled.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...space.geometry import DenseTransform, Grid
+from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
+
+__all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
+
+_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+_COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
+
+
+def compact_grid(lattices: Sequence[Grid | None], volume: Grid) -> Grid:
+    """Choose the grid on which a field is written without loss: the first of ``lattices``, extended to cover ``volume``
+    (as ITK assumes zero displacement outside a field's grid), or ``volume`` itself if there is none."""
+    lattice = next((lattice for lattice in lattices if lattice is not None), None)
+    if lattice is None:
+        return volume
+    grid = lattice.over(volume)
+    return Grid(grid.shape, grid.affine.float().double())  # as NIfTI's header holds it
+
+
+def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: Grid | None = None) -> None:
+    """Write a field in ITK's format.
+
+    Args:
+        displacement_mm: ``(3, *S)`` RAS mm.
+        grid: grid of the field.
+        resampled: grid on which images are to be resampled with the field, if it differs from ``grid``.
+    """
+    check_finite(displacement_mm, path.name, "displacements", CHECK_SETTINGS)
+    lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
+    image = nifti_image(lps[:, :, :, None].astype(np.float32, copy=False), grid.affine.numpy())
+    image.header.set_intent("vector")
+    if resampled is not None:
+        content = {_GRID: {"shape": resampled.shape, "affine": resampled.affine.tolist()}}
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(content).encode()))
+    save_nifti(image, path)
+
+
+def resampling_grid(path: str | Path) -> Grid:
+    """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
+    header = nib.load(path).header
+    for extension in header.extensions:
+        with suppress(ValueError, KeyError, TypeError):
+            stored = json.loads(extension.get_content())[_GRID]
+            return Grid(stored["shape"], torch.tensor(stored["affine"], dtype=torch.float64))
+    return Grid(header.get_data_shape()[:3], header.get_best_affine())
+
+
+def read_field(path: str | Path) -> DenseTransform:
+    """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
+    try:
+        image = nib.load(path)
+        shape = image.shape
+        if len(shape) == 5 and shape[3:] == (1, 3):
+            lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
+            check_finite(lps, path, "displacements", "register the series again")
+            grid = Grid(shape[:3], image.affine)
+            ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
+            voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
+            return DenseTransform(voxels, None, grid, fade=math.inf)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # nibabel, gzip and zlib raise their own types
+        raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
+    raise InputError(f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape}; use a ddf_KK or inverse_ddf_KK")

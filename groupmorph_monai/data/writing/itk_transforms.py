@@ -1,0 +1,85 @@
+"""Composite transforms (affine and displacement field in one file) for ITK, SimpleITK, ANTs and 3D Slicer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import itk
+import numpy as np
+import torch
+
+from ...space.geometry import AffineTransform, ComposedTransform, Grid, Transform
+from ..reading.readers import LPS_TO_RAS
+
+__all__ = ["itk_transform", "write_itk_transform"]
+
+
+def itk_transform(transform: Transform, volume: Grid) -> itk.CompositeTransform:
+    """Convert a transform to an ITK composite transform. Fields keep their lattice, so that nothing is lost, and are
+    extended to cover ``volume``, as ITK assumes zero displacement outside a field's grid.
+
+    Args:
+        transform: transform of points in RAS mm.
+        volume: grid whose points must be transformed correctly, through all fields.
+    Returns: the same transform of points in LPS mm.
+    """
+    composite = itk.CompositeTransform[itk.D, 3].New()
+    for part in reversed(list(_parts(transform, volume))):  # ITK applies the last one first
+        composite.AddTransform(part)
+    return composite
+
+
+def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
+    """Write a composite transform in HDF5; see `itk_transform`."""
+    writer = itk.TransformFileWriterTemplate[itk.D].New(FileName=str(path), UseCompression=True)
+    writer.SetInput(itk_transform(transform, volume))
+    writer.Update()
+
+
+def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
+    """Yield the parts of a transform as ITK transforms, in order of application; at least one."""
+    parts = transform.transforms if isinstance(transform, ComposedTransform) else [transform]
+    if not parts:
+        yield _affine(AffineTransform(torch.eye(4)))
+    for part in parts:
+        if isinstance(part, AffineTransform):
+            yield _affine(part)
+            volume = Grid(volume.shape, part.matrix @ volume.affine)  # where the next part is evaluated
+        else:
+            grid = part.grid.over(volume)
+            displacement = part.displacement(grid)
+            yield _field(displacement, grid)
+            volume = _box(displacement, grid)
+
+
+def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
+    """Bounding box, as one voxel along the axes of ``grid``, of the positions to which its points move. The field is
+    linear along each axis between nodes, so displacements are largest at nodes."""
+    low, high = [], []
+    for rows in grid.slabs():
+        voxels = grid.voxels(grid.points(rows) + displacement[:, rows].movedim(0, -1)).reshape(-1, 3)
+        low.append(voxels.amin(0))
+        high.append(voxels.amax(0))
+    low, high = torch.stack(low).amin(0), torch.stack(high).amax(0)
+    to_box = torch.diag(torch.cat([high - low, torch.ones(1, dtype=low.dtype)]))
+    to_box[:3, 3] = (low + high) / 2
+    return Grid((1, 1, 1), grid.affine @ to_box)
+
+
+def _affine(transform: AffineTransform) -> itk.Transform:
+    matrix = LPS_TO_RAS @ transform.matrix.numpy() @ LPS_TO_RAS
+    result = itk.AffineTransform[itk.D, 3].New()
+    result.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:3, :3])))
+    result.SetTranslation(matrix[:3, 3].tolist())
+    return result
+
+
+def _field(displacement: torch.Tensor, grid: Grid) -> itk.Transform:
+    lps = displacement.double().numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
+    affine, spacing = LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
+    image = itk.image_from_array(np.ascontiguousarray(lps.T), is_vector=True)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(affine[:3, :3] / spacing)))
+    result = itk.DisplacementFieldTransform[itk.D, 3].New()
+    result.SetDisplacementField(image)
+    return result

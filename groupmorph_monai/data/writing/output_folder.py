@@ -1,0 +1,168 @@
+"""Output folders: locked by one run at a time, free of inputs, with results written atomically."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ...errors import InputError
+from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be_replaced
+
+__all__ = ["all_or_nothing", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
+
+_LOCK = ".groupmorph.lock"
+_ENDING_S = 0.5  # wait for a run that is just ending, which releases its lock shortly after its result appears
+_claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
+_stagings: set[Path] = set()
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Create the folder if it does not exist. Raises: InputError if it cannot be created or written to."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
+    return folder
+
+
+def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
+    """Check that the output folder neither contains an input file, also through links, nor is an input folder itself.
+
+    Args:
+        inputs: files and folders that the run reads.
+        stale: names in the earlier result, as for `all_or_nothing`; folders among them are removed and must not contain
+            inputs at any depth.
+    Raises: InputError if an input would be in danger.
+    """
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return
+    removed = [folder / name for name in {*stale, *to_be_replaced(folder)} if (folder / name).is_dir()]
+    contents = {(status.st_dev, status.st_ino) for status in _statuses(folder)}
+    for path in map(Path, inputs):
+        with suppress(OSError):  # unreadable inputs are reported by their reader
+            status = path.stat()
+            real = path.resolve()
+            parent = real if path.is_dir() else real.parent
+            below = any(stale_dir.samefile(above) for stale_dir in removed for above in (parent, *parent.parents))
+            if below or folder.samefile(parent) or (not path.is_dir() and (status.st_dev, status.st_ino) in contents):
+                raise InputError(
+                    f"{folder}: expected an output folder that holds no input, got one that holds {path}; choose "
+                    "another folder"
+                )
+
+
+def _statuses(folder: Path) -> Iterator[os.stat_result]:
+    for entry in os.scandir(folder):
+        with suppress(OSError):  # a dangling link
+            yield entry.stat()
+
+
+def claim(output_dir: str | Path) -> bool:
+    """Lock ``output_dir``, creating it if necessary, until `release` or the end of the process, and clean up after
+    killed runs.
+
+    Returns: whether this process had not locked the folder before.
+    Raises: InputError if another run writes to the folder, or if it is not writable.
+    """
+    made = not Path(output_dir).exists()
+    folder = check_output_dir(output_dir).resolve()
+    if folder in _claims:
+        return False
+    lock = FileLock(folder / _LOCK, timeout=_ENDING_S, thread_local=False)
+    try:
+        lock.acquire()
+        _claims[folder] = lock, made
+        clean(folder)
+    except Timeout:
+        raise InputError(
+            f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, or "
+            "choose another folder"
+        ) from None
+    except OSError as error:
+        release(folder)
+        raise InputError(f"{output_dir}: expected a folder to write to, got {error}; choose another") from error
+    return True
+
+
+def release(output_dir: str | Path) -> None:
+    """Unlock the folder, and remove it if this process created it and left no file in it."""
+    folder = Path(output_dir).resolve()
+    lock, made = _claims.pop(folder, (None, False))
+    if lock is not None:
+        # Delete the file before unlocking, so that a process that is waiting for it notices.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+    if made and all(path.is_dir() for path in folder.rglob("*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@atexit.register
+def release_all() -> None:
+    for folder in list(_claims):
+        release(folder)
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{folder}: expected to write the results, got {reason}; make room there") from error
+
+
+@contextmanager
+def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace those of the same name in ``output_dir`` at the end, all at once, or
+    not at all after an error or a kill. Nested calls yield the same folder, so that several writers make one result.
+
+    Args:
+        stale: names in the earlier result; those that are not replaced are removed.
+    Raises: InputError if writing fails or another run writes to the folder.
+    """
+    if Path(output_dir) in _stagings:
+        yield Path(output_dir)
+        return
+    claimed = claim(output_dir)
+    folder = Path(output_dir).resolve()
+    try:
+        with _in_one_line(output_dir):
+            staging = make_staging(folder)
+            _stagings.add(staging)
+            try:
+                yield staging
+                put_in_place(staging, folder, stale)
+            finally:
+                _stagings.remove(staging)
+                shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        if claimed:
+            release(folder)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path whose file is renamed to ``path`` at the end, but not after an error or a kill.
+
+    Use it for files that a run writes one by one to a folder that it has claimed.
+    """
+    path = Path(path)
+    with _in_one_line(path.parent):
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        try:
+            yield folder / path.name
+            sync(folder / path.name)
+            os.replace(folder / path.name, path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

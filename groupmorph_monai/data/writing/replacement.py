@@ -1,0 +1,181 @@
+"""Replace an earlier result by a new one, so that a kill at any moment leaves one of them complete.
+
+The new result is complete in a staging folder before the replacement starts. A single file replaces its predecessor by
+a rename. Several files do so by one system call, which exchanges the output folder for the staging folder; files of the
+output folder that belong to no result are kept as hard links.
+
+Folders cannot always be exchanged: not across mount points, not on some network file systems, and not if the output
+folder is the current folder or has sub-folders that other programs may be using. In these cases the staging folder
+becomes a journal inside the output folder, from which files are moved one by one, ``report.json`` last. If the run is
+killed, the next run completes the journal; until then the folder contains no ``report.json``.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ...errors import InputError
+
+__all__ = ["PARTIAL", "REPORT", "clean", "journals", "make_staging", "put_in_place", "sync", "to_be_replaced"]
+
+PARTIAL = ".partial-"
+REPORT = "report.json"
+_JOURNAL = ".commit-"
+_STALE = ".stale.json"  # in a journal: files of the earlier result that the new one lacks
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux constants
+
+
+def make_staging(folder: Path) -> Path:
+    """Create an empty folder on the same file system: next to ``folder`` if the two can be exchanged, else inside."""
+    parent = folder.parent
+    beside = parent != folder and os.access(parent, os.W_OK) and parent.stat().st_dev == folder.stat().st_dev
+    prefix = f".{folder.name}{PARTIAL}" if beside else PARTIAL
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent if beside else folder))
+
+
+def clean(folder: Path) -> None:
+    """Remove leftovers of killed runs in and next to ``folder``, and complete a result that one was moving."""
+    for journal in journals(folder):
+        _move_in(journal, folder)
+    leftovers = _entries(folder, PARTIAL)
+    if os.access(folder.parent, os.W_OK):
+        leftovers += _entries(folder.parent, f".{folder.name}{PARTIAL}")
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def journals(folder: Path) -> list[Path]:
+    """List the journals of results that killed runs were moving."""
+    return _entries(folder, _JOURNAL)
+
+
+def to_be_replaced(folder: Path) -> set[str]:
+    """List the names of files and folders that `clean` would remove or replace."""
+    names = set()
+    for journal in journals(folder):
+        with suppress(OSError, ValueError):  # a journal without a list is discarded
+            stale = json.loads((journal / _STALE).read_text())
+            names.update(stale, (path.name for path in journal.iterdir()))
+    return names
+
+
+def _entries(folder: Path, prefix: str) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(prefix) and path.is_dir()]
+
+
+def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None:
+    """Replace the result in ``folder`` by that in ``staging``, after flushing its files to the disk.
+
+    Args:
+        stale: names of files and folders of the earlier result; those that are not replaced are removed.
+    """
+    names, stale = {path.name for path in staging.iterdir()}, set(stale)
+    for name in sorted(names):
+        if (folder / name).is_dir() and not ((staging / name).is_dir() and name in stale):
+            raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
+    sync(*staging.rglob("*"), staging)
+    stale = {name for name in stale - names if os.path.lexists(folder / name)}
+    if len(names) == 1 and not stale:
+        (name,) = names
+        os.replace(staging / name, folder / name)
+        sync(folder)
+    elif not _exchanged(staging, folder, names | stale):
+        _journal(staging, folder, stale)
+
+
+def sync(*paths: Path) -> None:
+    """Flush files and folders to the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # raised by file systems that cannot flush a folder
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _exchanged(staging: Path, folder: Path, replaced: set[str]) -> bool:
+    """Exchange the two folders if possible; ``staging`` then contains the earlier result."""
+    unrelated = [entry for entry in os.scandir(folder) if entry.name not in replaced]
+    if staging.parent == folder or _is_current(folder) or any(e.is_dir(follow_symlinks=False) for e in unrelated):
+        return False
+    try:
+        for entry in unrelated:
+            os.link(entry.path, staging / entry.name, follow_symlinks=False)
+        _take_permissions(staging, folder)
+        sync(staging)
+        _exchange(staging, folder)
+    except OSError:
+        for entry in unrelated:
+            (staging / entry.name).unlink(missing_ok=True)
+        return False
+    sync(folder.parent)
+    for late in set(os.listdir(staging)) - replaced - {entry.name for entry in unrelated}:
+        os.rename(staging / late, folder / late)  # written by another program in the meantime
+    return True
+
+
+def _is_current(folder: Path) -> bool:
+    """Check whether ``folder`` is, or contains, the current folder, which would otherwise be the removed one."""
+    with suppress(FileNotFoundError):
+        current = Path.cwd()
+        return folder in (current, *current.parents)
+    return False
+
+
+def _take_permissions(staging: Path, folder: Path) -> None:
+    with suppress(PermissionError):
+        os.chown(staging, -1, folder.stat().st_gid)
+    shutil.copystat(folder, staging)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange the names of two folders atomically. Raises: OSError if the system does not support this."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _journal(staging: Path, folder: Path, stale: set[str]) -> None:
+    (staging / _STALE).write_text(json.dumps(sorted(stale)))
+    sync(staging / _STALE, staging)
+    journal = Path(tempfile.mkdtemp(prefix=_JOURNAL, dir=folder))
+    os.rename(staging, journal)
+    sync(folder)
+    try:
+        _move_in(journal, folder)
+    except KeyboardInterrupt:
+        _move_in(journal, folder)
+        raise
+
+
+def _move_in(journal: Path, folder: Path) -> None:
+    """Move the files of a journal to ``folder``. This can be interrupted at any point and repeated."""
+    if not (journal / _STALE).exists():  # the run was killed before the journal was complete, or after all moves
+        shutil.rmtree(journal)
+        return
+    if (journal / REPORT).exists():
+        (folder / REPORT).unlink(missing_ok=True)
+    for name in json.loads((journal / _STALE).read_text()):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    files = [path for path in sorted(journal.iterdir()) if path.name != _STALE]
+    for file in sorted(files, key=lambda path: path.name == REPORT):
+        if (folder / file.name).is_dir():
+            shutil.rmtree(folder / file.name)
+        os.replace(file, folder / file.name)
+    sync(folder)
+    shutil.rmtree(journal)

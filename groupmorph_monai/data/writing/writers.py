@@ -1,0 +1,304 @@
+"""Write a registration: the aligned series, fields and maps."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...space.geometry import Grid, Transform, jacobian_determinant
+from ..contrast.enhancement import peak_enhancement_percent
+from ..contrast.kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps
+from ..preprocessing.resampling import resample
+from ..reading.folders import dicom_reader
+from ..reading.names import bids_name, is_bids_name
+from ..reading.regions import read_region
+from ..series import Frame, Series
+from ..storage import IN_MEMORY, Storage
+from .fields import compact_grid, write_field
+from .itk_transforms import write_itk_transform
+from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
+from .output_folder import all_or_nothing
+from .replacement import REPORT, journals
+from .sequences import write_sequence, write_transform_sequence
+
+__all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
+
+logger = logging.getLogger(__name__)
+_FILES_AT_ONCE = 4
+_DICOM = "dicom"  # folder name
+_VOLUMES = {
+    "warped": np.float32,
+    "native": np.float32,
+    "jacobian": np.float32,
+    "warped_seen": bool,
+    "native_seen": bool,
+}
+_SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
+
+
+@dataclass(frozen=True)
+class Products:
+    """Outputs of a registration in addition to the aligned series.
+
+    Args:
+        fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
+            or "none".
+        itk_transforms: write ``transform_KK.h5`` and ``inverse_transform_KK.h5``, equivalent to the fields.
+        sequence: write ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences for 3D Slicer.
+        dicom: write the aligned series with its motion to the folder ``dicom``, see `write_dicom`.
+        bids_names: write transforms and images under a second name as well, see `bids_name`.
+        kinetics: fit that makes maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and
+            ``kinetic_r2.nii.gz``, and the same with ``_before``; and of the aligned series ``enhancement.nii.gz``
+            (percent), ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for no maps.
+        region: file drawn on the scan that defines the output grid, or one per scan: the report shows the signal where
+            it is above 0; None for no region.
+    """
+
+    fields: str = "compact"
+    itk_transforms: bool = False
+    sequence: bool = False
+    dicom: bool = False
+    bids_names: bool = False
+    kinetics: ToftsFit | None = None
+    region: str | Sequence[str] | None = None
+
+    def check(self, series: Series, home: int) -> None:
+        """Raise an InputError if these outputs cannot be written for a series."""
+        if self.fields not in ("full", "compact", "none"):
+            raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
+        if self.dicom and series.slices is None:
+            path = series.frames[home].path
+            raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
+        if self.dicom:
+            dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
+        if self.kinetics is not None:
+            self.kinetics.check(series, home)
+        if self.region:
+            read_region(self.region, series, home, "region")
+
+    def names(self, std: bool, jacobian: bool) -> list[str]:
+        """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
+        kinds = {
+            "ddf_{}.nii.gz": self.fields != "none",
+            "inverse_ddf_{}.nii.gz": self.fields != "none",
+            "std_mm_{}.nii.gz": std,
+            "jacobian_{}.nii.gz": jacobian,
+            "transform_{}.h5": self.itk_transforms,
+            "inverse_transform_{}.h5": self.itk_transforms,
+            _SEQUENCE: self.sequence,
+            _TRANSFORM_SEQUENCE: self.sequence,
+            _DICOM: self.dicom,
+            **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
+        }
+        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, kept in kinds.items() if kept)]
+
+
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
+_SINGLE = {name for name in _ALL if "{}" not in name}
+_NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
+
+
+def write_registration(
+    series: Series,
+    transforms: Sequence[Transform],
+    output_dir: str | Path,
+    home: int = 0,
+    std_mm: Sequence[Frame] | None = None,
+    jacobian: bool = False,
+    outside: str = "zero",
+    products: Products = Products(),
+    storage: Storage = IN_MEMORY,
+) -> dict[str, object]:
+    """Write the aligned series and its fields. All files appear at once when they are complete.
+
+    ``warped.nii.gz`` (4D), its mean over covered voxels ``mean.nii.gz``, the number of scans per voxel
+    ``coverage.nii.gz``, ``std_mm_KK.nii.gz`` and ``jacobian_KK.nii.gz`` are on the grid of scan ``home``.
+    ``ddf_KK.nii.gz`` (maps points of the common space to timepoint KK, and its images to the common space) covers that
+    grid; ``inverse_ddf_KK.nii.gz`` (maps back) covers the grid of timepoint KK.
+
+    Args:
+        series: K native volumes, each interpolated once, or not at all if its transform is the identity.
+        transforms: K, from the common space to each timepoint.
+        home: index of the scan that defines the output grid.
+        std_mm: K frames, standard deviation of each displacement.
+        jacobian: also write the determinants.
+        outside: value outside the field of view: "zero", "nan", or "border" for that of the nearest covered voxel.
+        products: additional outputs.
+        storage: where to keep the returned volumes.
+    Returns: ``warped``, ``native`` (same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; their fields of view
+        ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool; ``seen``, ``(*S)`` bool, the intersection of all these;
+        ``kinetics`` of `ToftsFit.fit_series`; ``files``: names.
+    """
+    count, grid = len(series.frames), series.frames[home].grid
+    if len(transforms) != count:
+        raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
+    result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in _VOLUMES.items()}
+    inverses, maps = [transform.inverse for transform in transforms], {}
+    with all_or_nothing(output_dir) as folder:
+
+        def write_timepoint(k: int) -> None:
+            frame, transform = series.frames[k], transforms[k]
+            displacement = torch.zeros(3, *grid.shape)
+            warped = resample(frame, grid, transform, displacement=displacement)
+            result["warped"][k], result["warped_seen"][k] = warped
+            result["native"][k], result["native_seen"][k] = resample(frame, grid)
+            result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
+            if jacobian:
+                maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
+            if std_mm is not None:
+                maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
+            _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
+            _write_field(products.fields, inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+            storage.release()
+
+        _in_threads(write_timepoint, range(count))
+        seen = _everywhere(result["warped_seen"], storage) & _everywhere(result["native_seen"], storage)
+        fit = products.kinetics
+        kinetics = fit and fit.fit_series(series, home, result["native"], result["warped"], seen, transforms[home])
+        maps |= kinetic_maps(kinetics)
+        _write_maps(maps, series.frames[home].affine, folder)
+        aligned = _write_series(result, series, home, outside, folder, storage)
+        _write_products(series, transforms, aligned, maps, home, products, folder)
+        files = sorted(file.name for file in folder.iterdir())
+    return {**result, "seen": seen, "kinetics": kinetics, "files": files}
+
+
+def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
+    """Call a function for each item in a few threads; more would take too much memory."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+        list(pool.map(function, items))
+
+
+def _resample_std(std_mm: Frame, grid: Grid, k: int) -> np.ndarray:
+    std = resample(std_mm, grid)[0]
+    check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
+    return std
+
+
+def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
+    _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
+
+
+def _write_products(
+    series: Series,
+    transforms: Sequence[Transform],
+    aligned: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    home: int,
+    products: Products,
+    folder: Path,
+) -> None:
+    """Write the outputs that need the whole series, or a library that is not thread-safe."""
+    grid = series.frames[home].grid
+    for k, transform in enumerate(transforms if products.itk_transforms else ()):
+        write_itk_transform(transform, grid, folder / f"transform_{k:02d}.h5")
+        write_itk_transform(transform.inverse, series.frames[k].grid, folder / f"inverse_transform_{k:02d}.h5")
+    if products.sequence:
+        write_sequence(aligned, grid, folder / _SEQUENCE, series.times_s)
+        lattice = grid if products.fields == "full" else compact_grid([t.lattice for t in transforms], grid)
+        write_transform_sequence(transforms, lattice, folder / _TRANSFORM_SEQUENCE, series.times_s)
+    if products.dicom:
+        dicom = dicom_reader(Path(series.frames[home].path))
+        dicom.write_dicom(series, aligned, home, folder / _DICOM)
+        dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
+        if series.slices[home][0].source.modality == "MR":
+            maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
+        dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
+    if products.bids_names:
+        _add_bids_names(series, folder)
+
+
+def _add_bids_names(series: Series, folder: Path) -> None:
+    """Give files a second name, by hard links if the file system supports them."""
+    scans = [frame.path for frame in series.frames]
+    for file in list(folder.iterdir()):
+        if name := bids_name(file.name, scans):
+            try:
+                os.link(file, folder / name)
+            except OSError:
+                shutil.copyfile(file, folder / name)
+
+
+def _write_field(kind: str, transforms: Sequence[Transform], k: int, volume: Grid, path: Path) -> None:
+    """Write a field: "full" on the grid ``volume``, "compact" on its lattice, or that of another transform."""
+    if kind == "full":
+        write_field(transforms[k].displacement(volume).numpy(), volume, path)
+    elif kind == "compact":
+        grid = compact_grid([t.lattice for t in (transforms[k], *transforms)], volume)
+        write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
+
+
+def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
+    """Return where all K of ``(K, *S)`` are True, as ``seen.all(axis=0)``."""
+    everywhere = np.ones(seen.shape[1:], bool)
+    for chunk in storage.chunks(len(seen)):
+        everywhere &= seen[chunk].all(axis=0)
+    return everywhere
+
+
+def _write_series(
+    result: Mapping[str, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
+) -> np.ndarray:
+    """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
+    and return the aligned series as written."""
+    warped, coverage = result["warped"], result["warped_seen"]
+    affine, header = series.frames[home].affine, series.frames[home].header
+    filler = {"zero": 0.0, "nan": np.nan}
+    number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0
+    aligned = warped if outside == "border" else storage.empty_array(warped.shape, np.float32)
+    for chunk in storage.chunks(len(warped)):
+        number += coverage[chunk].sum(axis=0, dtype=np.uint16)
+        total = total + (warped[chunk] * coverage[chunk]).sum(axis=0)
+        if outside == "border":
+            everything = everything + warped[chunk].sum(axis=0)
+        else:
+            aligned[chunk] = np.where(coverage[chunk], warped[chunk], np.float32(filler[outside]))
+    mean = total / np.maximum(number, 1)
+    mean = np.where(number > 0, mean, everything / len(warped) if outside == "border" else filler[outside])
+    timed = series.frames[0].header
+    image = nifti_image(np.moveaxis(aligned, 0, -1), affine, header, series.frame_time, timed)
+    save_nifti(image, folder / "warped.nii.gz", storage)
+    save_nifti(nifti_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
+    save_nifti(nifti_image(number, affine), folder / "coverage.nii.gz")
+    return aligned
+
+
+def listed_result(output_dir: Path) -> set[str]:
+    """List the files of an earlier registration in ``output_dir`` according to its report, which may still be in a
+    journal; empty if there is no such folder."""
+    try:
+        names = {path.name for path in output_dir.iterdir()}
+        listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
+    except OSError:
+        return set()
+    return {name for name in listed & names if _is_output(name)}
+
+
+def _is_output(name: str) -> bool:
+    return name in _SINGLE or is_bids_name(name) or _NUMBERED.fullmatch(name) is not None
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def earlier_result(output_dir: Path) -> set[str]:
+    """List the files of the earlier result, to be replaced. Other files that look like outputs are kept with a warning,
+    as only the user may decide to delete them."""
+    results = listed_result(output_dir)
+    unlisted = sorted(p.name for p in output_dir.iterdir() if _NUMBERED.fullmatch(p.name) and p.name not in results)
+    if unlisted:
+        logger.warning("%s also has %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0])
+    return results

@@ -1,0 +1,62 @@
+"""Parameters of the sequence from real and made headers: DICOM and the side-cars of dcm2niix."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+
+from groupmorph_monai.data.contrast.sequence_parameters import sequence_parameter  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
+from groupmorph_monai.data.series import Frame, Series  # noqa: E402
+from groupmorph_monai.errors import InputError  # noqa: E402
+
+TIMES_S = (0.0, 60.0, 120.0)
+
+
+def niftis(folder, contents):
+    """A series of which each scan has a side-car; one file for all where there is one content."""
+    names = [folder / f"t{k if len(contents) > 1 else 0}.nii.gz" for k in range(3)]
+    for name, content in zip(names, contents):
+        name.with_name(name.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps(content))
+    return Series(tuple(Frame(np.zeros((2, 2, 2)), np.eye(4), str(name)) for name in names), times_s=TIMES_S)
+
+
+@pytest.mark.parametrize(
+    "content, name, value, key",
+    [
+        ({"RepetitionTime": 0.0041, "FlipAngle": 10}, "repetition_time_s", 0.0041, "RepetitionTime"),
+        ({"RepetitionTime": 0.0041, "FlipAngle": 10}, "flip_angle_deg", 10, "FlipAngle"),
+        ({"RepetitionTimeExcitation": 0.004, "RepetitionTime": 1.8}, "repetition_time_s", 0.004,
+         "RepetitionTimeExcitation"),
+        ({"MagneticFieldStrength": 1.5}, "field_strength_t", 1.5, "MagneticFieldStrength"),
+        ({"RepetitionTime": 60.0}, "repetition_time_s", None, None),  # from volume to volume
+        ({"RepetitionTime": 0}, "repetition_time_s", None, None),
+        ({"FlipAngle": "12"}, "flip_angle_deg", None, None),
+        ({}, "flip_angle_deg", None, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("files", [1, 3])
+def test_side_cars(tmp_path, content, name, value, key, files):
+    found = sequence_parameter(niftis(tmp_path, [content] * files), name)
+    assert found == (None if value is None else (value, f"side-car of t0.nii.gz, {key}"))
+
+
+def test_scans_that_differ_are_refused(tmp_path):
+    series = niftis(tmp_path, [{"FlipAngle": angle} for angle in (2, 5, 12)])
+    with pytest.raises(InputError, match="the same flip_angle_deg in all scans, got 2, 5, 12; leave out"):
+        sequence_parameter(series, "flip_angle_deg")
+    close = niftis(tmp_path, [{"RepetitionTime": seconds} for seconds in (0.00410, 0.00412, 0.00409)])
+    assert sequence_parameter(close, "repetition_time_s")[0] == 0.0041
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "ge", "philips", "enhanced"])
+def test_dicom_headers_of_the_vendors(tmp_path, vendor):
+    volumes = np.random.default_rng(0).integers(1, 1000, (3, 6, 5, 4)).astype(np.uint16)
+    series = read_series(exports.save(getattr(exports, vendor)(volumes, np.diag([1.0, 1, 2, 1])), tmp_path))
+    time_s, source = sequence_parameter(series, "repetition_time_s")
+    angle, _ = sequence_parameter(series, "flip_angle_deg")
+    assert (time_s, angle) == (pytest.approx(0.0042), pytest.approx(10)) and source == "DICOM header, RepetitionTime"

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.data import phantom_items, series_items
+from groupmorph_monai.data.reading.names import natural_order
+from groupmorph_monai.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t0.nii.gz").write_text("")
+    (tmp_path / "b" / "landmarks_01.csv").write_text("")
+    (tmp_path / "b" / "landmarks_00.csv").write_text("")
+    (tmp_path / "f.nii.gz").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    return tmp_path
+
+
+def names(items):
+    return [item["name"] for item in items]
+
+
+def test_sub_folders_and_4d_files_are_series_and_the_last_ones_validate(folder):
+    assert names(series_items(str(folder), "training", [], 0.34)) == ["a", "b", "c", "d"]
+    assert names(series_items(str(folder), "validation", [], 0.34)) == ["e", "f.nii.gz"]
+    assert names(series_items(str(folder), None, [], 0.34)) == ["a", "b", "c", "d", "e", "f.nii.gz"]
+
+
+def test_either_split_has_a_series_whatever_the_fraction(folder):
+    assert len(series_items(str(folder), "validation", [], 0.0)) == 1
+    assert len(series_items(str(folder), "training", [], 1.0)) == 1
+
+
+def test_landmarks_come_in_the_order_of_their_timepoints(folder):
+    item = series_items(str(folder), "training", [])[1]
+    assert [path.rsplit("/", 1)[1] for path in item["landmarks"]] == ["landmarks_00.csv", "landmarks_01.csv"]
+
+
+def test_eleven_scans_have_their_landmarks_in_the_order_of_numbers(tmp_path):
+    for name in ("s2", "s10"):
+        (tmp_path / name).mkdir()
+        for k in range(11):
+            (tmp_path / name / f"t{k}.nii.gz").write_text("")
+            (tmp_path / name / f"landmarks_{k}.csv").write_text("")
+    items = series_items(str(tmp_path), None, [])
+    assert names(items) == ["s2", "s10"]
+    assert [Path(file).name for file in items[0]["landmarks"]] == [f"landmarks_{k}.csv" for k in range(11)]
+
+
+def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
+    # As text and as numbers the two kinds of names sort in different ways.
+    (tmp_path / "s").mkdir()
+    for name in ("t.m", "t"):
+        (tmp_path / "s" / f"{name}.nii.gz").write_text("")
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("")
+    scans = [p.name for p in sorted((tmp_path / "s").glob("t*"), key=natural_order)]
+    (item,) = series_items(str(tmp_path), None, [])
+    assert scans == ["t.m.nii.gz", "t.nii.gz"]
+    assert [Path(file).name for file in item["landmarks"]] == ["landmarks_t.m.csv", "landmarks_t.csv"]
+
+
+def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
+    entry = {"image": ["a/t0.nii.gz", "b/t0.nii.gz"], "landmarks": ["b/landmarks_00.csv", "b/landmarks_01.csv"]}
+    (folder / "dataset.json").write_text(
+        json.dumps({"training": [entry], "validation": [{"image": "c", "name": "third"}]})
+    )
+    (item,) = series_items(str(folder), "training", [])
+    assert item["image"] == [str(folder / "a/t0.nii.gz"), str(folder / "b/t0.nii.gz")]
+    assert item["landmarks"][1] == str(folder / "b/landmarks_01.csv")
+    assert names(series_items(str(folder), "validation", [])) == ["third"]
+
+
+def test_without_a_folder_there_are_phantoms_and_a_line_says_so(caplog):
+    phantoms = phantom_items(range(3, 5), (8, 8, 8), 6, max_motion_voxels=2.0)
+    with caplog.at_level("INFO"):
+        items = series_items(None, "training", phantoms)
+    assert [item["phantom"]["seed"] for item in items] == [3, 4]
+    assert items[0]["phantom"]["max_motion_voxels"] == 2.0
+    assert "No dataset_dir" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{", '{"training": [{"no": 1}]}', '["a"]', '{"training": [{"image": "a"}]}'])
+def test_a_list_that_is_none_is_named(folder, content):
+    (folder / "dataset.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        series_items(str(folder), "validation", [])
+    assert str(folder) in str(error.value)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError, match=str(path)):
+            series_items(str(path), "training", [])
+
+
+def test_phantoms_stand_beside_the_folder_s_series_in_their_share(folder):
+    phantoms = phantom_items(range(12), (8, 8, 8), 6)
+    items = series_items(str(folder), "training", phantoms, 0.34, phantom_share=0.6)
+    assert [item["phantom"]["seed"] for item in items[-12:]] == list(range(12))
+    assert names(items[:-12]) == 2 * ["a", "b", "c", "d"]
+    few = series_items(str(folder), "training", phantoms[:2], 0.34, phantom_share=0.6)
+    assert names(few[:4]) == ["a", "b", "c", "d"] and [item["phantom"]["seed"] for item in few[4:]] == [0, 1] * 3
+    validation = series_items(str(folder), "validation", phantoms, 0.34, phantom_share=0.6)
+    assert names(validation[:-12]) == ["e", "f.nii.gz"] and len(validation) == 14
+    (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}')
+    assert series_items(str(folder), "validation", phantoms, phantom_share=0.6) == phantoms
+    with pytest.raises(InputError, match="phantom_share.*1.0"):
+        series_items(str(folder), "training", phantoms, phantom_share=1.0)
+
+
+def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
+    for time, name in enumerate(("pre", "post1", "post2")):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
+        image.to_filename(tmp_path / "s" / f"{name}.nii.gz")
+        (tmp_path / "s" / f"{name}.json").write_text(json.dumps({"AcquisitionTime": f"10:0{time}:00"}))
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("x,y,z\n1,1,1\n")
+    (item,) = series_items(str(tmp_path), None, [])
+    assert [Path(file).name for file in item["landmarks"]] == [
+        "landmarks_pre.csv",
+        "landmarks_post1.csv",
+        "landmarks_post2.csv",
+    ]

@@ -1,0 +1,50 @@
+"""Landmarks of every format in RAS mm, and every mistake answered by one line."""
+
+import numpy as np
+import pytest
+
+from groupmorph_monai.data.reading.points import read_points
+from groupmorph_monai.errors import InputError
+
+POINTS_RAS = np.array([[1.5, -2.0, 30.25], [4.0, 5.0, -6.0]])
+POINT_FILES = {
+    "header.csv": "x,y,z\n1.5,-2.0,30.25\n4,5,-6\n",
+    "named.csv": "label,S,R,A\na,30.25,1.5,-2\nb,-6,4,5\n",
+    "lps.csv": "l,p,s\n-1.5,2.0,30.25\n-4,-5,-6\n",
+    "bare.csv": "1.5,-2.0,30.25\n4,5,-6\n",
+    "itk.txt": "point\n2\n-1.5 2.0 30.25\n-4 -5 -6e0\n",
+    "bare.txt": "-1.5 2.0 30.25\n-4 -5 -6\n",
+    "outputpoints.txt": "Point\t0\t; InputPoint = [ 9 ]\t; OutputPoint = [ -1.5 2 30.25 ]\t; Deformation = [ 0 0 0 ]\n"
+    "Point\t1\t; InputPoint = [ 9 9 9 ]\t; OutputPoint = [ -4 -5 -6 ]\t; Deformation = [ 0 0 0 ]\n",
+    "ras.fcsv": "# CoordinateSystem = 0\n# columns = id,x,y,z,ow\nf,1.5,-2,30.25,0\nf,4,5,-6,0\n",
+    "lps.fcsv": "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow\nf,-1.5,2,30.25,0\nf,-4,-5,-6,0\n",
+}
+
+
+@pytest.mark.parametrize("name", POINT_FILES)
+def test_points_of_every_format_are_ras(tmp_path, name):
+    (tmp_path / name).write_text(POINT_FILES[name])
+    np.testing.assert_allclose(read_points(tmp_path / name), POINTS_RAS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("index.txt", "index\n1\n3 4 5\n", "voxel indices"),
+        ("short.txt", "point\n3\n1 2 3\n", "expected 3 points"),
+        ("two.csv", "1,2\n3,4\n", "three finite numbers"),
+        ("words.csv", "x,y,z\n1,2,three\n", "three"),
+        ("ragged.csv", "x,y,z\n1,2,3\n1,2\n", "three numbers per line"),
+        ("nan.csv", "1,2,nan\n", "finite"),
+        ("empty.csv", "", "without any"),
+        ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
+        ("missing.csv", None, "No such file"),
+    ],
+)
+def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_points(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,137 @@
+"""Times and order of NIfTI series from the side-cars of dcm2niix and BIDS."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from groupmorph_monai.data.reading.readers import read_series
+from groupmorph_monai.data.reading.sidecars import even_step, times_of_files, times_of_volumes
+from groupmorph_monai.errors import InputError
+
+SIZE = (8, 9, 7)
+
+
+def scan(path, sidecar=None, volumes=None, value=0, frame_time=None):
+    """Write an image of noise around ``value``, 4D where ``volumes`` is given, and the JSON beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = SIZE if volumes is None else (*SIZE, volumes)
+    image = nibabel.Nifti1Image(
+        (np.random.default_rng(0).normal(size=shape) + 10 * value).astype(np.float32), np.eye(4)
+    )
+    if frame_time is not None:
+        image.header.set_zooms((1, 1, 1, frame_time))
+        image.header.set_xyzt_units("mm", "msec")
+    nibabel.save(image, path)
+    if sidecar is not None:
+        path.with_name(path.name.split(".")[0] + ".json").write_text(json.dumps(sidecar))
+    return path
+
+
+def levels(series):
+    return [round(float(frame.data.mean()) / 10) for frame in series.frames]
+
+
+@pytest.mark.parametrize(
+    ("sidecars", "times"),
+    [
+        # As dcm2niix writes them: hours without a leading zero, and microseconds.
+        ([{"AcquisitionTime": t} for t in ("9:59:58.500000", "10:00:08.500000", "10:00:20.250000")], (0, 10, 21.75)),
+        ([{"AcquisitionDateTime": f"2025-03-0{d}T{t}"} for d, t in ((1, "23:59:50"), (2, "00:00:10"), (2, "00:00:40"))],
+         (0, 20, 50)),
+        ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
+        # One acquisition time for all phases of the heart.
+        ([{"AcquisitionTime": "10:00:00", "TriggerDelayTime": t} for t in (10, 60, 110)], (0, 0.05, 0.1)),
+        ([{"FrameTimesStart": [t]} for t in (0, 15, 45)], (0, 15, 45)),
+        ([{}, {"AcquisitionTime": "10:00:00"}, {}], None),
+        ([{"AcquisitionTime": "10:00:00"}] * 3, None),
+        ([{"AcquisitionTime": t} for t in ("noon", "10:00:00", "11:00:00")], None),
+    ],
+)  # fmt: skip
+def test_times_of_3d_files(tmp_path, sidecars, times):
+    files = [scan(tmp_path / f"t{k}.nii.gz", sidecar, value=k) for k, sidecar in enumerate(sidecars)]
+    expected = None if times is None else pytest.approx(times)
+    assert times_of_files(files) == expected and read_series(files).times_s == expected
+
+
+def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path):
+    clocks = {"a": "10:05:00", "b": "10:01:00", "c": "10:02:00"}
+    files = [
+        scan(tmp_path / f"{name}.nii", {"AcquisitionTime": clock, "SeriesDescription": "dyn"}, value=k)
+        for k, (name, clock) in enumerate(clocks.items())
+    ]
+    series = read_series(tmp_path)
+    assert levels(series) == [1, 2, 0] and series.times_s == (0, 60, 240) and series.description == "dyn"
+    assert levels(read_series(files)) == [0, 1, 2] and read_series(files).times_s == (0, -240, -180)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "frame_time", "times"),
+    [
+        ({"FrameTimesStart": [0, 10, 30]}, None, (0, 10, 30)),
+        ({"VolumeTiming": [5, 8, 12]}, None, (0, 3, 7)),
+        ({"RepetitionTime": 2.5}, None, (0, 2.5, 5)),
+        ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, None, None),
+        ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 8000, (0, 8, 16)),
+        ({"FrameTimesStart": [0, 10]}, 5000, (0, 5, 10)),
+        ({"FrameTimesStart": [0, 10, 10]}, None, None),
+        ({"FrameTimesStart": [0, 10, float("inf")]}, None, None),
+        ({"RepetitionTime": float("inf")}, None, None),
+        ({"RepetitionTime": 10**400}, None, None),
+        ([1, 2], 5000, (0, 5, 10)),
+        (None, None, None),
+    ],
+)
+def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
+    path = scan(tmp_path / "dyn.nii.gz", sidecar, volumes=3, frame_time=frame_time or 0)
+    expected = None if times is None else pytest.approx(times)
+    assert read_series(path).times_s == expected
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
+def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
+    path = scan(tmp_path / "dyn.nii.gz", volumes=3)
+    (tmp_path / "dyn.json").write_text(content)
+    assert times_of_volumes(path, 3) is None and "dyn.json" in caplog.text
+
+
+def test_even_steps():
+    assert even_step((0, 10.01, 20)) == 10 and even_step((0, 10, 21)) is None
+    assert even_step((0,)) is None and even_step(None) is None and even_step((0, -1, -2)) is None
+
+
+def test_a_bids_data_set_of_one_4d_series(tmp_path):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    path = scan(tmp_path / "sub-01" / "perf" / "sub-01_dce.nii.gz", {"FrameTimesStart": [0, 9, 18]}, volumes=3)
+    scan(tmp_path / "sub-02" / "anat" / "sub-02_T1w.nii.gz")
+    scan(tmp_path / "derivatives" / "x" / "sub-01_dce.nii.gz", volumes=3)
+    series = read_series(tmp_path)
+    assert series.frames[0].path == str(path) and series.times_s == (0, 9, 18)
+
+
+def test_3d_runs_and_sessions_of_a_bids_data_set_make_a_series(tmp_path):
+    for k, session in enumerate((2, 10, 1)):
+        clock = {"AcquisitionDateTime": f"2025-03-{session:02d}T10:00:00"}
+        scan(tmp_path / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}_T1w.nii.gz", clock, value=k)
+    series = read_series(tmp_path)
+    assert levels(series) == [2, 0, 1] and series.times_s == (0, 86400, 9 * 86400)
+
+
+def test_several_series_of_a_bids_data_set_are_not_guessed(tmp_path):
+    for kind in ("bold", "dce"):
+        scan(tmp_path / "sub-01" / kind / f"sub-01_{kind}.nii.gz", {"SeriesDescription": f"my {kind}"}, volumes=3)
+    with pytest.raises(InputError, match=r"one series, got 2: .*--series-description"):
+        read_series(tmp_path)
+    for pattern in ("*_dce*", "my dce", "DCE"):
+        assert read_series(tmp_path, description=pattern).frames[0].path.endswith("sub-01_dce.nii.gz")
+    with pytest.raises(InputError, match="named 't2'.*found none"):
+        read_series(tmp_path, description="t2")
+
+
+def test_single_files_of_a_bids_data_set_are_refused(tmp_path):
+    scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    scan(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
+    with pytest.raises(InputError, match="2 single files; list the scans"):
+        read_series(tmp_path)

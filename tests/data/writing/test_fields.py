@@ -1,0 +1,156 @@
+"""A field on the lattice from which it is interpolated says all that the field on the scan's grid says."""
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.data.preprocessing.resampling import working_grid
+from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_points
+from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid
+from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
+from groupmorph_monai.data.writing.writers import Products, write_registration
+from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from groupmorph_monai.space.grid import upsample_field
+from groupmorph_monai.workflow.registration import timepoint_transforms
+
+_TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
+AXES = {
+    "RAS": np.eye(3),
+    "permuted": np.array([[0, 0, -1.0], [1, 0, 0], [0, -1, 0]]),
+    "oblique": _TURN,
+}
+RIGID = np.array([[0.98, -0.199, 0, 4], [0.199, 0.98, 0, -3], [0, 0, 1, 2], [0, 0, 0, 1]])
+SHEARED = np.array([[1.05, 0.04, 0, 4], [0, 0.97, 0.03, -3], [0.02, 0, 1, 2], [0, 0, 0, 1]])
+
+
+def grid(axes="RAS", size=(21, 26, 14), spacing=(1.5, 1.2, 2.5)):
+    affine = np.eye(4)
+    affine[:3, :3] = AXES[axes] * spacing
+    affine[:3, 3] = [7, -30, 110] - affine[:3, :3] @ ((np.array(size) - 1) / 2)
+    return Grid(size, affine.astype(np.float32))
+
+
+def registration(volumes, initial=RIGID, step=2, amplitude=1.5):
+    """A series of noise and transforms that are linear between every ``step``-th voxel of its working grid."""
+    rng = np.random.default_rng(0)
+    series = Series(
+        tuple(
+            Frame(rng.normal(size=g.shape).astype(np.float32), g.affine.numpy(), f"{k}") for k, g in enumerate(volumes)
+        )
+    )
+    work = working_grid(volumes, 1.7, reference=0)
+    nodes = torch.from_numpy(rng.normal(size=(1, 4, 3, *(-(-n // step) for n in work.shape)))).float()
+    ddf, inverse = upsample_field(amplitude / step * nodes, step, work.shape)[0].split(2)
+    maps = torch.stack([torch.eye(4, dtype=torch.float64), torch.from_numpy(initial)])
+    return series, work, (ddf, inverse, work.affine, maps)
+
+
+def stored(path):
+    """Field in RAS mm, ``(3, *S)``, and its grid."""
+    image = nib.load(path)
+    return np.moveaxis(image.get_fdata()[:, :, :, 0] * (-1, -1, 1), -1, 0), Grid(image.shape[:3], image.affine)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_transforms_on_the_lattice_are_those_on_the_working_grid(step):
+    _, work, arguments = registration([grid(), grid()], SHEARED, step)
+    points = work.corners()[:1] + torch.rand(500, 3, dtype=torch.float64) * (work.corners()[-1:] - work.corners()[:1])
+    points = torch.cat([points, work.corners()])
+    pairs = zip(timepoint_transforms(*arguments, step), timepoint_transforms(*arguments), arguments[-1])
+    for coarse, fine, initial in pairs:
+        assert coarse.lattice.spacing_mm.tolist() == pytest.approx([step * 1.7] * 3)
+        torch.testing.assert_close(coarse(points), fine(points), atol=2e-5, rtol=0)
+        there = AffineTransform(initial)(points)
+        torch.testing.assert_close(coarse.inverse(there), fine.inverse(there), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("home", AXES)
+@pytest.mark.parametrize("other", AXES)
+def test_compact_fields_cover_the_scans_and_are_exact_at_points_in_mm(tmp_path, home, other):
+    volumes = [grid(home), grid(other, (24, 19, 17), (1.3, 1.4, 1.9))]
+    series, _, arguments = registration(volumes)
+    transforms = timepoint_transforms(*arguments, 2)
+    write_registration(series, transforms, tmp_path)
+    for k, transform in enumerate(transforms):
+        for name, truth, volume in (("ddf", transform, volumes[0]), ("inverse_ddf", transform.inverse, volumes[k])):
+            path = tmp_path / f"{name}_{k:02d}.nii.gz"
+            field, place = stored(path)
+            assert place.contains(volume.corners(0.5)).all()
+            assert field[0].size < 8 * truth.displacement(volume)[0].numel()
+            low, high = volume.corners().amin(0), volume.corners().amax(0)
+            points = low + torch.rand(2000, 3, dtype=torch.float64) * (high - low)
+            points = points[volume.contains(points)]
+            error = apply_field_to_points(path, points.numpy()) - truth(points).numpy()
+            inside = arguments_cover(truth, points)
+            assert inside.mean() > 0.3 and np.abs(error[inside]).max() < 1e-4
+
+
+def arguments_cover(transform, points):
+    """Where points fall into the dense part's grid, beyond which its field fades, which is not linear."""
+    lattice = transform.lattice
+    voxels = lattice.voxels(points)
+    return ((voxels >= 0) & (voxels <= torch.tensor(lattice.shape) - 1)).all(-1).numpy()
+
+
+def test_a_sheared_initial_map_bends_the_lattice_and_costs_little(tmp_path):
+    """The inverse field of an affine map is no longer linear on a lattice with right angles: a smooth one hardly
+    notices."""
+    volumes = [grid(), grid("oblique")]
+    series, work, (ddf, inverse, affine, maps) = registration(volumes, SHEARED)
+    i, j, k = np.meshgrid(*(np.linspace(0, 3, n) for n in work.shape), indexing="ij")
+    smooth = torch.from_numpy(np.stack([np.sin(i + j), np.cos(j - k), np.sin(k + 2 * i)])).float()
+    ddf, inverse = 2 * smooth.expand(2, -1, -1, -1, -1), -2 * smooth.expand(2, -1, -1, -1, -1)
+    transforms = timepoint_transforms(ddf, inverse, affine, maps, 2)
+    write_registration(series, transforms, tmp_path)
+    points = volumes[1].points(every=3).reshape(-1, 3)
+    truth = transforms[1].inverse(points).numpy()
+    error = np.linalg.norm(apply_field_to_points(tmp_path / "inverse_ddf_01.nii.gz", points.numpy()) - truth, axis=-1)
+    assert np.linalg.norm(truth - points.numpy(), axis=-1).mean() > 2
+    assert np.quantile(error, 0.95) < 0.1
+
+
+def test_an_image_is_moved_onto_the_scans_grid_by_a_compact_field_too(tmp_path):
+    series, _, arguments = registration([grid("oblique"), grid()])
+    transforms = timepoint_transforms(*arguments, 2)
+    for fields in ("full", "compact"):
+        write_registration(series, transforms, tmp_path / fields, products=Products(fields))
+    for name, image, home in (("ddf_01", 1, 0), ("inverse_ddf_01", 0, 1)):
+        full, compact = (
+            apply_field(tmp_path / f / f"{name}.nii.gz", series.frames[image]) for f in ("full", "compact")
+        )
+        assert resampling_grid(tmp_path / "compact" / f"{name}.nii.gz").matches(series.frames[home].grid)
+        np.testing.assert_allclose(compact.affine, full.affine, atol=1e-5)
+        assert compact.data.shape == full.data.shape
+        assert (np.abs(compact.data - full.data) > 1e-3).mean() < 0.05  # where the field fades beyond its grid
+
+
+def test_fields_are_left_out_on_request(tmp_path):
+    series, _, arguments = registration([grid(), grid()])
+    result = write_registration(series, timepoint_transforms(*arguments, 2), tmp_path, products=Products("none"))
+    assert result["files"] == ["coverage.nii.gz", "mean.nii.gz", "warped.nii.gz"]
+
+
+def test_what_stays_or_moves_as_a_whole_is_written_on_the_lattice_of_the_others():
+    still, affine = ComposedTransform(), ComposedTransform(AffineTransform(torch.from_numpy(RIGID)))
+    field = torch.ones(3, 4, 5, 6)
+    dense = ComposedTransform(DenseTransform(field, field, grid(size=(4, 5, 6))))
+    assert still.lattice is None and affine.lattice is None
+    chosen = compact_grid([still.lattice, affine.lattice, dense.lattice], grid(size=(4, 5, 6)))
+    assert chosen.spacing_mm.tolist() == pytest.approx([1.5, 1.2, 2.5])
+    assert compact_grid([None, None], grid()).matches(grid())
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 7, 3), (5, 6, 7, 1, 3)])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_compressed_files_are_one_gzip_member_that_every_reader_takes(tmp_path, shape, order):
+    data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    header = nib.Nifti1Header(endianness=order)
+    header["scl_slope"] = 3
+    save_nifti(nifti_image(data, grid().affine.numpy(), header), tmp_path / "x.nii.gz")
+    np.testing.assert_array_equal(nib.load(tmp_path / "x.nii.gz").get_fdata(dtype=np.float32), data)
+    if len(shape) < 5:
+        np.testing.assert_array_equal(itk.array_from_image(itk.imread(str(tmp_path / "x.nii.gz"))).T, data)
+    assert (tmp_path / "x.nii.gz").read_bytes().count(b"\x1f\x8b\x08") == 1

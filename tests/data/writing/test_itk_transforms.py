@@ -1,0 +1,139 @@
+"""Composite transforms and joined fields, read back by SimpleITK, ITK and ANTs, are right at points in millimetres."""
+
+import itk
+import numpy as np
+import pytest
+import torch
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.data.writing.applying import apply_field_to_points, combine_fields
+from groupmorph_monai.data.writing.fields import read_field
+from groupmorph_monai.data.writing.itk_transforms import write_itk_transform
+from groupmorph_monai.data.writing.writers import Products, write_registration
+from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+
+LPS = np.diag([-1.0, -1, 1])
+TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
+AXES = {"RAS": np.eye(3), "permuted": np.array([[0, 0, -1.0], [1, 0, 0], [0, -1, 0]]), "oblique": TURN}
+SHEARED = np.array([[1.05, 0.04, 0, 4], [0, 0.97, 0.03, -3], [0.02, 0, 1, 2], [0, 0, 0, 1]])
+CENTRE = np.array([7, -30, 110.0])
+
+
+def grid(axes, size=(20, 17, 12), spacing=(1.5, 1.2, 2.5)):
+    affine = np.eye(4)
+    affine[:3, :3] = AXES[axes] * spacing
+    affine[:3, 3] = CENTRE - affine[:3, :3] @ ((np.array(size) - 1) / 2)
+    return Grid(size, affine.astype(np.float32))
+
+
+def scan_transforms(lattice):
+    """Two transforms whose dense parts are noise on a lattice that covers all points asked for, and their inverses."""
+    rng = np.random.default_rng(0)
+    fields = torch.from_numpy(rng.normal(0, 0.3, (4, 3, *lattice.shape))).float()
+    maps = [np.eye(4), SHEARED]
+    return [
+        ComposedTransform(DenseTransform(u, w, lattice), AffineTransform(torch.from_numpy(m)))
+        for u, w, m in zip(fields[:2], fields[2:], maps)
+    ]
+
+
+def near_the_centre(number=60):
+    return CENTRE + np.random.default_rng(1).uniform(-6, 6, (number, 3))
+
+
+def by_simple_itk(path, points):
+    sitk = pytest.importorskip("SimpleITK")
+    transform = sitk.ReadTransform(str(path))
+    return np.array([transform.TransformPoint((LPS @ p).tolist()) for p in points]) @ LPS
+
+
+def by_itk(path, points):
+    transform = itk.transformread(str(path))[0]
+    return np.array([np.array(transform.TransformPoint((LPS @ p).tolist())) for p in points]) @ LPS
+
+
+def by_ants(path, points):
+    ants = pytest.importorskip("ants")
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(points @ LPS, columns=["x", "y", "z"])
+    return ants.apply_transforms_to_points(3, table, [str(path)]).to_numpy()[:, :3] @ LPS
+
+
+@pytest.mark.parametrize("reader", [by_simple_itk, by_itk, by_ants])
+@pytest.mark.parametrize("axes", AXES)
+def test_every_program_reads_the_map_and_its_inverse(tmp_path, reader, axes):
+    transform = scan_transforms(grid(axes, (14, 13, 12), (4.0, 3.5, 5.0)))[1]
+    for name, way in (("there", transform), ("back", transform.inverse)):
+        write_itk_transform(way, grid("oblique"), tmp_path / f"{name}.h5")
+        points = near_the_centre()
+        moved = reader(tmp_path / f"{name}.h5", points)
+        np.testing.assert_allclose(moved, way(torch.from_numpy(points)).numpy(), atol=1e-4)
+        assert np.abs(moved - points).max() > 2
+
+
+def test_the_identity_is_a_transform_too(tmp_path):
+    write_itk_transform(ComposedTransform(), grid("RAS"), tmp_path / "still.h5")
+    np.testing.assert_allclose(by_simple_itk(tmp_path / "still.h5", near_the_centre()), near_the_centre(), atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A folder of a registration of two scans on different grids, and its transforms."""
+    folder, grids = tmp_path_factory.mktemp("result"), [grid("permuted"), grid("oblique", (18, 16, 15))]
+    rng = np.random.default_rng(0)
+    frames = [Frame(rng.normal(size=g.shape).astype(np.float32), g.affine.numpy(), "x") for g in grids]
+    transforms = scan_transforms(grid("permuted", (14, 13, 12), (4.0, 3.5, 5.0)))
+    write_registration(Series(tuple(frames)), transforms, folder, products=Products("full", itk_transforms=True))
+    return folder, transforms
+
+
+def test_transforms_beside_the_fields_move_points_as_they_do(result):
+    folder, transforms = result
+    points = near_the_centre()
+    for k, transform in enumerate(transforms):
+        for name, way in ((f"transform_{k:02d}.h5", transform), (f"inverse_transform_{k:02d}.h5", transform.inverse)):
+            moved = by_simple_itk(folder / name, points)
+            np.testing.assert_allclose(moved, way(torch.from_numpy(points)).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".h5"])
+def test_the_map_from_scan_to_scan_is_one_field_after_the_other(result, tmp_path, ending):
+    folder, _ = result
+    path = tmp_path / f"to{ending}"
+    assert main(["combine", str(folder), "--from", "1", "--to", "0", "--output", str(path), "--quiet"]) == 0
+    image = grid("oblique", (18, 16, 15))
+    points = image.points(every=5).reshape(-1, 3).numpy()
+    common = apply_field_to_points(folder / "inverse_ddf_01.nii.gz", points)
+    truth = apply_field_to_points(folder / "ddf_00.nii.gz", common)
+    inside = grid("permuted").contains(torch.from_numpy(common)).numpy()  # ITK has no displacement elsewhere
+    moved = (by_simple_itk if ending == ".h5" else apply_field_to_points)(path, points)
+    assert inside.sum() > 10 and np.abs(truth - points).max() > 2
+    np.testing.assert_allclose(moved[inside], truth[inside], atol=1e-4)
+
+
+def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
+    home, larger, shift = grid("oblique"), grid("oblique", (28, 25, 20)), torch.eye(4)
+    shift[:3, 3] = torch.tensor([20.0, 0, 0])
+    rng = np.random.default_rng(2)
+    noise = torch.from_numpy(rng.normal(0, 0.5, (2, 3, *home.shape))).float()
+    first = ComposedTransform(DenseTransform(*noise, home), AffineTransform(shift))
+    frames = [Frame(np.ones(g.shape, np.float32), g.affine.numpy(), "x") for g in (larger, home)]
+    second = ComposedTransform(DenseTransform(*noise.flip(0), home), AffineTransform(torch.eye(4)))
+    write_registration(Series(tuple(frames)), [second, first], tmp_path, home=1, products=Products("full"))
+    combine_fields(tmp_path, 0, 1, tmp_path / "map.h5")
+    points = larger.points(every=3).reshape(-1, 3)
+    composed = ComposedTransform(read_field(tmp_path / "inverse_ddf_00.nii.gz"), read_field(tmp_path / "ddf_01.nii.gz"))
+    assert not home.contains(composed.transforms[0](points)).all()
+    np.testing.assert_allclose(by_simple_itk(tmp_path / "map.h5", points.numpy()), composed(points), atol=0.01)
+
+
+def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
+    folder, _ = result
+    with pytest.raises(InputError, match="inverse_ddf_07.nii.gz: expected the fields of a registration"):
+        combine_fields(folder, 7, 0, tmp_path / "x.nii.gz")
+    with pytest.raises(InputError, match="--output: expected a name that ends in"):
+        combine_fields(folder, 1, 0, tmp_path / "x.mat")
+    with pytest.raises(InputError, match="would replace an input"):
+        combine_fields(folder, 1, 0, folder / "ddf_00.nii.gz")

@@ -1,0 +1,335 @@
+"""A result appears whole or not at all, whenever a run is killed, whatever fails, whatever else is in the folder."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults import at_call, in_a_child
+
+from groupmorph_monai.data.writing import output_folder, replacement
+from groupmorph_monai.data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from groupmorph_monai.data.writing.writers import listed_result
+from groupmorph_monai.errors import InputError
+
+OLD = {"warped.nii.gz": "old", "ddf_00.nii.gz": "old", "ddf_01.nii.gz": "old", "report.json": "old"}
+NEW = {"warped.nii.gz": "new", "ddf_00.nii.gz": "new", "report.json": "new"}
+STALE = ["ddf_01.nii.gz"]
+
+
+def write(folder, result, stale=()):
+    with all_or_nothing(folder, stale) as staging:
+        for name, text in result.items():
+            (staging / name).write_text(text)
+
+
+def result_in(folder):
+    """What a user finds: the files that are not hidden, but for the user's own."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return {path.name: path.read_text() for path in files if path.name not in ("notes.txt", "link")}
+
+
+def hidden(folder):
+    return sorted(p.name for place in (folder, folder.parent) for p in place.iterdir() if p.name.startswith("."))
+
+
+@pytest.fixture(params=["exchanged", "moved in"])
+def folder(request, tmp_path, monkeypatch):
+    """An earlier result beside a file of the user's. It is replaced in either of two ways."""
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    (folder / "notes.txt").write_text("mine")
+    if request.param == "moved in":
+        (folder / "series").mkdir()
+        (folder / "series" / "scan.txt").write_text("mine")
+    return folder
+
+
+def kill_everywhere(folder, number, first):
+    """Write the new result in a child that ends at the ``number``-th change, by what ``first`` does there."""
+
+    def act():
+        at_call(number, first)
+        write(folder, NEW, STALE)
+
+    return in_a_child(act)
+
+
+def interrupted(first):
+    if first:
+        raise KeyboardInterrupt
+
+
+def check_next_run(folder):
+    """Whatever a dead run has left, the next one writes its result and leaves nothing else."""
+    write(folder, NEW, STALE)
+    assert result_in(folder) == NEW and (folder / "notes.txt").read_text() == "mine"
+    assert hidden(folder) == []
+    if (folder / "series").exists():
+        assert (folder / "series" / "scan.txt").read_text() == "mine"
+
+
+def complete(folder):
+    """A folder that is exchanged holds one result whole; where files are moved in, a whole one alone has a report."""
+    found = result_in(folder)
+    return found in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in found)
+
+
+def test_a_kill_at_any_change_of_the_disk_leaves_one_result_whole(folder):
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(kill_everywhere(folder, number, lambda first: os.kill(os.getpid(), signal.SIGKILL)))
+        assert ends <= {0, -signal.SIGKILL}
+        assert complete(folder), f"call {number}: {result_in(folder)}"
+        assert (folder / "notes.txt").read_text() == "mine"
+        if number % 4 == 0:  # now and then, so that leftovers of several runs meet as well
+            check_next_run(folder)
+            write(folder, OLD)
+    assert number > 20 and ends == {0, -signal.SIGKILL}
+    check_next_run(folder)
+
+
+@pytest.mark.slow
+def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(folder):
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(kill_everywhere(folder, number, interrupted))
+        assert ends <= {0, 130}
+        assert result_in(folder) in (OLD, NEW), f"call {number}: {result_in(folder)}"
+        claim(folder)
+        release(folder)
+        assert result_in(folder) in (OLD, NEW) and hidden(folder) == [], number
+        write(folder, OLD)
+    assert number > 20 and ends == {0, 130}
+
+
+def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.slow
+def test_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(folder):
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(kill_everywhere(folder, number, full))
+        assert ends <= {0, 1}
+        assert complete(folder), f"call {number}: {result_in(folder)}"
+    assert number > 20 and ends == {0, 1}
+    check_next_run(folder)
+
+
+def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device; make room"):
+            patch.setattr(os, name, lambda *_: full(True))
+            write(folder, {"a.txt": "x"})
+        assert result_in(folder) == OLD and hidden(folder) == []
+
+
+def test_the_result_replaces_the_whole_earlier_one_and_keeps_what_is_not_its_own(folder):
+    os.chmod(folder, 0o2750)
+    (folder / "link").symlink_to("notes.txt")
+    check_next_run(folder)
+    assert (folder / "link").is_symlink() and folder.stat().st_mode & 0o7777 == 0o2750
+
+
+def test_a_folder_with_no_sub_folders_is_exchanged(tmp_path):
+    """Else the tests above would say nothing of that way."""
+    write(tmp_path / "out", OLD)
+    before = (tmp_path / "out").stat().st_ino
+    write(tmp_path / "out", NEW, STALE)
+    assert (tmp_path / "out").stat().st_ino != before
+
+
+def test_the_current_folder_stays_itself(tmp_path, monkeypatch):
+    write(tmp_path / "out", OLD)
+    monkeypatch.chdir(tmp_path / "out")
+    write(".", NEW, STALE)
+    assert result_in(Path.cwd()) == NEW and hidden(Path.cwd()) == []
+
+
+def test_where_folders_cannot_be_exchanged_files_are_moved_in(folder, monkeypatch):
+    def fail(*_, **options):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    for name in ("link", "_exchange"):
+        with monkeypatch.context() as patch:
+            patch.setattr(*((os, name) if name == "link" else (replacement, name)), fail)
+            check_next_run(folder)
+        write(folder, OLD)
+
+
+def test_a_folder_where_a_file_is_to_be_is_not_replaced(tmp_path):
+    (tmp_path / "warped.nii.gz").mkdir()
+    (tmp_path / "warped.nii.gz" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="warped.nii.gz: expected a file or none, got a folder"):
+        write(tmp_path, NEW)
+    assert (tmp_path / "warped.nii.gz" / "mine").read_text() == "mine" and os.listdir(tmp_path) == ["warped.nii.gz"]
+
+
+def test_several_writers_make_one_result(tmp_path):
+    with pytest.raises(RuntimeError), all_or_nothing(tmp_path / "out") as staging:
+        write(staging, {"a.txt": "a"})
+        assert os.listdir(staging) == ["a.txt"] and result_in(tmp_path / "out") == {}
+        raise RuntimeError
+    assert not (tmp_path / "out").exists()  # it was made for nothing
+
+
+def test_one_run_at_a_time(tmp_path):
+    def second():
+        output_folder._claims.clear()  # as in a process of its own
+        claim(tmp_path)
+
+    claim(tmp_path)
+    partial = tmp_path / ".partial-live"
+    partial.mkdir()
+    assert in_a_child(second) == 1
+    assert partial.exists()
+    with pytest.raises(InputError, match="that no other run writes to"):
+        kept = dict(output_folder._claims)
+        try:
+            second()
+        finally:
+            output_folder._claims.update(kept)
+    release(tmp_path)
+    assert in_a_child(second) == 0
+    assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_made_for_nothing_goes_with_its_empty_sub_folders(tmp_path):
+    for name, file, stays in (("none", None, False), ("log", "tensorboard/events", True)):
+        claim(tmp_path / name)
+        (tmp_path / name / "tensorboard").mkdir()
+        if file:
+            (tmp_path / name / file).touch()
+        release(tmp_path / name)
+        assert (tmp_path / name).exists() == stays
+
+
+def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
+    folder = tmp_path / "out"
+    code = (
+        "import sys, time; from groupmorph_monai.data.writing.output_folder import claim;"
+        "claim(sys.argv[1]); print('claimed', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert "claimed" in holder.stdout.readline()
+        with pytest.raises(InputError, match="that no other run writes to"):
+            write(folder, NEW)
+    finally:
+        holder.kill()
+        holder.wait()
+    write(folder, NEW)
+    assert result_in(folder) == NEW and hidden(folder) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_told_in_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="expected a folder to write to, got Permission denied"):
+        write(tmp_path, NEW)
+
+
+def test_one_file_is_whole_or_what_it_was(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    file.write_text("old")
+
+    def act(number, first):
+        at_call(number, first)
+        with whole_file(file) as path:
+            path.write_text("new")
+
+    ends, number = set(), 0
+    while 0 not in ends:
+        number += 1
+        ends.add(in_a_child(lambda n=number: act(n, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
+        assert ends <= {0, -signal.SIGKILL}
+        assert file.read_text() in ("old", "new")
+    assert number > 4 and file.read_text() == "new"
+    claim(tmp_path)
+    release(tmp_path)
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for folder in (scans, out):
+        folder.mkdir()
+    scan = scans / "t0.nii.gz"
+    scan.write_text("scan")
+    keep_inputs(out, [scan, tmp_path / "absent"])
+    keep_inputs(tmp_path / "not made yet", [scan])
+    (tmp_path / "by link").symlink_to(scans)
+    (tmp_path / "link.nii.gz").symlink_to(scan)
+    relative = Path(os.path.relpath(scans))
+    for folder in (scans, tmp_path / "by link", relative, scans / ".." / "scans"):
+        for file in (scan, relative / "t0.nii.gz", tmp_path / "by link" / "t0.nii.gz", tmp_path / "link.nii.gz", scans):
+            with pytest.raises(InputError, match="expected an output folder that holds no input"):
+                keep_inputs(folder, [file])
+    for make in (os.link, os.symlink):
+        make(scan, out / "mean.nii.gz")
+        with pytest.raises(InputError, match="got one that holds"):
+            keep_inputs(out, [scan])
+        (out / "mean.nii.gz").unlink()
+
+
+def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
+    image = tmp_path / "dicom" / "series" / "1.dcm"
+    image.parent.mkdir(parents=True)
+    image.write_text("scan")
+    (tmp_path / "link").symlink_to(tmp_path / "dicom")
+    for path in (tmp_path / "dicom", image.parent, image, tmp_path / "link", tmp_path / "link" / "series" / "1.dcm"):
+        keep_inputs(tmp_path, [path])  # a folder of the user's stays
+        with pytest.raises(InputError, match="expected an output folder that holds no input"):
+            keep_inputs(tmp_path, [path], ["mean.nii.gz", "dicom"])
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path, replaced):
+    """Its report is gone, and with it the list of what the next run replaces, such as the folder of DICOM."""
+    folder = tmp_path / "out"
+
+    def write_with_dicom(dicom, stale=()):
+        with all_or_nothing(folder, stale) as staging:
+            for n in range(3 if dicom else 0):
+                (staging / "dicom").mkdir(exist_ok=True)
+                (staging / "dicom" / f"{n}.dcm").write_text("image")
+            (staging / "report.json").write_text(json.dumps({"files": ["dicom"] if dicom else []}))
+
+    def killed(number):
+        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
+        write_with_dicom(replaced, ["dicom"])
+
+    end, number, refused = None, 0, 0
+    while end != 0:
+        number += 1
+        write_with_dicom(True)
+        (folder / "mine").mkdir(exist_ok=True)  # so that files are moved in
+        end = in_a_child(lambda n=number: killed(n))
+        if end and (folder / "dicom").exists():
+            refused += 1
+            with pytest.raises(InputError, match="expected an output folder that holds no input"):
+                keep_inputs(folder, [folder / "dicom"], listed_result(folder))
+        write_with_dicom(False, ["dicom"])
+    assert refused > 20
+
+
+def test_a_journal_of_a_dead_run_is_completed(tmp_path):
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    journal = folder / ".commit-x"
+    journal.mkdir()
+    for name, text in {**NEW, ".stale.json": json.dumps(STALE)}.items():
+        (journal / name).write_text(text)
+    claim(folder)
+    release(folder)
+    assert result_in(folder) == NEW and hidden(folder) == []
