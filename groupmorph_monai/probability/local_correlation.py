@@ -35,7 +35,7 @@ class LocalCorrelation(Likelihood):
     Args:
         radii_voxels: half widths of the windows; the values of several radii are averaged.
         radius_weights: weight of each radius in the average; None is equal weights.
-        noise: standard deviation of the noise, on the images' scale of [0, 1]; smaller variations are not explained.
+        noise: standard deviation of the noise floor, on the images' scale of [0, 1].
     """
 
     calibrated = True
@@ -247,7 +247,7 @@ class WindowCorrelation(Likelihood):
         extent_weights: weight of each window size.
         step: distance between windows, as a fraction of the volume's smallest extent. No window crosses the border.
         dilation: voxels between the samples of a window.
-        noise: standard deviation of the noise, on the images' scale of [0, 1]; smaller variations are not correlated.
+        noise: standard deviation of the noise floor, on the images' scale of [0, 1].
     """
 
     def __init__(
