@@ -1,1 +1,1 @@
-"""Experiments on the models: ``python -m experiments NAME``, in a checkout. They do not ship with the package."""
+"""Experiments on the models. Run ``python -m experiments NAME`` in a checkout; the package does not include them."""

@@ -1,4 +1,4 @@
-"""The command line of the experiments."""
+"""Command line of the experiments."""
 
 import argparse
 import sys
@@ -23,9 +23,16 @@ EXPERIMENTS = (MODELS, SHAPES, INTEGRATORS, CODES, SURFACES, AFFINE, SYMMETRY, C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one experiment, or list them. Returns the exit code of `run_command`."""
+    """Run an experiment, or list all experiments.
+
+    Args:
+        arguments: command-line arguments; None is those of the process.
+
+    Returns:
+        The exit code of `run_command`.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m experiments", description="Experiments on the models. Without a name: list them."
+        prog="python -m experiments", description="Experiments on the models. Without a name, lists them."
     )
     parser.set_defaults(command="benchmark")
     add_suites(parser, EXPERIMENTS)

@@ -1,4 +1,4 @@
-"""Affine motion that is known: what one look, or several, of an affine network find of it (AVSM, Section 2.1)."""
+"""Recovery of known affine motion by one or more passes of an affine network (AVSM, Section 2.1)."""
 
 import argparse
 from collections.abc import Iterable
@@ -23,37 +23,48 @@ __all__ = ["AFFINE", "affine_cases", "align_by_steps"]
 
 
 def affine_cases(seeds: Iterable[int], **options: object) -> list[dict]:
-    """Cases for `compare`, a phantom of `make_affine_phantom` with these ``options`` for each seed."""
+    """Make cases for `compare`: a phantom per seed.
+
+    Args:
+        seeds: random seeds of the phantoms.
+        options: options of `make_affine_phantom`.
+    """
     return [{"name": f"affine {seed}", **make_affine_phantom(seed, **options)} for seed in seeds]
 
 
 def align_by_steps(images: Tensor) -> Tensor:
-    """`GroupAffine` as a method, the optimisation twin of the network: ``(K, *S)`` to ``(K, 3, *S)``."""
+    """Align images by `GroupAffine`, the counterpart of the network by optimisation.
+
+    Args:
+        images: ``(K, *S)``.
+
+    Returns:
+        Displacements ``(K, 3, *S)``, voxels.
+    """
     maps = GroupAffine("affine")([Frame(volume.numpy(), np.eye(4), "phantom") for volume in images]).maps
     grid = voxel_grid(images.shape[1:], images)
-    moved = [apply_affine(m, grid) for m in maps.to(images)]
-    return torch.stack(moved) - grid
+    return torch.stack([apply_affine(m, grid) for m in maps.to(images)]) - grid
 
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, data = "models/avsm_affine", "data/affine_phantoms"
     options = {"learning_rate": 2e-3, "phantoms_training": 100}
-    with trainings(args) as (scratch, tell):
-        # As in the paper: first with one pass, then with three.
-        for passes, share in ((1, 0.15), (3, 0.85)):
-            minutes = share * args.minutes
-            trained = train_model(scratch / "affine", minutes, [base], (base, data), 3, tell, passes=passes, **options)
+    with trainings(args) as (scratch, progress):
+        # As in the paper, train with one pass, then with three.
+        for passes, time_share in ((1, 0.15), (3, 0.85)):
+            minutes, folder = time_share * args.minutes, scratch / "affine"
+            trained = train_model(folder, minutes, [base], (base, data), 3, progress, passes=passes, **options)
         steps = {
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})
             for n in (1, 2, 3, 5, 7)
         }
         steps["7 steps, refined"] = refined(steps["7 steps"], [base, data])
-        return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, tell)
+        return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, progress)
 
 
 AFFINE = table_suite(
     "affine",
-    "affine motion after 1 to 7 passes of models/avsm_affine, and by the alignment that precedes every registration",
+    "errors of affine motion after 1 to 7 passes of models/avsm_affine, and after the default initial alignment",
     add_seeds_and_minutes,
     _measure,
 )

@@ -1,4 +1,4 @@
-"""Draws from posteriors that smooth and that do not (VoxelMorph-diff, Section 3.2, Fig. 11 and Table 3)."""
+"""Draws from posteriors with smoothed and diagonal covariance (VoxelMorph-diff, Section 3.2, Fig. 11 and Table 3)."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,13 @@ __all__ = ["COVARIANCE", "draws", "heart_cases", "roughness"]
 
 
 def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landmarks: int = 2000) -> list[dict]:
-    """Beating hearts, a kind of motion after the other, with landmarks within the heart: cases for `compare`."""
+    """Make cases for `compare`: a beating heart per seed, with alternating kinds of motion.
+
+    Args:
+        seeds: random seeds of the hearts.
+        size: size of the volumes, in voxels.
+        landmarks: number of landmarks inside each heart.
+    """
     kinds = list(HEART_MOTIONS)
     hearts = {
         seed: make_heart(seed, kinds[n % len(kinds)], size=size, landmarks=landmarks) for n, seed in enumerate(seeds)
@@ -35,8 +41,8 @@ def heart_cases(seeds: Iterable[int], size: Sequence[int] = (48, 48, 32), landma
 
 
 def roughness(field: Tensor) -> float:
-    """Root mean square difference of neighbours over that of any two voxels of ``(..., *S)``: 1 for white noise, 0 for
-    a constant."""
+    """Compute the roughness of a field ``(..., *S)`` of mean 0: the root mean square difference of neighbouring voxels,
+    relative to that of independent ones; 1 for white noise, 0 for a constant."""
     squares = torch.stack([field.diff(dim=d).square().mean() for d in (-3, -2, -1)]).mean()
     return float((squares / (2 * field.square().mean())).sqrt())
 
@@ -44,39 +50,48 @@ def roughness(field: Tensor) -> float:
 def draws(
     cases: Sequence[Mapping], methods: Mapping[str, BundleMethod], folder: str | Path, number: int = 20
 ) -> list[dict]:
-    """A row a method: of ``number`` draws of the velocity of each case, how rough they are, the mean of their standard
-    deviations, and the folds of the deformations that they integrate to. ``draws.png`` in ``folder`` shows a draw and
-    the standard deviations of each."""
-    rows, shown = [], {}
+    """Measure draws of the velocity from each method's posterior.
+
+    Args:
+        cases: cases returned by `heart_cases`.
+        methods: methods by name.
+        folder: where to save ``draws.png``, a draw and the standard deviation of the last case, per method.
+        number: number of draws per case.
+
+    Returns:
+        A row per method with means over cases: roughness of the draws, standard deviation in voxels of z, and folds of
+        the deformations that the draws integrate to.
+    """
+    rows, images = [], {}
     for name, method in methods.items():
         inferer, network, scaled = method.parts()
-        rough, spread, folds = [], [], []
+        roughnesses, deviations, folds = [], [], []
         torch.manual_seed(0)
         for case in cases:
             with torch.no_grad():
-                found = inferer(scaled(case["image"]), network)
-                parameters = found["z_mean"], found["z_log_variance"]
-                drawn = torch.cat([inferer.posterior.draw(*parameters) for _ in range(number)])
-                deviation = drawn - found["z_mean"]
-                fields = inferer.alignment(inferer.alignment.constrain(drawn), inferer.transformation)
-            rough.append(roughness(deviation))
-            spread.append(float(deviation.std(dim=0).mean()))
+                registration = inferer(scaled(case["image"]), network)
+                parameters = registration["z_mean"], registration["z_log_variance"]
+                z = torch.cat([inferer.posterior.draw(*parameters) for _ in range(number)])
+                noise = z - registration["z_mean"]
+                fields = inferer.alignment(inferer.alignment.constrain(z), inferer.transformation)
+            roughnesses.append(roughness(noise))
+            deviations.append(float(noise.std(dim=0).mean()))
             folds.append(float(np.mean([folding_percent(u) for u in fields])))
-        means = {
-            "roughness of draws": rough,
-            "standard deviation, voxels of z": spread,
+        columns = {
+            "roughness of draws": roughnesses,
+            "standard deviation, voxels of z": deviations,
             "folds of draws, %": folds,
         }
-        rows.append({"method": name, **{key: float(np.mean(values)) for key, values in means.items()}})
-        shown[name] = drawn[0, -1, 0].cpu(), deviation[:, -1, 0].std(dim=0).cpu()
-    _picture(shown, Path(folder) / "draws.png")
+        rows.append({"method": name, **{key: float(np.mean(values)) for key, values in columns.items()}})
+        images[name] = z[0, -1, 0].cpu(), noise[:, -1, 0].std(dim=0).cpu()
+    _save_slices(images, Path(folder) / "draws.png")
     return rows
 
 
-def _picture(shown: Mapping[str, tuple[Tensor, Tensor]], file: Path) -> None:
-    figure = Figure(figsize=(2.6 * len(shown), 5), dpi=90, layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, (name, images) in enumerate(shown.items()):
+def _save_slices(pairs: Mapping[str, tuple[Tensor, Tensor]], file: Path) -> None:
+    figure = Figure(figsize=(2.6 * len(pairs), 5), dpi=90, layout="constrained")
+    axes = figure.subplots(2, len(pairs), squeeze=False)
+    for column, (name, images) in enumerate(pairs.items()):
         axes[0, column].set_title(name)
         for axis, image in zip(axes[:, column], images):
             axis.imshow(image[:, :, image.shape[2] // 2].T, origin="lower", cmap="viridis")
@@ -89,23 +104,23 @@ def _picture(shown: Mapping[str, tuple[Tensor, Tensor]], file: Path) -> None:
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, methods = "models/voxelmorph_diff", {}
-    with trainings(args) as (scratch, tell):
+    with trainings(args) as (scratch, progress):
         for weight in (1.0, 20.0):
             for kind, smoothing in (("diagonal", 0.0), ("smoothed", matched_smoothing_voxels(weight))):
                 name = f"lambda {weight:g}, {kind}"
                 model = {**HALF_THE_FILTERS, "posterior_smoothing_voxels": smoothing}
                 overlays = (base, "data/hearts")
                 methods[name] = train_model(
-                    scratch / name, args.minutes, [base], overlays, 2, tell, model, lambda_u=weight
+                    scratch / name, args.minutes, [base], overlays, 2, progress, model, lambda_u=weight
                 )
         cases = heart_cases(args.seeds)
-        drawn = {row["method"]: row for row in draws(cases, methods, args.output)}
-        return [{**row, **drawn.get(row["method"], {})} for row in compare(cases, methods, tell)]
+        draw_rows = {row["method"]: row for row in draws(cases, methods, args.output)}
+        return [{**row, **draw_rows.get(row["method"], {})} for row in compare(cases, methods, progress)]
 
 
 COVARIANCE = table_suite(
     "covariance",
-    "models/voxelmorph_diff trained with posteriors whose draws are smooth, and with unsmoothed ones",
+    "models/voxelmorph_diff trained with smoothed and with diagonal posterior covariance",
     add_seeds_and_minutes,
     _measure,
 )

@@ -1,4 +1,4 @@
-"""Every model of the bundle, and additions to GroupMorph, trained for the same short time."""
+"""Comparison of all models of the bundle, and of extensions of GroupMorph, trained for the same short time."""
 
 import argparse
 
@@ -12,8 +12,8 @@ from .trained_alike import refined, train_model
 
 __all__ = ["MODELS"]
 
-_ADDITIONS = ("modes/bidirectional", "posteriors/smoothed", "priors/temporal")  # to GroupMorph
-# Small, for as many iterations as a short time can hold.
+_EXTENSIONS = ("modes/bidirectional", "posteriors/smoothed", "priors/temporal")  # of GroupMorph
+# Small volumes allow more iterations in a short time.
 _SMALL = {"phantom_size_voxels": [48, 48, 48], "patch_size_voxels": [32, 32, 32], "symmetry_weight": 0.0}
 
 
@@ -21,16 +21,19 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     cases, methods = synthetic_cases(args.seeds), {}
     timepoints = len(cases[0]["image"])
     models = [name for name in overlay_names() if name.startswith("models/")]
-    with trainings(args) as (scratch, tell):
-        for overlay in (None, *models, *_ADDITIONS):
+    with trainings(args) as (scratch, progress):
+        for overlay in (None, *models, *_EXTENSIONS):
             name, overlays = overlay or "GroupMorph-set", [overlay] if overlay else []
             folder, train_overlays = scratch / name.replace("/", " "), ("data/phantom_small", *overlays)
-            methods[name] = train_model(folder, args.minutes, overlays, train_overlays, timepoints, tell, **_SMALL)
-            if overlay not in _ADDITIONS:  # these change the training, and then what their refinement begins from
+            methods[name] = train_model(folder, args.minutes, overlays, train_overlays, timepoints, progress, **_SMALL)
+            if overlay not in _EXTENSIONS:  # these change the training, and with it only the start of a refinement
                 methods[f"{name}, refined"] = refined(methods[name], overlays)
-        return compare(cases, methods, tell)
+        return compare(cases, methods, progress)
 
 
 MODELS = table_suite(
-    "models", "every model of the bundle, and additions to GroupMorph, trained alike", add_seeds_and_minutes, _measure
+    "models",
+    "all models of the bundle, and extensions of GroupMorph, trained for the same time",
+    add_seeds_and_minutes,
+    _measure,
 )

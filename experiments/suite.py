@@ -1,4 +1,4 @@
-"""What experiments share: the options of their trainings, and where these write."""
+"""Command-line options and scratch folders shared by the experiments."""
 
 import argparse
 import tempfile
@@ -15,6 +15,7 @@ __all__ = ["add_minutes", "add_seeds_and_minutes", "trainings"]
 
 
 def add_minutes(p: argparse.ArgumentParser) -> None:
+    """Add ``--minutes``."""
     p.add_argument(
         "--minutes",
         type=number(Number(0, 1e5, above=True)),
@@ -25,13 +26,14 @@ def add_minutes(p: argparse.ArgumentParser) -> None:
 
 
 def add_seeds_and_minutes(p: argparse.ArgumentParser) -> None:
+    """Add ``--seeds`` and ``--minutes``."""
     add_seeds(p)
     add_minutes(p)
 
 
 @contextmanager
 def trainings(args: argparse.Namespace) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """Yield a scratch folder for trainings, and a function that prints their progress and keeps it in ``NAME.log``."""
+    """Yield a scratch folder for trainings, and a function that prints their progress and logs it to ``NAME.log``."""
     log = Path(args.output) / f"{args.suite.name}.log"
-    with tempfile.TemporaryDirectory() as scratch, progress_log(log) as tell:
-        yield Path(scratch), tell
+    with tempfile.TemporaryDirectory() as scratch, progress_log(log) as progress:
+        yield Path(scratch), progress

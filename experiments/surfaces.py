@@ -1,5 +1,4 @@
-"""What label maps add to the images while training (VoxelMorph-diff, Sections 3.4 and 4.3, in kind): every model's
-registration alone needs no labels."""
+"""Benefit of label maps in training, after VoxelMorph-diff, Sections 3.4 and 4.3. Registration needs no labels."""
 
 import argparse
 import json
@@ -28,20 +27,26 @@ _TEST_SHARE, _TRAINING_PAIRS, _TEST_PAIRS = 0.25, 200, 20
 
 
 def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
-    """Random pairs of different subjects: those to train on go into ``dataset.json`` in ``folder``, those to test on,
-    of the last quarter of the subjects, are returned.
+    """Draw random pairs of different subjects for training and testing.
 
     Args:
-        dataset: folder with ``images`` and ``labels``, in which the files of a subject have one name, as those of the
-            Medical Segmentation Decathlon.
+        dataset: folder with ``images`` and ``labels``, in which the files of a subject have the same name, like a task
+            of the Medical Segmentation Decathlon.
+        folder: where to write ``dataset.json`` with the training pairs.
+
+    Returns:
+        Test pairs, from the last quarter of the subjects.
+
+    Raises:
+        InputError: there are fewer than two subjects for training or for testing.
     """
     images, labels = Path(dataset).resolve() / "images", Path(dataset).resolve() / "labels"
     names = sorted(file.name for file in images.glob("*.nii*") if (labels / file.name).is_file())
-    number = len(names) - round(_TEST_SHARE * len(names))
-    if min(number, len(names) - number) < 2:
+    num_training = len(names) - round(_TEST_SHARE * len(names))
+    if min(num_training, len(names) - num_training) < 2:
         raise InputError(
-            f"dataset: expected 6 subjects or more in {dataset}, with files of one name in images/ and labels/; found "
-            f"{len(names)}"
+            f"dataset: expected 6 subjects or more in {dataset}, got {len(names)}; give each subject's files the same "
+            "name in images/ and labels/"
         )
     rng = np.random.default_rng(0)
 
@@ -51,17 +56,17 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
             {key: [str(d / n) for n in pair] for key, d in (("image", images), ("labels", labels))} for pair in chosen
         ]
 
-    training = pairs(names[:number], _TRAINING_PAIRS)
+    training = pairs(names[:num_training], _TRAINING_PAIRS)
     with all_or_nothing(folder) as partial:
         (partial / "dataset.json").write_text(json.dumps({"training": training, "validation": training[:1]}))
-    return pairs(names[number:], _TEST_PAIRS)
+    return pairs(names[num_training:], _TEST_PAIRS)
 
 
 def _overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
-    kinds = {"": overlap(labels > 0, affine), "each label, ": overlap(labels, affine)}
+    metrics = {"": overlap(labels > 0, affine), "each label, ": overlap(labels, affine)}
     return {
-        f"{kind}{name}": row[key]
-        for kind, row in kinds.items()
+        f"{prefix}{name}": values[key]
+        for prefix, values in metrics.items()
         for name, key in (("Dice", "dice"), ("surface distance, mm", "surface_distance_mm"))
     }
 
@@ -69,22 +74,31 @@ def _overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
 def compare_overlap(
     pairs: Sequence[Mapping], methods: Mapping[str, BundleMethod], progress: Callable[[str], None] = print
 ) -> list[dict]:
-    """A row a method, and one without any: overlap and surface distance of both subjects' structures, all labels
-    together, as `modes/surfaces` trains with them, and the mean of each by itself; means over pairs."""
-    found: dict[str, list[dict]] = {"unregistered": []}
+    """Measure how well each method aligns the labelled structures of two subjects.
+
+    Args:
+        pairs: test pairs returned by `pair_subjects`.
+        methods: methods by name.
+        progress: called with a line per method.
+
+    Returns:
+        A row without registration and one per method, with means over pairs: Dice coefficient and surface distance of
+        the union of all labels, as in training with `modes/surfaces`, and their means over labels.
+    """
+    results: dict[str, list[dict]] = {"unregistered": []}
     registers = {name: method.prepare() for name, method in methods.items()}
     for pair in pairs:
         item = LoadSeriesd()(pair)
-        found["unregistered"].append(_overlap(item["labels"], item["affine"]))
+        results["unregistered"].append(_overlap(item["labels"], item["affine"]))
         for name, register in registers.items():
             ddf, _ = register(torch.as_tensor(item["image"]))
-            found.setdefault(name, []).append(_overlap(warp_labels(item["labels"], ddf), item["affine"]))
+            results.setdefault(name, []).append(_overlap(warp_labels(item["labels"], ddf), item["affine"]))
     rows = [
         {"method": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
-        for name, rows in found.items()
+        for name, rows in results.items()
     ]
     for row in rows:
-        progress(f"{row['method']}: Dice {row['Dice']:.3f}, surfaces {row['surface distance, mm']:.3f} mm apart")
+        progress(f"{row['method']}: Dice {row['Dice']:.3f}, surface distance {row['surface distance, mm']:.3f} mm")
     return rows
 
 
@@ -94,14 +108,14 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         required=True,
         type=path,
         metavar="DIR",
-        help="subjects: a folder with images/ and labels/, whose files have the same names",
+        help="folder with images/ and labels/, in which the files of a subject have the same name",
     )
     add_minutes(p)
 
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, methods = "models/voxelmorph_diff", {}
-    with trainings(args) as (scratch, tell):
+    with trainings(args) as (scratch, progress):
         folder = scratch / "pairs"
         pairs = pair_subjects(args.dataset, folder)
         for name, modes in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
@@ -112,16 +126,16 @@ def _measure(args: argparse.Namespace) -> list[dict]:
                 [base],
                 overlays,
                 2,
-                tell,
+                progress,
                 HALF_THE_FILTERS,
                 dataset_dir=literal(folder),
             )
-        return compare_overlap(pairs, methods, tell)
+        return compare_overlap(pairs, methods, progress)
 
 
 SURFACES = table_suite(
     "surfaces",
-    "models/voxelmorph_diff trained on pairs of your own subjects (--dataset), with modes/surfaces and without labels",
+    "models/voxelmorph_diff trained on pairs of your own subjects (--dataset), with modes/surfaces or without labels",
     _add_options,
     _measure,
 )

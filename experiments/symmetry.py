@@ -1,4 +1,4 @@
-"""Whether the map of an exchanged pair is the inverse (AVSM, Eq. 10 and Fig. 6)."""
+"""Inverse consistency under exchange of a pair's images (AVSM, Eq. 10 and Fig. 6)."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,19 @@ __all__ = ["SYMMETRY", "asymmetry"]
 
 
 def asymmetry(cases: Sequence[Mapping], methods: Mapping[str, BundleMethod]) -> list[dict]:
-    """A row a method: the mean distance, in voxels, from where the map of each pair and then that of the exchanged pair
-    lead to, to where one began."""
+    """Measure the inverse consistency of each pair's map with that of the exchanged pair.
+
+    Returns:
+        A row per method: mean displacement of the two maps composed, in voxels.
+    """
     rows = []
     for name, method in methods.items():
         register = method.prepare()
-        left = []
+        errors = []
         for case in cases:
-            there, back = (register(pair)[0] for pair in (case["image"], case["image"].flip(0)))
-            left.append(inverse_consistency_mm(there[1:], back[1:], torch.eye(4)))
-        rows.append({"method": name, "there and back, voxels": float(np.mean(left))})
+            ddf, exchanged_ddf = (register(pair)[0] for pair in (case["image"], case["image"].flip(0)))
+            errors.append(inverse_consistency_mm(ddf[1:], exchanged_ddf[1:], torch.eye(4)))
+        rows.append({"method": name, "there and back, voxels": float(np.mean(errors))})
     return rows
 
 
@@ -36,17 +39,17 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     kinds = {f"symmetry weight {weight:g}": ([base], weight) for weight in (0, 0.1, 1)}
     kinds["symmetric by construction"] = ([base, "modes/pair_wise"], 0)
     methods = {}
-    with trainings(args) as (scratch, tell):
+    with trainings(args) as (scratch, progress):
         for name, (overlays, weight) in kinds.items():
             train_overlays = (*overlays, "data/hearts")
             methods[name] = train_model(
-                scratch / name, args.minutes, overlays, train_overlays, 2, tell, symmetry_weight=weight
+                scratch / name, args.minutes, overlays, train_overlays, 2, progress, symmetry_weight=weight
             )
         cases = heart_cases(args.seeds)
         consistency = {row["method"]: row for row in asymmetry(cases, methods)}
-        return [{**row, **consistency.get(row["method"], {})} for row in compare(cases, methods, tell)]
+        return [{**row, **consistency.get(row["method"], {})} for row in compare(cases, methods, progress)]
 
 
 SYMMETRY = table_suite(
-    "symmetry", "models/avsm trained with its symmetry loss and without", add_seeds_and_minutes, _measure
+    "symmetry", "models/avsm trained with and without its symmetry loss", add_seeds_and_minutes, _measure
 )

@@ -1,4 +1,4 @@
-"""Models trained alike for the same short time, so that what differs is the model."""
+"""Training of models under equal conditions: the same short time, schedule and data preparation."""
 
 import math
 import time
@@ -18,14 +18,14 @@ from groupmorph_monai.workflow.literal import literal
 
 __all__ = ["HALF_THE_FILTERS", "refined", "train_alike", "train_model"]
 
-# Of VoxelMorph-diff, for four times as many iterations in a time.
+# Half of VoxelMorph-diff's filters allow four times as many iterations in the same time.
 HALF_THE_FILTERS = {
     "network_def#encoder_channels": [16, 32, 32, 32, 32],
     "network_def#decoder_channels": [32, 32, 32],
 }
 
-# One rate for all, as papers give theirs for days of training; no time goes into validation.
-_ALIKE = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
+# The papers' learning rates are for days of training: use one for all models. Skip validation to save time.
+_SETTINGS = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
 
 
 def train_alike(
@@ -37,34 +37,44 @@ def train_alike(
     progress: Callable[[str], None],
     **settings: object,
 ) -> BundleMethod:
-    """``method`` with the weights that its model has after so many minutes of training.
+    """Train the model of ``method`` for a given time.
 
     Args:
+        method: the model, with the settings of its inference.
         train_files: train.yaml and overlays.
-        folder: for what the training writes, which goes on from what it finds there; series are prepared once, in the
-            folder above it.
-        minutes: of training; it stops at the end of the epoch in which they are over. Preparing series does not count.
-        timepoints: K of a network that takes one K alone.
-        progress: told of each epoch.
-        settings: of this training alone.
+        folder: output folder of the training, which resumes from checkpoints in it. Its parent folder caches the
+            prepared series for all trainings.
+        minutes: training time, excluding the preparation of series; training stops at the end of the epoch in which it
+            has passed.
+        timepoints: K, for networks with a fixed number of timepoints.
+        progress: called with a line per epoch.
+        **settings: further settings of the training.
+
+    Returns:
+        ``method`` with the trained weights.
     """
     parser = ConfigParser()
     parser.read_config(list(train_files))
-    started, minutes_of_warm_up = math.inf, 0.05 * minutes
+    start, warm_up_minutes = math.inf, 0.05 * minutes
 
-    def rate(_: int) -> float:
-        """Share of the learning rate: up from 0 at first, and down to 0 when the time is over."""
-        over = max(0.0, time.perf_counter() - started) / 60
-        return min(1.0, over / minutes_of_warm_up) * (1 + math.cos(math.pi * min(1.0, over / minutes))) / 2
+    def learning_rate_factor(_: int) -> float:
+        """Warm up linearly, then decay to 0 along a cosine over the training time."""
+        elapsed_minutes = max(0.0, time.perf_counter() - start) / 60
+        decay = (1 + math.cos(math.pi * min(1.0, elapsed_minutes / minutes))) / 2
+        return min(1.0, elapsed_minutes / warm_up_minutes) * decay
 
-    schedule = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "optimizer": "@optimizer", "lr_lambda": rate}
-    one_k = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
-    places = {"output_dir": literal(folder), "train#dataset#cache_dir": literal(folder.parent / "series")}
+    schedule = {
+        "_target_": "torch.optim.lr_scheduler.LambdaLR",
+        "optimizer": "@optimizer",
+        "lr_lambda": learning_rate_factor,
+    }
+    fixed_timepoints = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
+    folders = {"output_dir": literal(folder), "train#dataset#cache_dir": literal(folder.parent / "series")}
     for name, value in {
-        **_ALIKE,
+        **_SETTINGS,
         "lr_scheduler": schedule,
-        **one_k,
-        **places,
+        **fixed_timepoints,
+        **folders,
         **settings,
         "max_minutes": minutes,
     }.items():
@@ -72,21 +82,21 @@ def train_alike(
     parser.parse()
     parser.get_parsed_content("initialize")
     dataset = parser.get_parsed_content("train#dataset")
-    for number in range(len(dataset)):
-        dataset[number]
+    for index in range(len(dataset)):  # fills the cache
+        dataset[index]
     trainer = parser.get_parsed_content("train#trainer")
 
-    def tell(engine: Engine) -> None:
-        seconds, loss = time.perf_counter() - started, engine.state.output[0]["loss"].item()
+    def report_epoch(engine: Engine) -> None:
+        seconds, loss = time.perf_counter() - start, engine.state.output[0]["loss"].item()
         progress(f"{folder.name}: {engine.state.iteration} iterations, {seconds:.0f} s, loss {loss:.4f}")
 
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, tell)
-    started = time.perf_counter()
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, report_epoch)
+    start = time.perf_counter()
     parser.get_parsed_content("run")
     weights = folder / "weights.pt"
     with whole_file(weights) as path:
         torch.save(parser.get_parsed_content("network").state_dict(), path)
-    return replace(method, weights=str(weights), settings={**method.settings, **one_k})
+    return replace(method, weights=str(weights), settings={**method.settings, **fixed_timepoints})
 
 
 def train_model(
@@ -99,13 +109,20 @@ def train_model(
     model: Mapping[str, object] | None = None,
     **settings: object,
 ) -> BundleMethod:
-    """Train a model of the bundle by `train_alike`, as a method that is a single pass of its network.
+    """Train a model of the bundle by `train_alike`.
 
     Args:
-        folder, minutes, timepoints, progress: of `train_alike`.
-        overlays, train_overlays: over inference.yaml and train.yaml.
-        model: values of both.
-        settings: values of the training alone.
+        folder: as in `train_alike`.
+        minutes: as in `train_alike`.
+        overlays: overlays of inference.yaml.
+        train_overlays: overlays of train.yaml.
+        timepoints: as in `train_alike`.
+        progress: as in `train_alike`.
+        model: settings of both inference and training.
+        **settings: further settings of the training.
+
+    Returns:
+        A method that applies the trained network without refinement.
     """
     model = model or {}
     method = replace(bundle_method(None, *overlays, "effort/no_refine"), settings=model)
@@ -114,5 +131,5 @@ def train_model(
 
 
 def refined(trained: BundleMethod, overlays: Sequence[str]) -> BundleMethod:
-    """Add the refinement to what `train_model` returns."""
+    """Add the refinement to a method returned by `train_model`."""
     return replace(trained, config_files=config_files("inference", overlays))

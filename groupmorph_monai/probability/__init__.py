@@ -1,4 +1,4 @@
-"""What is likely: posterior, prior, likelihood and the bound that joins them."""
+"""Posteriors, priors, likelihoods, and the evidence lower bound that combines them."""
 
 from .elbo import NegativeELBO
 from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError

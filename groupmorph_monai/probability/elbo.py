@@ -16,15 +16,16 @@ class NegativeELBO(nn.Module):
     """Negative evidence lower bound of one draw (GroupMorph, Eq. 7): ``-likelihood(warped) + kl_weight * KL(q || p)``.
 
     Args:
-        likelihood: module from warped volumes ``(B, K, *S)`` to a scalar log likelihood.
-        prior: gives the voxel-averaged KL of ``z_mean`` and ``z_log_variance``.
-        kl_weight: 1 is the paper's objective with the KL averaged over voxels.
-        posterior: what ``z_mean`` and ``z_log_variance`` are of; none is one that does not smooth.
-        surfaces: likelihood of a structure's surfaces, for batches that hold them (VoxelMorph-diff, Eq. 10).
-        surface_weight: of it.
-        symmetry_weight: of the mean squared distance, in voxels, from where both maps of an exchanged pair lead back
-            to, for results that hold ``there_and_back`` (AVSM, Eq. 10; of affine maps, by the places that they move
-            and not by the matrices of Eq. 5).
+        likelihood: module that maps warped volumes ``(B, K, *S)`` to a scalar log likelihood.
+        prior: maps ``z_mean`` and ``z_log_variance`` to the KL divergence averaged over voxels.
+        kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels.
+        posterior: distribution that ``z_mean`` and ``z_log_variance`` parameterise; None is `Posterior` without
+            smoothing.
+        surfaces: likelihood of a structure's surfaces, for batches that contain them (VoxelMorph-diff, Eq. 10).
+        surface_weight: weight of the surface likelihood.
+        symmetry_weight: weight of the asymmetry of exchanged pairs: the mean squared displacement, in voxels, of the
+            two maps composed, for results that contain ``there_and_back`` (AVSM, Eq. 10). Affine maps are compared by
+            where they move voxels too, not by their matrices (AVSM, Eq. 5).
     """
 
     def __init__(
@@ -47,9 +48,17 @@ class NegativeELBO(nn.Module):
     def terms(
         self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """``log_likelihood``, ``kl``, where there are surfaces ``surface_log_likelihood``, and for exchanged pairs
-        ``asymmetry``, of an inferer's result, scalars, before their weights. Where the result holds ``returned`` the
-        likelihood is the mean of that in the common space and in every timepoint's own."""
+        """Compute the unweighted terms of the objective.
+
+        Args:
+            registration: an inferer's result. Where it contains ``returned``, the likelihood is the mean of the
+                likelihoods in the common space and in each timepoint's own space.
+            target: the structure's surfaces, as `SurfaceDistance` takes them.
+
+        Returns:
+            Scalars ``log_likelihood`` and ``kl``, with surfaces ``surface_log_likelihood``, and for exchanged pairs
+            ``asymmetry``.
+        """
         likelihood = self.likelihood(registration["warped"])
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
@@ -65,12 +74,17 @@ class NegativeELBO(nn.Module):
         return terms
 
     def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scalar loss. ``target`` is what MONAI's trainer passes for a label: the surfaces, or nothing. Where the
-        registration holds ``steps``, those after earlier passes, it is the sum over all (AVSM, Eq. 12)."""
-        first, *later = (self._of_one(step, target) for step in (*registration.get("steps", ()), registration))
+        """Compute the scalar loss.
+
+        Args:
+            registration: an inferer's result. Where it contains ``steps``, the results of the earlier passes, the loss
+                is the sum over all passes (AVSM, Eq. 12).
+            target: the label that MONAI's trainer passes: surfaces, or None.
+        """
+        first, *later = (self._single_pass(step, target) for step in (*registration.get("steps", ()), registration))
         return sum(later, first)
 
-    def _of_one(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None) -> Tensor:
+    def _single_pass(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None) -> Tensor:
         terms = self.terms(registration, target)
         surfaces, asymmetry = (terms.get(name, 0.0) for name in ("surface_log_likelihood", "asymmetry"))
         bound = terms["log_likelihood"] - self.kl_weight * terms["kl"] + self.surface_weight * surfaces

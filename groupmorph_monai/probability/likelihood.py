@@ -1,4 +1,4 @@
-"""p(x given z): how well K warped volumes agree."""
+"""p(x given z): likelihoods of K warped volumes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,12 +19,17 @@ _SLAB_VOXELS = 2**17
 
 
 class Linearised(NamedTuple):
-    """Second-order model of a log likelihood, summed over voxels, in displacements d of the warped volumes, in voxels:
-    ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2``.
+    """Second-order model of a log likelihood in displacements d of the warped volumes, in voxels: the sum of
+    ``value + sum_k score_k <grad guide_k, d_k> - weight_k <grad guide_k, d_k>^2 / 2`` over voxels.
 
-    ``value`` is ``(B, 1, *S)``, a voxel's share for all K, the same for all where none has one of its own; ``guide`` is
-    ``(B, K, *S)``, or ``(B, 1, *S)`` where all timepoints share it; ``score`` and ``weight`` are ``(B, K, *S)``.
-    ``number`` ``(B, 1, *S)`` is that of the volumes of which a voxel's value tells; None is all K.
+    Attributes:
+        value: ``(B, 1, *S)``, contribution of each voxel, summed over K; constant for a likelihood without values per
+            voxel.
+        guide: images whose gradients the displacements are projected on, ``(B, K, *S)``, or ``(B, 1, *S)`` if shared by
+            all timepoints.
+        score: first derivatives, ``(B, K, *S)``.
+        weight: negative second derivatives, ``(B, K, *S)``.
+        number: number of volumes that contribute to each voxel's value, ``(B, 1, *S)``; None if all K do everywhere.
     """
 
     value: Tensor
@@ -35,29 +40,33 @@ class Linearised(NamedTuple):
 
 
 class Likelihood(nn.Module):
-    """Log likelihood per voxel and timepoint of K warped volumes ``(B, K, *S)``, up to a constant, a scalar.
+    """Log likelihood of K warped volumes ``(B, K, *S)``, averaged over voxels and timepoints, up to a constant: a
+    scalar.
 
     Args:
         smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
-        stiffness: factor on them. A likelihood divided by an entropy or averaged over pairs has scores smaller than its
-            curvature; 4 was best on phantoms for normalised mutual information and for gradients.
+        stiffness: factor on the averaged squared scores. The scores of a likelihood divided by an entropy or averaged
+            over pairs under-state its curvature; 4 was best on phantoms for normalised mutual information and for
+            gradients.
     """
 
-    calibrated = False  # whether it is in nats, so that its curvature tells how sure a displacement is
-    couples_all = True  # whether all timepoints are needed at once for the model of one
+    calibrated = False  # whether the value is in nats, so that its curvature gives the variance of a displacement
+    couples_all = True  # whether the model of one timepoint needs all timepoints at once
 
     def __init__(self, smooth_voxels: int = 4, stiffness: float = 4.0):
         super().__init__()
         self.smooth_voxels, self.stiffness = smooth_voxels, stiffness
 
     def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
-        """Scores by automatic differentiation, weights by Fisher's identity: the expected square of a score is the
-        expected curvature, up to ``stiffness``.
+        """Approximate the log likelihood to second order around ``warped``.
+
+        Scores come from automatic differentiation, weights from Fisher's identity: the expected square of a score is
+        the expected curvature, up to ``stiffness``.
 
         Args:
             warped: ``(B, K, *S)``.
-            valid: ``(B, K, *S)`` bool, where a volume's value was measured and not extrapolated; None is everywhere.
-                What was not measured takes the mean of what was, and has no score.
+            valid: ``(B, K, *S)`` bool, True where a volume's value is measured, not extrapolated; None is everywhere.
+                Extrapolated values are replaced by the mean of the measured ones and have zero score and weight.
         """
         with torch.enable_grad():
             warped = (warped if valid is None else impute(warped, valid)).detach().requires_grad_()
@@ -72,13 +81,16 @@ class Likelihood(nn.Module):
     def parts(
         self, warped: Tensor, valid: Tensor | None = None, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Linearised]]:
-        """`linearise`, chunk by chunk of timepoints, where the likelihood allows: ``score`` and ``weight`` are those of
-        the chunk, and ``value`` is its share of the sum over K."""
+        """Linearise in chunks of timepoints where the likelihood allows, else all at once.
+
+        Yields:
+            Slices of timepoints, each with the model of its chunk: ``score`` and ``weight`` of the chunk's timepoints,
+            and ``value`` their part of the sum over K.
+        """
         yield slice(0, warped.shape[1]), self.linearise(warped, valid)
 
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Variance of the noise in the guide of `linearise` at every voxel, ``(B, 1, *S)``: none where it is not
-        known."""
+        """Estimate the noise variance of `linearise`'s guide at every voxel, ``(B, 1, *S)``; 0 without an estimate."""
         return torch.zeros_like(warped[:, :1])
 
 
@@ -89,9 +101,9 @@ def impute(warped: Tensor, valid: Tensor) -> Tensor:
 
 
 class SquaredError(Likelihood):
-    """Every volume is one unseen image plus white noise (VoxelMorph-diff, Eqs. 3 and 6, for K volumes): minus the
-    variance over K divided by that of the noise. With K = 2 this is ``-(x_0 - x_1)^2 / (2 noise^2)``, the paper's, in
-    which the first volume is the image.
+    """Each volume is a latent image plus white noise (VoxelMorph-diff, Eqs. 3 and 6, for K volumes): minus the variance
+    over K divided by the noise variance. For K = 2 this is ``-(x_0 - x_1)^2 / (2 noise^2)``, as in the paper, where the
+    first volume is the image.
 
     Args:
         noise: standard deviation sigma_I of the noise, on the images' scale of [0, 1].
@@ -112,25 +124,26 @@ class SquaredError(Likelihood):
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
-        """In closed form, for displacements of mean 0 over K; the mean is the guide."""
-        counted = torch.ones_like(warped) if valid is None else valid.to(warped)
-        number = counted.sum(dim=1, keepdim=True)
-        mean = (counted * warped).sum(dim=1, keepdim=True) / number.clamp_min(1)
-        # One volume alone has nothing to be compared with.
-        weight = counted * (number > 1) * 2 / (self.variance * (number - 1).clamp_min(1))
+        """Approximate in closed form, for displacements of mean 0 over K, with the mean volume as the guide."""
+        observed = torch.ones_like(warped) if valid is None else valid.to(warped)
+        count = observed.sum(dim=1, keepdim=True)
+        mean = (observed * warped).sum(dim=1, keepdim=True) / count.clamp_min(1)
+        # A single observed volume has no variance.
+        weight = observed * (count > 1) * 2 / (self.variance * (count - 1).clamp_min(1))
         residual = mean - warped
         return Linearised(
-            -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, number
+            -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, count
         )
 
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The mean's, if the volumes have half the pair's variance each."""
-        number = torch.full_like(warped, 1) if valid is None else valid.to(warped)
-        return 0.5 * self.variance / number.sum(dim=1, keepdim=True).clamp_min(1)
+        """Compute the noise variance of the mean volume, with half of ``noise^2`` in each volume: the paper's noise is
+        that of a difference."""
+        observed = torch.full_like(warped, 1) if valid is None else valid.to(warped)
+        return 0.5 * self.variance / observed.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def _negative_plogp(p: Tensor) -> Tensor:
-    # The offset keeps the gradient finite at p = 0, where that of xlogy is not; its error is below 1e-10 a bin.
+    # The offset keeps the gradient finite at p = 0, unlike xlogy's; its error is below 1e-10 per bin.
     return -p * torch.log(p + 1e-12)
 
 
@@ -138,19 +151,17 @@ class GroupNMI(Likelihood):
     """Mean normalised mutual information over all ordered pairs i != j of the warped volumes (GroupMorph, Eq. 2).
 
     Marginal and joint densities are Gaussian Parzen-window estimates whose windows, one per bin, sum to 1 at every
-    voxel. One matrix product of the K * bins windows gives every joint histogram at once.
-
-    ``kind="uncertainty"`` is ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine one another: the scale
-    of the paper's table (0.24 to 0.54). ``kind="studholme"`` is ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et al.
-    1999).
+    voxel. One matrix product of the K * bins windows gives all joint histograms.
 
     Args:
-        bins: number of windows; their centres lie evenly on [0, 1], so intensities must be normalised to [0, 1] first.
-            Values outside are clamped and give no gradient.
+        bins: number of windows, with centres evenly spaced on [0, 1]: normalise intensities to [0, 1] first. Values
+            outside are clamped and have no gradient.
         window_bins: standard deviation of a window, in bins.
-        voxel_fraction: share of the voxels, drawn anew at each call, from which the histograms are taken but for a
-            module in evaluation.
-        kind: see above.
+        voxel_fraction: fraction of the voxels, sampled anew at each call, that enter the histograms in training mode;
+            all do in evaluation mode.
+        kind: ``"uncertainty"``: ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine each other, the
+            scale of the paper's table (0.24 to 0.54). ``"studholme"``: ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et
+            al. 1999).
     """
 
     def __init__(
@@ -159,29 +170,35 @@ class GroupNMI(Likelihood):
         super().__init__()
         if bins < 2 or window_bins <= 0 or not 0 < voxel_fraction <= 1:
             raise ValueError(
-                "bins >= 2, window_bins > 0 and 0 < voxel_fraction <= 1 expected, got "
-                f"{bins}, {window_bins} and {voxel_fraction}"
+                "bins, window_bins, voxel_fraction: expected bins >= 2, window_bins > 0 and 0 < voxel_fraction <= 1, "
+                f"got {bins}, {window_bins} and {voxel_fraction}"
             )
         if kind not in ("uncertainty", "studholme"):
             raise ValueError(f"kind: expected 'uncertainty' or 'studholme', got {kind!r}")
         self.bins, self.window_bins, self.voxel_fraction, self.kind = bins, window_bins, voxel_fraction, kind
 
     def joint(self, values: Tensor) -> Tensor:
-        """Joint densities of all pairs: ``(B, K, N)`` intensities to ``(B, K, bins, K, bins)``, each pair summing to
-        1."""
-        # Slab by slab, whose windows are computed again for the gradient: those of all voxels would fill the memory.
+        """Estimate the joint densities of all pairs.
+
+        Args:
+            values: intensities, ``(B, K, N)``.
+
+        Returns:
+            ``(B, K, bins, K, bins)``, each pair summing to 1.
+        """
+        # Slabs are recomputed for the gradient: the windows of all voxels would not fit in memory.
         slabs = values.split(_SLAB_VOXELS, dim=2)
-        # No random numbers are drawn in a slab: to keep their state for the second time is to wait for a GPU.
-        again = partial(checkpoint, self._counts, use_reentrant=False, preserve_rng_state=False)
-        first, *rest = (again(x) if len(slabs) > 1 else self._counts(x) for x in slabs)
+        # Slabs draw no random numbers, and saving the generator's state synchronises with the GPU.
+        recomputed = partial(checkpoint, self._histogram, use_reentrant=False, preserve_rng_state=False)
+        first, *rest = (recomputed(x) if len(slabs) > 1 else self._histogram(x) for x in slabs)
         return sum(rest, first) / values.shape[2]
 
-    def _counts(self, values: Tensor) -> Tensor:
+    def _histogram(self, values: Tensor) -> Tensor:
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)
-        # Bins last: softmax and the matrix product then read memory in order.
+        # Bins last, so that softmax and the matrix product read contiguous memory.
         distance = values.mT.clamp(0, 1).unsqueeze(3) * (self.bins - 1) - centres
         exponent = -0.5 * (distance / self.window_bins).square()
-        # A floor of exp(-40) below the nearest window keeps the far ones and their products out of the denormal
+        # A floor of exp(-40) relative to the nearest window keeps far windows and their products from becoming denormal
         # numbers, which CPUs multiply slowly.
         floor = exponent.detach().amax(dim=3, keepdim=True) - 40
         windows = torch.softmax(torch.maximum(exponent, floor), dim=3)
@@ -191,29 +208,29 @@ class GroupNMI(Likelihood):
 
     @full_precision
     def pairwise(self, warped: Tensor) -> Tensor:
-        """NMI of every pair: ``(B, K, *S)`` to ``(B, K, K)``."""
-        joint = self.joint(self._voxels(warped))
+        """Compute the NMI of every pair: ``(B, K, *S)`` to ``(B, K, K)``."""
+        joint = self.joint(self._sampled_voxels(warped))
         marginal = joint.sum(dim=4).diagonal(dim1=1, dim2=3).mT  # any j gives i's marginal: the windows sum to 1
         entropy = _negative_plogp(marginal).sum(dim=2)
         joint_entropy = _negative_plogp(joint).sum(dim=(2, 4))
-        both = entropy.unsqueeze(1) + entropy.unsqueeze(2)
+        entropy_sum = entropy.unsqueeze(1) + entropy.unsqueeze(2)
         if self.kind == "studholme":
-            return both / joint_entropy
-        # Two constant volumes have no entropy and tell nothing of one another.
-        return 2 * (both - joint_entropy) / both.clamp_min(1e-8)
+            return entropy_sum / joint_entropy
+        # Two volumes without entropy (constant ones) share no information: 0, not NaN.
+        return 2 * (entropy_sum - joint_entropy) / entropy_sum.clamp_min(1e-8)
 
-    def _voxels(self, warped: Tensor) -> Tensor:
+    def _sampled_voxels(self, warped: Tensor) -> Tensor:
         values = warped.flatten(2)
         if self.training and self.voxel_fraction < 1:
-            number = max(1, round(self.voxel_fraction * values.shape[2]))
-            values = values[:, :, torch.randint(values.shape[2], (number,), device=values.device)]
+            count = max(1, round(self.voxel_fraction * values.shape[2]))
+            values = values[:, :, torch.randint(values.shape[2], (count,), device=values.device)]
         return values
 
     def forward(self, warped: Tensor) -> Tensor:
-        """Log likelihood up to a constant: mean NMI over pairs i != j and batch, a scalar."""
+        """Compute the mean NMI over pairs i != j and batch, a scalar: the log likelihood up to a constant."""
         timepoints = warped.shape[1]
         if timepoints < 2:
             raise ValueError(f"warped: expected at least 2 timepoints on axis 1, got shape {tuple(warped.shape)}")
-        # All but the diagonal, by views: a mask would have to be read from a GPU.
+        # Drop the diagonal by views: indexing with a mask would synchronise with the GPU.
         nmi = self.pairwise(warped).flatten(1)[:, 1:].unflatten(1, (timepoints - 1, timepoints + 1))[..., :-1]
         return nmi.contiguous().mean()

@@ -1,4 +1,4 @@
-"""Local correlation of K volumes: the likelihood of images that agree up to an affine change of intensity nearby."""
+"""Local correlation of K volumes: likelihoods of images that agree up to a local affine change of intensity."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,30 +15,31 @@ __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
 
 
 class LocalCorrelation(Likelihood):
-    """In the window around every voxel each volume is an affine function of one unseen template, plus Gaussian noise.
+    """Local correlation with a common template: in the window around every voxel, each volume is an affine function of
+    one latent template plus Gaussian noise.
 
     Offset, gain and noise variance of every window are profiled out by least squares, which leaves ``-log(1 - rho^2) /
-    2`` nats a voxel: the local correlation rho of Avants et al. (2008), of K volumes with their template instead of a
-    pair, so that the cost is linear in K. The template is the mean over K of the volumes, each brought to zero mean and
-    unit variance in its window. Several radii are averaged with ``radius_weights``.
+    2`` nats per voxel, where rho is the local correlation of Avants et al. (2008), between each of the K volumes and
+    the template instead of between pairs: the cost is linear in K. The template is the mean over K of the volumes, each
+    normalised to zero mean and unit variance in the window around every voxel.
 
-    The template contains the volume itself, so a residual holds only ``(K - 1) / K`` of the noise variance. With the
-    template integrated out under a flat prior, as in restricted maximum likelihood (Patterson and Thompson 1971), the
-    noise variance is ``K / (K - 1)`` times that of the residuals, and K volumes count as K - 1:
+    The template contains the volume itself, so residuals contain only ``(K - 1) / K`` of the noise variance.
+    Integrating the template out under a flat prior, as in restricted maximum likelihood (Patterson and Thompson 1971),
+    gives ``K / (K - 1)`` times the variance of the residuals, and K volumes count as K - 1:
 
     ``value = -(K - 1) / K * sum_k log(noise_k / variance_k) / 2``,
     ``noise_k = K / (K - 1) * mean(residual_k^2) + noise^2``.
 
-    Volumes of noise alone then have value 0, whatever K is.
+    Volumes of pure noise then have value 0 for any K.
 
     Args:
-        radii_voxels: half widths of the windows.
-        radius_weights: share of each; none for equal ones.
-        noise: standard deviation of noise below which nothing is explained, on the images' scale of [0, 1].
+        radii_voxels: half widths of the windows; the values of several radii are averaged.
+        radius_weights: weight of each radius in the average; None is equal weights.
+        noise: standard deviation of the noise floor, on the images' scale of [0, 1].
     """
 
     calibrated = True
-    couples_all = False  # the template and the number of volumes at a voxel are all that they share
+    couples_all = False  # timepoints share only the template and the number of volumes observed at each voxel
 
     def __init__(
         self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02
@@ -58,141 +59,154 @@ class LocalCorrelation(Likelihood):
     def _template(
         self, warped: Tensor, radius: int, valid: Tensor | None = None, chunks: Chunks = all_at_once
     ) -> Tensor:
-        template, number = torch.zeros_like(warped[:, :1]), warped.shape[1]
-        for c in chunks(number):
+        template, timepoints = torch.zeros_like(warped[:, :1]), warped.shape[1]
+        for c in chunks(timepoints):
             for k in range(c.start, c.stop):
-                own = None if valid is None else valid[:, k : k + 1].to(warped)
-                normalised = window_normalise(warped[:, k : k + 1], radius, self.variance, own)
-                template += normalised if own is None else normalised * own
-        return template / (number if valid is None else _number(valid, warped, chunks).clamp_min(1))
+                mask = None if valid is None else valid[:, k : k + 1].to(warped)
+                normalised = window_normalise(warped[:, k : k + 1], radius, self.variance, mask)
+                template += normalised if mask is None else normalised * mask
+        return template / (timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1))
 
     def _regressions(
-        self, warped: Tensor, template: Tensor, radius: int, number: Tensor | int, counted: Tensor | None = None
+        self, warped: Tensor, template: Tensor, radius: int, count: Tensor | int, masks: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Regress each volume on the template, the mean of ``number`` volumes, over its voxels that are ``counted``.
+        """Regress each volume on the template, the mean of ``count`` volumes, over the voxels of its mask.
 
-        Returns: of each volume the gain, the residual, the variance of its noise, and its own variance, ``(B, 1, *S)``.
+        Yields:
+            Gain, residual, noise variance and total variance of each volume, ``(B, 1, *S)``.
         """
-        moments = window_moments(template, radius) if counted is None else None
+        moments = window_moments(template, radius) if masks is None else None
         for k, volume in enumerate(warped.split(1, dim=1)):
-            own = None if counted is None else counted[:, k : k + 1]
-            share = None if own is None else window_mean(own, radius)
-            mean_t, variance_t = moments or window_moments(template, radius, own, share)
-            variance_t = variance_t + 1e-3  # it is 1 where K volumes agree: a thousandth is none
-            mean, variance = window_moments(volume, radius, own, share)
-            covariance = valid_mean(volume * template, radius, own, share) - mean * mean_t
+            mask = None if masks is None else masks[:, k : k + 1]
+            share = None if mask is None else window_mean(mask, radius)
+            mean_t, variance_t = moments or window_moments(template, radius, mask, share)
+            variance_t = variance_t + 1e-3  # keeps the gain finite; small beside 1, the variance if all volumes agree
+            mean, variance = window_moments(volume, radius, mask, share)
+            covariance = valid_mean(volume * template, radius, mask, share) - mean * mean_t
             gain = covariance / variance_t
-            unexplained = (variance - gain * covariance).clamp_min(0) / (1 - 1 / number) + self.variance
-            yield gain, volume - mean - gain * (template - mean_t), unexplained, variance + self.variance
+            noise_variance = (variance - gain * covariance).clamp_min(0) / (1 - 1 / count) + self.variance
+            yield gain, volume - mean - gain * (template - mean_t), noise_variance, variance + self.variance
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
-        total = warped.new_zeros(())
-        for radius, share in zip(self.radii_voxels, self.radius_weights):
+        value = warped.new_zeros(())
+        for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
             template = self._template(warped, radius)
-            for _, _, unexplained, variance in self._regressions(warped, template, radius, warped.shape[1]):
-                total = total - 0.5 * share * torch.log(unexplained / variance).mean()
-        return (1 - 1 / warped.shape[1]) * total / warped.shape[1]
+            for _, _, noise_variance, variance in self._regressions(warped, template, radius, warped.shape[1]):
+                value = value - 0.5 * radius_weight * torch.log(noise_variance / variance).mean()
+        return (1 - 1 / warped.shape[1]) * value / warped.shape[1]
 
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
-        """In closed form, for displacements of mean 0 over K, which leave the template as it is: with offset, gain and
-        variance held, a residual falls by ``gain * <grad template, d>``. Then ``score = -gain * residual / noise`` and
-        ``weight = gain^2 / noise``. The template is the guide: its gradient has K times less noise than a volume's
-        own.
+        """Approximate in closed form, for displacements of mean 0 over K, which leave the template unchanged.
 
-        Windows, and the template, are of the ``valid`` voxels; the regressions of those that are valid in two volumes.
-        A volume counts where its neighbours are valid too, without which the template has no gradient there,
-        and where at least half of the window counts."""
-        ((_, linear),) = self.parts(warped, valid)
-        return linear
+        With offset, gain and variance fixed, a displacement lowers a residual by ``gain * <grad template, d>``, so that
+        ``score = -gain * residual / noise`` and ``weight = gain^2 / noise``. The guide is the template, whose gradient
+        has K times less noise variance than a single volume's.
+
+        The template and its windows use the ``valid`` voxels, the regressions those that are valid in at least two
+        volumes. A volume contributes at a voxel if all neighbours are valid, as the template's gradient needs them, if
+        more than half of the largest window enters the regression, and if another volume contributes too.
+        """
+        ((_, model),) = self.parts(warped, valid)
+        return model
 
     @torch.no_grad()
     def parts(
         self, warped: Tensor, valid: Tensor | None = None, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Linearised]]:
-        """`linearise`, in chunks of timepoints that meet in the template and in how many count at a voxel."""
+        """Linearise in chunks of timepoints, which share the template and the number of contributing volumes."""
         guide = self._template(warped, self.radii_voxels[0], valid, chunks)
         if valid is None:
             for c in chunks(warped.shape[1]):
-                yield c, self._explained(warped[:, c], guide, warped.shape[1])
+                yield c, self._chunk_model(warped[:, c], guide, warped.shape[1])
             return
-        number = _number(valid, warped, chunks)
-        counted = self._counted(valid, number)
-        told = total(counted(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
+        valid_count = _valid_count(valid, warped, chunks)
+        candidates = self._contribution_candidates(valid, valid_count)
+        count = total(candidates(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
+        template_count, enough = valid_count.clamp_min(2), count > 1
         for c in chunks(warped.shape[1]):
-            counts = counted(c.start, c.stop) & (told > 1)
-            shared = _shared(valid[:, c], number)
-            yield c, self._explained(warped[:, c], guide, number.clamp_min(2), shared, counts, told * (told > 1))
+            contributes = candidates(c.start, c.stop) & enough
+            shared = _shared(valid[:, c], valid_count)
+            yield c, self._chunk_model(warped[:, c], guide, template_count, shared, contributes, count * enough)
 
-    def _counted(self, valid: Tensor, number: Tensor) -> Callable[[int, int], Tensor]:
-        """Where timepoints of a range count, if another one does; the latest range is remembered."""
+    def _contribution_candidates(self, valid: Tensor, valid_count: Tensor) -> Callable[[int, int], Tensor]:
+        """Return a function that maps a range of timepoints to where they contribute if another timepoint does, ``(B,
+        k, *S)`` bool, and caches its latest value."""
 
         @lru_cache(maxsize=1)
         @full_precision
-        def counted(start: int, stop: int) -> Tensor:
-            own = valid[:, start:stop].to(number)
-            shared = _shared(own, number)
-            return _surrounded(own) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
+        def candidates(start: int, stop: int) -> Tensor:
+            valid_chunk = valid[:, start:stop].to(valid_count)
+            shared = _shared(valid_chunk, valid_count)
+            return _surrounded(valid_chunk) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
 
-        return counted
+        return candidates
 
     @full_precision
-    def _explained(
+    def _chunk_model(
         self,
         warped: Tensor,
         guide: Tensor,
-        number: Tensor | int,
+        template_count: Tensor | int,
         shared: Tensor | None = None,
-        counts: Tensor | None = None,
-        told: Tensor | None = None,
+        contributes: Tensor | None = None,
+        count: Tensor | None = None,
     ) -> Linearised:
-        """The model of some volumes, from the guide and how many ``number`` is the mean of. They are ``shared`` where
-        another one is valid and count where ``counts``; ``told`` is how many do."""
+        """Linearise a chunk of volumes around a given template.
+
+        Args:
+            warped: volumes of the chunk, ``(B, k, *S)``.
+            guide: the template, ``(B, 1, *S)``.
+            template_count: number of volumes averaged in the template at each voxel.
+            shared: 1 where a volume and at least one other are valid, else 0, ``(B, k, *S)``; None is 1 everywhere.
+            contributes: where a volume contributes, ``(B, k, *S)`` bool; None is everywhere.
+            count: number of volumes that contribute at each voxel, of all chunks, ``(B, 1, *S)``.
+        """
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
-        for radius, share in zip(self.radii_voxels, self.radius_weights):
-            for k, (gain, residual, unexplained, variance) in enumerate(
-                self._regressions(warped, guide, radius, number, shared)
+        for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
+            for k, (gain, residual, noise_variance, variance) in enumerate(
+                self._regressions(warped, guide, radius, template_count, shared)
             ):
-                own = 1 if counts is None else counts[:, k : k + 1]
-                value -= 0.5 * share * (1 - 1 / number) * torch.log(unexplained / variance) * own
-                precise = share * gain / unexplained * own
-                score[:, k : k + 1] -= precise * residual
-                weight[:, k : k + 1] += precise * gain
-        return Linearised(value, guide, score, weight, told)
+                mask = 1 if contributes is None else contributes[:, k : k + 1]
+                value -= 0.5 * radius_weight * (1 - 1 / template_count) * torch.log(noise_variance / variance) * mask
+                scaled_gain = radius_weight * gain / noise_variance * mask
+                score[:, k : k + 1] -= scaled_gain * residual
+                weight[:, k : k + 1] += scaled_gain * gain
+        return Linearised(value, guide, score, weight, count)
 
     @full_precision
     @torch.no_grad()
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The volumes' mean noise variance in the template's units over their number, and at most the template's own
-        variance."""
-        number: Tensor | int = warped.shape[1]
+        """Estimate the template's noise variance: the volumes' mean noise variance, in the template's units, divided by
+        their number, and at most the template's variance."""
+        count: Tensor | int = warped.shape[1]
         radius, shared = self.radii_voxels[0], None
         guide = self._template(warped, radius, valid)
         if valid is not None:
-            measured = _number(valid, warped)
-            shared, number = _shared(valid, measured), measured.clamp_min(2)
+            valid_count = _valid_count(valid, warped)
+            shared, count = _shared(valid, valid_count), valid_count.clamp_min(2)
         noise = torch.zeros_like(guide)
-        for k, (gain, _, unexplained, _) in enumerate(self._regressions(warped, guide, radius, number, shared)):
-            own = (unexplained - self.variance) / gain.square().clamp_min(1e-8)
-            noise = noise + (own if shared is None else own * shared[:, k : k + 1])
-        anywhere = None if shared is None else shared.amax(dim=1, keepdim=True)
-        return torch.minimum(noise / number**2, window_moments(guide, radius, anywhere)[1])
+        for k, (gain, _, noise_variance, _) in enumerate(self._regressions(warped, guide, radius, count, shared)):
+            in_template_units = (noise_variance - self.variance) / gain.square().clamp_min(1e-8)
+            noise = noise + (in_template_units if shared is None else in_template_units * shared[:, k : k + 1])
+        any_shared = None if shared is None else shared.amax(dim=1, keepdim=True)
+        return torch.minimum(noise / count**2, window_moments(guide, radius, any_shared)[1])
 
 
-def _number(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:
-    """How many volumes are valid at a voxel, ``(B, 1, *S)``, of the images' type."""
+def _valid_count(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:
+    """Count the valid volumes at each voxel: ``(B, 1, *S)``, with the dtype and device of ``like``."""
     return total(valid[:, c].sum(dim=1, keepdim=True) for c in chunks(valid.shape[1])).to(like)
 
 
-def _shared(valid: Tensor, number: Tensor) -> Tensor:
-    """Where volumes are valid and another one is, ``(B, K, *S)``, of the images' type."""
-    return valid.to(number) * (number > 1)
+def _shared(valid: Tensor, valid_count: Tensor) -> Tensor:
+    """Return 1 where a volume and at least one other are valid, else 0: ``(B, K, *S)``."""
+    return valid.to(valid_count) * (valid_count > 1)
 
 
 def _surrounded(valid: Tensor) -> Tensor:
-    """Where all neighbours are ``valid``, ``(B, K, *S)``."""
+    """Find the voxels that are valid with all their neighbours, ``(B, K, *S)`` bool."""
     return window_mean(valid, 1) > 1 - 0.5 / 3 ** (valid.dim() - 2)
 
 
@@ -200,10 +214,12 @@ class GaussianCorrelation(Likelihood):
     """Squared local cross-correlation in Gaussian windows, ``mean(a b)^2 / (mean(a^2) mean(b^2))``, averaged over
     voxels and all pairs of volumes (Krebs et al. 2018, Eq. 2, for K volumes). As there, no local mean is subtracted.
 
-    The paper's pair meets half-way, ``exp(-v / 2)`` and ``exp(v / 2)``: that is `MeanAlignment` with ``remove_mean``.
+    The paper warps both images of a pair half-way, by ``exp(-v / 2)`` and ``exp(v / 2)``, which is `MeanAlignment` with
+    ``remove_mean``.
 
     Args:
-        smoothing_voxels, kernel_voxels: standard deviation and width of the window.
+        smoothing_voxels: standard deviation of the window.
+        kernel_voxels: width of the window, odd.
         epsilon: added to the denominator.
     """
 
@@ -222,17 +238,17 @@ class GaussianCorrelation(Likelihood):
 
 class WindowCorrelation(Likelihood):
     """Multi-kernel local normalised cross-correlation (AVSM, Eq. 2): the correlation of two volumes in cubic windows,
-    averaged over windows, all pairs of volumes and, weighted, sizes of window.
+    averaged over windows and pairs of volumes, and over window sizes by their weights.
 
-    Volumes are brought to zero mean and unit length in each window. The mean over pairs is then that of the squared
-    length of their sum, less K, so that the cost is linear in K.
+    Volumes are normalised to zero mean and unit length in each window; the sum over ordered pairs is then the squared
+    length of the volumes' sum, less K: the cost is linear in K.
 
     Args:
-        extents: voxels a window takes of each axis, shares of the volume's smallest extent.
-        extent_weights: of the correlation in these windows.
-        step: from window to window, the same kind of share. No window reaches beyond the border.
-        dilation: step from one voxel that a window takes to the next.
-        noise: standard deviation of noise below which nothing is explained, on the images' scale of [0, 1].
+        extents: samples per axis of the windows, as fractions of the volume's smallest extent.
+        extent_weights: weight of each window size.
+        step: distance between windows, as a fraction of the volume's smallest extent. No window crosses the border.
+        dilation: voxels between the samples of a window.
+        noise: standard deviation of the noise floor, on the images' scale of [0, 1].
     """
 
     def __init__(
@@ -254,20 +270,20 @@ class WindowCorrelation(Likelihood):
         self.variance = noise**2
 
     def _windows(self, warped: Tensor, voxels: int, step: int) -> Tensor:
-        """``(B, K, windows, voxels of one)``."""
+        """Extract the dilated windows: ``(B, K, *S)`` to ``(B, K, windows, samples)``."""
         for axis in range(2, warped.dim()):
             warped = warped.unfold(axis, self.dilation * (voxels - 1) + 1, step)[..., :: self.dilation]
         return warped.flatten(-3).flatten(2, -2)
 
     @full_precision
     def forward(self, warped: Tensor) -> Tensor:
-        timepoints, smallest, total = warped.shape[1], min(warped.shape[2:]), warped.new_zeros(())
+        timepoints, smallest, value = warped.shape[1], min(warped.shape[2:]), warped.new_zeros(())
         for extent, weight in zip(self.extents, self.extent_weights):
-            voxels, step = (max(n, round(smallest * share)) for n, share in ((2, extent), (1, self.step)))
+            voxels, step = (max(n, round(smallest * fraction)) for n, fraction in ((2, extent), (1, self.step)))
             windows = self._windows(warped, voxels, step)
             centred = windows - windows.mean(dim=3, keepdim=True)
             squares = centred.square().mean(dim=3, keepdim=True) + self.variance
             unit = centred / (squares * windows.shape[3]).sqrt()
             pairs = unit.sum(dim=1).square().sum(dim=2) - unit.square().sum(dim=(1, 3))
-            total = total + weight * pairs.mean() / (timepoints * (timepoints - 1))
-        return total
+            value = value + weight * pairs.mean() / (timepoints * (timepoints - 1))
+        return value

@@ -1,4 +1,4 @@
-"""q(z given x): a Gaussian with a dense mean and a variance for every number of z."""
+"""q(z given x): Gaussians with a dense mean and a variance for every component of z."""
 
 import math
 from collections.abc import Sequence
@@ -13,31 +13,39 @@ __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_vox
 
 
 def split_parameters(parameters: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
-    """A network's one tensor ``(B, 2*K*C, *S)`` as mean and log variance, each ``(B, K, C, *S)``: C = D components of a
-    field, or the numbers of a code."""
+    """Split a network's output into the parameters of the posterior.
+
+    Args:
+        parameters: ``(B, 2 * K * C, *S)``, where C is the dimension D of a field, or the length of a code.
+        timepoints: K.
+
+    Returns:
+        Mean and log variance, each ``(B, K, C, *S)``.
+    """
     mean, log_variance = parameters.unflatten(1, (2, timepoints, -1)).unbind(1)
     return mean, log_variance
 
 
 def matched_smoothing_voxels(lambda_u: float) -> float:
-    """Standard deviation sigma_c of the kernel that fits the scale of the prior ``lambda_u L`` (VoxelMorph-diff,
-    Section 3.2).
+    """Compute the standard deviation sigma_c, in voxels, of the smoothing kernel that matches the scale of the prior
+    ``lambda_u L`` (VoxelMorph-diff, Section 3.2).
 
-    The paper prints ``1 / sqrt(2 pi sigma_c^3 / 2) = 1 / (6 lambda)``, which is 17 voxels at its lambda of 20. Taken
-    here is that the kernel's peak ``(2 pi sigma_c^2)^(-3/2)`` is the prior's variance ``1 / (6 lambda)`` of a voxel
-    whose six neighbours are held: 2 voxels.
+    The kernel's peak ``(2 pi sigma_c^2)^(-3/2)`` equals ``1 / (6 lambda)``, the prior's variance at a voxel given its
+    six neighbours: 2 voxels at the paper's lambda of 20. The paper prints ``1 / sqrt(2 pi sigma_c^3 / 2) = 1 / (6
+    lambda)``, which gives 17 voxels.
     """
     return (6 * lambda_u) ** (1 / 3) / math.sqrt(2 * math.pi)
 
 
 class Posterior:
-    """``N(mean, C Sigma C^T)`` with Sigma diagonal, ``exp(log_variance)``.
+    """``N(mean, C Sigma C^T)`` with ``Sigma = diag(exp(log_variance))``.
 
-    Without smoothing C is the identity (GroupMorph, Eq. 6); else a Gaussian filter with free borders (VoxelMorph-diff,
-    Section 3.2), which is diagonal in cosine coordinates, as the prior is: draws and the KL stay in closed form.
+    Without smoothing C is the identity (GroupMorph, Eq. 6), else a Gaussian filter with free borders (VoxelMorph-diff,
+    Section 3.2). Like the prior, the filter is diagonal in cosine coordinates, which keeps draws and the KL in closed
+    form.
 
     Args:
-        smoothing_voxels: standard deviation of the filter, on the grid of z.
+        smoothing_voxels: standard deviation of the filter, in voxels of z's grid; 0 is no smoothing.
     """
 
     def __init__(self, smoothing_voxels: float = 0.0):
@@ -46,7 +54,7 @@ class Posterior:
         self.smoothing_voxels = smoothing_voxels
 
     def spectrum(self, size: Sequence[int]) -> Tensor:
-        """Eigenvalues of C in cosine coordinates, ``(*S)``, float64: the Gaussian's Fourier transform."""
+        """Return the eigenvalues of C in cosine coordinates, ``(*S)`` float64: the Gaussian's Fourier transform."""
         squares = torch.zeros((), dtype=torch.float64)
         for axis, n in enumerate(size):
             line = (math.pi / n * torch.arange(n, dtype=torch.float64)).square()
@@ -54,9 +62,9 @@ class Posterior:
         return torch.exp(-0.5 * self.smoothing_voxels**2 * squares)
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """One draw ``z = mu + C sqrt(Sigma) e``, e ~ N(0, I), by the reparameterisation trick.
+        """Draw ``z = mean + C sqrt(Sigma) e`` with ``e ~ N(0, I)`` (reparameterisation trick).
 
-        GroupMorph prints ``mu + Sigma Sigma^T e``; the covariance of that is not Sigma, so the square root is computed.
+        GroupMorph prints ``mu + Sigma Sigma^T e``, whose covariance is not Sigma.
         """
         noise = torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         if self.smoothing_voxels:
@@ -68,36 +76,40 @@ class Posterior:
     def of_passes(
         self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z after several passes, whose z add up as the fields that they stand for do: of
-        velocities, of momenta and of logarithms of affine maps. ``z = z_1 + ... + z_T`` and
-        ``q(z given z_1 ... z_T-1) = N(z_1 + ... + z_T-1 + mean_T, C Sigma_T C^T)``, so that a prior sees the whole
-        transformation and not its last increment.
+        """Return the mean and log variance of z after T passes, ``z = z_1 + ... + z_T``.
+
+        ``q(z given z_1 ... z_T-1) = N(z_1 + ... + z_T-1 + mean_T, C Sigma_T C^T)``, so that a prior applies to the
+        whole transformation, not to the last increment. This holds for velocities, momenta and logarithms of affine
+        maps, which add up over passes.
 
         Args:
             draws: z of each pass, ``(B, K, C, *S)``.
-            means, log_variances: of each pass.
+            means: mean of each pass, ``(B, K, C, *S)``.
+            log_variances: log variance of each pass, ``(B, K, C, *S)``.
         """
         return sum(draws[:-1], means[-1]), log_variances[-1]
 
 
 class CodePosterior(Posterior):
-    """That of a code, one Gaussian a number, which a decoder turns into a velocity. Codes of several passes do not add
-    up, as the decoder is not linear and each is decoded for images of its own: they are a longer code, and the KL of a
-    prior that is white is the sum over passes (``log p(z_1) ... p(z_T)``)."""
+    """Posterior of a code, which a decoder maps to a velocity; the components are independent Gaussians.
+
+    Codes of several passes do not add up: the decoder is nonlinear and decodes each with the images of its pass. They
+    are concatenated instead, so that the KL to a white prior is the sum over passes (``log p(z_1) ... p(z_T)``).
+    """
 
     def of_passes(
         self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Means and log variances of all codes, ``(B, K, T * C, 1, 1, 1)``."""
+        """Concatenate the means and log variances of all passes, ``(B, K, T * C, 1, 1, 1)``."""
         return torch.cat(list(means), dim=2), torch.cat(list(log_variances), dim=2)
 
 
 class StepPosterior(Posterior):
-    """That of passes which are steps of their own, each from the map of the one before: what a prior weighs after each
-    is the z of that step (AVSM, Eq. 12)."""
+    """Posterior of passes that are separate steps, each composed with the previous map: the prior applies to the z of
+    each step (AVSM, Eq. 12)."""
 
     def of_passes(
         self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the last step."""
+        """Return the mean and log variance of the last step."""
         return means[-1], log_variances[-1]

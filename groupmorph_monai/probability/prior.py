@@ -1,4 +1,4 @@
-"""p(z): a Gaussian whose precision controls the fluid energy of the velocity fields."""
+"""p(z): priors of velocity fields, codes, momenta and affine maps."""
 
 import math
 from collections.abc import Sequence
@@ -20,28 +20,28 @@ __all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGau
 
 @lru_cache(maxsize=64)
 def _terms(size: tuple[int, ...], step: float) -> tuple[Tensor, ...]:
-    """Spectra of the orders 0 to 3 for a field on every ``step``-th voxel, float64."""
+    """Return the spectra of ``L^0`` to ``L^3``, float64, for a field on every ``step``-th voxel of the image."""
     laplacian = CosineTransform.laplacian(size)
-    # A field of voxels of the lattice is ``step`` times as long in voxels of the image, a difference spans ``step`` of
-    # them, and a lattice voxel stands for ``step**D``.
+    # In voxels of the image, vectors are ``step`` times longer than in voxels of the lattice, a difference spans
+    # ``step`` voxels, and a lattice voxel represents ``step**D``.
     return tuple(laplacian**order * step ** (2 + len(size) - 2 * order) for order in range(4))
 
 
 class FluidPrior:
-    """``p(z) = N(0, Lambda^-1)`` with ``Lambda`` a polynomial of L, for every component of every field:
-    ``Lambda = lambda_v I + lambda_u L + lambda_b L^2 + lambda_c L^3``.
+    """Gaussian prior ``p(z) = N(0, Lambda^-1)`` of each field component, whose precision is a polynomial in the
+    Laplacian: ``Lambda = lambda_v I + lambda_u L + lambda_b L^2 + lambda_c L^3``.
 
-    ``L = D - A`` is the Laplacian of the voxel grid with 2*D neighbours inside and fewer at the borders. The first two
-    terms are GroupMorph's (Eq. 1); the second order is the bending energy of the velocity and the third the change of
-    its curvature. All are diagonal in cosine coordinates, so that the KL, the log determinant and draws stay in closed
-    form. The paper prints ``mu^T Lambda^-1 mu`` in Eq. 7 where ``mu^T Lambda mu`` is meant, as its own expansion and
-    supplement show; the latter is computed here.
+    ``L = D - A`` is the graph Laplacian of the voxel grid, with 2 * D neighbours inside and fewer at the borders. The
+    first two terms are GroupMorph's (Eq. 1); ``L^2`` gives the velocity's bending energy, ``L^3`` the variation of its
+    curvature. All are diagonal in cosine coordinates, which keeps the KL, the log determinant and draws in closed form.
+    The KL contains ``mu^T Lambda mu``; Eq. 7 of the paper prints ``mu^T Lambda^-1 mu``, unlike its own expansion and
+    supplement.
 
     Args:
-        lambda_u: weight of the field's differences between neighbours (viscous fluid energy).
-        lambda_v: weight of its magnitude; 0 gives VoxelMorph-diff's prior.
-        lambda_b: weight of its second differences.
-        lambda_c: weight of its third differences.
+        lambda_u: weight of the field's first differences (viscous fluid energy).
+        lambda_v: weight of the field's magnitude; 0 gives VoxelMorph-diff's prior.
+        lambda_b: weight of the field's second differences.
+        lambda_c: weight of the field's third differences.
     """
 
     def __init__(self, lambda_u: float = 1.0, lambda_v: float = 0.01, lambda_b: float = 0.0, lambda_c: float = 0.0):
@@ -52,72 +52,83 @@ class FluidPrior:
 
     @property
     def linear_is_free(self) -> bool:
-        """Whether only second and higher differences have a weight, which a linear field does not have."""
+        """Whether linear fields have zero energy: only second and third differences have a weight."""
         return not any(self.weights[:2])
 
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
-        """Eigenvalues of each order's part of Lambda that has a weight, one ``(*S)`` float64 tensor an order.
+        """Return the eigenvalues of each term of Lambda with a non-zero weight, each ``(*S)`` float64.
 
         Args:
-            size: of the field's lattice.
-            step: voxels between the lattice's. The weights hold for ``step`` 1; with another the same field in space
-                keeps its energy, on whatever lattice it lies.
+            size: size of the field's lattice.
+            step: image voxels between lattice voxels. The weights refer to ``step`` 1; the terms are scaled so that a
+                field has the same energy on any lattice.
         """
         spectra = _terms(tuple(size), float(step))
         return [weight * spectrum for weight, spectrum in zip(self.weights, spectra) if weight]
 
     def spectrum(self, size: Sequence[int], step: float = 1.0) -> Tensor:
-        """Eigenvalues of Lambda in cosine coordinates, ``(*S)``, float64."""
+        """Return the eigenvalues of Lambda in cosine coordinates, ``(*S)`` float64."""
         return torch.stack(self.terms(size, step)).sum(dim=0)
 
     def log_determinant(self, size: Sequence[int]) -> float:
-        """log |Lambda| for one component on a grid of ``size``, exact."""
+        """Compute ``log |Lambda|`` of one component on a grid of ``size``, exactly."""
         eigenvalues = self.spectrum(size)
-        # With lambda_v = 0 (VoxelMorph's prior) a constant field has no density: the pseudo-determinant leaves it out.
+        # With lambda_v = 0 (VoxelMorph's prior) Lambda is singular, as constant fields have no energy: take the
+        # pseudo-determinant.
         return eigenvalues[eigenvalues > 1e-12].log().sum().item()
 
     def energy(self, z: Tensor) -> Tensor:
-        """``z^T Lambda z`` of every field component: ``(B, K, D, *S)`` to ``(B, K, D)``."""
+        """Compute ``z^T Lambda z`` of every field component: ``(B, K, D, *S)`` to ``(B, K, D)``."""
         size = z.shape[3:]
         coefficients = CosineTransform(size, z)(z)
         return (placed_once(self.spectrum, size, like=z) * coefficients.square()).flatten(3).sum(dim=3)
 
     def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
-        """``KL(q || p)``, one number per field: ``(B, K, D, *S)`` twice to ``(B, K)``, summed over components and
-        voxels, constants included (GroupMorph, supplement). ``posterior`` says what the two are of; none is one that
-        does not smooth."""
-        of_size = mean.shape[3:], (posterior or Posterior()).smoothing_voxels
-        diagonal, constant = (placed_once(make, *of_size, like=mean) for make in (self._diagonal, self._constant))
+        """Compute ``KL(q || p)`` of each field, summed over components and voxels, including constants (GroupMorph,
+        supplement).
+
+        Args:
+            mean: mean of q, ``(B, K, D, *S)``.
+            log_variance: log variance of q, ``(B, K, D, *S)``.
+            posterior: distribution that the two parameterise; None is `Posterior` without smoothing.
+
+        Returns:
+            ``(B, K)``, nats.
+        """
+        arguments = mean.shape[3:], (posterior or Posterior()).smoothing_voxels
+        diagonal, constant = (placed_once(make, *arguments, like=mean) for make in (self._diagonal, self._constant))
         trace = (diagonal * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
         return 0.5 * (trace + self.energy(mean) - constant).sum(dim=2)
 
     def _diagonal(self, size: Sequence[int], smoothing_voxels: float) -> Tensor:
-        """That of ``C^T Lambda C``, ``(*S)``, with C the posterior's filter."""
+        """Compute the diagonal of ``C^T Lambda C``, ``(*S)``, where C is the posterior's filter."""
         return CosineTransform.diagonal(self.spectrum(size) * Posterior(smoothing_voxels).spectrum(size).square())
 
     def _constant(self, size: Sequence[int], smoothing_voxels: float) -> Tensor:
-        """What of twice the KL of one component does not depend on the posterior's mean and variance."""
+        """Compute the constant c of one component's ``KL = (sum(diagonal * exp(log_variance) - log_variance) + energy -
+        c) / 2``."""
         log_smoothing = Posterior(smoothing_voxels).spectrum(size).log().sum().item()
         return torch.tensor(math.prod(size) + self.log_determinant(size) + 2 * log_smoothing, dtype=torch.float64)
 
     def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
-        """The loss term: KL averaged over voxels, timepoints and batch, summed over components; a scalar.
+        """Compute the loss term, a scalar: the KL averaged over voxels, timepoints and batch, summed over components.
 
-        Eq. 7 sums it over voxels beside a mean NMI in [0, 1]: taken literally it drowns the images by a factor of the
-        number of voxels, and its weight would change with the patch size. The average over timepoints answers the
-        likelihood's average over pairs, so that the balance does not change with K either.
+        Eq. 7 adds the KL summed over voxels to a mean NMI in [0, 1]: taken literally, the KL dominates by a factor of
+        the number of voxels, and its weight depends on the patch size. The average over timepoints matches the
+        likelihood's average over pairs, so that the balance does not depend on K.
         """
         return self.kl(mean, log_variance, posterior).mean() / math.prod(mean.shape[3:])
 
 
 class TemporalPrior(FluidPrior):
-    """A `FluidPrior` that also holds neighbouring timepoints together: ``lambda_t`` weighs the squared differences
-    between the fields of timepoints k and k + 1, for series in the order of their times (4D smoothness, GroupMorph,
-    Section 6). The precision ``Lambda + lambda_t L_t``, with L_t the Laplacian of the line of K timepoints, is diagonal
-    in cosine coordinates over K and space, so that all stays in closed form.
+    """`FluidPrior` with temporal smoothness, for series in temporal order (4D smoothness, GroupMorph, Section 6).
+
+    The precision is ``Lambda + lambda_t L_t``, where L_t is the Laplacian of the chain of K timepoints. It is diagonal
+    in cosine coordinates over K and space, which keeps the KL in closed form.
 
     Args:
-        lambda_t: see above; the other weights as in `FluidPrior`.
+        lambda_t: weight of the squared differences between the fields of timepoints k and k + 1.
+        **weights: weights of `FluidPrior`.
     """
 
     def __init__(self, lambda_t: float, **weights: float):
@@ -127,12 +138,13 @@ class TemporalPrior(FluidPrior):
         self.lambda_t = float(lambda_t)
 
     def _spectrum(self, timepoints: int, size: Sequence[int]) -> Tensor:
-        """Eigenvalues over K and space, ``(K, *S)``, float64."""
-        line = CosineTransform.laplacian((timepoints,)).view(-1, *[1] * len(size))
-        return self.spectrum(size) + self.lambda_t * line
+        """Return the precision's eigenvalues over K and space, ``(K, *S)`` float64."""
+        temporal = CosineTransform.laplacian((timepoints,)).view(-1, *[1] * len(size))
+        return self.spectrum(size) + self.lambda_t * temporal
 
     def energy(self, z: Tensor) -> Tensor:
-        """``z^T Lambda z`` of a series, shared equally among its timepoints: ``(B, K, D, *S)`` to ``(B, K, D)``."""
+        """Compute ``z^T (Lambda + lambda_t L_t) z`` of a series, divided equally among its timepoints: ``(B, K, D,
+        *S)`` to ``(B, K, D)``."""
         series = z.transpose(1, 2)  # (B, D, K, *S)
         coefficients = CosineTransform(series.shape[2:], z)(series)
         spectrum = placed_once(self._spectrum, z.shape[1], z.shape[3:], like=z)
@@ -140,48 +152,58 @@ class TemporalPrior(FluidPrior):
         return (total / z.shape[1]).unsqueeze(1).expand(-1, z.shape[1], -1)
 
     def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
-        """As `FluidPrior.kl`, the series' total shared equally among its timepoints."""
+        """Compute ``KL(q || p)`` of the series, divided equally among its timepoints; arguments as in
+        `FluidPrior.kl`."""
         timepoints, size = mean.shape[1], mean.shape[3:]
-        of_size = timepoints, size, (posterior or Posterior()).smoothing_voxels
+        arguments = timepoints, size, (posterior or Posterior()).smoothing_voxels
         makers = self._diagonal_of_series, self._constant_of_series
-        diagonal, constant = (placed_once(make, *of_size, like=mean) for make in makers)
+        diagonal, constant = (placed_once(make, *arguments, like=mean) for make in makers)
         trace = (diagonal.unsqueeze(1) * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
         return 0.5 * (trace.mean(dim=1, keepdim=True) + self.energy(mean) - constant).sum(dim=2)
 
     def _diagonal_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
-        """As `FluidPrior._diagonal`, ``(K, *S)``."""
+        """Compute the diagonal of ``C^T (Lambda + lambda_t L_t) C``, ``(K, *S)``."""
         smoothing = Posterior(smoothing_voxels).spectrum(size)
         return CosineTransform.diagonal(self._spectrum(timepoints, size) * smoothing.square())
 
     def _constant_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
         spectrum, smoothing = self._spectrum(timepoints, size), Posterior(smoothing_voxels).spectrum(size)
-        determined = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
-        return torch.tensor(math.prod(size) + determined + 2 * smoothing.log().sum().item(), dtype=torch.float64)
+        log_determinant = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
+        return torch.tensor(math.prod(size) + log_determinant + 2 * smoothing.log().sum().item(), dtype=torch.float64)
 
 
 class UnitGaussian:
-    """``p(z) = N(0, I)``, of codes (Krebs et al. 2018, Eq. 1)."""
+    """Standard normal prior ``p(z) = N(0, I)`` of codes (Krebs et al. 2018, Eq. 1)."""
 
     def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """``KL(q || p)``, one number per timepoint: ``(B, K, C, *S)`` twice to ``(B, K)``, summed over the code."""
+        """Compute ``KL(q || p)`` of each timepoint, summed over the code.
+
+        Args:
+            mean: mean of q, ``(B, K, C, *S)``.
+            log_variance: log variance of q, ``(B, K, C, *S)``.
+
+        Returns:
+            ``(B, K)``, nats.
+        """
         return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).flatten(2).sum(dim=2)
 
     def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
-        """The loss term: KL averaged over timepoints and batch, a scalar. ``posterior`` is one that does not smooth."""
+        """Compute the loss term, a scalar: the KL averaged over timepoints and batch. ``posterior`` is ignored; codes
+        are not smoothed."""
         return self.kl(mean, log_variance).mean()
 
 
 class MomentumNorm:
-    """``-log p(m) = weight <m, v>`` with ``v`` the smoothed momentum (AVSM, Eqs. 8 and 9): a Gaussian with the inverse
-    filter's covariance. Of point estimates, so that there is no log variance to weigh. Of velocities, as a refinement
-    takes them, it is the Gaussian whose covariance is the filter.
+    """Norm of the momentum, ``-log p(m) = weight <m, v>`` with ``v`` the smoothed momentum (AVSM, Eqs. 8 and 9).
 
-    The inner product is the integral over an image whose longest side is 1, as the paper scales it: with ``n`` voxels
-    along that side, the mean over voxels of ``m . v / n^2``.
+    Up to scale, this is a Gaussian of momenta whose covariance is the inverse filter, or one of velocities, as in a
+    refinement, whose covariance is the filter. Momenta are point estimates: their log variance is ignored. The inner
+    product is the integral over an image whose longest side is 1, as in the paper: the mean over voxels of ``m . v /
+    n^2``, with ``n`` voxels along that side.
 
     Args:
         weight: lambda_vr.
-        smoothing: from momentum to velocity.
+        smoothing: filter from momentum to velocity.
     """
 
     def __init__(self, weight: float = 10.0, smoothing: MultiGaussian | None = None):
@@ -191,24 +213,30 @@ class MomentumNorm:
         self.linear_is_free = False
 
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
-        """Eigenvalues of a velocity's precision, as `FluidPrior.terms` gives them: one ``(*S)``, float64."""
-        # What the filter leaves a millionth of is held as firmly as anything need be.
-        filtered = self.smoothing.spectrum(size).clamp_min(1e-6)
-        # Of one voxel's share of the mean; on a lattice each stands for ``step**D`` voxels of the image.
-        return [self.weight * step ** len(size) / max(size) ** 2 / filtered]
+        """Return the eigenvalues of a velocity's precision in the form of `FluidPrior.terms`: one tensor ``(*S)``
+        float64."""
+        # The floor bounds the precision's condition number.
+        filter_spectrum = self.smoothing.spectrum(size).clamp_min(1e-6)
+        # Per voxel of the mean; on a lattice each voxel represents ``step**D`` voxels of the image.
+        return [self.weight * step ** len(size) / max(size) ** 2 / filter_spectrum]
 
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
-        """The loss term of momenta ``(B, K, D, *S)``, voxels: the mean over timepoints and batch, a scalar. The last
-        two arguments are those of the other priors."""
+        """Compute the loss term, a scalar: the mean over timepoints and batch.
+
+        Args:
+            mean: momenta, ``(B, K, D, *S)``, voxels.
+            log_variance: ignored, for the interface of the other priors.
+            posterior: ignored, likewise.
+        """
         return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean() / max(mean.shape[3:]) ** 2
 
 
 class AffineNorm:
-    """``-log p = |A - I|^2 + |b|^2`` of the affine maps ``A x + b`` from each timepoint to each other: AVSM's pull of
-    the composed map to the identity (Eq. 4). Of point estimates: no log variance is weighed.
+    """Distance of affine maps from the identity, ``-log p = |A - I|^2 + |b|^2``, for the maps ``A x + b`` between all
+    pairs of timepoints (AVSM, Eq. 4). Affine maps are point estimates: their log variance is ignored.
 
     Args:
-        alignment: what of the logarithms moves the timepoints.
+        alignment: constraint on the logarithms of the maps.
     """
 
     def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
@@ -216,27 +244,36 @@ class AffineNorm:
 
     @full_precision
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
-        """The loss term of logarithms ``(B, K, 12, 1, 1, 1)``, a matrix, row by row, then a translation, of all steps:
-        the mean over ordered pairs of timepoints and batch, a scalar. The last two arguments are those of the other
-        priors."""
-        numbers = self.alignment.constrain(mean).flatten(2)
-        logarithms = torch.cat([numbers[..., :9].unflatten(2, (3, 3)), numbers[..., 9:].unsqueeze(3)], dim=3)
+        """Compute the loss term, a scalar: the mean over ordered pairs of timepoints and batch.
+
+        Args:
+            mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix in row-major
+                order, then a translation.
+            log_variance: ignored, for the interface of the other priors.
+            posterior: ignored, likewise.
+        """
+        components = self.alignment.constrain(mean).flatten(2)
+        logarithms = torch.cat([components[..., :9].unflatten(2, (3, 3)), components[..., 9:].unsqueeze(3)], dim=3)
         logarithms = pad(logarithms, (0, 0, 0, 1))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
-        composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity where both are one
+        composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity on the diagonal
         squares = (composed - torch.eye(4, dtype=composed.dtype, device=composed.device)).square().sum(dim=(3, 4))
         timepoints = mean.shape[1]
         return squares.mean() * timepoints / (timepoints - 1)
 
 
 def fading_weight(constant: float, decay: float, current_step: int) -> float:
-    """AVSM's weight of the pull to the identity, ``C K / (K + exp(n / K))`` (Eq. 13).
+    """Compute the weight of the pull to the identity after n epochs, ``C K / (K + exp(n / K))`` (AVSM, Eq. 13).
 
     Args:
-        constant, decay: C and K.
-        current_step: number of the epoch, from 1, as MONAI's ParamSchedulerHandler gives it; n is from 0.
+        constant: C.
+        decay: K.
+        current_step: epoch from 1, as MONAI's ParamSchedulerHandler passes it; ``n = current_step - 1``.
+
+    Raises:
+        InputError: ``constant`` is negative, or ``decay`` is not positive.
     """
     if constant < 0 or decay <= 0:
         raise InputError(f"affine_pull, affine_pull_decay: expected 0 or more and above 0, got {constant} and {decay}")
-    # Beyond 700 the exponential overflows, and nothing is left of the weight long before.
+    # The exponential overflows just above 709; the weight vanishes long before.
     return constant * decay / (decay + math.exp(min((current_step - 1) / decay, 700.0)))

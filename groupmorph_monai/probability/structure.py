@@ -1,4 +1,4 @@
-"""Likelihoods of a group's structure: how few images explain K volumes, and whether their edges run alike."""
+"""Structural likelihoods of a group: low-rank volumes and aligned edges."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ __all__ = ["LowRank", "NormalisedGradient"]
 
 
 class LowRank(Likelihood):
-    """Few eigenimages explain the volumes: ``-sum_i i lambda_i / K`` with lambda_1 >= lambda_2 >= ... the eigenvalues
-    of their K x K correlation matrix (Huizinga et al. 2016, Med Image Anal 29:65, their second PCA metric; Elastix's
-    PCAMetric2).
+    """Low rank of the group, ``-sum_i i lambda_i / K``, where lambda_1 >= lambda_2 >= ... are the eigenvalues of the
+    volumes' K x K correlation matrix: few eigenimages explain aligned volumes (Huizinga et al. 2016, Med Image Anal
+    29:65, their second PCA metric; Elastix's PCAMetric2).
 
     Args:
-        smooth_voxels, stiffness: as in `Likelihood`; one correlation of whole volumes is far from nats a voxel.
+        smooth_voxels: as in `Likelihood`.
+        stiffness: as in `Likelihood`; a correlation of whole volumes is on a scale far from nats per voxel.
     """
 
     def __init__(self, smooth_voxels: int = 4, stiffness: float = 30.0):
@@ -34,13 +35,15 @@ class LowRank(Likelihood):
 
 
 class NormalisedGradient(Likelihood):
-    """Edges run alike, whichever side is bright: the mean over pairs of timepoints of ``<n_i, n_j>^2`` with
-    ``n = grad x / sqrt(|grad x|^2 + edge^2)`` (Haber and Modersitzki 2006, normalised gradient fields). All
-    pairs at once: the mean is the squared Frobenius norm of the mean over K of ``n n^T``.
+    """Normalised gradient fields (Haber and Modersitzki 2006): the mean over voxels and pairs of timepoints of
+    ``<n_i, n_j>^2`` with ``n = grad x / sqrt(|grad x|^2 + edge^2)``, which is invariant to the sign of the contrast.
+
+    The mean over pairs is computed as the squared Frobenius norm of the mean over K of ``n n^T``.
 
     Args:
-        edge: slope below which nothing is an edge, intensities in [0, 1] per voxel.
-        smooth_voxels, stiffness: as in `Likelihood`.
+        edge: gradient magnitude below which edges are suppressed, intensities in [0, 1] per voxel.
+        smooth_voxels: as in `Likelihood`.
+        stiffness: as in `Likelihood`.
     """
 
     def __init__(self, edge: float = 0.02, smooth_voxels: int = 4, stiffness: float = 4.0):

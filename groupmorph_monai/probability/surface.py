@@ -1,4 +1,4 @@
-"""p(surfaces given z): how far a structure's surface, carried to another timepoint, lies from its surface there."""
+"""p(surfaces given z): distances between the surfaces of a structure, transformed to another timepoint."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,19 @@ from ..space.grid import sample
 __all__ = ["SurfaceDistance"]
 
 
-def _carried(points: Tensor, ddf: Tensor) -> Tensor:
-    """``p + ddf(p)`` of points ``(N, P, 3)`` by fields ``(N, 3, *S)``."""
+def _transform_points(points: Tensor, ddf: Tensor) -> Tensor:
+    """Compute ``p + ddf(p)`` for points ``(N, P, 3)`` and fields ``(N, 3, *S)``."""
     return points + sample(ddf, points.mT[..., None, None])[..., 0, 0].mT
 
 
 class SurfaceDistance(nn.Module):
     """Log likelihood of the K surfaces of one structure, ``-mean(distance^2) / (2 noise^2)`` (VoxelMorph-diff, Eqs. 8
-    to 11): the generative model's corresponding points are not known, so that the distance is that to the nearest point
-    of the other surface.
+    to 11). Point correspondences are unknown: distances are measured to the nearest point of the other surface.
 
-    Points on the surface of timepoint i go to the common space and on to timepoint j, where the distance transform of
-    j's surface is read. All ordered pairs count; for two timepoints they are the two directions of Eq. 11, which prints
-    the distance where Eqs. 8 and 10 have its square. The mean over points stands where the paper sums over 100,000, so
-    that the weight does not change with their number.
+    Points on the surface of timepoint i are transformed to the common space and on to timepoint j, where the distance
+    transform of j's surface is sampled. The mean is over all ordered pairs, for K = 2 the two directions of Eq. 11,
+    which prints the distance where Eqs. 8 and 10 have its square. It is a mean over points, where the paper sums over
+    100,000, so that the weight does not depend on their number.
 
     Args:
         noise_voxels: standard deviation sigma_s of the surfaces.
@@ -35,18 +34,19 @@ class SurfaceDistance(nn.Module):
         self.variance = noise_voxels**2
 
     def forward(self, ddf: Tensor, inverse_ddf: Tensor, surfaces: Mapping[str, Tensor]) -> Tensor:
-        """Scalar.
+        """Compute the log likelihood, a scalar.
 
         Args:
-            ddf, inverse_ddf: ``(B, K, 3, *S)``, common space to timepoint and back, voxels.
+            ddf: displacements from the common space to the timepoints, ``(B, K, 3, *S)``, voxels.
+            inverse_ddf: displacements from the timepoints to the common space, ``(B, K, 3, *S)``, voxels.
             surfaces: ``points`` ``(B, K, P, 3)``, voxel coordinates in their timepoint, and ``distance`` ``(B, K,
-                *S)``, from every voxel to that timepoint's surface, voxels, of either sign.
+                *S)``, distance of every voxel to that timepoint's surface, voxels, signed or not.
         """
         points, distance = surfaces["points"], surfaces["distance"].flatten(0, 1).unsqueeze(1)
         timepoints = points.shape[1]
-        common = _carried(points.flatten(0, 1), inverse_ddf.flatten(0, 1)).unflatten(0, points.shape[:2])
+        common = _transform_points(points.flatten(0, 1), inverse_ddf.flatten(0, 1)).unflatten(0, points.shape[:2])
         total = distance.new_zeros(())
         for shift in range(1, timepoints):  # surface i in timepoint i + shift
-            carried = _carried(common.roll(shift, dims=1).flatten(0, 1), ddf.flatten(0, 1))
-            total = total + sample(distance, carried.mT[..., None, None]).square().mean()
+            transformed = _transform_points(common.roll(shift, dims=1).flatten(0, 1), ddf.flatten(0, 1))
+            total = total + sample(distance, transformed.mT[..., None, None]).square().mean()
         return -total / (timepoints - 1) / (2 * self.variance)

@@ -1,4 +1,4 @@
-"""Where things are: grids, fields, transformations and what a series is aligned to."""
+"""Grids, fields, transforms, integrators and alignments."""
 
 from .alignment import (
     MeanAlignment,

@@ -1,4 +1,4 @@
-"""What z may be: K fields to the series' mean, or all timepoints on one of them."""
+"""Alignments of a series: constraints on z and displacements to the series' mean or to a reference timepoint."""
 
 from collections.abc import Iterator
 
@@ -24,39 +24,40 @@ Transformation = Flow | FlowSequence | Displacement
 
 
 class _Alignment:
-    """What z means: how a refinement, whose steps have mean 0 over K, is to see it, and back."""
+    """Base class of alignments: displacements of z, and conversion of z to and from the form in which a refinement,
+    whose steps have mean 0 over K, changes it."""
 
     def centred(self, z: Tensor) -> Tensor:
-        """z as fields whose mean over K no step needs to change."""
+        """Convert z to fields whose mean over K a refinement may leave unchanged."""
         return z
 
     def anchored(self, z: Tensor) -> Tensor:
-        """The opposite."""
+        """Convert centred fields back to z."""
         return z
 
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
-        """What all timepoints share that moves none against another, ``(B, 1, D, *S)``: ``constrain(anchored(z))`` is z
-        without it."""
+        """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *S)``:
+        ``constrain(anchored(z)) == z - shared(z)``."""
         raise NotImplementedError
 
     def displacements(
         self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
+        """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
         raise NotImplementedError
 
     def inverses(
         self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Chunks of the displacements from each timepoint to the common space."""
+        """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *S)``, voxels."""
         raise NotImplementedError
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
+        """Compute the displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
         return torch.cat([ddf for _, ddf in self.displacements(z, transformation)], dim=1)
 
     def inverse(self, z: Tensor, transformation: Transformation) -> Tensor:
-        """Displacements from each timepoint to the common space."""
+        """Compute the displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels."""
         return torch.cat([ddf for _, ddf in self.inverses(z, transformation)], dim=1)
 
 
@@ -65,18 +66,19 @@ def _mean(z: Tensor, chunks: Chunks) -> Tensor:
 
 
 class MeanAlignment(_Alignment):
-    """All-moving: every timepoint goes to a common space that none of them defines (GroupMorph, Section 2).
+    """All-moving alignment: all timepoints are registered to a common space that none of them defines (GroupMorph,
+    Section 2).
 
     Args:
-        remove_mean: subtract the mean over K of z, so that the common space is the series' geodesic mean by
-            construction and not only by the prior's pull.
+        remove_mean: subtract the mean of z over K, which makes the common space the series' geodesic mean by
+            construction. Otherwise only the prior pulls it there.
     """
 
     def __init__(self, remove_mean: bool = False):
         self.remove_mean = remove_mean
 
     def constrain(self, z: Tensor) -> Tensor:
-        """What of z counts: with ``remove_mean`` all but its mean over K."""
+        """Subtract the mean of z over K if ``remove_mean``."""
         return z - z.mean(dim=1, keepdim=True) if self.remove_mean else z
 
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
@@ -96,10 +98,10 @@ class MeanAlignment(_Alignment):
 
 
 class ReferenceAlignment(_Alignment):
-    """All-to-one: the common space is timepoint ``reference``, whose deformation is exactly the identity.
+    """All-to-one alignment: the common space is timepoint ``reference``, whose deformation is exactly the identity.
 
-    The others are composed with its inverse, ``phi_k o phi_reference^-1``: subtracting velocities instead would be
-    exact only where they commute. With K = 2 this is pair-wise registration.
+    The other timepoints are composed with its inverse, ``phi_k o phi_reference^-1``; subtracting velocities would be
+    exact only where they commute. For K = 2 this is pair-wise registration.
 
     Args:
         reference: index of the fixed timepoint, from 0.
@@ -111,18 +113,18 @@ class ReferenceAlignment(_Alignment):
         self.reference = reference
 
     def constrain(self, z: Tensor) -> Tensor:
-        """z without its mean over K: a motion of all timepoints together moves none of them against the reference."""
+        """Subtract the mean of z over K: common motion moves no timepoint relative to the reference."""
         return z - z.mean(dim=1, keepdim=True)
 
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
         return _mean(z, chunks)
 
     def _pin(self, ddf: Tensor, start: int = 0) -> Tensor:
-        """No displacement of the reference, if it is among timepoints from ``start`` on."""
-        n = self.reference - start
-        if not 0 <= n < ddf.shape[1]:
+        """Set the reference's field to 0 in a chunk of timepoints that begins at ``start``."""
+        index = self.reference - start
+        if not 0 <= index < ddf.shape[1]:
             return ddf
-        return torch.cat([ddf[:, :n], torch.zeros_like(ddf[:, :1]), ddf[:, n + 1 :]], dim=1)
+        return torch.cat([ddf[:, :index], torch.zeros_like(ddf[:, :1]), ddf[:, index + 1 :]], dim=1)
 
     def _check(self, z: Tensor) -> None:
         if self.reference >= z.shape[1]:
@@ -131,50 +133,52 @@ class ReferenceAlignment(_Alignment):
                 f"{self.reference}; choose one of these"
             )
 
-    def _fixed(self, z: Tensor) -> Tensor:
+    def _reference_field(self, z: Tensor) -> Tensor:
         self._check(z)
         return z[:, self.reference : self.reference + 1]
 
     def displacements(
         self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Tensor]]:
-        from_reference = transformation.inverse(self._fixed(z))
+        from_reference = transformation.inverse(self._reference_field(z))
         for c in chunks(z.shape[1]):
             yield c, self._pin(compose(transformation(z[:, c]), from_reference), c.start)
 
     def inverses(
         self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Tensor]]:
-        to_reference = transformation(self._fixed(z))
+        to_reference = transformation(self._reference_field(z))
         for c in chunks(z.shape[1]):
             yield c, self._pin(compose(to_reference, transformation.inverse(z[:, c])), c.start)
 
 
 class OneWayAlignment(ReferenceAlignment):
-    """All-to-one as VoxelMorph-diff and AVSM have it for pairs: each other timepoint's own velocity takes it to the
-    reference, and what a network says of the reference does not count. So the maps of two timepoints in the one order
-    and in the other need not be each other's inverse, as those of `ReferenceAlignment` are.
+    """All-to-one alignment as in VoxelMorph-diff and AVSM for pairs: each timepoint is registered to the reference by
+    its own velocity, and the velocity predicted for the reference is ignored.
+
+    Unlike with `ReferenceAlignment`, the map of a pair and that of the exchanged pair need not be inverse to each
+    other.
 
     Args:
         reference: index of the fixed timepoint, from 0.
     """
 
     def constrain(self, z: Tensor) -> Tensor:
-        """z with no velocity for the reference."""
+        """Set the reference's velocity to 0."""
         self._check(z)
         return self._pin(z)
 
     def centred(self, z: Tensor) -> Tensor:
-        """The same motion of timepoints against each other, to first order, with mean 0 over K."""
+        """Subtract the mean over K, which to first order preserves the timepoints' relative motion."""
         z = self.constrain(z)
         return z - z.mean(dim=1, keepdim=True)
 
     def anchored(self, z: Tensor) -> Tensor:
-        """The same with none of the reference."""
-        return z - self._fixed(z)
+        """Subtract the reference's field."""
+        return z - self._reference_field(z)
 
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
-        return self._fixed(z)
+        return self._reference_field(z)
 
     def displacements(
         self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
@@ -190,31 +194,38 @@ class OneWayAlignment(ReferenceAlignment):
 
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
-    """``maps`` ``(..., 4, 4)`` in RAS mm as maps of voxel coordinates, float64.
+    """Convert affine maps from RAS mm to voxel coordinates.
 
     Args:
-        grid: ``(4, 4)``, voxels to RAS mm, or as many as maps.
+        maps: ``(..., 4, 4)``, RAS mm.
+        grid: voxels to RAS mm, ``(4, 4)``, or one per map.
+
+    Returns:
+        ``(..., 4, 4)`` float64 on the CPU.
     """
     maps, grid = maps.cpu().double(), grid.cpu().double()
     in_voxels = torch.linalg.inv(grid) @ maps @ grid
     identity = torch.eye(4, dtype=torch.float64)
-    # To the last digit, so that what does not move is not interpolated.
+    # Keep identities exact: a rounding error would cause interpolation.
     return torch.where((maps == identity).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), identity, in_voxels)
 
 
 def affine_velocity(logarithms: Tensor, like: Field) -> Field:
-    """The stationary velocity whose flow is an affine map, ``(1, K, 3, *C)``.
+    """Compute the stationary velocities whose flows are affine maps.
 
     Args:
-        logarithms: of the maps, ``(K, 4, 4)``, voxel coordinates of the image.
-        like: any field on the lattice that is wanted.
+        logarithms: logarithms of the maps, ``(K, 4, 4)``, voxel coordinates of the image.
+        like: field on the lattice of the result.
+
+    Returns:
+        Velocities ``(1, K, 3, *C)``, voxels of the lattice.
     """
     values = like.values
-    places = like.step * voxel_grid(values.shape[-3:], values)
-    return like.like(torch.stack([apply_affine(m.to(values), places) for m in logarithms])[None] / like.step)
+    points = like.step * voxel_grid(values.shape[-3:], values)
+    return like.like(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / like.step)
 
 
 @full_precision
 def apply_affine(matrix: Tensor, points: Tensor) -> Tensor:
-    """``(4, 4)`` on ``(3, i, j, k)`` points."""
+    """Apply an affine ``matrix`` ``(4, 4)`` to ``points`` ``(3, *S)``."""
     return torch.einsum("de,eijk->dijk", matrix[:3, :3], points) + matrix[:3, 3].view(3, 1, 1, 1)

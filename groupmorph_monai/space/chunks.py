@@ -8,14 +8,14 @@ from torch import Tensor
 
 __all__ = ["Chunks", "all_at_once", "total"]
 
-Chunks = Callable[[int], Iterable[slice]]  # from K to slices that together cover the K timepoints, in order
+Chunks = Callable[[int], Iterable[slice]]  # maps K to consecutive slices that cover the K timepoints
 
 
-def all_at_once(number: int) -> list[slice]:
+def all_at_once(timepoints: int) -> list[slice]:
     """Return one chunk with all timepoints."""
-    return [slice(0, number)]
+    return [slice(0, timepoints)]
 
 
 def total(parts: Iterable[Tensor]) -> Tensor:
-    """Add tensors as they are computed, so that only one of them is in memory beside their sum."""
+    """Sum tensors as they are computed, holding one of them at a time beside the sum."""
     return reduce(torch.add, parts)

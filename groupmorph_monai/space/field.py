@@ -1,4 +1,4 @@
-"""Fields that know their lattice."""
+"""Vector fields with their lattice."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Field"]
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """K velocities or displacements on every ``step``-th voxel of an image, from its first voxel on.
+    """K velocities or displacements on every ``step``-th voxel of an image, starting at its first voxel.
 
     Args:
-        values: ``(B, K, D, *C)`` with ``C = ceil(size / step)``, in voxels of this lattice.
-        size: voxels of the image along each axis.
-        step: voxels of the image between neighbours of the lattice.
+        values: ``(B, K, D, *C)`` with ``C = ceil(size / step)``, in voxels of the lattice.
+        size: size of the image, in voxels.
+        step: image voxels between lattice voxels.
     """
 
     values: Tensor
@@ -30,16 +30,19 @@ class Field:
         expected = tuple(-(-n // self.step) for n in self.size)
         if tuple(self.values.shape[3:]) != expected:
             raise ValueError(
-                f"values: expected spatial shape {expected} on every {self.step}. voxel of {tuple(self.size)}, got "
+                f"values: expected spatial shape {expected} for size {tuple(self.size)} and step {self.step}, got "
                 f"{tuple(self.values.shape[3:])}"
             )
 
     def like(self, values: Tensor) -> "Field":
-        """Other values on the same lattice."""
+        """Return a field with other values on the same lattice."""
         return Field(values, self.size, self.step)
 
     def at(self, step: int) -> "Field":
-        """The same field on every ``step``-th voxel, interpolated linearly, or smoothed and thinned."""
+        """Resample the field to every ``step``-th voxel: linear interpolation, or smoothing and subsampling.
+
+        Vectors are rescaled to voxels of the new lattice.
+        """
         if step == self.step:
             return self
         if self.step % step == 0:
@@ -48,9 +51,9 @@ class Field:
         if step % self.step:
             return self.at(gcd(step, self.step)).at(step)
         factor = step // self.step
-        thinned = coarsen(self.values.flatten(1, 2), factor).unflatten(1, self.values.shape[1:3])
-        return Field(thinned / factor, self.size, step)
+        coarse = coarsen(self.values.flatten(1, 2), factor).unflatten(1, self.values.shape[1:3])
+        return Field(coarse / factor, self.size, step)
 
     def on_image(self) -> Tensor:
-        """Values on every voxel of the image, ``(B, K, D, *size)``, in its voxels."""
+        """Return the values on every voxel of the image, ``(B, K, D, *size)``, in image voxels."""
         return self.at(1).values

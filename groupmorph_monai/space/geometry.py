@@ -1,7 +1,7 @@
-"""Grids and transforms in the patient's millimetres.
+"""Grids and transforms in patient coordinates.
 
-Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward: a transform takes a point of the space
-in which an image is resampled to the point where the image is read.
+Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward: a transform maps a point of the space
+in which an image is resampled to the point at which the image is sampled.
 """
 
 from collections.abc import Iterator
@@ -31,11 +31,11 @@ _SLAB_VOXELS = 2**20
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of a volume lie.
+    """Voxel grid of a volume in patient coordinates.
 
     Args:
-        shape: voxels along each axis.
-        affine: ``(4, 4)``, voxel indices to RAS mm; converted to float64 on the CPU.
+        shape: number of voxels along each axis.
+        affine: voxel indices to RAS mm, ``(4, 4)``; converted to float64 on the CPU.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +47,7 @@ class Grid:
 
     @property
     def spacing_mm(self) -> Tensor:
+        """Distance between voxel centres along each axis, ``(3,)``."""
         return self.affine[:3, :3].norm(dim=0)
 
     @cached_property
@@ -55,84 +56,93 @@ class Grid:
 
     @property
     def centre(self) -> Tensor:
-        """The centre of the volume, ``(3,)`` mm."""
-        return _affine(self.affine, (torch.tensor(self.shape, dtype=torch.float64) - 1) / 2)
+        """Centre of the volume, ``(3,)`` mm."""
+        return _apply_affine(self.affine, (torch.tensor(self.shape, dtype=torch.float64) - 1) / 2)
 
     @property
     def extent_mm(self) -> Tensor:
-        """Lengths of the sides between the outer faces of the voxels, ``(3,)``."""
+        """Side lengths of the volume, up to the outer faces of its voxels, ``(3,)``."""
         return self.spacing_mm * torch.tensor(self.shape)
 
     def corners(self, beyond_voxels: float = 0.0) -> Tensor:
-        """The eight corners of the volume, ``(8, 3)`` mm: centres of voxels, or so many voxels beyond them."""
+        """Return the centres of the eight corner voxels, or points that many voxels beyond them, ``(8, 3)`` mm."""
         ends = ([-beyond_voxels, n - 1.0 + beyond_voxels] for n in self.shape)
-        return _affine(self.affine, torch.cartesian_prod(*[torch.tensor(end, dtype=torch.float64) for end in ends]))
+        voxels = torch.cartesian_prod(*[torch.tensor(end, dtype=torch.float64) for end in ends])
+        return _apply_affine(self.affine, voxels)
 
     def matches(self, other: "Grid", tolerance_mm: float = 1e-4) -> bool:
-        """Whether both have the same voxels, to ``tolerance_mm`` at each corner."""
+        """Test whether both grids have the same shape, and the same corners to within ``tolerance_mm`` per axis."""
         if self.shape != other.shape:
             return False
         return bool((self.corners() - other.corners()).abs().max() <= tolerance_mm)
 
     def slabs(self) -> Iterator[slice]:
-        """Slices of the first axis that together cover the volume, each of about a million voxels."""
+        """Yield slices of the first axis that cover the volume, with at most about a million voxels each."""
         rows = max(1, _SLAB_VOXELS // (self.shape[1] * self.shape[2]))
         for start in range(0, self.shape[0], rows):
             yield slice(start, min(start + rows, self.shape[0]))
 
     def points(self, rows: slice = slice(None), every: int = 1) -> Tensor:
-        """Voxel centres in mm, ``(*S, 3)``: of some ``rows`` of the first axis, and of every ``every``-th voxel."""
+        """Compute the voxel centres, ``(*S, 3)`` mm.
+
+        Args:
+            rows: slice of the first axis.
+            every: step along each axis, in voxels.
+        """
         axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         axes = [axes[0][rows][::every], *(axis[::every] for axis in axes[1:])]
         columns = [axis[:, None] * column for axis, column in zip(axes, self.affine[:3, :3].T)]
         return columns[0][:, None, None] + columns[1][:, None] + columns[2] + self.affine[:3, 3]
 
     def voxels(self, points: Tensor) -> Tensor:
-        """Voxel coordinates, ``(..., 3)``, of points in mm."""
-        return _affine(self._to_voxels, points)
+        """Convert points in mm to voxel coordinates, ``(..., 3)``."""
+        return _apply_affine(self._to_voxels, points)
 
     def contains(self, points: Tensor) -> Tensor:
-        """Whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""
+        """Test whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""
         return self.covers(self.voxels(points))
 
     def covers(self, voxels: Tensor) -> Tensor:
-        """Whether voxel coordinates ``(..., 3)`` lie within the outer faces of the voxels, ``(...)`` bool."""
-        # A rounding error must not cut off a face.
+        """Test whether voxel coordinates ``(..., 3)`` lie within the outer faces of the voxels, ``(...)`` bool."""
+        # The tolerance keeps points on a face inside despite rounding errors.
         last = torch.tensor(self.shape, dtype=voxels.dtype) - 0.5 + 1e-6
         return ((voxels >= -0.5 - 1e-6) & (voxels <= last)).all(dim=-1)
 
     def at_spacing(self, spacing_mm: Tensor) -> "Grid":
-        """The same axes and first voxel centre, at another spacing ``(3,)``; the last voxel centre is just covered."""
+        """Return the grid with the same axes and first voxel centre at another spacing ``(3,)``, just large enough to
+        cover the last voxel centre."""
         ratio = torch.as_tensor(spacing_mm, dtype=torch.float64) / self.spacing_mm
         affine = self.affine.clone()
         affine[:3, :3] *= ratio
-        # A rounding error must not add a voxel.
+        # The tolerance keeps a rounding error from adding a voxel.
         size = ((torch.tensor(self.shape) - 1) / ratio - 1e-4).ceil().clamp_min(0).int() + 1
         return Grid(tuple(size.tolist()), affine)
 
     def over(self, volume: "Grid") -> "Grid":
-        """The lattice of this grid, continued or cut so that it just covers ``volume`` up to the outer faces of its
-        voxels. Where this grid's axes are not at right angles, the closest that are replace them; a node near the
-        centre of ``volume`` stays where it is."""
+        """Extend or crop the lattice of this grid to just cover ``volume``, up to the outer faces of its voxels.
+
+        Axes that are not orthogonal are replaced by the closest orthogonal ones; a lattice node near the centre of
+        ``volume`` keeps its position.
+        """
         u, _, v = torch.linalg.svd(self.affine[:3, :3] / self.spacing_mm)
         affine, node = self.affine.clone(), self.voxels(volume.centre).round()
         affine[:3, :3] = u @ v * self.spacing_mm
         affine[:3, 3] += (self.affine - affine)[:3, :3] @ node
         corners = Grid(self.shape, affine).voxels(volume.corners(0.5))
-        # A rounding error must not add a node.
+        # The tolerance keeps a rounding error from adding a node.
         low, high = (corners.amin(0) + 1e-3).floor(), (corners.amax(0) - 1e-3).ceil()
         affine[:3, 3] += affine[:3, :3] @ low
         return Grid(tuple((high - low + 1).int().tolist()), affine)
 
     def canonical(self) -> "Grid":
-        """The same voxels with their axes reordered and flipped to be the closest to right, anterior and superior."""
+        """Reorder and flip the axes to be as close as possible to RAS; the voxels stay the same."""
         cosines = self.affine[:3, :3] / self.spacing_mm
         best = max(_PERMUTATIONS, key=lambda axes: float(cosines[range(3), axes].abs().sum()))
         affine, shape = self.affine.clone(), [self.shape[axis] for axis in best]
-        for world, axis in enumerate(best):
+        for world_axis, axis in enumerate(best):
             column = self.affine[:3, axis]
-            flipped = bool(column[world] < 0)
-            affine[:3, world] = -column if flipped else column
+            flipped = bool(column[world_axis] < 0)
+            affine[:3, world_axis] = -column if flipped else column
             if flipped:
                 affine[:3, 3] += (self.shape[axis] - 1) * column
         return Grid(tuple(shape), affine)
@@ -142,71 +152,82 @@ _PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0
 
 
 @full_precision
-def _affine(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply a ``(4, 4)`` matrix to points ``(..., 3)``."""
+def _apply_affine(matrix: Tensor, points: Tensor) -> Tensor:
+    """Apply ``matrix`` ``(4, 4)`` to ``points`` ``(..., 3)``."""
     matrix = matrix.to(points)
     return torch.addmm(matrix[:3, 3], points.reshape(-1, 3), matrix[:3, :3].T).view_as(points)
 
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample ``volume`` ``(C, *S)`` at voxel coordinates ``(..., 3)``; the border's value holds outside. Returns values
-    ``(..., C)``, linearly interpolated, or the nearest voxel's with ``mode="nearest"``."""
-    places = voxels.reshape(-1, 3).T[None, :, :, None, None].to(volume)
-    return sample(volume[None], places, mode)[0, :, :, 0, 0].T.reshape(*voxels.shape[:-1], len(volume))
+    """Sample ``volume`` at voxel coordinates, with border padding.
+
+    Args:
+        volume: ``(C, *S)``.
+        voxels: ``(..., 3)``.
+        mode: ``"bilinear"`` for linear interpolation, or ``"nearest"``.
+
+    Returns:
+        Values ``(..., C)``.
+    """
+    points = voxels.reshape(-1, 3).T[None, :, :, None, None].to(volume)
+    return sample(volume[None], points, mode)[0, :, :, 0, 0].T.reshape(*voxels.shape[:-1], len(volume))
 
 
 def triple_product(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a . (b x c)``, the determinant of three vectors whose components lie on axis 0."""
+    """Compute ``a . (b x c)``, the determinant of three vectors with components on axis 0."""
     return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
 
 
 def jacobian_determinant(displacement: Tensor, affine: Tensor | None = None) -> Tensor:
-    """Compute the determinant of the Jacobian of ``x + u(x)``, by central differences, one-sided at the border.
+    """Compute the Jacobian determinant of ``x + u(x)`` by central differences, one-sided at the border.
 
-    Voxels and millimetres give the same. Above 1, tissue takes up more room where it is read than where it is shown;
-    below 0 the map folds.
+    The determinant is the same in voxels and millimetres. Above 1, tissue has a larger volume in the sampled image than
+    in the resampled one; below 0, the map folds.
 
     Args:
-        displacement: ``(K, 3, *S)``, at least 2 voxels along each axis.
-        affine: ``(4, 4)``, voxels to the unit of the displacement; None where that is voxels.
-    Returns: ``(K, *S)``.
+        displacement: u, ``(K, 3, *S)``, at least 2 voxels along each axis.
+        affine: voxels to the unit of the displacement, ``(4, 4)``; None if the displacement is in voxels.
+
+    Returns:
+        ``(K, *S)``.
     """
     grid = Grid(displacement.shape[2:], torch.eye(4) if affine is None else affine)
     axes = grid.affine[:3, :3].to(displacement)
-    result = displacement.new_empty((displacement.shape[0], *grid.shape))  # a tuple: MetaTensor takes no other
+    result = displacement.new_empty((displacement.shape[0], *grid.shape))  # MetaTensor accepts only a tuple
     for u, determinant in zip(displacement, result):
         for rows in grid.slabs():
-            # A layer more on either side, where there is one, for the central differences; two at the least.
+            # Central differences need a layer on either side, where there is one, and at least two layers in all.
             low, high = max(0, min(rows.start - 1, grid.shape[0] - 2)), min(grid.shape[0], rows.stop + 1)
-            # With M the axes and G the derivative by voxel, the one by place is I + G M^-1: |M + G| / |M|.
+            # With axes M and derivative G by voxel coordinates, the Jacobian is I + G M^-1: |M + G| / |M|.
             jacobian = gradient(u[None, :, low:high])[0] + axes[:, :, None, None, None]
             determinant[rows] = triple_product(*jacobian.unbind(1))[rows.start - low : rows.stop - low]
     return result / triple_product(*axes.unbind(1))
 
 
 class Transform:
-    """A map of points in mm, evaluated only where it is asked for."""
+    """Map of points in mm, evaluated lazily."""
 
     @property
     def is_identity(self) -> bool:
+        """Whether the transform is exactly the identity."""
         return False
 
     @property
     def lattice(self) -> Grid | None:
-        """The grid between whose nodes the displacement is linear along each axis, within the field; None where it is
-        linear everywhere."""
+        """Grid between whose nodes the displacement is linear along each axis; None if it is linear everywhere."""
         return None
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Map points ``(..., 3)``."""
+        """Transform points ``(..., 3)``."""
         raise NotImplementedError
 
     @property
     def inverse(self) -> "Transform":
+        """Inverse transform."""
         raise NotImplementedError
 
     def displacement(self, grid: Grid) -> Tensor:
-        """``T(x) - x`` at the voxels of ``grid``: ``(3, *S)`` float32 mm."""
+        """Evaluate ``T(x) - x`` at the voxels of ``grid``, ``(3, *S)`` float32, mm."""
         result = torch.zeros(3, *grid.shape)
         if not self.is_identity:
             for rows in grid.slabs():
@@ -216,10 +237,10 @@ class Transform:
 
 
 class AffineTransform(Transform):
-    """An affine map, which stays a matrix.
+    """Affine transform, kept as a matrix.
 
     Args:
-        matrix: ``(4, 4)``, RAS mm to RAS mm.
+        matrix: RAS mm to RAS mm, ``(4, 4)``.
     """
 
     def __init__(self, matrix: Tensor):
@@ -230,7 +251,7 @@ class AffineTransform(Transform):
         return torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
 
     def __call__(self, points: Tensor) -> Tensor:
-        return _affine(self.matrix, points)
+        return _apply_affine(self.matrix, points)
 
     @property
     def inverse(self) -> "AffineTransform":
@@ -238,17 +259,17 @@ class AffineTransform(Transform):
 
 
 class DenseTransform(Transform):
-    """``x + u(x)`` of a displacement field that is sampled on a grid, with the field of the inverse map beside it where
-    that is known.
+    """Transform ``x + u(x)`` by a displacement field sampled on a grid, optionally with the field of the inverse map.
 
-    Beyond the grid nothing is known of the field. There it fades from its border's value to 0, and leaves the place to
-    the affine transform that it is composed with.
+    The field is unknown beyond the grid: there it fades from its value at the border to 0, which leaves the affine
+    transform that it is composed with.
 
     Args:
-        displacement, inverse_displacement: ``(3, *S)``, voxels of ``grid``; the second is None where it is not known.
-        grid: where both are sampled.
-        fade: distance over which the field fades, in multiples of its greatest length: 4 cannot fold, infinity holds
-            the border's value.
+        displacement: u, ``(3, *S)``, voxels of ``grid``.
+        inverse_displacement: field of the inverse map, ``(3, *S)``, voxels of ``grid``, or None if unknown.
+        grid: grid on which both fields are sampled.
+        fade: distance over which the field fades, as a multiple of its greatest displacement: 4 cannot fold, infinity
+            keeps the border's value.
     """
 
     def __init__(self, displacement: Tensor, inverse_displacement: Tensor | None, grid: Grid, fade: float = 4.0):
@@ -271,43 +292,51 @@ class DenseTransform(Transform):
 
     @cached_property
     def _greatest_mm(self) -> float:
-        pieces = (field[:, rows].movedim(0, -1) for field in self._fields for rows in self.grid.slabs())
-        return max(float(self._to_mm(piece).norm(dim=-1).max()) for piece in pieces)
+        slabs = (field[:, rows].movedim(0, -1) for field in self._fields for rows in self.grid.slabs())
+        return max(float(self._to_mm(slab).norm(dim=-1).max()) for slab in slabs)
 
-    def _to_mm(self, voxels: Tensor) -> Tensor:
+    def _to_mm(self, vectors: Tensor) -> Tensor:
         linear = self.grid.affine.clone()
         linear[:3, 3] = 0
-        return _affine(linear, voxels)
+        return _apply_affine(linear, vectors)
 
     def __call__(self, points: Tensor) -> Tensor:
         if self.is_identity:
             return points
         voxels = self.grid.voxels(points)
-        moves = self._to_mm(interpolate(self.field, voxels.to(self.field.device)).to(points))
+        displacements = self._to_mm(interpolate(self.field, voxels.to(self.field.device)).to(points))
         last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
-        beyond = voxels - voxels.clamp_min(0).minimum(last)
-        if isfinite(self.fade) and beyond.any():
-            distance = self._to_mm(beyond).norm(dim=-1, keepdim=True)
-            moves = moves * (1 - distance / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
-        return points + moves
+        outside = voxels - voxels.clamp_min(0).minimum(last)
+        if isfinite(self.fade) and outside.any():
+            outside_mm = self._to_mm(outside).norm(dim=-1, keepdim=True)
+            displacements = displacements * (1 - outside_mm / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
+        return points + displacements
 
     @cached_property
     def inverse(self) -> "DenseTransform":
-        """Raises ValueError where it is not known."""
+        """Inverse transform.
+
+        Raises:
+            ValueError: the field of the inverse map is unknown.
+        """
         if self.inverse_field is None:
             raise ValueError(
-                "inverse: expected a field with that of the inverse map beside it, got one alone; of a written "
-                "registration, read inverse_ddf_KK to go back where ddf_KK leads, and the other way round"
+                "inverse: expected a displacement field together with that of the inverse map, got a single field; to "
+                "invert ddf_KK of a written registration, read inverse_ddf_KK, and vice versa"
             )
         return DenseTransform(self.inverse_field, self.field, self.grid, self.fade)
 
 
 class ComposedTransform(Transform):
-    """Transforms one after the other, the first one first."""
+    """Composition of transforms, applied in order; identities are dropped.
+
+    Args:
+        transforms: the first is applied to a point first.
+    """
 
     def __init__(self, *transforms: Transform):
-        parts = (p for t in transforms for p in (t.transforms if isinstance(t, ComposedTransform) else (t,)))
-        self.transforms: tuple[Transform, ...] = tuple(t for t in parts if not t.is_identity)
+        flat = (p for t in transforms for p in (t.transforms if isinstance(t, ComposedTransform) else (t,)))
+        self.transforms: tuple[Transform, ...] = tuple(t for t in flat if not t.is_identity)
 
     @property
     def is_identity(self) -> bool:
@@ -320,7 +349,7 @@ class ComposedTransform(Transform):
 
     @property
     def lattice(self) -> Grid | None:
-        """That of the first dense transform, carried to where the affine ones before it read it."""
+        """Lattice of the first dense transform, mapped back through the affine transforms before it."""
         matrix = torch.eye(4, dtype=torch.float64)
         for transform in self.transforms:
             if transform.lattice is not None:

@@ -1,9 +1,9 @@
-"""Where things are: sampling, warping, composing and upsampling on voxel grids.
+"""Sampling, warping, composition and upsampling on voxel grids.
 
-Conventions (the whole package keeps them): an image is ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI
-index order (i, j, k); a field is ``(B, K, D, *S)``, its component d moving along spatial axis d in voxels of the grid
-on which it lies; fields pull back, ``warped(x) = image(x + ddf(x))``, so point x of the common grid lies at ``x +
-ddf(x)`` in the timepoint. Corners are aligned and values outside are those of the border.
+Conventions of the whole package: images are ``(B, K, *S)`` with time on the channel axis and ``S`` in NIfTI index order
+(i, j, k). Fields are ``(B, K, D, *S)``; component d displaces along spatial axis d, in voxels of the field's grid.
+Fields pull back, ``warped(x) = image(x + ddf(x))``: point x of the common grid lies at ``x + ddf(x)`` in the timepoint.
+Interpolation uses ``align_corners=True`` and border padding.
 """
 
 import math
@@ -34,34 +34,34 @@ Result = TypeVar("Result")
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    """Multiply matrices of float32 in float32, also where TF32 or bfloat16 is allowed for speed."""
+    """Compute float32 matrix products in float32, even where TF32 or bfloat16 is enabled for speed."""
     products = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
-    # PyTorch 2.8 has none.
+    # PyTorch 2.8 has no fp32_precision.
     backends = [matmul for matmul in products if matmul is not None and hasattr(matmul, "fp32_precision")]
-    before = [backend.fp32_precision for backend in backends]
-    if backends and set(before) <= {"ieee", "none"}:
+    backend_precisions = [backend.fp32_precision for backend in backends]
+    if backends and set(backend_precisions) <= {"ieee", "none"}:
         yield
         return
     try:
-        for_all = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set for one backend: PyTorch then refuses to read this
-        for_all = None
+        global_precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # PyTorch refuses to read the global setting if that of a single backend was changed
+        global_precision = None
     try:
-        if for_all is not None:
+        if global_precision is not None:
             torch.set_float32_matmul_precision("highest")
         for backend in backends:
             backend.fp32_precision = "ieee"
         yield
     finally:
-        if for_all is not None:
-            torch.set_float32_matmul_precision(for_all)
-        for backend, precision in zip(backends, before):
+        if global_precision is not None:
+            torch.set_float32_matmul_precision(global_precision)
+        for backend, precision in zip(backends, backend_precisions):
             backend.fp32_precision = precision
 
 
 def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Run ``function`` with autocast and TF32 off and half-precision tensors as float32: in bfloat16 a coordinate on a
-    320-voxel axis is off by more than a voxel, in TF32 by a tenth of one."""
+    """Decorate ``function`` to run without autocast and TF32, with positional half-precision tensors cast to float32:
+    the error of a coordinate on a 320-voxel axis exceeds a voxel in bfloat16 and is a tenth of one in TF32."""
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Result:
@@ -78,14 +78,14 @@ def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def voxel_grid(size: Sequence[int], like: Tensor) -> Tensor:
-    """Coordinates of every voxel: ``(D, *size)``, with the dtype and device of ``like``."""
+    """Return the coordinates of every voxel, ``(D, *size)``, with the dtype and device of ``like``."""
     axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def _normalise(components: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Voxel coordinates, one tensor an axis, as the ``(..., D)`` in [-1, 1], last axis first, that grid_sample
-    takes."""
+    """Convert voxel coordinates, one tensor per axis, to grid_sample's format: ``(..., D)`` in [-1, 1], last axis
+    first."""
     return torch.stack([c * (2 / max(n - 1, 1)) - 1 for c, n in zip(reversed(components), reversed(size))], dim=-1)
 
 
@@ -94,11 +94,11 @@ def _interpolate(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     size, axes = grid.shape[1:-1], [1] * (grid.dim() - 3)
     points, threads = math.prod(size), torch.get_num_threads()
     if len(image) == 1 and image.device.type == "cpu" and not (image.requires_grad or grid.requires_grad):
-        # The CPU's 3D kernel gives each thread whole items of a batch: one image becomes several, with a share of the
-        # points each, where these can be shared evenly.
-        shares = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
-        grid = grid.reshape(shares, -1, *axes, len(size))
-        image = image.expand(shares, *image.shape[1:])
+        # The CPU's 3D kernel parallelises over the batch only: expand one image to a batch and split the points, if
+        # they split evenly.
+        parts = next((n for n in range(threads, 4 * threads, threads) if points % n == 0), 1)
+        grid = grid.reshape(parts, -1, *axes, len(size))
+        image = image.expand(parts, *image.shape[1:])
         values = F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
         return values.transpose(0, 1).reshape(1, -1, *size)
     return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
@@ -106,37 +106,49 @@ def _interpolate(image: Tensor, grid: Tensor, mode: str) -> Tensor:
 
 @full_precision
 def sample(image: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """Values of ``image`` at ``points``, linearly interpolated (``mode="nearest"`` for labels).
+    """Sample ``image`` at ``points``.
 
     Args:
         image: ``(N, C, *S)``.
-        points: ``(N, D, *P)`` with D = len(S) and as many point axes P as S; voxel coordinates of ``image``.
-    Returns: ``(N, C, *P)``.
+        points: voxel coordinates of ``image``, ``(N, D, *P)``, where P has D axes, as S has.
+        mode: ``"bilinear"`` for linear interpolation, or ``"nearest"`` for labels.
+
+    Returns:
+        Values ``(N, C, *P)``.
     """
     return _interpolate(image, _normalise(points.unbind(1), image.shape[2:]), mode)
 
 
 @full_precision
 def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
-    """``image(x + ddf(x))`` for ``image`` ``(N, C, *S)`` and ``ddf`` ``(N, D, *S)``; the identity grid is never
-    stored."""
+    """Sample ``image(x + ddf(x))`` without storing the identity grid.
+
+    Args:
+        image: ``(N, C, *S)``, on a grid of any size.
+        ddf: ``(N, D, *P)``, voxels of ``image``.
+        mode: as in `sample`.
+
+    Returns:
+        Values ``(N, C, *P)``.
+    """
     size, components = ddf.shape[2:], []
     for axis, (u, n, extent) in enumerate(zip(ddf.unbind(1), size, image.shape[2:])):
-        # One pass over u: the identity in [-1, 1] is a line along the axis.
+        # The identity broadcasts along the other axes, so that each component takes one pass.
         scale = 2 / max(extent - 1, 1)
-        line = torch.arange(n, dtype=ddf.dtype, device=ddf.device) * scale - 1
-        components.append(torch.add(line.view([-1 if a == axis else 1 for a in range(len(size))]), u, alpha=scale))
+        identity = torch.arange(n, dtype=ddf.dtype, device=ddf.device) * scale - 1
+        identity = identity.view([-1 if a == axis else 1 for a in range(len(size))])
+        components.append(torch.add(identity, u, alpha=scale))
     return _interpolate(image, torch.stack(components[::-1], dim=-1), mode)
 
 
 @full_precision
 def inside(ddf: Tensor) -> Tensor:
-    """Whether ``x + ddf(x)`` lies within the volume, outer halves of its voxels included: ``(N, D, *S)`` voxels to
-    ``(N, *S)`` bool."""
+    """Test whether ``x + ddf(x)`` lies within the outer faces of the volume's voxels: ``(N, D, *S)``, voxels, to ``(N,
+    *S)`` bool."""
     result = torch.ones_like(ddf[:, 0], dtype=torch.bool)
     for axis, (u, n) in enumerate(zip(ddf.unbind(1), ddf.shape[2:])):
-        place = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
-        result &= (place >= -0.5) & (place <= n - 0.5)
+        coordinate = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
+        result &= (coordinate >= -0.5) & (coordinate <= n - 0.5)
     return result
 
 
@@ -163,7 +175,10 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     Args:
         images: ``(B, K, *S)``.
         ddf: ``(B, K, D, *S)``, voxels.
-    Returns: ``(B, K, *S)``.
+        mode: as in `sample`.
+
+    Returns:
+        Warped images ``(B, K, *S)``.
     """
     if images.shape[:2] != ddf.shape[:2] or images.shape[2:] != ddf.shape[3:] or ddf.shape[2] != images.dim() - 2:
         raise ValueError(
@@ -172,25 +187,35 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     volumes, fields = images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1)
     if volumes.requires_grad or fields.requires_grad:
         warped = displace(volumes, fields, mode)
-    else:  # one after the other: the coordinates of a large series would fill the memory
+    else:  # one at a time: the coordinates of a large series would fill the memory
         warped = torch.cat([displace(x, u, mode) for x, u in zip(volumes.split(1), fields.split(1))])
     return warped.squeeze(1).unflatten(0, images.shape[:2])
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """Displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``. Both ``(B, K, D, *S)``, voxels;
-    one of them may have K = 1 and is then used for every timepoint."""
+    """Compute the displacement of ``(id + outer) o (id + inner)``: first ``inner``, then ``outer``.
+
+    Args:
+        outer: ``(B, K, D, *S)``, voxels; broadcast over timepoints if its K is 1.
+        inner: ``(B, K, D, *S)``, voxels; broadcast likewise.
+    """
     outer, inner = torch.broadcast_tensors(outer, inner)
-    carried = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
-    return inner + carried
+    outer_at_inner = displace(outer.flatten(0, 1), inner.flatten(0, 1)).unflatten(0, inner.shape[:2])
+    return inner + outer_at_inner
 
 
 @full_precision
 def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
-    """Bring a field whose voxel i lies on voxel ``factor * i`` of a finer grid of ``size`` to that grid.
+    """Upsample a field whose voxel i lies on voxel ``factor * i`` of a finer grid, as the outputs of a strided
+    convolution do. Fine voxels beyond the last coarse one take its value.
 
-    This is where a strided convolution puts its outputs. The field has ``ceil(size / factor)`` voxels an axis; fine
-    voxels beyond its last one take that one's value. ``(B, K, D, *S)`` to ``(B, K, D, *size)``.
+    Args:
+        field: ``(B, K, D, *C)`` with ``C = ceil(size / factor)``, in coarse voxels.
+        factor: fine voxels per coarse voxel.
+        size: size of the fine grid.
+
+    Returns:
+        ``(B, K, D, *size)``, in fine voxels.
     """
     expected = tuple(-(-n // factor) for n in size)
     if tuple(field.shape[3:]) != expected:
@@ -199,8 +224,8 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         )
     if factor == 1:
         return field
-    # A product with a narrow matrix an axis: several times as fast on a CPU as interpolate. From the last axis to the
-    # first, so that nothing large is transposed.
+    # One product with a narrow matrix per axis: several times as fast on a CPU as F.interpolate. From the last axis to
+    # the first, to avoid transposing large tensors.
     *matrices, last = (placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected))
     fine = factor * field @ last.T
     for axis, matrix in reversed(list(enumerate(matrices, start=3))):
@@ -216,12 +241,13 @@ def _placed(
 
 
 def placed_once(make: Callable[..., Tensor], *arguments: object, like: Tensor) -> Tensor:
-    """``make(*arguments)``, a constant computed on the CPU, with the dtype and device of ``like``. It is remembered: in
-    a loop on a GPU every copy takes longer than the product that it is for."""
+    """Return the constant ``make(*arguments)``, computed on the CPU, with the dtype and device of ``like``, cached: in
+    a loop on a GPU, copying it takes longer than the product that it is used in."""
     return _placed(make, arguments, like.dtype, like.device)
 
 
 def _interpolation(size: int, coarse: int, factor: int) -> Tensor:
-    """Linear interpolation of a line, ``(size, coarse)``: coarse voxel i lies on voxel ``factor * i``."""
+    """Return the matrix of linear interpolation along an axis, ``(size, coarse)`` float64; coarse voxel i lies on voxel
+    ``factor * i``."""
     position = (torch.arange(size, dtype=torch.float64) / factor).clamp_max(coarse - 1)
     return (1 - (position[:, None] - torch.arange(coarse)).abs()).clamp_min(0)

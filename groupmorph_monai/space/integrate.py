@@ -1,5 +1,4 @@
-"""From z to a transformation: z is a velocity field that one of several solvers integrates, or the displacement
-itself."""
+"""Transformations: map z to displacements. z is a velocity field to integrate, or the displacement itself."""
 
 import torch
 from torch import Tensor
@@ -20,40 +19,50 @@ __all__ = [
 ]
 
 
-class _Joined:
-    """How a network that goes on from the map of its last step has z of both."""
+class _AdditiveSteps:
+    """Base class of transformations whose z adds up over the steps of a network."""
 
     def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
-        """z of all steps, from that of the steps so far, or none, and a further one. Fields add up:
-        ``exp(z) o exp(step) = exp(z + step)`` to first order (Baker-Campbell-Hausdorff)."""
+        """Append a step to z.
+
+        Fields are added: ``exp(z) o exp(step) = exp(z + step)`` to first order (Baker-Campbell-Hausdorff).
+
+        Args:
+            z: z of the previous steps, or None before the first.
+            step: z of the next step, ``(B, K, D, *S)``.
+
+        Returns:
+            z of all steps.
+        """
         return step if z is None else z + step
 
 
-class Flow(_Joined):
-    """``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id``, for a velocity that does not change with time
-    (VoxelMorph-diff, Eq. 1)."""
+class Flow(_AdditiveSteps):
+    """Flow of a stationary velocity: ``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id`` (VoxelMorph-diff, Eq.
+    1)."""
 
     def __call__(self, z: Tensor) -> Tensor:
-        """``(B, K, D, *S)`` velocity to displacement, both in voxels."""
+        """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape, both in voxels."""
         raise NotImplementedError
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Displacement of the inverse map, the flow of ``-z``."""
+        """Compute the displacement of the inverse map, the flow of ``-z``."""
         return self(-z)
 
 
-def _velocity(z: Tensor, ddf: Tensor) -> Tensor:
-    """``z(x + ddf(x))``, both ``(B, K, D, *S)``."""
+def _velocity_at(z: Tensor, ddf: Tensor) -> Tensor:
+    """Sample ``z(x + ddf(x))``; both are ``(B, K, D, *S)``."""
     return displace(z.flatten(0, 1), ddf.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
 class ScalingAndSquaring(Flow):
-    """``exp(z)``: the field divided by ``2**steps`` and composed with itself ``steps`` times (GroupMorph, Eq. 8).
+    """Scaling and squaring: ``exp(z)`` as the field divided by ``2**steps``, then composed with itself ``steps`` times
+    (GroupMorph, Eq. 8).
 
     Args:
-        steps: squarings.
-        midpoint: begin from the velocity in the middle of that first short way, not from the one at its start. Three
-            squarings then come closer than seven without, in half the time.
+        steps: number of squarings.
+        midpoint: compute the initial displacement by the midpoint method, not by an Euler step. 3 squarings are then
+            more accurate than 7 without, in half the time.
     """
 
     def __init__(self, steps: int = 7, midpoint: bool = False):
@@ -65,22 +74,22 @@ class ScalingAndSquaring(Flow):
     def __call__(self, z: Tensor) -> Tensor:
         ddf = z / 2**self.steps
         if self.midpoint:
-            ddf = _velocity(z, ddf / 2) / 2**self.steps
+            ddf = _velocity_at(z, ddf / 2) / 2**self.steps
         for _ in range(self.steps):
             ddf = compose(ddf, ddf)
         return ddf
 
 
 class _Solver(Flow):
-    """A flow found by torchdiffeq."""
+    """Base class of the flows integrated by torchdiffeq."""
 
     def _solve(self, z: Tensor, **options: object) -> Tensor:
         times = torch.linspace(0, 1, 2, dtype=z.dtype, device=z.device)
-        return odeint(lambda _, ddf: _velocity(z, ddf), torch.zeros_like(z), times, **options)[-1]
+        return odeint(lambda _, ddf: _velocity_at(z, ddf), torch.zeros_like(z), times, **options)[-1]
 
 
 class _FixedSteps(_Solver):
-    """A flow found in ``steps`` equal steps of torchdiffeq's ``method``."""
+    """Base class of the flows integrated in ``steps`` equal steps of torchdiffeq's ``method``."""
 
     method: str
 
@@ -98,7 +107,7 @@ class _FixedSteps(_Solver):
 
 
 class Euler(_FixedSteps):
-    """Quadrature: ``steps`` straight steps along the velocity (VoxelMorph-diff, Section 4.4.3)."""
+    """Euler's method with ``steps`` equal steps, the paper's quadrature (VoxelMorph-diff, Section 4.4.3)."""
 
     method = "euler"
 
@@ -107,7 +116,7 @@ class Euler(_FixedSteps):
 
 
 class RungeKutta4(_FixedSteps):
-    """Kutta's method of order 4, by the 3/8 rule; a step looks at the velocity four times."""
+    """Runge-Kutta method of order 4 (3/8 rule) with ``steps`` equal steps of four velocity evaluations each."""
 
     method = "rk4"
 
@@ -116,10 +125,10 @@ class RungeKutta4(_FixedSteps):
 
 
 class AdaptiveSolver(_Solver):
-    """Dormand and Prince's method of order 5 with steps as long as the tolerance allows, by torchdiffeq.
+    """Dormand-Prince method of order 5 with adaptive steps.
 
     Args:
-        tolerance_voxels: of the root mean square error of a step.
+        tolerance_voxels: tolerance of the root mean square error of a step, in voxels.
     """
 
     def __init__(self, tolerance_voxels: float = 1e-3):
@@ -133,15 +142,15 @@ class AdaptiveSolver(_Solver):
 
 
 class AffineFlow(Flow):
-    """``exp(z)`` of a velocity that is an affine function of place, by the matrix exponential: exact, also where it
-    leaves the grid. The velocity is read off the first two voxels along every axis."""
+    """Flow of a velocity that is an affine function of position, by the matrix exponential: exact even for points that
+    leave the grid. The function is read from the first two voxels along each axis."""
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
         dimensions = z.dim() - 3
         corner = z[(slice(None), slice(None), slice(None), *[slice(2)] * dimensions)]
         origin = corner.flatten(3)[..., 0]
-        # With axis d first, the voxel one further along it comes after all 2 ** (D - 1) at its start.
+        # With axis d first, corner 2 ** (D - 1) is the one next to the origin along this axis.
         steps = [corner.movedim(3 + d, 3).flatten(3)[..., 2 ** (dimensions - 1)] - origin for d in range(dimensions)]
         matrix = torch.stack([*steps, origin], dim=-1)  # (B, K, D, D + 1)
         matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
@@ -151,13 +160,13 @@ class AffineFlow(Flow):
         return linear + displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
-class FlowSequence(_Joined):
-    """A velocity that changes with time: pieces of equal length, each stationary, one flow after the other.
+class FlowSequence(_AdditiveSteps):
+    """Flow of a velocity that is piecewise constant in time: the composition of T flows over intervals of equal length.
 
     Args:
-        flow: of one piece.
-        pieces: T; z holds the velocities of all, ``(B, K, T * D, *S)``, the first one's components first. With T = 1
-            this is ``flow`` itself.
+        flow: integrator of one interval.
+        pieces: T. z contains the velocities of all intervals, ``(B, K, T * D, *S)``, first interval first. With T = 1
+            the result is that of ``flow``.
     """
 
     def __init__(self, flow: Flow, pieces: int = 3):
@@ -171,62 +180,71 @@ class FlowSequence(_Joined):
         return [part / self.pieces for part in z.chunk(self.pieces, dim=2)]
 
     def __call__(self, z: Tensor) -> Tensor:
-        """``(B, K, T * D, *S)`` velocities to displacement ``(B, K, D, *S)``, both in voxels."""
+        """Integrate velocities ``(B, K, T * D, *S)`` to a displacement ``(B, K, D, *S)``, both in voxels."""
         ddf, *rest = (self.flow(part) for part in self._parts(z))
-        for after in rest:
-            ddf = compose(after, ddf)
+        for outer in rest:
+            ddf = compose(outer, ddf)
         return ddf
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Displacement of the inverse map: the inverse flows, last piece first."""
+        """Compute the displacement of the inverse map: the inverse flows, last interval first."""
         ddf, *rest = (self.flow.inverse(part) for part in reversed(self._parts(z)))
-        for after in rest:
-            ddf = compose(after, ddf)
+        for outer in rest:
+            ddf = compose(outer, ddf)
         return ddf
 
 
 class StepSequence(FlowSequence):
-    """The flows of a network's steps, each from the map of the step before, ``phi_t = phi_(t-1) o exp(v_t)`` (AVSM,
-    Eq. 12), where velocities that are added have this to first order.
+    """Composition of the flows of a network's steps, ``phi_t = phi_(t-1) o exp(v_t)`` (AVSM, Eq. 12). Adding the
+    velocities equals this to first order.
 
-    Of T steps z holds ``T v_t``, the last one's first, ``(B, K, T * D, *S)``: as of any sequence, a change of all
-    pieces moves as far as the same change of one velocity.
+    After T steps z contains ``T v_t``, last step first, ``(B, K, T * D, *S)``: as in any sequence, the same change of
+    all pieces moves points as far as that change of a single velocity.
 
     Args:
-        flow: of one step.
+        flow: integrator of one step.
     """
 
     def __init__(self, flow: Flow):
         super().__init__(flow, pieces=1)
 
     def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
-        """z of all steps, from that of the steps so far, or none, and the velocity ``(B, K, D, *S)`` of a further
-        one."""
+        """Prepend a step to z, ``(B, K, T * D, *S)`` to ``(B, K, (T + 1) * D, *S)``.
+
+        Args:
+            z: z of the previous T steps, or None before the first.
+            step: velocity of the next step, ``(B, K, D, *S)``.
+
+        Returns:
+            z of all steps.
+        """
         if z is None:
             return step
-        taken = z.shape[2] // step.shape[2]
-        return (taken + 1) * torch.cat([step, z / taken], dim=2)
+        steps = z.shape[2] // step.shape[2]
+        return (steps + 1) * torch.cat([step, z / steps], dim=2)
 
     def _parts(self, z: Tensor) -> list[Tensor]:
-        number = z.shape[2] // (z.dim() - 3)
-        return [part / number for part in z.chunk(number, dim=2)]
+        steps = z.shape[2] // (z.dim() - 3)
+        return [part / steps for part in z.chunk(steps, dim=2)]
 
 
-class Displacement(_Joined):
-    """Displacement variant: z is the displacement field itself. Nothing keeps it from folding.
+class Displacement(_AdditiveSteps):
+    """Displacement variant: z is the displacement field itself, which may fold.
 
     Args:
-        iterations: of the fixed point ``w(x) = -z(x + w(x))`` (Chen et al. 2008, Med Phys 35:81) for the inverse, which
-            converges where the displacement's Lipschitz constant is below 1.
+        iterations: number of fixed-point iterations ``w(x) = -z(x + w(x))`` for the inverse (Chen et al. 2008, Med Phys
+            35:81); they converge if the displacement's Lipschitz constant is below 1.
     """
 
     def __init__(self, iterations: int = 20):
         self.iterations = iterations
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Return ``z``, the displacement."""
         return z
 
     def inverse(self, z: Tensor) -> Tensor:
+        """Compute the displacement of the inverse map."""
         ddf = -z
         for _ in range(self.iterations):
             ddf = compose(z, ddf).sub(ddf).neg()

@@ -1,8 +1,8 @@
-"""Filters and changes of resolution on voxel grids: windows, Gaussians, coarser lattices, cosine coordinates.
-What concerns windows is in terms that TorchScript knows, for the networks that see it.
+"""Filters and resampling on voxel grids: window statistics, Gaussians, coarser lattices, cosine transform. The window
+functions are TorchScript-compatible, for networks that use them.
 
-Voxel i of a lattice of step f lies on voxel ``f * i`` of the finer grid, as the outputs of a strided convolution do;
-the lattice has ``ceil(n / f)`` voxels an axis.
+Voxel i of a lattice with step f lies on voxel ``f * i`` of the finer grid, like the outputs of a strided convolution;
+the lattice has ``ceil(n / f)`` voxels per axis.
 """
 
 import math
@@ -44,16 +44,16 @@ def _weighted_shifts(x: Tensor, axis: int, weights: list[float]) -> Tensor:
 
 
 def window_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the cubic window of ``2 * radius + 1`` voxels an axis around every voxel of ``(N, C, *S)``; beyond the
-    border stands the border's value. A sum of shifted copies: 4 times as fast on a CPU as ``avg_pool3d``."""
+    """Compute the mean of ``x`` ``(N, C, *S)`` over the cubic window of ``2 * radius + 1`` voxels per axis around every
+    voxel, with replicated borders. Sums shifted copies, 4 times as fast on a CPU as ``avg_pool3d``."""
     for axis in range(2, x.dim()):
         x = _weighted_shifts(x, axis, [1 / (2 * radius + 1)] * (2 * radius + 1))
     return x
 
 
 def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-    """`window_mean` of the ``valid`` voxels ``(N, C, *S)``, 1 or 0, or of all; 0 where a window has none. ``share`` is
-    ``window_mean(valid, radius)``, if that is known already."""
+    """Compute `window_mean` over the voxels where ``valid`` ``(N, C, *S)`` is 1, not 0, or over all voxels if None; 0
+    in windows without any. ``share`` is ``window_mean(valid, radius)``, if it has been computed before."""
     if valid is None:
         return window_mean(x, radius)
     if share is None:
@@ -64,7 +64,7 @@ def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tenso
 def window_moments(
     x: Tensor, radius: int, valid: Tensor | None = None, share: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variance over the windows of `valid_mean`, each ``(N, C, *S)``."""
+    """Compute mean and variance over the windows of `valid_mean`, each ``(N, C, *S)``."""
     if valid is not None and share is None:
         share = window_mean(valid, radius)
     mean = valid_mean(x, radius, valid, share)
@@ -72,15 +72,21 @@ def window_moments(
 
 
 def window_normalise(x: Tensor, radius: int, least_variance: float, valid: Tensor | None = None) -> Tensor:
-    """``(N, C, *S)`` brought to zero mean and unit variance in the window around every voxel: free of local contrast.
-    ``least_variance`` adds to that of a window, so that noise alone is not blown up; ``valid`` as in
-    `window_moments`."""
+    """Normalise ``x`` ``(N, C, *S)`` to zero mean and unit variance in the window around every voxel, which removes
+    local contrast.
+
+    Args:
+        x: ``(N, C, *S)``.
+        radius: radius of the window, in voxels.
+        least_variance: added to the variance, to avoid amplifying noise.
+        valid: as in `valid_mean`.
+    """
     mean, variance = window_moments(x, radius, valid)
     return (x - mean) * (variance + least_variance).rsqrt()
 
 
 def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -> Tensor:
-    """``(N, C, *S)`` smoothed by a Gaussian cut at ``radius`` voxels, or at 3 standard deviations."""
+    """Smooth ``x`` ``(N, C, *S)`` with a Gaussian truncated at ``radius`` voxels, or at 3 standard deviations."""
     radius = radius or max(1, math.ceil(3 * sigma_voxels))
     weights = [math.exp(-0.5 * (t / sigma_voxels) ** 2) for t in range(-radius, radius + 1)]
     total = sum(weights)
@@ -90,16 +96,25 @@ def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -
 
 
 def coarsen(images: Tensor, factor: int) -> Tensor:
-    """``(B, K, *S)`` on the lattice of every ``factor``-th voxel, smoothed before by a Gaussian of half a step."""
+    """Subsample ``images`` ``(B, K, *S)`` to every ``factor``-th voxel, after Gaussian smoothing with a standard
+    deviation of half a step."""
     if factor == 1:
         return images
-    every = [slice(None)] * 2 + [slice(None, None, factor)] * (images.dim() - 2)
-    return gaussian_filter(images, factor / 2)[tuple(every)].contiguous()
+    lattice = [slice(None)] * 2 + [slice(None, None, factor)] * (images.dim() - 2)
+    return gaussian_filter(images, factor / 2)[tuple(lattice)].contiguous()
 
 
 def restrict(x: Tensor, factor: int) -> Tensor:
-    """Adjoint of linear interpolation from the lattice of every ``factor``-th voxel, up to the border: what a voxel
-    carries goes to its lattice neighbours by its weights there. ``(N, C, *S)`` to ``(N, C, *ceil(S / factor))``."""
+    """Apply the adjoint of linear interpolation from the lattice of every ``factor``-th voxel, except at the border:
+    distribute each voxel's value to its lattice neighbours by its interpolation weights.
+
+    Args:
+        x: ``(N, C, *S)``.
+        factor: step of the lattice, in voxels.
+
+    Returns:
+        ``(N, C, *ceil(S / factor))``.
+    """
     if factor == 1:
         return x
     for axis in range(2, x.dim()):
@@ -109,18 +124,20 @@ def restrict(x: Tensor, factor: int) -> Tensor:
         total = x.new_zeros(())
         for shift in range(2 * factor - 1):
             weight = 1 - abs(shift - factor + 1) / factor
-            kept = padded.narrow(axis, shift, span)[(*[slice(None)] * axis, slice(None, None, factor))]
-            total = total + weight * kept
+            subsampled = padded.narrow(axis, shift, span)[(*[slice(None)] * axis, slice(None, None, factor))]
+            total = total + weight * subsampled
         x = total
     return x
 
 
 def gradient(x: Tensor) -> Tensor:
-    """Central differences, one-sided at the border: ``(N, C, *S)`` to ``(N, C, D, *S)``, per voxel."""
+    """Compute the gradient per voxel by central differences, one-sided at the border: ``(N, C, *S)`` to ``(N, C, D,
+    *S)``."""
     return torch.stack(torch.gradient(x, dim=tuple(range(2, x.dim()))), dim=2)
 
 
 def _cosines(n: int) -> Tensor:
+    """Return the orthonormal DCT-II matrix, ``(n, n)`` float64, a cosine per row."""
     m = torch.arange(n, dtype=torch.float64)
     matrix = math.sqrt(2 / n) * torch.cos(math.pi * m[:, None] * (2 * m + 1) / (2 * n))
     matrix[0] /= math.sqrt(2)
@@ -128,13 +145,13 @@ def _cosines(n: int) -> Tensor:
 
 
 class CosineTransform:
-    """Orthonormal cosine transform (DCT-II) over the last axes, in which the Laplacian of a grid with free borders is
-    diagonal. Matrix products: fields are short along every axis, and a product is one call on any device.
+    """Orthonormal cosine transform (DCT-II) over the last axes, which diagonalises the Laplacian of a grid with free
+    borders. Implemented as matrix products: fields are short along each axis, and a product is one call on any device.
 
     Args:
-        size: voxels an axis.
-        like: tensor whose dtype and device the matrices take.
-        kept: number of coefficients along each axis, those of the lowest frequencies; None keeps all.
+        size: size of the grid, in voxels.
+        like: tensor with the dtype and device of the matrices.
+        kept: number of coefficients to keep along each axis, those of the lowest frequencies; None keeps all.
     """
 
     def __init__(self, size: Sequence[int], like: Tensor, kept: Sequence[int] | None = None):
@@ -142,11 +159,11 @@ class CosineTransform:
         self._matrices = [matrix[:k] for matrix, k in zip(matrices, kept or size)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(..., *S)`` to its coefficients, ``(..., *S)`` or ``(..., *kept)``."""
+        """Transform ``x`` ``(..., *S)`` to coefficients, ``(..., *S)`` or ``(..., *kept)``."""
         return self._apply(x, self._matrices)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Coefficients to ``(..., *S)``; those that are not kept are 0."""
+        """Transform coefficients back to ``(..., *S)``; those that are not kept are 0."""
         return self._apply(x, [m.T for m in self._matrices])
 
     @staticmethod
@@ -165,7 +182,8 @@ class CosineTransform:
 
     @staticmethod
     def laplacian(size: Sequence[int]) -> Tensor:
-        """Eigenvalues of ``L = D - A``, sums over the axes of ``2 - 2 cos(pi m / n)``: ``(*S)``, float64."""
+        """Return the eigenvalues of ``L = D - A``, the sums over the axes of ``2 - 2 cos(pi m / n)``, ``(*S)``
+        float64."""
         total = torch.zeros((), dtype=torch.float64)
         for axis, n in enumerate(size):
             line = 2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n)
@@ -174,5 +192,6 @@ class CosineTransform:
 
     @staticmethod
     def diagonal(spectrum: Tensor) -> Tensor:
-        """Diagonal, ``(*S)``, of the matrix with eigenvalues ``spectrum`` ``(*S)`` in cosine coordinates."""
+        """Compute the diagonal, ``(*S)``, of the matrix whose eigenvalues in cosine coordinates are ``spectrum``,
+        ``(*S)``."""
         return CosineTransform._apply(spectrum, [_cosines(n).square().T.to(spectrum) for n in spectrum.shape])

@@ -1,4 +1,4 @@
-"""Small matrices, one at every voxel: in closed form, as libraries take them one after the other."""
+"""Closed-form operations on small matrices, one per voxel; batched libraries factorise them one by one."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,13 @@ __all__ = ["cholesky"]
 
 
 def cholesky(matrices: Tensor) -> Tensor:
-    """Compute the lower triangular L with ``L L^T = matrices``, element by element, each for all voxels at once.
+    """Compute the Cholesky factors ``L L^T = matrices``, one element at a time for all voxels.
 
     Args:
-        matrices: symmetric and positive definite, ``(K, D, D, *S)``.
-    Returns: of the same shape.
+        matrices: symmetric positive definite, ``(K, D, D, *S)``.
+
+    Returns:
+        Lower triangular matrices, ``(K, D, D, *S)``.
     """
     root = torch.zeros_like(matrices)
     for j in range(matrices.shape[1]):

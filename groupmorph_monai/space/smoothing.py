@@ -1,4 +1,4 @@
-"""Smoothing of momenta to velocities."""
+"""Smoothing filters from momenta to velocities."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ __all__ = ["MultiGaussian"]
 
 
 class MultiGaussian:
-    """``v = (L^T L)^-1 m`` as a filter: a weighted sum of Gaussians, from fine to coarse (AVSM, Section 3 after Eq. 9;
-    Risser et al. 2011), with free borders, diagonal in cosine coordinates.
+    """Multi-Gaussian smoothing ``v = (L^T L)^-1 m``: a weighted sum of Gaussian filters with free borders, diagonal in
+    cosine coordinates (AVSM, Section 3 after Eq. 9; Risser et al. 2011).
 
     Args:
-        widths: standard deviations, as shares of the field's extent along each axis.
-        weights: of the Gaussians, which sum to 1 each.
+        widths: standard deviations, as fractions of the field's extent along each axis.
+        weights: weights of the Gaussians, each of which integrates to 1.
     """
 
     def __init__(
@@ -27,14 +27,14 @@ class MultiGaussian:
         weights: Sequence[float] = (0.067, 0.133, 0.2, 0.267, 0.333),
     ):
         if len(widths) != len(weights) or not widths or min(*widths, *weights) <= 0:
-            raise ValueError(f"widths, weights: expected as many numbers above 0, got {widths} and {weights}")
+            raise ValueError(f"widths, weights: expected equally many numbers above 0, got {widths} and {weights}")
         self.widths, self.weights = tuple(widths), tuple(weights)
 
     def spectrum(self, size: Sequence[int]) -> Tensor:
-        """Eigenvalues of the filter in cosine coordinates, ``(*S)``, float64."""
+        """Return the eigenvalues of the filter in cosine coordinates, ``(*S)`` float64."""
         squares = torch.zeros((), dtype=torch.float64)
         for axis, n in enumerate(size):
-            # In units of the extent the m-th cosine has the frequency pi m.
+            # The m-th cosine has the angular frequency pi m per extent.
             line = (math.pi * torch.arange(n, dtype=torch.float64)).square()
             squares = squares + line.view([-1 if a == axis else 1 for a in range(len(size))])
         total = torch.zeros_like(squares)
@@ -44,7 +44,7 @@ class MultiGaussian:
 
     @full_precision
     def __call__(self, momentum: Tensor) -> Tensor:
-        """``(..., *S)`` of 3 spatial axes to the same."""
+        """Smooth ``momentum`` ``(..., *S)`` over its 3 spatial axes."""
         size = momentum.shape[-3:]
         cosine = CosineTransform(size, momentum)
         return cosine.inverse(placed_once(self.spectrum, size, like=momentum) * cosine(momentum))

@@ -213,7 +213,7 @@ def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
     points = points_inside(GRID, margin=-3)
     assert torch.equal(alone(points), both(points)) and not alone.is_identity
     assert DenseTransform(torch.zeros_like(field), None, GRID).is_identity
-    with pytest.raises(ValueError, match="inverse: expected a field with that of the inverse map beside it"):
+    with pytest.raises(ValueError, match="inverse: expected .* that of the inverse map, got a single field"):
         _ = alone.inverse
     assert both.inverse is both.inverse
 
