@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import window_mean, window_normalise
-from .layers import check_timepoints, keep_signal
+from .layers import check_timepoints, init_leaky_relu_layers
 
 __all__ = ["GroupSetVAE", "twice_as_fine"]
 
@@ -216,7 +216,7 @@ class GroupSetVAE(nn.Module):
         )
         self.apart = nn.ModuleList([nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else [])
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
-        keep_signal(self.encoder)
+        init_leaky_relu_layers(self.encoder)
         for part in (self.compared, self.look):
             # Few filters on small lattices: a third faster on a CPU. PyTorch's types leave memory_format out.
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
