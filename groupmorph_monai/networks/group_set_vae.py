@@ -22,7 +22,7 @@ def _line(n: int, like: Tensor) -> Tensor:
 def _displace(x: Tensor, u: Tensor) -> Tensor:
     """Compute ``x(p + u(p))``: `space.grid.displace`, restricted to what TorchScript supports.
 
-    Not by `torch.nn.functional.affine_grid`, whose matrix product rounds coordinates under autocast and TF32.
+    `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
 
     Args:
         x: ``(N, C, *S)``.
@@ -42,7 +42,7 @@ def _displace(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _gradient(x: Tensor) -> Tensor:
-    """Compute central differences, ``(N, C, *S)`` to ``(N, C, 3, *S)``, with replicated borders."""
+    """Compute central differences with replicated borders, ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
     p = F.pad(x, [1] * 6, mode="replicate")
     return 0.5 * torch.stack(
         [
@@ -296,7 +296,7 @@ class GroupSetVAE(nn.Module):
         """
         timepoints = check_timepoints(images)
         features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))
-        z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # not the features' dtype, bfloat16 under autocast
+        z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # features may be bfloat16, geometry is not
         h = z
         for level, look in enumerate(self.look):
             if level == 1 or level == 2:
@@ -323,7 +323,7 @@ class GroupSetVAE(nn.Module):
         return F.pad(images, padding, mode="replicate")
 
     def bounded(self, z: Tensor) -> Tensor:
-        """Bound z to the mean of the posterior, ``alpha tanh(z / alpha)``."""
+        """Compute the mean of the posterior, ``alpha tanh(z / alpha)``."""
         return self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
 
     def cropped(self, parameters: Tensor, images: Tensor) -> Tensor:
@@ -335,5 +335,5 @@ class GroupSetVAE(nn.Module):
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """Return the field of z, which is z itself, as the posterior is one of fields."""
+        """Return the field of z, which is z itself, as the posterior is over fields."""
         return z

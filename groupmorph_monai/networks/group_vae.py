@@ -26,8 +26,8 @@ class GroupVAE(nn.Module):
     Args:
         timepoints: K, for which the weights are trained.
         encoder_channels: filters of the first convolution and of each strided one.
-        decoder_channels: filters of each upsampling convolution; each convolution less than the number of strided ones
-            halves the resolution of z.
+        decoder_channels: filters of each upsampling convolution. If there are fewer of them than strided convolutions,
+            each missing one halves the resolution of z.
         max_velocity_voxels: bound alpha of the components of the mean, voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
     Raises: ValueError for more upsampling than strided convolutions.
@@ -107,5 +107,5 @@ class GroupVAE(nn.Module):
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """Return the field of z, which is z itself, as the posterior is one of fields."""
+        """Return the field of z, which is z itself, as the posterior is over fields."""
         return z

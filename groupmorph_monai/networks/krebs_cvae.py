@@ -15,8 +15,8 @@ __all__ = ["KrebsCVAE"]
 
 
 class KrebsCVAE(nn.Module):
-    """VAE of codes of ``code_size`` numbers, with a decoder conditioned on the moving image (Krebs et al. 2018, Fig.
-    1).
+    """Conditional VAE (Krebs et al. 2018, Fig. 1): an encoder to a code of ``code_size`` numbers, and a decoder that is
+    conditioned on the moving image.
 
     Four convolutions with strides 2, 2, 2, 1 and a fully connected layer encode a volume together with the mean of the
     other timepoints, which for K = 2 is the fixed image. A fully connected layer and transposed convolutions decode the

@@ -73,8 +73,8 @@ class CodesOf:
         _check_codes(network)
         if images.shape[1] != self.images.shape[1]:
             raise InputError(
-                f"series: expected as many scans as the donor has, {self.images.shape[1]}, got {images.shape[1]}; one "
-                "scan may stand for all"
+                f"series: expected as many scans as the donor has, {self.images.shape[1]}, got {images.shape[1]}; a "
+                "single scan may be repeated"
             )
         return split_parameters(network(self.images.to(images)), self.images.shape[1])[0]
 

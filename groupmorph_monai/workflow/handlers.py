@@ -42,7 +42,7 @@ class EpochSeed:
 class GradientClip:
     """Handler that clips the gradient norm before the step of the optimiser.
 
-    With MONAI's ``amp``, gradients are multiplied by the scale of the loss at this point, and are unscaled first.
+    With MONAI's ``amp``, the gradients at this point are those of the scaled loss, and are unscaled first.
 
     Args:
         network: network whose gradient is clipped.

@@ -13,9 +13,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed tensors for later ones; do nothing with other C libraries.
+    """Make glibc keep the memory of freed tensors for reuse. This has no effect with other C libraries.
 
-    By default glibc returns the memory of large tensors to the kernel, which clears every page again at the next
+    By default glibc returns the memory of large tensors to the kernel, which has to clear every page again at the next
     allocation: a third of the network's time. Peak memory increases by about 20 %.
     """
     try:

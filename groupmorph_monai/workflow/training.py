@@ -76,7 +76,7 @@ class ExchangedPairs(Comparison):
     def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
         if getattr(alignment, "reference", None) != 0:
             raise InputError(
-                "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
+                "symmetry_weight: expected alignment to the first timepoint, got another one; add --overlay "
                 "modes/symmetric"
             )
 
