@@ -1,10 +1,11 @@
-"""The one error that a user can mend."""
+"""The exception for errors that the user can correct."""
 
 __all__ = ["InputError"]
 
 
 class InputError(ValueError):
-    """A user's mistake. The message is one line: the file or argument, what was expected, what came, and the cure."""
+    """Invalid input or setting. The message is one line: the file or argument, the expected and the actual value, and
+    how to correct it."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))

@@ -1,6 +1,6 @@
-"""A back end for the time-series registration of monai-physio, which has to be installed: all images at once."""
+"""Back end for the time-series registration of monai-physio, an optional dependency."""
 
-from __future__ import annotations  # ITK's types know no |
+from __future__ import annotations  # ITK's types do not support |
 
 import logging
 import tempfile
@@ -21,18 +21,18 @@ from .api import Registration, register
 
 __all__ = ["RegisterTimeSeriesGroupMorph"]
 
-_LEAST_OF_CT = -1024  # Hounsfield units of air
+_AIR_HU = -1024  # lowest intensity of CT
 
 
 class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
-    """Register a time series to the fixed image group-wise.
+    """Group-wise registration of a time series to a fixed image.
 
-    The fixed image, its mask and the modality are set as for the base class; masks are dilated as it says. Label maps
-    have no part in the registration.
+    The fixed image, its mask, the dilation of masks and the modality are set by the methods of the base class. Label
+    maps are not used.
 
     Args:
-        log_level: of monai-physio's logger.
-        settings: by name, as `groupmorph_monai.register` takes them, ``overlays`` included.
+        log_level: level of monai-physio's logger.
+        settings: keyword arguments of `groupmorph_monai.register`: settings by name, and ``overlays``.
 
     Example::
 
@@ -54,68 +54,68 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
         reference_frame: int = 0,
         register_reference: bool = True,
     ) -> dict[str, list]:
-        """Register all images to the fixed one at once.
+        """Register all images to the fixed image jointly.
 
         Args:
-            moving_images: K images of any grids.
-            moving_masks: K masks, or None for images without one.
+            moving_images: K images on any grids.
+            moving_masks: K masks, each may be None; None for no masks.
             moving_labelmaps: not used.
-            reference_frame: index of the image that may be left where it is.
-            register_reference: False to leave it there.
-        Returns: ``fixed_to_moving_transforms``, K, which resample each image on the fixed grid;
-            ``moving_to_fixed_transforms``, K, their inverses; ``losses``, K: 1 less the normalised mutual information
-            of the fixed and the aligned image, 0 for the image that stays.
-        Raises: InputError in one line, which is a ValueError, for whatever the caller can mend.
+            reference_frame: index of the image that need not be registered.
+            register_reference: whether to register it; if not, its transform is the identity.
+        Returns: ``fixed_to_moving_transforms``, K transforms that resample each image to the fixed grid;
+            ``moving_to_fixed_transforms``, their inverses; ``losses``, K numbers: 1 minus the normalised mutual
+            information of the fixed and the aligned image, or 0 for an image that is not registered.
+        Raises: InputError, a ValueError, for invalid arguments.
         """
-        number = len(moving_images)
+        count = len(moving_images)
         if self.fixed_image is None:
             raise InputError("fixed image: expected one, got none; call set_fixed_image first")
-        if not 0 <= reference_frame < number:
-            raise InputError(f"reference_frame: expected 0 to {number - 1}, got {reference_frame}; choose one of these")
-        if moving_masks is not None and len(moving_masks) != number:
-            raise InputError(f"moving_masks: expected {number}, got {len(moving_masks)}; give one, or None, per image")
+        if not 0 <= reference_frame < count:
+            raise InputError(f"reference_frame: expected 0 to {count - 1}, got {reference_frame}; choose one of these")
+        if moving_masks is not None and len(moving_masks) != count:
+            raise InputError(f"moving_masks: expected {count}, got {len(moving_masks)}; give one, or None, per image")
         if moving_labelmaps is not None or self.fixed_labelmap is not None:
-            self.log_warning("Label maps have no part in a registration by GroupMorph")
-        moved = [k for k in range(number) if register_reference or k != reference_frame]
-        images = [self.fixed_image, *(moving_images[k] for k in moved)]
-        masks = [self.fixed_mask, *((moving_masks or [None] * number)[k] for k in moved)]
+            self.log_warning("GroupMorph does not use label maps")
+        registered = [k for k in range(count) if register_reference or k != reference_frame]
+        images = [self.fixed_image, *(moving_images[k] for k in registered)]
+        masks = [self.fixed_mask, *((moving_masks or [None] * count)[k] for k in registered)]
         frames = tuple(_frame(image, f"image {n}") for n, image in enumerate(images))
         with tempfile.TemporaryDirectory() as folder:
-            given = {}
+            options = {}
             if any(mask is not None for mask in masks):
-                given["mask"] = self._mask_files(masks, images, Path(folder))
+                options["mask"] = self._mask_files(masks, images, Path(folder))
             if self.modality == "ct":
-                given["intensity_least"] = _LEAST_OF_CT
-            result = register(checked_series(Series(frames), None), reference=0, **{**given, **self.settings})
-        transforms = {k: result.transforms[n] for n, k in enumerate(moved, start=1)}
-        stays = itk.IdentityTransform[itk.D, 3].New()
+                options["intensity_least"] = _AIR_HU
+            result = register(checked_series(Series(frames), None), reference=0, **{**options, **self.settings})
+        transforms = {k: result.transforms[n] for n, k in enumerate(registered, start=1)}
+        identity = itk.IdentityTransform[itk.D, 3].New()
         return {
             "fixed_to_moving_transforms": [
-                itk_transform(transforms[k], result.grid) if k in transforms else stays for k in range(number)
+                itk_transform(transforms[k], result.grid) if k in transforms else identity for k in range(count)
             ],
             "moving_to_fixed_transforms": [
-                itk_transform(transforms[k].inverse, _frame(image, "image").grid) if k in transforms else stays
+                itk_transform(transforms[k].inverse, _frame(image, "image").grid) if k in transforms else identity
                 for k, image in enumerate(moving_images)
             ],
-            "losses": [_loss(result, moved.index(k) + 1) if k in transforms else 0.0 for k in range(number)],
+            "losses": [_loss(result, registered.index(k) + 1) if k in transforms else 0.0 for k in range(count)],
         }
 
     def _mask_files(self, masks: Sequence[itk.Image | None], images: Sequence[itk.Image], folder: Path) -> list[str]:
-        """Write the dilated masks, and where an image has none, one of all its voxels."""
+        """Write one mask file per image: its dilated mask or, without one, a mask of all voxels."""
         files = []
         for n, (mask, image) in enumerate(zip(masks, images)):
             if mask is None:
-                whole = itk.image_from_array(np.ones_like(itk.array_view_from_image(image), dtype=np.uint8))
-                whole.CopyInformation(image)
+                mask_image = itk.image_from_array(np.ones_like(itk.array_view_from_image(image), dtype=np.uint8))
             else:
-                whole = self.labelmap_tools.convert_labelmap_to_mask(mask, dilation_in_mm=self.mask_dilation_mm)
-                whole.CopyInformation(image)
+                mask_image = self.labelmap_tools.convert_labelmap_to_mask(mask, dilation_in_mm=self.mask_dilation_mm)
+            mask_image.CopyInformation(image)
             files.append(str(folder / f"mask_{n}.nrrd"))
-            itk.imwrite(whole, files[-1])
+            itk.imwrite(mask_image, files[-1])
         return files
 
 
 def _frame(image: itk.Image, name: str) -> Frame:
+    """Convert an image of ITK, whose coordinates are LPS."""
     affine = np.eye(4)
     affine[:3, :3] = itk.array_from_matrix(image.GetDirection()) * np.array(image.GetSpacing())
     affine[:3, 3] = np.array(image.GetOrigin())
@@ -124,6 +124,7 @@ def _frame(image: itk.Image, name: str) -> Frame:
 
 
 def _loss(result: Registration, k: int) -> float:
+    """Return 1 minus the normalised mutual information of the fixed image and image ``k``; 1 without overlap."""
     pair = torch.from_numpy(result.warped[[0, k]])
-    seen = torch.isfinite(pair).all(dim=0)
-    return 1 - nmi(pair.nan_to_num(), mask=seen) if seen.any() else 1.0
+    overlap = torch.isfinite(pair).all(dim=0)
+    return 1 - nmi(pair.nan_to_num(), mask=overlap) if overlap.any() else 1.0

@@ -1,4 +1,4 @@
-"""What is learned. A network maps images to the parameters of its posterior as one tensor; ``decode`` maps z to a
+"""Networks. ``forward`` maps images to the parameters of the posterior of z, as one tensor; ``decode`` maps z to a
 field."""
 
 from .affine_net import AffineNet

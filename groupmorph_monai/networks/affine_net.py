@@ -1,4 +1,4 @@
-"""AVSM's first stage: affine maps, found in several looks by one network."""
+"""AVSM's first stage: affine maps, predicted in several steps by one network."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
-from .layers import check_timepoints, keep_signal
+from .layers import check_timepoints, init_leaky_relu_layers
 
 __all__ = ["AffineNet", "half_side_frame"]
 
@@ -17,53 +17,71 @@ _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensi
 
 
 def half_side_frame(size: Sequence[int]) -> Tensor:
-    """``(4, 4)``, float64: from voxels of a volume of ``size`` to coordinates about its centre in halves of its longest
-    side, those of `AffineNet`'s maps."""
+    """Return the matrix from voxels to the coordinates of `AffineNet`'s maps: origin at the centre of a volume of
+    ``size``, in units of half its longest side. ``(4, 4)``, float64."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] *= 2 / max(size)
     matrix[:3, 3] = (1 - torch.tensor(size).double()) / max(size)
     return matrix
 
 
-def _half_sides(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
-    """Where every ``step``-th voxel of a volume of ``size`` lies, about its centre, in halves of its longest side:
-    ``(D, *lattice)``."""
+def _normalised_coordinates(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
+    """Return the coordinates ``(D, *lattice)`` of every ``step``-th voxel of a volume of ``size``: origin at its
+    centre, in units of half its longest side."""
     axes = zip(voxel_grid(lattice, like), size)
-    return torch.stack([step * places - (n - 1) / 2 for places, n in axes]) / (max(size) / 2)
+    return torch.stack([step * voxels - (n - 1) / 2 for voxels, n in axes]) / (max(size) / 2)
 
 
-def _own_and_target(descriptions: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
-    """Descriptions ``(B * K, C, *L)`` of unit length, and as their target the mean of the other timepoints', too."""
-    own = F.normalize(descriptions - descriptions.mean(dim=(2, 3, 4), keepdim=True), dim=1)
+def _own_and_target(descriptors: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
+    """Normalise descriptors ``(B * K, C, *L)`` to zero mean over each volume and unit length at each voxel, and compute
+    their targets, the normalised mean of the other timepoints, of the same shape."""
+    own = F.normalize(descriptors - descriptors.mean(dim=(2, 3, 4), keepdim=True), dim=1)
     series = own.unflatten(0, (-1, timepoints))
     return own, F.normalize(series.sum(dim=1, keepdim=True) - series, dim=2).flatten(0, 1)
 
 
 @full_precision
-def _slopes(own: Tensor, target: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of the velocity that makes ``own`` ``(N, C, *L)`` of P places
-    the ``target``, by the mean of both slopes."""
+def _gradient_equations(own: Tensor, target: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+    """Set up the normal equations ``A v = b`` of the velocity v at each of P voxels that warps ``own`` to ``target``,
+    by the mean of their gradients (Lucas and Kanade 1981).
+
+    Args:
+        own, target: descriptors, ``(N, C, *L)``.
+        spacing: distance of neighbouring voxels.
+    Returns: A ``(N, P, 3, 3)`` and b ``(N, P, 3)``.
+    """
     mean = (own + target) / 2
-    slope = gradient(mean).flatten(3) / spacing
-    square = torch.einsum("ncdp,ncep->npde", slope, slope)
-    return square, torch.einsum("ncdp,ncp->npd", slope, (target - own).flatten(2))
+    slopes = gradient(mean).flatten(3) / spacing
+    matrix = torch.einsum("ncdp,ncep->npde", slopes, slopes)
+    return matrix, torch.einsum("ncdp,ncp->npd", slopes, (target - own).flatten(2))
 
 
 @full_precision
-def _matches(own: Tensor, target: Tensor, places: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
-    """Velocities ``(N, P, 3)`` from P ``places`` ``(3, P)`` to where ``own`` ``(N, C, P)`` is like the ``target``, and
-    what it is there ``(N, C, P)``."""
-    share = torch.softmax(sharpness * (target.mT @ own), dim=2)
-    return share @ places.mT - places.mT, own @ share.mT
+def _soft_match(own: Tensor, target: Tensor, points: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+    """Match each target descriptor with all descriptors of ``own`` by a softmax over their correlations.
+
+    Args:
+        own, target: descriptors at P points, ``(N, C, P)``.
+        points: their coordinates, ``(3, P)``.
+        sharpness: factor of the correlations.
+    Returns: velocities ``(N, P, 3)`` from each point to its match, and the matched descriptors ``(N, C, P)``.
+    """
+    weights = torch.softmax(sharpness * (target.mT @ own), dim=2)
+    return weights @ points.mT - points.mT, own @ weights.mT
 
 
 @full_precision
-def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
-    """Affine velocities ``(N, 12)`` that solve the normal equations ``(N, P, 3, 3)`` and ``(N, P, 3)`` of velocities at
-    P ``places`` ``(3, P)`` best."""
-    affine = torch.cat([places, torch.ones_like(places[:1])])
-    left = torch.einsum("npde,ip,jp->ndiej", square, affine, affine).flatten(3).flatten(1, 2)
-    # A little holds the solution where all trust is in one place.
+def _affine_fit(matrix: Tensor, right: Tensor, points: Tensor) -> Tensor:
+    """Fit an affine velocity to velocities v at P points by least squares, given their normal equations.
+
+    Args:
+        matrix, right: A ``(N, P, 3, 3)`` and b ``(N, P, 3)`` of the equations ``A v = b``.
+        points: coordinates, ``(3, P)``.
+    Returns: ``(N, 12)``: a 3 x 3 matrix, row by row, then a translation.
+    """
+    affine = torch.cat([points, torch.ones_like(points[:1])])
+    left = torch.einsum("npde,ip,jp->ndiej", matrix, affine, affine).flatten(3).flatten(1, 2)
+    # Damping keeps the system regular if all weight is at one point.
     scale = left.diagonal(dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1)
     left = left + (1e-4 * scale + 1e-6) * torch.eye(12, dtype=left.dtype, device=left.device)
     solution = torch.linalg.solve(left, torch.einsum("npd,ip->ndi", right, affine).flatten(1)).unflatten(1, (3, 4))
@@ -71,46 +89,46 @@ def _affine_fit(square: Tensor, right: Tensor, places: Tensor) -> Tensor:
 
 
 class _Trust(nn.Module):
-    """How much each match of two descriptions counts, as a logit, from both and from what they have in common.
+    """Confidence of each match of two descriptors, as a logit: a perceptron of both descriptors and their products.
 
     Args:
-        descriptors: numbers that describe a voxel.
-        at_first: the logit before any training.
+        channels: length of a descriptor.
+        initial_logit: the logit before training.
     """
 
-    def __init__(self, descriptors: int, at_first: float):
+    def __init__(self, channels: int, initial_logit: float):
         super().__init__()
-        self.hidden, self.last = nn.Linear(4 * descriptors, 16), nn.Linear(16, 1)
+        self.hidden, self.last = nn.Linear(4 * channels, 16), nn.Linear(16, 1)
         nn.init.zeros_(self.last.weight)
-        nn.init.constant_(self.last.bias, at_first)
+        nn.init.constant_(self.last.bias, initial_logit)
 
     def forward(self, own: Tensor, target: Tensor, matched: Tensor) -> Tensor:
-        """``(N, P, 1)`` from descriptions ``(N, C, P)``: where both are alike in place, slopes tell more."""
+        """Compute logits ``(N, P, 1)`` from descriptors ``(N, C, P)``. The product of target and own is an input
+        because gradients are most informative where the two already agree."""
         x = torch.cat([target, matched, target * matched, target * own], dim=1).mT
         return self.last(F.leaky_relu(self.hidden(x), 0.2))
 
 
 class AffineNet(nn.Module):
-    """The affine network of AVSM (Shen et al. 2019, Section 2.1 and Fig. 2), whose steps are the passes of the inferer:
-    each sees the images warped by what was found so far, and its weights are the same.
+    """Affine network of AVSM (Shen et al. 2019, Section 2.1 and Fig. 2). Its steps are the passes of the inferer, with
+    shared weights; the input of each is the images warped by the previous steps.
 
-    The paper leaves open what is inside. Here contrast is evened out, and shared filters describe every 2nd and every
-    4th voxel of each timepoint. Coarse descriptions are matched with the mean of the other timepoints', each voxel with
-    all; fine ones tell by their slopes where to go (Lucas and Kanade 1981). The affine velocity is the least squares
-    fit to both, each weighted by how much the network trusts it. The matches bring the images near, and the slopes then
-    decide to a fraction of a voxel: matches alone stayed at 0.6 voxels, fully connected layers after the filters at
-    3.6.
+    The paper does not specify the layers. Here local contrast is normalised, and shared filters compute descriptors of
+    every 2nd and every 4th voxel of each timepoint. Coarse descriptors are matched with the mean of the other
+    timepoints, each voxel with all voxels; fine descriptors yield velocities by their gradients (Lucas and Kanade
+    1981). The affine velocity is the least-squares fit to both, weighted by confidences that the network predicts. The
+    matches bring the images close together, and the gradients refine the map to a fraction of a voxel: the error was
+    0.6 voxels with matches alone, and 3.6 with fully connected layers after the filters.
 
-    The paper multiplies matrices and adds translations (Eq. 1). Here z is the logarithm of a map, twelve numbers a
-    timepoint, and the steps' logarithms add up, which is that to first order; what it neglects the next step sees.
-    The sum is the logarithm of the composed map, which the prior takes, as Eq. 4 does. With their mean removed the
-    logarithms of a pair are each other's negative: the paper's symmetry loss (Eq. 5) is 0 for any weights, and K maps
-    are group-wise.
-    It is a point estimate: the log variance is minus infinity.
+    The paper multiplies matrices and adds translations (Eq. 1). Here z is the logarithm of a map, twelve numbers per
+    timepoint, and the logarithms of all steps are added, which agrees to first order; the next step corrects the
+    rest. The sum is the logarithm of the composed map, to which the prior applies, as in Eq. 4. With their mean
+    removed, the two logarithms of a pair are opposite: the paper's symmetry loss (Eq. 5) is 0 for any weights, and K
+    maps are group-wise. It is a point estimate: the log variance is minus infinity.
 
     Args:
-        channels: filters, and numbers that describe a voxel, at every 2nd and 4th voxel.
-        most_voxels: along any axis of what it sees; a larger volume is thinned before.
+        channels: filters, and length of the descriptors, at every 2nd and 4th voxel.
+        most_voxels: maximum size of the input along any axis; larger volumes are thinned before.
     """
 
     def __init__(self, channels: Sequence[int] = (16, 32), most_voxels: int = 40):
@@ -123,49 +141,61 @@ class AffineNet(nn.Module):
         self.third = nn.Conv3d(coarse, coarse, 3, padding=1)
         self.describe_fine = nn.Conv3d(fine, fine, 3, padding=1)
         self.describe_coarse = nn.Conv3d(coarse, coarse, 3, padding=1)
-        keep_signal((self.first, self.second, self.third, self.describe_fine, self.describe_coarse))
+        init_leaky_relu_layers((self.first, self.second, self.third, self.describe_fine, self.describe_coarse))
         self.log_sharpness = nn.Parameter(torch.tensor(2.3))
-        self.trust_fine = _Trust(fine, at_first=-5.0)  # slopes mean nothing until matches have brought images near
-        self.trust_coarse = _Trust(coarse, at_first=0.0)
+        # Gradients are meaningless until matches have brought the images close together.
+        self.trust_fine = _Trust(fine, initial_logit=-5.0)
+        self.trust_coarse = _Trust(coarse, initial_logit=0.0)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity."""
+        """Predict one step.
+
+        Args:
+            images: ``(B, K, *S)``, intensities in [0, 1].
+        Returns: ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity.
+        """
         timepoints, size = check_timepoints(images), images.shape[2:]
         factor = -(-max(size) // self.most_voxels)
-        # What takes up contrast agent would else seem to grow.
+        # Without normalisation, tissue that takes up contrast agent would seem to grow.
         x = window_normalise(coarsen(images, factor), _WINDOW_VOXELS, _LEAST_CONTRAST**2).flatten(0, 1).unsqueeze(1)
         fine = F.leaky_relu(self.first(x), 0.2)
         coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
 
         own, target = _own_and_target(self.describe_fine(fine), timepoints)
-        places = _half_sides(size, 2 * factor, own.shape[2:], images).flatten(1)
-        square, right = _slopes(own, target, 4 * factor / max(size))
+        points = _normalised_coordinates(size, 2 * factor, own.shape[2:], images).flatten(1)
+        matrix, right = _gradient_equations(own, target, 4 * factor / max(size))
         own, target = own.flatten(2), target.flatten(2)
         trust = self.trust_fine(own, target, own)
 
         own, target = _own_and_target(self.describe_coarse(coarse), timepoints)
-        coarse_places = _half_sides(size, 4 * factor, own.shape[2:], images).flatten(1)
+        coarse_points = _normalised_coordinates(size, 4 * factor, own.shape[2:], images).flatten(1)
         own, target = own.flatten(2), target.flatten(2)
-        velocity, matched = _matches(own, target, coarse_places, self.log_sharpness.exp())
+        velocity, matched = _soft_match(own, target, coarse_points, self.log_sharpness.exp())
         coarse_trust = self.trust_coarse(own, target, matched)
 
         trust = torch.cat([trust, coarse_trust], dim=1).softmax(dim=1)
-        identity = torch.eye(3, dtype=square.dtype, device=square.device)
-        square = torch.cat([square, identity.expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
+        identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+        matrix = torch.cat([matrix, identity.expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
         right = torch.cat([right, velocity], dim=1)
-        places = torch.cat([places, coarse_places], dim=1)
-        logarithms = _affine_fit(trust.unsqueeze(3) * square, trust * right, places)
-        # Mean 0 over K: what separates a timepoint from the mean of the others is K / (K - 1) of its own velocity.
+        points = torch.cat([points, coarse_points], dim=1)
+        logarithms = _affine_fit(trust.unsqueeze(3) * matrix, trust * right, points)
+        # Velocities with mean 0 over K are (K - 1) / K of those to the mean of the other timepoints.
         logarithms = (logarithms * (1 - 1 / timepoints)).view(-1, timepoints * 12, 1, 1, 1)
         return torch.cat([logarithms, torch.full_like(logarithms, -math.inf)], dim=1)
 
     @torch.jit.ignore
     @full_precision
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """Velocities ``(B, K, 3, *S)`` of logarithms ``(B, K, 12, 1, 1, 1)``: a matrix, row by row, then a translation,
-        of coordinates about the images' centre in halves of their longest side."""
+        """Compute the velocities of affine maps.
+
+        Args:
+            z: logarithms of the maps, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix, row by row, then a translation, in
+                coordinates with the origin at the centre of the images, in units of half their longest side.
+            images: ``(B, K, *S)``.
+        Returns: ``(B, K, 3, *S)``, voxels.
+        """
         size = images.shape[2:]
         parameters = z.flatten(2)
         matrix, translation = parameters[..., :9].unflatten(2, (3, 3)), parameters[..., 9:]
-        velocity = torch.einsum("bkde,exyz->bkdxyz", matrix, _half_sides(size, 1, size, z))
+        velocity = torch.einsum("bkde,exyz->bkdxyz", matrix, _normalised_coordinates(size, 1, size, z))
         return (velocity + translation[..., None, None, None]) * (max(size) / 2)

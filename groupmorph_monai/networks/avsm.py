@@ -1,4 +1,4 @@
-"""AVSM's second stage: momenta at low resolution, smoothed to stationary velocities."""
+"""AVSM's second stage: low-resolution momenta, smoothed to stationary velocities."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.smoothing import MultiGaussian
-from .layers import beside_others, keep_signal
+from .layers import init_leaky_relu_layers, with_mean_of_others
 
 __all__ = ["MomentumNet"]
 
 
 class MomentumNet(nn.Module):
-    """The momentum generation network of AVSM's vSVF (Shen et al. 2019, Section 2.2): a U-Net of four levels with
-    residual links, without the last decoder level, so that the momentum lies on every second voxel.
+    """Momentum generation network of AVSM's vSVF (Shen et al. 2019, Section 2.2): a U-Net of four levels with residual
+    connections, without the last decoder level, so that the momentum lies on every second voxel.
 
-    The paper registers pairs; here every timepoint is seen beside the mean of the others, with shared weights, so that
-    any K is served and reordering the timepoints reorders the momenta. It is a point estimate: the log variance is
-    minus infinity, and a draw is the mean.
+    The paper registers pairs. Here the input for every timepoint is its volume and the mean of the other volumes, with
+    shared weights, so that the network accepts any K, and reordering the timepoints reorders the momenta. It is a point
+    estimate: the log variance is minus infinity, and a draw equals the mean.
 
-    z is the momentum, and ``v = (L^T L)^-1 z`` is linear in it (Eq. 8), so that the momenta of several passes add up as
-    their velocities do: after pass t the map is ``exp((L^T L)^-1 (z_1 + ... + z_t))``, which is to first order that of
-    pass t after the map of pass t - 1 (Eq. 12's initial map), and Eq. 9 holds for the sum.
+    z is the momentum, and ``v = (L^T L)^-1 z`` is linear in z (Eq. 8), so that the momenta of several passes add up as
+    their velocities do: after pass t the map is ``exp((L^T L)^-1 (z_1 + ... + z_t))``. To first order this is the map
+    of pass t composed with that of pass t - 1 (the initial map of Eq. 12), and Eq. 9 holds for the sum.
 
     Args:
-        channels: filters at every voxel, every 2nd, 4th and 8th.
-        smoothing: from momentum to velocity.
+        channels: filters on every voxel, every 2nd, 4th and 8th.
+        smoothing: filter from momentum to velocity.
+    Raises: ValueError for another number of levels.
     """
 
     def __init__(self, channels: Sequence[int] = (8, 16, 32, 32), smoothing: MultiGaussian | None = None):
@@ -37,25 +38,30 @@ class MomentumNet(nn.Module):
         self.smoothing = smoothing or MultiGaussian()
         self.first = nn.Conv3d(2, channels[0], 3, padding=1)
         self.down, self.residual = nn.ModuleList(), nn.ModuleList()
-        for wide, narrow in zip(channels[1:], channels):
-            self.down.append(nn.Conv3d(narrow, wide, 3, stride=2, padding=1))
-            self.residual.append(nn.Conv3d(wide, wide, 3, padding=1))
+        for width, previous in zip(channels[1:], channels):
+            self.down.append(nn.Conv3d(previous, width, 3, stride=2, padding=1))
+            self.residual.append(nn.Conv3d(width, width, 3, padding=1))
         self.up = nn.ModuleList(
             [nn.Conv3d(channels[3] + channels[2], channels[2], 3, padding=1)]
             + [nn.Conv3d(channels[2] + channels[1], channels[1], 3, padding=1)]
         )
         self.head = nn.Conv3d(channels[1], 3, 3, padding=1)
-        keep_signal((self.first, *self.down, *self.residual, *self.up))
+        init_leaky_relu_layers((self.first, *self.down, *self.residual, *self.up))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity."""
+        """Compute the momenta.
+
+        Args:
+            images: ``(B, K, *S)``, intensities in [0, 1].
+        Returns: ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity.
+        """
         timepoints = images.shape[1]
         padding: list[int] = []
         for axis in range(3):
             padding = [0, -images.shape[axis + 2] % self.multiple] + padding
-        x = F.pad(beside_others(images), padding, mode="replicate")
+        x = F.pad(with_mean_of_others(images), padding, mode="replicate")
         x = F.leaky_relu(self.first(x), 0.2)
         features: list[Tensor] = []
         for down, residual in zip(self.down, self.residual):
@@ -73,5 +79,5 @@ class MomentumNet(nn.Module):
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """The velocity of momenta ``(B, K, 3, *C)``, voxels of their lattice."""
+        """Smooth momenta ``(B, K, 3, *C)`` to velocities of the same shape, voxels of their lattice."""
         return self.smoothing(z)

@@ -1,4 +1,4 @@
-"""GroupMorph for any number of timepoints: one set of weights, equivariant to their order."""
+"""GroupMorph-set's network: the posterior of K velocity fields from K volumes, for any K and in any order."""
 
 import math
 from collections.abc import Sequence
@@ -8,21 +8,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import window_mean, window_normalise
-from .layers import check_timepoints, keep_signal
+from .layers import check_timepoints, init_leaky_relu_layers
 
 __all__ = ["GroupSetVAE", "twice_as_fine"]
 
 
 def _line(n: int, like: Tensor) -> Tensor:
-    """Places of ``n`` voxels from -1 to 1."""
+    """Return the coordinates of ``n`` voxels, from -1 to 1."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
 
 
 def _displace(x: Tensor, u: Tensor) -> Tensor:
-    """``x(p + u(p))`` for ``(N, C, *S)`` and ``(N, 3, *S)``; `space.grid.displace` in terms that TorchScript knows.
+    """Compute ``x(p + u(p))``: `space.grid.displace`, restricted to what TorchScript supports.
 
-    No product of matrices, as `torch.nn.functional.affine_grid` is one: autocast and TF32 would round coordinates.
+    `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
+
+    Args:
+        x: ``(N, C, *S)``.
+        u: displacements, ``(N, 3, *S)``, voxels.
+    Returns: ``(N, C, *S)``, border values outside.
     """
     i, j, k = x.shape[2], x.shape[3], x.shape[4]
     grid = torch.stack(
@@ -37,7 +42,7 @@ def _displace(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _gradient(x: Tensor) -> Tensor:
-    """Central differences: ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
+    """Compute central differences with replicated borders, ``(N, C, *S)`` to ``(N, C, 3, *S)``."""
     p = F.pad(x, [1] * 6, mode="replicate")
     return 0.5 * torch.stack(
         [
@@ -50,22 +55,28 @@ def _gradient(x: Tensor) -> Tensor:
 
 
 def twice_as_fine(z: Tensor) -> Tensor:
-    """A field on every second voxel, in voxels of its lattice, to that of every voxel."""
+    """Interpolate a field from a lattice, in voxels of it, to the lattice of twice the resolution."""
     size = [2 * z.shape[2] - 1, 2 * z.shape[3] - 1, 2 * z.shape[4] - 1]
     fine = F.interpolate(z, size=size, mode="trilinear", align_corners=True)
     return 2.0 * F.pad(fine, [0, 1, 0, 1, 0, 1], mode="replicate")
 
 
 def _half_as_fine(x: Tensor) -> Tensor:
+    """Average ``x`` to the lattice of every second voxel."""
     return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
 class _Look(nn.Module):
-    """One step: features warped by z so far are compared with their mean over K, and z moves to bring them nearer.
+    """Update of z: features warped by the current z are compared with their mean over K.
 
-    The step that least squares asks for in each window (Lucas and Kanade 1981, for K volumes and their mean) goes into
-    a small convolutional network, which answers with the step taken. With ``finer``, the features lie on a lattice
-    twice as fine as that of z.
+    The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
+    convolutional network, which predicts the step that is taken.
+
+    Args:
+        features: number of features per voxel.
+        hidden: channels of the hidden layers.
+        squarings: squarings of the integration of z.
+        finer: whether the lattice of the features has twice the resolution of the lattice of z.
     """
 
     def __init__(self, features: int, hidden: int, squarings: int, finer: bool):
@@ -83,18 +94,24 @@ class _Look(nn.Module):
         nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, features: Tensor, z: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
-        """``features`` ``(B*K, C, *S)`` and ``z`` ``(B*K, 3, *S)``: the next z, and hidden activations ``(B*K, H,
-        *S)``."""
+        """Update z once.
+
+        Args:
+            features: ``(B*K, C, *S)``.
+            z: ``(B*K, 3, *S)``.
+            timepoints: K.
+        Returns: the updated z, and hidden activations ``(B*K, H, *S)``.
+        """
         warped = self.warped(features, z).unflatten(0, (-1, timepoints))
         mean = warped.mean(dim=1, keepdim=True)
         slope, weighted = self.slopes(mean)
         b, disagreement, residual = self.compared(warped, mean, weighted)
-        moved, h = self.moved(slope, weighted, b, disagreement, residual, disagreement.mean(dim=1), z)
-        moved = moved.unflatten(0, (-1, timepoints))
-        return (moved - moved.mean(dim=1, keepdim=True)).flatten(0, 1), h
+        updated, h = self.moved(slope, weighted, b, disagreement, residual, disagreement.mean(dim=1), z)
+        updated = updated.unflatten(0, (-1, timepoints))
+        return (updated - updated.mean(dim=1, keepdim=True)).flatten(0, 1), h
 
     def warped(self, features: Tensor, z: Tensor) -> Tensor:
-        """Features at the places to which z takes the voxels, ``(B*K, C, *S)``."""
+        """Warp features by the displacement of z, ``(B*K, C, *S)``."""
         u = z / 2.0**self.squarings
         for _ in range(self.squarings):
             u = u + _displace(u, u)
@@ -103,17 +120,24 @@ class _Look(nn.Module):
         return _displace(features, u)
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Slopes of the mean's features, ``(B, C, 3, *S)``, and the same weighted."""
+        """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""
         slope = _gradient(mean[:, 0])
         weight = F.softplus(self.feature_weight).view(1, -1, 1, 1, 1, 1) / mean.shape[2]
         return slope, weight * slope
 
     def compared(self, warped: Tensor, mean: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How some of K timepoints, ``(B, k, C, *S)``, differ from the mean of all, ``(B, 1, C, *S)``: the right side
-        of the equations ``(B*k, 3, *S)``, the disagreement ``(B, k, 1, *S)`` and the residual ``(B, k, C, *S)``."""
+        """Compare k of the K timepoints with the mean of all.
+
+        Args:
+            warped: warped features, ``(B, k, C, *S)``.
+            mean: mean over all timepoints, ``(B, 1, C, *S)``.
+            weighted: its weighted gradient.
+        Returns: the right-hand side of the normal equations ``(B*k, 3, *S)``; the root mean square residual
+            ``(B, k, 1, *S)``; and the residual ``(B, k, C, *S)``.
+        """
         residual = warped - mean
         b = residual[:, :, :1] * weighted[:, :1]
-        for c in range(1, residual.shape[2]):  # one after the other: all products at once are slow for their memory
+        for c in range(1, residual.shape[2]):  # not all at once, as allocating the products would be slow
             b = torch.addcmul(b, residual[:, :, c : c + 1], weighted[:, c : c + 1])
         b = b.flatten(0, 1)
         if self.finer:
@@ -131,29 +155,43 @@ class _Look(nn.Module):
         mean_disagreement: Tensor,
         z: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The next z of the timepoints that `compared` compares, before its mean over K is taken off, and hidden
-        activations; ``mean_disagreement`` ``(B, 1, *S)`` is that of all K."""
+        """Update z of the timepoints that were `compared`, without removing its mean over K.
+
+        Args:
+            slope, weighted: output of `slopes`.
+            b, disagreement, residual: output of `compared`.
+            mean_disagreement: mean of the disagreement over all K timepoints, ``(B, 1, *S)``.
+            z: ``(B*k, 3, *S)``.
+        Returns: the updated z, and hidden activations.
+        """
         products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
         ]
         a = torch.stack(products, dim=1)
         if self.finer:
-            a = 4.0 * _half_as_fine(a)  # on a lattice half as fine a slope is twice as steep
+            a = 4.0 * _half_as_fine(a)  # a gradient per voxel of z is twice that per voxel of the features
         a, b = window_mean(a, 1), window_mean(b, 1)
-        number = residual.shape[1]
+        count = residual.shape[1]
         trace = a[:, :3].sum(dim=1, keepdim=True)
-        step = self._solve(a, trace, b.unflatten(0, (-1, number)))
+        step = self._solve(a, trace, b.unflatten(0, (-1, count)))
         shared = torch.cat([trace.add(1e-4).log(), mean_disagreement], dim=1).unsqueeze(1)
-        shared = shared.expand(-1, number, -1, -1, -1, -1)
-        inputs = torch.cat([step, z.unflatten(0, (-1, number)), disagreement, shared, residual], dim=2)
+        shared = shared.expand(-1, count, -1, -1, -1, -1)
+        inputs = torch.cat([step, z.unflatten(0, (-1, count)), disagreement, shared, residual], dim=2)
         h = F.leaky_relu(self.first(inputs.flatten(0, 1)), 0.2)
         h = h + F.leaky_relu(self.second(h), 0.2)
         h = h + F.leaky_relu(self.third(h), 0.2)
-        answer = self.head(h)
-        return z + torch.sigmoid(answer[:, 3:]) * step.flatten(0, 1) + answer[:, :3], h
+        prediction = self.head(h)
+        return z + torch.sigmoid(prediction[:, 3:]) * step.flatten(0, 1) + prediction[:, :3], h
 
     def _solve(self, a: Tensor, trace: Tensor, b: Tensor) -> Tensor:
-        """``-(A + c I)^-1 b`` of the symmetric ``a`` ``(B, 6, *S)`` and ``b`` ``(B, K, 3, *S)``, no longer than 1."""
+        """Compute ``-(A + c I)^-1 b``, scaled down to less than 1 voxel.
+
+        Args:
+            a: the symmetric matrices A, ``(B, 6, *S)``: xx, yy, zz, xy, xz, yz.
+            trace: their traces, ``(B, 1, *S)``, to which the damping c is proportional.
+            b: ``(B, K, 3, *S)``.
+        Returns: ``(B, K, 3, *S)``.
+        """
         damping = 0.1 * trace + 1e-3
         xx, yy, zz = a[:, 0:1] + damping, a[:, 1:2] + damping, a[:, 2:3] + damping
         xy, xz, yz = a[:, 3:4], a[:, 4:5], a[:, 5:6]
@@ -169,24 +207,25 @@ class _Look(nn.Module):
 
 
 class GroupSetVAE(nn.Module):
-    """K volumes in, the posterior of K velocity fields out, for every K from 2 on with the same weights.
+    """Posterior of K velocity fields from K volumes, for any K of at least 2 with the same weights.
 
-    Shared filters encode each volume by itself; timepoints meet only in means over K, so that reordering them reorders
-    the result (Zaheer et al. 2017, Deep Sets). z is found coarse to fine, from every 16th to every 4th voxel: at each
-    look the features are warped by z so far and compared with their mean, and z moves. The last looks compare features
-    of every 2nd voxel, and move z on every 4th. Where GroupVAE stacks the
-    timepoints as channels (GroupMorph, Fig. 3), this one serves a series of any length.
+    Shared filters encode each volume separately. Timepoints interact only by means over K, so that reordering them
+    reorders the result (Deep Sets, Zaheer et al. 2017). z is computed from coarse to fine, on every 16th to every 4th
+    voxel. Each update, here a *look*, warps the features by the current z, compares them with their mean, and changes
+    z. The last looks compare features of every 2nd voxel and change z on every 4th. Unlike `GroupVAE`, which stacks the
+    timepoints as channels (GroupMorph, Fig. 3), this network accepts series of any length.
 
     Args:
-        encoder_channels: filters at every 2nd, 4th, 8th and 16th voxel.
-        features: of each volume that are compared, at every 2nd, 4th, 8th and 16th voxel.
-        hidden_channels: of the network that answers with the step.
-        looks: at every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
-        squarings: of the integration inside a look.
-        max_velocity_voxels: bound alpha of the mean's components (alpha tanh(z / alpha)), voxels of the grid of z.
+        encoder_channels: filters of the encoder on every 2nd, 4th, 8th and 16th voxel.
+        features: number of compared features on every 2nd, 4th, 8th and 16th voxel.
+        hidden_channels: channels of the network that predicts the step.
+        looks: number of looks on every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
+        squarings: squarings of the integration inside a look.
+        max_velocity_voxels: bound alpha of the components of the mean, ``alpha tanh(z / alpha)``, voxels of the grid of
+            z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
-        velocities: fields a timepoint, as `FlowSequence` takes them. The looks find one for all; what each adds to it
-            is read off the last.
+        velocities: number of velocities per timepoint, as for `FlowSequence`. The looks compute one for all; the
+            difference of each from it is computed from the activations of the last look.
     """
 
     def __init__(
@@ -216,9 +255,9 @@ class GroupSetVAE(nn.Module):
         )
         self.apart = nn.ModuleList([nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else [])
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
-        keep_signal(self.encoder)
+        init_leaky_relu_layers(self.encoder)
         for part in (self.compared, self.look):
-            # Few filters on small lattices: a third faster on a CPU. PyTorch's types leave memory_format out.
+            # A third faster on a CPU, for few filters on small lattices. PyTorch's type hints lack memory_format.
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         for layer in self.apart:
             nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
@@ -227,8 +266,12 @@ class GroupSetVAE(nn.Module):
         nn.init.constant_(self.variance_head.get_parameter("bias"), math.log(math.expm1(initial_std_voxels**2)))
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """What is compared of each volume ``(N, 1, *S)`` at every 2nd, 4th, 8th and 16th voxel: ``(N, C, *S / 2)``
-        ..."""
+        """Compute the features to compare.
+
+        Args:
+            images: volumes, ``(N, 1, *S)``, with sizes divisible by 16.
+        Returns: features on every 2nd, 4th, 8th and 16th voxel, ``(N, C, *S / 2)`` to ``(N, C, *S / 16)``.
+        """
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = _half_as_fine(images)
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
@@ -243,14 +286,17 @@ class GroupSetVAE(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*C, *ceil(S / 4))``: mean and log variance of z in voxels of its grid,
-        C = 3 components of each velocity.
+        """Compute the posterior of z. Sizes that are not divisible by 16 are padded with border values, and the result
+        is cropped.
 
-        Sizes that do not divide by 16 are padded by their border values and cropped again.
+        Args:
+            images: ``(B, K, *S)``, intensities in [0, 1].
+        Returns: ``(B, 2*K*C, *ceil(S / 4))``: mean, then log variance, of z in voxels of its grid, where C is 3 times
+            the number of velocities.
         """
         timepoints = check_timepoints(images)
         features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))
-        z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # a place in float32, whatever features are in
+        z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # features may be bfloat16, geometry is not
         h = z
         for level, look in enumerate(self.look):
             if level == 1 or level == 2:
@@ -259,35 +305,35 @@ class GroupSetVAE(nn.Module):
                 z, h = look(features[3 - level], z, timepoints)
         z = z.repeat(1, self.velocities, 1, 1, 1)
         for layer in self.apart:
-            added = layer(h).unflatten(0, (-1, timepoints))
-            z = z + (added - added.mean(dim=1, keepdim=True)).flatten(0, 1)
+            difference = layer(h).unflatten(0, (-1, timepoints))
+            z = z + (difference - difference.mean(dim=1, keepdim=True)).flatten(0, 1)
         mean = self.bounded(z)
-        # The floor keeps the logarithm finite where softplus underflows.
+        # The constant keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
         return self.cropped(parameters, images)
 
     def padded(self, images: Tensor) -> Tensor:
-        """Images whose sizes divide by 16."""
+        """Pad images with border values to sizes that are divisible by 16."""
         padding: list[int] = []
         for axis in range(3):
-            # Two voxels at least remain on the coarsest lattice.
+            # At least two voxels remain on the coarsest lattice.
             n = images.shape[axis + 2]
             padding = [0, max(32, n + -n % self.multiple) - n] + padding
         return F.pad(images, padding, mode="replicate")
 
     def bounded(self, z: Tensor) -> Tensor:
-        """The posterior's mean, ``alpha tanh(z / alpha)``."""
+        """Compute the mean of the posterior, ``alpha tanh(z / alpha)``."""
         return self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
 
     def cropped(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """What of ``(B, C, *S)`` lies within the images, before they were `padded`."""
+        """Crop ``(B, C, *S)`` on the grid of z to the size of the images before they were `padded`."""
         for axis in range(3):
-            kept = (images.shape[axis + 2] + self.stride - 1) // self.stride
-            parameters = parameters.narrow(axis + 2, 0, kept)
+            size = (images.shape[axis + 2] + self.stride - 1) // self.stride
+            parameters = parameters.narrow(axis + 2, 0, size)
         return parameters
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """The field of z: z itself, as the posterior is over the field."""
+        """Return the field of z, which is z itself, as the posterior is over fields."""
         return z

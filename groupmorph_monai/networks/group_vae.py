@@ -1,4 +1,4 @@
-"""GroupMorph's network: K volumes in, the posterior of K velocity fields out."""
+"""GroupMorph's network: the posterior of K velocity fields from K volumes, for a fixed K."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import keep_signal
+from .layers import init_leaky_relu_layers
 
 __all__ = ["GroupVAE"]
 
 
 class GroupVAE(nn.Module):
-    """3D U-Net on K stacked volumes giving mean and log variance of q(z given x) (GroupMorph, Section 3 and Fig. 3).
+    """3D U-Net from K stacked volumes to the mean and log variance of q(z given x) (GroupMorph, Section 3 and Fig. 3).
 
-    The figure's channel counts are not legible; the defaults are VoxelMorph-diff's: a convolution of 32 filters, four
-    strided ones of 64, three upsampling ones of 64, so that z lies on every second voxel. All are followed by a
-    LeakyReLU of slope 0.2 but the heads: ``alpha tanh(x / alpha)`` with alpha = ``max_velocity_voxels`` for the mean,
-    softplus for the variance. Inside the tangent x is divided by alpha, which the paper does not say: the same
-    functions, but near zero the head's unit is the voxel, and Adam's first steps do not throw the mean 15 times as far.
-    Both heads start near zero: an untrained network is the identity with small variance.
+    The channel counts in the figure are not legible; the defaults are VoxelMorph-diff's: a convolution with 32 filters,
+    four strided ones with 64 and three upsampling ones with 64, so that z lies on every second voxel. Each is followed
+    by a LeakyReLU of slope 0.2. The heads are followed by ``alpha tanh(x / alpha)`` with alpha =
+    ``max_velocity_voxels`` for the mean, and by softplus for the variance. The division by alpha is not in the paper:
+    the set of functions is the same, but near zero the unit of x is the voxel, and Adam's first steps do not move the
+    mean 15 times as far. Both heads are initialised near zero, so that an untrained network predicts the identity with
+    small variance.
 
     Args:
-        timepoints: K; the weights serve this number alone.
+        timepoints: K, for which the weights are trained.
         encoder_channels: filters of the first convolution and of each strided one.
-        decoder_channels: filters of each upsampling convolution; every one missing to the number of strided
-            convolutions halves the resolution of z.
-        max_velocity_voxels: bound alpha of the mean's components, voxels of the grid of z.
+        decoder_channels: filters of each upsampling convolution. If there are fewer of them than strided convolutions,
+            each missing one halves the resolution of z.
+        max_velocity_voxels: bound alpha of the components of the mean, voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
+    Raises: ValueError for more upsampling than strided convolutions.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class GroupVAE(nn.Module):
         levels = len(encoder_channels) - 1
         if not 0 <= len(decoder_channels) <= levels:
             raise ValueError(
-                f"decoder_channels: at most one for each of the {levels} strided convolutions, got "
+                f"decoder_channels: expected at most one for each of the {levels} strided convolutions, got "
                 f"{len(decoder_channels)}"
             )
         self.timepoints = timepoints
@@ -62,22 +64,25 @@ class GroupVAE(nn.Module):
         components = timepoints * 3
         self.mean_head = nn.Conv3d(channels, components, 3, padding=1)
         self.variance_head = nn.Conv3d(channels, components, 3, padding=1)
-        keep_signal((*self.encoder, *self.decoder))
+        init_leaky_relu_layers((*self.encoder, *self.decoder))
         for head in (self.mean_head, self.variance_head):
             nn.init.normal_(head.weight, std=1e-5)
             nn.init.zeros_(head.get_parameter("bias"))
         nn.init.constant_(self.variance_head.get_parameter("bias"), math.log(math.expm1(initial_std_voxels**2)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its
-        grid.
+        """Compute the posterior of z. Sizes that are not divisible by ``multiple`` are padded with border values, and
+        the result is cropped.
 
-        Sizes that do not divide by ``multiple`` are padded by their border values and cropped again.
+        Args:
+            images: ``(B, K, *S)``, intensities in [0, 1].
+        Returns: ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its grid.
+        Raises: ValueError for another number of timepoints.
         """
         if images.shape[1] != self.timepoints:
             raise ValueError(
-                f"images: this network is trained for {self.timepoints} timepoints, got {images.shape[1]}; "
-                f"give {self.timepoints} volumes or use weights trained for {images.shape[1]}"
+                f"images: expected {self.timepoints} timepoints, got {images.shape[1]}; give {self.timepoints} "
+                f"volumes, or use weights trained for {images.shape[1]} timepoints"
             )
         padding: list[int] = []
         for axis in range(3):
@@ -92,15 +97,15 @@ class GroupVAE(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = F.leaky_relu(layer(torch.cat([x, features.pop()], dim=1)), 0.2)
         mean = self.max_velocity_voxels * torch.tanh(self.mean_head(x) / self.max_velocity_voxels)
-        # The floor keeps the logarithm finite where softplus underflows.
+        # The constant keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(x)) + 1e-8)
         parameters = torch.cat([mean, log_variance], dim=1)
         for axis in range(3):
-            kept = (images.shape[axis + 2] + self.stride - 1) // self.stride
-            parameters = parameters.narrow(axis + 2, 0, kept)
+            size = (images.shape[axis + 2] + self.stride - 1) // self.stride
+            parameters = parameters.narrow(axis + 2, 0, size)
         return parameters
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """The field of z: z itself, as the posterior is over the field."""
+        """Return the field of z, which is z itself, as the posterior is over fields."""
         return z

@@ -1,4 +1,4 @@
-"""Krebs' conditional VAE: a deformation as a code of a few numbers, decoded for the image it deforms."""
+"""Krebs' conditional VAE: deformations as codes of a few numbers, decoded for the image to deform."""
 
 import math
 from collections.abc import Sequence
@@ -9,36 +9,38 @@ from torch.nn import functional as F
 
 from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter
-from .layers import beside_others, keep_signal
+from .layers import init_leaky_relu_layers, with_mean_of_others
 
 __all__ = ["KrebsCVAE"]
 
 
 class KrebsCVAE(nn.Module):
-    """Encoder to a code of ``code_size`` numbers, decoder conditioned on the moving image (Krebs et al. 2018, Fig. 1).
+    """Conditional VAE (Krebs et al. 2018, Fig. 1): an encoder to a code of ``code_size`` numbers, and a decoder that is
+    conditioned on the moving image.
 
-    Four convolutions with strides 2, 2, 2, 1 and a fully connected layer encode a volume beside what it is to meet: the
-    mean of the other timepoints, which for K = 2 is the fixed image. A fully connected layer and deconvolutions decode
-    the code; at each scale the moving image, averaged to that scale, joins the filter maps, and at the end two
-    convolutions and a Gaussian filter give the velocity. The paper registers pairs; here every timepoint has a code of
-    its own with shared weights, so that any K is served, and reordering the timepoints reorders the codes. The moving
-    image is the first timepoint for all of them: the decoder would read off a timepoint's own how far it has moved,
-    and leave its code empty.
+    Four convolutions with strides 2, 2, 2, 1 and a fully connected layer encode a volume together with the mean of the
+    other timepoints, which for K = 2 is the fixed image. A fully connected layer and transposed convolutions decode the
+    code; at each scale the moving image, averaged to that scale, is concatenated with the feature maps. Two
+    convolutions and a Gaussian filter yield the velocity. The paper registers pairs. Here every timepoint has its own
+    code, with shared weights, so that the network accepts any K, and reordering the timepoints reorders the codes. The
+    moving image is the first timepoint for all codes: from the image of the timepoint itself the decoder could infer
+    its motion and ignore the code.
 
-    The figure's filter counts are not legible; the defaults come to the paper's 267,000 weights. Its fully connected
-    layers fix the size of the images. Here they see the filter maps averaged to ``lattice_voxels``, which for images
-    of 8 times that size, 128 x 128 x 32 in the paper, changes nothing.
+    The filter counts in the figure are not legible; the defaults result in the paper's 267,000 weights. The paper's
+    fully connected layers fix the size of the images. Here the feature maps are averaged to ``lattice_voxels``, which
+    has no effect for images of 8 times that size, 128 x 128 x 32 in the paper.
 
-    z is the code, with the prior N(0, I), and ``decode`` is not linear in it: codes of several passes do not add up,
-    and each counts by itself (`CodePosterior`).
+    z is the code, with the prior N(0, I). As ``decode`` is not linear in z, the codes of several passes do not add up,
+    and each has its own KL divergence (`CodePosterior`).
 
     Args:
-        code_size: numbers a timepoint; 16 in the paper.
+        code_size: length of the code of a timepoint; 16 in the paper.
         encoder_channels: filters of the four convolutions.
-        decoder_channels: filters of the deconvolutions, each twice as fine, from every 8th voxel; three end on every
-            voxel (the paper), two on every second.
-        lattice_voxels: of the fully connected layers' filter maps.
+        decoder_channels: filters of the transposed convolutions, each of which doubles the resolution, from every 8th
+            voxel: three end on every voxel (as in the paper), two on every second.
+        lattice_voxels: size of the feature maps at the fully connected layers.
         smoothing_voxels, kernel_voxels: standard deviation and width of the Gaussian filter, voxels of the velocity.
+    Raises: ValueError for another number of layers.
     """
 
     def __init__(
@@ -75,23 +77,28 @@ class KrebsCVAE(nn.Module):
         self.last = nn.ModuleList(
             [nn.Conv3d(channels + 1, channels, 3, padding=1), nn.Conv3d(channels, 3, 3, padding=1)]
         )
-        keep_signal((*self.encoder, self.last[0]))
+        init_leaky_relu_layers((*self.encoder, self.last[0]))
         for layer in self.decoder:
-            # Of the 64 weights of a kernel 8 meet at a voxel.
+            # Each output voxel is a sum over 8 of the 64 weights of a kernel.
             weight = layer.get_parameter("weight")  # (in, out, 4, 4, 4)
             nn.init.normal_(weight, std=math.sqrt(2 / (8 * weight.shape[0])))
             nn.init.zeros_(layer.get_parameter("bias"))
-        # An untrained network is near the identity.
+        # An untrained network predicts nearly the identity.
         nn.init.normal_(self.last[1].get_parameter("weight"), std=1e-3)
         nn.init.zeros_(self.last[1].get_parameter("bias"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, K, *S)`` in [0, 1] to ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes."""
+        """Encode images.
+
+        Args:
+            images: ``(B, K, *S)``, intensities in [0, 1].
+        Returns: ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes.
+        """
         timepoints = images.shape[1]
-        x = beside_others(images)
+        x = with_mean_of_others(images)
         for layer in self.encoder:
             x = F.leaky_relu(layer(x), 0.2)
-        # TorchScript takes a list, PyTorch's types a tuple.
+        # TorchScript needs a list, PyTorch's type hints a tuple.
         x = F.adaptive_avg_pool3d(x, self.lattice_voxels)  # type: ignore[arg-type]
         parameters = self.to_code(x.flatten(1)).unflatten(0, (-1, timepoints)).unflatten(2, (2, -1))
         return parameters.transpose(1, 2).flatten(1)[:, :, None, None, None]
@@ -99,25 +106,29 @@ class KrebsCVAE(nn.Module):
     @torch.jit.ignore
     @full_precision
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
-        """Codes ``(B, K, C, 1, 1, 1)`` to the velocities ``(B, K, 3, *ceil(S / stride))`` of ``images`` ``(B, K, *S)``,
-        voxels of that lattice. Codes of one patient with the images of another transport the deformation: the first of
-        them alone is seen."""
+        """Decode codes to velocities. Codes of one patient with the images of another transport the deformation.
+
+        Args:
+            z: ``(B, K, C, 1, 1, 1)``.
+            images: ``(B, K, *S)``, of which only the first timepoint, the moving image, is used.
+        Returns: ``(B, K, 3, *ceil(S / stride))``, in voxels of this lattice.
+        """
         size = images.shape[2:]
         padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]
         moving = F.pad(images[:, :1], padding, mode="replicate")
 
-        def beside_moving(maps: Tensor, factor: int) -> Tensor:
-            shown = F.avg_pool3d(moving, factor).repeat_interleave(images.shape[1], dim=0)
-            return torch.cat([maps, shown], dim=1)
+        def with_moving(maps: Tensor, factor: int) -> Tensor:
+            thinned = F.avg_pool3d(moving, factor).repeat_interleave(images.shape[1], dim=0)
+            return torch.cat([maps, thinned], dim=1)
 
         x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))
         i, j, k = (n // 8 for n in moving.shape[2:])
         x = F.leaky_relu(F.adaptive_avg_pool3d(x, (i, j, k)), 0.2)
         factor = 8
         for layer in self.decoder:
-            x = F.leaky_relu(layer(beside_moving(x, factor)), 0.2)
+            x = F.leaky_relu(layer(with_moving(x, factor)), 0.2)
             factor //= 2
-        x = self.last[1](F.leaky_relu(self.last[0](beside_moving(x, factor)), 0.2))
+        x = self.last[1](F.leaky_relu(self.last[0](with_moving(x, factor)), 0.2))
         i, j, k = (-(-n // self.stride) for n in size)
-        smooth = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
-        return smooth[:, :, :i, :j, :k].unflatten(0, images.shape[:2])
+        smoothed = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
+        return smoothed[:, :, :i, :j, :k].unflatten(0, images.shape[:2])

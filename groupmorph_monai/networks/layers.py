@@ -1,32 +1,40 @@
-"""What several networks share: how their layers begin, and how a timepoint is seen."""
+"""Initialisation of layers and input of timepoints, for several networks."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["beside_others", "check_timepoints", "keep_signal"]
+__all__ = ["check_timepoints", "init_leaky_relu_layers", "with_mean_of_others"]
 
 
 def check_timepoints(images: Tensor) -> int:
-    """K of ``(B, K, *S)``. Raises: ValueError where one volume has no other to be aligned with."""
+    """Return K of ``images`` ``(B, K, *S)``. Raises: ValueError if K is less than 2."""
     timepoints = images.shape[1]
     if timepoints < 2:
         raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
     return timepoints
 
 
-def keep_signal(layers: Iterable[nn.Module]) -> None:
-    """Initialise convolutions before leaky rectifiers: PyTorch's own initialisation shrinks the signal at every layer,
-    which no normalisation here makes up for."""
+def init_leaky_relu_layers(layers: Iterable[nn.Module]) -> None:
+    """Initialise convolutions before leaky ReLUs of slope 0.2 so that they preserve the variance of the signal (He et
+    al. 2015).
+
+    PyTorch's default initialisation shrinks the signal at every layer, and these networks have no normalisation that
+    compensates for it.
+    """
     for layer in layers:
         nn.init.kaiming_normal_(layer.get_parameter("weight"), a=0.2)
         nn.init.zeros_(layer.get_parameter("bias"))
 
 
-def beside_others(images: Tensor) -> Tensor:
-    """Every timepoint beside the mean of the others, ``(B, K, *S)`` to ``(B * K, 2, *S)``: what a network for pairs
-    sees of K volumes."""
+def with_mean_of_others(images: Tensor) -> Tensor:
+    """Stack every timepoint with the mean of the other timepoints, as the input of a network for pairs.
+
+    Args:
+        images: ``(B, K, *S)``.
+    Returns: ``(B * K, 2, *S)``.
+    """
     timepoints = check_timepoints(images)
     mean_of_others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)
     return torch.stack([images, mean_of_others], dim=2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""How it is trained and used: inferers and what hangs on the engines."""
+"""Training and registration: inferers, handlers for MONAI's engines, and estimates of memory and time."""
 
 from .affine_refinement import AffineRefinement
 from .checkpoints import BestWeights, Checkpoints, claim_for_training

@@ -1,4 +1,4 @@
-"""What a training keeps on disk: enough to go on after it was killed at any moment, and the best weights so far."""
+"""Files of a training run: checkpoints from which it resumes, also after a kill, and the best weights so far."""
 
 import logging
 import math
@@ -24,10 +24,13 @@ BEST = "model_best.pt"
 
 
 def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir: str | None = None) -> None:
-    """Keep other runs out of ``output_dir``, on the first of several processes that train together, and remove what
-    killed runs have left there.
+    """Lock ``output_dir`` against other runs and clean up after killed runs. In distributed training, only the process
+    of rank 0 does this.
 
-    Raises: InputError where another run writes there, or where it holds an input.
+    Args:
+        output_dir: folder for the checkpoints.
+        weights, dataset_dir: inputs of the run, which must not be in ``output_dir``; None if there are none.
+    Raises: InputError if another run writes to the folder, or if it contains an input.
     """
     if idist.get_rank() == 0:
         keep_inputs(output_dir, [path for path in (weights, dataset_dir) if path])
@@ -36,8 +39,12 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
             clean(cache)
 
 
-class _WholeFiles(BaseSaveHandler):
-    """Save checkpoints so that each file is whole, readable and finite before it has its name."""
+class _AtomicSaver(BaseSaveHandler):
+    """Handler that saves checkpoints atomically: a file gets its name once it is complete and can be loaded.
+
+    Args:
+        folder: folder of the checkpoints.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -45,11 +52,11 @@ class _WholeFiles(BaseSaveHandler):
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
         if idist.get_rank() != 0:
             return
-        for name, value in _tensors(checkpoint):
+        for name, value in _named_tensors(checkpoint):
             if value.is_floating_point() and not value.isfinite().all():
                 raise InputError(
                     f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
-                    "learning_rate, and check kl_weight, noise and the weights that the training began from"
+                    "learning_rate, and check kl_weight, noise and the initial weights"
                 )
         with whole_file(self.folder / filename) as path:
             torch.save(checkpoint, path)
@@ -60,22 +67,28 @@ class _WholeFiles(BaseSaveHandler):
             (self.folder / filename).unlink(missing_ok=True)
 
 
-def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested containers with their dotted names."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, (Mapping, list, tuple)):
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+            yield from _named_tensors(part, f"{name}.{key}" if name else str(key))
 
 
 class BestWeights:
-    """Save the network's weights to ``model_best.pt`` whenever the evaluator's key metric is the best so far.
+    """Handler of the evaluator that saves the weights to ``model_best.pt`` when its key metric is the best so far.
 
-    Its state tells a resumed run which epoch was the best.
+    Its state, the best metric and its epoch, is part of the checkpoints, so that a resumed run does not replace better
+    weights.
+
+    Args:
+        network: network to save.
+        output_dir: folder of ``model_best.pt``.
     """
 
     def __init__(self, network: nn.Module, output_dir: str):
-        self.network, self.save = network, _WholeFiles(output_dir)
+        self.network, self.save = network, _AtomicSaver(output_dir)
 
     def attach(self, engine: Engine) -> None:
         self.engine = engine
@@ -90,7 +103,7 @@ class BestWeights:
                 "learning_rate, and check kl_weight and noise"
             )
         if state.best_metric_epoch == state.epoch:
-            network = getattr(self.network, "module", self.network)  # of DistributedDataParallel
+            network = getattr(self.network, "module", self.network)  # unwrap DistributedDataParallel
             self.save(network.state_dict(), BEST)
 
     def state_dict(self) -> dict[str, float]:
@@ -102,12 +115,12 @@ class BestWeights:
 
 
 class Checkpoints:
-    """Save what a training needs to go on after each epoch, and let it go on after the last epoch that was saved.
+    """Handler of the trainer that saves a checkpoint after each epoch, and resumes a run from the newest one.
 
-    The last two checkpoints are kept: where the newest is broken, a run goes on from the one before.
+    The last two checkpoints are kept: if the newest is broken, the run resumes from the one before it.
 
     Args:
-        objects: names and objects with a state, the trainer as ``trainer``; one that is None is left out.
+        objects: objects with a ``state_dict``, by name; the trainer is named ``trainer``. None values are ignored.
         output_dir: folder of ``checkpoint_epoch=N.pt``.
     """
 
@@ -116,10 +129,13 @@ class Checkpoints:
         self.folder = Path(output_dir)
 
     def attach(self, trainer: Engine) -> None:
-        """Raises: InputError where the folder holds a run that this one cannot continue."""
+        """Attach to ``trainer`` and, if the folder has checkpoints, make it resume from the newest when it starts.
+
+        Raises: InputError if this run cannot continue the run in the folder.
+        """
         save = Checkpoint(
             self.objects,
-            _WholeFiles(self.folder),
+            _AtomicSaver(self.folder),
             score_function=lambda engine: engine.state.epoch,
             score_name="epoch",
             n_saved=2,
@@ -131,36 +147,37 @@ class Checkpoints:
         saved = [(_epoch(path), path.name) for path in self._files() if _epoch(path) <= epoch]
         save.load_state_dict({"_saved": saved[-2:]})
         self._check(trainer, epoch, checkpoint)
-        logger.info("Going on after epoch %d of %d of the run in %s.", epoch, trainer.state.max_epochs, self.folder)
+        logger.info("Resuming the run in %s after epoch %d of %d.", self.folder, epoch, trainer.state.max_epochs)
         trainer.add_event_handler(Events.STARTED, self._load, checkpoint)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=_epoch)
 
     def _newest(self) -> tuple[int, Mapping | None]:
+        """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None."""
         for path in reversed(self._files()):
             try:
                 return _epoch(path), torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # pickle, zipfile and PyTorch each have their own kinds
+            except Exception as error:  # pickle, zipfile and PyTorch raise many types
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                logger.warning("%s is broken (%s); the run goes on from the one before", path, reason)
+                logger.warning("%s is broken (%s); the run resumes from the previous checkpoint", path, reason)
         return 0, None
 
     def _check(self, trainer: Engine, epoch: int, checkpoint: Mapping) -> None:
-        saved, state = checkpoint["trainer"]["epoch_length"], trainer.state
-        if saved != state.epoch_length:
+        epoch_length, state = checkpoint["trainer"]["epoch_length"], trainer.state
+        if epoch_length != state.epoch_length:
             raise InputError(
-                f"output_dir: {self.folder} holds a run whose epochs have {saved} iterations, these have "
-                f"{state.epoch_length}; choose another folder, or iterations_per_epoch={saved}"
+                f"output_dir: {self.folder} holds a run with {epoch_length} iterations per epoch, expected "
+                f"{state.epoch_length}; choose another folder, or iterations_per_epoch={epoch_length}"
             )
         if epoch > state.max_epochs:
             raise InputError(
-                f"output_dir: {self.folder} holds a run of {epoch * saved} iterations, expected one of at most "
-                f"{state.max_epochs * saved}; choose another folder, or more iterations"
+                f"output_dir: {self.folder} holds a run of {epoch * epoch_length} iterations, expected one of at most "
+                f"{state.max_epochs * epoch_length}; choose another folder, or more iterations"
             )
 
     def _load(self, trainer: Engine, checkpoint: Mapping) -> None:
-        wanted = trainer.state.max_epochs
+        max_epochs = trainer.state.max_epochs
         try:
             Checkpoint.load_objects({n: value for n, value in self.objects.items() if n in checkpoint}, checkpoint)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -168,7 +185,7 @@ class Checkpoints:
                 f"output_dir: {self.folder} holds a run of another model or optimiser; choose another folder, or the "
                 "overlays and settings of that run"
             ) from error
-        trainer.state.max_epochs = wanted
+        trainer.state.max_epochs = max_epochs  # of this run, which may be longer than the saved one
 
 
 def _epoch(path: Path) -> int:

@@ -1,5 +1,4 @@
-"""Deformations by codes that do not come from the series itself, but from another patient or from the prior (Krebs et
-al. 2018, Fig. 1b)."""
+"""Deformations from codes of another series or of the prior (Krebs et al. 2018, Fig. 1b)."""
 
 from collections.abc import Callable
 
@@ -16,12 +15,12 @@ __all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
 
 
 class CodeInferer(FieldInferer):
-    """Deform series by codes, decoded for their images.
+    """Inferer that decodes prescribed codes for the images of a series, instead of encoding the images.
 
     Args:
-        alignment: what the timepoints are aligned to.
-        transformation: from a velocity to a displacement.
-        codes: gives z ``(B, K, C, 1, 1, 1)`` for the images and the network.
+        alignment: alignment of the timepoints.
+        transformation: maps velocities to displacements.
+        codes: function of the images and the network that returns z ``(B, K, C, 1, 1, 1)``.
     """
 
     def __init__(
@@ -36,8 +35,14 @@ class CodeInferer(FieldInferer):
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args, coverage: Tensor | None = None, **kwargs
     ) -> dict[str, Tensor]:
-        """Deform ``inputs`` ``(B, K, *S)``, intensities in [0, 1], of which ``coverage`` ``(B, K, *S)`` is 1 where they
-        were seen. Returns what a `RegistrationInferer` does."""
+        """Deform a series.
+
+        Args:
+            inputs: ``(B, K, *S)``, intensities in [0, 1].
+            network: network with a ``code_size``.
+            coverage: ``(B, K, *S)``, 1 inside each timepoint's field of view; None for everywhere.
+        Returns: as for `RegistrationInferer`.
+        """
         images, model = as_images(inputs), getattr(network, "module", network)
         z = self.codes(images, network)
         dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
@@ -47,6 +52,7 @@ class CodeInferer(FieldInferer):
 
 
 def _check_codes(network: nn.Module) -> None:
+    """Raise an InputError if z of this network is not a code."""
     if not hasattr(network, "code_size"):
         raise InputError(
             f"overlay: expected a model whose z is a code, such as models/krebs_cvae, got {type(network).__name__}"
@@ -54,10 +60,10 @@ def _check_codes(network: nn.Module) -> None:
 
 
 class CodesOf:
-    """The means of the codes of another series: its deformations, carried over.
+    """Mean codes of another series, which transport its deformations.
 
     Args:
-        images: ``(1, K, *S)`` in [0, 1], K as of the series they are carried to.
+        images: the other series, ``(1, K, *S)``, intensities in [0, 1], with as many timepoints as the target.
     """
 
     def __init__(self, images: Tensor):
@@ -67,17 +73,17 @@ class CodesOf:
         _check_codes(network)
         if images.shape[1] != self.images.shape[1]:
             raise InputError(
-                f"series: expected as many scans as the donor has, {self.images.shape[1]}, got {images.shape[1]}; one "
-                "scan may stand for all"
+                f"series: expected as many scans as the donor has, {self.images.shape[1]}, got {images.shape[1]}; a "
+                "single scan may be repeated"
             )
         return split_parameters(network(self.images.to(images)), self.images.shape[1])[0]
 
 
 class PriorCodes:
-    """Draws from the unit Gaussian prior, one a timepoint: new deformations.
+    """Draws from the prior N(0, I), one per timepoint, which yield new deformations.
 
     Args:
-        seed: of the draws.
+        seed: random seed.
     """
 
     def __init__(self, seed: int = 0):

@@ -1,4 +1,4 @@
-"""What the registration of a series takes of a machine, told before it starts."""
+"""Estimate the memory and time of a registration before it starts."""
 
 import math
 from collections.abc import Sequence
@@ -22,15 +22,16 @@ __all__ = ["RegistrationCost"]
 
 
 class RegistrationCost:
-    """Estimate the memory of the machine, not of a GPU, that one registration takes, and its time on the CPU.
+    """Estimate of the main memory (not GPU memory) and of the CPU time of one registration.
 
     Args:
-        scans: grids of the K files, which `header_grids` reads; may be empty.
-        inferer: of the registration.
-        spacing_mm, reference: of the working grid, as `working_grid` takes them.
-        device: that the registration runs on.
-        products: the files to write besides the aligned series; None for the default.
-        initial: initial alignment, as in `AlignInitiald`.
+        scans: grids of the K files, as read by `header_grids`; may be empty.
+        inferer: inferer of the registration.
+        spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
+        device: device on which the registration runs.
+        products: outputs in addition to the aligned series; None for the defaults.
+        initial: initial alignment, as for `AlignInitiald`.
+    Raises: InputError if no scan has the index ``reference``.
     """
 
     def __init__(
@@ -51,57 +52,55 @@ class RegistrationCost:
 
     @cached_property
     def grid(self) -> Grid:
-        """The working grid, but for what an initial alignment changes."""
+        """Working grid, before the initial alignment, which may change it."""
         return working_grid(self.scans, self.spacing_mm, self.reference)
 
     @property
     def scans_at_once(self) -> int | None:
-        """Scans in memory at a time; None for all."""
+        """Number of scans in memory at a time; None for all."""
         return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
 
     @property
     def levels(self) -> list[tuple[int, int]]:
-        """Voxels between the samples of each level of the refinement, and its iterations at most."""
+        """Sample spacing in voxels and maximum number of iterations of each level of the refinement."""
         refinement = getattr(self.inferer, "refinement", None)
         return refinement.schedule(self.grid.shape) if hasattr(refinement, "schedule") else []
 
     @property
     def memory_gb(self) -> float:
-        """At the peak, in 1e9 bytes."""
+        """Peak memory in 1e9 bytes."""
         return streamed_gb(self.scans, self.grid, self.scans_at_once) if self.scans_at_once else self._all_at_once_gb
 
     @property
     def _all_at_once_gb(self) -> float:
         window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
-        share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
+        network_share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
         on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
-        return all_at_once_gb(self.scans, self.grid, on_cpu, share, bool(self.levels), draws)
+        return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 
     @property
     def time(self) -> ProcessorTime:
-        """Processor time, summed over all cores."""
+        """Estimate of the processor time."""
         aligned = self.initial not in (None, "none")
         return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
 
     def check(self) -> None:
-        """Refuse a registration that does not fit into the free memory; passes if there are no scans.
-
-        Raises: InputError.
-        """
+        """Raise an InputError if the registration does not fit into the free memory. Without scans, do nothing."""
         free_gb = available_memory_gb()
         if not self.scans or self.memory_gb <= free_gb:
             return
-        frames, spacing = len(self.scans), float(self.grid.spacing_mm.min())
-        fitting = self._fitting_spacing_mm(free_gb)
-        fewer = "crop the scans" if self.scans_at_once else "crop the scans, or give fewer"
-        cure = f"take --spacing-mm {fitting:g}" if fitting else fewer
+        count, spacing = len(self.scans), float(self.grid.spacing_mm.min())
+        fitting_spacing = self._fitting_spacing_mm(free_gb)
+        smaller = "crop the scans" if self.scans_at_once else "crop the scans, or give fewer"
+        cure = f"take --spacing-mm {fitting_spacing:g}" if fitting_spacing else smaller
         raise InputError(
-            f"memory: expected {self.memory_gb:.3g} GB for {frames} scans on {' x '.join(map(str, self.grid.shape))} "
+            f"memory: expected {self.memory_gb:.3g} GB for {count} scans on {' x '.join(map(str, self.grid.shape))} "
             f"voxels of {spacing:.3g} mm, got {free_gb:.3g} GB; {cure}"
         )
 
     def _fitting_spacing_mm(self, free_gb: float) -> float | None:
-        """The least spacing, in steps of a tenth, on which the series fits; none where its files leave too little."""
+        """Increase the spacing in steps of 10 %, rounded up to 0.1 mm, until the series fits into ``free_gb``; None if
+        it never does, as the files themselves take too much."""
         spacing = float(self.grid.spacing_mm.min())
         for _ in range(20):
             spacing = math.ceil(11 * spacing) / 10
@@ -110,6 +109,6 @@ class RegistrationCost:
             )
             if min(coarser.grid.shape) < 16:
                 return None
-            if coarser._all_at_once_gb <= free_gb:  # as it then is, if it fits
+            if coarser._all_at_once_gb <= free_gb:  # scans are streamed only if they do not fit
                 return spacing
         return None

@@ -1,4 +1,4 @@
-"""What a process may still take of the machine's memory."""
+"""Memory that is still available to this process."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 __all__ = ["available_memory_gb"]
 
 _MEMINFO = Path("/proc/meminfo")
-# Of versions 2 and 1: the limit, what is taken, and what of that files in the cache have, which give it back.
+# Of control groups of versions 2 and 1: files with the limit and the usage, and the entry of memory.stat with the part
+# of the usage that is file cache, which the kernel reclaims when memory is short.
 _LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -17,26 +18,27 @@ _LIMITS = (
 
 
 def available_memory_gb(meminfo: Path = _MEMINFO, cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> float:
-    """What this process can still take, in 1e9 bytes: what the machine has left, and what its control groups allow.
-    Infinite where the system does not tell.
+    """Return the memory available to this process in 1e9 bytes: the smallest of the machine's free memory and of what
+    the limits of the control groups leave. Infinite if the system provides neither.
 
     Args:
-        meminfo: of proc(5).
-        cgroups, root: as in `control_groups`.
+        meminfo: file in the format of /proc/meminfo (proc(5)).
+        cgroups, root: as for `control_groups`.
     """
     text = meminfo.read_text() if meminfo.is_file() else ""
-    rests = [int(n) * 1024 for n in re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)]
-    rests += [rest for group in control_groups("memory", cgroups, root) for rest in _rest(group)]
-    return max(0, min(rests)) / 1e9 if rests else float("inf")
+    available = [int(n) * 1024 for n in re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)]
+    available += [size for group in control_groups("memory", cgroups, root) for size in _below_limit(group)]
+    return max(0, min(available)) / 1e9 if available else float("inf")
 
 
-def _rest(group: Path) -> Iterator[int]:
-    for limit, taken, cached in _LIMITS:
+def _below_limit(group: Path) -> Iterator[int]:
+    """Yield the bytes that the limit of a control group leaves, if it has one."""
+    for limit_file, usage_file, cache_entry in _LIMITS:
         try:
-            most = (group / limit).read_text().strip()
-            if most == "max":
+            limit = (group / limit_file).read_text().strip()
+            if limit == "max":
                 continue
-            found = re.search(rf"^{cached} (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
-            yield int(most) - int((group / taken).read_text()) + (int(found.group(1)) if found else 0)
-        except (OSError, ValueError):  # of the other version, or no limit here
+            cache = re.search(rf"^{cache_entry} (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+            yield int(limit) - int((group / usage_file).read_text()) + (int(cache.group(1)) if cache else 0)
+        except (OSError, ValueError):  # the group is of the other version, or has no limit
             continue

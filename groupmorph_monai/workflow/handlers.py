@@ -1,4 +1,4 @@
-"""What hangs on MONAI's engines: repeatable epochs, the learning rate, a limit of time, and the loss term by term."""
+"""Handlers for MONAI's engines, and the schedule of the learning rate."""
 
 import math
 import time
@@ -18,11 +18,12 @@ __all__ = ["EpochSeed", "GradientClip", "ListedOutput", "LossTerms", "StopAfter"
 
 
 class EpochSeed:
-    """Seed every epoch by its number, so that a resumed run draws the same patches and the same z as one never stopped.
+    """Handler that seeds every epoch by its number, so that a resumed run draws the same patches and the same z as an
+    uninterrupted one.
 
     Args:
-        seed: of the run.
-        dataset: whose random transforms are seeded too.
+        seed: random seed of the run.
+        dataset: data set whose random transforms are seeded too.
     """
 
     def __init__(self, seed: int, dataset: Dataset):
@@ -32,16 +33,20 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        # Processes that train together must not draw the same.
+        # The processes of a distributed training must draw different numbers.
         seed = self.seed + engine.state.epoch + 100_000 * idist.get_rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed=seed)
 
 
 class GradientClip:
-    """Scale the gradient of ``network`` to a norm of at most ``max_norm`` before the optimiser's step.
+    """Handler that clips the gradient norm before the step of the optimiser.
 
-    Under MONAI's ``amp`` the gradients are scaled up until then, and brought back first.
+    With MONAI's ``amp``, the gradients at this point are those of the scaled loss, and are unscaled first.
+
+    Args:
+        network: network whose gradient is clipped.
+        max_norm: maximum norm of the gradient.
     """
 
     def __init__(self, network: nn.Module, max_norm: float):
@@ -57,10 +62,10 @@ class GradientClip:
 
 
 class ListedOutput:
-    """Make an iteration's output a list of one dictionary, the whole batch.
+    """Handler that puts the output of an iteration, a dictionary for the whole batch, into a list.
 
-    MONAI's handlers, such as those of experiment tracking, look for such a list, which engines make by splitting the
-    batch. A loss needs the batch whole.
+    MONAI's handlers, such as those for experiment tracking, expect a list of dictionaries, as engines make by
+    decollating the batch. Here the batch stays whole, as the loss needs it.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -71,9 +76,13 @@ class ListedOutput:
 
 
 class StopAfter:
-    """Stop a training at the end of the epoch in which ``minutes`` are over.
+    """Handler that stops a training at the end of the epoch in which a time limit is exceeded.
 
-    Processes that train together go by the first one's clock: where one stops alone, the others wait for ever.
+    In distributed training the clock of rank 0 decides for all processes: if one stopped alone, the others would wait
+    for it forever.
+
+    Args:
+        minutes: time limit.
     """
 
     def __init__(self, minutes: float):
@@ -92,9 +101,15 @@ class StopAfter:
 
 
 class LossTerms:
-    """Write each term of the loss and the learning rate to TensorBoard every ``interval`` iterations.
+    """Handler that writes the terms of the loss and the learning rate to TensorBoard.
 
-    The terms are computed anew from the iteration's result, so that the loss stays a function without memory.
+    The terms are recomputed from the output of the iteration, so that the loss module needs no state.
+
+    Args:
+        loss: loss of the training.
+        optimizer: optimiser whose learning rate is written.
+        log_dir: folder of the TensorBoard log.
+        interval: number of iterations between two entries.
     """
 
     def __init__(self, loss: NegativeELBO, optimizer: torch.optim.Optimizer, log_dir: str, interval: int = 20):
@@ -109,8 +124,8 @@ class LossTerms:
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
         (output,) = engine.state.output
-        found = self.loss.terms(output["pred"], output["label"])
-        terms = {f"train/{name}": value for name, value in found.items()}
+        loss_terms = self.loss.terms(output["pred"], output["label"])
+        terms = {f"train/{name}": value for name, value in loss_terms.items()}
         terms["train/loss"] = output["loss"]
         terms["train/learning_rate"] = self.optimizer.param_groups[0]["lr"]
         terms["train/std_voxels"] = (0.5 * output["pred"]["z_log_variance"]).exp().mean()
@@ -119,10 +134,15 @@ class LossTerms:
 
 
 def warmup_and_cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
-    """Share of the learning rate: up from 0 over ``warmup`` iterations, or over all where these are fewer, then down to
-    0 along half a cosine, and 0 after the last.
+    """Compute the factor of the learning rate: a linear warm-up from 0, then half a cosine to 0, and 0 afterwards.
 
-    It depends on nothing else, so a finished run that is extended takes the rate of the longer one.
+    It is a function of its arguments only, so that a finished run that is extended uses the schedule of the longer run.
+
+    Args:
+        iteration: current iteration, from 0.
+        iterations: length of the schedule.
+        warmup: number of iterations of the warm-up, at most ``iterations``.
+    Returns: factor between 0 and 1.
     """
     warmup = min(warmup, iterations)
     if iteration < warmup:

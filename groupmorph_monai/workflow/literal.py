@@ -1,4 +1,4 @@
-"""Values that MONAI's ConfigParser takes as they are."""
+"""Escape values for MONAI's ConfigParser."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,16 @@ __all__ = ["literal"]
 
 
 def literal(value: object) -> object:
-    """Write ``value`` so that a config that holds it means just that value.
+    """Escape ``value`` so that a config in which it is inserted evaluates to exactly this value.
 
-    In a config ConfigParser runs text after ``$`` as code, resolves ``@`` and ``%`` as references and replaces ``#``
-    wherever it stands. It does not look into bytes: text is handed over as bytes, which `os.fsdecode` turns back when
-    the config is instantiated. Everything that a user types, or a file is called, goes this way. Dictionaries, whose
-    names ConfigParser would split, are none of a user's values.
+    ConfigParser executes text after ``$``, resolves ``@`` and ``%`` as references and replaces ``#`` anywhere in a
+    text, but does not look into bytes. Text is therefore stored as bytes, which `os.fsdecode` decodes when the config
+    is instantiated. All user input and file names must be escaped. Dictionaries, whose keys ConfigParser would split,
+    do not occur in user input.
+
+    Args:
+        value: text, path, number, boolean or None, or a list of these.
+    Returns: value for a config.
     """
     if isinstance(value, (str, Path)):
         return {"_target_": "os.fsdecode", "filename": os.fsencode(value)}

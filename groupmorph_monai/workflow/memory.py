@@ -1,4 +1,4 @@
-"""What a process takes of the machine's memory."""
+"""Memory that this process uses."""
 
 import ctypes
 import re
@@ -13,10 +13,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """From here on the C library keeps the memory of large tensors that are freed for the next ones.
+    """Make glibc keep the memory of freed tensors for reuse. This has no effect with other C libraries.
 
-    By default glibc gives each back to the kernel, which then has to clear every page anew: a third of the network's
-    time. The peak of memory grows by some 20 %. Without effect where the C library is another.
+    By default glibc returns the memory of large tensors to the kernel, which has to clear every page again at the next
+    allocation: a third of the network's time. Peak memory increases by about 20 %.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -27,13 +27,13 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_gb() -> float:
-    """Most memory that this process has held, in 1e9 bytes: the peak of its resident set plus that of PyTorch on the
-    GPU, where one was used. NaN on Windows, where Python cannot tell."""
-    # On Linux getrusage(2) begins with what the parent held when it started this process; the kernel's VmHWM does not.
+    """Return the peak memory of this process in 1e9 bytes: of its resident set, plus that of PyTorch on GPUs. NaN on
+    Windows, where Python cannot measure it."""
+    # On Linux, getrusage(2) starts with the memory of the parent when it started this process; VmHWM does not.
     status = Path("/proc/self/status")
-    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    if kibibytes:
-        peak = int(kibibytes.group(1)) * 1024
+    high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    if high_water_mark:
+        peak = int(high_water_mark.group(1)) * 1024
     else:
         try:
             import resource

@@ -1,4 +1,4 @@
-"""Configs in memory, without a run."""
+"""Parse a config without running it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ __all__ = ["parsed_config"]
 
 
 def parsed_config(files: Sequence[str | Path], values: Mapping[str, object]) -> ConfigParser:
-    """Parse configs whose parts are to be taken one by one, and leave the process as it is.
+    """Parse a config to get single parts of it. Its ``initialize`` expressions, which change the process, are removed.
 
     Args:
-        files: a config and its overlays.
-        values: laid over them, by their names.
+        files: the config and its overlays, in order.
+        values: settings by name, which replace those of the files.
     """
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])

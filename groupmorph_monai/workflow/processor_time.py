@@ -18,7 +18,7 @@ from ..space.lattice import window_mean
 
 __all__ = ["ProcessorTime"]
 
-# Work in these units, measured stage by stage on other series than those in docs/machine.md.
+# Work in these units, measured for each stage on other series than those in docs/machine.md.
 _START = 1.7e9  # importing the libraries and parsing the configs
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
@@ -34,7 +34,7 @@ _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
 
 @dataclass(frozen=True)
 class ProcessorTime:
-    """Estimate the processor time on the CPU, summed over all cores, from the start of the program to its end.
+    """Estimate of the processor time, summed over all cores, from the start of the program to its end.
 
     The refinement is counted with its maximum number of iterations.
 
@@ -110,10 +110,10 @@ class ProcessorTime:
 
 
 def _seconds_per_unit() -> float:
-    """Time a unit of work."""
+    """Measure the processor time of one unit of work."""
     x, seconds = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), []
     for _ in range(_CALIBRATION_REPEATS):
-        started = time.process_time()
+        start = time.process_time()
         window_mean(x, 2)
-        seconds.append(time.process_time() - started)
+        seconds.append(time.process_time() - start)
     return median(seconds) / x.numel()

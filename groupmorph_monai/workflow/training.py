@@ -1,4 +1,4 @@
-"""The inferer of a training: draws of z, and what losses compare beside the warped volumes."""
+"""Inferers for training, which draw z, and additional outputs for the loss."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -23,27 +23,29 @@ __all__ = [
 
 
 class Comparison:
-    """Something that a loss compares beside the warped volumes."""
+    """Base class of additional comparisons in the loss, besides that of the warped volumes."""
 
     def batch(self, images: Tensor) -> Tensor:
-        """The series ``(B, K, *S)`` that are registered, of those that the loader gave."""
+        """Return the batch ``(B, K, *S)`` to register, given the batch of the data loader."""
         return images
 
     def __call__(
         self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
     ) -> dict[str, Tensor]:
-        """Entries to add to a registration.
+        """Compute entries to add to the output of a registration.
 
         Args:
-            images: ``(B, K, *S)``, as they were registered.
-            registration: what `RegistrationInferer.warped` gives.
-            inverse_ddf: computes the displacements from each timepoint to the common space, ``(B, K, D, *S)``.
+            images: registered batch, ``(B, K, *S)``.
+            registration: output of `RegistrationInferer.warped`.
+            inverse_ddf: function that computes the displacements from each timepoint to the common space,
+                ``(B, K, D, *S)``, voxels.
+        Returns: tensors by name.
         """
         raise NotImplementedError
 
 
 class InverseFields(Comparison):
-    """``inverse_ddf``, for a loss of surfaces."""
+    """Add ``inverse_ddf`` ``(B, K, D, *S)``, for a loss on surfaces."""
 
     def __call__(
         self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
@@ -52,28 +54,29 @@ class InverseFields(Comparison):
 
 
 class CarriedBack(Comparison):
-    """``returned`` ``(B * K, 2, *S)``: every timepoint's volume, beside it the mean of the aligned volumes carried back
-    to it, for a likelihood in the timepoint's own space."""
+    """Add ``returned`` ``(B * K, 2, *S)``, for a likelihood in the space of each timepoint: its volume, and the mean of
+    the aligned volumes, warped to it."""
 
     def __call__(
         self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
     ) -> dict[str, Tensor]:
-        common = registration["warped"].mean(dim=1, keepdim=True).expand_as(images)
-        return {"returned": torch.stack([images, warp(common, inverse_ddf())], dim=2).flatten(0, 1)}
+        mean = registration["warped"].mean(dim=1, keepdim=True).expand_as(images)
+        return {"returned": torch.stack([images, warp(mean, inverse_ddf())], dim=2).flatten(0, 1)}
 
 
 class ExchangedPairs(Comparison):
-    """Every pair in the other order too, as a batch of twice the size (AVSM, Eqs. 6 and 11), and ``there_and_back``
-    ``(B, 3, *S)``, the displacement of one map after the other, voxels.
+    """Register every pair in both orders, as a batch of twice the size, and add ``there_and_back`` ``(B, 3, *S)``, the
+    displacement of the composition of both maps, in voxels (AVSM, Eqs. 6 and 11).
 
     Args:
-        alignment: of the registration, onto the first timepoint.
+        alignment: alignment of the registration, to the first timepoint.
+    Raises: InputError for another alignment, and for series of more than two timepoints.
     """
 
     def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
         if getattr(alignment, "reference", None) != 0:
             raise InputError(
-                "symmetry_weight: expected maps onto the first timepoint, got another alignment; add --overlay "
+                "symmetry_weight: expected alignment to the first timepoint, got another one; add --overlay "
                 "modes/symmetric"
             )
 
@@ -87,16 +90,18 @@ class ExchangedPairs(Comparison):
     def __call__(
         self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
     ) -> dict[str, Tensor]:
-        there, back = registration["ddf"][:, 1:].chunk(2)
-        return {"there_and_back": compose(there, back)[:, 0]}
+        forward, backward = registration["ddf"][:, 1:].chunk(2)
+        return {"there_and_back": compose(forward, backward)[:, 0]}
 
 
 class TrainingInferer(Inferer):
-    """Register by one draw of z a pass, and add what the loss compares. The loss is that of the last pass.
+    """Inferer for training: register with one draw of z per pass, and add the outputs that the loss compares. The loss
+    is evaluated after the last pass.
 
     Args:
-        registration: whose alignment, transformation, passes, posterior and precision hold; it is not refined.
-        comparisons: by names that overlays change them by.
+        registration: inferer whose alignment, transformation, passes, posterior and precision are used, without its
+            refinement.
+        comparisons: additional comparisons in the loss; their names allow overlays to change them.
     """
 
     def __init__(self, registration: RegistrationInferer, comparisons: Mapping[str, Comparison] | None = None):
@@ -104,15 +109,18 @@ class TrainingInferer(Inferer):
         self.registration, self.comparisons = registration, dict(comparisons or {})
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
-        """Register ``inputs`` ``(B, K, *S)``, intensities in [0, 1].
+        """Register a batch.
 
-        Returns: what `RegistrationInferer.warped` gives, and what each comparison adds.
+        Args:
+            inputs: ``(B, K, *S)``, intensities in [0, 1].
+            network: network to train.
+        Returns: the output of `RegistrationInferer.warped` and the entries that the comparisons add.
         """
         *_, last = self._steps(inputs, network)
         return last()
 
     def _steps(self, inputs: Tensor, network: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
-        """What computes the registration after each pass."""
+        """Yield, for each pass, a function that computes the output of the registration after it."""
         images = as_images(inputs)
         for comparison in self.comparisons.values():
             images = comparison.batch(images)
@@ -128,8 +136,8 @@ class TrainingInferer(Inferer):
 
 
 class StepwiseTrainingInferer(TrainingInferer):
-    """Register as a `TrainingInferer` does, and give ``steps`` too, the registrations after each pass but the last: the
-    loss is then the sum over passes (AVSM, Eq. 12)."""
+    """`TrainingInferer` whose output also has ``steps``, the outputs after all passes but the last, so that the loss is
+    the sum over all passes (AVSM, Eq. 12)."""
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor | list]:
         *steps, last = (step() for step in self._steps(inputs, network))

@@ -1,4 +1,4 @@
-"""Trained weights, from a file into a network."""
+"""Load trained weights from a file into a network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +11,27 @@ from ..errors import InputError
 
 __all__ = ["WeightsLoader", "read_weights"]
 
-_CURE = "give weights that 'groupmorph train' wrote, such as model_best.pt"
+_CURE = "use weights written by 'groupmorph train', such as model_best.pt"
 
 
 def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mapping[str, Tensor]:
-    """Read a network's weights: a state dict, or a checkpoint that holds one under ``network``.
+    """Read the weights of a network from a file with a state dict, or with a checkpoint that has one as ``network``.
 
-    A file is never unpickled as code: PyTorch reads tensors and plain containers alone (``weights_only``).
+    No code in the file is executed, as only tensors and plain containers are unpickled (``weights_only``).
 
-    Raises: InputError where the file holds something else, or a number that is not finite.
+    Args:
+        path: the file.
+        device: device to load the tensors to.
+    Returns: the state dict.
+    Raises: InputError if the file has other content, or a value that is not finite.
     """
     if not Path(path).is_file():
         raise _missing(Path(path))
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch each have their own kinds
-        raise InputError(f"weights: {path}: expected trained weights, got {_kind_of(path, error)}; {_CURE}") from error
+    except Exception as error:  # zipfile, pickle and PyTorch raise many types
+        actual = _content_of(path, error)
+        raise InputError(f"weights: {path}: expected trained weights, got {actual}; {_CURE}") from error
     state = content.get("network", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(
@@ -34,27 +39,28 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
         )
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            number = int((~value.isfinite()).sum())
+            count = int((~value.isfinite()).sum())
             raise InputError(
-                f"weights: {path}: expected finite numbers, got {number} NaN or infinite ones in {name}; the training "
-                "diverged: take an earlier checkpoint, or train with a smaller learning_rate"
+                f"weights: {path}: expected finite numbers, got {count} NaN or infinite ones in {name}; the training "
+                "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
             )
     return state
 
 
 def _missing(file: Path) -> InputError:
-    """What to do without ``file``; of the bundle's own models, train one."""
+    """Make the error for a missing file. For a model of the bundle without shipped weights, say how to train it."""
     overlay = file.parent.parent / "configs" / "models" / f"{file.stem}.yaml"
     if file.parent.name != "models" or not overlay.is_file():
         return InputError(f"weights: {file}: expected a file, found none; check the path")
     return InputError(
-        f"weights: {file}: no weights ship for models/{file.stem}; train them, groupmorph train --phantoms --overlay "
-        f"models/{file.stem} --output DIR, with a recipe of {file.parent.parent / 'docs' / 'models.md'}, and give "
-        "--weights DIR/model_best.pt"
+        f"weights: {file}: no weights ship for models/{file.stem}; train them with groupmorph train --phantoms "
+        f"--overlay models/{file.stem} --output DIR, see the recipes in {file.parent.parent / 'docs' / 'models.md'}, "
+        "and add --weights DIR/model_best.pt"
     )
 
 
-def _kind_of(path: str | Path, error: Exception) -> str:
+def _content_of(path: str | Path, error: Exception) -> str:
+    """Describe a file that PyTorch could not load."""
     size = Path(path).stat().st_size
     if size == 0:
         return "an empty file"
@@ -64,17 +70,17 @@ def _kind_of(path: str | Path, error: Exception) -> str:
     if "TorchScript" in str(error):
         return "a TorchScript archive"
     if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-        return "a pickle of other objects than tensors, which is not opened as it could run code"
+        return "a pickle of objects other than tensors, which is not loaded as it could run code"
     return f"a {'damaged' if archive else 'different'} file of {size} bytes ({reason[0][:80] if reason else error!r})"
 
 
 class WeightsLoader:
-    """Load weights into ``network`` before an engine starts.
+    """Handler that loads weights into a network when an engine starts.
 
     Args:
-        network: whose names and shapes the weights must have.
-        path: file that `read_weights` takes.
-        device: to read them to.
+        network: network with parameters of the same names and shapes.
+        path: file, as for `read_weights`.
+        device: device to load the tensors to.
     """
 
     def __init__(self, network: nn.Module, path: str, device: torch.device | str = "cpu"):
@@ -84,5 +90,5 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        network = getattr(self.network, "module", self.network)  # of DistributedDataParallel
+        network = getattr(self.network, "module", self.network)  # unwrap DistributedDataParallel
         network.load_state_dict(read_weights(self.path, self.device))

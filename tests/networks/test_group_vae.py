@@ -76,6 +76,6 @@ def test_scripted_it_is_the_same():
 
 
 def test_another_number_of_timepoints_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="trained for 3 timepoints, got 5") as error:
+    with pytest.raises(ValueError, match="expected 3 timepoints, got 5") as error:
         network()(torch.rand(1, 5, 8, 8, 8))
     assert "\n" not in str(error.value)

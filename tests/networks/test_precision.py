@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
-from groupmorph_monai.networks.affine_net import _affine_fit, _half_sides, _matches
+from groupmorph_monai.networks.affine_net import _affine_fit, _normalised_coordinates, _soft_match
 from groupmorph_monai.networks.group_set_vae import _displace, _Look
 from groupmorph_monai.space import AffineFlow
 
@@ -55,13 +55,13 @@ def test_a_look_moves_features_to_places_in_float32(monkeypatch):
 def test_affine_places_matches_and_maps_are_exact():
     z = torch.zeros(1, 2, 12, 1, 1, 1)
     z[0, 0, :3], z[0, 1, 9:] = torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1, 1), 0.123
-    places = _half_sides(SIZE, 1, SIZE, z).flatten(1)
+    places = _normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
     square, right = torch.eye(3).expand(1, places.shape[1], 3, 3), 0.1 * places.T[None]
     with lowered():
         velocity = AffineNet().decode(z, torch.empty(1, 2, *SIZE))
         ddf = AffineFlow()(velocity)
-        places_low = _half_sides(SIZE, 1, SIZE, z).flatten(1)
-        found, _ = _matches(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
+        places_low = _normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
+        found, _ = _soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
         fitted = _affine_fit(square, right, places)
     assert torch.equal(places_low, places)
     expected = torch.stack([0.1 * places[0] - 0.2 * places[1] + 0.3 * places[2], 0 * places[0], 0 * places[0]])

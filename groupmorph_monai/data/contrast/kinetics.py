@@ -1,9 +1,10 @@
-"""Contrast kinetics of a series, voxel by voxel: Ktrans by Tofts' model, and how well that explains the curves.
+"""Voxel-wise contrast kinetics of a series: Ktrans by the Tofts model, and its goodness of fit.
 
-The model is linear in Ktrans and vp once kep is known, so both have a closed form for each kep of a fine grid, and the
-kep that leaves the least residual is the least-squares fit (variable projection; Golub and Pereyra 1973, SIAM Journal
-on Numerical Analysis 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:279). Unlike the linear
-form of Murase (2004, MRM 51:858) it does not integrate the measured curves, which scans a minute apart do not resolve.
+For a fixed kep the model is linear in Ktrans and vp, which then have a closed form. They are computed for each kep of a
+fine grid, and the kep with the smallest residual is the least-squares fit (variable projection; Golub and Pereyra 1973,
+SIAM Journal on Numerical Analysis 10:413; in PET the basis function method, Gunn et al. 1997, NeuroImage 6:279). Unlike
+the linear form of Murase (2004, MRM 51:858) it does not integrate the measured curves, which scans a minute apart do
+not resolve.
 """
 
 import logging
@@ -43,27 +44,26 @@ KINETIC_MAPS = (
 )
 logger = logging.getLogger(__name__)
 _INPUTS = {"parker": parker_aif, "weinmann": weinmann_aif}
-_LEAST_TIMES = {"tofts": 4, "extended_tofts": 5}  # one more than there are unknowns, and the baseline
-_KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any between
+_LEAST_SCANS = {"tofts": 4, "extended_tofts": 5}  # the baseline, and one more than the number of unknowns
+_KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any value in between
 _LEAST_VOXELS = 8
 _ASSUMED = {
-    "repetition_time_s": (0.005, "assumed, usual of breast DCE-MRI"),
-    "flip_angle_deg": (12.0, "assumed, usual of breast DCE-MRI"),
+    "repetition_time_s": (0.005, "assumed, typical of breast DCE-MRI"),
+    "flip_angle_deg": (12.0, "assumed, typical of breast DCE-MRI"),
     "t10_s": (1.5, "assumed, of lesions and glands at 3 T"),
 }
-_FIELD_T = 3.0  # at which T1 is the assumed one
-_CHUNK = 16384  # voxels at once
+_FIELD_T = 3.0  # field strength of the assumed T1
+_CHUNK = 16384  # voxels fitted at a time
 
 
 @dataclass(frozen=True)
 class Kinetics:
-    """The fit of one series.
+    """Maps of the fit of one series, ``(*S)``.
 
     Args:
-        ktrans_per_min: ``(*S)``, 0 where nothing was fitted.
-        r2: ``(*S)``, share of each curve's variance that the model explains, from 0; 0 where nothing was fitted.
-        residual_percent: ``(*S)``, root mean square residual over the root mean square concentration; NaN where nothing
-            was fitted.
+        ktrans_per_min: transfer constant Ktrans; 0 where nothing was fitted.
+        r2: share of the variance of each curve that the model explains, at least 0; 0 where nothing was fitted.
+        residual_percent: root mean square residual over root mean square concentration; NaN where nothing was fitted.
     """
 
     ktrans_per_min: np.ndarray
@@ -73,19 +73,19 @@ class Kinetics:
 
 @dataclass(frozen=True)
 class ToftsFit:
-    """Fit of Tofts' model to DCE-MRI by spoiled gradient echoes, such as FLASH, SPGR, VIBE or THRIVE.
+    """Fit of the Tofts model to DCE-MRI with a spoiled gradient echo, such as FLASH, SPGR, VIBE or THRIVE.
 
     Args:
-        model: "tofts", or "extended_tofts", which has blood plasma in each voxel, too.
-        arterial_input: "parker" or "weinmann", a population's.
-        t10_s: native relaxation time T1 of the tissue of interest, the same everywhere; None for what `for_series`
-            finds, as for the next two.
-        repetition_time_s, flip_angle_deg: of the sequence.
-        relaxivity: of the agent, 1/(s mmol/l).
-        arrival_s: when the agent arrives, after the first scan; None for half way between the last scan without and the
-            first one with agent, as curves sampled once a minute do not tell it: an arrival of least residual missed
-            that of the package's phantoms by up to 24 s.
-        mask: file drawn on the scan on whose grid the results lie, or one for each scan: only what is above 0 in it is
+        model: "tofts", or "extended_tofts" with blood plasma in each voxel.
+        arterial_input: population average, "parker" or "weinmann".
+        t10_s: native T1 of the tissue of interest, the same for all voxels; None for the value of `for_series`, as for
+            the next two parameters.
+        repetition_time_s, flip_angle_deg: parameters of the sequence.
+        relaxivity: relaxivity of the agent, 1/(s mmol/l).
+        arrival_s: arrival time of the agent, from the first scan; None for half way between the last scan without and
+            the first scan with agent. It is not fitted, as one scan per minute does not determine it: the arrival time
+            with the smallest residual was wrong by up to 24 s on the package's phantoms.
+        mask: file drawn on the scan that defines the grid of the results, or one per scan: only voxels above 0 are
             fitted; None for all tissue.
     """
 
@@ -99,14 +99,20 @@ class ToftsFit:
     mask: str | Sequence[str] | None = None
 
     def check(self, series: Series, home: int = 0) -> None:
-        """Refuse, with an InputError, a series whose kinetics cannot be fitted; warn of what has to be assumed."""
+        """Check that the kinetics of a series can be fitted, and warn of assumed parameters.
+
+        Args:
+            series: the series.
+            home: index of the scan on whose grid the results lie.
+        Raises: InputError if the series cannot be fitted, or for an invalid parameter.
+        """
         for name, value, choices in (
-            ("kinetics_model", self.model, _LEAST_TIMES),
+            ("kinetics_model", self.model, _LEAST_SCANS),
             ("kinetics_arterial_input", self.arterial_input, _INPUTS),
         ):
             if value not in choices:
                 raise InputError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
-        first, least = series.frames[0].path, _LEAST_TIMES[self.model]
+        first, least = series.frames[0].path, _LEAST_SCANS[self.model]
         if series.times_s is None:
             raise InputError(
                 f"--kinetics: expected a series with acquisition times, got none with {first}; give DICOM, a 4D NIfTI "
@@ -114,14 +120,14 @@ class ToftsFit:
             )
         if len(series.frames) < least:
             raise InputError(
-                f"--kinetics: expected {least} scans or more for {self.model}, got {len(series.frames)}; leave it out"
+                f"--kinetics: expected {least} scans or more for {self.model}, got {len(series.frames)}; omit the "
+                "option"
             )
         since_first = np.subtract(series.times_s, series.times_s[0])
         if np.any(np.diff(since_first) <= 0):
             times = ", ".join(f"{time:g}" for time in since_first)
             raise InputError(
-                f"--kinetics: expected scans in the order of time, got them {times} s after the first; give them in "
-                "that order"
+                f"--kinetics: expected scans in temporal order, got scans at {times} s after the first; reorder them"
             )
         if self.arrival_s is not None and not self.arrival_s < since_first[-1]:
             raise InputError(
@@ -136,14 +142,14 @@ class ToftsFit:
         fit, sources = self.for_series(series)
         if any(sources[name].startswith("assumed") for name in ("repetition_time_s", "flip_angle_deg")):
             logger.warning(
-                "--kinetics: no header tells the repetition time and flip angle, so those of a usual sequence count; "
-                "Ktrans follows them: --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
+                "--kinetics: no header states the repetition time and flip angle, so typical values are assumed, on "
+                "which Ktrans depends; set yours with --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
             )
         field = sequence_parameter(series, "field_strength_t")
         if field and self.t10_s is None and abs(field[0] - _FIELD_T) > 0.5:
             logger.warning(
-                "--kinetics: a native T1 of %g s is that of lesions and glands at %g T, but the %s says %g T, where T1 "
-                "differs; Ktrans follows it: --set kinetics_t10_s",
+                "--kinetics: the assumed native T1 of %g s is that of lesions and glands at %g T, but the %s says "
+                "%g T; Ktrans depends on it: set the T1 at your field strength with --set kinetics_t10_s",
                 fit.t10_s,
                 _FIELD_T,
                 field[1],
@@ -151,9 +157,9 @@ class ToftsFit:
             )
 
     def for_series(self, series: Series) -> tuple["ToftsFit", dict[str, str]]:
-        """Fill in the parameters of the sequence that are None: those of the headers, or else usual ones.
+        """Replace the parameters of the sequence that are None by those in the headers, or else by typical ones.
 
-        Returns: the fit, and of each of these parameters where its value comes from.
+        Returns: the fit, and the source of each of these parameters by name.
         """
         values, sources = {}, {}
         for name, assumed in _ASSUMED.items():
@@ -171,38 +177,42 @@ class ToftsFit:
         home: int,
         native: np.ndarray,
         warped: np.ndarray,
-        seen: np.ndarray,
+        observed_mask: np.ndarray,
         transform: Transform | None = None,
     ) -> dict[str, object] | None:
-        """Fit a series as `before_and_after` does, with the parameters that its headers tell.
+        """Fit a series before and after registration, with the parameters of the sequence from its headers.
 
         Args:
-            home: index of the scan on whose grid the volumes lie, and on which the mask was drawn.
-            transform: from the common space to that scan.
-        Returns: what `before_and_after` gives, and ``sources``, of each parameter of the sequence.
+            series: the series.
+            home: index of the scan on whose grid the volumes lie, and on which the mask is drawn.
+            native, warped, observed_mask: as for `before_and_after`.
+            transform: from the common space to that scan; None for the identity.
+        Returns: as for `before_and_after`, and ``sources``, the source of each parameter of the sequence.
         """
         fit, sources = self.for_series(series)
         if self.mask:
-            seen = seen & inside_region(read_region(self.mask, series, home), series.frames[home].grid, transform)
-        fits = fit.before_and_after(native, warped, seen, series.times_s)
+            region = read_region(self.mask, series, home)
+            observed_mask = observed_mask & inside_region(region, series.frames[home].grid, transform)
+        fits = fit.before_and_after(native, warped, observed_mask, series.times_s)
         return fits and {**fits, "sources": sources}
 
     def before_and_after(
-        self, native: np.ndarray, warped: np.ndarray, seen: np.ndarray, times_s: Sequence[float]
+        self, native: np.ndarray, warped: np.ndarray, observed_mask: np.ndarray, times_s: Sequence[float]
     ) -> dict[str, object] | None:
-        """Fit a series before and after registration, with one time of arrival, which the aligned series tells.
+        """Fit a series before and after registration, with the same arrival time, that of the aligned series.
 
         Args:
-            native, warped: ``(K, *S)``, on one grid.
-            seen: ``(*S)`` bool, where every scan has seen the tissue, before and after, and where a fit is wanted.
+            native, warped: the series before and after registration, ``(K, *S)``, on one grid.
+            observed_mask: ``(*S)`` bool, voxels to fit, inside the field of view of every scan before and after
+                registration.
             times_s: K acquisition times.
         Returns: ``before`` and ``after``, `Kinetics`; ``enhancing``, ``(*S)`` bool, where the aligned series takes up
-            contrast agent; ``enhancement``, `peak_enhancement_percent`, ``enhancement_ratio`` and ``time_to_peak_s`` of
-            the aligned series, ``(*S)``; ``settings``, all of the fit's. None, with a warning, where nothing takes
-            contrast agent up.
+            contrast agent; ``enhancement`` (`peak_enhancement_percent`), ``enhancement_ratio`` and ``time_to_peak_s``
+            of the aligned series, ``(*S)``; ``settings``, all parameters of the fit. None, with a warning, if no tissue
+            takes up contrast agent.
         """
         times = np.asarray(times_s, dtype=float) - times_s[0]
-        body = has_signal(native[0], seen) & has_signal(warped[0], seen)
+        body = has_signal(native[0], observed_mask) & has_signal(warped[0], observed_mask)
         enhancing = body & (mean_rise(warped) > ENHANCING)
         if enhancing.sum() < _LEAST_VOXELS:
             logger.warning("--kinetics: no tissue takes up contrast agent after the first scan, so nothing was fitted")
@@ -219,13 +229,13 @@ class ToftsFit:
         }
 
     def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: Sequence[float], arrival_s: float) -> Kinetics:
-        """Fit every curve inside a mask.
+        """Fit the curves of all voxels inside a mask.
 
         Args:
-            volumes: ``(K, *S)``, signal.
+            volumes: signal, ``(K, *S)``.
             mask: ``(*S)`` bool.
-            times_s: K, from the first scan.
-            arrival_s: of the agent, from the first scan.
+            times_s: K acquisition times, from the first scan.
+            arrival_s: arrival time of the agent, from the first scan.
         """
         curves, times = volumes[:, mask], np.asarray(times_s, dtype=float)
         ktrans, r2, residual = (np.full(mask.shape, fill, np.float32) for fill in (0, 0, np.nan))
@@ -243,40 +253,44 @@ class ToftsFit:
         return Kinetics(ktrans, r2, residual)
 
     def _concentration(self, curves: np.ndarray, times: np.ndarray, arrival_s: float) -> Tensor:
-        """``(K, N)`` signal to mmol/l; the native signal is the mean of the scans before the arrival."""
+        """Convert signal ``(K, N)`` to concentration in mmol/l, relative to the mean of the scans before arrival."""
         native = curves[: max(1, int((times <= arrival_s).sum()))].mean(axis=0)
         ratio = curves / np.maximum(native, 1e-6)
         rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
         return torch.from_numpy((rate - 1 / self.t10_s) / self.relaxivity).float()
 
     def _solve(self, concentration: Tensor, basis: Tensor, plasma: Tensor) -> tuple[Tensor, Tensor]:
-        """Ktrans (1/min) and the sum of squared residuals of curves ``(K, N)``, where Ktrans and vp are not negative
-        and ve is at most 1.
+        """Solve ``concentration = Ktrans basis + vp plasma`` by least squares for each kep, with Ktrans and vp not
+        below 0 and ve at most 1, and select the kep with the smallest residual.
 
         Args:
-            basis: ``(M, K)``, what a Ktrans of 1/min takes up at each kep.
+            concentration: N curves, ``(K, N)``, mmol/l.
+            basis: ``(M, K)``, `uptake` for each of M values of kep.
             plasma: ``(K,)``, mmol/l.
+        Returns: Ktrans (1/min) and the sum of squared residuals, each ``(N,)``.
         """
+        # Names of products: b is a row of the basis, p the plasma, c a curve. The gain is the reduction of the sum of
+        # squared residuals by the model.
         most = torch.from_numpy(_KEP_PER_MIN).float()[:, None]  # ve = Ktrans / kep
-        leak, size = basis @ concentration, basis.square().sum(1, keepdim=True).clamp_min(1e-12)  # (M, N), (M, 1)
-        ktrans = (leak / size).clamp_min(0).minimum(most)
-        gain = ktrans * (2 * leak - ktrans * size)
+        bc, bb = basis @ concentration, basis.square().sum(1, keepdim=True).clamp_min(1e-12)  # (M, N), (M, 1)
+        ktrans = (bc / bb).clamp_min(0).minimum(most)
+        gain = ktrans * (2 * bc - ktrans * bb)
         if self.model == "extended_tofts":
-            blood, volume = plasma @ concentration, plasma.square().sum().clamp_min(1e-12)
-            mixed = (basis @ plasma)[:, None]
-            determinant = (size * volume - mixed**2).clamp_min(1e-9 * size * volume)
-            joint = ((leak * volume - blood * mixed) / determinant).clamp_min(0).minimum(most)
-            vp = (blood - joint * mixed) / volume
+            pc, pp = plasma @ concentration, plasma.square().sum().clamp_min(1e-12)
+            bp = (basis @ plasma)[:, None]
+            determinant = (bb * pp - bp**2).clamp_min(1e-9 * bb * pp)
+            joint = ((bc * pp - pc * bp) / determinant).clamp_min(0).minimum(most)
+            vp = (pc - joint * bp) / pp
             ktrans, vp = torch.where(vp < 0, ktrans, joint), vp.clamp_min(0)
-            gain = ktrans * (2 * leak - ktrans * size) + vp * (2 * blood - vp * volume - 2 * ktrans * mixed)
+            gain = ktrans * (2 * bc - ktrans * bb) + vp * (2 * pc - vp * pp - 2 * ktrans * bp)
         best = gain.argmax(dim=0, keepdim=True)
         squares = (concentration.square().sum(0) - gain.gather(0, best)[0]).clamp_min(0)
         return ktrans.gather(0, best)[0], squares
 
 
 def kinetic_maps(fits: Mapping[str, object] | None) -> dict[str, np.ndarray]:
-    """The maps of `ToftsFit.before_and_after` that are written, by the names of `KINETIC_MAPS`; none where there is no
-    fit."""
+    """Select the maps to write from the output of `ToftsFit.before_and_after`, by the names in `KINETIC_MAPS`; none
+    without a fit."""
     if not fits:
         return {}
     after, before = fits["after"], fits["before"]

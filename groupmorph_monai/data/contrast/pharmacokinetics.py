@@ -1,4 +1,4 @@
-"""Contrast uptake: population arterial input functions, extended Tofts model, spoiled gradient echo."""
+"""Contrast uptake: population-averaged arterial input, extended Tofts model and spoiled gradient echo signal."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,11 @@ _STEP_S = 0.5  # step of the numerical convolution
 
 
 def parker_aif(times_s: ArrayLike) -> NDArray:
-    """Plasma concentration (mmol/l) at ``times_s`` after arrival: the population average of Parker et al. 2006 (MRM
-    56:993, Eq. 1 and Table 1), divided by 1 - haematocrit with Hct = 0.42; 0 before arrival."""
+    """Compute the plasma concentration (mmol/l) at ``times_s`` after arrival; 0 before.
+
+    Source: population average of the blood concentration (Parker et al. 2006, MRM 56:993, Eq. 1 and Table 1), divided
+    by 1 - Hct, with a haematocrit Hct of 0.42.
+    """
     minutes = np.asarray(times_s, dtype=float) / 60
     after = np.maximum(minutes, 0)
     blood = 1.050 * np.exp(-0.1685 * after) / (1 + np.exp(-38.078 * (after - 0.483)))
@@ -22,17 +25,26 @@ def parker_aif(times_s: ArrayLike) -> NDArray:
 
 
 def weinmann_aif(times_s: ArrayLike) -> NDArray:
-    """Plasma concentration (mmol/l) at ``times_s`` after a dose of 0.1 mmol/kg: the two exponentials that Tofts and
-    Kermode (1991, MRM 17:357) fitted to the blood samples of Weinmann et al. (1984); 0 before arrival. It lacks the
-    first pass, which scans of a minute do not resolve."""
+    """Compute the plasma concentration (mmol/l) at ``times_s`` after arrival of a dose of 0.1 mmol/kg; 0 before. The
+    first pass, which scans of a minute do not resolve, is not part of the model.
+
+    Source: two exponentials that Tofts and Kermode (1991, MRM 17:357) fitted to the blood samples of Weinmann et al.
+    (1984).
+    """
     minutes = np.asarray(times_s, dtype=float) / 60
     after = np.maximum(minutes, 0)
     return np.where(minutes < 0, 0, 0.1 * (3.99 * np.exp(-0.144 * after) + 4.78 * np.exp(-0.0111 * after)))
 
 
 def uptake(times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], NDArray] = parker_aif) -> NDArray:
-    """Concentration (mmol/l) that leaks into tissue at a Ktrans of 1/min and drains at ``kep_per_min``, at ``times_s``
-    after arrival: ``int Cp(s) exp(-kep (t - s)) ds``, by the trapezoidal rule on a 0.5 s grid; 0 before arrival."""
+    """Compute the tissue concentration (mmol/l) of the agent that has leaked from the plasma, for a Ktrans of 1/min:
+    ``int Cp(s) exp(-kep (t - s)) ds``, by the trapezoidal rule with steps of 0.5 s.
+
+    Args:
+        times_s: times after arrival; the concentration is 0 before.
+        kep_per_min: rate constant kep = Ktrans / ve.
+        aif: arterial input function Cp.
+    """
     times_s = np.asarray(times_s, dtype=float)
     fine = np.arange(0, max(times_s.max(), 0) + 2 * _STEP_S, _STEP_S)
     plasma, decay = aif(fine), np.exp(-kep_per_min * fine / 60)
@@ -41,8 +53,8 @@ def uptake(times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], ND
 
 
 def concentration(times_s: ArrayLike, ktrans_per_min: float, ve: float, vp: float) -> NDArray:
-    """Tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al. 1999, JMRI
-    10:223) with Parker's input: ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``."""
+    """Compute the tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al.
+    1999, JMRI 10:223) with Parker's arterial input: ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``."""
     return vp * parker_aif(times_s) + ktrans_per_min * uptake(times_s, ktrans_per_min / ve)
 
 
@@ -54,8 +66,15 @@ def spgr_signal(
     repetition_time_s: float = 0.005,
     flip_angle_deg: float = 12.0,
 ) -> NDArray:
-    """Steady-state spoiled gradient-echo signal of tissue with native ``t10_s`` and gadolinium of ``relaxivity``
-    (1/(s mmol/l)). T2* decay is neglected, as for an echo time of 2 ms."""
+    """Compute the steady-state signal of a spoiled gradient echo, without T2* decay, as for an echo time of 2 ms.
+
+    Args:
+        concentration_mmol: concentration of the contrast agent, mmol/l.
+        t10_s: native T1 of the tissue.
+        proton_density: factor of the signal.
+        relaxivity: relaxivity of the agent, 1/(s mmol/l).
+        repetition_time_s, flip_angle_deg: parameters of the sequence.
+    """
     rate = 1 / t10_s + relaxivity * np.asarray(concentration_mmol, dtype=float)
     e1 = np.exp(-repetition_time_s * rate)
     angle = np.deg2rad(flip_angle_deg)
@@ -65,9 +84,15 @@ def spgr_signal(
 def relaxation_rate(
     enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
 ) -> NDArray:
-    """Relaxation rate R1 (1/s) of tissue whose steady-state spoiled gradient-echo signal is ``enhancement`` times its
-    native one with ``t10_s``: the inverse of `spgr_signal`. Signals are clipped to that of a T1 of 0.01 s, beyond which
-    they hardly depend on R1."""
+    """Compute the relaxation rate R1 (1/s) from the relative signal of a spoiled gradient echo, by inversion of
+    `spgr_signal`.
+
+    Args:
+        enhancement: signal over native signal; clipped at the signal of a T1 of 0.01 s, beyond which it hardly depends
+            on R1.
+        t10_s: native T1 of the tissue.
+        repetition_time_s, flip_angle_deg: parameters of the sequence.
+    """
     cosine = np.cos(np.deg2rad(flip_angle_deg))
     native, brightest = ((1 - e1) / (1 - cosine * e1) for e1 in np.exp(-repetition_time_s / np.array([t10_s, 0.01])))
     signal = np.clip(np.asarray(enhancement, dtype=float) * native, 0, brightest)

@@ -126,7 +126,7 @@ def test_what_no_header_tells_is_assumed_with_a_warning(caplog):
     assert (fit.repetition_time_s, fit.flip_angle_deg, fit.t10_s) == (0.005, 12, 1.5)
     assert all(source.startswith("assumed") for source in sources.values())
     ToftsFit().check(series_of())
-    assert "those of a usual sequence count" in caplog.text
+    assert "typical values are assumed" in caplog.text
 
 
 @pytest.mark.parametrize("tesla, warned", [(1.5, True), (3.0, False)])
@@ -169,7 +169,7 @@ def test_a_mask_limits_what_is_fitted(tmp_path):
         ({}, 3, MINUTES, "expected 4 scans or more for tofts, got 3"),
         ({"model": "extended_tofts"}, 4, MINUTES, "expected 5 scans or more"),
         ({"model": "patlak"}, 7, MINUTES, "kinetics_model: expected tofts or extended_tofts, got 'patlak'"),
-        ({}, 4, (0, 240, 60, 120), "expected scans in the order of time, got them 0, 240, 60, 120 s after the first"),
+        ({}, 4, (0, 240, 60, 120), "expected scans in temporal order, got scans at 0, 240, 60, 120 s after the first"),
         ({"arrival_s": 360.0}, 7, [1000 + t for t in MINUTES], "before the last scan at 360 s, got 360"),
         ({"arrival_s": 360.0}, 7, MINUTES, "kinetics_arrival_s: expected a time before the last scan at 360 s"),
     ],
