@@ -108,7 +108,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
                 mask_image = itk.image_from_array(np.ones_like(itk.array_view_from_image(image), dtype=np.uint8))
             else:
                 mask_image = self.labelmap_tools.convert_labelmap_to_mask(mask, dilation_in_mm=self.mask_dilation_mm)
-            mask_image.CopyInformation(image)
+            mask_image.CopyInformation(image if mask is None else mask)
             files.append(str(folder / f"mask_{n}.nrrd"))
             itk.imwrite(mask_image, files[-1])
         return files

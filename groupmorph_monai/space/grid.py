@@ -65,16 +65,21 @@ def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Result:
-        half = (torch.float16, torch.bfloat16)
-        widened = [a.float() if isinstance(a, Tensor) and a.dtype in half else a for a in args]
+        widened = [_widened(value) for value in args]
+        named = {name: _widened(value) for name, value in kwargs.items()}
         with ExitStack() as stack:
             stack.enter_context(_exact_products())
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            return function(*widened, **kwargs)
+            return function(*widened, **named)
 
     return run
+
+
+def _widened(value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if is_half else value
 
 
 def voxel_grid(size: Sequence[int], like: Tensor) -> Tensor:

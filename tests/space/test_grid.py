@@ -75,6 +75,12 @@ def precision():
     torch.set_float32_matmul_precision("highest")
 
 
+def test_half_precision_is_widened_however_it_is_handed_in():
+    kinds = full_precision(lambda a, b: (a.dtype, b.dtype))
+    half, bfloat = torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.bfloat16)
+    assert kinds(half, bfloat) == kinds(half, b=bfloat) == kinds(a=half, b=bfloat) == (torch.float32,) * 2
+
+
 @pytest.mark.parametrize("allow", ["tf32", "high", "medium", "highest"])
 def test_tf32_is_off_inside_full_precision_and_restored_after(allow, precision):
     if allow == "tf32":
