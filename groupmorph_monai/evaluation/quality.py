@@ -82,7 +82,8 @@ def measure_quality(
 
 def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
     """Return what `measure_quality` does, for timepoints that are all compared with each other."""
-    before, after = _images(frames, grid), _images(frames, grid, transforms)
+    smooth = [smoothed(frame, grid) for frame in frames]
+    before, after = _images(smooth, grid), _images(smooth, grid, transforms)
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
     values: dict[str, float | list[float]] = {
@@ -113,7 +114,7 @@ def _coarse_grid(grid: Grid) -> Grid:
 
 def _images(frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
     each: Sequence[Transform | None] = transforms or [None] * len(frames)
-    pairs = [resample(smoothed(frame, grid), grid, t) for frame, t in zip(frames, each)]
+    pairs = [resample(frame, grid, t) for frame, t in zip(frames, each)]
     values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
     return _Images(values, seen)
 
