@@ -46,9 +46,11 @@ def _on_lattice(field: Tensor, step: int) -> Tensor:
     this lattice."""
     if step == 1:
         return field
-    padding = [p for n in reversed(field.shape[2:]) for p in (0, (1 - n) % step)]
-    whole = torch.nn.functional.pad(field, padding, mode="replicate")
-    return whole[(..., *[slice(None, None, step)] * 3)] / step
+    for axis in range(2, 5):
+        n = field.shape[axis]
+        nodes = torch.arange(0, n - 1 + step, step, device=field.device).clamp_max(n - 1)
+        field = field.index_select(axis, nodes)
+    return field / step
 
 
 class ComposeTransformsd(MapTransform):
