@@ -1,4 +1,4 @@
-"""The Gauss-Newton step of a refinement: one linear system for the fields of K timepoints."""
+"""Gauss-Newton step of a refinement: one linear system for the fields of all K timepoints."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,27 @@ __all__ = ["ascent", "solve"]
 
 
 def ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
-    """The bound's gradient ``g - Lambda z`` in cosine coordinates, ``(K, D, *S)``."""
+    """Compute the gradient of the evidence lower bound, ``g - Lambda z``, in cosine coordinates, ``(K, D, *S)``."""
     cosine = CosineTransform(z.shape[2:], z)
     return model.storage.map(lambda g, v: cosine(g) - precision.product(cosine(v)), model.force, z, dim=0)
 
 
 def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> Tensor:
-    """``(H + Lambda)^-1 right`` among K fields of mean 0 over K, ``(K, D, *S)``, by conjugate gradients; ``right`` in
-    cosine coordinates. Timepoints meet in sums alone, so that they are taken chunk by chunk."""
+    """Solve ``(H + Lambda) d = right`` by conjugate gradients among K fields of mean 0 over K.
+
+    Timepoints are coupled only by sums, so they are processed chunk by chunk.
+
+    Args:
+        model: curvature H.
+        precision: precision Lambda.
+        right: right-hand side in cosine coordinates, ``(K, D, *S)``.
+        steps: maximum number of steps; fewer if the squared residual falls by a factor of 1e4.
+
+    Returns:
+        d on the lattice, ``(K, D, *S)``.
+    """
     cosine, storage, number = CosineTransform(right.shape[2:], right), model.storage, len(right)
-    # Where H counts little the coordinates are white under the prior; a fifth of its mean keeps the others in bounds.
+    # The preconditioner whitens coordinates that the prior dominates; a fifth of the mean curvature bounds the others.
     scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
     mean = scale * storage.mean(right, dim=0)
     r = storage.map(lambda part: scale * part - mean, right, dim=0)
@@ -34,14 +45,14 @@ def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> 
             x = scale * p[c]
             product[c] = scale * (cosine(model.product(cosine.inverse(x), c)) + precision.product(x))
             mean = mean + product[c].sum(dim=0, keepdim=True) / number
-            along = along + (p[c] * product[c]).sum()  # p has mean 0: that of the product does not count
+            along = along + (p[c] * product[c]).sum()  # p has mean 0, so the mean of the product has no effect
         length = running * rr / along.clamp_min(1e-30)
         previous, rr = rr, 0.0
         for c in storage.chunks(number):
             y[c] += length * p[c]
             r[c] -= length * (product[c] - mean)
             rr = rr + _squares(r[c])
-        # A GPU goes on with steps of length 0: to ask it whether it is done takes longer.
+        # On a GPU, further steps of length 0 are faster than a synchronisation to check for convergence.
         running = running * ~(rr < 1e-4 * first)
         if rr.device.type == "cpu" and not running:
             break
