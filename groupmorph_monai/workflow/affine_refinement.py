@@ -66,7 +66,7 @@ class AffineRefinement:
             z on every voxel of the images.
 
         Raises:
-            InputError: If there is a mask.
+            InputError: If the evidence has a mask.
         """
         if evidence.mask is not None:
             raise InputError(

@@ -30,34 +30,34 @@ def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> 
     Returns:
         d on the lattice, ``(K, D, *S)``.
     """
-    cosine, storage, number = CosineTransform(right.shape[2:], right), model.storage, len(right)
+    cosine, storage, timepoints = CosineTransform(right.shape[2:], right), model.storage, len(right)
     # The preconditioner whitens coordinates that the prior dominates; a fifth of the mean curvature bounds the others.
     scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
     mean = scale * storage.mean(right, dim=0)
     r = storage.map(lambda part: scale * part - mean, right, dim=0)
     p, y = (storage.map(copy, r, dim=0) for copy in (torch.clone, torch.zeros_like))
     product = storage.empty_like(r)
-    rr = first = storage.sum(_squares, r, dim=0)
+    rr = initial_rr = storage.sum(_squares, r, dim=0)
     running = torch.ones_like(rr)
     for _ in range(steps):
-        mean = along = 0.0
-        for c in storage.chunks(number):
+        mean = pap = 0.0
+        for c in storage.chunks(timepoints):
             x = scale * p[c]
             product[c] = scale * (cosine(model.product(cosine.inverse(x), c)) + precision.product(x))
-            mean = mean + product[c].sum(dim=0, keepdim=True) / number
-            along = along + (p[c] * product[c]).sum()  # p has mean 0, so the mean of the product has no effect
-        length = running * rr / along.clamp_min(1e-30)
-        previous, rr = rr, 0.0
-        for c in storage.chunks(number):
+            mean = mean + product[c].sum(dim=0, keepdim=True) / timepoints
+            pap = pap + (p[c] * product[c]).sum()  # p has mean 0, so the mean of the product has no effect
+        length = running * rr / pap.clamp_min(1e-30)
+        previous_rr, rr = rr, 0.0
+        for c in storage.chunks(timepoints):
             y[c] += length * p[c]
             r[c] -= length * (product[c] - mean)
             rr = rr + _squares(r[c])
         # On a GPU, further steps of length 0 are faster than a synchronisation to check for convergence.
-        running = running * ~(rr < 1e-4 * first)
+        running = running * ~(rr < 1e-4 * initial_rr)
         if rr.device.type == "cpu" and not running:
             break
-        for c in storage.chunks(number):
-            p[c] = r[c] + rr / previous.clamp_min(1e-30) * p[c]
+        for c in storage.chunks(timepoints):
+            p[c] = r[c] + rr / previous_rr.clamp_min(1e-30) * p[c]
     return storage.map(lambda part: cosine.inverse(scale * part), y, dim=0)
 
 

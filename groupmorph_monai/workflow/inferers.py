@@ -153,8 +153,8 @@ class RegistrationInferer(FieldInferer):
     once on the whole grid.
 
     Additional passes of the network correct the residual motion: each encodes the images warped by the current velocity
-    and adds the new velocity to it by the transformation's ``joined``. If this neglects higher-order terms, the next
-    pass corrects them. The images are interpolated once, whatever the number of passes.
+    and combines this velocity with the new one by the transformation's ``joined``. If that adds velocities, the next
+    pass corrects the error of the sum. The images are interpolated once, whatever the number of passes.
 
     Args:
         alignment: alignment to the mean or to a reference.
@@ -208,7 +208,7 @@ class RegistrationInferer(FieldInferer):
         }
         for name in (name for name, needed in needs.items() if storage.scans_at_once and needed):
             raise InputError(
-                f"scans_at_once: expected null with {name}, which needs all scans at once, got "
+                f"scans_at_once: expected null with {name}, for which all scans are needed at once, got "
                 f"{storage.scans_at_once}; leave one of the two out, or give fewer scans"
             )
 

@@ -58,7 +58,7 @@ class Refinement:
         lattice_voxels: spacing of z on the finest lattice, in voxels of the image.
         adapt_prior: re-estimate the prior's weights.
         independent_share: fraction of voxels that are independent when the weights are estimated; less than 1 because
-            of spatially correlated noise and of what the likelihood does not model.
+            of spatially correlated noise and unmodelled image differences.
         prior_factor: factor on the estimated weights. Values above 1 keep spatially correlated noise from being
             registered as motion, and preserve the volume of lesions better.
         conjugate_steps: maximum number of conjugate gradient steps per iteration.
@@ -167,12 +167,13 @@ class Refinement:
                 )
                 # The level before the finest images has already refined z on the same lattice: only static regions
                 # that it detected may need to be restored.
-                starts = (z, initial) if factor > 1 and z is not initial else (z,)
-                candidates = [self._resample(v, step) for v in starts]
+                with_initial = factor > 1 and z is not initial
+                candidates = [self._resample(v, step) for v in ((z, initial) if with_initial else (z,))]
                 z = candidates[0]
                 if has_static or factor > 1:
-                    hypotheses = [self._resample(h, step) for h in static]
-                    z, has_static = self._restart(candidates, hypotheses, level, shared_displacement)
+                    z, has_static = self._restart(
+                        candidates, [self._resample(h, step) for h in static], level, shared_displacement
+                    )
                 min_voxels = _LEAST_VOXELS if factor > 1 else 1
                 z, weights = self._refine_level(
                     level, z, weights, pieces, shared_displacement, (iterations, min_voxels), bar
@@ -211,7 +212,7 @@ class Refinement:
             model = level.model(self.likelihood, displacement(z))
             voxels, precision = model.voxels, self._precision(terms, weights)
             if best is not None:
-                # Levenberg-Marquardt: if the bound fell, return to the previous z and take a shorter step from there.
+                # Levenberg-Marquardt: if the bound fell, return to the previous z and take a shorter step.
                 worse = _bound_fell(model, z.values, best[0], best[1].values, precision)
                 model = model.unless(worse, best[0])
                 z = self._select(worse, best[1], z)
@@ -332,8 +333,8 @@ class Refinement:
         model = level.model(self.likelihood, displacement(z.values))
         if model.voxels == 0:
             raise InputError(
-                "std_draws (--std): expected voxels that two timepoints have seen and that the mask keeps, got none; "
-                "leave it out, or give a wider mask"
+                "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; leave "
+                "it out, or give a wider mask"
             )
         determined = level.determined(model, self.likelihood, displacement(z.values))
         shared, z = pieces.shared, pieces.shared.values

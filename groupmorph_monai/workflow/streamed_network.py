@@ -33,9 +33,9 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
         images: ``(1, K, *S)``.
         storage: where features and z are kept.
     """
-    number = images.shape[1]
-    parts = ((c, tuple(network.encode(network.padded(images[:, c])[0, :, None]))) for c in storage.chunks(number))
-    features = storage.collect(parts, number, dim=0)
+    timepoints = images.shape[1]
+    parts = ((c, tuple(network.encode(network.padded(images[:, c])[0, :, None]))) for c in storage.chunks(timepoints))
+    features = storage.collect(parts, timepoints, dim=0)
     z = storage.map(lambda part: torch.zeros_like(part[:, :3], dtype=images.dtype), features[3], dim=0)
     for level, look in enumerate(network.look):
         if level in (1, 2):

@@ -423,7 +423,7 @@ def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     nothing = Evidence(mask=torch.zeros_like(x[:, :1]))
     z = Field(torch.zeros(1, 2, 3, 12, 12, 12), (24, 24, 24), 2)
     assert not refinement()(z, x, displacement, nothing).values.any()
-    with pytest.raises(InputError, match="std_draws.*two timepoints have seen.*wider mask"):
+    with pytest.raises(InputError, match="std_draws.*two timepoints cover.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))
     with pytest.raises(ValueError, match="independent_share.*got 0, 1.0"):
         refinement(independent_share=0)
