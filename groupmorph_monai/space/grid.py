@@ -27,6 +27,7 @@ __all__ = [
     "upsample_field",
     "voxel_grid",
     "warp",
+    "warp_observed",
 ]
 
 Result = TypeVar("Result")
@@ -195,6 +196,22 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     else:  # one at a time: the coordinates of a large series would fill the memory
         warped = torch.cat([displace(x, u, mode) for x, u in zip(volumes.split(1), fields.split(1))])
     return warped.squeeze(1).unflatten(0, images.shape[:2])
+
+
+def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
+    """`warp` images and find where the result is known.
+
+    Args:
+        images: ``(B, K, *S)``.
+        observed: ``(B, K, *S)``, 1 where the images were observed and 0 elsewhere; None for everywhere.
+        ddf: ``(B, K, D, *S)``, voxels.
+    Returns: values and mask of `displace_observed`, each ``(B, K, *S)``.
+    """
+    volumes = images.flatten(0, 1).unsqueeze(1).split(1)
+    masks = [None] * len(volumes) if observed is None else observed.flatten(0, 1).unsqueeze(1).split(1)
+    parts = [displace_observed(*part) for part in zip(volumes, masks, ddf.flatten(0, 1).split(1))]
+    warped, known = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
+    return warped, known
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Affine alignment of K scans from far apart, whatever their contrasts.
+"""Affine alignment of K scans with large displacements and any contrasts.
 
-The maps lead from a common space, their mean, to each scan, RAS mm. No scan is first, and how one is stored does not
-count. Only voxels that the scans have measured do.
+The maps lead from a common space, their mean, to each scan, RAS mm. The scans are treated symmetrically, whatever the
+orientation in which they are stored, and only measured voxels count.
 """
 
 import math
@@ -27,9 +27,9 @@ __all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 LEAST_CONFIDENCE = 0.25  # see GroupAffine
 _SEARCH_DEGREES = 15.0
 _LEAST_STEP = 0.02  # voxels
-_MOST_TOGETHER = 16  # scans that are aligned with one another, in time that grows with their number's square
-_MOST_COMPARED = 6  # of these, with each further scan
-_CLEAR_CONFIDENCE = 0.4  # from where on nothing better is searched for
+_MOST_TOGETHER = 16  # scans that are aligned jointly, in time quadratic in their number
+_MOST_COMPARED = 6  # of the jointly aligned scans, with each further scan
+_CLEAR_CONFIDENCE = 0.4  # above which no search is needed
 
 
 def _logarithms(maps: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def _logarithms(maps: Tensor) -> Tensor:
 
 
 def centred_maps(maps: Tensor) -> Tensor:
-    """Move the common space of ``(K, 4, 4)`` maps to where the mean of their logarithms is 0, their Karcher mean."""
+    """Move the common space of maps ``(K, 4, 4)`` to their Karcher mean, where their logarithms have mean 0."""
     if all(torch.equal(m, maps[0]) for m in maps):
         return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
     for _ in range(50):
@@ -49,11 +49,12 @@ def centred_maps(maps: Tensor) -> Tensor:
 
 
 class AffineAlignment(NamedTuple):
-    """What `GroupAffine` returns.
+    """Result of `GroupAffine`.
 
-    ``maps`` ``(K, 4, 4)``, float64, lead from the common space to each scan, RAS mm. ``confidence`` ``(K,)`` is below
-    `LEAST_CONFIDENCE` where no alignment was found. ``polarity`` ``(K,)`` is -1 for scans that are dark where most are
-    bright, 1 for the others.
+    Args:
+        maps: affine maps from the common space to each scan, RAS mm, ``(K, 4, 4)``, float64.
+        confidence: confidence of each scan, below `LEAST_CONFIDENCE` where the alignment failed, ``(K,)``.
+        polarity: -1 for scans that are dark where most are bright, otherwise 1, ``(K,)``.
     """
 
     maps: Tensor
@@ -64,25 +65,26 @@ class AffineAlignment(NamedTuple):
 class GroupAffine:
     """Align K scans by affine or rigid maps.
 
-    1. From the files' own coordinates all maps climb together, by Gauss-Newton steps on a coarse grid, the likelihood
-       of `regress`.
-    2. The confidence of a scan is the correlation of its edges with the mean of the others', less half of the highest
-       that it has when it is shifted by more than 3 voxels of the coarse grid. Measured: below 0.15 for scans that show
-       different things, up to 0.22 for scans of the same thing that are not aligned, 0.4 to 0.9 where they are.
-    3. Scans that are not clearly aligned are searched for: every shift at thirteen rotations. The best few climb, and
-       the highest correlation wins. What stays below `LEAST_CONFIDENCE` is not found; its file's coordinates hold.
-    4. All climb on a finer grid.
-    5. Scans whose files agree with one another, as far as the images can tell, keep their files' coordinates.
+    1. Starting from the files' coordinates, all maps are optimised jointly on a coarse grid, by Gauss-Newton steps on
+       the likelihood of `regress`.
+    2. The confidence of a scan is the correlation of its edges with the mean edges of the other scans, minus half of
+       the highest correlation at shifts of more than 3 voxels of the coarse grid. Measured values: below 0.15 for
+       unrelated scans, up to 0.22 for scans of the same object that are not aligned, 0.4 to 0.9 for aligned scans.
+    3. Scans that are not clearly aligned are searched for, at all shifts and thirteen rotations. The best candidates
+       are optimised, and the one with the highest correlation is taken. A scan that remains below `LEAST_CONFIDENCE`
+       keeps its file's coordinates.
+    4. All maps are optimised on a finer grid.
+    5. Scans whose files are consistent with each other, as far as the images show, keep their files' coordinates.
 
-    Of more than 16 scans these steps are for as many at most, evenly spread over the series; each of the others is
-    then aligned with the nearest 6 of those, in time and memory that do not depend on how many there are.
+    With more than 16 scans, these steps are applied to at most 16, evenly spread over the series. Each remaining scan
+    is then aligned with the nearest 6 of them, in time and memory independent of the number of scans.
 
     Args:
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6).
-        voxels: along the longest side of the coarse and of the fine grid.
-        iterations: most steps on each.
-        candidates: of the search that climb.
-        storage: of the volumes.
+        voxels: number of voxels along the longest side of the coarse and the fine grid.
+        iterations: maximum number of steps on each grid.
+        candidates: number of candidates of the search that are optimised.
+        storage: where the volumes are kept.
     """
 
     def __init__(
@@ -101,35 +103,36 @@ class GroupAffine:
 
         Args:
             frames: K volumes on any grids.
-            masks: of each scan, what is above 0 counts. Where one scan alone has a mask, nothing outside of it counts
-                in any comparison with that scan.
+            masks: a mask for each scan, or None; voxels where it is above 0 count. If only one scan has a mask, it
+                applies to all comparisons with that scan.
         """
         masks = masks or [None] * len(frames)
         if len(frames) <= _MOST_TOGETHER:
             return _Group(self, frames, masks).align()
         every = math.ceil(len(frames) / _MOST_TOGETHER)
         masked = [k for k, mask in enumerate(masks) if mask is not None]
-        first = sorted({*range(0, len(frames), every), *(masked if len(masked) == 1 else [])})
-        group = _Group(self, [frames[k] for k in first], [masks[k] for k in first])
-        together = group.align()
-        parts = dict(zip(first, zip(*together)))
+        joint = sorted({*range(0, len(frames), every), *(masked if len(masked) == 1 else [])})
+        group = _Group(self, [frames[k] for k in joint], [masks[k] for k in joint])
+        alignment = group.align()
+        parts = dict(zip(joint, zip(*alignment)))
         for k in range(len(frames)):
             if k not in parts:
-                nearest = sorted(range(len(first)), key=lambda n: abs(first[n] - k))
-                parts[k] = group.with_scan(frames[k], masks[k]).join(together, nearest)
+                nearest = sorted(range(len(joint)), key=lambda n: abs(joint[n] - k))
+                parts[k] = group.with_scan(frames[k], masks[k]).align_last(alignment, nearest)
             self.storage.release()
         maps, confidence, polarity = (torch.stack(part) for part in zip(*(parts[k] for k in range(len(frames)))))
         return AffineAlignment(centred_maps(maps), confidence, polarity)
 
-    def judge(
+    def assess(
         self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
     ) -> AffineAlignment:
-        """What is to be said of ``maps`` ``(K, 4, 4)`` that another method found; arguments as in `__call__`."""
-        return _Group(self, frames, masks or [None] * len(frames)).judged(maps, range(len(frames)))
+        """Centre another method's ``maps`` ``(K, 4, 4)``, and compute confidence and polarity. Arguments as in a
+        call."""
+        return _Group(self, frames, masks or [None] * len(frames)).assessed(maps, range(len(frames)))
 
 
 class _Group:
-    """The scans of one alignment."""
+    """Scans that are aligned jointly."""
 
     def __init__(self, settings: GroupAffine, frames: Sequence[Frame], masks: Sequence[Frame | None]):
         self.settings, self.grids = settings, [frame.grid for frame in frames]
@@ -141,93 +144,105 @@ class _Group:
         self.masked = masked[0] if len(masked) == 1 else None
 
     def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
-        """The same scans and one more."""
+        """Return a group with one more scan, the last."""
         group = copy(self)
         scan = coarse_scan(frame, mask, self.extent / self.settings.voxels[1])
         group.grids, group.fine = [*self.grids, frame.grid], [*self.fine, scan]
         group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.voxels[0])]
         return group
 
-    def join(self, others: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Map, confidence and polarity of the last scan, from the alignment of the others, which stay. It is compared
-        with a few that were placed, those ``nearest`` in time."""
-        k, kind = len(others.maps), self.settings.kind
-        placed = [j for j in nearest if others.confidence[j] >= LEAST_CONFIDENCE] or nearest
+    def align_last(self, alignment: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Align the last scan with some of the other scans, whose ``alignment`` is fixed.
+
+        Args:
+            alignment: alignment of the other scans.
+            nearest: indices of the other scans by increasing distance in time.
+
+        Returns:
+            Map ``(4, 4)``, confidence and polarity of the last scan.
+        """
+        k, kind = len(alignment.maps), self.settings.kind
+        placed = [j for j in nearest if alignment.confidence[j] >= LEAST_CONFIDENCE] or nearest
         group = sorted(placed[:_MOST_COMPARED])
-        # Files that agree with one another have one map, from which this scan's file may not differ either.
-        same = [sum(torch.equal(m, other) for other in others.maps) for m in others.maps]
-        common = others.maps[int(np.argmax(same))] if max(same) > 1 else torch.eye(4, dtype=torch.float64)
-        header = torch.cat([others.maps, common[None]])
-        maps = self.climb(header, 0, "rigid", [*group, k], alone=k)
+        # Scans with consistent files share one map, which may hold for this scan's file, too.
+        counts = [sum(torch.equal(m, n) for n in alignment.maps) for m in alignment.maps]
+        common = alignment.maps[int(np.argmax(counts))] if max(counts) > 1 else torch.eye(4, dtype=torch.float64)
+        header = torch.cat([alignment.maps, common[None]])
+        maps = self.optimise(header, 0, "rigid", [*group, k], only=k)
         if self.agreement(maps, k, group)[1] < _CLEAR_CONFIDENCE:
             _, confidence, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
-            maps = torch.cat([others.maps, (matrix if confidence >= LEAST_CONFIDENCE else common)[None]])
+            maps = torch.cat([alignment.maps, (matrix if confidence >= LEAST_CONFIDENCE else common)[None]])
         if self.agreement(maps, k, group)[1] >= LEAST_CONFIDENCE:
             for level in (0, 1):
-                maps = self.climb(maps, level, kind, [*group, k], alone=k)
-            if max(same) > 1 and not self.worse(maps, header, [*group, k], [k]):
+                maps = self.optimise(maps, level, kind, [*group, k], only=k)
+            if max(counts) > 1 and not self.less_likely(maps, header, [*group, k], [k]):
                 maps = header
         confidence = torch.tensor(self.agreement(maps, k, group)[1])
-        volumes = self.on(self.fine, self.grid(maps, 1, group), maps, [*group, k])
-        sign = (regress(*volumes, [len(group)]).correlation[0, :-1] * others.polarity[group]).sum()
+        volumes = self.resampled(self.fine, self.grid(maps, 1, group), maps, [*group, k])
+        sign = (regress(*volumes, [len(group)]).correlation[0, :-1] * alignment.polarity[group]).sum()
         return maps[k], confidence, torch.where(sign < 0, -1.0, 1.0)
 
-    def worse(self, maps: Tensor, others: Tensor, chosen: Sequence[int], scans: Sequence[int]) -> list[int]:
-        """Which of the ``scans`` lose more likelihood by ``others`` in place of ``maps`` than the parameters cost
-        (Bayesian information criterion, one independent voxel a window)."""
+    def less_likely(self, maps: Tensor, simpler: Tensor, chosen: Sequence[int], scans: Sequence[int]) -> list[int]:
+        """Return those of the ``scans`` for which ``simpler`` maps lose more log likelihood than the parameters of
+        ``maps`` cost (Bayesian information criterion, with one independent voxel per window)."""
         grid, moving = self.grid(maps, 1, chosen), [chosen.index(k) for k in scans]
-        ours, theirs = (regress(*self.on(self.fine, grid, m, chosen), moving).value for m in (maps, others))
-        compared = (ours != 0) & (theirs != 0)
+        values, simpler_values = (
+            regress(*self.resampled(self.fine, grid, m, chosen), moving).value for m in (maps, simpler)
+        )
+        compared = (values != 0) & (simpler_values != 0)
         voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
-        gain = ((ours - theirs) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
+        gain = ((values - simpler_values) * compared).flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
         cost = len(affine_generators(self.settings.kind)) / 2 * voxels.clamp_min(1).log()
         return [k for n, k in enumerate(scans) if gain[n] > cost[n]]
 
     def grid(self, maps: Tensor, level: int, chosen: Sequence[int]) -> Grid:
-        """Where the chosen scans lie in the common space."""
-        middle = working_grid(
+        """Compute a grid of the common space that covers the chosen scans; level 0 is coarse, 1 is fine."""
+        union = working_grid(
             [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen], None
         )
-        return middle.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
+        return union.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
 
-    def on(self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Intensities and where they were measured, each ``(len(chosen), *S)``."""
-        return self.together({k: scans[k].on(grid, maps[k]) for k in chosen})
+    def resampled(
+        self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Resample the chosen scans. Returns intensities and 1 where they were measured, each ``(len(chosen), *S)``."""
+        return self.stacked({k: scans[k].resampled(grid, maps[k]) for k in chosen})
 
-    def together(self, volumes: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """As `on` returns, from each scan's own."""
+    def stacked(self, volumes: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Stack intensities and measured voxels, and apply the mask if only one scan has one."""
         values, measured = (torch.stack(x) for x in zip(*volumes.values()))
         if self.masked in volumes:
             measured = measured * volumes[self.masked][1]
         return values, measured
 
-    def climb(self, maps: Tensor, level: int, kind: str, chosen: Sequence[int], alone: int | None = None) -> Tensor:
-        """The maps after steps of all the chosen, whose mean does not move, or of one ``alone``."""
-        scans, grid = (self.coarse, self.fine)[level], self.grid(maps, level, [k for k in chosen if k != alone])
-        moving = range(len(chosen)) if alone is None else [chosen.index(alone)]
+    def optimise(self, maps: Tensor, level: int, kind: str, chosen: Sequence[int], only: int | None = None) -> Tensor:
+        """Take Gauss-Newton steps of all the chosen scans, whose mean is fixed, or of one of them ``only``."""
+        scans, grid = (self.coarse, self.fine)[level], self.grid(maps, level, [k for k in chosen if k != only])
+        moving = range(len(chosen)) if only is None else [chosen.index(only)]
         maps, corners = maps.clone(), _corners(grid)
-        volumes = {k: scans[k].on(grid, maps[k]) for k in chosen}
+        volumes = {k: scans[k].resampled(grid, maps[k]) for k in chosen}
         for _ in range(self.settings.iterations):
-            steps = affine_steps(*self.together(volumes), grid, kind, moving)
-            if alone is None:  # each aims at where the others are, and these move too
+            steps = affine_steps(*self.stacked(volumes), grid, kind, moving)
+            if only is None:  # shortened, as each step is computed for fixed other scans, which move, too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
             for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
                 k = chosen[n]
                 maps[k] = maps[k] @ move
-                volumes[k] = scans[k].on(grid, maps[k])
-            moved = (steps @ corners)[:, :3].norm(dim=1).max()
-            if moved < _LEAST_STEP * grid.spacing_mm[0]:
+                volumes[k] = scans[k].resampled(grid, maps[k])
+            longest = (steps @ corners)[:, :3].norm(dim=1).max()
+            if longest < _LEAST_STEP * grid.spacing_mm[0]:
                 break
         return maps
 
     def features(self, maps: Tensor, grid: Grid, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The mean over the chosen scans of their edges, and where any has seen some."""
-        edges, known = edge_features(*self.on(self.coarse, grid, maps, chosen))
-        number = known.sum(dim=0)
-        return edges.sum(dim=0) / number.clamp_min(1), (number > 0).float()
+        """Compute the mean edge features of the chosen scans, ``(6, *S)``, and 1 where any was measured, ``(*S)``."""
+        edges, valid = edge_features(*self.resampled(self.coarse, grid, maps, chosen))
+        count = valid.sum(dim=0)
+        return edges.sum(dim=0) / count.clamp_min(1), (count > 0).float()
 
-    def whole(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
-        """All of scan k under a map, on the lattice of ``grid``; and its first voxel's indices there, ``(3,)``."""
+    def bounding_grid(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
+        """Extend the lattice of ``grid`` to all of scan k under a map. Returns the grid of the scan, and the indices of
+        its first voxel on ``grid``, ``(3,)``."""
         box = self.coarse[k].grid
         into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
         half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
@@ -238,127 +253,131 @@ class _Group:
         return Grid((2 * half).ceil().int() + 2, affine), first.int()
 
     def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
-        """Of scan ``k`` beside the others of a group: the correlation of its edges with their mean, and the confidence,
-        see `GroupAffine`."""
-        others = [j for j in group if j != k]
-        grid = self.grid(maps, 0, others)
-        own, first = self.whole(k, maps[k], grid)
-        correlation = ShiftCorrelation(*self.features(maps, grid, others), own.shape)
-        scores = correlation(*self.features(maps, own, [k]))
-        near, elsewhere = correlation.within(-first, 1), ~correlation.within(-first, 3)
-        here = float(scores[near].max().clamp_min(0)) if near.any() else 0.0
-        return here, here - 0.5 * float(scores[elsewhere].max().clamp_min(0))
+        """Compare scan ``k`` with the others of a group. Returns the correlation of its edges with their mean, and the
+        confidence, see `GroupAffine`."""
+        rest = [j for j in group if j != k]
+        grid = self.grid(maps, 0, rest)
+        own_grid, first = self.bounding_grid(k, maps[k], grid)
+        correlation = ShiftCorrelation(*self.features(maps, grid, rest), own_grid.shape)
+        scores = correlation(*self.features(maps, own_grid, [k]))
+        near, far = correlation.within(-first, 1), ~correlation.within(-first, 3)
+        peak = float(scores[near].max().clamp_min(0)) if near.any() else 0.0
+        return peak, peak - 0.5 * float(scores[far].max().clamp_min(0))
 
     def align(self) -> AffineAlignment:
-        """The steps that `GroupAffine` lists."""
+        """Align the scans by the steps that `GroupAffine` lists."""
         everyone = list(range(len(self.grids)))
         headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
-        maps = self.climb(headers, 0, "rigid", everyone)
+        maps = self.optimise(headers, 0, "rigid", everyone)
         placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= _CLEAR_CONFIDENCE]
         if len(placed) < len(everyone):
             maps, placed = self.search(maps, placed)
         if len(placed) > 1:
             for level in (0, 1):
-                maps = self.climb(maps, level, self.settings.kind, placed)
+                maps = self.optimise(maps, level, self.settings.kind, placed)
             maps = self.keep_headers(maps, placed)
         else:
             maps, placed = headers, everyone
-        return self.judged(maps, placed)
+        return self.assessed(maps, placed)
 
-    def judged(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
-        """The maps, centred, with the confidence of each scan among those that are ``placed``."""
+    def assessed(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
+        """Centre the maps, and compute polarities and the confidence of each scan compared with those ``placed``."""
         confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in range(len(maps))])
         return AffineAlignment(centred_maps(maps), confidence, self.polarity(maps))
 
     def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Place further scans beside those that are placed, or where none are beside one that shows much."""
+        """Align the remaining scans with those ``placed``. If these are fewer than two, or lack the only scan with a
+        mask, start from a single scan: that with the mask, then those with the strongest edges. Returns maps and the
+        scans placed."""
         everyone = range(len(maps))
-        first = sorted(everyone, key=lambda k: (k == self.masked, self.structure(k)), reverse=True)
-        starts = [[k] for k in first]
+        seeds = sorted(everyone, key=lambda k: (k == self.masked, self.edge_strength(k)), reverse=True)
+        starts = [[k] for k in seeds]
         if len(placed) > 1 and (self.masked is None or self.masked in placed):
             starts = [list(placed)]
         for group in starts:
             pending = [k for k in everyone if k not in group]
             while pending:
-                found = {}
+                new_maps = {}
                 for k in pending:
                     candidates = self.candidates(maps, k, group)
                     _, confidence, matrix = max(candidates, key=lambda candidate: candidate[0])
                     if confidence >= LEAST_CONFIDENCE:
-                        found[k] = matrix
-                maps = torch.stack([found.get(k, m) for k, m in enumerate(maps)])
-                group, pending = sorted([*group, *found]), [k for k in pending if k not in found]
-                if not found:
+                        new_maps[k] = matrix
+                maps = torch.stack([new_maps.get(k, m) for k, m in enumerate(maps)])
+                group, pending = sorted([*group, *new_maps]), [k for k in pending if k not in new_maps]
+                if not new_maps:
                     break
             if len(group) > 1:
                 break
         return maps, group
 
-    def structure(self, k: int) -> float:
-        """How much a scan shows, whatever its intensities."""
+    def edge_strength(self, k: int) -> float:
+        """Sum the squared edge features of a scan, which do not depend on its intensity scale."""
         values, measured = self.coarse[k].content[:, None]
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
     def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
-        """Agreement and map of one scan after a climb from the likeliest places of a wide search, and from where it is,
-        until one is clear."""
+        """Optimise scan k from the best maps of a search over shifts and rotations, then from its present map, until
+        one is clearly aligned. Returns correlation, confidence and map of each."""
         grid, box = self.grid(maps, 0, group), self.coarse[k].grid
-        template, found = self.features(maps, grid, group), []
+        template, scored_maps = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):
-            turned = maps.clone()
-            turned[k] = torch.eye(4, dtype=torch.float64)
-            turned[k, :3, :3], turned[k, :3, 3] = rotation, box.centre - rotation @ box.centre
-            own, first = self.whole(k, turned[k], grid)
-            correlation = ShiftCorrelation(*template, own.shape)
-            for score, shift in best_shifts(correlation, correlation(*self.features(turned, own, [k])), 2):
-                move = torch.eye(4, dtype=torch.float64)
-                move[:3, 3] = grid.affine[:3, :3] @ (torch.tensor(shift) + first).double()
-                found.append((score, turned[k] @ move))
-        found.sort(key=lambda pair: pair[0], reverse=True)
+            rotated = maps.clone()
+            rotated[k] = torch.eye(4, dtype=torch.float64)
+            rotated[k, :3, :3], rotated[k, :3, 3] = rotation, box.centre - rotation @ box.centre
+            own_grid, first = self.bounding_grid(k, rotated[k], grid)
+            correlation = ShiftCorrelation(*template, own_grid.shape)
+            for score, shift in best_shifts(correlation, correlation(*self.features(rotated, own_grid, [k])), 2):
+                translation = torch.eye(4, dtype=torch.float64)
+                translation[:3, 3] = grid.affine[:3, :3] @ (torch.tensor(shift) + first).double()
+                scored_maps.append((score, rotated[k] @ translation))
+        scored_maps.sort(key=lambda pair: pair[0], reverse=True)
         result = []
-        for matrix in [*(matrix for _, matrix in found[: self.settings.candidates]), maps[k]]:
+        for matrix in [*(matrix for _, matrix in scored_maps[: self.settings.candidates]), maps[k]]:
             start = maps.clone()
             start[k] = matrix
-            climbed = self.climb(start, 0, "rigid", [*group, k], alone=k)
-            result.append((*self.agreement(climbed, k, group), climbed[k]))
+            optimised = self.optimise(start, 0, "rigid", [*group, k], only=k)
+            result.append((*self.agreement(optimised, k, group), optimised[k]))
             if result[-1][1] >= _CLEAR_CONFIDENCE:
                 break
         return result
 
     def keep_headers(self, maps: Tensor, placed: list[int]) -> Tensor:
-        """One map for all scans whose files agree with one another, as far as the images can tell: those whose
-        likelihood does not fall by more than what their parameters cost, see `worse`. The map is the median of the
-        maps found, and that of all that was not found."""
+        """Replace the maps of scans whose files are consistent with each other, as far as the images show, by one map.
+
+        These are the scans for which it costs less likelihood than their parameters, see `less_likely`. The map is the
+        geometric median of the maps of the scans ``placed``, and is also taken for all scans that are not.
+        """
         logarithms = _logarithms(maps[placed])
-        middle = logarithms.mean(dim=0)
+        median = logarithms.mean(dim=0)
         grid = self.grid(maps, 1, placed)
-        places = _corners(grid)
-        for _ in range(50):  # Weiszfeld's steps
-            distances = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1)
+        corners = _corners(grid)
+        for _ in range(50):  # Weiszfeld's algorithm
+            distances = ((logarithms - median) @ corners).norm(dim=1).mean(dim=1)
             weights = 1 / distances.clamp_min(1e-3)
-            middle = (weights.view(-1, 1, 1) * logarithms).sum(dim=0) / weights.sum()
-        common = torch.linalg.matrix_exp(middle)
+            median = (weights.view(-1, 1, 1) * logarithms).sum(dim=0) / weights.sum()
+        common = torch.linalg.matrix_exp(median)
         maps = torch.stack([m if k in placed else common for k, m in enumerate(maps)])
-        near = ((logarithms - middle) @ places).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
-        kept = [k for k, close in zip(placed, near) if close]
-        while len(kept) > 1:
-            together = maps.clone()
-            together[kept] = common
-            worse = self.worse(maps, together, placed, kept)
-            if not worse:
-                return together
-            kept = [k for k in kept if k not in worse]
+        near = ((logarithms - median) @ corners).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
+        consistent = [k for k, close in zip(placed, near) if close]
+        while len(consistent) > 1:
+            shared = maps.clone()
+            shared[consistent] = common
+            less_likely = self.less_likely(maps, shared, placed, consistent)
+            if not less_likely:
+                return shared
+            consistent = [k for k in consistent if k not in less_likely]
         return maps
 
     def polarity(self, maps: Tensor) -> Tensor:
-        """The signs of the first eigenvector of the scans' mean local correlations."""
+        """Compute the signs of the first eigenvector of the scans' mean local correlations."""
         everyone = range(len(maps))
-        regression = regress(*self.on(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
+        regression = regress(*self.resampled(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
         first = torch.linalg.eigh(regression.correlation + regression.correlation.T).eigenvectors[:, -1]
-        majority = (first * torch.tensor([self.structure(k) for k in everyone])).sum()
+        majority = (first * torch.tensor([self.edge_strength(k) for k in everyone])).sum()
         return torch.where(first * majority < 0, -1.0, 1.0)
 
 
 def _corners(grid: Grid) -> Tensor:
-    """``(4, 8)``, mm, with 1 below."""
+    """Return the homogeneous coordinates of the corners, mm, ``(4, 8)``."""
     return torch.cat([grid.corners(), torch.ones(8, 1)], dim=1).T

@@ -1,4 +1,4 @@
-"""The optimisation twin of AVSM's affine network."""
+"""Refinement of affine maps by optimisation, the counterpart of AVSM's affine network."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,27 +19,27 @@ from .evidence import EVERYWHERE, Evidence
 
 __all__ = ["AffineRefinement"]
 
-_LEAST_VOXELS = 8  # along any axis of a level
+_LEAST_VOXELS = 8  # along each axis of a level
 
 
 class AffineRefinement:
-    """Raise the likelihood of one series in the logarithms of its affine maps, twelve numbers a timepoint, by L-BFGS
-    from the network's answer (affine-opt of AVSM, Shen et al. 2019, Section 4), coarse to fine.
+    """Maximise the likelihood of one series over the logarithms of its affine maps, 12 parameters per timepoint, by
+    L-BFGS from the network's prediction (affine-opt of AVSM, Shen et al. 2019, Section 4), coarse to fine.
 
-    The velocity stays an affine function of place, so that it is for `AffineFlow`. No prior holds it: the network's
-    pull to the identity (Eq. 13) has faded when its training ends.
+    The velocity remains an affine function of position, as `AffineFlow` requires. There is no prior: the network's
+    penalty on deviations from the identity (Eq. 13) has decayed by the end of training.
 
     Args:
-        likelihood: of the warped volumes.
-        voxels: along the longest side of each level's images.
-        iterations: of L-BFGS on each level, at most.
+        likelihood: likelihood of the warped volumes.
+        voxels: number of voxels along the longest side of each level's images.
+        iterations: maximum number of L-BFGS iterations on each level.
     """
 
     def __init__(self, likelihood: Likelihood, voxels: Sequence[int] = (24, 48), iterations: int = 20):
         self.likelihood, self.voxels, self.iterations = likelihood, tuple(voxels), iterations
 
     def check_draws(self, number: int) -> None:
-        """Refuse draws with an InputError."""
+        """Raise an InputError, as affine maps have no posterior to draw from."""
         raise InputError(
             f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {number}; "
             "leave it out"
@@ -53,48 +53,54 @@ class AffineRefinement:
         evidence: Evidence = EVERYWHERE,
         hypotheses: Sequence[Field] = (),
     ) -> Field:
-        """Refine z. Its mean over K stays.
+        """Refine z. Its mean over K is unchanged.
 
         Args:
-            z: to start from, on every voxel of the images.
+            z: initial value, on every voxel of the images.
             images: ``(B, K, *S)``.
-            displacement: from z to displacements on its grid, voxels of it.
-            evidence: without a mask, as windows reach beyond any.
-            hypotheses: as for `Refinement`; without effect, as one map holds everywhere.
+            displacement: maps values of z to displacements on the same lattice, in voxels of the lattice.
+            evidence: must not have a mask, because the likelihood's windows extend beyond it.
+            hypotheses: as for `Refinement`; ignored, because an affine map holds everywhere.
+
+        Returns:
+            z on every voxel of the images.
+
+        Raises:
+            InputError: If the evidence has a mask.
         """
         if evidence.mask is not None:
             raise InputError(
-                "mask: expected none where affine maps are refined, as the windows of their likelihood reach beyond "
-                "it; leave it out, or --overlay models/avsm_affine: the default's affine alignment heeds it"
+                "mask: expected none where affine maps are refined, because the windows of their likelihood extend "
+                "beyond it; leave it out, or omit --overlay models/avsm_affine: the default alignment applies it"
             )
         items = zip(z.values.detach().split(1), images.split(1))
-        return z.like(torch.cat([self._series(*item, displacement) for item in items]))
+        return z.like(torch.cat([self._refine_series(*item, displacement) for item in items]))
 
-    def _series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
+    def _refine_series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
         size = images.shape[2:]
-        frame = half_side_frame(size).to(z)  # in whose coordinates all twelve numbers count alike
-        back = torch.linalg.inv(frame)
-        numbers = torch.zeros(images.shape[1], 3, 4, dtype=z.dtype, device=z.device).requires_grad_()
+        frame = half_side_frame(size).to(z)  # coordinates in which all parameters have a similar scale
+        inverse_frame = torch.linalg.inv(frame)
+        parameters = torch.zeros(images.shape[1], 3, 4, dtype=z.dtype, device=z.device).requires_grad_()
 
-        def moved(factor: int) -> Tensor:
-            """z on every ``factor``-th voxel."""
-            # A motion of all timepoints together changes what the windows hold and would be taken for an alignment.
-            logarithms = back @ pad(numbers - numbers.mean(dim=0), (0, 0, 0, 1)) @ frame
-            thinned = Field(z[(..., *[slice(None, None, factor)] * 3)] / factor, size, factor)
-            return thinned.values + affine_velocity(logarithms, thinned).values
+        def refined(factor: int) -> Tensor:
+            """Compute z on every ``factor``-th voxel from the parameters."""
+            # Without their mean: a common motion changes the content of the windows, which would count as alignment.
+            logarithms = inverse_frame @ pad(parameters - parameters.mean(dim=0), (0, 0, 0, 1)) @ frame
+            subsampled = Field(z[(..., *[slice(None, None, factor)] * 3)] / factor, size, factor)
+            return subsampled.values + affine_velocity(logarithms, subsampled).values
 
         def likelihood(level: Tensor, factor: int) -> Tensor:
-            return self.likelihood(warp(level, displacement(moved(factor))))
+            return self.likelihood(warp(level, displacement(refined(factor))))
 
-        thinnest = max(1, min(size) // _LEAST_VOXELS)
+        coarsest = max(1, min(size) // _LEAST_VOXELS)
         with torch.enable_grad():
-            for factor in sorted({min(ceil(max(size) / n), thinnest) for n in self.voxels}, reverse=True):
-                self._climb(numbers, partial(likelihood, coarsen(images, factor), factor))
-        return moved(1).detach()
+            for factor in sorted({min(ceil(max(size) / n), coarsest) for n in self.voxels}, reverse=True):
+                self._maximise(parameters, partial(likelihood, coarsen(images, factor), factor))
+        return refined(1).detach()
 
-    def _climb(self, numbers: Tensor, likelihood: Callable[[], Tensor]) -> None:
-        """Change ``numbers``, on which ``likelihood`` depends, for the better."""
-        optimiser = torch.optim.LBFGS([numbers], max_iter=self.iterations, line_search_fn="strong_wolfe")
+    def _maximise(self, parameters: Tensor, likelihood: Callable[[], Tensor]) -> None:
+        """Maximise ``likelihood`` over ``parameters``, in place."""
+        optimiser = torch.optim.LBFGS([parameters], max_iter=self.iterations, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()

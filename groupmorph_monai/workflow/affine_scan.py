@@ -1,4 +1,4 @@
-"""Scans as their affine alignment sees them."""
+"""Coarse scans in canonical orientation, the input of the affine alignment."""
 
 from dataclasses import dataclass
 
@@ -16,20 +16,25 @@ __all__ = ["CoarseScan", "coarse_scan"]
 
 @dataclass(frozen=True, eq=False)
 class CoarseScan:
-    """A scan, coarsened: ``content`` ``(2, *S)``, the intensities in [0, 1] and the share of each voxel that was
-    measured."""
+    """Coarse scan.
+
+    Args:
+        content: intensities in [0, 1], and the measured fraction of each voxel, ``(2, *S)``.
+        grid: grid of the content.
+    """
 
     content: Tensor
     grid: Grid
 
-    def on(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Intensities and, 1 or 0, whether they were measured, each ``(*S)``."""
+    def resampled(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Resample under the map ``matrix`` ``(4, 4)``. Returns intensities and 1 where they were measured, otherwise
+        0, each ``(*S)``."""
         points = AffineTransform(matrix)(grid.points())
         values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
         return values, (self.grid.contains(points) & (measured > 0.5)).float()
 
     def coarsened(self, spacing_mm: float) -> "CoarseScan":
-        """Means over blocks that are at most ``spacing_mm`` long."""
+        """Average over blocks with sides of at most ``spacing_mm``."""
         factor = (spacing_mm / self.grid.spacing_mm + 1e-6).int().clamp_min(1)
         padding = [p for n, f in zip(self.grid.shape[::-1], factor.tolist()[::-1]) for p in (0, -n % f)]
         values, measured = self.content
@@ -42,9 +47,15 @@ class CoarseScan:
 
 
 def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseScan:
-    """A file's volume, stored along right, anterior and superior, its 1st and 99.5th percentiles at 0 and 1."""
+    """Coarsen a file's volume in RAS orientation, with its 1st and 99.5th percentiles scaled to 0 and 1.
+
+    Args:
+        frame: the volume.
+        mask: mask on any grid; voxels outside it count as not measured.
+        spacing_mm: upper bound of the spacing.
+    """
     grid = frame.grid.canonical()
-    # Steps of the file's voxels along each axis of the grid: one of them 1 or -1, the others 0.
+    # A signed permutation: the file's step for a step along each axis of the grid.
     steps = (torch.linalg.inv(frame.grid.affine) @ grid.affine)[:3, :3].round().int()
     axes = steps.abs().argmax(dim=0).tolist()
     backwards = [d + 1 for d, axis in enumerate(axes) if steps[axis, d] < 0]
@@ -52,11 +63,11 @@ def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseSc
     if mask is not None:
         inside, covered = resample(mask, frame.grid, nearest=True)
         measured = measured & covered & (inside > 0)
-    both = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
-    content = torch.stack(both).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
+    channels = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
+    content = torch.stack(channels).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
     scan = CoarseScan(content, grid).coarsened(spacing_mm)
     values, measured = scan.content
-    known = values[measured > 0.5] if (measured > 0.5).any() else values
-    low, high = np.percentile(known.numpy(), (1, 99.5))
+    measured_values = values[measured > 0.5] if (measured > 0.5).any() else values
+    low, high = np.percentile(measured_values.numpy(), (1, 99.5))
     scaled = ((values - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
     return CoarseScan(torch.stack([scaled, measured]), scan.grid)

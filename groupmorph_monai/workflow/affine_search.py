@@ -1,4 +1,4 @@
-"""A wide search for one scan's place: where its edges run as others' do, over all shifts and a few rotations."""
+"""Exhaustive search for the position of a scan by its edges, over all shifts and a few rotations."""
 
 import math
 from collections.abc import Sequence
@@ -11,45 +11,47 @@ from ..space.lattice import gradient, window_mean
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
 _LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels
-_LEAST_VARIANCE = 0.1  # of the features, see ShiftCorrelation
+_LEAST_VARIANCE = 0.1  # fraction of the features' mean variance, see ShiftCorrelation
 
 
 def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-    """Describe where edges run, whichever side is bright.
+    """Compute features of edges that do not depend on which side is bright.
 
-    The products ``n n^T`` of ``n = grad x / sqrt(|grad x|^2 + m^2)``, m the mean of ``|grad x|``: two volumes' products
-    agree as ``<n_1, n_2>^2``, the normalised gradient fields of Haber and Modersitzki (2006).
+    They are the products ``n n^T`` of ``n = grad x / sqrt(|grad x|^2 + m^2)``, where m is the mean of ``|grad x|``. The
+    inner product of two volumes' features is ``<n_1, n_2>^2``, as for the normalised gradient fields of Haber and
+    Modersitzki (2006).
 
     Args:
-        values: ``(K, *S)``.
-        measured: ``(K, *S)``, 1 or 0.
-    Returns: ``(K, 6, *S)``, 0 where a neighbour was not measured, and ``(K, *S)``, 1 where all were.
+        values: intensities, ``(K, *S)``.
+        measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
+
+    Returns:
+        Features, ``(K, 6, *S)``, 0 where a neighbour was not measured, and 1 where all were, ``(K, *S)``.
     """
     slope = gradient(values[:, None])[:, 0]
-    known = (window_mean(measured[:, None], 1)[:, 0] > 0.999).float()
+    valid = (window_mean(measured[:, None], 1)[:, 0] > 0.999).float()
     square = slope.square().sum(dim=1)
-    mean = (square.sqrt() * known).flatten(1).sum(dim=1) / known.flatten(1).sum(dim=1).clamp_min(1)
+    mean = (square.sqrt() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp_min(1)
     normal = slope * (square + mean.square().view(-1, 1, 1, 1) + 1e-12).rsqrt()[:, None]
     rows, columns = torch.triu_indices(3, 3)
     multiplicity = torch.where(rows == columns, 1.0, math.sqrt(2.0)).view(-1, 1, 1, 1)
-    return normal[:, rows] * normal[:, columns] * multiplicity * known[:, None], known
+    return normal[:, rows] * normal[:, columns] * multiplicity * valid[:, None], valid
 
 
 class ShiftCorrelation:
-    """Correlation of one volume's features with another's at every shift, over what both have measured (Padfield 2012,
-    masked normalised cross-correlation, of several features).
+    """Masked normalised cross-correlation of two volumes' features at all shifts (Padfield 2012, for several features).
 
-    Where a volume shows less than a tenth of its mean variance per voxel, times the voxels of the smaller volume, it
-    counts as if it showed that: little structure fits anywhere.
+    The variance of a volume within the overlap is at least a tenth of its mean variance per voxel, times the voxels of
+    the smaller volume, because regions with little structure correlate with anything.
 
     Args:
-        features: ``(C, *S)``, 0 where not measured.
-        measured: ``(*S)``, 1 or 0.
-        size: of the other volume.
+        features: features of the first volume, ``(C, *S)``, 0 where not measured.
+        measured: 1 where they were measured, otherwise 0, ``(*S)``.
+        size: size of the second volume.
     """
 
     def __init__(self, features: Tensor, measured: Tensor, size: Sequence[int]):
-        # Shifts that leave too little overlap may share a place.
+        # The transforms may be so short that shifts with too little overlap alias.
         lengths = [_fast_length(math.ceil(n + m - 0.3 * min(n, m))) for n, m in zip(measured.shape, size)]
         self.lengths = lengths
         shifts = [torch.arange(length) for length in lengths]
@@ -62,19 +64,19 @@ class ShiftCorrelation:
         return torch.fft.rfftn(torch.cat([measured[None], squares, features]), s=self.lengths)
 
     def __call__(self, features: Tensor, measured: Tensor) -> Tensor:
-        """At each of ``shifts`` t, voxel i of the first volume on voxel ``i + t`` of this one; -1 where too little
-        overlaps."""
+        """Compute the correlation with the second volume at each of ``shifts`` t, at which voxel i of the first volume
+        lies on voxel ``i + t`` of the second; -1 if the overlap is too small."""
         one, other = self.spectra.conj(), self._spectra(features, measured)
         product = (one[2:] * other[2:]).sum(dim=0, keepdim=True)
         sums = torch.cat([one[:1] * other[:1], product, one[1:] * other[:1], one[:1] * other[1:]])
-        number, product, *sums = torch.fft.irfftn(sums, s=self.lengths)
+        overlap, product, *sums = torch.fft.irfftn(sums, s=self.lengths)
         smaller = torch.minimum(self.voxels, measured.sum()).clamp_min(1)
-        enough = number >= _LEAST_OVERLAP * smaller
-        number = number.clamp_min(1)
+        enough = overlap >= _LEAST_OVERLAP * smaller
+        overlap = overlap.clamp_min(1)
         (square_1, *sum_1), (square_2, *sum_2) = sums[: len(sums) // 2], sums[len(sums) // 2 :]
-        covariance = product - sum(a * b for a, b in zip(sum_1, sum_2)) / number
+        covariance = product - sum(a * b for a, b in zip(sum_1, sum_2)) / overlap
         variances = [
-            (square - sum(a * a for a in sums) / number).clamp_min(_LEAST_VARIANCE * float(smaller * variance) + 1e-6)
+            (square - sum(a * a for a in sums) / overlap).clamp_min(_LEAST_VARIANCE * float(smaller * variance) + 1e-6)
             for square, sums, variance in (
                 (square_1, sum_1, self.variance),
                 (square_2, sum_2, _variance(features, measured)),
@@ -83,7 +85,7 @@ class ShiftCorrelation:
         return torch.where(enough, covariance * (variances[0] * variances[1]).rsqrt(), -1.0)
 
     def within(self, shift: Sequence[int], radius: int) -> Tensor:
-        """Which shifts lie within ``radius`` voxels of one along each axis."""
+        """Mark the shifts within ``radius`` voxels of ``shift`` along each axis."""
         near = [(t - int(s)).abs() <= radius for t, s in zip(self.shifts, shift)]
         return near[0][:, None, None] & near[1][:, None] & near[2]
 
@@ -94,29 +96,29 @@ def _variance(features: Tensor, measured: Tensor) -> Tensor:
 
 
 def _fast_length(n: int) -> int:
-    """The next length that has no prime factor above 5."""
+    """Return the smallest length of at least ``n`` without a prime factor above 5."""
     while 30**12 % n:
         n += 1
     return n
 
 
 def best_shifts(correlation: ShiftCorrelation, scores: Tensor, number: int) -> list[tuple[float, list[int]]]:
-    """The highest scores and their shifts, none within 2 voxels of a higher one."""
-    scores, found = scores.clone(), []
+    """Return the highest scores and their shifts, none within 2 voxels of a higher one."""
+    scores, best = scores.clone(), []
     for _ in range(number):
-        place = torch.unravel_index(scores.argmax(), scores.shape)
-        shift = [int(t[i]) for t, i in zip(correlation.shifts, place)]
-        found.append((float(scores[place]), shift))
+        index = torch.unravel_index(scores.argmax(), scores.shape)
+        shift = [int(t[i]) for t, i in zip(correlation.shifts, index)]
+        best.append((float(scores[index]), shift))
         scores[correlation.within(shift, 2)] = -1
-    return found
+    return best
 
 
 def search_rotations(degrees: float) -> Tensor:
-    """``(13, 3, 3)``: none, and so many degrees about each of the directions from an icosahedron's centre to its
-    corners."""
+    """Return the identity and the rotations by ``degrees`` about the 12 axes from the centre of an icosahedron to its
+    vertices, ``(13, 3, 3)``."""
     golden = (1 + 5**0.5) / 2
-    corners = [(0.0, a, b * golden) for a in (1, -1) for b in (1, -1)]
-    axes = torch.tensor([c[n:] + c[:n] for c in corners for n in range(3)], dtype=torch.float64)
+    vertices = [(0.0, a, b * golden) for a in (1, -1) for b in (1, -1)]
+    axes = torch.tensor([v[n:] + v[:n] for v in vertices for n in range(3)], dtype=torch.float64)
     x, y, z = (math.radians(degrees) * axes / axes.norm(dim=1, keepdim=True)).T
     zero = torch.zeros_like(x)
     logarithms = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).view(-1, 3, 3)

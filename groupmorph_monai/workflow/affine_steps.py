@@ -1,4 +1,4 @@
-"""Gauss-Newton steps of affine maps towards volumes that predict one another, whatever their contrasts."""
+"""Gauss-Newton steps that align volumes of any contrasts by affine maps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from ..space.lattice import gradient, window_mean
 __all__ = ["Regression", "WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
 
 WINDOW_RADIUS = 2  # voxels
-_NOISE = 0.02**2  # variance of intensities in [0, 1] that shows nothing
+_NOISE = 0.02**2  # variance of noise, for intensities in [0, 1]
 _LONGEST_STEP = 3.0  # voxels
 
 
 def affine_generators(kind: str) -> Tensor:
-    """The matrices ``(P, 3, 4)`` along which a map may move: 3 rotations and 3 translations, or all 12."""
+    """Return the generators of rigid maps, 3 rotations and 3 translations, or of affine maps, ``(6 or 12, 3, 4)``."""
     if kind == "affine":
         return torch.eye(12, dtype=torch.float64).view(12, 3, 4)
     rotations = torch.zeros(3, 3, 4, dtype=torch.float64)
@@ -29,8 +29,14 @@ def affine_generators(kind: str) -> Tensor:
 
 
 class Regression(NamedTuple):
-    """As `Likelihood.linearise` returns, each ``(K, *S)``, 0 where nothing can be compared; and the ``correlation`` of
-    each volume with each other, a mean over the windows, ``(K, K)``."""
+    """Result of `regress` for M moving volumes.
+
+    Args:
+        value, guide, score, weight: as for `Linearised`, but a value for each volume, ``(M, *S)``; value, score and
+            weight are 0 where volumes cannot be compared.
+        correlation: correlation of each moving volume with each of the K volumes, averaged over the windows,
+            ``(M, K)``.
+    """
 
     value: Tensor
     guide: Tensor
@@ -40,59 +46,66 @@ class Regression(NamedTuple):
 
 
 def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regression:
-    """Predict volumes from the others, in the window around every voxel.
+    """Predict volumes from the other volumes in the window around every voxel.
 
-    The prediction is the sum of the others, each brought to zero mean and unit variance and multiplied by its
-    correlation with the volume there, so that it may be of either sign. The volume is a gain times it plus noise, both
-    by least squares, as for `LocalCorrelation`.
+    The prediction is the sum of the other volumes, each normalised to zero mean and unit variance and multiplied by its
+    local correlation with the volume, so that inverted contrasts count, too. The volume is modelled as a gain times the
+    prediction plus noise, both estimated by least squares, as for `LocalCorrelation`.
 
     Args:
-        volumes, measured: ``(K, *S)``.
-        moving: of which volumes.
+        volumes: intensities in [0, 1], ``(K, *S)``.
+        measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
+        moving: indices of the volumes to predict.
     """
 
     def mean(x: Tensor) -> Tensor:
         return window_mean(x[None], WINDOW_RADIUS)[0]
 
     share = mean(measured).clamp_min(1e-3)
-    middle = mean(volumes * measured) / share
-    variance = (mean(volumes.square() * measured) / share - middle.square()).clamp_min(0) + _NOISE
-    normal = (volumes - middle) * variance.rsqrt() * measured
-    parts, correlations, pairs, later = [], [], {}, set(moving)
+    local_mean = mean(volumes * measured) / share
+    variance = (mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
+    normal = (volumes - local_mean) * variance.rsqrt() * measured
+    parts, correlations, pairs, pending = [], [], {}, set(moving)
     for k in moving:
-        others = [j for j in range(len(volumes)) if j != k]
-        later.discard(k)
-        agreements = []
-        for j in others:
-            agreement = pairs.pop((j, k), None)
-            if agreement is None:
+        rest = [j for j in range(len(volumes)) if j != k]
+        pending.discard(k)
+        local_correlations = []
+        for j in rest:
+            correlation = pairs.pop((j, k), None)
+            if correlation is None:
                 products = mean(torch.stack([normal[k] * normal[j], measured[k] * measured[j]]))
-                agreement = products[0] / products[1].clamp_min(1e-3)
-            if j in later:  # kept until then
-                pairs[k, j] = agreement
-            agreements.append(agreement)
-        agreement = torch.stack(agreements)
-        guide = (agreement * normal[others]).sum(dim=0)
-        counts = measured[k] * measured[others].amax(dim=0)
+                correlation = products[0] / products[1].clamp_min(1e-3)
+            if j in pending:  # keep it for the volume j
+                pairs[k, j] = correlation
+            local_correlations.append(correlation)
+        correlation = torch.stack(local_correlations)
+        guide = (correlation * normal[rest]).sum(dim=0)
+        counts = measured[k] * measured[rest].amax(dim=0)
         moments = mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
-        own, explained, both = moments[1:] / moments[:1].clamp_min(1e-3)
+        own_variance, guide_variance, covariance = moments[1:] / moments[:1].clamp_min(1e-3)
         counts = counts * (moments[0] > 0.5)
         noise = _NOISE / variance[k]
-        gain = both / (explained + 1e-3)
-        rest = (own - gain * both).clamp_min(0) + noise
-        value = -0.5 * torch.log(rest / (own + noise))
-        score = -gain / rest * (normal[k] - gain * guide)
-        parts.append(torch.stack([value * counts, guide, score * counts, gain.square() / rest * counts]))
-        shared = counts * measured[others]
-        means = (shared * agreement).flatten(1).sum(dim=1) / shared.flatten(1).sum(dim=1).clamp_min(1)
+        gain = covariance / (guide_variance + 1e-3)
+        unexplained = (own_variance - gain * covariance).clamp_min(0) + noise
+        value = -0.5 * torch.log(unexplained / (own_variance + noise))
+        score = -gain / unexplained * (normal[k] - gain * guide)
+        parts.append(torch.stack([value * counts, guide, score * counts, gain.square() / unexplained * counts]))
+        shared = counts * measured[rest]
+        means = (shared * correlation).flatten(1).sum(dim=1) / shared.flatten(1).sum(dim=1).clamp_min(1)
         correlations.append(torch.cat([means[:k], torch.ones(1), means[k:]]))
     return Regression(*torch.stack(parts, dim=1), torch.stack(correlations))
 
 
 def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, moving: Sequence[int]) -> Tensor:
-    """One Gauss-Newton step of each moving volume, the logarithm ``(4, 4)`` of what comes before its map."""
+    """Compute one Gauss-Newton step of each moving volume: the logarithm ``(4, 4)`` of a map to apply before its map.
+
+    Args:
+        volumes, measured, moving: as for `regress`.
+        grid: grid of the volumes.
+        kind: ``"affine"`` or ``"rigid"``.
+    """
     _, guides, scores, weights, _ = (x.double() for x in regress(volumes, measured, moving))
-    # Coordinates in half sides of the volume about its centre keep the equations well scaled.
+    # Coordinates about the centre, in units of half the longest side, keep the equations well conditioned.
     scale = float(grid.extent_mm.max()) / 2
     points = (grid.points() - grid.centre).flatten(0, 2).T / scale
     scaled = torch.cat([points, torch.ones_like(points[:1])])
@@ -109,7 +122,7 @@ def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, movin
         curvature = generators @ ((effect * weight.flatten()) @ effect.T) @ generators.T
         damping = 1e-3 * curvature.trace() / len(curvature) + 1e-9
         step = torch.linalg.solve(curvature + damping * torch.eye(len(curvature)), force) @ generators
-        # No corner goes farther than a few voxels: the linear model does not reach beyond.
+        # The displacement of the corners is limited to a few voxels, where the linear model holds.
         longest = (step.view(3, 4) @ corners.T).norm(dim=0).max() * scale / grid.spacing_mm[0]
         step = step.view(3, 4) * (_LONGEST_STEP / longest.clamp_min(1e-9)).clamp_max(1)
         steps.append(torch.cat([step, torch.zeros(1, 4, dtype=torch.float64)]))

@@ -1,4 +1,4 @@
-"""What a refinement asks of a series at one level: which voxels count, and the likelihood's model near a field."""
+"""The evidence of a series at one level of a refinement: which voxels count, and the likelihood's quadratic model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,31 +14,34 @@ from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
-_LEAST_SIGNAL_SHARE = 0.1  # of a curvature
+_LEAST_SIGNAL_SHARE = 0.1  # of a voxel's curvature, see `Level.determined`
 
 
 @dataclass
 class Quadratic:
-    """``value + <force, d> - <d, curvature d> / 2`` of K fields on their lattice: the log likelihood near z, to second
-    order.
+    """Second-order model of the log likelihood of K fields near z: ``value + <force, d> - <d, curvature d> / 2``.
 
-    ``value`` ``(1, 1, *S)`` holds the voxels' shares for all K and ``number``, of the same shape, the volumes of which
-    each tells; ``force`` is ``(K, D, *C)``; ``curvature`` holds a symmetric D x D matrix for each voxel of the lattice,
-    ``(K, D, D, *C)``, which ``damping`` enlarges by this share. The tensors of K timepoints are kept in ``storage``.
+    Args:
+        value: log likelihood per voxel of the images, summed over K, ``(1, 1, *S)``.
+        count: number of volumes that the value covers at each voxel, ``(1, 1, *S)``.
+        force: gradient on the lattice of z, ``(K, D, *C)``.
+        curvature: symmetric matrix for each voxel of the lattice, ``(K, D, D, *C)``.
+        damping: the curvature is multiplied by ``1 + damping``.
+        storage: where tensors of all K timepoints are kept.
     """
 
     value: Tensor
-    number: Tensor
+    count: Tensor
     force: Tensor
     curvature: Tensor
     damping: Tensor | float = 0.0
     storage: Storage = IN_MEMORY
 
     def product(self, d: Tensor, chunk: slice = slice(None)) -> Tensor:
-        """Curvature times d, of a chunk of timepoints."""
+        """Multiply d by the curvature of a chunk of timepoints."""
         curvature = self.curvature[chunk]
         result = curvature[:, :, 0] * d[:, :1]
-        for column in range(1, d.shape[1]):  # a product with all columns would take three times the memory
+        for column in range(1, d.shape[1]):  # all columns at once would take three times the memory
             result.addcmul_(curvature[:, :, column], d[:, column : column + 1])
         return result.mul_(1 + self.damping)
 
@@ -46,154 +49,164 @@ class Quadratic:
         return replace(self, damping=damping)
 
     def unless(self, condition: Tensor, other: "Quadratic") -> "Quadratic":
-        """This model, or where ``condition``, a scalar bool that is never read on a GPU, holds the other."""
+        """Return this model, or ``other`` if ``condition``, a scalar bool tensor, holds. It is never read on a GPU."""
         if self.storage.scans_at_once:
             return other if condition else self
-        ours, others = ((q.value, q.number, q.force, q.curvature) for q in (self, other))
-        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(ours, others)), storage=self.storage)
+        own, alternative = ((q.value, q.count, q.force, q.curvature) for q in (self, other))
+        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(own, alternative)), storage=self.storage)
 
-    def above(self, other: "Quadratic") -> Tensor:
-        """By how much this value is above another's, at the voxels that tell of as many volumes in both: a step that
-        carries others into or out of view is none the worse for it."""
-        return ((self.number == other.number) * (self.value - other.value)).sum()
+    def gain_over(self, other: "Quadratic") -> Tensor:
+        """Subtract another model's value, at voxels where both cover the same number of volumes: a step is not
+        penalised for moving voxels out of view, nor rewarded for moving them into view."""
+        return ((self.count == other.count) * (self.value - other.value)).sum()
 
     @property
     def voxels(self) -> Tensor:
-        """How many of the images tell of two timepoints or more, a scalar."""
-        return (self.number > 1).sum()
+        """Number of voxels of the images that two timepoints or more cover, a scalar."""
+        return (self.count > 1).sum()
 
     @property
     def mean_curvature(self) -> Tensor:
+        """Mean diagonal element of the curvature, a scalar."""
         diagonal = self.storage.sum(lambda h: h.diagonal(dim1=1, dim2=2).sum(), self.curvature, dim=0)
         return (1 + self.damping) * diagonal / (self.curvature.numel() / self.curvature.shape[1])
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Which voxels of a series count.
+    """Voxels of a series that count.
 
     Args:
-        seen: ``(B, K, *S)``, 1 where a timepoint has seen the voxel and 0 where its value is extrapolated; None is
+        coverage: ``(B, K, *S)``, 1 where a timepoint was measured and 0 where its values are extrapolated; None is 1
             everywhere.
-        mask: ``(B, K, *S)``, or ``(B, 1, *S)`` of timepoint ``home``, which then holds where its voxels go: 1 where the
-            user wants voxels to count; None is everywhere.
-        home: see above.
+        mask: 1 where voxels count, ``(B, K, *S)``, or ``(B, 1, *S)`` on timepoint ``mask_timepoint``, whose motion it
+            then follows; None is 1 everywhere.
+        mask_timepoint: index of the timepoint on which a mask with a single channel is defined.
     """
 
-    seen: Tensor | None = None
+    coverage: Tensor | None = None
     mask: Tensor | None = None
-    home: int = 0
+    mask_timepoint: int = 0
 
-    def of(self, item: int) -> "Evidence":
-        """That of one series of the batch."""
-        parts = (None if part is None else part[item : item + 1] for part in (self.seen, self.mask))
-        return Evidence(*parts, self.home)
+    def of_series(self, item: int) -> "Evidence":
+        """Select one series of the batch."""
+        parts = (None if part is None else part[item : item + 1] for part in (self.coverage, self.mask))
+        return Evidence(*parts, self.mask_timepoint)
 
 
 EVERYWHERE = Evidence()
 
 
 class Pieces:
-    """z of T velocities, one flow after the other, ``(1, K, T * D, *C)``, as what they share and what sets them apart.
-    A stationary velocity is one that shares all with itself."""
+    """z of T velocities whose flows are composed, ``(1, K, T * D, *C)``, split into their mean, ``shared``, and the
+    deviations from it. A stationary velocity, T = 1, has no deviation."""
 
     def __init__(self, z: Field):
-        self.number, self.shared = z.values.shape[2] // len(z.size), z
-        if self.number == 1:
+        self.count, self.shared = z.values.shape[2] // len(z.size), z
+        if self.count == 1:
             return
-        pieces = z.values.unflatten(2, (self.number, -1))
-        self.shared = z.like(pieces.mean(dim=2))
-        self._apart = z.like((pieces - self.shared.values.unsqueeze(2)).flatten(2, 3))
+        velocities = z.values.unflatten(2, (self.count, -1))
+        self.shared = z.like(velocities.mean(dim=2))
+        self._deviations = z.like((velocities - self.shared.values.unsqueeze(2)).flatten(2, 3))
 
-    def whole(self, shared: Field) -> Field:
-        """z on the lattice of ``shared`` ``(1, K, D, *C)``."""
-        if self.number == 1:
+    def combine(self, shared: Field) -> Field:
+        """Add the deviations to a mean ``(1, K, D, *C)``. Returns z on the lattice of ``shared``."""
+        if self.count == 1:
             return shared
-        return shared.like(self._apart.at(shared.step).values + torch.cat([shared.values] * self.number, dim=2))
+        return shared.like(self._deviations.at(shared.step).values + torch.cat([shared.values] * self.count, dim=2))
 
 
 class Level:
-    """The images of one level, with what of them was seen and what of it counts.
+    """The images of one level, with their coverage and mask.
 
     Args:
         images: ``(1, K, *S)``.
-        seen: ``(1, K, *S)``, 1 where a timepoint has seen the voxel; None is everywhere.
-        mask: ``(1, K, *S)``, or ``(1, 1, *S)`` of timepoint ``home``, 1 where voxels count; None is everywhere.
-        factor: voxels of the images between those of the level.
-        step: voxels of the images between those of z.
-        storage: of what there is of all K.
+        coverage: ``(1, K, *S)``, 1 where a timepoint was measured; None is 1 everywhere.
+        mask: 1 where voxels count, ``(1, K, *S)``, or ``(1, 1, *S)`` on timepoint ``mask_timepoint``; None is 1
+            everywhere.
+        mask_timepoint: index of the timepoint on which a mask with a single channel is defined.
+        factor: spacing of the level's images, in voxels of the images.
+        step: spacing of z, in voxels of the images.
+        storage: where tensors of all K timepoints are kept.
     """
 
     def __init__(
         self,
         images: Tensor,
-        seen: Tensor | None,
+        coverage: Tensor | None,
         mask: Tensor | None,
-        home: int,
+        mask_timepoint: int,
         factor: int,
         step: int,
         storage: Storage = IN_MEMORY,
     ):
-        def coarse(x: Tensor) -> Tensor:
+        def coarsened(x: Tensor) -> Tensor:
             return x if factor == 1 else storage.map(lambda part: coarsen(part, factor), x)
 
-        def known(x: Tensor) -> Tensor:
+        def coarsened_coverage(x: Tensor) -> Tensor:
             return (coarsen(x, factor) > 0.9).float()
 
-        self.images, self.storage = coarse(images), storage
-        # Beside what was seen a smoothed image holds a share of what was not.
-        self.seen = None if _everywhere(seen, storage) else storage.map(known, seen)
-        self.mask = None if _everywhere(mask, storage) else coarse(mask)
-        self.home, self.factor, self.stride = home, factor, step // factor
+        self.images, self.storage = coarsened(images), storage
+        # Smoothing mixes extrapolated values into voxels at the border of the measured region.
+        self.coverage = None if _is_one_everywhere(coverage, storage) else storage.map(coarsened_coverage, coverage)
+        self.mask = None if _is_one_everywhere(mask, storage) else coarsened(mask)
+        self.mask_timepoint, self.factor, self.stride = mask_timepoint, factor, step // factor
 
-    def _fine(self, ddf: Tensor, k: int) -> Tensor:
+    def _upsampled(self, ddf: Tensor, k: int) -> Tensor:
         return upsample_field(ddf[:, k : k + 1], self.stride, self.images.shape[2:])[0]
 
     def warped(self, ddf: Tensor) -> tuple[Tensor, Tensor | None, Tensor | int]:
-        """Of displacements ``(1, K, D, *C)`` on the lattice of z: the images warped, ``(1, K, *S)``; where they were
-        seen, or None where they were everywhere; and how much a voxel counts, ``(1, 1 or K, *S)`` or 1."""
-        number = ddf.shape[1]
-        images, seen, *mask = self.storage.collect(
-            ((c, self._warped(ddf, c)) for c in self.storage.chunks(number)), number
+        """Warp the images by displacements ``(1, K, D, *C)`` on the lattice of z.
+
+        Returns:
+            Warped images, ``(1, K, *S)``; a bool tensor of the same shape that is True where they were measured, or
+            None if they were everywhere; and the warped mask, ``(1, 1 or K, *S)``, or 1 without one.
+        """
+        timepoints = ddf.shape[1]
+        images, valid, *mask = self.storage.collect(
+            ((c, self._warp_chunk(ddf, c)) for c in self.storage.chunks(timepoints)), timepoints
         )
         if self.mask is not None and self.mask.shape[1] == 1:
-            mask = [displace(self.mask, self._fine(ddf, self.home))]
-        # On a CPU it is worth looking: without what was seen everything is faster. A GPU would have to be waited for.
-        everywhere = seen.device.type == "cpu" and bool(self.storage.sum(lambda part: (~part).sum(), seen) == 0)
-        return images, None if everywhere else seen, mask[0] if mask else 1
+            mask = [displace(self.mask, self._upsampled(ddf, self.mask_timepoint))]
+        # Everything is faster without `valid`. On a GPU, the check would cost a synchronisation.
+        all_valid = valid.device.type == "cpu" and bool(self.storage.sum(lambda part: (~part).sum(), valid) == 0)
+        return images, None if all_valid else valid, mask[0] if mask else 1
 
-    def _warped(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
-        """What `warped` returns of a chunk, where each timepoint has its own."""
+    def _warp_chunk(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
+        """Return what `warped` does for a chunk of timepoints; the mask only if it has a channel per timepoint."""
         parts = []
         for k in range(chunk.start, chunk.stop):
-            fine = self._fine(ddf, k)
-            observed = None if self.seen is None else self.seen[:, k : k + 1]
-            parts.append([*displace_observed(self.images[:, k : k + 1], observed, fine)])
+            displacement = self._upsampled(ddf, k)
+            coverage = None if self.coverage is None else self.coverage[:, k : k + 1]
+            parts.append([*displace_observed(self.images[:, k : k + 1], coverage, displacement)])
             if self.mask is not None and self.mask.shape[1] > 1:
-                parts[-1].append(displace(self.mask[:, k : k + 1], fine))
+                parts[-1].append(displace(self.mask[:, k : k + 1], displacement))
         return tuple(torch.cat(part, dim=1) for part in zip(*parts))
 
     def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
-        """Of the likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
-        images, seen, mask = self.warped(ddf)
-        value, told = 0, None
+        """Expand the log likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
+        images, valid, mask = self.warped(ddf)
+        value, count = 0, None
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-            nonlocal value, told
-            for c, linear in likelihood.parts(images, seen, self.storage.chunks):
-                value, told = value + linear.value, linear.number
-                yield c, self._lattice(linear, mask[:, c] if isinstance(mask, Tensor) and mask.shape[1] > 1 else mask)
+            nonlocal value, count
+            for c, linear in likelihood.parts(images, valid, self.storage.chunks):
+                value, count = value + linear.value, linear.number
+                chunk_mask = mask[:, c] if isinstance(mask, Tensor) and mask.shape[1] > 1 else mask
+                yield c, self._force_and_curvature(linear, chunk_mask)
 
         force, curvature = self.storage.collect(parts(), images.shape[1], dim=0)
-        return Quadratic(*self._told(value, told, images.shape[1], mask), force, curvature, storage=self.storage)
+        value, count = self._masked(value, count, images.shape[1], mask)
+        return Quadratic(value, count, force, curvature, storage=self.storage)
 
-    def _lattice(self, linear: Linearised, mask: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Force and curvature of some timepoints on the lattice of z."""
+    def _force_and_curvature(self, linear: Linearised, mask: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Restrict the model of a chunk of timepoints to the lattice of z."""
         score, weight, guide, factor = linear.score * mask, linear.weight * mask, linear.guide, self.stride
         force, curvature = [], []
-        # The guide's gradient is in voxels of the images, z in voxels of its lattice: ``factor`` times as long.
+        # The gradient of the guide is per voxel of the images, but z is in voxels of its lattice, ``factor`` times as
+        # long.
         for k in range(score.shape[1]):
-            if k < guide.shape[1]:
+            if k < guide.shape[1]:  # otherwise all timepoints share the guide
                 slope = gradient(guide[:, k : k + 1])[0, 0] * factor
                 square = torch.cat([restrict((s * slope)[None], factor) for s in slope])
             share = restrict(weight[:, k : k + 1], factor)[0] / factor ** (score.dim() - 2)
@@ -202,48 +215,53 @@ class Level:
         return torch.stack(force), torch.stack(curvature)
 
     def determined(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
-        """``model`` near ``ddf`` with the curvature that the anatomy alone has, without what the guide's noise adds to
-        its slopes: noise makes every place look determined, the more the fewer volumes the guide is a mean of."""
-        images, seen, mask = self.warped(ddf)
-        weight, factor, dimensions = likelihood.linearise(images, seen).weight * mask, self.stride, images.dim() - 2
+        """Return ``model``, expanded near ``ddf``, without the contribution of noise in the guide to its curvature.
+
+        Noise adds to the guide's gradients, so that every voxel seems to be determined; more so the fewer volumes the
+        guide averages.
+        """
+        images, valid, mask = self.warped(ddf)
+        weight, factor, dimensions = likelihood.linearise(images, valid).weight * mask, self.stride, images.dim() - 2
         # A central difference of white noise has half its variance, along each axis.
-        noise = 0.5 * dimensions * factor**2 * weight * likelihood.guide_noise(images, seen)
+        noise = 0.5 * dimensions * factor**2 * weight * likelihood.guide_noise(images, valid)
         noise = restrict(noise, factor)[0]
         trace = model.curvature.diagonal(dim1=1, dim2=2).sum(dim=-1).clamp_min(1e-12)
         share = (1 - noise / trace).clamp(_LEAST_SIGNAL_SHARE, 1)
         return replace(model, curvature=share[:, None, None] * model.curvature)
 
-    def values(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compare N displacements.
+    def log_likelihoods(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compare N displacement fields, ``(1, K, D, *C)`` each, where the same timepoints are valid under all of them.
 
-        Returns: log likelihood of a voxel and timepoint under each of them, ``(1, N, *S)``, and the voxels that it is
-            known at, 1 or 0, ``(1, 1, *S)``. A timepoint counts where it has seen a voxel under all of them, as what
-            was not seen is no evidence for either, and a voxel where two or more do.
+        Returns:
+            Log likelihood per voxel and timepoint under each field, ``(1, N, *S)``, and 1 where at least two timepoints
+            can be compared, otherwise 0, ``(1, 1, *S)``.
         """
         warped = [self.warped(ddf) for ddf in fields]
-        views = [seen for _, seen, _ in warped if seen is not None]
-        seen = self.storage.map(lambda *views: torch.stack(views).all(dim=0), *views) if views else None
-        models = [self._value(likelihood, images, seen, mask) for images, _, mask in warped]
-        counts = torch.cat([number for _, number in models], dim=1).amin(dim=1, keepdim=True) > 1
-        values = torch.cat([value / number.clamp_min(1) for value, number in models], dim=1)
+        masks = [valid for _, valid, _ in warped if valid is not None]
+        valid = self.storage.map(lambda *parts: torch.stack(parts).all(dim=0), *masks) if masks else None
+        models = [self._value(likelihood, images, valid, mask) for images, _, mask in warped]
+        counts = torch.cat([count for _, count in models], dim=1).amin(dim=1, keepdim=True) > 1
+        values = torch.cat([value / count.clamp_min(1) for value, count in models], dim=1)
         return counts * values, counts.to(values)
 
     def _value(
-        self, likelihood: Likelihood, images: Tensor, seen: Tensor | None, mask: Tensor | int
+        self, likelihood: Likelihood, images: Tensor, valid: Tensor | None, mask: Tensor | int
     ) -> tuple[Tensor, Tensor]:
-        value, told = 0, None
-        for _, linear in likelihood.parts(images, seen, self.storage.chunks):
-            value, told = value + linear.value, linear.number
-        return self._told(value, told, images.shape[1], mask)
+        value, count = 0, None
+        for _, linear in likelihood.parts(images, valid, self.storage.chunks):
+            value, count = value + linear.value, linear.number
+        return self._masked(value, count, images.shape[1], mask)
 
-    def _told(self, value: Tensor, number: Tensor | None, timepoints: int, mask: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Value as the mask weighs it, and of how many volumes it tells: of none outside of the mask."""
-        number = torch.full_like(value, timepoints) if number is None else number
+    def _masked(
+        self, value: Tensor, count: Tensor | None, timepoints: int, mask: Tensor | int
+    ) -> tuple[Tensor, Tensor]:
+        """Weight the value by the mask, and set the number of volumes that it covers to 0 outside the mask."""
+        count = torch.full_like(value, timepoints) if count is None else count
         if isinstance(mask, int):
-            return value, number
+            return value, count
         weight = self.storage.mean(mask)
-        return value * weight, number * (weight > 0)
+        return value * weight, count * (weight > 0)
 
 
-def _everywhere(counts: Tensor | None, storage: Storage) -> bool:
-    return counts is None or bool(storage.sum(lambda part: (part != 1).sum(), counts) == 0)
+def _is_one_everywhere(x: Tensor | None, storage: Storage) -> bool:
+    return x is None or bool(storage.sum(lambda part: (part != 1).sum(), x) == 0)

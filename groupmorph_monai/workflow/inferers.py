@@ -18,7 +18,7 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior, split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_in_voxels, affine_velocity
 from ..space.field import Field
-from ..space.grid import displace_observed, full_precision, warp
+from ..space.grid import full_precision, warp, warp_observed
 from ..space.spread import standard_deviation
 from .affine_refinement import AffineRefinement
 from .evidence import Evidence
@@ -31,45 +31,49 @@ logger = logging.getLogger(__name__)
 
 
 def native_bf16(device: torch.device | str) -> bool:
-    """Whether ``device`` multiplies bfloat16 numbers itself: elsewhere they take longer than float32."""
+    """Return whether ``device`` supports bfloat16 in hardware; elsewhere it is slower than float32."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch below 2.13 does not tell
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing before PyTorch 2.13
     return bool(kind == "cpu" and capabilities.get("avx512_bf16", False))
 
 
 def prepare_series(
     batch: Mapping, device: torch.device | None = None, non_blocking: bool = False, **kwargs
 ) -> tuple[Tensor, dict[str, Tensor] | None, tuple, dict[str, Tensor]]:
-    """Prepare what MONAI's engines hand to the inferer and the loss: the series; ``points`` and ``distance`` of its
-    surfaces where it has them; and of its ``coverage``, its ``mask`` and the logarithms of its ``initial`` maps, in
-    voxels, those that it has; and ``one_header``."""
+    """Prepare a batch for MONAI's engines, which pass the parts of the result to the inferer and the loss.
+
+    Returns:
+        The images; ``points`` and ``distance`` of the surfaces, or None; positional arguments, none; and keyword
+        arguments of `RegistrationInferer`: ``one_header`` and, if the batch has them, ``coverage``, ``mask`` and
+        ``initial``, the logarithms of the initial transforms in voxels.
+    """
     tensors = {
         key: as_images(batch[key]).to(device=device, non_blocking=non_blocking, **kwargs)
         for key in ("image", "coverage", "mask", "surface_points", "surface_distance")
         if key in batch
     }
     surfaces = {key: tensors[f"surface_{key}"] for key in ("points", "distance") if f"surface_{key}" in tensors}
-    others = {key: tensors[key] for key in ("coverage", "mask") if key in tensors}
-    others["one_header"] = bool(torch.as_tensor(batch.get("one_header", True)).all())
+    options = {key: tensors[key] for key in ("coverage", "mask") if key in tensors}
+    options["one_header"] = bool(torch.as_tensor(batch.get("one_header", True)).all())
     if "initial" in batch:
         maps = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
         logarithms = [torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.flatten(0, 1)]
-        others["initial"] = torch.stack(logarithms).view(maps.shape)
-    return tensors["image"], surfaces or None, (), others
+        options["initial"] = torch.stack(logarithms).view(maps.shape)
+    return tensors["image"], surfaces or None, (), options
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of a series.
+    """A network's prediction for a series.
 
     Args:
-        dvf: the velocity of all passes, ``(B, K, D, *C)``.
-        z_mean, z_log_variance: posterior of z of all passes, ``(B, K, C, *S_z)``, which priors weigh.
-        last: mean and log variance of the last pass alone, which `decode` takes.
-        before: the velocity of the passes before it, ``(B, K, D, *C)``; none where it is the first.
-        images: what the last pass saw, ``(B, K, *S)``.
+        dvf: velocity of all passes, ``(B, K, D, *C)``.
+        z_mean, z_log_variance: posterior of z of all passes, ``(B, K, C, *S_z)``, for the prior.
+        last: mean and log variance of the last pass, for the network's ``decode``.
+        images: input of the last pass, ``(B, K, *S)``.
+        before: velocity of the passes before the last, ``(B, K, D, *C)``; None if there is only one.
     """
 
     dvf: Field
@@ -81,12 +85,12 @@ class Prediction:
 
 
 class FieldInferer(Inferer):
-    """What every inferer here ends with: velocities become displacements, and these warp the images, once.
+    """Base class of inferers that integrate velocities and warp the images once.
 
     Args:
-        alignment: what the timepoints are aligned to.
-        transformation: from a field to a displacement.
-        storage: of what there is of all timepoints.
+        alignment: alignment to the mean or to a reference.
+        transformation: maps a field to displacements.
+        storage: where tensors of all K timepoints are kept.
     """
 
     def __init__(
@@ -99,8 +103,8 @@ class FieldInferer(Inferer):
         self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
-        """``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``, ``z_mean``
-        and ``z_log_variance`` as they were predicted."""
+        """Return ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``,
+        ``z_mean`` and ``z_log_variance`` of the prediction."""
         dvf = prediction.dvf
         ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
         return {
@@ -112,29 +116,29 @@ class FieldInferer(Inferer):
         }
 
     def inverse_ddf(self, dvf: Field) -> Tensor:
-        """Displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
+        """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
         return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
     def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> dict[str, Tensor]:
-        """What `warped` gives, ``inverse_ddf``, ``seen`` ``(B, K, *S)`` bool, where ``warped`` holds values that
-        the timepoint has seen, and ``step``: both fields are linear between every ``step``-th voxel."""
-        dvf, number = prediction.dvf, images.shape[1]
+        """Return the entries of `warped`; ``inverse_ddf``; ``seen`` ``(B, K, *S)`` bool, where ``warped`` was measured
+        and not extrapolated; and ``step``: both fields are linear between every ``step``-th voxel."""
+        dvf, timepoints = prediction.dvf, images.shape[1]
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
                 ddf = dvf.like(part).on_image()
-                yield c, (*_warped(images[:, c], ddf, None if coverage is None else coverage[:, c]), ddf)
+                yield c, (*warp_observed(images[:, c], None if coverage is None else coverage[:, c], ddf), ddf)
 
-        warped, seen, ddf = self.storage.collect(parts(), number)
+        warped, covered, ddf = self.storage.collect(parts(), timepoints)
         inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
-        (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), number)
+        (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), timepoints)
         fields = {"ddf": ddf, "inverse_ddf": inverse, "dvf": dvf.values, "step": dvf.step}
         posterior = {"z_mean": prediction.z_mean, "z_log_variance": prediction.z_log_variance}
-        return {"warped": warped, "seen": seen, **fields, **posterior}
+        return {"warped": warped, "seen": covered, **fields, **posterior}
 
 
 def as_images(inputs: Tensor) -> Tensor:
-    """Convert MONAI's tensors with metadata to plain ones."""
+    """Convert MONAI's tensors with metadata to plain tensors."""
     return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
 
 
@@ -143,29 +147,29 @@ def _mean(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class RegistrationInferer(FieldInferer):
-    """Register series by the mean of the network's posterior; windows where the volume is large; many draws on request.
+    """Inferer that registers series by the mean of the network's posterior.
 
-    Windows are blended in the posterior's parameters, then integrated and warped once on the whole grid.
+    Large volumes are processed in windows, whose posterior parameters are blended; the result is integrated and warped
+    once on the whole grid.
 
-    The network may take additional passes over what its last prediction left: each encodes the images warped by the
-    velocity so far and joins that of the new posterior to it, as the transformation has it. Where velocities are added,
-    what that neglects the next pass sees. Images are interpolated once whatever the number of passes.
+    Additional passes of the network correct the residual motion: each encodes the images warped by the current velocity
+    and combines this velocity with the new one by the transformation's ``joined``. If that adds velocities, the next
+    pass corrects the error of the sum. The images are interpolated once, whatever the number of passes.
 
     Args:
-        alignment: what the timepoints are aligned to.
-        transformation: from a field to a displacement.
-        passes: times that the network sees the series.
-        refinement: of the velocity for the series at hand, after the last pass; none leaves the network's prediction.
-        window_size_voxels: largest extent that passes through the network in one piece, an axis each; none for no
-            limit.
-        overlap: of neighbouring windows, as a share of their size.
-        draws: number of draws of z for ``ddf_std``; 0 leaves it out.
-        seed: of those draws and of the refinement, so that the same series gives the same result.
-        posterior: what the network's parameters are of; none is one that does not smooth.
-        network_bf16: the network's convolutions in bfloat16. What follows it, fields above all, is float32 whatever
-            this says.
-        storage: of what there is of all timepoints. Where they are taken a few at a time, a network that `streams`
-            predicts in one pass and without windows, and the refinement begins without a velocity where it does not.
+        alignment: alignment to the mean or to a reference.
+        transformation: maps a field to displacements.
+        passes: number of passes of the network.
+        refinement: refinement of the velocity for each series after the last pass; None for no refinement.
+        window_size_voxels: maximum window size of the network along each axis; None for no limit.
+        overlap: overlap of neighbouring windows, as a fraction of their size.
+        draws: number of draws of z for ``ddf_std``; with 0, it is not computed.
+        seed: random seed of the draws.
+        posterior: distribution that the network parametrises; None for one without smoothing.
+        network_bf16: compute the network's convolutions in bfloat16. Fields are always float32.
+        storage: where tensors of all K timepoints are kept. With a few timepoints at a time, a network for which
+            `streams` is true predicts in one pass without windows; with any other network, the refinement starts from
+            the identity.
     """
 
     def __init__(
@@ -184,9 +188,9 @@ class RegistrationInferer(FieldInferer):
     ):
         super().__init__(alignment, transformation, storage)
         if passes < 1:
-            raise InputError(f"passes: expected 1 or more, got {passes}; one is enough but for models/avsm_affine")
+            raise InputError(f"passes: expected 1 or more, got {passes}; use 1, except with models/avsm_affine")
         if draws < 0:
-            raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are enough")
+            raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are sufficient")
         if draws and refinement is not None:
             refinement.check_draws(draws)
         self._check_storage(storage, draws, passes, refinement)
@@ -199,12 +203,12 @@ class RegistrationInferer(FieldInferer):
     def _check_storage(storage: Storage, draws: int, passes: int, refinement: object) -> None:
         needs = {
             "draws (--std)": draws > 0,
-            "more passes than one": passes > 1,
+            "more than one pass": passes > 1,
             "affine refinement": isinstance(refinement, AffineRefinement),
         }
         for name in (name for name, needed in needs.items() if storage.scans_at_once and needed):
             raise InputError(
-                f"scans_at_once: expected null with {name}, which all scans take part in at once, got "
+                f"scans_at_once: expected null with {name}, for which all scans are needed at once, got "
                 f"{storage.scans_at_once}; leave one of the two out, or give fewer scans"
             )
 
@@ -223,21 +227,28 @@ class RegistrationInferer(FieldInferer):
 
         Args:
             inputs: ``(B, K, *S)``, intensities in [0, 1].
-            coverage, mask: which voxels of the inputs count in the refinement, as `Evidence` has it.
-            initial: ``(B, K, 4, 4)``, logarithms of the maps, in voxels, that have moved the inputs already.
-            one_header: whether all timepoints were scanned on one grid, so that tissue may be static in it.
-        Returns: ``warped`` ``(B, K, *S)``; ``ddf`` and ``inverse_ddf`` ``(B, K, D, *S)``, common space to timepoint and
-            back, voxels; ``dvf`` ``(B, K, D, *C)``, the velocity on a lattice of the images, in its voxels; ``z_mean``,
-            ``z_log_variance``, the network's posterior, of all passes; ``seen`` ``(B, K, *S)`` bool, where ``warped``
-            holds values that the timepoint has seen; ``step``, an int: ``ddf`` and ``inverse_ddf`` are linear between
-            every ``step``-th voxel; and with draws ``ddf_std``, like ``ddf``.
+            network: network that returns the parameters of the posterior.
+            coverage, mask: voxels of the inputs that count in the refinement, see `Evidence`.
+            initial: logarithms of the affine transforms by which the inputs were resampled, in voxels, ``(B, K, 4,
+                4)``.
+            one_header: all timepoints were acquired on the same grid, in which tissue may be static.
+
+        Returns:
+            ``warped`` ``(B, K, *S)``; ``ddf`` and ``inverse_ddf`` ``(B, K, D, *S)``, common space to timepoint and
+            back, voxels; ``dvf`` ``(B, K, D, *C)``, the velocity on a lattice of the images, in voxels of the lattice;
+            ``z_mean`` and ``z_log_variance``, the network's posterior of all passes; ``seen`` ``(B, K, *S)`` bool,
+            where ``warped`` was measured and not extrapolated; ``step``, an int: ``ddf`` and ``inverse_ddf`` are linear
+            between every ``step``-th voxel; and, with draws, ``ddf_std``, the standard deviation of ``ddf``.
+
+        Raises:
+            InputError: If the images are not finite, or the network and the storage are incompatible.
         """
         images = as_images(inputs)
         if not torch.isfinite(self.storage.sum(lambda part: part.sum(dtype=torch.float32), images)):
             raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
-        # What was not seen agrees with what the other timepoints show there.
+        # Values outside the coverage are imputed from the other timepoints, with which they then agree.
         if self.storage.scans_at_once:
-            prediction = self._streamed(images, coverage, network)
+            prediction = self._predict_streamed(images, coverage, network)
         else:
             prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
@@ -254,21 +265,21 @@ class RegistrationInferer(FieldInferer):
             result["ddf_std"] = self._spread(draws)
         return result
 
-    def _streamed(self, images: Tensor, coverage: Tensor | None, network: nn.Module) -> Prediction:
-        """What is predicted in one pass, a few timepoints at a time; no motion by a network that takes all at once. The
-        posterior is left without a variance, which takes no room."""
+    def _predict_streamed(self, images: Tensor, coverage: Tensor | None, network: nn.Module) -> Prediction:
+        """Predict in one pass, a few timepoints at a time, or no motion if the network needs all at once. The posterior
+        has variance 0, stored as a single number."""
         model, size = getattr(network, "module", network), images.shape[2:]
         if streams(model):
-            seen = images if coverage is None else streamed_imputation(images, coverage, self.storage)
+            imputed = images if coverage is None else streamed_imputation(images, coverage, self.storage)
             with self._autocast(images):
-                z = streamed_mean(model, seen, self.storage)
+                z = streamed_mean(model, imputed, self.storage)
         elif self.refinement is None:
             raise InputError(
                 f"scans_at_once: expected null with {type(model).__name__} and without a refinement, got "
                 f"{self.storage.scans_at_once}; leave out --no-refine, take the default model, or give fewer scans"
             )
         else:
-            logger.warning("The network takes all scans at once, which do not fit: the refinement begins without it.")
+            logger.warning("The network needs all scans at once, which do not fit: the refinement starts without it.")
             components = len(size) * getattr(self.transformation, "pieces", 1)
             z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
         shared = self.alignment.shared(z, self.storage.chunks)
@@ -279,31 +290,32 @@ class RegistrationInferer(FieldInferer):
     def predict(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
     ) -> Prediction:
-        """What is predicted after the last of ``passes``; arguments as in `steps`."""
+        """Predict by all ``passes``; arguments as for `steps`."""
         *_, prediction = self.steps(images, network, choose)
         return prediction
 
     def steps(
         self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
     ) -> Iterator[Prediction]:
-        """What is predicted after each of ``passes``, which all go on from the one before.
+        """Yield the prediction after each of ``passes``, each continuing from the previous one.
 
         Args:
             images: ``(B, K, *S)``.
-            choose: z from the mean and log variance of each pass' posterior.
+            network: network that returns the parameters of the posterior.
+            choose: maps the mean and log variance of a pass's posterior to z, such as the mean or a draw.
         """
         model = getattr(network, "module", network)
-        dvf, given, size = None, images, images.shape[2:]
+        dvf, warped, size = None, images, images.shape[2:]
         draws, parameters = [], []
         for number in range(self.passes):
             if number:
-                given = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
-            parameters.append(self._posterior(given, network))
+                warped = warp(images, Field(self._displacement(dvf), size, model.stride).on_image())
+            parameters.append(self._posterior(warped, network))
             draws.append(choose(*parameters[-1]))
             before = dvf
-            dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], given)))
+            dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], warped)))
             posterior = self.posterior.of_passes(draws, *zip(*parameters))
-            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], given, before)
+            yield Prediction(Field(dvf, size, model.stride), *posterior, parameters[-1], warped, before)
 
     @full_precision
     def _refined(
@@ -315,7 +327,7 @@ class RegistrationInferer(FieldInferer):
         undeformed = centred.like(centred.values.new_zeros(()).expand(shape))
         hypotheses = [undeformed]
         if one_header and initial is not None:
-            # In a timepoint that an initial map moved, what is static has the inverse of that map.
+            # The motion of static tissue in an aligned timepoint is the inverse of the initial transform.
             static = self.storage.map(
                 lambda part: -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in part]), initial
             )
@@ -351,7 +363,7 @@ class RegistrationInferer(FieldInferer):
         window = [min(w, n) for w, n in zip(self.window_size_voxels, size)]
         if list(window) == list(size):
             return network(images)
-        # Window borders must fall on voxels of the grid of z.
+        # The borders of windows must lie on voxels of the grid of z.
         multiple = getattr(network, "module", network).multiple
         window = [-(-w // multiple) * multiple for w in window]
         padding = [p for w, n in zip(reversed(window), reversed(size)) for p in (0, max(w - n, -n % multiple))]
@@ -377,12 +389,3 @@ class RegistrationInferer(FieldInferer):
         fields = chain([first], draws)
         std = standard_deviation(self.alignment(dvf.values, self.transformation) for dvf in fields)
         return first.like(std).on_image()
-
-
-def _warped(images: Tensor, ddf: Tensor, coverage: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Warp ``(B, K, *S)`` by ``ddf`` ``(B, K, D, *S)``, and find where the result was covered, ``(B, K, *S)`` bool."""
-    volumes = images.flatten(0, 1).unsqueeze(1).split(1)
-    observed = [None] * len(volumes) if coverage is None else coverage.flatten(0, 1).unsqueeze(1).split(1)
-    parts = [displace_observed(*part) for part in zip(volumes, observed, ddf.flatten(0, 1).split(1))]
-    warped, covered = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
-    return warped, covered

@@ -1,4 +1,4 @@
-"""Bulk motion first: one affine or rigid map a timepoint, before any deformation."""
+"""Initial alignment: one affine or rigid transform per timepoint, before any deformation."""
 
 import logging
 from collections.abc import Hashable, Mapping
@@ -22,27 +22,30 @@ KINDS = ("affine", "rigid")
 
 
 class AlignInitiald(MapTransform):
-    """Align whole timepoints, and make the item's series one that is read.
+    """Read a series and align its timepoints by affine or rigid transforms.
 
-    Adds three entries, see `GroupAffine`: ``initial`` ``(K, 4, 4)``, float64, maps in RAS mm from the common space to
-    each timepoint; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.25) where no alignment was found and
-    the timepoint stays where its file puts it; ``polarity`` ``(K,)``, -1 for timepoints that are dark where most are
+    Adds three entries, see `GroupAffine`: ``initial`` ``(K, 4, 4)``, float64, transforms from the common space to each
+    timepoint in RAS mm; ``initial_confidence`` ``(K,)``, below `LEAST_CONFIDENCE` (0.25) where the alignment failed and
+    the timepoint keeps its file's coordinates; ``polarity`` ``(K,)``, -1 for timepoints that are dark where most are
     bright, otherwise 1.
 
-    Where the item has a ``mask``, only what it is above 0 in counts: one file, on the reference scan or, without one,
-    on the first; or one per timepoint.
+    If the item has a ``mask``, only voxels where it is above 0 count: one file, on the reference scan or else on the
+    first scan; or one per timepoint.
 
     Args:
-        keys: of the series, ``"image"``: what `read_series` takes.
-        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6), by optimisation; ``"network"``, by a trained network; or
-            none, which adds nothing.
-        reference: index of the timepoint whose space is the common one: its map is the identity. Without one the common
-            space is the maps' mean: their logarithms add up to 0.
-        timepoints: the one K that the network takes; none for any.
-        voxels: along the longest side of the coarse and of the fine grid of the optimisation.
-        iterations: most steps on each.
-        network: what ``"network"`` aligns by.
-        storage: of the series.
+        keys: key of the series, ``"image"``, which `read_series` reads.
+        kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6) by optimisation; ``"network"`` by a trained network; or
+            None or ``"none"`` for no alignment, where the item is unchanged.
+        reference: index of the timepoint that defines the common space, with the identity as its transform. None for
+            the mean of the transforms, whose logarithms then sum to 0.
+        timepoints: number of timepoints that the network requires; None for any.
+        voxels: number of voxels along the longest side of the coarse and the fine grid of the optimisation.
+        iterations: maximum number of steps on each grid.
+        network: network for ``"network"``.
+        storage: where the series is kept.
+
+    Raises:
+        InputError: If ``kind`` is unknown, or ``"network"`` without a network.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class AlignInitiald(MapTransform):
         network: NetworkAffine | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys, allow_missing_keys=True)  # a phantom has no files to bring together
+        super().__init__(keys, allow_missing_keys=True)  # phantoms have no files to align
         if kind == "network" and network is None:
             raise InputError(
                 "initial_alignment: expected a model that brings a network, got none; add --overlay models/avsm"
@@ -81,13 +84,13 @@ class AlignInitiald(MapTransform):
             masks = [None] * len(frames)
             if len(files) == 1:
                 masks[reference or 0] = read_image(files[0], labels=True)
-            elif len(files) == len(frames):  # whoever loads the images says what is wrong with another number
+            elif len(files) == len(frames):  # any other number is reported when the images are loaded
                 masks = [read_image(file, labels=True) for file in files]
             maps, confidence, polarity = self.aligner(frames, masks)
             if reference is not None:
-                same = [torch.equal(m, maps[reference]) for m in maps]
+                equals_reference = [torch.equal(m, maps[reference]) for m in maps]
                 maps = maps @ torch.linalg.inv(maps[reference])
-                maps[same] = torch.eye(4, dtype=torch.float64)  # to the last digit
+                maps[equals_reference] = torch.eye(4, dtype=torch.float64)  # without rounding errors
             logger.info("Brought %d whole scans together by %s maps.", len(frames), self.kind)
             item.update(initial=maps, initial_confidence=confidence, polarity=polarity)
         return item

@@ -1,4 +1,4 @@
-"""Series of so many scans that they do not fit into memory: how many to take at a time."""
+"""Choice of the number of scans to keep in memory for series that may not fit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from .streamed_network import streams
 
 __all__ = ["storage_for"]
 
-_MOST_AT_A_TIME = 16  # more are no faster
+_MOST_AT_A_TIME = 16  # larger chunks are no faster
 
 
 def storage_for(
@@ -34,16 +34,21 @@ def storage_for(
     """Choose where the tensors of a series are kept.
 
     Args:
-        series: as `read_series` takes it. Of files only the headers are read.
-        scans_at_once: that are in memory; None for all; "auto" for all if they fit into the free memory, or if the
-            registration cannot do with fewer, or if fewer would not need less.
-        folder: of the results, beside which what is not in memory is kept.
-        device: that the registration runs on.
-        description: pattern that tells which files of a folder are the series.
-        spacing_mm, reference: of the working grid, as `working_grid` takes them.
-        needs: parts of the registration, of which a likelihood that couples all scans, a network other than the default
-            one, and a number (of draws, or of passes beyond the first) above 0 need all scans at once.
-    Raises: InputError where scans are to be taken in parts on a GPU.
+        series: series, as for `read_series`. Only the headers of files are read.
+        scans_at_once: number of scans in memory at a time; None for all; "auto" for all if they fit into the free
+            memory, if the registration needs all at once, or if fewer would not need less memory.
+        folder: folder of the results, for temporary files.
+        device: device of the registration.
+        description: pattern that selects the series among the files of a folder.
+        spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
+        needs: parts of the registration that may need all scans at once: a likelihood that couples all scans, a network
+            other than the default, or a positive number of draws or additional passes.
+
+    Returns:
+        Storage that keeps tensors in memory, or in temporary files with ``scans_at_once`` scans in memory at a time.
+
+    Raises:
+        InputError: If a number of scans at once is requested on a GPU.
     """
     on_cpu = torch.device(device).type == "cpu"
     if scans_at_once not in ("auto", None) and not on_cpu:
@@ -52,15 +57,15 @@ def storage_for(
         return Storage(scans_at_once, folder)
     scans = header_grids(series, description) if on_cpu and not any(map(_needs_all, needs)) else []
     if not scans or (reference is not None and not 0 <= reference < len(scans)):
-        return Storage(None, folder)  # the reader reports a wrong reference
+        return Storage(None, folder)  # an invalid reference is reported by the reader
     grid, free_gb = working_grid(scans, spacing_mm, reference), available_memory_gb()
     all_gb = all_at_once_gb(scans, grid)
     if all_gb <= free_gb or all_gb <= streamed_gb(scans, grid, 1):
         return Storage(None, folder)
-    fits = 1
-    while fits < _MOST_AT_A_TIME and streamed_gb(scans, grid, 2 * fits) < 0.8 * free_gb:
-        fits *= 2
-    return Storage(min(fits, len(scans)), folder)
+    at_once = 1
+    while at_once < _MOST_AT_A_TIME and streamed_gb(scans, grid, 2 * at_once) < 0.8 * free_gb:
+        at_once *= 2
+    return Storage(min(at_once, len(scans)), folder)
 
 
 def _needs_all(part: object) -> bool:

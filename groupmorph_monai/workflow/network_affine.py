@@ -1,4 +1,4 @@
-"""Affine alignment by a trained network, beside the one by optimisation."""
+"""Affine alignment by a trained network, an alternative to optimisation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +21,16 @@ __all__ = ["NetworkAffine"]
 
 
 class NetworkAffine:
-    """Find the affine maps of K scans by the steps of a trained network (AVSM, Section 2.1), as `GroupAffine` does by
-    optimisation. What it says of how sure they are, and of scans of inverted contrast, is `GroupAffine`'s.
+    """Align K scans by a trained affine network (AVSM, Section 2.1). Confidence and polarity are those of
+    `GroupAffine`.
 
     Args:
-        network: takes the steps.
-        weights: its file. Without that file nothing can be aligned, but phantoms, which need no alignment, trained on.
-        passes: number of steps.
-        lower, upper: percentiles of the intensities that become 0 and 1.
-        voxels: along the longest side of the grid on which the network sees the scans.
+        network: affine network.
+        weights: file of its weights. It may be missing for training on phantoms, which need no alignment; a call then
+            raises an error.
+        passes: number of passes of the network.
+        lower, upper: percentiles of the intensities that are mapped to 0 and 1.
+        voxels: number of voxels along the longest side of the network's input.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class NetworkAffine:
         voxels: int = 36,
     ):
         self.network, self.missing, self.voxels = network.eval(), None, voxels
-        # Read here and not when they are needed: a cache of aligned series is to tell these weights from others.
+        # Loaded eagerly, so that a cache of aligned series depends on the weights.
         if Path(weights).is_file():
             network.load_state_dict(read_weights(weights))
         else:
@@ -51,21 +52,21 @@ class NetworkAffine:
         self.scale = ScalePercentilesd("image", lower, upper)
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
-        """Align ``frames``, K volumes on any grids. ``masks`` tell where the maps are judged; the network sees all."""
+        """Align ``frames``, K volumes on any grids. ``masks`` apply to the confidence only, not to the network."""
         if self.missing:
             read_weights(self.missing)
         grid = working_grid([frame.grid for frame in frames], None)
         grid = grid.at_spacing(torch.full((3,), float(grid.extent_mm.max()) / self.voxels, dtype=torch.float64))
         image, coverage = resample_series(Series(tuple(frames)), grid)
         scaled = self.scale({"image": image.as_tensor(), "coverage": coverage})["image"]
-        return GroupAffine().judge(self._maps(scaled, coverage, grid), frames, masks)
+        return GroupAffine().assess(self._maps(scaled, coverage, grid), frames, masks)
 
     @torch.no_grad()
     def _maps(self, images: Tensor, coverage: Tensor, grid: Grid) -> Tensor:
-        """``(K, 4, 4)``, float64, RAS mm, from the common space to each scan."""
-        found = self.inferer(images[None], self.network, coverage=coverage[None])
-        numbers = self.inferer.alignment.constrain(found["z_mean"]).flatten(2)[0].double()
-        logarithms = torch.zeros(len(numbers), 4, 4, dtype=torch.float64)
-        logarithms[:, :3, :3], logarithms[:, :3, 3] = numbers[:, :9].unflatten(1, (3, 3)), numbers[:, 9:]
+        """Compute the maps from the common space to each scan, ``(K, 4, 4)``, float64, RAS mm."""
+        registration = self.inferer(images[None], self.network, coverage=coverage[None])
+        z = self.inferer.alignment.constrain(registration["z_mean"]).flatten(2)[0].double()
+        logarithms = torch.zeros(len(z), 4, 4, dtype=torch.float64)
+        logarithms[:, :3, :3], logarithms[:, :3, 3] = z[:, :9].unflatten(1, (3, 3)), z[:, 9:]
         from_mm = half_side_frame(images.shape[1:]) @ torch.linalg.inv(grid.affine.double())
         return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(logarithms) @ from_mm

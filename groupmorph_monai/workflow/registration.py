@@ -1,4 +1,4 @@
-"""From the fields of a registration, on the working grid, to transforms of the patient's space."""
+"""Transforms in patient space from displacement fields on the working grid."""
 
 from collections.abc import Hashable, Mapping
 
@@ -21,15 +21,19 @@ def timepoint_transforms(
     step: int = 1,
     storage: Storage = IN_MEMORY,
 ) -> list[ComposedTransform]:
-    """Compose each timepoint's deformation with its initial affine map.
+    """Compose each timepoint's deformation with its initial affine transform.
 
     Args:
-        ddf, inverse_ddf: ``(K, 3, *S)``, common space to the affinely moved timepoint and back, voxels.
-        affine: ``(4, 4)`` of their grid, voxels to RAS mm.
-        initial: ``(K, 4, 4)``, moved timepoint to the timepoint as it lies in its file, RAS mm; None is the identity.
-        step: the fields are linear between every ``step``-th voxel, from the first one on, and are kept on these alone.
-        storage: of the fields.
-    Returns: K transforms, from the common space to each timepoint, RAS mm.
+        ddf, inverse_ddf: displacements from the common space to each timepoint after its initial alignment, and back,
+            ``(K, 3, *S)``, voxels.
+        affine: affine of their grid, voxels to RAS mm, ``(4, 4)``.
+        initial: affine transforms from each aligned timepoint to its file's coordinates, RAS mm, ``(K, 4, 4)``; None is
+            the identity.
+        step: the fields are linear between every ``step``-th voxel, starting at the first; only these voxels are kept.
+        storage: where the fields are kept.
+
+    Returns:
+        K transforms from the common space to each timepoint, RAS mm.
     """
     ddf, inverse_ddf = (
         storage.map(lambda part: _on_lattice(part.detach().cpu(), step), field, dim=0) for field in (ddf, inverse_ddf)
@@ -38,12 +42,12 @@ def timepoint_transforms(
     grid = Grid(ddf.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
     dense = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
     affines = [] if initial is None else [AffineTransform(matrix) for matrix in torch.as_tensor(initial)]
-    return [ComposedTransform(*parts) for parts in (zip(dense, affines) if affines else zip(dense))]
+    return [ComposedTransform(*chain) for chain in (zip(dense, affines) if affines else zip(dense))]
 
 
 def _on_lattice(field: Tensor, step: int) -> Tensor:
-    """``(K, 3, *S)`` voxels on every ``step``-th voxel and one beyond the last, where that is not on one, in voxels of
-    this lattice."""
+    """Subsample displacements ``(K, 3, *S)`` to every ``step``-th voxel, in voxels of this lattice. It is padded by one
+    voxel where the last voxel of the grid is not on it."""
     if step == 1:
         return field
     for axis in range(2, 5):
@@ -54,13 +58,15 @@ def _on_lattice(field: Tensor, step: int) -> Tensor:
 
 
 class ComposeTransformsd(MapTransform):
-    """Add ``transforms``, K maps from the common space to each timepoint in RAS mm, to a registration. Its fields stay
-    as they are; what is written or measured evaluates the transforms on its own grid or at its own points. ``ddf_std``,
-    where there is one, gives ``std_mm`` ``(K, *S)``: the root of the trace of the displacement's covariance.
+    """Add ``transforms``, the K transforms from the common space to each timepoint in RAS mm, to a registration.
+
+    The fields are unchanged; writers and metrics evaluate the transforms on their own grids or points. If the
+    registration has ``ddf_std``, ``std_mm`` ``(K, *S)`` is added: the root of the trace of the displacement's
+    covariance.
 
     Args:
-        keys: of the registration, ``"pred"``.
-        storage: of the fields.
+        keys: key of the registration, ``"pred"``.
+        storage: where the fields are kept.
     """
 
     def __init__(self, keys: KeysCollection = "pred", storage: Storage = IN_MEMORY):
@@ -77,14 +83,14 @@ class ComposeTransformsd(MapTransform):
                 fields["ddf"], fields["inverse_ddf"], affine, initial, fields.get("step", 1), self.storage
             )
             if "ddf_std" in fields:
-                fields["std_mm"] = _length_mm(fields["ddf_std"], affine, initial)
+                fields["std_mm"] = _std_mm(fields["ddf_std"], affine, initial)
             item[key] = fields
         return item
 
 
-def _length_mm(std: Tensor, affine: Tensor, initial: Tensor | None) -> Tensor:
-    """Root of the trace of ``A L diag(std^2) L^T A^T``, with L the grid's and A the initial map's linear part: ``(K, 3,
-    *S)`` voxels to ``(K, *S)`` mm."""
+def _std_mm(std: Tensor, affine: Tensor, initial: Tensor | None) -> Tensor:
+    """Compute the root of the trace of ``A L diag(std^2) L^T A^T``, where L and A are the linear parts of the grid's
+    affine and of the initial transform. Maps ``(K, 3, *S)`` voxels to ``(K, *S)`` mm."""
     linear = affine[:3, :3] if initial is None else torch.as_tensor(initial).double().cpu()[:, :3, :3] @ affine[:3, :3]
     scale = linear.norm(dim=-2).expand(len(std), 3).to(std)
     return (std * scale.view(-1, 3, *[1] * (std.dim() - 2))).norm(dim=1)

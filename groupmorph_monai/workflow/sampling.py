@@ -1,4 +1,4 @@
-"""Which series a training sees."""
+"""Sampling of training series."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,15 @@ __all__ = ["RandomDraws"]
 
 
 class RandomDraws(DistributedSampler):
-    """Draw items with replacement, those of an epoch by its number, which MONAI's engines set.
+    """Sampler that draws items with replacement, seeded by the epoch, which MONAI's engines set.
 
-    Processes that train together share one sequence of draws: item n goes to process n modulo their number. W of them
-    with batches of B so see the batches that one process with batches of W B sees.
+    Distributed processes share one sequence of draws: item n goes to process n modulo their number. W processes with
+    batches of B items thus see the same batches as one process with batches of W B items.
 
     Args:
-        dataset: from which items are drawn.
-        number: items that each process draws in an epoch.
-        seed: of the run.
+        dataset: dataset to draw from.
+        number: number of items per process and epoch.
+        seed: random seed.
     """
 
     def __init__(self, dataset: Dataset, number: int, seed: int = 0):

@@ -181,7 +181,7 @@ def test_a_mask_is_that_of_the_reference():
     told = []
 
     def refinement(z, images, displacement, evidence, hypotheses):
-        told.append((evidence.home, evidence.mask))
+        told.append((evidence.mask_timepoint, evidence.mask))
         return z
 
     x = images(timepoints=3)

@@ -66,7 +66,7 @@ def test_what_needs_all_scans_at_once_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="scans_at_once: expected null with draws.*got 2"):
         refinement = Refinement(LocalCorrelation(), prior, storage=storage)
         RegistrationInferer(ALIGNMENT, flow, refinement=refinement, draws=2, storage=storage)
-    with pytest.raises(InputError, match="scans_at_once: expected null with more passes.*got 2"):
+    with pytest.raises(InputError, match="scans_at_once: expected null with more than one pass.*got 2"):
         RegistrationInferer(ALIGNMENT, flow, passes=2, storage=storage)
     with pytest.raises(InputError, match="scans_at_once: expected null with GroupVAE and without a refin.*got 2"):
         RegistrationInferer(ALIGNMENT, flow, storage=storage)(

@@ -12,10 +12,11 @@ from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
+from groupmorph_monai.workflow.band import Band
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
-from groupmorph_monai.workflow.precision import Band, Precision
-from groupmorph_monai.workflow.refinement import _TAILS, _likeliest_weights
+from groupmorph_monai.workflow.precision import Precision, likeliest_weights
+from groupmorph_monai.workflow.refinement import _TAILS
 
 EXP = ScalingAndSquaring(6)
 
@@ -367,7 +368,7 @@ def test_the_evidence_finds_the_weight_that_fields_were_drawn_with():
     z = CosineTransform(size, like).inverse(white * prior.spectrum(size).rsqrt())
     z = z - z.mean(0)
     precision = Precision([FluidPrior(0, 0, 0, 2.0).spectrum(size)], [1.0], True)
-    (weight,) = _likeliest_weights(precision, z, torch.tensor(1e6))
+    (weight,) = likeliest_weights(precision, z, torch.tensor(1e6))
     assert weight == pytest.approx(1, rel=0.1)
 
 
@@ -441,10 +442,10 @@ def test_a_step_that_changes_only_what_the_mask_leaves_out_is_neither_better_nor
     for held in (mask, mask.expand_as(x)):
         level = Level(x, None, held, 0, 1, 1)
         one, other = (level.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
-        assert abs(float(other.above(one))) < 1e-4 and one.voxels == 6 * 14 * 12
+        assert abs(float(other.gain_over(one))) < 1e-4 and one.voxels == 6 * 14 * 12
     free = Level(x, None, None, 0, 1, 1)
     one, other = (free.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
-    assert abs(float(other.above(one))) > 1
+    assert abs(float(other.gain_over(one))) > 1
 
 
 def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
@@ -452,7 +453,7 @@ def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     nothing = Evidence(mask=torch.zeros_like(x[:, :1]))
     z = Field(torch.zeros(1, 2, 3, 12, 12, 12), (24, 24, 24), 2)
     assert not refinement()(z, x, displacement, nothing).values.any()
-    with pytest.raises(InputError, match="std_draws.*two timepoints have seen.*wider mask"):
+    with pytest.raises(InputError, match="std_draws.*two timepoints cover.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))
     with pytest.raises(ValueError, match="independent_share.*got 0, 1.0"):
         refinement(independent_share=0)
