@@ -3,7 +3,7 @@ import torch
 
 from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
 from groupmorph_monai.space.alignment import apply_affine
-from groupmorph_monai.space.grid import full_precision
+from groupmorph_monai.space.grid import full_precision, inside, warp_observed
 from groupmorph_monai.space.lattice import CosineTransform
 
 SIZE = (7, 9, 6)
@@ -186,3 +186,16 @@ def test_shapes_that_do_not_fit_are_named():
         warp(torch.zeros(1, 2, *SIZE), torch.zeros(1, 3, 3, *SIZE))
     with pytest.raises(ValueError, match=r"field: expected spatial shape \(4, 5, 3\)"):
         upsample_field(torch.zeros(1, 1, 3, 4, 4, 3), 2, SIZE)
+
+
+def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():
+    size, generator = (7, 6, 8), torch.Generator().manual_seed(0)
+    images = torch.rand(1, 2, *size, generator=generator)
+    observed = (torch.rand(1, 2, *size, generator=generator) > 0.3).float()
+    ddf = 2 * torch.randn(1, 2, 3, *size, generator=generator)
+    warped, known = warp_observed(images, observed, ddf)
+    within = inside(ddf[0])[None]
+    torch.testing.assert_close(warped, warp(images, ddf))
+    assert torch.equal(known, within & (warp(observed, ddf) > 0.5)) and known.any() and not known.all()
+    values, everywhere = warp_observed(images, None, ddf)
+    assert torch.equal(values, warped) and torch.equal(everywhere, within)
