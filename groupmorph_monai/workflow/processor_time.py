@@ -19,16 +19,15 @@ from ..space.lattice import window_mean
 __all__ = ["ProcessorTime"]
 
 # Work in these units, measured for each stage on other series than those in docs/machine.md.
-_START = 1.7e9  # importing the libraries and parsing the configs
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
-_LOADING, _NETWORK, _FIELDS = 40, 35, 160  # per voxel of the working grid and scan; the network in each pass
-_MODEL, _RESTART = 60, 850  # per voxel of a level and scan, in each iteration, and once on each level but the finest
-_DISPLACEMENT, _CONJUGATE = 90, 20  # per voxel of the lattice of z and scan, in each iteration, and each conjugate step
+_LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and scan; the network in each pass
+_MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
+_DISPLACEMENT, _CONJUGATE = 125, 7  # per voxel of the lattice of z and scan, in each iteration, and each conjugate step
 _DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
 _QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
-_WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 195, 150, 680, 100, 150, 60
+_WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
 
 
@@ -56,8 +55,10 @@ class ProcessorTime:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds on this machine, at its present load."""
-        return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
+        """Estimated seconds on this machine, at its present load. What the process has used so far, for importing
+        libraries and parsing configs above all, is measured."""
+        work = self._registering + self._refining + self._reporting + self._writing
+        return time.process_time() + _seconds_per_unit() * work
 
     @property
     def searching_seconds(self) -> float:
@@ -73,7 +74,7 @@ class ProcessorTime:
     def _registering(self) -> float:
         passes = getattr(self.inferer, "passes", 1)
         aligning = _ALIGNING * len(self.scans) * self.aligned
-        return _START + aligning + (_LOADING + _NETWORK * passes + _FIELDS) * self._voxels
+        return aligning + (_LOADING + _NETWORK * passes + _FIELDS) * self._voxels
 
     @property
     def _refining(self) -> float:
