@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
@@ -13,6 +15,9 @@ from ..space.geometry import Grid
 from .preprocessing.right_angles import at_right_angles
 from .reading.fill_values import without_fill
 from .storage import IN_MEMORY, Storage
+
+if TYPE_CHECKING:
+    from .dicom.headers import Plane  # needs pydicom, which is optional
 
 __all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
 
@@ -40,7 +45,7 @@ class Frame:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.data.shape, self.affine)
+        return Grid(self.data.shape, torch.as_tensor(self.affine))
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,21 @@ class Series:
         frame_time: time between frames in the header's unit, or in seconds without header; None if unknown or uneven.
         times_s: times of all frames in seconds since the first one, if known.
         description: series description of the scanner, if known.
-        slices: DICOM slices of each frame, as `dicom.headers.Plane`; None for other formats.
+        slices: DICOM slices of each frame; None for other formats.
     """
 
     frames: tuple[Frame, ...]
     frame_time: float | None = None
     times_s: tuple[float, ...] | None = None
     description: str = ""
-    slices: tuple[Sequence, ...] | None = None
+    slices: tuple[Sequence["Plane"], ...] | None = None
+
+    @property
+    def dicom_slices(self) -> tuple[Sequence["Plane"], ...]:
+        """DICOM slices of each frame. Raises: ValueError for a series of another format."""
+        if self.slices is None:
+            raise ValueError("series: expected one that was read from DICOM, got another format")
+        return self.slices
 
     def check_reference(self, reference: int | None) -> None:
         """Raise an InputError if there is no timepoint with this index."""
@@ -83,20 +95,20 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
         times_s: K acquisition times in seconds.
     Raises: InputError, with a one-line message, for invalid input.
     """
-    volumes = [np.asarray(volume, dtype=np.float32) for volume in volumes]
+    arrays = [np.asarray(volume, dtype=np.float32) for volume in volumes]
     try:
-        affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(volumes), 4, 4))
+        affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(arrays), 4, 4))
     except ValueError:
         shape = np.shape(affine)
-        raise InputError(f"affine: expected (4, 4) or ({len(volumes)}, 4, 4), got {shape}; use RAS mm") from None
-    for k, (volume, matrix) in enumerate(zip(volumes, affines)):
+        raise InputError(f"affine: expected (4, 4) or ({len(arrays)}, 4, 4), got {shape}; use RAS mm") from None
+    for k, (volume, matrix) in enumerate(zip(arrays, affines)):
         if volume.ndim != 3:
             raise InputError(f"timepoint {k}: expected three axes, got shape {volume.shape}; pass K 3D volumes")
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
             raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}; fix it")
-    if times_s is not None and len(times_s) != len(volumes):
-        raise InputError(f"times_s: expected {len(volumes)} times in seconds, got {len(times_s)}; pass one per volume")
-    frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(volumes, affines)))
+    if times_s is not None and len(times_s) != len(arrays):
+        raise InputError(f"times_s: expected {len(arrays)} times in seconds, got {len(times_s)}; pass one per volume")
+    frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(arrays, affines)))
     return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..space.chunks import total
 
 __all__ = ["IN_MEMORY", "Storage"]
 
@@ -37,7 +38,7 @@ class Storage:
 
     __slots__ = ("scans_at_once", "folder", "_maps", "_block", "_used")
 
-    def __init__(self, scans_at_once: int | None = None, folder: str | os.PathLike | None = None):
+    def __init__(self, scans_at_once: int | None = None, folder: str | os.PathLike[str] | None = None):
         if scans_at_once is not None and (not isinstance(scans_at_once, int) or scans_at_once < 1):
             raise InputError(f"scans_at_once: expected 1 or more, or null for all that fit, got {scans_at_once!r}")
         self.scans_at_once, self.folder = scans_at_once, folder
@@ -126,7 +127,7 @@ class Storage:
 
     def sum(self, function: Callable[..., Tensor], *tensors: Tensor, dim: int = 1) -> Tensor:
         """Compute ``function(*tensors)`` for a function that sums over the timepoints, along axis ``dim``."""
-        return sum(function(*_parts(tensors, c, dim)) for c in self.chunks(tensors[0].shape[dim]))
+        return total(function(*_parts(tensors, c, dim)) for c in self.chunks(tensors[0].shape[dim]))
 
     def mean(self, x: Tensor, dim: int = 1) -> Tensor:
         """Compute the mean over the timepoints, keeping their axis."""

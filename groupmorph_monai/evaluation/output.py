@@ -21,7 +21,7 @@ from ..data.preprocessing.fingerprint import fingerprint
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
-from ..data.writing.writers import Products, earlier_result, listed_result, write_registration
+from ..data.writing.writers import Products, VolumeName, earlier_result, listed_result, write_registration
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
@@ -41,7 +41,7 @@ MEASURED = ".measured"  # folder of intermediate results, one file per series, u
 _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
 LEAST_FALL = 1e-3  # drop in NMI; interpolation alone changes it by less
-_VOLUMES = ("native", "warped", "jacobian", "native_seen", "warped_seen")
+_VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_seen", "native_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 # Columns printed in the terminal; the files have all of them.
@@ -158,13 +158,12 @@ class SeriesWriter:
         seen = torch.from_numpy(written["seen"])
         # Compare intensities as the user sees them: in native units, on the output grid.
         everything = len(self.shown) == len(self.series.frames)  # then nothing is copied
-        volumes = {n: v if everything else v[self.shown] for n, v in written.items() if n in _VOLUMES}
+        volumes: dict[str, np.ndarray] = {n: written[n] if everything else written[n][self.shown] for n in _VOLUMES}
         native, warped = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
         metrics |= similarity(native, warped, seen)
         region = self.products.region
         if region:
-            masks = region_masks(region, self.series, self.home, registration["transforms"][self.home])
-            written["region"] = volumes["region"] = masks
+            volumes["region"] = region_masks(region, self.series, self.home, registration["transforms"][self.home])
         lengths = self._lengths_mm(registration["transforms"])
         self._draw(folder, volumes, lengths)
         self.storage.release()
@@ -177,7 +176,7 @@ class SeriesWriter:
         picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
-        report["region"] = region and region_report(region, self.home, written)
+        report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
         transforms, lengths = [registration["transforms"][k] for k in self.shown], lengths[self.shown]
         std = std and [std[k] for k in self.shown]
         write_page(folder / "report.html", report, volumes, grid, transforms, lengths, std, picture, self.shown)

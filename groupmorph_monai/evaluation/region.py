@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def region_masks(files: str | Sequence[str], series: Series, home: int, transfor
     return np.stack([inside_region(region, grid), inside_region(region, grid, transform)])
 
 
-def region_report(files: str | Sequence[str], home: int, written: Mapping[str, np.ndarray]) -> dict[str, object]:
+def region_report(files: str | Sequence[str], home: int, written: Mapping[str, Any]) -> dict[str, object]:
     """Compute the signal curves for ``report.json``.
 
     Args:

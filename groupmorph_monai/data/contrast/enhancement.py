@@ -1,8 +1,7 @@
 """Enhancement of a DCE-MRI series without a model: how much the signal rises, when, and whether it washes out."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = [
     "ENHANCING",
@@ -42,7 +41,7 @@ def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
     return np.where(has_signal(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
 
 
-def enhancement_ratio(volumes: np.ndarray, times_s: Sequence[float], arrival_s: float) -> np.ndarray:
+def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float) -> np.ndarray:
     """Compute the signal enhancement ratio ``(S_early - S_0) / (S_last - S_0)``, where the early scan is the first one
     with contrast agent. Below 1 tissue still takes up the agent, above 1 the agent washes out.
 
@@ -61,7 +60,7 @@ def enhancement_ratio(volumes: np.ndarray, times_s: Sequence[float], arrival_s: 
     return np.where(_enhances(volumes), ratio, 0).astype(np.float32)
 
 
-def time_to_peak_s(volumes: np.ndarray, times_s: Sequence[float]) -> np.ndarray:
+def time_to_peak_s(volumes: np.ndarray, times_s: ArrayLike) -> np.ndarray:
     """Time of the brightest of the scans ``(K, *S)``, taken at ``times_s`` (K, from the first scan); 0 where the tissue
     does not enhance. Returns ``(*S)`` float32."""
     peak = np.asarray(times_s, dtype=np.float32)[volumes.argmax(axis=0)]

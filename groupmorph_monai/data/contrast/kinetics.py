@@ -8,11 +8,13 @@ not resolve.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ...errors import InputError
@@ -31,7 +33,7 @@ from .enhancement import (
 from .pharmacokinetics import parker_aif, relaxation_rate, uptake, weinmann_aif
 from .sequence_parameters import sequence_parameter
 
-__all__ = ["KINETIC_MAPS", "Kinetics", "ToftsFit", "kinetic_maps"]
+__all__ = ["KINETIC_MAPS", "Fits", "Kinetics", "ToftsFit", "kinetic_maps"]
 
 KINETIC_MAPS = (
     "ktrans",
@@ -69,6 +71,28 @@ class Kinetics:
     ktrans_per_min: np.ndarray
     r2: np.ndarray
     residual_percent: np.ndarray
+
+
+class Fits(TypedDict):
+    """Kinetics of one series before and after registration.
+
+    Args:
+        before, after: fits with the same arrival time, that of the aligned series.
+        enhancing: ``(*S)`` bool, where the aligned series takes up contrast agent.
+        enhancement, enhancement_ratio, time_to_peak_s: `peak_enhancement_percent` and the functions of these names of
+            the aligned series, ``(*S)``.
+        settings: all parameters of the fit.
+        sources: source of each parameter of the sequence, if they are those of a series.
+    """
+
+    before: Kinetics
+    after: Kinetics
+    enhancing: np.ndarray
+    enhancement: np.ndarray
+    enhancement_ratio: np.ndarray
+    time_to_peak_s: np.ndarray
+    settings: dict[str, Any]
+    sources: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -179,7 +203,7 @@ class ToftsFit:
         warped: np.ndarray,
         observed_mask: np.ndarray,
         transform: Transform | None = None,
-    ) -> dict[str, object] | None:
+    ) -> Fits | None:
         """Fit a series before and after registration, with the parameters of the sequence from its headers.
 
         Args:
@@ -187,18 +211,23 @@ class ToftsFit:
             home: index of the scan on whose grid the volumes lie, and on which the mask is drawn.
             native, warped, observed_mask: as for `before_and_after`.
             transform: from the common space to that scan; None for the identity.
-        Returns: as for `before_and_after`, and ``sources``, the source of each parameter of the sequence.
+        Returns: as for `before_and_after`, with the sources.
+        Raises: ValueError for a series without acquisition times, which `check` refuses.
         """
+        if series.times_s is None:
+            raise ValueError("series: expected acquisition times, got none")
         fit, sources = self.for_series(series)
         if self.mask:
             region = read_region(self.mask, series, home)
             observed_mask = observed_mask & inside_region(region, series.frames[home].grid, transform)
         fits = fit.before_and_after(native, warped, observed_mask, series.times_s)
-        return fits and {**fits, "sources": sources}
+        if fits is not None:
+            fits["sources"] = sources
+        return fits
 
     def before_and_after(
-        self, native: np.ndarray, warped: np.ndarray, observed_mask: np.ndarray, times_s: Sequence[float]
-    ) -> dict[str, object] | None:
+        self, native: np.ndarray, warped: np.ndarray, observed_mask: np.ndarray, times_s: ArrayLike
+    ) -> Fits | None:
         """Fit a series before and after registration, with the same arrival time, that of the aligned series.
 
         Args:
@@ -206,12 +235,10 @@ class ToftsFit:
             observed_mask: ``(*S)`` bool, voxels to fit, inside the field of view of every scan before and after
                 registration.
             times_s: K acquisition times.
-        Returns: ``before`` and ``after``, `Kinetics`; ``enhancing``, ``(*S)`` bool, where the aligned series takes up
-            contrast agent; ``enhancement`` (`peak_enhancement_percent`), ``enhancement_ratio`` and ``time_to_peak_s``
-            of the aligned series, ``(*S)``; ``settings``, all parameters of the fit. None, with a warning, if no tissue
-            takes up contrast agent.
+        Returns: the fits; None, with a warning, if no tissue takes up contrast agent.
         """
-        times = np.asarray(times_s, dtype=float) - times_s[0]
+        times = np.asarray(times_s, dtype=float)
+        times = times - times[0]
         body = has_signal(native[0], observed_mask) & has_signal(warped[0], observed_mask)
         enhancing = body & (mean_rise(warped) > ENHANCING)
         if enhancing.sum() < _LEAST_VOXELS:
@@ -228,7 +255,7 @@ class ToftsFit:
             "settings": {**asdict(self), "arrival_s": arrival_s},
         }
 
-    def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: Sequence[float], arrival_s: float) -> Kinetics:
+    def fit(self, volumes: np.ndarray, mask: np.ndarray, times_s: ArrayLike, arrival_s: float) -> Kinetics:
         """Fit the curves of all voxels inside a mask.
 
         Args:
@@ -254,6 +281,8 @@ class ToftsFit:
 
     def _concentration(self, curves: np.ndarray, times: np.ndarray, arrival_s: float) -> Tensor:
         """Convert signal ``(K, N)`` to concentration in mmol/l, relative to the mean of the scans before arrival."""
+        if self.t10_s is None or self.repetition_time_s is None or self.flip_angle_deg is None:
+            raise ValueError("expected T1, repetition time and flip angle, got None; use those of `for_series`")
         native = curves[: max(1, int((times <= arrival_s).sum()))].mean(axis=0)
         ratio = curves / np.maximum(native, 1e-6)
         rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
@@ -288,11 +317,11 @@ class ToftsFit:
         return ktrans.gather(0, best)[0], squares
 
 
-def kinetic_maps(fits: Mapping[str, object] | None) -> dict[str, np.ndarray]:
+def kinetic_maps(fits: Fits | None) -> dict[str, np.ndarray]:
     """Select the maps to write from the output of `ToftsFit.before_and_after`, by the names in `KINETIC_MAPS`; none
     without a fit."""
     if not fits:
         return {}
     after, before = fits["after"], fits["before"]
-    fitted = dict(zip(KINETIC_MAPS, (after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2)))
-    return {**fitted, **{name: fits[name] for name in KINETIC_MAPS[len(fitted) :]}}
+    fitted = after.ktrans_per_min, before.ktrans_per_min, after.r2, before.r2
+    return dict(zip(KINETIC_MAPS, (*fitted, fits["enhancement"], fits["enhancement_ratio"], fits["time_to_peak_s"])))

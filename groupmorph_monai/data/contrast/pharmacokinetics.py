@@ -10,7 +10,7 @@ __all__ = ["concentration", "parker_aif", "relaxation_rate", "spgr_signal", "upt
 _STEP_S = 0.5  # step of the numerical convolution
 
 
-def parker_aif(times_s: ArrayLike) -> NDArray:
+def parker_aif(times_s: ArrayLike) -> NDArray[np.float64]:
     """Compute the plasma concentration (mmol/l) at ``times_s`` after arrival; 0 before.
 
     Source: population average of the blood concentration (Parker et al. 2006, MRM 56:993, Eq. 1 and Table 1), divided
@@ -24,7 +24,7 @@ def parker_aif(times_s: ArrayLike) -> NDArray:
     return np.where(minutes < 0, 0, blood) / (1 - 0.42)
 
 
-def weinmann_aif(times_s: ArrayLike) -> NDArray:
+def weinmann_aif(times_s: ArrayLike) -> NDArray[np.float64]:
     """Compute the plasma concentration (mmol/l) at ``times_s`` after arrival of a dose of 0.1 mmol/kg; 0 before. The
     first pass, which scans of a minute do not resolve, is not part of the model.
 
@@ -36,7 +36,9 @@ def weinmann_aif(times_s: ArrayLike) -> NDArray:
     return np.where(minutes < 0, 0, 0.1 * (3.99 * np.exp(-0.144 * after) + 4.78 * np.exp(-0.0111 * after)))
 
 
-def uptake(times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], NDArray] = parker_aif) -> NDArray:
+def uptake(
+    times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], NDArray[np.float64]] = parker_aif
+) -> NDArray[np.float64]:
     """Compute the tissue concentration (mmol/l) of the agent that has leaked from the plasma, for a Ktrans of 1/min:
     ``int Cp(s) exp(-kep (t - s)) ds``, by the trapezoidal rule with steps of 0.5 s.
 
@@ -52,7 +54,7 @@ def uptake(times_s: ArrayLike, kep_per_min: float, aif: Callable[[ArrayLike], ND
     return np.where(times_s < 0, 0, np.interp(times_s, fine, leaked * _STEP_S / 60))
 
 
-def concentration(times_s: ArrayLike, ktrans_per_min: float, ve: float, vp: float) -> NDArray:
+def concentration(times_s: ArrayLike, ktrans_per_min: float, ve: float, vp: float) -> NDArray[np.float64]:
     """Compute the tissue concentration (mmol/l) at ``times_s`` after arrival by the extended Tofts model (Tofts et al.
     1999, JMRI 10:223) with Parker's arterial input: ``vp Cp(t) + Ktrans int Cp(s) exp(-Ktrans/ve (t - s)) ds``."""
     return vp * parker_aif(times_s) + ktrans_per_min * uptake(times_s, ktrans_per_min / ve)
@@ -65,7 +67,7 @@ def spgr_signal(
     relaxivity: float = 4.5,
     repetition_time_s: float = 0.005,
     flip_angle_deg: float = 12.0,
-) -> NDArray:
+) -> NDArray[np.float64]:
     """Compute the steady-state signal of a spoiled gradient echo, without T2* decay, as for an echo time of 2 ms.
 
     Args:
@@ -83,7 +85,7 @@ def spgr_signal(
 
 def relaxation_rate(
     enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
-) -> NDArray:
+) -> NDArray[np.float64]:
     """Compute the relaxation rate R1 (1/s) from the relative signal of a spoiled gradient echo, by inversion of
     `spgr_signal`.
 

@@ -38,7 +38,7 @@ class Stack:
         try:
             return len(self.volumes[0])
         except InputError:
-            depths = defaultdict(int)
+            depths: defaultdict[tuple[float, ...], int] = defaultdict(int)
             for plane in self.planes:
                 depths[tuple(plane.position.round(2))] += 1
             return max(depths.values())

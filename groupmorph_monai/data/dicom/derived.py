@@ -5,6 +5,7 @@ from datetime import datetime
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from ... import __version__
@@ -118,7 +119,7 @@ def _attributes(plane: Plane) -> Attributes:
     return Attributes(pydicom.dcmread(plane.path, stop_before_pixels=True, force=True), plane.frame)
 
 
-def code_item(code) -> Dataset:
+def code_item(code: Code) -> Dataset:
     """Make a sequence item of a code."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning

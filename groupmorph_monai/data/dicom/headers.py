@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
+from typing import Any, overload
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -92,7 +93,7 @@ class Plane:
     axes: np.ndarray
     spacing_mm: tuple[float, float]
     keys: Mapping[str, float]
-    protocol: tuple
+    protocol: tuple[tuple[str, ...], ...]
     b_value: float
     b_value_ge: float
     slope: float
@@ -127,7 +128,7 @@ class Attributes:
         # `in` of a data set parses the name every time, which dominates the time for a large study.
         self.sources = [(source, source.keys()) for source in sources]
 
-    def get(self, *names: str | tuple[int, int], default: object = None) -> object:
+    def get(self, *names: str | tuple[int, int], default: object = None) -> Any:
         """Return the value of the first of these attributes that has one."""
         for tag in map(_tag, names):
             for source, tags in self.sources:
@@ -136,7 +137,7 @@ class Attributes:
                     return value
         return default
 
-    def values(self, *names: str | tuple[int, int]) -> list:
+    def values(self, *names: str | tuple[int, int]) -> list[Any]:
         """Return the values of the first of these attributes that has any."""
         value = self.get(*names, default=[])
         return list(value) if isinstance(value, MultiValue | list) else [value]
@@ -146,6 +147,12 @@ class Attributes:
             return [float(value) for value in self.values(*names)]
         except (TypeError, ValueError):
             return []
+
+    @overload
+    def number(self, *names: str | tuple[int, int], default: float) -> float: ...
+
+    @overload
+    def number(self, *names: str | tuple[int, int]) -> float | None: ...
 
     def number(self, *names: str | tuple[int, int], default: float | None = None) -> float | None:
         return next(iter(self.numbers(*names)), default)
@@ -171,7 +178,8 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
         spacing = attributes.numbers("PixelSpacing")
         if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
             continue
-        plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), tuple(spacing))
+        spacing_mm = spacing[0], spacing[1]
+        plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), spacing_mm)
         yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
 
 
@@ -193,7 +201,7 @@ def _plane(
             image_type=attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent"),
             echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
             shape=(int(get("Rows")), int(get("Columns"))),
-            spacing_mm=tuple(round(length, 3) for length in spacing),
+            spacing_mm=(round(spacing[0], 3), round(spacing[1], 3)),
             orientation=tuple(np.round(axes.ravel(), 3).tolist()),
         ),
         path,
@@ -229,7 +237,8 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "temporal resolution": number("TemporalResolution"),
     }
     for name in ("trigger time", "frame reference time", "temporal resolution"):
-        keys[name] = None if keys[name] is None else keys[name] / 1000
+        milliseconds = keys[name]
+        keys[name] = None if milliseconds is None else milliseconds / 1000
     return {name: value for name, value in keys.items() if value is not None}
 
 
@@ -240,10 +249,10 @@ def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
         date = attributes.get(f"{name}Date", "SeriesDate", "StudyDate", default="19700101")
         moment = str(date).replace(".", "") + str(time).replace(":", "")
     try:
-        moment = DT(str(moment).strip()) if moment else None
+        instant: datetime | None = DT(str(moment).strip()) if moment else None
     except (ValueError, OverflowError):
         return None
-    return (moment.replace(tzinfo=None) - _EPOCH).total_seconds() if moment else None
+    return (instant.replace(tzinfo=None) - _EPOCH).total_seconds() if instant else None
 
 
 def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:

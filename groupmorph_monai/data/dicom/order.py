@@ -80,7 +80,7 @@ def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plan
     first, full = short[0][0], next(images for images in positions if len(images) == number)
     lacking = ""
     for key in _ORDER:
-        numbers, rest = ({p.keys.get(key) for p in images} - {None} for images in (full, short[0]))
+        numbers, rest = ({p.keys[key] for p in images if key in p.keys} for images in (full, short[0]))
         if len(numbers) == number and rest < numbers:
             timepoint = sorted(numbers).index(min(numbers - rest))
             lacking = f" (timepoint {timepoint} by its {key})"
@@ -92,16 +92,18 @@ def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plan
     )
 
 
-def _earliest(volume: Volume, key: str) -> float | None:
-    values = [plane.keys[key] for plane in volume if key in plane.keys]
-    return min(values) if len(values) == len(volume) else None
+def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
+    """Return the smallest value of each volume; None unless all slices have one."""
+    if not all(key in plane.keys for volume in volumes for plane in volume):
+        return None
+    return [min(plane.keys[key] for plane in volume) for volume in volumes]
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     """Sort the volumes of several series by time. Also returns the name of the attribute used."""
     for key in _ORDER:
-        values = [_earliest(volume, key) for volume in volumes]
-        if None not in values and len(set(values)) == len(volumes):
+        values = _earliest(volumes, key)
+        if values is not None and len(set(values)) == len(volumes):
             return [volumes[k] for k in np.argsort(values)], key
     return list(volumes), "order of the files"
 
@@ -132,5 +134,5 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 
 def _rising(volumes: Sequence[Volume], key: str) -> list[float] | None:
-    values = [_earliest(volume, key) for volume in volumes]
-    return values if None not in values and all(np.diff(values) > 0) else None
+    values = _earliest(volumes, key)
+    return values if values is not None and all(np.diff(values) > 0) else None

@@ -22,6 +22,7 @@ __all__ = ["write_parametric_maps"]
 
 _SERIES_NUMBER = 3000  # added to that of the source
 _LARGEST = 2**16 - 1
+_NAME = re.compile(r"(.+?)(?:_(\d+))?(_before)?")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,17 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
         maps: ``(*S)`` on the grid of scan ``home``, by name: "ktrans", or "jacobian_02" of timepoint 2.
         folder: exists.
     """
-    uid, organisation, base = generate_uid(), generate_uid(), series.slices[home][0]
+    uid, organisation, base = generate_uid(), generate_uid(), series.dicom_slices[home][0]
     affine = LPS_TO_RAS @ series.frames[home].affine
     for number, (name, volume) in enumerate(maps.items(), start=1):
-        kind, timepoint, before = re.fullmatch(r"(.+?)(?:_(\d+))?(_before)?", name).groups()
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"maps: expected names such as ktrans_before or jacobian_02, got {name!r}")
+        kind, timepoint, before = match.groups()
         quantity = _QUANTITIES[kind]
-        slices = series.slices if timepoint is None else [series.slices[int(timepoint)]]
+        slices = series.dicom_slices
+        if timepoint is not None:
+            slices = (slices[int(timepoint)],)
         meaning = quantity.meaning + (", before registration" if before else "")
         meaning += f", timepoint {int(timepoint)}" if timepoint else ""
         image = derived_object(base, "maps", meaning, _SERIES_NUMBER)

@@ -38,7 +38,7 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
 
 def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> float:
     reference = references[plane.source.image_type]
-    if None in (reference.scale, plane.scale):
+    if reference.scale is None or plane.scale is None:
         return 1.0
     factor = reference.slope * reference.scale / (plane.slope * plane.scale)
     return 1.0 if abs(factor - 1) < 1e-6 else factor

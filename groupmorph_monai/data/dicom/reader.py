@@ -57,7 +57,8 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     for stack in chosen:
         logger.info("Chosen: %s, %d x %d slices", stack.name, stack.timepoints, stack.slices)
     logger.info("Ordered by %s; times in s%s: %s", key, f" ({clock})" if clock else "", times or "unknown")
-    return Series(tuple(frames), even_step(times), times and tuple(times), ", ".join(names), tuple(volumes))
+    seconds = None if times is None else tuple(times)
+    return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes))
 
 
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> str:

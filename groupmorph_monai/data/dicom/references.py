@@ -34,7 +34,7 @@ def reference(plane: Plane) -> Dataset:
 
 def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
     """Refer to the images that contain slices, grouped by series."""
-    series = defaultdict(dict)
+    series: defaultdict[str, dict[str, Plane]] = defaultdict(dict)
     for plane in planes:
         series[plane.source.series][plane.uid] = plane
     items = []

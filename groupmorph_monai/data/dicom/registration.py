@@ -32,25 +32,29 @@ def write_registration_object(series: Series, transforms: Sequence[Transform], h
         transforms: K, RAS mm, each composed of affine transforms and at most one field.
         home: index of the scan that defines the grid of the aligned series.
     """
-    result = derived_object(series.slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
+    slices = series.dicom_slices
+    result = derived_object(slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
     result.SOPClassUID, result.Modality = DeformableSpatialRegistrationStorage, "REG"
     volume = series.frames[home].grid
     result.DeformableRegistrationSequence = [
-        _item(transform, planes, volume) for transform, planes in zip(transforms, series.slices)
+        _item(transform, planes, volume) for transform, planes in zip(transforms, slices)
     ]
-    result.ReferencedSeriesSequence = referenced_series([plane for planes in series.slices for plane in planes])
+    result.ReferencedSeriesSequence = referenced_series([plane for planes in slices for plane in planes])
     save(result, path)
 
 
 def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Dataset:
     """Describe one timepoint: its images, and the transform to them."""
-    before, after, dense = np.eye(4), np.eye(4), None
+    before, after = np.eye(4), np.eye(4)
+    dense: DenseTransform | None = None
     for part in transform.transforms if isinstance(transform, ComposedTransform) else [transform]:
         if isinstance(part, AffineTransform):
             matrix = LPS_TO_RAS @ part.matrix.numpy() @ LPS_TO_RAS
             before, after = (matrix @ before, after) if dense is None else (before, matrix @ after)
-        else:
+        elif isinstance(part, DenseTransform):
             dense = part
+        else:
+            raise TypeError(f"transform: expected affine transforms and a field, got {type(part).__name__}")
     item = Dataset()
     item.SourceFrameOfReferenceUID = planes[0].source.space
     item.ReferencedImageSequence = list({plane.uid: sop_reference(plane) for plane in planes}.values())

@@ -39,12 +39,12 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     Raises: InputError if the modality is neither MR nor CT.
     """
     folder.mkdir(exist_ok=True)
-    base = series.slices[home][0]
+    base = series.dicom_slices[home][0]
     check_modality(base)
     aligned = np.nan_to_num(aligned, nan=0.0)
     slope = _slope(float(np.abs(aligned).max()))
     uid, affine = generate_uid(), LPS_TO_RAS @ series.frames[home].affine
-    for k, (volume, planes) in enumerate(zip(aligned, series.slices)):
+    for k, (volume, planes) in enumerate(zip(aligned, series.dicom_slices)):
         header = derived_header(min(planes, key=_first), base)
         header.SeriesInstanceUID, header.SeriesNumber = uid, _SERIES_NUMBER + base.source.number
         header.SeriesDescription = f"{base.source.description} aligned".strip()[:64]
@@ -73,7 +73,7 @@ def _slope(largest: float) -> float:
     return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
 
 
-def _first(plane: Plane) -> tuple:
+def _first(plane: Plane) -> tuple[float, ...]:
     """Sort key of slices by time, with the same attributes as in `order`."""
     return tuple(plane.keys.get(name, 0.0) for name in ("acquisition time", "trigger time", "content time"))
 

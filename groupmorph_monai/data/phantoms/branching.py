@@ -94,8 +94,8 @@ def tube_depths_mm(
     ends = torch.stack([to_voxels(points.T).T for points in (tree.starts, tree.ends)])
     reach = (1.3 * tree.radii_mm + margin_mm + _BENT_MM)[:, None] / torch.tensor(spacing_mm)
     low, high = (ends.amin(dim=0) - reach).floor(), (ends.amax(dim=0) + reach).ceil() + 1
-    low, high = low.clamp_min(0).int().tolist(), torch.minimum(high, torch.tensor(size)).int().tolist()
-    for start, end, radius, first, stop in zip(tree.starts, tree.ends, tree.radii_mm, low, high):
+    firsts, stops = low.clamp_min(0).int().tolist(), torch.minimum(high, torch.tensor(size)).int().tolist()
+    for start, end, radius, first, stop in zip(tree.starts, tree.ends, tree.radii_mm, firsts, stops):
         box = tuple(slice(a, max(a, b)) for a, b in zip(first, stop))
         axes = [torch.arange(part.start, part.stop, dtype=torch.float32) for part in box]
         away = to_tree(torch.stack(torch.meshgrid(*axes, indexing="ij"))) - start.view(3, 1, 1, 1)

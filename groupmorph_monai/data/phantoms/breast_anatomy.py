@@ -224,7 +224,7 @@ class BreastAnatomy:
 
 def _signals(rng: torch.Generator, since_arrival_s: np.ndarray) -> dict[str, np.ndarray]:
     """Draw the signal curve of every tissue. Half of the patients have fat suppression; uptake varies fivefold."""
-    kinetics = dict(_KINETICS)
+    kinetics: dict[str, tuple[float, ...]] = dict(_KINETICS)
     uptake, suppressed = float(uniform(rng, 0.3, 1.6)), float(uniform(rng, 0.05, 0.12))
     if float(uniform(rng, 0, 1)) < 0.5:
         kinetics["fat"] = (kinetics["fat"][0], suppressed, *kinetics["fat"][2:])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...space.chunks import total
 from .phantom import uniform
 
 __all__ = ["BreastMotion"]
@@ -76,7 +77,7 @@ class BreastMotion:
         self._multiply(largest_mm / max(length, 1e-6), ("turn", "shift", "strain", "sway", "bumps"))
         around = _lattice(low - 60, high + 60)
         steepest = max(
-            float(sum((d / _PROBE_STEP_MM).square().sum(0) for d in _differences(self.soft(around, k))).max().sqrt())
+            float(total((d / _PROBE_STEP_MM).square().sum(0) for d in _differences(self.soft(around, k))).max().sqrt())
             for k in scans
         )
         self._multiply(min(1.0, _STEEPEST / max(steepest, 1e-6)), ("strain", "sway", "bumps"))

@@ -90,8 +90,8 @@ class Tissues:
         domes = uniform(rng, 0.9, 1.1, (2,)) * torch.tensor([68.0, 56.0])
         heart = uniform(rng, 0.9, 1.1, (3,)) * torch.tensor([50.0, 40.0, 46.0])
         density, seed = float(uniform(rng, 0.14, 0.2)), int(torch.randint(2**30, (), generator=rng))
-        as_tuples = [tuple(v.tolist()) for v in (body, domes, heart)]
-        return cls(cavity, as_tuples[0], fat, tilt, ribs, *as_tuples[1:], density, seed, tuple(extent_mm))
+        body_mm, domes_mm, heart_mm = (tuple(v.tolist()) for v in (body, domes, heart))
+        return cls(cavity, body_mm, fat, tilt, ribs, domes_mm, heart_mm, density, seed, tuple(extent_mm))
 
     def texture(self, number: int, cell_mm: float, points: Tensor) -> Tensor:
         """Smooth noise of unit variance, ``(*P)``, defined up to 60 mm beyond the field of view."""

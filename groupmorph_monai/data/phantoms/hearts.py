@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...space.chunks import total
 from ...space.grid import voxel_grid
 from ...space.integrate import ScalingAndSquaring
 from .phantom import smooth_noise, uniform
@@ -61,8 +62,9 @@ def make_heart(
         return torch.stack([(cos * x + sin * y) / radii[0], (cos * y - sin * x) / radii[1], z / radii[2]])
 
     def signal(points: Tensor) -> tuple[Tensor, Tensor]:
-        texture = sum(
-            smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, extent + 16)[0]
+        lattice_size = [n + 16 for n in size]
+        texture = total(
+            smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, lattice_size)[0]
             for n, cell in enumerate((3.0, 7.0))
         )
         tissue, heart = _tissue(local(points), outer, wall, signals)
@@ -104,11 +106,11 @@ def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tens
 
 def _velocity(u: Tensor, kind: str, radii: Tensor, turn: float, rng: torch.Generator) -> Tensor:
     """Velocity from the contracted heart back to rest, ``(3, *S)`` voxels, at heart coordinates ``u``."""
-    radial, along, twist, static_sector = HEART_MOTIONS[kind]
-    radial, along, twist = (v * float(uniform(rng, 5 / 6, 7 / 6)) for v in (radial, along, twist))
+    *strengths, static_sector = HEART_MOTIONS[kind]
+    contraction, along, twist = (v * float(uniform(rng, 5 / 6, 7 / 6)) for v in strengths)
     # Strongest at the wall, negligible at twice its radius.
     envelope = torch.exp(-0.5 * (u.square().sum(dim=0) / 1.4) ** 2)
-    radial = radial * torch.ones_like(envelope)
+    radial = contraction * torch.ones_like(envelope)
     if static_sector:
         # A sector of the free wall, opposite the right ventricle, does not contract.
         cosine = -u[0] / torch.hypot(u[0], u[1]).clamp_min(1e-6)

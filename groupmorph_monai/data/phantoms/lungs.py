@@ -1,5 +1,7 @@
 """Vessels, airways and tumours of both lungs, in mm in the template of `chest`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ class Lungs:
         return forks[deep[:, 0, 0] > 3]
 
 
-def _tubes(*tubes: tuple) -> Tree:
+def _tubes(*tubes: tuple[float, Sequence[float], Sequence[float]]) -> Tree:
     radii, starts, ends = (torch.tensor(column, dtype=torch.float32) for column in zip(*tubes))
     return Tree(starts, ends, radii, torch.empty(0, 3), torch.empty(0))
 

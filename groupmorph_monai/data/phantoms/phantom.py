@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from ...space.chunks import total
 from ...space.grid import sample, voxel_grid
 from ...space.integrate import ScalingAndSquaring
 from ..contrast.pharmacokinetics import concentration, spgr_signal
@@ -31,7 +32,9 @@ _TISSUES = {
 _FLIP_ANGLE_DEG = 12.0
 
 
-def smooth_noise(generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[int]) -> Tensor:
+def smooth_noise(
+    generator: torch.Generator, cell: float, channels: int, points: Tensor, size: Sequence[float]
+) -> Tensor:
     """Sample unit-variance noise from a lattice of ``cell`` voxels at points ``(3, *P)``: ``(channels, *P)``."""
     lattice = [int(n / cell) + 4 for n in size]
     values = torch.randn(1, channels, *lattice, generator=generator)
@@ -160,7 +163,7 @@ class _Template:
             signal = signal * (1 - inside) + float(part.signal[k]) * inside
             if number > 0:
                 label[inside > 0.5] = number
-        texture = sum(self._lattice(n + 1, cell, points) for n, cell in enumerate(self.texture_cells))
+        texture = total(self._lattice(n + 1, cell, points) for n, cell in enumerate(self.texture_cells))
         within = self.body.inside(points)
         label[within < 0.5] = 0
         return signal * (1 + self.texture_strength * texture).clamp_min(0.1) * within, label

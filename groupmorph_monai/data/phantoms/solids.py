@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...space.chunks import total
 from ...space.grid import sample
 from ...space.lattice import gaussian_filter
 
@@ -40,16 +41,13 @@ def noise_lattice(rng: torch.Generator, cell_mm: float, channels: int, reach_mm:
     return Lattice(values / values.std(), -torch.tensor(reach_mm), step)
 
 
-def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[float]) -> Tensor:
+def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[float] | Tensor) -> Tensor:
     """Depth below the surface of an ellipsoid, mm, positive inside, exact to first order near the surface, ``(3, *P)``
     mm to ``(*P)``. An infinite radius makes a cylinder."""
-    norm = slope = 0.0
-    for x, c, r in zip(points, centre, radii):
-        scaled = (x - float(c)) / float(r)
-        norm = norm + scaled.square()
-        slope = slope + (scaled / float(r)).square()
-    norm = norm.sqrt()
-    return norm * (1 - norm) / slope.sqrt().clamp_min(1e-6)
+    scaled = [(x - float(c)) / float(r) for x, c, r in zip(points, centre, radii)]
+    norm = total(x.square() for x in scaled).sqrt()
+    slope = total((x / float(r)).square() for x, r in zip(scaled, radii)).sqrt()
+    return norm * (1 - norm) / slope.clamp_min(1e-6)
 
 
 def ramp(x: Tensor, half_width: float) -> Tensor:

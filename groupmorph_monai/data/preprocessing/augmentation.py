@@ -1,6 +1,7 @@
 """Random transforms for training: selection of timepoints, motion, contrast, and points on surfaces."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class RandSurfaced(MapTransform, RandomizableTransform):
         RandomizableTransform.__init__(self)
         self.structure, self.points = structure, points
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             labels = np.asarray(item.pop(key))
@@ -41,11 +42,11 @@ class RandSurfaced(MapTransform, RandomizableTransform):
         return item
 
     def _surface(self, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        faces = []
+        sides = []
         for axis in range(inside.ndim):
             between = np.argwhere(np.diff(inside.astype(np.int8), axis=axis)) + 0.5 * np.eye(inside.ndim)[axis]
-            faces.append(np.concatenate([between, np.full((len(between), 1), axis)], axis=1))
-        faces = np.concatenate(faces)
+            sides.append(np.concatenate([between, np.full((len(between), 1), axis)], axis=1))
+        faces = np.concatenate(sides)
         if not len(faces):
             wanted = "any" if self.structure is None else self.structure
             raise InputError(
@@ -88,7 +89,7 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         else:
             self.chosen = self.R.permutation(timepoints)[:number]
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         self.randomize(len(item[self.first_key(item)]))
         for key in self.key_iterator(item):
@@ -124,7 +125,7 @@ class RandMotiond(MapTransform, RandomizableTransform):
         RandomizableTransform.__init__(self, prob)
         self.motion_voxels, self.cells_voxels, self.zoom = motion_voxels, cells_voxels, zoom
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             if self.R.rand() < self.prob:
@@ -180,7 +181,7 @@ class RandAffineMotiond(MapTransform, RandomizableTransform):
             padding_mode="border",
         )
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         if self.R.rand() < self.prob:
             self.move.set_random_state(int(self.R.randint(2**31)))
@@ -218,7 +219,7 @@ class RandContrastd(MapTransform, RandomizableTransform):
         self.curve_prob, self.control_points, self.change = curve_prob, control_points, change
         self.bias, self.noise = bias, noise
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             series = torch.as_tensor(item[key])

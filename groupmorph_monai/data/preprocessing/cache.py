@@ -1,9 +1,10 @@
 """Cache of preprocessed series that detects changes of files, transforms and versions."""
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.data import PersistentDataset
@@ -34,10 +35,10 @@ class CachedSeries(PersistentDataset):
         cache_dir: created if it does not exist.
     """
 
-    def __init__(self, data: Sequence[Mapping], transform: Callable, cache_dir: str | Path):
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[..., Any], cache_dir: str | Path):
         super().__init__(data, transform, cache_dir, hash_func=_key, hash_transform=_key)
 
-    def _cachecheck(self, item: Mapping[Hashable, object]) -> Mapping[Hashable, object]:
+    def _cachecheck(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         file = self.cache_dir / f"{self.hash_func(item).decode()}{self.transform_hash}.pt"
         if file.is_file():
             try:

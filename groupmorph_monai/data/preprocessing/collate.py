@@ -1,6 +1,7 @@
 """Collate one series into a batch."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.data.utils import list_data_collate
@@ -8,7 +9,7 @@ from monai.data.utils import list_data_collate
 __all__ = ["collate_series"]
 
 
-def collate_series(items: Sequence[Mapping]) -> dict[str, object]:
+def collate_series(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Collate one series into a batch like MONAI's collation, but without copying its volumes."""
     (item,) = items
     volumes = {k: v for k, v in item.items() if isinstance(v, torch.Tensor) and v.dim() > 3}

@@ -32,7 +32,7 @@ def _plain(value: object, above: tuple[int, ...]) -> object:
         return "itself"
     above = (*above, id(value))
     if isinstance(value, Mapping):
-        return sorted(([str(k), _plain(v, above)] for k, v in value.items()), key=lambda entry: entry[0])
+        return sorted(((str(k), _plain(v, above)) for k, v in value.items()), key=lambda entry: entry[0])
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, (list, tuple, range)):

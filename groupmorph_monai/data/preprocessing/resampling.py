@@ -114,8 +114,9 @@ def resample(
         of view, ``(*S)`` bool.
     """
     kind = frame.data.dtype if nearest else np.dtype(np.float32)
-    identity = transform is None or transform.is_identity
-    if identity and frame.grid.matches(grid, 0.0):
+    if transform is not None and transform.is_identity:
+        transform = None
+    if transform is None and frame.grid.matches(grid, 0.0):
         seen = np.ones(grid.shape, dtype=bool) if frame.valid is None else frame.valid.copy()
         return frame.data.astype(kind), seen
     image = torch.from_numpy(np.ascontiguousarray(frame.data, dtype=np.float64))[None]
@@ -123,7 +124,7 @@ def resample(
     values, seen = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
     for rows in grid.slabs():
         points = grid.points(rows)
-        if not identity:
+        if transform is not None:
             start, points = points, transform(points)
             if displacement is not None:
                 displacement[:, rows] = (points - start).movedim(-1, 0)

@@ -1,8 +1,9 @@
 """Transforms from items of a data list to the input of the network."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePer
 
 _BACKGROUND_SHARE = 0.01
 # Phantom generators by the key of the item that contains their arguments.
-PHANTOMS = {
+PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "phantom": make_phantom,
     "affine_phantom": make_affine_phantom,
     "heart": make_heart,
@@ -58,9 +59,11 @@ class ClipSeriesd(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
         self.least, self.timepoints, self.storage = least, timepoints, storage
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        for key in self.key_iterator(item) if self.least is not None else ():
+        if self.least is None:
+            return item
+        for key in self.key_iterator(item):
             series = read_series(item[key], self.timepoints, item.pop("description", None))
             for frame in series.frames:
                 if frame.data.max() <= self.least:
@@ -108,7 +111,7 @@ class LoadSeriesd(MapTransform):
         self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
         self.storage = storage
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         key = self.keys[0]  # not yet in the item of a phantom
         for name, make in PHANTOMS.items():
@@ -145,7 +148,7 @@ class LoadSeriesd(MapTransform):
             )
 
     @staticmethod
-    def _phantom(key: Hashable, series: Mapping[str, torch.Tensor]) -> dict[Hashable, object]:
+    def _phantom(key: str, series: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
         landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
         labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
@@ -166,7 +169,7 @@ class LoadSeriesd(MapTransform):
             raise InputError(
                 f"{name}: expected {one}one for each of the {timepoints} scans, got {len(files)}; list the right files"
             )
-        maps = []
+        volumes = []
         for number, file in enumerate(files):
             frame = read_image(file, labels=True)
             if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
@@ -175,10 +178,10 @@ class LoadSeriesd(MapTransform):
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
             values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
-            maps.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
-            if not maps[-1].any():
+            volumes.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
+            if not volumes[-1].any():
                 raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
-        maps = torch.from_numpy(np.stack(maps))
+        maps = torch.from_numpy(np.stack(volumes))
         return maps.float() if name == "mask" else maps
 
 
@@ -211,13 +214,13 @@ class ScalePercentilesd(MapTransform):
         super().__init__(keys)
         self.percentiles, self.per_timepoint, self.storage = (lower, upper), per_timepoint, storage
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self._scaled(item[key], item.get("coverage"), key)
         return item
 
-    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: Hashable) -> torch.Tensor:
+    def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: str) -> torch.Tensor:
         def seen(chunk: slice) -> np.ndarray:
             part = np.asarray(series[chunk])
             return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
@@ -236,7 +239,7 @@ class ScalePercentilesd(MapTransform):
         (scaled,) = self.storage.collect(parts(), len(series), dim=0)
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
-    def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: Hashable) -> tuple[float, float]:
+    def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: str) -> tuple[float, float]:
         """Intensities that are mapped to 0 and 1."""
         values = volumes[seen] if seen.any() else volumes.ravel()
         background = values == values.min()
@@ -268,7 +271,7 @@ class MatchPolarityd(MapTransform):
         super().__init__(keys)
         self.storage = storage
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         inverted = torch.as_tensor(item.get("polarity", 1.0)) < 0
         for key in self.key_iterator(item) if inverted.any() else ():

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ..phantoms.hearts import HEART_MOTIONS
@@ -15,35 +16,36 @@ from .names import image_stem, natural_order
 __all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
 logger = logging.getLogger(__name__)
+Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd`
 _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _KEYS = ("name", "image", "landmarks", "labels")
 
 
-def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[Item]:
     """List one phantom per seed; `LoadSeriesd` generates the series."""
     return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
 
 
-def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[dict]:
+def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[Item]:
     """List one phantom with affine motion per seed; `LoadSeriesd` generates the series."""
     return [{"affine_phantom": {"seed": s, **options}} for s in seeds]
 
 
-def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[dict]:
+def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[Item]:
     """List one heart phantom per seed, cycling through the kinds of motion; `LoadSeriesd` generates the pair."""
     kinds = list(HEART_MOTIONS)
     return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
 
 
-def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[dict]:
+def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[Item]:
     """List one thorax phantom per seed; `LoadSeriesd` generates the 4D CT."""
     return [{"thorax": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
 
 
 def breast_items(
     seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
-) -> list[dict]:
+) -> list[Item]:
     """List one breast phantom per seed; `LoadSeriesd` generates the DCE-MRI series."""
     return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
 
@@ -51,12 +53,12 @@ def breast_items(
 def series_items(
     dataset_dir: str | None,
     split: str | None,
-    phantoms: Sequence[dict],
+    phantoms: Sequence[Item],
     validation_fraction: float = 0.2,
     phantom_share: float = 0.0,
     held_out: str | None = None,
     description: str | None = None,
-) -> list[dict]:
+) -> list[Item]:
     """Make the data list of ``dataset_dir``.
 
     If the folder contains a ``dataset.json``, it defines the list: ``{"training": [...], "validation": [...]}``, each
@@ -109,12 +111,12 @@ def series_items(
 
 def _scan(
     folder: Path, validation_fraction: float, held_out: str | None, description: str | None
-) -> dict[str, list[dict]]:
+) -> dict[str, list[Item]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     series = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
-    items = []
+    items: list[Item] = []
     for path in series:
-        item: dict = {"image": str(path), "name": path.name}
+        item = {"image": str(path), "name": path.name}
         landmarks = _landmarks(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
     if held_out:
@@ -142,7 +144,7 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
     return [str(file) for file in files]
 
 
-def _read_list(listed: Path) -> dict[str, list[dict]]:
+def _read_list(listed: Path) -> dict[str, list[Item]]:
     try:
         content = json.loads(listed.read_text())
         return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
@@ -155,20 +157,19 @@ def _read_list(listed: Path) -> dict[str, list[dict]]:
         ) from error
 
 
-def _resolve(entry: dict, listed: Path) -> dict:
+def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
-    item = {"name": str(entry["name"])} if "name" in entry else {}
+    item: Item = {"name": str(entry["name"])} if "name" in entry else {}
     for key in ("image", "landmarks", "labels"):
-        value = entry[key] if key == "image" else entry.get(key)
-        if value is None and key != "image":
+        if key != "image" and entry.get(key) is None:
             continue
+        value = entry[key]
         paths = value if isinstance(value, list) else [value] if key == "image" else []
         if not paths or not all(isinstance(path, str) and path for path in paths):
             wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
             raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
-        item[key] = (
-            [str(listed.parent / path) for path in paths] if isinstance(value, list) else str(listed.parent / value)
-        )
+        resolved = [str(listed.parent / path) for path in paths]
+        item[key] = resolved if isinstance(value, list) else resolved[0]
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))

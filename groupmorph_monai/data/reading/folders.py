@@ -82,9 +82,11 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
 
 
 def _matches(path: Path, description: str | None) -> bool:
-    texts = (path.name, str(sidecar(path).get("SeriesDescription", ""))) if description else ()
+    if not description:
+        return True
+    texts = (path.name, str(sidecar(path).get("SeriesDescription", "")))
     patterns = (description, f"*{description}*")
-    return not description or any(fnmatch(t.lower(), p.lower()) for t in texts for p in patterns)
+    return any(fnmatch(t.lower(), p.lower()) for t in texts for p in patterns)
 
 
 def _nested(folder: Path, description: str | None) -> list[Path]:
@@ -112,7 +114,7 @@ def _nested(folder: Path, description: str | None) -> list[Path]:
 
 def _volumes(path: Path) -> int:
     try:
-        shape = nib.load(path).shape
+        image = nib.load(path)
     except Exception:  # errors of damaged files are reported when they are read
         return 1
-    return shape[3] if len(shape) > 3 else 1
+    return image.shape[3] if isinstance(image, nib.Nifti1Pair) and len(image.shape) > 3 else 1

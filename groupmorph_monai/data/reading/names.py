@@ -18,7 +18,7 @@ _BIDS = re.compile(
 )
 
 
-def natural_order(path: Path) -> list:
+def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sort key that puts scan2 before scan10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 

@@ -18,6 +18,7 @@ from .readers import LPS_TO_RAS
 __all__ = ["read_landmarks", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
+_Rows = list[list[float]]
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 
 
@@ -34,8 +35,8 @@ def read_points(path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
     kind = Path(path).suffix.lower()
     try:
-        points, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
-        points = np.array(points, dtype=np.float64)
+        rows, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
+        points = np.array(rows, dtype=np.float64)
     except (ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
@@ -77,7 +78,7 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
     return np.stack(landmarks)
 
 
-def _csv(lines: list[str], path: str) -> tuple[list, bool]:
+def _csv(lines: list[str], path: str) -> tuple[_Rows, bool]:
     rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("#")]
     header = [cell.lower().removesuffix("_mm") for cell in rows[0]] if rows else []
     for names in _COLUMNS:
@@ -86,7 +87,7 @@ def _csv(lines: list[str], path: str) -> tuple[list, bool]:
     return [[float(cell) for cell in row] for row in rows], False
 
 
-def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
+def _fcsv(lines: list[str], path: str) -> tuple[_Rows, bool]:
     header = " ".join(line for line in lines if line.startswith("#"))
     match = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
     system = {"0": "RAS", "1": "LPS"}.get(match[1], match[1]) if match else "RAS"
@@ -95,9 +96,9 @@ def _fcsv(lines: list[str], path: str) -> tuple[list, bool]:
     return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
 
 
-def _itk_points(lines: list[str], path: str) -> tuple[list, bool]:
-    output = [re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in lines]
-    if lines and all(output):
+def _itk_points(lines: list[str], path: str) -> tuple[_Rows, bool]:
+    output = [match for line in lines if (match := re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line))]
+    if lines and len(output) == len(lines):
         return [[float(c) for c in match[1].split()] for match in output], True
     first = lines[0].lower() if lines else ""
     if first == "index":

@@ -110,7 +110,8 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
 def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
     """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
-        image = image if file is None else type(image).from_stream(file)
+        if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
+            image = image.from_stream(file)
         if labels:
             data = np.asarray(image.dataobj)
         elif storage.scans_at_once and image.ndim == 4:
@@ -128,7 +129,7 @@ def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) ->
     return data
 
 
-def _check_stored_header(image: nib.Nifti1Image, path: str) -> None:
+def _check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
     """Refuse values that nibabel would replace by a guess: an infinite scale, or missing voxel sizes without sform."""
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
@@ -297,11 +298,11 @@ def read_series(
     paths = _checked_paths(series)
     dirlab = len(paths) == 1 and is_dirlab(paths[0])  # check this first, as raw voxels may look like DICOM
     if dicom := [] if dirlab else dicom_paths(paths):
-        series = dicom_reader(dicom[0]).read_dicom(dicom, description)
+        unchecked: Series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
         one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
-        series = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
-    return checked_series(series, timepoints, storage)
+        unchecked = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
+    return checked_series(unchecked, timepoints, storage)
 
 
 def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
@@ -330,10 +331,12 @@ def header_grids(series: Series | str | Path | Sequence[str | Path], description
 def _header_grids(path: str) -> list[Grid]:
     if path.lower().endswith(NIFTI_ENDINGS):
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):
+            raise ValueError("not NIfTI")
         shape, affine = image.shape, _affine_mm(image)
     else:
         shape, affine = _itk_header(path)
-    grid = Grid(shape[:3], affine)
+    grid = Grid(shape[:3], torch.from_numpy(affine))
     if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
         raise ValueError("no volume of a patient")
     if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):

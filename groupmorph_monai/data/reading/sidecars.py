@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def even_step(times_s: Sequence[float] | None) -> float | None:
     return float(steps.mean().round(6))
 
 
-def sidecar(image: str | Path) -> dict:
+def sidecar(image: str | Path) -> dict[str, Any]:
     """Read the ``.json`` next to an image; empty if there is none."""
     path = Path(image)
     json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
@@ -54,7 +55,7 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
             return _from_first(values)
     if not frame_time_s and content.get("MRAcquisitionType") != "3D":
         frame_time_s = next(iter(_numbers(content.get("RepetitionTime"))), None)
-    return _from_first(frame_time_s * np.arange(number)) if frame_time_s and frame_time_s > 0 else None
+    return _from_first((frame_time_s * np.arange(number)).tolist()) if frame_time_s and frame_time_s > 0 else None
 
 
 def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
@@ -65,13 +66,13 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     """
     contents = [sidecar(image) for image in images]
     for read in (_acquisition_s, _trigger_s, _frame_s):
-        values = [read(content) for content in contents]
-        if None not in values and len(set(values)) == len(values) > 1:
+        values = [value for content in contents if (value := read(content)) is not None]
+        if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
 
 
-def _acquisition_s(content: dict) -> float | None:
+def _acquisition_s(content: Mapping[str, Any]) -> float | None:
     """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:07.5 for 09:05:07.5)."""
     time = str(content.get("AcquisitionTime", ""))
     time_of_day = f"1970-01-01T{'0' if time[1:2] == ':' else ''}{time}"
@@ -83,11 +84,11 @@ def _acquisition_s(content: dict) -> float | None:
     return None
 
 
-def _trigger_s(content: dict) -> float | None:
+def _trigger_s(content: Mapping[str, Any]) -> float | None:
     return next((value / 1000 for value in _numbers(content.get("TriggerDelayTime"))), None)
 
 
-def _frame_s(content: dict) -> float | None:
+def _frame_s(content: Mapping[str, Any]) -> float | None:
     return next(iter(_numbers(content.get("FrameTimesStart"))), None)
 
 

@@ -58,23 +58,32 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
 
 def resampling_grid(path: str | Path) -> Grid:
     """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
-    header = nib.load(path).header
+    header = _load(path).header
     for extension in header.extensions:
         with suppress(ValueError, KeyError, TypeError):
             stored = json.loads(extension.get_content())[_GRID]
             return Grid(stored["shape"], torch.tensor(stored["affine"], dtype=torch.float64))
-    return Grid(header.get_data_shape()[:3], header.get_best_affine())
+    return Grid(header.get_data_shape()[:3], torch.from_numpy(header.get_best_affine()))
+
+
+def _load(path: str | Path) -> nib.Nifti1Pair:
+    image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(
+            f"{path}: expected a field in NIfTI, got {type(image).__name__}; use a ddf_KK or inverse_ddf_KK"
+        )
+    return image
 
 
 def read_field(path: str | Path) -> DenseTransform:
     """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
     try:
-        image = nib.load(path)
+        image = _load(path)
         shape = image.shape
         if len(shape) == 5 and shape[3:] == (1, 3):
             lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
             check_finite(lps, path, "displacements", "register the series again")
-            grid = Grid(shape[:3], image.affine)
+            grid = Grid(shape[:3], torch.as_tensor(image.affine))
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
             return DenseTransform(voxels, None, grid, fade=math.inf)

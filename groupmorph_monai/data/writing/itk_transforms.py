@@ -7,7 +7,7 @@ import itk
 import numpy as np
 import torch
 
-from ...space.geometry import AffineTransform, ComposedTransform, Grid, Transform
+from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
 from ..reading.readers import LPS_TO_RAS
 
 __all__ = ["itk_transform", "write_itk_transform"]
@@ -44,22 +44,24 @@ def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
         if isinstance(part, AffineTransform):
             yield _affine(part)
             volume = Grid(volume.shape, part.matrix @ volume.affine)  # where the next part is evaluated
-        else:
+        elif isinstance(part, DenseTransform):
             grid = part.grid.over(volume)
             displacement = part.displacement(grid)
             yield _field(displacement, grid)
             volume = _box(displacement, grid)
+        else:
+            raise TypeError(f"transform: expected affine transforms and fields, got {type(part).__name__}")
 
 
 def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
     """Bounding box, as one voxel along the axes of ``grid``, of the positions to which its points move. The field is
     linear along each axis between nodes, so displacements are largest at nodes."""
-    low, high = [], []
+    lows, highs = [], []
     for rows in grid.slabs():
         voxels = grid.voxels(grid.points(rows) + displacement[:, rows].movedim(0, -1)).reshape(-1, 3)
-        low.append(voxels.amin(0))
-        high.append(voxels.amax(0))
-    low, high = torch.stack(low).amin(0), torch.stack(high).amax(0)
+        lows.append(voxels.amin(0))
+        highs.append(voxels.amax(0))
+    low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
     to_box = torch.diag(torch.cat([high - low, torch.ones(1, dtype=low.dtype)]))
     to_box[:3, 3] = (low + high) / 2
     return Grid((1, 1, 1), grid.affine @ to_box)

@@ -16,6 +16,7 @@ from .output_folder import all_or_nothing
 
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
+_MM, _SECONDS, _TIME_UNIT_BITS = 2, 8, 0x38  # NIfTI's codes of units; the low bits are the spatial unit
 FASTEST = 1  # igzip level from 0 to 3; higher levels reduce float32 images by only 3 % more
 CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"
 
@@ -44,11 +45,10 @@ def nifti_image(
     image = nib.Nifti1Image(data, affine, header, dtype=data.dtype)
     codes = [] if header is None else [int(header[f"{form}_code"]) for form in ("sform", "qform")]
     code = next((code for code in codes if code > 0), 1)
-    # The low bits are the spatial unit, the others the unit of time.
-    time_unit = nib.nifti1.unit_codes["sec"] if timed is None else int(timed["xyzt_units"]) & 0x38
+    time_unit = _SECONDS if timed is None else int(timed["xyzt_units"]) & _TIME_UNIT_BITS
     image.set_qform(affine, code)
     image.set_sform(affine, code)
-    image.header["xyzt_units"] = nib.nifti1.unit_codes["mm"] + (time_unit if frame_time else 0)
+    image.header["xyzt_units"] = _MM + (time_unit if frame_time else 0)
     image.header["pixdim"][4] = frame_time or 0
     return image
 

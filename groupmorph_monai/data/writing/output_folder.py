@@ -113,7 +113,7 @@ def release_all() -> None:
 
 
 @contextmanager
-def _in_one_line(folder: Path) -> Iterator[None]:
+def _in_one_line(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

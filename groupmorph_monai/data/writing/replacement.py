@@ -58,7 +58,7 @@ def journals(folder: Path) -> list[Path]:
 
 def to_be_replaced(folder: Path) -> set[str]:
     """List the names of files and folders that `clean` would remove or replace."""
-    names = set()
+    names: set[str] = set()
     for journal in journals(folder):
         with suppress(OSError, ValueError):  # a journal without a list is discarded
             stale = json.loads((journal / _STALE).read_text())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from ...errors import InputError
 from ...space.geometry import Grid, Transform, jacobian_determinant
 from ..contrast.enhancement import peak_enhancement_percent
-from ..contrast.kinetics import KINETIC_MAPS, ToftsFit, kinetic_maps
+from ..contrast.kinetics import KINETIC_MAPS, Fits, ToftsFit, kinetic_maps
 from ..preprocessing.resampling import resample
 from ..reading.folders import dicom_reader
 from ..reading.names import bids_name, is_bids_name
@@ -30,12 +31,13 @@ from .output_folder import all_or_nothing
 from .replacement import REPORT, journals
 from .sequences import write_sequence, write_transform_sequence
 
-__all__ = ["Products", "earlier_result", "listed_result", "write_registration"]
+__all__ = ["Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration"]
 
 logger = logging.getLogger(__name__)
 _FILES_AT_ONCE = 4
 _DICOM = "dicom"  # folder name
-_VOLUMES = {
+VolumeName = Literal["warped", "native", "jacobian", "warped_seen", "native_seen"]
+_VOLUMES: dict[VolumeName, type] = {
     "warped": np.float32,
     "native": np.float32,
     "jacobian": np.float32,
@@ -79,7 +81,7 @@ class Products:
             path = series.frames[home].path
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
         if self.dicom:
-            dicom_reader(Path(series.frames[home].path)).check_modality(series.slices[home][0])
+            dicom_reader(Path(series.frames[home].path)).check_modality(series.dicom_slices[home][0])
         if self.kinetics is not None:
             self.kinetics.check(series, home)
         if self.region:
@@ -107,6 +109,28 @@ _SINGLE = {name for name in _ALL if "{}" not in name}
 _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
 
+class Written(TypedDict):
+    """What `write_registration` computed, on the grid of the home scan.
+
+    Args:
+        warped, native: the series after and before registration, ``(K, *S)`` float32.
+        jacobian: determinants, ``(K, *S)`` float32.
+        warped_seen, native_seen: their fields of view, ``(K, *S)`` bool.
+        seen: ``(*S)`` bool, the intersection of all these.
+        kinetics: returned by `ToftsFit.fit_series`; None without a fit.
+        files: names of the written files.
+    """
+
+    warped: np.ndarray
+    native: np.ndarray
+    jacobian: np.ndarray
+    warped_seen: np.ndarray
+    native_seen: np.ndarray
+    seen: np.ndarray
+    kinetics: Fits | None
+    files: list[str]
+
+
 def write_registration(
     series: Series,
     transforms: Sequence[Transform],
@@ -117,7 +141,7 @@ def write_registration(
     outside: str = "zero",
     products: Products = Products(),
     storage: Storage = IN_MEMORY,
-) -> dict[str, object]:
+) -> Written:
     """Write the aligned series and its fields. All files appear at once when they are complete.
 
     ``warped.nii.gz`` (4D), its mean over covered voxels ``mean.nii.gz``, the number of scans per voxel
@@ -134,15 +158,13 @@ def write_registration(
         outside: value outside the field of view: "zero", "nan", or "border" for that of the nearest covered voxel.
         products: additional outputs.
         storage: where to keep the returned volumes.
-    Returns: ``warped``, ``native`` (same grid, unregistered), ``jacobian``: ``(K, *S)`` float32; their fields of view
-        ``warped_seen`` and ``native_seen``, ``(K, *S)`` bool; ``seen``, ``(*S)`` bool, the intersection of all these;
-        ``kinetics`` of `ToftsFit.fit_series`; ``files``: names.
+    Returns: the volumes, the kinetics, and the names of the files.
     """
     count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in _VOLUMES.items()}
-    inverses, maps = [transform.inverse for transform in transforms], {}
+    inverses, maps = [transform.inverse for transform in transforms], dict[str, np.ndarray]()
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
@@ -162,14 +184,23 @@ def write_registration(
 
         _in_threads(write_timepoint, range(count))
         seen = _everywhere(result["warped_seen"], storage) & _everywhere(result["native_seen"], storage)
-        fit = products.kinetics
-        kinetics = fit and fit.fit_series(series, home, result["native"], result["warped"], seen, transforms[home])
+        fit, images = products.kinetics, (result["native"], result["warped"])
+        kinetics = None if fit is None else fit.fit_series(series, home, *images, seen, transforms[home])
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, series.frames[home].affine, folder)
         aligned = _write_series(result, series, home, outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    return {**result, "seen": seen, "kinetics": kinetics, "files": files}
+    return {
+        "warped": result["warped"],
+        "native": result["native"],
+        "jacobian": result["jacobian"],
+        "warped_seen": result["warped_seen"],
+        "native_seen": result["native_seen"],
+        "seen": seen,
+        "kinetics": kinetics,
+        "files": files,
+    }
 
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
@@ -210,7 +241,7 @@ def _write_products(
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
-        if series.slices[home][0].source.modality == "MR":
+        if series.dicom_slices[home][0].source.modality == "MR":
             maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
         dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
     if products.bids_names:
@@ -246,7 +277,7 @@ def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
 
 
 def _write_series(
-    result: Mapping[str, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
+    result: Mapping[VolumeName, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
     and return the aligned series as written."""
