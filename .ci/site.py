@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import architecture
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -23,4 +24,6 @@ def on_files(files, config):
         files.append(File.generated(config, name, content=text))
     reference = "# Reference\n\n" + "".join(f"::: groupmorph_monai.{package}\n\n" for package in PACKAGES)
     files.append(File.generated(config, "reference.md", content=reference))
+    files.append(File.generated(config, "architecture.md", content=architecture.page()))
+    files.append(File.generated(config, "architecture.svg", content=architecture.drawing()))
     return files
