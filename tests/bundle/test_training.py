@@ -99,7 +99,7 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
     assert not torch.equal(first["variance_head.weight"], resumed["variance_head.weight"])
     with pytest.raises(RuntimeError) as raised:
         train(tmp_path, iterations_per_epoch=4)
-    assert "epochs have 2 iterations, these have 4" in str(find_input_error(raised.value))
+    assert "2 iterations per epoch, expected 4" in str(find_input_error(raised.value))
 
 
 def test_mlflow_holds_what_tensorboard_does(tmp_path):
