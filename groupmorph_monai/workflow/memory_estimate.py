@@ -8,14 +8,12 @@ from ..space.geometry import Grid
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
-# Bytes, measured by the `memory` suite on series of 0.5 to 10 million voxels and 2 to 6 timepoints, and for network and
-# refinement also on one of 150 million voxels.
-_PROGRAM = 0.6e9
+# Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 6 timepoints, with and without refinement.
+_PROGRAM = 0.77e9
 _READ, _WRITTEN = 4, 30  # per voxel of all files, when they are read and when results are written
 _IMAGES = 8  # per voxel of the working grid and timepoint
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 45, 30  # the same, in addition, for each stage
-_REFINING_ALL = 360  # per voxel of the working grid, for any number of timepoints
-_SLAB, _FILE = 407, 43  # per voxel of a slab and per voxel of the file, for each file that is being compressed
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 58, 41, 30  # the same, in addition, for each stage
+_SLAB = 314  # per voxel of a slab, for each file that is being written
 _SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
 # With a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
 _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
@@ -43,8 +41,8 @@ def all_at_once_gb(
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
     stages = [_RESULT + _DRAWING * draws]
     if on_cpu:
-        stages += [_NETWORK * network_share, (_REFINING + _REFINING_ALL / len(scans)) * refined]
-    return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + _WRITTEN * files + _compressing(scans)) / 1e9
+        stages += [_NETWORK * network_share, _REFINING * refined]
+    return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + _WRITTEN * files + _slabs(scans)) / 1e9
 
 
 def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
@@ -56,13 +54,13 @@ def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
         scans_at_once: number of scans in memory at a time.
     """
     voxels = max(_voxels(scan) for scan in (*scans, grid))
-    return (_STREAMING_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels + _compressing(scans)) / 1e9
+    return (_STREAMING_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels + _slabs(scans)) / 1e9
 
 
-def _compressing(scans: Sequence[Grid]) -> float:
-    """Estimate the bytes for the files that are compressed in parallel, each slab by slab."""
-    largest, at_once = max(map(_voxels, scans)), min(len(scans), os.cpu_count() or 1, _FILES_AT_ONCE)
-    return at_once * (_SLAB * min(largest, _SLAB_VOXELS) + _FILE * largest)
+def _slabs(scans: Sequence[Grid]) -> float:
+    """Estimate the bytes for the files that are written in parallel, each slab by slab."""
+    at_once = min(len(scans), os.cpu_count() or 1, _FILES_AT_ONCE)
+    return at_once * _SLAB * min(max(map(_voxels, scans)), _SLAB_VOXELS)
 
 
 def _voxels(grid: Grid) -> int:
