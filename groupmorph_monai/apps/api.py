@@ -75,8 +75,14 @@ class Registration:
             raise InputError(
                 f"timepoint: expected 0 to {len(self.transforms) - 1}, got {timepoint}; choose one of these"
             )
-        matrix = self.series.frames[timepoint].affine if affine is None else np.asarray(affine, dtype=np.float64)
-        return self._pull(Frame(np.asarray(image), matrix, "image"), timepoint, label)
+        scan, values = self.series.frames[timepoint], np.asarray(image)
+        if affine is None and values.shape != scan.data.shape:
+            raise InputError(
+                f"image: expected shape {scan.data.shape}, that of scan {timepoint}, got {values.shape}; pass the "
+                "affine of an image on another grid"
+            )
+        matrix = scan.affine if affine is None else np.asarray(affine, dtype=np.float64)
+        return self._pull(Frame(values, matrix, "image"), timepoint, label)
 
     def _pull(self, frame: Frame, k: int, label: bool = False) -> np.ndarray:
         values, seen = resample(frame, self.grid, self.transforms[k], nearest=label)
@@ -127,9 +133,10 @@ def register(
         series = series_of_arrays(series, affine, times_s)
     elif not isinstance(series, Series):
         series = _paths(series)
-    if reference != "mean" and not isinstance(reference, Integral):
+    if reference != "mean" and (isinstance(reference, bool) or not isinstance(reference, Integral)):
         raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
     home = 0 if reference == "mean" else int(reference)
+    overlays = [overlays] if isinstance(overlays, str) else overlays
     if reference != "mean":
         overlays = [*overlays, "modes/all_to_one"]
         settings = {**settings, "reference": home}

@@ -95,6 +95,8 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
         times_s: K acquisition times in seconds.
     Raises: InputError, with a one-line message, for invalid input.
     """
+    if any(np.iscomplexobj(volume) for volume in volumes):
+        raise InputError("series: expected real values, got complex ones; pass magnitudes")
     arrays = [np.asarray(volume, dtype=np.float32) for volume in volumes]
     try:
         affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(arrays), 4, 4))
@@ -108,6 +110,8 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
             raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}; fix it")
     if times_s is not None and len(times_s) != len(arrays):
         raise InputError(f"times_s: expected {len(arrays)} times in seconds, got {len(times_s)}; pass one per volume")
+    if times_s is not None and not (np.diff(np.asarray(times_s, dtype=np.float64)) >= 0).all():
+        raise InputError(f"times_s: expected times in ascending order, got {list(times_s)}; sort volumes and times")
     frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(arrays, affines)))
     return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
 

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import ignite.distributed as idist
 import numpy as np
@@ -40,7 +41,8 @@ logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete
 _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
-LEAST_FALL = 1e-3  # drop in NMI; interpolation alone changes it by less
+LEAST_FALL = 5e-3  # drop in NMI, as in the verdict; interpolation alone changes it by less
+_ONE_IMAGE = 1 - 1e-3  # NMI
 _VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_seen", "native_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
@@ -231,11 +233,14 @@ class SeriesWriter:
         values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
+        warnings = _warn_if_less_similar(metrics)
+        if not (_is_one_image(metrics) and self.settings.get("overlays")):  # overlays that deform one image
+            warnings += _warn_of_duplicates(self.series.frames)
         return {
-            "verdict": judge(values),
+            "verdict": judge(values, warnings=warnings),
             "metrics": metrics,
             "kinetics": kinetics,
-            "warnings": _warn_if_less_similar(metrics),
+            "warnings": warnings,
             "scans_at_once": self.storage.scans_at_once,
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
@@ -251,7 +256,7 @@ class SeriesWriter:
 
 def _is_one_image(metrics: Mapping[str, float]) -> bool:
     """Whether the K inputs are one and the same image, to be deformed."""
-    return metrics["nmi_before"] > 1 - LEAST_FALL
+    return metrics["nmi_before"] > _ONE_IMAGE
 
 
 def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
@@ -262,6 +267,19 @@ def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
     warning = f"the scans are less similar than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.html before you use the result", warning)
     return [warning]
+
+
+def _warn_of_duplicates(frames: Sequence[Frame]) -> list[str]:
+    """Warn of scans with the same voxels, as a scan that is listed twice has."""
+    first: dict[tuple[object, ...], int] = {}
+    warnings = []
+    for k, frame in enumerate(frames):
+        key = frame.data.shape, frame.affine.tobytes(), crc32(np.ascontiguousarray(frame.data).data)
+        same = first.setdefault(key, k)
+        if same != k:
+            warnings.append(f"timepoints {same} and {k} have the same voxels: is a scan listed twice?")
+            logger.warning("%s (%s)", warnings[-1], frame.path)
+    return warnings
 
 
 def _describe(setting: object) -> object:

@@ -178,12 +178,15 @@ CHECKS = (
 )
 
 
-def judge(values: Mapping[str, float | Sequence[float]], checks: Sequence[Check] = CHECKS) -> dict[str, Any]:
+def judge(
+    values: Mapping[str, float | Sequence[float]], checks: Sequence[Check] = CHECKS, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare quality measures with their thresholds.
 
     Args:
         values: one number, or one per timepoint, by the name of the check. Checks without a value, or with NaN, are
             omitted.
+        warnings: sentences, each of them a reason to look.
     Returns: ``verdict``, the worst level of `LEVELS`; ``reasons``, sentences, worst first; ``checks``, with value,
         thresholds, level, meaning and source by name.
     """
@@ -206,6 +209,7 @@ def judge(values: Mapping[str, float | Sequence[float]], checks: Sequence[Check]
         }
         scans = isinstance(value, Sequence)
         reasons += [(level, check.reason(finite[k], k if scans else None)) for k, level in levels.items() if level]
+    reasons += [(LEVELS.index("LOOK"), f"{warning[:1].upper()}{warning[1:]}") for warning in warnings]
     reasons.sort(key=lambda reason: -reason[0])
     return {
         "verdict": LEVELS[max((level for level, _ in reasons), default=0)],

@@ -343,6 +343,8 @@ class ComposedTransform(Transform):
         return not self.transforms
 
     def __call__(self, points: Tensor) -> Tensor:
+        points = torch.as_tensor(points)
+        points = points if points.is_floating_point() else points.double()
         for transform in self.transforms:
             points = transform(points)
         return points

@@ -64,6 +64,22 @@ def test_the_folder_is_that_of_the_command(result, tmp_path):
     }
 
 
+def test_an_image_of_another_shape_is_not_placed_by_guess(result, phantom):
+    label = phantom["image"][1].numpy() > 0.5
+    with pytest.raises(InputError, match=r"image: expected shape .* that of scan 1, got .*; pass the affine"):
+        result.apply(label[:-2], timepoint=1)
+    part = result.apply(label[:-2], timepoint=1, affine=AFFINE, label=True)
+    whole = result.apply(label, timepoint=1, label=True)
+    assert (part != whole).mean() < 0.1 and part.shape == whole.shape
+
+
+def test_transforms_take_points_of_numpy(result):
+    points = np.array([[10, 12, 9], [4, 20, 6]])
+    expected = result.transforms[2](torch.from_numpy(points).double())
+    for given in (points, points.astype(float), points.tolist()):
+        torch.testing.assert_close(result.transforms[2](given), expected)
+
+
 @pytest.mark.slow
 def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
     files = [tmp_path / f"t{k}.nii.gz" for k in range(3)]
@@ -85,6 +101,13 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x * np.nan, affine=AFFINE), "expected finite voxels"),
         (lambda x: gm.register(x[:1], affine=AFFINE), "got one timepoint"),
         (lambda x: gm.register(x, affine=AFFINE, times_s=[0.0]), "times_s: expected 3 times"),
+        (lambda x: gm.register(x, affine=AFFINE, times_s=[0, 90, 30]), "times_s: expected times in ascending order"),
+        (lambda x: gm.register(x + 0j, affine=AFFINE), "series: expected real values, got complex"),
+        (lambda x: gm.register(x, affine=AFFINE, reference=True), "reference: expected 'mean' or the index"),
+        (
+            lambda x: gm.register(x, affine=AFFINE, overlays="modes/none"),
+            "--overlay: expected one of .* got 'modes/none'",
+        ),
         (lambda x: gm.register(x, affine=AFFINE, refinement_step=3), "settings: expected a setting of inference.yaml"),
         (lambda x: gm.register(x, affine=AFFINE, reference=7), "reference: expected one of the series' 3 timepoints"),
         (lambda x: gm.register(x, affine=AFFINE, overlays=["modes/none"]), "--overlay: expected one of"),

@@ -16,7 +16,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
-from groupmorph_monai.evaluation.output import _warn_if_less_similar
+from groupmorph_monai.evaluation.output import _warn_if_less_similar, _warn_of_duplicates
 from groupmorph_monai.space.geometry import DenseTransform, Grid
 
 
@@ -110,12 +110,20 @@ def test_a_table_that_was_stopped_before_it_was_written_is_written(series, tmp_p
     assert table(output) == ([1, 2, 6], 3)
 
 
-@pytest.mark.parametrize("after, falls", [(0.70, False), (0.6995, False), (0.69, True)])
+@pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True)])
 def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
     with caplog.at_level(logging.WARNING):
         warnings = _warn_if_less_similar({"nmi_before": 0.7, "nmi_after": after})
     assert bool(warnings) == falls == ("less similar than before" in caplog.text)
     assert warnings == [] or "NMI 0.7000 before, 0.6900 after" in warnings[0]
+
+
+def test_a_scan_that_is_listed_twice_is_a_warning(caplog):
+    volumes = np.random.default_rng(0).random((2, 4, 5, 6))
+    frames = [Frame(v, np.eye(4), name) for v, name in zip(volumes[[0, 1, 0]], ("a", "b", "copy of a"))]
+    assert _warn_of_duplicates(frames) == ["timepoints 0 and 2 have the same voxels: is a scan listed twice?"]
+    assert "copy of a" in caplog.text
+    assert _warn_of_duplicates([frames[0], Frame(volumes[0], np.diag([1.0, 1, 2, 1]), "elsewhere")]) == []
 
 
 def test_one_image_that_is_deformed_becomes_less_alike_on_purpose():

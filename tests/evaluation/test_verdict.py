@@ -33,6 +33,11 @@ def test_the_worst_timepoint_decides_and_each_is_named_with_the_threshold_that_i
     assert verdict["checks"]["high_mm"]["source"] == "a paper"
 
 
+def test_a_warning_is_a_reason_to_look():
+    verdict = judge({"high_mm": 0.5}, [HIGH], ["two scans are one"])
+    assert verdict["verdict"] == "LOOK" and verdict["reasons"] == ["LOOK: Two scans are one"]
+
+
 @pytest.mark.parametrize("values", [{}, {"high_mm": None}, {"high_mm": math.nan}, {"high_mm": [math.nan, None]}])
 def test_what_was_not_measured_is_no_reason(values):
     assert judge(values, [HIGH]) == {"verdict": "PASS", "reasons": [], "checks": {}}
