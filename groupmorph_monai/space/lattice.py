@@ -151,19 +151,17 @@ class CosineTransform:
     Args:
         size: size of the grid, in voxels.
         like: tensor with the dtype and device of the matrices.
-        kept: number of coefficients to keep along each axis, those of the lowest frequencies; None keeps all.
     """
 
-    def __init__(self, size: Sequence[int], like: Tensor, kept: Sequence[int] | None = None):
-        matrices = [placed_once(_cosines, n, like=like) for n in size]
-        self._matrices = [matrix[:k] for matrix, k in zip(matrices, kept or size)]
+    def __init__(self, size: Sequence[int], like: Tensor):
+        self._matrices = [placed_once(_cosines, n, like=like) for n in size]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Transform ``x`` ``(..., *S)`` to coefficients, ``(..., *S)`` or ``(..., *kept)``."""
+        """Transform ``x`` ``(..., *S)`` to coefficients of the same shape."""
         return self._apply(x, self._matrices)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Transform coefficients back to ``(..., *S)``; those that are not kept are 0."""
+        """Transform coefficients ``(..., *S)`` back."""
         return self._apply(x, [m.T for m in self._matrices])
 
     @staticmethod

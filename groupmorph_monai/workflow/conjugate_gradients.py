@@ -1,12 +1,9 @@
 """Gauss-Newton step of a refinement: one linear system for the fields of all K timepoints."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..space.lattice import CosineTransform
-from .band import Band
 from .evidence import Quadratic
 from .precision import Precision
 
@@ -19,9 +16,7 @@ def ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
     return model.storage.map(lambda g, v: cosine(g) - precision.product(cosine(v)), model.force, z, dim=0)
 
 
-def solve(
-    model: Quadratic, precision: Precision, right: Tensor, steps: int, kept: Sequence[float] | None = None
-) -> Tensor:
+def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> Tensor:
     """Solve ``(H + Lambda) d = right`` by conjugate gradients among K fields of mean 0 over K.
 
     Timepoints are coupled only by sums, so they are processed chunk by chunk.
@@ -31,18 +26,15 @@ def solve(
         precision: precision Lambda.
         right: right-hand side in cosine coordinates, ``(K, D, *S)``.
         steps: maximum number of steps; fewer if the squared residual falls by a factor of 1e4.
-        kept: number of frequencies along each axis onto which H is projected (`Precision.band_limits`); None for all.
 
     Returns:
         d on the lattice, ``(K, D, *S)``.
     """
-    size, storage, timepoints = right.shape[2:], model.storage, len(right)
-    band = Band(size, kept or size)
-    cosine, low, prior = CosineTransform(size, right), CosineTransform(size, right, band.kept), precision.within(band)
+    cosine, storage, timepoints = CosineTransform(right.shape[2:], right), model.storage, len(right)
     # The preconditioner whitens coordinates that the prior dominates; a fifth of the mean curvature bounds the others.
-    scale = (prior.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
-    mean_right = storage.mean(right, dim=0)
-    r = storage.map(lambda part: scale * band.pack(part - mean_right), right, dim=0)
+    scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
+    mean = scale * storage.mean(right, dim=0)
+    r = storage.map(lambda part: scale * part - mean, right, dim=0)
     p, y = (storage.map(copy, r, dim=0) for copy in (torch.clone, torch.zeros_like))
     product = storage.empty_like(r)
     rr = initial_rr = storage.sum(_squares, r, dim=0)
@@ -51,10 +43,7 @@ def solve(
         mean = pap = 0.0
         for c in storage.chunks(timepoints):
             x = scale * p[c]
-            q = prior.product(x)
-            block = band.block(q)
-            block += low(model.product(low.inverse(band.block(x)), c))
-            product[c] = scale * q
+            product[c] = scale * (cosine(model.product(cosine.inverse(x), c)) + precision.product(x))
             mean = mean + product[c].sum(dim=0, keepdim=True) / timepoints
             pap = pap + (p[c] * product[c]).sum()  # p has mean 0, so the mean of the product has no effect
         length = running * rr / pap.clamp_min(1e-30)
@@ -69,13 +58,7 @@ def solve(
             break
         for c in storage.chunks(timepoints):
             p[c] = r[c] + rr / previous_rr.clamp_min(1e-30) * p[c]
-
-    def solution(part: Tensor, packed: Tensor) -> Tensor:
-        """Return d; coefficients that are not packed are determined by Lambda alone."""
-        coefficients = (part - mean_right) / precision.spectrum.clamp_min(1e-30)
-        return cosine.inverse(band.unpack(scale * packed, into=coefficients))
-
-    return storage.map(solution, right, y, dim=0)
+    return storage.map(lambda part: cosine.inverse(scale * part), y, dim=0)
 
 
 def _squares(x: Tensor) -> Tensor:

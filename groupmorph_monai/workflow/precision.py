@@ -1,22 +1,16 @@
 """Precision of z under the prior: products and square roots for a refinement and its draws."""
 
 from collections.abc import Sequence
-from copy import copy
 
 import torch
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
 from ..space.lattice import CosineTransform
-from .band import Band
 
 __all__ = ["Precision", "likeliest_weights"]
 
 _WEIGHT_STEPS = 20
-# Precision of the prior divided by the curvature of the likelihood. Beyond it, the likelihood changes the coefficients
-# of a step by less than 1 %, and does not change where the steps converge.
-_NEGLIGIBLE = 100.0
-_LEAST_KEPT = 4  # frequencies with 99 % of the energy of a linear field
 
 
 def _centred_indices(n: int, like: Tensor) -> Tensor:
@@ -40,36 +34,21 @@ class Precision:
     def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
         self.terms = terms
         self.spectrum = sum(w * t for w, t in zip(weights, terms))
-        self._root, size = self.spectrum.sqrt(), self.spectrum.shape
-        self._lines: list[Tensor] = []
-        self._ramps: list[Tensor] = []
-        for axis, n in enumerate(size if linear_is_free else ()):
-            line = Band(size, size).line(axis, self.spectrum.device)
-            ramp = self._root.flatten()[line] * CosineTransform((n,), self.spectrum)(_centred_indices(n, self.spectrum))
-            self._lines.append(line)
-            self._ramps.append(ramp / ramp.norm().clamp_min(1e-30))
+        self._root, self._linear = self.spectrum.sqrt(), []
+        if linear_is_free:
+            for axis, n in enumerate(self.spectrum.shape):
+                ramp = CosineTransform((n,), self.spectrum)(_centred_indices(n, self.spectrum))
+                ramp = self._line(self._root, axis) * ramp
+                self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
 
-    def within(self, band: Band) -> "Precision":
-        """Return the precision in the packed coordinates of a band, ``(..., M)``."""
-        packed = copy(self)
-        packed.spectrum, packed._root = band.pack(self.spectrum), band.pack(self._root)
-        packed._lines = [band.line(axis, line.device) for axis, line in enumerate(self._lines)]
-        return packed
-
-    def band_limits(self, curvature: Tensor) -> Tensor:
-        """Count the frequencies along each axis that a likelihood of this mean curvature can change, ``(D,)``; at least
-        those of a linear field, which may have no other cost."""
-        axes = range(self.spectrum.dim())
-        lines = [self.spectrum[tuple(slice(None) if a == axis else 0 for a in axes)] for axis in axes]
-        counts = [(line < _NEGLIGIBLE * curvature).sum().clamp(min(_LEAST_KEPT, len(line))) for line in lines]
-        return torch.stack(counts)
+    def _line(self, x: Tensor, axis: int) -> Tensor:
+        """Return a view of the coefficients ``(..., n)`` of fields that vary along this axis only."""
+        return x[(..., *[slice(None) if a == axis else 0 for a in range(self.spectrum.dim())])]
 
     def _project(self, x: Tensor) -> Tensor:
-        """Remove linear fields, in place, from coefficients that are multiplied by ``sqrt(Lambda)``."""
-        flat = x.view(*x.shape[: x.dim() - self.spectrum.dim()], -1)
-        for line, ramp in zip(self._lines, self._ramps):
-            values = flat[..., line]
-            flat[..., line] = values - (values @ ramp).unsqueeze(-1) * ramp
+        for axis, direction in enumerate(self._linear):
+            line = self._line(x, axis)
+            line -= (line @ direction).unsqueeze(-1) * direction
         return x
 
     def root(self, x: Tensor) -> Tensor:

@@ -193,8 +193,8 @@ class Refinement:
     ) -> tuple[Field, Sequence[Tensor] | None]:
         """Take the steps of one level.
 
-        Each iteration reads a few numbers at once, the first also the band of frequencies. Otherwise it never waits for
-        the GPU, on which rejected steps and step lengths are handled.
+        Each iteration reads three numbers at once, and otherwise never waits for the GPU, on which rejected steps and
+        step lengths are handled.
 
         Args:
             weights: weights of the prior's terms; None is 1 for each.
@@ -206,7 +206,7 @@ class Refinement:
             z and the weights.
         """
         iterations, min_voxels = limits
-        terms, best, damping, kept = self._terms(pieces, z), None, z.values.new_zeros(()), None
+        terms, best, damping = self._terms(pieces, z), None, z.values.new_zeros(())
         for _ in range(iterations):
             before = (best[1] if best else z), weights
             model = level.model(self.likelihood, displacement(z))
@@ -222,11 +222,9 @@ class Refinement:
                 weights = self._weights(precision, z, model)
                 precision = self._precision(terms, weights)
             right = ascent(model, precision, z.values[0])
-            band = precision.band_limits(model.mean_curvature)
-            kept = kept or band.tolist()
-            dz = solve(model.damped(damping), precision, right, self.conjugate_steps, kept)
+            dz = solve(model.damped(damping), precision, right, self.conjugate_steps)
             z, length = self._take_step(z, dz)
-            length_voxels, damped, count, *kept = torch.stack([length, damping, voxels, *band]).tolist()
+            length_voxels, damped, count = torch.stack([length, damping, voxels.to(length)]).tolist()
             # Too little of the volume is covered by two timepoints and kept by the mask.
             if count < min_voxels:
                 return before

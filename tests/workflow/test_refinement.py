@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,6 @@ from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import Refinement, timepoint_transforms
-from groupmorph_monai.workflow.band import Band
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.precision import Precision, likeliest_weights
@@ -195,9 +193,8 @@ def dense_precision(precision, size, linear_is_free):
     return dense - across @ torch.linalg.solve(linear.T @ across, across.T)
 
 
-@pytest.mark.parametrize("kept", [None, (2, 3, 2)])
 @pytest.mark.parametrize("linear_is_free", [False, True])
-def test_a_step_solves_the_normal_equations(linear_is_free, kept):
+def test_a_step_solves_the_normal_equations(linear_is_free):
     generator = torch.Generator().manual_seed(0)
     size, timepoints = (3, 4, 2), 3
     root = torch.randn(3, 3, *size, generator=generator, dtype=torch.float64)
@@ -208,43 +205,16 @@ def test_a_step_solves_the_normal_equations(linear_is_free, kept):
     terms = FluidPrior(0.5, 0.1, 0.2, 0.3).terms(size)
     precision = Precision(terms, [1.0] * 4, linear_is_free)
     model = Quadratic(torch.tensor(0.0), torch.tensor(3), force, curvature)
-    found = solve(model, precision, ascent(model, precision, z), steps=400, kept=kept)
+    found = solve(model, precision, ascent(model, precision, z), steps=400)
     prior = dense_precision(precision, size, linear_is_free)
     dense = torch.block_diag(prior, prior, prior)
-    band, identity = CosineTransform(size, z, kept), torch.eye(24).double().view(24, *size)
-    projection = band.inverse(band(identity)).flatten(1)
     for d in range(3):
         for e in range(3):
-            block = projection @ torch.diag(curvature[0, d, e].flatten()) @ projection
-            dense[24 * d : 24 * d + 24, 24 * e : 24 * e + 24] += block
+            dense[24 * d : 24 * d + 24, 24 * e : 24 * e + 24] += torch.diag(curvature[0, d, e].flatten())
     right = force.flatten(1) - (z.flatten(2) @ prior).flatten(1)
     expected = torch.linalg.solve(dense, (right - right.mean(0)).T).T
     # The solver stops at a hundredth of the residual's length.
     assert (found.flatten(1) - expected).norm() < 0.05 * expected.norm()
-
-
-def test_the_band_ends_where_the_prior_outweighs_the_likelihood_a_hundredfold():
-    precision = Precision([FluidPrior(0, 0, 0, 1.0).spectrum((12, 9, 15))], [3.0], True)
-    for axis, n in enumerate((12, 9, 15)):
-        line = 3 * (2 - 2 * np.cos(np.pi * np.arange(n) / n)) ** 3
-        assert precision.band_limits(torch.tensor(0.2))[axis] == (line < 20).sum() > 4
-    # A linear field, which costs nothing, has 99 % of its energy in the first four.
-    assert precision.band_limits(torch.tensor(0.0)).tolist() == [4, 4, 4]
-    assert Precision([FluidPrior(0, 0, 0, 1.0).spectrum((12, 2))], [3.0], True).band_limits(torch.tensor(0.0))[1] == 2
-
-
-def test_a_band_holds_a_block_and_the_three_lines_and_gives_them_back():
-    size, kept = (4, 5, 3), (2, 3, 1)
-    band, x = Band(size, kept), torch.arange(120.0).view(2, *size)
-    packed = band.pack(x)
-    assert packed.shape == (2, 2 * 3 * 1 + 2 + 2 + 2)
-    for axis in range(3):
-        along = (slice(None), *(slice(None) if a == axis else 0 for a in range(3)))
-        torch.testing.assert_close(packed[:, band.line(axis, x.device)], x[along])
-    whole = band.unpack(packed, torch.zeros_like(x))
-    low = torch.zeros(size, dtype=torch.bool)
-    low[:2, :3, :1] = low[:, 0, 0] = low[0, :, 0] = low[0, 0, :] = True
-    torch.testing.assert_close(whole, torch.where(low, x, 0.0))
 
 
 def test_linear_fields_cost_nothing_where_only_higher_differences_do():
