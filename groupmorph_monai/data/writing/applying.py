@@ -17,7 +17,7 @@ from ..series import Frame, overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
-from .output_folder import all_or_nothing
+from .output_folder import all_or_nothing, keep_inputs
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
 
@@ -91,8 +91,9 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
 
     Args:
         result: folder written by `write_registration` with fields.
-        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform.
-    Raises: InputError if the folder has no such fields, or the path has another ending.
+        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform,
+            in another folder than ``result``.
+    Raises: InputError if the folder has no such fields, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
@@ -104,8 +105,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
                 f"{file}: expected the fields of a registration, found none; use the number of a scan from 0, and a "
                 "folder that 'register' wrote without --fields none"
             )
-    if path.exists() and any(path.samefile(file) for file in files):
-        raise InputError(f"--output: {path} would replace an input; choose another name")
+    keep_inputs(path.parent, files)
     transform, grid = ComposedTransform(*map(read_field, files)), resampling_grid(files[0])
     with all_or_nothing(path.parent) as folder:
         if path.suffix.lower() == ".h5":
