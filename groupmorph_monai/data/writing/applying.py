@@ -93,11 +93,15 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         result: folder written by `write_registration` with fields.
         path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform,
             in another folder than ``result``.
-    Raises: InputError if the folder has no such fields, or the path has another ending or is in that folder.
+    Raises: InputError if there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
+    if Path(result).is_file():
+        raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
+    for option, scan in (("--from", origin), ("--to", target)):
+        _check_scan(Path(result), option, scan)
     files = [Path(result) / name for name in names]
     for file in files:
         if not file.is_file():
@@ -112,6 +116,14 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             write_itk_transform(transform, grid, folder / path.name)
         else:
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)
+
+
+def _check_scan(result: Path, option: str, scan: int) -> None:
+    stems = [path.name.split(".")[0] for path in result.glob("ddf_*.nii.gz")]
+    last = max((int(stem[4:]) for stem in stems if stem[4:].isdecimal()), default=None)
+    if scan < 0 or (last is not None and scan > last):
+        wanted = "the number of a scan, from 0" if last is None else f"a scan from 0 to {last}"
+        raise InputError(f"{option}: expected {wanted}, got {scan}")
 
 
 def _result_name(name: str) -> str:
