@@ -28,7 +28,7 @@ def reference(text: str) -> str:
 
 
 def scan(text: str) -> int:
-    """Parse the number of a scan. Whether there is such a scan depends on the series, so its reader checks the range."""
+    """Parse the number of a scan. Its range depends on the series and is checked there."""
     if not re.fullmatch(r"-?\d{1,6}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected the number of a scan, from 0, got {text!r}")
     return int(text)

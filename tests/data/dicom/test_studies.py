@@ -3,6 +3,7 @@
 import builtins
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -199,6 +200,15 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
+
+
+@pytest.mark.parametrize("place", [".", "dicom"])
+def test_dicom_beside_nifti_is_not_called_missing(tmp_path, capsys, place):
+    exports.save(dynamic(exports.examination()), tmp_path / place)
+    nib.save(nib.Nifti1Image(volumes()[0], AFFINE), tmp_path / "t0.nii.gz")
+    assert main(["register", str(tmp_path), "--list"]) == 2
+    error = capsys.readouterr().err
+    assert "at its top level (t0.nii.gz), which are read instead" in error and "folder of the DICOM files" in error
 
 
 def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
