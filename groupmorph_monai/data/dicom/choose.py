@@ -122,6 +122,12 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
                 stack: "derived" if stack.derived else "other series" for stack in candidates if stack not in chosen
             }
             return chosen, rejected | rest
+    if pattern:
+        missing, members = ("timepoint", candidates) if candidates else ("slice", named)
+        raise InputError(
+            f"--series-description: expected at least two {missing}s, but the series that match {pattern!r} have one "
+            f"{missing}: {'; '.join(stack.name for stack in members)}; use another pattern{SEE_LIST}"
+        )
     raise InputError(
         f"{stacks[0].planes[0].path}: expected a series with at least two timepoints, or several similar series, got "
         f"{_list(stacks)}; select those that belong together with --series-description PATTERN{SEE_LIST}"

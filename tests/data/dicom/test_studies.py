@@ -117,6 +117,12 @@ def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
     refused(tmp_path, "'t2_tse'", "--list", description="t3")
 
 
+def test_a_description_of_one_scan_names_it_and_no_other_series(tmp_path):
+    exports.save(study(exports.examination()), tmp_path)
+    message = refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
+    assert message.startswith("--series-description: ") and "'dyn'" not in message
+
+
 def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog):
     shared, data = exports.examination(), volumes(2)
     images = exports.classic(
