@@ -59,8 +59,8 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
         return read_dirlab_landmarks(files[0])
     if len(files) != len(grids):
         raise InputError(
-            f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; add the "
-            "missing files"
+            f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; "
+            + (f"add {', '.join(missing)}" if (missing := _missing(files, len(grids))) else "list one file per scan")
         )
     landmarks = [read_points(file) for file in files]
     for file, points, grid in zip(files, landmarks, grids):
@@ -77,6 +77,21 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
         if outside:
             logger.warning("%s: %d of %d points lie outside of their scan", file, outside, len(points))
     return np.stack(landmarks)
+
+
+def _missing(files: Sequence[str | Path], count: int) -> list[str]:
+    """Name the files missing from a set numbered from 0 or 1; empty if the others do not tell."""
+    names = [Path(file).name for file in files]
+    parts = [match.groups() for name in names if (match := re.fullmatch(r"(.*?)(\d{1,6})(\D*)", name, re.ASCII))]
+    if len(parts) < len(names) or len({(before, after) for before, _, after in parts}) != 1:
+        return []
+    numbers, (before, digits, after) = {int(number) for _, number, _ in parts}, parts[0]
+    first = 0 if 0 in numbers else 1
+    expected = range(first, first + count)
+    if not numbers < set(expected) or numbers.isdisjoint({0, count}):  # may be numbered from 0 or from 1
+        return []
+    width = len(digits) if digits.startswith("0") else 1
+    return [name for k in expected if (name := f"{before}{k:0{width}d}{after}") not in names]
 
 
 def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[float]:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.reading.points import read_points
+from groupmorph_monai.data.reading.points import read_landmarks, read_points
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.geometry import Grid
 
 POINTS_RAS = np.array([[1.5, -2.0, 30.25], [4.0, 5.0, -6.0]])
 POINT_FILES = {
@@ -58,3 +59,19 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
         read_points(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "cure"),
+    [
+        (["landmarks_00.csv", "landmarks_02.csv", "landmarks_03.csv"], "add landmarks_01.csv"),
+        (["landmarks_00.csv", "landmarks_01.csv"], "add landmarks_02.csv, landmarks_03.csv"),
+        (["s1_4.txt", "s1_2.txt"], "add s1_1.txt, s1_3.txt"),
+        (["landmarks_01.csv", "landmarks_02.csv"], "list one file per scan"),
+        (["landmarks_pre.csv", "landmarks_0.csv"], "list one file per scan"),
+        (["landmarks_0.csv"] + 5 * ["landmarks_9.csv"], "list one file per scan"),
+    ],
+)
+def test_missing_landmarks_are_named(names, cure):
+    with pytest.raises(InputError, match=f"for each of the 4 scans, got {len(names)}; {cure}$"):
+        read_landmarks(names, [Grid((9, 9, 9), np.eye(4))] * 4)
