@@ -59,7 +59,10 @@ def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
 
 def register(args: argparse.Namespace) -> None:
     if args.list:
-        print(list_series(args.files, args.series_description))
+        listing, reason = list_series(args.files, args.series_description)
+        print(listing, flush=True)
+        if reason:
+            raise reason
         return
     if not args.output:
         raise InputError("--output: expected a folder for the results, got none; specify one")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .kinds import Kind, Number, Whole
 
-__all__ = ["device", "number", "path", "positive", "reference", "seed", "spacing_mm"]
+__all__ = ["device", "number", "path", "positive", "reference", "scan", "seed", "spacing_mm"]
 
 
 def device(text: str) -> str:
@@ -25,6 +25,13 @@ def reference(text: str) -> str:
     if text != "mean" and not re.fullmatch(r"\d{1,6}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected 'mean' or the number of a timepoint from 0, got {text!r}")
     return text
+
+
+def scan(text: str) -> int:
+    """Parse the number of a scan. Its range depends on the series and is checked there."""
+    if not re.fullmatch(r"-?\d{1,6}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected the number of a scan, from 0, got {text!r}")
+    return int(text)
 
 
 def number(kind: Kind, whole: bool = False) -> Callable[[str], float]:

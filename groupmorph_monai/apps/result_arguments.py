@@ -3,7 +3,7 @@
 import argparse
 
 from .kinds import Whole
-from .option_types import number
+from .option_types import number, scan
 
 __all__ = ["add_results", "add_scan_pair"]
 
@@ -69,7 +69,7 @@ def add_scan_pair(p: argparse.ArgumentParser) -> None:
             option,
             dest=name,
             required=True,
-            type=number(Whole(0, 10000), whole=True),
+            type=scan,
             metavar=letter,
             help=f"number of scan {letter}, starting from 0",
         )

@@ -11,12 +11,13 @@ from ...errors import InputError
 from .headers import Plane, Source
 from .order import Volume, split_volumes
 
-__all__ = ["Stack", "choose", "make_stacks"]
+__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
+SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
 
 
@@ -107,7 +108,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     named = [stack for stack in stacks if _matches(stack, pattern)]
     if not named:
         raise InputError(
-            f"--series-description: expected a pattern of one of {_list(stacks)}, got {pattern!r}; see --list"
+            f"--series-description: expected a pattern of one of {_list(stacks)}, got {pattern!r}; correct it{SEE_LIST}"
         )
     rejected = {stack: "other description" for stack in stacks if stack not in named}
     rejected |= {stack: stack.unsuited for stack in named if stack.unsuited and (not pattern or stack.slices < 2)}
@@ -121,9 +122,15 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
                 stack: "derived" if stack.derived else "other series" for stack in candidates if stack not in chosen
             }
             return chosen, rejected | rest
+    if pattern:
+        missing, members = ("timepoint", candidates) if candidates else ("slice", named)
+        raise InputError(
+            f"--series-description: expected at least two {missing}s, but the series that match {pattern!r} have one "
+            f"{missing}: {'; '.join(stack.name for stack in members)}; use another pattern{SEE_LIST}"
+        )
     raise InputError(
         f"{stacks[0].planes[0].path}: expected a series with at least two timepoints, or several similar series, got "
-        f"{_list(stacks)}; select those that belong together with --series-description PATTERN, or see --list"
+        f"{_list(stacks)}; select those that belong together with --series-description PATTERN{SEE_LIST}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from .choose import Stack, choose, make_stacks
+from .choose import SEE_LIST, Stack, choose, make_stacks
 from .find import find_stacks
 from .geometry import volume_affine
 from .order import in_order, times_s
@@ -61,17 +61,20 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes))
 
 
-def list_dicom(paths: Sequence[Path], description: str | None = None) -> str:
-    """Describe the stacks of a study, one per line, and whether each would be aligned."""
+def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[str, InputError | None]:
+    """Describe the stacks of a study, one per line, and whether each would be aligned.
+
+    Returns: the description, and why no stacks can be aligned; None if some can.
+    """
     stacks = _stacks(paths)
+    reason = None
     try:
         chosen, rejected = choose(stacks, description)
-        end = []
     except InputError as error:
-        chosen, rejected, end = [], {}, [str(error)]
+        chosen, rejected, reason = [], {}, InputError(str(error).removesuffix(SEE_LIST))
     lines = []
     for stack in stacks:
         rows, columns = stack.source.shape
         state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.unsuited or "not chosen"
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
-    return "\n".join([*lines, *end])
+    return "\n".join(lines), reason

@@ -49,15 +49,27 @@ def dicom_reader(path: Path) -> ModuleType:
     return dicom
 
 
-def list_series(files: Sequence[str | Path], description: str | None = None) -> str:
-    """Describe the series of a DICOM study, one per line; see `list_dicom`."""
+def list_series(files: Sequence[str | Path], description: str | None = None) -> tuple[str, InputError | None]:
+    """Describe the series of a DICOM study, one per line, and why none can be aligned; see `list_dicom`."""
     paths = dicom_paths(files)
     if not paths:
+        _check_hidden_dicom([Path(path) for path in files])
         raise InputError(
             f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for "
             "other files"
         )
-    return dicom_reader(paths[0]).list_dicom(paths, description)
+    listing: tuple[str, InputError | None] = dicom_reader(paths[0]).list_dicom(paths, description)
+    return listing
+
+
+def _check_hidden_dicom(paths: Sequence[Path]) -> None:
+    for folder in paths:
+        others = sorted(images(folder), key=natural_order) if folder.is_dir() else []
+        if others and any(is_dicom(path) for path in folder.rglob("*")):
+            raise InputError(
+                f"{folder}: expected a DICOM study, whose series --list shows, got NIfTI or other image files at its "
+                f"top level ({others[0].name}), which are read instead; specify the folder of the DICOM files alone"
+            )
 
 
 def folder_files(folder: Path, description: str | None = None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,34 +19,34 @@ from .readers import LPS_TO_RAS
 __all__ = ["read_landmarks", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
-_Rows = list[list[float]]
+_Lines = list[tuple[int, str]]  # line number in the file, from 1, and text
+_Rows = list[tuple[int, list[str]]]  # line number, and the cells of the coordinates
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 
 
 def read_points(path: str | Path) -> np.ndarray:
     """Read landmarks, ``(P, 3)`` in RAS mm.
 
-    ``.csv``: RAS mm in the columns x, y, z or r, a, s, or in three columns without header; l, p, s is converted.
+    ``.csv``: RAS mm in the columns x, y, z or r, a, s, or in three columns without header; l, p, s is converted. Cells
+    are separated by commas, semicolons or tabs.
     ``.fcsv`` of 3D Slicer: according to its header. Other files are read as by ITK, Elastix and Transformix, in LPS mm:
     ``point``, a count, and coordinates; coordinates alone; or the output points of ``outputpoints.txt``.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
     kind = Path(path).suffix.lower()
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     try:
         rows, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
-        points = np.array(rows, dtype=np.float64)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         if isinstance(error, InputError):
             raise
-        reason = "a line with fewer" if isinstance(error, IndexError) else error
-        raise InputError(f"{path}: expected three numbers per line, got {reason}; correct the file") from error
-    if not points.size:
+        raise InputError(f"{path}: expected a number of points, got {error}; correct the file") from error
+    if not rows:
         raise InputError(f"{path}: expected points, got a file without any; check the path")
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise InputError(f"{path}: expected points of three finite numbers, got shape {points.shape}; correct the file")
+    points = np.array([_coordinates(cells, number, path) for number, cells in rows], dtype=np.float64)
     return points @ LPS_TO_RAS[:3, :3] if lps else points
 
 
@@ -58,8 +59,8 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
         return read_dirlab_landmarks(files[0])
     if len(files) != len(grids):
         raise InputError(
-            f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; add the "
-            "missing files"
+            f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; "
+            + (f"add {', '.join(missing)}" if (missing := _missing(files, len(grids))) else "list one file per scan")
         )
     landmarks = [read_points(file) for file in files]
     for file, points, grid in zip(files, landmarks, grids):
@@ -78,35 +79,70 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
     return np.stack(landmarks)
 
 
-def _csv(lines: list[str], path: str) -> tuple[_Rows, bool]:
-    rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("#")]
-    header = [cell.lower().removesuffix("_mm") for cell in rows[0]] if rows else []
+def _missing(files: Sequence[str | Path], count: int) -> list[str]:
+    """Name the files missing from a set numbered from 0 or 1; empty if the others do not tell."""
+    names = [Path(file).name for file in files]
+    parts = [match.groups() for name in names if (match := re.fullmatch(r"(.*?)(\d{1,6})(\D*)", name, re.ASCII))]
+    if len(parts) < len(names) or len({(before, after) for before, _, after in parts}) != 1:
+        return []
+    numbers, (before, digits, after) = {int(number) for _, number, _ in parts}, parts[0]
+    first = 0 if 0 in numbers else 1
+    expected = range(first, first + count)
+    if not numbers < set(expected) or numbers.isdisjoint({0, count}):  # may be numbered from 0 or from 1
+        return []
+    width = len(digits) if digits.startswith("0") else 1
+    return [name for k in expected if (name := f"{before}{k:0{width}d}{after}") not in names]
+
+
+def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[float]:
+    wanted = f"{path}: expected three finite numbers per line, got"
+    if len(cells) != 3:
+        raise InputError(f"{wanted} {len(cells)} in line {number}; correct the file")
+    values = []
+    for cell in cells:
+        try:
+            values.append(float(cell))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise InputError(f"{wanted} {cell[:40]!r} in line {number}; correct the file")
+    return values
+
+
+def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    separator = next((mark for mark in (";", ",", "\t") if lines and mark in lines[0][1]), ",")
+    rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
+    header = [cell.lower().removesuffix("_mm") for cell in rows[0][1]] if rows else []
     for names in _COLUMNS:
         if set(names) <= set(header):
-            return [[float(row[header.index(n)]) for n in names] for row in rows[1:]], names[0] == "l"
-    return [[float(cell) for cell in row] for row in rows], False
+            columns = [header.index(name) for name in names]
+            return [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]], names[0] == "l"
+    return rows, False
 
 
-def _fcsv(lines: list[str], path: str) -> tuple[_Rows, bool]:
-    header = " ".join(line for line in lines if line.startswith("#"))
+def _fcsv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+    header = " ".join(line for _, line in lines if line.startswith("#"))
     match = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
     system = {"0": "RAS", "1": "LPS"}.get(match[1], match[1]) if match else "RAS"
     if system not in ("RAS", "LPS"):
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
-    return [[float(c) for c in line.split(",")[1:4]] for line in lines if not line.startswith("#")], system == "LPS"
+    rows = [(number, line.split(",")[1:4]) for number, line in lines if not line.startswith("#")]
+    return rows, system == "LPS"
 
 
-def _itk_points(lines: list[str], path: str) -> tuple[_Rows, bool]:
-    output = [match for line in lines if (match := re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line))]
+def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+    output = [(n, match) for n, line in lines if (match := re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line))]
     if lines and len(output) == len(lines):
-        return [[float(c) for c in match[1].split()] for match in output], True
-    first = lines[0].lower() if lines else ""
+        return [(number, match[1].split()) for number, match in output], True
+    first = lines[0][1].lower() if lines else ""
     if first == "index":
         raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
     rows = lines[2:] if first == "point" else lines
-    if first == "point" and int(lines[1]) != len(rows):
-        raise InputError(f"{path}: expected {lines[1]} points (second line), got {len(rows)}; correct the file")
-    return [[float(c) for c in re.split(r"[\s,]+", row)] for row in rows], True
+    count = lines[1][1] if first == "point" and len(lines) > 1 else str(len(rows))
+    if int(count) != len(rows):
+        raise InputError(f"{path}: expected {count} points (second line), got {len(rows)}; correct the file")
+    return [(number, re.split(r"[\s,;]+", row)) for number, row in rows], True
 
 
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:

@@ -236,15 +236,15 @@ def _reason(error: Exception) -> str:
 def read_image(path: str | Path, labels: bool = False) -> Frame:
     """Read one 3D volume as it is stored; ``labels`` keeps its dtype, otherwise it is float32."""
     file = _load(path, labels)
-    _check_volume(file, 3)
+    _check_volume(file, 3, "split it into 3D files")
     return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
 
 
-def _check_volume(file: _File, most_axes: int) -> None:
+def _check_volume(file: _File, most_axes: int, cure_4d: str = "split it into 3D files, or use it alone") -> None:
     shape = file.data.shape
     if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
         wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
-        cure = "split it into 3D files, or use it alone" if len(shape) == 4 else "make one 3D file per timepoint"
+        cure = cure_4d if len(shape) == 4 else "make one 3D file per timepoint"
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 

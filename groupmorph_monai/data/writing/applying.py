@@ -17,7 +17,7 @@ from ..series import Frame, overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
-from .output_folder import all_or_nothing
+from .output_folder import all_or_nothing, keep_inputs
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
 
@@ -91,12 +91,17 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
 
     Args:
         result: folder written by `write_registration` with fields.
-        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform.
-    Raises: InputError if the folder has no such fields, or the path has another ending.
+        path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform,
+            in another folder than ``result``.
+    Raises: InputError if there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
+    if Path(result).is_file():
+        raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
+    for option, scan in (("--from", origin), ("--to", target)):
+        _check_scan(Path(result), option, scan)
     files = [Path(result) / name for name in names]
     for file in files:
         if not file.is_file():
@@ -104,14 +109,21 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
                 f"{file}: expected the fields of a registration, found none; use the number of a scan from 0, and a "
                 "folder that 'register' wrote without --fields none"
             )
-    if path.exists() and any(path.samefile(file) for file in files):
-        raise InputError(f"--output: {path} would replace an input; choose another name")
+    keep_inputs(path.parent, files)
     transform, grid = ComposedTransform(*map(read_field, files)), resampling_grid(files[0])
     with all_or_nothing(path.parent) as folder:
         if path.suffix.lower() == ".h5":
             write_itk_transform(transform, grid, folder / path.name)
         else:
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)
+
+
+def _check_scan(result: Path, option: str, scan: int) -> None:
+    stems = [path.name.split(".")[0] for path in result.glob("ddf_*.nii.gz")]
+    last = max((int(stem[4:]) for stem in stems if stem[4:].isdecimal()), default=None)
+    if scan < 0 or (last is not None and scan > last):
+        wanted = "the number of a scan, from 0" if last is None else f"a scan from 0 to {last}"
+        raise InputError(f"{option}: expected {wanted}, got {scan}")
 
 
 def _result_name(name: str) -> str:

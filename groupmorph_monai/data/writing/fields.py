@@ -25,6 +25,7 @@ from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+_ITK_ENDINGS = (".h5", ".tfm", ".mat")
 _COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
 
 
@@ -67,6 +68,11 @@ def resampling_grid(path: str | Path) -> Grid:
 
 
 def _load(path: str | Path) -> nib.Nifti1Pair:
+    wanted = "expected a displacement field such as ddf_02.nii.gz"
+    if Path(path).is_dir():
+        raise InputError(f"{path}: {wanted}, got a folder; use a ddf_KK or inverse_ddf_KK in it")
+    if Path(path).suffix.lower() in _ITK_ENDINGS:
+        raise InputError(f"{path}: {wanted}, got an ITK transform; use the ddf_KK or inverse_ddf_KK, or ITK itself")
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(

@@ -3,6 +3,7 @@
 import builtins
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -91,11 +92,35 @@ def test_the_list_says_what_would_be_aligned_and_why_the_rest_is_not(tmp_path, c
     assert next(line for line in lines if "'dyn'" in line).endswith("4 x 7 slices of 12 x 10")
 
 
+@pytest.mark.parametrize(
+    ("series", "options", "words"),
+    [
+        ({"PatientID": "P2"}, [], "expected the scans of one patient, got 2 patients"),
+        ({"SeriesDescription": "dyn_b"}, [], "expected one series to align"),
+        ({}, ["--series-description", "t3"], "expected a pattern of one of"),
+    ],
+)
+def test_a_list_of_what_cannot_be_aligned_ends_as_an_error(tmp_path, capsys, series, options, words):
+    shared = exports.examination()
+    exports.save(dynamic(shared) + dynamic(shared, volumes(seed=7), SeriesNumber=6, **series), tmp_path)
+    assert main(["register", str(tmp_path), "--list", *options]) == 2
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2 and all("slices of" in line for line in captured.out.splitlines())
+    assert captured.err.startswith("groupmorph: ") and captured.err.count("\n") == 1
+    assert words in captured.err and "--list" not in captured.err
+
+
 @pytest.mark.parametrize("pattern", ["subtraction", "SUB*", "*traction"])
 def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
     exports.save(study(exports.examination()), tmp_path)
     assert_aligned(read_series(tmp_path, description=pattern), volumes(6, seed=6)[:3])
     refused(tmp_path, "'t2_tse'", "--list", description="t3")
+
+
+def test_a_description_of_one_scan_names_it_and_no_other_series(tmp_path):
+    exports.save(study(exports.examination()), tmp_path)
+    message = refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
+    assert message.startswith("--series-description: ") and "'dyn'" not in message
 
 
 def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog):
@@ -201,6 +226,15 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
 
 
+@pytest.mark.parametrize("place", [".", "dicom"])
+def test_dicom_beside_nifti_is_not_called_missing(tmp_path, capsys, place):
+    exports.save(dynamic(exports.examination()), tmp_path / place)
+    nib.save(nib.Nifti1Image(volumes()[0], AFFINE), tmp_path / "t0.nii.gz")
+    assert main(["register", str(tmp_path), "--list"]) == 2
+    error = capsys.readouterr().err
+    assert "at its top level (t0.nii.gz), which are read instead" in error and "folder of the DICOM files" in error
+
+
 def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
     """The table moved between two series, and the second one has more slices."""
     shared, data = exports.examination(), volumes(2)
@@ -220,8 +254,8 @@ def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
     for image, value in zip(images, np.repeat(values, SIZE[2])):
         image.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
         image.add_new((0x0043, 0x1039), "IS", [int(value), 8, 0, 0])
-    listing = list_dicom([exports.save(images, tmp_path)])
-    assert listing.splitlines()[0].strip().startswith(state)
+    listing, reason = list_dicom([exports.save(images, tmp_path)])
+    assert listing.splitlines()[0].strip().startswith(state) and (reason is None) == (state == "to be aligned")
 
 
 def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
@@ -240,8 +274,8 @@ def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
-    listing = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
-    assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing
+    listing, reason = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
+    assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing and reason is None
 
 
 def test_a_registration_needs_an_output(tmp_path, capsys):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.reading.points import read_points
+from groupmorph_monai.data.reading.points import read_landmarks, read_points
 from groupmorph_monai.errors import InputError
+from groupmorph_monai.space.geometry import Grid
 
 POINTS_RAS = np.array([[1.5, -2.0, 30.25], [4.0, 5.0, -6.0]])
 POINT_FILES = {
@@ -12,6 +13,10 @@ POINT_FILES = {
     "named.csv": "label,S,R,A\na,30.25,1.5,-2\nb,-6,4,5\n",
     "lps.csv": "l,p,s\n-1.5,2.0,30.25\n-4,-5,-6\n",
     "bare.csv": "1.5,-2.0,30.25\n4,5,-6\n",
+    "semicolons.csv": "label;x;y;z\na,b;1.5;-2.0;30.25\nc;4;5;-6\n",
+    "tabs.csv": "x\ty\tz\n1.5\t-2.0\t30.25\n4\t5\t-6\n",
+    "commas_and_tabs.csv": "1.5,\t-2.0,\t30.25\n4,\t5,\t-6\n",
+    "semicolons.txt": "-1.5; 2.0; 30.25\n-4;-5;-6\n",
     "itk.txt": "point\n2\n-1.5 2.0 30.25\n-4 -5 -6e0\n",
     "bare.txt": "-1.5 2.0 30.25\n-4 -5 -6\n",
     "outputpoints.txt": "Point\t0\t; InputPoint = [ 9 ]\t; OutputPoint = [ -1.5 2 30.25 ]\t; Deformation = [ 0 0 0 ]\n"
@@ -32,10 +37,16 @@ def test_points_of_every_format_are_ras(tmp_path, name):
     [
         ("index.txt", "index\n1\n3 4 5\n", "voxel indices"),
         ("short.txt", "point\n3\n1 2 3\n", "expected 3 points"),
-        ("two.csv", "1,2\n3,4\n", "three finite numbers"),
-        ("words.csv", "x,y,z\n1,2,three\n", "three"),
-        ("ragged.csv", "x,y,z\n1,2,3\n1,2\n", "three numbers per line"),
-        ("nan.csv", "1,2,nan\n", "finite"),
+        ("headless.txt", "point\n", "without any"),
+        ("count.txt", "point\nmany\n1 2 3\n", "number of points"),
+        ("two.csv", "1,2\n3,4\n", "three finite numbers per line, got 2 in line 1;"),
+        ("words.csv", "x,y,z\n1,2,three\n", "got 'three' in line 2;"),
+        ("ragged.csv", "x,y,z\n1,2,3\n\n1,2\n", "got 2 in line 4;"),
+        ("nan.csv", "1,2,3\n1,2,nan\n", "got 'nan' in line 2;"),
+        ("commas.csv", "x;y;z\n1,5;2;3\n", "got '1,5' in line 2;"),
+        ("gap.csv", "1\t2\t3\n4\t\t6\n", "got '' in line 2;"),
+        ("short.fcsv", "f,1,2\n", "got 2 in line 1;"),
+        ("inf.txt", "point\n1\n1 2 inf\n", "got 'inf' in line 3;"),
         ("empty.csv", "", "without any"),
         ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
         ("missing.csv", None, "No such file"),
@@ -48,3 +59,19 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
         read_points(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "cure"),
+    [
+        (["landmarks_00.csv", "landmarks_02.csv", "landmarks_03.csv"], "add landmarks_01.csv"),
+        (["landmarks_00.csv", "landmarks_01.csv"], "add landmarks_02.csv, landmarks_03.csv"),
+        (["s1_4.txt", "s1_2.txt"], "add s1_1.txt, s1_3.txt"),
+        (["landmarks_01.csv", "landmarks_02.csv"], "list one file per scan"),
+        (["landmarks_pre.csv", "landmarks_0.csv"], "list one file per scan"),
+        (["landmarks_0.csv"] + 5 * ["landmarks_9.csv"], "list one file per scan"),
+    ],
+)
+def test_missing_landmarks_are_named(names, cure):
+    with pytest.raises(InputError, match=f"for each of the 4 scans, got {len(names)}; {cure}$"):
+        read_landmarks(names, [Grid((9, 9, 9), np.eye(4))] * 4)

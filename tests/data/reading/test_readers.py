@@ -230,6 +230,12 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):
+    path = _nifti(tmp_path / "s.nii", _volume((*SIZE, 3)))
+    with pytest.raises(InputError, match="expected a 3D volume, got shape .*; split it into 3D files$"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("given", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
 def test_what_cannot_be_paths_is_named(given):
     assert _error(given).startswith(f"series: expected image files or a folder, got {given!r}")

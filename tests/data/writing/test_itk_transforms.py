@@ -122,18 +122,49 @@ def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
     frames = [Frame(np.ones(g.shape, np.float32), g.affine.numpy(), "x") for g in (larger, home)]
     second = ComposedTransform(DenseTransform(*noise.flip(0), home), AffineTransform(torch.eye(4)))
     write_registration(Series(tuple(frames)), [second, first], tmp_path, home=1, products=Products("full"))
-    combine_fields(tmp_path, 0, 1, tmp_path / "map.h5")
+    combine_fields(tmp_path, 0, 1, tmp_path / "out" / "map.h5")
     points = larger.points(every=3).reshape(-1, 3)
     composed = ComposedTransform(read_field(tmp_path / "inverse_ddf_00.nii.gz"), read_field(tmp_path / "ddf_01.nii.gz"))
     assert not home.contains(composed.transforms[0](points)).all()
-    np.testing.assert_allclose(by_simple_itk(tmp_path / "map.h5", points.numpy()), composed(points), atol=0.01)
+    np.testing.assert_allclose(by_simple_itk(tmp_path / "out" / "map.h5", points.numpy()), composed(points), atol=0.01)
 
 
 def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
     folder, _ = result
-    with pytest.raises(InputError, match="inverse_ddf_07.nii.gz: expected the fields of a registration"):
-        combine_fields(folder, 7, 0, tmp_path / "x.nii.gz")
+    for origin, target, words in (
+        (7, 0, "^--from: expected a scan from 0 to 1, got 7$"),
+        (0, 2, "^--to: expected a scan from 0 to 1, got 2$"),
+    ):
+        with pytest.raises(InputError, match=words):
+            combine_fields(folder, origin, target, tmp_path / "x.nii.gz")
+    with pytest.raises(InputError, match="inverse_ddf_01.nii.gz: expected the fields of a registration"):
+        combine_fields(tmp_path, 1, 0, tmp_path / "x.nii.gz")
+    with pytest.raises(InputError, match="expected the folder of a registration, got the file .*ddf_00.nii.gz"):
+        combine_fields(folder / "ddf_00.nii.gz", 1, 0, tmp_path / "x.nii.gz")
     with pytest.raises(InputError, match="--output: expected a name that ends in"):
         combine_fields(folder, 1, 0, tmp_path / "x.mat")
-    with pytest.raises(InputError, match="would replace an input"):
-        combine_fields(folder, 1, 0, folder / "ddf_00.nii.gz")
+
+
+def test_a_scan_below_0_is_answered_with_those_that_there_are(result, tmp_path, capsys):
+    given = ["combine", str(result[0]), "--from", "-1", "--to", "0", "--output", str(tmp_path / "x.nii.gz")]
+    assert main(given) == 2
+    assert "--from: expected a scan from 0 to 1, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ddf_00.nii.gz", "ddf_01.nii.gz", "c.nii.gz", "c.h5"])
+def test_a_map_is_not_written_into_the_registration_that_it_reads(result, tmp_path, monkeypatch, capsys, name):
+    folder, _ = result
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for source, output in ((folder, folder / name), (folder, tmp_path / "link" / name), (".", name)):
+        given = ["combine", str(source), "--from", "1", "--to", "0", "--output", str(output)]
+        assert main(given) == 2
+        assert "expected an output folder that holds no input" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+
+
+def test_a_map_is_written_to_the_current_directory(result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["combine", str(result[0]), "--from", "1", "--to", "0", "--output", "scan1_to_scan0.nii.gz"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scan1_to_scan0.nii.gz"]

@@ -662,6 +662,13 @@ def test_a_field_that_is_read_knows_no_way_back(tmp_path):
         _ = read_field(tmp_path / "out" / "ddf_01.nii.gz").inverse
 
 
+def test_what_is_no_field_is_answered_with_the_name_of_one(tmp_path):
+    (tmp_path / "transform_03.h5").write_bytes(b"HDF")
+    for path, words in ((tmp_path, "a folder"), (tmp_path / "transform_03.h5", "an ITK transform; use the ddf_KK")):
+        with pytest.raises(InputError, match=f"expected a displacement field such as ddf_02.nii.gz, got {words}"):
+            read_field(path)
+
+
 def test_an_image_beside_the_field_is_refused(tmp_path):
     series = _saved(tmp_path / "in", [_frame(), _frame()])
     _write(series, tmp_path / "out")
