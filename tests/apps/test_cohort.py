@@ -115,7 +115,7 @@ def test_a_header_is_checked(study, capsys, header, told):
 def test_misuse_is_told(study, options, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["cohort", "m.tsv", "--output", "out", *options])
-    assert f"argument {options[0]}" in capsys.readouterr().err
+    assert f"groupmorph: {options[0]}: expected" in capsys.readouterr().err
 
 
 def job(study, *options, series=0):
