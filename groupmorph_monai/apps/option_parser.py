@@ -31,12 +31,14 @@ class OptionParser(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._values = argparse.Namespace()
 
     def parse_known_args(self, args=None, namespace=None):
         """Parse arguments, and refuse unknown ones here, where the options of the subcommand are known."""
         args = sys.argv[1:] if args is None else list(args)
         self._check_options(args)
-        values, rest = super().parse_known_args(args, namespace)
+        self._values = argparse.Namespace() if namespace is None else namespace
+        values, rest = super().parse_known_args(args, self._values)
         if rest:
             lists = [action.metavar for action in self._actions if not action.option_strings and action.nargs == "+"]
             cure = f"; give all {lists[0]} together" if lists else ""
@@ -59,13 +61,25 @@ class OptionParser(argparse.ArgumentParser):
             close = difflib.get_close_matches(value.strip("'"), choices.split(", "), 1)
             return f"{name}: expected one of {choices}, got {value}" + (f"; did you mean {close[0]}?" if close else "")
         if match := re.fullmatch(_REQUIRED, message):
-            return f"{self._command}expected {match[1]}, got none"
+            return f"{self._command}expected {match[1]}, got none{self._cure(match[1].split(', '))}"
         if match := re.fullmatch(_ONE_REQUIRED, message):
             return f"{self._command}expected {match[1].replace(' ', ' or ')}, got none"
         for pattern, wording in _WORDINGS:
             if match := re.fullmatch(pattern, message, re.DOTALL):
                 return match.expand(wording)
         return message
+
+    def _cure(self, missing: Sequence[str]) -> str:
+        """Suggest what to do if an option with several values has taken those of a missing argument."""
+        greedy = [
+            action.option_strings[0]
+            for action in self._actions
+            if action.option_strings and action.nargs == "+" and len(getattr(self._values, action.dest, None) or ()) > 1
+        ]
+        lists = [action.metavar for action in self._actions if not action.option_strings and action.metavar in missing]
+        if not greedy or not lists:
+            return ""
+        return f"; put {lists[0]} before {greedy[0]}, which took several, or separate them by --"
 
     def _check_options(self, args: Sequence[str]) -> None:
         """Refuse an unknown option before argparse misses the value or the required option for which it stands."""

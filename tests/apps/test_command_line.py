@@ -8,6 +8,7 @@ import pytest
 
 from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
+from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
 
 
@@ -63,6 +64,12 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments
         ("register a b --ref 0", "--ref: unknown option of register; did you mean --reference? see"),
         ("register a --output x b", "register: expected no further argument, got 'b'; give all FILES together; see"),
         ("register --output x", "register: expected FILES, got none; see"),
+        (
+            "register --output x --mask m a b",
+            "register: expected FILES, got none; put FILES before --mask, which took several, or separate them by --; "
+            "see",
+        ),
+        ("register --output x --mask m", "register: expected FILES, got none; see"),
         ("register a b --output", "--output: expected a value, got none; see"),
         ("register a b --quiet=1", "--quiet: expected no value, got '1'; see"),
         ("register a --effort best --no-refine", "--no-refine: expected without --effort, got both; see"),
@@ -82,6 +89,11 @@ def test_a_mistake_in_the_arguments_is_told_in_one_line(words, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"groupmorph: {message} groupmorph") and error.endswith(" --help\n")
     assert error.count("\n") == 1
+
+
+def test_scans_after_a_mask_are_separated_by_dashes():
+    args = make_parser().parse_args(["register", "--output", "x", "--mask", "m", "--", "a", "b"])
+    assert (args.mask, args.files) == (["m"], ["a", "b"])
 
 
 def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
