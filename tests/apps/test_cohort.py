@@ -148,6 +148,13 @@ def test_a_series_is_registered_with_the_options_of_register(study):
     assert {**arguments, "output": "x"} == expected
 
 
+def test_a_run_leaves_no_locks(study, monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study._register", lambda *arguments: None)
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 3
+    assert sorted(os.listdir(study / "out")) == ["cohort.html", "cohort.log", "cohort.tsv"]
+
+
 def test_the_page_begins_with_the_worst(tmp_path):
     cohort = CohortFolder(tmp_path)
     jobs = [{"name": name, "inputs": "i", "settings": "s"} for name in ("good", "unlike", "bad", "dead", "todo", "old")]
