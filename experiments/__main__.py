@@ -1,10 +1,10 @@
 """Command line of the experiments."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from groupmorph_monai.apps.command_line import run_command
+from groupmorph_monai.apps.option_parser import OptionParser
 from groupmorph_monai.apps.suites.suite import add_suites
 
 from .affine import AFFINE
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of `run_command`.
     """
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="python -m experiments", description="Experiments on the models. Without a name, lists them."
     )
     parser.set_defaults(command="benchmark")

@@ -5,6 +5,7 @@ import argparse
 from .. import __version__
 from .cohort_arguments import COHORT_TEXTS, add_cohort_options
 from .kinds import Whole
+from .option_parser import OptionParser
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .result_arguments import add_results, add_scan_pair
 from .run_options import add_run_options
@@ -15,7 +16,7 @@ __all__ = ["make_parser"]
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="groupmorph",
         description="Align all scans of a series (DCE-MRI or other repeated scans of one patient) in one common space.",
     )

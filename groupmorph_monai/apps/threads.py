@@ -11,9 +11,10 @@ from pathlib import Path
 from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 from ..errors import InputError
 
-__all__ = ["available_cores", "limit_threads"]
+__all__ = ["available_cores", "limit_threads", "requested_threads"]
 
 _VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_defaults: dict[str, str] = {}  # values that this process has chosen itself
 
 
 def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
@@ -53,6 +54,7 @@ def limit_threads(number: int | None = None) -> None:
     for variable in _VARIABLES:
         if number or variable not in os.environ:
             os.environ[variable] = str(number or os.environ.get("OMP_NUM_THREADS") or available_cores())
+            _defaults[variable] = "" if number else os.environ[variable]
     threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # further numbers are for nested regions
     if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
         raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
@@ -61,6 +63,13 @@ def limit_threads(number: int | None = None) -> None:
 
         torch.set_num_threads(int(threads))
         _stop_spinning()
+
+
+def requested_threads() -> int | None:
+    """Return the number of threads that the user has set in ``OMP_NUM_THREADS``; None if `limit_threads` chose it."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    first = threads.split(",")[0].strip()
+    return int(first) if first.isdecimal() and threads != _defaults.get("OMP_NUM_THREADS") else None
 
 
 @functools.cache

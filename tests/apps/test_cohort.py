@@ -115,7 +115,7 @@ def test_a_header_is_checked(study, capsys, header, told):
 def test_misuse_is_told(study, options, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["cohort", "m.tsv", "--output", "out", *options])
-    assert f"argument {options[0]}" in capsys.readouterr().err
+    assert f"groupmorph: {options[0]}: expected" in capsys.readouterr().err
 
 
 def job(study, *options, series=0):
@@ -146,6 +146,13 @@ def test_a_series_is_registered_with_the_options_of_register(study):
     arguments = job(study, *words)["arguments"]
     expected = vars(make_parser().parse_args(["register", str(study / "a"), *words, "--output", "x"]))
     assert {**arguments, "output": "x"} == expected
+
+
+def test_a_run_leaves_no_locks(study, monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study._register", lambda *arguments: None)
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 3
+    assert sorted(os.listdir(study / "out")) == ["cohort.html", "cohort.log", "cohort.tsv"]
 
 
 def test_the_page_begins_with_the_worst(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
+from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
 
 
@@ -54,6 +55,60 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments
     imported = done.stderr.splitlines()[-1]
     assert "argparse" in imported
     assert not [name for name in ("torch", "monai", "itk", "numpy", "nibabel", "scipy") if f"'{name}'" in imported]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("register a b --outptu x", "--outptu: unknown option of register; did you mean --output? see"),
+        ("register a b --ref 0", "--ref: unknown option of register; did you mean --reference? see"),
+        ("register a --output x b", "register: expected no further argument, got 'b'; give all FILES together; see"),
+        ("register --output x", "register: expected FILES, got none; see"),
+        (
+            "register --output x --mask m a b",
+            "register: expected FILES, got none; put FILES before --mask, which took several, or separate them by --; "
+            "see",
+        ),
+        ("register --output x --mask m", "register: expected FILES, got none; see"),
+        ("register a b --output", "--output: expected a value, got none; see"),
+        ("register a b --quiet=1", "--quiet: expected no value, got '1'; see"),
+        ("register a --effort best --no-refine", "--no-refine: expected without --effort, got both; see"),
+        ("combine d --from 1.5", "--from: expected a whole number from 0 to 10000, got '1.5'; see"),
+        ("combine d --from 0 --to 1", "combine: expected --output, got none; see"),
+        ("combine d --outptu x", "--outptu: unknown option of combine; did you mean --output? see"),
+        ("train", "train: expected --dataset or --phantoms, got none; see"),
+        ("benchmark paper --seedz 1", "--seedz: unknown option of benchmark paper; did you mean --seeds? see"),
+        ("benchmark paper --size 8 8", "--size: expected 3 values, got fewer; see"),
+        ("", "expected COMMAND, got none; see"),
+        ("--quite demo", "--quite: unknown option; see"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_told_in_one_line(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    error = capsys.readouterr().err
+    assert error.startswith(f"groupmorph: {message} groupmorph") and error.endswith(" --help\n")
+    assert error.count("\n") == 1
+
+
+def test_scans_after_a_mask_are_separated_by_dashes():
+    args = make_parser().parse_args(["register", "--output", "x", "--mask", "m", "--", "a", "b"])
+    assert (args.mask, args.files) == (["m"], ["a", "b"])
+
+
+def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["registr", "a", "--output", "x"])
+    error = capsys.readouterr().err
+    assert error.startswith("groupmorph: COMMAND: expected one of register, cohort,") and error.count("\n") == 1
+    assert "got 'registr'; did you mean register? see groupmorph --help" in error
+
+
+@pytest.mark.parametrize("words", [["register", "--outptu", "x", "--help"], ["--help"]])
+def test_help_is_given_despite_mistakes(words, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    assert capsys.readouterr().out.startswith("usage: groupmorph")
 
 
 def test_the_version_is_the_packages(capsys):

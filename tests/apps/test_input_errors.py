@@ -124,7 +124,7 @@ def test_a_setting_without_a_value_and_a_dataset_that_is_none(tmp_path, capsys):
     assert "--set max_iterations: expected a whole number" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*train, "--iterations", "0"])
-    assert "argument --iterations: expected a whole number from 1" in capsys.readouterr().err
+    assert "groupmorph: --iterations: expected a whole number from 1" in capsys.readouterr().err
     assert main(["evaluate", "--dataset", str(tmp_path / "absent"), "--output", str(tmp_path)]) == 2
     assert "absent" in capsys.readouterr().err
 

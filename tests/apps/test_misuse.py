@@ -147,8 +147,8 @@ def test_masks_that_leave_nothing(kind, series, tmp_path, refused):
     if kind not in ("missing", "no name"):
         nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, value, np.float32), affine), tmp_path / "m.nii.gz")
     mask = "" if kind == "no name" else "m.nii.gz"
-    words = "--mask" if kind == "no name" else mask
-    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], words)
+    words = ["--mask" if kind == "no name" else mask, *(["does not overlap the scan"] if kind == "elsewhere" else [])]
+    refused(["register", *series[:2], "--output", "out", "--initial", "none", "--mask", mask], *words)
 
 
 OPTIONS = [

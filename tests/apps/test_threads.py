@@ -5,6 +5,8 @@ import os
 import pytest
 
 from groupmorph_monai.apps import threads
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.cohort.clusters import Resources
 
 
 def group(folder, **files):
@@ -71,3 +73,19 @@ def test_a_number_given_comes_before_the_environment_and_that_before_the_cores(n
     threads.limit_threads(number)
     assert os.environ["OMP_NUM_THREADS"] == os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == expected
     assert set_threads == [int(expected)]
+
+
+@pytest.mark.parametrize("options, before, expected", [((), "1", 1), ((), None, 32), (("--threads", "3"), "1", 3)])
+def test_series_of_a_cohort_follow_the_environment_too(options, before, expected, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+    monkeypatch.setattr(threads, "_stop_spinning", lambda: None)
+    monkeypatch.setattr(threads, "_defaults", {})
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.clusters.available_cores", lambda: 64)
+    for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        monkeypatch.setenv(variable, before or "")  # restored at the end
+        if not before:
+            monkeypatch.delenv(variable)
+    words = ["cohort", "m.tsv", "--output", "out", "--workers", "2", "--device", "cpu", *options]
+    args = make_parser().parse_args(words)
+    threads.limit_threads(args.threads)
+    assert Resources(args, memory_gb=1).threads == expected

@@ -68,8 +68,11 @@ def test_of_one_file_for_each_scan_that_of_the_home_scan_counts(file, tmp_path):
 def test_a_region_that_cannot_be_shown_is_refused_before_the_registration(file, tmp_path):
     away = str(tmp_path / "away.nii")
     nib.save(nib.Nifti1Image(BOX, np.diag([2.0, 1.0, 1.0, 1.0]) + 900 * np.eye(4, k=3)), away)
+    empty = str(tmp_path / "empty.nii")
+    nib.save(nib.Nifti1Image(0 * BOX, AFFINE), empty)
     for region, words in (
-        (away, "away.nii: expected a region above 0 somewhere in its scan, got none"),
+        (away, "away.nii: expected a region above 0 somewhere in its scan, got one that does not overlap the scan"),
+        (empty, "empty.nii: expected a region above 0 somewhere in its scan, got none"),
         ([file, file], "region: expected one file, or one for each of the 3 scans, got 2"),
         (str(tmp_path / "none.nii"), "none.nii: expected a file or folder, got a path that does not exist"),
     ):

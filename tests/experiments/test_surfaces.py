@@ -96,4 +96,4 @@ def test_evaluation_measures_labels_where_there_are_some(subjects, tmp_path):
 def test_the_experiment_wants_subjects(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         experiment(["surfaces", "--output", str(tmp_path)])
-    assert "required: --dataset" in capsys.readouterr().err
+    assert "surfaces: expected --dataset, got none" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...workflow.free_memory import available_memory_gb
-from ..threads import available_cores
+from ..threads import available_cores, requested_threads
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -48,7 +48,9 @@ class Resources:
         local, cores = self.place == "local", available_cores()
         self.gpus = _gpus(args.device) if local else 0
         self.workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if local else 1)
-        self.threads = args.threads or {"local": max(1, cores // self.workers), "job": 1}.get(self.place)
+        shares = {"local": max(1, cores // self.workers), "job": 1}
+        requested = requested_threads() if local or args.shard else None  # jobs and Dask workers have their own
+        self.threads = args.threads or requested or shares.get(self.place)
 
     def __str__(self) -> str:
         """Describe the resources. Workers started elsewhere have their own shares."""

@@ -56,8 +56,10 @@ def run_cohort(args: argparse.Namespace) -> int:
     mine = jobs[first - 1 :: step]
     with progress_log(cohort.root / "cohort.log", "a") as log:
         _register(args, cohort, mine, log)
-        with FileLock(cohort.root / ".summary.lock"):  # another shard may end at the same time
+        with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may end at the same time
             states = summarise(cohort, jobs)
+            with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
+                os.unlink(lock.lock_file)
         log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
     for job in mine:
         cohort.lock(job["name"]).unlink(missing_ok=True)

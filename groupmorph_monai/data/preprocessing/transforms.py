@@ -20,6 +20,7 @@ from ..phantoms.phantom import make_phantom
 from ..phantoms.thorax import make_thorax
 from ..reading.points import read_landmarks
 from ..reading.readers import read_image, read_series
+from ..reading.regions import nothing_inside
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 from .resampling import resample, resample_series, working_grid
@@ -180,7 +181,7 @@ class LoadSeriesd(MapTransform):
             values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
             volumes.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
             if not volumes[-1].any():
-                raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
+                raise nothing_inside(file, name, replace(frame, data=data))
         maps = torch.from_numpy(np.stack(volumes))
         return maps.float() if name == "mask" else maps
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ..preprocessing.resampling import resample
 from ..series import Frame, Series
 from .readers import read_image
 
-__all__ = ["inside_region", "read_region"]
+__all__ = ["inside_region", "nothing_inside", "read_region"]
 
 
 def read_region(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> Frame:
@@ -29,7 +30,7 @@ def read_region(files: str | Sequence[str], series: Series, home: int, name: str
     frame = read_image(file, labels=True)
     frame = replace(frame, data=(frame.data > 0).astype(np.uint8))
     if not inside_region(frame, series.frames[home].grid).any():
-        raise InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")
+        raise nothing_inside(file, name, frame)
     return frame
 
 
@@ -42,3 +43,17 @@ def inside_region(region: Frame, grid: Grid, transform: Transform | None = None)
     """
     values, seen = resample(region, grid, transform, nearest=True)
     return seen & (values > 0)
+
+
+def nothing_inside(file: str | Path, name: str, frame: Frame) -> InputError:
+    """Explain that an image, such as a mask, is 0 throughout its scan: everywhere, or wherever they overlap.
+
+    Args:
+        name: what the image is, for the message.
+    """
+    if frame.data.any():
+        return InputError(
+            f"{file}: expected a {name} above 0 somewhere in its scan, got one that does not overlap the scan; check "
+            "its position and that it was drawn on this scan"
+        )
+    return InputError(f"{file}: expected a {name} above 0 somewhere in its scan, got none; check the file")

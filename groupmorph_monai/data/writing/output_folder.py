@@ -29,8 +29,15 @@ def check_output_dir(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, got {error.strerror}; choose another") from error
+        raise _unusable(folder, error) from error
     return folder
+
+
+def _unusable(folder: str | Path, error: OSError) -> InputError:
+    reason = error.strerror or error
+    return InputError(
+        f"output folder: expected one that can be created and written to, got {folder} ({reason}); choose another"
+    )
 
 
 def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
@@ -89,7 +96,7 @@ def claim(output_dir: str | Path) -> bool:
         ) from None
     except OSError as error:
         release(folder)
-        raise InputError(f"{output_dir}: expected a folder to write to, got {error}; choose another") from error
+        raise _unusable(output_dir, error) from error
     return True
 
 

@@ -235,8 +235,14 @@ def test_a_lock_is_its_holders_and_dies_with_it(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_folder_is_told_in_one_line(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="expected a folder to write to, got Permission denied"):
+    with pytest.raises(InputError, match=r"written to, got .* \(Permission denied\)"):
         write(tmp_path, NEW)
+
+
+def test_a_folder_that_cannot_be_created_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^output folder: expected .*, got .*file/new \(Not a directory\); choose"):
+        write(tmp_path / "file" / "new", NEW)
 
 
 def test_one_file_is_whole_or_what_it_was(tmp_path):
