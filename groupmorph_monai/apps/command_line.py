@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from .arguments import make_parser
@@ -30,7 +31,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     Returns: exit code: 0 on success; 1 after an internal error, which leaves a log; 2 after invalid input, with one
         line on standard error; 3 if series of a cohort failed; 130 or 143 after an interruption.
     """
-    args.typed = list(arguments)
+    args.typed, args.started_s = list(arguments), time.process_time()
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)

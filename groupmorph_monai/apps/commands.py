@@ -68,7 +68,7 @@ def register(args: argparse.Namespace) -> None:
         raise InputError("--output: expected a folder for the results, got none; specify one")
     check_place(args.output, args.files)
     positional, options = registration(args)
-    run = describe_run if args.dry_run else partial(run_bundle, "inference")
+    run = partial(describe_run, started_s=args.started_s) if args.dry_run else partial(run_bundle, "inference")
     run(*positional, command=_typed(args), output_dir=args.output, **options)
     if args.dry_run:
         return

@@ -1,5 +1,6 @@
 """What a registration would do."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from .run import parsed_run
 __all__ = ["describe_run"]
 
 
-def describe_run(*arguments: object, output_dir: str, **options: object) -> None:
+def describe_run(*arguments: object, output_dir: str, started_s: float, **options: object) -> None:
     """Print the grids, memory, time and files of the registration that ``checked_run(*arguments, **options)`` gives.
 
+    Args:
+        started_s: processor time at which the command started; what it has taken since then is part of its time.
     Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
     config = parsed_run(*arguments, **options)
@@ -42,7 +45,7 @@ def describe_run(*arguments: object, output_dir: str, **options: object) -> None
         "working grid": _described(cost.grid),
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
-        "time": _time(cost.time),
+        "time": _time(cost.time, time.process_time() - started_s),
         "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
@@ -54,8 +57,8 @@ def _described(grid: Grid) -> str:
     return f"{shape} voxels of {spacing} mm"
 
 
-def _time(estimate: ProcessorTime) -> str:
-    text = f"{_duration(estimate.seconds)} of processor time, summed over {torch.get_num_threads()} threads"
+def _time(estimate: ProcessorTime, spent_s: float) -> str:
+    text = f"{_duration(spent_s + estimate.seconds)} of processor time, summed over {torch.get_num_threads()} threads"
     searching = estimate.searching_seconds
     return f"{text}; up to {_duration(searching)} more if scans are far apart" if searching else text
 

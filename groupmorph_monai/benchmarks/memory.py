@@ -45,7 +45,7 @@ def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> t
         )
         workflow.initialize()
         cost = workflow.parser.get_parsed_content("cost")
-        estimate = cost.memory_gb, cost.time.seconds
+        estimate = cost.memory_gb, time.process_time() + cost.time.seconds
         started = time.process_time()
         workflow.run()
         return *estimate, peak_memory_gb(), time.process_time(), time.process_time() - started

@@ -23,7 +23,10 @@ _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and fo
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
 _LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and scan; the network in each pass
 _MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
-_DISPLACEMENT, _CONJUGATE = 125, 7  # per voxel of the lattice of z and scan, in each iteration, and each conjugate step
+_DISPLACEMENT, _CONJUGATE = (
+    115,
+    14,
+)  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
 _DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
 _QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
@@ -33,7 +36,7 @@ _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
 
 @dataclass(frozen=True)
 class ProcessorTime:
-    """Estimate of the processor time, summed over all cores, from the start of the program to its end.
+    """Estimate of the remaining processor time, summed over all cores, from reading the scans to the end of the run.
 
     The refinement is counted with its maximum number of iterations.
 
@@ -55,10 +58,8 @@ class ProcessorTime:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds on this machine, at its present load. What the process has used so far, for importing
-        libraries and parsing configs above all, is measured."""
-        work = self._registering + self._refining + self._reporting + self._writing
-        return time.process_time() + _seconds_per_unit() * work
+        """Estimated seconds on this machine, at its present load."""
+        return _seconds_per_unit() * (self._registering + self._refining + self._reporting + self._writing)
 
     @property
     def searching_seconds(self) -> float:

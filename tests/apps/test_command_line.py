@@ -73,7 +73,7 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments
         ("register a b --output", "--output: expected a value, got none; see"),
         ("register a b --quiet=1", "--quiet: expected no value, got '1'; see"),
         ("register a --effort best --no-refine", "--no-refine: expected without --effort, got both; see"),
-        ("combine d --from 1.5", "--from: expected a whole number from 0 to 10000, got '1.5'; see"),
+        ("combine d --from 1.5", "--from: expected the number of a scan, from 0, got '1.5'; see"),
         ("combine d --from 0 --to 1", "combine: expected --output, got none; see"),
         ("combine d --outptu x", "--outptu: unknown option of combine; did you mean --output? see"),
         ("train", "train: expected --dataset or --phantoms, got none; see"),
@@ -98,10 +98,10 @@ def test_scans_after_a_mask_are_separated_by_dashes():
 
 def test_an_unknown_command_is_told_with_the_one_that_is_meant(capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["registr", "a", "--output", "x"])
+        main(["registers", "a", "--output", "x"])
     error = capsys.readouterr().err
     assert error.startswith("groupmorph: COMMAND: expected one of register, cohort,") and error.count("\n") == 1
-    assert "got 'registr'; did you mean register? see groupmorph --help" in error
+    assert "got 'registers'; did you mean register? see groupmorph --help" in error
 
 
 @pytest.mark.parametrize("words", [["register", "--outptu", "x", "--help"], ["--help"]])
