@@ -49,8 +49,8 @@ def direct(edges: dict[str, set[str]]) -> list[tuple[str, str]]:
 
     return [
         (one, other)
-        for one, targets in edges.items()
-        for other in targets
+        for one, targets in sorted(edges.items())
+        for other in sorted(targets)
         if not any(other in reachable(between) for between in targets - {other})
     ]
 
@@ -99,9 +99,6 @@ def page() -> str:
         lines += [f"## {package}", "", "| module | content |", "|---|---|"]
         for path in sorted((PACKAGE / package).rglob("*.py")):
             if path.name != "__init__.py":
-                summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-                lines.append(
-                    f"| `{path.relative_to(PACKAGE / package)}` | {' '.join(summary.split()).replace('|', ' ')} |"
-                )
+                lines.append(f"| `{path.relative_to(PACKAGE / package)}` | {_summary(path)} |")
         lines.append("")
     return "\n".join(lines)

@@ -7,10 +7,10 @@ import math
 import os
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import ignite.distributed as idist
 import numpy as np
@@ -235,7 +235,7 @@ class SeriesWriter:
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
         warnings = _warn_if_less_similar(metrics)
         if not (_is_one_image(metrics) and self.settings.get("overlays")):  # overlays that deform one image
-            warnings += _warn_of_duplicates(self.series.frames)
+            warnings += _warn_of_duplicates(self.series.frames, self.storage)
         return {
             "verdict": judge(values, warnings=warnings),
             "metrics": metrics,
@@ -269,16 +269,17 @@ def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
     return [warning]
 
 
-def _warn_of_duplicates(frames: Sequence[Frame]) -> list[str]:
+def _warn_of_duplicates(frames: Sequence[Frame], storage: Storage = IN_MEMORY) -> list[str]:
     """Warn of scans with the same voxels, as a scan that is listed twice has."""
     first: dict[tuple[object, ...], int] = {}
     warnings = []
     for k, frame in enumerate(frames):
-        key = frame.data.shape, frame.affine.tobytes(), crc32(np.ascontiguousarray(frame.data).data)
+        key = frame.data.shape, frame.affine.tobytes(), blake2b(np.ascontiguousarray(frame.data).data).digest()
         same = first.setdefault(key, k)
         if same != k:
             warnings.append(f"timepoints {same} and {k} have the same voxels: is a scan listed twice?")
             logger.warning("%s (%s)", warnings[-1], frame.path)
+        storage.release()
     return warnings
 
 

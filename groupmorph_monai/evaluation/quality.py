@@ -82,8 +82,7 @@ def measure_quality(
 
 def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
     """Return what `measure_quality` does, for timepoints that are all compared with each other."""
-    smooth = [smoothed(frame, grid) for frame in frames]
-    before, after = _images(smooth, grid), _images(smooth, grid, transforms)
+    before, after = _images_before_and_after(frames, grid, transforms)
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
     values: dict[str, float | list[float]] = {
@@ -112,10 +111,20 @@ def _coarse_grid(grid: Grid) -> Grid:
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
 
-def _images(frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform] | None = None) -> _Images:
-    each: Sequence[Transform | None] = transforms or [None] * len(frames)
-    pairs = [resample(frame, grid, t) for frame, t in zip(frames, each)]
-    values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*pairs))
+def _images_before_and_after(
+    frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform]
+) -> tuple[_Images, _Images]:
+    """Resample the volumes before and after registration; one smoothed volume at a time is in memory."""
+    before, after = [], []
+    for frame, transform in zip(frames, transforms):
+        smooth = smoothed(frame, grid)
+        before.append(resample(smooth, grid))
+        after.append(resample(smooth, grid, transform))
+    return _stacked(before), _stacked(after)
+
+
+def _stacked(volumes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Images:
+    values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*volumes))
     return _Images(values, seen)
 
 

@@ -204,6 +204,12 @@ def jacobian_determinant(displacement: Tensor, affine: Tensor | None = None) -> 
     return result / triple_product(*axes.unbind(1))
 
 
+def _as_points(points: Tensor) -> Tensor:
+    """Convert arrays and lists to tensors, and whole numbers, which could not hold the result, to float64."""
+    points = torch.as_tensor(points)
+    return points if points.is_floating_point() else points.double()
+
+
 class Transform:
     """Map of points in mm, evaluated lazily."""
 
@@ -251,7 +257,7 @@ class AffineTransform(Transform):
         return torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
 
     def __call__(self, points: Tensor) -> Tensor:
-        return _apply_affine(self.matrix, points)
+        return _apply_affine(self.matrix, _as_points(points))
 
     @property
     def inverse(self) -> "AffineTransform":
@@ -301,6 +307,7 @@ class DenseTransform(Transform):
         return _apply_affine(linear, vectors)
 
     def __call__(self, points: Tensor) -> Tensor:
+        points = _as_points(points)
         if self.is_identity:
             return points
         voxels = self.grid.voxels(points)
@@ -343,8 +350,7 @@ class ComposedTransform(Transform):
         return not self.transforms
 
     def __call__(self, points: Tensor) -> Tensor:
-        points = torch.as_tensor(points)
-        points = points if points.is_floating_point() else points.double()
+        points = _as_points(points)
         for transform in self.transforms:
             points = transform(points)
         return points

@@ -186,10 +186,7 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
     Returns:
         Warped images ``(B, K, *S)``.
     """
-    if images.shape[:2] != ddf.shape[:2] or images.shape[2:] != ddf.shape[3:] or ddf.shape[2] != images.dim() - 2:
-        raise ValueError(
-            f"ddf: expected shape (B, K, D, *S) to match images {tuple(images.shape)}, got {tuple(ddf.shape)}"
-        )
+    _check_shapes(images, ddf)
     volumes, fields = images.flatten(0, 1).unsqueeze(1), ddf.flatten(0, 1)
     if volumes.requires_grad or fields.requires_grad:
         warped = displace(volumes, fields, mode)
@@ -207,11 +204,19 @@ def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple
         ddf: ``(B, K, D, *S)``, voxels.
     Returns: values and mask of `displace_observed`, each ``(B, K, *S)``.
     """
+    _check_shapes(images, ddf)
     volumes = images.flatten(0, 1).unsqueeze(1).split(1)
     masks = [None] * len(volumes) if observed is None else observed.flatten(0, 1).unsqueeze(1).split(1)
     parts = [displace_observed(*part) for part in zip(volumes, masks, ddf.flatten(0, 1).split(1))]
     warped, known = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
     return warped, known
+
+
+def _check_shapes(images: Tensor, ddf: Tensor) -> None:
+    if images.shape[:2] != ddf.shape[:2] or images.shape[2:] != ddf.shape[3:] or ddf.shape[2] != images.dim() - 2:
+        raise ValueError(
+            f"ddf: expected shape (B, K, D, *S) to match images {tuple(images.shape)}, got {tuple(ddf.shape)}"
+        )
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

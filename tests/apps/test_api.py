@@ -78,6 +78,8 @@ def test_transforms_take_points_of_numpy(result):
     expected = result.transforms[2](torch.from_numpy(points).double())
     for given in (points, points.astype(float), points.tolist()):
         torch.testing.assert_close(result.transforms[2](given), expected)
+        for part in result.transforms[2].transforms:
+            torch.testing.assert_close(part(given), part(torch.from_numpy(points).double()))
 
 
 @pytest.mark.slow
