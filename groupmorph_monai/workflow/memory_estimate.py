@@ -12,8 +12,8 @@ __all__ = ["all_at_once_gb", "streamed_gb"]
 _PROGRAM = 0.77e9
 _READ, _WRITTEN = 4, 30  # per voxel of all files, when they are read and when results are written
 _IMAGES = 8  # per voxel of the working grid and timepoint
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 58, 41, 30  # the same, in addition, for each stage
-_REFINING_ALL = 150  # per voxel of the working grid, for any number of timepoints, as far as it is more than that
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # the same, in addition, for each stage
+_REFINING_ALL = 360  # per voxel of the working grid, for any number of timepoints
 _SLAB = 314  # per voxel of a slab, for each file that is being written
 _SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
 # With a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
@@ -42,7 +42,7 @@ def all_at_once_gb(
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
     stages = [_RESULT + _DRAWING * draws]
     if on_cpu:
-        stages += [_NETWORK * network_share, max(_REFINING, _REFINING / 2 + _REFINING_ALL / len(scans)) * refined]
+        stages += [_NETWORK * network_share, (_REFINING + _REFINING_ALL / len(scans)) * refined]
     return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + _WRITTEN * files + _slabs(scans)) / 1e9
 
 
