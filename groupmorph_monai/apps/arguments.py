@@ -212,7 +212,13 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
         metavar="FILES",
         help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
     )
-    p.add_argument("--output", required=True, type=path, metavar="DIR", help="results folder; file names are kept")
+    p.add_argument(
+        "--output",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="results folder; images keep their names, and points become .csv with the columns x, y, z alone, in order",
+    )
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 
 
