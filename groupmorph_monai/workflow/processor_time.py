@@ -112,10 +112,14 @@ class ProcessorTime:
 
 
 def _seconds_per_unit() -> float:
-    """Measure the processor time of one unit of work."""
-    x, seconds = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), []
-    for _ in range(_CALIBRATION_REPEATS):
-        start = time.process_time()
-        window_mean(x, 2)
-        seconds.append(time.process_time() - start)
+    """Time a unit of work on one thread: on several, arrays as small as these mostly measure the threads."""
+    x, seconds, threads = torch.rand(1, 1, *[_CALIBRATION_SIZE] * 3), [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_CALIBRATION_REPEATS):
+            start = time.process_time()
+            window_mean(x, 2)
+            seconds.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return median(seconds) / x.numel()
