@@ -22,6 +22,7 @@ __all__ = [
     "displace_observed",
     "full_precision",
     "inside",
+    "multiply_axes",
     "placed_once",
     "sample",
     "upsample_field",
@@ -251,13 +252,19 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         )
     if factor == 1:
         return field
-    # One product with a narrow matrix per axis: several times as fast on a CPU as F.interpolate. From the last axis to
-    # the first, to avoid transposing large tensors.
-    *matrices, last = (placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected))
-    fine = factor * field @ last.T
-    for axis, matrix in reversed(list(enumerate(matrices, start=3))):
-        fine = (matrix @ fine.flatten(axis + 1)).unflatten(-1, fine.shape[axis + 1 :])
-    return fine
+    # Products with narrow matrices are several times as fast on a CPU as F.interpolate.
+    matrices = [placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected)]
+    return multiply_axes(factor * field, matrices)
+
+
+def multiply_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply each of the last axes of ``x`` ``(..., *S)`` by one of the ``matrices`` ``(m, n)``: ``(..., *M)``. From
+    the last axis to the first, to avoid transposing large tensors."""
+    *others, last = matrices
+    x = x @ last.T
+    for axis, matrix in reversed(list(enumerate(others, start=x.dim() - len(matrices)))):
+        x = (matrix @ x.flatten(axis + 1)).unflatten(-1, x.shape[axis + 1 :])
+    return x
 
 
 @lru_cache(maxsize=128)

@@ -7,13 +7,12 @@ the lattice has ``ceil(n / f)`` voxels per axis.
 
 import math
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .grid import full_precision, placed_once
+from .grid import full_precision, multiply_axes, placed_once
 
 __all__ = [
     "CosineTransform",
@@ -167,16 +166,7 @@ class CosineTransform:
     @staticmethod
     @full_precision
     def _apply(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-        """Multiply the last axes by one matrix each. No axis is moved, which would copy the volume."""
-        shape, first = list(x.shape), x.dim() - len(matrices)
-        for axis, matrix in reversed(list(enumerate(matrices, start=first))):
-            if axis == x.dim() - 1:
-                x = x.reshape(-1, shape[axis]) @ matrix.T
-            else:
-                x = matrix @ x.reshape(-1, shape[axis], prod(shape[axis + 1 :]))
-            shape[axis] = len(matrix)
-            x = x.reshape(shape)
-        return x
+        return multiply_axes(x, matrices)
 
     @staticmethod
     def laplacian(size: Sequence[int]) -> Tensor:
