@@ -23,7 +23,8 @@ from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landma
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
 from ..space.grid import warp
 from ..space.integrate import Displacement
-from ..workflow.inferers import RegistrationInferer, prepare_series
+from ..workflow.batches import prepare_series
+from ..workflow.inferers import RegistrationInferer
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms

@@ -17,6 +17,7 @@ from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .processor_time import ProcessorTime
+from .refinement import Refinement
 
 __all__ = ["RegistrationCost"]
 
@@ -64,7 +65,7 @@ class RegistrationCost:
     def levels(self) -> list[tuple[int, int]]:
         """Sample spacing in voxels and maximum number of iterations of each level of the refinement."""
         refinement = getattr(self.inferer, "refinement", None)
-        return refinement.schedule(self.grid.shape) if hasattr(refinement, "schedule") else []
+        return refinement.schedule(self.grid.shape) if isinstance(refinement, Refinement) else []
 
     @property
     def memory_gb(self) -> float:

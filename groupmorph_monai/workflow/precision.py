@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
+from ..space.chunks import total
 from ..space.lattice import CosineTransform
 
 __all__ = ["Precision", "likeliest_weights"]
@@ -33,7 +34,7 @@ class Precision:
 
     def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
         self.terms = terms
-        self.spectrum = sum(w * t for w, t in zip(weights, terms))
+        self.spectrum = total(w * t for w, t in zip(weights, terms))
         self._root, self._linear = self.spectrum.sqrt(), []
         if linear_is_free:
             for axis, n in enumerate(self.spectrum.shape):
@@ -88,8 +89,8 @@ def likeliest_weights(
     for _ in range(_WEIGHT_STEPS):
         terms = [w * term for w, term in zip(weights, precision.terms)]
         # The likelihood determines this share of the (K - 1) D coefficients of each frequency.
-        share = curvature / (curvature + sum(terms)).clamp_min(1e-30)
-        free = (z.shape[0] - 1) * z.shape[1] * share / sum(terms).clamp_min(1e-30)
+        share = curvature / (curvature + total(terms)).clamp_min(1e-30)
+        free = (z.shape[0] - 1) * z.shape[1] * share / total(terms).clamp_min(1e-30)
         determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
         weights = (determined / energies).clamp(1 / 30, 30).unbind()
     return weights
