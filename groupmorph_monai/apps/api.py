@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Registration:
     metrics: Mapping[str, float]
     home: int
     _evaluator: Engine
-    _writing: Mapping[str, object]
+    _writing: Mapping[str, Any]
 
     @property
     def grid(self) -> Grid:
@@ -91,7 +92,7 @@ class Registration:
     def to_folder(self, folder: str | Path) -> None:
         """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
         writer = SeriesWriter(**self._writing, output_dir=str(folder))
-        writer.started = time.perf_counter() - self._evaluator.state.times[Events.COMPLETED.name]
+        writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
         writer(self._evaluator)
         release(folder)
 
@@ -130,7 +131,7 @@ def register(
         result.to_folder("aligned")
     """
     if affine is not None:
-        series = series_of_arrays(series, affine, times_s)
+        series = series_of_arrays(_volumes(series), affine, times_s)
     elif not isinstance(series, Series):
         series = _paths(series)
     if reference != "mean" and (isinstance(reference, bool) or not isinstance(reference, Integral)):
@@ -165,6 +166,14 @@ def register(
         _evaluator=evaluator,
         _writing={name: parser.get_parsed_content(f"handlers#1#{name}") for name in writing},
     )
+
+
+def _volumes(series: object) -> Sequence[ArrayLike]:
+    """Check that an affine comes with volumes in memory: files, and a series that was read, have their own."""
+    parts = series if isinstance(series, (list, tuple)) else [series]
+    if any(isinstance(part, (str, Path, Series)) for part in parts):
+        raise InputError("affine: expected none with files or a Series, which have their own, got one; leave it out")
+    return cast(Sequence[ArrayLike], series)
 
 
 def _paths(series: object) -> list[str]:

@@ -1,7 +1,9 @@
 """Compare GroupMorph-set with Elastix on the same series."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ...benchmarks import Row
 from ...benchmarks.compare import compare
 from ...benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
 from .methods import bundle_method
@@ -9,7 +11,7 @@ from .methods import bundle_method
 __all__ = ["compare_with_elastix"]
 
 
-def compare_with_elastix(cases: Sequence[Mapping], weights: str | None) -> list[dict]:
+def compare_with_elastix(cases: Sequence[Mapping[str, Any]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
     pairwise = "Elastix pair-wise B-spline"
     methods = {
