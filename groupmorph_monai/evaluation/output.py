@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -75,7 +75,7 @@ class ShowMeand(Transform):
     def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         registration = data["pred"]
         mean = self.storage.mean(registration["warped"], dim=0)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
