@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.preprocessing.resampling import resample
@@ -139,24 +140,15 @@ def register(
     home = 0 if reference == "mean" else int(reference)
     overlays = [overlays] if isinstance(overlays, str) else overlays
     if reference != "mean":
-        overlays = [*overlays, "modes/all_to_one"]
-        settings = {**settings, "reference": home}
+        overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
     # Data that do not fit into memory are kept in the temporary folder.
-    inputs = {"series": series, "mask": mask, "output_dir": tempfile.gettempdir()}
-    parser = parsed_run("inference", overlays, settings, device, **inputs)
+    folder = tempfile.gettempdir()
+    parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
-    try:
-        parser.get_parsed_content("cost_by_headers").check()
-        parser.get_parsed_content("cost").check()
-        native = parser.get_parsed_content("native")
-        parser.get_parsed_content("handlers#1#products").check(native, home)
-        evaluator = parser.get_parsed_content("evaluator")
-        evaluator.run()
-    except Exception as error:
-        raise find_input_error(error) or error from None
-    output = evaluator.state.output[0]
+    native, evaluator = _run(parser, home)
+    output = evaluator.state.output[0]  # type: ignore[index]  # ignite's hint says a number
     writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
         series=native,
@@ -166,6 +158,20 @@ def register(
         _evaluator=evaluator,
         _writing={name: parser.get_parsed_content(f"handlers#1#{name}") for name in writing},
     )
+
+
+def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
+    """Check a registration, and run it. Returns the native scans, and the evaluator with the result."""
+    try:
+        parser.get_parsed_content("cost_by_headers").check()
+        parser.get_parsed_content("cost").check()
+        native = parser.get_parsed_content("native")
+        parser.get_parsed_content("handlers#1#products").check(native, home)
+        evaluator = parser.get_parsed_content("evaluator")
+        evaluator.run()
+    except Exception as error:
+        raise find_input_error(error) or error from None
+    return native, evaluator
 
 
 def _volumes(series: object) -> Sequence[ArrayLike]:

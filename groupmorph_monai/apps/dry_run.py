@@ -80,8 +80,7 @@ def _duration(seconds: float) -> str:
 
 def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Sequence[str]:
     """Names of what `SeriesWriter` writes of a series of these scans."""
-    std, jacobian = (bool(config.get_parsed_content(name)) for name in ("std_draws", "write_jacobian"))
-    names = products.names(std, jacobian)
+    names = products.names(std=bool(config.get_parsed_content("std_draws")))
     second = [bids_name(name.format("00"), scans) for name in names] if products.bids_names else []
     numbers = f"00 to {len(scans) - 1:02d}"
     written = [name.format(numbers) for name in names]

@@ -17,6 +17,7 @@ from .registration import ComposeTransformsd, timepoint_transforms
 from .sampling import RandomDraws
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
+from .windowed_inference import WindowedInference
 
 __all__ = [
     "AffineRefinement",
@@ -43,6 +44,7 @@ __all__ = [
     "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
+    "WindowedInference",
     "claim_for_training",
     "keep_freed_memory",
     "literal",

@@ -1,21 +1,19 @@
 """Inferers that turn the network's posterior into a registration."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
-from ..probability.posterior import Posterior, split_parameters
+from ..probability.posterior import Posterior
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_velocity
 from ..space.field import Field
 from ..space.grid import full_precision, warp
@@ -26,10 +24,12 @@ from .evidence import Evidence
 from .field_inferer import FieldInferer, Prediction, Registration
 from .refinement import Refinement
 from .streamed_network import streamed_imputation, streamed_mean, streams
+from .windowed_inference import WindowedInference
 
 __all__ = ["RegistrationInferer", "native_bf16"]
 
 logger = logging.getLogger(__name__)
+_SEED = 0  # of the draws for `ddf_std`
 
 
 def native_bf16(device: torch.device | str) -> bool:
@@ -45,8 +45,7 @@ def _mean(mean: Tensor, log_variance: Tensor) -> Tensor:
 class RegistrationInferer(FieldInferer):
     """Inferer that registers series by the mean of the network's posterior.
 
-    Large volumes are processed in windows, whose posterior parameters are blended; the result is integrated and warped
-    once on the whole grid.
+    The network may see a large volume in windows; the result is integrated and warped once on the whole grid.
 
     Additional passes of the network correct the residual motion: each encodes the images warped by the current velocity
     and combines this velocity with the new one by the transformation's ``joined``. If that adds velocities, the next
@@ -57,12 +56,9 @@ class RegistrationInferer(FieldInferer):
         transformation: maps a field to displacements.
         passes: number of passes of the network.
         refinement: refinement of the velocity for each series after the last pass; None for no refinement.
-        window_size_voxels: maximum window size of the network along each axis; None for no limit.
-        overlap: overlap of neighbouring windows, as a fraction of their size.
+        windows: how the network is evaluated on a whole volume; None for one window.
         draws: number of draws of z for ``ddf_std``; with 0, it is not computed.
-        seed: random seed of the draws.
         posterior: distribution that the network parametrises; None for one without smoothing.
-        network_bf16: compute the network's convolutions in bfloat16. Fields are always float32.
         storage: where tensors of all K timepoints are kept. With a few timepoints at a time, a network for which
             `streams` is true predicts in one pass without windows; with any other network, the refinement starts from
             the identity.
@@ -74,12 +70,9 @@ class RegistrationInferer(FieldInferer):
         transformation: Transformation,
         passes: int = 1,
         refinement: Refinement | AffineRefinement | None = None,
-        window_size_voxels: Sequence[int] | None = None,
-        overlap: float = 0.5,
+        windows: WindowedInference | None = None,
         draws: int = 0,
-        seed: int = 0,
         posterior: Posterior | None = None,
-        network_bf16: bool = False,
         storage: Storage = IN_MEMORY,
     ):
         super().__init__(alignment, transformation, storage)
@@ -90,10 +83,8 @@ class RegistrationInferer(FieldInferer):
         if draws and refinement is not None:
             refinement.check_draws(draws)
         self._check_storage(storage, draws, passes, refinement)
-        self.passes, self.refinement = passes, refinement
-        self.window_size_voxels, self.overlap = window_size_voxels, overlap
-        self.draws, self.seed, self.posterior = draws, seed, posterior or Posterior()
-        self.network_bf16 = network_bf16
+        self.passes, self.refinement, self.windows = passes, refinement, windows or WindowedInference()
+        self.draws, self.posterior = draws, posterior or Posterior()
 
     @staticmethod
     def _check_storage(storage: Storage, draws: int, passes: int, refinement: object) -> None:
@@ -163,7 +154,7 @@ class RegistrationInferer(FieldInferer):
         model, size = unwrapped(network), images.shape[2:]
         if streams(model):
             imputed = images if coverage is None else streamed_imputation(images, coverage, self.storage)
-            with self._autocast(images):
+            with self.windows.autocast(images.device):
                 z = streamed_mean(model, imputed, self.storage)
         elif self.refinement is None:
             raise InputError(
@@ -203,7 +194,7 @@ class RegistrationInferer(FieldInferer):
         for _ in range(self.passes):
             if before is not None:
                 warped = warp(images, Field(self._displacement(before), size, model.stride).on_image())
-            parameters.append(self._posterior(warped, network))
+            parameters.append(self.windows.posterior(warped, network))
             draws.append(choose(*parameters[-1]))
             dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], warped)))
             posterior = self.posterior.of_passes(draws, *zip(*parameters))
@@ -237,7 +228,7 @@ class RegistrationInferer(FieldInferer):
 
     def _refined_draws(self, refinement: Refinement, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
         centred = dvf.like(self.alignment.centred(dvf.values))
-        draws = refinement.draws(centred, images, self._displacement_of_centred, evidence, self.draws, self.seed)
+        draws = refinement.draws(centred, images, self._displacement_of_centred, evidence, self.draws, _SEED)
         return (draw.like(self.alignment.anchored(draw.values)) for draw in draws)
 
     def _displacement(self, z: Tensor) -> Tensor:
@@ -247,35 +238,11 @@ class RegistrationInferer(FieldInferer):
         shared = self.alignment.shared(z, self.storage.chunks)
         return self.storage.map(lambda part: self.transformation(part - shared), z)
 
-    def _autocast(self, images: Tensor) -> AbstractContextManager[object]:
-        return torch.autocast(images.device.type, torch.bfloat16) if self.network_bf16 else nullcontext()
-
-    def _posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
-        with self._autocast(images):
-            parameters = self._parameters(images, network)
-        return split_parameters(parameters.float(), images.shape[1])
-
-    def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
-        size = images.shape[2:]
-        if not self.window_size_voxels:
-            return network(images)
-        window = [min(w, n) for w, n in zip(self.window_size_voxels, size)]
-        if list(window) == list(size):
-            return network(images)
-        # The borders of windows must lie on voxels of the grid of z.
-        multiple = unwrapped(network).multiple
-        window = [-(-w // multiple) * multiple for w in window]
-        padding = [p for w, n in zip(reversed(window), reversed(size)) for p in (0, max(w - n, -n % multiple))]
-        padded = nn.functional.pad(images, padding, mode="replicate")
-        blended = sliding_window_inference(padded, window, 1, network, overlap=self.overlap, mode="gaussian")
-        stride = unwrapped(network).stride
-        return blended[(..., *[slice(-(-n // stride)) for n in size])]
-
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
         decode = unwrapped(network).decode
         device = prediction.images.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(_SEED)
             for _ in range(self.draws):
                 drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
                 joined = self.transformation.joined(prediction.before, drawn)
