@@ -161,9 +161,17 @@ class Attributes:
         return tuple(str(value) for value in self.values(*names))
 
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
-        """Read a private number if its block belongs to ``creator``."""
-        owner = tag[0], tag[1] >> 8
-        return self.number(tag) if str(self.get(owner, default="")) == creator else None
+        """Read a private number from the block that ``creator`` reserves, which archives may move.
+
+        Args:
+            tag: its tag where the block is the first one, 10.
+        """
+        for source, tags in self.sources:
+            for owner in tags:
+                reserves = owner >> 16 == tag[0] and 0x10 <= owner & 0xFFFF <= 0xFF
+                if reserves and str(source[owner].value).strip() == creator:
+                    return self.number((tag[0], (owner & 0xFF) << 8 | tag[1] & 0xFF))
+        return None
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:

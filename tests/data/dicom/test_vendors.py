@@ -80,6 +80,18 @@ def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
+def test_private_blocks_that_an_archive_moved_are_found(tmp_path):
+    images = exports.philips(volumes(), affine_of(), RescaleSlope="1")
+    for image in images:
+        scale = image[0x2005, 0x100E].value
+        image.add_new((0x2005, 0x0010), "LO", "Philips Imaging DD 001")
+        image.add_new((0x2005, 0x0011), "LO", "Philips MR Imaging DD 001")
+        image.add_new((0x2005, 0x110E), "FL", scale)
+        del image[0x2005, 0x100E]
+    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, volumes()):
+        np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
+
+
 def test_enhanced_files_of_one_volume_each(tmp_path):
     series = read_series(exports.save(exports.enhanced(volumes(), affine_of(), files=4), tmp_path))
     np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
