@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
 _PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
 _B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
-_EPOCH = datetime(1970, 1, 1)
+_EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 # Parameters shared by the series of one examination, under their names in classic and enhanced files.
 _PROTOCOL = (
     ("ScanningSequence", "EchoPulseSequence"),
@@ -251,13 +251,30 @@ def _keys(attributes: Attributes) -> dict[str, float]:
 
 
 def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
-    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970."""
-    moment, time = attributes.get(*whole), attributes.get(f"{name}Time")
-    if moment is None and time is not None:
-        date = attributes.get(f"{name}Date", "SeriesDate", "StudyDate", default="19700101")
-        moment = str(date).replace(".", "") + str(time).replace(":", "")
+    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970.
+
+    A time without a date is on the day of its series or study. A time more than 12 hours before the study began, on the
+    same day, is after midnight.
+    """
+    if moment := attributes.get(*whole):
+        return _instant(str(moment))
+    instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
+    start = _day_and_time(attributes, "StudyTime", "StudyDate") or _day_and_time(attributes, "SeriesTime", "SeriesDate")
+    if instant is None or start is None:
+        return instant
+    same_day = instant // _DAY_S == start // _DAY_S
+    return instant + _DAY_S if same_day and start - instant > _DAY_S / 2 else instant
+
+
+def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | None:
+    clock, day = attributes.get(time), attributes.get(*dates, default="19700101")
+    return None if clock is None else _instant(str(day).replace(".", "") + str(clock).replace(":", ""))
+
+
+def _instant(text: str) -> float | None:
+    """Convert DICOM's date and time, without its time zone, to seconds since 1970; None if it is invalid."""
     try:
-        instant: datetime | None = DT(str(moment).strip()) if moment else None
+        instant: datetime | None = DT(text.strip())
     except (ValueError, OverflowError):
         return None
     return (instant.replace(tzinfo=None) - _EPOCH).total_seconds() if instant else None

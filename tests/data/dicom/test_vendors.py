@@ -177,6 +177,16 @@ def test_a_scan_over_midnight_keeps_its_order(tmp_path):
     np.testing.assert_array_equal(series.frames[0].data, data[0])
 
 
+@pytest.mark.parametrize("date", [{}, {"AcquisitionDate": "20250301"}, {"StudyDate": ""}], ids=lambda d: str(list(d)))
+def test_a_scan_over_midnight_whose_date_does_not_change_keeps_its_order(tmp_path, date):
+    data, shared, uid, images = volumes(2), exports.examination(StudyTime="233000"), exports.generate_uid(), []
+    for volume, clock in zip(data, ("235950", "000010")):
+        images += exports.classic(shared, volume, affine_of(), AcquisitionTime=clock, SeriesInstanceUID=uid, **date)
+    series = read_series(exports.save(images, tmp_path))
+    assert series.times_s == (0, 20)
+    np.testing.assert_array_equal(series.frames[0].data, data[0])
+
+
 def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         read_series(exports.save(exports.ge(volumes(), affine_of()), tmp_path))
