@@ -240,13 +240,17 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
         "content time": _seconds(attributes, "Content", "FrameReferenceDateTime"),
+        "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
-        "temporal resolution": number("TemporalResolution"),
     }
-    for name in ("trigger time", "frame reference time", "temporal resolution"):
+    for name in ("trigger time", "frame reference time"):
         milliseconds = keys[name]
         keys[name] = None if milliseconds is None else milliseconds / 1000
+    if (position := keys["temporal position"]) is not None and (
+        resolution := number("TemporalResolution", default=0.0)
+    ):
+        keys["temporal resolution"] = position * resolution / 1000
     return {name: value for name, value in keys.items() if value is not None}
 
 

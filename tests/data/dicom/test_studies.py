@@ -273,6 +273,40 @@ def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
     assert error.count("\n") == 1 and "pip install 'groupmorph-monai[dicom]'" in error
 
 
+def test_series_are_not_ordered_by_numbers_that_each_of_them_counts(tmp_path):
+    shared, data, images = exports.examination(), volumes(), []
+    for k, volume in enumerate(data):
+        attributes = {"AcquisitionNumber": (3, 1, 2, 5)[k], "SeriesNumber": (2, 9, 10, 11)[k]}
+        images += exports.classic(shared, volume, AFFINE, SeriesDescription="t1", **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+def test_trigger_times_count_from_the_start_of_their_series(tmp_path):
+    """The scan before the contrast agent is a series of its own, 300 s before the dynamic one."""
+    shared, data = exports.examination(), volumes()
+    before = {"SeriesNumber": 3, "AcquisitionTime": "100000", "TriggerTime": "0"}
+    images = exports.classic(shared, data[0], AFFINE, SeriesDescription="pre", **before)
+    for k, trigger in enumerate(("8000", "28000", "48000")):
+        images += dynamic(shared, data[k + 1 : k + 2], AcquisitionTime="100500", TriggerTime=trigger)
+    for image in images[SIZE[2] :]:
+        image.SeriesInstanceUID = images[-1].SeriesInstanceUID
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 308, 328, 348)
+
+
+def test_the_times_of_series_are_those_of_their_volumes_if_there_are_no_others(tmp_path):
+    shared, data, images = exports.examination(), volumes(), []
+    for volume, number, time in zip(data, (5, 4, 3, 2), exports.TIMES_S):
+        attributes = {"SeriesTime": exports.clock(time), "SeriesDate": "20250301", "AcquisitionNumber": 1}
+        images += exports.classic(shared, volume, AFFINE, SeriesNumber=number, **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == exports.TIMES_S
+
+
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
     listing, reason = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
     assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing and reason is None
