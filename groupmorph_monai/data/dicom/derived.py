@@ -10,7 +10,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from ... import __version__
 from ...errors import InputError
-from .headers import Attributes, Plane
+from .headers import Attributes, Plane, acquisition_names
 
 __all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
 
@@ -77,7 +77,7 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
         if value is not None:
             setattr(header, name, value)
-    moment = own.get("FrameAcquisitionDateTime", "AcquisitionDateTime")
+    moment = own.get(*acquisition_names(own))
     if moment:  # enhanced images have it instead of date and time
         header.AcquisitionDateTime = moment
         header.AcquisitionDate, header.AcquisitionTime = str(moment)[:8], str(moment).split("+")[0].split("-")[0][8:]

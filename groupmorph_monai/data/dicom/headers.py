@@ -20,7 +20,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ParametricMapStorage
 from pydicom.valuerep import DT
 
-__all__ = ["Attributes", "Plane", "Source", "planes_of"]
+__all__ = ["Attributes", "Plane", "Source", "acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -229,11 +229,20 @@ def _plane(
     )
 
 
+def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
+    """Attributes with date and time of the acquisition of a slice.
+
+    In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
+    """
+    frame = "FrameAcquisitionDateTime"
+    return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
+
+
 def _keys(attributes: Attributes) -> dict[str, float]:
     number = attributes.number
     keys = {
         "temporal offset": number("TemporalPositionTimeOffset"),
-        "acquisition time": _seconds(attributes, "Acquisition", "FrameAcquisitionDateTime", "AcquisitionDateTime"),
+        "acquisition time": _seconds(attributes, "Acquisition", *acquisition_names(attributes)),
         "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
         "dynamic scan begin": attributes.private(_PHILIPS_DYNAMIC_BEGIN, _PHILIPS_IMAGE),
         "frame reference time": number("FrameReferenceTime"),

@@ -167,6 +167,13 @@ def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
     assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
 
 
+def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_series(tmp_path):
+    images = exports.siemens(volumes(), affine_of(), AcquisitionDateTime="20250301101500")
+    series = read_series(exports.save(images, tmp_path))
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes())
+    assert series.times_s == exports.TIMES_S
+
+
 def test_a_scan_over_midnight_keeps_its_order(tmp_path):
     data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
     for volume, date, clock in zip(data, ("20250301", "20250302"), ("235950", "000010")):
