@@ -22,7 +22,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "DeviceSerialNumber"),
     *("SoftwareVersions", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined"),
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
-    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "TemporalResolution"),
+    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime"),
 )
 _OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # prefixes
 _OF_MODALITY = {
