@@ -196,7 +196,7 @@ def _plane(
 ) -> Plane:
     get, number = attributes.get, attributes.number
     scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
-    protocol = [attributes.texts(*names) for names in _PROTOCOL]
+    protocol = [tuple(map(_plain, attributes.values(*names))) for names in _PROTOCOL]
     return Plane(
         Source(
             patient=str(get("PatientID", "PatientName", default="")),
@@ -236,6 +236,14 @@ def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
     """
     frame = "FrameAcquisitionDateTime"
     return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
+
+
+def _plain(value: object) -> str:
+    """Write a value of the protocol alike for all scans: 4.2 and 4.20 are the same number."""
+    try:
+        return f"{float(str(value)):.5g}"
+    except ValueError:
+        return str(value)
 
 
 def _keys(attributes: Attributes) -> dict[str, float]:

@@ -307,6 +307,13 @@ def test_the_times_of_series_are_those_of_their_volumes_if_there_are_no_others(t
     assert series.times_s == exports.TIMES_S
 
 
+def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    for image in images[: SIZE[2]]:
+        image.RepetitionTime, image.FlipAngle = "4.200", "10.0"
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
     listing, reason = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
     assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing and reason is None
