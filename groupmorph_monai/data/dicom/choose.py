@@ -16,6 +16,8 @@ __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
+# Of an image that the scanner separates from echoes of the same acquisition, and may call derived.
+_SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -82,7 +84,9 @@ class Stack:
     def derived(self) -> bool:
         """Whether the stack was computed from other images, such as a subtraction or projection."""
         kinds = [kind.upper() for kind in self.source.image_type]
-        return "DERIVED" in kinds[:1] or any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds)
+        if any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds):
+            return True
+        return "DERIVED" in kinds[:1] and not any(kind in _SEPARATED for kind in kinds[2:])
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:

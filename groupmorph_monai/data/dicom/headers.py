@@ -17,7 +17,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import ParametricMapStorage
+from pydicom.uid import ParametricMapStorage, SegmentationStorage
 from pydicom.valuerep import DT
 
 __all__ = ["Attributes", "Plane", "Source", "acquisition_names", "planes_of"]
@@ -178,7 +178,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
-    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are not image intensities
+    if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, frame)

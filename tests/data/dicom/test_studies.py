@@ -307,6 +307,23 @@ def test_the_times_of_series_are_those_of_their_volumes_if_there_are_no_others(t
     assert series.times_s == exports.TIMES_S
 
 
+def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, ImageType=["DERIVED", "PRIMARY", "DIXON", "WATER"], SeriesDescription="LAVA-Flex")
+    images += dynamic(shared, volumes(2, seed=6), SeriesDescription="t2", EchoTime="90", SeriesNumber=3)
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
+def test_segmentations_are_no_scans(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, volumes(2))
+    segmentation = "1.2.840.10008.5.1.4.1.1.66.4"
+    for k, volume in enumerate(volumes(3)):
+        attributes = {"SeriesInstanceUID": "1.2.3", "AcquisitionNumber": k + 1}
+        images += exports.classic(shared, volume, AFFINE, segmentation, SeriesDescription="dyn seg", **attributes)
+    assert list_dicom([exports.save(images, tmp_path)])[0].count("\n") == 0
+
+
 def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
     images = exports.siemens(volumes(), AFFINE)
     for image in images[: SIZE[2]]:
