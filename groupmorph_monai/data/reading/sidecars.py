@@ -13,6 +13,7 @@ __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
+_DAY_S = 86400
 _UNEVEN = 0.01  # maximum relative difference of even steps
 
 
@@ -66,10 +67,19 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     """
     contents = [sidecar(image) for image in images]
     for read in (_acquisition_s, _trigger_s, _frame_s):
-        values = [value for content in contents if (value := read(content)) is not None]
+        values = _past_midnight([value for content in contents if (value := read(content)) is not None])
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
+
+
+def _past_midnight(values: Sequence[float]) -> list[float]:
+    """Add a day to times of day after midnight: those before a gap of more than 12 hours. Other times do not change."""
+    ordered = sorted(values)
+    gaps = np.diff(ordered)
+    if not len(gaps) or ordered[-1] >= _DAY_S or gaps.max() < _DAY_S / 2:
+        return list(values)
+    return [value + _DAY_S * (value <= ordered[int(gaps.argmax())]) for value in values]
 
 
 def _acquisition_s(content: Mapping[str, Any]) -> float | None:

@@ -42,6 +42,7 @@ def levels(series):
          (0, 20, 50)),
         ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
         # One acquisition time for all phases of the heart.
+        ([{"AcquisitionTime": t} for t in ("23:59:50", "0:00:10", "00:01:00")], (0, 20, 70)),
         ([{"AcquisitionTime": "10:00:00", "TriggerDelayTime": t} for t in (10, 60, 110)], (0, 0.05, 0.1)),
         ([{"FrameTimesStart": [t]} for t in (0, 15, 45)], (0, 15, 45)),
         ([{}, {"AcquisitionTime": "10:00:00"}, {}], None),
