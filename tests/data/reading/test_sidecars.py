@@ -75,6 +75,8 @@ def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path
         ({"RepetitionTime": 2.5}, None, (0, 2.5, 5)),
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, None, None),
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 8000, (0, 8, 16)),
+        ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 4, None),
+        ({"RepetitionTime": 4, "MRAcquisitionType": "3D"}, 4000, (0, 4, 8)),
         ({"FrameTimesStart": [0, 10]}, 5000, (0, 5, 10)),
         ({"FrameTimesStart": [0, 10, 10]}, None, None),
         ({"FrameTimesStart": [0, 10, float("inf")]}, None, None),
