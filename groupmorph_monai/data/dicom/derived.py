@@ -31,7 +31,7 @@ _OF_MODALITY = {
         *("EchoTime", "EchoTrainLength", "InversionTime", "FlipAngle", "MagneticFieldStrength", "ImagedNucleus"),
         *("ImagingFrequency", "NumberOfAverages", "PixelBandwidth", "InPlanePhaseEncodingDirection"),
     ),
-    "CT": ("KVP", "ConvolutionKernel", "FilterType", "GantryDetectorTilt", "ExposureTime", "XRayTubeCurrent"),
+    "CT": ("KVP", "ConvolutionKernel", "FilterType", "ExposureTime", "XRayTubeCurrent"),
 }
 _REQUIRED = {  # attributes required by the standard, with the value that means unknown
     **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), ""),

@@ -87,6 +87,14 @@ def test_times_that_are_not_in_the_times_of_images_are_written(tmp_path):
     assert read_series(tmp_path / "b" / "dicom").times_s == series.times_s
 
 
+def test_images_at_right_angles_do_not_claim_a_tilted_gantry(tmp_path):
+    tilted = AFFINE.copy()
+    tilted[:3, 2] += 0.5 * tilted[:3, 1]
+    attributes = {"Modality": "CT", "sop_class": exports.CT, "GantryDetectorTilt": "15"}
+    aligned(exports.save(exports.siemens(volumes(), tilted, **attributes), tmp_path / "in"), tmp_path / "out")
+    assert all("GantryDetectorTilt" not in image for image in images(tmp_path / "out" / "dicom"))
+
+
 @pytest.mark.parametrize("vendor", ["siemens", "enhanced"])
 def test_images_are_a_new_series_of_the_same_study_that_names_its_sources(tmp_path, vendor):
     study = exports.save(getattr(exports, vendor)(volumes(), AFFINE), tmp_path / "in")
