@@ -238,6 +238,12 @@ def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
     return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
 
 
+def _dimension_index(attributes: Attributes) -> float | None:
+    """Combine the indices of a frame, of which those of its position do not differ at one position, to sort by them."""
+    indices = attributes.numbers("DimensionIndexValues")
+    return sum(index * 1000.0**-n for n, index in enumerate(indices)) if indices else None
+
+
 def _plain(value: object) -> str:
     """Write a value of the protocol alike for all scans: 4.2 and 4.20 are the same number."""
     try:
@@ -260,6 +266,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
+        "dimension index": _dimension_index(attributes),
     }
     for name in ("trigger time", "frame reference time"):
         milliseconds = keys[name]

@@ -24,13 +24,14 @@ _ORDER = (
     "series time",
     "series number",
     "instance number",
+    "dimension index",
     "frame number",
 )
 # Keys that are times. The content time comes late, as it may be the time of the reconstruction.
 _TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
 # Keys that start again in every series: clocks, and numbers.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
-_COUNTED = ("acquisition number", "instance number", "frame number")
+_COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _SAME_PLACE_MM = 0.01
 
 

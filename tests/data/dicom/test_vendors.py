@@ -113,6 +113,17 @@ def test_frames_without_times_keep_their_order(tmp_path):
         assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
 
 
+def test_frames_without_times_are_ordered_by_their_dimension_indices(tmp_path):
+    image = exports.enhanced(volumes(), affine_of())[0]
+    for group in image.PerFrameFunctionalGroupsSequence:
+        content = group.FrameContentSequence[0]
+        content.DimensionIndexValues = [1, content.InStackPositionNumber, content.TemporalPositionIndex]
+        del content.FrameAcquisitionDateTime, content.TemporalPositionIndex
+    series = read_series(exports.save([image], tmp_path))
+    for frame, volume in zip(series.frames, volumes(), strict=True):
+        np.testing.assert_array_equal(frame.data, 2.0 * volume - 5)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [
