@@ -31,6 +31,7 @@ _ORDER = (
 _TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
 # Keys that start again in every series: clocks, and numbers.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
+_PHASES = ("temporal position", "series number")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _SAME_PLACE_MM = 0.01
 
@@ -121,10 +122,22 @@ def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
 
 
 def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
-    """Reorder keys for volumes of several series: acquisition times first, and no numbers that each series counts."""
+    """Reorder keys for volumes of several series: acquisition times first, and no numbers that each series counts.
+
+    The phases of a gated scan have no times.
+    """
     if len({_series(volume) for volume in volumes}) == 1:
         return list(keys)
+    if _at_the_same_time(volumes):
+        return [key for key in keys if key in _PHASES]
     return ["acquisition time", *(key for key in keys if key not in _COUNTED)]
+
+
+def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
+    """Check whether volumes were acquired during others, as the phases of a gated scan."""
+    times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
+    spans = sorted((min(values), max(values)) for values in times)
+    return any(start < end for (_, end), (start, _) in zip(spans, spans[1:]))
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:

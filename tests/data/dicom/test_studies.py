@@ -331,6 +331,18 @@ def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
     assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
+def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
+    """All phases are acquired at once, slice by slice, so that acquisition times say nothing about their order."""
+    shared, data, images = exports.examination(Modality="CT"), volumes(), []
+    for k, (volume, first) in enumerate(zip(data, (0.3, 0.0, 0.2, 0.1))):
+        times = [exports.clock(2 * s + first) for s in range(SIZE[2])]
+        attributes = {"SeriesNumber": 300 + k, "SeriesDescription": f"Gated {25 * k} %", "AcquisitionTime": times}
+        images += exports.classic(shared, volume, AFFINE, exports.CT, **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
     listing, reason = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
     assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing and reason is None
