@@ -4,10 +4,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cached_property
 
 from ...errors import InputError
+from ..reading.names import matches
 from .headers import Plane, Source
 from .order import Volume, split_volumes
 
@@ -139,11 +139,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:
-    return pattern is None or any(
-        fnmatch(text.lower(), part.lower())
-        for text in (stack.source.description, stack.name)
-        for part in (pattern, f"*{pattern}*")
-    )
+    return pattern is None or any(matches(text, pattern) for text in (stack.source.description, stack.name))
 
 
 def _list(stacks: Sequence[Stack]) -> str:

@@ -117,6 +117,13 @@ def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
     refused(tmp_path, "'t2_tse'", "--list", description="t3")
 
 
+def test_brackets_of_a_description_are_no_pattern(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, SeriesDescription="t1 [dyn]")
+    images += dynamic(shared, volumes(seed=7), SeriesDescription="t1 d", SeriesNumber=6)
+    assert_aligned(read_series(exports.save(images, tmp_path), description="t1 [dyn]"), volumes())
+
+
 def test_a_description_of_one_scan_names_it_and_no_other_series(tmp_path):
     exports.save(study(exports.examination()), tmp_path)
     message = refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
