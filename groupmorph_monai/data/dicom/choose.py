@@ -174,7 +174,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         unclear = order  # runs of one protocol
     if unclear:
         several = [stack for group in unclear for stack in group]
-        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {_CHOOSE}")
+        alike = len({stack.name for stack in several}) < len(several)
+        cure = "some have the same name: use the folder or the files of one of them alone" if alike else _CHOOSE
+        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {cure}")
     return order[0]
 
 
