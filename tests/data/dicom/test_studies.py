@@ -151,6 +151,21 @@ def test_two_series_of_equal_length_are_not_guessed(tmp_path):
     assert_aligned(read_series(tmp_path, description="dyn_b"), volumes(seed=7))
 
 
+def test_two_studies_with_one_series_each_are_told_apart_by_their_folders(tmp_path):
+    for name in ("first", "second"):
+        exports.save(dynamic(exports.examination()), tmp_path / name)
+    message = refused(tmp_path, "one series to align", "the same name", "folder")
+    assert "--series-description" not in message
+    assert_aligned(read_series(tmp_path / "second"), volumes())
+
+
+def test_images_that_wrongly_share_a_uid_are_all_read(tmp_path):
+    images = dynamic(exports.examination())
+    for image in images:
+        image.SOPInstanceUID = f"1.2.3.{image.InstanceNumber}"
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
 def test_parts_of_a_series_in_two_folders_or_files_named_outright(tmp_path):
     images = exports.siemens(volumes(), AFFINE)
     folders = [exports.save(images[: 2 * SIZE[2]], tmp_path / "a"), exports.save(images[2 * SIZE[2] :], tmp_path / "b")]
