@@ -92,6 +92,15 @@ def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
     assert read_series(path).times_s == expected
 
 
+def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
+    image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "plain.nii.gz")
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, tmp_path / "seconds.nii.gz")
+    assert read_series(tmp_path / "plain.nii.gz").times_s is None
+    assert read_series(tmp_path / "seconds.nii.gz").times_s == (0, 1, 2)
+
+
 @pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
 def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
     path = scan(tmp_path / "dyn.nii.gz", volumes=3)
