@@ -4,10 +4,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cached_property
 
 from ...errors import InputError
+from ..reading.names import matches
 from .headers import Plane, Source
 from .order import Volume, split_volumes
 
@@ -16,6 +16,8 @@ __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
+# Of an image that the scanner separates from echoes of the same acquisition, and may call derived.
+_SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -82,7 +84,9 @@ class Stack:
     def derived(self) -> bool:
         """Whether the stack was computed from other images, such as a subtraction or projection."""
         kinds = [kind.upper() for kind in self.source.image_type]
-        return "DERIVED" in kinds[:1] or any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds)
+        if any(kind.startswith("SUBTR") or kind in _COMPUTED for kind in kinds):
+            return True
+        return "DERIVED" in kinds[:1] and not any(kind in _SEPARATED for kind in kinds[2:])
 
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
@@ -135,11 +139,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:
-    return pattern is None or any(
-        fnmatch(text.lower(), part.lower())
-        for text in (stack.source.description, stack.name)
-        for part in (pattern, f"*{pattern}*")
-    )
+    return pattern is None or any(matches(text, pattern) for text in (stack.source.description, stack.name))
 
 
 def _list(stacks: Sequence[Stack]) -> str:
@@ -174,7 +174,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         unclear = order  # runs of one protocol
     if unclear:
         several = [stack for group in unclear for stack in group]
-        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {_CHOOSE}")
+        alike = len({stack.name for stack in several}) < len(several)
+        cure = "some have the same name: use the folder or the files of one of them alone" if alike else _CHOOSE
+        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {cure}")
     return order[0]
 
 

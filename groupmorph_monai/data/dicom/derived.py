@@ -10,7 +10,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from ... import __version__
 from ...errors import InputError
-from .headers import Attributes, Plane
+from .headers import Attributes, Plane, acquisition_names
 
 __all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
 
@@ -22,7 +22,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "DeviceSerialNumber"),
     *("SoftwareVersions", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined"),
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
-    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "TemporalResolution"),
+    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime"),
 )
 _OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # prefixes
 _OF_MODALITY = {
@@ -31,7 +31,7 @@ _OF_MODALITY = {
         *("EchoTime", "EchoTrainLength", "InversionTime", "FlipAngle", "MagneticFieldStrength", "ImagedNucleus"),
         *("ImagingFrequency", "NumberOfAverages", "PixelBandwidth", "InPlanePhaseEncodingDirection"),
     ),
-    "CT": ("KVP", "ConvolutionKernel", "FilterType", "GantryDetectorTilt", "ExposureTime", "XRayTubeCurrent"),
+    "CT": ("KVP", "ConvolutionKernel", "FilterType", "ExposureTime", "XRayTubeCurrent"),
 }
 _REQUIRED = {  # attributes required by the standard, with the value that means unknown
     **dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), ""),
@@ -77,7 +77,7 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
         if value is not None:
             setattr(header, name, value)
-    moment = own.get("FrameAcquisitionDateTime", "AcquisitionDateTime")
+    moment = own.get(*acquisition_names(own))
     if moment:  # enhanced images have it instead of date and time
         header.AcquisitionDateTime = moment
         header.AcquisitionDate, header.AcquisitionTime = str(moment)[:8], str(moment).split("+")[0].split("-")[0][8:]

@@ -29,7 +29,8 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
         planes = _read(path)
         ignored += not planes
         for plane in planes:
-            name = plane.uid, plane.frame, plane.corner
+            # Some programs give one UID to several images, which differ in position or time.
+            name = plane.uid, plane.frame, plane.corner, *plane.position, *plane.keys.items()
             copies += name in names
             if name not in names:
                 stacks[plane.source].append(plane)

@@ -17,17 +17,17 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import ParametricMapStorage
+from pydicom.uid import ParametricMapStorage, SegmentationStorage
 from pydicom.valuerep import DT
 
-__all__ = ["Attributes", "Plane", "Source", "planes_of"]
+__all__ = ["Attributes", "Plane", "Source", "acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
 _PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
 _PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
 _B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
-_EPOCH = datetime(1970, 1, 1)
+_EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 # Parameters shared by the series of one examination, under their names in classic and enhanced files.
 _PROTOCOL = (
     ("ScanningSequence", "EchoPulseSequence"),
@@ -161,16 +161,24 @@ class Attributes:
         return tuple(str(value) for value in self.values(*names))
 
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
-        """Read a private number if its block belongs to ``creator``."""
-        owner = tag[0], tag[1] >> 8
-        return self.number(tag) if str(self.get(owner, default="")) == creator else None
+        """Read a private number from the block that ``creator`` reserves, which archives may move.
+
+        Args:
+            tag: its tag where the block is the first one, 10.
+        """
+        for source, tags in self.sources:
+            for owner in tags:
+                reserves = owner >> 16 == tag[0] and 0x10 <= owner & 0xFFFF <= 0xFF
+                if reserves and str(source[owner].value).strip() == creator:
+                    return self.number((tag[0], (owner & 0xFF) << 8 | tag[1] & 0xFF))
+        return None
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
-    if dataset.get("SOPClassUID") == ParametricMapStorage:  # its values are not image intensities
+    if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, frame)
@@ -188,7 +196,7 @@ def _plane(
 ) -> Plane:
     get, number = attributes.get, attributes.number
     scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
-    protocol = [attributes.texts(*names) for names in _PROTOCOL]
+    protocol = [tuple(map(_plain, attributes.values(*names))) for names in _PROTOCOL]
     return Plane(
         Source(
             patient=str(get("PatientID", "PatientName", default="")),
@@ -221,35 +229,80 @@ def _plane(
     )
 
 
+def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
+    """Attributes with date and time of the acquisition of a slice.
+
+    In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
+    """
+    frame = "FrameAcquisitionDateTime"
+    return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
+
+
+def _dimension_index(attributes: Attributes) -> float | None:
+    """Combine the indices of a frame, of which those of its position do not differ at one position, to sort by them."""
+    indices = attributes.numbers("DimensionIndexValues")
+    return sum(index * 1000.0**-n for n, index in enumerate(indices)) if indices else None
+
+
+def _plain(value: object) -> str:
+    """Write a value of the protocol alike for all scans: 4.2 and 4.20 are the same number."""
+    try:
+        return f"{float(str(value)):.5g}"
+    except ValueError:
+        return str(value)
+
+
 def _keys(attributes: Attributes) -> dict[str, float]:
     number = attributes.number
     keys = {
         "temporal offset": number("TemporalPositionTimeOffset"),
-        "acquisition time": _seconds(attributes, "Acquisition", "FrameAcquisitionDateTime", "AcquisitionDateTime"),
+        "acquisition time": _seconds(attributes, "Acquisition", *acquisition_names(attributes)),
         "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
         "dynamic scan begin": attributes.private(_PHILIPS_DYNAMIC_BEGIN, _PHILIPS_IMAGE),
         "frame reference time": number("FrameReferenceTime"),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
         "content time": _seconds(attributes, "Content", "FrameReferenceDateTime"),
+        "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
-        "temporal resolution": number("TemporalResolution"),
+        "dimension index": _dimension_index(attributes),
     }
-    for name in ("trigger time", "frame reference time", "temporal resolution"):
+    for name in ("trigger time", "frame reference time"):
         milliseconds = keys[name]
         keys[name] = None if milliseconds is None else milliseconds / 1000
+    if (position := keys["temporal position"]) is not None and (
+        resolution := number("TemporalResolution", default=0.0)
+    ):
+        keys["temporal resolution"] = position * resolution / 1000
     return {name: value for name, value in keys.items() if value is not None}
 
 
 def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
-    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970."""
-    moment, time = attributes.get(*whole), attributes.get(f"{name}Time")
-    if moment is None and time is not None:
-        date = attributes.get(f"{name}Date", "SeriesDate", "StudyDate", default="19700101")
-        moment = str(date).replace(".", "") + str(time).replace(":", "")
+    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970.
+
+    A time without a date is on the day of its series or study. A time more than 12 hours before the study began, on the
+    same day, is after midnight.
+    """
+    if moment := attributes.get(*whole):
+        return _instant(str(moment))
+    instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
+    start = _day_and_time(attributes, "StudyTime", "StudyDate") or _day_and_time(attributes, "SeriesTime", "SeriesDate")
+    if instant is None or start is None:
+        return instant
+    same_day = instant // _DAY_S == start // _DAY_S
+    return instant + _DAY_S if same_day and start - instant > _DAY_S / 2 else instant
+
+
+def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | None:
+    clock, day = attributes.get(time), attributes.get(*dates, default="19700101")
+    return None if clock is None else _instant(str(day).replace(".", "") + str(clock).replace(":", ""))
+
+
+def _instant(text: str) -> float | None:
+    """Convert DICOM's date and time, without its time zone, to seconds since 1970; None if it is invalid."""
     try:
-        instant: datetime | None = DT(str(moment).strip()) if moment else None
+        instant: datetime | None = DT(text.strip())
     except (ValueError, OverflowError):
         return None
     return (instant.replace(tzinfo=None) - _EPOCH).total_seconds() if instant else None

@@ -21,12 +21,18 @@ _ORDER = (
     "temporal position",
     "acquisition number",
     "content time",
+    "series time",
     "series number",
     "instance number",
+    "dimension index",
     "frame number",
 )
-# Keys that are times. The content time comes last, as it may be the time of the reconstruction.
-_TIMES = (*_ORDER[:5], "content time")
+# Keys that are times. The content time comes late, as it may be the time of the reconstruction.
+_TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
+# Keys that start again in every series: clocks, and numbers.
+_SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
+_PHASES = ("temporal position", "series number")
+_COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _SAME_PLACE_MM = 0.01
 
 
@@ -96,12 +102,47 @@ def _earliest(volumes: Sequence[Volume], key: str) -> list[float] | None:
     """Return the smallest value of each volume; None unless all slices have one."""
     if not all(key in plane.keys for volume in volumes for plane in volume):
         return None
-    return [min(plane.keys[key] for plane in volume) for volume in volumes]
+    starts = _starts(volumes) if key in _SINCE_START else {}
+    return [min(plane.keys[key] for plane in volume) + starts.get(_series(volume), 0.0) for volume in volumes]
+
+
+def _series(volume: Volume) -> str:
+    return volume[0].source.series
+
+
+def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
+    """Acquisition times of series since the first one; empty if all volumes differ in them, or if one has none."""
+    times = _earliest(volumes, "acquisition time")
+    if times is None or len(set(times)) == len(times):
+        return {}
+    starts: dict[str, float] = {}
+    for volume, time in zip(volumes, times):
+        starts[_series(volume)] = min(time, starts.get(_series(volume), time))
+    return {series: start - min(times) for series, start in starts.items()}
+
+
+def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
+    """Reorder keys for volumes of several series: acquisition times first, and no numbers that each series counts.
+
+    The phases of a gated scan have no times.
+    """
+    if len({_series(volume) for volume in volumes}) == 1:
+        return list(keys)
+    if _at_the_same_time(volumes):
+        return [key for key in keys if key in _PHASES]
+    return ["acquisition time", *(key for key in keys if key not in _COUNTED)]
+
+
+def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
+    """Check whether volumes were acquired during others, as the phases of a gated scan."""
+    times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
+    spans = sorted((min(values), max(values)) for values in times)
+    return any(start < end for (_, end), (start, _) in zip(spans, spans[1:]))
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     """Sort the volumes of several series by time. Also returns the name of the attribute used."""
-    for key in _ORDER:
+    for key in _preferred(volumes, _ORDER):
         values = _earliest(volumes, key)
         if values is not None and len(set(values)) == len(volumes):
             return [volumes[k] for k in np.argsort(values)], key
@@ -113,16 +154,11 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
     The time of a volume is that of its first slice. If acquisition times are whole seconds, as written by GE, trigger
     times in milliseconds over the same duration are preferred. If only content times increase from volume to volume,
-    temporal position and resolution are preferred.
+    temporal position and resolution are preferred. Times since the start of a series are added to its acquisition time.
 
     Returns: times (None if unknown), and the name of the attribute.
     """
-    times = {key: _rising(volumes, key) for key in (*_TIMES[:-1], "temporal position", _TIMES[-1])}
-    position, resolution = times.pop("temporal position"), volumes[0][0].keys.get("temporal resolution", 0.0)
-    if position and resolution > 0:
-        content = times.pop("content time")
-        times |= {"temporal resolution": [resolution * number for number in position], "content time": content}
-    rising = {key: values for key, values in times.items() if values}
+    rising = {key: values for key in _preferred(volumes, _TIMES) if (values := _rising(volumes, key))}
     if not rising:
         return None, ""
     key = next(iter(rising))

@@ -20,6 +20,7 @@ __all__ = ["write_dicom"]
 
 _LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
 _FEWEST_BITS = 11  # half a step is 0.024 % of the range
+_COPIED_TIMES = ("acquisition time", "trigger time", "content time")
 _SERIES_NUMBER = 1000  # added to the series number of the source, so that viewers list the aligned series after it
 
 
@@ -30,6 +31,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     Pixels are values rounded to integers if these need 11 to 15 bits, as MR images usually have no rescale slope.
     Otherwise they are multiples of one power of two for the whole series, which preserves the ratios between timepoints
     even in programs that ignore the rescale slope.
+
+    Times that the source stores otherwise, such as by temporal offsets, are written as trigger times.
 
     Args:
         series: returned by `read_dicom`.
@@ -44,11 +47,15 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     aligned = np.nan_to_num(aligned, nan=0.0)
     slope = _slope(float(np.abs(aligned).max()))
     uid, affine = generate_uid(), LPS_TO_RAS @ series.frames[home].affine
+    firsts = [min(planes, key=_first) for planes in series.dicom_slices]
+    lost = series.times_s is not None and not any(_tells(key, firsts, series.times_s) for key in _COPIED_TIMES)
     for k, (volume, planes) in enumerate(zip(aligned, series.dicom_slices)):
-        header = derived_header(min(planes, key=_first), base)
+        header = derived_header(firsts[k], base)
         header.SeriesInstanceUID, header.SeriesNumber = uid, _SERIES_NUMBER + base.source.number
         header.SeriesDescription = f"{base.source.description} aligned".strip()[:64]
         header.TemporalPositionIdentifier, header.NumberOfTemporalPositions = k + 1, len(aligned)
+        if series.times_s is not None and lost:
+            (header.TriggerTime,) = decimals([1000 * series.times_s[k]])
         _add_grid(header, affine, volume.shape)
         if slope != 1 or header.Modality == "CT":
             (header.RescaleSlope,), header.RescaleIntercept = decimals([slope]), 0
@@ -75,7 +82,13 @@ def _slope(largest: float) -> float:
 
 def _first(plane: Plane) -> tuple[float, ...]:
     """Sort key of slices by time, with the same attributes as in `order`."""
-    return tuple(plane.keys.get(name, 0.0) for name in ("acquisition time", "trigger time", "content time"))
+    return tuple(plane.keys.get(name, 0.0) for name in _COPIED_TIMES)
+
+
+def _tells(key: str, planes: Sequence[Plane], times_s: Sequence[float]) -> bool:
+    """Check whether an attribute of the first slices of all timepoints contains their times."""
+    values = [plane.keys.get(key, math.nan) for plane in planes]
+    return np.allclose(np.array(values) - values[0], times_s, rtol=0, atol=1e-3)
 
 
 def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None:

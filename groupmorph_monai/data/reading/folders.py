@@ -4,7 +4,6 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import InputError
-from .names import IMAGE_ENDINGS, natural_order
+from .names import IMAGE_ENDINGS, matches, natural_order
 from .sidecars import sidecar, times_of_files
 from .signature import is_dicom
 
@@ -97,8 +96,7 @@ def _matches(path: Path, description: str | None) -> bool:
     if not description:
         return True
     texts = (path.name, str(sidecar(path).get("SeriesDescription", "")))
-    patterns = (description, f"*{description}*")
-    return any(fnmatch(t.lower(), p.lower()) for t in texts for p in patterns)
+    return any(matches(text, description) for text in texts)
 
 
 def _nested(folder: Path, description: str | None) -> list[Path]:

@@ -1,10 +1,11 @@
-"""Names of image files: formats, natural order, and BIDS names."""
+"""Names of image files and series: formats, natural order, patterns, and BIDS names."""
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-__all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "natural_order"]
+__all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "matches", "natural_order"]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 # Images in a folder; explicitly listed files may have any format that nibabel or ITK reads.
@@ -21,6 +22,11 @@ _BIDS = re.compile(
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sort key that puts scan2 before scan10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Check whether a part of a text matches a pattern with ``*`` and ``?``, ignoring case."""
+    return fnmatchcase(text.lower(), f"*{pattern.lower().replace('[', '[[]')}*")
 
 
 def image_stem(name: str) -> str:

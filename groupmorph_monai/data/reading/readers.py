@@ -94,9 +94,10 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
             apart_mm,
         )
     data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
-    return _File(
-        data, _affine_mm(image), path, time if data.ndim > 3 and np.isfinite(time) and time > 0 else None, header
-    )
+    # Programs that know no frame time leave 1 without a unit.
+    no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
+    frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
+    return _File(data, _affine_mm(image), path, frame_time, header)
 
 
 def _unit_mm(header: nib.Nifti1Header) -> float:

@@ -13,6 +13,9 @@ __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
+_DAY_S = 86400
+_ROUNDING_S = 1e-6
+_FASTEST_3D_S = 0.1  # less than the time of a 3D volume, more than that of an excitation
 _UNEVEN = 0.01  # maximum relative difference of even steps
 
 
@@ -42,7 +45,8 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
     """Determine the times of the volumes of a 4D image in seconds since the first one.
 
     They come from a list of onsets (``FrameTimesStart`` of PET, ``VolumeTiming``), the frame time, or the repetition
-    time of a 2D sequence, which is that of volumes (in a 3D sequence it is that of excitations).
+    time of a 2D sequence, which is that of volumes (in a 3D sequence it is that of excitations, which dcm2niix may also
+    write as the frame time).
 
     Args:
         number: number of volumes.
@@ -53,8 +57,11 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
         values = _numbers(content.get(name))
         if len(values) == number and all(np.diff(values) > 0):
             return _from_first(values)
-    if not frame_time_s and content.get("MRAcquisitionType") != "3D":
-        frame_time_s = next(iter(_numbers(content.get("RepetitionTime"))), None)
+    repetition_s = next(iter(_numbers(content.get("RepetitionTime"))), 0.0)
+    if content.get("MRAcquisitionType") != "3D":
+        frame_time_s = frame_time_s or repetition_s
+    elif frame_time_s and abs(frame_time_s - repetition_s) < _ROUNDING_S and repetition_s < _FASTEST_3D_S:
+        frame_time_s = None
     return _from_first((frame_time_s * np.arange(number)).tolist()) if frame_time_s and frame_time_s > 0 else None
 
 
@@ -66,10 +73,19 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     """
     contents = [sidecar(image) for image in images]
     for read in (_acquisition_s, _trigger_s, _frame_s):
-        values = [value for content in contents if (value := read(content)) is not None]
+        values = _past_midnight([value for content in contents if (value := read(content)) is not None])
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
+
+
+def _past_midnight(values: Sequence[float]) -> list[float]:
+    """Add a day to times of day after midnight: those before a gap of more than 12 hours. Other times do not change."""
+    ordered = sorted(values)
+    gaps = np.diff(ordered)
+    if not len(gaps) or ordered[-1] >= _DAY_S or gaps.max() < _DAY_S / 2:
+        return list(values)
+    return [value + _DAY_S * (value <= ordered[int(gaps.argmax())]) for value in values]
 
 
 def _acquisition_s(content: Mapping[str, Any]) -> float | None:

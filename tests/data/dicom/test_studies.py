@@ -117,6 +117,13 @@ def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
     refused(tmp_path, "'t2_tse'", "--list", description="t3")
 
 
+def test_brackets_of_a_description_are_no_pattern(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, SeriesDescription="t1 [dyn]")
+    images += dynamic(shared, volumes(seed=7), SeriesDescription="t1 d", SeriesNumber=6)
+    assert_aligned(read_series(exports.save(images, tmp_path), description="t1 [dyn]"), volumes())
+
+
 def test_a_description_of_one_scan_names_it_and_no_other_series(tmp_path):
     exports.save(study(exports.examination()), tmp_path)
     message = refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
@@ -142,6 +149,21 @@ def test_two_series_of_equal_length_are_not_guessed(tmp_path):
     exports.save(images, tmp_path)
     refused(tmp_path, "one series to align", "'dyn'", "'dyn_b'", "--series-description")
     assert_aligned(read_series(tmp_path, description="dyn_b"), volumes(seed=7))
+
+
+def test_two_studies_with_one_series_each_are_told_apart_by_their_folders(tmp_path):
+    for name in ("first", "second"):
+        exports.save(dynamic(exports.examination()), tmp_path / name)
+    message = refused(tmp_path, "one series to align", "the same name", "folder")
+    assert "--series-description" not in message
+    assert_aligned(read_series(tmp_path / "second"), volumes())
+
+
+def test_images_that_wrongly_share_a_uid_are_all_read(tmp_path):
+    images = dynamic(exports.examination())
+    for image in images:
+        image.SOPInstanceUID = f"1.2.3.{image.InstanceNumber}"
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
 def test_parts_of_a_series_in_two_folders_or_files_named_outright(tmp_path):
@@ -271,6 +293,76 @@ def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
     assert main(["register", str(tmp_path), "--list"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install 'groupmorph-monai[dicom]'" in error
+
+
+def test_series_are_not_ordered_by_numbers_that_each_of_them_counts(tmp_path):
+    shared, data, images = exports.examination(), volumes(), []
+    for k, volume in enumerate(data):
+        attributes = {"AcquisitionNumber": (3, 1, 2, 5)[k], "SeriesNumber": (2, 9, 10, 11)[k]}
+        images += exports.classic(shared, volume, AFFINE, SeriesDescription="t1", **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+def test_trigger_times_count_from_the_start_of_their_series(tmp_path):
+    """The scan before the contrast agent is a series of its own, 300 s before the dynamic one."""
+    shared, data = exports.examination(), volumes()
+    before = {"SeriesNumber": 3, "AcquisitionTime": "100000", "TriggerTime": "0"}
+    images = exports.classic(shared, data[0], AFFINE, SeriesDescription="pre", **before)
+    for k, trigger in enumerate(("8000", "28000", "48000")):
+        images += dynamic(shared, data[k + 1 : k + 2], AcquisitionTime="100500", TriggerTime=trigger)
+    for image in images[SIZE[2] :]:
+        image.SeriesInstanceUID = images[-1].SeriesInstanceUID
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 308, 328, 348)
+
+
+def test_the_times_of_series_are_those_of_their_volumes_if_there_are_no_others(tmp_path):
+    shared, data, images = exports.examination(), volumes(), []
+    for volume, number, time in zip(data, (5, 4, 3, 2), exports.TIMES_S):
+        attributes = {"SeriesTime": exports.clock(time), "SeriesDate": "20250301", "AcquisitionNumber": 1}
+        images += exports.classic(shared, volume, AFFINE, SeriesNumber=number, **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == exports.TIMES_S
+
+
+def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, ImageType=["DERIVED", "PRIMARY", "DIXON", "WATER"], SeriesDescription="LAVA-Flex")
+    images += dynamic(shared, volumes(2, seed=6), SeriesDescription="t2", EchoTime="90", SeriesNumber=3)
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
+def test_segmentations_are_no_scans(tmp_path):
+    shared = exports.examination()
+    images = dynamic(shared, volumes(2))
+    segmentation = "1.2.840.10008.5.1.4.1.1.66.4"
+    for k, volume in enumerate(volumes(3)):
+        attributes = {"SeriesInstanceUID": "1.2.3", "AcquisitionNumber": k + 1}
+        images += exports.classic(shared, volume, AFFINE, segmentation, SeriesDescription="dyn seg", **attributes)
+    assert list_dicom([exports.save(images, tmp_path)])[0].count("\n") == 0
+
+
+def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    for image in images[: SIZE[2]]:
+        image.RepetitionTime, image.FlipAngle = "4.200", "10.0"
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
+def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
+    """All phases are acquired at once, slice by slice, so that acquisition times say nothing about their order."""
+    shared, data, images = exports.examination(Modality="CT"), volumes(), []
+    for k, (volume, first) in enumerate(zip(data, (0.3, 0.0, 0.2, 0.1))):
+        times = [exports.clock(2 * s + first) for s in range(SIZE[2])]
+        attributes = {"SeriesNumber": 300 + k, "SeriesDescription": f"Gated {25 * k} %", "AcquisitionTime": times}
+        images += exports.classic(shared, volume, AFFINE, exports.CT, **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
 
 
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):

@@ -80,6 +80,18 @@ def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
+def test_private_blocks_that_an_archive_moved_are_found(tmp_path):
+    images = exports.philips(volumes(), affine_of(), RescaleSlope="1")
+    for image in images:
+        scale = image[0x2005, 0x100E].value
+        image.add_new((0x2005, 0x0010), "LO", "Philips Imaging DD 001")
+        image.add_new((0x2005, 0x0011), "LO", "Philips MR Imaging DD 001")
+        image.add_new((0x2005, 0x110E), "FL", scale)
+        del image[0x2005, 0x100E]
+    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, volumes()):
+        np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
+
+
 def test_enhanced_files_of_one_volume_each(tmp_path):
     series = read_series(exports.save(exports.enhanced(volumes(), affine_of(), files=4), tmp_path))
     np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
@@ -99,6 +111,17 @@ def test_frames_without_times_keep_their_order(tmp_path):
     frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, SIZE[1], SIZE[0])
     for frame, number in zip(series.frames, place, strict=True):
         assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
+
+
+def test_frames_without_times_are_ordered_by_their_dimension_indices(tmp_path):
+    image = exports.enhanced(volumes(), affine_of())[0]
+    for group in image.PerFrameFunctionalGroupsSequence:
+        content = group.FrameContentSequence[0]
+        content.DimensionIndexValues = [1, content.InStackPositionNumber, content.TemporalPositionIndex]
+        del content.FrameAcquisitionDateTime, content.TemporalPositionIndex
+    series = read_series(exports.save([image], tmp_path))
+    for frame, volume in zip(series.frames, volumes(), strict=True):
+        np.testing.assert_array_equal(frame.data, 2.0 * volume - 5)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +178,28 @@ def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
     assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
 
 
+def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_series(tmp_path):
+    images = exports.siemens(volumes(), affine_of(), AcquisitionDateTime="20250301101500")
+    series = read_series(exports.save(images, tmp_path))
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes())
+    assert series.times_s == exports.TIMES_S
+
+
 def test_a_scan_over_midnight_keeps_its_order(tmp_path):
     data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
     for volume, date, clock in zip(data, ("20250301", "20250302"), ("235950", "000010")):
         given = {"AcquisitionDate": date, "AcquisitionTime": clock, "SeriesInstanceUID": uid}
         images += exports.classic(shared, volume, affine_of(), **given)
+    series = read_series(exports.save(images, tmp_path))
+    assert series.times_s == (0, 20)
+    np.testing.assert_array_equal(series.frames[0].data, data[0])
+
+
+@pytest.mark.parametrize("date", [{}, {"AcquisitionDate": "20250301"}, {"StudyDate": ""}], ids=lambda d: str(list(d)))
+def test_a_scan_over_midnight_whose_date_does_not_change_keeps_its_order(tmp_path, date):
+    data, shared, uid, images = volumes(2), exports.examination(StudyTime="233000"), exports.generate_uid(), []
+    for volume, clock in zip(data, ("235950", "000010")):
+        images += exports.classic(shared, volume, affine_of(), AcquisitionTime=clock, SeriesInstanceUID=uid, **date)
     series = read_series(exports.save(images, tmp_path))
     assert series.times_s == (0, 20)
     np.testing.assert_array_equal(series.frames[0].data, data[0])

@@ -68,6 +68,33 @@ def test_our_reader_finds_the_aligned_series_its_times_and_places(tmp_path, vend
     assert result["files"] == ["coverage.nii.gz", "dicom", "mean.nii.gz", "warped.nii.gz"]
 
 
+def test_times_that_are_not_in_the_times_of_images_are_written(tmp_path):
+    """Temporal offsets in an enhanced image, and trigger times from the start of each of two series."""
+    image = exports.enhanced(volumes(), AFFINE)[0]
+    for group in image.PerFrameFunctionalGroupsSequence:
+        content = group.FrameContentSequence[0]
+        offset = pydicom.Dataset()
+        offset.TemporalPositionTimeOffset = 7.5 * content.TemporalPositionIndex**2
+        group.TemporalPositionSequence = [offset]
+        del content.FrameAcquisitionDateTime
+    aligned(exports.save([image], tmp_path / "enhanced"), tmp_path / "a")
+    assert read_series(tmp_path / "a" / "dicom").times_s == (0, 22.5, 60, 112.5)
+    two_series = exports.ge(volumes(), AFFINE)
+    for image in two_series[: SIZE[2]]:
+        image.SeriesInstanceUID, image.AcquisitionTime = "1.2.3", "101000"
+    series, _ = aligned(exports.save(two_series, tmp_path / "two"), tmp_path / "b")
+    assert series.times_s == (0, 691.5, 753, 814.5)
+    assert read_series(tmp_path / "b" / "dicom").times_s == series.times_s
+
+
+def test_images_at_right_angles_do_not_claim_a_tilted_gantry(tmp_path):
+    tilted = AFFINE.copy()
+    tilted[:3, 2] += 0.5 * tilted[:3, 1]
+    attributes = {"Modality": "CT", "sop_class": exports.CT, "GantryDetectorTilt": "15"}
+    aligned(exports.save(exports.siemens(volumes(), tilted, **attributes), tmp_path / "in"), tmp_path / "out")
+    assert all("GantryDetectorTilt" not in image for image in images(tmp_path / "out" / "dicom"))
+
+
 @pytest.mark.parametrize("vendor", ["siemens", "enhanced"])
 def test_images_are_a_new_series_of_the_same_study_that_names_its_sources(tmp_path, vendor):
     study = exports.save(getattr(exports, vendor)(volumes(), AFFINE), tmp_path / "in")

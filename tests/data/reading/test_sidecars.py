@@ -42,6 +42,7 @@ def levels(series):
          (0, 20, 50)),
         ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
         # One acquisition time for all phases of the heart.
+        ([{"AcquisitionTime": t} for t in ("23:59:50", "0:00:10", "00:01:00")], (0, 20, 70)),
         ([{"AcquisitionTime": "10:00:00", "TriggerDelayTime": t} for t in (10, 60, 110)], (0, 0.05, 0.1)),
         ([{"FrameTimesStart": [t]} for t in (0, 15, 45)], (0, 15, 45)),
         ([{}, {"AcquisitionTime": "10:00:00"}, {}], None),
@@ -74,6 +75,8 @@ def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path
         ({"RepetitionTime": 2.5}, None, (0, 2.5, 5)),
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, None, None),
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 8000, (0, 8, 16)),
+        ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 4, None),
+        ({"RepetitionTime": 4, "MRAcquisitionType": "3D"}, 4000, (0, 4, 8)),
         ({"FrameTimesStart": [0, 10]}, 5000, (0, 5, 10)),
         ({"FrameTimesStart": [0, 10, 10]}, None, None),
         ({"FrameTimesStart": [0, 10, float("inf")]}, None, None),
@@ -87,6 +90,15 @@ def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
     path = scan(tmp_path / "dyn.nii.gz", sidecar, volumes=3, frame_time=frame_time or 0)
     expected = None if times is None else pytest.approx(times)
     assert read_series(path).times_s == expected
+
+
+def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
+    image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32), np.eye(4))
+    nibabel.save(image, tmp_path / "plain.nii.gz")
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, tmp_path / "seconds.nii.gz")
+    assert read_series(tmp_path / "plain.nii.gz").times_s is None
+    assert read_series(tmp_path / "seconds.nii.gz").times_s == (0, 1, 2)
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
