@@ -21,6 +21,7 @@ __all__ = ["read_landmarks", "read_points", "write_points"]
 logger = logging.getLogger(__name__)
 _Lines = list[tuple[int, str]]  # line number in the file, from 1, and text
 _Rows = list[tuple[int, list[str]]]  # line number, and the cells of the coordinates
+_NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also takes 1_0, often a typing error, and digits of other scripts
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 
 
@@ -34,7 +35,7 @@ def read_points(path: str | Path) -> np.ndarray:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # also of names with a null character
         raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
     kind = Path(path).suffix.lower()
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
@@ -101,7 +102,7 @@ def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[fl
     values = []
     for cell in cells:
         try:
-            values.append(float(cell))
+            values.append(float(cell) if _NUMBER.fullmatch(cell.strip()) else math.nan)
         except ValueError:
             values.append(math.nan)
         if not math.isfinite(values[-1]):
@@ -115,6 +116,9 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
     rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
     header = [cell.lower().removesuffix("_mm") for cell in rows[0][1]] if rows else []
     for names in _COLUMNS:
+        repeated = [name for name in names if header.count(name) > 1]
+        if repeated and set(names) <= set(header):
+            raise InputError(f"{path}: expected one column {repeated[0]}, got {header.count(repeated[0])}; remove one")
         if set(names) <= set(header):
             columns = [header.index(name) for name in names]
             return [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]], names[0] == "l"

@@ -32,6 +32,7 @@ from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .sidecars import sidecar, times_of_files, times_of_volumes
+from .text_headers import check_text_header
 
 __all__ = ["header_grids", "read_image", "read_series"]
 
@@ -160,6 +161,7 @@ def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
 
 
 def _load_itk(path: str, labels: bool) -> _File:
+    check_text_header(path)
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
@@ -350,6 +352,7 @@ def _header_grids(path: str) -> list[Grid]:
 
 
 def _itk_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    check_text_header(path, voxels=False)
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         reader.SetFileName(path)

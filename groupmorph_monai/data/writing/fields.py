@@ -20,6 +20,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import DenseTransform, Grid
+from ..series import LONGEST_MM
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
@@ -89,6 +90,12 @@ def read_field(path: str | Path) -> DenseTransform:
         if len(shape) == 5 and shape[3:] == (1, 3):
             lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
             check_finite(lps, path, "displacements", "register the series again")
+            largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
+            if largest_mm > LONGEST_MM:
+                raise InputError(
+                    f"{path}: expected displacements below {LONGEST_MM:g} mm, got {largest_mm:.3g}; register the "
+                    "series again"
+                )
             grid = Grid(shape[:3], torch.as_tensor(image.affine))
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)

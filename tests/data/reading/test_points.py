@@ -75,3 +75,23 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
 def test_missing_landmarks_are_named(names, cure):
     with pytest.raises(InputError, match=f"for each of the 4 scans, got {len(names)}; {cure}$"):
         read_landmarks(names, [Grid((9, 9, 9), np.eye(4))] * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x,y,z\n1_0,2,3\n", "got '1_0' in line 2"),
+        ("x,y,z\n\u0661,2,3\n", "in line 2"),
+        ("x,x,y,z\n1,2,3,4\n", "expected one column x, got 2"),
+    ],
+)
+def test_numbers_and_columns_that_may_be_read_in_two_ways(tmp_path, text, words):
+    file = tmp_path / "points.csv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        read_points(file)
+
+
+def test_a_name_with_a_null_character():
+    with pytest.raises(InputError, match="expected a file of points"):
+        read_points("\0")

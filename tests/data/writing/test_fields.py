@@ -12,6 +12,7 @@ from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_p
 from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.writing.writers import Products, write_registration
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
 from groupmorph_monai.space.grid import upsample_field
 from groupmorph_monai.workflow.registration import timepoint_transforms
@@ -154,3 +155,11 @@ def test_compressed_files_are_one_gzip_member_that_every_reader_takes(tmp_path, 
     if len(shape) < 5:
         np.testing.assert_array_equal(itk.array_from_image(itk.imread(str(tmp_path / "x.nii.gz"))).T, data)
     assert (tmp_path / "x.nii.gz").read_bytes().count(b"\x1f\x8b\x08") == 1
+
+
+def test_a_field_of_kilometres_is_refused(tmp_path):
+    displacements = np.zeros((4, 5, 6, 1, 3), dtype=np.float32)
+    displacements[1, 2, 3, 0, 1] = -1e30
+    save_nifti(nib.Nifti1Image(displacements, np.eye(4)), tmp_path / "ddf_01.nii.gz")
+    with pytest.raises(InputError, match="ddf_01.nii.gz: expected displacements below 10000 mm, got 1e"):
+        apply_field_to_points(tmp_path / "ddf_01.nii.gz", np.zeros((1, 3)))
