@@ -12,6 +12,7 @@ from ...errors import InputError
 from ..preprocessing.right_angles import is_sheared
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
+from .integers import IntegerType
 from .output_folder import all_or_nothing
 
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
@@ -53,22 +54,32 @@ def nifti_image(
     return image
 
 
-def save_nifti(image: nib.Nifti1Image, path: str | Path, storage: Storage = IN_MEMORY) -> None:
+def save_nifti(
+    image: nib.Nifti1Image, path: str | Path, storage: Storage = IN_MEMORY, integers: IntegerType | None = None
+) -> None:
     """Write ``.nii`` or ``.nii.gz``, compressed with as many threads as PyTorch uses, several times as fast as zlib.
-    ``storage`` may hold the volumes of a series."""
+
+    Args:
+        storage: may hold the volumes of a series.
+        integers: type of the values in a ``.nii.gz``, which are rounded already; None for that of the image.
+    """
     if Path(path).suffix != ".gz":
         nib.save(image, path)
         return
     start = io.BytesIO()
+    slope = 1.0 if integers is None else integers.slope
+    if integers is not None:
+        image.set_data_dtype(integers.dtype)
     image.update_header()
-    image.header.set_slope_inter(1, 0)
+    image.header.set_slope_inter(slope, 0)
     image.header.write_to(start)
     with igzip_threaded.open(path, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as file:
         file.write(start.getbuffer())
         slowest = np.asanyarray(image.dataobj).T
         for chunk in storage.chunks(len(slowest)):
             for part in slowest[chunk]:
-                file.write(np.ascontiguousarray(part, image.get_data_dtype()).data)
+                values = part if integers is None else part / np.float32(slope)
+                file.write(np.ascontiguousarray(values, image.get_data_dtype()).data)
 
 
 def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> None:

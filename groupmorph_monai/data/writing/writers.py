@@ -25,6 +25,7 @@ from ..reading.regions import read_region
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 from .fields import compact_grid, write_field
+from .integers import integer_type
 from .itk_transforms import write_itk_transform
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
@@ -287,7 +288,7 @@ def _write_series(
     result: Mapping[VolumeName, np.ndarray], series: Series, home: int, outside: str, folder: Path, storage: Storage
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
-    and return the aligned series as written."""
+    and return the aligned series as written: of integer scans, rounded to the values of an integer type."""
     warped, coverage = result["warped"], result["warped_seen"]
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
@@ -302,10 +303,16 @@ def _write_series(
             aligned[chunk] = np.where(coverage[chunk], warped[chunk], np.float32(filler[outside]))
     mean = total / np.maximum(number, 1)
     mean = np.where(number > 0, mean, everything / len(warped) if outside == "border" else filler[outside])
+    mean = mean.astype(np.float32)
+    integers = integer_type(series.frames, float(aligned.min()), float(aligned.max()))
+    if integers is not None:
+        mean = integers.rounded(mean)
+        for volume in aligned:
+            volume[:] = integers.rounded(volume)
     timed = series.frames[0].header
     image = nifti_image(np.moveaxis(aligned, 0, -1), affine, header, series.frame_time, timed)
-    save_nifti(image, folder / "warped.nii.gz", storage)
-    save_nifti(nifti_image(mean.astype(np.float32), affine, header), folder / "mean.nii.gz")
+    save_nifti(image, folder / "warped.nii.gz", storage, integers)
+    save_nifti(nifti_image(mean, affine, header), folder / "mean.nii.gz", integers=integers)
     save_nifti(nifti_image(number, affine), folder / "coverage.nii.gz")
     return aligned
 
