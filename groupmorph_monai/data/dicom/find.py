@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -15,6 +16,7 @@ __all__ = ["find_stacks"]
 
 logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
+_HEADER_NOISE = 5e-4  # of components of directions, and mm of spacings
 
 
 def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
@@ -25,6 +27,7 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
     Returns: the slices of each stack.
     """
     stacks, names, copies, ignored = defaultdict(list), set(), 0, 0
+    geometries: list[Source] = []
     for path in _files(paths):
         planes = _read(path)
         ignored += not planes
@@ -33,13 +36,24 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
             name = plane.uid, plane.frame, plane.corner, *plane.position, *plane.keys.items()
             copies += name in names
             if name not in names:
-                stacks[plane.source].append(plane)
+                stacks[_of_known_geometry(plane.source, geometries)].append(plane)
             names.add(name)
     if copies:
         logger.info("%d images are stored twice; one copy of each is read.", copies)
     if ignored:
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", ignored)
     return dict(stacks)
+
+
+def _of_known_geometry(source: Source, known: list[Source]) -> Source:
+    """Take the spacing and orientation of an earlier slice from which they differ only by the noise of a header, and
+    otherwise add the source to ``known``."""
+    for other in known:
+        pairs = zip((*source.spacing_mm, *source.orientation), (*other.spacing_mm, *other.orientation))
+        if all(abs(a - b) <= _HEADER_NOISE for a, b in pairs):
+            return replace(source, spacing_mm=other.spacing_mm, orientation=other.orientation)
+    known.append(source)
+    return source
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -46,7 +46,7 @@ _PROTOCOL = (
 class Source:
     """Origin of a slice. Slices with equal sources form one stack.
 
-    ``space`` is the frame of reference. Spacing (mm) and orientation are rounded, as they only distinguish stacks.
+    ``space`` is the frame of reference. Spacing (mm) and orientation are those of the first slice of their geometry.
     """
 
     patient: str
@@ -209,8 +209,8 @@ def _plane(
             image_type=attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent"),
             echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
             shape=(int(get("Rows")), int(get("Columns"))),
-            spacing_mm=(round(spacing[0], 3), round(spacing[1], 3)),
-            orientation=tuple(np.round(axes.ravel(), 3).tolist()),
+            spacing_mm=spacing,
+            orientation=tuple(axes.ravel().tolist()),
         ),
         path,
         frame,

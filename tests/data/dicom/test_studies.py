@@ -269,6 +269,17 @@ def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
         assert frame.data.shape[2] == size
 
 
+def test_noise_of_headers_does_not_split_a_series(tmp_path):
+    """Nor wherever values are rounded, such as at 0.0005."""
+    data, rng = volumes(), np.random.default_rng(0)
+    images = dynamic(exports.examination(), data)
+    for image in images:
+        image.PixelSpacing = [f"{1.5005 + 1e-5 * noise:.7f}" for noise in rng.uniform(-1, 1, 2)]
+        axes = np.array([1, 0.0005, 0, -0.0005, 1, 0]) + 1e-6 * rng.uniform(-1, 1, 6)
+        image.ImageOrientationPatient = [f"{value:.8f}" for value in axes]
+    assert_aligned(read_series(exports.save(images, tmp_path)), data)
+
+
 @pytest.mark.parametrize(("values", "state"), [((6, 6, 6), "to be aligned"), ((0, 400, 10**9 + 800), "diffusion")])
 def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
     """GE fills the attribute of other scans, too."""
