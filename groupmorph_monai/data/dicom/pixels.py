@@ -45,8 +45,18 @@ def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> f
 
 
 def stored_values(path: str) -> np.ndarray:
-    """Read the stored values of a file, ``(frame, row, column)``, with unused bits cleared."""
+    """Read the stored values of a file, ``(frame, row, column)``, with unused bits cleared.
+
+    Raises: InputError if they cannot be decoded, or converted to displayed values by a slope and an intercept.
+    """
     dataset = pydicom.dcmread(path, force=True)
+    high_bit, bits = dataset.get("HighBit"), dataset.get("BitsStored")
+    if dataset.get("ModalityLUTSequence") or (high_bit is not None and bits is not None and high_bit != bits - 1):
+        got = "a Modality LUT Sequence" if dataset.get("ModalityLUTSequence") else f"High Bit {high_bit}, {bits} stored"
+        raise InputError(
+            f"{path}: expected values in the lowest bits and a rescale slope, got {got}; export the series in another "
+            "way, or convert it to NIfTI"
+        )
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian

@@ -84,6 +84,21 @@ def test_pixels_that_cannot_be_decoded_name_the_cure(tmp_path, monkeypatch):
         assert cure in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("stored", ["table", "upper bits"])
+def test_values_that_slope_and_intercept_do_not_convert_are_refused(tmp_path, stored):
+    images = series_of(np.ones((2, *SIZE), np.uint16))
+    for image in images:
+        if stored == "table":
+            table = pydicom.Dataset()
+            table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [4, 0, 16], "US", [0, 10, 40, 90]
+            table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+            image.ModalityLUTSequence = [table]
+        else:
+            image.BitsStored, image.HighBit = 12, 15
+    with pytest.raises(InputError, match="expected values in the lowest bits and a rescale slope, got .*; export"):
+        read_series(exports.save(images, tmp_path))
+
+
 def test_a_cut_file_is_refused(tmp_path):
     data = np.random.default_rng(0).integers(0, 4096, (2, *SIZE)).astype(np.uint16)
     exports.save(series_of(data), tmp_path)
