@@ -10,7 +10,7 @@ from ..series import Frame
 
 __all__ = ["IntegerType", "integer_type"]
 
-_LEVELS = 2**12  # least number of values that the range of a series is divided into, as many as a scanner's 12 bits
+_LEVELS = 2**11  # least number of steps in the range of a series; rounding errors are at most half a step
 
 
 class IntegerType(NamedTuple):

@@ -15,10 +15,11 @@ def frames(*values):
 @pytest.mark.parametrize(
     ("lowest", "highest", "expected"),
     [
-        (0, 4095, IntegerType(np.int16, 0.5)),
-        (-1024, 3071, IntegerType(np.int16, 0.5)),
-        (0, 255, IntegerType(np.int16, 2.0**-5)),
-        (0, 1, IntegerType(np.int16, 2.0**-12)),
+        (0, 4095, IntegerType(np.int16, 1.0)),
+        (-1024, 3071, IntegerType(np.int16, 1.0)),
+        (0, 1500, IntegerType(np.int16, 0.5)),
+        (0, 255, IntegerType(np.int16, 2.0**-4)),
+        (0, 1, IntegerType(np.int16, 2.0**-11)),
         (7, 7, IntegerType(np.int16, 2.0**-12)),
         (0, 32767, IntegerType(np.int16, 1.0)),
         (0, 65535, IntegerType(np.uint16, 1.0)),
@@ -30,13 +31,13 @@ def frames(*values):
         (0, np.inf, None),
     ],
 )
-def test_the_type_holds_the_range_in_at_least_4096_values(lowest, highest, expected):
+def test_the_type_holds_the_range_in_at_least_2048_steps(lowest, highest, expected):
     got = integer_type(frames(0, 3), lowest, highest)
     assert got == expected
     if got is not None:
         limits = np.iinfo(got.dtype)
         assert limits.min * got.slope <= lowest <= highest <= limits.max * got.slope
-        assert (1 / got.slope).is_integer() and (got.slope == 2.0**-12 or highest >= 4095 * got.slope)
+        assert (1 / got.slope).is_integer() and (got.slope <= 2.0**-11 or highest >= 2047 * got.slope)
 
 
 def test_scans_that_are_not_integers_stay_float():
