@@ -13,7 +13,7 @@ from ..preprocessing.resampling import resample
 from ..reading.names import image_stem
 from ..reading.points import read_points, write_points
 from ..reading.readers import read_image
-from ..series import Frame, overlap
+from ..series import LONGEST_MM, Frame, overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
@@ -42,6 +42,8 @@ def apply_field(
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
     like = read_image(like) if isinstance(like, (str, Path)) else like
+    if not np.isfinite(image.data).any():
+        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
     if not overlap(image.grid, field.grid):
         raise InputError(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
@@ -57,6 +59,11 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.n
     ``inverse_ddf_KK`` from timepoint KK to the common space."""
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
+    if not bool((points.abs() < LONGEST_MM).all()):
+        raise InputError(
+            f"points: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
+            "use mm"
+        )
     outside = int((~field.grid.contains(points)).sum())
     if outside:
         logger.warning("%s: %d of %d points are outside and move like its border", field_path, outside, len(points))

@@ -755,3 +755,16 @@ def test_second_names_are_those_of_bids_and_of_the_result(tmp_path, monkeypatch,
         assert (tmp_path / "out" / ours).samefile(tmp_path / "out" / theirs) == links
     (tmp_path / "out" / "report.json").write_text(json.dumps({"files": result["files"]}))
     assert set(pairs.values()) <= listed_result(tmp_path / "out") == set(result["files"])
+
+
+def test_images_without_values_and_points_outside_of_any_scanner_are_refused(tmp_path):
+    series = _saved(tmp_path / "in", [_frame(), _frame()])
+    _write(series, tmp_path / "out")
+    field = tmp_path / "out" / "ddf_01.nii.gz"
+    for value in (np.nan, np.inf):
+        empty = replace(series.frames[1], data=np.full(SIZE, value, np.float32))
+        with pytest.raises(InputError, match="expected finite intensities, got none"):
+            apply_field(field, empty)
+    for value in (np.nan, -np.inf, 1e300):
+        with pytest.raises(InputError, match="points: expected finite coordinates within 10 m .* use mm"):
+            apply_field_to_points(field, np.array([[0.0, 1.0, 2.0], [0.0, value, 2.0]]))
