@@ -97,7 +97,6 @@ SETTINGS: dict[str, Kind] = {
     "lambda_t": _WEIGHT,
     "lambda_vr": _WEIGHT,
     "adapt_prior": Flag(),
-    "independent_share": Number(0, 1, above=True),
     "prior_factor": Number(0, 100, above=True),
     # refinement
     "refinement_levels_voxels": List(Whole(1, 256)),

@@ -1,5 +1,6 @@
 """Precision of z under the prior: products and square roots for a refinement and its draws."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,9 @@ from ..space.lattice import CosineTransform
 
 __all__ = ["Precision", "likeliest_weights"]
 
-_WEIGHT_STEPS = 20
+_EXPECTATION_STEPS = 30
+_BINS, _BIN_RANGE = 100, 1e10  # of the prior's eigenvalues, up to the greatest
+_SUPPRESSED = 30.0  # ratio of precision to curvature from which coefficients of z count less
 
 
 def _centred_indices(n: int, like: Tensor) -> Tensor:
@@ -69,27 +72,67 @@ class Precision:
 
 
 def likeliest_weights(
-    precision: Precision, z: Tensor, curvature: Tensor, storage: Storage = IN_MEMORY
+    precision: Precision,
+    z: Tensor,
+    force: Tensor,
+    curvature: Tensor,
+    prior_factor: float = 1.0,
+    storage: Storage = IN_MEMORY,
 ) -> Sequence[Tensor]:
-    """Estimate the weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined
-    coefficients) / (energy at weight 1)``, scalars between 1 / 30 and 30.
+    """Estimate the weights of the prior's terms that are most likely given the images, linearised at z.
+
+    A coefficient of the linearised data is motion and noise, ``z + force / H = motion + noise``, with ``motion ~ N(0, 1
+    / sum_i weight_i term_i)`` and ``noise ~ N(0, dispersion / H)``. The dispersion would be 1 if the likelihood were
+    exact; it is unknown, because noise is correlated and images differ in ways that are not modelled (quasi-likelihood,
+    Wedderburn 1974). Spectra tell motion from noise, as motion is smooth. Weights and dispersion are found by
+    expectation maximisation (Dempster et al. 1977), with less importance of frequencies that the prior of a refinement
+    suppresses.
 
     Args:
-        precision: its weights determine the fit of the linear field that is removed from z if linear fields are free.
-        z: ``(K, D, *S)``.
-        curvature: mean curvature of the log likelihood, a scalar.
-        storage: where z is kept.
+        precision: defines the terms, and the fit of the linear field that is removed from z if linear fields are free.
+        z: ``(K, D, *S)``, of mean 0 over K.
+        force: gradient of the log likelihood at z, ``(K, D, *S)``.
+        curvature: mean curvature H of the log likelihood, a scalar.
+        prior_factor: factor on the weights in a refinement.
+        storage: where z and the force are kept.
+
+    Returns:
+        Scalars between 1e-4 and 1e4.
     """
-    cosine = CosineTransform(z.shape[2:], z)
-    squares = storage.sum(lambda part: precision.without_linear(cosine(part)).square().sum(dim=(0, 1)), z, dim=0)
-    exact = torch.float32 if z.device.type == "mps" else torch.float64  # MPS has no float64
-    energies = torch.stack([(term * squares).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
-    weights = torch.ones_like(energies).unbind()
-    for _ in range(_WEIGHT_STEPS):
-        terms = [w * term for w, term in zip(weights, precision.terms)]
-        # The likelihood determines this share of the (K - 1) D coefficients of each frequency.
-        share = curvature / (curvature + sum(terms)).clamp_min(1e-30)
-        free = (z.shape[0] - 1) * z.shape[1] * share / sum(terms).clamp_min(1e-30)
-        determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
-        weights = (determined / energies).clamp(1 / 30, 30).unbind()
-    return weights
+    cosine, curvature = CosineTransform(z.shape[2:], z), curvature.clamp_min(1e-30)
+    mean_force = storage.mean(force, dim=0)
+
+    def squares(z: Tensor, force: Tensor) -> Tensor:
+        data = precision.without_linear(cosine(z)) + cosine((force - mean_force) / curvature)
+        return data.square().sum(dim=(0, 1))
+
+    data = storage.sum(squares, z, force, dim=0) / ((z.shape[0] - 1) * z.shape[1])
+    count, data, *terms = _binned(sum(precision.terms), data, *precision.terms)
+    terms, curvature = torch.stack(terms), curvature.to(count)
+    weights, dispersion = torch.ones_like(terms[:, 0]), torch.ones_like(curvature)
+    for _ in range(_EXPECTATION_STEPS):
+        prior, noise = (weights[:, None] * terms).sum(dim=0), dispersion / curvature
+        importance = count / (1 + prior_factor * prior / curvature / _SUPPRESSED).square()
+        gain = 1 / (1 + noise * prior)
+        motion, noise = gain.square() * data + gain * noise, (1 - gain).square() * data + gain * noise
+        ratio = (importance * terms / prior.clamp_min(1e-30)).sum(dim=1) / (importance * terms * motion).sum(dim=1)
+        weights = (weights * ratio).clamp(1e-4, 1e4)
+        dispersion = ((importance * noise).sum() / importance.sum() * curvature).clamp_min(1e-3)
+    return weights.to(z).unbind()
+
+
+def _binned(scale: Tensor, *values: Tensor) -> list[Tensor]:
+    """Average values ``(*S)`` over bins of equal width in ``log(scale)``.
+
+    Returns:
+        The number of values in each bin, and their means, ``(bins,)`` each.
+    """
+    exact = torch.float32 if scale.device.type == "mps" else torch.float64  # MPS has no float64
+    relative = (scale / scale.max()).to(exact).clamp_min(1 / _BIN_RANGE)
+    index = ((_BINS - 1) * (1 + relative.log() / math.log(_BIN_RANGE))).round().long().flatten()
+
+    def total(x: Tensor) -> Tensor:
+        return torch.zeros(_BINS, dtype=exact, device=x.device).index_add_(0, index, x.flatten().to(exact))
+
+    count = total(torch.ones_like(scale))
+    return [count, *(total(x) / count.clamp_min(1) for x in values)]

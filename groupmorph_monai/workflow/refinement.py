@@ -44,9 +44,8 @@ class Refinement:
     update of the displacement (log-demons, Vercauteren et al. 2009). Each level starts from the more likely of the last
     level's result and the initial z and, if ``stationary``, from a static hypothesis wherever that is more likely.
 
-    With ``adapt_prior``, the weight of each term of the prior is re-estimated from the series on the finest lattice by
-    maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``, and multiplied
-    by ``prior_factor``.
+    With ``adapt_prior``, the weight of each term of the prior is re-estimated from the series on the finest lattice
+    (`likeliest_weights`) and multiplied by ``prior_factor``.
 
     Args:
         likelihood: likelihood of the warped volumes.
@@ -57,8 +56,6 @@ class Refinement:
         tolerance: stop a level when the mean step is shorter than this fraction of the level's voxel.
         lattice_voxels: spacing of z on the finest lattice, in voxels of the image.
         adapt_prior: re-estimate the prior's weights.
-        independent_share: fraction of voxels that are independent when the weights are estimated; less than 1 because
-            of spatially correlated noise and unmodelled image differences.
         prior_factor: factor on the estimated weights. Values above 1 keep spatially correlated noise from being
             registered as motion, and preserve the volume of lesions better.
         conjugate_steps: maximum number of conjugate gradient steps per iteration.
@@ -75,7 +72,6 @@ class Refinement:
         tolerance: float = 0.02,
         lattice_voxels: int = 2,
         adapt_prior: bool = True,
-        independent_share: float = 0.2,
         prior_factor: float = 1.0,
         conjugate_steps: int = 16,
         stationary: bool = True,
@@ -87,12 +83,9 @@ class Refinement:
         self.likelihood, self.prior = likelihood.eval(), prior
         self.levels, self.iterations = tuple(levels), tuple(iterations)
         self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
-        if independent_share <= 0 or prior_factor <= 0:
-            raise ValueError(
-                f"independent_share, prior_factor: expected more than 0, got {independent_share}, {prior_factor}"
-            )
-        self.adapt_prior, self.independent_share = adapt_prior, independent_share
-        self.prior_factor = prior_factor if adapt_prior else 1.0
+        if prior_factor <= 0:
+            raise ValueError(f"prior_factor: expected more than 0, got {prior_factor}")
+        self.adapt_prior, self.prior_factor = adapt_prior, prior_factor if adapt_prior else 1.0
         self.conjugate_steps, self.stationary, self.storage = conjugate_steps, stationary, storage
 
     @torch.no_grad()
@@ -369,8 +362,9 @@ class Refinement:
         """Estimate the weights of the prior's terms at z on the finest lattice, for both steps and draws."""
         if not self.adapt_prior:
             return [1.0] * len(precision.terms)
-        curvature = self.independent_share * model.mean_curvature
-        likeliest = likeliest_weights(precision, z.values[0], curvature, self.storage)
+        likeliest = likeliest_weights(
+            precision, z.values[0], model.force, model.mean_curvature, self.prior_factor, self.storage
+        )
         return [self.prior_factor * weight for weight in likeliest]
 
 
