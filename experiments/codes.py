@@ -19,7 +19,7 @@ from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import compose
 from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
-from groupmorph_monai.workflow.inferers import FieldInferer
+from groupmorph_monai.workflow.field_inferer import FieldInferer
 
 from .suite import add_minutes, trainings
 from .trained_alike import train_model

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.preprocessing.resampling import resample
@@ -43,7 +45,7 @@ class Registration:
     metrics: Mapping[str, float]
     home: int
     _evaluator: Engine
-    _writing: Mapping[str, object]
+    _writing: Mapping[str, Any]
 
     @property
     def grid(self) -> Grid:
@@ -91,7 +93,7 @@ class Registration:
     def to_folder(self, folder: str | Path) -> None:
         """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
         writer = SeriesWriter(**self._writing, output_dir=str(folder))
-        writer.started = time.perf_counter() - self._evaluator.state.times[Events.COMPLETED.name]
+        writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
         writer(self._evaluator)
         release(folder)
 
@@ -130,7 +132,7 @@ def register(
         result.to_folder("aligned")
     """
     if affine is not None:
-        series = series_of_arrays(series, affine, times_s)
+        series = series_of_arrays(_volumes(series), affine, times_s)
     elif not isinstance(series, Series):
         series = _paths(series)
     if reference != "mean" and (isinstance(reference, bool) or not isinstance(reference, Integral)):
@@ -138,24 +140,15 @@ def register(
     home = 0 if reference == "mean" else int(reference)
     overlays = [overlays] if isinstance(overlays, str) else overlays
     if reference != "mean":
-        overlays = [*overlays, "modes/all_to_one"]
-        settings = {**settings, "reference": home}
+        overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
     # Data that do not fit into memory are kept in the temporary folder.
-    inputs = {"series": series, "mask": mask, "output_dir": tempfile.gettempdir()}
-    parser = parsed_run("inference", overlays, settings, device, **inputs)
+    folder = tempfile.gettempdir()
+    parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
-    try:
-        parser.get_parsed_content("cost_by_headers").check()
-        parser.get_parsed_content("cost").check()
-        native = parser.get_parsed_content("native")
-        parser.get_parsed_content("handlers#1#products").check(native, home)
-        evaluator = parser.get_parsed_content("evaluator")
-        evaluator.run()
-    except Exception as error:
-        raise find_input_error(error) or error from None
-    output = evaluator.state.output[0]
+    native, evaluator = _run(parser, home)
+    output = evaluator.state.output[0]  # type: ignore[index]  # ignite's hint says a number
     writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
         series=native,
@@ -165,6 +158,28 @@ def register(
         _evaluator=evaluator,
         _writing={name: parser.get_parsed_content(f"handlers#1#{name}") for name in writing},
     )
+
+
+def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
+    """Check a registration, and run it. Returns the native scans, and the evaluator with the result."""
+    try:
+        parser.get_parsed_content("cost_by_headers").check()
+        parser.get_parsed_content("cost").check()
+        native = parser.get_parsed_content("native")
+        parser.get_parsed_content("handlers#1#products").check(native, home)
+        evaluator = parser.get_parsed_content("evaluator")
+        evaluator.run()
+    except Exception as error:
+        raise find_input_error(error) or error from None
+    return native, evaluator
+
+
+def _volumes(series: object) -> Sequence[ArrayLike]:
+    """Check that an affine comes with volumes in memory: files, and a series that was read, have their own."""
+    parts = series if isinstance(series, (list, tuple)) else [series]
+    if any(isinstance(part, (str, Path, Series)) for part in parts):
+        raise InputError("affine: expected none with files or a Series, which have their own, got one; leave it out")
+    return cast(Sequence[ArrayLike], series)
 
 
 def _paths(series: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Argument parser of the `groupmorph` command line."""
 
 import argparse
+from typing import TypeAlias
 
 from .. import __version__
 from .cohort_arguments import COHORT_TEXTS, add_cohort_options
@@ -13,6 +14,8 @@ from .suites import SUITES
 from .suites.suite import add_suites
 
 __all__ = ["make_parser"]
+
+Commands: TypeAlias = "argparse._SubParsersAction[OptionParser]"  # not generic when the program runs
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,9 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_command(commands: argparse._SubParsersAction, name: str, **texts: str) -> argparse.ArgumentParser:
+def _add_command(commands: Commands, name: str, help: str, description: str) -> OptionParser:
     """Add a command with the options that all commands share."""
-    p = commands.add_parser(name, **texts)
+    p = commands.add_parser(name, help=help, description=description)
     add_run_options(p)
     return p
 
@@ -53,7 +56,7 @@ def _add_device(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_settings(commands: argparse._SubParsersAction) -> None:
+def _add_settings(commands: Commands) -> None:
     _add_command(
         commands,
         "settings",
@@ -62,7 +65,7 @@ def _add_settings(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _add_overlays(commands: argparse._SubParsersAction) -> None:
+def _add_overlays(commands: Commands) -> None:
     _add_command(
         commands,
         "overlays",
@@ -118,7 +121,7 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
     _add_device(p)
 
 
-def _add_register(commands: argparse._SubParsersAction) -> None:
+def _add_register(commands: Commands) -> None:
     p = _add_command(
         commands,
         "register",
@@ -153,7 +156,7 @@ def _add_register(commands: argparse._SubParsersAction) -> None:
     _add_registration(p)
 
 
-def _add_cohort(commands: argparse._SubParsersAction) -> None:
+def _add_cohort(commands: Commands) -> None:
     p = _add_command(commands, "cohort", **COHORT_TEXTS)
     add_cohort_options(p)
     _add_registration(p)
@@ -196,7 +199,7 @@ def _add_instead_of_registering(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_apply(commands: argparse._SubParsersAction) -> None:
+def _add_apply(commands: Commands) -> None:
     p = _add_command(
         commands,
         "apply",
@@ -222,7 +225,7 @@ def _add_apply(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--label", action="store_true", help="images are label maps: use nearest-neighbour interpolation")
 
 
-def _add_combine(commands: argparse._SubParsersAction) -> None:
+def _add_combine(commands: Commands) -> None:
     p = _add_command(
         commands,
         "combine",
@@ -235,7 +238,7 @@ def _add_combine(commands: argparse._SubParsersAction) -> None:
     p.add_argument("--output", required=True, type=path, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)")
 
 
-def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+def _add_evaluate(commands: Commands) -> None:
     p = _add_command(
         commands,
         "evaluate",
@@ -254,7 +257,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
+def _add_train(commands: Commands) -> None:
     p = _add_command(
         commands,
         "train",
@@ -289,7 +292,7 @@ def _add_coded(p: argparse.ArgumentParser) -> None:
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
 
 
-def _add_transport(commands: argparse._SubParsersAction) -> None:
+def _add_transport(commands: Commands) -> None:
     p = _add_command(
         commands,
         "transport",
@@ -302,7 +305,7 @@ def _add_transport(commands: argparse._SubParsersAction) -> None:
     _add_coded(p)
 
 
-def _add_sample(commands: argparse._SubParsersAction) -> None:
+def _add_sample(commands: Commands) -> None:
     p = _add_command(
         commands,
         "sample",
@@ -322,7 +325,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     _add_coded(p)
 
 
-def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+def _add_benchmark(commands: Commands) -> None:
     p = commands.add_parser(
         "benchmark",
         help="compare with other programs, or measure accuracy, capture range and cost",
@@ -331,7 +334,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     add_suites(p, SUITES)
 
 
-def _add_demo(commands: argparse._SubParsersAction) -> None:
+def _add_demo(commands: Commands) -> None:
     p = _add_command(
         commands,
         "demo",

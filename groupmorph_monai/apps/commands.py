@@ -24,7 +24,9 @@ def _typed(args: argparse.Namespace) -> str:
     return shlex.join(["groupmorph", *args.typed])
 
 
-def registration(args: argparse.Namespace) -> tuple[tuple, dict[str, object]]:
+def registration(
+    args: argparse.Namespace,
+) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":

@@ -20,21 +20,32 @@ from .run import parsed_run
 __all__ = ["describe_run"]
 
 
-def describe_run(*arguments: object, output_dir: str, started_s: float, **options: object) -> None:
-    """Print the grids, memory, time and files of the registration that ``checked_run(*arguments, **options)`` gives.
+def describe_run(
+    config: str,
+    overlays: Sequence[str],
+    settings: Sequence[str],
+    device: str | None,
+    *,
+    output_dir: str,
+    started_s: float,
+    **overrides: object,
+) -> None:
+    """Print the grids, memory, time and files of a registration.
 
     Args:
+        config, overlays, settings, device, overrides: as for `checked_run`.
+        output_dir: folder for the results.
         started_s: processor time at which the command started; what it has taken since then is part of its time.
     Raises: InputError where the memory will not do, or what is to be written cannot be.
     """
-    config = parsed_run(*arguments, **options)
-    config.get_parsed_content("cost_by_headers").check()
-    series: Series = config.get_parsed_content("native")
-    cost: RegistrationCost = config.get_parsed_content("cost")
+    parser = parsed_run(config, overlays, settings, device, **overrides)
+    parser.get_parsed_content("cost_by_headers").check()
+    series: Series = parser.get_parsed_content("native")
+    cost: RegistrationCost = parser.get_parsed_content("cost")
     cost.check()
     frames = series.frames
-    home = config.get_parsed_content("reference") or 0
-    products: Products = config.get_parsed_content("products")
+    home = parser.get_parsed_content("reference") or 0
+    products: Products = parser.get_parsed_content("products")
     products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
     levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
@@ -46,7 +57,7 @@ def describe_run(*arguments: object, output_dir: str, started_s: float, **option
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
         "time": _time(cost.time, time.process_time() - started_s),
-        "files": f"{', '.join(_files(products, config, [frame.path for frame in frames]))} in {output_dir}",
+        "files": f"{', '.join(_files(products, parser, [frame.path for frame in frames]))} in {output_dir}",
     }
     width = max(map(len, lines)) + 1
     print(*(f"{name + ':':<{width}} {text}" for name, text in lines.items()), sep="\n")
@@ -69,8 +80,7 @@ def _duration(seconds: float) -> str:
 
 def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Sequence[str]:
     """Names of what `SeriesWriter` writes of a series of these scans."""
-    std, jacobian = (bool(config.get_parsed_content(name)) for name in ("std_draws", "write_jacobian"))
-    names = products.names(std, jacobian)
+    names = products.names(std=bool(config.get_parsed_content("std_draws")))
     second = [bids_name(name.format("00"), scans) for name in names] if products.bids_names else []
     numbers = f"00 to {len(scans) - 1:02d}"
     written = [name.format(numbers) for name in names]

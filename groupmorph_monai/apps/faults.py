@@ -18,6 +18,7 @@ _PACKAGE = __name__.split(".")[0]
 _MOST_RECORDS = 10000
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
 _REPORT = "the maintainers, with this log and, if you may share them, the input files"
+_handlers: list[logging.Handler] = []  # that `keep_log` has attached
 
 
 class _Memory(logging.Handler):
@@ -54,13 +55,13 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     Returns: the recorded lines, at most the latest 10000.
     """
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if getattr(h, "of_groupmorph", False)]:
-        root.removeHandler(handler)
+    while _handlers:
+        root.removeHandler(_handlers.pop())
     memory, shown = _Memory(), logging.StreamHandler(sys.stderr)
     shown.setFormatter(_FORMAT)
     shown.addFilter(_Shown(quiet, verbose))
     for handler in (memory, shown):
-        handler.of_groupmorph = True
+        _handlers.append(handler)
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
@@ -71,8 +72,8 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
     """Report an internal error in three lines on standard error: the error, the log file, and where to report it."""
     cause = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__
+    while deeper := cause.__cause__ or cause.__context__:
+        cause = deeper
     with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import itk
 import numpy as np
@@ -42,7 +43,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
         result = registrar.register_time_series(frames)
     """
 
-    def __init__(self, log_level: int | str = logging.INFO, **settings: object):
+    def __init__(self, log_level: int | str = logging.INFO, **settings: Any):
         super().__init__(log_level=log_level)
         self.settings = settings
 
@@ -53,7 +54,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
         moving_labelmaps: list[itk.Image | None] | None = None,
         reference_frame: int = 0,
         register_reference: bool = True,
-    ) -> dict[str, list]:
+    ) -> dict[str, list[Any]]:
         """Register all images to the fixed image jointly.
 
         Args:
@@ -81,7 +82,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
         masks = [self.fixed_mask, *((moving_masks or [None] * count)[k] for k in registered)]
         frames = tuple(_frame(image, f"image {n}") for n, image in enumerate(images))
         with tempfile.TemporaryDirectory() as folder:
-            options = {}
+            options: dict[str, Any] = {}
             if any(mask is not None for mask in masks):
                 options["mask"] = self._mask_files(masks, images, Path(folder))
             if self.modality == "ct":

@@ -4,9 +4,9 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["OptionParser"]
 
@@ -29,11 +29,11 @@ class OptionParser(argparse.ArgumentParser):
     Options cannot be abbreviated: a typo must not be taken for another option.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
         self._values = argparse.Namespace()
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse arguments, and refuse unknown ones here, where the options of the subcommand are known."""
         args = sys.argv[1:] if args is None else list(args)
         self._check_options(args)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import InputError
 
@@ -34,6 +35,6 @@ def check_place_of_study(output: str, dataset: str) -> None:
         raise InputError(f"--output: expected a folder outside --dataset {dataset}, got {output}; choose another")
 
 
-def absolute_paths(files: Sequence[str]) -> list[str]:
+def absolute_paths(files: Sequence[str | Path]) -> list[str]:
     """Make paths absolute without resolving links, as the name of a link determines the format."""
     return [os.path.abspath(file) for file in files]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -43,12 +44,14 @@ def checked_run(
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
     _check_overlays(config, shipped)
-    values = {}
+    values: dict[str, Any] = {}
     for file in own:
         values.update(read_settings(file, config, files))
     values.update((name, value) for name, value in overrides.items() if value is not None)
-    by_name = isinstance(settings, Mapping)
-    values.update(named_settings(settings, config, files) if by_name else parse_settings(settings, config, files))
+    if isinstance(settings, Mapping):
+        values.update(named_settings(settings, config, files))
+    else:
+        values.update(parse_settings(settings, config, files))
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
     if "weights" in values:
@@ -64,14 +67,27 @@ def checked_run(
     return files, {name: literal(value) for name, value in values.items()}
 
 
-def parsed_run(*arguments: object, **options: object) -> ConfigParser:
+def parsed_run(
+    config: str,
+    overlays: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, object] = (),
+    device: str | torch.device | None = None,
+    **overrides: object,
+) -> ConfigParser:
     """Parse a config of the bundle without running it. Arguments as for `checked_run`."""
-    return parsed_config(*checked_run(*arguments, **options))
+    return parsed_config(*checked_run(config, overlays, settings, device, **overrides))
 
 
-def run_bundle(run_id: str, *arguments: object, **options: object) -> None:
+def run_bundle(
+    run_id: str,
+    config: str,
+    overlays: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, object] = (),
+    device: str | torch.device | None = None,
+    **overrides: object,
+) -> None:
     """Run a config of the bundle. Arguments as for `checked_run`, after the MONAI run id."""
-    files, values = checked_run(*arguments, **options)
+    files, values = checked_run(config, overlays, settings, device, **overrides)
     logger.debug("Running %s with %s", files, values)
     workflow = ConfigWorkflow(config_file=files, run_id=run_id, logging_file=False, **values)
     keep_freed_memory()

@@ -5,6 +5,7 @@ import functools
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -64,7 +65,7 @@ def named_settings(
     return values
 
 
-def setting_value(values: Mapping[str, object], name: str) -> object:
+def setting_value(values: Mapping[str, Any], name: str) -> Any:
     """Look up the value of a setting, following references to other settings (``@name``); None if it is not set."""
     value = values.get(name)
     return setting_value(values, value[1:]) if isinstance(value, str) and value.startswith("@") else value
@@ -116,11 +117,11 @@ def settings_table() -> list[str]:
     return lines
 
 
-def _defaults(name: str, configs: Mapping[str, dict]) -> dict[str, object]:
+def _defaults(name: str, configs: Mapping[str, dict[str, object]]) -> dict[str, object]:
     """Literal values of a setting by config; references and expressions are not defaults."""
-    defaults = {}
+    defaults: dict[str, object] = {}
     for source, content in configs.items():
-        value = content
+        value: object = content
         for key in name.split("#"):
             value = value.get(key, "@") if isinstance(value, dict) else "@"
         if not (isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
@@ -132,7 +133,7 @@ def _yaml(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _check_name(name: str, keys: Mapping, config: str, where: str) -> None:
+def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) -> None:
     if name in SETTINGS and name.split("#")[0] in keys:
         return
     names = [setting for setting in SETTINGS if setting.split("#")[0] in keys]

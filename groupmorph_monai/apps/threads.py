@@ -13,8 +13,8 @@ from ..errors import InputError
 
 __all__ = ["available_cores", "limit_threads", "requested_threads"]
 
-_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-_defaults: dict[str, str] = {}  # values that this process has chosen itself
+_OPENMP, _ITK = "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+_own_choice = ""  # value of OMP_NUM_THREADS that this process has chosen itself
 
 
 def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
@@ -48,14 +48,16 @@ def limit_threads(number: int | None = None) -> None:
         number: None for ``OMP_NUM_THREADS`` if set, or else the cores available to this process.
     Raises: InputError if ``OMP_NUM_THREADS`` is not a valid number.
     """
+    global _own_choice
     # OpenMP reads this once, when torch is loaded. Threads that spin at barriers while another process holds their core
     # make thousands of small parallel regions 20 times as slow.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for variable in _VARIABLES:
-        if number or variable not in os.environ:
-            os.environ[variable] = str(number or os.environ.get("OMP_NUM_THREADS") or available_cores())
-            _defaults[variable] = "" if number else os.environ[variable]
-    threads = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()  # further numbers are for nested regions
+    if number or _OPENMP not in os.environ:
+        os.environ[_OPENMP] = str(number or available_cores())
+        _own_choice = "" if number else os.environ[_OPENMP]
+    if number or _ITK not in os.environ:
+        os.environ[_ITK] = os.environ[_OPENMP]
+    threads = os.environ[_OPENMP].split(",")[0].strip()  # further numbers are for nested regions
     if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
         raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
     if "torch" in sys.modules:  # it has already read the environment
@@ -67,9 +69,9 @@ def limit_threads(number: int | None = None) -> None:
 
 def requested_threads() -> int | None:
     """Return the number of threads that the user has set in ``OMP_NUM_THREADS``; None if `limit_threads` chose it."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+    threads = os.environ.get(_OPENMP, "")
     first = threads.split(",")[0].strip()
-    return int(first) if first.isdecimal() and threads != _defaults.get("OMP_NUM_THREADS") else None
+    return int(first) if first.isdecimal() and threads != _own_choice else None
 
 
 @functools.cache

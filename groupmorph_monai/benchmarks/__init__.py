@@ -1,1 +1,7 @@
 """Benchmarks of `groupmorph benchmark`: methods, models and peers on series with known motion."""
+
+from typing import Any
+
+__all__ = ["Row"]
+
+Row = dict[str, Any]  # a line of a suite's table: numbers and texts by column

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data.phantoms.breathing import make_breathing_series
 from ..data.series import Frame, Series
+from . import Row
 from .compare import BundleMethod, before_and_after_mm
 
 __all__ = ["breathing"]
@@ -18,7 +19,7 @@ def breathing(
     seeds: Sequence[int],
     motions_mm: Sequence[float] = (10.0, 20.0, 30.0),
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Measure the capture range: one row per amplitude of breathing motion, over all seeds.
 
     A series is a success if the mean landmark distance over all pairs of timepoints is at most 1.5 mm inside the

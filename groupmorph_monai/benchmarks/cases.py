@@ -1,6 +1,7 @@
 """Series for comparisons of methods: phantoms, and scans warped with known fields."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from ..space.grid import voxel_grid
 __all__ = ["breast_cases", "synthetic_cases", "warped_cases"]
 
 
-def synthetic_cases(seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6) -> list[dict]:
+def synthetic_cases(
+    seeds: Iterable[int], size: Sequence[int] = (96, 96, 64), timepoints: int = 6
+) -> list[dict[str, Any]]:
     """Generate phantom series with known motion and 2000 landmarks each."""
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
 
@@ -25,7 +28,7 @@ def breast_cases(
     size: Sequence[int] = (128, 128, 60),
     spacing_mm: Sequence[float] = (2.898, 2.898, 3.0),
     landmarks: int = 2000,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Generate breast DCE-MRI series with known motion and ``landmarks_mm`` in RAS mm. The default grid has a ninth of
     the voxels of full size; use the defaults of `make_breast` for that."""
     cases = []
@@ -43,7 +46,7 @@ def warped_cases(
     max_motion_voxels: float = 5.0,
     spacing_mm: float | None = None,
     mask: str | None = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Warp each timepoint of an aligned series with a known field, once per seed, for an exact ground truth on real
     images.
 

@@ -1,6 +1,7 @@
 """4D CT of the chest for comparisons of methods: phantoms with known motion, and DIR-Lab if available."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,9 @@ from ..space.geometry import Grid
 __all__ = ["dirlab_cases", "thorax_cases"]
 
 
-def thorax_cases(seeds: Iterable[int], size: Sequence[int] = (256, 256, 100), timepoints: int = 6) -> list[dict]:
+def thorax_cases(
+    seeds: Iterable[int], size: Sequence[int] = (256, 256, 100), timepoints: int = 6
+) -> list[dict[str, Any]]:
     """Generate phantoms with 75 landmarks each.
 
     Returns: results of `make_thorax`, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.

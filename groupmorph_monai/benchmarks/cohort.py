@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from . import Row
+
 __all__ = ["cohort", "simulate"]
 
 
@@ -48,7 +50,7 @@ def cohort(
     start_s: float = 20.0,
     seed: int = 0,
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Simulate a study for each number of workers, one row each.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landma
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
 from ..space.grid import warp
 from ..space.integrate import Displacement
-from ..workflow.inferers import RegistrationInferer, prepare_series
+from ..workflow.batches import prepare_series
+from ..workflow.inferers import RegistrationInferer
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import read_weights
+from . import Row
 
 __all__ = [
     "BundleMethod",
@@ -39,6 +42,7 @@ __all__ = [
     "write_table",
 ]
 
+Case = Mapping[str, Any]  # a series with known motion, see `compare`
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]
 
@@ -55,7 +59,7 @@ class BundleMethod:
 
     config_files: Sequence[str]
     weights: str
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def _parse(self) -> tuple[ConfigParser, torch.nn.Module, torch.device]:
         keep_freed_memory()
@@ -70,7 +74,8 @@ class BundleMethod:
         parser, network, device = self._parse()
         scale = ScalePercentilesd(
             "image",
-            *(parser.get_parsed_content(f"percentile_{end}") for end in ("lower", "upper")),
+            parser.get_parsed_content("percentile_lower"),
+            parser.get_parsed_content("percentile_upper"),
             parser.get_parsed_content("percentiles_per_timepoint"),
         )
 
@@ -97,18 +102,18 @@ class BundleMethod:
         register = self._prepare_item()
         return lambda series: register(series)["pred"]["transforms"]
 
-    def prepare_item(self) -> Callable[[Series], dict]:
+    def prepare_item(self) -> Callable[[Series], dict[str, Any]]:
         """Like `prepare_whole`, but the function returns the input of the bundle's writer: the item with its
         registration in ``pred``, and ``metrics``."""
         register, measure_item = self._prepare_item(), MeasureRegistrationd(similarity=False)
         return lambda series: measure_item(register(series))
 
-    def _prepare_item(self) -> Callable[[Series], dict]:
+    def _prepare_item(self) -> Callable[[Series], dict[str, Any]]:
         parser, network, device = self._parse()
         preprocess, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
         compose = ComposeTransformsd()
 
-        def register(series: Series) -> dict:
+        def register(series: Series) -> dict[str, Any]:
             item = preprocess({"image": series})
             image, _, _, options = prepare_series(default_collate([item]), device)
             with torch.no_grad():
@@ -167,7 +172,7 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
     return 100 * float(torch.stack(errors).mean()) if errors else float("nan")
 
 
-def _accuracy(case: Mapping, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
+def _accuracy(case: Case, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
     inverse = Displacement(40).inverse(ddf[None])[0]
     voxels = torch.eye(4)
     error = landmark_distances_mm(case["landmarks"], timepoint_transforms(ddf, inverse, voxels))
@@ -187,7 +192,9 @@ def _accuracy(case: Mapping, ddf: Tensor, own_inverse: Tensor | None = None) -> 
     return row
 
 
-def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMethod], progress=print) -> list[dict]:
+def compare(
+    cases: Iterable[Case], methods: Mapping[str, Method | BundleMethod], progress: Callable[[str], None] = print
+) -> list[Row]:
     """Compare methods: one row per method with means over all cases. The first rows are the unregistered series and, if
     known, the true motion, whose errors are those of the measurement.
 
@@ -197,7 +204,7 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
         methods: by name; each returns ``ddf``, or ``ddf`` and ``inverse_ddf``, whose consistency is then measured.
         progress: called with a line for every result.
     """
-    rows: dict[str, list[dict]] = {}
+    rows: dict[str, list[dict[str, float]]] = {}
     for case in cases:
         identity = torch.zeros(len(case["image"]), 3, *case["image"].shape[1:])
         rows.setdefault("unregistered", []).append(_accuracy(case, identity))
@@ -216,7 +223,7 @@ def compare(cases: Iterable[Mapping], methods: Mapping[str, Method | BundleMetho
     ]
 
 
-def scale(method: BundleMethod, progress=print) -> list[dict]:
+def scale(method: BundleMethod, progress: Callable[[str], None] = print) -> list[Row]:
     """Measure time and memory against K and against the number of voxels, with log-log slopes, where 1 is linear."""
     shapes = [(k, (64, 64, 64)) for k in (2, 4, 8, 16)] + [(4, (n, n, n)) for n in (48, 96)]
     rows = []
@@ -227,7 +234,7 @@ def scale(method: BundleMethod, progress=print) -> list[dict]:
         rows.append({"K": timepoints, "voxels": voxels, "seconds": seconds, "peak memory, GB": peak_gb})
         progress(f"K = {timepoints}, {size}: {seconds:.1f} s, {peak_gb:.2f} GB")
 
-    def slope(chosen: list[dict], axis: str) -> float:
+    def slope(chosen: list[Row], axis: str) -> float:
         logs = np.log([[row[axis], row["seconds"]] for row in chosen])
         return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
 
@@ -236,7 +243,7 @@ def scale(method: BundleMethod, progress=print) -> list[dict]:
     return rows
 
 
-def write_table(rows: Sequence[Mapping], folder: str | Path, name: str) -> Path:
+def write_table(rows: Sequence[Row], folder: str | Path, name: str) -> Path:
     """Write ``name.csv`` and ``name.md`` to ``folder`` atomically, and return the Markdown file."""
     folder = Path(folder)
     columns = list(dict.fromkeys(key for row in rows for key in row))

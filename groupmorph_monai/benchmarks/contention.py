@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..data.phantoms.phantom import make_phantom
+from . import Row
 from .compare import BundleMethod, measure
 
 __all__ = ["busy_processes", "contention"]
@@ -29,12 +30,13 @@ def contention(
     per_core: Sequence[int] = (0, 1, 2),
     size: Sequence[int] = (64, 64, 64),
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Register one phantom series with each number of busy processes per core, one row each.
 
     With n busy processes per core, a fair share of the CPU time is 1 / (n + 1), so the slowdown is at least n + 1.
     """
-    images, rows = make_phantom(7, size, 6)["image"], []
+    images = make_phantom(7, size, 6)["image"]
+    rows: list[Row] = []
     for number in per_core:
         with busy_processes(number * cores):
             _, seconds, _ = measure(method, images)

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame, Series
 from ..workflow.memory import peak_memory_gb
+from . import Row
 from .compare import BundleMethod, before_and_after_mm
 
 __all__ = ["full_size"]
@@ -45,7 +46,7 @@ def full_size(
     timepoints: int = 6,
     seed: int = 5,
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Measure each method in a separate process, one row each, on a series of ``size`` voxels of 1 mm: a phantom
     generated on every third voxel and interpolated. Times exclude reading and writing files."""
     rows = []

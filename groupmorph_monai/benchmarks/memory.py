@@ -16,6 +16,7 @@ from ..data.series import Frame
 from ..data.writing.nifti import write_image
 from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb
+from . import Row
 from .compare import BundleMethod
 
 __all__ = ["memory", "write_phantom"]
@@ -56,7 +57,7 @@ def memory(
     cases: Sequence[tuple[int, Sequence[int]]] = ((2, (64, 64, 64)), (6, (96, 96, 64)), (4, (160, 160, 96))),
     scans_at_once: int | None = None,
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Measure each number of timepoints and size (1 mm voxels) in a separate process, including file access, with
     ``scans_at_once`` scans in memory, or all if None."""
     rows = []

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,36 +42,36 @@ class PlantedCase:
     failure: str | None
     series: Series
     landmarks_mm: Tensor | None = None
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _phantom(seed: int, timepoints: int, **options) -> dict:
+def _phantom(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
     spacing_mm = (1.5, 1.5, 2.0)
     return make_phantom(seed, (40, 40, 30), timepoints, spacing_mm, **{"max_motion_voxels": 3.0, **options})
 
 
-def _breast(seed: int, timepoints: int, **options) -> dict:
+def _breast(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
     return make_breast(seed, (56, 44, 20), (6.0, 6.0, 8.0), [90.0 * k for k in range(timepoints)], **options)
 
 
-def _thorax(seed: int, timepoints: int, **options) -> dict:
+def _thorax(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
     return make_thorax(seed, (48, 40, 24), timepoints, **options)
 
 
-def _heart(seed: int, timepoints: int, **options) -> dict:
+def _heart(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
     return make_heart(seed, list(HEART_MOTIONS)[seed % len(HEART_MOTIONS)], size=(40, 40, 28), **options)
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
 _OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of similar size
 # Options of the phantoms with contrast agent for a maximum motion in voxels, along their longest side.
-_MOTION = {
+_MOTION: dict[str, Callable[[float], dict[str, float]]] = {
     "phantom": lambda voxels: {"max_motion_voxels": voxels},
     "breast": lambda voxels: {"max_motion_mm": 8.0 * voxels},
 }
 
 
-def _case(kind: str, seed: int, timepoints: int | None = None, **options) -> PlantedCase:
+def _case(kind: str, seed: int, timepoints: int | None = None, **options: Any) -> PlantedCase:
     phantom = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
     affine = phantom["affine"].clone()
     # Centre every phantom at 0, so that another body part is where it would be in a scanner.
@@ -104,9 +105,11 @@ def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
 
 def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
     """Change the header of the last timepoint by the transform ``change`` ``(4, 4)``, RAS mm."""
-    frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm.clone()
+    frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm
     wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
-    landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
+    if landmarks_mm is not None:
+        landmarks_mm = landmarks_mm.clone()
+        landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
     return replace(_replaced(case, wrong, failure), landmarks_mm=landmarks_mm)
 
 

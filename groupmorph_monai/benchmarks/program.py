@@ -56,7 +56,8 @@ class PairwiseProgram(Program):
         register = super().prepare()
 
         def pair(fixed: Tensor, moving: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-            return tuple(field[1] for field in register(torch.stack([fixed, moving]), affine))
+            there, back = register(torch.stack([fixed, moving]), affine)
+            return there[1], back[1]
 
         return lambda images, affine: each_onto_first(images, lambda fixed, moving: pair(fixed, moving, affine))
 
@@ -72,7 +73,7 @@ def _series(images: Tensor, affine: Tensor) -> Series:
 
 def _fields(transforms: Sequence[Transform], size: Sequence[int], affine: Tensor) -> tuple[Tensor, Tensor]:
     """Convert transforms in mm to fields ``(K, 3, *S)`` in voxels, and their inverses."""
-    grid = Grid(size, affine)
+    grid = Grid(tuple(size), affine)
     to_voxels = torch.linalg.inv(grid.affine[:3, :3]).float()
 
     def voxels(transform: Transform) -> Tensor:

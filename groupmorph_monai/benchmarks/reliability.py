@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
 from ..evaluation.metrics import field_at
+from . import Row
 from .compare import BundleMethod
 from .figures import save_figure
 
@@ -54,7 +55,7 @@ def reliability(
     noises: Sequence[float] = (0.02, 0.08),
     size: Sequence[int] = (48, 48, 48),
     progress: Callable[[str], None] = print,
-) -> list[dict]:
+) -> list[Row]:
     """Compare predicted coverage of the errors with the observed one, on phantoms.
 
     The result of every case is a line in ``reliability.jsonl`` in ``folder``, from which an interrupted run resumes:
@@ -73,7 +74,7 @@ def reliability(
     results = {tuple(line["case"]): line["result"] for line in lines}
     if results:
         progress(f"{file}: {len(results)} results of an earlier run")
-    rows = {}
+    rows: dict[tuple[str, int, float], list[dict[str, float]]] = {}
     for seed in seeds:
         for count in timepoints:
             for noise in noises:
@@ -94,7 +95,7 @@ def reliability(
     return table
 
 
-def _measure(method: BundleMethod, case: Mapping) -> dict[str, float]:
+def _measure(method: BundleMethod, case: Mapping[str, Tensor]) -> dict[str, float]:
     inferer, network, scaled = method.parts()
     with torch.no_grad():
         result = inferer(scaled(case["image"]), network)
@@ -104,7 +105,7 @@ def _measure(method: BundleMethod, case: Mapping) -> dict[str, float]:
     return {**shares, "mean standard deviation, voxels": float(fields[-1].mean())}
 
 
-def _picture(rows: Sequence[Mapping], file: Path) -> None:
+def _picture(rows: Sequence[Row], file: Path) -> None:
     figure = Figure(figsize=(7, 7), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 100], [0, 100], "k:", label="as stated")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..evaluation.metrics import landmark_distances_mm
 from ..evaluation.quality import measure_quality
 from ..evaluation.report import plain
 from ..evaluation.verdict import LEVELS, judge
+from . import Row
 from .compare import BundleMethod
 from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases, failed_cases, good_cases
 
@@ -33,7 +35,7 @@ _ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)
 _MANAGED_VOXELS = 0.5  # maximum mean landmark error of a successful registration
 
 
-def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
+def measure_case(item: Mapping[str, Any], case: PlantedCase) -> dict[str, Any]:
     """Compute the quality measures of a registered case and, if all scans show the same tissue, the mean landmark
     error ``error_voxels``, relative to the longest side of a voxel."""
     transforms = item["pred"]["transforms"]
@@ -45,7 +47,7 @@ def measure_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
     return plain(values)
 
 
-def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
+def tabulate(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Row]:
     """Count the verdicts for each planted failure.
 
     Args:
@@ -54,8 +56,8 @@ def tabulate(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
     Returns: a row for each failure, with the triggered checks, most frequent first; then totals of good series and of
         failures.
     """
-    counts: dict[str, Counter] = {}
-    triggered: dict[str, Counter] = {}
+    counts: dict[str, Counter[str]] = {}
+    triggered: dict[str, Counter[str]] = {}
     for failure, values in results:
         if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
             failure = _MANAGED
@@ -75,7 +77,7 @@ def _is_good(failure: str) -> bool:
     return failure in (GOOD, _MANAGED)
 
 
-def _row(name: str, counts: Counter, triggered: Counter) -> dict[str, object]:
+def _row(name: str, counts: Counter[str], triggered: Counter[str]) -> Row:
     number = sum(counts.values())
     shares = {f"{level}, %": 100 * counts[level] / max(number, 1) for level in LEVELS}
     checks = ", ".join(f"{check} ({n})" for check, n in triggered.most_common(4))
@@ -84,7 +86,7 @@ def _row(name: str, counts: Counter, triggered: Counter) -> dict[str, object]:
 
 def verdicts(
     method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
-) -> list[dict]:
+) -> list[Row]:
     """Register the planted cases of all seeds and count the verdicts; see `_measure_cases` for ``folder``."""
     file = Path(folder) / "verdicts.jsonl"
     return tabulate(_measure_cases(method, file, chain(good_cases(seeds), failed_cases(seeds)), measure_case, progress))
@@ -94,9 +96,9 @@ def _measure_cases(
     method: BundleMethod,
     file: Path,
     cases: Iterable[PlantedCase],
-    measure: Callable[[Mapping, PlantedCase], dict],
+    measure: Callable[[Mapping[str, Any], PlantedCase], dict[str, Any]],
     progress: Callable[[str], None],
-) -> list[tuple[str | None, Mapping]]:
+) -> list[tuple[str | None, Mapping[str, Any]]]:
     """Register cases and measure them.
 
     Measurements are stored as lines in ``file``, from which an interrupted run resumes, and which allow judging with
@@ -106,7 +108,7 @@ def _measure_cases(
     """
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     measured = {(line["failure"], line["name"]): line["values"] for line in lines}
-    registers: dict[str, Callable] = {}
+    registers: dict[str, Callable[[Series], dict[str, Any]]] = {}
     for case in cases:
         if (case.failure, case.name) in measured:
             continue
@@ -122,15 +124,15 @@ def _measure_cases(
     return [(failure, values) for (failure, _), values in measured.items()]
 
 
-def measure_contrast_case(item: Mapping, case: PlantedCase) -> dict[str, object]:
+def measure_contrast_case(item: Mapping[str, Any], case: PlantedCase) -> dict[str, Any]:
     """Compute the values of `measure_case` and ``kinetic_residual_ratio``, None if no tissue enhances."""
     transforms, grid = item["pred"]["transforms"], case.series.frames[0].grid
-    native, warped = (
+    scans = [
         [resample(frame, grid, transform) for frame, transform in zip(case.series.frames, maps)]
         for maps in ([None] * len(transforms), transforms)
-    )
-    seen = np.all([coverage for _, coverage in native + warped], axis=0)
-    native, warped = (np.stack([values for values, _ in scans]) for scans in (native, warped))
+    ]
+    seen = np.all([coverage for part in scans for _, coverage in part], axis=0)
+    native, warped = (np.stack([values for values, _ in part]) for part in scans)
     return {**measure_case(item, case), _RESIDUAL: _residual_ratio(case.series, native, warped, seen)}
 
 
@@ -139,7 +141,7 @@ def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, seen
     return summarise_kinetics(fits)[_RESIDUAL] if fits else None
 
 
-def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[str, dict[str, object]]]:
+def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the residual ratio of registrations that add motion of up to ``voxels``, for `tabulate_residuals`."""
     for static, moved in added_motion(seeds, voxels):
         native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (static, moved))
@@ -147,7 +149,7 @@ def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[
         yield f"motion of up to {voxels:g} voxels added", {_RESIDUAL: ratio}
 
 
-def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[dict]:
+def tabulate_residuals(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Row]:
     """Tabulate the residual of the kinetic fit, after over before, for each planted failure.
 
     Args:
@@ -155,7 +157,7 @@ def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[di
     Returns: a row for each failure: the number of series with a fit; the least, median and greatest ratio; and the
         number of series that this check alone, and all other checks together, call LOOK or FAIL.
     """
-    groups: dict[str, list[Mapping]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for failure, values in results:
         if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
             failure = _MANAGED
@@ -163,7 +165,7 @@ def tabulate_residuals(results: Iterable[tuple[str | None, Mapping]]) -> list[di
     return [_residual_row(name, groups[name]) for name in sorted(groups, key=lambda n: (not _is_good(n), n))]
 
 
-def _residual_row(name: str, cases: Sequence[Mapping]) -> dict[str, object]:
+def _residual_row(name: str, cases: Sequence[Mapping[str, Any]]) -> Row:
     ratios = [values[_RESIDUAL] for values in cases if values[_RESIDUAL] is not None]
     alone = Counter(judge({_RESIDUAL: ratio})["verdict"] for ratio in ratios)
     others = Counter(judge({**values, _RESIDUAL: None})["verdict"] for values in cases)
@@ -182,7 +184,7 @@ def _residual_row(name: str, cases: Sequence[Mapping]) -> dict[str, object]:
 
 def kinetic_residuals(
     method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
-) -> list[dict]:
+) -> list[Row]:
     """Register the planted cases with contrast agent of all seeds and tabulate the residual of the kinetic fit; see
     `_measure_cases` for ``folder``."""
     file = Path(folder) / "residuals.jsonl"

@@ -1,7 +1,7 @@
 """Metrics for MONAI's engines: computed per series, averaged over an epoch, and shown in TensorBoard."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class WarpLabelsd(Transform):
     ``(K, *S)``. Label maps are on the grid of the network's input, before the initial alignment is composed into the
     fields."""
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if "labels" not in data:
             return dict(data)
         labels = torch.as_tensor(data["labels"]).to(data["pred"]["ddf"].device)
@@ -48,7 +48,7 @@ class MeasureRegistrationd(Transform):
     ):
         self.loss, self.similarity, self.storage = loss, similarity, storage
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         pred, landmarks = data["pred"], data.get("landmarks")
         metrics = {}
         if self.similarity:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -75,7 +75,7 @@ class ShowMeand(Transform):
     def __init__(self, storage: Storage = IN_MEMORY):
         self.storage = storage
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         registration = data["pred"]
         mean = self.storage.mean(registration["warped"], dim=0)
         return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
@@ -89,9 +89,7 @@ class SeriesWriter:
         series: the native volumes, which are interpolated once.
         output_dir: created if it does not exist; it may contain other files, but none of the inputs.
         home: index of the scan that defines the output grid.
-        outside: value of voxels outside a scan's field of view: "zero", "nan" or "border".
-        jacobian: also write ``jacobian_*.nii.gz``.
-        products: additional outputs; None for the default ones.
+        products: what to write; None for the defaults.
         settings: included in the report; ``model`` is also part of the figure's title.
         inputs: other files that the run reads: names, lists of names, or None.
         storage: where to keep the volumes of all timepoints.
@@ -103,23 +101,18 @@ class SeriesWriter:
         series: Series,
         output_dir: str,
         home: int = 0,
-        outside: str = "zero",
-        jacobian: bool = False,
         products: Products | None = None,
         inputs: Sequence[str | Sequence[str] | None] = (),
         settings: Mapping[str, Any] | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        if outside not in ("zero", "nan", "border"):
-            raise InputError(f"outside: expected zero, nan or border, got {outside!r}")
         products = products or Products()
         products.check(series, home)
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
         keep_inputs(output_dir, read, listed_result(Path(output_dir)))
         claim(output_dir)
-        self.series, self.output_dir, self.home = series, Path(output_dir), home
-        self.outside, self.jacobian, self.products = outside, jacobian, products
+        self.series, self.output_dir, self.home, self.products = series, Path(output_dir), home, products
         self.settings, self.storage = dict(settings or {}), storage
         most = min(_MOST_SHOWN, max(4, 2 * (storage.scans_at_once or _MOST_SHOWN)))
         last = len(series.frames) - 1
@@ -152,8 +145,6 @@ class SeriesWriter:
             folder,
             home=self.home,
             std_mm=std,
-            jacobian=self.jacobian,
-            outside=self.outside,
             products=self.products,
             storage=self.storage,
         )

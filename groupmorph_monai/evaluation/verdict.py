@@ -179,7 +179,7 @@ CHECKS = (
 
 
 def judge(
-    values: Mapping[str, float | Sequence[float]], checks: Sequence[Check] = CHECKS, warnings: Sequence[str] = ()
+    values: Mapping[str, float | Sequence[float] | None], checks: Sequence[Check] = CHECKS, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Compare quality measures with their thresholds.
 

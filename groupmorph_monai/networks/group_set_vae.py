@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..space.lattice import window_mean, window_normalise
 from .layers import check_timepoints, init_leaky_relu_layers
 
-__all__ = ["GroupSetVAE", "twice_as_fine"]
+__all__ = ["GroupSetVAE", "Look", "twice_as_fine"]
 
 
 def _line(n: int, like: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _half_as_fine(x: Tensor) -> Tensor:
     return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
-class _Look(nn.Module):
+class Look(nn.Module):
     """Update of z: features warped by the current z are compared with their mean over K.
 
     The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
@@ -251,7 +251,7 @@ class GroupSetVAE(nn.Module):
         widths = [encoder_channels[0] + 1, *encoder_channels[1:]]
         self.compared = nn.ModuleList([nn.Conv3d(w, f, 3, padding=1) for w, f in zip(widths, features)])
         self.look = nn.ModuleList(
-            [_Look(f, hidden_channels, squarings, finer=level == 3) for level, f in enumerate(reversed(features))]
+            [Look(f, hidden_channels, squarings, finer=level == 3) for level, f in enumerate(reversed(features))]
         )
         self.apart = nn.ModuleList([nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else [])
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)

@@ -320,7 +320,7 @@ class DenseTransform(Transform):
         return points + displacements
 
     @cached_property
-    def inverse(self) -> "DenseTransform":
+    def inverse(self) -> Transform:
         """Inverse transform.
 
         Raises:

@@ -1,11 +1,12 @@
 """Training and registration: inferers, handlers for MONAI's engines, and estimates of memory and time."""
 
 from .affine_refinement import AffineRefinement
+from .batches import prepare_series
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
 from .cost import RegistrationCost
 from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, warmup_and_cosine
-from .inferers import RegistrationInferer, native_bf16, prepare_series
+from .inferers import RegistrationInferer, native_bf16
 from .initial import AlignInitiald
 from .literal import literal
 from .many_scans import storage_for
@@ -16,6 +17,7 @@ from .registration import ComposeTransformsd, timepoint_transforms
 from .sampling import RandomDraws
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
+from .windowed_inference import WindowedInference
 
 __all__ = [
     "AffineRefinement",
@@ -42,6 +44,7 @@ __all__ = [
     "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
+    "WindowedInference",
     "claim_for_training",
     "keep_freed_memory",
     "literal",

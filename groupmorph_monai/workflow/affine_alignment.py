@@ -170,8 +170,8 @@ class _Group:
         header = torch.cat([alignment.maps, common[None]])
         maps = self.optimise(header, 0, "rigid", [*group, k], only=k)
         if self.agreement(maps, k, group)[1] < _CLEAR_CONFIDENCE:
-            _, confidence, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
-            maps = torch.cat([alignment.maps, (matrix if confidence >= LEAST_CONFIDENCE else common)[None]])
+            _, best, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
+            maps = torch.cat([alignment.maps, (matrix if best >= LEAST_CONFIDENCE else common)[None]])
         if self.agreement(maps, k, group)[1] >= LEAST_CONFIDENCE:
             for level in (0, 1):
                 maps = self.optimise(maps, level, kind, [*group, k], only=k)

@@ -76,7 +76,7 @@ class AffineRefinement:
         items = zip(z.values.detach().split(1), images.split(1))
         return z.like(torch.cat([self._refine_series(*item, displacement) for item in items]))
 
-    def _refine_series(self, z: Tensor, images: Tensor, displacement: Callable) -> Tensor:
+    def _refine_series(self, z: Tensor, images: Tensor, displacement: Callable[[Tensor], Tensor]) -> Tensor:
         size = images.shape[2:]
         frame = half_side_frame(size).to(z)  # coordinates in which all parameters have a similar scale
         inverse_frame = torch.linalg.inv(frame)
@@ -86,7 +86,7 @@ class AffineRefinement:
             """Compute z on every ``factor``-th voxel from the parameters."""
             # Without their mean: a common motion changes the content of the windows, which would count as alignment.
             logarithms = inverse_frame @ pad(parameters - parameters.mean(dim=0), (0, 0, 0, 1)) @ frame
-            subsampled = Field(z[(..., *[slice(None, None, factor)] * 3)] / factor, size, factor)
+            subsampled = Field(z[..., ::factor, ::factor, ::factor] / factor, size, factor)
             return subsampled.values + affine_velocity(logarithms, subsampled).values
 
         def likelihood(level: Tensor, factor: int) -> Tensor:

@@ -84,7 +84,7 @@ class ShiftCorrelation:
         ]
         return torch.where(enough, covariance * (variances[0] * variances[1]).rsqrt(), -1.0)
 
-    def within(self, shift: Sequence[int], radius: int) -> Tensor:
+    def within(self, shift: Sequence[int] | Tensor, radius: int) -> Tensor:
         """Mark the shifts within ``radius`` voxels of ``shift`` along each axis."""
         near = [(t - int(s)).abs() <= radius for t, s in zip(self.shifts, shift)]
         return near[0][:, None, None] & near[1][:, None] & near[2]

@@ -65,7 +65,8 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     local_mean = mean(volumes * measured) / share
     variance = (mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
     normal = (volumes - local_mean) * variance.rsqrt() * measured
-    parts, correlations, pairs, pending = [], [], {}, set(moving)
+    parts, correlations, pending = [], [], set(moving)
+    pairs: dict[tuple[int, int], Tensor] = {}
     for k in moving:
         rest = [j for j in range(len(volumes)) if j != k]
         pending.discard(k)
@@ -93,7 +94,8 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
         shared = counts * measured[rest]
         means = (shared * correlation).flatten(1).sum(dim=1) / shared.flatten(1).sum(dim=1).clamp_min(1)
         correlations.append(torch.cat([means[:k], torch.ones(1), means[k:]]))
-    return Regression(*torch.stack(parts, dim=1), torch.stack(correlations))
+    value, guide, score, weight = torch.stack(parts, dim=1)
+    return Regression(value, guide, score, weight, torch.stack(correlations))
 
 
 def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, moving: Sequence[int]) -> Tensor:

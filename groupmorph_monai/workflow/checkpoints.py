@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -21,6 +22,7 @@ __all__ = ["BestWeights", "Checkpoints", "claim_for_training"]
 
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
+_NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
 def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir: str | None = None) -> None:
@@ -49,7 +51,7 @@ class _AtomicSaver(BaseSaveHandler):
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() != 0:
             return
         for name, value in _named_tensors(checkpoint):
@@ -95,7 +97,7 @@ class BestWeights:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        state = engine.state
+        state: Any = engine.state  # MONAI's evaluator adds attributes
         metric = float(state.metrics[state.key_metric_name])
         if not math.isfinite(metric):
             raise InputError(
@@ -107,11 +109,12 @@ class BestWeights:
             self.save(network.state_dict(), BEST)
 
     def state_dict(self) -> dict[str, float]:
-        state = self.engine.state
+        state: Any = self.engine.state
         return {"metric": float(state.best_metric), "epoch": int(state.best_metric_epoch)}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.engine.state.best_metric, self.engine.state.best_metric_epoch = state["metric"], state["epoch"]
+        engine_state: Any = self.engine.state
+        engine_state.best_metric, engine_state.best_metric_epoch = state["metric"], state["epoch"]
 
 
 class Checkpoints:
@@ -144,39 +147,41 @@ class Checkpoints:
         epoch, checkpoint = self._newest()
         if checkpoint is None:
             return
-        saved = [(_epoch(path), path.name) for path in self._files() if _epoch(path) <= epoch]
+        saved = [(number, path.name) for number, path in self._files() if number <= epoch]
         save.load_state_dict({"_saved": saved[-2:]})
         self._check(trainer, epoch, checkpoint)
         logger.info("Resuming the run in %s after epoch %d of %d.", self.folder, epoch, trainer.state.max_epochs)
         trainer.add_event_handler(Events.STARTED, self._load, checkpoint)
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint_epoch=*.pt"), key=_epoch)
+    def _files(self) -> list[tuple[int, Path]]:
+        """Find the checkpoints and their epochs, in order. Files under other names, such as copies, are ignored."""
+        names = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.pt"))
+        return sorted((int(name[1]), path) for name, path in names if name)
 
-    def _newest(self) -> tuple[int, Mapping | None]:
+    def _newest(self) -> tuple[int, Mapping[str, Any] | None]:
         """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None."""
-        for path in reversed(self._files()):
+        for epoch, path in reversed(self._files()):
             try:
-                return _epoch(path), torch.load(path, map_location="cpu", weights_only=True)
+                return epoch, torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # pickle, zipfile and PyTorch raise many types
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 logger.warning("%s is broken (%s); the run resumes from the previous checkpoint", path, reason)
         return 0, None
 
-    def _check(self, trainer: Engine, epoch: int, checkpoint: Mapping) -> None:
+    def _check(self, trainer: Engine, epoch: int, checkpoint: Mapping[str, Any]) -> None:
         epoch_length, state = checkpoint["trainer"]["epoch_length"], trainer.state
         if epoch_length != state.epoch_length:
             raise InputError(
                 f"output_dir: {self.folder} holds a run with {epoch_length} iterations per epoch, expected "
                 f"{state.epoch_length}; choose another folder, or iterations_per_epoch={epoch_length}"
             )
-        if epoch > state.max_epochs:
+        if state.max_epochs is not None and epoch > state.max_epochs:
             raise InputError(
                 f"output_dir: {self.folder} holds a run of {epoch * epoch_length} iterations, expected one of at most "
                 f"{state.max_epochs * epoch_length}; choose another folder, or more iterations"
             )
 
-    def _load(self, trainer: Engine, checkpoint: Mapping) -> None:
+    def _load(self, trainer: Engine, checkpoint: Mapping[str, Any]) -> None:
         max_epochs = trainer.state.max_epochs
         try:
             Checkpoint.load_objects({n: value for n, value in self.objects.items() if n in checkpoint}, checkpoint)
@@ -186,7 +191,3 @@ class Checkpoints:
                 "overlays and settings of that run"
             ) from error
         trainer.state.max_epochs = max_epochs  # of this run, which may be longer than the saved one
-
-
-def _epoch(path: Path) -> int:
-    return int(re.search(r"epoch=(\d+)", path.name)[1])

@@ -1,15 +1,18 @@
 """Deformations from codes of another series or of the prior (Krebs et al. 2018, Fig. 1b)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
 from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
 from ..space.field import Field
-from .inferers import FieldInferer, Prediction, as_images
+from .batches import as_images
+from .field_inferer import FieldInferer, Prediction, Registration
 
 __all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
 
@@ -33,8 +36,8 @@ class CodeInferer(FieldInferer):
         self.codes = codes
 
     def __call__(
-        self, inputs: Tensor, network: nn.Module, *args, coverage: Tensor | None = None, **kwargs
-    ) -> dict[str, Tensor]:
+        self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
+    ) -> Registration:
         """Deform a series.
 
         Args:
@@ -43,7 +46,7 @@ class CodeInferer(FieldInferer):
             coverage: ``(B, K, *S)``, 1 inside each timepoint's field of view; None for everywhere.
         Returns: as for `RegistrationInferer`.
         """
-        images, model = as_images(inputs), getattr(network, "module", network)
+        images, model = as_images(inputs), unwrapped(network)
         z = self.codes(images, network)
         dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
         no_variance = torch.full_like(z, -torch.inf)
@@ -51,12 +54,14 @@ class CodeInferer(FieldInferer):
         return self.registered(images, prediction, coverage)
 
 
-def _check_codes(network: nn.Module) -> None:
-    """Raise an InputError if z of this network is not a code."""
-    if not hasattr(network, "code_size"):
+def _code_size(network: nn.Module) -> int:
+    """Return the length of the network's codes. Raises: InputError if its z is not a code."""
+    code_size: int | None = getattr(network, "code_size", None)
+    if code_size is None:
         raise InputError(
             f"overlay: expected a model whose z is a code, such as models/krebs_cvae, got {type(network).__name__}"
         )
+    return code_size
 
 
 class CodesOf:
@@ -70,7 +75,7 @@ class CodesOf:
         self.images = images.as_tensor() if hasattr(images, "as_tensor") else images
 
     def __call__(self, images: Tensor, network: nn.Module) -> Tensor:
-        _check_codes(network)
+        _code_size(network)
         if images.shape[1] != self.images.shape[1]:
             raise InputError(
                 f"series: expected as many scans as the donor has, {self.images.shape[1]}, got {images.shape[1]}; a "
@@ -90,7 +95,7 @@ class PriorCodes:
         self.seed = seed
 
     def __call__(self, images: Tensor, network: nn.Module) -> Tensor:
-        _check_codes(network)
+        code_size = _code_size(network)
         generator = torch.Generator().manual_seed(self.seed)
-        draws = torch.randn(*images.shape[:2], network.code_size, generator=generator)
+        draws = torch.randn(*images.shape[:2], code_size, generator=generator)
         return draws.to(images)[..., None, None, None]

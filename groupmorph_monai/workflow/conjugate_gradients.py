@@ -40,14 +40,14 @@ def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> 
     rr = initial_rr = storage.sum(_squares, r, dim=0)
     running = torch.ones_like(rr)
     for _ in range(steps):
-        mean = pap = 0.0
+        mean = pap = torch.zeros_like(rr)
         for c in storage.chunks(timepoints):
             x = scale * p[c]
             product[c] = scale * (cosine(model.product(cosine.inverse(x), c)) + precision.product(x))
             mean = mean + product[c].sum(dim=0, keepdim=True) / timepoints
             pap = pap + (p[c] * product[c]).sum()  # p has mean 0, so the mean of the product has no effect
         length = running * rr / pap.clamp_min(1e-30)
-        previous_rr, rr = rr, 0.0
+        previous_rr, rr = rr, torch.zeros_like(rr)
         for c in storage.chunks(timepoints):
             y[c] += length * p[c]
             r[c] -= length * (product[c] - mean)

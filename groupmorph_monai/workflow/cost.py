@@ -17,6 +17,8 @@ from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .processor_time import ProcessorTime
+from .refinement import Refinement
+from .windowed_inference import WindowedInference
 
 __all__ = ["RegistrationCost"]
 
@@ -64,7 +66,7 @@ class RegistrationCost:
     def levels(self) -> list[tuple[int, int]]:
         """Sample spacing in voxels and maximum number of iterations of each level of the refinement."""
         refinement = getattr(self.inferer, "refinement", None)
-        return refinement.schedule(self.grid.shape) if hasattr(refinement, "schedule") else []
+        return refinement.schedule(self.grid.shape) if isinstance(refinement, Refinement) else []
 
     @property
     def memory_gb(self) -> float:
@@ -73,8 +75,8 @@ class RegistrationCost:
 
     @property
     def _all_at_once_gb(self) -> float:
-        window = getattr(self.inferer, "window_size_voxels", None) or self.grid.shape
-        network_share = math.prod(min(w, n) / n for w, n in zip(window, self.grid.shape))
+        windows: WindowedInference = getattr(self.inferer, "windows", WindowedInference())
+        network_share = windows.share(self.grid.shape)
         on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
         return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 

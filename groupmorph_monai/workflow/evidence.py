@@ -53,7 +53,8 @@ class Quadratic:
         if self.storage.scans_at_once:
             return other if condition else self
         own, alternative = ((q.value, q.count, q.force, q.curvature) for q in (self, other))
-        return Quadratic(*(torch.where(condition, b, a) for a, b in zip(own, alternative)), storage=self.storage)
+        value, count, force, curvature = (torch.where(condition, b, a) for a, b in zip(own, alternative))
+        return Quadratic(value, count, force, curvature, storage=self.storage)
 
     def gain_over(self, other: "Quadratic") -> Tensor:
         """Subtract another model's value, at voxels where both cover the same number of volumes: a step is not
@@ -90,8 +91,8 @@ class Evidence:
 
     def of_series(self, item: int) -> "Evidence":
         """Select one series of the batch."""
-        parts = (None if part is None else part[item : item + 1] for part in (self.coverage, self.mask))
-        return Evidence(*parts, self.mask_timepoint)
+        coverage, mask = (None if part is None else part[item : item + 1] for part in (self.coverage, self.mask))
+        return Evidence(coverage, mask, self.mask_timepoint)
 
 
 EVERYWHERE = Evidence()
@@ -148,8 +149,9 @@ class Level:
 
         self.images, self.storage = coarsened(images), storage
         # Smoothing mixes extrapolated values into voxels at the border of the measured region.
-        self.coverage = None if _is_one_everywhere(coverage, storage) else storage.map(coarsened_coverage, coverage)
-        self.mask = None if _is_one_everywhere(mask, storage) else coarsened(mask)
+        coverage = None if coverage is None or _is_one_everywhere(coverage, storage) else coverage
+        self.coverage = None if coverage is None else storage.map(coarsened_coverage, coverage)
+        self.mask = None if mask is None or _is_one_everywhere(mask, storage) else coarsened(mask)
         self.mask_timepoint, self.factor, self.stride = mask_timepoint, factor, step // factor
 
     def _upsampled(self, ddf: Tensor, k: int) -> Tensor:
@@ -186,7 +188,8 @@ class Level:
     def model(self, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
         """Expand the log likelihood near the displacements ``ddf`` ``(1, K, D, *C)``, on the lattice of z."""
         images, valid, mask = self.warped(ddf)
-        value, count = 0, None
+        value: Tensor = images.new_zeros(())
+        count: Tensor | None = None
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             nonlocal value, count
@@ -247,7 +250,8 @@ class Level:
     def _value(
         self, likelihood: Likelihood, images: Tensor, valid: Tensor | None, mask: Tensor | int
     ) -> tuple[Tensor, Tensor]:
-        value, count = 0, None
+        value: Tensor = images.new_zeros(())
+        count: Tensor | None = None
         for _, linear in likelihood.parts(images, valid, self.storage.chunks):
             value, count = value + linear.value, linear.number
         return self._masked(value, count, images.shape[1], mask)
@@ -263,5 +267,5 @@ class Level:
         return value * weight, count * (weight > 0)
 
 
-def _is_one_everywhere(x: Tensor | None, storage: Storage) -> bool:
-    return x is None or bool(storage.sum(lambda part: (part != 1).sum(), x) == 0)
+def _is_one_everywhere(x: Tensor, storage: Storage) -> bool:
+    return bool(storage.sum(lambda part: (part != 1).sum(), x) == 0)

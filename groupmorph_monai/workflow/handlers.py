@@ -2,12 +2,13 @@
 
 import math
 import time
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import set_rnd
-from monai.engines import IterationEvents
+from monai.engines import IterationEvents, Trainer
 from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -26,7 +27,7 @@ class EpochSeed:
         dataset: data set whose random transforms are seeded too.
     """
 
-    def __init__(self, seed: int, dataset: Dataset):
+    def __init__(self, seed: int, dataset: Dataset[Any]):
         self.seed, self.dataset = seed, dataset
 
     def attach(self, engine: Engine) -> None:
@@ -55,7 +56,7 @@ class GradientClip:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Trainer) -> None:
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
@@ -72,7 +73,8 @@ class ListedOutput:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        engine.state.output = [engine.state.output]
+        # ignite's hint says a number, but an output may be anything.
+        engine.state.output = [engine.state.output]  # type: ignore[assignment]
 
 
 class StopAfter:
@@ -96,7 +98,8 @@ class StopAfter:
         self.started = time.monotonic()
 
     def __call__(self, engine: Engine) -> None:
-        if idist.broadcast(time.monotonic() - self.started, src=0) >= 60 * self.minutes:
+        seconds = cast(float, idist.broadcast(time.monotonic() - self.started, src=0))
+        if seconds >= 60 * self.minutes:
             engine.terminate()
 
 
@@ -123,7 +126,7 @@ class LossTerms:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        (output,) = engine.state.output
+        (output,) = engine.state.output  # type: ignore[misc]  # a list, see `ListedOutput`
         loss_terms = self.loss.terms(output["pred"], output["label"])
         terms = {f"train/{name}": value for name, value in loss_terms.items()}
         terms["train/loss"] = output["loss"]

@@ -1,14 +1,16 @@
 """Initial alignment: one affine or rigid transform per timepoint, before any deformation."""
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from ..data.reading.readers import read_image, read_series
+from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from .affine_alignment import GroupAffine
@@ -66,12 +68,14 @@ class AlignInitiald(MapTransform):
             )
         if kind not in (*KINDS, "network", None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")
-        self.kind, self.aligner = kind, network if kind == "network" else None
+        self.kind = kind
+        self.aligner: GroupAffine | NetworkAffine | None = network if kind == "network" else None
         if kind in KINDS:
-            self.aligner = GroupAffine(kind, tuple(voxels), iterations, storage=storage)
+            coarse, fine = voxels
+            self.aligner = GroupAffine(kind, (coarse, fine), iterations, storage=storage)
         self.reference, self.timepoints = reference, timepoints
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         if self.aligner is None:
             return item
@@ -81,7 +85,7 @@ class AlignInitiald(MapTransform):
             item[key].check_reference(reference)
             files = item.get("mask") or []
             files = [files] if isinstance(files, (str, Path)) else files
-            masks = [None] * len(frames)
+            masks: list[Frame | None] = [None] * len(frames)
             if len(files) == 1:
                 masks[reference or 0] = read_image(files[0], labels=True)
             elif len(files) == len(frames):  # any other number is reported when the images are loaded

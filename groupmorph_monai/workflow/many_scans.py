@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ _MOST_AT_A_TIME = 16  # larger chunks are no faster
 
 def storage_for(
     series: Series | str | Path | Sequence[str | Path] | None,
-    scans_at_once: int | str | None = "auto",
+    scans_at_once: int | Literal["auto"] | None = "auto",
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
     description: str | None = None,

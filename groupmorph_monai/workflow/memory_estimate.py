@@ -40,7 +40,7 @@ def all_at_once_gb(
     Returns: memory in 1e9 bytes.
     """
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
-    stages = [_RESULT + _DRAWING * draws]
+    stages: list[float] = [_RESULT + _DRAWING * draws]
     if on_cpu:
         stages += [_NETWORK * network_share, (_REFINING + _REFINING_ALL / len(scans)) * refined]
     return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + _WRITTEN * files + _slabs(scans)) / 1e9

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
+from ..space.chunks import total
 from ..space.lattice import CosineTransform
 
 __all__ = ["Precision", "likeliest_weights"]
@@ -36,7 +37,7 @@ class Precision:
 
     def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
         self.terms = terms
-        self.spectrum = sum(w * t for w, t in zip(weights, terms))
+        self.spectrum = total(w * t for w, t in zip(weights, terms))
         self._root, self._linear = self.spectrum.sqrt(), []
         if linear_is_free:
             for axis, n in enumerate(self.spectrum.shape):
@@ -107,7 +108,7 @@ def likeliest_weights(
         return data.square().sum(dim=(0, 1))
 
     data = storage.sum(squares, z, force, dim=0) / ((z.shape[0] - 1) * z.shape[1])
-    count, data, *terms = _binned(sum(precision.terms), data, *precision.terms)
+    count, data, *terms = _binned(total(precision.terms), data, *precision.terms)
     terms, curvature = torch.stack(terms), curvature.to(count)
     weights, dispersion = torch.ones_like(terms[:, 0]), torch.ones_like(curvature)
     for _ in range(_EXPECTATION_STEPS):
@@ -131,8 +132,8 @@ def _binned(scale: Tensor, *values: Tensor) -> list[Tensor]:
     relative = (scale / scale.max()).to(exact).clamp_min(1 / _BIN_RANGE)
     index = ((_BINS - 1) * (1 + relative.log() / math.log(_BIN_RANGE))).round().long().flatten()
 
-    def total(x: Tensor) -> Tensor:
+    def summed(x: Tensor) -> Tensor:
         return torch.zeros(_BINS, dtype=exact, device=x.device).index_add_(0, index, x.flatten().to(exact))
 
-    count = total(torch.ones_like(scale))
-    return [count, *(total(x) / count.clamp_min(1) for x in values)]
+    count = summed(torch.ones_like(scale))
+    return [count, *(summed(x) / count.clamp_min(1) for x in values)]

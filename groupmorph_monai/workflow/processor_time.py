@@ -15,6 +15,9 @@ import torch
 from ..data.writing.writers import Products
 from ..space.geometry import Grid
 from ..space.lattice import window_mean
+from .codes import CodeInferer
+from .inferers import RegistrationInferer
+from .refinement import Refinement
 
 __all__ = ["ProcessorTime"]
 
@@ -51,7 +54,7 @@ class ProcessorTime:
 
     scans: Sequence[Grid]
     grid: Grid
-    inferer: object
+    inferer: RegistrationInferer | CodeInferer
     levels: Sequence[tuple[int, int]]
     products: Products
     aligned: bool = True
@@ -80,10 +83,11 @@ class ProcessorTime:
     @property
     def _refining(self) -> float:
         draws = getattr(self.inferer, "draws", 0)
-        work = _DRAW * draws * self._voxels
-        if not self.levels:
+        work: float = _DRAW * draws * self._voxels
+        refinement = getattr(self.inferer, "refinement", None)
+        if not isinstance(refinement, Refinement):
             return work
-        refinement, lattice = self.inferer.refinement, 0.0
+        lattice = 0.0
         for factor, iterations in self.levels:
             level, lattice = (self._voxels / n**3 for n in (factor, max(factor, refinement.lattice_voxels)))
             work += iterations * (_MODEL * level + (_DISPLACEMENT + _CONJUGATE * refinement.conjugate_steps) * lattice)

@@ -21,6 +21,7 @@ from .precision import Precision, likeliest_weights
 __all__ = ["Refinement"]
 
 logger = logging.getLogger(__name__)
+Displace = Callable[[Tensor], Tensor]  # maps values of z to displacements on the same lattice
 _NEIGHBOURHOOD_VOXELS = 2.0  # standard deviation of the Gaussian over which log likelihoods are compared
 _CLEAR_NATS = 0.02  # difference of log likelihood per voxel and timepoint
 _LEAST_NEIGHBOURHOOD_SHARE = 0.1  # of a neighbourhood's voxels that count
@@ -93,7 +94,7 @@ class Refinement:
         self,
         z: Field,
         images: Tensor,
-        displacement: Callable[[Tensor], Tensor],
+        displacement: Displace,
         evidence: Evidence = EVERYWHERE,
         hypotheses: Sequence[Field] = (),
     ) -> Field:
@@ -143,7 +144,7 @@ class Refinement:
         return [(f, n) for f, n in levels if f <= self.lattice_voxels or min(size) >= 8 * f]
 
     def _refine_shared(
-        self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Callable
+        self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Displace
     ) -> Field:
         """Refine the mean of the T velocities of one series."""
 
@@ -151,7 +152,8 @@ class Refinement:
             return displacement(pieces.combine(z).values)
 
         z, schedule = pieces.shared, self.schedule(images.shape[2:])
-        initial, weights, has_static = z, None, True
+        initial, has_static = z, True
+        weights: Sequence[Tensor | float] | None = None
         with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
             for factor, iterations in schedule:
                 step = max(factor, self.lattice_voxels)
@@ -178,12 +180,12 @@ class Refinement:
         self,
         level: Level,
         z: Field,
-        weights: Sequence[Tensor] | None,
+        weights: Sequence[Tensor | float] | None,
         pieces: Pieces,
         displacement: Callable[[Field], Tensor],
         limits: tuple[int, int],
         bar: tqdm,
-    ) -> tuple[Field, Sequence[Tensor] | None]:
+    ) -> tuple[Field, Sequence[Tensor | float] | None]:
         """Take the steps of one level.
 
         Each iteration reads three numbers at once, and otherwise never waits for the GPU, on which rejected steps and
@@ -267,7 +269,7 @@ class Refinement:
         values, counts = level.log_likelihoods(self.likelihood, [displacement(v) for v in (*candidates, *static)])
         best = int(values[:, : len(candidates)].flatten(2).sum(dim=2).argmax())
         z, has_static = candidates[best], False
-        lattice = (..., *[slice(None, None, level.stride)] * len(z.size))
+        lattice = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size))
         values = _neighbourhood_mean(values, counts)[lattice]
         highest = values[:, best : best + 1]
         for hypothesis, value in zip(static, values[:, len(candidates) :].split(1, dim=1)):
@@ -293,7 +295,7 @@ class Refinement:
         self,
         z: Field,
         images: Tensor,
-        displacement: Callable[[Tensor], Tensor],
+        displacement: Displace,
         evidence: Evidence = EVERYWHERE,
         number: int = 20,
         seed: int = 0,
@@ -330,11 +332,11 @@ class Refinement:
                 "it out, or give a wider mask"
             )
         determined = level.determined(model, self.likelihood, displacement(z.values))
-        shared, z = pieces.shared, pieces.shared.values
+        shared, values = pieces.shared, pieces.shared.values
         terms = self._terms(pieces, shared)
         weights = self._weights(self._precision(terms), shared, model)
         precision = self._precision(terms, weights)
-        cosine = CosineTransform(z.shape[3:], z)
+        cosine = CosineTransform(values.shape[3:], values)
         # The floor makes singular matrices, such as that of a straight edge, positive definite for Cholesky.
         square = model.curvature.clone()
         square.diagonal(dim1=1, dim2=2).movedim(-1, 1).add_(
@@ -343,13 +345,13 @@ class Refinement:
         root = cholesky(square)
 
         def white() -> Tensor:
-            return torch.randn(z.shape[1:], generator=generator, device=z.device, dtype=z.dtype)
+            return torch.randn(values.shape[1:], generator=generator, device=values.device, dtype=values.dtype)
 
         for _ in range(number):
             force = (root * white().unsqueeze(1)).sum(dim=2)
             right = cosine(force) + self.prior_factor**0.5 * precision.root(white())
             draw = solve(determined, precision, right, _DRAW_STEPS)
-            yield pieces.combine(shared.like(z + _TAILS * draw))
+            yield pieces.combine(shared.like(values + _TAILS * draw))
 
     def _terms(self, pieces: Pieces, z: Field) -> list[Tensor]:
         """Compute the eigenvalues of the prior's terms for the shared velocity, the sum over the T velocities."""

@@ -1,6 +1,7 @@
 """Transforms in patient space from displacement fields on the working grid."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from monai.config import KeysCollection
@@ -73,7 +74,7 @@ class ComposeTransformsd(MapTransform):
         super().__init__(keys)
         self.storage = storage
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         affine = torch.as_tensor(item["affine"]).double().cpu()
         initial = item.get("initial")

@@ -1,6 +1,7 @@
 """Sampling of training series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data.distributed import DistributedSampler
 __all__ = ["RandomDraws"]
 
 
-class RandomDraws(DistributedSampler):
+class RandomDraws(DistributedSampler[int]):
     """Sampler that draws items with replacement, seeded by the epoch, which MONAI's engines set.
 
     Distributed processes share one sequence of draws: item n goes to process n modulo their number. W processes with
@@ -22,11 +23,12 @@ class RandomDraws(DistributedSampler):
         seed: random seed.
     """
 
-    def __init__(self, dataset: Dataset, number: int, seed: int = 0):
+    def __init__(self, dataset: Dataset[Any], number: int, seed: int = 0):
         super().__init__(dataset, num_replicas=idist.get_world_size(), rank=idist.get_rank(), seed=seed)
         self.num_samples = number
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        draws = torch.randint(len(self.dataset), (self.num_samples * self.num_replicas,), generator=generator)
+        items = len(cast(Sized, self.dataset))  # which PyTorch's Dataset does not declare
+        draws = torch.randint(items, (self.num_samples * self.num_replicas,), generator=generator)
         return iter(draws[self.rank :: self.num_replicas].tolist())

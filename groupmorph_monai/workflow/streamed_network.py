@@ -1,17 +1,19 @@
 """Network inference on more scans than fit into memory."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import TypeGuard, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.storage import Storage
-from ..networks.group_set_vae import GroupSetVAE, twice_as_fine
+from ..networks.group_set_vae import GroupSetVAE, Look, twice_as_fine
 
 __all__ = ["streamed_imputation", "streamed_mean", "streams"]
 
 
-def streams(network: nn.Module) -> bool:
+def streams(network: object) -> TypeGuard[GroupSetVAE]:
     """Return whether only means couple the timepoints, so that the network can process a few at a time."""
     return isinstance(network, GroupSetVAE) and network.velocities == 1
 
@@ -37,7 +39,7 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
     parts = ((c, tuple(network.encode(network.padded(images[:, c])[0, :, None]))) for c in storage.chunks(timepoints))
     features = storage.collect(parts, timepoints, dim=0)
     z = storage.map(lambda part: torch.zeros_like(part[:, :3], dtype=images.dtype), features[3], dim=0)
-    for level, look in enumerate(network.look):
+    for level, look in enumerate(cast(Sequence[Look], network.look)):
         if level in (1, 2):
             z = storage.map(twice_as_fine, z, dim=0)
         for _ in range(network.looks[level]):
@@ -45,7 +47,7 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
     return storage.map(lambda part: network.cropped(network.bounded(part), images).float(), z, dim=0)[None]
 
 
-def _updated(look: nn.Module, features: Tensor, z: Tensor, storage: Storage) -> Tensor:
+def _updated(look: Look, features: Tensor, z: Tensor, storage: Storage) -> Tensor:
     """Update z by one of the network's steps, which couples the timepoints by three means: of their features, of their
     features' deviation from that mean, and of z."""
     warped = storage.map(look.warped, features, z, dim=0)
@@ -62,5 +64,5 @@ def _updated(look: nn.Module, features: Tensor, z: Tensor, storage: Storage) -> 
     return storage.map(lambda part: part - shared, z, dim=0)
 
 
-def _compared(look: nn.Module, mean: Tensor, weighted: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(look: Look, mean: Tensor, weighted: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return look.compared(warped[None], mean, weighted)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from typing import Any
 
 import torch
 from monai.inferers import Inferer
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..space.alignment import MeanAlignment, ReferenceAlignment
 from ..space.grid import compose, warp
-from .inferers import Prediction, RegistrationInferer, as_images
+from .batches import as_images
+from .field_inferer import Prediction
+from .inferers import RegistrationInferer
 
 __all__ = [
     "CarriedBack",
@@ -20,6 +23,9 @@ __all__ = [
     "StepwiseTrainingInferer",
     "TrainingInferer",
 ]
+
+
+Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
 class Comparison:
@@ -108,7 +114,7 @@ class TrainingInferer(Inferer):
         super().__init__()
         self.registration, self.comparisons = registration, dict(comparisons or {})
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Mapping[str, Tensor | Steps]:
         """Register a batch.
 
         Args:
@@ -139,6 +145,6 @@ class StepwiseTrainingInferer(TrainingInferer):
     """`TrainingInferer` whose output also has ``steps``, the outputs after all passes but the last, so that the loss is
     the sum over all passes (AVSM, Eq. 12)."""
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor | list]:
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Mapping[str, Tensor | Steps]:
         *steps, last = (step() for step in self._steps(inputs, network))
         return {**last, "steps": steps}

@@ -9,6 +9,7 @@ import torch
 
 import groupmorph_monai as gm
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.data.series import Series
 from groupmorph_monai.errors import InputError
 
 QUICK = {"initial_alignment": "none", "stationary_parts": False}
@@ -98,6 +99,9 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
     [
         (lambda x: gm.register(x), "affine: expected voxel indices to RAS mm"),
         (lambda x: gm.register(list(x)), "affine: expected voxel indices to RAS mm"),
+        (lambda x: gm.register("t0.nii", affine=AFFINE), "affine: expected none with files"),
+        (lambda x: gm.register(["t0.nii", "t1.nii"], affine=AFFINE), "affine: expected none with files"),
+        (lambda x: gm.register(Series(()), affine=AFFINE), "affine: expected none with files"),
         (lambda x: gm.register(x, affine=AFFINE, reference="first"), "reference: expected 'mean' or the index"),
         (lambda x: gm.register(x, affine=np.eye(3)), r"affine: expected \(4, 4\) or \(3, 4, 4\), got \(3, 3\)"),
         (lambda x: gm.register(x * np.nan, affine=AFFINE), "expected finite voxels"),

@@ -65,6 +65,7 @@ def test_a_number_given_comes_before_the_environment_and_that_before_the_cores(n
     set_threads = []
     monkeypatch.setattr("torch.set_num_threads", set_threads.append)
     monkeypatch.setattr(threads, "_stop_spinning", lambda: None)
+    monkeypatch.setattr(threads, "_own_choice", "")
     monkeypatch.setattr(threads, "available_cores", lambda: 64)
     for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         monkeypatch.delenv(variable, raising=False)
@@ -79,7 +80,7 @@ def test_a_number_given_comes_before_the_environment_and_that_before_the_cores(n
 def test_series_of_a_cohort_follow_the_environment_too(options, before, expected, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", lambda number: None)
     monkeypatch.setattr(threads, "_stop_spinning", lambda: None)
-    monkeypatch.setattr(threads, "_defaults", {})
+    monkeypatch.setattr(threads, "_own_choice", "")
     monkeypatch.setattr("groupmorph_monai.apps.cohort.clusters.available_cores", lambda: 64)
     for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         monkeypatch.setenv(variable, before or "")  # restored at the end

@@ -100,6 +100,16 @@ def test_a_killed_run_goes_on_to_the_same_numbers_and_knows_the_best_epoch(kille
         assert same(load(tmp_path / name), load(finished / name)), name
 
 
+def test_files_beside_the_checkpoints_are_left_alone(finished, tmp_path):
+    Toy(tmp_path, 4).run()
+    for name in ("checkpoint_epoch=best.pt", "checkpoint_epoch=9 (copy).pt"):
+        (tmp_path / name).write_bytes(b"a user's file")
+    Toy(tmp_path, 6).run()
+    assert {*os.listdir(finished)} < {*os.listdir(tmp_path)}
+    for name in os.listdir(finished):
+        assert same(load(tmp_path / name), load(finished / name)), name
+
+
 @pytest.mark.parametrize("size", [0, 100, 4000])
 def test_a_broken_checkpoint_falls_back_to_the_one_before(size, finished, tmp_path, caplog):
     Toy(tmp_path, 4).run()

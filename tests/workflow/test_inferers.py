@@ -19,6 +19,7 @@ from groupmorph_monai.workflow import (
     Refinement,
     RegistrationInferer,
     TrainingInferer,
+    WindowedInference,
     prepare_series,
     timepoint_transforms,
 )
@@ -53,7 +54,7 @@ def inferer(**options):
 def test_windows_equal_the_whole_volume():
     net, x = LocalNetwork().eval(), images((26, 21, 23))
     whole = inferer()(x, net)
-    windowed = inferer(window_size_voxels=(12, 12, 40))(x, net)
+    windowed = inferer(windows=WindowedInference((12, 12, 40)))(x, net)
     for name in ("warped", "ddf", "inverse_ddf", "z_mean"):
         torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
 
@@ -107,7 +108,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     found = []
     for bf16 in (True, False):
         torch.manual_seed(1)
-        ask = RegistrationInferer(MeanAlignment(), Checked(2), network_bf16=bf16)
+        ask = RegistrationInferer(MeanAlignment(), Checked(2), windows=WindowedInference(bf16=bf16))
         ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
             found.append(ask(images((32, 32, 32)), net))

@@ -15,6 +15,9 @@ from ..threads import available_cores, requested_threads
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.deploy.cluster import Cluster
+
+    from .folders import Status
 
 __all__ = ["Resources", "check_installed", "open_client", "submit"]
 
@@ -105,7 +108,7 @@ def _connect(address: str) -> "Client":
         ) from error
 
 
-def _cluster(args: argparse.Namespace, resources: Resources):
+def _cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
     if not args.jobqueue:
         from distributed import LocalCluster
 
@@ -135,7 +138,7 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
     }
 
 
-def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, dict | Exception | None]]:
+def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception | None"]]:
     """Register series on the workers, in order.
 
     Yields: the index and status of each series as it ends; the status is an exception if Dask gave up on the series,

@@ -8,13 +8,54 @@ DIR/.work/         locks and unfinished series
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
 
-__all__ = ["CohortFolder", "write_status"]
+__all__ = ["CohortFolder", "Job", "Status", "write_status"]
 
 _STATUS = "status.json"
+
+
+class Job(TypedDict):
+    """A series to register.
+
+    Args:
+        name: name of the series and of its folder.
+        output: the cohort's folder.
+        arguments: options of `groupmorph register`, by name.
+        cwd: folder in which the command was called.
+        inputs, settings: hashes of the files, and of everything else that determines the result.
+        attempt: number of the attempt, from 1.
+        threads: threads for the series; None for the worker's share of the cores.
+        gpus: number of GPUs, assigned to local workers in turn.
+    """
+
+    name: str
+    output: str
+    arguments: dict[str, Any]
+    cwd: str
+    inputs: str
+    settings: str
+    attempt: NotRequired[int]
+    threads: NotRequired[int | None]
+    gpus: NotRequired[int]
+
+
+class Status(TypedDict):
+    """How the last attempt of a series ended, the contents of ``status.json``. What only the process that registered
+    the series can tell is missing if that process died."""
+
+    name: str
+    state: Literal["failed", "finished"]
+    error: str | None
+    inputs: str
+    settings: str
+    attempt: int
+    seconds: float
+    memory_gb: NotRequired[float]
+    host: NotRequired[str]
+    ended: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -36,30 +77,30 @@ class CohortFolder:
     def failed(self, name: str) -> Path:
         return self.root / "failed" / name
 
-    def finished(self, job: Mapping) -> dict | None:
+    def finished(self, job: Job) -> Status | None:
         """Read the status of a series registered from the same inputs with the same settings; None if there is none."""
         return self._status(self.series(job["name"]), job)
 
-    def failure(self, job: Mapping) -> dict | None:
+    def failure(self, job: Job) -> Status | None:
         """Read the status of a series that failed with the same inputs and settings; None if there is none."""
         return self._status(self.failed(job["name"]), job)
 
     @staticmethod
-    def _status(folder: Path, job: Mapping) -> dict | None:
+    def _status(folder: Path, job: Job) -> Status | None:
         try:
-            status = json.loads((folder / _STATUS).read_text(encoding="utf-8"))
-            same = all(status[name] == job[name] for name in ("inputs", "settings"))
+            status: Status = json.loads((folder / _STATUS).read_text(encoding="utf-8"))
+            same = status["inputs"] == job["inputs"] and status["settings"] == job["settings"]
         except (OSError, ValueError, KeyError, TypeError):  # absent, or broken
             return None
         return status if same else None
 
-    def write_failure(self, status: Mapping) -> None:
+    def write_failure(self, status: Status) -> None:
         """Record the failure of a series whose server could not do so itself."""
         folder = self.failed(status["name"])
         folder.mkdir(parents=True, exist_ok=True)
         write_status(folder, status)
 
 
-def write_status(folder: Path, status: Mapping) -> None:
+def write_status(folder: Path, status: Status) -> None:
     """Write the status of a series to its ``folder``."""
     (folder / _STATUS).write_text(json.dumps(status, indent=2) + "\n", encoding="utf-8")

@@ -49,7 +49,8 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
     number, header = next(rows, (1, []))
     if mistake := _header_mistake(header):
         raise InputError(f"{manifest}: line {number}: {mistake}")
-    series, mistakes, lines = [], [], {}
+    series, mistakes = [], []
+    lines: dict[str, int] = {}  # by name
     for number, cells in rows:
         try:
             one = _series(header, cells, Path(manifest).resolve().parent, output)

@@ -10,6 +10,7 @@ answers each with its status.
 
 import argparse
 import datetime
+import io
 import json
 import os
 import select
@@ -21,15 +22,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from filelock import FileLock
 
 from ..command_line import run_command
 from ..threads import limit_threads
-from .folders import CohortFolder, write_status
+from .folders import CohortFolder, Job, Status, write_status
 
 __all__ = ["main"]
 
@@ -46,7 +46,7 @@ def main(threads: str) -> None:
         print(json.dumps(register_series(json.loads(line))), file=answers, flush=True)
 
 
-def register_series(job: Mapping) -> dict:
+def register_series(job: Job) -> Status:
     """Register a series as `groupmorph register` does.
 
     Args:
@@ -76,7 +76,7 @@ def register_series(job: Mapping) -> dict:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(folder: Path, status: Mapping, target: Path) -> None:
+def _publish(folder: Path, status: Status, target: Path) -> None:
     """Move a complete folder to ``target``, replacing an earlier one. Between the two renames there is none."""
     from ...data.writing.replacement import sync
 
@@ -90,13 +90,13 @@ def _publish(folder: Path, status: Mapping, target: Path) -> None:
     sync(target.parent)
 
 
-def _attempt(job: Mapping, folder: Path) -> dict:
+def _attempt(job: Job, folder: Path) -> Status:
     started = time.monotonic()
     child = os.fork()
     if not child:
         _register(job, folder)
     _, ended, usage = os.wait4(child, 0)
-    if select.select([sys.stdin], [], [], 0)[0] and not sys.stdin.buffer.peek(1):
+    if select.select([sys.stdin], [], [], 0)[0] and not cast(io.BufferedReader, sys.stdin.buffer).peek(1):
         raise SystemExit("the worker died, so its series ends")
     code = os.waitstatus_to_exitcode(ended)
     return {
@@ -113,7 +113,7 @@ def _attempt(job: Mapping, folder: Path) -> dict:
     }
 
 
-def _register(job: Mapping, folder: Path) -> NoReturn:
+def _register(job: Job, folder: Path) -> NoReturn:
     """Run the command in the fork, with its messages redirected to a log, and exit."""
     code = 1
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -23,7 +24,7 @@ from ..configs import bundle_root
 from ..progress import progress_log
 from ..run import parsed_run, split_overlays
 from .clusters import Resources, check_installed, open_client, submit
-from .folders import CohortFolder
+from .folders import CohortFolder, Job, Status
 from .manifest import Series, read_manifest
 from .summary import summarise
 from .worker import register_series
@@ -37,7 +38,7 @@ _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbo
 _BASE_GB = 1.0  # Dask, PyTorch and other packages
 _FAILED = 3
 
-Ended = tuple[int, dict | Exception | None]
+Ended = tuple[int, Status | Exception | None]
 
 
 def run_cohort(args: argparse.Namespace) -> int:
@@ -68,7 +69,7 @@ def run_cohort(args: argparse.Namespace) -> int:
     return 0 if all(cohort.finished(job) for job in mine) else _FAILED
 
 
-def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dict], log: Callable[[str], None]) -> None:
+def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
     pending = [job for job in jobs if not cohort.finished(job)]
     log(f"{len(jobs)} series, {len(jobs) - len(pending)} of them already finished")
     if not pending:
@@ -76,7 +77,7 @@ def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dic
     pending.sort(key=_bytes, reverse=True)  # longest first, so that no worker waits for a long series at the end
     resources = Resources(args, args.memory_gb or _memory_gb(pending))
     for job in pending:
-        job.update(threads=resources.threads, gpus=resources.gpus)
+        job["threads"], job["gpus"] = resources.threads, resources.gpus
     log(str(resources))
     if args.shard:
         _attempts(cohort, pending, _run_locally, log)
@@ -88,7 +89,7 @@ def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[dic
 
 def _attempts(
     cohort: CohortFolder,
-    jobs: Sequence[dict],
+    jobs: Sequence[Job],
     run: Callable[[Sequence[str]], Iterator[Ended]],
     log: Callable[[str], None],
 ) -> None:
@@ -121,15 +122,22 @@ def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
             yield n, error
 
 
-def _given_up(cohort: CohortFolder, job: Mapping, error: Exception) -> dict:
+def _given_up(cohort: CohortFolder, job: Job, error: Exception) -> Status:
     """Record the failure of a series whose worker died."""
-    status = {**{name: job[name] for name in ("name", "inputs", "settings", "attempt")}, "state": "failed"}
-    status |= {"error": " ".join(str(error).split()), "seconds": 0.0}
+    status: Status = {
+        "name": job["name"],
+        "inputs": job["inputs"],
+        "settings": job["settings"],
+        "attempt": job["attempt"],
+        "state": "failed",
+        "error": " ".join(str(error).split()),
+        "seconds": 0.0,
+    }
     cohort.write_failure(status)
     return status
 
 
-def _job(series: Series, options: Mapping[str, object], cohort: CohortFolder, settings: str) -> dict:
+def _job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
     return {
         "name": series.name,
         "output": str(cohort.root),
@@ -140,14 +148,14 @@ def _job(series: Series, options: Mapping[str, object], cohort: CohortFolder, se
     }
 
 
-def _register_options(args: argparse.Namespace) -> dict[str, object]:
+def _register_options(args: argparse.Namespace) -> dict[str, Any]:
     """Options of `groupmorph register`: those given to this command, and defaults for the rest."""
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}
 
 
-def _settings_hash(options: Mapping[str, object]) -> str:
+def _settings_hash(options: Mapping[str, Any]) -> str:
     """Hash all that results depend on: the options, the version of this package, the bundle's configs and weights."""
     shaping = {name: value for name, value in options.items() if name not in _RUN_OPTIONS}
     shipped, own = split_overlays(options["overlay"])
@@ -164,19 +172,19 @@ def _bundle_hash() -> str:
     return bundle.hexdigest()
 
 
-def _bytes(job: Mapping) -> int:
+def _bytes(job: Job) -> int:
     paths = [Path(file) for file in job["arguments"]["files"]]
     return sum(p.stat().st_size for path in paths for p in (path.rglob("*") if path.is_dir() else [path]))
 
 
-def _memory_gb(jobs: Sequence[Mapping]) -> float:
+def _memory_gb(jobs: Sequence[Job]) -> float:
     """Estimate the memory of the largest readable series."""
     for job in jobs:
         try:
-            positional, options = registration(argparse.Namespace(**job["arguments"]))
-            config = parsed_run(*positional, **options)
-            cost = config.get_parsed_content("cost_by_headers")
-            return (cost if cost.scans else config.get_parsed_content("cost")).memory_gb
+            (config, overlays, settings, device), options = registration(argparse.Namespace(**job["arguments"]))
+            parser = parsed_run(config, overlays, settings, device, **options)
+            cost = parser.get_parsed_content("cost_by_headers")
+            return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
         except Exception:  # unreadable: its registration reports the reason
             continue
     return _BASE_GB

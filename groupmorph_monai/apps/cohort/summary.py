@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...data.writing.output_folder import whole_file
-from .folders import CohortFolder
+from .folders import CohortFolder, Job
 
 __all__ = ["summarise"]
+
+Row = dict[str, Any]  # a series by column
 
 _METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
 _COLUMNS = (
@@ -33,7 +36,7 @@ td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td
 .failed, .FAIL { background: #fbd9d9 } .LOOK, .waiting { background: #fdf3cf }"""
 
 
-def summarise(cohort: CohortFolder, jobs: Sequence[Mapping]) -> dict[str, int]:
+def summarise(cohort: CohortFolder, jobs: Sequence[Job]) -> dict[str, int]:
     """Write ``cohort.tsv``, in the order of the manifest, and ``cohort.html``, worst series first.
 
     Returns: number of series by state.
@@ -49,8 +52,8 @@ def summarise(cohort: CohortFolder, jobs: Sequence[Mapping]) -> dict[str, int]:
     return states
 
 
-def _row(cohort: CohortFolder, job: Mapping) -> dict[str, object]:
-    row = {"name": job["name"], "state": "waiting"}
+def _row(cohort: CohortFolder, job: Job) -> Row:
+    row: Row = {"name": job["name"], "state": "waiting"}
     if status := cohort.finished(job):
         folder = cohort.series(job["name"])
         report = _report(folder)
@@ -65,14 +68,14 @@ def _row(cohort: CohortFolder, job: Mapping) -> dict[str, object]:
     return {**row, "folder": folder.relative_to(cohort.root).as_posix()}
 
 
-def _report(folder: Path) -> Mapping:
+def _report(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def _quality(row: Mapping) -> tuple:
+def _quality(row: Row) -> tuple[int, int, float]:
     """Sort key, worst first: by state, then by verdict, then by similarity."""
     verdict = row.get("verdict")
     similarity = row.get("nmi_after")
@@ -83,7 +86,7 @@ def _quality(row: Mapping) -> tuple:
     )
 
 
-def _page(rows: Sequence[Mapping], states: Mapping[str, int]) -> Iterator[str]:
+def _page(rows: Sequence[Row], states: Mapping[str, int]) -> Iterator[str]:
     yield f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Cohort</title>\n<style>{_STYLE}</style>'
     hours = sum(row.get("seconds") or 0 for row in rows) / 3600
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
@@ -96,7 +99,7 @@ def _page(rows: Sequence[Mapping], states: Mapping[str, int]) -> Iterator[str]:
     yield "</table>\n</html>\n"
 
 
-def _cell(row: Mapping, column: str) -> str:
+def _cell(row: Row, column: str) -> str:
     value = row.get(column)
     if isinstance(value, (int, float)):
         return f'<td class="number">{value:.4g}</td>'

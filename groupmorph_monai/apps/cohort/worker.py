@@ -7,13 +7,14 @@ import sys
 import threading
 
 from ..threads import available_cores
+from .folders import Job, Status
 
 __all__ = ["register_series"]
 
 _thread = threading.local()
 
 
-def register_series(line: str) -> dict:
+def register_series(line: str) -> Status:
     """Register a series on this machine.
 
     Args:
@@ -22,13 +23,13 @@ def register_series(line: str) -> dict:
     Returns: the contents of ``status.json``.
     Raises: RuntimeError if the server has exited; the next series starts a new one.
     """
-    job = json.loads(line)
+    job: Job = json.loads(line)
     if getattr(_thread, "server", None) is None:
         _thread.server = _start(job["threads"], job["gpus"])
-    server = _thread.server
+    server: subprocess.Popen[str] = _thread.server
     try:
         print(line, file=server.stdin, flush=True)
-        answer = server.stdout.readline()
+        answer = server.stdout.readline() if server.stdout else ""
     except BrokenPipeError:
         answer = ""
     if not answer:
@@ -37,7 +38,7 @@ def register_series(line: str) -> dict:
     return json.loads(answer)
 
 
-def _start(threads: int | None, gpus: int) -> subprocess.Popen:
+def _start(threads: int | None, gpus: int) -> subprocess.Popen[str]:
     number, share = _place_in_dask()
     environment = dict(os.environ)
     if gpus:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
@@ -11,6 +12,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from groupmorph_monai import __version__
 from groupmorph_monai.apps.monai_label.requests import OPTIONS, register, register_arguments, series_of
 from groupmorph_monai.errors import InputError
+
+if TYPE_CHECKING:
+    from monailabel.interfaces.datastore import Datastore
 
 MODEL = "groupmorph"
 
@@ -21,14 +25,14 @@ class Registration(InferTask):
     Clients that only handle segmentations do not list this task, as its result is not a label map.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         description = "Align all volumes of a series of one patient: a 4D image, or the images listed in `images`"
         super().__init__(InferType.OTHERS, labels=[], dimension=4, description=description, config=dict(OPTIONS))
 
     def is_valid(self) -> bool:
         return True
 
-    def __call__(self, request: dict) -> tuple[str, dict]:
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, object]]:
         with tempfile.TemporaryDirectory(prefix="groupmorph-") as folder:
             output = Path(folder) / "out"
             result = register(request["series"], request["arguments"], output)
@@ -40,14 +44,14 @@ class Registration(InferTask):
 class GroupMorphApp(MONAILabelApp):
     """Group-wise registration of images in the datastore."""
 
-    def __init__(self, app_dir: str, studies: str, conf: dict):
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
         description = "Group-wise registration of a series of scans of one patient"
         super().__init__(app_dir, studies, conf, name="GroupMorph", description=description, version=__version__)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {MODEL: Registration()}
 
-    def infer(self, request: dict, datastore=None) -> dict:
+    def infer(self, request: dict[str, Any], datastore: "Datastore | None" = None) -> dict[str, Any]:
         """Register the series of a request. Invalid requests are answered with status 422 and a one-line message,
         internal errors with status 500 and the path of the log."""
         store = datastore or self.datastore()
@@ -65,7 +69,7 @@ class GroupMorphApp(MONAILabelApp):
             raise HTTPException(status_code=500, detail=str(error)) from error
 
     @staticmethod
-    def _mask(store, request: dict, mask: str) -> str:
+    def _mask(store: "Datastore", request: dict[str, Any], mask: str) -> str:
         """Locate the file of a mask, given by the tag of a label of the image, such as "final", or by an image name."""
         image = (request.get("images") or [request["image"]])[0]
         file = store.get_label_uri(image, mask) if mask in store.get_labels_by_image_id(image) else ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ..configs import overlay_names
@@ -30,7 +31,7 @@ _OF_THE_SERVER = {
 _ENDINGS = (None, "", ".nii.gz")
 
 
-def register_arguments(request: Mapping[str, object]) -> list[str]:
+def register_arguments(request: Mapping[str, Any]) -> list[str]:
     """Translate a request, except its mask, into options of `groupmorph register`.
 
     Values come from the network: each becomes one word ``--name=value`` that the command checks, and overlays must be
@@ -55,21 +56,21 @@ def register_arguments(request: Mapping[str, object]) -> list[str]:
     effort = request.get("effort") or "normal"
     arguments.append("--no-refine" if effort == "none" else f"--effort={effort}")
     overlays = request.get("overlay") or []
-    for name in [overlays] if isinstance(overlays, str) else overlays:
+    for name in overlays if isinstance(overlays, (list, tuple)) else [overlays]:
         if name not in overlay_names():
             raise InputError(f"overlay: expected one of {', '.join(overlay_names())}, got {name!r}")
         arguments.append(f"--overlay={name}")
     return arguments
 
 
-def series_of(request: Mapping[str, object], image_file: Callable[[str], str]) -> list[str]:
+def series_of(request: Mapping[str, Any], image_file: Callable[[str], str]) -> list[str]:
     """List the files of the series: the datastore images named in ``images``, or else ``image``.
 
     Args:
         image_file: returns the file of an image by its name in the datastore, or "" if there is none.
     """
     names = request.get("images") or []
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InputError(f"images: expected a list of names, got {names!r}")
     if not names:
         return [str(request["image"])]

@@ -4,7 +4,10 @@ The registration runs as `groupmorph register` in a separate process, so Slicer 
 installation and use see docs/slicer.md in the bundle.
 """
 
+from __future__ import annotations  # the types of the scene exist in Slicer only
+
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ctk
@@ -22,7 +25,7 @@ POLL_MS = 200
 
 
 class GroupMorph(ScriptedLoadableModule):
-    def __init__(self, parent):
+    def __init__(self, parent: qt.QWidget) -> None:
         super().__init__(parent)
         parent.title = "GroupMorph"
         parent.categories = ["Registration"]
@@ -34,7 +37,7 @@ class GroupMorph(ScriptedLoadableModule):
 class GroupMorphLogic(ScriptedLoadableModuleLogic):
     """Move volumes between the scene and files."""
 
-    def export(self, sequence, folder):
+    def export(self, sequence: slicer.vtkMRMLSequenceNode, folder: str) -> list[str]:
         """Write the volumes of a sequence to ``folder`` and return the files in order."""
         files = []
         for k in range(sequence.GetNumberOfDataNodes()):
@@ -43,7 +46,7 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
                 raise RuntimeError(f"Volume {k} of {sequence.GetName()} could not be written to {files[-1]}")
         return files
 
-    def export_mask(self, node, volume, folder):
+    def export_mask(self, node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode, folder: str) -> str:
         """Write a label map, or a segmentation on the grid of ``volume``, to ``folder`` and return the file."""
         file = str(Path(folder) / "mask.nrrd")
         labels = node
@@ -57,7 +60,9 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
             raise RuntimeError(f"{node.GetName()} could not be written to {file}")
         return file
 
-    def load(self, output, sequence):
+    def load(
+        self, output: str, sequence: slicer.vtkMRMLSequenceNode
+    ) -> tuple[slicer.vtkMRMLSequenceNode, slicer.vtkMRMLSequenceNode]:
         """Load the aligned sequence and its transforms, with the index values of ``sequence``, and show it."""
         with tempfile.TemporaryDirectory() as folder:
             volumes = split_volumes(str(Path(output) / "warped.nii.gz"), folder)
@@ -71,7 +76,13 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
         slicer.util.setSliceViewerLayers(background=browser.GetProxyNode(aligned), fit=True)
         return aligned, transforms
 
-    def _sequence(self, name, like, files, load):
+    def _sequence(
+        self,
+        name: str,
+        like: slicer.vtkMRMLSequenceNode,
+        files: Sequence[str],
+        load: Callable[[str], slicer.vtkMRMLNode],
+    ) -> slicer.vtkMRMLSequenceNode:
         sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
         sequence.SetIndexName(like.GetIndexName())
         sequence.SetIndexUnit(like.GetIndexUnit())
@@ -84,9 +95,10 @@ class GroupMorphLogic(ScriptedLoadableModuleLogic):
 
 
 class GroupMorphWidget(ScriptedLoadableModuleWidget):
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
-        self.logic, self.run, self.timer = GroupMorphLogic(), None, qt.QTimer()
+        self.logic, self.timer = GroupMorphLogic(), qt.QTimer()
+        self.run: Run | None = None
         self.timer.setInterval(POLL_MS)
         self.timer.connect("timeout()", self.follow)
         form = qt.QFormLayout()
@@ -126,10 +138,10 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
             self.layout.addWidget(widget)
         self.layout.addStretch(1)
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         self.cancel()
 
-    def _nodes(self, kinds, optional):
+    def _nodes(self, kinds: Sequence[str], optional: bool) -> slicer.qMRMLNodeComboBox:
         box = slicer.qMRMLNodeComboBox()
         box.nodeTypes = kinds
         box.noneEnabled = optional
@@ -137,12 +149,12 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
         box.setMRMLScene(slicer.mrmlScene)
         return box
 
-    def _choice(self, *names):
+    def _choice(self, *names: str) -> qt.QComboBox:
         box = qt.QComboBox()
         box.addItems(list(names))
         return box
 
-    def register(self, _=False):
+    def register(self, _: bool = False) -> None:
         """Export the sequence and start the command."""
         with slicer.util.tryWithErrorDisplay("The registration could not be started", waitCursor=True):
             self.input = self.sequence.currentNode()
@@ -164,18 +176,21 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
             self.run = Run(command, slicer.util.startupEnvironment())
             self._running(True)
 
-    def cancel(self, _=False):
+    def cancel(self, _: bool = False) -> None:
         if self.run is not None:
             self.run.cancel()
 
-    def follow(self):
+    def follow(self) -> None:
         """Update the progress bar; when the command has ended, load the results or show the error."""
-        self.bar.setValue(round(100 * self.run.progress))
-        self.status.setText(self.run.message)
-        if self.run.running:
+        run = self.run
+        if run is None:
+            return
+        self.bar.setValue(round(100 * run.progress))
+        self.status.setText(run.message)
+        if run.running:
             return
         self._running(False)
-        run, self.run = self.run, None
+        self.run = None
         self.folder.cleanup()
         if run.succeeded:
             with slicer.util.tryWithErrorDisplay("The results could not be loaded", waitCursor=True):
@@ -188,6 +203,6 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
         else:
             self.status.setText("Cancelled")
 
-    def _running(self, running):
+    def _running(self, running: bool) -> None:
         self.start.enabled, self.stop.enabled = not running, running
         (self.timer.start if running else self.timer.stop)()

@@ -2,12 +2,13 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_seeds_and_weights, table_suite
 
 __all__ = ["BREATHING"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.breathing import breathing
     from .methods import bundle_method
 

@@ -2,12 +2,13 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import table_suite
 
 __all__ = ["COHORT"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.cohort import cohort
 
     return cohort()

@@ -2,12 +2,13 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_weights, table_suite
 
 __all__ = ["CONTENTION"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.contention import contention
     from ..threads import available_cores
     from .methods import bundle_method

@@ -1,18 +1,20 @@
 """Compare GroupMorph-set with Elastix on the same series."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ...benchmarks.compare import compare
+from ...benchmarks import Row
+from ...benchmarks.compare import BundleMethod, Method, compare
 from ...benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
 from .methods import bundle_method
 
 __all__ = ["compare_with_elastix"]
 
 
-def compare_with_elastix(cases: Sequence[Mapping], weights: str | None) -> list[dict]:
+def compare_with_elastix(cases: Sequence[Mapping[str, Any]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
     pairwise = "Elastix pair-wise B-spline"
-    methods = {
+    methods: dict[str, BundleMethod | Method] = {
         "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),
         "GroupMorph-set, refined": bundle_method(weights),
         pairwise: elastix_pairwise,

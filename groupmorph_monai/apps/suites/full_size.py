@@ -3,12 +3,13 @@
 import argparse
 from dataclasses import replace
 
+from ...benchmarks import Row
 from .suite import add_weights, table_suite
 
 __all__ = ["FULL_SIZE"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.full_size import full_size
     from .methods import bundle_method
 

@@ -2,7 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from ...benchmarks import Row
 from ...errors import InputError
 from ..configs import overlay_names
 from .suite import add_seeds_and_weights, add_series, table_suite
@@ -15,7 +17,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     add_seeds_and_weights(p)
 
 
-def _cases(args: argparse.Namespace) -> list[dict]:
+def _cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     from ...benchmarks.cases import synthetic_cases, warped_cases
 
     if args.series:
@@ -25,7 +27,7 @@ def _cases(args: argparse.Namespace) -> list[dict]:
     return synthetic_cases(args.seeds)
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.compare import compare
     from .methods import bundle_method
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...benchmarks.compare import BundleMethod
 from ...benchmarks.paper.cases import SOURCES, Case, cases
@@ -74,7 +75,7 @@ def _method(name: str, overlays: Sequence[str] = ()) -> Method:
 
 def _scaling(
     args: argparse.Namespace, methods: Mapping[str, Method], store: CellStore, log: Callable[[str], None]
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Time each method on phantoms with 1/8, 1/4 and all of the voxels, and with 2, 4 and 6 timepoints."""
     size = args.size or SOURCES["phantom"].size
     rows = []

@@ -3,12 +3,13 @@
 import argparse
 from dataclasses import replace
 
+from ...benchmarks import Row
 from .suite import add_seeds_and_weights, table_suite
 
 __all__ = ["RELIABILITY"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.reliability import reliability
     from .methods import bundle_method
 

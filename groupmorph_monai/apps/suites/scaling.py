@@ -2,12 +2,13 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_weights, table_suite
 
 __all__ = ["SCALING"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.compare import scale
     from .methods import bundle_method
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...benchmarks import Row
 from ..option_types import path, seed, spacing_mm
 from ..run_options import add_run_options
 
@@ -43,7 +44,7 @@ def table_suite(
     name: str,
     question: str,
     add_options: Callable[[argparse.ArgumentParser], None],
-    measure: Callable[[argparse.Namespace], list[dict]],
+    measure: Callable[[argparse.Namespace], list[Row]],
 ) -> Suite:
     """Make a suite whose page is one table with the rows that ``measure`` returns."""
 

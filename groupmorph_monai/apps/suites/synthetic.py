@@ -2,12 +2,13 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_seeds_and_weights, table_suite
 
 __all__ = ["SYNTHETIC"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.cases import synthetic_cases
     from ...benchmarks.peers.elastix import check_elastix
     from .elastix import compare_with_elastix

@@ -2,19 +2,20 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_seeds_and_weights, table_suite
 
 __all__ = ["KINETICS", "VERDICTS"]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.verdicts import verdicts
     from .methods import bundle_method
 
     return verdicts(bundle_method(args.weights), args.output, args.seeds)
 
 
-def _measure_kinetics(args: argparse.Namespace) -> list[dict]:
+def _measure_kinetics(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.verdicts import kinetic_residuals
     from .methods import bundle_method
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ...benchmarks import Row
 from .suite import add_seeds_and_weights, add_series, table_suite
 
 __all__ = ["WARPED"]
@@ -12,7 +13,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     add_seeds_and_weights(p)
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
+def _measure(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.cases import warped_cases
     from ...benchmarks.peers.elastix import check_elastix
     from .elastix import compare_with_elastix

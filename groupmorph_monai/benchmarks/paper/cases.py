@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from ..chest_ct import thorax_cases
 
 __all__ = ["Case", "SOURCES", "cases"]
 
-Series = Mapping[str, object]
+Series = Mapping[str, Any]
+Maker = Callable[[int, Sequence[int], int], Series]  # of a seed, a size and a number of timepoints
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Source:
         overlays: overlays that this package's default needs for such scans.
     """
 
-    make: Callable[[int, Sequence[int], int], Series]
+    make: Maker
     size: tuple[int, int, int]
     overlays: tuple[str, ...] = ()
 
@@ -103,17 +105,17 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
     return [_folder(item) for item in series_items(data, None, ())]
 
 
-def _seeded(data: str, make: Callable, seed: int, size: tuple[int, ...], timepoints: int) -> Case:
+def _seeded(data: str, make: Maker, seed: int, size: tuple[int, ...], timepoints: int) -> Case:
     settings = {"data": data, "seed": seed, "size_voxels": list(size), "timepoints": timepoints}
     return Case(f"{data} {seed}", settings, partial(make, seed, size, timepoints))
 
 
-def _folder(item: Mapping) -> Case:
+def _folder(item: Mapping[str, Any]) -> Case:
     files = [item[key] for key in ("image", "landmarks", "labels") if key in item]
     return Case(str(item["name"]), {"data": str(item["image"]), "files": fingerprint(files)}, partial(_read, item))
 
 
-def _read(item: Mapping) -> Series:
+def _read(item: Mapping[str, Any]) -> Series:
     """Read scans onto the grid of the first one, with the voxel size and intensities of its file."""
     loaded = LoadSeriesd(reference=0)(item)
     series = {"image": loaded["image"].as_tensor(), "affine": loaded["affine"], "coverage": loaded["coverage"]}

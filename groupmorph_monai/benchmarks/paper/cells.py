@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +79,11 @@ class CellStore:
         arrays = dict(np.load(path.with_suffix(".npz"))) if content["status"] == "ok" else {}
         return Cell(content["series"], content["method"], content["status"], content["numbers"], arrays)
 
-    def write(self, path: Path, cell: Cell, settings: Mapping, limit_s: float) -> None:
+    def write(self, path: Path, cell: Cell, settings: Mapping[str, Any], limit_s: float) -> None:
         if cell.arrays:  # before the JSON file, which marks the cell as finished
             with whole_file(path.with_suffix(".npz")) as partial:
-                np.savez_compressed(partial, **cell.arrays)
+                # No array has the name of NumPy's own keyword argument, a bool.
+                np.savez_compressed(partial, **cell.arrays)  # type: ignore[arg-type]
         report = {"series": cell.case, "method": cell.method, "status": cell.status, "numbers": cell.numbers}
         ended = cell.status == "ok" or cell.status.startswith("over the time")
         with whole_file(path) as partial:
@@ -103,7 +105,8 @@ def fill(
         log: called with a line for every cell.
     """
     rows = {NONE: None, TRUTH: None, **methods}
-    cells, total, started = [], len(cases) * len(rows), time.perf_counter()
+    cells: list[Cell] = []
+    total, started = len(cases) * len(rows), time.perf_counter()
     for case in cases:
         series = None
         for name, method in rows.items():
@@ -120,11 +123,13 @@ def fill(
     return cells
 
 
-def _run(case: Case, series: Mapping, name: str, method: Method | None, store: CellStore, limit_s: float) -> Cell:
+def _run(
+    case: Case, series: Mapping[str, Any], name: str, method: Method | None, store: CellStore, limit_s: float
+) -> Cell:
     identity = torch.zeros(len(series["image"]), 3, *series["image"].shape[1:])
     if name == NONE:
         outcome = Outcome("ok", (identity, identity))
-    elif name == TRUTH:
+    elif method is None:  # the true motion
         true = (Displacement(60).inverse(series["motion"].float()[None])[0],) if "motion" in series else ()
         outcome = Outcome("ok", (*true, series["motion"].float())) if true else Outcome("the motion is not known")
     else:

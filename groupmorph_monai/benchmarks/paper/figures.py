@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def draw_landmarks(cells: Sequence[Cell], titles: Mapping[str, str], file: Path)
     return True
 
 
-def draw_scaling(rows: Sequence[Mapping], titles: Mapping[str, str], file: Path) -> None:
+def draw_scaling(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], file: Path) -> None:
     """Draw the time of each method against the number of voxels, and against the number of timepoints.
 
     Args:

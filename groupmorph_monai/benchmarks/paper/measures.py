@@ -1,6 +1,7 @@
 """Metrics of one registration for the table, and data for its figures."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,9 @@ def curve_roughness_percent(warped: Tensor, seen: Tensor, times_s: Tensor) -> fl
 
 
 @torch.no_grad()
-def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> tuple[dict, dict[str, np.ndarray]]:
+def measure(
+    series: Mapping[str, Any], ddf: Tensor, inverse_ddf: Tensor | None = None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Measure one registered series.
 
     Args:
@@ -109,7 +112,7 @@ def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> 
     images, affine = series["image"].float(), torch.as_tensor(series["affine"]).double()
     grid = Grid(images.shape[1:], affine)
     if inverse_ddf is None:
-        transforms = [FieldTransform(u, grid) for u in ddf]
+        transforms: list[DenseTransform] = [FieldTransform(u, grid) for u in ddf]
     else:
         transforms = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
     warped, seen = _warped(series, ddf)
@@ -142,7 +145,7 @@ def measure(series: Mapping, ddf: Tensor, inverse_ddf: Tensor | None = None) -> 
     return numbers, arrays
 
 
-def _warped(series: Mapping, ddf: Tensor) -> tuple[Tensor, Tensor]:
+def _warped(series: Mapping[str, Any], ddf: Tensor) -> tuple[Tensor, Tensor]:
     """Warp the series, and compute the intersection of all fields of view, ``(*S)``."""
     warped, seen = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
     if "coverage" in series:

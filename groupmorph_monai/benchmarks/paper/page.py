@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...data.writing.output_folder import whole_file
 from ...evaluation.report import versions
@@ -68,7 +69,7 @@ def write_page(
     output: Path,
     against: str,
     settings: Mapping[str, object],
-    scaling: Sequence[Mapping] = (),
+    scaling: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``paper.md``, ``paper.csv`` (one line per series and method), ``paper_differences.csv`` and the figures.
 
@@ -109,7 +110,7 @@ def write_page(
     return output / "paper.md"
 
 
-def expectations(table: Mapping[str, Mapping], rows: Mapping[str, Row]) -> list[str]:
+def expectations(table: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> list[str]:
     """List expectations from the paper and this project, and whether each holds here."""
     done = {name: table[name] for name in rows if table.get(name, {}).get("series")}
     networks = {n: done[n] for n in done if rows[n].ours and not n.startswith("set-")}
@@ -130,7 +131,7 @@ def expectations(table: Mapping[str, Mapping], rows: Mapping[str, Row]) -> list[
     peers, ours = [n for n in done if not rows[n].ours], done.get("set-refined", {})
     near = {n: done[n]["landmarks_mm_mean"] for n in peers if "landmarks_mm_mean" in done[n]}
     if near and "landmarks_mm_mean" in ours:
-        best = min(near, key=near.get)
+        best = min(near, key=lambda name: near[name])
         ahead = ours["landmarks_mm_mean"] < near[best]
         lines.append(
             f"{_holds(ahead)}: GroupMorph-set, refined, is more accurate than every peer (best: {rows[best].title})"
@@ -149,7 +150,7 @@ def _flat(cell: Cell) -> dict[str, object]:
     return {"series": cell.case, "method": cell.method, "status": cell.status, **cell.numbers}
 
 
-def _write_csv(rows: Sequence[Mapping], file: Path) -> None:
+def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with whole_file(file) as partial, open(partial, "w", newline="") as stream:
         table = csv.DictWriter(stream, columns)
@@ -157,7 +158,7 @@ def _write_csv(rows: Sequence[Mapping], file: Path) -> None:
         table.writerows(rows)
 
 
-def _measured(title: str, row: Mapping) -> list[str]:
+def _measured(title: str, row: Mapping[str, Any]) -> list[str]:
     if not row["series"]:
         return [title, str(row["status"]), *[""] * (len(_COLUMNS) - 1)]
     cells = [_text(row.get(column)) for column in _COLUMNS]
@@ -168,7 +169,7 @@ def _measured(title: str, row: Mapping) -> list[str]:
     return [title + missing, *cells]
 
 
-def _line(row: Mapping, titles: Mapping[str, str]) -> list[str]:
+def _line(row: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     values = (_text(row[name]) for name in ("difference", "low", "high", "p"))
     return [titles[row["method"]], _COLUMNS[row["column"]], str(row["series"]), *values]
 

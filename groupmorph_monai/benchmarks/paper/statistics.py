@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
@@ -39,7 +40,7 @@ def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> li
         by bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of the two-sided
         Wilcoxon signed-rank test, which cannot be below 0.05 for fewer than six series.
     """
-    numbers: dict[str, dict[str, Mapping]] = {}
+    numbers: dict[str, dict[str, Mapping[str, Any]]] = {}
     for cell in cells:
         if cell.status == "ok":
             numbers.setdefault(cell.method, {})[cell.case] = cell.numbers

@@ -6,10 +6,10 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_
 class Method(Protocol):
     """A method of the table, which must be picklable."""
 
-    def prepare(self) -> object: ...
+    def prepare(self) -> Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]: ...
 
     def settings(self) -> Mapping[str, object]: ...
 
@@ -47,7 +47,9 @@ class Outcome:
     cost: Mapping[str, float] | None = None
 
 
-def register(method: Method, series: Mapping, folder: Path, log: Path, limit_s: float, threads: int) -> Outcome:
+def register(
+    method: Method, series: Mapping[str, Any], folder: Path, log: Path, limit_s: float, threads: int
+) -> Outcome:
     """Run ``method`` on a series.
 
     Times are from the volumes in memory to the fields; imports and reading of weights count only for the time limit.
@@ -110,10 +112,10 @@ def _timed(method: Method, series: Mapping[str, Tensor]) -> dict[str, object]:
         "processor_seconds": time.process_time() - processor,
         "peak_memory_gb": peak_memory_gb(),
     }
-    fields = fields if isinstance(fields, tuple) else (fields,)
-    if not all(torch.isfinite(u).all() for u in fields):
+    directions = fields if isinstance(fields, tuple) else (fields,)
+    if not all(torch.isfinite(u).all() for u in directions):
         return {"status": "failed: the field is not finite"}
-    return {"status": "ok", "fields": tuple(u.float().contiguous() for u in fields), "cost": cost}
+    return {"status": "ok", "fields": tuple(u.float().contiguous() for u in directions), "cost": cost}
 
 
 def _die_with_the_parent() -> None:

@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from torch import Tensor
+
 __all__ = ["MissingError", "PEERS", "Peer"]
 
 
@@ -36,7 +38,7 @@ class Peer:
     packages: tuple[str, ...]
     install: str = "pip install 'groupmorph-monai[peers]'"
 
-    def prepare(self) -> Callable:
+    def prepare(self) -> Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]:
         """Import the program. Raises: MissingError if it is not installed."""
         try:
             module = import_module(f".{self.module}", __package__)

@@ -28,14 +28,17 @@ def _register(images: Tensor, affine: Tensor, transform: str) -> tuple[Tensor, T
     spacing = spacing_of(affine)
 
     def pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-        both = [
+        target, source = (
             ants.from_numpy(volume.numpy().astype(np.float32), spacing=tuple(spacing)) for volume in (fixed, moving)
-        ]
+        )
         with tempfile.TemporaryDirectory() as folder:
-            found = ants.registration(*both, type_of_transform=transform, outprefix=f"{folder}/", random_seed=1)
-            there = _composed(*both, found["fwdtransforms"], [False, False], f"{folder}/forward")
-            back = _composed(*reversed(both), found["invtransforms"], [True, False], f"{folder}/inverse")
-        return tuple(torch.from_numpy(np.moveaxis(u / spacing, -1, 0)).float() for u in (there, back))
+            found = ants.registration(
+                target, source, type_of_transform=transform, outprefix=f"{folder}/", random_seed=1
+            )
+            there = _composed(target, source, found["fwdtransforms"], [False, False], f"{folder}/forward")
+            back = _composed(source, target, found["invtransforms"], [True, False], f"{folder}/inverse")
+        forward, inverse = (torch.from_numpy(np.moveaxis(u / spacing, -1, 0)).float() for u in (there, back))
+        return forward, inverse
 
     return each_onto_first(images, pair)
 

@@ -1,5 +1,7 @@
 """Diffeomorphic demons by SimpleITK."""
 
+from typing import Any
+
 import SimpleITK as sitk  # noqa: N813
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def _displacement(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
     method.SmoothUpdateFieldOff()
     method.SetMaximumUpdateStepLength(_STEP_VOXELS)
     method.SetUseGradientType(method.Symmetric)
-    field = None
+    field: Any = None
     for factor, iterations in _LEVELS:
         pair = _shrunk(fixed, factor), _shrunk(moving, factor)
         method.SetNumberOfIterations(iterations)

@@ -99,7 +99,7 @@ def _groupwise(levels: Sequence[int], iterations: int, **others: Sequence[str]) 
     }
 
 
-def _image(volumes: Tensor, spacing: Sequence[float]) -> object:
+def _image(volumes: Tensor, spacing: Sequence[float]) -> "itk.Image":
     """``(*S)`` or ``(K, *S)`` as an ITK image, x fastest, time last with a spacing of 1."""
     array = as_array(volumes) if volumes.dim() == 3 else np.stack([as_array(volume) for volume in volumes])
     image = itk.image_from_array(array)
@@ -113,7 +113,9 @@ def check_elastix() -> None:
         raise InputError("elastix: expected itk-elastix, found none; pip install 'groupmorph-monai[bench]'")
 
 
-def _register(fixed: object, moving: object, stages: Sequence[Mapping[str, Sequence[str]] | str]) -> object:
+def _register(
+    fixed: "itk.Image", moving: "itk.Image", stages: Sequence[Mapping[str, Sequence[str]] | str]
+) -> "itk.ParameterObject":
     """The transforms, a parameter object, of stages that are Elastix' defaults by name or given."""
     check_elastix()
     chosen = itk.ParameterObject.New()
@@ -129,7 +131,9 @@ def _basis(n: int, origin: float, spacing: float, points: int) -> np.ndarray:
     return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0))
 
 
-def _fields(found: Mapping, size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+def _fields(
+    found: Mapping[str, Sequence[str]], size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Tensor:
     """Displacements of a stack of cubic B-spline transforms, in voxels of ``spacing``: ``(K, 3, *S)``."""
     points = [int(v) for v in found["GridSize"][:3]]
     origin, step = ([float(v) / s for v, s in zip(found[f"Grid{name}"], spacing)] for name in ("Origin", "Spacing"))
@@ -143,10 +147,10 @@ def _pairs(images: Tensor, affine: Tensor, stages: Sequence[Mapping[str, Sequenc
     spacing = spacing_of(affine)
 
     def pair(fixed: Tensor, moving: Tensor) -> Tensor:
-        both = [_image(volume, spacing) for volume in (fixed, moving)]
+        target, source = (_image(volume, spacing) for volume in (fixed, moving))
         with tempfile.TemporaryDirectory() as folder:  # it writes the field, too
-            transforms = _register(*both, stages)
-            field = itk.transformix_deformation_field(both[1], transforms, output_directory=folder)
+            transforms = _register(target, source, stages)
+            field = itk.transformix_deformation_field(source, transforms, output_directory=folder)
         return in_voxels(itk.array_from_image(field), spacing)
 
     return each_onto_first(images, pair)

@@ -6,6 +6,7 @@ voxels for any orientation of the series.
 """
 
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ def in_voxels(field_mm: np.ndarray, spacing: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(voxels.transpose(3, 2, 1, 0))).float()
 
 
+@overload
+def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Tensor]) -> Tensor: ...
+
+
+@overload
+def each_onto_first(
+    images: Tensor, register: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]: ...
+
+
 def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]) -> Fields:
     """Register every timepoint to the first one, pair by pair.
 
@@ -51,6 +62,8 @@ def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]
     """
     identity = torch.zeros(3, *images.shape[1:])
     results = [register(images[0], volume) for volume in images[1:]]
-    if isinstance(results[0], tuple):
-        return tuple(torch.stack([identity, *fields]) for fields in zip(*results))
-    return torch.stack([identity, *results])
+    both = [fields for fields in results if isinstance(fields, tuple)]
+    if both:
+        there, back = (torch.stack([identity, *fields]) for fields in zip(*both))
+        return there, back
+    return torch.stack([identity, *(field for field in results if isinstance(field, Tensor))])

@@ -35,7 +35,8 @@ def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
             image.SetSpacing(spacing)
         scaled = [unigradicon.preprocess(image, modality) for image in both]
         transforms = register_pair(network, *scaled, finetune_steps=_ITERATIONS)
-        return tuple(field_of(transform, both[1], spacing) for transform in transforms)
+        there, back = (field_of(transform, both[1], spacing) for transform in transforms)
+        return there, back
 
     return each_onto_first(images, pair)
 

@@ -305,16 +305,20 @@ def read_series(
     return checked_series(unchecked, timepoints, storage)
 
 
-def header_grids(series: Series | str | Path | Sequence[str | Path], description: str | None = None) -> list[Grid]:
+def header_grids(
+    series: Series | str | Path | Sequence[str | Path] | None, description: str | None = None
+) -> list[Grid]:
     """Read the grids of a series from the headers of its NIfTI, MHA or NRRD files, without reading the voxels.
 
     Args:
         series: as in `read_series`.
         description: as in `read_series`.
-    Returns: one grid per scan. The list is empty for DICOM, whose headers take as long to read as the images, and if a
-        file is missing, or its header is broken or describes more voxels than the file can contain; `read_series`
-        reports the reason.
+    Returns: one grid per scan. The list is empty for None; for DICOM, whose headers take as long to read as the images;
+        and if a file is missing, or its header is broken or describes more voxels than the file can contain:
+        `read_series` reports the reason.
     """
+    if series is None:
+        return []
     if isinstance(series, Series):
         return [frame.grid for frame in series.frames]
     try:

@@ -49,7 +49,7 @@ _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 @dataclass(frozen=True)
 class Products:
-    """Outputs of a registration in addition to the aligned series.
+    """What a registration writes: how the aligned series ends at its borders, and outputs in addition to it.
 
     Args:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
@@ -63,6 +63,9 @@ class Products:
             (percent), ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for no maps.
         region: file drawn on the scan that defines the output grid, or one per scan: the report shows the signal where
             it is above 0; None for no region.
+        jacobian: write ``jacobian_KK.nii.gz``, determinants.
+        outside: value of the aligned series and its mean outside the field of view: "zero", "nan", or "border" for that
+            of the nearest covered voxel.
     """
 
     fields: str = "compact"
@@ -72,11 +75,15 @@ class Products:
     bids_names: bool = False
     kinetics: ToftsFit | None = None
     region: str | Sequence[str] | None = None
+    jacobian: bool = False
+    outside: str = "zero"
 
     def check(self, series: Series, home: int) -> None:
         """Raise an InputError if these outputs cannot be written for a series."""
         if self.fields not in ("full", "compact", "none"):
             raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
+        if self.outside not in ("zero", "nan", "border"):
+            raise InputError(f"outside: expected zero, nan or border, got {self.outside!r}")
         if self.dicom and series.slices is None:
             path = series.frames[home].path
             raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
@@ -87,13 +94,13 @@ class Products:
         if self.region:
             read_region(self.region, series, home, "region")
 
-    def names(self, std: bool, jacobian: bool) -> list[str]:
+    def names(self, std: bool) -> list[str]:
         """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
         kinds = {
             "ddf_{}.nii.gz": self.fields != "none",
             "inverse_ddf_{}.nii.gz": self.fields != "none",
             "std_mm_{}.nii.gz": std,
-            "jacobian_{}.nii.gz": jacobian,
+            "jacobian_{}.nii.gz": self.jacobian,
             "transform_{}.h5": self.itk_transforms,
             "inverse_transform_{}.h5": self.itk_transforms,
             _SEQUENCE: self.sequence,
@@ -104,7 +111,7 @@ class Products:
         return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, kept in kinds.items() if kept)]
 
 
-_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit()).names(std=True, jacobian=True)
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
 _SINGLE = {name for name in _ALL if "{}" not in name}
 _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
@@ -137,8 +144,6 @@ def write_registration(
     output_dir: str | Path,
     home: int = 0,
     std_mm: Sequence[Frame] | None = None,
-    jacobian: bool = False,
-    outside: str = "zero",
     products: Products = Products(),
     storage: Storage = IN_MEMORY,
 ) -> Written:
@@ -154,9 +159,7 @@ def write_registration(
         transforms: K, from the common space to each timepoint.
         home: index of the scan that defines the output grid.
         std_mm: K frames, standard deviation of each displacement.
-        jacobian: also write the determinants.
-        outside: value outside the field of view: "zero", "nan", or "border" for that of the nearest covered voxel.
-        products: additional outputs.
+        products: what to write.
         storage: where to keep the returned volumes.
     Returns: the volumes, the kinetics, and the names of the files.
     """
@@ -168,18 +171,13 @@ def write_registration(
     with all_or_nothing(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
-            frame, transform = series.frames[k], transforms[k]
-            displacement = torch.zeros(3, *grid.shape)
-            warped = resample(frame, grid, transform, displacement=displacement)
-            result["warped"][k], result["warped_seen"][k] = warped
-            result["native"][k], result["native_seen"][k] = resample(frame, grid)
-            result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
-            if jacobian:
+            _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
+            if products.jacobian:
                 maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
             _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
-            _write_field(products.fields, inverses, k, frame.grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
+            _write_field(products.fields, inverses, k, series.frames[k].grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
             storage.release()
 
         _in_threads(write_timepoint, range(count))
@@ -188,7 +186,7 @@ def write_registration(
         kinetics = None if fit is None else fit.fit_series(series, home, *images, seen, transforms[home])
         maps |= kinetic_maps(kinetics)
         _write_maps(maps, series.frames[home].affine, folder)
-        aligned = _write_series(result, series, home, outside, folder, storage)
+        aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
     return {
@@ -201,6 +199,15 @@ def write_registration(
         "kinetics": kinetics,
         "files": files,
     }
+
+
+def _resample_timepoint(
+    result: Mapping[VolumeName, np.ndarray], k: int, frame: Frame, grid: Grid, transform: Transform
+) -> None:
+    displacement = torch.zeros(3, *grid.shape)
+    result["warped"][k], result["warped_seen"][k] = resample(frame, grid, transform, displacement=displacement)
+    result["native"][k], result["native_seen"][k] = resample(frame, grid)
+    result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
 
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:

@@ -46,6 +46,14 @@ def test_a_series_is_an_image_or_the_images_that_are_named():
         series_of({"image": "a", "images": ["a", "c"]}, lambda name: store.get(name, ""))
 
 
+@pytest.mark.parametrize("value", [5, True, {"a": 1}, [["a"]]])
+def test_names_that_are_not_texts_are_the_clients_mistake(value):
+    with pytest.raises(InputError, match="images: expected a list of names"):
+        series_of({"image": "a", "images": value}, str)
+    with pytest.raises(InputError, match="overlay: expected one of"):
+        register_arguments({"overlay": value})
+
+
 def test_the_commands_line_is_the_requests(tmp_path):
     with pytest.raises(InputError, match="none.nii.gz"):
         register([str(tmp_path / "none.nii.gz")], [], tmp_path / "out")

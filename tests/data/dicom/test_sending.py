@@ -38,8 +38,8 @@ def written(request, tmp_path_factory):
     transforms = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in series.frames]
     transforms[2] = AffineTransform(torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double())
     std = [Frame(np.full(frame.data.shape, 0.5, np.float32), frame.affine, "std") for frame in series.frames]
-    products = Products("none", dicom=True, kinetics=ToftsFit())
-    write_registration(series, transforms, folder / "out", std_mm=std, jacobian=True, products=products)
+    products = Products("none", dicom=True, kinetics=ToftsFit(), jacobian=True)
+    write_registration(series, transforms, folder / "out", std_mm=std, products=products)
     files = [pydicom.dcmread(path) for path in (folder / "out" / "dicom").rglob("*") if path.is_file()]
     assert {"motion", "maps", "images"} == {kind_of(file) for file in files}
     return files

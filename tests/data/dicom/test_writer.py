@@ -171,9 +171,9 @@ def test_maps_of_a_registration_lie_beside_its_images_and_are_no_scans(tmp_path)
     study = exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in")
     series = read_series(study)
     std = [Frame(np.full(SIZE, 0.5 + k, np.float32), series.frames[0].affine, "std") for k in range(4)]
-    products = Products("none", dicom=True, kinetics=ToftsFit())
+    products = Products("none", dicom=True, kinetics=ToftsFit(), jacobian=True)
     product = [AffineTransform(torch.eye(4, dtype=torch.float64)) for _ in range(4)]
-    result = write_registration(series, product, tmp_path / "out", std_mm=std, jacobian=True, products=products)
+    result = write_registration(series, product, tmp_path / "out", std_mm=std, products=products)
     folder = tmp_path / "out" / "dicom"
     maps = {path.stem for path in folder.glob("*.dcm") if not path.stem[0].isdigit()} - {"motion"}
     per_scan = {f"{name}_{k:02d}" for name in ("jacobian", "std_mm") for k in range(4)}
@@ -205,7 +205,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
                 monkeypatch.setattr(replacement, "_exchanged", lambda *_: False)
             with all_or_nothing(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
-                assert result["files"] == sorted(Products("none", dicom=True).names(std=False, jacobian=False))
+                assert result["files"] == sorted(Products("none", dicom=True).names(std=False))
                 (folder / "report.json").write_text(json.dumps({"files": result["files"]}))
             made = images(out / "dicom")
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1

@@ -187,7 +187,7 @@ def test_another_stored_orientation_gives_the_same_result_in_millimetres(tmp_pat
         series = _saved(tmp_path / f"{name}_in", frames)
         spread = _spread(ddf[:, 0].abs(), grid)
         write_registration(
-            series, _dense(ddf, grid), tmp_path / name, 0, spread, jacobian=True, products=Products("full")
+            series, _dense(ddf, grid), tmp_path / name, 0, spread, products=Products("full", jacobian=True)
         )
         files = ("warped", "mean", "coverage", "ddf_01", "inverse_ddf_01", "std_mm_01", "jacobian_01")
         images = {file: nib.as_closest_canonical(nib.load(tmp_path / name / f"{file}.nii.gz")) for file in files}
@@ -284,7 +284,7 @@ def test_what_no_scan_has_seen_is_written_as_asked_and_counts_in_no_mean(tmp_pat
     data = np.random.default_rng(0).uniform(1, 2, size=(3, *SIZE)).astype(np.float32)
     series = Series(tuple(Frame(x, _affine("oblique"), "x") for x in data))
     shifts = torch.tensor([[2.0, 0, 0], [3.0, 0, 0], [0, -1.0, 0]]).view(3, 3, 1, 1, 1).expand(3, 3, *SIZE)
-    result = _write(series, tmp_path, shifts, series.frames[0].grid, outside=outside)
+    result = _write(series, tmp_path, shifts, series.frames[0].grid, products=Products(outside=outside))
     seen = np.ones((3, *SIZE), dtype=bool)
     seen[0, -2:] = seen[1, -3:] = seen[2, :, :1] = False
     expected = np.stack(
@@ -440,7 +440,7 @@ def test_written_files_lie_alike_for_itk_and_nibabel_whatever_the_input_says(tmp
         nib.save(image, tmp_path / f"{k}.nii")
     read = nib.load(tmp_path / "0.nii").affine
     series = read_series([tmp_path / "0.nii", tmp_path / "1.nii"])
-    _write(series, tmp_path / "out", jacobian=True, products=Products("full"))
+    _write(series, tmp_path / "out", products=Products("full", jacobian=True))
     place = series.frames[0].affine
     if forms != "sheared sform":
         np.testing.assert_allclose(place, read, atol=1e-5)
@@ -470,7 +470,7 @@ def test_result_names_every_file_and_holds_what_they_hold(tmp_path):
     series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5)])
     grid = _working_grid(series)
     std = _spread(_field(2, grid.shape)[:, 0].abs(), grid)
-    result = _write(series, tmp_path / "out", grid=grid, std_mm=std, jacobian=True)
+    result = _write(series, tmp_path / "out", grid=grid, std_mm=std, products=Products(jacobian=True))
     kinds = ("ddf", "inverse_ddf", "jacobian", "std_mm")
     expected = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"} | {
         f"{kind}_{k:02d}.nii.gz" for kind in kinds for k in range(2)

@@ -34,7 +34,7 @@ class Run:
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None):
         self.progress, self.message = 0.0, "Starting"
         self._lines: list[str] = []
-        self._cancelled = False
+        self._program, self._cancelled = command[0], False
         self._process = subprocess.Popen(
             list(command),
             stdout=subprocess.DEVNULL,
@@ -47,7 +47,7 @@ class Run:
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self._process.stderr:
+        for line in self._process.stderr or ():
             self._lines.append(line.rstrip())
             for pattern, progress in _STAGES:
                 if re.search(pattern, line):
@@ -64,7 +64,7 @@ class Run:
             return None
         self._reader.join()
         own = [line for line in self._lines if line.startswith("groupmorph")]
-        return "\n".join(own or self._lines[-5:]) or f"{self._process.args[0]} ended with {self._process.returncode}"
+        return "\n".join(own or self._lines[-5:]) or f"{self._program} ended with {self._process.returncode}"
 
     @property
     def succeeded(self) -> bool:

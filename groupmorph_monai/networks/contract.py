@@ -1,0 +1,28 @@
+"""What every network of this package offers to the inferers."""
+
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+
+__all__ = ["PosteriorNetwork", "unwrapped"]
+
+
+class PosteriorNetwork(Protocol):
+    """Network that computes the parameters of a posterior of z in one tensor, see `split_parameters`.
+
+    Args:
+        stride: spacing of the field of z, in voxels of the images.
+        multiple: the borders of sliding windows must lie on multiples of this number of voxels.
+    """
+
+    stride: int
+    multiple: int
+
+    def decode(self, z: Tensor, images: Tensor) -> Tensor:
+        """Return the field of z ``(B, K, C, *S_z)`` for images ``(B, K, *S)``."""
+        ...
+
+
+def unwrapped(network: nn.Module) -> PosteriorNetwork:
+    """Return the network inside PyTorch's DistributedDataParallel, or the network itself if it is not wrapped."""
+    return cast(PosteriorNetwork, getattr(network, "module", network))
