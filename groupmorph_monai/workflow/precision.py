@@ -108,8 +108,8 @@ def likeliest_weights(
         return data.square().sum(dim=(0, 1))
 
     data = storage.sum(squares, z, force, dim=0) / ((z.shape[0] - 1) * z.shape[1])
-    count, data, *terms = _binned(total(precision.terms), data, *precision.terms)
-    terms, curvature = torch.stack(terms), curvature.to(count)
+    count, data, *bins = _binned(total(precision.terms), data, *precision.terms)
+    terms, curvature = torch.stack(bins), curvature.to(count)
     weights, dispersion = torch.ones_like(terms[:, 0]), torch.ones_like(curvature)
     for _ in range(_EXPECTATION_STEPS):
         prior, noise = (weights[:, None] * terms).sum(dim=0), dispersion / curvature
