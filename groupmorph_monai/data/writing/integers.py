@@ -34,19 +34,18 @@ def integer_type(
     frames: Sequence[Frame], lowest: float, highest: float, storage: Storage = IN_MEMORY
 ) -> IntegerType | None:
     """Choose the type in which a file holds values between ``lowest`` and ``highest`` that were interpolated from
-    ``frames``, which ``storage`` may hold; None, for float32, if the frames are not integers or do not fit."""
+    ``frames``, which ``storage`` may hold; None, for float32, if the frames are not integers or 16 bits are too few, as
+    for a narrow range of large values."""
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         return None
     for chunk in storage.chunks(len(frames)):
         if any(not np.array_equal(frame.data, np.rint(frame.data)) for frame in frames[chunk]):
             return None
-    finest = min(1.0, _power_of_two_below((highest - lowest) / _LEVELS))
+    slope = min(1.0, _power_of_two_below((highest - lowest) / _LEVELS))
     for dtype in (np.int16, np.uint16):
-        limits, slope = np.iinfo(dtype), finest
-        while slope <= 1:
-            if limits.min * slope <= lowest and highest <= limits.max * slope:
-                return IntegerType(dtype, slope)
-            slope *= 2
+        limits = np.iinfo(dtype)
+        if limits.min * slope <= lowest and highest <= limits.max * slope:
+            return IntegerType(dtype, slope)
     return None
 
 
