@@ -134,10 +134,11 @@ def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
 
 
 def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
-    """Check whether volumes were acquired during others, as the phases of a gated scan."""
+    """Check whether volumes begin in the first half of others, as the phases of a gated scan. Consecutive volumes may
+    overlap a little, as times are rounded."""
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
     spans = sorted((min(values), max(values)) for values in times)
-    return any(start < end for (_, end), (start, _) in zip(spans, spans[1:]))
+    return any(later < (start + end) / 2 for (start, end), (later, _) in zip(spans, spans[1:]))
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:

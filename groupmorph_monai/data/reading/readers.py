@@ -31,7 +31,7 @@ from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
-from .sidecars import sidecar, times_of_files, times_of_volumes
+from .sidecars import even_step, sidecar, times_of_files, times_of_volumes
 from .text_headers import check_text_header
 
 __all__ = ["header_grids", "read_image", "read_series"]
@@ -260,12 +260,17 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
     if first.data.ndim == 4:
         volumes = [(first, first.data[..., t]) for t in range(first.data.shape[3])]
     frames = [Frame(np.ascontiguousarray(data), file.affine, file.path, header=file.header) for file, data in volumes]
+    frame_time = first.frame_time
     if first.data.ndim == 4:
-        times = times_of_volumes(first.path, len(frames), first.frame_time and first.frame_time * _unit_s(first.header))
+        frame_time_s = frame_time and frame_time * _unit_s(first.header)
+        times = times_of_volumes(first.path, len(frames), frame_time_s)
+        step_s = even_step(times)
+        if frame_time_s and (step_s is None or not math.isclose(frame_time_s, step_s, rel_tol=0.01)):
+            frame_time = None  # contradicted by the side-car
     else:
         times = times_of_files(files)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
-    return Series(tuple(frames), first.frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
+    return Series(tuple(frames), frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
 
 
 def _unit_s(header: nib.Nifti1Header | None) -> float:

@@ -43,6 +43,7 @@ _NRRD_FIELDS = frozenset(
      "axis mins", "axismins", "axis maxs", "axismaxs", "data file", "datafile", "sample units",
      "sampleunits"}  # fmt: skip
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
+_GZIP_START = b"\x1f\x8b"
 _TEXT = ("ascii", "text", "txt", "hex")
 
 
@@ -101,7 +102,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
         parts = [path]
     else:
         listed = name.split()[0] == "LIST"
-        lines = head[start:].decode("latin-1").split() if listed else []
+        lines = [line for line in head[start:].decode("latin-1").splitlines() if line.strip()] if listed else []
         parts = _data_files(path, lines if listed else _expanded(name, "ElementDataFile"))
         start = 0
     if flags.get("CompressedData"):
@@ -122,10 +123,14 @@ def _meta_fields(head: bytes) -> tuple[dict[str, str], int]:
     while "ElementDataFile" not in fields:
         end = head.find(b"\n", start)
         line = head[start : end if end >= 0 else len(head)].decode("latin-1").strip()
-        name, _, value = (part.strip() for part in line.partition("="))
-        if not re.fullmatch(r"\w+", name) or name in fields or (end < 0 and name != "ElementDataFile"):
+        start = end + 1 if end >= 0 else len(head)
+        if end >= 0 and not line:
+            continue
+        match = re.fullmatch("([^=:]+)[=:](.*)", line)  # ITK also writes DICOM attributes, such as 0008|0060 = MR
+        name, value = (part.strip() for part in match.groups()) if match else ("", "")
+        if not name.isprintable() or not name or name in fields or (end < 0 and name != "ElementDataFile"):
             raise _HeaderError("lines of the form NAME = VALUE, each name once, up to ElementDataFile", line)
-        fields[name], start = value, end + 1 if end >= 0 else len(head)
+        fields[name] = value
     if not fields["ElementDataFile"]:
         raise _HeaderError("the name of the data file", "")
     return fields, start
@@ -172,7 +177,7 @@ def _nrrd_fields(head: bytes) -> tuple[dict[str, str], int]:
     start = len(magic) + 1
     while start < len(head):
         end = head.find(b"\n", start)
-        line, start = head[start : end if end >= 0 else None].decode("latin-1").strip(), end + 1 or len(head)
+        line, start = head[start : end if end >= 0 else None].decode("latin-1").lstrip(), end + 1 or len(head)
         if not line:
             return fields, start
         if line.startswith("#") or ":=" in line:
@@ -181,8 +186,9 @@ def _nrrd_fields(head: bytes) -> tuple[dict[str, str], int]:
         name = name.lower()
         alias = name.replace(" ", "")
         name = alias if alias in _NRRD_FIELDS else name
-        if name not in _NRRD_FIELDS or not colon or name in fields or len(value) > _LONGEST_VALUE:
-            raise _HeaderError("lines of the form 'field: value' with fields of NRRD, each once", line)
+        too_long = len(value) > _LONGEST_VALUE and name != "content"  # ITK crashes, except for free text
+        if name not in _NRRD_FIELDS or not colon or name in fields or too_long:
+            raise _HeaderError("lines of the form 'field: value' with fields of NRRD, each once", line.rstrip())
         fields[name] = value.strip()
         if name == "datafile" and fields[name].split()[:1] == ["LIST"]:
             return fields, start
@@ -265,7 +271,12 @@ def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompre
         with open(part, "rb") as file:
             file.seek(start)
             reader, rest = decompressor(), b""
-            while not reader.eof and stored <= needed:
+            while stored <= needed:
+                if reader.eof:  # gzip files may be concatenated
+                    rest = reader.unused_data + file.read(len(_GZIP_START))
+                    if not rest.startswith(_GZIP_START):
+                        break
+                    reader = decompressor()
                 waiting = getattr(reader, "needs_input", not rest)  # of bz2, which keeps the rest itself
                 chunk = file.read(_CHUNK) if waiting else rest
                 if waiting and not chunk:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..series import Frame
+from ..storage import IN_MEMORY, Storage
 
 __all__ = ["IntegerType", "integer_type"]
 
@@ -29,20 +30,22 @@ class IntegerType(NamedTuple):
         return np.rint(values / np.float32(self.slope)) * np.float32(self.slope)
 
 
-def integer_type(frames: Sequence[Frame], lowest: float, highest: float) -> IntegerType | None:
+def integer_type(
+    frames: Sequence[Frame], lowest: float, highest: float, storage: Storage = IN_MEMORY
+) -> IntegerType | None:
     """Choose the type in which a file holds values between ``lowest`` and ``highest`` that were interpolated from
-    ``frames``; None, for float32, if the frames are not integers or do not fit."""
+    ``frames``, which ``storage`` may hold; None, for float32, if the frames are not integers or 16 bits are too few, as
+    for a narrow range of large values."""
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         return None
-    if any(not np.array_equal(frame.data, np.rint(frame.data)) for frame in frames):
-        return None
-    finest = min(1.0, _power_of_two_below((highest - lowest) / _LEVELS))
+    for chunk in storage.chunks(len(frames)):
+        if any(not np.array_equal(frame.data, np.rint(frame.data)) for frame in frames[chunk]):
+            return None
+    slope = min(1.0, _power_of_two_below((highest - lowest) / _LEVELS))
     for dtype in (np.int16, np.uint16):
-        limits, slope = np.iinfo(dtype), finest
-        while slope <= 1:
-            if limits.min * slope <= lowest and highest <= limits.max * slope:
-                return IntegerType(dtype, slope)
-            slope *= 2
+        limits = np.iinfo(dtype)
+        if limits.min * slope <= lowest and highest <= limits.max * slope:
+            return IntegerType(dtype, slope)
     return None
 
 

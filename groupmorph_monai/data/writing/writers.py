@@ -293,6 +293,7 @@ def _write_series(
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
     number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0
+    extremes: list[float] = []
     aligned = warped if outside == "border" else storage.empty_array(warped.shape, np.float32)
     for chunk in storage.chunks(len(warped)):
         number += coverage[chunk].sum(axis=0, dtype=np.uint16)
@@ -301,14 +302,16 @@ def _write_series(
             everything = everything + warped[chunk].sum(axis=0)
         else:
             aligned[chunk] = np.where(coverage[chunk], warped[chunk], np.float32(filler[outside]))
+        extremes += [float(aligned[chunk].min()), float(aligned[chunk].max())]
     mean = total / np.maximum(number, 1)
     mean = np.where(number > 0, mean, everything / len(warped) if outside == "border" else filler[outside])
     mean = mean.astype(np.float32)
-    integers = integer_type(series.frames, float(aligned.min()), float(aligned.max()))
+    integers = integer_type(series.frames, float(np.min(extremes)), float(np.max(extremes)), storage)
     if integers is not None:
         mean = integers.rounded(mean)
-        for volume in aligned:
-            volume[:] = integers.rounded(volume)
+        for chunk in storage.chunks(len(aligned)):
+            for volume in aligned[chunk]:
+                volume[:] = integers.rounded(volume)
     timed = series.frames[0].header
     image = nifti_image(np.moveaxis(aligned, 0, -1), affine, header, series.frame_time, timed)
     save_nifti(image, folder / "warped.nii.gz", storage, integers)

@@ -124,6 +124,18 @@ def test_frames_without_times_are_ordered_by_their_dimension_indices(tmp_path):
         np.testing.assert_array_equal(frame.data, 2.0 * volume - 5)
 
 
+def test_consecutive_series_whose_times_overlap_by_rounding_are_ordered_by_them(tmp_path):
+    images = exports.siemens(volumes(), affine_of())
+    for number, image in enumerate(images):
+        k, s = divmod(number, SIZE[2])
+        image.AcquisitionTime = exports.clock((SIZE[2] - 1) * k + s + 0.01 * (s == SIZE[2] - 1))
+        image.SeriesNumber = 20 - k
+    series = read_series(exports.save(images, tmp_path))
+    for frame, volume in zip(series.frames, volumes(), strict=True):
+        np.testing.assert_array_equal(frame.data, volume)
+    np.testing.assert_allclose(series.times_s, [0, 6, 12, 18], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [

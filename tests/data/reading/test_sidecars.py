@@ -78,6 +78,7 @@ def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path
         ({"RepetitionTime": 0.004, "MRAcquisitionType": "3D"}, 4, None),
         ({"RepetitionTime": 4, "MRAcquisitionType": "3D"}, 4000, (0, 4, 8)),
         ({"FrameTimesStart": [0, 10]}, 5000, (0, 5, 10)),
+        ({"FrameTimesStart": [0, 10, 30]}, 10000, (0, 10, 30)),
         ({"FrameTimesStart": [0, 10, 10]}, None, None),
         ({"FrameTimesStart": [0, 10, float("inf")]}, None, None),
         ({"RepetitionTime": float("inf")}, None, None),
@@ -88,8 +89,10 @@ def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path
 )
 def test_times_of_a_4d_file(tmp_path, sidecar, frame_time, times):
     path = scan(tmp_path / "dyn.nii.gz", sidecar, volumes=3, frame_time=frame_time or 0)
-    expected = None if times is None else pytest.approx(times)
-    assert read_series(path).times_s == expected
+    series = read_series(path)
+    assert series.times_s == (None if times is None else pytest.approx(times))
+    # Another frame time would be written with the aligned series.
+    assert series.frame_time == (frame_time if times and times[2] == 2 * times[1] else None)
 
 
 def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):

@@ -68,10 +68,30 @@ def test_valid_files_of_every_layout(tmp_path):
     check_volume(meta(tmp_path / "e.mhd", b"", "slice%d.raw 0 3 1"))
 
 
+def test_optional_parts_of_nrrd(tmp_path):
+    check_volume(nrrd(tmp_path / "a.nrrd", content=""))
+    check_volume(nrrd(tmp_path / "b.nrrd", content="series of a patient " * 50))
+    members = gzip.compress(RAW[:100]) + gzip.compress(RAW[100:])
+    check_volume(nrrd(tmp_path / "c.nrrd", members, encoding="gzip"))
+    check_volume(nrrd(tmp_path / "d.nrrd", members + b"\n", encoding="gzip"))
+
+
+def test_optional_parts_of_metaimage(tmp_path):
+    """DICOM attributes, which ITK writes too, empty lines, and data files whose names contain spaces."""
+    check_volume(meta(tmp_path / "a.mha", **{"0008|0060": "MR", "0018|1030": "t1: vibe = dynamic"}))
+    check_volume(meta(tmp_path / "b.mha", Comment="made by hand\n"))
+    (tmp_path / "c.mha").write_bytes((tmp_path / "a.mha").read_bytes().replace(b" = ", b": ", 5))
+    check_volume(tmp_path / "c.mha")
+    for k in range(4):
+        (tmp_path / f"slice {k}.raw").write_bytes(RAW[60 * k : 60 * (k + 1)])
+    check_volume(meta(tmp_path / "d.mhd", "".join(f"slice {k}.raw\r\n" for k in range(4)).encode(), "LIST"))
+
+
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".vtk", ".gipl"])
 def test_files_written_by_itk(tmp_path, ending):
     image = itk.image_from_array(np.ascontiguousarray(VOXELS.T))
     image.SetSpacing([2.0, 2.0, 3.0])
+    image.GetMetaDataDictionary()["0008|0070"] = "SIEMENS "  # as after reading DICOM
     for compressed in (False, True):
         itk.imwrite(image, str(tmp_path / f"scan{ending}"), compression=compressed)
         check_volume(tmp_path / f"scan{ending}")
