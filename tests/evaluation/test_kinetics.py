@@ -47,7 +47,7 @@ def write(folder, fit, home=0):
     writer = SeriesWriter(Series(frames, times_s=tuple(TIMES_S)), str(folder), home, products=products)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
-    return json.loads((folder / "report.json").read_text()), (folder / "report.html").read_text()
+    return json.loads((folder / "report.json").read_text(encoding="utf-8")), (folder / "report.html").read_text()
 
 
 def test_the_report_tells_the_fit_before_and_after_and_the_page_shows_it(tmp_path):

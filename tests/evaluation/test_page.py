@@ -69,7 +69,7 @@ def small_page(path, written, affine, lengths=None):
     }  # fmt: skip
     lengths = np.ones((count, 9)) if lengths is None else lengths
     write_page(path, report, written, Grid(shape, affine), [AffineTransform(torch.eye(4))] * count, lengths)
-    return Page(path.read_text())
+    return Page(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def made(tmp_path_factory):
     std = [Frame(np.full(SIZE, 0.5 * k, np.float32), AFFINE, "std") for k in (1, 2, 4)]
     lengths = np.array([[0.0] * 101, np.arange(101.0), [2.0] * 101])
     write_page(path, report, written, Grid(SIZE, AFFINE), transforms, lengths, std)
-    return path.read_text(), report, written
+    return path.read_text(encoding="utf-8"), report, written
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 
 def _read_list(listed: Path) -> dict[str, list[Item]]:
     try:
-        content = json.loads(listed.read_text())
+        content = json.loads(listed.read_text(encoding="utf-8"))
         return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
     except InputError:
         raise

@@ -32,7 +32,7 @@ def sidecar(image: str | Path) -> dict[str, Any]:
     path = Path(image)
     json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
     try:
-        content = json.loads(json_file.read_text())
+        content = json.loads(json_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -61,7 +61,7 @@ def to_be_replaced(folder: Path) -> set[str]:
     names: set[str] = set()
     for journal in journals(folder):
         with suppress(OSError, ValueError):  # a journal without a list is discarded
-            stale = json.loads((journal / _STALE).read_text())
+            stale = json.loads((journal / _STALE).read_text(encoding="utf-8"))
             names.update(stale, (path.name for path in journal.iterdir()))
     return names
 
@@ -167,7 +167,7 @@ def _move_in(journal: Path, folder: Path) -> None:
         return
     if (journal / REPORT).exists():
         (folder / REPORT).unlink(missing_ok=True)
-    for name in json.loads((journal / _STALE).read_text()):
+    for name in json.loads((journal / _STALE).read_text(encoding="utf-8")):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         else:

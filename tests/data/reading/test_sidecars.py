@@ -1,6 +1,9 @@
 """Times and order of NIfTI series from the side-cars of dcm2niix and BIDS."""
 
 import json
+import os
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -150,3 +153,13 @@ def test_single_files_of_a_bids_data_set_are_refused(tmp_path):
     scan(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
     with pytest.raises(InputError, match="2 single files; list the scans"):
         read_series(tmp_path)
+
+
+def test_a_side_car_is_utf_8_whatever_the_locale(tmp_path):
+    scan(tmp_path / "dyn.nii.gz", {})
+    (tmp_path / "dyn.json").write_bytes('{"SeriesDescription": "Körper"}'.encode())
+    code = "import sys; from groupmorph_monai.data.reading.sidecars import sidecar; print(ascii(sidecar(sys.argv[1])))"
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "dyn.nii.gz")]
+    printed = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ascii({"SeriesDescription": "Körper"})

@@ -24,7 +24,7 @@ def frames(*values):
         (0, 32767, IntegerType(np.int16, 1.0)),
         (0, 65535, IntegerType(np.uint16, 1.0)),
         (-5, 65535, None),
-        (5000, 6000, IntegerType(np.uint16, 0.125)),
+        (5000, 6000, IntegerType(np.int16, 0.25)),
         (40000, 40001, None),
         (3000, 3001, None),
         (0, 1e6, None),
