@@ -46,4 +46,5 @@ def test_memory_does_not_grow_with_the_number_of_scans():
         (row,) = memory(METHOD, [(number, size)], scans_at_once=2)
         peaks[number] = row["peak memory, GB"]
     of_a_scan = 87 * 40 * 36 * 32 / 1e9  # where all are in memory
-    assert peaks[64] - peaks[32] < 5 * of_a_scan
+    # Peaks of equal runs differ by up to 6 scans; in memory, 32 more scans would take all 32.
+    assert peaks[64] - peaks[32] < 12 * of_a_scan
