@@ -50,9 +50,9 @@ def stored_values(path: str) -> np.ndarray:
     Raises: InputError if they cannot be decoded, or converted to displayed values by a slope and an intercept.
     """
     dataset = pydicom.dcmread(path, force=True)
-    high_bit, bits = dataset.get("HighBit"), dataset.get("BitsStored")
-    if dataset.get("ModalityLUTSequence") or (high_bit is not None and bits is not None and high_bit != bits - 1):
-        got = "a Modality LUT Sequence" if dataset.get("ModalityLUTSequence") else f"High Bit {high_bit}, {bits} stored"
+    table, high_bit, bits = map(dataset.get, ("ModalityLUTSequence", "HighBit", "BitsStored"))
+    if table or (high_bit is not None and bits is not None and high_bit != bits - 1):
+        got = "a Modality LUT Sequence" if table else f"High Bit {high_bit}, {bits} stored"
         raise InputError(
             f"{path}: expected values in the lowest bits and a rescale slope, got {got}; export the series in another "
             "way, or convert it to NIfTI"

@@ -101,10 +101,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
     if name.upper() == "LOCAL":
         parts = [path]
     else:
-        listed = name.split()[0] == "LIST"
-        lines = [line for line in head[start:].decode("latin-1").splitlines() if line.strip()] if listed else []
-        parts = _data_files(path, lines if listed else _expanded(name, "ElementDataFile"))
-        start = 0
+        parts, start = _data_files(path, name, head[start:], "ElementDataFile"), 0
     if flags.get("CompressedData"):
         _integer(fields, "HeaderSize", 0, 0, "0")
         stored = sum(part.stat().st_size - start for part in parts)
@@ -153,16 +150,15 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
     byte_skip, line_skip = (_integer(fields, name, low, None, "0") for name, low in (("byteskip", -1), ("lineskip", 0)))
     name, parts = fields.get("datafile"), [path]
     if name is not None:
-        listed = name.split()[:1] == ["LIST"]
-        lines = [line for line in head[start:].decode("latin-1").splitlines() if line.strip()]
-        parts, start = _data_files(path, lines if listed else _expanded(name, "data file")), 0
+        parts, start = _data_files(path, name, head[start:], "data file"), 0
     needed = math.prod(sizes) * _NRRD_BYTES[kind]
     if encoding == "raw":
         if not line_skip:
             _check_length(parts, start + max(byte_skip, 0), needed, at_end=byte_skip < 0)
     elif encoding in _TEXT:
-        if math.prod(sizes) > sum(part.stat().st_size for part in parts):
-            raise _HeaderError(f"{math.prod(sizes)} voxels", f"{sum(part.stat().st_size for part in parts)} bytes")
+        stored = sum(part.stat().st_size for part in parts)
+        if math.prod(sizes) > stored:
+            raise _HeaderError(f"{math.prod(sizes)} voxels", f"{stored} bytes")
     elif voxels and not line_skip and not byte_skip:
         gzipped = encoding in _GZIP
         _check_decompressed(parts, start, needed, lambda: _inflater() if gzipped else bz2.BZ2Decompressor())
@@ -242,7 +238,12 @@ def _expanded(name: str, field: str) -> list[str]:
     return [match[1] % number for number in numbers]
 
 
-def _data_files(path: Path, names: Sequence[str]) -> list[Path]:
+def _data_files(path: Path, name: str, rest: bytes, field: str) -> list[Path]:
+    """List the data files that ``field`` names, one for each line of ``rest`` after LIST."""
+    if name.split()[:1] == ["LIST"]:
+        names = [line for line in rest.decode("latin-1").splitlines() if line.strip()]
+    else:
+        names = _expanded(name, field)
     files = [path.parent / name.strip() for name in names]
     for file in files:
         if "\0" in str(file) or len(file.name) > 255 or not file.is_file():
