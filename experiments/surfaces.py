@@ -58,7 +58,9 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
 
     training = pairs(names[:num_training], _TRAINING_PAIRS)
     with all_or_nothing(folder) as partial:
-        (partial / "dataset.json").write_text(json.dumps({"training": training, "validation": training[:1]}))
+        (partial / "dataset.json").write_text(
+            json.dumps({"training": training, "validation": training[:1]}), encoding="utf-8"
+        )
     return pairs(names[num_training:], _TEST_PAIRS)
 
 

@@ -2,7 +2,7 @@
 
 __version__ = "0.2.0"
 
-__all__ = ["Registration", "__version__", "register"]
+__all__ = ["Registration", "__version__", "register"]  # noqa: F822 - imported when first used
 
 
 def __getattr__(name: str) -> object:

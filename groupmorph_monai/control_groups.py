@@ -18,7 +18,7 @@ def control_groups(controller: str, cgroups: Path = CGROUPS, root: Path = CGROUP
         cgroups: lists the control groups of the process, one ``hierarchy:controllers:path`` a line (cgroups(7)).
         root: where the control groups are mounted.
     """
-    for line in cgroups.read_text().splitlines() if cgroups.is_file() else ():
+    for line in cgroups.read_text(encoding="utf-8").splitlines() if cgroups.is_file() else ():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue

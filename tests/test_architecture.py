@@ -24,7 +24,7 @@ EXPERIMENTS = sorted((PACKAGE.parent / "experiments").glob("*.py"))
 def imported(path):
     """Absolute names of the modules that a file imports, wherever in it."""
     parts = ("groupmorph_monai", *path.relative_to(PACKAGE).parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,7 +63,7 @@ def test_the_package_runs_without_the_experiments(path):
 
 def test_every_file_and_function_fits_on_a_few_screens():
     for path in [*FILES, *EXPERIMENTS]:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, f"{path.name} has more than 400 lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):

@@ -35,7 +35,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
-        with open(os.devnull, "w") if args.quiet else contextlib.nullcontext(sys.stdout) as output:
+        with open(os.devnull, "w", encoding="utf-8") if args.quiet else contextlib.nullcontext(sys.stdout) as output:
             with contextlib.redirect_stdout(output):
                 code = _run(args)
                 sys.stdout.flush()

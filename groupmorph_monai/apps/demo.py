@@ -34,7 +34,7 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         nibabel.save(nibabel.Nifti1Image(volume, affine), files[-1])
     register(files, str(folder))
 
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     points_mm = phantom["landmarks"].numpy() @ affine[:3, :3].T + affine[:3, 3]
     errors = {"before": _errors_mm(points_mm, None), "after": _errors_mm(points_mm, folder)}
     metrics = report["metrics"]

@@ -11,7 +11,7 @@ __all__ = ["progress_log"]
 @contextmanager
 def progress_log(file: Path, mode: str = "w") -> Iterator[Callable[[str], None]]:
     """Yield a function that prints a line immediately and also writes it to ``file``, opened with ``mode``."""
-    with open(file, mode) as stream:
+    with open(file, mode, encoding="utf-8") as stream:
 
         def log(line: str) -> None:
             for target in (sys.stdout, stream):

@@ -32,9 +32,9 @@ def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
 def _quota(group: Path) -> Iterator[float]:
     try:
         if (group / "cpu.max").is_file():  # version 2: "quota period", or "max period"
-            quota, period = (group / "cpu.max").read_text().split()
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
         if quota != "max" and int(quota) > 0:
             yield int(quota) / int(period)
     except (OSError, ValueError):  # no limit here

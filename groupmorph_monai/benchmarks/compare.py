@@ -254,8 +254,8 @@ def write_table(rows: Sequence[Row], folder: str | Path, name: str) -> Path:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(shown(row.get(column)) for column in columns) + " |" for row in rows]
     with all_or_nothing(folder) as partial:
-        (partial / f"{name}.md").write_text("\n".join(lines) + "\n")
-        with open(partial / f"{name}.csv", "w", newline="") as file:
+        (partial / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with open(partial / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, columns)
             table.writeheader()
             table.writerows(rows)

@@ -70,7 +70,7 @@ def reliability(
         and mean standard deviation.
     """
     file = Path(folder) / "reliability.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     results = {tuple(line["case"]): line["result"] for line in lines}
     if results:
         progress(f"{file}: {len(results)} results of an earlier run")
@@ -82,7 +82,7 @@ def reliability(
                     case = (name, count, noise, seed)
                     if case not in results:
                         results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
-                        with open(file, "a") as log:
+                        with open(file, "a", encoding="utf-8") as log:
                             print(json.dumps({"case": case, "result": results[case]}), file=log)
                         progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
                     rows.setdefault((name, count, noise), []).append(results[case])

@@ -106,7 +106,7 @@ def _measure_cases(
 
     Returns: failure and result of ``measure`` of each case.
     """
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     measured = {(line["failure"], line["name"]): line["values"] for line in lines}
     registers: dict[str, Callable[[Series], dict[str, Any]]] = {}
     for case in cases:
@@ -118,7 +118,7 @@ def _measure_cases(
             registers[key] = replace(method, settings=settings).prepare_item()
         values = measure(registers[key](case.series), case)
         measured[case.failure, case.name] = values
-        with open(file, "a") as log:
+        with open(file, "a", encoding="utf-8") as log:
             print(json.dumps({"failure": case.failure, "name": case.name, "values": values}), file=log)
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
     return [(failure, values) for (failure, _), values in measured.items()]

@@ -368,7 +368,7 @@ class MetricsTable:
             means[name] = sum(values) / len(values)
         rows = [*series, {"series": "mean", **means}]
         with all_or_nothing(self.output_dir, stale=[MEASURED]) as folder:
-            with open(folder / "metrics.csv", "w", newline="") as file:
+            with open(folder / "metrics.csv", "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
                 table.writerows(rows)

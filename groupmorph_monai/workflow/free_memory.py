@@ -25,7 +25,7 @@ def available_memory_gb(meminfo: Path = _MEMINFO, cgroups: Path = CGROUPS, root:
         meminfo: file in the format of /proc/meminfo (proc(5)).
         cgroups, root: as for `control_groups`.
     """
-    text = meminfo.read_text() if meminfo.is_file() else ""
+    text = meminfo.read_text(encoding="utf-8") if meminfo.is_file() else ""
     available = [int(n) * 1024 for n in re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)]
     available += [size for group in control_groups("memory", cgroups, root) for size in _below_limit(group)]
     return max(0, min(available)) / 1e9 if available else float("inf")
@@ -35,10 +35,16 @@ def _below_limit(group: Path) -> Iterator[int]:
     """Yield the bytes that the limit of a control group leaves, if it has one."""
     for limit_file, usage_file, cache_entry in _LIMITS:
         try:
-            limit = (group / limit_file).read_text().strip()
+            limit = (group / limit_file).read_text(encoding="utf-8").strip()
             if limit == "max":
                 continue
-            cache = re.search(rf"^{cache_entry} (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
-            yield int(limit) - int((group / usage_file).read_text()) + (int(cache.group(1)) if cache else 0)
+            cache = re.search(
+                rf"^{cache_entry} (\d+)", (group / "memory.stat").read_text(encoding="utf-8"), re.MULTILINE
+            )
+            yield (
+                int(limit)
+                - int((group / usage_file).read_text(encoding="utf-8"))
+                + (int(cache.group(1)) if cache else 0)
+            )
         except (OSError, ValueError):  # the group is of the other version, or has no limit
             continue

@@ -31,7 +31,7 @@ def peak_memory_gb() -> float:
     Windows, where Python cannot measure it."""
     # On Linux, getrusage(2) starts with the memory of the parent when it started this process; VmHWM does not.
     status = Path("/proc/self/status")
-    high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    high_water_mark = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.is_file() else None
     if high_water_mark:
         peak = int(high_water_mark.group(1)) * 1024
     else:

@@ -117,7 +117,7 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
     for number in range(3):
         fields = [nibabel.load(Path(f) / f"ddf_{number:02d}.nii.gz").get_fdata() for f in ("plain", "$out@x #1%")]
         np.testing.assert_array_equal(*fields)
-    report = json.loads(Path("$out@x #1%", "report.json").read_text())
+    report = json.loads(Path("$out@x #1%", "report.json").read_text(encoding="utf-8"))
     assert report["series"] == [str(tmp_path / name) for name in names]
     command = ["groupmorph", "register", *names, "--output", "$out@x #1%", *options]
     assert report["settings"]["command"] == shlex.join(command)

@@ -24,7 +24,7 @@ def study(tmp_path):
 
 def manifest(study, *lines):
     file = study / "manifest.tsv"
-    file.write_text("\n".join("\t".join(line) for line in lines) + "\n")
+    file.write_text("\n".join("\t".join(line) for line in lines) + "\n", encoding="utf-8")
     return file
 
 
@@ -103,7 +103,7 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, told
     ],
 )
 def test_a_header_is_checked(study, capsys, header, told):
-    (study / "manifest.tsv").write_text(header + "\n")
+    (study / "manifest.tsv").write_text(header + "\n", encoding="utf-8")
     assert main(["cohort", str(study / "manifest.tsv"), "--output", str(study / "out")]) == 2
     assert told in capsys.readouterr().err
 
@@ -166,20 +166,20 @@ def test_the_page_begins_with_the_worst(tmp_path):
     }
     for name, report in reports.items():
         cohort.series(name).mkdir(parents=True)
-        (cohort.series(name) / "report.json").write_text(json.dumps(report))
+        (cohort.series(name) / "report.json").write_text(json.dumps(report), encoding="utf-8")
         settings = "other" if name == "old" else "s"
         status = {"name": name, "state": "finished", "inputs": "i", "settings": settings, "seconds": 2.0}
-        (cohort.series(name) / "status.json").write_text(json.dumps(status))
+        (cohort.series(name) / "status.json").write_text(json.dumps(status), encoding="utf-8")
     cohort.write_failure({"name": "dead", "state": "failed", "inputs": "i", "settings": "s", "error": "killed"})
     assert summarise(cohort, jobs) == {"failed": 1, "waiting": 2, "finished": 3}
-    rows = [line.split("\t") for line in (tmp_path / "cohort.tsv").read_text().splitlines()]
+    rows = [line.split("\t") for line in (tmp_path / "cohort.tsv").read_text(encoding="utf-8").splitlines()]
     assert [row[:4] for row in rows[1:5]] == [
         ["good", "finished", "PASS", ""],
         ["unlike", "finished", "PASS", ""],
         ["bad", "finished", "FAIL", "folds; <b>"],
         ["dead", "failed", "", ""],
     ]
-    page = (tmp_path / "cohort.html").read_text()
+    page = (tmp_path / "cohort.html").read_text(encoding="utf-8")
     places = [page.index(f">{name}<") for name in ("dead", "todo", "old", "bad", "unlike", "good")]
     assert places == sorted(places)
     assert "<b>" not in page and "folds; &lt;b&gt;" in page

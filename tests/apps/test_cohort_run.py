@@ -41,12 +41,12 @@ def manifest(tmp_path_factory):
             scan = folder / name / "t1.nii.gz"
             scan.write_bytes(scan.read_bytes()[:1500])
         lines.append(f"{name}\t{name}\t{n % 2 or ''}")
-    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "manifest.tsv"
 
 
 def start(log, *words):
-    with open(log, "a") as stream:
+    with open(log, "a", encoding="utf-8") as stream:
         return subprocess.Popen([sys.executable, "-m", *words], stdout=stream, stderr=stream)
 
 
@@ -62,7 +62,7 @@ def finished(output):
 def wait_for(condition, process, output):
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        log = open(f"{output}.log").read()[-2000:]
+        log = open(f"{output}.log", encoding="utf-8").read()[-2000:]
         assert process.poll() is None and time.monotonic() < deadline, log
         time.sleep(0.05)
 
@@ -113,13 +113,13 @@ def without_faults(manifest, tmp_path_factory):
 
 
 def test_shards_make_one_table(without_faults):
-    rows = [line.split("\t") for line in (without_faults / "cohort.tsv").read_text().splitlines()]
+    rows = [line.split("\t") for line in (without_faults / "cohort.tsv").read_text(encoding="utf-8").splitlines()]
     states = {row[0]: row[1] for row in rows[1:]}
     assert states == {f"p{n:02d}": "failed" if f"p{n:02d}" in BROKEN else "finished" for n in range(NUMBER)}
     for name in BROKEN:
-        status = json.loads((without_faults / "failed" / name / "status.json").read_text())
+        status = json.loads((without_faults / "failed" / name / "status.json").read_text(encoding="utf-8"))
         assert "t1.nii.gz: expected a complete image" in status["error"] and status["attempt"] == 2
-        assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text()
+        assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text(encoding="utf-8")
     assert not (without_faults / ".work").exists()
 
 
@@ -146,7 +146,7 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
     words = ("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard")
     dask += [start(tmp_path / "dask.log", *words) for _ in range(2)]
     try:
-        process = cohort(manifest, output, "--scheduler", json.loads(file.read_text())["address"])
+        process = cohort(manifest, output, "--scheduler", json.loads(file.read_text(encoding="utf-8"))["address"])
         wait_for(lambda: len(finished(output)) >= len(before) + 3, process, output)
         for victim in (dask[1], *below(dask[1])):
             victim.kill()

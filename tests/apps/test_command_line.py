@@ -33,10 +33,10 @@ def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
 def test_a_training_on_what_a_killed_run_was_replacing_leaves_it(tmp_path):
     scan = tmp_path / "out" / "dicom" / "patient" / "scan.nii"
     scan.parent.mkdir(parents=True)
-    scan.write_text("of which nothing is read")
+    scan.write_text("of which nothing is read", encoding="utf-8")
     journal = tmp_path / "out" / ".commit-x"
     journal.mkdir()
-    (journal / ".stale.json").write_text(json.dumps(["dicom"]))
+    (journal / ".stale.json").write_text(json.dumps(["dicom"]), encoding="utf-8")
     assert main(["train", "--dataset", str(scan.parents[1]), "--output", str(tmp_path / "out")]) == 2
     assert scan.is_file()
 
@@ -139,7 +139,7 @@ def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and all(line.startswith("groupmorph: ") for line in lines)
     assert "ZeroDivisionError: one over nothing" in lines[0] and "report" in lines[2]
-    log = Path(lines[1].split(": ")[-1]).read_text()
+    log = Path(lines[1].split(": ")[-1]).read_text(encoding="utf-8")
     assert log.count("Traceback") == 1 and "half way" in log and "torch" in log
     assert json.dumps(["demo", "--quiet", "--output", "$x"]).replace('"', "'") in log
 

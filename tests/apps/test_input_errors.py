@@ -33,7 +33,7 @@ def truncated(series, folder):
 
 
 def no_image(series, folder):
-    (folder / "notes.txt").write_text("not an image\n")
+    (folder / "notes.txt").write_text("not an image\n", encoding="utf-8")
     return [*series[:5], str(folder / "notes.txt")], "notes.txt"
 
 
@@ -72,15 +72,15 @@ def check_line(error, names):
 def test_bad_series(case, series, tmp_path, capfd):
     files, names = case(series, tmp_path)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "warped.nii.gz").write_text("an earlier result")
+    (tmp_path / "out" / "warped.nii.gz").write_text("an earlier result", encoding="utf-8")
     assert main(["register", *files, "--output", str(tmp_path / "out")]) == 2
     check_line(capfd.readouterr().err, names)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["warped.nii.gz"]
-    assert (tmp_path / "out" / "warped.nii.gz").read_text() == "an earlier result"
+    assert (tmp_path / "out" / "warped.nii.gz").read_text(encoding="utf-8") == "an earlier result"
 
 
 def test_an_output_that_cannot_be_a_folder(series, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert main(["register", *series, "--output", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys):
     def stopped(args: argparse.Namespace):
         with all_or_nothing(args.output) as folder:
-            (folder / "warped.nii.gz").write_text("half")
+            (folder / "warped.nii.gz").write_text("half", encoding="utf-8")
             os.kill(os.getpid(), number)
             time.sleep(10)
 
@@ -48,18 +48,18 @@ def test_a_stopped_training_ends_in_one_line(moment, number, code, tmp_path):
     command += ["--output", str(tmp_path / "run"), "--iterations", "10000"]
     command += [part for setting in TINY for part in ("--set", setting)]
     log = tmp_path / "log"
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file)
         try:
             until = time.monotonic() + 200
-            while moment not in log.read_text() and time.monotonic() < until:
+            while moment not in log.read_text(encoding="utf-8") and time.monotonic() < until:
                 time.sleep(0.05)
             time.sleep(0.5)
             process.send_signal(number)
             assert process.wait(60) == code
         finally:
             process.kill()
-    text = log.read_text()
+    text = log.read_text(encoding="utf-8")
     assert text.splitlines()[-1] == "groupmorph: stopped; earlier results are unchanged"
     assert "Traceback" not in text and len(text) < 5000
     hidden = [p.name for p in (tmp_path / "run").rglob(".*")]

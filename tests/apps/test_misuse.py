@@ -179,7 +179,9 @@ def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
     Path("dicom").mkdir()
     for file in scans:
         shutil.copy(file, "dicom")
-    Path("report.json").write_text(json.dumps({"files": ["dicom"]}))  # it would be removed with the earlier result
+    Path("report.json").write_text(
+        json.dumps({"files": ["dicom"]}), encoding="utf-8"
+    )  # it would be removed with the earlier result
     for more in ([], ["--dry-run"]):
         refused(["register", "dicom", "--output", ".", *FAST, *more], "expected an output folder that holds no input")
     # A folder around the one that holds the scans is none of theirs.
@@ -218,7 +220,7 @@ def test_names_keep_their_dots(field, series, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv"])
 @pytest.mark.parametrize("content", ["", "x,y,z\n", "1,2\n", "1,2,3\n4\n", "a,b,c\n", "nan,1,2\n", "point\n"])
 def test_points_that_are_none(name, content, field, tmp_path, refused):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     refused(["apply", field, name, "--output", "out"], name)
 
 
@@ -250,7 +252,7 @@ LISTS = {
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 @pytest.mark.parametrize("kind", LISTS)
 def test_data_lists_that_are_none(kind, command, study, refused):
-    (study / "dataset.json").write_text(json.dumps(LISTS[kind]))
+    (study / "dataset.json").write_text(json.dumps(LISTS[kind]), encoding="utf-8")
     refused([command, "--dataset", "study", "--output", "out"], "study")
 
 
@@ -272,8 +274,10 @@ def test_a_series_of_fewer_timepoints_than_each_iteration_wants(study, refused):
 
 
 def test_landmarks_far_outside_of_their_scan(study, refused):
-    points = (study / "s1" / "landmarks_01.csv").read_text().splitlines()
-    (study / "s1" / "landmarks_01.csv").write_text("\n".join([points[0], *["9e3,9e3,9e3"] * (len(points) - 1)]))
+    points = (study / "s1" / "landmarks_01.csv").read_text(encoding="utf-8").splitlines()
+    (study / "s1" / "landmarks_01.csv").write_text(
+        "\n".join([points[0], *["9e3,9e3,9e3"] * (len(points) - 1)]), encoding="utf-8"
+    )
     refused(["evaluate", "--dataset", "study", "--output", "out"], "s1/landmarks_01.csv", "outside")
 
 
@@ -292,6 +296,8 @@ def test_kinetics_of_what_tells_no_times_or_has_too_few_scans(series, tmp_path, 
     refused(["register", *series, *options], "--kinetics: expected a series with acquisition times", "side-cars")
     files = [shutil.copy(file, tmp_path) for file in series]
     for k, file in enumerate(files):
-        Path(file.removesuffix(".nii.gz") + ".json").write_text(json.dumps({"AcquisitionTime": f"10:0{k}:00"}))
+        Path(file.removesuffix(".nii.gz") + ".json").write_text(
+            json.dumps({"AcquisitionTime": f"10:0{k}:00"}), encoding="utf-8"
+        )
     refused(["register", *files[:2], *options], "--kinetics: expected 4 scans or more for tofts, got 2")
     refused(["register", *files, *options, "--set", "kinetics_model=patlak"], "kinetics_model", "tofts")

@@ -9,7 +9,7 @@ from groupmorph_monai.data.writing import replacement
 def test_all_files_are_flushed_before_a_result_has_its_name(tmp_path, monkeypatch):
     made, target = tmp_path / "result", tmp_path / "series" / "p01"
     (made / "dicom").mkdir(parents=True)
-    (made / "dicom" / "1.dcm").write_text("x")
+    (made / "dicom" / "1.dcm").write_text("x", encoding="utf-8")
     flushed = []
 
     def sync(*paths):

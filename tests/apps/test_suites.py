@@ -44,7 +44,7 @@ def test_peers_meet_the_single_pass_and_the_refined_answer(measured, tmp_path):
     page = SYNTHETIC.run(args(tmp_path))
     ours = {name: method for name, method in measured.items() if name.startswith("GroupMorph")}
     assert [value(method, "inferer")["refinement"] for method in ours.values()] == [None, "@refinement"]
-    with open(page.with_suffix(".csv"), newline="") as file:
+    with open(page.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(float(row["times as fast as Elastix pair-wise"]) == 1 for row in rows)
 
@@ -98,7 +98,7 @@ def test_options_of_warped_scans_want_scans(tmp_path, capsys):
 
 def test_the_table_is_a_page_in_the_chosen_folder(tmp_path, capsys):
     assert main(["benchmark", "cohort", "--output", str(tmp_path)]) == 0
-    page = (tmp_path / "cohort.md").read_text()
+    page = (tmp_path / "cohort.md").read_text(encoding="utf-8")
     assert page in capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in page.splitlines()[2:]]
     assert rows == ["1", "10", "100", "1000"]

@@ -12,11 +12,11 @@ from groupmorph_monai.apps.cohort.clusters import Resources
 def group(folder, **files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+        (folder / name.replace("__", ".")).write_text(f"{text}\n", encoding="utf-8")
 
 
 def cores(tmp_path, lines):
-    (tmp_path / "cgroup").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cgroup").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return threads.available_cores(tmp_path / "cgroup", tmp_path / "fs")
 
 

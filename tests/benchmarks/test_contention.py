@@ -10,7 +10,7 @@ def children():
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{name}/stat") as file:
+            with open(f"/proc/{name}/stat", encoding="utf-8") as file:
                 state, parent = file.read().rpartition(") ")[2].split()[:2]
         except OSError:
             continue

@@ -16,7 +16,7 @@ ALL = [*MAIN, "multi_gpu_train", "multi_gpu_evaluate", "batch_inference"]
 
 
 def load(bundle, name):
-    return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+    return yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def parser_of(name, *overlays):
@@ -81,7 +81,12 @@ def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do():
 def test_no_expression_names_the_package(bundle):
     # What an expression names is imported before anything else, and the package of a released bundle is found later.
     configs = sorted((bundle / "configs").rglob("*.yaml"))
-    named = [e for file in configs for e in expressions(yaml.safe_load(file.read_text())) if "groupmorph_monai" in e]
+    named = [
+        e
+        for file in configs
+        for e in expressions(yaml.safe_load(file.read_text(encoding="utf-8")))
+        if "groupmorph_monai" in e
+    ]
     assert len(configs) > 30 and named == []
 
 

@@ -58,7 +58,7 @@ def test_everything_is_written(registered):
 
 
 def test_the_report_tells_all(registered):
-    report = json.loads((registered / "report.json").read_text())
+    report = json.loads((registered / "report.json").read_text(encoding="utf-8"))
     for name in ("rmse", "nmi"):
         assert report["metrics"][f"{name}_before"] != report["metrics"][f"{name}_after"]
     assert report["metrics"]["nmi_after"] > report["metrics"]["nmi_before"]
@@ -198,17 +198,17 @@ def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path
         "evaluate", config_file=config, bundle_root=str(REPOSITORY / "bundle"), dataset_dir=str(tmp_path / "data"),
         output_dir=str(tmp_path / "out"),
     )  # fmt: skip
-    rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["series"]
+    rows = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["series"]
     assert rows[0]["series"] == "patient"
     assert rows[0]["landmark_after_mm_mean"] < rows[0]["landmark_before_mm_mean"]
     assert "landmark_after_mm_mean" in capsys.readouterr().out
-    assert (tmp_path / "out" / "metrics.csv").read_text().splitlines()[1].startswith("patient,")
+    assert (tmp_path / "out" / "metrics.csv").read_text(encoding="utf-8").splitlines()[1].startswith("patient,")
 
 
 @pytest.mark.parametrize("number", [2, 5])
 def test_a_series_of_another_length_is_registered_with_the_same_weights(number, series, tmp_path):
     infer(series[:number], tmp_path, initial_alignment="none")
-    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
     assert len(list(tmp_path.glob("inverse_ddf_*.nii.gz"))) == number
 
@@ -229,7 +229,7 @@ def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
     assert "Verdict: PASS\n" in printed and printed.rstrip().endswith(str(tmp_path / "report.html"))
     before, after = (float(next(row for row in table if row and row[0] == when)[1]) for when in ("before", "after"))
     assert after < 0.1 * before
-    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["folding_percent"] < 0.001
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]["folding_percent"] < 0.001
 
 
 def test_a_mask_restricts_what_is_refined(scans, tmp_path):
@@ -246,7 +246,7 @@ def test_a_mask_restricts_what_is_refined(scans, tmp_path):
         fields[name] = nibabel.load(tmp_path / name / "ddf_01.nii.gz").get_fdata()
     np.testing.assert_allclose(fields["all"], fields["none"], atol=1e-3)
     assert np.abs(fields["half"] - fields["none"]).max() > 0.05
-    report = json.loads((tmp_path / "half" / "report.json").read_text())
+    report = json.loads((tmp_path / "half" / "report.json").read_text(encoding="utf-8"))
     assert report["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]
 
 
@@ -254,18 +254,18 @@ def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsy
     small = ["phantoms=2", "phantom_size_voxels=[24, 24, 24]", "phantom_timepoints=3"]
     settings = [part for value in small for part in ("--set", value)]
     assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "metrics.json").read_text())
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert len(found["series"]) == 2 and 0 < found["mean"]["landmark_after_mm_mean"] < 5
 
 
 def test_a_data_list_is_registered_each_series_into_its_folder(registered, scans, tmp_path):
     listed = [{"name": "first", "image": scans}, {"name": "pair", "image": scans[:2]}]
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "validation": []}))
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "validation": []}), encoding="utf-8")
     infer(None, tmp_path / "out", "batch_inference.yaml", dataset_dir=str(tmp_path))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"first", "pair"}
     for path in registered.glob("*.nii.gz"):
         assert (tmp_path / "out" / "first" / path.name).read_bytes() == path.read_bytes(), path.name
-    report = json.loads((tmp_path / "out" / "pair" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "pair" / "report.json").read_text(encoding="utf-8"))
     assert report["series"] == scans[:2] and report["seconds"]["register"] > 0
 
 
@@ -282,7 +282,9 @@ def test_processes_share_an_evaluation(tmp_path):
         command += [f"--{name}", str(value)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text())["series"] for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))["series"] for name in ("one", "two")
+    )
     assert len(two) == 3
     for alone, shared in zip(one, two):
         assert shared.pop("series") == alone.pop("series")

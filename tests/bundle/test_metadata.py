@@ -37,7 +37,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def metadata(bundle):
-    return json.loads((bundle / "configs" / "metadata.json").read_text())
+    return json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
 
 def requirements(text):
@@ -45,10 +45,10 @@ def requirements(text):
 
 
 def test_monai_verifies_it(metadata, tmp_path):
-    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
 
     def verify(content):
-        (tmp_path / "metadata.json").write_text(json.dumps(content))
+        (tmp_path / "metadata.json").write_text(json.dumps(content), encoding="utf-8")
         verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
 
     verify(metadata)
@@ -86,7 +86,9 @@ def test_it_lists_what_the_package_needs_in_the_tested_versions(bundle, metadata
     setup.read(bundle.parent / "setup.cfg")
     needed = requirements(setup["options"]["install_requires"]) - {"torch", "monai", "numpy"}
     assert set(metadata["required_packages_version"]) == needed
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (bundle.parent / "constraints.txt").read_text(), re.MULTILINE))
+    pins = dict(
+        re.findall(r"^([\w-]+)==(\S+)$", (bundle.parent / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     listed = metadata["required_packages_version"] | {name: metadata[f"{name}_version"] for name in ("monai", "numpy")}
     assert listed == {name: pins[name] for name in listed}
     assert metadata["pytorch_version"] == pins["torch"]

@@ -53,12 +53,12 @@ def test_the_zip_is_laid_out_as_the_zoo_has_it(bundle, release):
     files = {path.relative_to(release).as_posix() for path in release.rglob("*")}
     assert wanted <= files and not [name for name in files if "__pycache__" in name]
     for name in ("train", "inference"):
-        config = json.loads((release / "configs" / f"{name}.json").read_text())
-        assert config == yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text())
+        config = json.loads((release / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+        assert config == yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def test_the_model_card_has_its_header_and_its_pictures(release):
-    header, text = (release / "README.md").read_text().split("---\n", 2)[1:]
+    header, text = (release / "README.md").read_text(encoding="utf-8").split("---\n", 2)[1:]
     assert yaml.safe_load(header)["license"] == "apache-2.0"
     links = [part.split(")")[0].split("#")[0] for part in text.split("](")[1:]]
     assert [link for link in links if link.endswith(".png")]
@@ -106,7 +106,7 @@ def without_the_package(tmp_path_factory):
         [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True
     )
     # A .pth file in a folder that another one names is not read, and by one the package is found in a checkout.
-    (Path(site.stdout.strip()) / "base.pth").write_text("\n".join(dict.fromkeys(json.loads(paths))))
+    (Path(site.stdout.strip()) / "base.pth").write_text("\n".join(dict.fromkeys(json.loads(paths))), encoding="utf-8")
     return python
 
 
@@ -121,6 +121,6 @@ def test_the_zip_registers_alone_and_from_elsewhere(release, without_the_package
     )
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=600)
     assert absent.returncode != 0 and done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"] + 0.01
     assert nibabel.load(tmp_path / "out" / "warped.nii.gz").shape[3] == 2

@@ -194,17 +194,22 @@ def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trai
     )
     if model == "models/avsm.yaml":  # whose affine network is trained by itself
         options["initial_alignment"] = "affine"
-    timepoints = yaml.safe_load((configs / model).read_text()).get("timepoints", 3)
+    timepoints = yaml.safe_load((configs / model).read_text(encoding="utf-8")).get("timepoints", 3)
     files = [str(configs / name) for name in ("inference.yaml", "effort/fast.yaml", model)]
     run("inference", config_file=files, series=series[:timepoints], output_dir=str(tmp_path / "out"), **options)
-    metrics = json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["folding_percent"] < 1
     # Two iterations teach nothing, but refinement needs no teaching.
     assert metrics["nmi_after"] > metrics["nmi_before"]
     files = [str(configs / name) for name in ("inference.yaml", "evaluate.yaml", "effort/fast.yaml", model)]
     small = {"phantoms": 1, "phantom_size_voxels": [24, 24, 24]}
     run("evaluate", config_file=files, output_dir=str(tmp_path / "evaluated"), **small, **options)
-    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["mean"]["landmark_before_mm_mean"] > 0
+    assert (
+        json.loads((tmp_path / "evaluated" / "metrics.json").read_text(encoding="utf-8"))["mean"][
+            "landmark_before_mm_mean"
+        ]
+        > 0
+    )
 
 
 @pytest.mark.slow
@@ -236,7 +241,7 @@ def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
 def test_a_training_stops_when_its_minutes_are_over_and_its_model_is_compared(tmp_path):
     tiny = tmp_path / "tiny.yaml"
     network = {f"network_def#{name}": value for name, value in SMALL.items()}
-    tiny.write_text(yaml.safe_dump({**TINY, **network, "max_iterations": 10**6}))
+    tiny.write_text(yaml.safe_dump({**TINY, **network, "max_iterations": 10**6}), encoding="utf-8")
     configs = REPOSITORY / "bundle" / "configs"
     method = BundleMethod([str(configs / "inference.yaml"), str(configs / "effort/no_refine.yaml")], "", network)
     lines = []
@@ -262,7 +267,9 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
     assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(moved, rel=0.6)
 
     entry = {"image": [f"a/t{k:02d}.nii.gz" for k in range(3)]}
-    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": [entry], "validation": [{"image": "b"}]}))
+    (tmp_path / "data" / "dataset.json").write_text(
+        json.dumps({"training": [entry], "validation": [{"image": "b"}]}), encoding="utf-8"
+    )
     train(tmp_path / "by_list", dataset_dir=str(tmp_path / "data"), max_iterations=2, initial_alignment="none")
     assert last_weights(tmp_path / "by_list")
 

@@ -57,7 +57,7 @@ def start(output, **options):
         command += [f"--{name}", str(value)]
     paths = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")]))
     output.mkdir(exist_ok=True)
-    with open(output / "log", "a") as log:
+    with open(output / "log", "a", encoding="utf-8") as log:
         return subprocess.Popen(
             command, cwd=REPOSITORY, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths}
         )
@@ -65,12 +65,12 @@ def start(output, **options):
 
 def train_together(output, **options):
     code = start(output, **options).wait(timeout=900)
-    assert code == 0, (output / "log").read_text()[-3000:]
+    assert code == 0, (output / "log").read_text(encoding="utf-8")[-3000:]
     return output
 
 
 def children(process):
-    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
 
 
 def scalars(output, name):
@@ -97,7 +97,7 @@ def test_iterations_rates_and_logs_are_those_asked_for(together):
     # TensorBoard's files are named by time, host and process.
     files = [file.name for file in (together / "tensorboard").iterdir()]
     assert len({re.search(r"\.(\d+)\.\d+$", name)[1] for name in files}) == 1
-    log = (together / "log").read_text()
+    log = (together / "log").read_text(encoding="utf-8")
     for line in (r"Epoch\[1\] Metrics -- .*validation_loss", r"SupervisedTrainer: Epoch\[2\] Complete"):
         assert len(re.findall(line, log)) == 1, line
 
@@ -108,7 +108,9 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(togethe
     process = start(output)
     deadline = time.monotonic() + 900
     while not (output / "checkpoint_epoch=1.pt").exists():
-        assert process.poll() is None and time.monotonic() < deadline, (output / "log").read_text()[-3000:]
+        assert process.poll() is None and time.monotonic() < deadline, (output / "log").read_text(encoding="utf-8")[
+            -3000:
+        ]
         time.sleep(0.02)
     os.kill(int(children(process)[-1]), signal.SIGKILL)
     assert process.wait(timeout=300) != 0

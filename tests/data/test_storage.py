@@ -15,7 +15,7 @@ from groupmorph_monai.errors import InputError
 
 def mapped_bytes():
     """Resident bytes of files and shared memory."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return sum(1024 * int(n) for n in re.findall(r"Rss(?:File|Shmem):\s+(\d+)", status))
 
 

@@ -39,7 +39,9 @@ def write(folder, fit, home=0):
     images[:, 3:9, 2:7, 1:6] = curve[:, None, None, None]
     images[3] = np.roll(images[3], 1, axis=0)
     frames = tuple(Frame(volume, np.eye(4), str(folder.parent / f"t{k}.nii.gz")) for k, volume in enumerate(images))
-    (folder.parent / "t3.json").write_text('{"FlipAngle": 12, "RepetitionTime": 0.005, "MRAcquisitionType": "3D"}')
+    (folder.parent / "t3.json").write_text(
+        '{"FlipAngle": 12, "RepetitionTime": 0.005, "MRAcquisitionType": "3D"}', encoding="utf-8"
+    )
     maps = [torch.eye(4, dtype=torch.float64) for _ in frames]
     maps[3][0, 3] = 1
     output = {"registration": {"transforms": [AffineTransform(m) for m in maps]}, "metrics": {}}
@@ -47,7 +49,9 @@ def write(folder, fit, home=0):
     writer = SeriesWriter(Series(frames, times_s=tuple(TIMES_S)), str(folder), home, products=products)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
-    return json.loads((folder / "report.json").read_text(encoding="utf-8")), (folder / "report.html").read_text()
+    return json.loads((folder / "report.json").read_text(encoding="utf-8")), (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_report_tells_the_fit_before_and_after_and_the_page_shows_it(tmp_path):

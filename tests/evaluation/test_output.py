@@ -41,7 +41,7 @@ class Evaluation:
         if item["name"] == self.stop:
             raise KeyboardInterrupt
         self.measured.append(item["name"])
-        with open(item["image"]) as file:
+        with open(item["image"], encoding="utf-8") as file:
             return [{"metrics": {"loss": float(file.read()), "dice": float("nan")}}]
 
     def run(self):
@@ -54,7 +54,7 @@ def series(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     for name, value in zip("abc", (1.0, 2.0, 6.0)):
-        (folder / name).write_text(str(value))
+        (folder / name).write_text(str(value), encoding="utf-8")
     return folder
 
 
@@ -64,9 +64,13 @@ def stopped(series, output, before="c"):
 
 
 def table(output):
-    content = json.loads((output / "metrics.json").read_text())
+    content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     assert sorted(os.listdir(output)) == ["metrics.csv", "metrics.json"]
-    assert [row.split(",")[0] for row in (output / "metrics.csv").read_text().split()] == ["series", *"abc", "mean"]
+    assert [row.split(",")[0] for row in (output / "metrics.csv").read_text(encoding="utf-8").split()] == [
+        "series",
+        *"abc",
+        "mean",
+    ]
     return [row["loss"] for row in content["series"]], content["mean"]["loss"]
 
 
@@ -84,7 +88,7 @@ def test_a_stopped_evaluation_goes_on_with_the_series_that_are_left(series, tmp_
 def test_a_series_or_a_setting_that_has_changed_is_measured_again(series, tmp_path):
     output = tmp_path / "out"
     stopped(series, output)
-    (series / "b").write_text("3.0")
+    (series / "b").write_text("3.0", encoding="utf-8")
     os.utime(series / "b", (1, 1))
     assert Evaluation(series, output).run() == ["b", "c"]
     assert table(output) == ([1, 3, 6], pytest.approx(10 / 3))
@@ -96,7 +100,7 @@ def test_a_row_that_is_broken_is_measured_again(series, tmp_path):
     output = tmp_path / "out"
     stopped(series, output)
     row = next((output / ".measured").iterdir())
-    row.write_text(row.read_text()[:20])
+    row.write_text(row.read_text(encoding="utf-8")[:20])
     assert len(Evaluation(series, output).run()) == 2
 
 
@@ -134,7 +138,7 @@ def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_pa
     scan, mask = tmp_path / "in" / "t0.nii.gz", tmp_path / "mask" / "m.nii.gz"
     for file in (scan, mask):
         file.parent.mkdir()
-        file.write_text("x")
+        file.write_text("x", encoding="utf-8")
     series = SimpleNamespace(frames=[SimpleNamespace(path=str(scan), data=np.zeros(1))])
     for folder, inputs in ((tmp_path / "in", ()), (tmp_path / "mask", [str(mask)]), (tmp_path / "mask", [[str(mask)]])):
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
@@ -157,7 +161,7 @@ def register(folder, timepoints, shift):
 def result_in(folder):
     """Contents of the images, and what the report lists."""
     files = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
-    return files, json.loads((folder / "report.json").read_text())["files"]
+    return files, json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
 
 
 @pytest.mark.slow

@@ -58,8 +58,8 @@ def results(tmp_path_factory):
     transforms = [AffineTransform(torch.eye(4))] * 3
     path = folder / "report.html"
     write_page(path, report, written, Grid(SIZE, np.eye(4)), transforms, lengths)
-    script = (Path(__file__).parent / "drive_page.js").read_text()
-    path.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    script = (Path(__file__).parent / "drive_page.js").read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", path.as_uri()]
     dump = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     return json.loads(html.unescape(re.search('<pre id="results">(.*?)</pre>', dump, re.S)[1]))

@@ -26,7 +26,7 @@ def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):
         },
         path,
     )
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail) == {
         "a": 0.5,
         "b": 2,
         "c": None,
@@ -47,7 +47,7 @@ def test_a_failed_write_leaves_the_old_report_and_nothing_else(tmp_path, monkeyp
         monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(TypeError if failure == "value" else InputError, match="JSON|no space"):
         report.write_json({"a": object() if failure == "value" else 2}, path)
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert os.listdir(tmp_path) == ["report.json"]
 
 

@@ -54,7 +54,7 @@ def test_thresholds_are_ordered_and_have_a_reason(check):
 
 
 def test_the_docs_state_every_check_with_its_thresholds():
-    page = (Path(__file__).parents[2] / "bundle" / "docs" / "verdict.md").read_text()
+    page = (Path(__file__).parents[2] / "bundle" / "docs" / "verdict.md").read_text(encoding="utf-8")
     for check in CHECKS:
         side = "below" if check.low_is_bad else "above"
         look, fail = ("-" if limit is None else f"{side} {limit:g}" for limit in (check.look, check.fail))

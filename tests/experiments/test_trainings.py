@@ -46,7 +46,7 @@ def measured(monkeypatch):
 
 def run(experiment, folder):
     args = argparse.Namespace(suite=experiment, minutes=2.0, output=str(folder), seeds=[1])
-    with open(experiment.run(args).with_suffix(".csv"), newline="") as file:
+    with open(experiment.run(args).with_suffix(".csv"), encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -74,7 +74,7 @@ def check_list(tmp_path_factory, text):
     folder = tmp_path_factory.mktemp("data set")
     for name in ("t0.nii", "t1.nii"):
         (folder / name).write_bytes(NIFTI)
-    (folder / "points.csv").write_text("1,2,3\n")
+    (folder / "points.csv").write_text("1,2,3\n", encoding="utf-8")
     (folder / "dataset.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     answer(folder, lambda: check_dataset(str(folder)))
 

@@ -67,7 +67,7 @@ def test_the_report_opens_in_a_browser_with_the_verdict_and_every_scan(study, tm
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", page]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     assert re.search(r'<body[^>]* data-ready="', shown)  # which its script sets when the images are drawn
-    verdict = json.loads((study[0] / "report.json").read_text())["verdict"]["verdict"]
+    verdict = json.loads((study[0] / "report.json").read_text(encoding="utf-8"))["verdict"]["verdict"]
     assert f'<span class="badge {verdict}" role="status">{verdict}</span>' in shown
     assert re.search(rf'<input[^>]*id="time"[^>]*max="{COUNT - 1}"', shown)
 

@@ -31,7 +31,9 @@ def installed(tmp_path_factory):
     subprocess.run(install, check=True, env=environment)
     shutil.rmtree(source)
     shared = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (Path(site) / "shared.pth").write_text("\n".join(shared))  # whose own .pth files, a checkout's, are not read
+    (Path(site) / "shared.pth").write_text(
+        "\n".join(shared), encoding="utf-8"
+    )  # whose own .pth files, a checkout's, are not read
 
     def run(*words):
         command = [folder / "env" / "bin" / words[0], *words[1:]]
@@ -47,7 +49,7 @@ def test_it_registers_from_anywhere_with_an_overlay(installed, series, tmp_path)
         "groupmorph", "register", *series[:2], *fast, "--overlay", "likelihoods/low_rank", "--output", tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
 
 

@@ -6,7 +6,7 @@ from groupmorph_monai.workflow.free_memory import available_memory_gb
 def group(folder, **files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+        (folder / name.replace("__", ".")).write_text(f"{text}\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def group(folder, **files):
     ],
 )
 def test_free_memory_is_what_the_machine_and_its_control_groups_leave(line, mount, files, expected_gb, tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable:    8000000 kB\n")
-    (tmp_path / "cgroup").write_text(f"{line}\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable:    8000000 kB\n", encoding="utf-8")
+    (tmp_path / "cgroup").write_text(f"{line}\n", encoding="utf-8")
     # Half a GB of what is taken is of files in the cache.
     cached = {"memory__stat": "cache 1\ninactive_file 500000000\ntotal_inactive_file 500000000"}
     group(tmp_path / "fs" / mount / "job", **files, **cached)

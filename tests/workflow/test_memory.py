@@ -11,7 +11,7 @@ from groupmorph_monai.workflow import memory
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone says it in another place")
 def test_peak_memory_is_what_the_kernel_says():
     peak = memory.peak_memory_gb()
-    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)
+    kibibytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")).group(1)
     # Between the two readings it may grow, and ru_maxrss remembers a parent's size: a wrong unit is off by 1000.
     assert peak == pytest.approx(int(kibibytes) * 1024 / 1e9, rel=0.5)
 

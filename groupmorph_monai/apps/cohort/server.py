@@ -38,7 +38,7 @@ _RESULT, _LOG = "result", "log.txt"
 
 def main(threads: str) -> None:
     limit_threads(int(threads))
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # so that output of libraries does not mix with the answers
     from .. import commands  # noqa: F401 - imports PyTorch and MONAI once for all forks
 

@@ -54,7 +54,7 @@ def _start(threads: int | None, gpus: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         env=environment,
         start_new_session=True,  # Ctrl-C is for the command only, which stops its workers
-        text=True,
+        encoding="utf-8",
     )
 
 

@@ -91,7 +91,9 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
     Raises: InputError with the command's message for invalid input; RuntimeError for an internal error.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
-    done = subprocess.run([*command, f"--output={output}", "--", *series], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, f"--output={output}", "--", *series], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("groupmorph")] or [done.stderr.strip()]
         kind = InputError if done.returncode == 2 else RuntimeError

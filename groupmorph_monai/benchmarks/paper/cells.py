@@ -72,7 +72,7 @@ class CellStore:
         """Read a finished cell; None if it is missing, failed, or ran out of a shorter time limit, to run it again."""
         if not path.is_file():
             return None
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         finished = content["status"] == "ok" or content["limit_s"] >= limit_s
         if content["retry"] or not finished:
             return None
@@ -87,7 +87,9 @@ class CellStore:
         report = {"series": cell.case, "method": cell.method, "status": cell.status, "numbers": cell.numbers}
         ended = cell.status == "ok" or cell.status.startswith("over the time")
         with whole_file(path) as partial:
-            partial.write_text(to_json({**report, "retry": not ended, "limit_s": limit_s, "settings": settings}))
+            partial.write_text(
+                to_json({**report, "retry": not ended, "limit_s": limit_s, "settings": settings}), encoding="utf-8"
+            )
 
 
 def fill(

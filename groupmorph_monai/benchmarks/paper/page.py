@@ -152,7 +152,7 @@ def _flat(cell: Cell) -> dict[str, object]:
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with whole_file(file) as partial, open(partial, "w", newline="") as stream:
+    with whole_file(file) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, columns)
         table.writeheader()
         table.writerows(rows)

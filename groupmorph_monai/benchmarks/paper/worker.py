@@ -86,7 +86,7 @@ def register(
 
 def _work(method: Method, inputs: Path, result: Path, log: Path, threads: int) -> None:
     _die_with_the_parent()
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         for stream in (1, 2):  # C++ libraries bypass Python's streams
             os.dup2(file.fileno(), stream)
     torch.set_num_threads(threads)

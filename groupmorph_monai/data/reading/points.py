@@ -152,7 +152,7 @@ def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool]:
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:
     """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, atomically."""
     path = Path(path)
-    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", newline="") as file:
+    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow("xyz")
         table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())

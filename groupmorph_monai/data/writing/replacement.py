@@ -148,7 +148,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _journal(staging: Path, folder: Path, stale: set[str]) -> None:
-    (staging / _STALE).write_text(json.dumps(sorted(stale)))
+    (staging / _STALE).write_text(json.dumps(sorted(stale)), encoding="utf-8")
     sync(staging / _STALE, staging)
     journal = Path(tempfile.mkdtemp(prefix=_JOURNAL, dir=folder))
     os.rename(staging, journal)

@@ -42,7 +42,7 @@ def client(series, tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", folder / "app"]
     command += ["--studies", folder / "studies", "--host", "127.0.0.1", "--port", str(port)]
-    with open(folder / "log", "w") as log:
+    with open(folder / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
             client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder))
@@ -51,7 +51,7 @@ def client(series, tmp_path_factory):
                     client.info()
                     break
                 except Exception:
-                    assert server.poll() is None, (folder / "log").read_text()[-3000:]
+                    assert server.poll() is None, (folder / "log").read_text(encoding="utf-8")[-3000:]
                     time.sleep(1)
             client.save_label("series", str(folder / "half.nii.gz"), tag="final")
             yield client

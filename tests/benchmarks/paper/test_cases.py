@@ -24,7 +24,7 @@ def test_a_folder_of_series_is_read_with_its_landmarks(tmp_path):
     rng = np.random.default_rng(0)
     for k in range(2):
         nibabel.Nifti1Image(rng.random((8, 9, 10), dtype=np.float32), affine).to_filename(folder / f"scan{k}.nii.gz")
-        (folder / f"landmarks_{k}.csv").write_text(f"x,y,z\n20,0,{3 + k}\n")
+        (folder / f"landmarks_{k}.csv").write_text(f"x,y,z\n20,0,{3 + k}\n", encoding="utf-8")
     (case,) = cases(str(tmp_path))
     assert case.name == "patient"
     series = case.load()

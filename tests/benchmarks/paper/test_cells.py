@@ -134,6 +134,6 @@ def test_a_process_of_its_own_ends_as_it_should(one, tmp_path, kind, limit_s, st
         assert outcome.fields[0].shape == (2, 3, 24, 20, 16) and not outcome.fields[0].any()
         assert 0 <= outcome.cost["processor_seconds"] and outcome.cost["peak_memory_gb"] > 0.05
     if kind == "wrong":
-        assert "ValueError: of no use" in log.read_text()
+        assert "ValueError: of no use" in log.read_text(encoding="utf-8")
     if kind == "sleeping":
         assert time.monotonic() - started < 300

@@ -28,12 +28,12 @@ def test_the_page_holds_every_row_and_says_why_one_is_empty(tmp_path):
         Cell("phantom 1", "ants-mi", "not installed: ants; pip install 'groupmorph-monai[peers]'", {}, {}),
         done("set-refined", 0.25, 20.0),
     ]
-    page = write_page(cells, ROWS, tmp_path, "set-refined", {"data": "phantom"}).read_text()
+    page = write_page(cells, ROWS, tmp_path, "set-refined", {"data": "phantom"}).read_text(encoding="utf-8")
     assert "| No registration | - | - | - | - | - | 1.83 ± 0.5 |" in page
     assert "| ANTs SyN, MI | not installed: ants; pip install 'groupmorph-monai[peers]' |" in page
     assert "| Elastix, breast | landmarks mm | 1 | 0.75 | - | - | - |" in page
     assert "| All-moving GroupMorph-diff | 2 | 21.6 | 0.32 |" in page and "1.52 ± 1.34" in page  # the paper's own
-    with open(tmp_path / "paper.csv", newline="") as file:
+    with open(tmp_path / "paper.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["none", "elastix-breast", "ants-mi", "set-refined"]
     assert rows[1]["landmarks_mm_mean"] == "1.0" and rows[2]["status"].startswith("not installed")

@@ -45,7 +45,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
     assert start(tmp_path).wait(PATIENCE_S) == 0
     assert files_of(tmp_path, "elastix-default") == [finished] and finished.stat().st_mtime_ns == stamp
-    with open(tmp_path / "paper.csv", newline="") as file:
+    with open(tmp_path / "paper.csv", encoding="utf-8", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["none", "truth", "elastix-default", "demons", "set-one-pass"]
     series = cases("phantom", [6], SIZE, 2)[0].load()
@@ -56,8 +56,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     for name in ("elastix-default", "demons", "set-one-pass"):
         assert rows[name]["status"] == "ok" and distance[name] < 0.9 * distance["none"]
         assert 0 < float(rows[name]["processor_seconds"]) and 0.05 < float(rows[name]["peak_memory_gb"]) < 4
-    page = (tmp_path / "paper.md").read_text()
-    assert "(kept)" in (tmp_path / "paper.log").read_text() and "| GroupMorph-set, one pass |" in page
+    page = (tmp_path / "paper.md").read_text(encoding="utf-8")
+    assert "(kept)" in (tmp_path / "paper.log").read_text(encoding="utf-8") and "| GroupMorph-set, one pass |" in page
 
 
 def test_rows_are_what_their_names_say():

@@ -220,7 +220,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
     study = exports.save(exports.siemens(volumes(), AFFINE), tmp_path / "in")
     out = tmp_path / "out"
     (out / "dicom").mkdir(parents=True)
-    (out / "dicom" / "mine.dcm").write_text("of the user")
+    (out / "dicom" / "mine.dcm").write_text("of the user", encoding="utf-8")
     with pytest.raises(InputError, match="dicom: expected a file or none, got a folder"):
         aligned(study, out)
     assert (out / "dicom" / "mine.dcm").exists()
@@ -233,7 +233,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
             with all_or_nothing(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
                 assert result["files"] == sorted(Products("none", dicom=True).names(std=False))
-                (folder / "report.json").write_text(json.dumps({"files": result["files"]}))
+                (folder / "report.json").write_text(json.dumps({"files": result["files"]}), encoding="utf-8")
             made = images(out / "dicom")
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1
 

@@ -18,7 +18,7 @@ class ReadFile(Transform):
 
     def __call__(self, item):
         self.calls.append(item["image"])
-        with open(item["image"]) as file:
+        with open(item["image"], encoding="utf-8") as file:
             return {"image": self.scale * torch.tensor([[float(file.read())]])}
 
 
@@ -26,7 +26,7 @@ class ReadFile(Transform):
 def series(tmp_path):
     ReadFile.calls.clear()
     file = tmp_path / "t0.txt"
-    file.write_text("1.0")
+    file.write_text("1.0", encoding="utf-8")
 
     def read(scale=1.0):
         transform = Compose([ReadFile(scale), RandFlipd("image", prob=0.0)])
@@ -43,7 +43,7 @@ def test_what_is_prepared_is_not_prepared_again(series):
 def test_a_replaced_file_and_another_setting_are_seen(series):
     file, read = series
     assert read() == 1.0 and read(2.0) == 2.0
-    file.write_text("3.0")  # of one size: the time alone tells
+    file.write_text("3.0", encoding="utf-8")  # of one size: the time alone tells
     os.utime(file, (1, 1))
     assert read() == 3.0 and read(2.0) == 6.0
     assert len(ReadFile.calls) == 4

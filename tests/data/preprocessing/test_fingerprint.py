@@ -43,16 +43,16 @@ def test_another_process_gives_the_same_name():
 
 def test_a_file_counts_by_size_and_time_and_a_folder_by_its_files(tmp_path):
     file = tmp_path / "t0.nii.gz"
-    file.write_text("abc")
+    file.write_text("abc", encoding="utf-8")
     os.utime(file, (1, 1))
     names = {fingerprint(str(file)), fingerprint({"image": str(file)}), fingerprint({"image": [str(file)]})}
     assert len(names) == 3
-    file.write_text("abd")
+    file.write_text("abd", encoding="utf-8")
     os.utime(file, (2, 2))
     changed = {fingerprint(str(file)), fingerprint({"image": str(file)}), fingerprint(str(tmp_path))}
     assert not names & changed
     os.utime(file, (1, 1))
-    file.write_text("abcd")
+    file.write_text("abcd", encoding="utf-8")
     os.utime(file, (1, 1))
     assert fingerprint(str(tmp_path)) not in names | changed
 
@@ -80,15 +80,15 @@ def test_what_is_part_of_itself_has_a_name():
 def test_folders_with_the_same_nested_names_are_told_apart(tmp_path):
     for name in "ab":
         (tmp_path / name / "study" / "series").mkdir(parents=True)
-        (tmp_path / name / "study" / "series" / "1.dcm").write_text(name)
+        (tmp_path / name / "study" / "series" / "1.dcm").write_text(name, encoding="utf-8")
     first, second = (fingerprint({"image": str(tmp_path / name / "study")}) for name in "ab")
     assert first != second
-    (tmp_path / "a" / "study" / "series" / "1.dcm").write_text("another")
+    (tmp_path / "a" / "study" / "series" / "1.dcm").write_text("another", encoding="utf-8")
     assert fingerprint({"image": str(tmp_path / "a" / "study")}) != first
 
 
 def test_what_lies_in_the_folder_of_results_does_not_count(tmp_path):
     """An interrupted evaluation resumes, although its folder has changed."""
     before = fingerprint(ClipSeriesd(storage=Storage(None, tmp_path)))
-    (tmp_path / "row.json").write_text("{}")
+    (tmp_path / "row.json").write_text("{}", encoding="utf-8")
     assert fingerprint(ClipSeriesd(storage=Storage(2, tmp_path))) == before

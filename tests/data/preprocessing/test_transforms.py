@@ -156,7 +156,7 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
 def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_path):
     files = [tmp_path / f"landmarks_{k:02d}.csv" for k in range(6)]
     for k, file in enumerate(files):
-        file.write_text("x,y,z\n" + "1,2,3\n" * (4 if k == 5 else 5))
+        file.write_text("x,y,z\n" + "1,2,3\n" * (4 if k == 5 else 5), encoding="utf-8")
     with pytest.raises(InputError, match="landmarks_00.csv: expected one landmark file for each of the 6 scans, got 5"):
         LoadSeriesd()({"image": series, "landmarks": list(map(str, files[:5]))})
     with pytest.raises(InputError, match="landmarks_05.csv: expected the 5 points of .*landmarks_00.csv, got 4"):

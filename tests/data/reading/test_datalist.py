@@ -14,11 +14,11 @@ from groupmorph_monai.errors import InputError
 def folder(tmp_path):
     for name in "abcde":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "t0.nii.gz").write_text("")
-    (tmp_path / "b" / "landmarks_01.csv").write_text("")
-    (tmp_path / "b" / "landmarks_00.csv").write_text("")
-    (tmp_path / "f.nii.gz").write_text("")
-    (tmp_path / "notes.txt").write_text("")
+        (tmp_path / name / "t0.nii.gz").write_text("", encoding="utf-8")
+    (tmp_path / "b" / "landmarks_01.csv").write_text("", encoding="utf-8")
+    (tmp_path / "b" / "landmarks_00.csv").write_text("", encoding="utf-8")
+    (tmp_path / "f.nii.gz").write_text("", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     return tmp_path
 
 
@@ -46,8 +46,8 @@ def test_eleven_scans_have_their_landmarks_in_the_order_of_numbers(tmp_path):
     for name in ("s2", "s10"):
         (tmp_path / name).mkdir()
         for k in range(11):
-            (tmp_path / name / f"t{k}.nii.gz").write_text("")
-            (tmp_path / name / f"landmarks_{k}.csv").write_text("")
+            (tmp_path / name / f"t{k}.nii.gz").write_text("", encoding="utf-8")
+            (tmp_path / name / f"landmarks_{k}.csv").write_text("", encoding="utf-8")
     items = series_items(str(tmp_path), None, [])
     assert names(items) == ["s2", "s10"]
     assert [Path(file).name for file in items[0]["landmarks"]] == [f"landmarks_{k}.csv" for k in range(11)]
@@ -57,8 +57,8 @@ def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
     # As text and as numbers the two kinds of names sort in different ways.
     (tmp_path / "s").mkdir()
     for name in ("t.m", "t"):
-        (tmp_path / "s" / f"{name}.nii.gz").write_text("")
-        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("")
+        (tmp_path / "s" / f"{name}.nii.gz").write_text("", encoding="utf-8")
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("", encoding="utf-8")
     scans = [p.name for p in sorted((tmp_path / "s").glob("t*"), key=natural_order)]
     (item,) = series_items(str(tmp_path), None, [])
     assert scans == ["t.m.nii.gz", "t.nii.gz"]
@@ -68,7 +68,7 @@ def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
 def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
     entry = {"image": ["a/t0.nii.gz", "b/t0.nii.gz"], "landmarks": ["b/landmarks_00.csv", "b/landmarks_01.csv"]}
     (folder / "dataset.json").write_text(
-        json.dumps({"training": [entry], "validation": [{"image": "c", "name": "third"}]})
+        json.dumps({"training": [entry], "validation": [{"image": "c", "name": "third"}]}), encoding="utf-8"
     )
     (item,) = series_items(str(folder), "training", [])
     assert item["image"] == [str(folder / "a/t0.nii.gz"), str(folder / "b/t0.nii.gz")]
@@ -87,7 +87,7 @@ def test_without_a_folder_there_are_phantoms_and_a_line_says_so(caplog):
 
 @pytest.mark.parametrize("content", ["{", '{"training": [{"no": 1}]}', '["a"]', '{"training": [{"image": "a"}]}'])
 def test_a_list_that_is_none_is_named(folder, content):
-    (folder / "dataset.json").write_text(content)
+    (folder / "dataset.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError) as error:
         series_items(str(folder), "validation", [])
     assert str(folder) in str(error.value)
@@ -108,7 +108,7 @@ def test_phantoms_stand_beside_the_folder_s_series_in_their_share(folder):
     assert names(few[:4]) == ["a", "b", "c", "d"] and [item["phantom"]["seed"] for item in few[4:]] == [0, 1] * 3
     validation = series_items(str(folder), "validation", phantoms, 0.34, phantom_share=0.6)
     assert names(validation[:-12]) == ["e", "f.nii.gz"] and len(validation) == 14
-    (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}')
+    (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}', encoding="utf-8")
     assert series_items(str(folder), "validation", phantoms, phantom_share=0.6) == phantoms
     with pytest.raises(InputError, match="phantom_share.*1.0"):
         series_items(str(folder), "training", phantoms, phantom_share=1.0)
@@ -119,8 +119,10 @@ def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
         (tmp_path / "s").mkdir(exist_ok=True)
         image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
         image.to_filename(tmp_path / "s" / f"{name}.nii.gz")
-        (tmp_path / "s" / f"{name}.json").write_text(json.dumps({"AcquisitionTime": f"10:0{time}:00"}))
-        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("x,y,z\n1,1,1\n")
+        (tmp_path / "s" / f"{name}.json").write_text(
+            json.dumps({"AcquisitionTime": f"10:0{time}:00"}), encoding="utf-8"
+        )
+        (tmp_path / "s" / f"landmarks_{name}.csv").write_text("x,y,z\n1,1,1\n", encoding="utf-8")
     (item,) = series_items(str(tmp_path), None, [])
     assert [Path(file).name for file in item["landmarks"]] == [
         "landmarks_pre.csv",

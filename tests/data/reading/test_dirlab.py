@@ -58,9 +58,9 @@ def write_case(folder, case):
         lines = "".join(f"{a}\t{b}\t{c} \r\n" for a, b, c in points)
         if k < 6:
             short = "".join(lines.splitlines(keepends=True)[:75])
-            (folder / pack / "Sampled4D" / f"case{case}_4D-75_{phase}.txt").write_text(short)
+            (folder / pack / "Sampled4D" / f"case{case}_4D-75_{phase}.txt").write_text(short, encoding="utf-8")
         if extremes and phase in ("T00", "T50"):
-            (folder / pack / "extremePhases" / extremes.format(phase)).write_text(lines)
+            (folder / pack / "extremePhases" / extremes.format(phase)).write_text(lines, encoding="utf-8")
     return folder / pack, first
 
 
@@ -117,7 +117,7 @@ def test_cases_have_the_published_sizes(monkeypatch):
 
 def test_mistakes_are_named_in_one_line(pack, capsys):
     image, points = pack / "Images" / "case1_T20_s.img", pack / "Sampled4D" / "case1_4D-75_T30.txt"
-    whole, lines = image.read_bytes(), points.read_text()
+    whole, lines = image.read_bytes(), points.read_text(encoding="utf-8")
 
     def refused(*parts):
         with pytest.raises(InputError) as error:
@@ -136,13 +136,13 @@ def test_mistakes_are_named_in_one_line(pack, capsys):
     refused("T20", "case1_T20.img, case1_T20_s.img")
     (pack / "Images" / "case1_T20.img").unlink()
 
-    points.write_text(lines.replace(lines.splitlines()[1], "3 23 4", 1))
+    points.write_text(lines.replace(lines.splitlines()[1], "3 23 4", 1), encoding="utf-8")
     refused(str(points), "line 2", "[3.0, 23.0, 4.0]", "26 x 22 x 12")
-    points.write_text(lines.replace(lines.splitlines()[1], "0 3 4", 1))
+    points.write_text(lines.replace(lines.splitlines()[1], "0 3 4", 1), encoding="utf-8")
     refused(str(points), "line 2")
-    points.write_text("".join(lines.splitlines(keepends=True)[:74]))
+    points.write_text("".join(lines.splitlines(keepends=True)[:74]), encoding="utf-8")
     refused(str(points), "75 points", "(74, 3)")
-    points.write_text("a b c\n")
+    points.write_text("a b c\n", encoding="utf-8")
     refused(str(points), "three numbers")
     points.unlink()
     refused(str(pack), "T30", "none")
@@ -171,7 +171,7 @@ def test_one_case_is_reported_on_and_the_others_train(tmp_path):
     with pytest.raises(InputError, match="held_out: .*Case1Pack, Case2Pack, Case8Deploy, got 'Case3Pack'"):
         series_items(str(tmp_path), "training", [], held_out="Case3Pack")
     (tmp_path / "dataset.json").write_text(
-        json.dumps({"training": [{"image": "Case2Pack", "landmarks": ["Case2Pack"]}]})
+        json.dumps({"training": [{"image": "Case2Pack", "landmarks": ["Case2Pack"]}]}), encoding="utf-8"
     )
     (item,) = series_items(str(tmp_path), "training", [])
     assert LoadSeriesd()(item)["landmarks"].shape == (6, 75, 3)
@@ -210,7 +210,7 @@ def test_a_network_trains_on_all_cases_but_one_and_is_evaluated_on_that(tmp_path
     settings = ["--set", "split=validation", "--set", "initial_alignment=none", "--set", "refinement_iterations=[1]"]
     settings += ["--set", "refinement_levels_voxels=[4]"]
     assert main(["evaluate", *common, "--output", output, "--weights", weights, *settings]) == 0
-    rows = list(csv.DictReader((tmp_path / "report" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "report" / "metrics.csv").open(encoding="utf-8")))
     (row,) = [row for row in rows if row["series"].startswith("Case")]
     assert float(row["rmse_before"]) > 0.01
     # Phases i and j are 2.5 mm |i - j| apart: 2.5 * 70 / 30 on average over ordered pairs.

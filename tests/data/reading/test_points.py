@@ -28,7 +28,7 @@ POINT_FILES = {
 
 @pytest.mark.parametrize("name", POINT_FILES)
 def test_points_of_every_format_are_ras(tmp_path, name):
-    (tmp_path / name).write_text(POINT_FILES[name])
+    (tmp_path / name).write_text(POINT_FILES[name], encoding="utf-8")
     np.testing.assert_allclose(read_points(tmp_path / name), POINTS_RAS)
 
 
@@ -54,7 +54,7 @@ def test_points_of_every_format_are_ras(tmp_path, name):
 )
 def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError) as caught:
         read_points(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)

@@ -100,7 +100,7 @@ def test_folder_is_read_in_natural_order_past_other_files(tmp_path):
     for t in (10, 2, 1):
         _nifti(tmp_path / f"scan{t}.nii.gz", np.full(SIZE, t, np.float32) + _volume() * 1e-3)
     for name in ("times.txt", "note.json", "table.csv", ".DS_Store", "._scan1.nii.gz"):
-        (tmp_path / name).write_text("no image")
+        (tmp_path / name).write_text("no image", encoding="utf-8")
     for given in (tmp_path, [str(tmp_path)]):
         assert [round(float(f.data.mean())) for f in read_series(given).frames] == [1, 2, 10]
 
@@ -191,9 +191,9 @@ MISTAKES = {
     "cut.nii.gz": (lambda p: _truncated(p, _nifti), "got an unreadable one"),
     "cut.mha": (lambda p: _truncated(p, _itk), "bytes of voxels as declared"),
     "cut.nrrd": (lambda p: _truncated(p, _itk), "bytes of voxels as declared"),
-    "text.nii.gz": (lambda p: p.write_text("no image"), "got an unreadable one"),
-    "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n"), "expected an empty line"),
-    "notes.txt": (lambda p: p.write_text("no image"), "expected an image"),
+    "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "got an unreadable one"),
+    "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n", encoding="utf-8"), "expected an empty line"),
+    "notes.txt": (lambda p: p.write_text("no image", encoding="utf-8"), "expected an image"),
     "flat.nii": (lambda p: _nifti(p, _volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: _nifti(p, _volume((8, 9, 1))), "got shape (8, 9, 1)"),
     "flat.mha": (lambda p: itk.imwrite(itk.image_from_array(_volume((8, 9))), str(p)), "got shape (9, 8)"),
@@ -247,7 +247,7 @@ def test_one_timepoint_no_timepoint_and_a_folder_without_images(tmp_path):
         assert "one.nii" in _error(given) and "one timepoint" in _error(given)
     assert "empty list" in _error([])
     (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "a.dcm").write_text("x")
+    (tmp_path / "none" / "a.dcm").write_text("x", encoding="utf-8")
     message = _error(tmp_path / "none")
     assert str(tmp_path / "none") in message and "DICOM" in message and "found none" in message
     assert "gone" in _error(tmp_path / "gone")

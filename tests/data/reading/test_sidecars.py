@@ -28,7 +28,7 @@ def scan(path, sidecar=None, volumes=None, value=0, frame_time=None):
         image.header.set_xyzt_units("mm", "msec")
     nibabel.save(image, path)
     if sidecar is not None:
-        path.with_name(path.name.split(".")[0] + ".json").write_text(json.dumps(sidecar))
+        path.with_name(path.name.split(".")[0] + ".json").write_text(json.dumps(sidecar), encoding="utf-8")
     return path
 
 
@@ -110,7 +110,7 @@ def test_a_frame_time_of_1_without_a_unit_is_none(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[" * 100000, '{"RepetitionTime": ' + "9" * 5000 + "}"])
 def test_a_damaged_sidecar_is_left_aside(content, tmp_path, caplog):
     path = scan(tmp_path / "dyn.nii.gz", volumes=3)
-    (tmp_path / "dyn.json").write_text(content)
+    (tmp_path / "dyn.json").write_text(content, encoding="utf-8")
     assert times_of_volumes(path, 3) is None and "dyn.json" in caplog.text
 
 
@@ -120,7 +120,7 @@ def test_even_steps():
 
 
 def test_a_bids_data_set_of_one_4d_series(tmp_path):
-    (tmp_path / "dataset_description.json").write_text("{}")
+    (tmp_path / "dataset_description.json").write_text("{}", encoding="utf-8")
     scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     path = scan(tmp_path / "sub-01" / "perf" / "sub-01_dce.nii.gz", {"FrameTimesStart": [0, 9, 18]}, volumes=3)
     scan(tmp_path / "sub-02" / "anat" / "sub-02_T1w.nii.gz")

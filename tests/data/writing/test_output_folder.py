@@ -24,13 +24,13 @@ STALE = ["ddf_01.nii.gz"]
 def write(folder, result, stale=()):
     with all_or_nothing(folder, stale) as staging:
         for name, text in result.items():
-            (staging / name).write_text(text)
+            (staging / name).write_text(text, encoding="utf-8")
 
 
 def result_in(folder):
     """What a user finds: the files that are not hidden, but for the user's own."""
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return {path.name: path.read_text() for path in files if path.name not in ("notes.txt", "link")}
+    return {path.name: path.read_text(encoding="utf-8") for path in files if path.name not in ("notes.txt", "link")}
 
 
 def hidden(folder):
@@ -42,10 +42,10 @@ def folder(request, tmp_path, monkeypatch):
     """An earlier result beside a file of the user's. It is replaced in either of two ways."""
     folder = tmp_path / "out"
     write(folder, OLD)
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
     if request.param == "moved in":
         (folder / "series").mkdir()
-        (folder / "series" / "scan.txt").write_text("mine")
+        (folder / "series" / "scan.txt").write_text("mine", encoding="utf-8")
     return folder
 
 
@@ -67,10 +67,10 @@ def interrupted(first):
 def check_next_run(folder):
     """Whatever a dead run has left, the next one writes its result and leaves nothing else."""
     write(folder, NEW, STALE)
-    assert result_in(folder) == NEW and (folder / "notes.txt").read_text() == "mine"
+    assert result_in(folder) == NEW and (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert hidden(folder) == []
     if (folder / "series").exists():
-        assert (folder / "series" / "scan.txt").read_text() == "mine"
+        assert (folder / "series" / "scan.txt").read_text(encoding="utf-8") == "mine"
 
 
 def complete(folder):
@@ -86,7 +86,7 @@ def test_a_kill_at_any_change_of_the_disk_leaves_one_result_whole(folder):
         ends.add(kill_everywhere(folder, number, lambda first: os.kill(os.getpid(), signal.SIGKILL)))
         assert ends <= {0, -signal.SIGKILL}
         assert complete(folder), f"call {number}: {result_in(folder)}"
-        assert (folder / "notes.txt").read_text() == "mine"
+        assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
         if number % 4 == 0:  # now and then, so that leftovers of several runs meet as well
             check_next_run(folder)
             write(folder, OLD)
@@ -168,10 +168,12 @@ def test_where_folders_cannot_be_exchanged_files_are_moved_in(folder, monkeypatc
 
 def test_a_folder_where_a_file_is_to_be_is_not_replaced(tmp_path):
     (tmp_path / "warped.nii.gz").mkdir()
-    (tmp_path / "warped.nii.gz" / "mine").write_text("mine")
+    (tmp_path / "warped.nii.gz" / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="warped.nii.gz: expected a file or none, got a folder"):
         write(tmp_path, NEW)
-    assert (tmp_path / "warped.nii.gz" / "mine").read_text() == "mine" and os.listdir(tmp_path) == ["warped.nii.gz"]
+    assert (tmp_path / "warped.nii.gz" / "mine").read_text(encoding="utf-8") == "mine" and os.listdir(tmp_path) == [
+        "warped.nii.gz"
+    ]
 
 
 def test_several_writers_make_one_result(tmp_path):
@@ -240,27 +242,27 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path):
 
 
 def test_a_folder_that_cannot_be_created_is_told_in_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"^output folder: expected .*, got .*file/new \(Not a directory\); choose"):
         write(tmp_path / "file" / "new", NEW)
 
 
 def test_one_file_is_whole_or_what_it_was(tmp_path):
     file = tmp_path / "checkpoint.pt"
-    file.write_text("old")
+    file.write_text("old", encoding="utf-8")
 
     def act(number, first):
         at_call(number, first)
         with whole_file(file) as path:
-            path.write_text("new")
+            path.write_text("new", encoding="utf-8")
 
     ends, number = set(), 0
     while 0 not in ends:
         number += 1
         ends.add(in_a_child(lambda n=number: act(n, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
         assert ends <= {0, -signal.SIGKILL}
-        assert file.read_text() in ("old", "new")
-    assert number > 4 and file.read_text() == "new"
+        assert file.read_text(encoding="utf-8") in ("old", "new")
+    assert number > 4 and file.read_text(encoding="utf-8") == "new"
     claim(tmp_path)
     release(tmp_path)
     assert os.listdir(tmp_path) == ["checkpoint.pt"]
@@ -271,7 +273,7 @@ def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
     for folder in (scans, out):
         folder.mkdir()
     scan = scans / "t0.nii.gz"
-    scan.write_text("scan")
+    scan.write_text("scan", encoding="utf-8")
     keep_inputs(out, [scan, tmp_path / "absent"])
     keep_inputs(tmp_path / "not made yet", [scan])
     (tmp_path / "by link").symlink_to(scans)
@@ -291,7 +293,7 @@ def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
 def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
     image = tmp_path / "dicom" / "series" / "1.dcm"
     image.parent.mkdir(parents=True)
-    image.write_text("scan")
+    image.write_text("scan", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "dicom")
     for path in (tmp_path / "dicom", image.parent, image, tmp_path / "link", tmp_path / "link" / "series" / "1.dcm"):
         keep_inputs(tmp_path, [path])  # a folder of the user's stays
@@ -308,8 +310,8 @@ def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path
         with all_or_nothing(folder, stale) as staging:
             for n in range(3 if dicom else 0):
                 (staging / "dicom").mkdir(exist_ok=True)
-                (staging / "dicom" / f"{n}.dcm").write_text("image")
-            (staging / "report.json").write_text(json.dumps({"files": ["dicom"] if dicom else []}))
+                (staging / "dicom" / f"{n}.dcm").write_text("image", encoding="utf-8")
+            (staging / "report.json").write_text(json.dumps({"files": ["dicom"] if dicom else []}), encoding="utf-8")
 
     def killed(number):
         at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
@@ -335,7 +337,7 @@ def test_a_journal_of_a_dead_run_is_completed(tmp_path):
     journal = folder / ".commit-x"
     journal.mkdir()
     for name, text in {**NEW, ".stale.json": json.dumps(STALE)}.items():
-        (journal / name).write_text(text)
+        (journal / name).write_text(text, encoding="utf-8")
     claim(folder)
     release(folder)
     assert result_in(folder) == NEW and hidden(folder) == []

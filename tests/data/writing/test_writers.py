@@ -546,7 +546,7 @@ def test_labels_move_unmixed_and_keep_their_type(tmp_path):
 def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
     series = _saved(tmp_path / "in", [_frame(), _frame(phase=0.5)])
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "ddf_00.nii.gz").write_text("an earlier result")
+    (tmp_path / "out" / "ddf_00.nii.gz").write_text("an earlier result", encoding="utf-8")
     for error, expected in ((RuntimeError("crash"), RuntimeError), (OSError(28, "No space left"), InputError)):
 
         def fail(*_, error=error):
@@ -556,23 +556,25 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
         with pytest.raises(expected, match="crash|No space left"):
             _write(series, tmp_path / "out")
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["ddf_00.nii.gz"]
-        assert (tmp_path / "out" / "ddf_00.nii.gz").read_text() == "an earlier result"
+        assert (tmp_path / "out" / "ddf_00.nii.gz").read_text(encoding="utf-8") == "an earlier result"
 
 
 def test_the_earlier_result_is_what_its_report_lists_and_other_fields_are_told(tmp_path, caplog):
     names = ["ddf_00.nii.gz", "ddf_02.nii.gz", "inverse_ddf_02.nii.gz", "mean.nii.gz", "notes.txt"]
     for name in names:
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("x", encoding="utf-8")
     assert earlier_result(tmp_path) == set()
     assert "3 files of an earlier run, such as ddf_00.nii.gz" in caplog.text
     caplog.clear()
-    (tmp_path / "report.json").write_text(json.dumps({"files": [*names, "gone.nii.gz", "../mean.nii.gz"]}))
+    (tmp_path / "report.json").write_text(
+        json.dumps({"files": [*names, "gone.nii.gz", "../mean.nii.gz"]}), encoding="utf-8"
+    )
     assert earlier_result(tmp_path) == set(names) - {"notes.txt"}
     assert not caplog.text
 
 
 def test_places_that_cannot_be_written_are_named_in_one_line(tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError) as caught:
             check_output_dir(place)
@@ -585,7 +587,7 @@ def test_places_that_cannot_be_written_are_named_in_one_line(tmp_path):
 
 def test_what_is_no_field_is_named_in_one_line(tmp_path):
     write_image(_frame(), tmp_path / "image.nii.gz")
-    (tmp_path / "text.nii.gz").write_text("no field")
+    (tmp_path / "text.nii.gz").write_text("no field", encoding="utf-8")
     for name, words in (("image.nii.gz", "(20, 26, 15)"), ("text.nii.gz", "field"), ("gone.nii.gz", "field")):
         with pytest.raises(InputError) as caught:
             read_field(tmp_path / name)
@@ -622,7 +624,7 @@ def moved(tmp_path):
     for name in ("scan.t1.nii.gz", "scan.t2.nii.gz"):
         write_image(_frame(), tmp_path / name)
     write_points(np.full((2, 3), 5.0), tmp_path / "p.csv")
-    (tmp_path / "p.txt").write_text("1 2 3\n")
+    (tmp_path / "p.txt").write_text("1 2 3\n", encoding="utf-8")
     return tmp_path
 
 
@@ -705,7 +707,7 @@ def test_points_come_back(tmp_path):
     points = np.random.default_rng(0).normal(size=(5, 3)) * 100
     write_points(points, tmp_path / "points.csv")
     np.testing.assert_array_equal(read_points(tmp_path / "points.csv"), points)
-    assert (tmp_path / "points.csv").read_text().splitlines()[0] == "x,y,z"
+    assert (tmp_path / "points.csv").read_text(encoding="utf-8").splitlines()[0] == "x,y,z"
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the data beside the project")
@@ -753,7 +755,7 @@ def test_second_names_are_those_of_bids_and_of_the_result(tmp_path, monkeypatch,
     for ours, theirs in pairs.items():
         assert (tmp_path / "out" / ours).read_bytes() == (tmp_path / "out" / theirs).read_bytes()
         assert (tmp_path / "out" / ours).samefile(tmp_path / "out" / theirs) == links
-    (tmp_path / "out" / "report.json").write_text(json.dumps({"files": result["files"]}))
+    (tmp_path / "out" / "report.json").write_text(json.dumps({"files": result["files"]}), encoding="utf-8")
     assert set(pairs.values()) <= listed_result(tmp_path / "out") == set(result["files"])
 
 

@@ -39,7 +39,7 @@ class Run:
             list(command),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             env=environment,
         )
