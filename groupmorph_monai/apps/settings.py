@@ -106,6 +106,9 @@ SETTINGS: dict[str, Kind] = {
     "refinement_conjugate_steps": Whole(1, 10000),
     "refinement_lattice_voxels": Whole(1, 64),
     "stationary_parts": Flag(),
+    "static_window_voxels": Number(0, 100, above=True),
+    "static_nats": Number(0, 100),
+    "static_share": _SHARE,
     # output
     "std_draws": Whole(0, 10000),
     "sample_seed": Whole(0, 2**31 - 1),

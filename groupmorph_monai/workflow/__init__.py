@@ -12,9 +12,12 @@ from .literal import literal
 from .many_scans import storage_for
 from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
+from .precision import LikeliestWeights
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
 from .sampling import RandomDraws
+from .schedule import Schedule
+from .static_regions import StaticRegions
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
 from .windowed_inference import WindowedInference
@@ -32,6 +35,7 @@ __all__ = [
     "ExchangedPairs",
     "GradientClip",
     "InverseFields",
+    "LikeliestWeights",
     "ListedOutput",
     "LossTerms",
     "NetworkAffine",
@@ -40,6 +44,8 @@ __all__ = [
     "Refinement",
     "RegistrationCost",
     "RegistrationInferer",
+    "Schedule",
+    "StaticRegions",
     "StepwiseTrainingInferer",
     "StopAfter",
     "TrainingInferer",

@@ -18,6 +18,7 @@ from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .processor_time import ProcessorTime
 from .refinement import Refinement
+from .schedule import Stage
 from .windowed_inference import WindowedInference
 
 __all__ = ["RegistrationCost"]
@@ -63,10 +64,10 @@ class RegistrationCost:
         return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
 
     @property
-    def levels(self) -> list[tuple[int, int]]:
-        """Sample spacing in voxels and maximum number of iterations of each level of the refinement."""
+    def levels(self) -> list[Stage]:
+        """Levels of the refinement."""
         refinement = getattr(self.inferer, "refinement", None)
-        return refinement.schedule(self.grid.shape) if isinstance(refinement, Refinement) else []
+        return refinement.schedule.stages(self.grid.shape) if isinstance(refinement, Refinement) else []
 
     @property
     def memory_gb(self) -> float:

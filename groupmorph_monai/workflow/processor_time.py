@@ -17,7 +17,9 @@ from ..space.geometry import Grid
 from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .inferers import RegistrationInferer
+from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
+from .schedule import Stage
 
 __all__ = ["ProcessorTime"]
 
@@ -26,11 +28,8 @@ _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and fo
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
 _LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and scan; the network in each pass
 _MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
-_DISPLACEMENT, _CONJUGATE = (
-    115,
-    14,
-)  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
-_DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
+_DISPLACEMENT, _CONJUGATE = 115, 14  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
+_DRAW = 35  # per voxel of the working grid and scan, in each draw
 _QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
@@ -47,7 +46,7 @@ class ProcessorTime:
         scans: grids of the K files.
         grid: working grid.
         inferer: inferer of the registration.
-        levels: spacing of the samples in voxels, and maximum number of iterations, for each level of the refinement.
+        levels: levels of the refinement.
         products: the files to write besides the aligned series.
         aligned: whether the registration starts with an affine or rigid alignment.
     """
@@ -55,7 +54,7 @@ class ProcessorTime:
     scans: Sequence[Grid]
     grid: Grid
     inferer: RegistrationInferer | CodeInferer
-    levels: Sequence[tuple[int, int]]
+    levels: Sequence[Stage]
     products: Products
     aligned: bool = True
 
@@ -88,11 +87,11 @@ class ProcessorTime:
         if not isinstance(refinement, Refinement):
             return work
         lattice = 0.0
-        for factor, iterations in self.levels:
-            level, lattice = (self._voxels / n**3 for n in (factor, max(factor, refinement.lattice_voxels)))
-            work += iterations * (_MODEL * level + (_DISPLACEMENT + _CONJUGATE * refinement.conjugate_steps) * lattice)
-            work += _RESTART * level * (factor > 1)
-        return work + draws * _CONJUGATE * _DRAW_STEPS * lattice
+        step = _DISPLACEMENT + _CONJUGATE * refinement.schedule.conjugate_steps
+        for stage in self.levels:
+            level, lattice = (self._voxels / n**3 for n in (stage.factor, stage.step))
+            work += stage.iterations * (_MODEL * level + step * lattice) + _RESTART * level * (stage.factor > 1)
+        return work + draws * _CONJUGATE * DRAW_STEPS * lattice
 
     @property
     def _reporting(self) -> float:

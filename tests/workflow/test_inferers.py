@@ -16,8 +16,10 @@ from groupmorph_monai.space import (
     warp,
 )
 from groupmorph_monai.workflow import (
+    LikeliestWeights,
     Refinement,
     RegistrationInferer,
+    Schedule,
     TrainingInferer,
     WindowedInference,
     prepare_series,
@@ -160,7 +162,7 @@ def test_refinement_leaves_the_weights():
     fixed = images((36, 32, 32), timepoints=1)
     x = torch.cat([fixed, 0.5 * fixed.roll(2, dims=2) + 0.2], dim=1)[:, :, 3:-3]
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
     result = inferer(refinement=refinement)(x, net)
     shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
     assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
@@ -169,9 +171,9 @@ def test_refinement_leaves_the_weights():
 
 
 def test_all_voxels_count_in_a_refinement():
-    x, options = images((32, 32, 32)), {"levels": (4, 2), "iterations": (2, 2)}
+    x, schedule = images((32, 32, 32)), Schedule((4, 2), (2, 2))
     quarter, whole = (
-        inferer(refinement=Refinement(GroupNMI(voxel_fraction=share), FluidPrior(0, 0, 0, 60), **options))
+        inferer(refinement=Refinement(GroupNMI(voxel_fraction=share), FluidPrior(0, 0, 0, 60), schedule))
         for share in (0.25, 1)
     )
     dvf = quarter(x, Nothing().eval())["dvf"]
@@ -237,7 +239,7 @@ def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
     x = (phantom["image"] / phantom["image"].quantile(0.99)).clamp(0, 1)[None]
     found, error = {}, {}
     for alignment in (ReferenceAlignment(0), OneWayAlignment(0)):
-        refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+        refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
         options = {"alignment": alignment, "refinement": refinement, "draws": 3}
         result = inferer(**options)(x, Nothing().eval())
         fields = (result[name][0] for name in ("ddf", "inverse_ddf"))
@@ -264,7 +266,7 @@ def test_several_velocities_are_refined_by_what_they_share():
 
     x = images((36, 32, 32), timepoints=1)
     x = torch.cat([x, x.roll(2, dims=2)], dim=1)[:, :, 3:-3]
-    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
     ask = RegistrationInferer(
         MeanAlignment(remove_mean=True), FlowSequence(ScalingAndSquaring(4), 3), refinement=refinement
     )

@@ -10,7 +10,14 @@ from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, MeanAlignment, OneWayAlignment, ReferenceAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import gaussian_filter
-from groupmorph_monai.workflow import Refinement, RegistrationInferer, many_scans, storage_for
+from groupmorph_monai.workflow import (
+    LikeliestWeights,
+    Refinement,
+    RegistrationInferer,
+    Schedule,
+    many_scans,
+    storage_for,
+)
 from groupmorph_monai.workflow.evidence import Evidence
 
 FLOW, ALIGNMENT = ScalingAndSquaring(3, midpoint=True), MeanAlignment(remove_mean=True)
@@ -22,7 +29,11 @@ def refined(storage, images, evidence, hypotheses=()):
         return storage.map(lambda part: FLOW(part - shared), z)
 
     refinement = Refinement(
-        LocalCorrelation((1, 2)), FluidPrior(0, 0, 0, 60), iterations=(0, 0, 0, 2, 2), storage=storage
+        LocalCorrelation((1, 2)),
+        FluidPrior(0, 0, 0, 60),
+        Schedule(iterations=(0, 0, 0, 2, 2)),
+        LikeliestWeights(),
+        storage=storage,
     )
     size = images.shape[2:]
     z = Field(torch.zeros(1, images.shape[1], 3, *[-(-n // 4) for n in size]), size, 4)
