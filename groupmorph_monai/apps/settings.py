@@ -23,6 +23,8 @@ SETTINGS: dict[str, Kind] = {
     "series_description": OrNone(Text()),
     "initial_alignment": Choice("affine", "rigid", "none", "network"),
     "affine_weights": Text(),
+    "initial_alignment_voxels": List(Whole(8, 1024), 2),
+    "initial_alignment_iterations": Whole(0, 10000),
     "affine_passes": Whole(1, 100),
     "intensity_least": OrNone(Number(-1e15, 1e15)),
     "percentile_lower": Number(0, 100),

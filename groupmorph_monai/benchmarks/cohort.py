@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from . import Row
 
-__all__ = ["cohort", "simulate"]
+__all__ = ["Cluster", "Study", "cohort", "simulate"]
 
 
 def simulate(
@@ -39,40 +40,60 @@ def simulate(
     return end, float(sum(seconds) + sum(seconds[n] for n in failing))
 
 
-def cohort(
-    series: int = 10_000,
-    median_s: float = 217.0,
-    spread: float = 0.3,
-    cores: int = 2,
-    workers: Sequence[int] = (1, 10, 100, 1000),
-    failure_percent: float = 1.0,
-    dispatch_s: float = 0.003,
-    start_s: float = 20.0,
-    seed: int = 0,
-    progress: Callable[[str], None] = print,
-) -> list[Row]:
-    """Simulate a study for each number of workers, one row each.
+@dataclass(frozen=True)
+class Study:
+    """Series to register.
 
     Args:
+        series: number of series.
         median_s: median time per series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with
             writing.
         spread: standard deviation of the logarithm of the time per series, due to sizes, stragglers and shared cores.
-        cores: cores per worker.
         failure_percent: share of first attempts that fail.
     """
+
+    series: int = 10_000
+    median_s: float = 217.0
+    spread: float = 0.3
+    failure_percent: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cluster that runs a study.
+
+    Args:
+        cores: cores per worker.
+        dispatch_s: time of the scheduler per series.
+        start_s: start-up time of each worker.
+    """
+
+    cores: int = 2
+    dispatch_s: float = 0.003
+    start_s: float = 20.0
+
+
+def cohort(
+    study: Study = Study(),
+    cluster: Cluster = Cluster(),
+    workers: Sequence[int] = (1, 10, 100, 1000),
+    seed: int = 0,
+    progress: Callable[[str], None] = print,
+) -> list[Row]:
+    """Simulate a study for each number of workers, one row each."""
     rng = np.random.default_rng(seed)
-    seconds = median_s * np.exp(spread * rng.standard_normal(series))
-    failing = np.flatnonzero(rng.random(series) < failure_percent / 100)
+    seconds = study.median_s * np.exp(study.spread * rng.standard_normal(study.series))
+    failing = np.flatnonzero(rng.random(study.series) < study.failure_percent / 100)
     rows = []
     for number in workers:
-        end, busy = simulate(seconds.tolist(), number, dispatch_s, start_s, failing.tolist())
+        end, busy = simulate(seconds.tolist(), number, cluster.dispatch_s, cluster.start_s, failing.tolist())
         rows.append(
             {
                 "workers": number,
                 "hours": end / 3600,
-                "core hours": cores * busy / 3600,
+                "core hours": cluster.cores * busy / 3600,
                 "workers idle, %": 100 * (1 - busy / (number * end)),
-                "hours above the ideal, %": 100 * (end / (series * float(seconds.mean()) / number) - 1),
+                "hours above the ideal, %": 100 * (end / (study.series * float(seconds.mean()) / number) - 1),
             }
         )
         progress(f"{number} workers: {end / 3600:.1f} hours")

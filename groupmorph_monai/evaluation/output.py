@@ -29,7 +29,7 @@ from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .kinetics import draw_kinetics, summarise_kinetics
 from .metrics import similarity
-from .page import write_page
+from .page import Motion, write_page
 from .quality import measure_quality
 from .region import region_masks, region_report
 from .report import draw_report, format_table, to_json, versions, write_json
@@ -170,9 +170,9 @@ class SeriesWriter:
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
         report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
-        transforms, lengths = [registration["transforms"][k] for k in self.shown], lengths[self.shown]
-        std = std and [std[k] for k in self.shown]
-        write_page(folder / "report.html", report, volumes, grid, transforms, lengths, std, picture, self.shown)
+        transforms, std = [registration["transforms"][k] for k in self.shown], std and [std[k] for k in self.shown]
+        motion = Motion(transforms, lengths[self.shown], std)
+        write_page(folder / "report.html", report, volumes, grid, motion, picture, self.shown)
         write_json(report, folder / "report.json")
         return len(written["files"])
 
@@ -199,13 +199,11 @@ class SeriesWriter:
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
 
-    def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
+    def _draw(self, folder: Path, volumes: Mapping[str, np.ndarray], lengths: np.ndarray) -> None:
         name = Path(self.series.frames[self.home].path).name
         draw_report(
             folder / "report.png",
-            written["native"],
-            written["warped"],
-            written["jacobian"],
+            volumes,
             lengths,
             self.series.frames[self.home].grid.spacing_mm.tolist(),
             title=": ".join(filter(None, [self.settings.get("model"), name])),

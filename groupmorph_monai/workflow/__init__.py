@@ -1,5 +1,6 @@
 """Training and registration: inferers, handlers for MONAI's engines, and estimates of memory and time."""
 
+from .affine_alignment import AffineSchedule
 from .affine_refinement import AffineRefinement
 from .batches import prepare_series
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
@@ -12,6 +13,7 @@ from .literal import literal
 from .many_scans import storage_for
 from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
+from .network_passes import NetworkPasses
 from .precision import LikeliestWeights
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
@@ -20,10 +22,10 @@ from .schedule import Schedule
 from .static_regions import StaticRegions
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
-from .windowed_inference import WindowedInference
 
 __all__ = [
     "AffineRefinement",
+    "AffineSchedule",
     "AlignInitiald",
     "BestWeights",
     "CarriedBack",
@@ -39,6 +41,7 @@ __all__ = [
     "ListedOutput",
     "LossTerms",
     "NetworkAffine",
+    "NetworkPasses",
     "PriorCodes",
     "RandomDraws",
     "Refinement",
@@ -50,7 +53,6 @@ __all__ = [
     "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
-    "WindowedInference",
     "claim_for_training",
     "keep_freed_memory",
     "literal",

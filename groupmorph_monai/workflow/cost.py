@@ -16,10 +16,10 @@ from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
+from .network_passes import NetworkPasses
 from .processor_time import ProcessorTime
 from .refinement import Refinement
 from .schedule import Stage
-from .windowed_inference import WindowedInference
 
 __all__ = ["RegistrationCost"]
 
@@ -76,8 +76,8 @@ class RegistrationCost:
 
     @property
     def _all_at_once_gb(self) -> float:
-        windows: WindowedInference = getattr(self.inferer, "windows", WindowedInference())
-        network_share = windows.share(self.grid.shape)
+        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
+        network_share = passes.share(self.grid.shape)
         on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
         return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 

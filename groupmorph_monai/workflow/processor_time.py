@@ -17,6 +17,7 @@ from ..space.geometry import Grid
 from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .inferers import RegistrationInferer
+from .network_passes import NetworkPasses
 from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
 from .schedule import Stage
@@ -75,9 +76,9 @@ class ProcessorTime:
 
     @property
     def _registering(self) -> float:
-        passes = getattr(self.inferer, "passes", 1)
+        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
         aligning = _ALIGNING * len(self.scans) * self.aligned
-        return aligning + (_LOADING + _NETWORK * passes + _FIELDS) * self._voxels
+        return aligning + (_LOADING + _NETWORK * passes.number + _FIELDS) * self._voxels
 
     @property
     def _refining(self) -> float:

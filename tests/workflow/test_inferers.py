@@ -17,11 +17,11 @@ from groupmorph_monai.space import (
 )
 from groupmorph_monai.workflow import (
     LikeliestWeights,
+    NetworkPasses,
     Refinement,
     RegistrationInferer,
     Schedule,
     TrainingInferer,
-    WindowedInference,
     prepare_series,
     timepoint_transforms,
 )
@@ -56,7 +56,7 @@ def inferer(**options):
 def test_windows_equal_the_whole_volume():
     net, x = LocalNetwork().eval(), images((26, 21, 23))
     whole = inferer()(x, net)
-    windowed = inferer(windows=WindowedInference((12, 12, 40)))(x, net)
+    windowed = inferer(passes=NetworkPasses(window_voxels=(12, 12, 40)))(x, net)
     for name in ("warped", "ddf", "inverse_ddf", "z_mean"):
         torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     found = []
     for bf16 in (True, False):
         torch.manual_seed(1)
-        ask = RegistrationInferer(MeanAlignment(), Checked(2), windows=WindowedInference(bf16=bf16))
+        ask = RegistrationInferer(MeanAlignment(), Checked(2), passes=NetworkPasses(bf16=bf16))
         ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
             found.append(ask(images((32, 32, 32)), net))
@@ -152,7 +152,7 @@ def test_a_second_pass_sees_what_the_first_left():
     x = torch.zeros(1, 2, 32, 8, 8)
     x[:, 0, 16:20], x[:, 1, 12:16] = 1, 1
     for passes, expected in ((1, 2.0), (2, 3.0), (3, 3.5)):
-        ddf = inferer(passes=passes)(x, Half().eval())["ddf"]
+        ddf = inferer(passes=NetworkPasses(passes))(x, Half().eval())["ddf"]
         assert ddf[0, 0, 0].mean().item() == pytest.approx(expected, abs=0.05)
 
 

@@ -19,9 +19,9 @@ from ...data.preprocessing.fingerprint import fingerprint
 from ...data.writing.output_folder import check_output_dir
 from ...errors import InputError
 from ..arguments import make_parser
-from ..commands import registration
 from ..configs import bundle_root
 from ..progress import progress_log
+from ..registration_options import registration
 from ..run import parsed_run, split_overlays
 from .clusters import Resources, check_installed, open_client, submit
 from .folders import CohortFolder, Job, Status

@@ -173,8 +173,6 @@ def write_registration(
 
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
-            if products.jacobian:
-                maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
             _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
@@ -186,6 +184,7 @@ def write_registration(
         fit, images = products.kinetics, (result["native"], result["warped"])
         kinetics = None if fit is None else fit.fit_series(series, home, *images, seen, transforms[home])
         maps |= kinetic_maps(kinetics)
+        maps |= {f"jacobian_{k:02d}": result["jacobian"][k] for k in range(count if products.jacobian else 0)}
         _write_maps(maps, series.frames[home].affine, folder)
         aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
