@@ -33,7 +33,7 @@ from .page import Motion, write_page
 from .quality import measure_quality
 from .region import region_masks, region_report
 from .report import draw_report, format_table, to_json, versions, write_json
-from .verdict import judge
+from .verdict import LEAST_FALL, judge
 
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete
 _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
-LEAST_FALL = 5e-3  # drop in NMI, as in the verdict; interpolation alone changes it by less
 _ONE_IMAGE = 1 - 1e-3  # NMI
 _VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_seen", "native_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.

@@ -29,10 +29,10 @@ from .report import plain
 
 __all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]
 
-LARGEST_BYTES = 15_000_000
+LARGEST_BYTES = 15_000_000  # of the page, whatever the size of the series
 _RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough
-_LARGEST_JACOBIAN = 3.0
+_LARGEST_JACOBIAN = 3.0  # volume ratio, as which larger ones are shown
 _LEVELS = 65534  # 16-bit values 1 to 65535; 0 marks unknown voxels
 _VERDICTS = {
     "PASS": "No known sign of a failed registration was detected. This is no proof: check the subtraction images.",

@@ -32,11 +32,11 @@ from .worker import register_series
 __all__ = ["run_cohort"]
 
 logger = logging.getLogger(__name__)
-_ATTEMPTS = 2
+_ATTEMPTS = 2  # per series
 # Options that do not affect results.
 _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")
 _BASE_GB = 1.0  # Dask, PyTorch and other packages
-_FAILED = 3
+_FAILED = 3  # exit code
 
 Ended = tuple[int, Status | Exception | None]
 

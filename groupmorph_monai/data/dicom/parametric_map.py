@@ -21,7 +21,7 @@ from .references import reference, referenced_series, save
 __all__ = ["write_parametric_maps"]
 
 _SERIES_NUMBER = 3000  # added to that of the source
-_LARGEST = 2**16 - 1
+_LARGEST = 2**16 - 1  # maximum of an unsigned 16-bit pixel
 _NAME = re.compile(r"(.+?)(?:_(\d+))?(_before)?")
 
 

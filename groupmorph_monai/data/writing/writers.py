@@ -32,10 +32,18 @@ from .output_folder import all_or_nothing
 from .replacement import REPORT, journals
 from .sequences import write_sequence, write_transform_sequence
 
-__all__ = ["Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration"]
+__all__ = [
+    "FILES_AT_ONCE",
+    "Products",
+    "VolumeName",
+    "Written",
+    "earlier_result",
+    "listed_result",
+    "write_registration",
+]
 
 logger = logging.getLogger(__name__)
-_FILES_AT_ONCE = 4
+FILES_AT_ONCE = 4  # written in threads; more would take too much memory
 _DICOM = "dicom"  # folder name
 VolumeName = Literal["warped", "native", "jacobian", "warped_seen", "native_seen"]
 _VOLUMES: dict[VolumeName, type] = {
@@ -211,8 +219,8 @@ def _resample_timepoint(
 
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
-    """Call a function for each item in a few threads; more would take too much memory."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+    """Call a function for each item in a few threads."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, FILES_AT_ONCE)) as pool:
         list(pool.map(function, items))
 
 
