@@ -31,10 +31,8 @@ _LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and s
 _MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
 _DISPLACEMENT, _CONJUGATE = 115, 14  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
 _DRAW = 35  # per voxel of the working grid and scan, in each draw
-_QUALITY, _QUALITY_VOXELS = (
-    260,
-    80,
-)  # per voxel of the verdict's grid and scan; voxels along its side, see `evaluation.quality`
+_QUALITY = 260  # per voxel of the verdict's grid and scan
+_QUALITY_VOXELS = 80  # along the longest side of the verdict's grid, as in `evaluation.quality`
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; a repeat takes milliseconds

@@ -118,20 +118,21 @@ class Refinement:
         def shared_displacement(z: Field) -> Tensor:
             return displacement(pieces.combine(z).values)
 
-        z, stages = pieces.shared, self.schedule.stages(images.shape[2:])
-        initial, has_static = z, True
+        initial, stages = pieces.shared, self.schedule.stages(images.shape[2:])
+        z, has_static = initial, True
         weights: Weights | None = None
         with tqdm(total=sum(stage.iterations for stage in stages), desc="Refining", leave=False, disable=None) as bar:
             for stage in stages:
                 level = Level(images, evidence, stage.factor, stage.step, self.storage)
                 # The level before the finest images has already refined z on the same lattice: only static regions
                 # that it detected may need to be restored.
-                with_initial = stage.factor > 1 and z is not initial
-                candidates = [self._resample(v, stage.step) for v in ((z, initial) if with_initial else (z,))]
-                z = candidates[0]
+                candidates = [z] if z is initial or stage.factor == 1 else [z, initial]
+                candidates = [self._resample(candidate, stage.step) for candidate in candidates]
                 if has_static or stage.factor > 1:
-                    hypotheses = [self._resample(h, stage.step) for h in static]
+                    hypotheses = [self._resample(hypothesis, stage.step) for hypothesis in static]
                     z, has_static = self._most_likely(candidates, hypotheses, level, shared_displacement)
+                else:
+                    (z,) = candidates
                 precision = self._precision(pieces, z, weights)
                 z, weights = self._refine_level(stage, level, z, precision, shared_displacement, bar)
                 logger.info("Refined the motion in images of every n-th voxel, n = %d.", stage.factor)

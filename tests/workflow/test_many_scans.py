@@ -8,7 +8,14 @@ from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
-from groupmorph_monai.space import Field, MeanAlignment, OneWayAlignment, ReferenceAlignment, ScalingAndSquaring
+from groupmorph_monai.space import (
+    Field,
+    MeanAlignment,
+    MidpointSquaring,
+    OneWayAlignment,
+    ReferenceAlignment,
+    ScalingAndSquaring,
+)
 from groupmorph_monai.space.lattice import gaussian_filter
 from groupmorph_monai.workflow import (
     LikeliestWeights,
@@ -21,7 +28,7 @@ from groupmorph_monai.workflow import (
 )
 from groupmorph_monai.workflow.evidence import Evidence
 
-FLOW, ALIGNMENT = ScalingAndSquaring(3, midpoint=True), MeanAlignment(remove_mean=True)
+FLOW, ALIGNMENT = MidpointSquaring(3), MeanAlignment(remove_mean=True)
 
 
 def refined(storage, images, evidence, hypotheses=()):
