@@ -2,13 +2,18 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from . import Row
 
-__all__ = ["Cluster", "Study", "cohort", "simulate"]
+__all__ = ["cohort", "simulate"]
+
+_MEDIAN_S = 217.0  # per series of six scans of 371 x 371 x 180 voxels on two cores, with writing
+_SPREAD = 0.3  # standard deviation of the logarithm of that time, due to sizes, stragglers and shared cores
+_FAILING_SHARE = 0.01  # of first attempts
+_CORES = 2  # per worker
+_DISPATCH_S, _START_S = 0.003, 20.0  # time of the scheduler per series, and of the start of a worker
 
 
 def simulate(
@@ -40,60 +45,26 @@ def simulate(
     return end, float(sum(seconds) + sum(seconds[n] for n in failing))
 
 
-@dataclass(frozen=True)
-class Study:
-    """Series to register.
-
-    Args:
-        series: number of series.
-        median_s: median time per series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with
-            writing.
-        spread: standard deviation of the logarithm of the time per series, due to sizes, stragglers and shared cores.
-        failure_percent: share of first attempts that fail.
-    """
-
-    series: int = 10_000
-    median_s: float = 217.0
-    spread: float = 0.3
-    failure_percent: float = 1.0
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Cluster that runs a study.
-
-    Args:
-        cores: cores per worker.
-        dispatch_s: time of the scheduler per series.
-        start_s: start-up time of each worker.
-    """
-
-    cores: int = 2
-    dispatch_s: float = 0.003
-    start_s: float = 20.0
-
-
 def cohort(
-    study: Study = Study(),
-    cluster: Cluster = Cluster(),
+    series: int = 10_000,
     workers: Sequence[int] = (1, 10, 100, 1000),
     seed: int = 0,
     progress: Callable[[str], None] = print,
 ) -> list[Row]:
     """Simulate a study for each number of workers, one row each."""
     rng = np.random.default_rng(seed)
-    seconds = study.median_s * np.exp(study.spread * rng.standard_normal(study.series))
-    failing = np.flatnonzero(rng.random(study.series) < study.failure_percent / 100)
+    seconds = _MEDIAN_S * np.exp(_SPREAD * rng.standard_normal(series))
+    failing = np.flatnonzero(rng.random(series) < _FAILING_SHARE)
     rows = []
     for number in workers:
-        end, busy = simulate(seconds.tolist(), number, cluster.dispatch_s, cluster.start_s, failing.tolist())
+        end, busy = simulate(seconds.tolist(), number, _DISPATCH_S, _START_S, failing.tolist())
         rows.append(
             {
                 "workers": number,
                 "hours": end / 3600,
-                "core hours": cluster.cores * busy / 3600,
+                "core hours": _CORES * busy / 3600,
                 "workers idle, %": 100 * (1 - busy / (number * end)),
-                "hours above the ideal, %": 100 * (end / (study.series * float(seconds.mean()) / number) - 1),
+                "hours above the ideal, %": 100 * (end / (series * float(seconds.mean()) / number) - 1),
             }
         )
         progress(f"{number} workers: {end / 3600:.1f} hours")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import InputError
-from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..space.alignment import Alignment
 from ..space.grid import full_precision, placed_once
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
@@ -242,7 +242,7 @@ class AffineNorm:
         alignment: constraint on the logarithms of the maps.
     """
 
-    def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
+    def __init__(self, alignment: Alignment):
         self.alignment = alignment
 
     @full_precision

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
-from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_velocity
+from ..space.alignment import Alignment, Transformation, affine_velocity
 from ..space.field import Field
 from ..space.grid import full_precision, warp
 from ..space.spread import standard_deviation
@@ -65,7 +65,7 @@ class RegistrationInferer(FieldInferer):
 
     def __init__(
         self,
-        alignment: MeanAlignment | ReferenceAlignment,
+        alignment: Alignment,
         transformation: Transformation,
         passes: NetworkPasses | None = None,
         refinement: Refinement | AffineRefinement | None = None,

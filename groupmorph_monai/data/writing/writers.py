@@ -33,14 +33,8 @@ from .replacement import REPORT, journals
 from .sequences import write_sequence, write_transform_sequence
 
 __all__ = [
-    "FILES_AT_ONCE",
-    "Products",
-    "VolumeName",
-    "Written",
-    "earlier_result",
-    "listed_result",
-    "write_registration",
-]
+    "FILES_AT_ONCE", "Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4  # written in threads; more would take too much memory
