@@ -8,9 +8,7 @@ from .places import absolute_paths
 __all__ = ["registration"]
 
 
-def registration(
-    args: argparse.Namespace,
-) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
+def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
     if args.reference != "mean":

@@ -38,6 +38,9 @@ def native_bf16(device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+Choose = Callable[[Tensor, Tensor], Tensor]  # maps the mean and log variance of a posterior to z
+
+
 def _mean(mean: Tensor, log_variance: Tensor) -> Tensor:
     return mean
 
@@ -165,16 +168,12 @@ class RegistrationInferer(FieldInferer):
         no_variance = torch.full((), -torch.inf).expand(z.shape)
         return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
-    def predict(
-        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
-    ) -> Prediction:
+    def predict(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Prediction:
         """Predict by all ``passes``; arguments as for `steps`."""
         *_, prediction = self.steps(images, network, choose)
         return prediction
 
-    def steps(
-        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
-    ) -> Iterator[Prediction]:
+    def steps(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Iterator[Prediction]:
         """Yield the prediction after each of ``passes``, each continuing from the previous one.
 
         Args:

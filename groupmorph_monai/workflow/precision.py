@@ -44,10 +44,6 @@ class Precision:
                 ramp = self._line(self._root, axis) * ramp
                 self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
 
-    def reweighted(self, weights: Sequence[float | Tensor]) -> "Precision":
-        """Return the precision with other weights of the same terms."""
-        return Precision(self.terms, weights, self.linear_is_free)
-
     def _line(self, x: Tensor, axis: int) -> Tensor:
         """Return a view of the coefficients ``(..., n)`` of fields that vary along this axis only."""
         return x[(..., *[slice(None) if a == axis else 0 for a in range(self.spectrum.dim())])]
@@ -122,4 +118,4 @@ class LikeliestWeights:
             free = (z.shape[0] - 1) * z.shape[1] * share / total(terms).clamp_min(1e-30)
             determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
             weights = (determined / energies).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT).unbind()
-        return precision.reweighted([self.factor * weight for weight in weights])
+        return Precision(precision.terms, [self.factor * weight for weight in weights], precision.linear_is_free)

@@ -24,6 +24,7 @@ __all__ = ["Refinement"]
 
 logger = logging.getLogger(__name__)
 Displace = Callable[[Tensor], Tensor]  # maps values of z to displacements on the same lattice
+DisplaceField = Callable[[Field], Tensor]  # likewise for a field
 Weights = Sequence[Tensor | float]
 
 
@@ -139,11 +140,7 @@ class Refinement:
         return z
 
     def _most_likely(
-        self,
-        candidates: Sequence[Field],
-        static: Sequence[Field],
-        level: Level,
-        displacement: Callable[[Field], Tensor],
+        self, candidates: Sequence[Field], static: Sequence[Field], level: Level, displacement: DisplaceField
     ) -> tuple[Field, bool]:
         """Choose the initial z of a level: the most likely candidate, because coarse levels lead away from a good start
         if the series has no coarse structure, with the static regions of the static hypotheses.
@@ -162,13 +159,7 @@ class Refinement:
         return self.static_regions.fuse(candidates[best], static, values, counts, level)
 
     def _refine_level(
-        self,
-        stage: Stage,
-        level: Level,
-        z: Field,
-        precision: Precision,
-        displacement: Callable[[Field], Tensor],
-        bar: tqdm,
+        self, stage: Stage, level: Level, z: Field, precision: Precision, displacement: DisplaceField, bar: tqdm
     ) -> tuple[Field, Weights]:
         """Take the steps of one level.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.storage import Storage
 from ..space.field import Field
 from ..space.lattice import gaussian_filter
 from .evidence import Level
@@ -55,7 +54,8 @@ class StaticRegions:
                 continue
             # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.
             share = gaussian_filter(is_static, 0.5).unsqueeze(2)
-            z = _blended(z, hypothesis, share, level.storage)
+            blended = level.storage.map(lambda v, h, s=share: v + s * (h - v), z.values, hypothesis.values)
+            z = z.like(blended)
             highest, has_static = torch.where(is_static > 0, value, highest), True
         return z, has_static
 
@@ -71,7 +71,3 @@ class StaticRegions:
             mean = torch.where(enough, mean, gaussian_filter(values, width) / share.clamp_min(1e-6))
             enough, width = enough | (share > _LEAST_NEIGHBOURHOOD_SHARE), 2 * width
         return mean
-
-
-def _blended(z: Field, hypothesis: Field, share: Tensor, storage: Storage) -> Field:
-    return z.like(storage.map(lambda v, h: v + share * (h - v), z.values, hypothesis.values))
