@@ -11,8 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ParametricMapStorage, generate_uid
 
-from ..reading.readers import LPS_TO_RAS
-from ..series import Series
+from ..series import LPS_TO_RAS, Series
 from .derived import code_item, derived_object
 from .geometry import decimals, orientation
 from .headers import Plane
