@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from groupmorph_monai.apps.suites.suite import add_seeds, table_suite
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.space.grid import compose
-from groupmorph_monai.space.integrate import AdaptiveSolver, Euler, RungeKutta4, ScalingAndSquaring
+from groupmorph_monai.space.integrate import AdaptiveSolver, Euler, MidpointSquaring, RungeKutta4, ScalingAndSquaring
 
 __all__ = ["INTEGRATORS", "integrators"]
 
@@ -31,7 +31,7 @@ def integrators(
         composed with the forward map (VoxelMorph-diff, Fig. 10), folds and seconds.
     """
     flows = {f"scaling and squaring, {n} squarings": ScalingAndSquaring(n) for n in range(9)}
-    flows |= {f"midpoint step, {n} squarings": ScalingAndSquaring(n, midpoint=True) for n in range(5)}
+    flows |= {f"midpoint step, {n} squarings": MidpointSquaring(n) for n in range(5)}
     flows |= {f"Euler, {n} steps": Euler(n) for n in (4, 16, 64)}
     flows |= {f"Runge-Kutta, {n} steps": RungeKutta4(n) for n in (1, 2, 4, 8)}
     flows |= {f"adaptive, tolerance {t:g} voxels": AdaptiveSolver(t) for t in (1e-2, 1e-4)}

@@ -19,7 +19,7 @@ from groupmorph_monai.probability.prior import FluidPrior
 from groupmorph_monai.space.field import Field
 from groupmorph_monai.space.grid import compose, voxel_grid, warp
 from groupmorph_monai.space.integrate import ScalingAndSquaring
-from groupmorph_monai.workflow.refinement import Refinement
+from groupmorph_monai.workflow import Refinement, Schedule
 
 __all__ = ["SHAPES", "make_shapes", "shapes"]
 
@@ -73,11 +73,7 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
     refine = Refinement(
         SquaredError(0.06**0.5),
         FluidPrior(lambda_u=1.0, lambda_v=0.0),
-        levels=(8, 4, 2, 1),
-        iterations=(40, 40, 40, 40),
-        tolerance=0.01,
-        lattice_voxels=1,
-        adapt_prior=False,
+        Schedule((8, 4, 2, 1), iterations=(40, 40, 40, 40), tolerance=0.01, lattice_voxels=1),
     )
     for seed in seeds:
         images = make_shapes(seed)

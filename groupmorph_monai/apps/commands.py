@@ -13,50 +13,16 @@ from ..errors import InputError
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
+from .registration_options import registration
 from .run import checked_run, run_bundle
 from .suites.suite import suites_table
 
-__all__ = ["COMMANDS", "registration"]
+__all__ = ["COMMANDS"]
 
 
 def _typed(args: argparse.Namespace) -> str:
     """The command as typed, for the report."""
     return shlex.join(["groupmorph", *args.typed])
-
-
-def registration(
-    args: argparse.Namespace,
-) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
-    """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
-    overlays, chosen = list(args.overlay), {}
-    if args.reference != "mean":
-        overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
-    if args.no_refine:
-        if args.mask and args.initial == "none" and not args.kinetics:
-            raise InputError("--mask: expected a stage that uses it, got --no-refine and --initial none; omit one")
-        overlays.append("effort/no_refine")
-    elif args.effort not in (None, "normal"):
-        overlays.append(f"effort/{args.effort}")
-    options = dict(
-        series=absolute_paths(args.files),
-        series_description=args.series_description,
-        weights=args.weights,
-        spacing_mm=args.spacing_mm,
-        std_draws=args.std,
-        write_jacobian=args.jacobian or None,
-        write_fields=args.fields,
-        write_transforms=args.transforms or None,
-        write_dicom=args.dicom or None,
-        write_sequence=args.sequence or None,
-        write_bids_names=args.bids_names or None,
-        write_kinetics=args.kinetics or None,
-        outside=args.outside,
-        initial_alignment=args.initial,
-        mask=args.mask and absolute_paths(args.mask),
-        region=args.region and absolute_paths(args.region),
-        **chosen,
-    )
-    return ("inference", overlays, args.set, args.device), options
 
 
 def register(args: argparse.Namespace) -> None:
@@ -98,20 +64,14 @@ def combine(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    _run_study("evaluate", "evaluate", args, spacing_mm=args.spacing_mm)
+
+
+def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: object) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
-    run_bundle(
-        "evaluate",
-        "evaluate",
-        args.overlay,
-        args.set,
-        args.device,
-        dataset_dir=args.dataset,
-        series_description=args.series_description,
-        output_dir=args.output,
-        weights=args.weights,
-        spacing_mm=args.spacing_mm,
-    )
+    options |= {"dataset_dir": args.dataset, "series_description": args.series_description, "output_dir": args.output}
+    run_bundle(workflow, config, args.overlay, args.set, args.device, weights=args.weights, **options)
 
 
 # Training overlays that a registration with the trained weights needs as well.
@@ -122,20 +82,7 @@ _MODEL_OVERLAYS = (
 
 
 def train(args: argparse.Namespace) -> None:
-    if args.dataset:
-        check_place_of_study(args.output, args.dataset)
-    run_bundle(
-        "training",
-        "train",
-        args.overlay,
-        args.set,
-        args.device,
-        dataset_dir=args.dataset,
-        series_description=args.series_description,
-        output_dir=args.output,
-        weights=args.weights,
-        max_iterations=args.iterations,
-    )
+    _run_study("training", "train", args, max_iterations=args.iterations)
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
         model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_MODEL_OVERLAYS))

@@ -48,7 +48,7 @@ def describe_run(
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
-    levels = ", ".join(f"every {factor}. voxel ({n} steps at most)" for factor, n in cost.levels)
+    levels = ", ".join(f"every {level.factor}. voxel ({level.iterations} steps at most)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {
         "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}{at_a_time}",

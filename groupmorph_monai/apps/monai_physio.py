@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from monai_physio.register_time_series_images import RegisterTimeSeriesImages
 
-from ..data.reading.readers import LPS_TO_RAS
-from ..data.series import Frame, Series, checked_series
+from ..data.series import LPS_TO_RAS, Frame, Series, checked_series
 from ..data.writing.itk_transforms import itk_transform
 from ..errors import InputError
 from ..evaluation.metrics import nmi

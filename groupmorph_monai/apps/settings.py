@@ -23,6 +23,8 @@ SETTINGS: dict[str, Kind] = {
     "series_description": OrNone(Text()),
     "initial_alignment": Choice("affine", "rigid", "none", "network"),
     "affine_weights": Text(),
+    "initial_alignment_voxels": List(Whole(8, 1024), 2),
+    "initial_alignment_iterations": Whole(0, 10000),
     "affine_passes": Whole(1, 100),
     "intensity_least": OrNone(Number(-1e15, 1e15)),
     "percentile_lower": Number(0, 100),
@@ -106,6 +108,9 @@ SETTINGS: dict[str, Kind] = {
     "refinement_conjugate_steps": Whole(1, 10000),
     "refinement_lattice_voxels": Whole(1, 64),
     "stationary_parts": Flag(),
+    "static_window_voxels": Number(0, 100, above=True),
+    "static_nats": Number(0, 100),
+    "static_share": _SHARE,
     # output
     "std_draws": Whole(0, 10000),
     "sample_seed": Whole(0, 2**31 - 1),

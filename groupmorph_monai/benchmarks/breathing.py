@@ -11,7 +11,7 @@ from .compare import BundleMethod, before_and_after_mm
 
 __all__ = ["breathing"]
 
-SUCCESS_MM = {"inside": 1.5, "outside": 2.0}
+SUCCESS_MM = {"inside": 1.5, "outside": 2.0}  # mean landmark distance inside and outside the sliding border
 
 
 def breathing(

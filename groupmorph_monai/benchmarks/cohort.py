@@ -9,6 +9,12 @@ from . import Row
 
 __all__ = ["cohort", "simulate"]
 
+_MEDIAN_S = 217.0  # per series of six scans of 371 x 371 x 180 voxels on two cores, with writing
+_SPREAD = 0.3  # standard deviation of the logarithm of that time, due to sizes, stragglers and shared cores
+_FAILING_SHARE = 0.01  # of first attempts
+_CORES = 2  # per worker
+_DISPATCH_S, _START_S = 0.003, 20.0  # time of the scheduler per series, and of the start of a worker
+
 
 def simulate(
     seconds: Sequence[float],
@@ -41,36 +47,22 @@ def simulate(
 
 def cohort(
     series: int = 10_000,
-    median_s: float = 217.0,
-    spread: float = 0.3,
-    cores: int = 2,
     workers: Sequence[int] = (1, 10, 100, 1000),
-    failure_percent: float = 1.0,
-    dispatch_s: float = 0.003,
-    start_s: float = 20.0,
     seed: int = 0,
     progress: Callable[[str], None] = print,
 ) -> list[Row]:
-    """Simulate a study for each number of workers, one row each.
-
-    Args:
-        median_s: median time per series; the default is that of six scans of 371 x 371 x 180 voxels on two cores, with
-            writing.
-        spread: standard deviation of the logarithm of the time per series, due to sizes, stragglers and shared cores.
-        cores: cores per worker.
-        failure_percent: share of first attempts that fail.
-    """
+    """Simulate a study for each number of workers, one row each."""
     rng = np.random.default_rng(seed)
-    seconds = median_s * np.exp(spread * rng.standard_normal(series))
-    failing = np.flatnonzero(rng.random(series) < failure_percent / 100)
+    seconds = _MEDIAN_S * np.exp(_SPREAD * rng.standard_normal(series))
+    failing = np.flatnonzero(rng.random(series) < _FAILING_SHARE)
     rows = []
     for number in workers:
-        end, busy = simulate(seconds.tolist(), number, dispatch_s, start_s, failing.tolist())
+        end, busy = simulate(seconds.tolist(), number, _DISPATCH_S, _START_S, failing.tolist())
         rows.append(
             {
                 "workers": number,
                 "hours": end / 3600,
-                "core hours": cores * busy / 3600,
+                "core hours": _CORES * busy / 3600,
                 "workers idle, %": 100 * (1 - busy / (number * end)),
                 "hours above the ideal, %": 100 * (end / (series * float(seconds.mean()) / number) - 1),
             }

@@ -14,15 +14,13 @@ from ..data.series import Frame, Series
 from ..workflow.memory import peak_memory_gb
 from . import Row
 from .compare import BundleMethod, before_and_after_mm
+from .memory import TIMES_AS_FINE
 
 __all__ = ["full_size"]
 
-_TIMES_AS_FINE = 3
-
 
 def _register(method: BundleMethod, size: Sequence[int], timepoints: int, seed: int) -> dict[str, float]:
-    # Interpolate a smaller phantom, as generating one at full size would dominate the run time.
-    thinned = [round(n / _TIMES_AS_FINE) for n in size]
+    thinned = [round(n / TIMES_AS_FINE) for n in size]
     phantom = make_phantom(seed, thinned, timepoints, max_motion_voxels=2.0, landmarks=500)
     volumes = interpolate(phantom["image"][None], list(size), mode="trilinear", align_corners=True)[0].numpy()
     landmarks = phantom["landmarks"] * torch.tensor([(n - 1) / (m - 1) for n, m in zip(size, thinned)])

@@ -19,14 +19,14 @@ from ..workflow.memory import peak_memory_gb
 from . import Row
 from .compare import BundleMethod
 
-__all__ = ["memory", "write_phantom"]
+__all__ = ["TIMES_AS_FINE", "memory", "write_phantom"]
 
-_TIMES_AS_FINE = 3  # the phantom is interpolated, as generating one at full size would dominate the run time
+TIMES_AS_FINE = 3  # a phantom is interpolated, as generating one at full size would dominate the run time
 
 
 def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
     """Write the scans of a phantom, ``t000.nii.gz`` and so on, to a folder."""
-    thinned = [max(16, round(n / _TIMES_AS_FINE)) for n in size]
+    thinned = [max(16, round(n / TIMES_AS_FINE)) for n in size]
     image = make_phantom(5, thinned, timepoints, max_motion_voxels=2.0)["image"][None]
     for k, volume in enumerate(interpolate(image, list(size), mode="trilinear", align_corners=True)[0].numpy()):
         write_image(Frame(volume, np.eye(4), "phantom"), Path(folder) / f"t{k:03d}.nii.gz")

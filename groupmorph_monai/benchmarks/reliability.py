@@ -18,8 +18,8 @@ from .figures import save_figure
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-_NEWTON_STEPS = 5
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # of the intervals
+_NEWTON_STEPS = 5  # to the points of the common space; fields change little over their length
 
 
 def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ __all__ = [
 GOOD = "none"
 _MANAGED = "none: planted motion recovered"
 _RESIDUAL = "kinetic_residual_ratio"
-_ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)
+_ADDED_VOXELS = (0.5, 1.0, 2.0, 4.0)  # maximum displacements of motion that is added to a result
 _MANAGED_VOXELS = 0.5  # maximum mean landmark error of a successful registration
 
 

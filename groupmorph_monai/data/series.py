@@ -23,6 +23,7 @@ __all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series",
 
 logger = logging.getLogger(__name__)
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # coordinates of DICOM and ITK to those of NIfTI, which are used here
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
 

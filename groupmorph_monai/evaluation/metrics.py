@@ -32,8 +32,8 @@ __all__ = [
     "warp_labels",
 ]
 
-_SLAB_VOXELS = 2**18
-_MEAN_VOXELS = 2**20
+_SLAB_VOXELS = 2**18  # cells that are processed at a time, which bounds the memory
+_MEAN_VOXELS = 2**20  # samples that suffice for a mean; a full-size series has 25 times as many voxels
 
 
 def _check_field(name: str, ddf: Tensor) -> None:
@@ -264,7 +264,6 @@ def inverse_consistency_mm(
     no such voxels. Large grids are subsampled to about one million voxels."""
     _check_fields(ddf, inverse_ddf)
     size = ddf.shape[2:]
-    # A million samples suffice for a mean; a full-size series has 25 times as many voxels.
     every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
     thin = (slice(None, None, every),) * 3
     grid = every * voxel_grid([-(-n // every) for n in size], ddf)

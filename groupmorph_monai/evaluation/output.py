@@ -29,11 +29,11 @@ from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .kinetics import draw_kinetics, summarise_kinetics
 from .metrics import similarity
-from .page import write_page
+from .page import Motion, write_page
 from .quality import measure_quality
 from .region import region_masks, region_report
 from .report import draw_report, format_table, to_json, versions, write_json
-from .verdict import judge
+from .verdict import LEAST_FALL, judge
 
 __all__ = ["MetricsTable", "SeriesWriter", "ShowMeand"]
 
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 MEASURED = ".measured"  # folder of intermediate results, one file per series, until the table is complete
 _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
-LEAST_FALL = 5e-3  # drop in NMI, as in the verdict; interpolation alone changes it by less
 _ONE_IMAGE = 1 - 1e-3  # NMI
 _VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_seen", "native_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
@@ -170,9 +169,9 @@ class SeriesWriter:
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
         report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
-        transforms, lengths = [registration["transforms"][k] for k in self.shown], lengths[self.shown]
-        std = std and [std[k] for k in self.shown]
-        write_page(folder / "report.html", report, volumes, grid, transforms, lengths, std, picture, self.shown)
+        transforms, std = [registration["transforms"][k] for k in self.shown], std and [std[k] for k in self.shown]
+        motion = Motion(transforms, lengths[self.shown], std)
+        write_page(folder / "report.html", report, volumes, grid, motion, picture, self.shown)
         write_json(report, folder / "report.json")
         return len(written["files"])
 
@@ -199,13 +198,11 @@ class SeriesWriter:
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
 
-    def _draw(self, folder: Path, written: Mapping[str, Any], lengths: np.ndarray) -> None:
+    def _draw(self, folder: Path, volumes: Mapping[str, np.ndarray], lengths: np.ndarray) -> None:
         name = Path(self.series.frames[self.home].path).name
         draw_report(
             folder / "report.png",
-            written["native"],
-            written["warped"],
-            written["jacobian"],
+            volumes,
             lengths,
             self.series.frames[self.home].grid.spacing_mm.tolist(),
             title=": ".join(filter(None, [self.settings.get("model"), name])),

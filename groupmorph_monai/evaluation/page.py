@@ -15,7 +15,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -27,12 +27,12 @@ from ..data.series import Frame
 from ..space.geometry import Grid, Transform
 from .report import plain
 
-__all__ = ["LARGEST_BYTES", "page_grid", "write_page"]
+__all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]
 
-LARGEST_BYTES = 15_000_000
+LARGEST_BYTES = 15_000_000  # of the page, whatever the size of the series
 _RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough
-_LARGEST_JACOBIAN = 3.0
+_LARGEST_JACOBIAN = 3.0  # volume ratio, as which larger ones are shown
 _LEVELS = 65534  # 16-bit values 1 to 65535; 0 marks unknown voxels
 _VERDICTS = {
     "PASS": "No known sign of a failed registration was detected. This is no proof: check the subtraction images.",
@@ -176,14 +176,26 @@ class _Page:
         return _pack(_bytes(values, 0, high), low=0, high=high, reach=high)
 
 
+class Motion(NamedTuple):
+    """Motion of K scans.
+
+    Args:
+        transforms: K, from the common space to each timepoint.
+        lengths_mm: ``(K, P)``, sampled displacement magnitudes.
+        std_mm: K frames, standard deviation of each displacement; None without draws.
+    """
+
+    transforms: Sequence[Transform]
+    lengths_mm: np.ndarray
+    std_mm: Sequence[Frame] | None = None
+
+
 def write_page(
     path: str | os.PathLike[str],
     report: Mapping[str, Any],
     written: Mapping[str, np.ndarray],
     grid: Grid,
-    transforms: Sequence[Transform],
-    lengths_mm: np.ndarray,
-    std_mm: Sequence[Frame] | None = None,
+    motion: Motion,
     kinetics_png: bytes | None = None,
     timepoints: Sequence[int] | None = None,
 ) -> None:
@@ -195,18 +207,16 @@ def write_page(
             ``warped_seen``, bool masks of the fields of view of the first two; and optionally ``region`` of
             `region_masks`, whose curves are in ``report["region"]``.
         grid: grid of the home scan.
-        transforms: K, from the common space to each timepoint.
-        lengths_mm: ``(K, P)``, sampled displacement magnitudes.
-        std_mm: K frames, standard deviation of each displacement.
+        motion: motion of the K scans.
         kinetics_png: figure of the kinetic maps that ``report["kinetics"]`` summarises.
         timepoints: indices of the K timepoints in the series; None for the first K.
     """
     report = plain(report)
-    page = _Page(grid, len(transforms))
+    page, transforms = _Page(grid, len(motion.transforms)), motion.transforms
     volumes, after = page.series(written)
     volumes |= {"jacobian": page.jacobian(written["jacobian"]), "displacement": page.displacement(transforms)}
-    if std_mm is not None:
-        volumes["std"] = page.std(std_mm)
+    if motion.std_mm is not None:
+        volumes["std"] = page.std(motion.std_mm)
     change = np.nan_to_num(np.abs(after - after[:1]))
     timepoints = range(len(transforms)) if timepoints is None else timepoints
     times_s = [report["times_s"][k] for k in timepoints] if report["times_s"] else None
@@ -225,7 +235,7 @@ def write_page(
         "timepoints": [f"{k}: {name}{time}" for k, name, time in zip(timepoints, names, times)],
         "times_s": times_s,
         "region_signal": {when: [values[k] for k in timepoints] for when, values in region_signal.items()},
-        "motion_mm": [_percentiles(lengths) for lengths in lengths_mm],
+        "motion_mm": [_percentiles(lengths) for lengths in motion.lengths_mm],
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),
     }

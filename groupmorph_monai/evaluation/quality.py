@@ -24,13 +24,13 @@ from .metrics import nmi
 
 __all__ = ["measure_quality"]
 
-_LONGEST_VOXELS = 80
+_LONGEST_VOXELS = 80  # along the longest side of the grid of the checks, which look for gross errors
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
-_LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2
-_LEAST_CURVE = 4  # timepoints
+_LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2  # of an enhancing region; thickness of the shell to which it is compared
+_LEAST_CURVE = 4  # timepoints of a curve whose roughness can be measured
 _MOST_COMPARED = 16  # timepoints compared in pairs, whose number, and memory, grows quadratically
 
 

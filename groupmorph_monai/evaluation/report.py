@@ -148,9 +148,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
 
 def draw_report(
     path: str | os.PathLike[str],
-    native: np.ndarray,
-    warped: np.ndarray,
-    jacobian: np.ndarray,
+    volumes: Mapping[str, np.ndarray],
     displacement_mm: np.ndarray,
     spacing_mm: Sequence[float],
     title: str | None = None,
@@ -163,14 +161,15 @@ def draw_report(
     of bright and dark edges indicate motion.
 
     Args:
-        native, warped: ``(K, *S)``, intensities in any unit.
-        jacobian: ``(K, *S)``, determinants.
+        volumes: ``native`` and ``warped``, intensities in any unit, and ``jacobian``, determinants, ``(K, *S)`` each.
         displacement_mm: ``(K,)``, one number per timepoint, or ``(K, P)``, sampled displacement magnitudes.
         spacing_mm: ``(3,)``, voxel size.
         title: figure title.
         timepoints: indices of the K timepoints in the series; None for the first K.
     """
-    native, warped, jacobian = (np.asarray(x, dtype=np.float32) for x in (native, warped, jacobian))
+    native, warped, jacobian = (
+        np.asarray(volumes[name], dtype=np.float32) for name in ("native", "warped", "jacobian")
+    )
     if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:
         raise ValueError(
             "native, warped and jacobian: expected one shape (K, i, j, k), "

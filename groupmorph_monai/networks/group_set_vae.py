@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import window_mean, window_normalise
-from .layers import check_timepoints, init_leaky_relu_layers
+from .layers import check_timepoints, cropped, init_leaky_relu_layers
 
 __all__ = ["GroupSetVAE", "Look", "twice_as_fine"]
+
+_SQUARINGS = 4  # of the integration inside a look; the trained weights depend on it
 
 
 def _line(n: int, like: Tensor) -> Tensor:
@@ -75,13 +77,12 @@ class Look(nn.Module):
     Args:
         features: number of features per voxel.
         hidden: channels of the hidden layers.
-        squarings: squarings of the integration of z.
         finer: whether the lattice of the features has twice the resolution of the lattice of z.
     """
 
-    def __init__(self, features: int, hidden: int, squarings: int, finer: bool):
+    def __init__(self, features: int, hidden: int, finer: bool):
         super().__init__()
-        self.squarings, self.finer = squarings, finer
+        self.squarings, self.finer = _SQUARINGS, finer
         self.feature_weight = nn.Parameter(torch.zeros(features))
         self.first = nn.Conv3d(features + 9, hidden, 3, padding=1)
         self.second = nn.Conv3d(hidden, hidden, 3, padding=1)
@@ -220,7 +221,6 @@ class GroupSetVAE(nn.Module):
         features: number of compared features on every 2nd, 4th, 8th and 16th voxel.
         hidden_channels: channels of the network that predicts the step.
         looks: number of looks on every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
-        squarings: squarings of the integration inside a look.
         max_velocity_voxels: bound alpha of the components of the mean, ``alpha tanh(z / alpha)``, voxels of the grid of
             z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
@@ -234,7 +234,6 @@ class GroupSetVAE(nn.Module):
         features: Sequence[int] = (4, 8, 8, 8),
         hidden_channels: int = 24,
         looks: Sequence[int] = (2, 2, 1, 2),
-        squarings: int = 4,
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
         velocities: int = 1,
@@ -251,7 +250,7 @@ class GroupSetVAE(nn.Module):
         widths = [encoder_channels[0] + 1, *encoder_channels[1:]]
         self.compared = nn.ModuleList([nn.Conv3d(w, f, 3, padding=1) for w, f in zip(widths, features)])
         self.look = nn.ModuleList(
-            [Look(f, hidden_channels, squarings, finer=level == 3) for level, f in enumerate(reversed(features))]
+            [Look(f, hidden_channels, finer=level == 3) for level, f in enumerate(reversed(features))]
         )
         self.apart = nn.ModuleList([nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else [])
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
@@ -311,7 +310,7 @@ class GroupSetVAE(nn.Module):
         # The constant keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(h).to(mean.dtype)) + 1e-8)
         parameters = torch.stack([mean, log_variance]).unflatten(1, (-1, timepoints)).transpose(0, 1).flatten(1, 3)
-        return self.cropped(parameters, images)
+        return cropped(parameters, images, self.stride)
 
     def padded(self, images: Tensor) -> Tensor:
         """Pad images with border values to sizes that are divisible by 16."""
@@ -325,13 +324,6 @@ class GroupSetVAE(nn.Module):
     def bounded(self, z: Tensor) -> Tensor:
         """Compute the mean of the posterior, ``alpha tanh(z / alpha)``."""
         return self.max_velocity_voxels * torch.tanh(z / self.max_velocity_voxels)
-
-    def cropped(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Crop ``(B, C, *S)`` on the grid of z to the size of the images before they were `padded`."""
-        for axis in range(3):
-            size = (images.shape[axis + 2] + self.stride - 1) // self.stride
-            parameters = parameters.narrow(axis + 2, 0, size)
-        return parameters
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import init_leaky_relu_layers
+from .layers import cropped, init_leaky_relu_layers
 
 __all__ = ["GroupVAE"]
 
@@ -99,11 +99,7 @@ class GroupVAE(nn.Module):
         mean = self.max_velocity_voxels * torch.tanh(self.mean_head(x) / self.max_velocity_voxels)
         # The constant keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(x)) + 1e-8)
-        parameters = torch.cat([mean, log_variance], dim=1)
-        for axis in range(3):
-            size = (images.shape[axis + 2] + self.stride - 1) // self.stride
-            parameters = parameters.narrow(axis + 2, 0, size)
-        return parameters
+        return cropped(torch.cat([mean, log_variance], dim=1), images, self.stride)
 
     @torch.jit.ignore
     def decode(self, z: Tensor, images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_timepoints", "init_leaky_relu_layers", "with_mean_of_others"]
+__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "with_mean_of_others"]
 
 
 def check_timepoints(images: Tensor) -> int:
@@ -26,6 +26,13 @@ def init_leaky_relu_layers(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
         nn.init.kaiming_normal_(layer.get_parameter("weight"), a=0.2)
         nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def cropped(parameters: Tensor, images: Tensor, stride: int) -> Tensor:
+    """Crop ``(B, C, *S)`` on every ``stride``-th voxel of padded images to the size of the images before padding."""
+    for axis in range(3):
+        parameters = parameters.narrow(axis + 2, 0, (images.shape[axis + 2] + stride - 1) // stride)
+    return parameters
 
 
 def with_mean_of_others(images: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ from ..space.lattice import window_mean
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute"]
 
-
-_SLAB_VOXELS = 2**17
+_SLAB_VOXELS = 2**17  # whose windows are in memory at a time
 
 
 class Linearised(NamedTuple):

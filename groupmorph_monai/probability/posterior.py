@@ -11,6 +11,8 @@ from ..space.lattice import CosineTransform
 
 __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
 
+Passes = Sequence[Tensor]  # a tensor for each pass of a network
+
 
 def split_parameters(parameters: Tensor, timepoints: int) -> tuple[Tensor, Tensor]:
     """Split a network's output into the parameters of the posterior.
@@ -73,9 +75,7 @@ class Posterior:
             noise = cosine.inverse(placed_once(self.spectrum, size, like=mean) * cosine(noise))
         return mean + noise
 
-    def of_passes(
-        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def of_passes(self, draws: Passes, means: Passes, log_variances: Passes) -> tuple[Tensor, Tensor]:
         """Return the mean and log variance of z after T passes, ``z = z_1 + ... + z_T``.
 
         ``q(z given z_1 ... z_T-1) = N(z_1 + ... + z_T-1 + mean_T, C Sigma_T C^T)``, so that a prior applies to the
@@ -97,9 +97,7 @@ class CodePosterior(Posterior):
     are concatenated instead, so that the KL to a white prior is the sum over passes (``log p(z_1) ... p(z_T)``).
     """
 
-    def of_passes(
-        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def of_passes(self, draws: Passes, means: Passes, log_variances: Passes) -> tuple[Tensor, Tensor]:
         """Concatenate the means and log variances of all passes, ``(B, K, T * C, 1, 1, 1)``."""
         return torch.cat(list(means), dim=2), torch.cat(list(log_variances), dim=2)
 
@@ -108,8 +106,6 @@ class StepPosterior(Posterior):
     """Posterior of passes that are separate steps, each composed with the previous map: the prior applies to the z of
     each step (AVSM, Eq. 12)."""
 
-    def of_passes(
-        self, draws: Sequence[Tensor], means: Sequence[Tensor], log_variances: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def of_passes(self, draws: Passes, means: Passes, log_variances: Passes) -> tuple[Tensor, Tensor]:
         """Return the mean and log variance of the last step."""
         return means[-1], log_variances[-1]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import InputError
-from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..space.alignment import Alignment
 from ..space.grid import full_precision, placed_once
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
@@ -25,6 +25,12 @@ def _terms(size: tuple[int, ...], step: float) -> tuple[Tensor, ...]:
     # In voxels of the image, vectors are ``step`` times longer than in voxels of the lattice, a difference spans
     # ``step`` voxels, and a lattice voxel represents ``step**D``.
     return tuple(laplacian**order * step ** (2 + len(size) - 2 * order) for order in range(4))
+
+
+def _log_determinant(eigenvalues: Tensor) -> float:
+    """Compute the logarithm of the pseudo-determinant: with lambda_v = 0, the precision is singular, as constant fields
+    have no energy."""
+    return eigenvalues[eigenvalues > 1e-12].log().sum().item()
 
 
 class FluidPrior:
@@ -72,10 +78,7 @@ class FluidPrior:
 
     def log_determinant(self, size: Sequence[int]) -> float:
         """Compute ``log |Lambda|`` of one component on a grid of ``size``, exactly."""
-        eigenvalues = self.spectrum(size)
-        # With lambda_v = 0 (VoxelMorph's prior) Lambda is singular, as constant fields have no energy: take the
-        # pseudo-determinant.
-        return eigenvalues[eigenvalues > 1e-12].log().sum().item()
+        return _log_determinant(self.spectrum(size))
 
     def energy(self, z: Tensor) -> Tensor:
         """Compute ``z^T Lambda z`` of every field component: ``(B, K, D, *S)`` to ``(B, K, D)``."""
@@ -168,7 +171,7 @@ class TemporalPrior(FluidPrior):
 
     def _constant_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
         spectrum, smoothing = self._spectrum(timepoints, size), Posterior(smoothing_voxels).spectrum(size)
-        log_determinant = spectrum[spectrum > 1e-12].log().sum().item() / timepoints
+        log_determinant = _log_determinant(spectrum) / timepoints
         return torch.tensor(math.prod(size) + log_determinant + 2 * smoothing.log().sum().item(), dtype=torch.float64)
 
 
@@ -239,7 +242,7 @@ class AffineNorm:
         alignment: constraint on the logarithms of the maps.
     """
 
-    def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
+    def __init__(self, alignment: Alignment):
         self.alignment = alignment
 
     @full_precision

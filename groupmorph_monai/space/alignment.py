@@ -12,6 +12,7 @@ from .grid import compose, full_precision, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
 
 __all__ = [
+    "Alignment",
     "MeanAlignment",
     "OneWayAlignment",
     "ReferenceAlignment",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 Transformation = Flow | FlowSequence | Displacement
+Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for each
 
 
 class _Alignment:
@@ -40,15 +42,11 @@ class _Alignment:
         ``constrain(anchored(z)) == z - shared(z)``."""
         raise NotImplementedError
 
-    def displacements(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
         raise NotImplementedError
 
-    def inverses(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *S)``, voxels."""
         raise NotImplementedError
 
@@ -84,15 +82,11 @@ class MeanAlignment(_Alignment):
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
         return _mean(z, chunks) if self.remove_mean else 0.0
 
-    def displacements(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
         return ((c, transformation(z[:, c] - shared)) for c in chunks(z.shape[1]))
 
-    def inverses(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         shared = self.shared(z, chunks)
         return ((c, transformation.inverse(z[:, c] - shared)) for c in chunks(z.shape[1]))
 
@@ -137,16 +131,12 @@ class ReferenceAlignment(_Alignment):
         self._check(z)
         return z[:, self.reference : self.reference + 1]
 
-    def displacements(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         from_reference = transformation.inverse(self._reference_field(z))
         for c in chunks(z.shape[1]):
             yield c, self._pin(compose(transformation(z[:, c]), from_reference), c.start)
 
-    def inverses(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         to_reference = transformation(self._reference_field(z))
         for c in chunks(z.shape[1]):
             yield c, self._pin(compose(to_reference, transformation.inverse(z[:, c])), c.start)
@@ -180,17 +170,16 @@ class OneWayAlignment(ReferenceAlignment):
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
         return self._reference_field(z)
 
-    def displacements(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         self._check(z)
         return ((c, transformation(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
 
-    def inverses(
-        self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         self._check(z)
         return ((c, transformation.inverse(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
+
+
+Alignment = MeanAlignment | ReferenceAlignment
 
 
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:

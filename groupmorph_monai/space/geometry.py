@@ -26,7 +26,7 @@ __all__ = [
     "triple_product",
 ]
 
-_SLAB_VOXELS = 2**20
+SLAB_VOXELS = 2**20  # of a grid that are processed at a time, which bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Grid:
 
     def slabs(self) -> Iterator[slice]:
         """Yield slices of the first axis that cover the volume, with at most about a million voxels each."""
-        rows = max(1, _SLAB_VOXELS // (self.shape[1] * self.shape[2]))
+        rows = max(1, SLAB_VOXELS // (self.shape[1] * self.shape[2]))
         for start in range(0, self.shape[0], rows):
             yield slice(start, min(start + rows, self.shape[0]))
 

@@ -13,6 +13,7 @@ __all__ = [
     "Euler",
     "Flow",
     "FlowSequence",
+    "MidpointSquaring",
     "RungeKutta4",
     "ScalingAndSquaring",
     "StepSequence",
@@ -61,23 +62,31 @@ class ScalingAndSquaring(Flow):
 
     Args:
         steps: number of squarings.
-        midpoint: compute the initial displacement by the midpoint method, not by an Euler step. 3 squarings are then
-            more accurate than 7 without, in half the time.
     """
 
-    def __init__(self, steps: int = 7, midpoint: bool = False):
+    def __init__(self, steps: int = 7):
         if steps < 0:
             raise ValueError(f"steps: expected 0 or more, got {steps}")
-        self.steps, self.midpoint = steps, midpoint
+        self.steps = steps
+
+    def _first_step(self, z: Tensor) -> Tensor:
+        """Compute the displacement after ``1 / 2**steps`` of the time, here by an Euler step."""
+        return z / 2**self.steps
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
-        ddf = z / 2**self.steps
-        if self.midpoint:
-            ddf = _velocity_at(z, ddf / 2) / 2**self.steps
+        ddf = self._first_step(z)
         for _ in range(self.steps):
             ddf = compose(ddf, ddf)
         return ddf
+
+
+class MidpointSquaring(ScalingAndSquaring):
+    """Scaling and squaring from a step of the midpoint method: 3 squarings are more accurate than 7 from an Euler step,
+    in half the time."""
+
+    def _first_step(self, z: Tensor) -> Tensor:
+        return _velocity_at(z, super()._first_step(z) / 2) / 2**self.steps
 
 
 class _Solver(Flow):
@@ -147,12 +156,10 @@ class AffineFlow(Flow):
 
     @full_precision
     def __call__(self, z: Tensor) -> Tensor:
-        dimensions = z.dim() - 3
-        corner = z[(slice(None), slice(None), slice(None), *[slice(2)] * dimensions)]
-        origin = corner.flatten(3)[..., 0]
-        # With axis d first, corner 2 ** (D - 1) is the one next to the origin along this axis.
-        steps = [corner.movedim(3 + d, 3).flatten(3)[..., 2 ** (dimensions - 1)] - origin for d in range(dimensions)]
-        matrix = torch.stack([*steps, origin], dim=-1)  # (B, K, D, D + 1)
+        dimensions, at = z.dim() - 3, z.movedim((0, 1, 2), (-3, -2, -1))  # (*S, B, K, D)
+        origin = at[(0,) * dimensions]
+        slopes = [at[tuple(int(axis == d) for axis in range(dimensions))] - origin for d in range(dimensions)]
+        matrix = torch.stack([*slopes, origin], dim=-1)  # (B, K, D, D + 1)
         matrix = torch.cat([matrix, torch.zeros_like(matrix[..., :1, :])], dim=-2)
         displaced = torch.linalg.matrix_exp(matrix) - torch.eye(dimensions + 1, dtype=z.dtype, device=z.device)
         grid = voxel_grid(z.shape[3:], z)

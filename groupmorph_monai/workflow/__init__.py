@@ -1,5 +1,6 @@
 """Training and registration: inferers, handlers for MONAI's engines, and estimates of memory and time."""
 
+from .affine_alignment import AffineSchedule
 from .affine_refinement import AffineRefinement
 from .batches import prepare_series
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
@@ -12,15 +13,19 @@ from .literal import literal
 from .many_scans import storage_for
 from .memory import keep_freed_memory
 from .network_affine import NetworkAffine
+from .network_passes import NetworkPasses
+from .precision import LikeliestWeights
 from .refinement import Refinement
 from .registration import ComposeTransformsd, timepoint_transforms
 from .sampling import RandomDraws
+from .schedule import Schedule
+from .static_regions import StaticRegions
 from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
-from .windowed_inference import WindowedInference
 
 __all__ = [
     "AffineRefinement",
+    "AffineSchedule",
     "AlignInitiald",
     "BestWeights",
     "CarriedBack",
@@ -32,19 +37,22 @@ __all__ = [
     "ExchangedPairs",
     "GradientClip",
     "InverseFields",
+    "LikeliestWeights",
     "ListedOutput",
     "LossTerms",
     "NetworkAffine",
+    "NetworkPasses",
     "PriorCodes",
     "RandomDraws",
     "Refinement",
     "RegistrationCost",
     "RegistrationInferer",
+    "Schedule",
+    "StaticRegions",
     "StepwiseTrainingInferer",
     "StopAfter",
     "TrainingInferer",
     "WeightsLoader",
-    "WindowedInference",
     "claim_for_training",
     "keep_freed_memory",
     "literal",

@@ -7,6 +7,7 @@ orientation in which they are stored, and only measured voxels count.
 import math
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +23,16 @@ from .affine_scan import CoarseScan, coarse_scan
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
-__all__ = ["AffineAlignment", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
+__all__ = ["AffineAlignment", "AffineSchedule", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
 
-LEAST_CONFIDENCE = 0.25  # see GroupAffine
-_SEARCH_DEGREES = 15.0
-_LEAST_STEP = 0.02  # voxels
+# Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
+# 0.4 to 0.9 for aligned scans.
+LEAST_CONFIDENCE = 0.25
+_CLEAR_CONFIDENCE = 0.4  # above which no search is needed
+_SEARCH_DEGREES = 15.0  # of the rotations that the search tries
+_LEAST_STEP = 0.02  # voxels; when no corner of the grid moves farther, the optimisation has converged
 _MOST_TOGETHER = 16  # scans that are aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # of the jointly aligned scans, with each further scan
-_CLEAR_CONFIDENCE = 0.4  # above which no search is needed
 
 
 def _logarithms(maps: Tensor) -> Tensor:
@@ -62,14 +65,28 @@ class AffineAlignment(NamedTuple):
     polarity: Tensor
 
 
+@dataclass(frozen=True)
+class AffineSchedule:
+    """Grids and steps of an affine alignment.
+
+    Args:
+        voxels: number of voxels along the longest side of the coarse and the fine grid.
+        iterations: maximum number of steps on each grid.
+        candidates: number of candidates of the search that are optimised.
+    """
+
+    voxels: Sequence[int] = (24, 48)
+    iterations: int = 12
+    candidates: int = 3
+
+
 class GroupAffine:
     """Align K scans by affine or rigid maps.
 
     1. Starting from the files' coordinates, all maps are optimised jointly on a coarse grid, by Gauss-Newton steps on
        the likelihood of `regress`.
     2. The confidence of a scan is the correlation of its edges with the mean edges of the other scans, minus half of
-       the highest correlation at shifts of more than 3 voxels of the coarse grid. Measured values: below 0.15 for
-       unrelated scans, up to 0.22 for scans of the same object that are not aligned, 0.4 to 0.9 for aligned scans.
+       the highest correlation at shifts of more than 3 voxels of the coarse grid.
     3. Scans that are not clearly aligned are searched for, at all shifts and thirteen rotations. The best candidates
        are optimised, and the one with the highest correlation is taken. A scan that remains below `LEAST_CONFIDENCE`
        keeps its file's coordinates.
@@ -81,22 +98,12 @@ class GroupAffine:
 
     Args:
         kind: ``"affine"`` (12 parameters) or ``"rigid"`` (6).
-        voxels: number of voxels along the longest side of the coarse and the fine grid.
-        iterations: maximum number of steps on each grid.
-        candidates: number of candidates of the search that are optimised.
+        schedule: grids and steps; None for the defaults.
         storage: where the volumes are kept.
     """
 
-    def __init__(
-        self,
-        kind: str = "affine",
-        voxels: tuple[int, int] = (24, 48),
-        iterations: int = 12,
-        candidates: int = 3,
-        storage: Storage = IN_MEMORY,
-    ):
-        self.kind, self.voxels, self.iterations, self.candidates = kind, voxels, iterations, candidates
-        self.storage = storage
+    def __init__(self, kind: str = "affine", schedule: AffineSchedule | None = None, storage: Storage = IN_MEMORY):
+        self.kind, self.schedule, self.storage = kind, schedule or AffineSchedule(), storage
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:
         """Align K volumes.
@@ -137,7 +144,7 @@ class _Group:
     def __init__(self, settings: GroupAffine, frames: Sequence[Frame], masks: Sequence[Frame | None]):
         self.settings, self.grids = settings, [frame.grid for frame in frames]
         self.extent = float(working_grid(self.grids, None).extent_mm.max())
-        coarse, fine = (self.extent / n for n in settings.voxels)
+        coarse, fine = (self.extent / n for n in settings.schedule.voxels)
         self.fine = [coarse_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
         self.coarse = [scan.coarsened(coarse) for scan in self.fine]
         masked = [k for k, mask in enumerate(masks) if mask is not None]
@@ -146,9 +153,9 @@ class _Group:
     def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
         """Return a group with one more scan, the last."""
         group = copy(self)
-        scan = coarse_scan(frame, mask, self.extent / self.settings.voxels[1])
+        scan = coarse_scan(frame, mask, self.extent / self.settings.schedule.voxels[1])
         group.grids, group.fine = [*self.grids, frame.grid], [*self.fine, scan]
-        group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.voxels[0])]
+        group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.schedule.voxels[0])]
         return group
 
     def align_last(self, alignment: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +207,9 @@ class _Group:
         union = working_grid(
             [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen], None
         )
-        return union.at_spacing(torch.full((3,), self.extent / self.settings.voxels[level], dtype=torch.float64))
+        return union.at_spacing(
+            torch.full((3,), self.extent / self.settings.schedule.voxels[level], dtype=torch.float64)
+        )
 
     def resampled(
         self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]
@@ -221,7 +230,7 @@ class _Group:
         moving = range(len(chosen)) if only is None else [chosen.index(only)]
         maps, corners = maps.clone(), _corners(grid)
         volumes = {k: scans[k].resampled(grid, maps[k]) for k in chosen}
-        for _ in range(self.settings.iterations):
+        for _ in range(self.settings.schedule.iterations):
             steps = affine_steps(*self.stacked(volumes), grid, kind, moving)
             if only is None:  # shortened, as each step is computed for fixed other scans, which move, too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
@@ -333,7 +342,7 @@ class _Group:
                 scored_maps.append((score, rotated[k] @ translation))
         scored_maps.sort(key=lambda pair: pair[0], reverse=True)
         result = []
-        for matrix in [*(matrix for _, matrix in scored_maps[: self.settings.candidates]), maps[k]]:
+        for matrix in [*(matrix for _, matrix in scored_maps[: self.settings.schedule.candidates]), maps[k]]:
             start = maps.clone()
             start[k] = matrix
             optimised = self.optimise(start, 0, "rigid", [*group, k], only=k)

@@ -10,7 +10,7 @@ from ..space.lattice import gradient, window_mean
 
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
-_LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels
+_LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels; the correlation of small overlaps is high by chance
 _LEAST_VARIANCE = 0.1  # fraction of the features' mean variance, see ShiftCorrelation
 
 

@@ -11,9 +11,9 @@ from ..space.lattice import gradient, window_mean
 
 __all__ = ["Regression", "WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
 
-WINDOW_RADIUS = 2  # voxels
-_NOISE = 0.02**2  # variance of noise, for intensities in [0, 1]
-_LONGEST_STEP = 3.0  # voxels
+WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
+_NOISE = 0.02**2  # variance of noise, for intensities in [0, 1], below which contrast is ignored
+_LONGEST_STEP = 3.0  # voxels that a corner may move, as far as the linear model holds
 
 
 def affine_generators(kind: str) -> Tensor:
@@ -124,7 +124,6 @@ def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, movin
         curvature = generators @ ((effect * weight.flatten()) @ effect.T) @ generators.T
         damping = 1e-3 * curvature.trace() / len(curvature) + 1e-9
         step = torch.linalg.solve(curvature + damping * torch.eye(len(curvature)), force) @ generators
-        # The displacement of the corners is limited to a few voxels, where the linear model holds.
         longest = (step.view(3, 4) @ corners.T).norm(dim=0).max() * scale / grid.spacing_mm[0]
         step = step.view(3, 4) * (_LONGEST_STEP / longest.clamp_min(1e-9)).clamp_max(1)
         steps.append(torch.cat([step, torch.zeros(1, 4, dtype=torch.float64)]))

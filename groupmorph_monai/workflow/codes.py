@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
-from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
+from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
 from .batches import as_images
 from .field_inferer import FieldInferer, Prediction, Registration
@@ -28,7 +28,7 @@ class CodeInferer(FieldInferer):
 
     def __init__(
         self,
-        alignment: MeanAlignment | ReferenceAlignment,
+        alignment: Alignment,
         transformation: Transformation,
         codes: Callable[[Tensor, nn.Module], Tensor],
     ):

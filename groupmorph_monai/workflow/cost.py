@@ -16,9 +16,10 @@ from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
+from .network_passes import NetworkPasses
 from .processor_time import ProcessorTime
 from .refinement import Refinement
-from .windowed_inference import WindowedInference
+from .schedule import Stage
 
 __all__ = ["RegistrationCost"]
 
@@ -63,10 +64,10 @@ class RegistrationCost:
         return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
 
     @property
-    def levels(self) -> list[tuple[int, int]]:
-        """Sample spacing in voxels and maximum number of iterations of each level of the refinement."""
+    def levels(self) -> list[Stage]:
+        """Levels of the refinement."""
         refinement = getattr(self.inferer, "refinement", None)
-        return refinement.schedule(self.grid.shape) if isinstance(refinement, Refinement) else []
+        return refinement.schedule.stages(self.grid.shape) if isinstance(refinement, Refinement) else []
 
     @property
     def memory_gb(self) -> float:
@@ -75,8 +76,8 @@ class RegistrationCost:
 
     @property
     def _all_at_once_gb(self) -> float:
-        windows: WindowedInference = getattr(self.inferer, "windows", WindowedInference())
-        network_share = windows.share(self.grid.shape)
+        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
+        network_share = passes.share(self.grid.shape)
         on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
         return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 

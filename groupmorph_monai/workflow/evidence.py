@@ -14,7 +14,10 @@ from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
-_LEAST_SIGNAL_SHARE = 0.1  # of a voxel's curvature, see `Level.determined`
+# Least share of a voxel's curvature that is not noise, see `Level.determined`: the noise is an estimate from a few
+# volumes, and without any curvature the voxel would be left to the prior.
+_LEAST_SIGNAL_SHARE = 0.1
+_LEAST_MEASURED_SHARE = 0.9  # of the smoothing window of a coarse voxel; the rest of the window is extrapolated
 
 
 @dataclass
@@ -122,37 +125,24 @@ class Level:
 
     Args:
         images: ``(1, K, *S)``.
-        coverage: ``(1, K, *S)``, 1 where a timepoint was measured; None is 1 everywhere.
-        mask: 1 where voxels count, ``(1, K, *S)``, or ``(1, 1, *S)`` on timepoint ``mask_timepoint``; None is 1
-            everywhere.
-        mask_timepoint: index of the timepoint on which a mask with a single channel is defined.
+        evidence: voxels of the images that count.
         factor: spacing of the level's images, in voxels of the images.
         step: spacing of z, in voxels of the images.
         storage: where tensors of all K timepoints are kept.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        coverage: Tensor | None,
-        mask: Tensor | None,
-        mask_timepoint: int,
-        factor: int,
-        step: int,
-        storage: Storage = IN_MEMORY,
-    ):
+    def __init__(self, images: Tensor, evidence: Evidence, factor: int, step: int, storage: Storage = IN_MEMORY):
         def coarsened(x: Tensor) -> Tensor:
             return x if factor == 1 else storage.map(lambda part: coarsen(part, factor), x)
 
         def coarsened_coverage(x: Tensor) -> Tensor:
-            return (coarsen(x, factor) > 0.9).float()
+            return (coarsen(x, factor) > _LEAST_MEASURED_SHARE).float()
 
         self.images, self.storage = coarsened(images), storage
-        # Smoothing mixes extrapolated values into voxels at the border of the measured region.
-        coverage = None if coverage is None or _is_one_everywhere(coverage, storage) else coverage
+        coverage, mask = (_unless_one(x, storage) for x in (evidence.coverage, evidence.mask))
         self.coverage = None if coverage is None else storage.map(coarsened_coverage, coverage)
-        self.mask = None if mask is None or _is_one_everywhere(mask, storage) else coarsened(mask)
-        self.mask_timepoint, self.factor, self.stride = mask_timepoint, factor, step // factor
+        self.mask = None if mask is None else coarsened(mask)
+        self.mask_timepoint, self.factor, self.stride = evidence.mask_timepoint, factor, step // factor
 
     def _upsampled(self, ddf: Tensor, k: int) -> Tensor:
         return upsample_field(ddf[:, k : k + 1], self.stride, self.images.shape[2:])[0]
@@ -267,5 +257,6 @@ class Level:
         return value * weight, count * (weight > 0)
 
 
-def _is_one_everywhere(x: Tensor, storage: Storage) -> bool:
-    return bool(storage.sum(lambda part: (part != 1).sum(), x) == 0)
+def _unless_one(x: Tensor | None, storage: Storage) -> Tensor | None:
+    """Return ``x``, or None if it is 1 everywhere."""
+    return None if x is None or storage.sum(lambda part: (part != 1).sum(), x) == 0 else x

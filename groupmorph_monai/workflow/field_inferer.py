@@ -8,7 +8,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation
+from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
 from ..space.grid import warp, warp_observed
 
@@ -68,12 +68,7 @@ class FieldInferer(Inferer):
         storage: where tensors of all K timepoints are kept.
     """
 
-    def __init__(
-        self,
-        alignment: MeanAlignment | ReferenceAlignment,
-        transformation: Transformation,
-        storage: Storage = IN_MEMORY,
-    ):
+    def __init__(self, alignment: Alignment, transformation: Transformation, storage: Storage = IN_MEMORY):
         super().__init__()
         self.alignment, self.transformation, self.storage = alignment, transformation, storage
 

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
-from ..space.alignment import MeanAlignment, ReferenceAlignment, Transformation, affine_velocity
+from ..space.alignment import Alignment, Transformation, affine_velocity
 from ..space.field import Field
 from ..space.grid import full_precision, warp
 from ..space.spread import standard_deviation
@@ -22,9 +22,9 @@ from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence
 from .field_inferer import FieldInferer, Prediction, Registration
+from .network_passes import NetworkPasses
 from .refinement import Refinement
 from .streamed_network import streamed_imputation, streamed_mean, streams
-from .windowed_inference import WindowedInference
 
 __all__ = ["RegistrationInferer", "native_bf16"]
 
@@ -36,6 +36,9 @@ def native_bf16(device: torch.device | str) -> bool:
     """Return whether ``device`` is a GPU that supports bfloat16. On a CPU it would save a sixth of the network's time,
     but rounding, such as that of the affine in a file, would change fields by hundredths of a millimetre."""
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+Choose = Callable[[Tensor, Tensor], Tensor]  # maps the mean and log variance of a posterior to z
 
 
 def _mean(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -54,9 +57,8 @@ class RegistrationInferer(FieldInferer):
     Args:
         alignment: alignment to the mean or to a reference.
         transformation: maps a field to displacements.
-        passes: number of passes of the network.
+        passes: passes of the network; None for one, in one window.
         refinement: refinement of the velocity for each series after the last pass; None for no refinement.
-        windows: how the network is evaluated on a whole volume; None for one window.
         draws: number of draws of z for ``ddf_std``; with 0, it is not computed.
         posterior: distribution that the network parametrises; None for one without smoothing.
         storage: where tensors of all K timepoints are kept. With a few timepoints at a time, a network for which
@@ -66,37 +68,33 @@ class RegistrationInferer(FieldInferer):
 
     def __init__(
         self,
-        alignment: MeanAlignment | ReferenceAlignment,
+        alignment: Alignment,
         transformation: Transformation,
-        passes: int = 1,
+        passes: NetworkPasses | None = None,
         refinement: Refinement | AffineRefinement | None = None,
-        windows: WindowedInference | None = None,
         draws: int = 0,
         posterior: Posterior | None = None,
         storage: Storage = IN_MEMORY,
     ):
         super().__init__(alignment, transformation, storage)
-        if passes < 1:
-            raise InputError(f"passes: expected 1 or more, got {passes}; use 1, except with models/avsm_affine")
         if draws < 0:
             raise InputError(f"std_draws: expected 0 or more, got {draws}; 20 are sufficient")
         if draws and refinement is not None:
             refinement.check_draws(draws)
-        self._check_storage(storage, draws, passes, refinement)
-        self.passes, self.refinement, self.windows = passes, refinement, windows or WindowedInference()
+        self.passes, self.refinement = passes or NetworkPasses(), refinement
         self.draws, self.posterior = draws, posterior or Posterior()
+        self._check_storage()
 
-    @staticmethod
-    def _check_storage(storage: Storage, draws: int, passes: int, refinement: object) -> None:
+    def _check_storage(self) -> None:
         needs = {
-            "draws (--std)": draws > 0,
-            "more than one pass": passes > 1,
-            "affine refinement": isinstance(refinement, AffineRefinement),
+            "draws (--std)": self.draws > 0,
+            "more than one pass": self.passes.number > 1,
+            "affine refinement": isinstance(self.refinement, AffineRefinement),
         }
-        for name in (name for name, needed in needs.items() if storage.scans_at_once and needed):
+        for name in (name for name, needed in needs.items() if self.storage.scans_at_once and needed):
             raise InputError(
                 f"scans_at_once: expected null with {name}, for which all scans are needed at once, got "
-                f"{storage.scans_at_once}; leave one of the two out, or give fewer scans"
+                f"{self.storage.scans_at_once}; leave one of the two out, or give fewer scans"
             )
 
     def __call__(
@@ -154,7 +152,7 @@ class RegistrationInferer(FieldInferer):
         model, size = unwrapped(network), images.shape[2:]
         if streams(model):
             imputed = images if coverage is None else streamed_imputation(images, coverage, self.storage)
-            with self.windows.autocast(images.device):
+            with self.passes.autocast(images.device):
                 z = streamed_mean(model, imputed, self.storage)
         elif self.refinement is None:
             raise InputError(
@@ -170,16 +168,12 @@ class RegistrationInferer(FieldInferer):
         no_variance = torch.full((), -torch.inf).expand(z.shape)
         return Prediction(dvf, z, no_variance, (z, no_variance), images)
 
-    def predict(
-        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
-    ) -> Prediction:
+    def predict(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Prediction:
         """Predict by all ``passes``; arguments as for `steps`."""
         *_, prediction = self.steps(images, network, choose)
         return prediction
 
-    def steps(
-        self, images: Tensor, network: nn.Module, choose: Callable[[Tensor, Tensor], Tensor] = _mean
-    ) -> Iterator[Prediction]:
+    def steps(self, images: Tensor, network: nn.Module, choose: Choose = _mean) -> Iterator[Prediction]:
         """Yield the prediction after each of ``passes``, each continuing from the previous one.
 
         Args:
@@ -191,10 +185,10 @@ class RegistrationInferer(FieldInferer):
         warped, size = images, images.shape[2:]
         before: Tensor | None = None  # no pass
         draws, parameters = [], []
-        for _ in range(self.passes):
+        for _ in range(self.passes.number):
             if before is not None:
                 warped = warp(images, Field(self._displacement(before), size, model.stride).on_image())
-            parameters.append(self.windows.posterior(warped, network))
+            parameters.append(self.passes.posterior(warped, network))
             draws.append(choose(*parameters[-1]))
             dvf = self.alignment.constrain(self.transformation.joined(before, model.decode(draws[-1], warped)))
             posterior = self.posterior.of_passes(draws, *zip(*parameters))

@@ -13,7 +13,7 @@ from ..data.reading.readers import read_image, read_series
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
-from .affine_alignment import GroupAffine
+from .affine_alignment import AffineSchedule, GroupAffine
 from .network_affine import NetworkAffine
 
 __all__ = ["AlignInitiald"]
@@ -41,8 +41,7 @@ class AlignInitiald(MapTransform):
         reference: index of the timepoint that defines the common space, with the identity as its transform. None for
             the mean of the transforms, whose logarithms then sum to 0.
         timepoints: number of timepoints that the network requires; None for any.
-        voxels: number of voxels along the longest side of the coarse and the fine grid of the optimisation.
-        iterations: maximum number of steps on each grid.
+        schedule: grids and steps of the optimisation; None for the defaults.
         network: network for ``"network"``.
         storage: where the series is kept.
 
@@ -56,8 +55,7 @@ class AlignInitiald(MapTransform):
         kind: str | None = "affine",
         reference: int | None = None,
         timepoints: int | None = None,
-        voxels: tuple[int, int] = (24, 48),
-        iterations: int = 12,
+        schedule: AffineSchedule | None = None,
         network: NetworkAffine | None = None,
         storage: Storage = IN_MEMORY,
     ):
@@ -71,8 +69,7 @@ class AlignInitiald(MapTransform):
         self.kind = kind
         self.aligner: GroupAffine | NetworkAffine | None = network if kind == "network" else None
         if kind in KINDS:
-            coarse, fine = voxels
-            self.aligner = GroupAffine(kind, (coarse, fine), iterations, storage=storage)
+            self.aligner = GroupAffine(kind, schedule, storage)
         self.reference, self.timepoints = reference, timepoints
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:

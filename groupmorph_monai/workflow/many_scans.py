@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from ..data.preprocessing.resampling import working_grid
-from ..data.reading.readers import header_grids
-from ..data.series import Series
 from ..data.storage import Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
+from ..space.geometry import Grid
 from .free_memory import available_memory_gb
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .streamed_network import streams
@@ -23,11 +22,10 @@ _MOST_AT_A_TIME = 16  # larger chunks are no faster
 
 
 def storage_for(
-    series: Series | str | Path | Sequence[str | Path] | None,
+    scans: Sequence[Grid],
     scans_at_once: int | Literal["auto"] | None = "auto",
     folder: str | Path | None = None,
     device: torch.device | str = "cpu",
-    description: str | None = None,
     spacing_mm: float | str | None = "auto",
     reference: int | None = None,
     needs: Sequence[object] = (),
@@ -35,12 +33,11 @@ def storage_for(
     """Choose where the tensors of a series are kept.
 
     Args:
-        series: series, as for `read_series`. Only the headers of files are read.
+        scans: grids of the series, as read by `header_grids`; may be empty.
         scans_at_once: number of scans in memory at a time; None for all; "auto" for all if they fit into the free
             memory, if the registration needs all at once, or if fewer would not need less memory.
         folder: folder of the results, for temporary files.
         device: device of the registration.
-        description: pattern that selects the series among the files of a folder.
         spacing_mm, reference: spacing and reference of the working grid, as for `working_grid`.
         needs: parts of the registration that may need all scans at once: a likelihood that couples all scans, a network
             other than the default, or a positive number of draws or additional passes.
@@ -56,8 +53,8 @@ def storage_for(
         raise InputError(f"scans_at_once: expected auto or null on {device}, got {scans_at_once}; add --device cpu")
     if scans_at_once != "auto":
         return Storage(scans_at_once, folder)
-    scans = header_grids(series, description) if on_cpu and not any(map(_needs_all, needs)) else []
-    if not scans or (reference is not None and not 0 <= reference < len(scans)):
+    together = not on_cpu or any(map(_needs_all, needs))
+    if not scans or together or (reference is not None and not 0 <= reference < len(scans)):
         return Storage(None, folder)  # an invalid reference is reported by the reader
     grid, free_gb = working_grid(scans, spacing_mm, reference), available_memory_gb()
     all_gb = all_at_once_gb(scans, grid)

@@ -4,18 +4,18 @@ import math
 import os
 from collections.abc import Sequence
 
-from ..space.geometry import Grid
+from ..data.writing.writers import FILES_AT_ONCE
+from ..space.geometry import SLAB_VOXELS, Grid
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
 # Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 6 timepoints, with and without refinement.
-_PROGRAM = 0.77e9
+_PROGRAM = 0.77e9  # without images
 _READ, _WRITTEN = 4, 30  # per voxel of all files, when they are read and when results are written
 _IMAGES = 8  # per voxel of the working grid and timepoint
 _NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # the same, in addition, for each stage
 _REFINING_ALL = 360  # per voxel of the working grid, for any number of timepoints
 _SLAB = 314  # per voxel of a slab, for each file that is being written
-_SLAB_VOXELS, _FILES_AT_ONCE = 2**20, 4
 # With a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
 _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
 
@@ -60,8 +60,8 @@ def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
 
 def _slabs(scans: Sequence[Grid]) -> float:
     """Estimate the bytes for the files that are written in parallel, each slab by slab."""
-    at_once = min(len(scans), os.cpu_count() or 1, _FILES_AT_ONCE)
-    return at_once * _SLAB * min(max(map(_voxels, scans)), _SLAB_VOXELS)
+    at_once = min(len(scans), os.cpu_count() or 1, FILES_AT_ONCE)
+    return at_once * _SLAB * min(max(map(_voxels, scans)), SLAB_VOXELS)
 
 
 def _voxels(grid: Grid) -> int:

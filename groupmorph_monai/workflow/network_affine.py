@@ -15,6 +15,7 @@ from ..space.geometry import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
 from .inferers import RegistrationInferer
+from .network_passes import NetworkPasses
 from .weights import read_weights
 
 __all__ = ["NetworkAffine"]
@@ -48,7 +49,7 @@ class NetworkAffine:
             network.load_state_dict(read_weights(weights))
         else:
             self.missing = str(weights)
-        self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes)
+        self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), NetworkPasses(passes))
         self.scale = ScalePercentilesd("image", lower, upper)
 
     def __call__(self, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None) -> AffineAlignment:

@@ -1,17 +1,19 @@
 """Precision of z under the prior: products and square roots for a refinement and its draws."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..data.storage import IN_MEMORY, Storage
 from ..space.chunks import total
 from ..space.lattice import CosineTransform
+from .evidence import Quadratic
 
-__all__ = ["Precision", "likeliest_weights"]
+__all__ = ["LikeliestWeights", "Precision"]
 
-_WEIGHT_STEPS = 20
+_WEIGHT_STEPS = 20  # of the fixed-point iteration
+_LARGEST_WEIGHT = 30  # times the prior's own; without motion in a series, the likeliest weight would be infinite
 
 
 def _centred_indices(n: int, like: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ class Precision:
     """
 
     def __init__(self, terms: Sequence[Tensor], weights: Sequence[float | Tensor], linear_is_free: bool):
-        self.terms = terms
+        self.terms, self.weights, self.linear_is_free = terms, weights, linear_is_free
         self.spectrum = total(w * t for w, t in zip(weights, terms))
         self._root, self._linear = self.spectrum.sqrt(), []
         if linear_is_free:
@@ -69,28 +71,51 @@ class Precision:
         return self._project(self._root * x) / self._root.clamp_min(1e-30)
 
 
-def likeliest_weights(
-    precision: Precision, z: Tensor, curvature: Tensor, storage: Storage = IN_MEMORY
-) -> Sequence[Tensor]:
-    """Estimate the weights of the prior's terms that maximise the evidence at z (MacKay 1992): ``weight = (determined
-    coefficients) / (energy at weight 1)``, scalars between 1 / 30 and 30.
+@dataclass(frozen=True)
+class LikeliestWeights:
+    """Estimate the weights of a prior's terms from a series, by maximising the evidence at z (MacKay 1992): ``weight =
+    (determined coefficients) / (energy at weight 1)``.
 
     Args:
-        precision: its weights determine the fit of the linear field that is removed from z if linear fields are free.
-        z: ``(K, D, *S)``.
-        curvature: mean curvature of the log likelihood, a scalar.
-        storage: where z is kept.
+        independent_share: fraction of voxels that are independent; less than 1 because of spatially correlated noise
+            and unmodelled image differences.
+        factor: factor on the estimates. Values above 1 keep spatially correlated noise from being registered as motion,
+            and preserve the volume of lesions better.
     """
-    cosine = CosineTransform(z.shape[2:], z)
-    squares = storage.sum(lambda part: precision.without_linear(cosine(part)).square().sum(dim=(0, 1)), z, dim=0)
-    exact = torch.float32 if z.device.type == "mps" else torch.float64  # MPS has no float64
-    energies = torch.stack([(term * squares).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
-    weights = torch.ones_like(energies).unbind()
-    for _ in range(_WEIGHT_STEPS):
-        terms = [w * term for w, term in zip(weights, precision.terms)]
-        # The likelihood determines this share of the (K - 1) D coefficients of each frequency.
-        share = curvature / (curvature + total(terms)).clamp_min(1e-30)
-        free = (z.shape[0] - 1) * z.shape[1] * share / total(terms).clamp_min(1e-30)
-        determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
-        weights = (determined / energies).clamp(1 / 30, 30).unbind()
-    return weights
+
+    independent_share: float = 0.2
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.independent_share <= 0 or self.factor <= 0:
+            raise ValueError(
+                f"independent_share, factor: expected more than 0, got {self.independent_share}, {self.factor}"
+            )
+
+    def __call__(self, precision: Precision, z: Tensor, model: Quadratic) -> Precision:
+        """Return ``precision`` with the estimated weights.
+
+        Args:
+            precision: its weights determine the fit of the linear field that is removed from z if linear fields are
+                free.
+            z: ``(K, D, *S)``.
+            model: the likelihood's model at z.
+        """
+        cosine = CosineTransform(z.shape[2:], z)
+
+        def squares(part: Tensor) -> Tensor:
+            return precision.without_linear(cosine(part)).square().sum(dim=(0, 1))
+
+        spectrum = model.storage.sum(squares, z, dim=0)
+        exact = torch.float32 if z.device.type == "mps" else torch.float64  # MPS has no float64
+        energies = torch.stack([(term * spectrum).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
+        curvature = self.independent_share * model.mean_curvature
+        weights = torch.ones_like(energies).unbind()
+        for _ in range(_WEIGHT_STEPS):
+            terms = [w * term for w, term in zip(weights, precision.terms)]
+            # The likelihood determines this share of the (K - 1) D coefficients of each frequency.
+            share = curvature / (curvature + total(terms)).clamp_min(1e-30)
+            free = (z.shape[0] - 1) * z.shape[1] * share / total(terms).clamp_min(1e-30)
+            determined = torch.stack([(term * free).sum() for term in terms]).to(exact)
+            weights = (determined / energies).clamp(1 / _LARGEST_WEIGHT, _LARGEST_WEIGHT).unbind()
+        return Precision(precision.terms, [self.factor * weight for weight in weights], precision.linear_is_free)

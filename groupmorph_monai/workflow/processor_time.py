@@ -17,24 +17,25 @@ from ..space.geometry import Grid
 from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .inferers import RegistrationInferer
+from .network_passes import NetworkPasses
+from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
+from .schedule import Stage
 
 __all__ = ["ProcessorTime"]
 
 # Work in these units, measured for each stage on other series than those in docs/machine.md.
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
-_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7
+_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7  # per run
 _LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and scan; the network in each pass
 _MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
-_DISPLACEMENT, _CONJUGATE = (
-    115,
-    14,
-)  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
-_DRAW, _DRAW_STEPS = 35, 32  # per voxel of the working grid and scan, in each draw; conjugate steps of a draw
-_QUALITY, _QUALITY_VOXELS = 260, 80  # per voxel of the verdict's grid and scan; voxels along its longest side
+_DISPLACEMENT, _CONJUGATE = 115, 14  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
+_DRAW = 35  # per voxel of the working grid and scan, in each draw
+_QUALITY = 260  # per voxel of the verdict's grid and scan
+_QUALITY_VOXELS = 80  # along the longest side of the verdict's grid, as in `evaluation.quality`
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
-_CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24
+_CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; a repeat takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ProcessorTime:
         scans: grids of the K files.
         grid: working grid.
         inferer: inferer of the registration.
-        levels: spacing of the samples in voxels, and maximum number of iterations, for each level of the refinement.
+        levels: levels of the refinement.
         products: the files to write besides the aligned series.
         aligned: whether the registration starts with an affine or rigid alignment.
     """
@@ -55,7 +56,7 @@ class ProcessorTime:
     scans: Sequence[Grid]
     grid: Grid
     inferer: RegistrationInferer | CodeInferer
-    levels: Sequence[tuple[int, int]]
+    levels: Sequence[Stage]
     products: Products
     aligned: bool = True
 
@@ -76,9 +77,9 @@ class ProcessorTime:
 
     @property
     def _registering(self) -> float:
-        passes = getattr(self.inferer, "passes", 1)
+        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
         aligning = _ALIGNING * len(self.scans) * self.aligned
-        return aligning + (_LOADING + _NETWORK * passes + _FIELDS) * self._voxels
+        return aligning + (_LOADING + _NETWORK * passes.number + _FIELDS) * self._voxels
 
     @property
     def _refining(self) -> float:
@@ -88,11 +89,11 @@ class ProcessorTime:
         if not isinstance(refinement, Refinement):
             return work
         lattice = 0.0
-        for factor, iterations in self.levels:
-            level, lattice = (self._voxels / n**3 for n in (factor, max(factor, refinement.lattice_voxels)))
-            work += iterations * (_MODEL * level + (_DISPLACEMENT + _CONJUGATE * refinement.conjugate_steps) * lattice)
-            work += _RESTART * level * (factor > 1)
-        return work + draws * _CONJUGATE * _DRAW_STEPS * lattice
+        step = _DISPLACEMENT + _CONJUGATE * refinement.schedule.conjugate_steps
+        for stage in self.levels:
+            level, lattice = (self._voxels / n**3 for n in (stage.factor, stage.step))
+            work += stage.iterations * (_MODEL * level + step * lattice) + _RESTART * level * (stage.factor > 1)
+        return work + draws * _CONJUGATE * DRAW_STEPS * lattice
 
     @property
     def _reporting(self) -> float:

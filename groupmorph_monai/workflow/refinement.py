@@ -12,25 +12,20 @@ from ..errors import InputError
 from ..probability.likelihood import Likelihood
 from ..probability.prior import FluidPrior, MomentumNorm
 from ..space.field import Field
-from ..space.lattice import CosineTransform, gaussian_filter
-from ..space.matrices import cholesky
 from .conjugate_gradients import ascent, solve
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
-from .precision import Precision, likeliest_weights
+from .posterior_draws import posterior_draws
+from .precision import LikeliestWeights, Precision
+from .schedule import Schedule, Stage
+from .static_regions import StaticRegions
+from .trust_region import TrustRegion, take_step
 
 __all__ = ["Refinement"]
 
 logger = logging.getLogger(__name__)
 Displace = Callable[[Tensor], Tensor]  # maps values of z to displacements on the same lattice
-_NEIGHBOURHOOD_VOXELS = 2.0  # standard deviation of the Gaussian over which log likelihoods are compared
-_CLEAR_NATS = 0.02  # difference of log likelihood per voxel and timepoint
-_LEAST_NEIGHBOURHOOD_SHARE = 0.1  # of a neighbourhood's voxels that count
-_LEAST_STATIONARY_SHARE = 0.01  # of all voxels; fewer occur by chance
-_LEAST_VOXELS = 8**3  # that count on a level with coarsened images
-_DRAW_STEPS = 32  # conjugate gradient steps per draw, whatever `conjugate_steps` is
-# Factor on draws, because errors have longer tails than the Gaussian. With 1.3, on the phantoms 930 to 935 of the
-# `reliability` suite, the 50 % interval held 50 to 56 % of the errors, but the 90 % interval only 84 to 88 %.
-_TAILS = 1.4
+DisplaceField = Callable[[Field], Tensor]  # likewise for a field
+Weights = Sequence[Tensor | float]
 
 
 class Refinement:
@@ -43,27 +38,14 @@ class Refinement:
     Lambda. The gradient g and the curvature H come from the likelihood's second-order model, so neither the warp nor
     the integration is differentiated: to first order, an update of the velocity moves the warped image like the same
     update of the displacement (log-demons, Vercauteren et al. 2009). Each level starts from the more likely of the last
-    level's result and the initial z and, if ``stationary``, from a static hypothesis wherever that is more likely.
-
-    With ``adapt_prior``, the weight of each term of the prior is re-estimated from the series on the finest lattice by
-    maximising the evidence (MacKay 1992), ``weight = (determined coefficients) / (energy at weight 1)``, and multiplied
-    by ``prior_factor``.
+    level's result and the initial z.
 
     Args:
         likelihood: likelihood of the warped volumes.
         prior: prior of z. Its weights refer to z on every voxel of the image.
-        levels: subsampling factors of the images, coarse to fine. Levels with fewer than 8 samples along an axis are
-            skipped, unless their factor is at most ``lattice_voxels``.
-        iterations: maximum number of steps on each level.
-        tolerance: stop a level when the mean step is shorter than this fraction of the level's voxel.
-        lattice_voxels: spacing of z on the finest lattice, in voxels of the image.
-        adapt_prior: re-estimate the prior's weights.
-        independent_share: fraction of voxels that are independent when the weights are estimated; less than 1 because
-            of spatially correlated noise and unmodelled image differences.
-        prior_factor: factor on the estimated weights. Values above 1 keep spatially correlated noise from being
-            registered as motion, and preserve the volume of lesions better.
-        conjugate_steps: maximum number of conjugate gradient steps per iteration.
-        stationary: allow static regions beside regions that slide along them.
+        schedule: levels, and when each of them ends; None for the defaults.
+        prior_weights: re-estimates the prior's weights on the finest lattice; None to keep them.
+        static_regions: detects regions that are static beside regions that slide along them; None if there are none.
         storage: where tensors of all K timepoints are kept.
     """
 
@@ -71,30 +53,14 @@ class Refinement:
         self,
         likelihood: Likelihood,
         prior: FluidPrior | MomentumNorm,
-        levels: Sequence[int] = (16, 8, 4, 2, 1),
-        iterations: Sequence[int] = (8, 6, 4, 6, 6),
-        tolerance: float = 0.02,
-        lattice_voxels: int = 2,
-        adapt_prior: bool = True,
-        independent_share: float = 0.2,
-        prior_factor: float = 1.0,
-        conjugate_steps: int = 16,
-        stationary: bool = True,
+        schedule: Schedule | None = None,
+        prior_weights: LikeliestWeights | None = None,
+        static_regions: StaticRegions | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        if len(levels) != len(iterations):
-            raise ValueError(f"iterations: expected one number for each of the levels {levels}, got {iterations}")
         # `eval` makes the likelihood use all voxels, so that the values before and after a step are comparable.
-        self.likelihood, self.prior = likelihood.eval(), prior
-        self.levels, self.iterations = tuple(levels), tuple(iterations)
-        self.tolerance, self.lattice_voxels = tolerance, lattice_voxels
-        if independent_share <= 0 or prior_factor <= 0:
-            raise ValueError(
-                f"independent_share, prior_factor: expected more than 0, got {independent_share}, {prior_factor}"
-            )
-        self.adapt_prior, self.independent_share = adapt_prior, independent_share
-        self.prior_factor = prior_factor if adapt_prior else 1.0
-        self.conjugate_steps, self.stationary, self.storage = conjugate_steps, stationary, storage
+        self.likelihood, self.prior, self.schedule = likelihood.eval(), prior, schedule or Schedule()
+        self.prior_weights, self.static_regions, self.storage = prior_weights, static_regions, storage
 
     @torch.no_grad()
     def __call__(
@@ -126,7 +92,7 @@ class Refinement:
         refined = []
         for n, values in enumerate(z.values.split(1)):
             pieces, series = Pieces(z.like(values)), images[n : n + 1]
-            static = [h.like(h.values[n : n + 1]) for h in hypotheses] if self.stationary else []
+            static = [h.like(h.values[n : n + 1]) for h in hypotheses] if self.static_regions else []
             shared = self._refine_shared(pieces, static, series, evidence.of_series(n), displacement)
             refined.append(pieces.combine(shared))
         return refined[0] if len(refined) == 1 else refined[0].like(torch.cat([field.values for field in refined]))
@@ -145,11 +111,6 @@ class Refinement:
             return z
         return Field(self.storage.map(lambda v: z.like(v).at(step).values, z.values), z.size, step)
 
-    def schedule(self, size: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the subsampling factor and the maximum number of iterations of each level for images of ``size``."""
-        levels = zip(self.levels, self.iterations)
-        return [(f, n) for f, n in levels if f <= self.lattice_voxels or min(size) >= 8 * f]
-
     def _refine_shared(
         self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Displace
     ) -> Field:
@@ -158,115 +119,31 @@ class Refinement:
         def shared_displacement(z: Field) -> Tensor:
             return displacement(pieces.combine(z).values)
 
-        z, schedule = pieces.shared, self.schedule(images.shape[2:])
-        initial, has_static = z, True
-        weights: Sequence[Tensor | float] | None = None
-        with tqdm(total=sum(n for _, n in schedule), desc="Refining", leave=False, disable=None) as bar:
-            for factor, iterations in schedule:
-                step = max(factor, self.lattice_voxels)
-                level = Level(
-                    images, evidence.coverage, evidence.mask, evidence.mask_timepoint, factor, step, self.storage
-                )
+        initial, stages = pieces.shared, self.schedule.stages(images.shape[2:])
+        z, has_static = initial, True
+        weights: Weights | None = None
+        with tqdm(total=sum(stage.iterations for stage in stages), desc="Refining", leave=False, disable=None) as bar:
+            for stage in stages:
+                level = Level(images, evidence, stage.factor, stage.step, self.storage)
                 # The level before the finest images has already refined z on the same lattice: only static regions
                 # that it detected may need to be restored.
-                with_initial = factor > 1 and z is not initial
-                candidates = [self._resample(v, step) for v in ((z, initial) if with_initial else (z,))]
-                z = candidates[0]
-                if has_static or factor > 1:
-                    z, has_static = self._restart(
-                        candidates, [self._resample(h, step) for h in static], level, shared_displacement
-                    )
-                min_voxels = _LEAST_VOXELS if factor > 1 else 1
-                z, weights = self._refine_level(
-                    level, z, weights, pieces, shared_displacement, (iterations, min_voxels), bar
-                )
-                logger.info("Refined the motion in images of every n-th voxel, n = %d.", factor)
+                candidates = [z] if z is initial or stage.factor == 1 else [z, initial]
+                candidates = [self._resample(candidate, stage.step) for candidate in candidates]
+                if has_static or stage.factor > 1:
+                    hypotheses = [self._resample(hypothesis, stage.step) for hypothesis in static]
+                    z, has_static = self._most_likely(candidates, hypotheses, level, shared_displacement)
+                else:
+                    (z,) = candidates
+                precision = self._precision(pieces, z, weights)
+                z, weights = self._refine_level(stage, level, z, precision, shared_displacement, bar)
+                logger.info("Refined the motion in images of every n-th voxel, n = %d.", stage.factor)
         return z
 
-    def _refine_level(
-        self,
-        level: Level,
-        z: Field,
-        weights: Sequence[Tensor | float] | None,
-        pieces: Pieces,
-        displacement: Callable[[Field], Tensor],
-        limits: tuple[int, int],
-        bar: tqdm,
-    ) -> tuple[Field, Sequence[Tensor | float] | None]:
-        """Take the steps of one level.
-
-        Each iteration reads three numbers at once, and otherwise never waits for the GPU, on which rejected steps and
-        step lengths are handled.
-
-        Args:
-            weights: weights of the prior's terms; None is 1 for each.
-            pieces: T velocities of which z is the mean.
-            displacement: maps z to displacements on its lattice.
-            limits: maximum number of iterations, and minimum number of voxels that count: with fewer, the level ends.
-
-        Returns:
-            z and the weights.
-        """
-        iterations, min_voxels = limits
-        terms, best, damping = self._terms(pieces, z), None, z.values.new_zeros(())
-        for _ in range(iterations):
-            before = (best[1] if best else z), weights
-            model = level.model(self.likelihood, displacement(z))
-            voxels, precision = model.voxels, self._precision(terms, weights)
-            if best is not None:
-                # Levenberg-Marquardt: if the bound fell, return to the previous z and take a shorter step.
-                worse = _bound_fell(model, z.values, best[0], best[1].values, precision)
-                model = model.unless(worse, best[0])
-                z = self._select(worse, best[1], z)
-                damping = torch.where(worse, 8 * damping + 8, damping / 8)
-            best = model, z
-            if z.step == self.lattice_voxels:
-                weights = self._weights(precision, z, model)
-                precision = self._precision(terms, weights)
-            right = ascent(model, precision, z.values[0])
-            dz = solve(model.damped(damping), precision, right, self.conjugate_steps)
-            z, length = self._take_step(z, dz)
-            length_voxels, damped, count = torch.stack([length, damping, voxels.to(length)]).tolist()
-            # Too little of the volume is covered by two timepoints and kept by the mask.
-            if count < min_voxels:
-                return before
-            bar.update()
-            bar.set_postfix(level=level.factor, step=f"{length_voxels:.3f} voxels")
-            if damped < 1 and length_voxels < self.tolerance * level.factor:
-                break
-        return z, weights
-
-    def _take_step(self, z: Field, dz: Tensor) -> tuple[Field, Tensor]:
-        """Add a step to z. Returns z and the mean length of the step, in voxels of the image.
-
-        The mean length is limited to half a voxel of the lattice, beyond which the second-order model does not hold.
-        Single steps may be longer, as in air, where the images show nothing and a long step does no harm.
-        """
-        total = self.storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
-        mean = total / (dz.numel() / dz.shape[1])
-        shortening = (2 * mean).clamp_min(1)
-        values = self.storage.map(lambda v, d: v + d / shortening, z.values, dz[None])
-        return z.like(values), z.step * mean / shortening
-
-    def _select(self, condition: Tensor, one: Field, other: Field) -> Field:
-        """Return ``one`` if ``condition``, a scalar bool tensor, holds and ``other`` if not, without reading it."""
-        return one.like(self.storage.map(lambda a, b: torch.where(condition, a, b), one.values, other.values))
-
-    def _blend(self, z: Field, hypothesis: Field, share: Tensor) -> Field:
-        return z.like(self.storage.map(lambda v, h: v + share * (h - v), z.values, hypothesis.values))
-
-    def _restart(
-        self,
-        candidates: Sequence[Field],
-        static: Sequence[Field],
-        level: Level,
-        displacement: Callable[[Field], Tensor],
+    def _most_likely(
+        self, candidates: Sequence[Field], static: Sequence[Field], level: Level, displacement: DisplaceField
     ) -> tuple[Field, bool]:
-        """Choose the initial z of a level.
-
-        The most likely candidate is taken, because coarse levels lead away from a good start if the series has no
-        coarse structure. Static hypotheses replace it wherever they are clearly more likely (fusion moves, Lempitsky et
-        al. 2010), because a smooth update cannot restore static tissue beside tissue that slides along it.
+        """Choose the initial z of a level: the most likely candidate, because coarse levels lead away from a good start
+        if the series has no coarse structure, with the static regions of the static hypotheses.
 
         Returns:
             z, and whether any region is static.
@@ -274,20 +151,43 @@ class Refinement:
         if len(candidates) + len(static) == 1:
             return candidates[0], False
         values, counts = level.log_likelihoods(self.likelihood, [displacement(v) for v in (*candidates, *static)])
-        best = int(values[:, : len(candidates)].flatten(2).sum(dim=2).argmax())
-        z, has_static = candidates[best], False
-        lattice = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size))
-        values = _neighbourhood_mean(values, counts)[lattice]
-        highest = values[:, best : best + 1]
-        for hypothesis, value in zip(static, values[:, len(candidates) :].split(1, dim=1)):
-            is_static = (value - highest > _CLEAR_NATS).to(value)
-            if is_static.mean() < _LEAST_STATIONARY_SHARE:
-                continue
-            # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.
-            share = gaussian_filter(is_static, 0.5).unsqueeze(2)
-            z = self._blend(z, hypothesis, share)
-            highest, has_static = torch.where(is_static > 0, value, highest), True
-        return z, has_static
+        of_candidates, of_static = values.split([len(candidates), len(static)], dim=1)
+        best = int(of_candidates.flatten(2).sum(dim=2).argmax())
+        if self.static_regions is None:
+            return candidates[best], False
+        values = torch.cat([of_candidates[:, best : best + 1], of_static], dim=1)
+        return self.static_regions.fuse(candidates[best], static, values, counts, level)
+
+    def _refine_level(
+        self, stage: Stage, level: Level, z: Field, precision: Precision, displacement: DisplaceField, bar: tqdm
+    ) -> tuple[Field, Weights]:
+        """Take the steps of one level.
+
+        Each iteration reads three numbers at once, and otherwise never waits for the GPU, on which rejected steps and
+        step lengths are handled.
+
+        Returns:
+            z and the weights of the prior's terms.
+        """
+        region = TrustRegion(z)
+        for _ in range(stage.iterations):
+            before = region.z, precision.weights
+            model = level.model(self.likelihood, displacement(z))
+            voxels, model = model.voxels, region.accept(z, model, precision)
+            if stage.step == self.schedule.lattice_voxels:
+                precision = self._adapted(precision, region.z, model)
+            right = ascent(model, precision, region.z.values[0])
+            dz = solve(model.damped(region.damping), precision, right, self.schedule.conjugate_steps)
+            z, length = take_step(region.z, dz, self.storage)
+            length_voxels, damping, count = torch.stack([length, region.damping, voxels.to(length)]).tolist()
+            # Too little of the volume is covered by two timepoints and kept by the mask.
+            if count < stage.least_voxels:
+                return before
+            bar.update()
+            bar.set_postfix(level=stage.factor, step=f"{length_voxels:.3f} voxels")
+            if damping < 1 and length_voxels < self.schedule.tolerance * stage.factor:
+                break
+        return z, precision.weights
 
     def check_draws(self, number: int) -> None:
         """Raise an InputError if the likelihood's scale, and thus the width of the posterior, is arbitrary."""
@@ -307,15 +207,8 @@ class Refinement:
         number: int = 20,
         seed: int = 0,
     ) -> Iterator[Field]:
-        """Draw from a Gaussian approximation of the posterior at a refined z, among fields of mean 0 over K.
-
-        A draw solves ``(S + Lambda) d = sqrt(H) e + sqrt(c Lambda) f`` for white noise e and f (Gaussian sampling by
-        local perturbations, Papandreou and Yuille 2010). H, Lambda and the prior's weights are estimated as in the last
-        step that led to z; S is H without the contribution of noise in the guide, and ``c = prior_factor``. The
-        covariance is the sandwich estimator ``(S + Lambda)^-1 (H + c Lambda) (S + Lambda)^-1`` (Godambe 1960, Huber
-        1967) of the z at which the forces balance: noise in the guide moves z without determining it, and the true
-        motion has the most likely weights, while Lambda has c times as much. With S = H and c = 1 it is the Laplace
-        approximation ``(H + Lambda)^-1``. Draws are scaled up because errors have longer tails than a Gaussian.
+        """Draw from a Gaussian approximation of the posterior at a refined z, see `posterior_draws`. The curvature and
+        the prior's weights are estimated as in the last step that led to z.
 
         Args:
             z: refined z of one series, ``(1, K, T * D, *S)``.
@@ -329,72 +222,24 @@ class Refinement:
         Raises:
             InputError: If no voxel is covered by two timepoints and kept by the mask.
         """
-        generator = torch.Generator(images.device).manual_seed(seed)
-        level = Level(images, evidence.coverage, evidence.mask, evidence.mask_timepoint, 1, z.step, self.storage)
-        pieces = Pieces(z)
-        model = level.model(self.likelihood, displacement(z.values))
+        level, pieces, ddf = Level(images, evidence, 1, z.step, self.storage), Pieces(z), displacement(z.values)
+        model = level.model(self.likelihood, ddf)
         if model.voxels == 0:
             raise InputError(
                 "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; leave "
                 "it out, or give a wider mask"
             )
-        determined = level.determined(model, self.likelihood, displacement(z.values))
-        shared, values = pieces.shared, pieces.shared.values
-        terms = self._terms(pieces, shared)
-        weights = self._weights(self._precision(terms), shared, model)
-        precision = self._precision(terms, weights)
-        cosine = CosineTransform(values.shape[3:], values)
-        # The floor makes singular matrices, such as that of a straight edge, positive definite for Cholesky.
-        square = model.curvature.clone()
-        square.diagonal(dim1=1, dim2=2).movedim(-1, 1).add_(
-            1e-4 * square.diagonal(dim1=1, dim2=2).mean(dim=-1).unsqueeze(1) + 1e-12
-        )
-        root = cholesky(square)
+        determined = level.determined(model, self.likelihood, ddf)
+        precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)
+        factor = self.prior_weights.factor if self.prior_weights else 1.0
+        for deviation in posterior_draws(model, determined, precision, factor, number, seed):
+            yield pieces.combine(pieces.shared.like(pieces.shared.values + deviation))
 
-        def white() -> Tensor:
-            return torch.randn(values.shape[1:], generator=generator, device=values.device, dtype=values.dtype)
-
-        for _ in range(number):
-            force = (root * white().unsqueeze(1)).sum(dim=2)
-            right = cosine(force) + self.prior_factor**0.5 * precision.root(white())
-            draw = solve(determined, precision, right, _DRAW_STEPS)
-            yield pieces.combine(shared.like(values + _TAILS * draw))
-
-    def _terms(self, pieces: Pieces, z: Field) -> list[Tensor]:
-        """Compute the eigenvalues of the prior's terms for the shared velocity, the sum over the T velocities."""
-        return [pieces.count * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
-
-    def _precision(self, terms: Sequence[Tensor], weights: Sequence[Tensor | float] | None = None) -> Precision:
+    def _precision(self, pieces: Pieces, z: Field, weights: Weights | None = None) -> Precision:
+        """Compute the prior's precision of the shared velocity, which is the sum over the T velocities."""
+        terms = [pieces.count * t.to(z.values) for t in self.prior.terms(z.values.shape[3:], z.step)]
         return Precision(terms, weights or [1.0] * len(terms), self.prior.linear_is_free)
 
-    def _weights(self, precision: Precision, z: Field, model: Quadratic) -> Sequence[Tensor | float]:
-        """Estimate the weights of the prior's terms at z on the finest lattice, for both steps and draws."""
-        if not self.adapt_prior:
-            return [1.0] * len(precision.terms)
-        curvature = self.independent_share * model.mean_curvature
-        likeliest = likeliest_weights(precision, z.values[0], curvature, self.storage)
-        return [self.prior_factor * weight for weight in likeliest]
-
-
-def _neighbourhood_mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Average ``values`` ``(1, N, *S)`` in a Gaussian window over the voxels where ``counts`` ``(1, 1, *S)`` is 1.
-
-    The window is widened where few voxels count, so that regions without evidence take the values beside them.
-    """
-    width, mean, enough = _NEIGHBOURHOOD_VOXELS, torch.zeros_like(values), torch.zeros_like(counts, dtype=torch.bool)
-    while not enough.all() and width < 2 * max(values.shape[2:]):
-        share = gaussian_filter(counts, width)
-        mean = torch.where(enough, mean, gaussian_filter(values, width) / share.clamp_min(1e-6))
-        enough, width = enough | (share > _LEAST_NEIGHBOURHOOD_SHARE), 2 * width
-    return mean
-
-
-def _bound_fell(model: Quadratic, z: Tensor, old_model: Quadratic, old_z: Tensor, precision: Precision) -> Tensor:
-    """Return, as a scalar bool tensor, whether the bound fell by more than 1 % from ``old_z`` to ``z``.
-
-    A smaller decrease is tolerated: the gradient neglects how a displacement changes the likelihood's windows, and the
-    linear system is solved approximately.
-    """
-    cosine, storage = CosineTransform(z.shape[3:], z), model.storage
-    energy, old_energy = (0.5 * storage.sum(lambda part: precision.energy(cosine(part)), v) for v in (z, old_z))
-    return model.gain_over(old_model) - energy + old_energy < -0.01 * (old_model.value.sum() - old_energy).abs()
+    def _adapted(self, precision: Precision, z: Field, model: Quadratic) -> Precision:
+        """Re-estimate the weights of the prior's terms at z on the finest lattice, for both steps and draws."""
+        return self.prior_weights(precision, z.values[0], model) if self.prior_weights else precision

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data.storage import Storage
 from ..networks.group_set_vae import GroupSetVAE, Look, twice_as_fine
+from ..networks.layers import cropped
 
 __all__ = ["streamed_imputation", "streamed_mean", "streams"]
 
@@ -44,7 +45,7 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
             z = storage.map(twice_as_fine, z, dim=0)
         for _ in range(network.looks[level]):
             z = _updated(look, features[3 - level], z, storage)
-    return storage.map(lambda part: network.cropped(network.bounded(part), images).float(), z, dim=0)[None]
+    return storage.map(lambda part: cropped(network.bounded(part), images, network.stride).float(), z, dim=0)[None]
 
 
 def _updated(look: Look, features: Tensor, z: Tensor, storage: Storage) -> Tensor:

@@ -9,7 +9,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..space.alignment import MeanAlignment, ReferenceAlignment
+from ..space.alignment import Alignment
 from ..space.grid import compose, warp
 from .batches import as_images
 from .field_inferer import Prediction
@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 
+Terms = dict[str, Tensor]
+Deferred = Callable[[], Tensor]
 Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
@@ -35,9 +37,7 @@ class Comparison:
         """Return the batch ``(B, K, *S)`` to register, given the batch of the data loader."""
         return images
 
-    def __call__(
-        self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         """Compute entries to add to the output of a registration.
 
         Args:
@@ -53,9 +53,7 @@ class Comparison:
 class InverseFields(Comparison):
     """Add ``inverse_ddf`` ``(B, K, D, *S)``, for a loss on surfaces."""
 
-    def __call__(
-        self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         return {"inverse_ddf": inverse_ddf()}
 
 
@@ -63,9 +61,7 @@ class CarriedBack(Comparison):
     """Add ``returned`` ``(B * K, 2, *S)``, for a likelihood in the space of each timepoint: its volume, and the mean of
     the aligned volumes, warped to it."""
 
-    def __call__(
-        self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         mean = registration["warped"].mean(dim=1, keepdim=True).expand_as(images)
         return {"returned": torch.stack([images, warp(mean, inverse_ddf())], dim=2).flatten(0, 1)}
 
@@ -79,7 +75,7 @@ class ExchangedPairs(Comparison):
     Raises: InputError for another alignment, and for series of more than two timepoints.
     """
 
-    def __init__(self, alignment: MeanAlignment | ReferenceAlignment):
+    def __init__(self, alignment: Alignment):
         if getattr(alignment, "reference", None) != 0:
             raise InputError(
                 "symmetry_weight: expected alignment to the first timepoint, got another one; add --overlay "
@@ -93,9 +89,7 @@ class ExchangedPairs(Comparison):
             )
         return torch.cat([images, images.flip(1)])
 
-    def __call__(
-        self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Callable[[], Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         forward, backward = registration["ddf"][:, 1:].chunk(2)
         return {"there_and_back": compose(forward, backward)[:, 0]}
 

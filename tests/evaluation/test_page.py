@@ -13,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from groupmorph_monai.data.series import Frame
-from groupmorph_monai.evaluation.page import LARGEST_BYTES, page_grid, write_page
+from groupmorph_monai.evaluation.page import LARGEST_BYTES, Motion, page_grid, write_page
 from groupmorph_monai.evaluation.report import plain
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.geometry import AffineTransform, Grid
@@ -68,7 +68,7 @@ def small_page(path, written, affine, lengths=None):
         "peak_memory_gb": 1.0,
     }  # fmt: skip
     lengths = np.ones((count, 9)) if lengths is None else lengths
-    write_page(path, report, written, Grid(shape, affine), [AffineTransform(torch.eye(4))] * count, lengths)
+    write_page(path, report, written, Grid(shape, affine), Motion([AffineTransform(torch.eye(4))] * count, lengths))
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -92,7 +92,7 @@ def made(tmp_path_factory):
     transforms = [AffineTransform(torch.eye(4)), AffineTransform(matrix), AffineTransform(torch.eye(4))]
     std = [Frame(np.full(SIZE, 0.5 * k, np.float32), AFFINE, "std") for k in (1, 2, 4)]
     lengths = np.array([[0.0] * 101, np.arange(101.0), [2.0] * 101])
-    write_page(path, report, written, Grid(SIZE, AFFINE), transforms, lengths, std)
+    write_page(path, report, written, Grid(SIZE, AFFINE), Motion(transforms, lengths, std))
     return path.read_text(encoding="utf-8"), report, written
 
 

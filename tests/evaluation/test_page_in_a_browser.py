@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.evaluation.page import write_page
+from groupmorph_monai.evaluation.page import Motion, write_page
 from groupmorph_monai.evaluation.region import region_report
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.geometry import AffineTransform, Grid
@@ -57,7 +57,7 @@ def results(tmp_path_factory):
     }  # fmt: skip
     transforms = [AffineTransform(torch.eye(4))] * 3
     path = folder / "report.html"
-    write_page(path, report, written, Grid(SIZE, np.eye(4)), transforms, lengths)
+    write_page(path, report, written, Grid(SIZE, np.eye(4)), Motion(transforms, lengths))
     script = (Path(__file__).parent / "drive_page.js").read_text(encoding="utf-8")
     path.write_text(path.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", path.as_uri()]

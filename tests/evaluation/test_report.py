@@ -74,9 +74,10 @@ def test_versions_are_those_that_run():
 def draw(tmp_path, **changes):
     rng = np.random.default_rng(0)
     arrays = {name: rng.random((3, 10, 12, 6)) for name in ("native", "warped")}
-    arrays |= {"jacobian": np.ones((3, 10, 12, 6)), "displacement_mm": np.ones((3, 20))}
-    path = tmp_path / "report.png"
-    report.draw_report(path, spacing_mm=(1.0, 2.0, 3.0), **(arrays | changes))
+    arrays |= {"jacobian": np.ones((3, 10, 12, 6))}
+    path, lengths_mm = tmp_path / "report.png", changes.pop("displacement_mm", np.ones((3, 20)))
+    volumes = {name: changes.pop(name, array) for name, array in arrays.items()}
+    report.draw_report(path, volumes, lengths_mm, (1.0, 2.0, 3.0), **changes)
     return matplotlib.image.imread(path)
 
 

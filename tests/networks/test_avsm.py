@@ -5,7 +5,7 @@ from groupmorph_monai.networks import AffineNet, MomentumNet
 from groupmorph_monai.probability import MomentumNorm, Posterior, split_parameters
 from groupmorph_monai.space import AffineFlow, MultiGaussian, ReferenceAlignment, ScalingAndSquaring, compose
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
-from groupmorph_monai.workflow import RegistrationInferer
+from groupmorph_monai.workflow import NetworkPasses, RegistrationInferer
 
 
 def images(timepoints=3, size=(17, 24, 20)):
@@ -72,7 +72,7 @@ def test_exchanging_a_pair_gives_the_inverse_map(make, transformation, passes):
     net = make()
     if isinstance(net, MomentumNet):
         torch.nn.init.normal_(net.head.weight, std=3.0)
-    inferer = RegistrationInferer(ReferenceAlignment(0), transformation, passes)
+    inferer = RegistrationInferer(ReferenceAlignment(0), transformation, NetworkPasses(passes))
     pair = gaussian_filter(images(2, (32, 32, 32)), 2.0)
     pair = (pair - pair.min()) / (pair.max() - pair.min())
     with torch.no_grad():

@@ -39,7 +39,7 @@ def test_the_warp_of_features_is_exact(axis, script):
 def test_a_look_moves_features_to_places_in_float32(monkeypatch):
     """What `Look` hands to grid_sample under autocast, against the same in float32."""
     torch.manual_seed(0)
-    look, features, grids = Look(2, 4, 3, finer=True), torch.rand(2, 2, 160, 8, 10), []
+    look, features, grids = Look(2, 4, finer=True), torch.rand(2, 2, 160, 8, 10), []
     grid_sample = F.grid_sample
     monkeypatch.setattr(F, "grid_sample", lambda x, grid, **o: grids.append(grid) or grid_sample(x, grid, **o))
     z = F.interpolate(3 * torch.randn(2, 3, 5, 2, 2), size=(80, 4, 5), mode="trilinear", align_corners=True)

@@ -13,6 +13,7 @@ from groupmorph_monai.space import (
     AffineFlow,
     Euler,
     MeanAlignment,
+    MidpointSquaring,
     OneWayAlignment,
     ReferenceAlignment,
     RungeKutta4,
@@ -124,7 +125,7 @@ class TestScalingAndSquaring(FlowContract):
 class TestMidpoint(FlowContract):
     @pytest.fixture
     def flow(self):
-        return ScalingAndSquaring(3, midpoint=True)
+        return MidpointSquaring(3)
 
 
 class TestEuler(FlowContract):

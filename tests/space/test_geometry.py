@@ -150,7 +150,7 @@ def test_grids_match_where_every_corner_does():
 
 @pytest.mark.parametrize("voxels", [1, 100, 12 * 7 * 2, 12 * 7 * 4, 2**20])
 def test_slabs_cover_each_row_once(monkeypatch, voxels):
-    monkeypatch.setattr(geometry, "_SLAB_VOXELS", voxels)
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
     slabs = list(GRID.slabs())
     assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
     assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
@@ -364,7 +364,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     for chain, found in zip(chains, whole):
         assert found.shape == (3, *target.shape) and found.dtype == torch.float32
         np.testing.assert_allclose(found.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
-    monkeypatch.setattr(geometry, "_SLAB_VOXELS", voxels)
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
     fresh = (
         DenseTransform(field, -field, GRID),
         ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
@@ -381,7 +381,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
 @pytest.mark.parametrize("slab_voxels", [1, 400, 2**20])
 def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab_voxels, dtype):
     ddf = 2 * noise(2, 3, *SIZE) - 1
-    monkeypatch.setattr(geometry, "_SLAB_VOXELS", slab_voxels)
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", slab_voxels)
     for affine in (None, GRID.affine, torch.from_numpy(affine_of(np.diag([-1.0, 1, 1]) @ OBLIQUE))):
         axes = np.eye(3) if affine is None else affine[:3, :3].numpy()
         found = jacobian_determinant(ddf.to(dtype), affine)

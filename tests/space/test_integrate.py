@@ -7,6 +7,7 @@ from groupmorph_monai.space import (
     Displacement,
     Euler,
     FlowSequence,
+    MidpointSquaring,
     RungeKutta4,
     ScalingAndSquaring,
     StepSequence,
@@ -17,10 +18,10 @@ from groupmorph_monai.space.geometry import jacobian_determinant
 
 SIZE = (17, 15, 19)
 INSIDE = (..., *[slice(4, -4)] * 3)
-FLOWS = [ScalingAndSquaring(7), ScalingAndSquaring(3, midpoint=True), Euler(64), RungeKutta4(8), AdaptiveSolver(1e-4)]
+FLOWS = [ScalingAndSquaring(7), MidpointSquaring(3), Euler(64), RungeKutta4(8), AdaptiveSolver(1e-4)]
 FLOWS_OF_FEW_STEPS = [
     ScalingAndSquaring(2),
-    ScalingAndSquaring(1, midpoint=True),
+    MidpointSquaring(1),
     Euler(2),
     RungeKutta4(1),
     AdaptiveSolver(1e-2),
@@ -68,9 +69,9 @@ def test_twice_as_many_steps_come_closer_by_the_methods_order(solver, order):
     assert errors[1] / errors[2] == pytest.approx(2**order, rel=0.25)
 
 
-@pytest.mark.parametrize("midpoint, factor", [(False, 2), (True, 4)])
-def test_more_squarings_come_closer_by_the_order_of_the_first_step(midpoint, factor):
-    errors = [error_of_a_linear_velocity(ScalingAndSquaring(steps, midpoint)) for steps in (2, 3, 4)]
+@pytest.mark.parametrize("squaring, factor", [(ScalingAndSquaring, 2), (MidpointSquaring, 4)])
+def test_more_squarings_come_closer_by_the_order_of_the_first_step(squaring, factor):
+    errors = [error_of_a_linear_velocity(squaring(steps)) for steps in (2, 3, 4)]
     assert errors[0] / errors[1] == pytest.approx(factor, rel=0.2)
     assert errors[1] / errors[2] == pytest.approx(factor, rel=0.2)
 

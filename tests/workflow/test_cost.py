@@ -11,7 +11,7 @@ from groupmorph_monai.data import Products, ToftsFit
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space.geometry import Grid
-from groupmorph_monai.workflow import Refinement, RegistrationCost, WindowedInference, cost, processor_time
+from groupmorph_monai.workflow import NetworkPasses, Refinement, RegistrationCost, Schedule, cost, processor_time
 
 
 def series(timepoints, size, spacing_mm=1.0):
@@ -20,7 +20,7 @@ def series(timepoints, size, spacing_mm=1.0):
 
 def inferer(refined=True, draws=0, window=None):
     refinement = Refinement(LocalCorrelation(), FluidPrior(lambda_v=0)) if refined else None
-    return SimpleNamespace(refinement=refinement, draws=draws, windows=WindowedInference(window))
+    return SimpleNamespace(refinement=refinement, draws=draws, passes=NetworkPasses(window_voxels=window))
 
 
 def test_memory_is_of_the_voxels_that_are_held():
@@ -59,9 +59,8 @@ def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypa
     monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1.0)
 
     def work(iterations, conjugate_steps):
-        refinement = Refinement(
-            LocalCorrelation(), FluidPrior(lambda_v=0), (1,), (iterations,), conjugate_steps=conjugate_steps
-        )
+        schedule = Schedule((1,), (iterations,), conjugate_steps=conjugate_steps)
+        refinement = Refinement(LocalCorrelation(), FluidPrior(lambda_v=0), schedule)
         settings = SimpleNamespace(refinement=refinement, draws=0)
         return RegistrationCost(series(3, (32, 32, 32)), settings).time.seconds
 

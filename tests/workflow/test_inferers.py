@@ -16,10 +16,12 @@ from groupmorph_monai.space import (
     warp,
 )
 from groupmorph_monai.workflow import (
+    LikeliestWeights,
+    NetworkPasses,
     Refinement,
     RegistrationInferer,
+    Schedule,
     TrainingInferer,
-    WindowedInference,
     prepare_series,
     timepoint_transforms,
 )
@@ -54,7 +56,7 @@ def inferer(**options):
 def test_windows_equal_the_whole_volume():
     net, x = LocalNetwork().eval(), images((26, 21, 23))
     whole = inferer()(x, net)
-    windowed = inferer(windows=WindowedInference((12, 12, 40)))(x, net)
+    windowed = inferer(passes=NetworkPasses(window_voxels=(12, 12, 40)))(x, net)
     for name in ("warped", "ddf", "inverse_ddf", "z_mean"):
         torch.testing.assert_close(windowed[name], whole[name], atol=1e-4, rtol=1e-4)
 
@@ -108,7 +110,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     found = []
     for bf16 in (True, False):
         torch.manual_seed(1)
-        ask = RegistrationInferer(MeanAlignment(), Checked(2), windows=WindowedInference(bf16=bf16))
+        ask = RegistrationInferer(MeanAlignment(), Checked(2), passes=NetworkPasses(bf16=bf16))
         ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
             found.append(ask(images((32, 32, 32)), net))
@@ -150,7 +152,7 @@ def test_a_second_pass_sees_what_the_first_left():
     x = torch.zeros(1, 2, 32, 8, 8)
     x[:, 0, 16:20], x[:, 1, 12:16] = 1, 1
     for passes, expected in ((1, 2.0), (2, 3.0), (3, 3.5)):
-        ddf = inferer(passes=passes)(x, Half().eval())["ddf"]
+        ddf = inferer(passes=NetworkPasses(passes))(x, Half().eval())["ddf"]
         assert ddf[0, 0, 0].mean().item() == pytest.approx(expected, abs=0.05)
 
 
@@ -160,7 +162,7 @@ def test_refinement_leaves_the_weights():
     fixed = images((36, 32, 32), timepoints=1)
     x = torch.cat([fixed, 0.5 * fixed.roll(2, dims=2) + 0.2], dim=1)[:, :, 3:-3]
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
     result = inferer(refinement=refinement)(x, net)
     shift = (result["ddf"][0, 1, 0] - result["ddf"][0, 0, 0])[4:-4, 4:-4, 4:-4].mean()
     assert shift.item() == pytest.approx(2, abs=0.1)  # what was rolled by 2 is found 2 voxels further on
@@ -169,9 +171,9 @@ def test_refinement_leaves_the_weights():
 
 
 def test_all_voxels_count_in_a_refinement():
-    x, options = images((32, 32, 32)), {"levels": (4, 2), "iterations": (2, 2)}
+    x, schedule = images((32, 32, 32)), Schedule((4, 2), (2, 2))
     quarter, whole = (
-        inferer(refinement=Refinement(GroupNMI(voxel_fraction=share), FluidPrior(0, 0, 0, 60), **options))
+        inferer(refinement=Refinement(GroupNMI(voxel_fraction=share), FluidPrior(0, 0, 0, 60), schedule))
         for share in (0.25, 1)
     )
     dvf = quarter(x, Nothing().eval())["dvf"]
@@ -237,7 +239,7 @@ def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
     x = (phantom["image"] / phantom["image"].quantile(0.99)).clamp(0, 1)[None]
     found, error = {}, {}
     for alignment in (ReferenceAlignment(0), OneWayAlignment(0)):
-        refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+        refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
         options = {"alignment": alignment, "refinement": refinement, "draws": 3}
         result = inferer(**options)(x, Nothing().eval())
         fields = (result[name][0] for name in ("ddf", "inverse_ddf"))
@@ -264,7 +266,7 @@ def test_several_velocities_are_refined_by_what_they_share():
 
     x = images((36, 32, 32), timepoints=1)
     x = torch.cat([x, x.roll(2, dims=2)], dim=1)[:, :, 3:-3]
-    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60))
+    refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
     ask = RegistrationInferer(
         MeanAlignment(remove_mean=True), FlowSequence(ScalingAndSquaring(4), 3), refinement=refinement
     )

@@ -2,18 +2,33 @@ import numpy as np
 import pytest
 import torch
 
-from groupmorph_monai.data import make_phantom, read_series
+from groupmorph_monai.data import header_grids, make_phantom, read_series
 from groupmorph_monai.data.storage import Storage
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, GroupVAE
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
-from groupmorph_monai.space import Field, MeanAlignment, OneWayAlignment, ReferenceAlignment, ScalingAndSquaring
+from groupmorph_monai.space import (
+    Field,
+    MeanAlignment,
+    MidpointSquaring,
+    OneWayAlignment,
+    ReferenceAlignment,
+    ScalingAndSquaring,
+)
 from groupmorph_monai.space.lattice import gaussian_filter
-from groupmorph_monai.workflow import Refinement, RegistrationInferer, many_scans, storage_for
+from groupmorph_monai.workflow import (
+    LikeliestWeights,
+    NetworkPasses,
+    Refinement,
+    RegistrationInferer,
+    Schedule,
+    many_scans,
+    storage_for,
+)
 from groupmorph_monai.workflow.evidence import Evidence
 
-FLOW, ALIGNMENT = ScalingAndSquaring(3, midpoint=True), MeanAlignment(remove_mean=True)
+FLOW, ALIGNMENT = MidpointSquaring(3), MeanAlignment(remove_mean=True)
 
 
 def refined(storage, images, evidence, hypotheses=()):
@@ -22,7 +37,11 @@ def refined(storage, images, evidence, hypotheses=()):
         return storage.map(lambda part: FLOW(part - shared), z)
 
     refinement = Refinement(
-        LocalCorrelation((1, 2)), FluidPrior(0, 0, 0, 60), iterations=(0, 0, 0, 2, 2), storage=storage
+        LocalCorrelation((1, 2)),
+        FluidPrior(0, 0, 0, 60),
+        Schedule(iterations=(0, 0, 0, 2, 2)),
+        LikeliestWeights(),
+        storage=storage,
     )
     size = images.shape[2:]
     z = Field(torch.zeros(1, images.shape[1], 3, *[-(-n // 4) for n in size]), size, 4)
@@ -67,13 +86,13 @@ def test_what_needs_all_scans_at_once_is_refused_in_one_line(tmp_path):
         refinement = Refinement(LocalCorrelation(), prior, storage=storage)
         RegistrationInferer(ALIGNMENT, flow, refinement=refinement, draws=2, storage=storage)
     with pytest.raises(InputError, match="scans_at_once: expected null with more than one pass.*got 2"):
-        RegistrationInferer(ALIGNMENT, flow, passes=2, storage=storage)
+        RegistrationInferer(ALIGNMENT, flow, passes=NetworkPasses(2), storage=storage)
     with pytest.raises(InputError, match="scans_at_once: expected null with GroupVAE and without a refin.*got 2"):
         RegistrationInferer(ALIGNMENT, flow, storage=storage)(
             x, GroupVAE(4, encoder_channels=(4,), decoder_channels=())
         )
     with pytest.raises(InputError, match="scans_at_once: expected auto or null on cuda, got 2; add --device cpu"):
-        storage_for(None, 2, device="cuda")
+        storage_for([], 2, device="cuda")
 
 
 def test_the_network_predicts_what_it_does_of_all_at_once(tmp_path):
@@ -104,20 +123,20 @@ def test_only_series_that_do_not_fit_are_taken_in_parts(four_d, tmp_path, monkey
     else:
         for k, file in enumerate(files):
             save_nifti(nifti_image(volumes[..., k], np.eye(4)), file)
-    series, network = [str(file) for file in files], GroupSetVAE((4, 6, 6, 6), (2, 3, 3, 3), 6)
+    scans, network = header_grids([str(file) for file in files]), GroupSetVAE((4, 6, 6, 6), (2, 3, 3, 3), 6)
     monkeypatch.setattr(many_scans, "all_at_once_gb", lambda scans, grid: 0.1 * len(scans) + 0.3)
     monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.4 + 0.05 * number)
     monkeypatch.setattr(many_scans, "available_memory_gb", lambda: 0.71)
-    assert storage_for(series).scans_at_once is None
+    assert storage_for(scans).scans_at_once is None
     monkeypatch.setattr(many_scans, "available_memory_gb", lambda: 0.69)
-    storage = storage_for(series, folder=tmp_path / "out", needs=[LocalCorrelation(), network, 0, 0])
+    storage = storage_for(scans, folder=tmp_path / "out", needs=[LocalCorrelation(), network, 0, 0])
     assert storage.scans_at_once == 2
     for needs in ([GroupNMI()], [LocalCorrelation(), GroupVAE(4)], [2], [0, 1]):
-        assert storage_for(series, needs=needs).scans_at_once is None
-    assert storage_for(series, device="cuda").scans_at_once is None
-    assert storage_for(series, scans_at_once=None).scans_at_once is None
+        assert storage_for(scans, needs=needs).scans_at_once is None
+    assert storage_for(scans, device="cuda").scans_at_once is None
+    assert storage_for(scans, scans_at_once=None).scans_at_once is None
     monkeypatch.setattr(many_scans, "streamed_gb", lambda scans, grid, number: 0.7 + 0.05 * number)
-    assert storage_for(series).scans_at_once is None  # parts would need more than the whole
+    assert storage_for(scans).scans_at_once is None  # parts would need more than the whole
     parts, whole = read_series(files, storage=storage), read_series(files)
     for one, other, k in zip(parts.frames, whole.frames, range(4)):
         assert np.array_equal(one.data, other.data) and np.array_equal(one.data, volumes[..., k])

@@ -7,13 +7,13 @@ from groupmorph_monai.probability import FluidPrior, SquaredError
 from groupmorph_monai.space import Field, FlowSequence, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform
 from groupmorph_monai.workflow import Refinement
-from groupmorph_monai.workflow.refinement import _TAILS
+from groupmorph_monai.workflow.posterior_draws import _TAILS
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_each_piece_of_a_velocity_pays_for_what_all_share(pieces):
     size, prior, timepoints = (12, 10, 8), FluidPrior(0.5, 2.0), 3
-    refinement = Refinement(SquaredError(1.0), prior, adapt_prior=False)
+    refinement = Refinement(SquaredError(1.0), prior)
     z = Field(torch.zeros(1, timepoints, 3 * pieces, 6, 5, 4), size, 2)
     flat = torch.full((1, timepoints, *size), 0.5)
     found = refinement.draws(z, flat, FlowSequence(ScalingAndSquaring(2), pieces), number=200)

@@ -5,18 +5,21 @@ import pytest
 import torch
 
 from groupmorph_monai.data import make_phantom
+from groupmorph_monai.data.storage import IN_MEMORY
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
-from groupmorph_monai.workflow import Refinement, timepoint_transforms
+from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, StaticRegions, timepoint_transforms
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
-from groupmorph_monai.workflow.precision import Precision, likeliest_weights
-from groupmorph_monai.workflow.refinement import _TAILS
+from groupmorph_monai.workflow.posterior_draws import _TAILS
+from groupmorph_monai.workflow.precision import Precision
+from groupmorph_monai.workflow.trust_region import take_step
 
 EXP = ScalingAndSquaring(6)
+WEIGHTS, STATIC = LikeliestWeights(), StaticRegions(window_voxels=2.0, nats=0.02, least_share=0.01)
 
 
 def displacement(z):
@@ -48,8 +51,9 @@ def errors(phantom, z):
     return landmark_distances_mm(phantom["landmarks"], transforms), folding_percent(ddf)
 
 
-def refinement(**options):
-    return Refinement(options.pop("likelihood", LocalCorrelation()), FluidPrior(0, 0, 0, 60), **options)
+def refinement(likelihood=None, prior_weights=WEIGHTS, **schedule):
+    prior = FluidPrior(0, 0, 0, 60)
+    return Refinement(likelihood or LocalCorrelation(), prior, Schedule(**schedule), prior_weights, STATIC)
 
 
 def test_it_finds_a_known_motion_under_changing_contrast(phantom):
@@ -85,7 +89,7 @@ def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
     disturbed = x.clone()
     disturbed[:, :, 34:] = torch.rand(disturbed[:, :, 34:].shape, generator=torch.Generator().manual_seed(0))
     # Windows and smoothing reach 12 voxels at most: what is disturbed lies beyond.
-    short = refinement(levels=(2, 1), iterations=(3, 2), adapt_prior=False)
+    short = refinement(levels=(2, 1), iterations=(3, 2), prior_weights=None)
 
     def refined(images, mask=None):
         return short(start(phantom), images, displacement, Evidence(mask=mask)).values
@@ -107,8 +111,8 @@ def test_a_level_begins_from_the_likelier_field(phantom):
 
 
 def restart(ask, candidates, static, images, mask=None, seen=None):
-    level = Level(images, seen, mask, 0, 1, 2)
-    return ask._restart(candidates, static, level, lambda z: displacement(z.values))
+    level = Level(images, Evidence(seen, mask), 1, 2)
+    return ask._most_likely(candidates, static, level, lambda z: displacement(z.values))
 
 
 def slabs(shift_voxels=6, timepoints=3):
@@ -159,15 +163,15 @@ def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
     assert torch.equal(begun.values, moved.values) and not stayed
 
 
-def test_a_few_voxels_that_seem_to_stay_are_chance(monkeypatch):
+def test_a_few_voxels_that_seem_to_stay_are_chance():
     first, moved = slabs()[:, :1], slid(6)
     static = moved.like(torch.zeros_like(moved.values))
     x = torch.cat([first.roll(shift, dims=3) for shift in (0, 3, 6)], dim=1)
     x[:, :, 16:24, 20:28, 12:20] = first[:, :, 16:24, 20:28, 12:20]
     begun, stayed = restart(refinement(), (moved,), [static], x)
     assert torch.equal(begun.values, moved.values) and not stayed
-    monkeypatch.setattr("groupmorph_monai.workflow.refinement._LEAST_STATIONARY_SHARE", 0.0)
-    begun, stayed = restart(refinement(), (moved,), [static], x)
+    lenient = Refinement(LocalCorrelation(), FluidPrior(), static_regions=replace(STATIC, least_share=0.0))
+    begun, stayed = restart(lenient, (moved,), [static], x)
     assert stayed and begun.values[0, :, :, 10, 12, 8].abs().max() < 0.5 * moved.values.abs().max()
 
 
@@ -239,9 +243,9 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, 
     root = torch.randn(timepoints, 3, 3, *size, generator=generator, dtype=torch.float64)
     curvature = torch.einsum("kde...,kfe...->kdf...", root, root)
     model = Quadratic(torch.tensor(0.0), torch.tensor(2), torch.zeros(fields, dtype=torch.float64), curvature)
-    ask = Refinement(LocalCorrelation(), prior, lattice_voxels=1, prior_factor=factor)
+    ask = Refinement(LocalCorrelation(), prior, prior_weights=LikeliestWeights(factor=factor))
     # Weights of 1, `factor` times as large as those that the fields of the series have.
-    monkeypatch.setattr(ask, "_weights", lambda *given: [1.0, 1.0])
+    monkeypatch.setattr(LikeliestWeights, "__call__", lambda self, precision, *given: precision)
     signal = torch.rand(timepoints, 1, 1, *size, generator=generator, dtype=torch.float64)
     determined = replace(model, curvature=signal * curvature)
     monkeypatch.setattr(Level, "model", lambda *given: model)
@@ -282,7 +286,7 @@ def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints
     anatomy = gains * gaussian_filter(noise[:, :1], 1.5).expand_as(noise)
     ddf, shares = torch.zeros(1, timepoints, 3, 16, 16, 16), []
     for x in (noise, anatomy):
-        level = Level(x, None, torch.ones_like(x), 0, 1, 2)
+        level = Level(x, Evidence(mask=torch.ones_like(x)), 1, 2)
         model = level.model(likelihood, ddf)
         shares.append(float(level.determined(model, likelihood, ddf).curvature.sum() / model.curvature.sum()))
     assert shares[0] < 0.3 and shares[1] > 0.7
@@ -290,22 +294,22 @@ def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints
 
 @pytest.mark.parametrize("share", [0.03, 0.3])
 def test_draws_have_the_priors_weights_of_the_mode(share, phantom, monkeypatch):
-    ask, x, weights = refinement(independent_share=share), images(phantom), []
-    own = ask._weights
-    monkeypatch.setattr(ask, "_weights", lambda *given: weights.append(own(*given)) or weights[-1])
+    ask, x, precisions = refinement(prior_weights=LikeliestWeights(share)), images(phantom), []
+    own = LikeliestWeights.__call__
+    monkeypatch.setattr(LikeliestWeights, "__call__", lambda *given: precisions.append(own(*given)) or precisions[-1])
     z = ask(start(phantom), x, displacement)
-    modes = [float(weight) for weight in weights[-1]]
+    modes = [float(weight) for weight in precisions[-1].weights]
     next(ask.draws(z, x, displacement, number=1))
-    of_draws = [float(weight) for weight in weights[-1]]
+    of_draws = [float(weight) for weight in precisions[-1].weights]
     assert of_draws == pytest.approx(modes, rel=0.05) and modes != pytest.approx([1.0], rel=0.05)
 
 
 def test_the_priors_weights_are_the_likeliest_times_the_factor(phantom):
-    z, x, one, other = start(phantom).at(2), images(phantom), refinement(), refinement(prior_factor=1.4)
+    z = start(phantom).at(2)
     z = z.like(z.values + 0.1 * torch.randn(z.values.shape, generator=torch.Generator().manual_seed(0)))
-    model = Level(x, None, None, 0, 2, 2).model(one.likelihood, displacement(z.values))
-    terms = [term.to(z.values) for term in one.prior.terms(z.values.shape[3:], z.step)]
-    likeliest, held = (ask._weights(ask._precision(terms), z, model) for ask in (one, other))
+    model = Level(images(phantom), Evidence(), 2, 2).model(LocalCorrelation(), displacement(z.values))
+    precision = Precision([FluidPrior(0, 0, 0, 60).spectrum(z.values.shape[3:], z.step).to(z.values)], [1.0], True)
+    likeliest, held = (LikeliestWeights(factor=f)(precision, z.values[0], model).weights for f in (1.0, 1.4))
     assert [float(w) for w in held] == pytest.approx([1.4 * float(w) for w in likeliest])
 
 
@@ -338,7 +342,9 @@ def test_the_evidence_finds_the_weight_that_fields_were_drawn_with():
     z = CosineTransform(size, like).inverse(white * prior.spectrum(size).rsqrt())
     z = z - z.mean(0)
     precision = Precision([FluidPrior(0, 0, 0, 2.0).spectrum(size)], [1.0], True)
-    (weight,) = likeliest_weights(precision, z, torch.tensor(1e6))
+    curvature = 1e6 * torch.eye(3, dtype=z.dtype).view(1, 3, 3, 1, 1, 1).expand(4, 3, 3, *size)
+    model = Quadratic(torch.tensor(0.0), torch.tensor(4), torch.zeros_like(z), curvature)
+    (weight,) = LikeliestWeights(independent_share=1.0)(precision, z, model).weights
     assert weight == pytest.approx(1, rel=0.1)
 
 
@@ -371,6 +377,24 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
     torch.testing.assert_close(parts[1], parts[0], atol=1e-5, rtol=0)
 
 
+def test_a_level_is_left_out_where_its_images_would_be_smaller_than_8_samples():
+    schedule = Schedule((16, 8, 4, 2, 1), (5, 4, 3, 2, 1), lattice_voxels=2)
+    assert schedule.stages((200, 128, 130))[0] == (16, 5, 16)
+    assert schedule.stages((200, 40, 40)) == [(4, 3, 4), (2, 2, 2), (1, 1, 2)]
+    assert [stage.least_voxels for stage in schedule.stages((10, 12, 9))] == [8**3, 1]
+    with pytest.raises(ValueError, match="one number for each of the levels"):
+        Schedule((2, 1), (3,))
+
+
+def test_the_mean_step_is_half_a_voxel_of_the_lattice_at_most():
+    z = Field(torch.zeros(1, 2, 3, 4, 4, 4), (8, 8, 8), 2)
+    for length, taken in ((0.2, 0.2), (3.0, 0.5)):
+        dz = torch.zeros(2, 3, 4, 4, 4)
+        dz[:, 1] = length
+        after, mean = take_step(z, dz, IN_MEMORY)
+        assert mean == pytest.approx(2 * taken) and torch.allclose(after.values[0, :, 1], torch.tensor(taken))
+
+
 def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
     """Where the model has a quarter of the true curvature, each step goes four times as far as it should.
 
@@ -385,15 +409,8 @@ def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
         return Quadratic(-0.5 * z.square().sum(), torch.tensor(2), -z, curvature)
 
     monkeypatch.setattr(Level, "model", model)
-    ask = Refinement(
-        LocalCorrelation(),
-        FluidPrior(1.0, 0.0),
-        levels=(1,),
-        iterations=(14,),
-        tolerance=1e-6,
-        lattice_voxels=1,
-        adapt_prior=False,
-    )
+    schedule = Schedule(levels=(1,), iterations=(14,), tolerance=1e-6, lattice_voxels=1)
+    ask = Refinement(LocalCorrelation(), FluidPrior(1.0, 0.0), schedule)
     begin = torch.zeros(1, 2, 3, *size, dtype=torch.float64)
     begin[:, 0, 0], begin[:, 1, 0] = 0.3, -0.3
     ask(Field(begin, size), torch.zeros(1, 2, *size), lambda z: z)
@@ -410,10 +427,10 @@ def test_a_step_that_changes_only_what_the_mask_leaves_out_is_neither_better_nor
     moved = torch.zeros(1, 2, 3, 16, 14, 12)
     moved[:, :, :, 10:] = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1, 1)
     for held in (mask, mask.expand_as(x)):
-        level = Level(x, None, held, 0, 1, 1)
+        level = Level(x, Evidence(mask=held), 1, 1)
         one, other = (level.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
         assert abs(float(other.gain_over(one))) < 1e-4 and one.voxels == 6 * 14 * 12
-    free = Level(x, None, None, 0, 1, 1)
+    free = Level(x, Evidence(), 1, 1)
     one, other = (free.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
     assert abs(float(other.gain_over(one))) > 1
 
@@ -426,6 +443,6 @@ def test_where_nothing_counts_nothing_moves_and_no_draws_are_made():
     with pytest.raises(InputError, match="std_draws.*two timepoints cover.*wider mask"):
         next(refinement().draws(z, x, displacement, nothing))
     with pytest.raises(ValueError, match="independent_share.*got 0, 1.0"):
-        refinement(independent_share=0)
-    with pytest.raises(ValueError, match="prior_factor.*got 0.2, 0"):
-        refinement(prior_factor=0)
+        LikeliestWeights(independent_share=0)
+    with pytest.raises(ValueError, match="factor.*got 0.2, 0"):
+        LikeliestWeights(factor=0)

@@ -28,6 +28,7 @@ from groupmorph_monai.workflow import (
     CarriedBack,
     ExchangedPairs,
     InverseFields,
+    NetworkPasses,
     RegistrationInferer,
     StepwiseTrainingInferer,
     TrainingInferer,
@@ -110,7 +111,7 @@ def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
 
 @pytest.mark.parametrize("passes", [1, 5])
 def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(passes):
-    ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes)
+    ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), NetworkPasses(passes))
     net, prior = Told(lambda x: torch.tensor([0.5, -0.25]), std=0.1), FluidPrior(1.0, 0.2)
     one, result = prior.energy(net.decode(ask.predict(images(), net).last[0], None)), ask(images(), net)
     torch.testing.assert_close(prior.energy(result["z_mean"]), passes**2 * one)
@@ -131,7 +132,7 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     prior = AffineNorm(alignment)
     pair = torch.rand(1, 2, 16, 20, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        result = TrainingInferer(RegistrationInferer(alignment, AffineFlow(), passes))(pair, net)
+        result = TrainingInferer(RegistrationInferer(alignment, AffineFlow(), NetworkPasses(passes)))(pair, net)
     ddf, half = result["ddf"].double(), 10.0
     # Of a map x -> A x + b of voxels about the centre, read off the displacement, with the longest half side as unit.
     origin = ddf[..., 0, 0, 0]
@@ -152,7 +153,9 @@ def test_the_norm_of_momenta_is_that_of_the_whole_velocity():
     net, x = MomentumNet((3, 4, 5, 6)), torch.rand(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     torch.nn.init.normal_(net.head.weight, std=0.3)
     with torch.no_grad():
-        result = TrainingInferer(RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=2))(x, net)
+        result = TrainingInferer(RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=NetworkPasses(2)))(
+            x, net
+        )
     expected = (result["z_mean"] * result["dvf"]).sum(dim=2).mean() / 12**2  # voxels of z along a side
     assert MomentumNorm(1.0)(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-5) and expected > 0
 
@@ -163,7 +166,9 @@ def test_codes_of_several_passes_cost_what_each_of_them_does():
     torch.nn.init.normal_(net.last[1].weight, std=0.3)
     asked = []
     net.register_forward_hook(lambda layer, given, parameters: asked.append(parameters.unflatten(1, (2, 2, -1))))
-    ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), passes=2, posterior=CodePosterior(), draws=2)
+    ask = RegistrationInferer(
+        MeanAlignment(), ScalingAndSquaring(4), passes=NetworkPasses(2), posterior=CodePosterior(), draws=2
+    )
     with torch.no_grad():
         result = TrainingInferer(ask)(x, net)
         expected = sum(UnitGaussian()(*parameters.unbind(1)) for parameters in asked)
@@ -183,7 +188,7 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
     net, alignment = Told(lambda x: x.flatten(2).mean(2) - 0.5), OneWayAlignment(0)
     likelihood, prior = LocalCorrelation((1,)), MomentumNorm(0.5)
     loss = NegativeELBO(likelihood, prior, symmetry_weight=2.0)
-    registration = RegistrationInferer(alignment, flow, passes=2, posterior=posterior)
+    registration = RegistrationInferer(alignment, flow, passes=NetworkPasses(2), posterior=posterior)
     x, velocities = images(), []
     net.register_forward_hook(lambda layer, given, found: velocities.append(found[:, :6].view(2, 2, 3, *LATTICE)))
     result = StepwiseTrainingInferer(registration, {"exchanged_pairs": ExchangedPairs(alignment)})(x, net)
@@ -202,7 +207,7 @@ def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
     torch.manual_seed(0)
     net, x, seen = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
     net.variance_head.register_forward_hook(lambda layer, given, found: seen.add(found.dtype))
-    registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=2)
+    registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=NetworkPasses(2))
     loss, ask = NegativeELBO(LocalCorrelation((1,)), FluidPrior(1.0, 0.2)), TrainingInferer(registration)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
@@ -228,7 +233,7 @@ def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
     net = Decoded(lambda x: torch.tensor([1.0, -1.0]), std=0.1)
     net.told, net.shown = [], []
     x = images()
-    result = wrap(RegistrationInferer(MeanAlignment(), Displacement(), passes=2))(x, net)
+    result = wrap(RegistrationInferer(MeanAlignment(), Displacement(), passes=NetworkPasses(2)))(x, net)
     assert len(net.told) == len(net.shown) == 2
     for told, shown in zip(net.told, net.shown):
         assert torch.equal(told, shown)
@@ -253,7 +258,7 @@ def test_draws_of_the_network_are_about_its_prediction():
             return z + images.mean()
 
     net, x = Images(lambda x: torch.tensor([0.5, -1.0]), std=std), images()
-    result = RegistrationInferer(MeanAlignment(), Square(), passes=2, draws=200)(x, net)
+    result = RegistrationInferer(MeanAlignment(), Square(), passes=NetworkPasses(2), draws=200)(x, net)
     centre = result["dvf"]
     torch.testing.assert_close(centre[0, :, 0, 0, 0, 0], 2 * torch.tensor([0.5, -1.0]) + x.mean() + last[1].mean())
     # The deviation of (c + s e)^2 for white e, in voxels of the images.

@@ -19,9 +19,9 @@ from ...data.preprocessing.fingerprint import fingerprint
 from ...data.writing.output_folder import check_output_dir
 from ...errors import InputError
 from ..arguments import make_parser
-from ..commands import registration
 from ..configs import bundle_root
 from ..progress import progress_log
+from ..registration_options import registration
 from ..run import parsed_run, split_overlays
 from .clusters import Resources, check_installed, open_client, submit
 from .folders import CohortFolder, Job, Status
@@ -32,11 +32,11 @@ from .worker import register_series
 __all__ = ["run_cohort"]
 
 logger = logging.getLogger(__name__)
-_ATTEMPTS = 2
+_ATTEMPTS = 2  # per series
 # Options that do not affect results.
 _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")
 _BASE_GB = 1.0  # Dask, PyTorch and other packages
-_FAILED = 3
+_FAILED = 3  # exit code
 
 Ended = tuple[int, Status | Exception | None]
 

@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 
 PROGRAM_KEY = "GroupMorph/program"
-POLL_MS = 200
+POLL_MS = 200  # between looks at the output of a run
 
 
 class GroupMorph(ScriptedLoadableModule):

@@ -9,6 +9,7 @@ from ...benchmarks.compare import BundleMethod
 from ...benchmarks.paper.cases import SOURCES, Case, cases
 from ...benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
 from ...benchmarks.paper.figures import draw_scaling
+from ...benchmarks.paper.methods import METHODS
 from ...benchmarks.paper.page import Row, write_page
 from ...benchmarks.paper.worker import Method
 from ...benchmarks.peers import PEERS
@@ -17,7 +18,6 @@ from ...data.writing.output_folder import claim
 from ..configs import bundle_root, config_files
 from ..places import check_place_of_study
 from ..progress import progress_log
-from .paper import METHODS
 
 __all__ = ["run_paper"]
 

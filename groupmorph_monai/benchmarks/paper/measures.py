@@ -22,8 +22,8 @@ from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
 
-_TRUE_POINTS = 4000
-_QUANTILES = np.linspace(0, 1, 201)
+_TRUE_POINTS = 4000  # at which the error of a phantom is measured
+_QUANTILES = np.linspace(0, 1, 201)  # of the errors, stored for figures
 
 
 class FieldTransform(DenseTransform):

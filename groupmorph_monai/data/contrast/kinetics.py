@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _INPUTS = {"parker": parker_aif, "weinmann": weinmann_aif}
 _LEAST_SCANS = {"tofts": 4, "extended_tofts": 5}  # the baseline, and one more than the number of unknowns
 _KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any value in between
-_LEAST_VOXELS = 8
+_LEAST_VOXELS = 8  # that enhance; fewer are noise
 _ASSUMED = {
     "repetition_time_s": (0.005, "assumed, typical of breast DCE-MRI"),
     "flip_angle_deg": (12.0, "assumed, typical of breast DCE-MRI"),

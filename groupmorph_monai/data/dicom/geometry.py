@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.valuerep import DSfloat
 
 from ...errors import InputError
-from ..reading.readers import LPS_TO_RAS
+from ..series import LPS_TO_RAS
 from .headers import Plane
 
 __all__ = ["decimals", "depth", "orientation", "volume_affine"]

@@ -33,7 +33,7 @@ _TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
 _PHASES = ("temporal position", "series number")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_SAME_PLACE_MM = 0.01
+_SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
 
 
 def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:

@@ -11,8 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ParametricMapStorage, generate_uid
 
-from ..reading.readers import LPS_TO_RAS
-from ..series import Series
+from ..series import LPS_TO_RAS, Series
 from .derived import code_item, derived_object
 from .geometry import decimals, orientation
 from .headers import Plane
@@ -21,7 +20,7 @@ from .references import reference, referenced_series, save
 __all__ = ["write_parametric_maps"]
 
 _SERIES_NUMBER = 3000  # added to that of the source
-_LARGEST = 2**16 - 1
+_LARGEST = 2**16 - 1  # maximum of an unsigned 16-bit pixel
 _NAME = re.compile(r"(.+?)(?:_(\d+))?(_before)?")
 
 

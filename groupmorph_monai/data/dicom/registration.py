@@ -9,8 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage
 
 from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
-from ..reading.readers import LPS_TO_RAS
-from ..series import Series
+from ..series import LPS_TO_RAS, Series
 from .derived import derived_object
 from .geometry import decimals, orientation
 from .headers import Plane

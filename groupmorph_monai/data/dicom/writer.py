@@ -9,8 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from ..reading.readers import LPS_TO_RAS
-from ..series import Series
+from ..series import LPS_TO_RAS, Series
 from .derived import check_modality, derived_header
 from .geometry import decimals, orientation
 from .headers import Plane

@@ -17,9 +17,9 @@ from .phantom import uniform
 
 __all__ = ["BreastMotion"]
 
-_LOCAL_BUMPS = 8
-_STEEPEST = 0.5
-_PROBE_STEP_MM = 7.0
+_LOCAL_BUMPS = 8  # displacements of parts of a breast
+_STEEPEST = 0.5  # norm of the displacement's gradient, below 1 so that the motion is invertible
+_PROBE_STEP_MM = 7.0  # distance of the points where the gradient is measured
 # Standard deviations of the components before joint scaling: mm, radians, mm per mm.
 _SHIFT_MM, _TURN, _SWAY_MM, _STRAIN, _PECTORAL_MM, _LOCAL_MM = 1.0, 0.012, 2.0, 0.03, 2.0, 1.5
 

@@ -8,10 +8,10 @@ from .solids import Lattice
 
 __all__ = ["FARTHEST_MM", "grow_vessels", "vessel_lattice"]
 
-_STEP_MM = 1.5
-_LATTICE_MM = 1.25
+_STEP_MM = 1.5  # length of a segment
+_LATTICE_MM = 1.25  # spacing of the lattice of depths
 _REACH = 4  # lattice steps around a vessel's axis
-FARTHEST_MM = -3.0
+FARTHEST_MM = -3.0  # depth of all points outside, beyond which nothing of a vessel is seen
 
 
 def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from .resampling import resample, resample_series, working_grid
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
-_BACKGROUND_SHARE = 0.01
+_BACKGROUND_SHARE = 0.01  # of the voxels with the lowest value, above which they are background
 # Phantom generators by the key of the item that contains their arguments.
 PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "phantom": make_phantom,
@@ -36,7 +36,7 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "breast": make_breast,
     "thorax": make_thorax,
 }
-_MOST_LABELS = 1000
+_MOST_LABELS = 1000  # different values of a label map; an image has more
 
 
 class ClipSeriesd(MapTransform):

@@ -12,9 +12,9 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
+from ..series import LPS_TO_RAS
 from ..writing.output_folder import all_or_nothing
 from .dirlab import is_dirlab, read_dirlab_landmarks
-from .readers import LPS_TO_RAS
 
 __all__ = ["read_landmarks", "read_points", "write_points"]
 

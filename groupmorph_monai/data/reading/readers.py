@@ -26,7 +26,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
-from ..series import LONGEST_MM, Frame, Series, checked_series
+from ..series import LONGEST_MM, LPS_TO_RAS, Frame, Series, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
@@ -38,7 +38,6 @@ __all__ = ["header_grids", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GREY = "convert it to a grey-value image"
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}

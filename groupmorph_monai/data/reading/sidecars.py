@@ -14,7 +14,7 @@ __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400
-_ROUNDING_S = 1e-6
+_ROUNDING_S = 1e-6  # difference of equal times
 _FASTEST_3D_S = 0.1  # less than the time of a 3D volume, more than that of an excitation
 _UNEVEN = 0.01  # maximum relative difference of even steps
 

@@ -16,8 +16,8 @@ from ...errors import InputError
 
 __all__ = ["check_text_header"]
 
-_LONGEST_HEADER, _LONGEST_VALUE = 1 << 20, 500
-_CHUNK = 1 << 20
+_LONGEST_HEADER, _LONGEST_VALUE = 1 << 20, 500  # bytes of a header; characters of a value that ITK can read
+_CHUNK = 1 << 20  # bytes that are decompressed at a time
 _MOST_FILES = 100_000  # slices of one volume
 _META_ENDINGS = (".mha", ".mhd")
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,

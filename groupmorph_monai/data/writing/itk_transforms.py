@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
-from ..reading.readers import LPS_TO_RAS
+from ..series import LPS_TO_RAS
 
 __all__ = ["itk_transform", "write_itk_transform"]
 

@@ -13,7 +13,7 @@ import torch
 from isal import igzip_threaded
 
 from ...space.geometry import Grid, Transform
-from ..reading.readers import LPS_TO_RAS
+from ..series import LPS_TO_RAS
 from .nifti import FASTEST
 
 __all__ = ["write_sequence", "write_transform_sequence"]

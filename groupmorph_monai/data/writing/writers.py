@@ -32,10 +32,12 @@ from .output_folder import all_or_nothing
 from .replacement import REPORT, journals
 from .sequences import write_sequence, write_transform_sequence
 
-__all__ = ["Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration"]
+__all__ = [
+    "FILES_AT_ONCE", "Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-_FILES_AT_ONCE = 4
+FILES_AT_ONCE = 4  # written in threads; more would take too much memory
 _DICOM = "dicom"  # folder name
 VolumeName = Literal["warped", "native", "jacobian", "warped_seen", "native_seen"]
 _VOLUMES: dict[VolumeName, type] = {
@@ -173,8 +175,6 @@ def write_registration(
 
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
-            if products.jacobian:
-                maps[f"jacobian_{k:02d}"] = result["jacobian"][k]
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
             _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
@@ -186,6 +186,7 @@ def write_registration(
         fit, images = products.kinetics, (result["native"], result["warped"])
         kinetics = None if fit is None else fit.fit_series(series, home, *images, seen, transforms[home])
         maps |= kinetic_maps(kinetics)
+        maps |= {f"jacobian_{k:02d}": result["jacobian"][k] for k in range(count if products.jacobian else 0)}
         _write_maps(maps, series.frames[home].affine, folder)
         aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
@@ -212,8 +213,8 @@ def _resample_timepoint(
 
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
-    """Call a function for each item in a few threads; more would take too much memory."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _FILES_AT_ONCE)) as pool:
+    """Call a function for each item in a few threads."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, FILES_AT_ONCE)) as pool:
         list(pool.map(function, items))
 
 

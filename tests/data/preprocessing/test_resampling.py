@@ -183,7 +183,7 @@ def test_resampling_through_a_transform_is_exact_on_a_ramp_and_slab_by_slab(monk
     expected = ramp.data + np.dot((0.7, -1.1, 0.4), shift)
     np.testing.assert_allclose(whole[2:-2, 2:-2, 2:-2], expected[2:-2, 2:-2, 2:-2], atol=1e-4)
     for voxels in (1, 3 * 9 * 8):
-        monkeypatch.setattr(geometry, "_SLAB_VOXELS", voxels)
+        monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
         parts, seen_parts = resample(ramp, ramp.grid, transform)
         np.testing.assert_array_equal(parts, whole)
         np.testing.assert_array_equal(seen_parts, seen)
@@ -239,7 +239,7 @@ def test_real_lung_pair_lies_where_its_landmarks_say():
 
 @pytest.mark.parametrize("nearest", [False, True])
 def test_resampling_tells_the_displacement_of_the_transform(nearest, monkeypatch):
-    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 100)
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", 100)
     grid = Grid((7, 8, 6), torch.diag(torch.tensor([1.5, -2.0, 2.5, 1.0])))
     matrix = torch.eye(4)
     matrix[:3] += 0.1 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))

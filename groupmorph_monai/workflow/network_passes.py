@@ -1,4 +1,4 @@
-"""Evaluation of a network on whole volumes, in windows if they are large."""
+"""Passes of a network over whole volumes, in windows if they are large."""
 
 import math
 from collections.abc import Sequence
@@ -9,25 +9,32 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
 
-__all__ = ["WindowedInference"]
+__all__ = ["NetworkPasses"]
 
 
 @dataclass(frozen=True)
-class WindowedInference:
-    """Compute the parameters of a network's posterior for a whole volume. Those of overlapping windows are blended.
+class NetworkPasses:
+    """Passes of a network over whole volumes. The parameters of the posterior of overlapping windows are blended.
 
     Args:
-        size_voxels: maximum size of a window along each axis; None for one window, whatever the size of the volume.
+        number: number of passes, each over the images warped by the previous ones.
+        window_voxels: maximum size of a window along each axis; None for one window, whatever the size of the volume.
         overlap: overlap of neighbouring windows, as a fraction of their size.
         bf16: compute the network's convolutions in bfloat16. The parameters are always float32.
     """
 
-    size_voxels: Sequence[int] | None = None
+    number: int = 1
+    window_voxels: Sequence[int] | None = None
     overlap: float = 0.5
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise InputError(f"passes: expected 1 or more, got {self.number}; use 1, except with models/avsm_affine")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which the network is evaluated."""
@@ -35,7 +42,7 @@ class WindowedInference:
 
     def share(self, size: Sequence[int]) -> float:
         """Return the share of a volume of ``size`` that is in one window."""
-        return math.prod(min(w, n) / n for w, n in zip(self.size_voxels or size, size))
+        return math.prod(min(w, n) / n for w, n in zip(self.window_voxels or size, size))
 
     def posterior(self, images: Tensor, network: nn.Module) -> tuple[Tensor, Tensor]:
         """Compute the mean and log variance of z, each ``(B, K, C, *S_z)``.
@@ -50,7 +57,7 @@ class WindowedInference:
 
     def _parameters(self, images: Tensor, network: nn.Module) -> Tensor:
         size = images.shape[2:]
-        window = [min(w, n) for w, n in zip(self.size_voxels or size, size)]
+        window = [min(w, n) for w, n in zip(self.window_voxels or size, size)]
         if window == list(size):
             return network(images)
         # The borders of windows must lie on voxels of the grid of z.

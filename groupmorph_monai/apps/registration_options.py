@@ -1,0 +1,41 @@
+"""Options of ``groupmorph register`` and ``groupmorph cohort`` as settings of the bundle."""
+
+import argparse
+
+from ..errors import InputError
+from .places import absolute_paths
+
+__all__ = ["registration"]
+
+
+def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
+    """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
+    overlays, chosen = list(args.overlay), {}
+    if args.reference != "mean":
+        overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
+    if args.no_refine:
+        if args.mask and args.initial == "none" and not args.kinetics:
+            raise InputError("--mask: expected a stage that uses it, got --no-refine and --initial none; omit one")
+        overlays.append("effort/no_refine")
+    elif args.effort not in (None, "normal"):
+        overlays.append(f"effort/{args.effort}")
+    options = dict(
+        series=absolute_paths(args.files),
+        series_description=args.series_description,
+        weights=args.weights,
+        spacing_mm=args.spacing_mm,
+        std_draws=args.std,
+        write_jacobian=args.jacobian or None,
+        write_fields=args.fields,
+        write_transforms=args.transforms or None,
+        write_dicom=args.dicom or None,
+        write_sequence=args.sequence or None,
+        write_bids_names=args.bids_names or None,
+        write_kinetics=args.kinetics or None,
+        outside=args.outside,
+        initial_alignment=args.initial,
+        mask=args.mask and absolute_paths(args.mask),
+        region=args.region and absolute_paths(args.region),
+        **chosen,
+    )
+    return ("inference", overlays, args.set, args.device), options

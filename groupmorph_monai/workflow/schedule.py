@@ -1,0 +1,59 @@
+"""Levels of a coarse-to-fine refinement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Schedule", "Stage"]
+
+_LEAST_SAMPLES = 8  # per axis; coarser images show too little anatomy to be aligned
+
+
+class Stage(NamedTuple):
+    """One level of a refinement.
+
+    Args:
+        factor: spacing of the samples of the images, in voxels.
+        iterations: maximum number of Gauss-Newton steps.
+        step: spacing of z, in voxels of the images.
+    """
+
+    factor: int
+    iterations: int
+    step: int
+
+    @property
+    def least_voxels(self) -> int:
+        """Number of voxels that must count, without which the level ends."""
+        return _LEAST_SAMPLES**3 if self.factor > 1 else 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Levels of a refinement, and when each of them ends.
+
+    Args:
+        levels: subsampling factors of the images, coarse to fine.
+        iterations: maximum number of steps on each level.
+        tolerance: stop a level when the mean step is shorter than this fraction of the level's voxel.
+        lattice_voxels: spacing of z on the finest lattice, in voxels of the image.
+        conjugate_steps: maximum number of conjugate gradient steps per iteration.
+    """
+
+    levels: Sequence[int] = (16, 8, 4, 2, 1)
+    iterations: Sequence[int] = (8, 6, 4, 6, 6)
+    tolerance: float = 0.02
+    lattice_voxels: int = 2
+    conjugate_steps: int = 16
+
+    def __post_init__(self) -> None:
+        if len(self.levels) != len(self.iterations):
+            raise ValueError(
+                f"iterations: expected one number for each of the levels {self.levels}, got {self.iterations}"
+            )
+
+    def stages(self, size: Sequence[int]) -> list[Stage]:
+        """List the levels for images of ``size``. Those with fewer than 8 samples along an axis are left out, unless
+        their factor is at most ``lattice_voxels``."""
+        stages = [Stage(f, n, max(f, self.lattice_voxels)) for f, n in zip(self.levels, self.iterations)]
+        return [s for s in stages if s.factor <= self.lattice_voxels or min(size) >= _LEAST_SAMPLES * s.factor]

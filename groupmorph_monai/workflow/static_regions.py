@@ -1,0 +1,73 @@
+"""Static tissue beside tissue that slides along it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..space.field import Field
+from ..space.lattice import gaussian_filter
+from .evidence import Level
+
+__all__ = ["StaticRegions"]
+
+_LEAST_NEIGHBOURHOOD_SHARE = 0.1  # of a window's weight that must lie on voxels that count, so that few do not decide
+
+
+@dataclass(frozen=True)
+class StaticRegions:
+    """Replace z by a static hypothesis wherever that is clearly more likely (fusion moves, Lempitsky et al. 2010),
+    because a smooth update cannot restore static tissue beside tissue that slides along it.
+
+    Args:
+        window_voxels: standard deviation of the Gaussian window over which log likelihoods are compared, in voxels of
+            a level.
+        nats: difference of log likelihood per voxel and timepoint above which a hypothesis is clearly more likely.
+        least_share: share of all voxels that must be static; fewer occur by chance.
+    """
+
+    window_voxels: float
+    nats: float
+    least_share: float
+
+    def fuse(
+        self, z: Field, hypotheses: Sequence[Field], values: Tensor, counts: Tensor, level: Level
+    ) -> tuple[Field, bool]:
+        """Take each region from z or from one of N hypotheses on the same lattice.
+
+        Args:
+            z: ``(1, K, D, *C)``.
+            hypotheses: N fields like z.
+            values: log likelihood per voxel and timepoint under z and under each hypothesis, ``(1, 1 + N, *S)``.
+            counts: 1 where at least two timepoints can be compared, otherwise 0, ``(1, 1, *S)``.
+            level: level of the values and z.
+
+        Returns:
+            z, and whether any region is static.
+        """
+        lattice, has_static = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size)), False
+        highest, *rest = self._neighbourhood_mean(values, counts)[lattice].split(1, dim=1)
+        for hypothesis, value in zip(hypotheses, rest):
+            is_static = (value - highest > self.nats).to(value)
+            if is_static.mean() < self.least_share:
+                continue
+            # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.
+            share = gaussian_filter(is_static, 0.5).unsqueeze(2)
+            blended = level.storage.map(lambda v, h, s=share: v + s * (h - v), z.values, hypothesis.values)
+            z = z.like(blended)
+            highest, has_static = torch.where(is_static > 0, value, highest), True
+        return z, has_static
+
+    def _neighbourhood_mean(self, values: Tensor, counts: Tensor) -> Tensor:
+        """Average ``values`` ``(1, N, *S)`` in a Gaussian window over the voxels where ``counts`` ``(1, 1, *S)`` is 1.
+
+        The window is widened where few voxels count, so that regions without evidence take the values beside them.
+        """
+        width, mean = self.window_voxels, torch.zeros_like(values)
+        enough = torch.zeros_like(counts, dtype=torch.bool)
+        while not enough.all() and width < 2 * max(values.shape[2:]):
+            share = gaussian_filter(counts, width)
+            mean = torch.where(enough, mean, gaussian_filter(values, width) / share.clamp_min(1e-6))
+            enough, width = enough | (share > _LEAST_NEIGHBOURHOOD_SHARE), 2 * width
+        return mean
