@@ -96,6 +96,18 @@ class LikelihoodContract:
             torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12)
         assert (model.score[~seen] == 0).all() and (model.weight[~seen] == 0).all() and model.score.any()
 
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_its_value_depends_on_valid_voxels_only(self, likelihood, timepoints):
+        x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
+        torch.testing.assert_close(likelihood(x, valid), likelihood(x), rtol=1e-6, atol=1e-9)
+        valid[:, 0, :5], valid[:, 1, :, -4:] = False, False
+        other = torch.where(valid, x, 0.9 * random(*x.shape, seed=5)).requires_grad_()
+        torch.testing.assert_close(likelihood(other, valid), likelihood(x, valid), rtol=1e-9, atol=1e-12)
+        (gradient,) = torch.autograd.grad(likelihood(other, valid), other)
+        assert (gradient[~valid] == 0).all() and gradient[valid].any()
+        assert abs(likelihood(other) - likelihood(x)) > 1e-4  # they would change it, if they counted
+        assert torch.isfinite(likelihood(x, torch.zeros_like(valid)))
+
 
 class FlowContract:
     """``flow`` of a velocity, with the errors in voxels that are allowed: for a linear velocity, for the inverse, and

@@ -1,7 +1,7 @@
 """Posteriors, priors, likelihoods, and the evidence lower bound that combines them."""
 
 from .elbo import NegativeELBO
-from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError
+from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError, impute
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
 from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian, fading_weight
@@ -29,6 +29,7 @@ __all__ = [
     "UnitGaussian",
     "WindowCorrelation",
     "fading_weight",
+    "impute",
     "matched_smoothing_voxels",
     "split_parameters",
 ]

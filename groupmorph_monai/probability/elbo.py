@@ -16,7 +16,7 @@ class NegativeELBO(nn.Module):
     """Negative evidence lower bound of one draw (GroupMorph, Eq. 7): ``-likelihood(warped) + kl_weight * KL(q || p)``.
 
     Args:
-        likelihood: module that maps warped volumes ``(B, K, *S)`` to a scalar log likelihood.
+        likelihood: maps warped volumes ``(B, K, *S)``, and where they are valid, to a scalar log likelihood.
         prior: maps ``z_mean`` and ``z_log_variance`` to the KL divergence averaged over voxels.
         kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels.
         posterior: distribution that ``z_mean`` and ``z_log_variance`` parameterise; None is `Posterior` without
@@ -51,15 +51,16 @@ class NegativeELBO(nn.Module):
         """Compute the unweighted terms of the objective.
 
         Args:
-            registration: an inferer's result. Where it contains ``returned``, the likelihood is the mean of the
-                likelihoods in the common space and in each timepoint's own space.
+            registration: an inferer's result. Where it contains ``seen``, only these voxels of ``warped`` count; where
+                it contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
+                timepoint's own space.
             target: the structure's surfaces, as `SurfaceDistance` takes them.
 
         Returns:
             Scalars ``log_likelihood`` and ``kl``, with surfaces ``surface_log_likelihood``, and for exchanged pairs
             ``asymmetry``.
         """
-        likelihood = self.likelihood(registration["warped"])
+        likelihood = self.likelihood(registration["warped"], registration.get("seen"))
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
         terms = {

@@ -42,6 +42,10 @@ class Likelihood(nn.Module):
     """Log likelihood of K warped volumes ``(B, K, *S)``, averaged over voxels and timepoints, up to a constant: a
     scalar.
 
+    A call takes the volumes and optionally ``valid``, ``(B, K, *S)`` bool, True where a value is measured. Extrapolated
+    values have no effect: if they had, a network would learn to move all volumes out of the field of view, where the
+    values of their borders agree.
+
     Args:
         smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
         stiffness: factor on the averaged squared scores. The scores of a likelihood divided by an entropy or averaged
@@ -117,8 +121,12 @@ class SquaredError(Likelihood):
         self.variance = noise**2
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
-        return -warped.var(dim=1).mean() / self.variance
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
+        if valid is None:
+            return -warped.var(dim=1).mean() / self.variance
+        count = valid.sum(dim=1, keepdim=True)
+        variance = impute(warped, valid).var(dim=1, keepdim=True) * (warped.shape[1] - 1) / (count - 1).clamp_min(1)
+        return -variance.sum() / (count > 1).sum().clamp_min(1) / self.variance
 
     @full_precision
     @torch.no_grad()
@@ -176,23 +184,28 @@ class GroupNMI(Likelihood):
             raise ValueError(f"kind: expected 'uncertainty' or 'studholme', got {kind!r}")
         self.bins, self.window_bins, self.voxel_fraction, self.kind = bins, window_bins, voxel_fraction, kind
 
-    def joint(self, values: Tensor) -> Tensor:
-        """Estimate the joint densities of all pairs.
+    def joint(self, values: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Estimate the joint densities of all pairs, each over the voxels that are valid in both volumes.
 
         Args:
             values: intensities, ``(B, K, N)``.
+            valid: ``(B, K, N)`` bool; None is everywhere.
 
         Returns:
-            ``(B, K, bins, K, bins)``, each pair summing to 1.
+            ``(B, K, bins, K, bins)``, each pair summing to 1, or to 0 if no voxel is valid in both.
         """
         # Slabs are recomputed for the gradient: the windows of all voxels would not fit in memory.
         slabs = values.split(_SLAB_VOXELS, dim=2)
+        masks = [None] * len(slabs) if valid is None else valid.split(_SLAB_VOXELS, dim=2)
         # Slabs draw no random numbers, and saving the generator's state synchronises with the GPU.
         recomputed = partial(checkpoint, self._histogram, use_reentrant=False, preserve_rng_state=False)
-        first, *rest = (recomputed(x) if len(slabs) > 1 else self._histogram(x) for x in slabs)
-        return sum(rest, first) / values.shape[2]
+        first, *rest = (recomputed(*x) if len(slabs) > 1 else self._histogram(*x) for x in zip(slabs, masks))
+        counts = sum(rest, first)
+        if valid is None:
+            return counts / values.shape[2]
+        return counts / counts.sum(dim=(2, 4), keepdim=True).clamp_min(1)
 
-    def _histogram(self, values: Tensor) -> Tensor:
+    def _histogram(self, values: Tensor, valid: Tensor | None = None) -> Tensor:
         centres = torch.arange(self.bins, dtype=values.dtype, device=values.device)
         # Bins last, so that softmax and the matrix product read contiguous memory.
         distance = values.mT.clamp(0, 1).unsqueeze(3) * (self.bins - 1) - centres
@@ -201,35 +214,37 @@ class GroupNMI(Likelihood):
         # numbers, which CPUs multiply slowly.
         floor = exponent.detach().amax(dim=3, keepdim=True) - 40
         windows = torch.softmax(torch.maximum(exponent, floor), dim=3)
+        if valid is not None:
+            windows = windows * valid.mT.unsqueeze(3)
         flat = windows.flatten(2)
         shape = windows.shape[2:]
         return (flat.mT @ flat).unflatten(2, shape).unflatten(1, shape)
 
     @full_precision
-    def pairwise(self, warped: Tensor) -> Tensor:
-        """Compute the NMI of every pair: ``(B, K, *S)`` to ``(B, K, K)``."""
-        joint = self.joint(self._sampled_voxels(warped))
-        marginal = joint.sum(dim=4).diagonal(dim1=1, dim2=3).mT  # any j gives i's marginal: the windows sum to 1
-        entropy = _negative_plogp(marginal).sum(dim=2)
+    def pairwise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Compute the NMI of every pair over the voxels that are valid in both: ``(B, K, *S)`` to ``(B, K, K)``."""
+        joint = self.joint(*self._sampled_voxels(warped, valid))
+        entropy = _negative_plogp(joint.sum(dim=4)).sum(dim=2)  # of i, over the voxels that are valid in i and j
         joint_entropy = _negative_plogp(joint).sum(dim=(2, 4))
-        entropy_sum = entropy.unsqueeze(1) + entropy.unsqueeze(2)
+        entropy_sum = entropy + entropy.mT
         if self.kind == "studholme":
             return entropy_sum / joint_entropy
         # Two volumes without entropy (constant ones) share no information: 0, not NaN.
         return 2 * (entropy_sum - joint_entropy) / entropy_sum.clamp_min(1e-8)
 
-    def _sampled_voxels(self, warped: Tensor) -> Tensor:
-        values = warped.flatten(2)
+    def _sampled_voxels(self, warped: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        values, valid = warped.flatten(2), None if valid is None else valid.flatten(2)
         if self.training and self.voxel_fraction < 1:
             count = max(1, round(self.voxel_fraction * values.shape[2]))
-            values = values[:, :, torch.randint(values.shape[2], (count,), device=values.device)]
-        return values
+            sampled = torch.randint(values.shape[2], (count,), device=values.device)
+            values, valid = values[:, :, sampled], None if valid is None else valid[:, :, sampled]
+        return values, valid
 
-    def forward(self, warped: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the mean NMI over pairs i != j and batch, a scalar: the log likelihood up to a constant."""
         timepoints = warped.shape[1]
         if timepoints < 2:
             raise ValueError(f"warped: expected at least 2 timepoints on axis 1, got shape {tuple(warped.shape)}")
         # Drop the diagonal by views: indexing with a mask would synchronise with the GPU.
-        nmi = self.pairwise(warped).flatten(1)[:, 1:].unflatten(1, (timepoints - 1, timepoints + 1))[..., :-1]
+        nmi = self.pairwise(warped, valid).flatten(1)[:, 1:].unflatten(1, (timepoints - 1, timepoints + 1))[..., :-1]
         return nmi.contiguous().mean()

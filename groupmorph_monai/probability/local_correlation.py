@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once, total
 from ..space.grid import full_precision
-from ..space.lattice import gaussian_filter, valid_mean, window_mean, window_moments, window_normalise
+from ..space.lattice import gaussian_filter, surrounded, valid_mean, window_mean, window_moments, window_normalise
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
@@ -88,13 +88,21 @@ class LocalCorrelation(Likelihood):
             yield gain, volume - mean - gain * (template - mean_t), noise_variance, variance + self.variance
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
-        value = warped.new_zeros(())
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
+        value, shared = warped.new_zeros(()), None
+        count: Tensor | int = warped.shape[1]
+        if valid is not None:
+            valid_count = _valid_count(valid, warped)
+            count, shared = valid_count.clamp_min(2), _shared(valid, valid_count)
         for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
-            template = self._template(warped, radius)
-            for _, _, noise_variance, variance in self._regressions(warped, template, radius, warped.shape[1]):
-                value = value - 0.5 * radius_weight * torch.log(noise_variance / variance).mean()
-        return (1 - 1 / warped.shape[1]) * value / warped.shape[1]
+            template = self._template(warped, radius, valid)
+            for k, (_, _, noise_variance, variance) in enumerate(
+                self._regressions(warped, template, radius, count, shared)
+            ):
+                mask = 1 if shared is None else shared[:, k : k + 1]
+                nats = (1 - 1 / count) * torch.log(noise_variance / variance) * mask
+                value = value - 0.5 * radius_weight * nats.mean()
+        return value / warped.shape[1]
 
     @full_precision
     @torch.no_grad()
@@ -140,7 +148,7 @@ class LocalCorrelation(Likelihood):
         def candidates(start: int, stop: int) -> Tensor:
             valid_chunk = valid[:, start:stop].to(valid_count)
             shared = _shared(valid_chunk, valid_count)
-            return _surrounded(valid_chunk) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
+            return surrounded(valid_chunk) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
 
         return candidates
 
@@ -205,11 +213,6 @@ def _shared(valid: Tensor, valid_count: Tensor) -> Tensor:
     return valid.to(valid_count) * (valid_count > 1)
 
 
-def _surrounded(valid: Tensor) -> Tensor:
-    """Find the voxels that are valid with all their neighbours, ``(B, K, *S)`` bool."""
-    return window_mean(valid, 1) > 1 - 0.5 / 3 ** (valid.dim() - 2)
-
-
 class GaussianCorrelation(Likelihood):
     """Squared local cross-correlation in Gaussian windows, ``mean(a b)^2 / (mean(a^2) mean(b^2))``, averaged over
     voxels and all pairs of volumes (Krebs et al. 2018, Eq. 2, for K volumes). As there, no local mean is subtracted.
@@ -228,12 +231,20 @@ class GaussianCorrelation(Likelihood):
         self.smoothing_voxels, self.radius, self.epsilon = smoothing_voxels, kernel_voxels // 2, epsilon
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         timepoints = warped.shape[1]
         first, second = torch.triu_indices(timepoints, timepoints, 1, device=warped.device)
-        squares = gaussian_filter(warped.square(), self.smoothing_voxels, self.radius)
+        if valid is None:
+            squares = gaussian_filter(warped.square(), self.smoothing_voxels, self.radius)
+            first_squares, second_squares = squares[:, first], squares[:, second]
+        else:
+            warped = warped * valid
+            first_squares, second_squares = (
+                gaussian_filter(warped[:, i].square() * valid[:, j], self.smoothing_voxels, self.radius)
+                for i, j in ((first, second), (second, first))
+            )
         products = gaussian_filter(warped[:, first] * warped[:, second], self.smoothing_voxels, self.radius)
-        return (products.square() / (squares[:, first] * squares[:, second] + self.epsilon)).mean()
+        return (products.square() / (first_squares * second_squares + self.epsilon)).mean()
 
 
 class WindowCorrelation(Likelihood):
@@ -276,12 +287,17 @@ class WindowCorrelation(Likelihood):
         return warped.flatten(-3).flatten(2, -2)
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         timepoints, smallest, value = warped.shape[1], min(warped.shape[2:]), warped.new_zeros(())
         for extent, weight in zip(self.extents, self.extent_weights):
             voxels, step = (max(n, round(smallest * fraction)) for n, fraction in ((2, extent), (1, self.step)))
             windows = self._windows(warped, voxels, step)
-            centred = windows - windows.mean(dim=3, keepdim=True)
+            if valid is None:
+                centred = windows - windows.mean(dim=3, keepdim=True)
+            else:
+                mask = self._windows(valid.to(warped), voxels, step)
+                mean = (windows * mask).sum(dim=3, keepdim=True) / mask.sum(dim=3, keepdim=True).clamp_min(1)
+                centred = (windows - mean) * mask
             squares = centred.square().mean(dim=3, keepdim=True) + self.variance
             unit = centred / (squares * windows.shape[3]).sqrt()
             pairs = unit.sum(dim=1).square().sum(dim=2) - unit.square().sum(dim=(1, 3))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..space.grid import full_precision
-from ..space.lattice import gradient
+from ..space.lattice import gradient, surrounded
 from .likelihood import Likelihood
 
 __all__ = ["LowRank", "NormalisedGradient"]
@@ -24,9 +24,14 @@ class LowRank(Likelihood):
         super().__init__(smooth_voxels, stiffness)
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         values = warped.flatten(2)
-        values = values - values.mean(dim=2, keepdim=True)
+        if valid is None:
+            values = values - values.mean(dim=2, keepdim=True)
+        else:
+            valid = valid.flatten(2)
+            mean = (values * valid).sum(dim=2, keepdim=True) / valid.sum(dim=2, keepdim=True).clamp_min(1)
+            values = (values - mean) * valid
         values = values / values.norm(dim=2, keepdim=True).clamp_min(1e-6)
         eigenvalues = torch.linalg.eigvalsh(values @ values.mT)  # ascending
         timepoints = warped.shape[1]
@@ -51,8 +56,10 @@ class NormalisedGradient(Likelihood):
         self.edge = edge
 
     @full_precision
-    def forward(self, warped: Tensor) -> Tensor:
+    def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         slope = gradient(warped)
+        if valid is not None:
+            slope = slope * surrounded(valid).unsqueeze(2)
         normal = slope * (slope.square().sum(dim=2, keepdim=True) + self.edge**2).rsqrt()
         mean = torch.einsum("bkd...,bke...->bde...", normal, normal) / warped.shape[1]
         return mean.square().sum(dim=(1, 2)).mean()

@@ -20,6 +20,7 @@ __all__ = [
     "gaussian_filter",
     "gradient",
     "restrict",
+    "surrounded",
     "valid_mean",
     "window_mean",
     "window_moments",
@@ -58,6 +59,11 @@ def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tenso
     if share is None:
         share = window_mean(valid, radius)
     return window_mean(x * valid, radius) / share.clamp_min(1e-6)
+
+
+def surrounded(valid: Tensor) -> Tensor:
+    """Find the voxels that are valid with all their neighbours, ``(N, C, *S)`` bool."""
+    return window_mean(valid.float(), 1) > 1 - 0.5 / 3 ** (valid.dim() - 2)
 
 
 def window_moments(

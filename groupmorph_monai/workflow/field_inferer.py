@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
-from ..space.grid import warp, warp_observed
+from ..space.grid import inside, warp, warp_observed
 
 __all__ = ["FieldInferer", "Prediction", "Registration"]
 
@@ -73,12 +73,13 @@ class FieldInferer(Inferer):
         self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
-        """Return ``warped`` ``(B, K, *S)``; ``ddf`` ``(B, K, D, *S)``, common space to timepoint, voxels; ``dvf``,
-        ``z_mean`` and ``z_log_variance`` of the prediction."""
+        """Return ``warped`` ``(B, K, *S)``; ``seen``, True where it lies within the image; ``ddf`` ``(B, K, D, *S)``,
+        common space to timepoint, voxels; ``dvf``, ``z_mean`` and ``z_log_variance`` of the prediction."""
         dvf = prediction.dvf
         ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
         return {
             "warped": warp(images, ddf),
+            "seen": inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
             "ddf": ddf,
             "dvf": dvf.values,
             "z_mean": prediction.z_mean,
