@@ -51,7 +51,9 @@ def checked_run(
     if isinstance(settings, Mapping):
         values.update(named_settings(settings, config, files))
     else:
-        values.update(parse_settings(settings, config, files))
+        typed = parse_settings(settings, config, files)
+        _check_contradictions(typed, overrides)
+        values.update(typed)
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
     if "weights" in values:
@@ -65,6 +67,15 @@ def checked_run(
         values["overlays"] = list(overlays)  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
+
+
+def _check_contradictions(typed: Mapping[str, object], overrides: Mapping[str, object]) -> None:
+    for name, value in typed.items():
+        if overrides.get(name) not in (None, value):
+            raise InputError(
+                f"--set {name}: expected without the option for the same setting, got {value!r} here and "
+                f"{overrides[name]!r} there; leave one out"
+            )
 
 
 def parsed_run(

@@ -5,7 +5,8 @@ import logging
 from ...errors import InputError
 from .datalist import series_items
 from .points import read_landmarks
-from .readers import read_image, read_series
+from .readers import read_series
+from .regions import inside_region, nothing_inside, read_labels
 
 __all__ = ["check_dataset"]
 
@@ -35,5 +36,13 @@ def check_dataset(dataset_dir: str, least: int = 2, description: str | None = No
             )
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
-        for file in item.get("labels", ()):
-            read_image(file, labels=True)
+        labels = item.get("labels", [])
+        if len(labels) not in (0, number):
+            raise InputError(
+                f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list the "
+                "right files"
+            )
+        for file, frame in zip(labels, series.frames):
+            label_map = read_labels(file)
+            if not inside_region(label_map, frame.grid).any():
+                raise nothing_inside(file, "label map", label_map)

@@ -32,9 +32,10 @@ from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .sidecars import even_step, sidecar, times_of_files, times_of_volumes
+from .signature import check_regular_file
 from .text_headers import check_text_header
 
-__all__ = ["header_grids", "read_image", "read_series"]
+__all__ = ["check_stored_header", "header_grids", "nifti_values", "read_image", "read_series"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ def _silence() -> Iterator[None]:
 
 
 def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
+    ending = next(ending for ending in sorted(NIFTI_ENDINGS, key=len, reverse=True) if path.lower().endswith(ending))
+    if path[-len(ending) :] not in (ending, ending.upper()):
+        raise InputError(f"{path}: expected the ending {ending} or {ending.upper()}, got mixed case; rename it")
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
@@ -86,7 +90,7 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     if kind.fields is not None or kind.kind == "c":
         raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
     header = image.header
-    _check_stored_header(image, path)
+    check_stored_header(image, path)
     apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
@@ -94,7 +98,7 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
             path,
             apart_mm,
         )
-    data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
+    data, time = nifti_values(image, path, labels, storage), float(header["pixdim"][4])
     # Programs that know no frame time leave 1 without a unit.
     no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
     frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
@@ -109,8 +113,11 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
     return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
 
 
-def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
-    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
+def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage: Storage = IN_MEMORY) -> np.ndarray:
+    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops.
+
+    Raises: InputError if so many bytes follow the voxels that the header declares too few.
+    """
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
             image = image.from_stream(file)
@@ -122,21 +129,50 @@ def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) ->
                 data[..., chunk] = image.dataobj[..., chunk]
         else:
             data = image.get_fdata(dtype=np.float32, caching="unchanged")
-        try:
-            while file is not None and file.read(1 << 20):
-                pass
-        except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
-                raise
+        unread = _unread_bytes(image, file)
+    # One voxel fewer along any axis leaves at least this; a little padding does no harm.
+    least = image.get_data_dtype().itemsize * math.prod(sorted(image.shape[:3])[:2])
+    if unread >= least > 0:
+        raise InputError(
+            f"{path}: expected the file to end with the voxels, got {unread} more bytes after {image.shape} voxels of "
+            f"{image.get_data_dtype()}; correct dim and datatype in the header, or convert the image again"
+        )
     return data
 
 
-def _check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
-    """Refuse values that nibabel would replace by a guess: an infinite scale, or missing voxel sizes without sform."""
+def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
+    """Count the bytes after the voxels, those of a gzip file from its current position."""
+    if file is None:
+        holder = image.file_map["image"]
+        if holder.filename is None or str(holder.filename).lower().endswith(".gz"):
+            return 0
+        end = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+        return os.path.getsize(holder.filename) - int(end)
+    unread = 0
+    try:
+        while block := file.read(1 << 20):
+            unread += len(block)
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
+            raise
+    return unread
+
+
+def check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
+    """Refuse values that nibabel would replace by a guess: an infinite scale, an unknown code or handedness, or missing
+    voxel sizes without sform."""
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     if np.isinf(header["scl_slope"]):
         raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
+    for name in ("qform_code", "sform_code"):
+        if not 0 <= int(header[name]) <= 5:
+            raise InputError(f"{path}: expected a {name} from 0 to 5, got {int(header[name])}; correct the header")
+    sign = float(header["pixdim"][0])
+    if int(header["sform_code"]) <= 0 < int(header["qform_code"]) and sign not in (-1, 0, 1):
+        raise InputError(
+            f"{path}: expected 1 or -1 in pixdim[0], the sign of the qform, got {sign}; correct the header"
+        )
     sizes = header["pixdim"][1:4]
     if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
         raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
@@ -165,7 +201,7 @@ def _load_itk(path: str, labels: bool) -> _File:
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
-            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; remove it")
+            raise InputError(f"{path}: expected an ending of its format, got {Path(path).name!r}; rename it to .nrrd")
         reader.SetFileName(path)
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
@@ -187,10 +223,7 @@ def _load_itk(path: str, labels: bool) -> _File:
 def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
     """Read any image file. All failures raise an InputError."""
     path = str(path)
-    if not os.path.exists(path):
-        raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
-    if Path(path).is_dir():
-        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
+    check_regular_file(path)
     try:
         nifti = path.lower().endswith(NIFTI_ENDINGS)
         file = _load_nifti(path, labels, storage) if nifti else _load_itk(path, labels)
@@ -290,7 +323,7 @@ def read_series(
         series: a 4D file; a list of 3D files in temporal order; a folder of image files, in the order of the times in
             their sidecars, or else in natural order of their names (scan2 before scan10); a DIR-Lab case, see
             `read_dirlab`; or DICOM folders or files, which `read_dicom` sorts. NIfTI is read by nibabel, as MONAI's
-            metadata lacks the frame time; other formats (MHA, NRRD, ...) by ITK.
+            metadata lacks the frame time; MHA and NRRD by ITK.
         timepoints: the number of timepoints that the network requires; None for any.
         description: pattern of series descriptions or file names that selects the series of a folder.
         storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
@@ -341,6 +374,7 @@ def header_grids(
 
 
 def _header_grids(path: str) -> list[Grid]:
+    check_regular_file(path)
     if path.lower().endswith(NIFTI_ENDINGS):
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):

@@ -87,7 +87,7 @@ def test_optional_parts_of_metaimage(tmp_path):
     check_volume(meta(tmp_path / "d.mhd", "".join(f"slice {k}.raw\r\n" for k in range(4)).encode(), "LIST"))
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".vtk", ".gipl"])
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nhdr", ".mhd"])
 def test_files_written_by_itk(tmp_path, ending):
     image = itk.image_from_array(np.ascontiguousarray(VOXELS.T))
     image.SetSpacing([2.0, 2.0, 3.0])
