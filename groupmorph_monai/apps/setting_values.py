@@ -20,7 +20,14 @@ _HINT = "see 'groupmorph settings'"
 
 
 class _Literals(yaml.SafeLoader):
-    """Reads whole numbers in decimal alone: for YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10."""
+    """Reads decimal numbers alone (for YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10), and refuses repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -49,9 +56,11 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
     keys, values = read_configs(files), {}
     for text in assignments:
         name, equals, value = text.partition("=")
-        if not equals or not value.strip():  # such as NAME=$VARIABLE that is not set; null is written out
+        if not equals:
             raise InputError(f"--set: expected NAME=VALUE, got {text!r}; {_HINT}")
         _check_name(name, keys, f"{config}.yaml", "--set")
+        if not value.strip():  # as NAME=$VARIABLE is without the variable; null is written out
+            raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}")
         try:
             parsed = _numbers(yaml.load(value, _Literals))
         except (yaml.YAMLError, ValueError, RecursionError):

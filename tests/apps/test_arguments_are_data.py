@@ -122,3 +122,12 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
     command = ["groupmorph", "register", *names, "--output", "$out@x #1%", *options]
     assert report["settings"]["command"] == shlex.join(command)
     assert report["settings"]["overlays"] == ["effort/no_refine"]
+
+
+@pytest.mark.slow
+def test_names_that_are_no_text_are_registered_and_reported(series, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = b"scan\xff.nii.gz".decode(errors="surrogateescape")
+    shutil.copy(series[0], name)
+    assert main(["register", name, series[1], "--output", "out", "--no-refine", "--initial", "none"]) == 0
+    assert "scan" in Path("out/report.html").read_text(encoding="utf-8")

@@ -13,13 +13,16 @@ __all__ = ["check_dataset"]
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(dataset_dir: str, least: int = 2, description: str | None = None) -> None:
+def check_dataset(
+    dataset_dir: str, least: int = 2, description: str | None = None, reference: int | None = None
+) -> None:
     """Read every series of a data list with its landmarks and label maps, to report unreadable ones early.
 
     Args:
         dataset_dir: as for `series_items`.
         least: minimum number of timepoints per series.
         description: pattern that selects the series of each folder, as for `read_series`.
+        reference: number of a timepoint that every series must have; None for any.
     Raises: InputError for the first unreadable series.
     """
     items = series_items(dataset_dir, None, [], description=description)
@@ -34,6 +37,7 @@ def check_dataset(dataset_dir: str, least: int = 2, description: str | None = No
                 f"timepoints_least: expected at most the {number} timepoints of {name}, got {least}; choose a smaller "
                 "number, or remove the series"
             )
+        series.check_reference(reference)
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
         labels = item.get("labels", [])
