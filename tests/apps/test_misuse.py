@@ -375,3 +375,18 @@ def test_kinetics_of_what_tells_no_times_or_has_too_few_scans(series, tmp_path, 
         )
     refused(["register", *files[:2], *options], "--kinetics: expected 4 scans or more for tofts, got 2")
     refused(["register", *files, *options, "--set", "kinetics_model=patlak"], "kinetics_model", "tofts")
+
+
+@pytest.mark.parametrize("data", ["gone", "/dev/null", "none"])
+def test_a_table_of_no_series_is_not_begun(data, tmp_path, refused):
+    (tmp_path / "none").mkdir()
+    refused(["benchmark", "paper", "--data", data], "expected", data)
+
+
+@pytest.mark.parametrize("suite", ["likelihoods", "breathing", "scaling", "synthetic", "full_size", "memory"])
+def test_a_suite_notices_wrong_weights_before_minutes_of_work(suite, series, refused):
+    refused(["benchmark", suite, "--weights", series[0]], "weights", series[0])
+
+
+def test_a_page_of_measurements_is_not_written_among_the_scans(series, refused):
+    refused(["benchmark", "warped", "--series", *series[:2], "--output", str(Path(series[0]).parent)], "--output")
