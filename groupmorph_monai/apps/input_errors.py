@@ -37,7 +37,10 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
         if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-            return InputError(f"{name}: expected a path that can be used, got {error.strerror}; choose another")
+            return InputError(
+                f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its "
+                "permissions"
+            )
         error = error.__cause__ or error.__context__
     return error
 

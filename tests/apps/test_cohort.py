@@ -79,6 +79,13 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
     assert not (study / "out").exists()
 
 
+def test_one_mistake_is_one_line(study, capsys):
+    file = manifest(study, ("name", "scans"), ("two", "absent.nii.gz"))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"groupmorph: {file}: line 2: scans: expected") and "correct the line" in line
+
+
 @pytest.mark.parametrize(
     "options, told",
     [
