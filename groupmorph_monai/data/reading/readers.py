@@ -26,7 +26,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
-from ..series import LONGEST_MM, Frame, Series, checked_series
+from ..series import LEAST_DETERMINANT, LONGEST_MM, Frame, Series, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
@@ -243,7 +243,7 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
     # Round to the header's precision, so that written files lie exactly where their images do in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
     matrix = file.affine[:3]
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
         raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
     data = file.data
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -383,7 +383,7 @@ def _header_grids(path: str) -> list[Grid]:
     else:
         shape, affine = _itk_header(path)
     grid = Grid(shape[:3], torch.from_numpy(affine))
-    if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
+    if len(shape) < 3 or not (grid.affine.det().abs() > LEAST_DETERMINANT and grid.extent_mm.max() <= LONGEST_MM):
         raise ValueError("no volume of a patient")
     if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
         raise ValueError("the file is too short")
