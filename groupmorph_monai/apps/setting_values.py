@@ -53,7 +53,8 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         files: the config and its overlays, whose top-level keys are the names.
     Raises: InputError for an unknown name or an invalid value.
     """
-    keys, values = read_configs(files), {}
+    keys = read_configs(files)
+    values: dict[str, object] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:

@@ -21,7 +21,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import DenseTransform, Grid
-from ..reading.readers import check_stored_header, nifti_values
+from ..reading.nifti_voxels import check_stored_header, nifti_values
 from ..reading.signature import check_regular_file
 from ..series import LONGEST_MM
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
