@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import sys
 import time
@@ -32,6 +33,8 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         line on standard error; 3 if series of a cohort failed; 130 or 143 after an interruption.
     """
     args.typed, args.started_s = list(arguments), time.process_time()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain bytes that are not text
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)

@@ -1,12 +1,13 @@
 """The commands, each a thin layer over the bundle's configs, so that both produce the same files."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..data.reading.folders import list_series
+from ..data.reading.folders import dicom_paths, list_series
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
 from ..errors import InputError
@@ -34,6 +35,11 @@ def register(args: argparse.Namespace) -> None:
         return
     if not args.output:
         raise InputError("--output: expected a folder for the results, got none; specify one")
+    if args.series_description and all(map(os.path.isfile, args.files)) and not dicom_paths(args.files):
+        raise InputError(
+            f"--series-description: expected a folder or DICOM files to choose from, got {args.files[0]}; omit the "
+            "option"
+        )
     check_place(args.output, args.files)
     positional, options = registration(args)
     run = partial(describe_run, started_s=args.started_s) if args.dry_run else partial(run_bundle, "inference")

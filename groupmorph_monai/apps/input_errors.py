@@ -1,5 +1,7 @@
 """Invalid input ends a command with one line and exit code 2 instead of a traceback."""
 
+import errno
+import os
 import re
 import sys
 from types import TracebackType
@@ -9,13 +11,16 @@ from .threads import limit_threads
 
 __all__ = ["explain_input_errors", "find_input_error"]
 
-
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
+
+# Errors of the file system at a path that the user can change.
+_UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
+             errno.EPERM, errno.EROFS}  # fmt: skip
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Find the InputError in the chain of causes of ``error``, as MONAI wraps exceptions; None if there is none.
-    Incompatible weights, missing files and lack of memory are converted to an InputError."""
+    Incompatible weights, missing or unusable files and lack of memory are converted to an InputError."""
     while error is not None and not isinstance(error, InputError):
         mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if mismatch:
@@ -30,6 +35,12 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             )
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
+        if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
+            name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+            return InputError(
+                f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its "
+                "permissions"
+            )
         error = error.__cause__ or error.__context__
     return error
 

@@ -97,3 +97,15 @@ class OptionParser(argparse.ArgumentParser):
                 close = close or difflib.get_close_matches(name, known, 1)
                 cure = f"; did you mean {' or '.join(close)}?" if close and len(name) > 2 else ""
                 self.error(f"{name}: unknown option{f' of {self._command[:-2]}' if self._command else ''}{cure}")
+        self._check_repeated(args)
+
+    def _check_repeated(self, args: Sequence[str]) -> None:
+        """Refuse an option with two values, of which argparse ignores the first."""
+        values: dict[str, str] = {}
+        for arg, following in zip(args, [*args[1:], ""]):
+            name, equals, value = arg.partition("=")
+            action = self._option_string_actions.get(name)
+            if isinstance(action, argparse._StoreAction) and action.nargs is None:
+                value = value if equals else following
+                if values.setdefault(action.dest, value) != value:
+                    self.error(f"{name}: expected one value, got {values[action.dest]!r} and {value!r}")

@@ -7,10 +7,15 @@ from .places import absolute_paths
 
 __all__ = ["registration"]
 
+_MODES_OF_COMMANDS = {"modes/sample": "sample", "modes/transport": "transport"}
+
 
 def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
+    for mode, command in _MODES_OF_COMMANDS.items():
+        if mode in overlays:
+            raise InputError(f"--overlay {mode}: expected an overlay for registration; use groupmorph {command}")
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:

@@ -1,6 +1,7 @@
 """Run a config of the bundle with overlays and settings, after checking them."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..data.reading.checks import check_dataset
 from ..errors import InputError
+from ..workflow.free_memory import available_memory_gb
 from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory
 from ..workflow.parsed_config import parsed_config
@@ -51,20 +53,52 @@ def checked_run(
     if isinstance(settings, Mapping):
         values.update(named_settings(settings, config, files))
     else:
-        values.update(parse_settings(settings, config, files))
+        typed = parse_settings(settings, config, files)
+        _check_contradictions(typed, overrides)
+        values.update(typed)
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
-        least, pattern = (setting_value(all_values, name) for name in ("timepoints_least", "series_description"))
-        check_dataset(values["dataset_dir"], least or 2, pattern)
+        names = ("timepoints_least", "series_description", "reference")
+        least, pattern, reference = (setting_value(all_values, name) for name in names)
+        check_dataset(values["dataset_dir"], least or 2, pattern, reference)
+    else:
+        _check_phantoms(all_values)
     if device:
         values["device"] = _device(device)
     if config == "inference":
         values["overlays"] = list(overlays)  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
+
+
+def _check_phantoms(values: Mapping[str, object]) -> None:
+    """Refuse phantoms that are larger than memory, or smaller than their motion."""
+    names = ("phantom_size_voxels", "phantom_timepoints", "phantom_max_motion_voxels")
+    size, timepoints, motion = (setting_value(values, name) for name in names)
+    if size is None:
+        return
+    needed_gb = math.prod(size) * (_PHANTOM_BYTES + _PHANTOM_BYTES_PER_TIMEPOINT * (timepoints or 2)) / 1e9
+    if needed_gb > (available_gb := available_memory_gb()):
+        raise InputError(
+            f"--set phantom_size_voxels: expected phantoms that fit into {available_gb:.1f} GB of memory, got {size} "
+            f"with {timepoints} timepoints, which need {needed_gb:.1f} GB; choose a smaller size"
+        )
+    if motion is not None and min(size) < 2 * motion + 8:
+        raise InputError(
+            f"--set phantom_max_motion_voxels: expected less than half the size of the phantoms, {size}, got {motion:g}"
+        )
+
+
+def _check_contradictions(typed: Mapping[str, object], overrides: Mapping[str, object]) -> None:
+    for name, value in typed.items():
+        if overrides.get(name) not in (None, value):
+            raise InputError(
+                f"--set {name}: expected without the option for the same setting, got {value!r} here and "
+                f"{overrides[name]!r} there; leave one out"
+            )
 
 
 def parsed_run(
@@ -108,10 +142,23 @@ def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
     return shipped, own
 
 
+# Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
+_PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
+# Folders of overlays that replace each other.
+_ALTERNATIVES = ("effort", "integrators", "likelihoods", "models")
+
+
 def _check_overlays(config: str, overlays: Sequence[str]) -> None:
     """Refuse an overlay that changes components that this config does not have, such as those of training."""
     base = read_configs(config_files(config, ()))
+    chosen: dict[str, str] = {}
     for name in overlays:
+        kind = name.partition("/")[0]
+        if kind in _ALTERNATIVES and chosen.setdefault(kind, name) != name:
+            raise InputError(
+                f"--overlay: expected one of {kind}/, got {chosen[kind]} and {name}; omit one (--effort and "
+                "--no-refine stand for effort/)"
+            )
         overlay = read_configs(config_files(config, (name,))[-1:])
         missing = [key for key in overlay if "#" in key and key.split("#")[0] not in {**base, **overlay}]
         if missing:

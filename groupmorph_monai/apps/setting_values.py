@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,31 @@ __all__ = ["check_settings", "named_settings", "parse_settings", "read_settings"
 _HINT = "see 'groupmorph settings'"
 
 
+class _Literals(yaml.SafeLoader):
+    """Reads decimal numbers alone (for YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10), and refuses repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_NUMBER_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float")}
+_Literals.yaml_implicit_resolvers = {
+    start: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBER_TAGS]
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Literals.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
+_Literals.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"(?:[-+]?[0-9]*\.[0-9]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"),
+    list("-+0123456789."),
+)
+
+
 def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]) -> dict[str, object]:
     """Parse the arguments of ``--set`` and check each value against its declaration.
 
@@ -27,24 +53,29 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         files: the config and its overlays, whose top-level keys are the names.
     Raises: InputError for an unknown name or an invalid value.
     """
-    keys, values = read_configs(files), {}
+    keys = read_configs(files)
+    values: dict[str, object] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set: expected NAME=VALUE, got {text!r}; {_HINT}")
         _check_name(name, keys, f"{config}.yaml", "--set")
+        if not value.strip():  # as NAME=$VARIABLE is without the variable; null is written out
+            raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}")
         try:
-            values[name] = _numbers(yaml.safe_load(value))
+            parsed = _numbers(yaml.load(value, _Literals))
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}") from None
-        _check_value(name, values[name], value, "--set ")
+        _check_value(name, parsed, value, "--set ")
+        if values.setdefault(name, parsed) != parsed:
+            raise InputError(f"--set {name}: expected one value, got {values[name]!r} and {value!r}; choose one")
     return values
 
 
 def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, object]:
     """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Literals)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reason}; correct the file") from None
@@ -153,7 +184,4 @@ def _numbers(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    try:
-        return float(value) if isinstance(value, str) and value[-1:].isdigit() else value
-    except ValueError:
-        return value
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value

@@ -19,11 +19,21 @@ from .storage import IN_MEMORY, Storage
 if TYPE_CHECKING:
     from .dicom.headers import Plane  # needs pydicom, which is optional
 
-__all__ = ["LONGEST_MM", "Frame", "Series", "check_reference", "checked_series", "overlap", "series_of_arrays"]
+__all__ = [
+    "LEAST_DETERMINANT",
+    "LONGEST_MM",
+    "Frame",
+    "Series",
+    "check_reference",
+    "checked_series",
+    "overlap",
+    "series_of_arrays",
+]
 
 logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # coordinates of DICOM and ITK to those of NIfTI, which are used here
+LEAST_DETERMINANT = 1e-12  # of an affine matrix, mm^3
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
 
@@ -164,6 +174,9 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
+    matrix = frame.affine[:3]
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
+        raise InputError(f"{name}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
     extent = frame.grid.extent_mm.numpy()
     if not 1 <= extent.max() <= LONGEST_MM:
         raise InputError(

@@ -42,6 +42,7 @@ MEASURED = ".measured"  # folder of intermediate results, one file per series, u
 _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
 _ONE_IMAGE = 1 - 1e-3  # NMI
+_DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image
 _VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_seen", "native_seen")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
@@ -222,7 +223,7 @@ class SeriesWriter:
         if _is_one_image(metrics):
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
         warnings = _warn_if_less_similar(metrics)
-        if not (_is_one_image(metrics) and self.settings.get("overlays")):  # overlays that deform one image
+        if not _DEFORMING_ONE_IMAGE & set(self.settings.get("overlays") or ()):
             warnings += _warn_of_duplicates(self.series.frames, self.storage)
         return {
             "verdict": judge(values, warnings=warnings),
@@ -365,7 +366,7 @@ class MetricsTable:
             means[name] = sum(values) / len(values)
         rows = [*series, {"series": "mean", **means}]
         with all_or_nothing(self.output_dir, stale=[MEASURED]) as folder:
-            with open(folder / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+            with open(folder / "metrics.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 table = csv.DictWriter(file, columns)
                 table.writeheader()
                 table.writerows(rows)

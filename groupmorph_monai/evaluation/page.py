@@ -239,7 +239,7 @@ def write_page(
         "start": start,
         "late": int(change.sum(axis=(1, 2, 3)).argmax()),
     }
-    Path(path).write_text(_html(report, plain(contents), page, kinetics_png), encoding="utf-8")
+    Path(path).write_text(_html(report, plain(contents), page, kinetics_png), encoding="utf-8", errors="replace")
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:

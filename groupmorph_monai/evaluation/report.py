@@ -188,5 +188,6 @@ def draw_report(
     volume = f"Volume at {late_name} relative to common space"
     _show_jacobian(axes[0, 2], jacobian[late, ..., k], spacing_mm, volume)
     _show_motion(axes[1, 2], np.asarray(displacement_mm))
-    figure.suptitle(f"{title}, axial slice {k}" if title else f"Axial slice {k}", fontsize=12)
+    readable = (title or "").encode(errors="replace").decode()  # file names may contain bytes that are not text
+    figure.suptitle(f"{readable}, axial slice {k}" if title else f"Axial slice {k}", fontsize=12)
     figure.savefig(path, format="png")

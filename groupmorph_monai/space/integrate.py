@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from ..errors import InputError
 from .grid import compose, displace, full_precision, voxel_grid
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "ScalingAndSquaring",
     "StepSequence",
 ]
+
+MOST_SQUARINGS = 30  # a step of 1e-9 of the field, which is below float32's precision
 
 
 class _AdditiveSteps:
@@ -65,8 +68,8 @@ class ScalingAndSquaring(Flow):
     """
 
     def __init__(self, steps: int = 7):
-        if steps < 0:
-            raise ValueError(f"steps: expected 0 or more, got {steps}")
+        if not 0 <= steps <= MOST_SQUARINGS:
+            raise InputError(f"integration_steps: expected 0 to {MOST_SQUARINGS} squarings, got {steps}; 7 are enough")
         self.steps = steps
 
     def _first_step(self, z: Tensor) -> Tensor:

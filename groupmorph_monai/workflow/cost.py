@@ -23,6 +23,8 @@ from .schedule import Stage
 
 __all__ = ["RegistrationCost"]
 
+_ITK_TRANSFORMS_GB = 0.45  # the part of ITK that writes transforms, which is loaded for them alone
+
 
 class RegistrationCost:
     """Estimate of the main memory (not GPU memory) and of the CPU time of one registration.
@@ -72,7 +74,10 @@ class RegistrationCost:
     @property
     def memory_gb(self) -> float:
         """Peak memory in 1e9 bytes."""
-        return streamed_gb(self.scans, self.grid, self.scans_at_once) if self.scans_at_once else self._all_at_once_gb
+        itk_gb = _ITK_TRANSFORMS_GB if self.products.itk_transforms else 0.0
+        if self.scans_at_once:
+            return streamed_gb(self.scans, self.grid, self.scans_at_once) + itk_gb
+        return self._all_at_once_gb + itk_gb
 
     @property
     def _all_at_once_gb(self) -> float:

@@ -1,5 +1,6 @@
 """Load trained weights from a file into a network."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
     if not Path(path).is_file():
         raise _missing(Path(path))
     try:
+        _check_archive(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # zipfile, pickle and PyTorch raise many types
         actual = _content_of(path, error)
@@ -38,6 +40,10 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
             f"weights: {path}: expected a state dict of tensors, got {type(content).__name__} without one; {_CURE}"
         )
     for name, value in state.items():
+        # Counters, as of batch normalisation, are the only whole numbers.
+        if value.is_meta or not (value.is_floating_point() or (value.ndim == 0 and not value.is_complex())):
+            kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
+            raise InputError(f"weights: {path}: expected real numbers, got {kind} in {name}; {_CURE}")
         if value.is_floating_point() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise InputError(
@@ -45,6 +51,14 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
                 "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
             )
     return state
+
+
+def _check_archive(path: str | Path) -> None:
+    """Compare the checksums, which PyTorch ignores. Raises: an error of zipfile, or ValueError."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
 
 
 def _missing(file: Path) -> InputError:
@@ -65,12 +79,15 @@ def _content_of(path: str | Path, error: Exception) -> str:
     if size == 0:
         return "an empty file"
     with open(path, "rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"
+        head = file.read(4)
+    archive, pickled = head == b"PK\x03\x04", head[:1] == b"\x80"
     reason = str(error).strip().splitlines()
     if "TorchScript" in str(error):
         return "a TorchScript archive"
-    if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+    if (archive or pickled) and ("weights_only" in str(error).lower() or "Unsupported" in str(error)):
         return "a pickle of objects other than tensors, which is not loaded as it could run code"
+    if not archive and not pickled:
+        return f"a different file of {size} bytes"
     return f"a {'damaged' if archive else 'different'} file of {size} bytes ({reason[0][:80] if reason else error!r})"
 
 

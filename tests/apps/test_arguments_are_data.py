@@ -1,8 +1,11 @@
 """Nothing that is typed, or that a file is called, is evaluated or taken for a reference by MONAI's ConfigParser."""
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -122,3 +125,15 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
     command = ["groupmorph", "register", *names, "--output", "$out@x #1%", *options]
     assert report["settings"]["command"] == shlex.join(command)
     assert report["settings"]["overlays"] == ["effort/no_refine"]
+
+
+@pytest.mark.slow
+def test_names_that_are_no_text_are_registered_and_reported(series, tmp_path):
+    """In a process of its own, as pytest-xdist cannot send log messages with such names."""
+    name = os.fsencode(tmp_path) + b"/scan\xff.nii.gz"
+    shutil.copy(series[0], os.fsdecode(name))
+    command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", name, series[1]]
+    options = ["--output", tmp_path / "out", "--no-refine", "--initial", "none"]
+    run = subprocess.run([*command, *options], capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert "scan" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

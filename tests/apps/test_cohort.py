@@ -6,6 +6,7 @@ import os
 import pytest
 
 from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.cohort.clusters import check_installed
 from groupmorph_monai.apps.cohort.folders import CohortFolder
 from groupmorph_monai.apps.cohort.manifest import read_manifest
 from groupmorph_monai.apps.cohort.study import _job, _register_options, _settings_hash
@@ -79,6 +80,13 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
     assert not (study / "out").exists()
 
 
+def test_one_mistake_is_one_line(study, capsys):
+    file = manifest(study, ("name", "scans"), ("two", "absent.nii.gz"))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"groupmorph: {file}: line 2: scans: expected") and "correct the line" in line
+
+
 @pytest.mark.parametrize(
     "options, told",
     [
@@ -116,6 +124,19 @@ def test_misuse_is_told(study, options, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["cohort", "m.tsv", "--output", "out", *options])
     assert f"groupmorph: {options[0]}: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("queue", "command"), [("slurm", "sbatch"), ("pbs", "qsub"), ("sge", "qsub")])
+def test_a_queue_that_this_machine_does_not_have(study, queue, command, monkeypatch, capsys):
+    """Without its command, dask-jobqueue waits for ever."""
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study.check_installed", check_installed)
+    monkeypatch.setenv("PATH", str(study))
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out"), "--jobqueue", queue]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"groupmorph: --jobqueue {queue}: expected the command {command}")
+    assert not (study / "out").exists()
 
 
 def job(study, *options, series=0):

@@ -1,5 +1,7 @@
 """A user's mistake: one line that names file and cure, exit code 2, and nothing left behind."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -165,3 +167,12 @@ def test_weights_of_another_model_and_weights_that_there_are_not(series, tmp_pat
     assert main(["register", *series[:2], "--output", str(out), "--weights", str(weights)]) == 2
     assert "groupmorph: weights: expected weights of a GroupSetVAE" in capsys.readouterr().err
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ELOOP])
+def test_a_path_that_the_system_refuses_is_no_internal_error(code):
+    error = OSError(code, os.strerror(code), "scans/t0.nii.gz")
+    assert str(find_input_error(error)).startswith(
+        f"scans/t0.nii.gz: expected a path that can be used, got {error.strerror}"
+    )
+    assert find_input_error(OSError(errno.EIO, "input/output error", "scans/t0.nii.gz")) is None

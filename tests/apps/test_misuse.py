@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
 
 SHIPPED = Path(__file__).parents[2] / "bundle" / "models" / "model.pt"
@@ -56,6 +57,12 @@ def poison(value):
     return change
 
 
+def one_other_byte(content):
+    """In the middle, which PyTorch does not notice."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
 WEIGHTS = {
     "nothing": (b"", "empty file"),
     "text": (b"hello", "different file"),
@@ -72,6 +79,11 @@ WEIGHTS = {
     "infinity": (lambda: state(poison(float("inf"))), "finite"),
     "one missing": (lambda: state(lambda w: w.pop(next(iter(w)))), "GroupSetVAE"),
     "one too many": (lambda: state(lambda w: w.update(a=torch.ones(1))), "GroupSetVAE"),
+    "whole numbers": (lambda: {name: value.int() for name, value in state(len).items()}, "got int32"),
+    "complex numbers": (lambda: {name: value.cfloat() for name, value in state(len).items()}, "got complex64"),
+    "no data": (lambda: {name: value.to("meta") for name, value in state(len).items()}, "a tensor without data"),
+    "another byte": (lambda: one_other_byte(SHIPPED.read_bytes()), "wrong checksum"),
+    "a scan": (gzip.compress(b"no weights"), "a different file"),
 }
 
 
@@ -98,6 +110,8 @@ OVERLAYS = {
     "broken": ("a: [1\nb: }", "YAML"),
     "a list": ("[1, 2]", "NAME: VALUE"),
     "bytes": (bytes(range(256)), "YAML"),
+    "a setting twice": ("noise: 0.02\nnoise: 0.5\n", "noise twice"),
+    "an octal number": ("std_draws: 010", "010"),
     "a tag": ("noise: !!python/object/apply:os.system [touch pwned]", "YAML"),
     "itself": ("noise: &a [*a]", "noise"),
     "a thousand million times itself": (
@@ -155,14 +169,58 @@ OPTIONS = [
     ["--output", ""], ["--weights", ""], ["--reference", "\u00b2"], ["--reference", "-1"], ["--spacing-mm", "nan"],
     ["--spacing-mm", "0"], ["--spacing-mm", "1e-300"], ["--spacing-mm", "1_0"], ["--std", "0"], ["--std", "1000000"],
     ["--device", "banana"], ["--device", "cuda:99"], ["--threads", "0"], ["--effort", "best", "--no-refine"],
-    ["--quiet", "--verbose"], ["--set", "device=cpu"],
+    ["--quiet", "--verbose"], ["--set", "device=cpu"], ["--set", "spacing_mm="], ["--set", "spacing_mm=1:30"],
+    ["--set", "std_draws=010"], ["--set", "std_draws=1_0"], ["--set", "noise=0.02", "--set", "noise=0.03"],
+    ["--set", "spacing_mm=3", "--spacing-mm", "2"], ["--set", "std_draws=3", "--std", "2"],
+    ["--spacing-mm", "2", "--spacing-mm", "3"], ["--set", "integration_steps=1000", *FAST],
+    ["--overlay", "effort/best", "--no-refine"], ["--overlay", "likelihoods/low_rank", "--overlay",
+    "likelihoods/group_nmi"], ["--overlay", "modes/sample"], ["--overlay", "modes/transport"],
+    ["--series-description", "*dyn*"],
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 def test_options_that_mean_nothing(options, series, refused):
     output = [] if "--output" in options else ["--output", "out"]
-    refused(["register", *series[:2], *output, *options], options[0])
+    name = "integration_steps" if "integration_steps=1000" in options else options[0]
+    refused(["register", *series[:2], *output, *options], name)
+
+
+def test_an_option_twice_with_one_value_is_no_contradiction():
+    assert make_parser().parse_args(["register", "a", "--std", "2", "--std", "2"]).std == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "f/out", "a/" + "x" * 300])
+def test_output_folders_that_cannot_be_made(name, series, tmp_path, refused):
+    (tmp_path / "f").write_text("", encoding="utf-8")
+    (tmp_path / "a").mkdir()
+    refused(["register", *series[:2], "--output", name, *FAST], name)
+
+
+def test_a_mask_of_a_few_voxels(series, tmp_path, refused):
+    scan = nibabel.load(series[0])
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[10:12, 10:12, 10] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, scan.affine), tmp_path / "m.nii.gz")
+    refused(
+        ["register", *series[:2], "--output", "out", "--initial", "none", "--mask", "m.nii.gz"], "got 4 on the grid"
+    )
+
+
+@pytest.mark.parametrize("labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"]])
+def test_label_maps_are_checked_before_training(labels, study, refused):
+    scan = nibabel.load(study / "s0" / "t00.nii.gz")
+    away = scan.affine + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]
+    ones = np.ones(scan.shape, np.float32)
+    for name, data, affine in (
+        ("l0", ones, scan.affine), ("l1", ones, scan.affine), ("half", 0.5 * ones, scan.affine),
+        ("none", 0 * ones, scan.affine), ("away", ones, away),
+    ):  # fmt: skip
+        nibabel.save(nibabel.Nifti1Image(data, affine), study / f"{name}.nii.gz")
+    entry = {**IMAGES, "labels": [f"{name}.nii.gz" for name in labels]}
+    (study / "dataset.json").write_text(json.dumps({"training": [entry], "validation": [entry]}), encoding="utf-8")
+    words = ["labels", f"got {len(labels)}"] if len(labels) != 2 else [f"study/{labels[1]}.nii.gz"]
+    refused(["train", "--dataset", "study", "--output", "out"], *words)
 
 
 def test_results_are_not_written_among_the_inputs(series, tmp_path, refused):
@@ -262,6 +320,22 @@ def test_a_broken_series_is_noticed_before_the_work_begins(command, study, refus
     refused([command, "--dataset", "study", "--output", "out"], "s1/t01.nii.gz")
 
 
+def test_a_reference_that_a_series_lacks_is_noticed_before_the_work_begins(study, refused):
+    refused(["train", "--dataset", "study", "--output", "out", "--set", "reference=5"], "reference", "3 timepoints")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["phantom_size_voxels=[1024,1024,1024]"], "fit into"),
+        (["phantom_size_voxels=[16,16,16]", "phantom_max_motion_voxels=8"], "half the size"),
+    ],
+)
+def test_phantoms_that_cannot_be_made(settings, words, refused):
+    options = [word for setting in settings for word in ("--set", setting)]
+    refused(["evaluate", "--phantoms", "--output", "out", *options], "--set phantom_", words)
+
+
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 def test_artificial_series_are_asked_for(command, refused):
     refused([command, "--output", "out"], "--phantoms")
@@ -301,3 +375,18 @@ def test_kinetics_of_what_tells_no_times_or_has_too_few_scans(series, tmp_path, 
         )
     refused(["register", *files[:2], *options], "--kinetics: expected 4 scans or more for tofts, got 2")
     refused(["register", *files, *options, "--set", "kinetics_model=patlak"], "kinetics_model", "tofts")
+
+
+@pytest.mark.parametrize("data", ["gone", "/dev/null", "none"])
+def test_a_table_of_no_series_is_not_begun(data, tmp_path, refused):
+    (tmp_path / "none").mkdir()
+    refused(["benchmark", "paper", "--data", data], "expected", data)
+
+
+@pytest.mark.parametrize("suite", ["likelihoods", "breathing", "scaling", "synthetic", "full_size", "memory"])
+def test_a_suite_notices_wrong_weights_before_minutes_of_work(suite, series, refused):
+    refused(["benchmark", suite, "--weights", series[0]], "weights", series[0])
+
+
+def test_a_page_of_measurements_is_not_written_among_the_scans(series, refused):
+    refused(["benchmark", "warped", "--series", *series[:2], "--output", str(Path(series[0]).parent)], "--output")

@@ -35,6 +35,14 @@ def test_memory_is_of_the_voxels_that_are_held():
     assert coarser < on_a_gpu < four
 
 
+def test_transforms_of_itk_take_the_memory_of_its_modules():
+    written, without = (
+        RegistrationCost(series(2, (64, 64, 48)), inferer(), products=Products(itk_transforms=itk)).memory_gb
+        for itk in (True, False)
+    )
+    assert written - without == pytest.approx(0.45)
+
+
 def test_time_is_of_the_steps_in_units_of_this_machine(monkeypatch):
     monkeypatch.setattr(processor_time, "_seconds_per_unit", lambda: 1e-8)
 

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Resources", "check_installed", "open_client", "submit"]
 
 logger = logging.getLogger(__name__)
-_TIMEOUT_S = 120  # until a scheduler answers
+_TIMEOUT_S = 30  # until a scheduler answers
+_SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub"}  # commands that submit a job
 
 
 def check_installed(args: argparse.Namespace) -> None:
-    """Check that the packages that these options need are installed. Raises: InputError if any is missing."""
+    """Check that packages and commands that these options need are installed. Raises: InputError if any is missing."""
     if args.shard:
         return
     missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
@@ -34,6 +36,12 @@ def check_installed(args: argparse.Namespace) -> None:
         raise InputError(
             f"cohort: expected Dask and its packages, got no {missing[0]}; pip install "
             "'groupmorph-monai[cohort]', or use --shard I/N"
+        )
+    command = _SUBMIT.get(args.jobqueue)
+    if command and shutil.which(command) is None:  # dask-jobqueue would try again for ever
+        raise InputError(
+            f"--jobqueue {args.jobqueue}: expected the command {command} on this machine, got none; run where jobs are "
+            "submitted, or use --scheduler"
         )
 
 

@@ -43,7 +43,7 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
 
     Args:
         output: folder for the results, which must not contain any of the scans.
-    Raises: InputError if any line is invalid, after printing one line per mistake to standard error.
+    Raises: InputError if any line is invalid. Several mistakes are first printed to standard error, one per line.
     """
     rows = _rows(Path(manifest))
     number, header = next(rows, (1, []))
@@ -60,6 +60,8 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
             series.append(one)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")
+    if len(mistakes) == 1:
+        raise InputError(f"{mistakes[0]}; correct the line, nothing was registered")
     if mistakes:
         print(*(f"groupmorph: {mistake}" for mistake in mistakes), sep="\n", file=sys.stderr)
         raise InputError(

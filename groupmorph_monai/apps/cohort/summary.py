@@ -42,13 +42,16 @@ def summarise(cohort: CohortFolder, jobs: Sequence[Job]) -> dict[str, int]:
     Returns: number of series by state.
     """
     rows = [_row(cohort, job) for job in jobs]
-    with whole_file(cohort.root / "cohort.tsv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+    with (
+        whole_file(cohort.root / "cohort.tsv") as path,
+        open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         table = csv.DictWriter(file, _COLUMNS, delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     states = {state: sum(row["state"] == state for row in rows) for state in _STATES}
     with whole_file(cohort.root / "cohort.html") as path:
-        path.write_text("\n".join(_page(sorted(rows, key=_quality), states)), encoding="utf-8")
+        path.write_text("\n".join(_page(sorted(rows, key=_quality), states)), encoding="utf-8", errors="replace")
     return states
 
 

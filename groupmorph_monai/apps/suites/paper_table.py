@@ -42,13 +42,14 @@ def run_paper(args: argparse.Namespace) -> Path:
     """Compute the table and return its page."""
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
+    series = cases(args.data, args.seeds, args.size, args.timepoints)
     claim(args.output)
     output = Path(args.output)
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
     methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
     with progress_log(output / "paper.log", "a") as log:
-        cells = fill(cases(args.data, args.seeds, args.size, args.timepoints), methods, store, args.time_limit, log)
+        cells = fill(series, methods, store, args.time_limit, log)
         scaling = _scaling(args, methods, store, log) if args.scaling else []
     titles = {name: row.title for name, row in ROWS.items()}
     if scaling:

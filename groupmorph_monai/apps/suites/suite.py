@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...benchmarks import Row
 from ..option_types import path, seed, spacing_mm
+from ..places import check_place
 from ..run_options import add_run_options
 
 __all__ = [
@@ -51,7 +52,11 @@ def table_suite(
     def run(args: argparse.Namespace) -> Path:
         from ...benchmarks.compare import write_table
         from ...data.writing.output_folder import claim
+        from ...workflow.weights import read_weights
 
+        if weights := getattr(args, "weights", None):
+            read_weights(weights)  # before minutes of work
+        check_place(args.output, getattr(args, "series", None) or ())
         claim(args.output)
         return write_table(measure(args), args.output, name)
 

@@ -1,6 +1,7 @@
 """Find DICOM images in folders, regardless of file names, and group them into stacks."""
 
 import logging
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 
-from ..reading.signature import is_dicom
+from ..reading.signature import check_regular_file, is_dicom
 from .headers import Plane, Source, planes_of
 
 __all__ = ["find_stacks"]
@@ -60,6 +61,9 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         folder = path.parent if path.name.upper() == "DICOMDIR" else path
         candidates = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+        for file in candidates:
+            if os.path.islink(file) and not os.path.exists(file):
+                check_regular_file(file)  # which a link to a missing slice is not
         yield from (file for file in candidates if is_dicom(file))
 
 

@@ -20,7 +20,7 @@ from ..phantoms.phantom import make_phantom
 from ..phantoms.thorax import make_thorax
 from ..reading.points import read_landmarks
 from ..reading.readers import read_image, read_series
-from ..reading.regions import nothing_inside
+from ..reading.regions import nothing_inside, read_labels
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 from .resampling import resample, resample_series, working_grid
@@ -36,7 +36,7 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "breast": make_breast,
     "thorax": make_thorax,
 }
-_MOST_LABELS = 1000  # different values of a label map; an image has more
+_LEAST_MASKED = 8  # voxels, as for images that differ from a constant
 
 
 class ClipSeriesd(MapTransform):
@@ -143,9 +143,10 @@ class LoadSeriesd(MapTransform):
                 "use larger volumes"
             )
         if min(grid.shape) < 4:
+            axis = min(range(3), key=lambda d: grid.shape[d])
             raise InputError(
                 f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
-                f"{min(grid.shape)}; choose less than {grid.spacing_mm.min():.3g} mm"
+                f"{grid.shape[axis]} along axis {axis}; choose less than {grid.spacing_mm[axis]:.3g} mm"
             )
 
     @staticmethod
@@ -172,9 +173,7 @@ class LoadSeriesd(MapTransform):
             )
         volumes = []
         for number, file in enumerate(files):
-            frame = read_image(file, labels=True)
-            if name == "labels" and len(np.unique(frame.data)) > _MOST_LABELS:
-                raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; use a label map")
+            frame = read_labels(file) if name == "labels" else read_image(file, labels=True)
             data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
@@ -182,6 +181,12 @@ class LoadSeriesd(MapTransform):
             volumes.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
             if not volumes[-1].any():
                 raise nothing_inside(file, name, replace(frame, data=data))
+            inside = int((volumes[-1] != 0).sum())
+            if name == "mask" and inside < _LEAST_MASKED:
+                raise InputError(
+                    f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside} on the grid of motion "
+                    "estimation; draw a larger one"
+                )
         maps = torch.from_numpy(np.stack(volumes))
         return maps.float() if name == "mask" else maps
 

@@ -5,20 +5,24 @@ import logging
 from ...errors import InputError
 from .datalist import series_items
 from .points import read_landmarks
-from .readers import read_image, read_series
+from .readers import read_series
+from .regions import inside_region, nothing_inside, read_labels
 
 __all__ = ["check_dataset"]
 
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(dataset_dir: str, least: int = 2, description: str | None = None) -> None:
+def check_dataset(
+    dataset_dir: str, least: int = 2, description: str | None = None, reference: int | None = None
+) -> None:
     """Read every series of a data list with its landmarks and label maps, to report unreadable ones early.
 
     Args:
         dataset_dir: as for `series_items`.
         least: minimum number of timepoints per series.
         description: pattern that selects the series of each folder, as for `read_series`.
+        reference: number of a timepoint that every series must have; None for any.
     Raises: InputError for the first unreadable series.
     """
     items = series_items(dataset_dir, None, [], description=description)
@@ -33,7 +37,16 @@ def check_dataset(dataset_dir: str, least: int = 2, description: str | None = No
                 f"timepoints_least: expected at most the {number} timepoints of {name}, got {least}; choose a smaller "
                 "number, or remove the series"
             )
+        series.check_reference(reference)
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
-        for file in item.get("labels", ()):
-            read_image(file, labels=True)
+        labels = item.get("labels", [])
+        if len(labels) not in (0, number):
+            raise InputError(
+                f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list the "
+                "right files"
+            )
+        for file, frame in zip(labels, series.frames):
+            label_map = read_labels(file)
+            if not inside_region(label_map, frame.grid).any():
+                raise nothing_inside(file, "label map", label_map)

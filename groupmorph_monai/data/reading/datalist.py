@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import reprlib
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -12,6 +14,7 @@ from ..phantoms.hearts import HEART_MOTIONS
 from .dirlab import is_dirlab
 from .folders import folder_files, images
 from .names import image_stem, natural_order
+from .signature import check_regular_file
 
 __all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
 
@@ -87,11 +90,12 @@ def series_items(
     if not folder.is_dir():
         raise InputError(f"dataset_dir: expected a folder of series, got {folder}, which is not one; check the path")
     listed = folder / "dataset.json"
-    if listed.exists() and held_out:
+    has_list = os.path.lexists(listed)
+    if has_list and held_out:
         raise InputError(
             f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
         )
-    items = _read_list(listed) if listed.exists() else _scan(folder, validation_fraction, held_out, description)
+    items = _read_list(listed) if has_list else _scan(folder, validation_fraction, held_out, description)
     chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
     if description:
         chosen = [{**item, "description": description} for item in chosen]
@@ -114,6 +118,9 @@ def _scan(
 ) -> dict[str, list[Item]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
     series = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
+    for path in entries:
+        if path.is_symlink() and not os.path.exists(path):
+            check_regular_file(path)  # which a link to a missing series is not
     items: list[Item] = []
     for path in series:
         item = {"image": str(path), "name": path.name}
@@ -145,16 +152,38 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 
 
 def _read_list(listed: Path) -> dict[str, list[Item]]:
+    wanted = '{"training": [{"image": ...}], "validation": [...]}'
     try:
-        content = json.loads(listed.read_text(encoding="utf-8"))
-        return {name: [_resolve(entry, listed) for entry in content.get(name, [])] for name in SPLITS}
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise InputError(
-            f'{listed}: expected {{"training": [{{"image": ...}}], "validation": [...]}}, got '
-            f"{type(error).__name__}: {error}; correct the file"
-        ) from error
+        content = json.loads(listed.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{listed}: expected {wanted}, got invalid JSON ({error}); correct the file") from error
+    if not isinstance(content, dict) or not any(name in content for name in SPLITS):
+        got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)
+        raise InputError(f"{listed}: expected {wanted}, got {got}; correct the file")
+    lists = {name: content.get(name, []) for name in SPLITS}
+    for name, entries in lists.items():
+        if not isinstance(entries, list):
+            raise InputError(f'{listed}: expected a list for "{name}", got {reprlib.repr(entries)}; correct the file')
+        for entry in entries:
+            if not isinstance(entry, dict) or "image" not in entry:
+                raise InputError(
+                    f'{listed}: expected entries {{"image": ...}} in "{name}", got {reprlib.repr(entry)}; correct the '
+                    "file"
+                )
+    items = {name: [_resolve(entry, listed) for entry in entries] for name, entries in lists.items()}
+    shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
+    if shared:
+        logger.warning("%s: %s for training and for validation, which measures nothing", listed, ", ".join(shared))
+    return items
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of JSON's pairs, of which Python would drop all but the last of each key."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
+        raise ValueError(f"{repeated!r} occurs twice")
+    return content
 
 
 def _resolve(entry: Item, listed: Path) -> Item:

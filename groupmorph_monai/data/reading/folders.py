@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import InputError
 from .names import IMAGE_ENDINGS, matches, natural_order
 from .sidecars import sidecar, times_of_files
-from .signature import is_dicom
+from .signature import check_regular_file, is_dicom
 
 __all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
 
@@ -33,8 +33,15 @@ def _contains_dicom(folder: Path) -> bool:
 
 
 def images(folder: Path) -> list[Path]:
-    """List the image files at the top level of a folder, except DICOM."""
-    return [p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
+    """List the image files at the top level of a folder, except DICOM.
+
+    Raises: InputError for a link to a missing file, as git-annex leaves, since the series would lack a scan.
+    """
+    named = [p for p in folder.iterdir() if p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
+    files = [p for p in named if not p.is_dir()]
+    for path in files:
+        check_regular_file(path)
+    return files
 
 
 def dicom_reader(path: Path) -> ModuleType:
@@ -101,8 +108,10 @@ def _matches(path: Path, description: str | None) -> bool:
 
 def _nested(folder: Path, description: str | None) -> list[Path]:
     """Find the one series among the NIfTI files in sub-folders; empty if there are no files."""
-    files = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file()]
+    files = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and not p.is_dir()]
     files = [p for p in files if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
+    for path in files:
+        check_regular_file(path)
     groups = defaultdict(list)
     for path in files:
         index = _BIDS_INDEX if path.name.startswith("sub-") else _INDEX

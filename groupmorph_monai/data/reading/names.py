@@ -8,8 +8,7 @@ from pathlib import Path
 __all__ = ["IMAGE_ENDINGS", "NIFTI_ENDINGS", "bids_name", "image_stem", "is_bids_name", "matches", "natural_order"]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
-# Images in a folder; explicitly listed files may have any format that nibabel or ITK reads.
-IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".vtk")
+IMAGE_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")  # images in a folder
 _BIDS_IMAGES = {"warped.nii.gz": "aligned", "mean.nii.gz": "mean", "coverage.nii.gz": "coverage"}
 _TRANSFORM = re.compile(r"(inverse_)?(?:ddf|transform)_(\d+)(\.nii\.gz|\.h5)")
 _OWN_ENTITIES = ("desc-", "from-", "to-", "mode-")

@@ -8,7 +8,6 @@ voxel size alone, with the origin at the centre of the volume and the first axis
 """
 
 import contextlib
-import gzip
 import logging
 import math
 import os
@@ -16,7 +15,6 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import itk
@@ -26,12 +24,14 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
-from ..series import LONGEST_MM, LPS_TO_RAS, Frame, Series, checked_series
+from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
+from .nifti_voxels import check_stored_header, forms_apart, nifti_values
 from .sidecars import even_step, sidecar, times_of_files, times_of_volumes
+from .signature import check_regular_file
 from .text_headers import check_text_header
 
 __all__ = ["header_grids", "read_image", "read_series"]
@@ -75,6 +75,9 @@ def _silence() -> Iterator[None]:
 
 
 def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
+    ending = next(ending for ending in sorted(NIFTI_ENDINGS, key=len, reverse=True) if path.lower().endswith(ending))
+    if path[-len(ending) :] not in (ending, ending.upper()):
+        raise InputError(f"{path}: expected the ending {ending} or {ending.upper()}, got mixed case; rename it")
     image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
@@ -85,15 +88,15 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     if kind.fields is not None or kind.kind == "c":
         raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
     header = image.header
-    _check_stored_header(image, path)
-    apart_mm = _unit_mm(header) * _forms_apart(header, image.shape)
+    check_stored_header(image, path)
+    apart_mm = _unit_mm(header) * forms_apart(header, image.shape)
     if apart_mm > 0.1:
         logger.warning(
             "%s: qform and sform differ by up to %.1f mm; the sform is used, while ITK may use the qform",
             path,
             apart_mm,
         )
-    data, time = _values(image, path, labels, storage), float(header["pixdim"][4])
+    data, time = nifti_values(image, path, labels, storage), float(header["pixdim"][4])
     # Programs that know no frame time leave 1 without a unit.
     no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
     frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
@@ -108,63 +111,12 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
     return np.diag([*[_unit_mm(image.header)] * 3, 1.0]) @ image.affine
 
 
-def _values(image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage) -> np.ndarray:
-    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops."""
-    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
-        if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
-            image = image.from_stream(file)
-        if labels:
-            data = np.asarray(image.dataobj)
-        elif storage.scans_at_once and image.ndim == 4:
-            data = np.moveaxis(storage.empty_array((image.shape[3], *image.shape[:3]), np.float32), 0, 3)
-            for chunk in storage.chunks(image.shape[3]):
-                data[..., chunk] = image.dataobj[..., chunk]
-        else:
-            data = image.get_fdata(dtype=np.float32, caching="unchanged")
-        try:
-            while file is not None and file.read(1 << 20):
-                pass
-        except gzip.BadGzipFile as error:
-            if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
-                raise
-    return data
-
-
-def _check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
-    """Refuse values that nibabel would replace by a guess: an infinite scale, or missing voxel sizes without sform."""
-    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        header = type(image.header).from_fileobj(file, check=False)
-    if np.isinf(header["scl_slope"]):
-        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
-    sizes = header["pixdim"][1:4]
-    if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
-        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
-
-
-def _forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
-    """Maximum distance between the positions of the volume's corners by qform and by sform; 0 if one is missing.
-
-    The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
-    180 degrees) and shear, which a qform cannot represent, do not count.
-    """
-    if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
-        return 0.0
-    rounded = header.copy()
-    try:
-        rounded.set_qform(header.get_sform())
-        difference = rounded.get_qform() - header.get_qform()
-    except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
-        return np.inf
-    corners = np.array(list(product(*[(0, n - 1) for n in shape[:3]], (1,))))
-    return float(np.linalg.norm(corners @ difference.T, axis=1).max())
-
-
 def _load_itk(path: str, labels: bool) -> _File:
     check_text_header(path)
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
-            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; remove it")
+            raise InputError(f"{path}: expected an ending of its format, got {Path(path).name!r}; rename it to .nrrd")
         reader.SetFileName(path)
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() > 1:
@@ -186,10 +138,7 @@ def _load_itk(path: str, labels: bool) -> _File:
 def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
     """Read any image file. All failures raise an InputError."""
     path = str(path)
-    if not os.path.exists(path):
-        raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
-    if Path(path).is_dir():
-        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
+    check_regular_file(path)
     try:
         nifti = path.lower().endswith(NIFTI_ENDINGS)
         file = _load_nifti(path, labels, storage) if nifti else _load_itk(path, labels)
@@ -209,7 +158,7 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
     # Round to the header's precision, so that written files lie exactly where their images do in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
     matrix = file.affine[:3]
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
         raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
     data = file.data
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -289,7 +238,7 @@ def read_series(
         series: a 4D file; a list of 3D files in temporal order; a folder of image files, in the order of the times in
             their sidecars, or else in natural order of their names (scan2 before scan10); a DIR-Lab case, see
             `read_dirlab`; or DICOM folders or files, which `read_dicom` sorts. NIfTI is read by nibabel, as MONAI's
-            metadata lacks the frame time; other formats (MHA, NRRD, ...) by ITK.
+            metadata lacks the frame time; MHA and NRRD by ITK.
         timepoints: the number of timepoints that the network requires; None for any.
         description: pattern of series descriptions or file names that selects the series of a folder.
         storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
@@ -340,6 +289,7 @@ def header_grids(
 
 
 def _header_grids(path: str) -> list[Grid]:
+    check_regular_file(path)
     if path.lower().endswith(NIFTI_ENDINGS):
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Pair):
@@ -348,7 +298,7 @@ def _header_grids(path: str) -> list[Grid]:
     else:
         shape, affine = _itk_header(path)
     grid = Grid(shape[:3], torch.from_numpy(affine))
-    if len(shape) < 3 or not (grid.affine.det().abs() > 1e-12 and grid.extent_mm.max() <= LONGEST_MM):
+    if len(shape) < 3 or not (grid.affine.det().abs() > LEAST_DETERMINANT and grid.extent_mm.max() <= LONGEST_MM):
         raise ValueError("no volume of a patient")
     if math.prod(shape) > _MOST_COMPRESSED * os.path.getsize(path):
         raise ValueError("the file is too short")

@@ -12,7 +12,21 @@ from ..preprocessing.resampling import resample
 from ..series import Frame, Series
 from .readers import read_image
 
-__all__ = ["inside_region", "nothing_inside", "read_region"]
+__all__ = ["inside_region", "nothing_inside", "read_labels", "read_region"]
+
+_MOST_LABELS = 1000  # different values of a label map; an image has more
+
+
+def read_labels(file: str | Path) -> Frame:
+    """Read a label map. Raises: InputError unless it consists of at most 1000 different whole numbers."""
+    frame = read_image(file, labels=True)
+    labels = np.unique(frame.data)
+    if len(labels) > _MOST_LABELS:
+        raise InputError(f"{file}: expected at most {_MOST_LABELS} labels, got more; use a label map")
+    fractions = labels[~np.isfinite(labels) | (labels != np.round(labels))]
+    if len(fractions):
+        raise InputError(f"{file}: expected whole numbers as labels, got {fractions[0]:g}; use a label map")
+    return frame
 
 
 def read_region(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> Frame:

@@ -1,11 +1,33 @@
-"""Recognise DICOM files by their first bytes, without pydicom, which is an optional dependency."""
+"""Recognise files before they are read: regular ones, and DICOM without pydicom, which is an optional dependency."""
 
+import os
 from pathlib import Path
 
-__all__ = ["is_dicom"]
+from ...errors import InputError
+
+__all__ = ["check_regular_file", "is_dicom"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+
+
+def check_regular_file(path: str | Path) -> None:
+    """Check that a path leads to a regular file: reading a named pipe may never end.
+
+    Raises: InputError for a missing path, a broken link, a folder, a pipe or a device.
+    """
+    if os.path.isfile(path):
+        return
+    if os.path.isdir(path):
+        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
+    if os.path.exists(path):
+        raise InputError(f"{path}: expected an image file, got a pipe or device; write the image to a file first")
+    if os.path.islink(path):
+        raise InputError(
+            f"{path}: expected a file, got a link to a missing one, {os.readlink(path)!r}; fetch that file, or remove "
+            "the link"
+        )
+    raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
 
 
 def is_dicom(path: Path) -> bool:

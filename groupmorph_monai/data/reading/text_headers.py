@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from .signature import is_dicom
 
 __all__ = ["check_text_header"]
 
@@ -55,11 +56,13 @@ class _HeaderError(Exception):
 
 
 def check_text_header(path: str, voxels: bool = True) -> None:
-    """Check an NRRD or MetaImage file; files of other formats are not read.
+    """Check an NRRD or MetaImage file before ITK reads it.
+
+    ITK also reads VTK, GIPL, MINC, MGH and others, but does not notice damage in their headers.
 
     Args:
         voxels: also check that the data are complete, by decompressing them.
-    Raises: InputError if the header is invalid or does not fit the data.
+    Raises: InputError if the header is invalid or does not fit the data, and for any other format.
     """
     with open(path, "rb") as file:
         head = file.read(_LONGEST_HEADER)
@@ -68,10 +71,18 @@ def check_text_header(path: str, voxels: bool = True) -> None:
             _check_nrrd(Path(path), head, voxels)
         elif path.lower().endswith(_META_ENDINGS):
             _check_meta(Path(path), head, voxels)
+        else:
+            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; {_cure(path)}")
     except _HeaderError as error:
         raise InputError(
             f"{path}: {error}; correct the header, or copy or convert the image again{_and_data(path)}"
         ) from None
+
+
+def _cure(path: str) -> str:
+    if is_dicom(Path(path)):
+        return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
+    return "convert it to NIfTI, or remove it"
 
 
 def _and_data(path: str) -> str:

@@ -51,6 +51,11 @@ def apply_field(
         )
     grid = resampling_grid(field_path) if like is None else like.grid
     values, seen = resample(image, grid, field, nearest)
+    if not seen.any():
+        raise InputError(
+            f"{field_path}: expected a field that leads into {image.path}, got one that leads outside everywhere; use "
+            "the field of that timepoint"
+        )
     return Frame(np.where(seen, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 
 
@@ -117,7 +122,13 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
                 "folder that 'register' wrote without --fields none"
             )
     keep_inputs(path.parent, files)
-    transform, grid = ComposedTransform(*map(read_field, files)), resampling_grid(files[0])
+    first, second = map(read_field, files)
+    if not overlap(first.grid, second.grid):
+        raise InputError(
+            f"{files[1]}: expected a field that overlaps {files[0].name} in space, got one that does not; use the "
+            "fields of one registration"
+        )
+    transform, grid = ComposedTransform(first, second), resampling_grid(files[0])
     with all_or_nothing(path.parent) as folder:
         if path.suffix.lower() == ".h5":
             write_itk_transform(transform, grid, folder / path.name)

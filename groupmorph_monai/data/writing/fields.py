@@ -10,6 +10,7 @@ which images are to be resampled.
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import DenseTransform, Grid
+from ..reading.nifti_voxels import check_stored_header, nifti_values
+from ..reading.signature import check_regular_file
 from ..series import LONGEST_MM
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
@@ -70,8 +73,9 @@ def resampling_grid(path: str | Path) -> Grid:
 
 def _load(path: str | Path) -> nib.Nifti1Pair:
     wanted = "expected a displacement field such as ddf_02.nii.gz"
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: {wanted}, got a folder; use a ddf_KK or inverse_ddf_KK in it")
+    check_regular_file(path)
     if Path(path).suffix.lower() in _ITK_ENDINGS:
         raise InputError(f"{path}: {wanted}, got an ITK transform; use the ddf_KK or inverse_ddf_KK, or ITK itself")
     image = nib.load(path)
@@ -86,9 +90,10 @@ def read_field(path: str | Path) -> DenseTransform:
     """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
     try:
         image = _load(path)
-        shape = image.shape
-        if len(shape) == 5 and shape[3:] == (1, 3):
-            lps = image.get_fdata(dtype=np.float32, caching="unchanged")[:, :, :, 0]
+        shape, kind = image.shape, image.get_data_dtype()
+        if len(shape) == 5 and shape[3:] == (1, 3) and min(shape[:3]) > 1 and kind.kind in "fiu":
+            check_stored_header(image, str(path))
+            lps = nifti_values(image, str(path))[:, :, :, 0]
             check_finite(lps, path, "displacements", "register the series again")
             largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
             if largest_mm > LONGEST_MM:
@@ -97,6 +102,11 @@ def read_field(path: str | Path) -> DenseTransform:
                     "series again"
                 )
             grid = Grid(shape[:3], torch.as_tensor(image.affine))
+            if not 1 <= grid.extent_mm.max() <= LONGEST_MM:
+                raise InputError(
+                    f"{path}: expected a grid between 1 mm and 10 m long, got {grid.extent_mm.max():.3g} mm; correct "
+                    "the voxel size in the header"
+                )
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
             return DenseTransform(voxels, None, grid, fade=math.inf)
@@ -104,4 +114,6 @@ def read_field(path: str | Path) -> DenseTransform:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise their own types
         raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
-    raise InputError(f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape}; use a ddf_KK or inverse_ddf_KK")
+    raise InputError(
+        f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape} of {kind}; use a ddf_KK or inverse_ddf_KK"
+    )

@@ -95,7 +95,7 @@ class Products:
         if self.kinetics is not None:
             self.kinetics.check(series, home)
         if self.region:
-            read_region(self.region, series, home, "region")
+            read_region(self.region, series, home, "mask or region")
 
     def names(self, std: bool) -> list[str]:
         """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""

@@ -269,6 +269,24 @@ def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
         assert frame.data.shape[2] == size
 
 
+def test_a_timepoint_whose_slices_were_not_fetched_is_missed(tmp_path):
+    """As in a git-annex clone, where the other timepoints would make a series of their own."""
+    for n, image in enumerate(dynamic(exports.examination(), volumes())):
+        exports.write(image, tmp_path / f"{n:04d}")
+    assert len(read_series(tmp_path).frames) == 4
+    for n in range(SIZE[2]):
+        (tmp_path / f"{n:04d}").unlink()
+        (tmp_path / f"{n:04d}").symlink_to("gone")
+    refused(tmp_path, "a link to a missing one, 'gone'")
+
+
+def test_voxels_without_size_are_refused(tmp_path):
+    images = dynamic(exports.examination(), volumes())
+    for image in images:
+        image.PixelSpacing = [0, 0]
+    refused(exports.save(images, tmp_path), "invertible affine matrix")
+
+
 def test_noise_of_headers_does_not_split_a_series(tmp_path):
     """Nor wherever values are rounded, such as at 0.0005."""
     data, rng = volumes(), np.random.default_rng(0)

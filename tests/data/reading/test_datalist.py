@@ -129,3 +129,42 @@ def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
         "landmarks_post1.csv",
         "landmarks_post2.csv",
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("null", "got None"),
+        ("[1]", r"got \[1\]"),
+        ('{"tests": []}', "got the keys tests"),
+        ('{"training": null}', 'expected a list for "training", got None'),
+        ('{"training": [null]}', 'expected entries {"image": ...} in "training", got None'),
+        ('{"training": [{"label": 1}]}', "expected entries"),
+        ('{"training": [], "training": [{"image": "a"}]}', "'training' occurs twice"),
+        ("{", "invalid JSON"),
+    ],
+)
+def test_a_damaged_list_is_refused_in_words_of_the_list(folder, content, words):
+    (folder / "dataset.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=words) as error:
+        series_items(str(folder), "training", [])
+    assert "Error:" not in str(error.value)
+
+
+def test_a_list_from_windows_begins_with_a_byte_order_mark(folder):
+    (folder / "dataset.json").write_text('{"training": [{"image": "a"}]}', encoding="utf-8-sig")
+    assert names(series_items(str(folder), "training", [])) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "g", "g.nii.gz"])
+def test_a_link_to_a_missing_list_or_series_is_not_passed_over(folder, name):
+    (folder / name).symlink_to("gone")
+    with pytest.raises(InputError, match=name):
+        series_items(str(folder), "training", [])
+
+
+def test_a_series_for_training_and_validation_is_a_warning(folder, caplog):
+    entry = [{"image": "a"}]
+    (folder / "dataset.json").write_text(json.dumps({"training": entry, "validation": entry}), encoding="utf-8")
+    series_items(str(folder), "training", [])
+    assert "a for training and for validation" in caplog.text

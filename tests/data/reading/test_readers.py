@@ -1,5 +1,6 @@
 """Files in, a series out: geometry against ITK and closed forms, and every mistake answered by one line."""
 
+import os
 from pathlib import Path
 
 import itk
@@ -172,12 +173,14 @@ def _nan(path):
     _nifti(path, data)
 
 
-def _patched(path, field, value):
+def _patched(path, field, value, code=None):
     """A NIfTI with a voxel size alone for its place, one field of whose header nibabel would not write."""
     image = nib.Nifti1Image(_volume().astype(np.int16), None)
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header["magic"], header["vox_offset"], header["sform_code"], header["qform_code"] = b"n+1", 352, 0, 0
     header[field] = value
+    if code:
+        header[code] = 1
     with nib.openers.Opener(str(path), "wb") as file:
         file.write(header.binaryblock + bytes(4) + image.get_fdata().astype(np.int16).tobytes(order="F"))
 
@@ -210,6 +213,16 @@ MISTAKES = {
     "dust.nii": (lambda p: _nifti(p, _volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
     "steep.nii": (lambda p: _nifti(p, _volume(), SHEARED + np.eye(4)[:, :1] @ [[0, 9, 0, 0]]), "right angles"),
     "scale.nii": (lambda p: _patched(p, "scl_slope", np.inf), "scl_slope"),
+    "code.nii": (lambda p: _patched(p, "sform_code", 99), "sform_code from 0 to 5"),
+    "sign.nii": (lambda p: _patched(p, "pixdim", [np.nan, 1, 1, 1, 1, 1, 1, 1], "qform_code"), "the sign of the qform"),
+    "short.nii": (lambda p: _patched(p, "dim", [3, 9, 12, 6, 1, 1, 1, 1]), "216 more bytes after (9, 12, 6) voxels"),
+    "short.nii.gz": (lambda p: _patched(p, "dim", [3, 8, 12, 7, 1, 1, 1, 1]), "168 more bytes after (8, 12, 7) voxels"),
+    "bytes.nii": (lambda p: _patched(p, "datatype", 2), "756 more bytes"),
+    "mixed.Nii": (lambda p: _nifti(p.with_suffix(".nii"), _volume()) and p.with_suffix(".nii").rename(p), "rename it"),
+    "pipe.nii": (lambda p: os.mkfifo(p), "got a pipe or device"),
+    "pipe.mha": (lambda p: os.mkfifo(p), "got a pipe or device"),
+    "link.nii.gz": (lambda p: p.symlink_to(".git/annex/object"), "a link to a missing one, '.git/annex/object'"),
+    "loop.nii.gz": (lambda p: p.symlink_to(p.name), "a link to a missing one"),
     "unsized.nii": (lambda p: _patched(p, "pixdim", [1, 0, 1, 1, 1, 1, 1, 1]), "pixdim"),
     "vast.nii.gz": (lambda p: _patched(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
     "far.nii": (lambda p: _nifti(p, _volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
@@ -416,6 +429,25 @@ def test_what_is_no_fill_value_stays(tmp_path):
         frame = read_series([_nifti(tmp_path / f"{name}.nii", data.astype(np.float32))] * 2).frames[0]
         assert frame.valid is None, name
         np.testing.assert_array_equal(frame.data, data.astype(np.float32))
+
+
+def test_a_folder_lacks_no_scan(tmp_path):
+    """As in a git-annex clone in which one scan was not fetched."""
+    for k in range(3):
+        _nifti(tmp_path / f"t{k}.nii", _volume())
+    (tmp_path / "t3.nii").symlink_to("gone.nii")
+    assert "t3.nii: expected a file, got a link to a missing one, 'gone.nii'" in _error(tmp_path)
+    (tmp_path / "study" / "sub").mkdir(parents=True)
+    for k in range(4):
+        (tmp_path / f"t{k}.nii").rename(tmp_path / "study" / "sub" / f"t{k}.nii")
+    assert "t3.nii: expected a file, got a link to a missing one" in _error(tmp_path / "study")
+
+
+def test_a_little_padding_after_the_voxels_does_no_harm(tmp_path):
+    path = _nifti(tmp_path / "a.nii", _volume())
+    with open(path, "ab") as file:
+        file.write(bytes(40))
+    np.testing.assert_array_equal(read_image(path).data, _volume())
 
 
 @pytest.mark.parametrize("name", ["x.hdr", "x.img", "x.img.gz"])

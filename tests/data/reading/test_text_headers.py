@@ -43,10 +43,10 @@ def check_volume(path):
     assert [grid.shape for grid in header_grids([path])] == [VOXELS.shape]
 
 
-def check_refusal(path, expected):
+def check_refusal(path, expected, cure="correct the header"):
     with pytest.raises(InputError, match=expected) as error:
         read_image(path)
-    assert str(path) in str(error.value) and "\n" not in str(error.value) and "correct the header" in str(error.value)
+    assert str(path) in str(error.value) and "\n" not in str(error.value) and cure in str(error.value)
 
 
 def test_valid_files_of_every_layout(tmp_path):
@@ -87,7 +87,7 @@ def test_optional_parts_of_metaimage(tmp_path):
     check_volume(meta(tmp_path / "d.mhd", "".join(f"slice {k}.raw\r\n" for k in range(4)).encode(), "LIST"))
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".vtk", ".gipl"])
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nhdr", ".mhd"])
 def test_files_written_by_itk(tmp_path, ending):
     image = itk.image_from_array(np.ascontiguousarray(VOXELS.T))
     image.SetSpacing([2.0, 2.0, 3.0])
@@ -95,6 +95,22 @@ def test_files_written_by_itk(tmp_path, ending):
     for compressed in (False, True):
         itk.imwrite(image, str(tmp_path / f"scan{ending}"), compression=compressed)
         check_volume(tmp_path / f"scan{ending}")
+
+
+@pytest.mark.parametrize("ending", [".vtk", ".gipl", ".gipl.gz", ".tif", ".h5"])
+def test_formats_whose_headers_are_not_checked(tmp_path, ending):
+    """ITK takes a VTK file with DIMENSIONS 5 6 2 for a smaller volume, for instance."""
+    itk.imwrite(itk.image_from_array(np.ascontiguousarray(VOXELS.T)), str(tmp_path / f"scan{ending}"))
+    check_refusal(tmp_path / f"scan{ending}", "another kind of file", "convert it to NIfTI")
+
+
+def test_a_dicom_file_among_others(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    check_refusal(tmp_path / "a.dcm", "another kind of file", "without files of other kinds")
+
+
+def test_nrrd_with_another_ending(tmp_path):
+    check_refusal(nrrd(tmp_path / "scan.xyz"), "an ending of its format", "rename it to .nrrd")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from groupmorph_monai.data.preprocessing.resampling import working_grid
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_points
+from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_points, combine_fields
 from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.writing.writers import Products, write_registration
@@ -163,3 +163,45 @@ def test_a_field_of_kilometres_is_refused(tmp_path):
     save_nifti(nib.Nifti1Image(displacements, np.eye(4)), tmp_path / "ddf_01.nii.gz")
     with pytest.raises(InputError, match="ddf_01.nii.gz: expected displacements below 10000 mm, got 1e"):
         apply_field_to_points(tmp_path / "ddf_01.nii.gz", np.zeros((1, 3)))
+
+
+DAMAGES = {
+    "complex": lambda field, affine: (field.astype(np.complex64), affine),
+    "one slice": lambda field, affine: (field[:, :, :1], affine),
+    "a grid of micrometres": lambda field, affine: (field, np.diag([1e-5, 1e-5, 1e-5, 1])),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_file_that_is_no_field(tmp_path, kind):
+    data, affine = DAMAGES[kind](np.zeros((8, 9, 7, 1, 3), np.float32), np.eye(4))
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "ddf_00.nii.gz")
+    with pytest.raises(InputError, match=r"ddf_00.nii.gz: expected a (field|grid)"):
+        apply_field_to_points(tmp_path / "ddf_00.nii.gz", np.zeros((1, 3)))
+
+
+def test_a_field_with_another_checksum(tmp_path):
+    file = tmp_path / "ddf_00.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((8, 9, 7, 1, 3), np.float32), np.eye(4)), file)
+    content = bytearray(file.read_bytes())
+    content[-6] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="CRC"):
+        apply_field_to_points(file, np.zeros((1, 3)))
+
+
+def test_a_field_that_leads_out_of_the_image(tmp_path):
+    field = np.full((8, 9, 7, 1, 3), 500, np.float32)
+    nib.save(nib.Nifti1Image(field, np.eye(4)), tmp_path / "ddf_00.nii.gz")
+    image = Frame(np.ones((8, 9, 7), np.float32), np.eye(4), "scan.nii.gz")
+    with pytest.raises(InputError, match="leads into scan.nii.gz"):
+        apply_field(tmp_path / "ddf_00.nii.gz", image)
+
+
+def test_fields_of_two_patients_are_not_combined(tmp_path):
+    for name, shift in (("inverse_ddf_00.nii.gz", 0), ("ddf_01.nii.gz", 900)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        nib.save(nib.Nifti1Image(np.zeros((8, 9, 7, 1, 3), np.float32), affine), tmp_path / name)
+    with pytest.raises(InputError, match="fields of one registration"):
+        combine_fields(tmp_path, 0, 1, tmp_path / "out" / "field.nii.gz")

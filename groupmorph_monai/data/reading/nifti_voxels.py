@@ -1,0 +1,100 @@
+"""Check the headers of NIfTI files, and read their voxels to the end of the file."""
+
+import contextlib
+import gzip
+import math
+import os
+from collections.abc import Sequence
+from itertools import product
+
+import nibabel as nib
+import numpy as np
+
+from ...errors import InputError
+from ..storage import IN_MEMORY, Storage
+
+__all__ = ["check_stored_header", "forms_apart", "nifti_values"]
+
+
+def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage: Storage = IN_MEMORY) -> np.ndarray:
+    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops.
+
+    Raises: InputError if so many bytes follow the voxels that the header declares too few.
+    """
+    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+        if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
+            image = image.from_stream(file)
+        if labels:
+            data = np.asarray(image.dataobj)
+        elif storage.scans_at_once and image.ndim == 4:
+            data = np.moveaxis(storage.empty_array((image.shape[3], *image.shape[:3]), np.float32), 0, 3)
+            for chunk in storage.chunks(image.shape[3]):
+                data[..., chunk] = image.dataobj[..., chunk]
+        else:
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        unread = _unread_bytes(image, file)
+    # One voxel fewer along any axis leaves at least this; a little padding does no harm.
+    least = image.get_data_dtype().itemsize * math.prod(sorted(image.shape[:3])[:2])
+    if unread >= least > 0:
+        raise InputError(
+            f"{path}: expected the file to end with the voxels, got {unread} more bytes after {image.shape} voxels of "
+            f"{image.get_data_dtype()}; correct dim and datatype in the header, or convert the image again"
+        )
+    return data
+
+
+def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
+    """Count the bytes after the voxels, those of a gzip file from its current position."""
+    if file is None:
+        assert isinstance(image.dataobj, nib.arrayproxy.ArrayProxy)  # not loaded
+        holder = image.file_map["image"]
+        if holder.filename is None or str(holder.filename).lower().endswith(".gz"):
+            return 0
+        end = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+        return os.path.getsize(holder.filename) - int(end)
+    unread = 0
+    try:
+        while block := file.read(1 << 20):
+            unread += len(block)
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
+            raise
+    return unread
+
+
+def check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
+    """Refuse values that nibabel would replace by a guess: an infinite scale, an unknown code or handedness, or missing
+    voxel sizes without sform."""
+    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    if np.isinf(header["scl_slope"]):
+        raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
+    for name in ("qform_code", "sform_code"):
+        if not 0 <= int(header[name]) <= 5:
+            raise InputError(f"{path}: expected a {name} from 0 to 5, got {int(header[name])}; correct the header")
+    sign = float(header["pixdim"][0])
+    if int(header["sform_code"]) <= 0 < int(header["qform_code"]) and sign not in (-1, 0, 1):
+        raise InputError(
+            f"{path}: expected 1 or -1 in pixdim[0], the sign of the qform, got {sign}; correct the header"
+        )
+    sizes = header["pixdim"][1:4]
+    if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+        raise InputError(f"{path}: expected voxel sizes in pixdim, got {sizes.tolist()}; correct the header")
+
+
+def forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
+    """Maximum distance between the positions of the volume's corners by qform and by sform; 0 if one is missing.
+
+    The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
+    180 degrees) and shear, which a qform cannot represent, do not count.
+    """
+    if min(int(header["qform_code"]), int(header["sform_code"])) <= 0:
+        return 0.0
+    rounded = header.copy()
+    try:
+        rounded.set_qform(header.get_sform())
+        difference = rounded.get_qform() - header.get_qform()
+    except (ValueError, np.linalg.LinAlgError):  # no unit quaternion, or no invertible sform
+        return np.inf
+    corners = np.array(list(product(*[(0, n - 1) for n in shape[:3]], (1,))))
+    return float(np.linalg.norm(corners @ difference.T, axis=1).max())
