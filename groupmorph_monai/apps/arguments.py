@@ -213,7 +213,7 @@ def _add_apply(commands: Commands) -> None:
         nargs="+",
         type=path,
         metavar="FILES",
-        help="images, or points (.csv in RAS mm, ITK .txt, Slicer .fcsv)",
+        help="images, or points (.csv in RAS mm, ITK .txt, Slicer .mrk.json or .fcsv)",
     )
     p.add_argument(
         "--output",

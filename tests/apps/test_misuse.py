@@ -275,7 +275,7 @@ def test_names_keep_their_dots(field, series, tmp_path, monkeypatch):
     assert sorted(os.listdir("out")) == ["1.2.840.113.nii.gz", "scan.t1.nii.gz", "scan.t2.nii.gz"]
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv"])
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv", "p.mrk.json"])
 @pytest.mark.parametrize("content", ["", "x,y,z\n", "1,2\n", "1,2,3\n4\n", "a,b,c\n", "nan,1,2\n", "point\n"])
 def test_points_that_are_none(name, content, field, tmp_path, refused):
     (tmp_path / name).write_text(content, encoding="utf-8")

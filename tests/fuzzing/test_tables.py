@@ -35,7 +35,7 @@ heads = st.sampled_from(["", "x,y,z\n", "l,p,s\n", "x_mm,y_mm\n", "# CoordinateS
 point_files = st.tuples(
     st.tuples(heads, lines(numbers)).map("".join).map(lambda text: text.encode("utf-8", "surrogatepass"))
     | st.binary(max_size=60),
-    st.sampled_from([".csv", ".txt", ".fcsv"]),
+    st.sampled_from([".csv", ".txt", ".fcsv", ".mrk.json"]),
 )
 
 

@@ -68,8 +68,8 @@ def series_items(
     entry ``{"image": file, folder or list of files, "landmarks": [one point file per timepoint], "labels": [one label
     map per timepoint]}`` with paths relative to the folder. Otherwise every sub-folder and every NIfTI file is a
     series, in natural order of their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for
-    validation. Files ``landmarks_*`` of a sub-folder (CSV or ITK points, one per timepoint) are its landmarks; DIR-Lab
-    cases include their own.
+    validation. Files ``landmarks_*`` of a sub-folder (points as for `read_points`, one per timepoint) are its
+    landmarks; DIR-Lab cases include their own.
 
     Args:
         dataset_dir: the folder, or None for phantoms only.
@@ -145,7 +145,7 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
         return [str(folder)]
     files = sorted(folder.glob("landmarks_*"), key=natural_order)
     names = [image_stem(scan.name) for scan in (folder_files(folder, description) if images(folder) else [])]
-    by_name = {file.stem.removeprefix("landmarks_"): file for file in files}
+    by_name = {file.stem.removesuffix(".mrk").removeprefix("landmarks_"): file for file in files}
     if len(by_name) == len(files) and set(names) == set(by_name):
         files = [by_name[name] for name in names]
     return [str(file) for file in files]

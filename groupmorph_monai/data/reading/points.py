@@ -15,6 +15,7 @@ from ...space.geometry import Grid
 from ..series import LPS_TO_RAS
 from ..writing.output_folder import all_or_nothing
 from .dirlab import is_dirlab, read_dirlab_landmarks
+from .markups import is_markups, read_markups
 
 __all__ = ["read_landmarks", "read_points", "write_points"]
 
@@ -30,9 +31,12 @@ def read_points(path: str | Path) -> np.ndarray:
 
     ``.csv``: RAS mm in the columns x, y, z or r, a, s, or in three columns without header; l, p, s is converted. Cells
     are separated by commas, semicolons or tabs.
-    ``.fcsv`` of 3D Slicer: according to its header. Other files are read as by ITK, Elastix and Transformix, in LPS mm:
-    ``point``, a count, and coordinates; coordinates alone; or the output points of ``outputpoints.txt``.
+    ``.mrk.json`` and ``.fcsv`` of 3D Slicer: according to their headers. Other files are read as by ITK, Elastix and
+    Transformix, in LPS mm: ``point``, a count, and coordinates; coordinates alone; or the output points of
+    ``outputpoints.txt``.
     """
+    if is_markups(path):
+        return read_markups(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # also of names with a null character

@@ -10,6 +10,7 @@ import torch
 from ...errors import InputError
 from ...space.geometry import ComposedTransform
 from ..preprocessing.resampling import resample
+from ..reading.markups import is_markups, write_moved_markups
 from ..reading.names import image_stem
 from ..reading.points import read_points, write_points
 from ..reading.readers import read_image
@@ -83,14 +84,17 @@ def apply_field_to_files(
     Args:
         files: images as for `apply_field`, or points as for `read_points`.
         nearest: whether the images are label maps.
-    Returns: the written files, named after the inputs, with the ending .nii.gz or .csv.
+    Returns: the written files, named after the inputs, with the ending .nii.gz or .csv; 3D Slicer's points keep
+        their format, labels and properties.
     Raises: InputError if two results would have the same name, or a result would replace an input.
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
     with all_or_nothing(output_dir) as folder:
         for file, target in zip(files, targets):
-            if target.suffix == ".csv":
+            if is_markups(file):
+                write_moved_markups(file, apply_field_to_points(field_path, read_points(file)), folder / target.name)
+            elif target.suffix == ".csv":
                 write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
@@ -145,6 +149,8 @@ def _check_scan(result: Path, option: str, scan: int) -> None:
 
 
 def _result_name(name: str) -> str:
+    if is_markups(name):
+        return name
     if name.lower().endswith(_POINT_SUFFIXES):
         return Path(name).stem + ".csv"
     return image_stem(name) + ".nii.gz"

@@ -23,6 +23,12 @@ POINT_FILES = {
     "Point\t1\t; InputPoint = [ 9 9 9 ]\t; OutputPoint = [ -4 -5 -6 ]\t; Deformation = [ 0 0 0 ]\n",
     "ras.fcsv": "# CoordinateSystem = 0\n# columns = id,x,y,z,ow\nf,1.5,-2,30.25,0\nf,4,5,-6,0\n",
     "lps.fcsv": "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow\nf,-1.5,2,30.25,0\nf,-4,-5,-6,0\n",
+    "lps.mrk.json": '{"markups": [{"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", '
+    '"controlPoints": [{"label": "a", "position": [-1.5, 2, 30.25]}, {"label": "b", "position": [-4, -5, -6]}]}]}',
+    "default.mrk.json": '{"markups": [{"controlPoints": '
+    '[{"position": [-1.5, 2, 30.25]}, {"position": [-4, -5, -6]}]}]}',
+    "ras.mrk.json": '{"markups": [{"coordinateSystem": "RAS", "coordinateUnits": ["mm", "UCUM", "millimeter"], '
+    '"controlPoints": [{"position": [1.5, -2, 30.25]}, {"position": [4, 5, -6]}]}]}',
 }
 
 
@@ -50,6 +56,30 @@ def test_points_of_every_format_are_ras(tmp_path, name):
         ("empty.csv", "", "without any"),
         ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
         ("missing.csv", None, "No such file"),
+        ("missing.mrk.json", None, "No such file"),
+        ("text.mrk.json", "x,y,z", "points of 3D Slicer"),
+        ("list.mrk.json", "[]", "points of 3D Slicer"),
+        ("none.mrk.json", '{"markups": [{"controlPoints": []}]}', "got 0 points of 1;"),
+        ("two.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 3]}]}, {"controlPoints": []}]}', "of 2;"),
+        ("nan.mrk.json", '{"markups": [{"controlPoints": [{"label": "F-1", "position": [1, NaN, 3]}]}]}', "'F-1'"),
+        ("flat.mrk.json", '{"markups": [{"controlPoints": [{"label": "F-1", "position": [1, 2]}]}]}', "'F-1'"),
+        ("text_position.mrk.json", '{"markups": [{"controlPoints": [{"position": ["1", "2", "3"]}]}]}', "three finite"),
+        ("no_position.mrk.json", '{"markups": [{"controlPoints": [7]}]}', "position of 7,"),
+        (
+            "unplaced.mrk.json",
+            '{"markups": [{"controlPoints": [{"label": "b", "position": [0, 0, 0], "positionStatus": "undefined"}]}]}',
+            "place or delete the point",
+        ),
+        (
+            "voxels.mrk.json",
+            '{"markups": [{"coordinateSystem": "IJK", "controlPoints": [{"position": [1, 2, 3]}]}]}',
+            "RAS or LPS, got 'IJK'",
+        ),
+        (
+            "metres.mrk.json",
+            '{"markups": [{"coordinateUnits": "m", "controlPoints": [{"position": [1, 2, 3]}]}]}',
+            "in mm, got 'm'",
+        ),
     ],
 )
 def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):

@@ -638,6 +638,22 @@ def test_every_file_that_is_moved_keeps_its_name(moved):
     )
 
 
+@pytest.mark.parametrize("system", ["LPS", "RAS"])
+def test_points_of_slicer_keep_their_system_labels_and_properties(moved, system):
+    points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
+    node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
+    (moved / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [node]}), encoding="utf-8")
+    field = moved / "out" / "ddf_01.nii.gz"
+    (target,) = apply_field_to_files(field, [moved / "p.mrk.json"], moved / "there")
+    expected = apply_field_to_points(field, read_points(moved / "p.mrk.json"))
+    assert target == moved / "there" / "p.mrk.json" and read_points(target) == pytest.approx(expected)
+    assert np.abs(expected - read_points(moved / "p.mrk.json")).max() > 0.1
+    content = json.loads(target.read_text(encoding="utf-8"))
+    for point, position in zip(points, expected.tolist()):
+        point["position"] = pytest.approx([-position[0], -position[1], position[2]] if system == "LPS" else position)
+    assert content == {"@schema": "x", "markups": [node]}
+
+
 def test_no_result_takes_the_place_of_another_or_of_an_input(moved):
     field, points = moved / "out" / "ddf_01.nii.gz", [moved / "p.csv", moved / "p.txt"]
     contents = {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()}

@@ -1,0 +1,72 @@
+"""Points of 3D Slicer's Markups format, ``.mrk.json``: a JSON file with labels and properties beside the positions."""
+
+import json
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+
+__all__ = ["is_markups", "read_markups", "write_moved_markups"]
+
+_LARGEST = 1e300  # of a coordinate; a comparison is also False for NaN
+_TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
+
+
+def is_markups(path: str | Path) -> bool:
+    return str(path).lower().endswith(".json")
+
+
+def read_markups(path: str | Path) -> np.ndarray:
+    """Read the control points, ``(P, 3)`` in RAS mm.
+
+    Raises: InputError unless the file has one node whose points all have a position in mm.
+    """
+    _, node, to_ras = _load(path)
+    return np.array([_position(point, path) for point in node["controlPoints"]]).reshape(-1, 3) * to_ras
+
+
+def write_moved_markups(source: str | Path, points_mm: np.ndarray, path: str | Path) -> None:
+    """Write a copy of ``source`` with other positions, ``(P, 3)`` in RAS mm, that keeps everything else."""
+    content, node, to_ras = _load(source)
+    for point, position in zip(node["controlPoints"], (points_mm * to_ras).tolist(), strict=True):
+        point["position"] = position
+    Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Return the file's content, its node, and the signs of its axes in RAS."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        nodes = content["markups"]
+        points = [point for node in nodes for point in node["controlPoints"]]
+        system = nodes[0].get("coordinateSystem", "LPS") if nodes else "LPS"
+        units = nodes[0].get("coordinateUnits", "mm") if nodes else "mm"  # or a list: symbol, code system, meaning
+        units = units[0] if isinstance(units, list) else units
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: expected points of 3D Slicer (.mrk.json), got {error!r}; check the file") from error
+    if len(nodes) != 1 or not points:
+        raise InputError(
+            f"{path}: expected the points of one markups node, got {len(points)} points of {len(nodes)}; save the node "
+            "alone"
+        )
+    if not isinstance(system, str) or system not in _TO_RAS:
+        raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system!r}; save the points in LPS")
+    if units not in ("mm", ""):
+        raise InputError(f"{path}: expected coordinates in mm, got {units!r}; save the points in mm")
+    return content, nodes[0], _TO_RAS[system]
+
+
+def _position(point: Any, path: str | Path) -> list[float]:
+    entry = point if isinstance(point, dict) else {"label": point}
+    position = entry.get("position")
+    if isinstance(position, list) and len(position) == 3 and entry.get("positionStatus", "defined") == "defined":
+        numbers = [value for value in position if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) == 3 and all(abs(value) < _LARGEST for value in numbers):
+            return [float(value) for value in numbers]
+    raise InputError(
+        f"{path}: expected three finite numbers as the position of {entry.get('label')!r}, got "
+        f"{reprlib.repr(position)}; place or delete the point"
+    )
