@@ -22,9 +22,11 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("Manufacturer", "ManufacturerModelName", "InstitutionName", "StationName", "DeviceSerialNumber"),
     *("SoftwareVersions", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined"),
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
-    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime"),
+    *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "PhotometricInterpretation"),
 )
-_OF_HOME = ("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness")  # prefixes
+_OF_HOME = (  # prefixes
+    *("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness", "Photometric"),
+)
 _OF_MODALITY = {
     "MR": (
         *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "RepetitionTime"),
@@ -38,6 +40,7 @@ _REQUIRED = {  # attributes required by the standard, with the value that means 
     **dict.fromkeys(("ReferringPhysicianName", "StudyID", "AccessionNumber", "Manufacturer"), ""),
     **dict.fromkeys(("PositionReferenceIndicator", "PatientPosition", "SliceThickness", "ContentDate"), ""),
     **dict.fromkeys(("ContentTime", "Laterality"), ""),
+    "PhotometricInterpretation": "MONOCHROME2",
 }
 _REQUIRED_OF_MODALITY = {
     "MR": {

@@ -178,6 +178,8 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
         return
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":  # pixels are indices of colours
+        return
     if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
     for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):

@@ -96,5 +96,5 @@ def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None
     header.ImageOrientationPatient, header.PixelSpacing = orientation(affine), decimals(spacing[1::-1])
     (header.SpacingBetweenSlices,) = decimals(spacing[2:])
     header.Columns, header.Rows = shape[:2]
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.SamplesPerPixel = 1
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 1

@@ -365,6 +365,14 @@ def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
     assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
+def test_images_of_palette_colours_are_no_scans(tmp_path):
+    shared = exports.examination()
+    maps = dynamic(shared, volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)
+    for image in maps:
+        image.PhotometricInterpretation = "PALETTE COLOR"
+    assert_aligned(read_series(exports.save(dynamic(shared) + maps, tmp_path)), volumes())
+
+
 def test_segmentations_are_no_scans(tmp_path):
     shared = exports.examination()
     images = dynamic(shared, volumes(2))

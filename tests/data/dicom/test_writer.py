@@ -124,6 +124,16 @@ def test_images_are_a_new_series_of_the_same_study_that_names_its_sources(tmp_pa
             np.testing.assert_allclose(position, image.ImagePositionPatient, atol=1e-3)
 
 
+@pytest.mark.parametrize("shown", ["MONOCHROME1", "MONOCHROME2"])
+def test_images_are_shown_as_dark_or_bright_as_their_sources(tmp_path, shown):
+    sources = exports.siemens(volumes(), AFFINE)
+    for image in sources:
+        image.PhotometricInterpretation = shown
+    study = exports.save(sources, tmp_path / "in")
+    aligned(study, tmp_path / "out")
+    assert {image.PhotometricInterpretation for image in images(tmp_path / "out" / "dicom")} == {shown}
+
+
 @pytest.mark.parametrize("largest", [20, 4000, 60000])
 def test_gdcm_reads_the_same_voxels_at_the_same_places(tmp_path, largest):
     """Small values are stored with a slope below 1, those of 11 to 15 bits with none, larger ones with one above."""
