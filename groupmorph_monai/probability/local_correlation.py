@@ -110,8 +110,8 @@ class LocalCorrelation(Likelihood):
         """Approximate in closed form, for displacements of mean 0 over K, which leave the template unchanged.
 
         With offset, gain and variance fixed, a displacement lowers a residual by ``gain * <grad template, d>``, so that
-        ``score = -gain * residual / noise`` and ``weight = gain^2 / noise``. The guide is the template, whose gradient
-        has K times less noise variance than a single volume's.
+        ``score = -gain * residual / noise`` and ``weight = gain^2 / noise``. The guide is the template of the first
+        radius, for all radii; its gradient has K times less noise variance than a single volume's.
 
         The template and its windows use the ``valid`` voxels, the regressions those that are valid in at least two
         volumes. A volume contributes at a voxel if all neighbours are valid, as the template's gradient needs them, if
@@ -228,6 +228,8 @@ class GaussianCorrelation(Likelihood):
 
     def __init__(self, smoothing_voxels: float = 2.0, kernel_voxels: int = 9, epsilon: float = 1e-5):
         super().__init__()
+        if kernel_voxels < 3 or kernel_voxels % 2 == 0:
+            raise ValueError(f"kernel_voxels: expected an odd number of 3 or more, got {kernel_voxels}")
         self.smoothing_voxels, self.radius, self.epsilon = smoothing_voxels, kernel_voxels // 2, epsilon
 
     @full_precision

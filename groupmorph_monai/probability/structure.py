@@ -40,8 +40,9 @@ class LowRank(Likelihood):
 
 
 class NormalisedGradient(Likelihood):
-    """Normalised gradient fields (Haber and Modersitzki 2006): the mean over voxels and pairs of timepoints of
-    ``<n_i, n_j>^2`` with ``n = grad x / sqrt(|grad x|^2 + edge^2)``, which is invariant to the sign of the contrast.
+    """Normalised gradient fields (Haber and Modersitzki 2006): the mean over voxels and ordered pairs of timepoints, i
+    = j included, of ``<n_i, n_j>^2`` with ``n = grad x / sqrt(|grad x|^2 + edge^2)``, which is invariant to the sign of
+    the contrast.
 
     The mean over pairs is computed as the squared Frobenius norm of the mean over K of ``n n^T``.
 

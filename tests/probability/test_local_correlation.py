@@ -171,6 +171,8 @@ def test_strided_and_dilated_windows_are_correlated_pair_by_pair():
 
 
 def test_windows_that_reach_beyond_the_volume_are_refused():
+    with pytest.raises(ValueError, match="kernel_voxels.*odd"):
+        GaussianCorrelation(kernel_voxels=8)
     with pytest.raises(ValueError, match="fit into a volume"):
         WindowCorrelation((0.5, 0.75), (1.0, 1.0), dilation=2)
 
