@@ -108,6 +108,13 @@ class LikelihoodContract:
         assert abs(likelihood(other) - likelihood(x)) > 1e-4  # they would change it, if they counted
         assert torch.isfinite(likelihood(x, torch.zeros_like(valid)))
 
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_leaving_the_field_of_view_does_not_pay(self, likelihood, timepoints):
+        x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
+        valid[:, 1:, : self.size[0] // 2] = False  # one volume alone covers this half
+        before = likelihood(x)
+        assert likelihood(x, valid) - before < 0.1 * before.abs()  # estimates from fewer voxels differ slightly
+
 
 class FlowContract:
     """``flow`` of a velocity, with the errors in voxels that are allowed: for a linear velocity, for the inverse, and

@@ -48,14 +48,14 @@ def describe_run(
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
-    levels = ", ".join(f"every {level.factor}. voxel ({level.iterations} steps at most)" for level in cost.levels)
+    levels = ", ".join(f"{_resolution(level.factor)} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {
         "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}{at_a_time}",
         "output grid": _described(frames[home].grid),
         "working grid": _described(cost.grid),
         "refinement": levels or "none",
-        "memory": f"{cost.memory_gb:.2g} GB of {available_memory_gb():.3g} GB that are free",
+        "memory": f"{cost.memory_gb:.2g} GB of the available {available_memory_gb():.3g} GB",
         "time": _time(cost.time, time.process_time() - started_s),
         "files": f"{', '.join(_files(products, parser, [frame.path for frame in frames]))} in {output_dir}",
     }
@@ -68,8 +68,14 @@ def _described(grid: Grid) -> str:
     return f"{shape} voxels of {spacing} mm"
 
 
+def _resolution(factor: int) -> str:
+    return "full resolution" if factor == 1 else f"1/{factor} of the resolution"
+
+
 def _time(estimate: ProcessorTime, spent_s: float) -> str:
-    text = f"{_duration(spent_s + estimate.seconds)} of processor time, summed over {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    over = f", summed over {threads} threads" if threads > 1 else ""
+    text = f"{_duration(spent_s + estimate.seconds)} of processor time{over}"
     searching = estimate.searching_seconds
     return f"{text}; up to {_duration(searching)} more if scans are far apart" if searching else text
 

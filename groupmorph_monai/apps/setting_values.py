@@ -133,6 +133,9 @@ def _check_levels(levels: Sequence[int] | None, iterations: Sequence[int] | None
         raise InputError(f"--set refinement_levels_voxels: expected levels from coarse to fine, got {list(levels)}")
 
 
+_UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees", "minutes": "minutes", "s": "s"}
+
+
 def settings_table() -> list[str]:
     """List all settings, one per line: name, unit, range, and defaults in the base configs, or else in the overlays."""
     bases = {name: read_configs(config_files(name, ())) for name in ("inference", "train", "evaluate")}
@@ -143,7 +146,7 @@ def settings_table() -> list[str]:
         if defaults.get("evaluate", ()) == defaults.get("inference"):
             defaults.pop("evaluate", None)
         shown = ", ".join(f"{_yaml(value)} ({source})" for source, value in defaults.items())
-        unit = next((unit for unit in ("voxels", "mm", "radians", "minutes") if name.endswith(f"_{unit}")), "-")
+        unit = next((unit for ending, unit in _UNITS.items() if name.endswith(f"_{ending}")), "-")
         lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}")
     return lines
 

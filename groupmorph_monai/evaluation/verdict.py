@@ -50,7 +50,7 @@ class Check:
         return self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=f"Timepoint {scan}")
 
 
-_CALIBRATED = "Calibrated on phantoms with planted failures (docs/verdict.md)."
+_CALIBRATED = "Calibrated on phantoms with planted failures (bundle/docs/verdict.md)."
 
 CHECKS = (
     Check(

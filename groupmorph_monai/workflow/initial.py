@@ -92,6 +92,6 @@ class AlignInitiald(MapTransform):
                 equals_reference = [torch.equal(m, maps[reference]) for m in maps]
                 maps = maps @ torch.linalg.inv(maps[reference])
                 maps[equals_reference] = torch.eye(4, dtype=torch.float64)  # without rounding errors
-            logger.info("Brought %d whole scans together by %s maps.", len(frames), self.kind)
+            logger.info("Aligned %d scans by %s transforms.", len(frames), self.kind)
             item.update(initial=maps, initial_confidence=confidence, polarity=polarity)
         return item

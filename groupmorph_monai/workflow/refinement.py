@@ -136,7 +136,8 @@ class Refinement:
                     (z,) = candidates
                 precision = self._precision(pieces, z, weights)
                 z, weights = self._refine_level(stage, level, z, precision, shared_displacement, bar)
-                logger.info("Refined the motion in images of every n-th voxel, n = %d.", stage.factor)
+                resolution = "full resolution" if stage.factor == 1 else f"1/{stage.factor} of the resolution"
+                logger.info("Refined the motion at %s.", resolution)
         return z
 
     def _most_likely(

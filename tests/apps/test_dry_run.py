@@ -6,6 +6,8 @@ from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data.reading import readers
 from groupmorph_monai.workflow import cost
 
+LEVELS = "1/2 of the resolution (at most 6 steps), full resolution (at most 6 steps)"
+
 
 def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, tmp_path, capsys):
     output = tmp_path / "out"
@@ -14,10 +16,10 @@ def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, t
     told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
     assert told["output grid"].split() == "28 x 24 x 20 voxels of 1 x 1 x 1.2 mm".split()
     assert told["working grid"].split() == "15 x 13 x 13 voxels of 2 x 2 x 2 mm".split()
-    assert told["refinement"].split() == "every 2. voxel (6 steps at most), every 1. voxel (6 steps at most)".split()
+    assert told["refinement"].split() == LEVELS.split()
     assert "jacobian_00 to 02.nii.gz" in told["files"] and "std_mm" not in told["files"]
     assert {"scans", "memory"} <= set(told) and not output.exists()
-    assert "s of processor time, summed over " in told["time"] and "more if scans are far apart" in told["time"]
+    assert "s of processor time" in told["time"] and "more if scans are far apart" in told["time"]
 
 
 def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):

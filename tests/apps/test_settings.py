@@ -107,6 +107,8 @@ def test_the_table_has_a_line_for_each_with_its_default():
     assert "a number from 0.0001 to 10" in line and "0.02 (inference), 0.01 (train)" in line
     (line,) = [line for line in lines if line.startswith("spacing_mm ")]
     assert line.split()[1] == "mm" and yaml.safe_load(line.split("default: ")[1].split(" (")[0]) == "auto"
+    units = {line.split()[0]: line.split()[1] for line in lines}
+    assert units["kinetics_t10_s"] == "s" and units["kinetics_flip_angle_deg"] == "degrees" and units["passes"] == "-"
 
 
 def test_every_overlay_says_in_one_line_what_it_does():

@@ -82,7 +82,7 @@ def series_items(
     Raises: InputError if the folder does not contain the requested series.
     """
     if not dataset_dir:
-        logger.info("No dataset_dir: using %d synthetic series as %s data.", len(phantoms), split)
+        logger.info("No folder of series: using %d synthetic series as %s data.", len(phantoms), split)
         return list(phantoms)
     if not 0 <= phantom_share < 1:
         raise InputError(f"phantom_share: expected 0 to below 1, got {phantom_share}; set it to 0 for no phantoms")

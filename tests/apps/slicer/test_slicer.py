@@ -42,10 +42,11 @@ def python(code):
 
 def test_a_run_tells_how_far_it_is():
     stages = ["12:00:00 INFO groupmorph_monai.data.reading.readers: Read 3 timepoints: a, b, c"]
-    stages += [f"12:00:01 INFO x: Refined the motion in images of every n-th voxel, n = {n}." for n in (16, 1)]
+    resolutions = ("1/16 of the resolution", "full resolution")
+    stages += [f"12:00:01 INFO x: Refined the motion at {resolution}." for resolution in resolutions]
     run = Run(python("".join(f"say({stage!r})\n" for stage in stages)))
     run.wait(60)
-    assert run.progress == 0.85 and "n = 1" in run.message and run.succeeded and run.error is None
+    assert run.progress == 0.85 and "full resolution" in run.message and run.succeeded and run.error is None
 
 
 def test_a_run_that_fails_says_why_in_the_commands_line():

@@ -82,7 +82,7 @@ def test_without_a_folder_there_are_phantoms_and_a_line_says_so(caplog):
         items = series_items(None, "training", phantoms)
     assert [item["phantom"]["seed"] for item in items] == [3, 4]
     assert items[0]["phantom"]["max_motion_voxels"] == 2.0
-    assert "No dataset_dir" in caplog.text
+    assert "using 2 synthetic series as training data" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["{", '{"training": [{"no": 1}]}', '["a"]', '{"training": [{"image": "a"}]}'])

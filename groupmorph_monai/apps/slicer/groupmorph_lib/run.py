@@ -12,12 +12,12 @@ __all__ = ["Run"]
 # Messages of the command at the end of each stage, and the fraction of the work completed by then.
 _STAGES = (
     (r"Read \d+ timepoints", 0.05),
-    (r"Brought \d+ whole scans together", 0.3),
-    (r"Refined the motion.* n = 16\b", 0.4),
-    (r"Refined the motion.* n = 8\b", 0.45),
-    (r"Refined the motion.* n = 4\b", 0.5),
-    (r"Refined the motion.* n = 2\b", 0.6),
-    (r"Refined the motion.* n = 1\b", 0.85),
+    (r"Aligned \d+ scans by", 0.3),
+    (r"Refined the motion at 1/16 of", 0.4),
+    (r"Refined the motion at 1/8 of", 0.45),
+    (r"Refined the motion at 1/4 of", 0.5),
+    (r"Refined the motion at 1/2 of", 0.6),
+    (r"Refined the motion at full resolution", 0.85),
     (r"Wrote \d+ files", 1.0),
 )
 
