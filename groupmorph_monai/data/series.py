@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -75,6 +77,12 @@ class Series:
     times_s: tuple[float, ...] | None = None
     description: str = ""
     slices: tuple[Sequence["Plane"], ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each timepoint to a reader: the scanner's description of its series, or the name of its file."""
+        described = [planes[0].source.description for planes in self.slices or ()]
+        return [name or Path(frame.path).name for name, frame in zip_longest(described, self.frames)]
 
     @property
     def dicom_slices(self) -> tuple[Sequence["Plane"], ...]:

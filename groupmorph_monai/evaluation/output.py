@@ -234,6 +234,7 @@ class SeriesWriter:
             "initial_alignment": initial,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,
+            "timepoints": self.series.names,
             "times_s": self.series.times_s,
             "files": files,
             "settings": {name: _describe(value) for name, value in self.settings.items()},

@@ -221,7 +221,7 @@ def write_page(
     timepoints = range(len(transforms)) if timepoints is None else timepoints
     times_s = [report["times_s"][k] for k in timepoints] if report["times_s"] else None
     times = [f", {time:.0f} s" for time in times_s] if times_s else [""] * len(transforms)
-    names = [Path(report["series"][k]).name for k in timepoints]
+    names = [report["timepoints"][k] for k in timepoints]
     region_signal = report["region"]["signal"] if report.get("region") else {}
     start = [n // 2 for n in page.images.shape[:2]] + [int(change.sum(axis=(0, 1, 2)).argmax())]
     if "region" in written:

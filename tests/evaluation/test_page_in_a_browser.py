@@ -52,7 +52,7 @@ def results(tmp_path_factory):
     lengths[1] = np.nan
     written["jacobian"][1] = 2.0
     report = {
-        "verdict": judge({}), "metrics": {}, "series": ["t0", "t1", "t2"], "times_s": None, "settings": {},
+        "verdict": judge({}), "metrics": {}, "timepoints": ["t0", "t1", "t2"], "times_s": None, "settings": {},
         "seconds": {}, "peak_memory_gb": 1.0, "region": region_report(["a", "b", "b/lesion.nii"], 2, written),
     }  # fmt: skip
     transforms = [AffineTransform(torch.eye(4))] * 3

@@ -39,4 +39,5 @@ def test_fields_from_dicom_are_those_from_nifti(tmp_path, vendor):
         assert np.abs(theirs.get_fdata()).max() > 0.5
     report = json.loads((tmp_path / "dicom" / "report.json").read_text(encoding="utf-8"))
     assert report["times_s"] == pytest.approx(exports.TIMES_S) and report["series_description"]
+    assert ", ".join(dict.fromkeys(report["timepoints"])) == report["series_description"]
     assert nibabel.load(tmp_path / "dicom" / "warped.nii.gz").header.get_zooms()[3] == pytest.approx(61.5)
