@@ -71,7 +71,10 @@ def test_a_region_that_cannot_be_shown_is_refused_before_the_registration(file, 
     empty = str(tmp_path / "empty.nii")
     nib.save(nib.Nifti1Image(0 * BOX, AFFINE), empty)
     for region, words in (
-        (away, "away.nii: expected a mask or region above 0 somewhere in its scan, got one that does not overlap the scan"),
+        (
+            away,
+            "away.nii: expected a mask or region above 0 somewhere in its scan, got one that does not overlap the scan",
+        ),
         (empty, "empty.nii: expected a mask or region above 0 somewhere in its scan, got none"),
         ([file, file], "region: expected one file, or one for each of the 3 scans, got 2"),
         (str(tmp_path / "none.nii"), "none.nii: expected a file or folder, got a path that does not exist"),
