@@ -21,6 +21,11 @@ from .setting_values import check_settings, named_settings, parse_settings, read
 
 __all__ = ["checked_run", "parsed_run", "run_bundle", "split_overlays"]
 
+# Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
+_PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
+# Folders of overlays that replace each other.
+_ALTERNATIVES = ("effort", "integrators", "likelihoods", "models")
+
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
 
@@ -140,12 +145,6 @@ def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
         else:
             shipped.append(name)
     return shipped, own
-
-
-# Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
-_PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
-# Folders of overlays that replace each other.
-_ALTERNATIVES = ("effort", "integrators", "likelihoods", "models")
 
 
 def _check_overlays(config: str, overlays: Sequence[str]) -> None:

@@ -42,8 +42,9 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         nodes = content["markups"]
         points = [point for node in nodes for point in node["controlPoints"]]
-        system = nodes[0].get("coordinateSystem", "LPS") if nodes else "LPS"
-        units = nodes[0].get("coordinateUnits", "mm") if nodes else "mm"  # or a list: symbol, code system, meaning
+        node = nodes[0] if nodes else {}
+        system = node.get("coordinateSystem", "LPS")
+        units = node.get("coordinateUnits", "mm")  # or a list: symbol, code system, meaning
         units = units[0] if isinstance(units, list) else units
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected points of 3D Slicer (.mrk.json), got {error!r}; check the file") from error
@@ -56,7 +57,7 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system!r}; save the points in LPS")
     if units not in ("mm", ""):
         raise InputError(f"{path}: expected coordinates in mm, got {units!r}; save the points in mm")
-    return content, nodes[0], _TO_RAS[system]
+    return content, node, _TO_RAS[system]
 
 
 def _position(point: Any, path: str | Path) -> list[float]:
