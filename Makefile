@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 # Two processes with one thread each: on volumes as small as the tests' PyTorch's own threads gain little.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast lint gpu bench docs bundle monai-label clean
+.PHONY: demo test test-fast lint gpu bench tables docs bundle monai-label clean
 
 demo: $(INSTALLED)
 	$(BIN)/groupmorph demo --output demo_output
@@ -30,6 +30,10 @@ gpu: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/groupmorph benchmark synthetic --output benchmarks
+
+# The measured results in experiments/measured, as tables of the documentation.
+tables: $(INSTALLED)
+	$(BIN)/python -m experiments.tables
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[docs]

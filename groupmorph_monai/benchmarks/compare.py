@@ -1,12 +1,10 @@
 """Compare methods on the same series in one run: errors against known motion, lesion volumes, folding, time, memory."""
 
-import csv
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from torch.utils.data import default_collate
 from ..data.phantoms.phantom import make_phantom
 from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Series
-from ..data.writing.output_folder import all_or_nothing
 from ..evaluation.measure import MeasureRegistrationd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
 from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
@@ -39,7 +36,6 @@ __all__ = [
     "lesion_volume_error_percent",
     "measure",
     "scale",
-    "write_table",
 ]
 
 Case = Mapping[str, Any]  # a series with known motion, see `compare`
@@ -241,22 +237,3 @@ def scale(method: BundleMethod, progress: Callable[[str], None] = print) -> list
     progress(f"Slope of seconds against K: {slope([r for r in rows if r['voxels'] == 64**3], 'K'):.2f}")
     progress(f"Slope of seconds against voxels: {slope([r for r in rows if r['K'] == 4], 'voxels'):.2f}")
     return rows
-
-
-def write_table(rows: Sequence[Row], folder: str | Path, name: str) -> Path:
-    """Write ``name.csv`` and ``name.md`` to ``folder`` atomically, and return the Markdown file."""
-    folder = Path(folder)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-
-    def shown(value: object) -> str:
-        return "-" if value is None else value if isinstance(value, str) else f"{value:.4g}"
-
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(shown(row.get(column)) for column in columns) + " |" for row in rows]
-    with all_or_nothing(folder) as partial:
-        (partial / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        with open(partial / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
-    return folder / f"{name}.md"

@@ -1,10 +1,8 @@
-import csv
-
 import pytest
 import torch
 
 from groupmorph_monai.benchmarks import compare as module
-from groupmorph_monai.benchmarks.compare import compare, lesion_volume_error_percent, write_table
+from groupmorph_monai.benchmarks.compare import compare, lesion_volume_error_percent
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.space import voxel_grid
 
@@ -42,16 +40,6 @@ def test_the_volume_that_a_field_gives_a_lesion_is_its_jacobians():
     assert lesion_volume_error_percent(stretched, lesions) < 3
     expected = 100 * 0.5 * (abs(17 / 21 - 1) + abs(21 / 17 - 1))
     assert lesion_volume_error_percent(torch.zeros_like(stretched), lesions) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_table_is_the_same_in_both_files(tmp_path):
-    rows = [{"method": "a", "seconds": 1.5}, {"method": "b", "mean error, voxels": 0.25, "seconds": 3.0}]
-    markdown = write_table(rows, tmp_path, "peers").read_text(encoding="utf-8").splitlines()
-    assert markdown[0] == "| method | seconds | mean error, voxels |"
-    assert markdown[2:] == ["| a | 1.5 | - |", "| b | 3 | 0.25 |"]
-    with open(tmp_path / "peers.csv", encoding="utf-8", newline="") as file:
-        assert list(csv.DictReader(file))[1] == {"method": "b", "seconds": "3.0", "mean error, voxels": "0.25"}
-    assert {path.name for path in tmp_path.iterdir()} == {"peers.csv", "peers.md"}
 
 
 def test_the_slopes_are_those_of_seconds_that_grow_so(monkeypatch):

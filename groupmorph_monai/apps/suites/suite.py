@@ -50,7 +50,7 @@ def table_suite(
     """Make a suite whose page is one table with the rows that ``measure`` returns."""
 
     def run(args: argparse.Namespace) -> Path:
-        from ...benchmarks.compare import write_table
+        from ...benchmarks.tables import write_table
         from ...data.writing.output_folder import claim
         from ...workflow.weights import read_weights
 

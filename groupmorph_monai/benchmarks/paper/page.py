@@ -1,7 +1,5 @@
 """Write the table as a Markdown page with statistics and figures."""
 
-import csv
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Any
 
 from ...data.writing.output_folder import whole_file
 from ...evaluation.report import versions
+from ..tables import markdown_table, three_digits, write_csv
 from . import published
 from .cells import NONE, TRUTH, Cell
 from .figures import draw_landmarks, draw_slices
@@ -81,26 +80,26 @@ def write_page(
     """
     titles = {NONE: "No registration", TRUTH: "Truth", **{name: row.title for name, row in rows.items()}}
     table, differences = means(cells), paired_differences(cells, against)
-    _write_csv([_flat(cell) for cell in cells], output / "paper.csv")
-    _write_csv(differences, output / "paper_differences.csv")
+    write_csv([_flat(cell) for cell in cells], output / "paper.csv")
+    write_csv(differences, output / "paper_differences.csv")
     draw_slices(cells, titles, output / "paper_slices.png")
     boxes = draw_landmarks(cells, titles, output / "paper_landmarks.png")
     parts = [
         "# Table 1",
         "; ".join(f"{name}: {value}" for name, value in settings.items()) + ".",
-        _grid(["method", *_COLUMNS.values()], [_measured(titles[name], row) for name, row in table.items()]),
+        markdown_table(["method", *_COLUMNS.values()], [_measured(titles[name], row) for name, row in table.items()]),
         _LEGEND,
         "## Expectations",
         "\n".join(f"- {line}" for line in expectations(table, rows)),
         f"## Differences from {titles.get(against, against)}",
         _DIFFERENCES,
-        _grid(_DIFFERENCE_HEAD, [_line(row, titles) for row in differences]),
+        markdown_table(_DIFFERENCE_HEAD, [_line(row, titles) for row in differences]),
         "## Figures",
         "![Mean of the timepoints minus the first one, and Jacobian determinant](paper_slices.png)",
         *(["![Landmark distances](paper_landmarks.png)"] if boxes else []),
         *(["![Seconds against voxels and timepoints](paper_scaling.png)"] if scaling else []),
         "## Numbers of the paper",
-        _grid(published.COLUMNS, [[_text(v) for v in row] for row in published.TABLE_1]),
+        markdown_table(published.COLUMNS, published.TABLE_1),
         published.COMPARABLE,
         "## Versions",
         f"{platform.machine()}, {platform.system()}; " + ", ".join(f"{k} {v}" for k, v in versions().items()),
@@ -150,37 +149,17 @@ def _flat(cell: Cell) -> dict[str, object]:
     return {"series": cell.case, "method": cell.method, "status": cell.status, **cell.numbers}
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with whole_file(file) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
-        table = csv.DictWriter(stream, columns)
-        table.writeheader()
-        table.writerows(rows)
-
-
 def _measured(title: str, row: Mapping[str, Any]) -> list[str]:
     if not row["series"]:
         return [title, str(row["status"]), *[""] * (len(_COLUMNS) - 1)]
-    cells = [_text(row.get(column)) for column in _COLUMNS]
+    cells = [three_digits(row.get(column)) for column in _COLUMNS]
     spread = row.get("landmarks_mm_sd")
     if spread is not None:
-        cells[list(_COLUMNS).index("landmarks_mm_mean")] += f" ± {_text(spread)}"
+        cells[list(_COLUMNS).index("landmarks_mm_mean")] += f" ± {three_digits(spread)}"
     missing = "" if row["status"] == "ok" else f" ({row['series']} series; {row['status']})"
     return [title + missing, *cells]
 
 
 def _line(row: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
-    values = (_text(row[name]) for name in ("difference", "low", "high", "p"))
+    values = (three_digits(row[name]) for name in ("difference", "low", "high", "p"))
     return [titles[row["method"]], _COLUMNS[row["column"]], str(row["series"]), *values]
-
-
-def _text(value: object) -> str:
-    """Format with three significant digits; a dash for unknown values."""
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return "-"
-    return value if isinstance(value, str) else f"{value:.3g}"
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
