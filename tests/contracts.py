@@ -88,13 +88,13 @@ class LikelihoodContract:
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_what_was_not_seen_has_no_score(self, likelihood, timepoints):
-        x, seen = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
-        seen[:, 0, :5] = False
-        other = torch.where(seen, x, 0.9 * random(*x.shape, seed=5))
-        model, same = likelihood.linearise(x, seen), likelihood.linearise(other, seen)
+        x, covered = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
+        covered[:, 0, :5] = False
+        other = torch.where(covered, x, 0.9 * random(*x.shape, seed=5))
+        model, same = likelihood.linearise(x, covered), likelihood.linearise(other, covered)
         for name in ("value", "score", "weight"):
             torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12)
-        assert (model.score[~seen] == 0).all() and (model.weight[~seen] == 0).all() and model.score.any()
+        assert (model.score[~covered] == 0).all() and (model.weight[~covered] == 0).all() and model.score.any()
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_its_value_depends_on_valid_voxels_only(self, likelihood, timepoints):

@@ -249,8 +249,8 @@ def landmarks(
     points = rng.uniform(-1, 1, (20 * number, 3)) * body.radii
     points = points[body.depth(points) > 0.1]
     moved = np.stack([motion(points) for motion in motions])
-    seen = np.all([scan.sees(p) for scan, p in zip(scans, moved)], axis=0)
-    return moved[:, seen][:, :number]
+    covered = np.all([scan.sees(p) for scan, p in zip(scans, moved)], axis=0)
+    return moved[:, covered][:, :number]
 
 
 def save(scans: Sequence[Scan], folder: Path, storage: str = "nii.gz", dtype: type = np.float32) -> list[str]:

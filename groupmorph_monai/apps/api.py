@@ -87,8 +87,8 @@ class Registration:
         return self._pull(Frame(values, matrix, "image"), timepoint, label)
 
     def _pull(self, frame: Frame, k: int, label: bool = False) -> np.ndarray:
-        values, seen = resample(frame, self.grid, self.transforms[k], nearest=label)
-        return np.where(seen, values, values.dtype.type(0 if label else np.nan))
+        values, covered = resample(frame, self.grid, self.transforms[k], nearest=label)
+        return np.where(covered, values, values.dtype.type(0 if label else np.nan))
 
     def to_folder(self, folder: str | Path) -> None:
         """Write the same files as ``groupmorph register --output``: images, fields, and the report."""

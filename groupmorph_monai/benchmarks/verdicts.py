@@ -131,13 +131,13 @@ def measure_contrast_case(item: Mapping[str, Any], case: PlantedCase) -> dict[st
         [resample(frame, grid, transform) for frame, transform in zip(case.series.frames, maps)]
         for maps in ([None] * len(transforms), transforms)
     ]
-    seen = np.all([coverage for part in scans for _, coverage in part], axis=0)
+    covered = np.all([coverage for part in scans for _, coverage in part], axis=0)
     native, warped = (np.stack([values for values, _ in part]) for part in scans)
-    return {**measure_case(item, case), _RESIDUAL: _residual_ratio(case.series, native, warped, seen)}
+    return {**measure_case(item, case), _RESIDUAL: _residual_ratio(case.series, native, warped, covered)}
 
 
-def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, seen: np.ndarray) -> float | None:
-    fits = ToftsFit().fit_series(series, 0, native, warped, seen)
+def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, covered: np.ndarray) -> float | None:
+    fits = ToftsFit().fit_series(series, 0, native, warped, covered)
     return summarise_kinetics(fits)[_RESIDUAL] if fits else None
 
 

@@ -52,8 +52,8 @@ class MeasureRegistrationd(Transform):
         pred, landmarks = data["pred"], data.get("landmarks")
         metrics = {}
         if self.similarity:
-            seen = ((torch.as_tensor(data["coverage"]).to(pred["seen"]) > 0.5) & pred["seen"]).all(dim=0)
-            metrics = similarity(data["image"], pred["warped"], seen)
+            covered = ((torch.as_tensor(data["coverage"]).to(pred["covered"]) > 0.5) & pred["covered"]).all(dim=0)
+            metrics = similarity(data["image"], pred["warped"], covered)
         metrics |= accuracy(
             pred["ddf"],
             pred["inverse_ddf"],

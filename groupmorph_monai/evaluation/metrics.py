@@ -282,12 +282,12 @@ def inverse_consistency_mm(
 
 
 @torch.no_grad()
-def similarity(before: Tensor, after: Tensor, seen: Tensor | None = None) -> dict[str, float]:
+def similarity(before: Tensor, after: Tensor, covered: Tensor | None = None) -> dict[str, float]:
     """Compute ``rmse_before``, ``rmse_after``, ``nmi_before`` and ``nmi_after`` of native and warped images ``(K, *S)``
-    over the voxels in the mask ``seen`` ``(*S)``, which every scan covers before and after; NaN if there are none."""
-    any_seen = seen is None or bool(seen.any())
+    over the voxels in the mask ``covered`` ``(*S)``, which every scan covers before and after; NaN if there are none."""
+    any_covered = covered is None or bool(covered.any())
     return {
-        f"{measure.__name__}_{when}": measure(images, mask=seen) if any_seen else math.nan
+        f"{measure.__name__}_{when}": measure(images, mask=covered) if any_covered else math.nan
         for measure in (rmse, nmi)
         for when, images in (("before", before), ("after", after))
     }

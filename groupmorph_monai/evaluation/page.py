@@ -133,7 +133,9 @@ class _Page:
 
     def series(self, written: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, Any]], np.ndarray]:
         """Encode both series with one intensity scale, and return the aligned one, NaN outside the field of view."""
-        before, after = (self._seen_means(written[name], written[f"{name}_seen"]) for name in ("native", "warped"))
+        before, after = (
+            self._covered_means(written[name], written[f"{name}_covered"]) for name in ("native", "warped")
+        )
         finite = [volumes[np.isfinite(volumes)] for volumes in (before, after)]
         low = float(min((values.min() for values in finite if values.size), default=0))
         high = float(max((values.max() for values in finite if values.size), default=1))
@@ -144,7 +146,7 @@ class _Page:
         }
         return packed, after
 
-    def _seen_means(self, volumes: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def _covered_means(self, volumes: np.ndarray, masks: np.ndarray) -> np.ndarray:
         masked = (np.where(mask, volume, np.nan)[None] for volume, mask in zip(volumes, masks))
         return np.concatenate([self.means(volume, self.images) for volume in masked])
 
@@ -203,8 +205,8 @@ def write_page(
 
     Args:
         report: contents of ``report.json``.
-        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_seen`` and
-            ``warped_seen``, bool masks of the fields of view of the first two; and optionally ``region`` of
+        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_covered`` and
+            ``warped_covered``, bool masks of the fields of view of the first two; and optionally ``region`` of
             `region_masks`, whose curves are in ``report["region"]``.
         grid: grid of the home scan.
         motion: motion of the K scans.

@@ -36,14 +36,14 @@ _MOST_COMPARED = 16  # timepoints compared in pairs, whose number, and memory, g
 
 @dataclass(frozen=True)
 class _Images:
-    """A series on one grid: ``values`` in the scans' unit and field-of-view masks ``seen``, each ``(K, *S)``."""
+    """A series on one grid: ``values`` in the scans' unit and field-of-view masks ``covered``, each ``(K, *S)``."""
 
     values: Tensor
-    seen: Tensor
+    covered: Tensor
 
     def scaled(self) -> Tensor:
         """Scale each timepoint to [0, 1] between its 1st and 99th percentiles."""
-        return torch.stack([_scaled(v, v[s] if s.any() else v) for v, s in zip(self.values, self.seen)])
+        return torch.stack([_scaled(v, v[s] if s.any() else v) for v, s in zip(self.values, self.covered)])
 
 
 def _scaled(values: Tensor, sample: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Gr
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
     values: dict[str, float | list[float]] = {
-        "overlap_percent": [100 * float(seen.float().mean()) for seen in after.seen],
+        "overlap_percent": [100 * float(covered.float().mean()) for covered in after.covered],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
         "nmi_gain": _similarity(after) - _similarity(before),
@@ -124,8 +124,8 @@ def _images_before_and_after(
 
 
 def _stacked(volumes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Images:
-    values, seen = (torch.from_numpy(np.stack(part)) for part in zip(*volumes))
-    return _Images(values, seen)
+    values, covered = (torch.from_numpy(np.stack(part)) for part in zip(*volumes))
+    return _Images(values, covered)
 
 
 def _determinants(transforms: Sequence[Transform], grid: Grid) -> Tensor:
@@ -142,20 +142,20 @@ def _agreement(images: _Images) -> list[float]:
     squared correlation with the regression on the other volumes, over windows of 5 voxels with structure well above
     the noise; NaN if there are none."""
     scaled = images.scaled()
-    values = regress(scaled, images.seen.float(), range(len(scaled))).value
+    values = regress(scaled, images.covered.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
     shares = []
-    for volume, value, own, seen in zip(scaled, values, variance[0], images.seen):
+    for volume, value, own, covered in zip(scaled, values, variance[0], images.covered):
         least = max(_LEAST_STRUCTURE, _NOISE_FACTOR * _noise(volume))
-        structured = (own > least**2) & seen & (value != 0)
+        structured = (own > least**2) & covered & (value != 0)
         shares.append(100 * float((1 - torch.exp(-2 * value[structured])).mean()))
     return shares
 
 
 def _similarity(images: _Images) -> float:
     """Normalised mutual information over the common field of view; NaN if it is empty."""
-    seen = images.seen.all(dim=0)
-    return nmi(images.values, mask=seen) if seen.any() else math.nan
+    covered = images.covered.all(dim=0)
+    return nmi(images.values, mask=covered) if covered.any() else math.nan
 
 
 def _relative(agreement: Sequence[float]) -> list[float]:
@@ -183,16 +183,16 @@ def _bending_mm(transform: Transform, grid: Grid) -> float:
 
 def _roughness(images: _Images) -> float:
     """Mean absolute second difference of the signal curves over the common field of view."""
-    curves = images.values[:, images.seen.all(dim=0)]
+    curves = images.values[:, images.covered.all(dim=0)]
     return float((curves[2:] - 2 * curves[1:-1] + curves[:-2]).abs().mean()) if curves.numel() else 0.0
 
 
 def _region_change_percent(images: _Images, determinants: Tensor) -> list[float] | None:
     """Volume change of enhancing regions per timepoint, relative to the first timepoint and to the surrounding tissue:
     enhancement must not change the volume of tissue. None if nothing enhances."""
-    values = _scaled(images.values, images.values[images.seen] if images.seen.any() else images.values)
+    values = _scaled(images.values, images.values[images.covered] if images.covered.any() else images.values)
     rise = (values - values[:1]).amax(dim=0)
-    enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.seen.all(dim=0)
+    enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.covered.all(dim=0)
     regions, _ = label(enhancing.numpy())
     voxels = np.bincount(regions.ravel())
     changes, weights = [], []

@@ -40,7 +40,7 @@ def region_report(files: str | Sequence[str], home: int, written: Mapping[str, A
     for when, name, mask in zip(("before", "after"), ("native", "warped"), written["region"]):
         voxels[when] = int(mask.sum())
         signal[when] = [
-            float(volume[mask & seen].mean()) if (mask & seen).any() else np.nan
-            for volume, seen in zip(written[name], written[f"{name}_seen"])
+            float(volume[mask & covered].mean()) if (mask & covered).any() else np.nan
+            for volume, covered in zip(written[name], written[f"{name}_covered"])
         ]
     return {"file": Path(file).name, "voxels": voxels, "signal": signal}

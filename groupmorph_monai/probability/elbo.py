@@ -51,7 +51,7 @@ class NegativeELBO(nn.Module):
         """Compute the unweighted terms of the objective.
 
         Args:
-            registration: an inferer's result. Where it contains ``seen``, only these voxels of ``warped`` count; where
+            registration: an inferer's result. Where it contains ``covered``, only these voxels of ``warped`` count; where
                 it contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
                 timepoint's own space.
             target: the structure's surfaces, as `SurfaceDistance` takes them.
@@ -60,7 +60,7 @@ class NegativeELBO(nn.Module):
             Scalars ``log_likelihood`` and ``kl``, with surfaces ``surface_log_likelihood``, and for exchanged pairs
             ``asymmetry``.
         """
-        likelihood = self.likelihood(registration["warped"], registration.get("seen"))
+        likelihood = self.likelihood(registration["warped"], registration.get("covered"))
         if "returned" in registration:
             likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
         terms = {

@@ -20,7 +20,7 @@ class Registration(TypedDict):
 
     Args:
         warped: aligned images, ``(B, K, *S)``.
-        seen: ``(B, K, *S)`` bool, where ``warped`` was measured and not extrapolated.
+        covered: ``(B, K, *S)`` bool, where ``warped`` was measured and not extrapolated.
         ddf, inverse_ddf: displacements from the common space to each timepoint, and back, ``(B, K, D, *S)``, voxels.
         dvf: velocity on a lattice of the images, ``(B, K, D, *C)``, in voxels of the lattice.
         step: ``ddf`` and ``inverse_ddf`` are linear between every ``step``-th voxel.
@@ -29,7 +29,7 @@ class Registration(TypedDict):
     """
 
     warped: Tensor
-    seen: Tensor
+    covered: Tensor
     ddf: Tensor
     inverse_ddf: Tensor
     dvf: Tensor
@@ -73,13 +73,13 @@ class FieldInferer(Inferer):
         self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
-        """Return ``warped`` ``(B, K, *S)``; ``seen``, True where it lies within the image; ``ddf`` ``(B, K, D, *S)``,
+        """Return ``warped`` ``(B, K, *S)``; ``covered``, True where it lies within the image; ``ddf`` ``(B, K, D, *S)``,
         common space to timepoint, voxels; ``dvf``, ``z_mean`` and ``z_log_variance`` of the prediction."""
         dvf = prediction.dvf
         ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
         return {
             "warped": warp(images, ddf),
-            "seen": inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
+            "covered": inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
             "ddf": ddf,
             "dvf": dvf.values,
             "z_mean": prediction.z_mean,
@@ -104,7 +104,7 @@ class FieldInferer(Inferer):
         (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), timepoints)
         return {
             "warped": warped,
-            "seen": covered,
+            "covered": covered,
             "ddf": ddf,
             "inverse_ddf": inverse,
             "dvf": dvf.values,

@@ -158,14 +158,14 @@ def test_every_overlay_trains(overlay, tmp_path):
     parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
     network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
     pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
-    seen = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "breasts_training": 1}
-    seen |= {"phantom_size_voxels": [24, 24, 24]}
-    seen |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
-    seen |= {"affine_probability": 0.0, "flip_probability": 0.0}
-    seen |= {"affine_pull": 1.25}  # in the first epoch a weight of 1, as before the training
+    covered = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "breasts_training": 1}
+    covered |= {"phantom_size_voxels": [24, 24, 24]}
+    covered |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
+    covered |= {"affine_probability": 0.0, "flip_probability": 0.0}
+    covered |= {"affine_pull": 1.25}  # in the first epoch a weight of 1, as before the training
     least, number, rate = LEAST_FALL.get(overlay, USUAL_FALL)
     schedule = {"max_iterations": number, "iterations_per_epoch": number, "val_interval": 1000, "learning_rate": rate}
-    options = {**TINY, **network, **pairs, **seen, **schedule, "output_dir": str(tmp_path)}
+    options = {**TINY, **network, **pairs, **covered, **schedule, "output_dir": str(tmp_path)}
     options["validate#dataset#data#phantoms"] = parser["train#dataset#data#phantoms"]
     for name, value in options.items():
         parser[name] = value

@@ -65,9 +65,9 @@ def test_writing_a_series_of_integers_maps_a_few_scans_at_a_time(tmp_path, monke
     scan = np.random.default_rng(0).integers(0, 1000, size).astype(np.float32)
     series = Series(tuple(Frame(storage.keep(scan), np.eye(4), "x") for _ in range(number)))
     result = {"warped": storage.empty_array((number, *size), np.float32)}
-    result["warped_seen"] = storage.empty_array((number, *size), np.bool_)
+    result["warped_covered"] = storage.empty_array((number, *size), np.bool_)
     for chunk in storage.chunks(number):
-        result["warped"][chunk], result["warped_seen"][chunk] = scan + 0.25, True
+        result["warped"][chunk], result["warped_covered"][chunk] = scan + 0.25, True
     mapped, save = [mapped_bytes()], writers.save_nifti
 
     def measure(*args, **kwargs):

@@ -211,22 +211,22 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
 
 def test_monais_tensors_give_the_same_numbers():
     before, after, ddf = random_images(2, *SIZE), random_images(2, *SIZE) ** 2, random_images(2, 3, *SIZE)
-    landmarks, seen = in_mm(random_images(2, 5, 3) * 5), random_images(*SIZE) > 0.3
+    landmarks, covered = in_mm(random_images(2, 5, 3) * 5), random_images(*SIZE) > 0.3
     wrapped = [MetaTensor(x) for x in (before, after, ddf, -ddf)]
-    assert metrics.similarity(*wrapped[:2], MetaTensor(seen)) == metrics.similarity(before, after, seen)
+    assert metrics.similarity(*wrapped[:2], MetaTensor(covered)) == metrics.similarity(before, after, covered)
     theirs = metrics.accuracy(*wrapped[2:], AFFINE, timepoint_transforms(*wrapped[2:], AFFINE), MetaTensor(landmarks))
     assert theirs == metrics.accuracy(ddf, -ddf, AFFINE, timepoint_transforms(ddf, -ddf, AFFINE), landmarks)
 
 
 def test_only_what_every_scan_has_seen_is_compared():
     before, after = 50 * random_images(3, *SIZE), 50 * random_images(3, *SIZE) ** 2
-    seen = random_images(*SIZE) > 0.4
-    expected = metrics.similarity(before, after, seen)
-    assert expected["rmse_before"] == metrics.rmse(before, seen) and expected["nmi_after"] == metrics.nmi(
-        after, mask=seen
+    covered = random_images(*SIZE) > 0.4
+    expected = metrics.similarity(before, after, covered)
+    assert expected["rmse_before"] == metrics.rmse(before, covered) and expected["nmi_after"] == metrics.nmi(
+        after, mask=covered
     )
-    before[1, ~seen], after[2, ~seen] = 1e4, -1e4  # what is written where nothing is known
-    assert metrics.similarity(before, after, seen) == expected
+    before[1, ~covered], after[2, ~covered] = 1e4, -1e4  # what is written where nothing is known
+    assert metrics.similarity(before, after, covered) == expected
     assert metrics.similarity(before, after) != expected
     nothing = metrics.similarity(before, after, torch.zeros(SIZE, dtype=torch.bool))
     assert nothing.keys() == expected.keys() and all(math.isnan(value) for value in nothing.values())

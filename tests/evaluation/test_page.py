@@ -55,9 +55,9 @@ def volumes(seed):
     return np.random.default_rng(seed).random((3, *SIZE), np.float32) * 100
 
 
-def seen(**written):
+def covered(**written):
     everywhere = np.ones(written["native"].shape, bool)
-    return {**written, "native_seen": everywhere, "warped_seen": everywhere.copy()}
+    return {**written, "native_covered": everywhere, "warped_covered": everywhere.copy()}
 
 
 def small_page(path, written, affine, lengths=None):
@@ -78,7 +78,7 @@ def made(tmp_path_factory):
     """The page's text, and what it was made from."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, 3] = torch.tensor([4.0, -2.0, 1.0])
-    written = seen(native=volumes(0), warped=volumes(1), jacobian=0.5 + volumes(2) / 100)
+    written = covered(native=volumes(0), warped=volumes(1), jacobian=0.5 + volumes(2) / 100)
     report = {
         "verdict": judge({"folding_percent": 0.5, "relative_agreement": [1.0, 0.5, 0.9]}),
         "metrics": {"folding_percent": 0.5, "nmi_before": 0.25, "rmse_after": float("nan")},
@@ -141,23 +141,23 @@ def test_a_small_bright_lesion_keeps_its_signal(tmp_path):
     truth = [200, 600, 900, 1000, 950, 900]
     native = np.random.default_rng(0).uniform(0, 200, (6, 16, 16, 12)).astype(np.float32)
     native[:, 8, 8, 6] = truth  # 0.033 % of the voxels
-    page = small_page(tmp_path / "report.html", seen(native=native, warped=native, jacobian=native), np.eye(4))
+    page = small_page(tmp_path / "report.html", covered(native=native, warped=native, jacobian=native), np.eye(4))
     for name in ("before", "after"):
         np.testing.assert_allclose(signal(page, name)[:, 8, 8, 6], truth, atol=0.01)
         assert page.scripts["volumes"]["volumes"][name]["window"][1] < 220
 
 
 def test_what_a_scan_has_not_seen_is_not_a_signal(tmp_path):
-    written = seen(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
-    written["native_seen"][1, :4] = False
-    written["warped_seen"][2, 3, 2, 1] = False
+    written = covered(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    written["native_covered"][1, :4] = False
+    written["warped_covered"][2, 3, 2, 1] = False
     page = small_page(tmp_path / "report.html", written, np.eye(4))
-    assert np.array_equal(np.isnan(signal(page, "before")), ~written["native_seen"])
-    assert np.array_equal(np.isnan(signal(page, "after")), ~written["warped_seen"])
+    assert np.array_equal(np.isnan(signal(page, "before")), ~written["native_covered"])
+    assert np.array_equal(np.isnan(signal(page, "after")), ~written["warped_covered"])
 
 
 def test_numbers_that_are_not_known_are_null(tmp_path):
-    written = seen(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    written = covered(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
     lengths = np.array([[0.0] * 4, [np.nan] * 4, [np.inf] * 4])
     page = small_page(tmp_path / "report.html", written, np.eye(4), lengths)
     assert page.scripts["volumes"]["motion_mm"] == [[0.0] * 5, [None] * 5, [None] * 5]
@@ -182,7 +182,7 @@ def test_a_voxel_of_an_oblique_scan_lies_where_the_page_says(tmp_path):
     for affine in oblique_affines():
         native = np.zeros((2, 4, 5, 6), np.float32)
         native[:, 3, 1, 4] = 100
-        page = small_page(tmp_path / "report.html", seen(native=native, warped=native, jacobian=native), affine)
+        page = small_page(tmp_path / "report.html", covered(native=native, warped=native, jacobian=native), affine)
         values, grid = signal(page, "after")[0], page_grid(Grid((4, 5, 6), affine), 2)
         assert values.shape == tuple(grid.shape) and values.max() == pytest.approx(100)
         place = grid.affine.numpy() @ [*np.unravel_index(values.argmax(), values.shape), 1]

@@ -43,8 +43,8 @@ def results(tmp_path_factory):
     before[:, 2, 2, 2] = LESION
     after[:, 1:4, 1:4, 2] = np.array(LESION)[:, None, None]
     written = {"native": before, "warped": after, "jacobian": np.full((3, *SIZE), 1.0)}
-    written |= {name: np.ones((3, *SIZE), bool) for name in ("native_seen", "warped_seen")}
-    written["native_seen"][1, 2, 2, 2] = False
+    written |= {name: np.ones((3, *SIZE), bool) for name in ("native_covered", "warped_covered")}
+    written["native_covered"][1, 2, 2, 2] = False
     # Two slices of a box: as drawn, and after registration one voxel further to the left.
     written["region"] = np.zeros((2, *SIZE), bool)
     written["region"][0, 9:12, 4:7, 3:5] = written["region"][1, 10:13, 4:7, 3:5] = True

@@ -45,9 +45,9 @@ def test_the_region_moves_with_the_scan_it_was_drawn_on(file):
 
 def test_curves_are_means_over_what_each_scan_has_seen(file):
     scans = np.stack([frame.data for frame in series().frames])
-    seen = np.ones(scans.shape, bool)
-    seen[1, 2] = seen[2] = False
-    written = {"native": scans, "native_seen": seen, "warped": 2 * scans, "warped_seen": np.ones_like(seen)}
+    covered = np.ones(scans.shape, bool)
+    covered[1, 2] = covered[2] = False
+    written = {"native": scans, "native_covered": covered, "warped": 2 * scans, "warped_covered": np.ones_like(covered)}
     written["region"] = region_masks(file, series(), 0, moved(0.0))
     report = region_report(file, 0, written)
     assert report["file"] == "lesion.nii.gz" and report["voxels"] == {"before": 12, "after": 12}

@@ -77,13 +77,13 @@ def test_slopes_of_smooth_descriptions_give_a_small_affine_velocity():
 def test_a_large_volume_is_thinned_before():
     x, net = images(3, (33, 41, 37)), network()
     net.most_voxels = 21
-    seen = []
-    net.first.register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    covered = []
+    net.first.register_forward_hook(lambda layer, given, found: covered.append(given[0]))
     with torch.no_grad():
         found = split_parameters(net(x), 3)[0]
         net.most_voxels = 41
         whole = split_parameters(net(x), 3)[0]
-    assert [tuple(x.shape[2:]) for x in seen] == [(17, 21, 19), (33, 41, 37)]
+    assert [tuple(x.shape[2:]) for x in covered] == [(17, 21, 19), (33, 41, 37)]
     assert found.shape == whole.shape and not torch.equal(found, whole)
 
 
@@ -100,10 +100,10 @@ def test_the_pull_to_the_identity_fades_as_the_paper_says():
 def test_several_looks_are_trained_through():
     net, x = network().train(), images(2, (16, 16, 16))
     ask = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes=NetworkPasses(2))
-    seen = []
-    net.register_forward_hook(lambda layer, given, found: seen.append(given[0]))
+    covered = []
+    net.register_forward_hook(lambda layer, given, found: covered.append(given[0]))
     result = ask(x, net)
-    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
+    assert len(covered) == 2 and not torch.equal(covered[0], covered[1])
     result["warped"].square().mean().backward()
     assert net.log_sharpness.grad.abs() > 0 and net.first.weight.grad.abs().max() > 0
 

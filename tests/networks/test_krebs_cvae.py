@@ -39,11 +39,11 @@ def test_the_encoder_sees_a_pair_as_moving_and_fixed_image():
 
 
 def test_the_velocity_has_passed_the_gaussian_filter():
-    net, x, seen = network(), images(2, (16, 24, 24)), {}
-    net.last[1].register_forward_hook(lambda layer, given, found: seen.update(raw=found))
+    net, x, covered = network(), images(2, (16, 24, 24)), {}
+    net.last[1].register_forward_hook(lambda layer, given, found: covered.update(raw=found))
     velocity = net.decode(torch.randn(1, 2, 16, 1, 1, 1), x)
     assert velocity.shape == (1, 2, 3, 16, 24, 24)
-    expected = seen["raw"].detach().numpy()
+    expected = covered["raw"].detach().numpy()
     for axis in (2, 3, 4):
         expected = gaussian_filter1d(expected, 3.0, axis=axis, mode="nearest", radius=7)
     torch.testing.assert_close(velocity[0], torch.as_tensor(expected), atol=1e-6, rtol=1e-3)

@@ -131,32 +131,34 @@ def test_slab_by_slab_gives_the_same_value_and_gradient(monkeypatch):
 
 def halves(timepoints, size=(12, 10, 9), seed=4):
     """Where each of K volumes was measured: boxes that lack other sides, ``(1, K, *size)``."""
-    seen = torch.ones(1, timepoints, *size, dtype=torch.bool)
+    covered = torch.ones(1, timepoints, *size, dtype=torch.bool)
     for k in range(timepoints):
         axis = 2 + k % 3
-        lacking = seen.transpose(2, axis)[:, k, :, :, :] if axis == 2 else seen.select(1, k).transpose(1, axis - 1)
+        lacking = (
+            covered.transpose(2, axis)[:, k, :, :, :] if axis == 2 else covered.select(1, k).transpose(1, axis - 1)
+        )
         lacking[:, : 2 + k // 3] = False
-    return seen
+    return covered
 
 
-def masked_model(x, seen, noise):
+def masked_model(x, covered, noise):
     """Of the squared error, by NumPy's masked arrays: value, guide, score, weight, number."""
-    masked = np.ma.masked_array(x.numpy(), ~seen.numpy())
-    number = seen.numpy().sum(axis=1, keepdims=True)
+    masked = np.ma.masked_array(x.numpy(), ~covered.numpy())
+    number = covered.numpy().sum(axis=1, keepdims=True)
     mean = masked.mean(axis=1, keepdims=True)
     variance = masked.var(axis=1, ddof=1, keepdims=True)  # masked where one volume alone has seen
     value = np.where(number > 1, -variance.filled(0) / noise**2, 0)
-    stiffness = np.where(seen.numpy() & (number > 1), 2 / (noise**2 * np.maximum(number - 1, 1)), 0)
+    stiffness = np.where(covered.numpy() & (number > 1), 2 / (noise**2 * np.maximum(number - 1, 1)), 0)
     return value, mean, stiffness * (mean - masked).filled(0), stiffness, number
 
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(timepoints):
     x = volumes(timepoints, (12, 10, 9))
-    seen = halves(timepoints)
-    seen[:, 0, 5], seen[:, 1:, 6], seen[:, :, 7] = False, False, False  # one alone has seen, or none
-    found = SquaredError(0.3).linearise(x, seen)
-    value, mean, score, weight, number = masked_model(x, seen, 0.3)
+    covered = halves(timepoints)
+    covered[:, 0, 5], covered[:, 1:, 6], covered[:, :, 7] = False, False, False  # one alone has seen, or none
+    found = SquaredError(0.3).linearise(x, covered)
+    value, mean, score, weight, number = masked_model(x, covered, 0.3)
     for name, expected in (("value", value), ("score", score), ("weight", weight), ("number", number)):
         np.testing.assert_allclose(getattr(found, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
     somewhere = number > 0
@@ -164,24 +166,24 @@ def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(time
     assert set(np.unique(number)) >= {0, 1} and number.max() == timepoints
 
 
-def changed(x, seen, how):
+def changed(x, covered, how):
     """Other values where nothing was measured."""
     values = {"zero": torch.zeros_like(x), "constant": torch.full_like(x, 0.9)}
     noise = torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(9))
-    return torch.where(seen, x, values.get(how, noise))
+    return torch.where(covered, x, values.get(how, noise))
 
 
 @pytest.mark.parametrize("how", ["zero", "constant", "noise"])
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 @pytest.mark.parametrize("model", [SquaredError(0.3), GroupNMI(bins=12)])
 def test_values_that_nobody_measured_change_nothing(model, timepoints, how):
-    x, seen = volumes(timepoints, (12, 10, 9)), halves(timepoints)
-    expected, found = model.linearise(x, seen), model.linearise(changed(x, seen, how), seen)
+    x, covered = volumes(timepoints, (12, 10, 9)), halves(timepoints)
+    expected, found = model.linearise(x, covered), model.linearise(changed(x, covered, how), covered)
     for name in ("value", "guide", "score", "weight"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
-    assert (found.score[~seen] == 0).all() and (found.weight[~seen] == 0).all() and found.score.abs().max() > 0
-    unmasked = model.linearise(changed(x, seen, how))
-    assert (unmasked.score - model.linearise(x).score)[seen].abs().max() > 1e-3  # they would, if they counted
+    assert (found.score[~covered] == 0).all() and (found.weight[~covered] == 0).all() and found.score.abs().max() > 0
+    unmasked = model.linearise(changed(x, covered, how))
+    assert (unmasked.score - model.linearise(x).score)[covered].abs().max() > 1e-3  # they would, if they counted
 
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])

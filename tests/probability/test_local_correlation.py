@@ -179,19 +179,19 @@ def test_windows_that_reach_beyond_the_volume_are_refused():
 
 def unseen_box(timepoints, size):
     """Each volume lacks a slab at another face: ``(1, K, *size)`` bool."""
-    seen = torch.ones(1, timepoints, *size, dtype=torch.bool)
+    covered = torch.ones(1, timepoints, *size, dtype=torch.bool)
     for k in range(timepoints):
-        lacking = seen[0, k].movedim(k % 3, 0)
+        lacking = covered[0, k].movedim(k % 3, 0)
         if k < 3:
             lacking[:3] = False
         else:
             lacking[-2:] = False
-    return seen
+    return covered
 
 
-def near(seen, voxels):
+def near(covered, voxels):
     """Where a volume has an unseen voxel at most so many voxels away along every axis."""
-    return binary_dilation(~seen.numpy(), np.ones((1, 1, *[2 * voxels + 1] * 3)))
+    return binary_dilation(~covered.numpy(), np.ones((1, 1, *[2 * voxels + 1] * 3)))
 
 
 @pytest.mark.parametrize("how", ["zero", "constant", "noise"])
@@ -199,30 +199,32 @@ def near(seen, voxels):
 @pytest.mark.parametrize("radii", [(1,), (2,), (1, 2)])
 def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
     size = (20, 19, 18)
-    x, seen = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
+    x, covered = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
     other = {"zero": torch.zeros_like(x), "constant": torch.full_like(x, 0.9)}.get(
         how, volumes(timepoints, size, seed=8)
     )
     likelihood = LocalCorrelation(radii)
-    expected, found = (likelihood.linearise(images, seen) for images in (x, torch.where(seen, x, other)))
+    expected, found = (likelihood.linearise(images, covered) for images in (x, torch.where(covered, x, other)))
     for name in ("value", "guide", "score", "weight", "number"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
-    assert likelihood.linearise(x).score.sub(likelihood.linearise(torch.where(seen, x, other)).score).abs().max() > 1e-2
-    unknown = near(seen, 1)
+    assert (
+        likelihood.linearise(x).score.sub(likelihood.linearise(torch.where(covered, x, other)).score).abs().max() > 1e-2
+    )
+    unknown = near(covered, 1)
     assert (found.score.numpy()[unknown] == 0).all() and (found.weight.numpy()[unknown] == 0).all()
     counts = found.weight.numpy() > 0
     np.testing.assert_array_equal(found.number.numpy(), counts.sum(axis=1, keepdims=True))
     assert set(np.unique(found.number)) <= {0, *range(2, timepoints + 1)}
-    clear = ~near(seen, max(radii))
+    clear = ~near(covered, max(radii))
     assert counts[clear & (clear.sum(axis=1, keepdims=True) > 1)].all() and clear.any()
 
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_beyond_the_windows_of_what_was_not_seen_all_is_as_without_a_mask(timepoints):
     size = (20, 19, 18)
-    x, seen = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
-    expected, found = LocalCorrelation((2,)).linearise(x), LocalCorrelation((2,)).linearise(x, seen)
-    far = torch.from_numpy(~near(seen, 4).any(axis=1, keepdims=True))
+    x, covered = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
+    expected, found = LocalCorrelation((2,)).linearise(x), LocalCorrelation((2,)).linearise(x, covered)
+    far = torch.from_numpy(~near(covered, 4).any(axis=1, keepdims=True))
     assert 0.02 < far.double().mean() < 0.9
     for name in ("value", "guide", "score", "weight"):
         one, other = getattr(found, name), getattr(expected, name)
@@ -247,11 +249,11 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
     size, shift = (32, 16, 16), 16
     one = volumes(1, size, sigma=1.0)
     x = torch.cat([one, 1.5 * one - 0.2], dim=1) + 0.02 * volumes(2, size, seed=6)
-    moved, seen = x.clone(), torch.ones_like(x, dtype=torch.bool)
+    moved, covered = x.clone(), torch.ones_like(x, dtype=torch.bool)
     moved[:, 1, :shift], moved[:, 1, shift:] = x[:, 1, shift:], beside
-    seen[:, 1, shift:] = False
+    covered[:, 1, shift:] = False
     likelihood = LocalCorrelation((2,))
-    aligned, apart = likelihood.linearise(x, seen), likelihood.linearise(moved, seen)
+    aligned, apart = likelihood.linearise(x, covered), likelihood.linearise(moved, covered)
     # The same voxels count for both, and none beside the volume.
     assert torch.equal(aligned.number, apart.number) and apart.number[:, :, shift - 1 :].max() == 0
     comparable = apart.number > 1
@@ -262,9 +264,9 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
 
 
 def test_one_volume_alone_is_no_evidence():
-    x, seen = volumes(3, (16, 9, 10)), torch.ones(1, 3, 16, 9, 10, dtype=torch.bool)
-    seen[:, 1:, 8:] = False
-    found = LocalCorrelation((1,)).linearise(x, seen)
+    x, covered = volumes(3, (16, 9, 10)), torch.ones(1, 3, 16, 9, 10, dtype=torch.bool)
+    covered[:, 1:, 8:] = False
+    found = LocalCorrelation((1,)).linearise(x, covered)
     # All three count up to two voxels before the border of what they have seen, and none beyond that of windows.
     assert set(found.number[0, 0, :6].unique().tolist()) == {3}
     assert (found.number[0, 0, 7:] == 0).all() and (found.value[0, 0, 7:] == 0).all()

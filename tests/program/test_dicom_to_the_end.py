@@ -128,6 +128,6 @@ def test_simple_itk_makes_the_aligned_series_from_the_dicom_files_and_a_field(st
     mean = sitk.ReadImage(str(aligned / "mean.nii.gz"))
     theirs = sitk.GetArrayFromImage(sitk.Resample(scan, mean, sitk.DisplacementFieldTransform(field))).T
     ours = nibabel.load(aligned / "desc-aligned_image.nii.gz").get_fdata()[..., SCAN]
-    seen = (ours != 0) & (theirs != 0)
-    assert seen.mean() > 0.5
-    assert np.abs(ours - theirs)[seen].max() < 1e-3 * np.ptp(ours)
+    covered = (ours != 0) & (theirs != 0)
+    assert covered.mean() > 0.5
+    assert np.abs(ours - theirs)[covered].max() < 1e-3 * np.ptp(ours)

@@ -79,13 +79,13 @@ def test_a_field_reaches_beyond_the_first_scan(turned, output):
 def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, output):
     points = grid_points(turned.scans[0])
     truth = turned.motions[1](points)
-    seen, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
+    covered, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
     moved = apply_field_to_points(output / "ddf_01.nii.gz", points)
     errors = np.linalg.norm(moved - truth, axis=-1)[unseen]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {unseen.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
     coverage = load(output / "coverage.nii.gz")
-    assert np.all(coverage[seen] == 2) and np.all(coverage[unseen] == 1)
+    assert np.all(coverage[covered] == 2) and np.all(coverage[unseen] == 1)
 
 
 @pytest.fixture(scope="module")
@@ -113,27 +113,27 @@ def test_any_scan_may_be_the_reference(other_grids):
 
 
 @pytest.fixture(scope="module")
-def partly_seen():
+def partly_covered():
     return Turned(degrees=15, table_mm=(30, 20, 0), extent_mm=96, spacing_mm=4)
 
 
 @pytest.mark.parametrize("outside", OUTSIDE)
-def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_seen, tmp_path):
-    files = save(partly_seen.scans, tmp_path)
+def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_covered, tmp_path):
+    files = save(partly_covered.scans, tmp_path)
     output = register(files, tmp_path / "out", "--reference", "0", "--no-refine", "--outside", outside)
-    first, second = partly_seen.scans
+    first, second = partly_covered.scans
     there = apply_field_to_points(output / "ddf_01.nii.gz", grid_points(first))
-    seen, unseen = second.sees(there, 0.1), ~second.sees(there, -1)
+    covered, unseen = second.sees(there, 0.1), ~second.sees(there, -1)
     assert 0.03 < unseen.mean() < 0.7
     voxels = np.moveaxis(apply(np.linalg.inv(second.affine), there), -1, 0)
     nearest = map_coordinates(second.data, voxels, order=1, mode="nearest")
     warped = load(output / "warped.nii.gz")[..., 1]
-    np.testing.assert_allclose(warped[seen], nearest[seen], atol=0.1)
+    np.testing.assert_allclose(warped[covered], nearest[covered], atol=0.1)
     expected = {"nan": np.full_like(nearest, np.nan), "zero": np.zeros_like(nearest), "border": nearest}[outside]
     np.testing.assert_allclose(warped[unseen], expected[unseen], atol=0.1)
     mean, coverage = load(output / "mean.nii.gz"), load(output / "coverage.nii.gz")
-    assert np.all(coverage[seen] == 2) and np.all(coverage[unseen] == 1)
-    np.testing.assert_allclose(mean[seen], (first.data + nearest)[seen] / 2, atol=0.1)
+    assert np.all(coverage[covered] == 2) and np.all(coverage[unseen] == 1)
+    np.testing.assert_allclose(mean[covered], (first.data + nearest)[covered] / 2, atol=0.1)
     np.testing.assert_allclose(mean[unseen], first.data[unseen], atol=1e-3)
 
 

@@ -106,8 +106,8 @@ def test_tf32_is_off_inside_full_precision_and_restored_after(allow, precision):
 
 def test_tf32_is_off_where_it_was_switched_on_for_one_backend(precision):
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    seen = full_precision(lambda: torch.backends.cuda.matmul.fp32_precision)()
-    assert seen == "ieee" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    covered = full_precision(lambda: torch.backends.cuda.matmul.fp32_precision)()
+    assert covered == "ieee" and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def test_tf32_is_off_where_pytorch_has_one_switch_for_all(precision, monkeypatch):

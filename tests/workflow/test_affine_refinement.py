@@ -71,12 +71,12 @@ def test_every_level_begins_from_the_same_map(case):
         size = x.shape[2:]
         return affine_velocity(logarithms, Field(torch.zeros(1, 3, 3, *[-(-n // step) for n in size]), size, step))
 
-    def first_seen(z):
+    def first_covered(z):
         begun.setdefault(36 // z.shape[-1], z.detach().clone())
         return displacement(z)
 
     climb = AffineRefinement(WindowCorrelation(), voxels=(9, 12, 18, 36), iterations=0)
-    found = climbed(climb, on_every(1).values, x, first_seen)
+    found = climbed(climb, on_every(1).values, x, first_covered)
     assert sorted(begun) == [1, 2, 3, 4]
     for step, z in begun.items():
         torch.testing.assert_close(z, on_every(step).values, atol=1e-4, rtol=1e-4)

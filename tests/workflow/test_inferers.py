@@ -97,10 +97,10 @@ def small_group_vae():
 @pytest.mark.parametrize("training", [False, True])
 def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     torch.manual_seed(0)
-    net, seen = make().train(training), set()
+    net, covered = make().train(training), set()
     for module in net.modules():
         if isinstance(module, torch.nn.Conv3d):
-            module.register_forward_hook(lambda *call: seen.add(call[2].dtype))
+            module.register_forward_hook(lambda *call: covered.add(call[2].dtype))
 
     class Checked(ScalingAndSquaring):
         def __call__(self, z):
@@ -114,8 +114,8 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
         ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
             found.append(ask(images((32, 32, 32)), net))
-        assert (torch.bfloat16 in seen) == bf16
-        seen.clear()
+        assert (torch.bfloat16 in covered) == bf16
+        covered.clear()
     for name in ("warped", "ddf", "dvf", "z_mean", "z_log_variance"):
         lower, full = (x[name] for x in found)
         assert lower.dtype == torch.float32

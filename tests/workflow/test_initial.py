@@ -179,25 +179,25 @@ def test_a_block_of_voxels_lies_in_their_middle():
 def test_correlation_over_shifts_equals_that_of_the_overlap():
     rng = torch.Generator().manual_seed(0)
     one, other = torch.rand(2, 7, 6, 5, generator=rng), torch.rand(2, 6, 7, 6, generator=rng)
-    seen, seen_too = torch.ones(7, 6, 5), torch.ones(6, 7, 6)
-    seen[:2], seen_too[..., 4:] = 0, 0
-    correlation = ShiftCorrelation(one * seen, seen, other.shape[1:])
-    scores = correlation(other * seen_too, seen_too)
+    covered, covered_too = torch.ones(7, 6, 5), torch.ones(6, 7, 6)
+    covered[:2], covered_too[..., 4:] = 0, 0
+    correlation = ShiftCorrelation(one * covered, covered, other.shape[1:])
+    scores = correlation(other * covered_too, covered_too)
     for shift in ((0, 0, 0), (1, 0, -1), (-2, 1, 0)):
         voxels = [
             ((i, j, k), (i + shift[0], j + shift[1], k + shift[2]))
-            for i, j, k in np.ndindex(*seen.shape)
-            if seen[i, j, k]
+            for i, j, k in np.ndindex(*covered.shape)
+            if covered[i, j, k]
         ]
-        voxels = [(p, q) for p, q in voxels if all(0 <= x < n for x, n in zip(q, seen_too.shape)) and seen_too[q]]
+        voxels = [(p, q) for p, q in voxels if all(0 <= x < n for x, n in zip(q, covered_too.shape)) and covered_too[q]]
         a, b = (torch.stack([x[(slice(None), *pair[n])] for pair in voxels]) for n, x in enumerate((one, other)))
         a, b = a - a.mean(dim=0), b - b.mean(dim=0)
         whole = [
             ((x - x[:, w > 0].mean(dim=1).view(2, 1, 1, 1)).square() * w).sum()
-            for x, w in ((one, seen), (other, seen_too))
+            for x, w in ((one, covered), (other, covered_too))
         ]
-        smaller = min(seen.sum(), seen_too.sum())
-        floors = [smaller / w.sum() * total / 10 for total, w in zip(whole, (seen, seen_too))]
+        smaller = min(covered.sum(), covered_too.sum())
+        floors = [smaller / w.sum() * total / 10 for total, w in zip(whole, (covered, covered_too))]
         parts = [torch.maximum(x.square().sum(), floor) for x, floor in zip((a, b), floors)]
         place = tuple(int((t == s).nonzero()[0]) for t, s in zip(correlation.shifts, shift))
         torch.testing.assert_close(scores[place], (a * b).sum() / (parts[0] * parts[1]).sqrt(), atol=1e-4, rtol=1e-4)

@@ -51,11 +51,11 @@ def refined(storage, images, evidence, hypotheses=()):
 def test_a_few_scans_at_a_time_are_refined_as_all_at_once(tmp_path):
     x = make_phantom(4, size=(28, 26, 24), timepoints=7, max_motion_voxels=2)["image"]
     x = (x / x.quantile(0.99)).clamp(0, 1)[None]
-    seen = torch.ones_like(x)
-    seen[:, 2, :6], seen[:, 5, :, 20:] = 0, 0
+    covered = torch.ones_like(x)
+    covered[:, 2, :6], covered[:, 5, :, 20:] = 0, 0
     mask = torch.ones_like(x[:, :1])
     mask[:, :, :, :3] = 0
-    for evidence in (Evidence(seen, mask), Evidence(None, mask.expand_as(x).contiguous())):
+    for evidence in (Evidence(covered, mask), Evidence(None, mask.expand_as(x).contiguous())):
         whole = refined(Storage(), x, evidence)
         parts = refined(Storage(3, tmp_path), x, evidence)
         assert whole.values.abs().max() > 0.5
@@ -101,10 +101,10 @@ def test_the_network_predicts_what_it_does_of_all_at_once(tmp_path):
     for look in network.look:  # as if it were trained: steps that are not all alike
         torch.nn.init.normal_(look.head.weight, std=0.1)
     x = gaussian_filter(torch.rand(1, 5, 36, 33, 40, generator=torch.Generator().manual_seed(1)), 1.0)
-    seen = torch.ones_like(x)
-    seen[:, 3, :9] = 0
+    covered = torch.ones_like(x)
+    covered[:, 3, :9] = 0
     whole, parts = (
-        RegistrationInferer(ALIGNMENT, FLOW, storage=storage)(x, network, coverage=seen)
+        RegistrationInferer(ALIGNMENT, FLOW, storage=storage)(x, network, coverage=covered)
         for storage in (Storage(), Storage(2, tmp_path))
     )
     assert whole["dvf"].abs().max() > 0.5

@@ -110,8 +110,8 @@ def test_a_level_begins_from_the_likelier_field(phantom):
         assert torch.equal(z.values, found.values) and not stayed
 
 
-def restart(ask, candidates, static, images, mask=None, seen=None):
-    level = Level(images, Evidence(seen, mask), 1, 2)
+def restart(ask, candidates, static, images, mask=None, covered=None):
+    level = Level(images, Evidence(covered, mask), 1, 2)
     return ask._most_likely(candidates, static, level, lambda z: displacement(z.values))
 
 
@@ -156,10 +156,10 @@ def test_what_stands_still_stays_where_it_was_beside_what_slides():
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
     """One timepoint has not seen the half that stands still: nothing there tells for either."""
     x, moved = slabs(), slid(6)
-    seen = torch.ones_like(x)
-    seen[:, 1:, 20:] = 0
+    covered = torch.ones_like(x)
+    covered[:, 1:, 20:] = 0
     x[:, 1:, 20:] = x[:, 1:, 19:20]  # a constant, as beyond a border
-    begun, stayed = restart(refinement(), (moved,), [moved.like(torch.zeros_like(moved.values))], x, seen=seen)
+    begun, stayed = restart(refinement(), (moved,), [moved.like(torch.zeros_like(moved.values))], x, covered=covered)
     assert torch.equal(begun.values, moved.values) and not stayed
 
 

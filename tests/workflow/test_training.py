@@ -205,15 +205,15 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
 
 def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
     torch.manual_seed(0)
-    net, x, seen = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
-    net.variance_head.register_forward_hook(lambda layer, given, found: seen.add(found.dtype))
+    net, x, covered = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
+    net.variance_head.register_forward_hook(lambda layer, given, found: covered.add(found.dtype))
     registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=NetworkPasses(2))
     loss, ask = NegativeELBO(LocalCorrelation((1,)), FluidPrior(1.0, 0.2)), TrainingInferer(registration)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             result = ask(x, net)
             value = loss(result)
-        assert seen == {torch.bfloat16} and {p.dtype for p in result.values()} == {torch.float32, torch.bool}
+        assert covered == {torch.bfloat16} and {p.dtype for p in result.values()} == {torch.float32, torch.bool}
         assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
         field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
         assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05

@@ -77,17 +77,17 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def curve_roughness_percent(warped: Tensor, seen: Tensor, times_s: Tensor) -> float:
+def curve_roughness_percent(warped: Tensor, covered: Tensor, times_s: Tensor) -> float:
     """Roughness of the intensity curves: root mean square difference from linear interpolation between the neighbours
     in time, as a percentage of the range between the 1st and 99th percentiles. Motion makes curves rough; the arrival
     of contrast agent does so slightly. NaN if K < 3.
 
     Args:
         warped: ``(K, *S)``.
-        seen: ``(*S)`` bool, voxels to evaluate.
+        covered: ``(*S)`` bool, voxels to evaluate.
         times_s: ``(K,)``.
     """
-    curves = warped[:, seen]
+    curves = warped[:, covered]
     if len(curves) < 3 or not curves.numel():
         return float("nan")
     times = torch.as_tensor(times_s).to(curves)
@@ -115,9 +115,9 @@ def measure(
         transforms: list[DenseTransform] = [FieldTransform(u, grid) for u in ddf]
     else:
         transforms = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
-    warped, seen = _warped(series, ddf)
-    native_seen = seen if "coverage" not in series else seen & (series["coverage"] > 0.5).all(dim=0)
-    similar = similarity(images, warped, native_seen)
+    warped, covered = _warped(series, ddf)
+    native_covered = covered if "coverage" not in series else covered & (series["coverage"] > 0.5).all(dim=0)
+    similar = similarity(images, warped, native_covered)
     numbers = {
         "rmse": similar["rmse_after"],
         "nmi": similar["nmi_after"],
@@ -141,16 +141,16 @@ def measure(
     if "lesion_mask" in series:
         numbers["lesion_volume_error_percent"] = lesion_volume_error_percent(ddf, series["lesion_mask"])
     times = series.get("times_s", torch.arange(len(images)))
-    numbers["curve_roughness_percent"] = curve_roughness_percent(warped, seen, times)
+    numbers["curve_roughness_percent"] = curve_roughness_percent(warped, covered, times)
     return numbers, arrays
 
 
 def _warped(series: Mapping[str, Any], ddf: Tensor) -> tuple[Tensor, Tensor]:
     """Warp the series, and compute the intersection of all fields of view, ``(*S)``."""
-    warped, seen = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
+    warped, covered = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
     if "coverage" in series:
-        seen &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5
-    return warped, seen.all(dim=0)
+        covered &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5
+    return warped, covered.all(dim=0)
 
 
 def _axial(volume: Tensor) -> np.ndarray:

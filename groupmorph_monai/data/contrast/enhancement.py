@@ -19,15 +19,15 @@ _ARRIVED = 0.2  # of the greatest mean rise: the agent has arrived; noise in the
 _LARGEST_RATIO = 10.0  # where hardly any agent is left, early over late enhancement has no limit
 
 
-def has_signal(first: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """Tell tissue from air in one scan.
 
     Args:
         first: ``(*S)``, the scan.
-        seen: ``(*S)`` bool, where it counts.
+        covered: ``(*S)`` bool, where it counts.
     Returns: ``(*S)`` bool.
     """
-    return seen & (first > _BODY * np.percentile(first[seen], 99) if seen.any() else seen)
+    return covered & (first > _BODY * np.percentile(first[covered], 99) if covered.any() else covered)
 
 
 def mean_rise(volumes: np.ndarray) -> np.ndarray:

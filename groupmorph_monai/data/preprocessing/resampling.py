@@ -117,11 +117,11 @@ def resample(
     if transform is not None and transform.is_identity:
         transform = None
     if transform is None and frame.grid.matches(grid, 0.0):
-        seen = np.ones(grid.shape, dtype=bool) if frame.valid is None else frame.valid.copy()
-        return frame.data.astype(kind), seen
+        covered = np.ones(grid.shape, dtype=bool) if frame.valid is None else frame.valid.copy()
+        return frame.data.astype(kind), covered
     image = torch.from_numpy(np.ascontiguousarray(frame.data, dtype=np.float64))[None]
     valid = None if frame.valid is None else torch.from_numpy(frame.valid.astype(np.float32))[None]
-    values, seen = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
+    values, covered = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
     for rows in grid.slabs():
         points = grid.points(rows)
         if transform is not None:
@@ -133,8 +133,8 @@ def resample(
         inside = frame.grid.covers(voxels)
         if valid is not None:  # only if all voxels that contribute to a value are valid
             inside &= interpolate(valid, voxels)[..., 0] > 0.999
-        seen[rows] = inside.numpy()
-    return values, seen
+        covered[rows] = inside.numpy()
+    return values, covered
 
 
 def resample_series(
@@ -156,8 +156,8 @@ def resample_series(
         for chunk in storage.chunks(len(frames)):
             for k in range(chunk.start, chunk.stop):
                 transform = None if initial is None else AffineTransform(initial[k])
-                image, seen = (torch.from_numpy(x) for x in resample(smoothed(frames[k], grid), grid, transform))
-                yield slice(k, k + 1), (image[None], seen[None].float())
+                image, covered = (torch.from_numpy(x) for x in resample(smoothed(frames[k], grid), grid, transform))
+                yield slice(k, k + 1), (image[None], covered[None].float())
 
     images, coverage = storage.collect(parts(), len(frames), dim=0)
     return MetaTensor(images, affine=grid.affine), coverage

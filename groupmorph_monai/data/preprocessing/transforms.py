@@ -177,8 +177,8 @@ class LoadSeriesd(MapTransform):
             data = (frame.data > 0 if name == "mask" else frame.data).astype(np.int32)
             scan = (self.reference or 0) if len(files) == 1 else number
             transform = None if initial is None else AffineTransform(initial[scan])
-            values, seen = resample(replace(frame, data=data), grid, transform, nearest=True)
-            volumes.append(np.where(seen, values, 0))  # label 0 outside the file's field of view
+            values, covered = resample(replace(frame, data=data), grid, transform, nearest=True)
+            volumes.append(np.where(covered, values, 0))  # label 0 outside the file's field of view
             if not volumes[-1].any():
                 raise nothing_inside(file, name, replace(frame, data=data))
             inside = int((volumes[-1] != 0).sum())
@@ -227,27 +227,27 @@ class ScalePercentilesd(MapTransform):
         return item
 
     def _scaled(self, series: torch.Tensor, coverage: torch.Tensor | None, key: str) -> torch.Tensor:
-        def seen(chunk: slice) -> np.ndarray:
+        def covered(chunk: slice) -> np.ndarray:
             part = np.asarray(series[chunk])
             return np.broadcast_to(True, part.shape) if coverage is None else np.asarray(coverage[chunk]) > 0.5
 
         if not self.per_timepoint:
-            low, high = self._limits(np.asarray(series), seen(slice(None)), key)
+            low, high = self._limits(np.asarray(series), covered(slice(None)), key)
             return self.storage.map(lambda part: ((part - low) / (high - low)).clamp(0, 1), series, dim=0)
 
         def parts() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
             for chunk in self.storage.chunks(len(series)):
                 for k in range(chunk.start, chunk.stop):
                     one = slice(k, k + 1)
-                    low, high = self._limits(np.asarray(series[one]), seen(one), key)
+                    low, high = self._limits(np.asarray(series[one]), covered(one), key)
                     yield one, (((series[one] - low) / (high - low)).clamp(0, 1),)
 
         (scaled,) = self.storage.collect(parts(), len(series), dim=0)
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
-    def _limits(self, volumes: np.ndarray, seen: np.ndarray, key: str) -> tuple[float, float]:
+    def _limits(self, volumes: np.ndarray, covered: np.ndarray, key: str) -> tuple[float, float]:
         """Intensities that are mapped to 0 and 1."""
-        values = volumes[seen] if seen.any() else volumes.ravel()
+        values = volumes[covered] if covered.any() else volumes.ravel()
         background = values == values.min()
         foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
         low, high = np.percentile(foreground, self.percentiles)

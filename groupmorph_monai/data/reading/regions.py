@@ -55,8 +55,8 @@ def inside_region(region: Frame, grid: Grid, transform: Transform | None = None)
         transform: from the grid's space to that of the region; None for the identity.
     Returns: ``(*S)`` bool, by nearest neighbour interpolation.
     """
-    values, seen = resample(region, grid, transform, nearest=True)
-    return seen & (values > 0)
+    values, covered = resample(region, grid, transform, nearest=True)
+    return covered & (values > 0)
 
 
 def nothing_inside(file: str | Path, name: str, frame: Frame) -> InputError:

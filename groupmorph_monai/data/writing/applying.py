@@ -51,13 +51,13 @@ def apply_field(
             "use an image in the space of that timepoint"
         )
     grid = resampling_grid(field_path) if like is None else like.grid
-    values, seen = resample(image, grid, field, nearest)
-    if not seen.any():
+    values, covered = resample(image, grid, field, nearest)
+    if not covered.any():
         raise InputError(
             f"{field_path}: expected a field that leads into {image.path}, got one that leads outside everywhere; use "
             "the field of that timepoint"
         )
-    return Frame(np.where(seen, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+    return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:

@@ -39,13 +39,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4  # written in threads; more would take too much memory
 _DICOM = "dicom"  # folder name
-VolumeName = Literal["warped", "native", "jacobian", "warped_seen", "native_seen"]
+VolumeName = Literal["warped", "native", "jacobian", "warped_covered", "native_covered"]
 _VOLUMES: dict[VolumeName, type] = {
     "warped": np.float32,
     "native": np.float32,
     "jacobian": np.float32,
-    "warped_seen": bool,
-    "native_seen": bool,
+    "warped_covered": bool,
+    "native_covered": bool,
 }
 _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
@@ -125,8 +125,8 @@ class Written(TypedDict):
     Args:
         warped, native: the series after and before registration, ``(K, *S)`` float32.
         jacobian: determinants, ``(K, *S)`` float32.
-        warped_seen, native_seen: their fields of view, ``(K, *S)`` bool.
-        seen: ``(*S)`` bool, the intersection of all these.
+        warped_covered, native_covered: their fields of view, ``(K, *S)`` bool.
+        covered: ``(*S)`` bool, the intersection of all these.
         kinetics: returned by `ToftsFit.fit_series`; None without a fit.
         files: names of the written files.
     """
@@ -134,9 +134,9 @@ class Written(TypedDict):
     warped: np.ndarray
     native: np.ndarray
     jacobian: np.ndarray
-    warped_seen: np.ndarray
-    native_seen: np.ndarray
-    seen: np.ndarray
+    warped_covered: np.ndarray
+    native_covered: np.ndarray
+    covered: np.ndarray
     kinetics: Fits | None
     files: list[str]
 
@@ -182,9 +182,9 @@ def write_registration(
             storage.release()
 
         _in_threads(write_timepoint, range(count))
-        seen = _everywhere(result["warped_seen"], storage) & _everywhere(result["native_seen"], storage)
+        covered = _everywhere(result["warped_covered"], storage) & _everywhere(result["native_covered"], storage)
         fit, images = products.kinetics, (result["native"], result["warped"])
-        kinetics = None if fit is None else fit.fit_series(series, home, *images, seen, transforms[home])
+        kinetics = None if fit is None else fit.fit_series(series, home, *images, covered, transforms[home])
         maps |= kinetic_maps(kinetics)
         maps |= {f"jacobian_{k:02d}": result["jacobian"][k] for k in range(count if products.jacobian else 0)}
         _write_maps(maps, series.frames[home].affine, folder)
@@ -195,9 +195,9 @@ def write_registration(
         "warped": result["warped"],
         "native": result["native"],
         "jacobian": result["jacobian"],
-        "warped_seen": result["warped_seen"],
-        "native_seen": result["native_seen"],
-        "seen": seen,
+        "warped_covered": result["warped_covered"],
+        "native_covered": result["native_covered"],
+        "covered": covered,
         "kinetics": kinetics,
         "files": files,
     }
@@ -207,8 +207,8 @@ def _resample_timepoint(
     result: Mapping[VolumeName, np.ndarray], k: int, frame: Frame, grid: Grid, transform: Transform
 ) -> None:
     displacement = torch.zeros(3, *grid.shape)
-    result["warped"][k], result["warped_seen"][k] = resample(frame, grid, transform, displacement=displacement)
-    result["native"][k], result["native_seen"][k] = resample(frame, grid)
+    result["warped"][k], result["warped_covered"][k] = resample(frame, grid, transform, displacement=displacement)
+    result["native"][k], result["native_covered"][k] = resample(frame, grid)
     result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
 
 
@@ -277,11 +277,11 @@ def _write_field(kind: str, transforms: Sequence[Transform], k: int, volume: Gri
         write_field(transforms[k].displacement(grid).numpy(), grid, path, volume)
 
 
-def _everywhere(seen: np.ndarray, storage: Storage) -> np.ndarray:
-    """Return where all K of ``(K, *S)`` are True, as ``seen.all(axis=0)``."""
-    everywhere = np.ones(seen.shape[1:], bool)
-    for chunk in storage.chunks(len(seen)):
-        everywhere &= seen[chunk].all(axis=0)
+def _everywhere(covered: np.ndarray, storage: Storage) -> np.ndarray:
+    """Return where all K of ``(K, *S)`` are True, as ``covered.all(axis=0)``."""
+    everywhere = np.ones(covered.shape[1:], bool)
+    for chunk in storage.chunks(len(covered)):
+        everywhere &= covered[chunk].all(axis=0)
     return everywhere
 
 
@@ -290,7 +290,7 @@ def _write_series(
 ) -> np.ndarray:
     """Write the aligned series, its mean and coverage, with the spacing, units, codes and frame time of the home scan,
     and return the aligned series as written: of integer scans, rounded to the values of an integer type."""
-    warped, coverage = result["warped"], result["warped_seen"]
+    warped, coverage = result["warped"], result["warped_covered"]
     affine, header = series.frames[home].affine, series.frames[home].header
     filler = {"zero": 0.0, "nan": np.nan}
     number, total, everything = np.zeros(warped.shape[1:], np.uint16), 0.0, 0.0

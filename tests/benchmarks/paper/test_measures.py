@@ -59,15 +59,15 @@ def test_the_inverse_of_a_field_alone_is_found_where_it_is_asked_for():
 
 
 def test_a_line_is_smooth_and_a_bump_as_rough_as_it_is_high():
-    seen = torch.ones(5, 5, 5, dtype=torch.bool)
+    covered = torch.ones(5, 5, 5, dtype=torch.bool)
     times = torch.tensor([0.0, 90.0, 150.0, 210.0])
     base = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0))
     line = base + times.view(-1, 1, 1, 1)
-    assert curve_roughness_percent(line, seen, times) < 1e-4
+    assert curve_roughness_percent(line, covered, times) < 1e-4
     bumped = line.clone()
     bumped[1] += 30
     low, high = np.percentile(bumped.numpy(), (1, 99))
     # The bump stands 30 above the line of its neighbours; the next one's line, half of the bump too high.
     expected = 100 * ((30**2 + 15**2) / 2) ** 0.5 / (high - low)
-    assert curve_roughness_percent(bumped, seen, times) == pytest.approx(expected, rel=1e-3)
-    assert np.isnan(curve_roughness_percent(line[:2], seen, times[:2]))
+    assert curve_roughness_percent(bumped, covered, times) == pytest.approx(expected, rel=1e-3)
+    assert np.isnan(curve_roughness_percent(line[:2], covered, times[:2]))

@@ -71,15 +71,15 @@ def test_known_motion_is_recovered_within_a_fraction_of_a_voxel(register, motion
         pytest.skip(str(error))
     ddf, inverse = result if isinstance(result, tuple) else (result, None)
     _, inside = body()
-    seen = map_coordinates(inside, np.indices(SIZE) + u, order=1) > 0.9
+    covered = map_coordinates(inside, np.indices(SIZE) + u, order=1) > 0.9
     # What a group-wise peer calls the common space is its own: compare what leads from the first scan to the second.
     found = from_first_to_second(ddf)
-    error = np.linalg.norm(found - u, axis=0)[seen]
-    assert error.mean() < 0.5, f"{error.mean():.2f} of {np.linalg.norm(u, axis=0)[seen].mean():.2f} voxels are left"
+    error = np.linalg.norm(found - u, axis=0)[covered]
+    assert error.mean() < 0.5, f"{error.mean():.2f} of {np.linalg.norm(u, axis=0)[covered].mean():.2f} voxels are left"
     if inverse is not None:
         there = np.indices(SIZE) + ddf[1].numpy()
         back = np.stack([map_coordinates(v, there, order=1, mode="nearest") for v in inverse[1].numpy()])
-        assert np.linalg.norm(ddf[1].numpy() + back, axis=0)[seen].mean() < 0.1
+        assert np.linalg.norm(ddf[1].numpy() + back, axis=0)[covered].mean() < 0.1
 
 
 def from_first_to_second(ddf):

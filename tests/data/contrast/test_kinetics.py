@@ -96,16 +96,16 @@ def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out(
     images = still_series()
     moved = images.copy()
     moved[3] = np.roll(moved[3], 2, axis=0)
-    seen = np.ones(images.shape[1:], bool)
-    seen[:, :3] = False
-    fits = FIT().before_and_after(moved, images, seen, MINUTES + 1000)
-    expected = np.zeros(seen.shape, bool)
+    covered = np.ones(images.shape[1:], bool)
+    covered[:, :3] = False
+    fits = FIT().before_and_after(moved, images, covered, MINUTES + 1000)
+    expected = np.zeros(covered.shape, bool)
     expected[2:5, 3:6, 1:5] = True
     np.testing.assert_array_equal(fits["enhancing"], expected)
     assert fits["settings"]["arrival_s"] == 30
     after, before = fits["after"], fits["before"]
     assert after.ktrans_per_min[expected] == pytest.approx(0.16, rel=0.05)
-    assert not after.ktrans_per_min[~seen].any() and not after.ktrans_per_min[:2].any()
+    assert not after.ktrans_per_min[~covered].any() and not after.ktrans_per_min[:2].any()
     assert np.median(after.r2[expected]) > 0.999 and before.r2[2:4, 3:6, 1:5].max() < 0.9
 
 
@@ -148,14 +148,14 @@ def test_what_the_user_gave_counts_before_the_header():
 
 
 def test_a_mask_limits_what_is_fitted(tmp_path):
-    images, seen = still_series(), np.ones((10, 8, 6), bool)
-    mask = np.zeros(seen.shape, np.uint8)
+    images, covered = still_series(), np.ones((10, 8, 6), bool)
+    mask = np.zeros(covered.shape, np.uint8)
     mask[4:8] = 1  # half of what enhances, and tissue that does not
     nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
     frames = tuple(Frame(image, np.eye(4), "scan") for image in images)
     series = Series(frames, times_s=tuple(MINUTES))
-    fits = FIT(mask=str(tmp_path / "mask.nii.gz")).fit_series(series, 0, images, images, seen)
-    expected = np.zeros(seen.shape, bool)
+    fits = FIT(mask=str(tmp_path / "mask.nii.gz")).fit_series(series, 0, images, images, covered)
+    expected = np.zeros(covered.shape, bool)
     expected[4, 2:6, 1:5] = True
     np.testing.assert_array_equal(fits["enhancing"], expected)
     for name, values in kinetic_maps(fits).items():

@@ -100,11 +100,11 @@ def test_what_a_coarser_grid_cannot_hold_is_smoothed_away():
     data[~valid] = -32768
     series = Series((Frame(data, native.affine.numpy(), "a", valid),) * 2)
     grid = Grid(native.shape, native.affine).at_spacing(torch.full((3,), 3.0))
-    images, seen = resample_series(series, grid)
+    images, covered = resample_series(series, grid)
     expected = _linear(grid.affine.numpy(), grid.shape)
     inner = np.zeros(grid.shape, dtype=bool)
     inner[2:-2] = True
-    inner &= seen[0].numpy() > 0
+    inner &= covered[0].numpy() > 0
     assert inner.mean() > 0.3
     assert np.abs(np.asarray(images[0]) - expected)[inner].max() < 2.5
 
@@ -138,22 +138,22 @@ def test_resampling_a_ramp_is_exact_and_holds_the_border_outside():
     native = Grid((12, 14, 9), _affine())
     ramp = Frame(_linear(_affine(), native.shape), _affine(), "ramp")
     target = Grid((6, 8, 9), native.at_spacing(torch.full((3,), 1.3)).affine)
-    values, seen = resample(ramp, target)
+    values, covered = resample(ramp, target)
     np.testing.assert_allclose(values, _linear(target.affine.numpy(), target.shape), atol=1e-4)
-    assert seen.all()
+    assert covered.all()
     beyond = native.affine.clone()
     beyond[:3, 3] -= native.affine[:3, 0] * 2
-    values, seen = resample(ramp, Grid(native.shape, beyond))
+    values, covered = resample(ramp, Grid(native.shape, beyond))
     np.testing.assert_allclose(values, ramp.data[[0, 0, *range(10)]], atol=1e-4)
-    assert not seen[:2].any() and seen[2:].all()
+    assert not covered[:2].any() and covered[2:].all()
 
 
 def test_a_grid_onto_itself_is_bit_equal():
     frame = Frame(VOLUME, _affine(), "x")
     for transform in (None, AffineTransform(torch.eye(4))):
-        values, seen = resample(frame, frame.grid, transform)
+        values, covered = resample(frame, frame.grid, transform)
         np.testing.assert_array_equal(values, VOLUME)
-        assert seen.all()
+        assert covered.all()
         values[:] = 0  # the series' own volume must stay as it is
         assert frame.data.any()
     # Another order of storage moves voxels and mixes none.
@@ -170,23 +170,23 @@ def test_a_value_counts_only_where_all_that_it_comes_from_was_measured():
     frame = Frame(VOLUME, _affine(), "x", valid)
     np.testing.assert_array_equal(resample(frame, frame.grid)[1], valid)
     shift = frame.grid.affine[:3, :3] @ torch.tensor([0.5, 0.0, 0.0], dtype=torch.float64)
-    _, seen = resample(frame, frame.grid, AffineTransform(_translation(shift)))
+    _, covered = resample(frame, frame.grid, AffineTransform(_translation(shift)))
     expected = np.ones(SIZE, dtype=bool)
     expected[3:5, 5, 3] = False
-    np.testing.assert_array_equal(seen, expected)
+    np.testing.assert_array_equal(covered, expected)
 
 
 def test_resampling_through_a_transform_is_exact_on_a_ramp_and_slab_by_slab(monkeypatch):
     ramp, shift = Frame(_linear(_affine(), (10, 9, 8)), _affine(), "ramp"), np.array([0.8, -0.5, 0.6])
     transform = AffineTransform(_translation(shift))
-    whole, seen = resample(ramp, ramp.grid, transform)
+    whole, covered = resample(ramp, ramp.grid, transform)
     expected = ramp.data + np.dot((0.7, -1.1, 0.4), shift)
     np.testing.assert_allclose(whole[2:-2, 2:-2, 2:-2], expected[2:-2, 2:-2, 2:-2], atol=1e-4)
     for voxels in (1, 3 * 9 * 8):
         monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
-        parts, seen_parts = resample(ramp, ramp.grid, transform)
+        parts, covered_parts = resample(ramp, ramp.grid, transform)
         np.testing.assert_array_equal(parts, whole)
-        np.testing.assert_array_equal(seen_parts, seen)
+        np.testing.assert_array_equal(covered_parts, covered)
 
 
 def test_series_on_differing_grids_comes_to_one_and_says_so(tmp_path, caplog):

@@ -286,17 +286,17 @@ def test_what_no_scan_has_seen_is_written_as_asked_and_counts_in_no_mean(tmp_pat
     series = Series(tuple(Frame(x, _affine("oblique"), "x") for x in data))
     shifts = torch.tensor([[2.0, 0, 0], [3.0, 0, 0], [0, -1.0, 0]]).view(3, 3, 1, 1, 1).expand(3, 3, *SIZE)
     result = _write(series, tmp_path, shifts, series.frames[0].grid, products=Products(outside=outside))
-    seen = np.ones((3, *SIZE), dtype=bool)
-    seen[0, -2:] = seen[1, -3:] = seen[2, :, :1] = False
+    covered = np.ones((3, *SIZE), dtype=bool)
+    covered[0, -2:] = covered[1, -3:] = covered[2, :, :1] = False
     expected = np.stack(
         [data[0][[*range(2, 20), 19, 19]], data[1][[*range(3, 20), 19, 19, 19]], data[2][:, [0, *range(25)]]]
     )
-    np.testing.assert_array_equal(nib.load(tmp_path / "coverage.nii.gz").get_fdata(), seen.sum(axis=0))
-    np.testing.assert_array_equal(result["seen"], seen.all(axis=0))
+    np.testing.assert_array_equal(nib.load(tmp_path / "coverage.nii.gz").get_fdata(), covered.sum(axis=0))
+    np.testing.assert_array_equal(result["covered"], covered.all(axis=0))
     warped, mean = (nib.load(tmp_path / f"{name}.nii.gz").get_fdata() for name in ("warped", "mean"))
     unseen = {"zero": 0, "nan": np.nan}.get(outside, expected)
-    np.testing.assert_allclose(np.moveaxis(warped, -1, 0), np.where(seen, expected, unseen), atol=1e-5)
-    over = np.ma.masked_array(expected, ~seen).mean(axis=0)
+    np.testing.assert_allclose(np.moveaxis(warped, -1, 0), np.where(covered, expected, unseen), atol=1e-5)
+    over = np.ma.masked_array(expected, ~covered).mean(axis=0)
     nowhere = {"zero": 0, "nan": np.nan}.get(outside, expected.mean(axis=0))
     assert over.mask.sum() == 2 * 15
     np.testing.assert_allclose(mean, np.where(over.mask, nowhere, over.filled(0)), atol=1e-5)
@@ -338,10 +338,10 @@ def test_frame_time_units_and_codes_of_the_input_are_kept_and_integers_round_by_
     slope = warped.dataobj.slope
     assert slope == mean.dataobj.slope and slope <= result["warped"].max() / 2048  # zero outside
     stored = np.moveaxis(warped.get_fdata(), -1, 0)
-    seen = stored != 0
-    assert seen.mean() > 0.8
-    np.testing.assert_allclose(stored[seen], result["warped"][seen], atol=slope / 2)
-    expected = np.ma.masked_array(result["warped"], ~seen).mean(axis=0).filled(0)
+    covered = stored != 0
+    assert covered.mean() > 0.8
+    np.testing.assert_allclose(stored[covered], result["warped"][covered], atol=slope / 2)
+    expected = np.ma.masked_array(result["warped"], ~covered).mean(axis=0).filled(0)
     np.testing.assert_allclose(mean.get_fdata(), expected, atol=1.01 * slope / 2)
     for image in (warped, mean):
         np.testing.assert_allclose(image.affine, _affine("oblique"), atol=1e-5)
