@@ -1,8 +1,8 @@
 """Write the measured results in ``experiments/measured`` as tables into the pages of the documentation.
 
 ``python -m experiments.tables`` (``make tables``) updates all of them. A page marks the place of the table of
-``NAME.csv`` by ``<!-- table: NAME -->``. To update one, copy the CSV that the benchmark or the experiment wrote, and run
-the command.
+``NAME.csv`` by ``<!-- table: NAME -->``. To update one, copy the CSV that the benchmark or experiment wrote, and
+run the command.
 """
 
 import csv

@@ -28,6 +28,12 @@ HALF_THE_FILTERS = {
 _SETTINGS = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
 
 
+def _learning_rate_factor(elapsed_s: float, training_s: float) -> float:
+    """Warm up linearly, then decay to 0 along a cosine over the training time."""
+    share = max(0.0, elapsed_s) / training_s
+    return min(1.0, share / 0.05) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
 def train_alike(
     method: BundleMethod,
     train_files: Sequence[str],
@@ -55,13 +61,10 @@ def train_alike(
     """
     parser = ConfigParser()
     parser.read_config(list(train_files))
-    start, warm_up_minutes = math.inf, 0.05 * minutes
+    start = math.inf
 
     def learning_rate_factor(_: int) -> float:
-        """Warm up linearly, then decay to 0 along a cosine over the training time."""
-        elapsed_minutes = max(0.0, time.perf_counter() - start) / 60
-        decay = (1 + math.cos(math.pi * min(1.0, elapsed_minutes / minutes))) / 2
-        return min(1.0, elapsed_minutes / warm_up_minutes) * decay
+        return _learning_rate_factor(time.perf_counter() - start, 60 * minutes)
 
     schedule = {
         "_target_": "torch.optim.lr_scheduler.LambdaLR",
@@ -70,14 +73,8 @@ def train_alike(
     }
     fixed_timepoints = {} if parser.get("timepoints") is None else {"timepoints": timepoints}
     folders = {"output_dir": literal(folder), "train#dataset#cache_dir": literal(folder.parent / "series")}
-    for name, value in {
-        **_SETTINGS,
-        "lr_scheduler": schedule,
-        **fixed_timepoints,
-        **folders,
-        **settings,
-        "max_minutes": minutes,
-    }.items():
+    settings = {"lr_scheduler": schedule, **fixed_timepoints, **folders, **settings, "max_minutes": minutes}
+    for name, value in {**_SETTINGS, **settings}.items():
         parser[name] = value
     parser.parse()
     parser.get_parsed_content("initialize")

@@ -71,7 +71,9 @@ class Registration:
             image: ``(*S)`` in the space of scan ``timepoint``.
             affine: ``(4, 4)`` of the image, RAS mm; None for the affine of the scan.
             label: use nearest-neighbour interpolation, for label maps.
-        Returns: ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
+
+        Returns:
+            ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
         """
         if not 0 <= timepoint < len(self.transforms):
             raise InputError(
@@ -111,8 +113,7 @@ def register(
     """Align K scans of one patient, as ``groupmorph register`` does.
 
     Args:
-        series: files or a folder, as accepted by `read_series`; or volumes ``(K, *S)`` in memory, with their
-            ``affine``.
+        series: files or a folder, as for `read_series`; or volumes ``(K, *S)`` in memory, with their ``affine``.
         affine: ``(4, 4)``, or K of them, voxel indices to RAS mm; for volumes in memory.
         times_s: acquisition times in seconds; for volumes in memory.
         reference: ``"mean"`` to align all scans to their mean, an index to align all other scans to that scan.
@@ -121,8 +122,12 @@ def register(
         mask: evaluate the similarity only where this mask is above 0: one file drawn on the reference (without one, on
             the first scan), or one per scan.
         settings: values by name; see ``groupmorph settings``.
-    Returns: the registration, on the CPU.
-    Raises: InputError, with a one-line message, for invalid input.
+
+    Returns:
+        The registration, on the CPU.
+
+    Raises:
+        InputError: For invalid input, with a one-line message.
 
     Example::
 
@@ -135,16 +140,13 @@ def register(
         series = series_of_arrays(_volumes(series), affine, times_s)
     elif not isinstance(series, Series):
         series = _paths(series)
-    if reference != "mean" and (isinstance(reference, bool) or not isinstance(reference, Integral)):
-        raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
-    home = 0 if reference == "mean" else int(reference)
-    overlays = [overlays] if isinstance(overlays, str) else overlays
+    overlays, home = [overlays] if isinstance(overlays, str) else overlays, 0
     if reference != "mean":
+        home = _index(reference)
         overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
-    # Data that do not fit into memory are kept in the temporary folder.
-    folder = tempfile.gettempdir()
+    folder = tempfile.gettempdir()  # for data that do not fit into memory
     parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     native, evaluator = _run(parser, home)
@@ -172,6 +174,12 @@ def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
     except Exception as error:
         raise find_input_error(error) or error from None
     return native, evaluator
+
+
+def _index(reference: object) -> int:
+    if isinstance(reference, bool) or not isinstance(reference, Integral):
+        raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
+    return int(reference)
 
 
 def _volumes(series: object) -> Sequence[ArrayLike]:

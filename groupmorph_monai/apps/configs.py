@@ -40,7 +40,8 @@ def _summary(overlay: str) -> str:
 def config_files(config: str, overlays: Sequence[str]) -> list[str]:
     """List the files of a config in order: its base, the config itself, and the ``overlays``.
 
-    Raises: InputError for an overlay that the bundle does not ship.
+    Raises:
+        InputError: For an overlay that the bundle does not ship.
     """
     configs, shipped = bundle_root() / "configs", overlay_names()
     for name in overlays:

@@ -36,7 +36,9 @@ def describe_run(
         config, overlays, settings, device, overrides: as for `checked_run`.
         output_dir: folder for the results.
         started_s: processor time at which the command started; what it has taken since then is part of its time.
-    Raises: InputError where the memory will not do, or what is to be written cannot be.
+
+    Raises:
+        InputError: If the memory is not sufficient, or if an output cannot be written.
     """
     parser = parsed_run(config, overlays, settings, device, **overrides)
     parser.get_parsed_content("cost_by_headers").check()

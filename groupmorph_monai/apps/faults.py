@@ -52,7 +52,8 @@ class _Shown(logging.Filter):
 def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     """Print log messages to standard error, one line each, and record them.
 
-    Returns: the recorded lines, at most the latest 10000.
+    Returns:
+        The recorded lines, at most the latest 10000.
     """
     root = logging.getLogger()
     while _handlers:

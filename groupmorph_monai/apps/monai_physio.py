@@ -62,10 +62,14 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
             moving_labelmaps: not used.
             reference_frame: index of the image that need not be registered.
             register_reference: whether to register it; if not, its transform is the identity.
-        Returns: ``fixed_to_moving_transforms``, K transforms that resample each image to the fixed grid;
+
+        Returns:
+            ``fixed_to_moving_transforms``, K transforms that resample each image to the fixed grid;
             ``moving_to_fixed_transforms``, their inverses; ``losses``, K numbers: 1 minus the normalised mutual
             information of the fixed and the aligned image, or 0 for an image that is not registered.
-        Raises: InputError, a ValueError, for invalid arguments.
+
+        Raises:
+            InputError: For invalid arguments; a ValueError.
         """
         count = len(moving_images)
         if self.fixed_image is None:

@@ -45,8 +45,12 @@ def checked_run(
         settings: ``NAME=VALUE`` as typed, or values by name.
         device: PyTorch device; None for the GPU, or the CPU if there is none.
         overrides: values that replace those of the config; None keeps the config's value.
-    Returns: the config files, and the values that replace theirs, marked as data for ConfigParser.
-    Raises: InputError, with a one-line message, for invalid input.
+
+    Returns:
+        The config files, and the values that replace theirs, marked as data for ConfigParser.
+
+    Raises:
+        InputError: For invalid input, with a one-line message.
     """
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)

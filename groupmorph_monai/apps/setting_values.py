@@ -51,7 +51,9 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         assignments: ``NAME=VALUE`` as typed; VALUE is a YAML literal.
         config: name of the config.
         files: the config and its overlays, whose top-level keys are the names.
-    Raises: InputError for an unknown name or an invalid value.
+
+    Raises:
+        InputError: For an unknown name or an invalid value.
     """
     keys = read_configs(files)
     values: dict[str, object] = {}

@@ -22,7 +22,9 @@ def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
 
     Args:
         cgroups, root: as in `control_groups`.
-    Returns: 1 or more; fractions of a core are rounded up.
+
+    Returns:
+        1 or more; fractions of a core are rounded up.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for group in control_groups("cpu", cgroups, root) for quota in _quota(group)]
@@ -46,7 +48,9 @@ def limit_threads(number: int | None = None) -> None:
 
     Args:
         number: None for ``OMP_NUM_THREADS`` if set, or else the cores available to this process.
-    Raises: InputError if ``OMP_NUM_THREADS`` is not a valid number.
+
+    Raises:
+        InputError: If ``OMP_NUM_THREADS`` is not a valid number.
     """
     global _own_choice
     # OpenMP reads this once, when torch is loaded. Threads that spin at barriers while another process holds their core

@@ -20,7 +20,8 @@ def thorax_cases(
 ) -> list[dict[str, Any]]:
     """Generate phantoms with 75 landmarks each.
 
-    Returns: results of `make_thorax`, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
+    Returns:
+        Results of `make_thorax`, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
     """
     cases = []
     for seed in seeds:
@@ -36,9 +37,13 @@ def dirlab_cases(folder: str, held_out: str | None = "Case1Pack") -> list[dict[s
     Args:
         folder: folder that contains some or all of ``Case1Pack`` to ``Case10Pack``.
         held_out: case for evaluation; None for all.
-    Returns: ``name``; ``image`` ``(K, *S)`` HU in RAS+ orientation; its ``affine`` ``(4, 4)``; ``landmarks``
-        ``(K, P, 3)`` in its voxels from 0 and ``landmarks_mm`` in RAS mm.
-    Raises: InputError if the folder contains no case, or not the one held out.
+
+    Returns:
+        ``name``; ``image`` ``(K, *S)`` HU in RAS+ orientation; its ``affine`` ``(4, 4)``; ``landmarks`` ``(K, P, 3)``
+        in its voxels from 0 and ``landmarks_mm`` in RAS mm.
+
+    Raises:
+        InputError: If the folder contains no case, or not the one held out.
     """
     items = series_items(folder, "validation" if held_out else None, [], held_out=held_out)
     items = [item for item in items if is_dirlab(item["image"])]

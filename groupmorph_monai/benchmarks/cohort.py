@@ -31,7 +31,9 @@ def simulate(
         dispatch_s: time of the scheduler per series, one after the other.
         start_s: start-up time of each worker.
         failing: indices of series that fail at the end of their first attempt.
-    Returns: seconds until all series are done, and total busy seconds of the workers.
+
+    Returns:
+        Seconds until all series are done, and total busy seconds of the workers.
     """
     free, scheduler = [float(start_s)] * workers, 0.0
     heapq.heapify(free)

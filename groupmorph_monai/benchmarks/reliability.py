@@ -32,7 +32,9 @@ def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std
     Args:
         landmarks: ``(K, P, 3)``, voxels.
         ddf, inverse_ddf, std: ``(K, 3, *S)``, voxels; ``std`` is the standard deviation of ``ddf``.
-    Returns: ``(K * P * 3,)``.
+
+    Returns:
+        ``(K * P * 3,)``.
     """
     common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
     for _ in range(_NEWTON_STEPS):
@@ -66,8 +68,10 @@ def reliability(
         seeds: random seeds of the phantoms; one case for each seed, K and noise.
         timepoints: numbers K of timepoints.
         noises: noise of the phantoms, as in `make_phantom`.
-    Returns: a row for each method, K and noise, with means over the seeds: observed coverage in percent for each level,
-        and mean standard deviation.
+
+    Returns:
+        A row for each method, K and noise, with means over the seeds: observed coverage in percent for each level, and
+        mean standard deviation.
     """
     file = Path(folder) / "reliability.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

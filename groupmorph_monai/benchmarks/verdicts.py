@@ -53,7 +53,9 @@ def tabulate(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Ro
     Args:
         results: failure and result of `measure_case` of each case. Motion beyond the capture range counts as good if it
             was recovered nevertheless.
-    Returns: a row for each failure, with the triggered checks, most frequent first; then totals of good series and of
+
+    Returns:
+        A row for each failure, with the triggered checks, most frequent first; then totals of good series and of
         failures.
     """
     counts: dict[str, Counter[str]] = {}
@@ -104,7 +106,8 @@ def _measure_cases(
     Measurements are stored as lines in ``file``, from which an interrupted run resumes, and which allow judging with
     other thresholds without new registrations: delete the file after changing the method.
 
-    Returns: failure and result of ``measure`` of each case.
+    Returns:
+        Failure and result of ``measure`` of each case.
     """
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     measured = {(line["failure"], line["name"]): line["values"] for line in lines}
@@ -154,8 +157,10 @@ def tabulate_residuals(results: Iterable[tuple[str | None, Mapping[str, Any]]]) 
 
     Args:
         results: failure and result of `measure_contrast_case` of each case.
-    Returns: a row for each failure: the number of series with a fit; the least, median and greatest ratio; and the
-        number of series that this check alone, and all other checks together, call LOOK or FAIL.
+
+    Returns:
+        A row for each failure: the number of series with a fit; the least, median and greatest ratio; and the number of
+        series that this check alone, and all other checks together, call LOOK or FAIL.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for failure, values in results:

@@ -112,7 +112,9 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
         volumes: ``(K, *S)``, or K volumes ``(*S)`` of any size; NumPy arrays or convertible to them.
         affine: ``(4, 4)``, voxel indices to RAS mm, for all volumes; or K of them.
         times_s: K acquisition times in seconds.
-    Raises: InputError, with a one-line message, for invalid input.
+
+    Raises:
+        InputError: For invalid input, with a one-line message.
     """
     if any(np.iscomplexobj(volume) for volume in volumes):
         raise InputError("series: expected real values, got complex ones; pass magnitudes")
@@ -141,8 +143,12 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
     Args:
         timepoints: required K; None for two or more.
         storage: where to keep volumes that are changed.
-    Returns: the series with fill values marked as invalid, and orthogonal axes.
-    Raises: InputError, with a one-line message, for the first unsuitable scan.
+
+    Returns:
+        The series with fill values marked as invalid, and orthogonal axes.
+
+    Raises:
+        InputError: For the first unsuitable scan, with a one-line message.
     """
     frames = list(series.frames)
     if not frames:

@@ -33,7 +33,9 @@ class Storage:
         scans_at_once: timepoints in memory at a time; None for all.
         folder: folder for the files, or its first parent that exists; None for the system's folder for temporary files.
             It should not itself be in memory, as ``/tmp`` may be.
-    Raises: InputError if ``scans_at_once`` is not a positive integer.
+
+    Raises:
+        InputError: If ``scans_at_once`` is not a positive integer.
     """
 
     __slots__ = ("scans_at_once", "folder", "_maps", "_block", "_used")

@@ -23,7 +23,9 @@ class BatchWriter:
             `read_series`.
         output_dir: created if it does not exist.
         options: passed to every `SeriesWriter`.
-    Raises: InputError if two series share a name, or if a name is not a valid folder name.
+
+    Raises:
+        InputError: If two series share a name, or if a name is not a valid folder name.
     """
 
     def __init__(self, series: Sequence[Mapping[str, Any]], output_dir: str, **options: Any):

@@ -18,9 +18,11 @@ def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         fits: returned by `ToftsFit.fit_series`.
-    Returns: medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same
-        with ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit
-        and ``sources`` of the sequence parameters.
+
+    Returns:
+        Medians ``ktrans_per_min_before``, ``kinetic_r2_before``, ``kinetic_residual_percent_before`` and the same with
+        ``_after``; ``kinetic_residual_ratio``, after over before; ``enhancing_voxels``; ``settings`` of the fit and
+        ``sources`` of the sequence parameters.
     """
     enhancing, summary = fits["enhancing"], {}
     for when in ("before", "after"):

@@ -128,7 +128,9 @@ def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform])
     Args:
         landmarks_mm: ``(K, P, 3)``, the same P points in every timepoint, RAS.
         transforms: K, from the common space to each timepoint.
-    Returns: ``(K * (K - 1), P)`` mm, the ordered pairs i != j with i slowest.
+
+    Returns:
+        ``(K * (K - 1), P)`` mm, the ordered pairs i != j with i slowest.
     """
     number = len(transforms)
     if landmarks_mm.dim() != 3 or landmarks_mm.shape[0] != number or landmarks_mm.shape[2] != 3:
@@ -284,7 +286,7 @@ def inverse_consistency_mm(
 @torch.no_grad()
 def similarity(before: Tensor, after: Tensor, covered: Tensor | None = None) -> dict[str, float]:
     """Compute ``rmse_before``, ``rmse_after``, ``nmi_before`` and ``nmi_after`` of native and warped images ``(K, *S)``
-    over the voxels in the mask ``covered`` ``(*S)``, which every scan covers before and after; NaN if there are none."""
+    over the mask ``covered`` ``(*S)`` of voxels that every scan covers before and after; NaN if there are none."""
     any_covered = covered is None or bool(covered.any())
     return {
         f"{measure.__name__}_{when}": measure(images, mask=covered) if any_covered else math.nan

@@ -93,7 +93,9 @@ class SeriesWriter:
         settings: included in the report; ``model`` is also part of the figure's title.
         inputs: other files that the run reads: names, lists of names, or None.
         storage: where to keep the volumes of all timepoints.
-    Raises: InputError if ``output_dir`` is not writable, contains an input, or belongs to another run.
+
+    Raises:
+        InputError: If ``output_dir`` is not writable, contains an input, or belongs to another run.
     """
 
     def __init__(

@@ -62,7 +62,9 @@ def measure_quality(
         transforms: K, from the common space to each timepoint.
         home: index of the scan that defines the output grid.
         storage: where the volumes are kept.
-    Returns: a number, or a list with one number per timepoint, for the names of `verdict.CHECKS`. Measures that do not
+
+    Returns:
+        A number, or a list with one number per timepoint, for the names of `verdict.CHECKS`. Measures that do not
         apply, such as curve roughness for a pair, are omitted.
     """
     frames, grid = series.frames, _coarse_grid(series.frames[home].grid)

@@ -20,7 +20,9 @@ def region_masks(files: str | Sequence[str], series: Series, home: int, transfor
         files: one file, drawn on scan ``home``, or one per scan.
         home: index of the scan that defines the output grid.
         transform: from the common space to that scan.
-    Returns: ``(2, *S)`` bool: the region as drawn, for images before registration, and as the aligned scan shows it.
+
+    Returns:
+        ``(2, *S)`` bool: the region as drawn, for images before registration, and as the aligned scan shows it.
     """
     region, grid = read_region(files, series, home), series.frames[home].grid
     return np.stack([inside_region(region, grid), inside_region(region, grid, transform)])
@@ -32,8 +34,10 @@ def region_report(files: str | Sequence[str], home: int, written: Mapping[str, A
     Args:
         files, home: as for `region_masks`.
         written: the result of `write_registration`, and ``region``, that of `region_masks`.
-    Returns: ``file``; ``voxels`` and ``signal``, each with ``before`` and ``after``: the number of voxels, and K means
-        over those inside the scan's field of view, NaN if there are none.
+
+    Returns:
+        ``file``; ``voxels`` and ``signal``, each with ``before`` and ``after``: the number of voxels, and K means over
+        those inside the scan's field of view, NaN if there are none.
     """
     file = files if isinstance(files, str) else files[home if len(files) > 1 else 0]
     voxels, signal = {}, {}

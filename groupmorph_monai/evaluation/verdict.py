@@ -188,7 +188,9 @@ def judge(
         values: one number, or one per timepoint, by the name of the check. Checks without a value, or with NaN, are
             omitted.
         warnings: sentences, each of them a reason to look.
-    Returns: ``verdict``, the worst level of `LEVELS`; ``reasons``, sentences, worst first; ``checks``, with value,
+
+    Returns:
+        ``verdict``, the worst level of `LEVELS`; ``reasons``, sentences, worst first; ``checks``, with value,
         thresholds, level, meaning and source by name.
     """
     rows, reasons = {}, []

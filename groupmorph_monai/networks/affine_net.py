@@ -48,7 +48,9 @@ def _gradient_equations(own: Tensor, target: Tensor, spacing: float) -> tuple[Te
     Args:
         own, target: descriptors, ``(N, C, *L)``.
         spacing: distance of neighbouring voxels.
-    Returns: A ``(N, P, 3, 3)`` and b ``(N, P, 3)``.
+
+    Returns:
+        A ``(N, P, 3, 3)`` and b ``(N, P, 3)``.
     """
     mean = (own + target) / 2
     slopes = gradient(mean).flatten(3) / spacing
@@ -64,7 +66,9 @@ def _soft_match(own: Tensor, target: Tensor, points: Tensor, sharpness: Tensor) 
         own, target: descriptors at P points, ``(N, C, P)``.
         points: their coordinates, ``(3, P)``.
         sharpness: factor of the correlations.
-    Returns: velocities ``(N, P, 3)`` from each point to its match, and the matched descriptors ``(N, C, P)``.
+
+    Returns:
+        Velocities ``(N, P, 3)`` from each point to its match, and the matched descriptors ``(N, C, P)``.
     """
     weights = torch.softmax(sharpness * (target.mT @ own), dim=2)
     return weights @ points.mT - points.mT, own @ weights.mT
@@ -77,7 +81,9 @@ def _affine_fit(matrix: Tensor, right: Tensor, points: Tensor) -> Tensor:
     Args:
         matrix, right: A ``(N, P, 3, 3)`` and b ``(N, P, 3)`` of the equations ``A v = b``.
         points: coordinates, ``(3, P)``.
-    Returns: ``(N, 12)``: a 3 x 3 matrix, row by row, then a translation.
+
+    Returns:
+        ``(N, 12)``: a 3 x 3 matrix, row by row, then a translation.
     """
     affine = torch.cat([points, torch.ones_like(points[:1])])
     left = torch.einsum("npde,ip,jp->ndiej", matrix, affine, affine).flatten(3).flatten(1, 2)
@@ -152,7 +158,9 @@ class AffineNet(nn.Module):
 
         Args:
             images: ``(B, K, *S)``, intensities in [0, 1].
-        Returns: ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity.
+
+        Returns:
+            ``(B, 2*K*12, 1, 1, 1)``: logarithms, then log variances of minus infinity.
         """
         timepoints, size = check_timepoints(images), images.shape[2:]
         factor = -(-max(size) // self.most_voxels)
@@ -192,7 +200,9 @@ class AffineNet(nn.Module):
             z: logarithms of the maps, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix, row by row, then a translation, in
                 coordinates with the origin at the centre of the images, in units of half their longest side.
             images: ``(B, K, *S)``.
-        Returns: ``(B, K, 3, *S)``, voxels.
+
+        Returns:
+            ``(B, K, 3, *S)``, voxels.
         """
         size = images.shape[2:]
         parameters = z.flatten(2)

@@ -27,7 +27,9 @@ class MomentumNet(nn.Module):
     Args:
         channels: filters on every voxel, every 2nd, 4th and 8th.
         smoothing: filter from momentum to velocity.
-    Raises: ValueError for another number of levels.
+
+    Raises:
+        ValueError: For another number of levels.
     """
 
     def __init__(self, channels: Sequence[int] = (8, 16, 32, 32), smoothing: MultiGaussian | None = None):
@@ -55,7 +57,9 @@ class MomentumNet(nn.Module):
 
         Args:
             images: ``(B, K, *S)``, intensities in [0, 1].
-        Returns: ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity.
+
+        Returns:
+            ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity.
         """
         timepoints = images.shape[1]
         padding: list[int] = []

@@ -29,7 +29,9 @@ def _displace(x: Tensor, u: Tensor) -> Tensor:
     Args:
         x: ``(N, C, *S)``.
         u: displacements, ``(N, 3, *S)``, voxels.
-    Returns: ``(N, C, *S)``, border values outside.
+
+    Returns:
+        ``(N, C, *S)``, border values outside.
     """
     i, j, k = x.shape[2], x.shape[3], x.shape[4]
     grid = torch.stack(
@@ -101,7 +103,9 @@ class Look(nn.Module):
             features: ``(B*K, C, *S)``.
             z: ``(B*K, 3, *S)``.
             timepoints: K.
-        Returns: the updated z, and hidden activations ``(B*K, H, *S)``.
+
+        Returns:
+            The updated z, and hidden activations ``(B*K, H, *S)``.
         """
         warped = self.warped(features, z).unflatten(0, (-1, timepoints))
         mean = warped.mean(dim=1, keepdim=True)
@@ -133,8 +137,10 @@ class Look(nn.Module):
             warped: warped features, ``(B, k, C, *S)``.
             mean: mean over all timepoints, ``(B, 1, C, *S)``.
             weighted: its weighted gradient.
-        Returns: the right-hand side of the normal equations ``(B*k, 3, *S)``; the root mean square residual
-            ``(B, k, 1, *S)``; and the residual ``(B, k, C, *S)``.
+
+        Returns:
+            The right-hand side of the normal equations ``(B*k, 3, *S)``; the root mean square residual ``(B, k, 1,
+            *S)``; and the residual ``(B, k, C, *S)``.
         """
         residual = warped - mean
         b = residual[:, :, :1] * weighted[:, :1]
@@ -163,7 +169,9 @@ class Look(nn.Module):
             b, disagreement, residual: output of `compared`.
             mean_disagreement: mean of the disagreement over all K timepoints, ``(B, 1, *S)``.
             z: ``(B*k, 3, *S)``.
-        Returns: the updated z, and hidden activations.
+
+        Returns:
+            The updated z, and hidden activations.
         """
         products = [
             (weighted[:, :, d] * slope[:, :, e]).sum(dim=1) for d, e in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]
@@ -191,7 +199,9 @@ class Look(nn.Module):
             a: the symmetric matrices A, ``(B, 6, *S)``: xx, yy, zz, xy, xz, yz.
             trace: their traces, ``(B, 1, *S)``, to which the damping c is proportional.
             b: ``(B, K, 3, *S)``.
-        Returns: ``(B, K, 3, *S)``.
+
+        Returns:
+            ``(B, K, 3, *S)``.
         """
         damping = 0.1 * trace + 1e-3
         xx, yy, zz = a[:, 0:1] + damping, a[:, 1:2] + damping, a[:, 2:3] + damping
@@ -269,7 +279,9 @@ class GroupSetVAE(nn.Module):
 
         Args:
             images: volumes, ``(N, 1, *S)``, with sizes divisible by 16.
-        Returns: features on every 2nd, 4th, 8th and 16th voxel, ``(N, C, *S / 2)`` to ``(N, C, *S / 16)``.
+
+        Returns:
+            Features on every 2nd, 4th, 8th and 16th voxel, ``(N, C, *S / 2)`` to ``(N, C, *S / 16)``.
         """
         x = F.leaky_relu(self.encoder[0](images), 0.2)
         half = _half_as_fine(images)
@@ -290,8 +302,10 @@ class GroupSetVAE(nn.Module):
 
         Args:
             images: ``(B, K, *S)``, intensities in [0, 1].
-        Returns: ``(B, 2*K*C, *ceil(S / 4))``: mean, then log variance, of z in voxels of its grid, where C is 3 times
-            the number of velocities.
+
+        Returns:
+            ``(B, 2*K*C, *ceil(S / 4))``: mean, then log variance, of z in voxels of its grid, where C is 3 times the
+            number of velocities.
         """
         timepoints = check_timepoints(images)
         features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))

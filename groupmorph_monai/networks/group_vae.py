@@ -30,7 +30,9 @@ class GroupVAE(nn.Module):
             each missing one halves the resolution of z.
         max_velocity_voxels: bound alpha of the components of the mean, voxels of the grid of z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
-    Raises: ValueError for more upsampling than strided convolutions.
+
+    Raises:
+        ValueError: For more upsampling than strided convolutions.
     """
 
     def __init__(
@@ -76,8 +78,12 @@ class GroupVAE(nn.Module):
 
         Args:
             images: ``(B, K, *S)``, intensities in [0, 1].
-        Returns: ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its grid.
-        Raises: ValueError for another number of timepoints.
+
+        Returns:
+            ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its grid.
+
+        Raises:
+            ValueError: For another number of timepoints.
         """
         if images.shape[1] != self.timepoints:
             raise ValueError(

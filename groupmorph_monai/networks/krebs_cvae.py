@@ -40,7 +40,9 @@ class KrebsCVAE(nn.Module):
             voxel: three end on every voxel (as in the paper), two on every second.
         lattice_voxels: size of the feature maps at the fully connected layers.
         smoothing_voxels, kernel_voxels: standard deviation and width of the Gaussian filter, voxels of the velocity.
-    Raises: ValueError for another number of layers.
+
+    Raises:
+        ValueError: For another number of layers.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class KrebsCVAE(nn.Module):
 
         Args:
             images: ``(B, K, *S)``, intensities in [0, 1].
-        Returns: ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes.
+
+        Returns:
+            ``(B, 2*K*C, 1, 1, 1)``: means, then log variances, of the codes.
         """
         timepoints = images.shape[1]
         x = with_mean_of_others(images)
@@ -111,7 +115,9 @@ class KrebsCVAE(nn.Module):
         Args:
             z: ``(B, K, C, 1, 1, 1)``.
             images: ``(B, K, *S)``, of which only the first timepoint, the moving image, is used.
-        Returns: ``(B, K, 3, *ceil(S / stride))``, in voxels of this lattice.
+
+        Returns:
+            ``(B, K, 3, *ceil(S / stride))``, in voxels of this lattice.
         """
         size = images.shape[2:]
         padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]

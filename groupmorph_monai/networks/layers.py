@@ -40,7 +40,9 @@ def with_mean_of_others(images: Tensor) -> Tensor:
 
     Args:
         images: ``(B, K, *S)``.
-    Returns: ``(B * K, 2, *S)``.
+
+    Returns:
+        ``(B * K, 2, *S)``.
     """
     timepoints = check_timepoints(images)
     mean_of_others = (images.sum(dim=1, keepdim=True) - images) / (timepoints - 1)

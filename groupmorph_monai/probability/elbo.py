@@ -51,8 +51,8 @@ class NegativeELBO(nn.Module):
         """Compute the unweighted terms of the objective.
 
         Args:
-            registration: an inferer's result. Where it contains ``covered``, only these voxels of ``warped`` count; where
-                it contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
+            registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if it
+                contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
                 timepoint's own space.
             target: the structure's surfaces, as `SurfaceDistance` takes them.
 

@@ -166,7 +166,9 @@ def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tu
         image: ``(N, 1, *S)``.
         observed: ``(N, 1, *S)``, 1 where the image was observed and 0 elsewhere; None for everywhere.
         ddf: ``(N, D, *S)``, voxels.
-    Returns: values ``(N, 1, *S)``, and ``(N, 1, *S)`` bool, True inside the volume and where most of the voxels that
+
+    Returns:
+        Values ``(N, 1, *S)``, and ``(N, 1, *S)`` bool, True inside the volume and where most of the voxels that
         contribute were observed.
     """
     within = inside(ddf).unsqueeze(1)
@@ -203,7 +205,9 @@ def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple
         images: ``(B, K, *S)``.
         observed: ``(B, K, *S)``, 1 where the images were observed and 0 elsewhere; None for everywhere.
         ddf: ``(B, K, D, *S)``, voxels.
-    Returns: values and mask of `displace_observed`, each ``(B, K, *S)``.
+
+    Returns:
+        Values and mask of `displace_observed`, each ``(B, K, *S)``.
     """
     _check_shapes(images, ddf)
     volumes = images.flatten(0, 1).unsqueeze(1).split(1)

@@ -32,7 +32,9 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
     Args:
         output_dir: folder for the checkpoints.
         weights, dataset_dir: inputs of the run, which must not be in ``output_dir``; None if there are none.
-    Raises: InputError if another run writes to the folder, or if it contains an input.
+
+    Raises:
+        InputError: If another run writes to the folder, or if it contains an input.
     """
     if idist.get_rank() == 0:
         keep_inputs(output_dir, [path for path in (weights, dataset_dir) if path])
@@ -134,7 +136,8 @@ class Checkpoints:
     def attach(self, trainer: Engine) -> None:
         """Attach to ``trainer`` and, if the folder has checkpoints, make it resume from the newest when it starts.
 
-        Raises: InputError if this run cannot continue the run in the folder.
+        Raises:
+            InputError: If this run cannot continue the run in the folder.
         """
         save = Checkpoint(
             self.objects,

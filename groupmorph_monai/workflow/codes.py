@@ -44,7 +44,9 @@ class CodeInferer(FieldInferer):
             inputs: ``(B, K, *S)``, intensities in [0, 1].
             network: network with a ``code_size``.
             coverage: ``(B, K, *S)``, 1 inside each timepoint's field of view; None for everywhere.
-        Returns: as for `RegistrationInferer`.
+
+        Returns:
+            As for `RegistrationInferer`.
         """
         images, model = as_images(inputs), unwrapped(network)
         z = self.codes(images, network)

@@ -36,7 +36,9 @@ class RegistrationCost:
         device: device on which the registration runs.
         products: outputs in addition to the aligned series; None for the defaults.
         initial: initial alignment, as for `AlignInitiald`.
-    Raises: InputError if no scan has the index ``reference``.
+
+    Raises:
+        InputError: If no scan has the index ``reference``.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class FieldInferer(Inferer):
         self.alignment, self.transformation, self.storage = alignment, transformation, storage
 
     def warped(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
-        """Return ``warped`` ``(B, K, *S)``; ``covered``, True where it lies within the image; ``ddf`` ``(B, K, D, *S)``,
+        """Return ``warped`` ``(B, K, *S)``; ``covered``, True inside the image; ``ddf`` ``(B, K, D, *S)``,
         common space to timepoint, voxels; ``dvf``, ``z_mean`` and ``z_log_variance`` of the prediction."""
         dvf = prediction.dvf
         ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()

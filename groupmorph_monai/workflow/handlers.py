@@ -145,7 +145,9 @@ def warmup_and_cosine(iteration: int, iterations: int, warmup: int = 0) -> float
         iteration: current iteration, from 0.
         iterations: length of the schedule.
         warmup: number of iterations of the warm-up, at most ``iterations``.
-    Returns: factor between 0 and 1.
+
+    Returns:
+        Factor between 0 and 1.
     """
     warmup = min(warmup, iterations)
     if iteration < warmup:

@@ -16,7 +16,9 @@ def literal(value: object) -> object:
 
     Args:
         value: text, path, number, boolean or None, or a list of these.
-    Returns: value for a config.
+
+    Returns:
+        Value for a config.
     """
     if isinstance(value, (str, Path)):
         return {"_target_": "os.fsdecode", "filename": os.fsencode(value)}

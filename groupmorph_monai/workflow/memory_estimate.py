@@ -37,7 +37,9 @@ def all_at_once_gb(
         network_share: share of the working grid in one window of the network.
         refined: whether the velocity is refined.
         draws: whether the posterior is sampled.
-    Returns: memory in 1e9 bytes.
+
+    Returns:
+        Memory in 1e9 bytes.
     """
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
     stages: list[float] = [_RESULT + _DRAWING * draws]

@@ -45,7 +45,9 @@ class Comparison:
             registration: output of `RegistrationInferer.warped`.
             inverse_ddf: function that computes the displacements from each timepoint to the common space,
                 ``(B, K, D, *S)``, voxels.
-        Returns: tensors by name.
+
+        Returns:
+            Tensors by name.
         """
         raise NotImplementedError
 
@@ -72,7 +74,9 @@ class ExchangedPairs(Comparison):
 
     Args:
         alignment: alignment of the registration, to the first timepoint.
-    Raises: InputError for another alignment, and for series of more than two timepoints.
+
+    Raises:
+        InputError: For another alignment, and for series of more than two timepoints.
     """
 
     def __init__(self, alignment: Alignment):
@@ -114,7 +118,9 @@ class TrainingInferer(Inferer):
         Args:
             inputs: ``(B, K, *S)``, intensities in [0, 1].
             network: network to train.
-        Returns: the output of `RegistrationInferer.warped` and the entries that the comparisons add.
+
+        Returns:
+            The output of `RegistrationInferer.warped` and the entries that the comparisons add.
         """
         *_, last = self._steps(inputs, network)
         return last()

@@ -23,8 +23,12 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
     Args:
         path: the file.
         device: device to load the tensors to.
-    Returns: the state dict.
-    Raises: InputError if the file has other content, or a value that is not finite.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        InputError: If the file has other content, or a value that is not finite.
     """
     if not Path(path).is_file():
         raise _missing(Path(path))

@@ -89,7 +89,8 @@ def _fitting(memory_gb: float) -> int:
 def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Client"]:
     """Yield a Dask client, and shut down the cluster that it started at exit.
 
-    Raises: InputError if the scheduler does not answer, or if the queue rejects the jobs.
+    Raises:
+        InputError: If the scheduler does not answer, or if the queue rejects the jobs.
     """
     import dask
     from distributed import Client
@@ -149,8 +150,9 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
 def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception | None"]]:
     """Register series on the workers, in order.
 
-    Yields: the index and status of each series as it ends; the status is an exception if Dask gave up on the series,
-        and None if the connection to the scheduler is lost.
+    Yields:
+        The index and status of each series as it ends; the status is an exception if Dask gave up on the series, and
+        None if the connection to the scheduler is lost.
     """
     from distributed import as_completed
 

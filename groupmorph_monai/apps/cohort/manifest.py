@@ -43,7 +43,9 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
 
     Args:
         output: folder for the results, which must not contain any of the scans.
-    Raises: InputError if any line is invalid. Several mistakes are first printed to standard error, one per line.
+
+    Raises:
+        InputError: If any line is invalid. Several mistakes are first printed to standard error, one per line.
     """
     rows = _rows(Path(manifest))
     number, header = next(rows, (1, []))

@@ -52,7 +52,9 @@ def register_series(job: Job) -> Status:
     Args:
         job: ``name``, ``output`` (the cohort's folder), ``arguments`` (of `groupmorph register`), ``cwd``, ``attempt``,
             and the hashes ``inputs`` and ``settings``.
-    Returns: the contents of ``status.json``.
+
+    Returns:
+        The contents of ``status.json``.
     """
     cohort = CohortFolder(Path(job["output"]))
     cohort.work.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,11 @@ Ended = tuple[int, Status | Exception | None]
 def run_cohort(args: argparse.Namespace) -> int:
     """Register the remaining series of a study and write its table and page.
 
-    Returns: exit code: 3 if any series failed, else 0.
-    Raises: InputError, before any registration, if the manifest or the output folder is invalid.
+    Returns:
+        Exit code: 3 if any series failed, else 0.
+
+    Raises:
+        InputError: If the manifest or the output folder is invalid, before any registration.
     """
     check_installed(args)
     series = read_manifest(args.manifest, args.output)

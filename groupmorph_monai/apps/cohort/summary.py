@@ -39,7 +39,8 @@ td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td
 def summarise(cohort: CohortFolder, jobs: Sequence[Job]) -> dict[str, int]:
     """Write ``cohort.tsv``, in the order of the manifest, and ``cohort.html``, worst series first.
 
-    Returns: number of series by state.
+    Returns:
+        Number of series by state.
     """
     rows = [_row(cohort, job) for job in jobs]
     with (

@@ -20,8 +20,12 @@ def register_series(line: str) -> Status:
     Args:
         line: JSON of a job for `server.register_series`, with ``threads`` (None: the worker's share of the cores) and
             ``gpus`` (number of GPUs, assigned to local workers in turn).
-    Returns: the contents of ``status.json``.
-    Raises: RuntimeError if the server has exited; the next series starts a new one.
+
+    Returns:
+        The contents of ``status.json``.
+
+    Raises:
+        RuntimeError: If the server has exited; the next series starts a new one.
     """
     job: Job = json.loads(line)
     if getattr(_thread, "server", None) is None:

@@ -37,7 +37,8 @@ def register_arguments(request: Mapping[str, Any]) -> list[str]:
     Values come from the network: each becomes one word ``--name=value`` that the command checks, and overlays must be
     among those that the bundle ships.
 
-    Raises: InputError for an unknown option, an overlay that is not shipped, or a result format other than NIfTI.
+    Raises:
+        InputError: For an unknown option, an overlay that is not shipped, or a result format other than NIfTI.
     """
     for name in request:
         if name not in OPTIONS and name not in _OF_THE_SERVER:
@@ -87,8 +88,13 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
     Args:
         arguments: options returned by `register_arguments`.
         output: folder for the results.
-    Returns: verdict, metrics, warnings and the confidence of the initial alignment, from the report.
-    Raises: InputError with the command's message for invalid input; RuntimeError for an internal error.
+
+    Returns:
+        Verdict, metrics, warnings and the confidence of the initial alignment, from the report.
+
+    Raises:
+        InputError: With the command's message for invalid input.
+        RuntimeError: For an internal error.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
     done = subprocess.run(

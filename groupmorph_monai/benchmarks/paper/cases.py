@@ -95,7 +95,9 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
         seeds: random seeds of phantoms, one series each.
         size: size of phantoms, voxels; None for full size.
         timepoints: K of phantoms.
-    Raises: InputError if ``data`` is neither.
+
+    Raises:
+        InputError: If ``data`` is neither.
     """
     if data in SOURCES:
         shape = tuple(size or SOURCES[data].size)

@@ -34,7 +34,10 @@ def draw_slices(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) ->
 
 def draw_landmarks(cells: Sequence[Cell], titles: Mapping[str, str], file: Path) -> bool:
     """Draw a box plot of landmark distances over all series: quartiles, and whiskers to the 5th and 95th percentiles.
-    Returns: False if no series has landmarks."""
+
+    Returns:
+        False if no series has landmarks.
+    """
     distances: dict[str, list[np.ndarray]] = {}
     for cell in cells:
         if "landmark_quantiles_mm" in cell.arrays:

@@ -107,7 +107,9 @@ def measure(
         series: returned by ``load`` of a case.
         ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
         inverse_ddf: inverse fields of the method, if available, used to map landmarks back.
-    Returns: numbers by column, NaN for unknown ones; and arrays for the figures.
+
+    Returns:
+        Numbers by column, NaN for unknown ones; and arrays for the figures.
     """
     images, affine = series["image"].float(), torch.as_tensor(series["affine"]).double()
     grid = Grid(images.shape[1:], affine)

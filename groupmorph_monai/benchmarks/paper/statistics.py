@@ -36,8 +36,9 @@ def _mean(values: Sequence[float | None]) -> float:
 def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> list[dict[str, object]]:
     """Compute paired differences between each method and the method ``against``.
 
-    Returns: a row for each method and compared column: the mean ``difference``; its 95 % interval ``low`` to ``high``
-        by bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of the two-sided
+    Returns:
+        A row for each method and compared column: the mean ``difference``; its 95 % interval ``low`` to ``high`` by
+        bootstrap over the series (percentiles of 9999 resamples), NaN for fewer than two; and ``p`` of the two-sided
         Wilcoxon signed-rank test, which cannot be below 0.05 for fewer than six series.
     """
     numbers: dict[str, dict[str, Mapping[str, Any]]] = {}

@@ -35,7 +35,9 @@ def in_voxels(field_mm: np.ndarray, spacing: Sequence[float]) -> Tensor:
     Args:
         field_mm: ``(k, j, i, 3)``, as in ITK's arrays; components x, y, z, from the fixed to the moving image.
         spacing: voxel size of the grid, mm.
-    Returns: ``(3, i, j, k)``.
+
+    Returns:
+        ``(3, i, j, k)``.
     """
     voxels = np.asarray(field_mm, dtype=np.float64) / np.asarray(spacing)
     return torch.from_numpy(np.ascontiguousarray(voxels.transpose(3, 2, 1, 0))).float()
@@ -58,7 +60,9 @@ def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]
         images: ``(K, *S)``.
         register: returns the field ``(3, *S)`` between a fixed and a moving volume ``(*S)``, in voxels, optionally with
             the field of the inverse transform.
-    Returns: ``(K, 3, *S)``, or two of them.
+
+    Returns:
+        ``(K, 3, *S)``, or two of them.
     """
     identity = torch.zeros(3, *images.shape[1:])
     results = [register(images[0], volume) for volume in images[1:]]

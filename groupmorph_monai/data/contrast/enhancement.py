@@ -25,7 +25,9 @@ def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
     Args:
         first: ``(*S)``, the scan.
         covered: ``(*S)`` bool, where it counts.
-    Returns: ``(*S)`` bool.
+
+    Returns:
+        ``(*S)`` bool.
     """
     return covered & (first > _BODY * np.percentile(first[covered], 99) if covered.any() else covered)
 
@@ -52,7 +54,9 @@ def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float)
         volumes: ``(K, *S)``.
         times_s: K, from the first scan.
         arrival_s: of the agent, from the first scan.
-    Returns: ``(*S)`` float32, from 0 to 10; 0 where the tissue does not enhance.
+
+    Returns:
+        ``(*S)`` float32, from 0 to 10; 0 where the tissue does not enhance.
     """
     first = min(int((np.asarray(times_s) <= arrival_s).sum()), len(volumes) - 1)
     early, late = (np.maximum(volumes[k] - volumes[0], 0) for k in (first, -1))

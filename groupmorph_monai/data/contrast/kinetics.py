@@ -128,7 +128,9 @@ class ToftsFit:
         Args:
             series: the series.
             home: index of the scan on whose grid the results lie.
-        Raises: InputError if the series cannot be fitted, or for an invalid parameter.
+
+        Raises:
+            InputError: If the series cannot be fitted, or for an invalid parameter.
         """
         for name, value, choices in (
             ("kinetics_model", self.model, _LEAST_SCANS),
@@ -183,7 +185,8 @@ class ToftsFit:
     def for_series(self, series: Series) -> tuple["ToftsFit", dict[str, str]]:
         """Replace the parameters of the sequence that are None by those in the headers, or else by typical ones.
 
-        Returns: the fit, and the source of each of these parameters by name.
+        Returns:
+            The fit, and the source of each of these parameters by name.
         """
         values, sources = {}, {}
         for name, assumed in _ASSUMED.items():
@@ -211,8 +214,12 @@ class ToftsFit:
             home: index of the scan on whose grid the volumes lie, and on which the mask is drawn.
             native, warped, observed_mask: as for `before_and_after`.
             transform: from the common space to that scan; None for the identity.
-        Returns: as for `before_and_after`, with the sources.
-        Raises: ValueError for a series without acquisition times, which `check` refuses.
+
+        Returns:
+            As for `before_and_after`, with the sources.
+
+        Raises:
+            ValueError: For a series without acquisition times, which `check` refuses.
         """
         if series.times_s is None:
             raise ValueError("series: expected acquisition times, got none")
@@ -235,7 +242,9 @@ class ToftsFit:
             observed_mask: ``(*S)`` bool, voxels to fit, inside the field of view of every scan before and after
                 registration.
             times_s: K acquisition times.
-        Returns: the fits; None, with a warning, if no tissue takes up contrast agent.
+
+        Returns:
+            The fits; None, with a warning, if no tissue takes up contrast agent.
         """
         times = np.asarray(times_s, dtype=float)
         times = times - times[0]
@@ -296,7 +305,9 @@ class ToftsFit:
             concentration: N curves, ``(K, N)``, mmol/l.
             basis: ``(M, K)``, `uptake` for each of M values of kep.
             plasma: ``(K,)``, mmol/l.
-        Returns: Ktrans (1/min) and the sum of squared residuals, each ``(N,)``.
+
+        Returns:
+            Ktrans (1/min) and the sum of squared residuals, each ``(N,)``.
         """
         # Names of products: b is a row of the basis, p the plasma, c a curve. The gain is the reduction of the sum of
         # squared residuals by the model.

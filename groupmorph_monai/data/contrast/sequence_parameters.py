@@ -25,8 +25,12 @@ def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
 
     Args:
         name: "repetition_time_s", from one excitation to the next, "flip_angle_deg" or "field_strength_t".
-    Returns: the value, and a description of its source; None if no header states it.
-    Raises: InputError if the scans were acquired with different values.
+
+    Returns:
+        The value, and a description of its source; None if no header states it.
+
+    Raises:
+        InputError: If the scans were acquired with different values.
     """
     values = list(_values(series, name))
     if not values:

@@ -39,7 +39,9 @@ def make_affine_phantom(
     Args:
         seed, size, timepoints, margin_voxels: as in `make_phantom`.
         degrees, shift_voxels, scale: maximum rotation about each axis, and maximum shift and scaling along each axis.
-    Returns: ``image`` ``(K, *S)``; ``landmarks`` ``(K, P, 3)``, voxels, of tissue inside all fields of view; ``affine``
+
+    Returns:
+        ``image`` ``(K, *S)``; ``landmarks`` ``(K, P, 3)``, voxels, of tissue inside all fields of view; ``affine``
         ``(4, 4)``.
     """
     phantom = make_phantom(seed, size, timepoints, max_motion_voxels=1e-3, landmarks=2000, margin_voxels=margin_voxels)

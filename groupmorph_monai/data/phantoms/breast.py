@@ -42,11 +42,13 @@ def make_breast(
         landmarks: number of points at vessel bifurcations, on the border of glandular tissue and, a tenth of them,
             inside lesions; those that leave the field of view are dropped.
         noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
-    Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
-        same P points of tissue in each scan, exact to 1e-3 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of the
-        lesion from 1; ``lesion_volumes_mm3`` ``(L,)``, in the template; ``motion`` ``(K, 3, *S)``, displacement from
-        the voxels of each scan to the template, voxels, without the motion of the beating heart; ``tissue``
-        ``(K, *S)``, index of ``BREAST_TISSUES``; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)``.
+
+    Returns:
+        ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P
+        points of tissue in each scan, exact to 1e-3 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of the lesion
+        from 1; ``lesion_volumes_mm3`` ``(L,)``, in the template; ``motion`` ``(K, 3, *S)``, displacement from the
+        voxels of each scan to the template, voxels, without the motion of the beating heart; ``tissue`` ``(K, *S)``,
+        index of ``BREAST_TISSUES``; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)``.
     """
     rng = torch.Generator().manual_seed(seed)
     spacing = torch.tensor([float(v) for v in spacing_mm])

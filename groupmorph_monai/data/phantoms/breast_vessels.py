@@ -20,7 +20,9 @@ def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tup
     Args:
         rng: source of all random numbers.
         centre, radii: centre and radii of the breast, mm, ``(3,)``; the second axis points to the nipple.
-    Returns: centreline points ``(N, 3)`` mm; their radii ``(N,)`` mm; bifurcations ``(B, 3)`` mm.
+
+    Returns:
+        Centreline points ``(N, 3)`` mm; their radii ``(N,)`` mm; bifurcations ``(B, 3)`` mm.
     """
     places, widths, bifurcations = [], [], []
     angles = rng.uniform(0, 2 * np.pi) + np.arange(4) * np.pi / 2 + rng.uniform(-0.4, 0.4, 4)

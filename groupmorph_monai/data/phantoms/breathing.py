@@ -87,9 +87,11 @@ def make_breathing_series(
         timepoints: K; the signal of the organs rises by half over time.
         landmarks: number of points; those that leave the field of view are dropped.
         noise: standard deviation of the Gaussian components of the Rician noise, relative to the tissue signal.
-    Returns: ``image`` ``(K, *S)``; ``affine`` ``(4, 4)`` RAS mm; ``landmarks_mm`` ``(K, P, 3)``, RAS mm, exact;
-        ``inside`` ``(P,)``, whether a landmark is in the moving organs. All landmarks keep a distance of at least a
-        seventh of the organs' radius from the sliding border.
+
+    Returns:
+        ``image`` ``(K, *S)``; ``affine`` ``(4, 4)`` RAS mm; ``landmarks_mm`` ``(K, P, 3)``, RAS mm, exact; ``inside``
+        ``(P,)``, whether a landmark is in the moving organs. All landmarks keep a distance of at least a seventh of the
+        organs' radius from the sliding border.
     """
     rng = torch.Generator().manual_seed(seed)
     spacing = torch.tensor([float(v) for v in spacing_mm])

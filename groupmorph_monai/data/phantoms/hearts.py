@@ -40,9 +40,11 @@ def make_heart(
         size: voxels (i, j, k).
         noise: standard deviation of the Gaussian components of the Rician noise; blood has signal 1.
         landmarks: number of points P in the heart with known positions in both volumes.
-    Returns: ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement from voxels of the contracted volume to the
-        volume at rest, voxels; ``heart`` ``(*S)``, 1 inside the outer wall of the contracted heart; ``landmarks``
-        ``(2, P, 3)``, voxels; ``affine`` ``(4, 4)``, 1 mm voxels.
+
+    Returns:
+        ``image`` ``(2, *S)``; ``motion`` ``(3, *S)``, displacement from voxels of the contracted volume to the volume
+        at rest, voxels; ``heart`` ``(*S)``, 1 inside the outer wall of the contracted heart; ``landmarks`` ``(2, P,
+        3)``, voxels; ``affine`` ``(4, 4)``, 1 mm voxels.
     """
     if kind not in HEART_MOTIONS:
         raise ValueError(f"kind: expected one of {', '.join(HEART_MOTIONS)}, got {kind!r}")
@@ -53,7 +55,7 @@ def make_heart(
     radii = torch.tensor([outer, outer, float(extent[2] * uniform(rng, 0.34, 0.42))])
     wall, turn = float(uniform(rng, 0.28, 0.42)), float(uniform(rng, -0.3, 0.3))
     signals = uniform(rng, 0.85, 1.15, (4,)) * torch.tensor([1.0, 0.4, 0.55, 0.75])  # blood, wall, around, right side
-    lattice_seed = int(torch.randint(2**30, (), generator=rng))
+    texture_seed = int(torch.randint(2**30, (), generator=rng))
 
     def local(points: Tensor) -> Tensor:
         """Convert to heart coordinates: radius 1 at the outer wall, right ventricle along the first axis."""
@@ -62,13 +64,8 @@ def make_heart(
         return torch.stack([(cos * x + sin * y) / radii[0], (cos * y - sin * x) / radii[1], z / radii[2]])
 
     def signal(points: Tensor) -> tuple[Tensor, Tensor]:
-        lattice_size = [n + 16 for n in size]
-        texture = total(
-            smooth_noise(torch.Generator().manual_seed(lattice_seed + n), cell, 1, points + 8, lattice_size)[0]
-            for n, cell in enumerate((3.0, 7.0))
-        )
         tissue, heart = _tissue(local(points), outer, wall, signals)
-        return tissue * (1 + 0.06 * texture).clamp_min(0.2), heart
+        return tissue * (1 + 0.06 * _texture(points, size, texture_seed)).clamp_min(0.2), heart
 
     grid = voxel_grid(size, torch.empty(0))
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
@@ -83,6 +80,14 @@ def make_heart(
         "landmarks": torch.stack([voxels + motion[(slice(None), *voxels.T)].T, voxels.float()]),
         "affine": torch.eye(4, dtype=torch.float64),
     }
+
+
+def _texture(points: Tensor, size: Sequence[int], seed: int) -> Tensor:
+    lattice_size = [n + 16 for n in size]
+    return total(
+        smooth_noise(torch.Generator().manual_seed(seed + n), cell, 1, points + 8, lattice_size)[0]
+        for n, cell in enumerate((3.0, 7.0))
+    )
 
 
 def _random_voxels(mask: Tensor, number: int, seed: int) -> Tensor:

@@ -192,10 +192,12 @@ def make_phantom(
         landmarks: number of points with known positions in all timepoints.
         noise: standard deviation of the Gaussian components of the Rician noise, relative to the body's mean signal.
         margin_voxels: margin of air on every side; without it the body extends beyond the field of view.
-    Returns: ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the
-        same P points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of
-        the lesion from 1; ``lesion_ktrans_per_min`` ``(L,)``; ``motion`` ``(K, 3, *S)``, displacement from the voxels
-        of each timepoint to the template, voxels; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first
+
+    Returns:
+        ``image`` ``(K, *S)``, signal in arbitrary units; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P
+        points of tissue in each timepoint, exact to 1e-4 voxel; ``lesion_mask`` ``(K, *S)``, 0 or the number of the
+        lesion from 1; ``lesion_ktrans_per_min`` ``(L,)``; ``motion`` ``(K, 3, *S)``, displacement from the voxels of
+        each timepoint to the template, voxels; ``affine`` ``(4, 4)`` RAS mm; ``times_s`` ``(K,)`` since the first
         timepoint.
     """
     rng = torch.Generator().manual_seed(seed)

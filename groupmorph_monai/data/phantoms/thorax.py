@@ -108,12 +108,16 @@ def make_thorax(
         landmarks: number of bifurcations of vessels and airways in the lungs; fewer if the field of view is small or
             its voxels are too large to resolve them.
         noise_hu: standard deviation.
-    Returns: ``image`` ``(K, *S)`` HU; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P bifurcations, exact;
+
+    Returns:
+        ``image`` ``(K, *S)`` HU; ``landmarks`` ``(K, P, 3)``, voxel coordinates of the same P bifurcations, exact;
         ``lesion_mask`` ``(K, *S)``, 0 or the number of the lesion from 1; ``motion`` ``(K, 3, *S)``, displacement from
         the voxels of each timepoint to the template, voxels, exact, discontinuous at the sliding border; ``regions``
         ``(K, *S)``, 0 outside the chest cavity, 1 in it, 2 in a lung; ``affine`` ``(4, 4)`` RAS mm; ``times_s``
         ``(K,)``.
-    Raises: InputError if ``max_motion_mm`` is out of range.
+
+    Raises:
+        InputError: If ``max_motion_mm`` is out of range.
     """
     if not 0 <= max_motion_mm <= _MOST_MOTION_MM:
         raise InputError(f"max_motion_mm: expected 0 to {_MOST_MOTION_MM:g}, got {max_motion_mm}; change it")

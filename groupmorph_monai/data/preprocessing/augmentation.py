@@ -69,7 +69,9 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         keys: keys of series ``(K, *S)``; the same timepoints are selected from all.
         least, most: number of timepoints; series with fewer than ``most`` may keep all of theirs.
         in_order: select consecutive timepoints in temporal order instead.
-    Raises: InputError for a series with fewer than ``least`` timepoints.
+
+    Raises:
+        InputError: For a series with fewer than ``least`` timepoints.
     """
 
     def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):

@@ -38,7 +38,9 @@ def working_grid(
             reference, or the median over the scans. None keeps the scans' spacing.
         reference: index of the scan to which all others are aligned.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
-    Raises: InputError for an invalid spacing.
+
+    Raises:
+        InputError: For an invalid spacing.
     """
     if reference is not None:
         grid = grids[reference].canonical()
@@ -110,8 +112,10 @@ def resample(
         transform: from the space of ``grid`` to that of ``frame``; None for the identity.
         nearest: use nearest-neighbour instead of linear interpolation.
         displacement: ``(3, *S)``, zero; receives ``transform(x) - x`` in mm.
-    Returns: the values ``(*S)``, float32, or in the frame's dtype with ``nearest``; and the mask of the frame's field
-        of view, ``(*S)`` bool.
+
+    Returns:
+        The values ``(*S)``, float32, or in the frame's dtype with ``nearest``; and the mask of the frame's field of
+        view, ``(*S)`` bool.
     """
     kind = frame.data.dtype if nearest else np.dtype(np.float32)
     if transform is not None and transform.is_identity:

@@ -46,8 +46,12 @@ def at_right_angles(
         affine: ``(4, 4)``, voxel to RAS mm.
         valid: ``(i, j, k)`` bool, or None if all voxels are valid.
         path: the file, for messages.
-    Returns: data, affine and valid; outside the volume ``valid`` is False and ``data`` is the smallest valid value.
-    Raises: InputError if two axes are less than 45 degrees apart.
+
+    Returns:
+        Data, affine and valid; outside the volume ``valid`` is False and ``data`` is the smallest valid value.
+
+    Raises:
+        InputError: If two axes are less than 45 degrees apart.
     """
     shear = _shear(affine)
     if shear < _ROUNDING_FLOAT32:

@@ -206,7 +206,9 @@ class ScalePercentilesd(MapTransform):
         lower, upper: percentiles, 0 to 100.
         per_timepoint: scale each timepoint by its own percentiles instead of those of the series.
         storage: where to keep the result.
-    Raises: InputError if intensities, or their range, are not finite in float32.
+
+    Raises:
+        InputError: If intensities, or their range, are not finite in float32.
     """
 
     def __init__(

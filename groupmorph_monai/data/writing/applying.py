@@ -84,9 +84,13 @@ def apply_field_to_files(
     Args:
         files: images as for `apply_field`, or points as for `read_points`.
         nearest: whether the images are label maps.
-    Returns: the written files, named after the inputs, with the ending .nii.gz or .csv; 3D Slicer's points keep
-        their format, labels and properties.
-    Raises: InputError if two results would have the same name, or a result would replace an input.
+
+    Returns:
+        The written files, named after the inputs, with the ending .nii.gz or .csv; 3D Slicer's points keep their
+        format, labels and properties.
+
+    Raises:
+        InputError: If two results would have the same name, or a result would replace an input.
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
@@ -109,7 +113,9 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         result: folder written by `write_registration` with fields.
         path: ``.nii.gz`` or ``.nii`` for a field on the grid of ``origin``, ``.h5`` for an ITK composite transform,
             in another folder than ``result``.
-    Raises: InputError if there is no such scan or field, or the path has another ending or is in that folder.
+
+    Raises:
+        InputError: If there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):

@@ -20,7 +20,9 @@ def itk_transform(transform: Transform, volume: Grid) -> itk.CompositeTransform:
     Args:
         transform: transform of points in RAS mm.
         volume: grid whose points must be transformed correctly, through all fields.
-    Returns: the same transform of points in LPS mm.
+
+    Returns:
+        The same transform of points in LPS mm.
     """
     composite = itk.CompositeTransform[itk.D, 3].New()
     for part in reversed(list(_parts(transform, volume))):  # ITK applies the last one first

@@ -47,7 +47,9 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Ite
         inputs: files and folders that the run reads.
         stale: names in the earlier result, as for `all_or_nothing`; folders among them are removed and must not contain
             inputs at any depth.
-    Raises: InputError if an input would be in danger.
+
+    Raises:
+        InputError: If an input would be in danger.
     """
     folder = Path(output_dir)
     if not folder.is_dir():
@@ -77,8 +79,11 @@ def claim(output_dir: str | Path) -> bool:
     """Lock ``output_dir``, creating it if necessary, until `release` or the end of the process, and clean up after
     killed runs.
 
-    Returns: whether this process had not locked the folder before.
-    Raises: InputError if another run writes to the folder, or if it is not writable.
+    Returns:
+        Whether this process had not locked the folder before.
+
+    Raises:
+        InputError: If another run writes to the folder, or if it is not writable.
     """
     made = not Path(output_dir).exists()
     folder = check_output_dir(output_dir).resolve()
@@ -135,7 +140,9 @@ def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterato
 
     Args:
         stale: names in the earlier result; those that are not replaced are removed.
-    Raises: InputError if writing fails or another run writes to the folder.
+
+    Raises:
+        InputError: If writing fails or another run writes to the folder.
     """
     if Path(output_dir) in _stagings:
         yield Path(output_dir)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -164,7 +164,9 @@ def write_registration(
         std_mm: K frames, standard deviation of each displacement.
         products: what to write.
         storage: where to keep the returned volumes.
-    Returns: the volumes, the kinetics, and the names of the files.
+
+    Returns:
+        The volumes, the kinetics, and the names of the files.
     """
     count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:
@@ -191,16 +193,7 @@ def write_registration(
         aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
-    return {
-        "warped": result["warped"],
-        "native": result["native"],
-        "jacobian": result["jacobian"],
-        "warped_covered": result["warped_covered"],
-        "native_covered": result["native_covered"],
-        "covered": covered,
-        "kinetics": kinetics,
-        "files": files,
-    }
+    return cast(Written, {**result, "covered": covered, "kinetics": kinetics, "files": files})
 
 
 def _resample_timepoint(
