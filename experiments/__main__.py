@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run an experiment, or list all experiments.
 
     Args:
-        arguments: command-line arguments; None is those of the process.
+        arguments: command-line arguments; None for the arguments of the process.
 
     Returns:
         The exit code of `run_command`.

@@ -136,7 +136,7 @@ def codes(
     values, classes = np.stack(heart_codes), np.array(classes)
     correct = predict_classes(values, classes) == classes
     for number, row in enumerate(rows):
-        row["kind told, %"] = 100 * float(correct[classes == number].mean())
+        row["classified correctly, %"] = 100 * float(correct[classes == number].mean())
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if name not in ("motion", "hearts")}
     _save_scatter(canonical_components(values, classes, 2).transform(values), classes, Path(folder) / "codes.png")
     return [*rows, {"motion": "all", "hearts": len(classes), **means}]

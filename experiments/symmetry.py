@@ -30,7 +30,7 @@ def asymmetry(cases: Sequence[Mapping], methods: Mapping[str, BundleMethod]) -> 
         for case in cases:
             ddf, exchanged_ddf = (register(pair)[0] for pair in (case["image"], case["image"].flip(0)))
             errors.append(inverse_consistency_mm(ddf[1:], exchanged_ddf[1:], torch.eye(4)))
-        rows.append({"method": name, "there and back, voxels": float(np.mean(errors))})
+        rows.append({"method": name, "composition of both orders, voxels": float(np.mean(errors))})
     return rows
 
 

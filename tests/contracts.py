@@ -38,9 +38,9 @@ class LinearOperatorContract:
 
     def test_its_adjoint_is_its_transpose(self):
         x = random(1, 1, *self.domain)
-        there = self.apply(x)
-        y = random(*there.shape, seed=1)
-        assert float((there * y).sum()) == pytest.approx(float((x * self.transposed(y)).sum()), rel=1e-9)
+        transformed = self.apply(x)
+        y = random(*transformed.shape, seed=1)
+        assert float((transformed * y).sum()) == pytest.approx(float((x * self.transposed(y)).sum()), rel=1e-9)
 
 
 class LikelihoodContract:
@@ -192,9 +192,9 @@ class AlignmentContract:
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_reordering_the_other_timepoints_reorders_the_result(self, timepoints):
-        z, others = self.velocities(timepoints), [k for k in range(timepoints) if k != self.fixed]
+        z, moving = self.velocities(timepoints), [k for k in range(timepoints) if k != self.fixed]
         order = list(range(timepoints))
-        for here, there in zip(others, reversed(others)):
-            order[here] = there
+        for here, mirrored in zip(moving, reversed(moving)):
+            order[here] = mirrored
         ddf = self.alignment()(z, self.exp)
         torch.testing.assert_close(self.alignment()(z[:, order], self.exp), ddf[:, order])

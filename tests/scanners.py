@@ -248,9 +248,9 @@ def landmarks(
     """``(K, P, 3)``: at most ``number`` points in the body that every scan sees, in each timepoint."""
     points = rng.uniform(-1, 1, (20 * number, 3)) * body.radii
     points = points[body.depth(points) > 0.1]
-    moved = np.stack([motion(points) for motion in motions])
-    covered = np.all([scan.sees(p) for scan, p in zip(scans, moved)], axis=0)
-    return moved[:, covered][:, :number]
+    mapped = np.stack([motion(points) for motion in motions])
+    covered = np.all([scan.sees(p) for scan, p in zip(scans, mapped)], axis=0)
+    return mapped[:, covered][:, :number]
 
 
 def save(scans: Sequence[Scan], folder: Path, storage: str = "nii.gz", dtype: type = np.float32) -> list[str]:
@@ -325,11 +325,11 @@ class _Field:
         self._transform = SimpleITK.DisplacementFieldTransform(image)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        moved = np.full(points.shape, np.nan)
+        mapped = np.full(points.shape, np.nan)
         last = np.array(self._grid.GetSize()) - 1
         for n, point in enumerate(points * LPS):
             if np.isfinite(point).all():
                 index = np.array(self._grid.TransformPhysicalPointToContinuousIndex(point.tolist()))
                 if ((index >= 0) & (index <= last)).all():
-                    moved[n] = self._transform.TransformPoint(point.tolist())
-        return moved * LPS
+                    mapped[n] = self._transform.TransformPoint(point.tolist())
+        return mapped * LPS

@@ -93,7 +93,7 @@ class Elsewhere(Tensor):
         return Traffic().__torch_dispatch__(func, types, args, kwargs)  # outside of a `with`, nobody counts
 
 
-def _is_there(x: object) -> bool:
+def _on_device(x: object) -> bool:
     return isinstance(x, Elsewhere)
 
 
@@ -101,7 +101,7 @@ def _here(x: object) -> object:
     return x.values_here if isinstance(x, Elsewhere) else x
 
 
-def _there(x: object) -> object:
+def _to_device(x: object) -> object:
     return Elsewhere(x) if isinstance(x, Tensor) and not isinstance(x, Elsewhere) else x
 
 
@@ -141,20 +141,20 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        there, here = [x for x in flat if _is_there(x)], [x for x in flat if not _is_there(x)]
+        on_device, on_cpu = [x for x in flat if _on_device(x)], [x for x in flat if not _on_device(x)]
         target = kwargs.get("device")
-        goes_there = target is not None and torch.device(target).type == ELSEWHERE.type
+        to_device = target is not None and torch.device(target).type == ELSEWHERE.type
         if func in _COPIES:
-            return self._copied(func, args, kwargs, goes_there, target)
-        if not there and not goes_there:
+            return self._copied(func, args, kwargs, to_device, target)
+        if not on_device and not to_device:
             return func(*args, **kwargs)
         if func in _INDEXED:
             indices = [i for i in args[1] if i is not None]
             if any(i.dtype == torch.bool for i in indices):
                 self._tell("wait", func)
-            elif any(not _is_there(i) for i in indices):
+            elif any(not _on_device(i) for i in indices):
                 self._tell("copy to", func)
-        elif any(x.dim() for x in here):
+        elif any(x.dim() for x in on_cpu):
             raise RuntimeError(
                 f"{func}: expected all tensors on one device, got {[(str(x.device), tuple(x.shape)) for x in flat]}"
             )
@@ -163,19 +163,19 @@ class Traffic(TorchDispatchMode):
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         result = func(*tree_map(_here, args), **tree_map(_here, kwargs))
-        return return_and_correct_aliasing(func, args, kwargs, tree_map(_there, result))
+        return return_and_correct_aliasing(func, args, kwargs, tree_map(_to_device, result))
 
-    def _copied(self, func, args, kwargs, goes_there, target):
+    def _copied(self, func, args, kwargs, to_device, target):
         if func is aten.copy_.default:
             into, source = args[:2]
-            if _is_there(into) != _is_there(source) and not (source.dim() == 0 and _is_there(into)):
-                self._tell("copy to" if _is_there(into) else "copy from", func)
+            if _on_device(into) != _on_device(source) and not (source.dim() == 0 and _on_device(into)):
+                self._tell("copy to" if _on_device(into) else "copy from", func)
             func(_here(into), _here(source))
             return into
         source = args[0]
-        stays = _is_there(source) if target is None else goes_there
-        if _is_there(source) != stays:
+        stays = _on_device(source) if target is None else to_device
+        if _on_device(source) != stays:
             self._tell("copy to" if stays else "copy from", func)
         result = func(_here(source), **{**kwargs, "device": torch.device("cpu")} if target is not None else kwargs)
         # A copy that the CPU need not make, as both are CPU tensors here, is a copy all the same.
-        return _there(result) if stays else result
+        return _to_device(result) if stays else result

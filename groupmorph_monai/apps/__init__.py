@@ -1,4 +1,4 @@
-"""Where people meet it: the command line, and what the bundle's commands need of it."""
+"""User interfaces: the command line, Python, 3D Slicer, MONAI Label and monai-physio."""
 
 from .process import prepare_process
 

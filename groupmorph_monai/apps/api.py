@@ -150,7 +150,7 @@ def register(
     parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     native, evaluator = _run(parser, home)
-    output = evaluator.state.output[0]  # type: ignore[index]  # ignite's hint says a number
+    output = evaluator.state.output[0]  # type: ignore[index]  # ignite declares a number
     writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
         series=native,

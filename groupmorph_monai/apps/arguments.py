@@ -70,7 +70,7 @@ def _add_overlays(commands: Commands) -> None:
         commands,
         "overlays",
         help="list the overlays for --overlay",
-        description="List the overlays for --overlay, each with one line on what it does.",
+        description="List the overlays for --overlay, each with a one-line description.",
     )
 
 

@@ -22,7 +22,7 @@ __all__ = ["COMMANDS"]
 
 
 def _typed(args: argparse.Namespace) -> str:
-    """The command as typed, for the report."""
+    """Return the command as typed, for the report."""
     return shlex.join(["groupmorph", *args.typed])
 
 

@@ -66,7 +66,7 @@ def print_verdict(folder: str | Path) -> None:
 
 
 def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:
-    """Errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
+    """Compute the errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
     timepoints = range(len(points_mm))
     common = list(points_mm)
     if folder:

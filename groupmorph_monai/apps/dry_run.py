@@ -1,4 +1,4 @@
-"""What a registration would do."""
+"""Memory, time and outputs of a registration, without running it."""
 
 import time
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def describe_run(
     Args:
         config, overlays, settings, device, overrides: as for `checked_run`.
         output_dir: folder for the results.
-        started_s: processor time at which the command started; what it has taken since then is part of its time.
+        started_s: processor time at which the command started; the time used since then is included.
 
     Raises:
         InputError: If the memory is not sufficient, or if an output cannot be written.
@@ -87,7 +87,7 @@ def _duration(seconds: float) -> str:
 
 
 def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Sequence[str]:
-    """Names of what `SeriesWriter` writes of a series of these scans."""
+    """List the files that `SeriesWriter` writes for these scans."""
     names = products.names(std=bool(config.get_parsed_content("std_draws")))
     second = [bids_name(name.format("00"), scans) for name in names] if products.bids_names else []
     numbers = f"00 to {len(scans) - 1:02d}"

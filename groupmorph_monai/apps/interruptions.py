@@ -32,7 +32,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """Exit code by shell convention: 128 plus the number of the signal."""
+    """Return the exit code by shell convention: 128 plus the number of the signal."""
     return getattr(stop, "exit_code", 128 + signal.SIGINT)
 
 

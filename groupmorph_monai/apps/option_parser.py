@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 __all__ = ["OptionParser"]
 
-# Messages of argparse, and what they become.
+# Messages of argparse and their replacements.
 _WORDINGS = (
     (r"argument (.+?): ignored explicit argument (.+)", r"\1: expected no value, got \2"),
     (r"argument (.+?): expected (?:one|at least one) argument", r"\1: expected a value, got none"),
@@ -92,9 +92,9 @@ class OptionParser(argparse.ArgumentParser):
             name = arg.partition("=")[0]
             # argparse takes words with spaces and negative numbers for values.
             if re.match(r"-[^\d.]", arg) and " " not in arg and name not in self._option_string_actions:
-                known = [option for option in self._option_string_actions if option.startswith("--")]
-                close = [option for option in known if option.startswith(name)]
-                close = close or difflib.get_close_matches(name, known, 1)
+                options = [option for option in self._option_string_actions if option.startswith("--")]
+                close = [option for option in options if option.startswith(name)]
+                close = close or difflib.get_close_matches(name, options, 1)
                 cure = f"; did you mean {' or '.join(close)}?" if close and len(name) > 2 else ""
                 self.error(f"{name}: unknown option{f' of {self._command[:-2]}' if self._command else ''}{cure}")
         self._check_repeated(args)

@@ -147,8 +147,8 @@ def before_and_after_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -
 
 
 def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
-    """Mean over lesions and ordered pairs i != j of ``|V_ij - V_j| / V_j`` in percent, where V_j is the volume of the
-    lesion in timepoint j and V_ij that of the mask of timepoint i mapped to timepoint j.
+    """Compute the mean over lesions and ordered pairs i != j of ``|V_ij - V_j| / V_j`` in percent, where V_j is the
+    volume of the lesion in timepoint j and V_ij the volume of its mask in timepoint i after mapping to timepoint j.
 
     Args:
         ddf: ``(K, 3, *S)``, common space to timepoint, voxels.
@@ -192,7 +192,7 @@ def compare(
     cases: Iterable[Case], methods: Mapping[str, Method | BundleMethod], progress: Callable[[str], None] = print
 ) -> list[Row]:
     """Compare methods: one row per method with means over all cases. The first rows are the unregistered series and, if
-    known, the true motion, whose errors are those of the measurement.
+    known, the true motion, which shows the error of the measurement.
 
     Args:
         cases: each ``{"name", "image" (K, *S), "landmarks" (K, P, 3), ...}``, optionally with ``lesion_mask``

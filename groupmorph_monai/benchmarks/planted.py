@@ -114,7 +114,7 @@ def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase
 
 
 def _turn(seed: int, degrees: float) -> Tensor:
-    """A rotation about one of the axes, ``(4, 4)``."""
+    """Return a rotation about one of the axes, ``(4, 4)``."""
     a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
     matrix, angle = torch.eye(4, dtype=torch.float64), math.radians(degrees)
     matrix[a, a] = matrix[b, b] = math.cos(angle)

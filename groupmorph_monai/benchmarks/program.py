@@ -56,8 +56,8 @@ class PairwiseProgram(Program):
         register = super().prepare()
 
         def pair(fixed: Tensor, moving: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-            there, back = register(torch.stack([fixed, moving]), affine)
-            return there[1], back[1]
+            forward, inverse = register(torch.stack([fixed, moving]), affine)
+            return forward[1], inverse[1]
 
         return lambda images, affine: each_onto_first(images, lambda fixed, moving: pair(fixed, moving, affine))
 

@@ -146,8 +146,8 @@ def _residual_ratio(series: Series, native: np.ndarray, warped: np.ndarray, cove
 
 def measure_added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the residual ratio of registrations that add motion of up to ``voxels``, for `tabulate_residuals`."""
-    for static, moved in added_motion(seeds, voxels):
-        native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (static, moved))
+    for static, in_motion in added_motion(seeds, voxels):
+        native, warped = (np.stack([frame.data for frame in case.series.frames]) for case in (static, in_motion))
         ratio = _residual_ratio(static.series, native, warped, np.ones(native.shape[1:], bool))
         yield f"motion of up to {voxels:g} voxels added", {_RESIDUAL: ratio}
 
@@ -173,7 +173,7 @@ def tabulate_residuals(results: Iterable[tuple[str | None, Mapping[str, Any]]]) 
 def _residual_row(name: str, cases: Sequence[Mapping[str, Any]]) -> Row:
     ratios = [values[_RESIDUAL] for values in cases if values[_RESIDUAL] is not None]
     alone = Counter(judge({_RESIDUAL: ratio})["verdict"] for ratio in ratios)
-    others = Counter(judge({**values, _RESIDUAL: None})["verdict"] for values in cases)
+    without = Counter(judge({**values, _RESIDUAL: None})["verdict"] for values in cases)
     least, median, greatest = np.quantile(ratios, (0, 0.5, 1)) if ratios else (math.nan,) * 3
     return {
         "planted failure": name,
@@ -183,7 +183,7 @@ def _residual_row(name: str, cases: Sequence[Mapping[str, Any]]) -> Row:
         "median": median,
         "greatest": greatest,
         **{f"{level} by this check": alone[level] for level in LEVELS[1:]},
-        "LOOK or FAIL by the others": others["LOOK"] + others["FAIL"],
+        "LOOK or FAIL by the other checks": without["LOOK"] + without["FAIL"],
     }
 
 

@@ -86,7 +86,7 @@ def _entropy(counts: Tensor) -> Tensor:
 
 
 def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
-    """Mean over all pairs of ``2 I(i, j) / (H_i + H_j)``, in [0, 1], from hard histograms.
+    """Compute the mean over all pairs of ``2 I(i, j) / (H_i + H_j)``, in [0, 1], from hard histograms.
 
     All timepoints share ``bins`` bins of equal width from the minimum to the maximum of the series (inside ``mask``).
     A pair of constant volumes has no mutual information and counts as 0.
@@ -261,9 +261,9 @@ def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once) 
 def inverse_consistency_mm(
     ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None, chunks: Chunks = all_at_once
 ) -> float:
-    """Mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K and all voxels
-    x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are
-    no such voxels. Large grids are subsampled to about one million voxels."""
+    """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
+    and all voxels x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it.
+    NaN if there are no such voxels. Large grids are subsampled to about one million voxels."""
     _check_fields(ddf, inverse_ddf)
     size = ddf.shape[2:]
     every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))

@@ -196,7 +196,8 @@ class SeriesWriter:
         return {"confidence": confidence, "not_found": failed}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
-        """Displacement magnitudes at about 20,000 voxels per timepoint, or fewer for long series, ``(K, P)``."""
+        """Compute displacement magnitudes at about 20,000 voxels per timepoint, or fewer for long series, ``(K,
+        P)``."""
         grid, number = self.series.frames[self.home].grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
@@ -247,7 +248,7 @@ class SeriesWriter:
 
 
 def _is_one_image(metrics: Mapping[str, float]) -> bool:
-    """Whether the K inputs are one and the same image, to be deformed."""
+    """Test whether the K inputs are one and the same image, to be deformed."""
     return metrics["nmi_before"] > _ONE_IMAGE
 
 

@@ -29,10 +29,10 @@ from .report import plain
 
 __all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]
 
-LARGEST_BYTES = 15_000_000  # of the page, whatever the size of the series
+LARGEST_BYTES = 15_000_000  # upper bound of the page's size, for any size of the series
 _RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough
-_LARGEST_JACOBIAN = 3.0  # volume ratio, as which larger ones are shown
+_LARGEST_JACOBIAN = 3.0  # volume ratio at which the display saturates
 _LEVELS = 65534  # 16-bit values 1 to 65535; 0 marks unknown voxels
 _VERDICTS = {
     "PASS": "No known sign of a failed registration was detected. This is no proof: check the subtraction images.",
@@ -97,7 +97,7 @@ def _words(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _window(values: np.ndarray) -> list[float]:
-    """Initial display window, robust to a few bright voxels."""
+    """Choose the initial display window, robust to a few bright voxels."""
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, (0.1, 99.9)).tolist() if finite.size else (0.0, 1.0)
     return [low, high] if high > low else [float(finite.min(initial=low)), float(finite.max(initial=high))]

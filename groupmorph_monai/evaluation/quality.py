@@ -24,7 +24,7 @@ from .metrics import nmi
 
 __all__ = ["measure_quality"]
 
-_LONGEST_VOXELS = 80  # along the longest side of the grid of the checks, which look for gross errors
+_LONGEST_VOXELS = 80  # longest side of the grid of the checks, which detect gross errors only
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
@@ -83,7 +83,7 @@ def measure_quality(
 
 
 def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
-    """Return what `measure_quality` does, for timepoints that are all compared with each other."""
+    """Do the same as `measure_quality` for timepoints that are all compared with each other."""
     before, after = _images_before_and_after(frames, grid, transforms)
     determinants = _determinants(transforms, grid)
     agreement = _agreement(after)
@@ -167,8 +167,8 @@ def _relative(agreement: Sequence[float]) -> list[float]:
 
 
 def _noise(volume: Tensor) -> float:
-    """Standard deviation of the noise, from the median of combined second differences along all three axes, to which
-    anatomy contributes little (after Immerkaer 1996, Comput Vis Image Underst 64:300)."""
+    """Estimate the standard deviation of the noise, from the median of combined second differences along all three
+    axes, to which anatomy contributes little (after Immerkaer 1996, Comput Vis Image Underst 64:300)."""
     for axis in range(3):
         volume = volume.diff(n=2, dim=axis)
     return float(volume.abs().median()) / 0.6745 / 6**1.5
@@ -184,14 +184,14 @@ def _bending_mm(transform: Transform, grid: Grid) -> float:
 
 
 def _roughness(images: _Images) -> float:
-    """Mean absolute second difference of the signal curves over the common field of view."""
+    """Compute the mean absolute second difference of the signal curves over the common field of view."""
     curves = images.values[:, images.covered.all(dim=0)]
     return float((curves[2:] - 2 * curves[1:-1] + curves[:-2]).abs().mean()) if curves.numel() else 0.0
 
 
 def _region_change_percent(images: _Images, determinants: Tensor) -> list[float] | None:
-    """Volume change of enhancing regions per timepoint, relative to the first timepoint and to the surrounding tissue:
-    enhancement must not change the volume of tissue. None if nothing enhances."""
+    """Compute the volume change of enhancing regions per timepoint, relative to the first timepoint and to the
+    surrounding tissue: enhancement must not change the volume of tissue. None if nothing enhances."""
     values = _scaled(images.values, images.values[images.covered] if images.covered.any() else images.values)
     rise = (values - values[:1]).amax(dim=0)
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.covered.all(dim=0)

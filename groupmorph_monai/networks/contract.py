@@ -1,4 +1,4 @@
-"""What every network of this package offers to the inferers."""
+"""The interface between the networks of this package and the inferers."""
 
 from typing import Protocol, cast
 

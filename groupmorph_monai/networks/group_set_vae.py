@@ -111,9 +111,9 @@ class Look(nn.Module):
         mean = warped.mean(dim=1, keepdim=True)
         slope, weighted = self.slopes(mean)
         b, disagreement, residual = self.compared(warped, mean, weighted)
-        updated, h = self.moved(slope, weighted, b, disagreement, residual, disagreement.mean(dim=1), z)
-        updated = updated.unflatten(0, (-1, timepoints))
-        return (updated - updated.mean(dim=1, keepdim=True)).flatten(0, 1), h
+        z, h = self.updated(slope, weighted, b, disagreement, residual, disagreement.mean(dim=1), z)
+        z = z.unflatten(0, (-1, timepoints))
+        return (z - z.mean(dim=1, keepdim=True)).flatten(0, 1), h
 
     def warped(self, features: Tensor, z: Tensor) -> Tensor:
         """Warp features by the displacement of z, ``(B*K, C, *S)``."""
@@ -152,7 +152,7 @@ class Look(nn.Module):
             residual = _half_as_fine(residual.flatten(0, 1)).unflatten(0, (-1, warped.shape[1]))
         return b, residual.square().mean(dim=2, keepdim=True).sqrt(), residual
 
-    def moved(
+    def updated(
         self,
         slope: Tensor,
         weighted: Tensor,

@@ -199,7 +199,7 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
-    """`warp` images and find where the result is known.
+    """`warp` images and mark where the result was measured.
 
     Args:
         images: ``(B, K, *S)``.
@@ -213,8 +213,8 @@ def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple
     volumes = images.flatten(0, 1).unsqueeze(1).split(1)
     masks = [None] * len(volumes) if observed is None else observed.flatten(0, 1).unsqueeze(1).split(1)
     parts = [displace_observed(*part) for part in zip(volumes, masks, ddf.flatten(0, 1).split(1))]
-    warped, known = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
-    return warped, known
+    warped, valid = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
+    return warped, valid
 
 
 def _check_shapes(images: Tensor, ddf: Tensor) -> None:
@@ -264,9 +264,9 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
 def multiply_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Multiply each of the last axes of ``x`` ``(..., *S)`` by one of the ``matrices`` ``(m, n)``: ``(..., *M)``. From
     the last axis to the first, to avoid transposing large tensors."""
-    *others, last = matrices
+    *leading, last = matrices
     x = x @ last.T
-    for axis, matrix in reversed(list(enumerate(others, start=x.dim() - len(matrices)))):
+    for axis, matrix in reversed(list(enumerate(leading, start=x.dim() - len(matrices)))):
         x = (matrix @ x.flatten(axis + 1)).unflatten(-1, x.shape[axis + 1 :])
     return x
 

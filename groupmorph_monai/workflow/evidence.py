@@ -165,7 +165,7 @@ class Level:
         return images, None if all_valid else valid, mask[0] if mask else 1
 
     def _warp_chunk(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
-        """Return what `warped` does for a chunk of timepoints; the mask only if it has a channel per timepoint."""
+        """Do the same as `warped` for a chunk of timepoints; the mask only if it has a channel per timepoint."""
         parts = []
         for k in range(chunk.start, chunk.stop):
             displacement = self._upsampled(ddf, k)

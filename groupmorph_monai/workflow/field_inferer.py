@@ -1,4 +1,4 @@
-"""Base class of inferers, and what passes through them: a network's prediction and a registration."""
+"""Base class of inferers, and their data: a network's prediction and a registration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

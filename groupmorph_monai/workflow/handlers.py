@@ -73,7 +73,7 @@ class ListedOutput:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        # ignite's hint says a number, but an output may be anything.
+        # ignite declares a number, but an output may have any type.
         engine.state.output = [engine.state.output]  # type: ignore[assignment]
 
 

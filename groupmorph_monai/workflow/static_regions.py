@@ -12,7 +12,9 @@ from .evidence import Level
 
 __all__ = ["StaticRegions"]
 
-_LEAST_NEIGHBOURHOOD_SHARE = 0.1  # of a window's weight that must lie on voxels that count, so that few do not decide
+_LEAST_NEIGHBOURHOOD_SHARE = (
+    0.1  # minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide
+)
 
 
 @dataclass(frozen=True)

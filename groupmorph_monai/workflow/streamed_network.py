@@ -58,7 +58,7 @@ def _updated(look: Look, features: Tensor, z: Tensor, storage: Storage) -> Tenso
     disagreement = storage.sum(lambda part: compared(part)[1].sum(dim=1), warped, dim=0) / len(z)
 
     def update(part: Tensor, z_part: Tensor) -> Tensor:
-        return look.moved(slope, weighted, *compared(part), disagreement, z_part)[0]
+        return look.updated(slope, weighted, *compared(part), disagreement, z_part)[0]
 
     z = storage.map(update, warped, z, dim=0)
     shared = storage.mean(z, dim=0)

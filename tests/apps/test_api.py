@@ -43,8 +43,8 @@ def test_the_reference_stays_and_fields_say_what_transforms_do(result, phantom):
     assert not result.fields[1].any() and result.fields[0].any()
     voxel = (12, 15, 10)
     point = millimetres(voxel)
-    moved = point + torch.from_numpy(result.fields[2][(slice(None), *voxel)])
-    torch.testing.assert_close(result.transforms[2](point), moved.double(), atol=1e-4, rtol=0)
+    expected_point = point + torch.from_numpy(result.fields[2][(slice(None), *voxel)])
+    torch.testing.assert_close(result.transforms[2](point), expected_point.double(), atol=1e-4, rtol=0)
 
 
 def test_another_image_of_a_timepoint_follows_it(result, phantom):
@@ -77,10 +77,10 @@ def test_an_image_of_another_shape_is_not_placed_by_guess(result, phantom):
 def test_transforms_take_points_of_numpy(result):
     points = np.array([[10, 12, 9], [4, 20, 6]])
     expected = result.transforms[2](torch.from_numpy(points).double())
-    for given in (points, points.astype(float), points.tolist()):
-        torch.testing.assert_close(result.transforms[2](given), expected)
+    for value in (points, points.astype(float), points.tolist()):
+        torch.testing.assert_close(result.transforms[2](value), expected)
         for part in result.transforms[2].transforms:
-            torch.testing.assert_close(part(given), part(torch.from_numpy(points).double()))
+            torch.testing.assert_close(part(value), part(torch.from_numpy(points).double()))
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    "mistaken, message",
     [
         (lambda x: gm.register(x), "affine: expected voxel indices to RAS mm"),
         (lambda x: gm.register(list(x)), "affine: expected voxel indices to RAS mm"),
@@ -119,7 +119,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x, affine=AFFINE, overlays=["modes/none"]), "--overlay: expected one of"),
     ],
 )
-def test_a_mistake_is_one_line(phantom, given, message):
+def test_a_mistake_is_one_line(phantom, mistaken, message):
     with pytest.raises(InputError, match=message) as error:
-        given(phantom["image"].numpy())
+        mistaken(phantom["image"].numpy())
     assert "\n" not in str(error.value)

@@ -88,21 +88,21 @@ def test_one_mistake_is_one_line(study, capsys):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         (["--overlay", "data/none"], "--overlay: expected one of"),
         (["--set", "noise=-1"], "noise"),
         (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
     ],
 )
-def test_options_are_checked_before_anything_starts(study, capsys, options, told):
+def test_options_are_checked_before_anything_starts(study, capsys, options, message):
     file = manifest(study, ("name", "scans"), ("a", "a"))
     assert main(["cohort", str(file), "--output", str(study / "out"), *options]) == 2
-    assert told in capsys.readouterr().err and not (study / "out").exists()
+    assert message in capsys.readouterr().err and not (study / "out").exists()
 
 
 @pytest.mark.parametrize(
-    "header, told",
+    "header, message",
     [
         ("name\tscan", "expected the columns name and scans"),
         ("name\tscans\tscans", "expected the columns name and scans"),
@@ -110,10 +110,10 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, told
         ("", "expected the columns name and scans"),
     ],
 )
-def test_a_header_is_checked(study, capsys, header, told):
+def test_a_header_is_checked(study, capsys, header, message):
     (study / "manifest.tsv").write_text(header + "\n", encoding="utf-8")
     assert main(["cohort", str(study / "manifest.tsv"), "--output", str(study / "out")]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

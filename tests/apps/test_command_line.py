@@ -13,14 +13,14 @@ from groupmorph_monai.apps.command_line import main
 
 
 def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(commands, "run_bundle", lambda *given, **chosen: (tmp_path / "model_best.pt").touch())
+    monkeypatch.setattr(commands, "run_bundle", lambda *arguments, **chosen: (tmp_path / "model_best.pt").touch())
     kept = ["models/voxelmorph_diff", "modes/all_to_one", "integrators/euler"]
     overlays = ("data/phantom_small", kept[0], "modes/surfaces", *kept[1:])
     options = [word for name in overlays for word in ("--overlay", name)]
     assert main(["train", "--phantoms", *options, "--output", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # What changes the training alone is not for registration, which would refuse it.
-    assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in told
+    assert f"register SERIES {' '.join(f'--overlay {name}' for name in kept)} --weights" in printed
 
 
 def test_a_training_that_cannot_begin_leaves_no_folder(tmp_path, capsys):

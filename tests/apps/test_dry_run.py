@@ -11,15 +11,15 @@ LEVELS = "1/2 of the resolution (at most 6 steps), full resolution (at most 6 st
 
 def test_it_tells_grids_steps_memory_time_and_files_and_writes_nothing(series, tmp_path, capsys):
     output = tmp_path / "out"
-    given = ["register", *series[:3], "--output", str(output), "--dry-run", "--spacing-mm", "2", "--jacobian"]
-    assert main(given) == 0
-    told = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert told["output grid"].split() == "28 x 24 x 20 voxels of 1 x 1 x 1.2 mm".split()
-    assert told["working grid"].split() == "15 x 13 x 13 voxels of 2 x 2 x 2 mm".split()
-    assert told["refinement"].split() == LEVELS.split()
-    assert "jacobian_00 to 02.nii.gz" in told["files"] and "std_mm" not in told["files"]
-    assert {"scans", "memory"} <= set(told) and not output.exists()
-    assert "s of processor time" in told["time"] and "more if scans are far apart" in told["time"]
+    arguments = ["register", *series[:3], "--output", str(output), "--dry-run", "--spacing-mm", "2", "--jacobian"]
+    assert main(arguments) == 0
+    printed = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert printed["output grid"].split() == "28 x 24 x 20 voxels of 1 x 1 x 1.2 mm".split()
+    assert printed["working grid"].split() == "15 x 13 x 13 voxels of 2 x 2 x 2 mm".split()
+    assert printed["refinement"].split() == LEVELS.split()
+    assert "jacobian_00 to 02.nii.gz" in printed["files"] and "std_mm" not in printed["files"]
+    assert {"scans", "memory"} <= set(printed) and not output.exists()
+    assert "s of processor time" in printed["time"] and "more if scans are far apart" in printed["time"]
 
 
 def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):
@@ -35,13 +35,13 @@ def test_it_names_the_files_that_are_then_written(series, tmp_path, capsys):
         "--initial",
         "none",
     ]
-    given = ["register", *series[:2], "--output", str(tmp_path / "out"), *options]
-    assert main([*given, "--dry-run"]) == 0
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("files:"))
-    names = told.removeprefix("files:").rsplit(" in ", 1)[0].split(",")
-    told = {name.strip().replace("00 to 01", number) for name in names for number in ("00", "01")}
-    assert main(given) == 0
-    assert told == {path.name for path in (tmp_path / "out").iterdir()}
+    arguments = ["register", *series[:2], "--output", str(tmp_path / "out"), *options]
+    assert main([*arguments, "--dry-run"]) == 0
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("files:"))
+    names = printed.removeprefix("files:").rsplit(" in ", 1)[0].split(",")
+    printed = {name.strip().replace("00 to 01", number) for name in names for number in ("00", "01")}
+    assert main(arguments) == 0
+    assert printed == {path.name for path in (tmp_path / "out").iterdir()}
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])

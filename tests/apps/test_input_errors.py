@@ -101,9 +101,9 @@ def test_a_mask_that_nothing_would_look_at(series, tmp_path, capsys):
     assert "--mask" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("given, names", [("std_draws=-3", "std_draws"), ("passes=0", "passes")])
-def test_a_number_below_what_it_can_be(given, names, series, tmp_path, capsys):
-    assert main(["register", *series, "--output", str(tmp_path), "--set", given]) == 2
+@pytest.mark.parametrize("setting, names", [("std_draws=-3", "std_draws"), ("passes=0", "passes")])
+def test_a_number_below_what_it_can_be(setting, names, series, tmp_path, capsys):
+    assert main(["register", *series, "--output", str(tmp_path), "--set", setting]) == 2
     assert f"groupmorph: --set {names}: expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

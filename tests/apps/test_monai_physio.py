@@ -49,18 +49,18 @@ def places(phantom, k):
 
 
 def distance_mm(transform, points, expected):
-    moved = np.array([transform.TransformPoint(point.tolist()) for point in points])
-    return np.linalg.norm(moved - expected, axis=1).mean()
+    mapped = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    return np.linalg.norm(mapped - expected, axis=1).mean()
 
 
 def test_points_of_the_fixed_image_and_of_the_moving_ones_find_each_other(result, phantom):
     fixed = places(phantom, 0)
     for k in (1, 2):
         moving = places(phantom, k)
-        there, back = (result[f"{name}_transforms"][k - 1] for name in ("fixed_to_moving", "moving_to_fixed"))
+        forward, inverse = (result[f"{name}_transforms"][k - 1] for name in ("fixed_to_moving", "moving_to_fixed"))
         before = np.linalg.norm(moving - fixed, axis=1).mean()
-        assert before > 1 and distance_mm(there, fixed, moving) < 0.5 * before  # 0.34 of 1.02
-        assert distance_mm(back, moving, fixed) < 0.5 * before
+        assert before > 1 and distance_mm(forward, fixed, moving) < 0.5 * before  # 0.34 of 1.02
+        assert distance_mm(inverse, moving, fixed) < 0.5 * before
 
 
 def test_monai_physio_resamples_images_by_them_and_the_losses_tell_alike_images(result, images):

@@ -21,9 +21,9 @@ def measured(monkeypatch):
     """The methods that `compare` is given, by name."""
     methods = {}
 
-    def compare(cases, given, progress=print):
-        methods.update(given)
-        return [{"method": name, "seconds": 1.0} for name in given]
+    def compare(cases, chosen, progress=print):
+        methods.update(chosen)
+        return [{"method": name, "seconds": 1.0} for name in chosen]
 
     monkeypatch.setattr("groupmorph_monai.benchmarks.cases.synthetic_cases", lambda seeds: [])
     monkeypatch.setattr("groupmorph_monai.benchmarks.compare.compare", compare)

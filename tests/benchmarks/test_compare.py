@@ -7,7 +7,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.space import voxel_grid
 
 
-def still(images):
+def no_motion(images):
     return torch.zeros(len(images), 3, *images.shape[1:])
 
 
@@ -17,15 +17,17 @@ def case():
 
 
 def test_a_method_that_moves_nothing_is_as_good_as_no_registration(case):
-    unregistered, true, found = compare([case], {"still": still}, progress=lambda line: None)
+    unregistered, true, row = compare([case], {"still": no_motion}, progress=lambda line: None)
     assert true["mean error, voxels"] < 0.02 and true["lesion volume error, %"] < 6
-    assert found["method"] == "still" and unregistered["method"] == "unregistered"
+    assert row["method"] == "still" and unregistered["method"] == "unregistered"
     for name, value in unregistered.items():
         if name != "method":
-            assert found[name] == pytest.approx(value, nan_ok=True)
-    moved = torch.cat([(case["landmarks"][i] - case["landmarks"][j]).norm(dim=1) for i, j in ((0, 1), (0, 2), (1, 2))])
-    assert unregistered["mean error, voxels"] == pytest.approx(moved.mean().item(), rel=1e-4)
-    assert found["peak memory, GB"] > 0.05 and found["seconds"] >= 0
+            assert row[name] == pytest.approx(value, nan_ok=True)
+    distances = torch.cat(
+        [(case["landmarks"][i] - case["landmarks"][j]).norm(dim=1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    )
+    assert unregistered["mean error, voxels"] == pytest.approx(distances.mean().item(), rel=1e-4)
+    assert row["peak memory, GB"] > 0.05 and row["seconds"] >= 0
 
 
 def test_the_volume_that_a_field_gives_a_lesion_is_its_jacobians():
@@ -48,7 +50,7 @@ def test_the_slopes_are_those_of_seconds_that_grow_so(monkeypatch):
 
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "make_phantom", lambda seed, size, number: {"image": torch.empty(number, *size)})
-    told = []
-    rows = module.scale(None, told.append)
+    lines = []
+    rows = module.scale(None, lines.append)
     assert {row["K"] for row in rows} == {2, 4, 8, 16} and len({row["voxels"] for row in rows}) == 3
-    assert told[-2].endswith("against K: 1.50") and told[-1].endswith("against voxels: 0.50")
+    assert lines[-2].endswith("against K: 1.50") and lines[-1].endswith("against voxels: 0.50")

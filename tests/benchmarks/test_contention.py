@@ -7,7 +7,7 @@ from groupmorph_monai.benchmarks import contention as module
 
 def children():
     """Processes that this one has started and that run."""
-    found = []
+    pids = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8") as file:
@@ -15,8 +15,8 @@ def children():
         except OSError:
             continue
         if int(parent) == os.getpid() and state != "Z":
-            found.append(int(name))
-    return found
+            pids.append(int(name))
+    return pids
 
 
 def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch):
@@ -27,10 +27,10 @@ def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch):
         return [], 2.0 + len(beside), 1.0
 
     monkeypatch.setattr(module, "measure", measure)
-    told = []
-    rows = module.contention(None, cores=2, size=(16, 16, 16), progress=told.append)
+    lines = []
+    rows = module.contention(None, cores=2, size=(16, 16, 16), progress=lines.append)
     assert beside == [0, 2, 4] and len(children()) == idle
-    assert [row["times as long"] for row in rows] == pytest.approx([1, 4 / 3, 5 / 3]) and len(told) == 3
+    assert [row["times as long"] for row in rows] == pytest.approx([1, 4 / 3, 5 / 3]) and len(lines) == 3
 
 
 def test_busy_processes_end_with_what_they_disturb():

@@ -13,7 +13,7 @@ def test_of_true_normal_errors_as_many_lie_inside_as_stated():
     assert inside_share(torch.zeros(3), 0.1) == 1
 
 
-def known(std, timepoints):
+def exact_case(std, timepoints):
     """Timepoints that lie alike, fields that err alike about their mean, and what is stated of each of them."""
     rng = torch.Generator().manual_seed(0)
     points = (torch.rand(1, 4000, 3, generator=rng) * 16 + 4).expand(timepoints, -1, -1)
@@ -24,12 +24,12 @@ def known(std, timepoints):
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_errors_are_those_about_the_series_mean(timepoints):
-    points, ddf, inverse, std = known(0.1, timepoints)
+    points, ddf, inverse, std = exact_case(0.1, timepoints)
     errors = standardised_errors(points, ddf, inverse, std).view(timepoints, -1, 3)
     torch.testing.assert_close(errors, (ddf[:, None, :, 0, 0, 0] / 0.1).expand_as(errors), atol=1e-3, rtol=0)
     # A shift of all timepoints together is none of the common space's own.
-    moved = standardised_errors(points, ddf + 0.3, inverse - 0.3, std).view(timepoints, -1, 3)
-    torch.testing.assert_close(moved, errors, atol=1e-3, rtol=0)
+    shifted = standardised_errors(points, ddf + 0.3, inverse - 0.3, std).view(timepoints, -1, 3)
+    torch.testing.assert_close(shifted, errors, atol=1e-3, rtol=0)
 
 
 class Method:

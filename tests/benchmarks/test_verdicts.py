@@ -25,11 +25,11 @@ def test_a_header_is_changed_about_the_middle_and_its_voxels_stay():
 
 
 def test_landmarks_follow_a_header():
-    plain, moved = planted._case("phantom", 5, 4), planted.beyond_reach("phantom", 5)
-    change = torch.from_numpy(moved.series.frames[-1].affine @ np.linalg.inv(plain.series.frames[-1].affine))
+    plain, beyond = planted._case("phantom", 5, 4), planted.beyond_reach("phantom", 5)
+    change = torch.from_numpy(beyond.series.frames[-1].affine @ np.linalg.inv(plain.series.frames[-1].affine))
     transforms = [*[ComposedTransform()] * 3, AffineTransform(change)]
     expected = landmark_distances_mm(plain.landmarks_mm, [ComposedTransform()] * 4)
-    error = landmark_distances_mm(moved.landmarks_mm, transforms)
+    error = landmark_distances_mm(beyond.landmarks_mm, transforms)
     np.testing.assert_allclose(error, expected, atol=1e-9)
 
 
@@ -50,19 +50,19 @@ def test_residuals_are_tabulated_for_each_failure():
     rows = {row["planted failure"]: row for row in tabulate_residuals(results)}
     assert (rows["x"]["series"], rows["x"]["with a fit"], rows["none"]["with a fit"]) == (2, 2, 0)
     assert [rows["x"][name] for name in ("least", "median", "greatest")] == [0.5, 1.75, 3]
-    assert rows["x"]["FAIL by this check"] == 1 and rows["x"]["LOOK or FAIL by the others"] == 1
+    assert rows["x"]["FAIL by this check"] == 1 and rows["x"]["LOOK or FAIL by the other checks"] == 1
 
 
 def test_motion_that_a_registration_leaves_or_adds_shows_in_the_residual():
     case = planted._case("breast", 1, 6)
-    still = [ComposedTransform()] * 6
+    identity = [ComposedTransform()] * 6
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[0, 3] = 12.0  # two voxels
-    away = [*still[:2], AffineTransform(matrix), *still[3:]]
+    away = [*identity[:2], AffineTransform(matrix), *identity[3:]]
     numbers = {"metrics": {}, "initial_confidence": torch.ones(6)}
     left, added = (
         measure_contrast_case({"pred": {"transforms": t}, **numbers}, case)["kinetic_residual_ratio"]
-        for t in (still, away)
+        for t in (identity, away)
     )
     assert left == pytest.approx(1, abs=1e-6) and added > 1.1
 

@@ -50,12 +50,12 @@ def test_both_networks_register_in_one_command(pair, weights, tmp_path):
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert report["settings"]["initial_alignment"] == "network" and report["settings"]["passes"] == 2
     assert not nibabel.load(output / "ddf_00.nii.gz").get_fdata().any()  # the first scan stays
-    moved = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
-    before, after = (np.linalg.norm(landmarks[1] - p, axis=1).mean() for p in (landmarks[0], moved))
+    mapped = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
+    before, after = (np.linalg.norm(landmarks[1] - p, axis=1).mean() for p in (landmarks[0], mapped))
     assert after < 0.5 * before
     # What an affine map does not explain is vSVF's.
     design = np.c_[landmarks[0], np.ones(len(landmarks[0]))]
-    left = moved - design @ np.linalg.lstsq(design, moved, rcond=None)[0]
+    left = mapped - design @ np.linalg.lstsq(design, mapped, rcond=None)[0]
     assert 0.01 < np.linalg.norm(left, axis=1).mean() < 2
     assert report["metrics"]["folding_percent"] == 0
 
@@ -65,17 +65,17 @@ def test_the_optimisation_may_stand_before_vsvf_too(pair, weights, tmp_path):
     output = tmp_path / "out"
     assert register(files, output, "--weights", str(weights[1]), "--initial", "affine") == 0
     assert json.loads((output / "report.json").read_text(encoding="utf-8"))["settings"]["initial_alignment"] == "affine"
-    moved = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
-    assert np.linalg.norm(landmarks[1] - moved, axis=1).mean() < 2
+    mapped = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
+    assert np.linalg.norm(landmarks[1] - mapped, axis=1).mean() < 2
 
 
 def test_weights_that_do_not_ship_are_named_with_the_way_to_them(pair, tmp_path, capsys):
     files, _ = pair
     assert main(["register", *files, "--overlay", "models/voxelmorph", "--output", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    (line,) = [line for line in told.splitlines() if line.startswith("groupmorph: ")]
+    printed = capsys.readouterr().err
+    (line,) = [line for line in printed.splitlines() if line.startswith("groupmorph: ")]
     absent = bundle_root() / "models" / "voxelmorph.pt"
     assert line.startswith(f"groupmorph: weights: {absent}: no weights ship for models/voxelmorph")
     assert "train --phantoms --overlay models/voxelmorph --output DIR" in line
     assert line.endswith("--weights DIR/model_best.pt")
-    assert "Traceback" not in told and not (tmp_path / "out").exists()
+    assert "Traceback" not in printed and not (tmp_path / "out").exists()

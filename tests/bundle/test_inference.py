@@ -101,9 +101,9 @@ def test_the_reference_stays_and_extra_maps_come_on_request(scans, tmp_path):
     np.testing.assert_allclose(nibabel.load(tmp_path / "jacobian_01.nii.gz").get_fdata(), 1, atol=1e-6)
     std = nibabel.load(tmp_path / "std_mm_00.nii.gz").get_fdata()
     assert 0 < std.mean() < 3
-    still = nibabel.load(scans[1]).get_fdata()
+    unchanged = nibabel.load(scans[1]).get_fdata()
     np.testing.assert_allclose(
-        nibabel.load(tmp_path / "warped.nii.gz").get_fdata()[..., 1], still, rtol=1e-5, atol=1e-3
+        nibabel.load(tmp_path / "warped.nii.gz").get_fdata()[..., 1], unchanged, rtol=1e-5, atol=1e-3
     )
 
 
@@ -125,8 +125,8 @@ def distances_mm(phantom, folder, number=3):
     points = [p.numpy() @ affine[:3, :3].T + affine[:3, 3] for p in phantom["landmarks"][:number]]
     common = [apply_field_to_points(folder / f"inverse_ddf_0{k}.nii.gz", p) for k, p in enumerate(points)]
     carried = apply_field_to_points(folder / "ddf_00.nii.gz", np.concatenate(common[1:]))
-    there = np.tile(points[0], (number - 1, 1))
-    return [np.linalg.norm(p - there, axis=1).mean() for p in (np.concatenate(points[1:]), carried)]
+    fixed = np.tile(points[0], (number - 1, 1))
+    return [np.linalg.norm(p - fixed, axis=1).mean() for p in (np.concatenate(points[1:]), carried)]
 
 
 @pytest.mark.parametrize("overlay", REGISTER)
@@ -167,11 +167,11 @@ def test_fields_apply_to_labels_and_points(registered, phantom, scans, tmp_path)
         )
         == 0
     )
-    moved = np.asarray(nibabel.load(output / "lesions.nii.gz").dataobj)
-    assert set(np.unique(moved)) == set(np.unique(label)) and moved.dtype == label.dtype
+    resampled = np.asarray(nibabel.load(output / "lesions.nii.gz").dataobj)
+    assert set(np.unique(resampled)) == set(np.unique(label)) and resampled.dtype == label.dtype
     points = Path(scans[2]).with_name("landmarks_02.csv")
     assert main(["apply", str(registered / "inverse_ddf_02.nii.gz"), str(points), "--output", str(output)]) == 0
-    there = np.loadtxt(output / "landmarks_02.csv", delimiter=",", skiprows=1)
+    mapped = np.loadtxt(output / "landmarks_02.csv", delimiter=",", skiprows=1)
     assert (
         main(
             [
@@ -186,7 +186,7 @@ def test_fields_apply_to_labels_and_points(registered, phantom, scans, tmp_path)
     )
     back = np.loadtxt(output / "b" / "landmarks_02.csv", delimiter=",", skiprows=1)
     start = np.loadtxt(points, delimiter=",", skiprows=1)
-    assert np.linalg.norm(there - start, axis=1).max() > 0.05
+    assert np.linalg.norm(mapped - start, axis=1).max() > 0.05
     assert np.linalg.norm(back - start, axis=1).max() < 0.1
 
 
@@ -214,11 +214,11 @@ def test_a_series_of_another_length_is_registered_with_the_same_weights(number, 
 
 
 def test_more_effort_aligns_better(phantom, series, tmp_path):
-    found = {}
+    errors = {}
     for effort in ("no_refine", "fast", "best"):
         infer(series, tmp_path / effort, effort=effort, initial_alignment="none")
-        _, found[effort] = distances_mm(phantom, tmp_path / effort, 6)
-    assert found["best"] < found["fast"] < found["no_refine"]
+        _, errors[effort] = distances_mm(phantom, tmp_path / effort, 6)
+    assert errors["best"] < errors["fast"] < errors["no_refine"]
 
 
 @pytest.mark.slow
@@ -254,8 +254,8 @@ def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsy
     small = ["phantoms=2", "phantom_size_voxels=[24, 24, 24]", "phantom_timepoints=3"]
     settings = [part for value in small for part in ("--set", value)]
     assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert len(found["series"]) == 2 and 0 < found["mean"]["landmark_after_mm_mean"] < 5
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert len(metrics["series"]) == 2 and 0 < metrics["mean"]["landmark_after_mm_mean"] < 5
 
 
 def test_a_data_list_is_registered_each_series_into_its_folder(registered, scans, tmp_path):

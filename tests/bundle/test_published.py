@@ -43,9 +43,9 @@ def test_voxelmorph_diff_descends_its_equation_6():
     paper = (warped[:, 0] - warped[:, 1]).square().sum() / (2 * 0.02)
     paper = paper + 0.5 * ((20 * degree * sigma - sigma.log()).sum() + 20 * (mu @ laplacian * mu).sum())
     parts = (warped, mean, log_variance)
-    for found, expected in zip(torch.autograd.grad(ours, parts), torch.autograd.grad(paper / np.prod(SIZE), parts)):
-        moving = slice(None) if found.shape == warped.shape else slice(1, None)
-        torch.testing.assert_close(found[:, moving], expected[:, moving], rtol=1e-3, atol=1e-9)
+    for actual, expected in zip(torch.autograd.grad(ours, parts), torch.autograd.grad(paper / np.prod(SIZE), parts)):
+        moving = slice(None) if actual.shape == warped.shape else slice(1, None)
+        torch.testing.assert_close(actual[:, moving], expected[:, moving], rtol=1e-3, atol=1e-9)
 
 
 def test_one_velocity_moves_a_pair_of_voxelmorph_diff():

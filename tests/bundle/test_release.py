@@ -91,8 +91,8 @@ def test_a_round_of_federated_learning(release, tmp_path, monkeypatch):
     client.finalize()
     # It goes on from the server's weights, not from its own, by as much as Adam's few steps allow.
     most = 2 * options["iterations_per_epoch"] * options["learning_rate"]
-    moved, apart = (max(float(np.abs(weights[n] - w[n]).max()) for n in weights) for w in (start, own))
-    assert 0 < moved <= most < apart
+    change, apart = (max(float(np.abs(weights[n] - w[n]).max()) for n in weights) for w in (start, own))
+    assert 0 < change <= most < apart
 
 
 @pytest.fixture(scope="module")

@@ -158,14 +158,14 @@ def test_every_overlay_trains(overlay, tmp_path):
     parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
     network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
     pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
-    covered = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "breasts_training": 1}
-    covered |= {"phantom_size_voxels": [24, 24, 24]}
-    covered |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
-    covered |= {"affine_probability": 0.0, "flip_probability": 0.0}
-    covered |= {"affine_pull": 1.25}  # in the first epoch a weight of 1, as before the training
+    settings = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "breasts_training": 1}
+    settings |= {"phantom_size_voxels": [24, 24, 24]}
+    settings |= {"patch_size_voxels": [24, 24, 24], "phantom_margin_voxels": 0, "phantom_max_motion_voxels": 3.0}
+    settings |= {"affine_probability": 0.0, "flip_probability": 0.0}
+    settings |= {"affine_pull": 1.25}  # in the first epoch a weight of 1, as before the training
     least, number, rate = LEAST_FALL.get(overlay, USUAL_FALL)
     schedule = {"max_iterations": number, "iterations_per_epoch": number, "val_interval": 1000, "learning_rate": rate}
-    options = {**TINY, **network, **pairs, **covered, **schedule, "output_dir": str(tmp_path)}
+    options = {**TINY, **network, **pairs, **settings, **schedule, "output_dir": str(tmp_path)}
     options["validate#dataset#data#phantoms"] = parser["train#dataset#data#phantoms"]
     for name, value in options.items():
         parser[name] = value
@@ -263,8 +263,8 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
         save_series(part, tmp_path / "data" / name)
     train(tmp_path / "by_folder", dataset_dir=str(tmp_path / "data"), max_iterations=2)
     events = EventAccumulator(str(tmp_path / "by_folder" / "tensorboard")).Reload()
-    moved = (phantom["landmarks"][0] - phantom["landmarks"][1]).norm(dim=-1).mean().item()
-    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(moved, rel=0.6)
+    distance = (phantom["landmarks"][0] - phantom["landmarks"][1]).norm(dim=-1).mean().item()
+    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(distance, rel=0.6)
 
     entry = {"image": [f"a/t{k:02d}.nii.gz" for k in range(3)]}
     (tmp_path / "data" / "dataset.json").write_text(
@@ -275,14 +275,14 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
 
 
 def test_whole_scans_are_brought_together_before_training(phantom, save_series, tmp_path):
-    still = phantom["image"][:1].expand(2, -1, -1, -1), phantom["landmarks"][:1].expand(2, -1, -1)
+    static = phantom["image"][:1].expand(2, -1, -1, -1), phantom["landmarks"][:1].expand(2, -1, -1)
     for folder in (tmp_path / "data" / name for name in ("a", "b")):
         folder.mkdir(parents=True)
-        save_series({"image": still[0], "landmarks": still[1], "affine": phantom["affine"]}, folder)
-        moved = nibabel.load(folder / "t01.nii.gz")
-        affine = moved.affine.copy()
+        save_series({"image": static[0], "landmarks": static[1], "affine": phantom["affine"]}, folder)
+        scan = nibabel.load(folder / "t01.nii.gz")
+        affine = scan.affine.copy()
         affine[0, 3] += 8
-        nibabel.save(nibabel.Nifti1Image(moved.get_fdata(), affine), folder / "t01.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(scan.get_fdata(), affine), folder / "t01.nii.gz")
         points = np.loadtxt(folder / "landmarks_01.csv", delimiter=",", skiprows=1) + [8, 0, 0]
         np.savetxt(folder / "landmarks_01.csv", points, delimiter=",", header="x,y,z", comments="")
     train(tmp_path / "out", dataset_dir=str(tmp_path / "data"), max_iterations=2, learning_rate=0.0)
@@ -294,8 +294,8 @@ def test_whole_scans_are_brought_together_before_training(phantom, save_series, 
 def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     begun = finished / "model_best.pt"
     train(tmp_path / "here", weights=str(begun), max_iterations=2, learning_rate=0.0)
-    given = torch.load(begun, weights_only=True)
-    assert all(torch.equal(given[name], value) for name, value in last_weights(tmp_path / "here").items())
+    initial_weights = torch.load(begun, weights_only=True)
+    assert all(torch.equal(initial_weights[name], value) for name, value in last_weights(tmp_path / "here").items())
     # What goes on does so from its own weights, and not from those given once more.
     train(tmp_path / "begun", weights=str(begun), max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     train(tmp_path / "begun", weights=str(begun))

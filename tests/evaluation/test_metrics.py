@@ -157,10 +157,10 @@ def test_landmarks_beyond_the_working_grid_follow_the_affine_map_exactly():
     initial = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
     initial[:, :3, :3] = random_matrices(3, 0.1)
     initial[:, :3, 3] = torch.tensor([[0.0, 0, 0], [30, -10, 5], [-20, 15, 40]])
-    still = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
+    zero = torch.zeros(3, 3, *SIZE, dtype=torch.float64)
     common = 200 * (random_images(10, 3) - 0.5)
     landmarks = torch.einsum("kij,pj->kpi", initial[:, :3, :3], common) + initial[:, None, :3, 3]
-    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(still, still, AFFINE, initial))
+    distances = metrics.landmark_distances_mm(landmarks, timepoint_transforms(zero, zero, AFFINE, initial))
     assert (
         distances.max() < 1e-9
         and metrics.landmark_errors_mm(landmarks, [ComposedTransform()] * 3)["landmark_after_mm_mean"] > 20
@@ -185,8 +185,8 @@ def test_contracting_the_common_space_improves_no_landmark():
     landmarks = in_mm(4 + random_images(3, 6, 3) * 0.5)
     large, small = (linear_ddf(f * torch.eye(3, dtype=torch.float64)).expand(3, 3, *SIZE) for f in (4.0, 0.25))
     contracted = metrics.landmark_distances_mm(landmarks, timepoint_transforms(large, small, AFFINE))
-    still = metrics.landmark_distances_mm(landmarks, [ComposedTransform()] * 3)
-    torch.testing.assert_close(contracted, still)
+    unregistered = metrics.landmark_distances_mm(landmarks, [ComposedTransform()] * 3)
+    torch.testing.assert_close(contracted, unregistered)
 
 
 def test_the_phantoms_own_motion_brings_its_landmarks_together():
@@ -194,19 +194,19 @@ def test_the_phantoms_own_motion_brings_its_landmarks_together():
     inverse_ddf = phantom["motion"]
     ddf = Displacement(40).inverse(inverse_ddf[None])[0]
     image = phantom["image"]
-    found = metrics.similarity(image, warp(image[None], ddf[None])[0])
+    measured = metrics.similarity(image, warp(image[None], ddf[None])[0])
     landmarks = phantom["landmarks"] @ phantom["affine"][:3, :3].T.to(phantom["landmarks"])
     transforms = timepoint_transforms(ddf, inverse_ddf, phantom["affine"])
-    found |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], transforms, landmarks)
-    assert found["landmark_before_mm_mean"] > 1
-    assert found["landmark_after_mm_95"] < 0.05
-    assert found["inverse_consistency_mm"] < 0.05
-    assert found["non_diffeomorphic_volume_percent"] == found["folding_percent"] == 0
-    assert found["rmse_after"] < found["rmse_before"] and found["nmi_after"] > found["nmi_before"]
+    measured |= metrics.accuracy(ddf, inverse_ddf, phantom["affine"], transforms, landmarks)
+    assert measured["landmark_before_mm_mean"] > 1
+    assert measured["landmark_after_mm_95"] < 0.05
+    assert measured["inverse_consistency_mm"] < 0.05
+    assert measured["non_diffeomorphic_volume_percent"] == measured["folding_percent"] == 0
+    assert measured["rmse_after"] < measured["rmse_before"] and measured["nmi_after"] > measured["nmi_before"]
     lengths = (ddf * torch.tensor([1, 1.5, 2]).view(3, 1, 1, 1)).norm(dim=1)
-    assert found["displacement_mean_mm"] == pytest.approx(lengths.mean().item(), rel=1e-5)
-    assert found["displacement_max_mm"] == pytest.approx(lengths.max().item(), rel=1e-5)
-    assert all(type(value) is float for value in found.values())
+    assert measured["displacement_mean_mm"] == pytest.approx(lengths.mean().item(), rel=1e-5)
+    assert measured["displacement_max_mm"] == pytest.approx(lengths.max().item(), rel=1e-5)
+    assert all(type(value) is float for value in measured.values())
 
 
 def test_monais_tensors_give_the_same_numbers():
@@ -238,12 +238,17 @@ def test_the_displacement_is_that_of_the_whole_map_and_folds_are_those_of_the_de
     initial[1, :3, :3] *= 1.5
     initial[1, :3, 3] = torch.tensor([3.0, -4.0, 12.0])
     ddf = torch.zeros(2, 3, *SIZE, dtype=torch.float64)
-    found = metrics.accuracy(ddf, ddf, AFFINE, timepoint_transforms(ddf, ddf, AFFINE, initial))
+    measured = metrics.accuracy(ddf, ddf, AFFINE, timepoint_transforms(ddf, ddf, AFFINE, initial))
     places = in_mm(voxel_grid(SIZE, ddf).flatten(1).T)
     lengths = (0.5 * places + initial[1, :3, 3]).norm(dim=1)
-    assert found["displacement_max_mm"] == pytest.approx(lengths.max().item())
-    assert found["displacement_mean_mm"] == pytest.approx(lengths.mean().item() / 2)
-    assert found["folding_percent"] == found["non_diffeomorphic_volume_percent"] == found["inverse_consistency_mm"] == 0
+    assert measured["displacement_max_mm"] == pytest.approx(lengths.max().item())
+    assert measured["displacement_mean_mm"] == pytest.approx(lengths.mean().item() / 2)
+    assert (
+        measured["folding_percent"]
+        == measured["non_diffeomorphic_volume_percent"]
+        == measured["inverse_consistency_mm"]
+        == 0
+    )
 
 
 def test_exponentials_of_opposite_velocities_undo_one_another():
@@ -287,9 +292,9 @@ def test_the_distance_of_two_labels_is_that_of_their_places_in_mm():
         for step in ((3, 0, 0), (0, 2, 0), (0, 0, 4), (2, -1, 3)):
             labels = torch.zeros(2, *SIZE, dtype=torch.int32)
             labels[0, 3, 4, 2] = labels[(1, *[a + b for a, b in zip((3, 4, 2), step)])] = 1
-            found = metrics.overlap(labels, grid)
+            measured = metrics.overlap(labels, grid)
             length = (grid[:3, :3] @ torch.tensor(step).double()).norm().item()
-            assert found["surface_distance_mm"] == pytest.approx(length, rel=1e-6) and found["dice"] == 0
+            assert measured["surface_distance_mm"] == pytest.approx(length, rel=1e-6) and measured["dice"] == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 8, 8), (1, 2, 3, 5, 5, 5), (2, 3, 5, 5, 1), (2, 2, 5, 5, 5)])

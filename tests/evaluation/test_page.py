@@ -130,8 +130,8 @@ def test_the_page_loads_nothing(made, page):
 def test_before_and_after_are_the_images_on_one_scale(made, page):
     _, _, written = made
     window = np.percentile(written["native"], (0.1, 99.9))
-    for name, given in (("before", "native"), ("after", "warped")):
-        expected, spacing = canonical(written[given])
+    for name, volumes in (("before", "native"), ("after", "warped")):
+        expected, spacing = canonical(written[volumes])
         np.testing.assert_allclose(signal(page, name), expected, atol=0.51 * 100 / 65534)
         np.testing.assert_allclose(page.scripts["volumes"]["spacing_mm"], spacing)
         np.testing.assert_allclose(page.scripts["volumes"]["volumes"][name]["window"], window, rtol=1e-5)
@@ -171,8 +171,8 @@ def oblique_affines():
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = rotation * [1.0, 1.5, 2.0], [5, -7, 11]
         grid = Grid((4, 5, 6), affine)
-        there = np.linalg.inv(grid.canonical().affine.numpy()) @ affine
-        orientations = [nib.orientations.io_orientation(a) for a in (affine, there)]
+        to_canonical = np.linalg.inv(grid.canonical().affine.numpy()) @ affine
+        orientations = [nib.orientations.io_orientation(a) for a in (affine, to_canonical)]
         chosen[np.array_equal(*orientations)].append(affine)
     assert min(map(len, chosen.values())) >= 5
     return chosen[True][:5] + chosen[False][:5]

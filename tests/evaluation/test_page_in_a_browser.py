@@ -35,8 +35,8 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     i, j, k = np.meshgrid(*map(np.arange, SIZE), indexing="ij")
     # Slice n is 20 n; timepoints rise by 15, after registration by 30; the corner to the right, front and head is 255.
-    still = 20.0 * k
-    before, after = (np.stack([still + rise * t for t in range(3)]) for rise in (15, 30))
+    offset = 20.0 * k
+    before, after = (np.stack([offset + rise * t for t in range(3)]) for rise in (15, 30))
     for volumes in (before, after):
         volumes[:, -2:, -2:, -2:] = 255
         volumes[:, 0, 0, 0] = 0

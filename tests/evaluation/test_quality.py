@@ -23,7 +23,7 @@ def series(*volumes):
     return Series(tuple(Frame(v.astype(np.float32), AFFINE, f"t{k}") for k, v in enumerate(volumes)))
 
 
-def still(number):
+def identities(number):
     return [AffineTransform(torch.eye(4))] * number
 
 
@@ -35,25 +35,25 @@ def shift(x_mm):
 
 def test_scans_that_differ_in_contrast_alone_agree():
     image = texture(0)
-    found = measure_quality(series(image, 3 - 2 * image, 5 * image), still(3))
-    assert min(found["agreement_percent"]) > 85  # the rest is what is allowed for noise
-    assert found["relative_agreement"] == pytest.approx([1, 1, 1], abs=0.02)
-    assert found["agreement_gain_percent"] == pytest.approx([0, 0, 0])
-    assert found["overlap_percent"] == [100] * 3 and found["bending_mm"] == pytest.approx([0] * 3, abs=1e-9)
-    assert found["implausible_volume_percent"] == [0] * 3
+    measured = measure_quality(series(image, 3 - 2 * image, 5 * image), identities(3))
+    assert min(measured["agreement_percent"]) > 85  # the rest is what is allowed for noise
+    assert measured["relative_agreement"] == pytest.approx([1, 1, 1], abs=0.02)
+    assert measured["agreement_gain_percent"] == pytest.approx([0, 0, 0])
+    assert measured["overlap_percent"] == [100] * 3 and measured["bending_mm"] == pytest.approx([0] * 3, abs=1e-9)
+    assert measured["implausible_volume_percent"] == [0] * 3
 
 
 def test_a_scan_of_something_else_stands_out():
     image = texture(0)
-    found = measure_quality(series(image, 2 * image, 1 - image, texture(1)), still(4))
-    assert found["relative_agreement"][3] < 0.3
-    assert min(found["relative_agreement"][:3]) > 0.95
+    measured = measure_quality(series(image, 2 * image, 1 - image, texture(1)), identities(4))
+    assert measured["relative_agreement"][3] < 0.3
+    assert min(measured["relative_agreement"][:3]) > 0.95
 
 
 def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(monkeypatch):
     image = texture(0)
     scans = series(*[(1 + 0.1 * k) * image for k in range(6)], texture(1))
-    transforms = [*still(3), shift(9.0), *still(3)]
+    transforms = [*identities(3), shift(9.0), *identities(3)]
     whole = measure_quality(scans, transforms)
     monkeypatch.setattr(quality, "_MOST_COMPARED", 4)  # 0, 2, 4 and 6, and 1, 3 and 5
     groups = measure_quality(scans, transforms)
@@ -67,14 +67,14 @@ def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(m
 
 def test_a_registration_is_compared_with_none():
     image = texture(0)
-    moved = np.roll(image, 3, axis=1)  # the second axis runs to the left: by -4.5 mm
-    assert min(measure_quality(series(image, moved), [*still(1), shift(-4.5)])["agreement_gain_percent"]) > 40
-    assert max(measure_quality(series(image, image), [*still(1), shift(-4.5)])["agreement_gain_percent"]) < -40
+    shifted = np.roll(image, 3, axis=1)  # the second axis runs to the left: by -4.5 mm
+    assert min(measure_quality(series(image, shifted), [*identities(1), shift(-4.5)])["agreement_gain_percent"]) > 40
+    assert max(measure_quality(series(image, image), [*identities(1), shift(-4.5)])["agreement_gain_percent"]) < -40
 
 
 def test_what_a_scan_has_not_seen_does_not_overlap():
-    found = measure_quality(series(texture(0), texture(0)), [*still(1), shift(9.0)])
-    assert found["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
+    measured = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(9.0)])
+    assert measured["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
 
 
 def test_an_affine_map_bends_nothing_and_a_wave_does():
@@ -90,8 +90,8 @@ def test_an_affine_map_bends_nothing_and_a_wave_does():
 
 def test_volumes_beyond_half_and_twice_are_implausible():
     maps = [torch.diag(torch.tensor([factor, 1.0, 1.0, 1.0])) for factor in (1.9, 2.1, 0.55, 0.45)]
-    found = measure_quality(series(*[texture(0)] * 4), [AffineTransform(m) for m in maps])
-    assert found["implausible_volume_percent"] == [0, 100, 0, 100]
+    measured = measure_quality(series(*[texture(0)] * 4), [AffineTransform(m) for m in maps])
+    assert measured["implausible_volume_percent"] == [0, 100, 0, 100]
 
 
 def test_curves_that_registration_makes_rougher():
@@ -99,11 +99,14 @@ def test_curves_that_registration_makes_rougher():
         return 1 + k * 0.1 + texture(0)
 
     image = series(*map(ramp, range(4)))
-    assert "curve_roughness_ratio" not in measure_quality(series(ramp(0), ramp(1), ramp(2)), still(3))
-    jumping = [*still(1), shift(3.0), *still(1), shift(3.0)]
+    assert "curve_roughness_ratio" not in measure_quality(series(ramp(0), ramp(1), ramp(2)), identities(3))
+    jumping = [*identities(1), shift(3.0), *identities(1), shift(3.0)]
     assert measure_quality(image, jumping)["curve_roughness_ratio"] > 5
     shaken = series(*(np.roll(ramp(k), k % 2 * 2, axis=1) for k in range(4)))
-    assert measure_quality(shaken, [*still(1), shift(-3.0), *still(1), shift(-3.0)])["curve_roughness_ratio"] < 0.5
+    assert (
+        measure_quality(shaken, [*identities(1), shift(-3.0), *identities(1), shift(-3.0)])["curve_roughness_ratio"]
+        < 0.5
+    )
 
 
 def test_a_lesion_that_shrinks_as_it_enhances():
@@ -114,8 +117,8 @@ def test_a_lesion_that_shrinks_as_it_enhances():
     lesion = (radius < 4.5).numpy()
     # Inside, lengths shrink to 0.9 and volumes to 0.73; around it less so, and farther out there is no change.
     squeeze = -0.1 * away * torch.exp(-((radius / 7) ** 8))
-    scans, transforms = series(image, image + lesion), [*still(1), DenseTransform(squeeze, -squeeze, GRID)]
-    found = measure_quality(scans, transforms)["region_volume_change_percent"]
-    assert found[0] == 0 and 10 < found[1] < 27
-    assert measure_quality(scans, still(2))["region_volume_change_percent"] == [0, 0]
-    assert "region_volume_change_percent" not in measure_quality(series(image, image), still(2))
+    scans, transforms = series(image, image + lesion), [*identities(1), DenseTransform(squeeze, -squeeze, GRID)]
+    measured = measure_quality(scans, transforms)["region_volume_change_percent"]
+    assert measured[0] == 0 and 10 < measured[1] < 27
+    assert measure_quality(scans, identities(2))["region_volume_change_percent"] == [0, 0]
+    assert "region_volume_change_percent" not in measure_quality(series(image, image), identities(2))

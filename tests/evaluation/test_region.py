@@ -30,7 +30,7 @@ def file(tmp_path):
     return str(tmp_path / "lesion.nii.gz")
 
 
-def moved(millimetres):
+def shift_by(millimetres):
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[0, 3] = millimetres
     return AffineTransform(matrix)
@@ -38,7 +38,7 @@ def moved(millimetres):
 
 def test_the_region_moves_with_the_scan_it_was_drawn_on(file):
     # A point of the common space lies 4 mm, two voxels, further in the scan.
-    before, after = region_masks(file, series(), 0, moved(4.0))
+    before, after = region_masks(file, series(), 0, shift_by(4.0))
     np.testing.assert_array_equal(before, BOX > 0)
     np.testing.assert_array_equal(after, np.roll(BOX > 0, -2, axis=0))
 
@@ -48,7 +48,7 @@ def test_curves_are_means_over_what_each_scan_has_seen(file):
     covered = np.ones(scans.shape, bool)
     covered[1, 2] = covered[2] = False
     written = {"native": scans, "native_covered": covered, "warped": 2 * scans, "warped_covered": np.ones_like(covered)}
-    written["region"] = region_masks(file, series(), 0, moved(0.0))
+    written["region"] = region_masks(file, series(), 0, shift_by(0.0))
     report = region_report(file, 0, written)
     assert report["file"] == "lesion.nii.gz" and report["voxels"] == {"before": 12, "after": 12}
     means = [scan[2:4, 3:5, 1:4].mean() for scan in scans]
@@ -60,7 +60,7 @@ def test_curves_are_means_over_what_each_scan_has_seen(file):
 def test_of_one_file_for_each_scan_that_of_the_home_scan_counts(file, tmp_path):
     other = str(tmp_path / "other.nii")
     nib.save(nib.Nifti1Image(np.roll(BOX, 1, axis=1), AFFINE), other)
-    masks = region_masks([other, file, other], series(), 1, moved(0.0))
+    masks = region_masks([other, file, other], series(), 1, shift_by(0.0))
     np.testing.assert_array_equal(masks[1], BOX > 0)
     assert region_report([other, file, other], 1, {"region": masks[:0]})["file"] == "lesion.nii.gz"
 

@@ -14,14 +14,14 @@ def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():
     assert 1 < apart.mean() < 12 and apart.std() > 0.3
     # An affine map takes one timepoint's landmarks to another's.
     ones = torch.cat([case["landmarks"], torch.ones(3, case["landmarks"].shape[1], 1)], dim=2)
-    found = torch.linalg.lstsq(ones[0], case["landmarks"][1]).solution
-    assert (ones[0] @ found - case["landmarks"][1]).abs().max() < 0.01
+    fitted = torch.linalg.lstsq(ones[0], case["landmarks"][1]).solution
+    assert (ones[0] @ fitted - case["landmarks"][1]).abs().max() < 0.01
 
 
 def test_the_optimisation_twin_finds_a_moderate_motion(in_this_process):
     cases = affine_cases([3], size=(36, 32, 28), timepoints=2, degrees=6, shift_voxels=2, scale=0.03)
-    unregistered, found = compare(cases, {"steps": align_by_steps}, progress=lambda line: None)
-    assert found["mean error, voxels"] < 0.2 < 1 < unregistered["mean error, voxels"]
+    unregistered, by_steps = compare(cases, {"steps": align_by_steps}, progress=lambda line: None)
+    assert by_steps["mean error, voxels"] < 0.2 < 1 < unregistered["mean error, voxels"]
 
 
 def test_a_validation_series_is_the_case_of_its_seed():

@@ -50,5 +50,5 @@ def test_a_perfect_model_leaves_nothing_and_tells_every_kind(monkeypatch, tmp_pa
     assert [row["motion"] for row in rows] == [*kinds, "all"]
     for row in rows:
         assert row["registered, voxels"] == row["transported, voxels"] == 0 < row["motion to transport, voxels"]
-        assert row["kind told, %"] == 100
+        assert row["classified correctly, %"] == 100
     assert (tmp_path / "codes.png").stat().st_size > 1000

@@ -23,13 +23,13 @@ def boxes(shift=3):
 
 
 def test_overlap_and_distance_are_those_of_shifted_boxes():
-    found = overlap(boxes(), torch.eye(4))
-    assert found["dice"] == pytest.approx(5 / 8)
+    measured = overlap(boxes(), torch.eye(4))
+    assert measured["dice"] == pytest.approx(5 / 8)
     assert overlap(boxes(0), torch.eye(4)) == {"dice": 1, "surface_distance_mm": 0}
     twice = overlap(boxes(), torch.diag(torch.tensor([2.0, 2, 2, 1])))
-    assert twice["dice"] == found["dice"]
-    assert twice["surface_distance_mm"] == pytest.approx(2 * found["surface_distance_mm"], rel=1e-5)
-    assert 0.5 < found["surface_distance_mm"] < 3
+    assert twice["dice"] == measured["dice"]
+    assert twice["surface_distance_mm"] == pytest.approx(2 * measured["surface_distance_mm"], rel=1e-5)
+    assert 0.5 < measured["surface_distance_mm"] < 3
 
 
 def test_labels_follow_the_fields():

@@ -19,4 +19,4 @@ class Shift:
 def test_it_is_the_distance_from_where_one_began_in_either_order():
     pair = torch.stack([torch.full((12, 10, 8), 1.5), torch.full((12, 10, 8), -0.5)])
     (row,) = asymmetry([{"image": pair}, {"image": pair.flip(0)}], {"shift": Shift()})
-    assert row == {"method": "shift", "there and back, voxels": pytest.approx(1.0)}
+    assert row == {"method": "shift", "composition of both orders, voxels": pytest.approx(1.0)}

@@ -17,10 +17,10 @@ from groupmorph_monai.workflow.parsed_config import parsed_config
 @pytest.fixture
 def measured(monkeypatch):
     """The methods that `compare` is given, and each training's config, minutes and K by the name of its folder."""
-    given = {"methods": {}, "trained": {}}
+    recorded = {"methods": {}, "trained": {}}
 
     def compare(cases, methods, progress=print):
-        given["methods"] |= methods
+        recorded["methods"] |= methods
         return [{"method": name, "seconds": 1.0} for name in methods]
 
     def train_alike(method, files, folder, minutes, timepoints, progress, **settings):
@@ -28,7 +28,7 @@ def measured(monkeypatch):
         parser.read_config(list(files))
         for name, value in settings.items():
             parser[name] = value
-        given["trained"][folder.name] = parser, minutes, timepoints
+        recorded["trained"][folder.name] = parser, minutes, timepoints
         return method
 
     def rows(cases, methods, *rest):
@@ -41,7 +41,7 @@ def measured(monkeypatch):
     monkeypatch.setattr("experiments.trained_alike.train_alike", train_alike)
     monkeypatch.setattr("experiments.symmetry.asymmetry", rows)
     monkeypatch.setattr("experiments.covariance.draws", rows)
-    return given
+    return recorded
 
 
 def run(experiment, folder):
@@ -91,5 +91,7 @@ def test_affine_steps_share_one_training(measured, tmp_path):
 
 def test_covariance_crosses_the_prior_with_the_posterior(measured, tmp_path):
     run(COVARIANCE, tmp_path)
-    found = {(p.get("lambda_u"), p.get("posterior_smoothing_voxels") > 0) for p, *_ in measured["trained"].values()}
-    assert found == {(1.0, False), (1.0, True), (20.0, False), (20.0, True)}
+    combinations = {
+        (p.get("lambda_u"), p.get("posterior_smoothing_voxels") > 0) for p, *_ in measured["trained"].values()
+    }
+    assert combinations == {(1.0, False), (1.0, True), (20.0, False), (20.0, True)}

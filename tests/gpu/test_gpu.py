@@ -63,7 +63,7 @@ def test_every_model_registers_as_on_the_cpu(overlay):
 
 
 def test_a_training_iteration_has_the_cpus_loss_and_gradient():
-    image, found = scaled(make_phantom(1, (32, 32, 32), 3)["image"]), []
+    image, results = scaled(make_phantom(1, (32, 32, 32), 3)["image"]), []
     for device in ("cpu", "cuda"):
         # Draws of z differ from device to device: none are made.
         parser = parts((), "train", device=torch.device(device))
@@ -72,9 +72,9 @@ def test_a_training_iteration_has_the_cpus_loss_and_gradient():
         prediction = inferer.predict(image.to(device), network)
         value = loss(inferer.warped(image.to(device), prediction))
         value.backward()
-        found.append((value.item(), torch.cat([p.grad.flatten().cpu() for p in network.parameters()])))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
-    assert torch.nn.functional.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.999
+        results.append((value.item(), torch.cat([p.grad.flatten().cpu() for p in network.parameters()])))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(results[0][1], results[1][1], dim=0) > 0.999
 
 
 def measured(work):

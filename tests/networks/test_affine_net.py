@@ -52,9 +52,9 @@ def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocit
     own[:, order] = descriptions
     velocity, matched = _soft_match(own[None], descriptions[None], places, torch.tensor(1000.0))
     torch.testing.assert_close(matched[0], descriptions, atol=0.01, rtol=0)
-    found = _affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
+    fit = _affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
     quarter = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [0, 0, 0]])
-    torch.testing.assert_close(found, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
+    torch.testing.assert_close(fit, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
 
 
 def test_slopes_of_smooth_descriptions_give_a_small_affine_velocity():
@@ -63,28 +63,28 @@ def test_slopes_of_smooth_descriptions_give_a_small_affine_velocity():
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     velocity = torch.tensor([[0.02, -0.01, 0.0], [0.0, 0.01, 0.02], [0.01, 0.0, -0.02]])
     shift = torch.tensor([0.004, -0.006, 0.002])
-    moved = grid + torch.einsum("de,exyz->dxyz", velocity, grid) + shift.view(3, 1, 1, 1)
+    mapped = grid + torch.einsum("de,exyz->dxyz", velocity, grid) + shift.view(3, 1, 1, 1)
 
     def describe(x):
         waves = torch.tensor([[3.0, 1, 0], [0, 3, 1], [1, 0, 3], [2, 2, 2]])
         return torch.sin(torch.einsum("cd,dxyz->cxyz", waves, x))[None]
 
-    square, right = _gradient_equations(describe(grid), describe(moved), spacing)
-    found = _affine_fit(square, right, grid.flatten(1))[0]
-    torch.testing.assert_close(found, torch.cat([velocity.flatten(), shift]), atol=8e-4, rtol=0)
+    square, right = _gradient_equations(describe(grid), describe(mapped), spacing)
+    fit = _affine_fit(square, right, grid.flatten(1))[0]
+    torch.testing.assert_close(fit, torch.cat([velocity.flatten(), shift]), atol=8e-4, rtol=0)
 
 
 def test_a_large_volume_is_thinned_before():
     x, net = images(3, (33, 41, 37)), network()
     net.most_voxels = 21
-    covered = []
-    net.first.register_forward_hook(lambda layer, given, found: covered.append(given[0]))
+    captured = []
+    net.first.register_forward_hook(lambda layer, inputs, output: captured.append(inputs[0]))
     with torch.no_grad():
-        found = split_parameters(net(x), 3)[0]
+        logarithms = split_parameters(net(x), 3)[0]
         net.most_voxels = 41
         whole = split_parameters(net(x), 3)[0]
-    assert [tuple(x.shape[2:]) for x in covered] == [(17, 21, 19), (33, 41, 37)]
-    assert found.shape == whole.shape and not torch.equal(found, whole)
+    assert [tuple(x.shape[2:]) for x in captured] == [(17, 21, 19), (33, 41, 37)]
+    assert logarithms.shape == whole.shape and not torch.equal(logarithms, whole)
 
 
 def test_the_pull_to_the_identity_fades_as_the_paper_says():
@@ -100,10 +100,10 @@ def test_the_pull_to_the_identity_fades_as_the_paper_says():
 def test_several_looks_are_trained_through():
     net, x = network().train(), images(2, (16, 16, 16))
     ask = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), passes=NetworkPasses(2))
-    covered = []
-    net.register_forward_hook(lambda layer, given, found: covered.append(given[0]))
+    captured = []
+    net.register_forward_hook(lambda layer, inputs, output: captured.append(inputs[0]))
     result = ask(x, net)
-    assert len(covered) == 2 and not torch.equal(covered[0], covered[1])
+    assert len(captured) == 2 and not torch.equal(captured[0], captured[1])
     result["warped"].square().mean().backward()
     assert net.log_sharpness.grad.abs() > 0 and net.first.weight.grad.abs().max() > 0
 
@@ -111,5 +111,5 @@ def test_several_looks_are_trained_through():
 def test_the_contrast_of_a_timepoint_does_not_matter():
     x, net = images(3), network()
     changed = torch.cat([0.3 + 0.6 * x[:, :1], x[:, 1:]], dim=1)
-    found, again = (split_parameters(net(volumes), 3)[0] for volumes in (x, changed))
-    torch.testing.assert_close(again, found, atol=0.02 * float(found.detach().abs().max()), rtol=0)
+    unchanged, again = (split_parameters(net(volumes), 3)[0] for volumes in (x, changed))
+    torch.testing.assert_close(again, unchanged, atol=0.02 * float(unchanged.detach().abs().max()), rtol=0)

@@ -76,7 +76,7 @@ def test_exchanging_a_pair_gives_the_inverse_map(make, transformation, passes):
     pair = gaussian_filter(images(2, (32, 32, 32)), 2.0)
     pair = (pair - pair.min()) / (pair.max() - pair.min())
     with torch.no_grad():
-        there, back = (inferer(x, net)["ddf"][:, 1:] for x in (pair, pair.flip(1)))
+        forward, inverse = (inferer(x, net)["ddf"][:, 1:] for x in (pair, pair.flip(1)))
     inside = (..., *[slice(8, -8)] * 3)
-    moved, left = there[inside].norm(dim=2).mean(), compose(there, back)[inside].norm(dim=2).mean()
-    assert moved > 0.1 and left < 0.05 * moved
+    length, residual = forward[inside].norm(dim=2).mean(), compose(forward, inverse)[inside].norm(dim=2).mean()
+    assert length > 0.1 and residual < 0.05 * length

@@ -24,10 +24,10 @@ def images(timepoints=3, size=(32, 36, 40), batch=1):
 def test_reordering_the_timepoints_reorders_the_posterior_for_every_k(timepoints):
     net, x = network(), images(timepoints, (32, 32, 32))
     order = torch.randperm(timepoints, generator=torch.Generator().manual_seed(2))
-    for given, reordered in zip(split_parameters(net(x), timepoints), split_parameters(net(x[:, order]), timepoints)):
-        assert given.shape == (1, timepoints, 3, 8, 8, 8)
-        assert given.std() > 1e-2
-        torch.testing.assert_close(reordered, given[:, order], atol=1e-4, rtol=1e-4)
+    for ordered, reordered in zip(split_parameters(net(x), timepoints), split_parameters(net(x[:, order]), timepoints)):
+        assert ordered.shape == (1, timepoints, 3, 8, 8, 8)
+        assert ordered.std() > 1e-2
+        torch.testing.assert_close(reordered, ordered[:, order], atol=1e-4, rtol=1e-4)
 
 
 def test_equal_volumes_stay_where_they_are():
@@ -47,8 +47,8 @@ def test_untrained_it_brings_a_shifted_volume_nearer():
     volume = torch.nn.functional.interpolate(coarse, size=(56, 48, 48), mode="trilinear")
     x = torch.cat([volume[:, :, :48], volume[:, :, 4:52]], dim=1)  # the second shows what lies 4 voxels further on
     mean, _ = split_parameters(GroupSetVAE().eval()(x), 2)
-    found = 4 * (mean[0, 0] - mean[0, 1])[:, 3:-3, 3:-3, 3:-3].flatten(1).median(dim=1).values
-    assert found[0] > 1 and found[1:].abs().max() < 0.5
+    motion = 4 * (mean[0, 0] - mean[0, 1])[:, 3:-3, 3:-3, 3:-3].flatten(1).median(dim=1).values
+    assert motion[0] > 1 and motion[1:].abs().max() < 0.5
 
 
 def test_velocities_of_all_pieces_begin_as_one_and_part_by_what_is_learned():

@@ -39,11 +39,11 @@ def test_the_encoder_sees_a_pair_as_moving_and_fixed_image():
 
 
 def test_the_velocity_has_passed_the_gaussian_filter():
-    net, x, covered = network(), images(2, (16, 24, 24)), {}
-    net.last[1].register_forward_hook(lambda layer, given, found: covered.update(raw=found))
+    net, x, captured = network(), images(2, (16, 24, 24)), {}
+    net.last[1].register_forward_hook(lambda layer, inputs, output: captured.update(raw=output))
     velocity = net.decode(torch.randn(1, 2, 16, 1, 1, 1), x)
     assert velocity.shape == (1, 2, 3, 16, 24, 24)
-    expected = covered["raw"].detach().numpy()
+    expected = captured["raw"].detach().numpy()
     for axis in (2, 3, 4):
         expected = gaussian_filter1d(expected, 3.0, axis=axis, mode="nearest", radius=7)
     torch.testing.assert_close(velocity[0], torch.as_tensor(expected), atol=1e-6, rtol=1e-3)
@@ -52,10 +52,10 @@ def test_the_velocity_has_passed_the_gaussian_filter():
 
 def test_a_code_means_another_velocity_for_another_image():
     net, z = network(), torch.randn(1, 2, 16, 1, 1, 1)
-    here, there = net.decode(z, images(2)), net.decode(z, images(2, seed=5))
+    one, other = net.decode(z, images(2)), net.decode(z, images(2, seed=5))
     other = net.decode(z.flip(1), images(2))
-    assert (here - there).abs().max() > 1e-3 * here.abs().max()
-    assert (here - other).abs().max() > 1e-3 * here.abs().max()
+    assert (one - other).abs().max() > 1e-3 * one.abs().max()
+    assert (one - other).abs().max() > 1e-3 * one.abs().max()
 
 
 def test_the_decoder_sees_how_the_first_timepoint_looks_and_no_other():

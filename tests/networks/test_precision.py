@@ -25,11 +25,11 @@ def lowered():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_warp_of_features_is_exact(axis, script):
     function = torch.jit.script(_displace) if script else _displace
-    still = torch.zeros(1, 3, *SIZE)
-    moved = still.clone()
-    moved[:, axis] = 0.25
+    static = torch.zeros(1, 3, *SIZE)
+    shifted = static.clone()
+    shifted[:, axis] = 0.25
     with lowered():
-        identity, quarter = function(coordinates(axis), still), function(coordinates(axis), moved)
+        identity, quarter = function(coordinates(axis), static), function(coordinates(axis), shifted)
     assert identity.dtype == torch.float32
     torch.testing.assert_close(identity, coordinates(axis), atol=1e-4, rtol=0)
     last = SIZE[axis] - 1
@@ -61,14 +61,14 @@ def test_affine_places_matches_and_maps_are_exact():
         velocity = AffineNet().decode(z, torch.empty(1, 2, *SIZE))
         ddf = AffineFlow()(velocity)
         places_low = _normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
-        found, _ = _soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
+        flow, _ = _soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
         fitted = _affine_fit(square, right, places)
     assert torch.equal(places_low, places)
     expected = torch.stack([0.1 * places[0] - 0.2 * places[1] + 0.3 * places[2], 0 * places[0], 0 * places[0]])
     torch.testing.assert_close(velocity[0, 0].flatten(1), 80 * expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(velocity[0, 1], torch.full((3, *SIZE), 80 * 0.123), atol=1e-4, rtol=0)
     torch.testing.assert_close(ddf[0, 1], velocity[0, 1], atol=1e-4, rtol=0)
-    assert found.abs().max() < 1e-6
+    assert flow.abs().max() < 1e-6
     assert fitted[0, 4] == pytest.approx(0.1, abs=1e-3) and torch.equal(fitted, _affine_fit(square, right, places))
 
 

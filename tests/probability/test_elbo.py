@@ -39,7 +39,7 @@ def test_the_prior_is_told_how_draws_are_smoothed():
         "z_log_variance": torch.randn(1, 2, 3, 6, 5, 4, generator=generator),
     }
     prior, posterior = FluidPrior(0.5, 0.1), Posterior(0.7)
-    found = NegativeELBO(GroupNMI(bins=8), prior, posterior=posterior).terms(registration)["kl"]
+    kl = NegativeELBO(GroupNMI(bins=8), prior, posterior=posterior).terms(registration)["kl"]
     smoothed, white = (prior(registration["z_mean"], registration["z_log_variance"], q) for q in (posterior, None))
-    torch.testing.assert_close(found, smoothed)
+    torch.testing.assert_close(kl, smoothed)
     assert abs(smoothed - white) > 0.1 * abs(smoothed)

@@ -119,14 +119,14 @@ def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
 
 
 def test_slab_by_slab_gives_the_same_value_and_gradient(monkeypatch):
-    found = []
+    actual = []
     for slab in (10**6, 50):
         monkeypatch.setattr(likelihood, "_SLAB_VOXELS", slab)
         images = volumes().requires_grad_()
         value = GroupNMI(bins=8)(images)
-        found.append((value.detach(), *torch.autograd.grad(value, images)))
-    torch.testing.assert_close(found[1], found[0])
-    assert found[0][1].abs().max() > 1e-5
+        actual.append((value.detach(), *torch.autograd.grad(value, images)))
+    torch.testing.assert_close(actual[1], actual[0])
+    assert actual[0][1].abs().max() > 1e-5
 
 
 def halves(timepoints, size=(12, 10, 9), seed=4):
@@ -157,12 +157,12 @@ def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(time
     x = volumes(timepoints, (12, 10, 9))
     covered = halves(timepoints)
     covered[:, 0, 5], covered[:, 1:, 6], covered[:, :, 7] = False, False, False  # one alone has seen, or none
-    found = SquaredError(0.3).linearise(x, covered)
+    actual = SquaredError(0.3).linearise(x, covered)
     value, mean, score, weight, number = masked_model(x, covered, 0.3)
     for name, expected in (("value", value), ("score", score), ("weight", weight), ("number", number)):
-        np.testing.assert_allclose(getattr(found, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(getattr(actual, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
     somewhere = number > 0
-    np.testing.assert_allclose(found.guide.numpy()[somewhere], mean.filled(0)[somewhere], rtol=1e-12)
+    np.testing.assert_allclose(actual.guide.numpy()[somewhere], mean.filled(0)[somewhere], rtol=1e-12)
     assert set(np.unique(number)) >= {0, 1} and number.max() == timepoints
 
 
@@ -178,10 +178,10 @@ def changed(x, covered, how):
 @pytest.mark.parametrize("model", [SquaredError(0.3), GroupNMI(bins=12)])
 def test_values_that_nobody_measured_change_nothing(model, timepoints, how):
     x, covered = volumes(timepoints, (12, 10, 9)), halves(timepoints)
-    expected, found = model.linearise(x, covered), model.linearise(changed(x, covered, how), covered)
+    expected, actual = model.linearise(x, covered), model.linearise(changed(x, covered, how), covered)
     for name in ("value", "guide", "score", "weight"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
-    assert (found.score[~covered] == 0).all() and (found.weight[~covered] == 0).all() and found.score.abs().max() > 0
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
+    assert (actual.score[~covered] == 0).all() and (actual.weight[~covered] == 0).all() and actual.score.abs().max() > 0
     unmasked = model.linearise(changed(x, covered, how))
     assert (unmasked.score - model.linearise(x).score)[covered].abs().max() > 1e-3  # they would, if they counted
 
@@ -190,9 +190,9 @@ def test_values_that_nobody_measured_change_nothing(model, timepoints, how):
 @pytest.mark.parametrize("model", [SquaredError(0.3), GroupNMI(bins=12)])
 def test_all_seen_is_the_same_as_no_mask(model, timepoints):
     x = volumes(timepoints)
-    expected, found = model.linearise(x), model.linearise(x, torch.ones_like(x, dtype=torch.bool))
+    expected, actual = model.linearise(x), model.linearise(x, torch.ones_like(x, dtype=torch.bool))
     for name in ("value", "guide", "score", "weight"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
 
 
 class Slope(likelihood.Likelihood):
@@ -200,10 +200,10 @@ class Slope(likelihood.Likelihood):
 
     def __init__(self, score, **options):
         super().__init__(**options)
-        self.given = score
+        self.slope = score
 
     def forward(self, warped):
-        return (self.given * warped).mean()
+        return (self.slope * warped).mean()
 
 
 def test_a_weight_is_the_mean_square_of_the_scores_around():
@@ -211,9 +211,9 @@ def test_a_weight_is_the_mean_square_of_the_scores_around():
     score = volumes(3, (12, 10, 9)) - 0.4
     score[:, 1] *= 10
     for smooth, stiffness in ((1, 4.0), (3, 1.0)):
-        found = Slope(score, smooth_voxels=smooth, stiffness=stiffness).linearise(volumes(3, (12, 10, 9), seed=1))
+        actual = Slope(score, smooth_voxels=smooth, stiffness=stiffness).linearise(volumes(3, (12, 10, 9), seed=1))
         window = (1, 1, *[2 * smooth + 1] * 3)
         expected = stiffness * uniform_filter(score.numpy() ** 2, window, mode="nearest")
-        torch.testing.assert_close(found.score, score)
-        np.testing.assert_allclose(found.weight.numpy(), expected, rtol=1e-9)
-        assert found.weight[:, 1].mean() > 50 * found.weight[:, 0].mean()
+        torch.testing.assert_close(actual.score, score)
+        np.testing.assert_allclose(actual.weight.numpy(), expected, rtol=1e-9)
+        assert actual.weight[:, 1].mean() > 50 * actual.weight[:, 0].mean()

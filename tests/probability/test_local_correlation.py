@@ -100,8 +100,8 @@ def test_the_curvature_is_that_under_the_true_noise(timepoints):
     x, d, change = noisy_series(timepoints, noise)
     x = x * torch.linspace(1, 3, timepoints).view(1, -1, 1, 1, 1) + 0.3  # gains and offsets do not count
     _, guide, _, weight, _ = LocalCorrelation((2,), noise=1e-6).linearise(x)
-    found = (weight * ((change != 0) * along(guide, d)).square()).sum()
-    assert float(found) == pytest.approx(float(change.square().sum() / noise**2), rel=0.08)
+    actual = (weight * ((change != 0) * along(guide, d)).square()).sum()
+    assert float(actual) == pytest.approx(float(change.square().sum() / noise**2), rel=0.08)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -160,13 +160,13 @@ def test_strided_and_dilated_windows_are_correlated_pair_by_pair():
     likelihood = WindowCorrelation((0.25, 0.5), (0.3, 0.7), step=0.25, dilation=2, noise=0.0)
     total = 0.0
     for side, weight in ((2, 0.3), (4, 0.7)):  # of the smallest extent, 8
-        span, found = 2 * (side - 1) + 1, []
+        span, actual = 2 * (side - 1) + 1, []
         corners = np.stack(np.meshgrid(*[np.arange(0, n - span + 1, 2) for n in (12, 10, 8)]), axis=-1).reshape(-1, 3)
         for corner in corners:
             box = tuple(slice(c, c + span, 2) for c in corner)
             correlation = np.corrcoef([volume.numpy()[box].ravel() for volume in x[0]])
-            found.append(correlation[np.triu_indices(3, 1)].mean())
-        total += weight * np.mean(found)
+            actual.append(correlation[np.triu_indices(3, 1)].mean())
+        total += weight * np.mean(actual)
     assert likelihood(x).item() == pytest.approx(total, rel=1e-9)
 
 
@@ -204,17 +204,17 @@ def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
         how, volumes(timepoints, size, seed=8)
     )
     likelihood = LocalCorrelation(radii)
-    expected, found = (likelihood.linearise(images, covered) for images in (x, torch.where(covered, x, other)))
+    expected, actual = (likelihood.linearise(images, covered) for images in (x, torch.where(covered, x, other)))
     for name in ("value", "guide", "score", "weight", "number"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
     assert (
         likelihood.linearise(x).score.sub(likelihood.linearise(torch.where(covered, x, other)).score).abs().max() > 1e-2
     )
     unknown = near(covered, 1)
-    assert (found.score.numpy()[unknown] == 0).all() and (found.weight.numpy()[unknown] == 0).all()
-    counts = found.weight.numpy() > 0
-    np.testing.assert_array_equal(found.number.numpy(), counts.sum(axis=1, keepdims=True))
-    assert set(np.unique(found.number)) <= {0, *range(2, timepoints + 1)}
+    assert (actual.score.numpy()[unknown] == 0).all() and (actual.weight.numpy()[unknown] == 0).all()
+    counts = actual.weight.numpy() > 0
+    np.testing.assert_array_equal(actual.number.numpy(), counts.sum(axis=1, keepdims=True))
+    assert set(np.unique(actual.number)) <= {0, *range(2, timepoints + 1)}
     clear = ~near(covered, max(radii))
     assert counts[clear & (clear.sum(axis=1, keepdims=True) > 1)].all() and clear.any()
 
@@ -223,24 +223,24 @@ def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
 def test_beyond_the_windows_of_what_was_not_seen_all_is_as_without_a_mask(timepoints):
     size = (20, 19, 18)
     x, covered = volumes(timepoints, size, sigma=1.0), unseen_box(timepoints, size)
-    expected, found = LocalCorrelation((2,)).linearise(x), LocalCorrelation((2,)).linearise(x, covered)
+    expected, actual = LocalCorrelation((2,)).linearise(x), LocalCorrelation((2,)).linearise(x, covered)
     far = torch.from_numpy(~near(covered, 4).any(axis=1, keepdims=True))
     assert 0.02 < far.double().mean() < 0.9
     for name in ("value", "guide", "score", "weight"):
-        one, other = getattr(found, name), getattr(expected, name)
+        one, other = getattr(actual, name), getattr(expected, name)
         inside = far.expand_as(one)
         torch.testing.assert_close(one[inside], other[inside], rtol=1e-9, atol=1e-12, msg=name)
-    assert (found.number[far] == timepoints).all()
+    assert (actual.number[far] == timepoints).all()
 
 
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_all_seen_is_the_same_as_no_mask(timepoints):
     x = volumes(timepoints, sigma=1.0)
     expected = LocalCorrelation((1, 2)).linearise(x)
-    found = LocalCorrelation((1, 2)).linearise(x, torch.ones_like(x, dtype=torch.bool))
+    actual = LocalCorrelation((1, 2)).linearise(x, torch.ones_like(x, dtype=torch.bool))
     for name in ("value", "guide", "score", "weight"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
-    assert (found.number == timepoints).all()
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-6, atol=1e-6, msg=name)
+    assert (actual.number == timepoints).all()
 
 
 @pytest.mark.parametrize("beside", [0.0, 0.5])
@@ -249,11 +249,11 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
     size, shift = (32, 16, 16), 16
     one = volumes(1, size, sigma=1.0)
     x = torch.cat([one, 1.5 * one - 0.2], dim=1) + 0.02 * volumes(2, size, seed=6)
-    moved, covered = x.clone(), torch.ones_like(x, dtype=torch.bool)
-    moved[:, 1, :shift], moved[:, 1, shift:] = x[:, 1, shift:], beside
+    shifted, covered = x.clone(), torch.ones_like(x, dtype=torch.bool)
+    shifted[:, 1, :shift], shifted[:, 1, shift:] = x[:, 1, shift:], beside
     covered[:, 1, shift:] = False
     likelihood = LocalCorrelation((2,))
-    aligned, apart = likelihood.linearise(x, covered), likelihood.linearise(moved, covered)
+    aligned, apart = likelihood.linearise(x, covered), likelihood.linearise(shifted, covered)
     # The same voxels count for both, and none beside the volume.
     assert torch.equal(aligned.number, apart.number) and apart.number[:, :, shift - 1 :].max() == 0
     comparable = apart.number > 1
@@ -266,8 +266,8 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
 def test_one_volume_alone_is_no_evidence():
     x, covered = volumes(3, (16, 9, 10)), torch.ones(1, 3, 16, 9, 10, dtype=torch.bool)
     covered[:, 1:, 8:] = False
-    found = LocalCorrelation((1,)).linearise(x, covered)
+    actual = LocalCorrelation((1,)).linearise(x, covered)
     # All three count up to two voxels before the border of what they have seen, and none beyond that of windows.
-    assert set(found.number[0, 0, :6].unique().tolist()) == {3}
-    assert (found.number[0, 0, 7:] == 0).all() and (found.value[0, 0, 7:] == 0).all()
-    assert (found.score[0, :, 7:] == 0).all() and (found.weight[0, :, 7:] == 0).all()
+    assert set(actual.number[0, 0, :6].unique().tolist()) == {3}
+    assert (actual.number[0, 0, 7:] == 0).all() and (actual.value[0, 0, 7:] == 0).all()
+    assert (actual.score[0, :, 7:] == 0).all() and (actual.weight[0, :, 7:] == 0).all()

@@ -55,8 +55,8 @@ def test_kl_of_a_smoothed_posterior_equals_that_of_dense_gaussians():
     for d in range(3):
         covariance = smoothing @ torch.diag(log_variance[0, 0, d].flatten().exp()) @ smoothing.T
         expected += kl_divergence(MultivariateNormal(mean[0, 0, d].flatten(), covariance), prior)
-    found = FluidPrior(0.7, 0.05).kl(mean, log_variance, posterior)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-8)
+    actual = FluidPrior(0.7, 0.05).kl(mean, log_variance, posterior)
+    assert actual.item() == pytest.approx(expected.item(), abs=1e-8)
 
 
 def test_log_determinant_is_exact():
@@ -142,11 +142,11 @@ def test_the_temporal_kl_equals_that_of_a_dense_gaussian_over_time_and_space():
         )
         for d in range(3)
     )
-    found = TemporalPrior(0.4, lambda_u=0.7, lambda_v=0.05).kl(mean, log_variance)
-    assert found.sum().item() == pytest.approx(expected.item(), abs=1e-8)
+    actual = TemporalPrior(0.4, lambda_u=0.7, lambda_v=0.05).kl(mean, log_variance)
+    assert actual.sum().item() == pytest.approx(expected.item(), abs=1e-8)
 
 
 def test_without_a_temporal_weight_it_is_the_fluid_prior():
     fields = parameters(3)
-    found = TemporalPrior(0.0, lambda_u=0.7, lambda_v=0.05)(*fields)
-    assert found.item() == pytest.approx(FluidPrior(0.7, 0.05)(*fields).item(), rel=1e-10)
+    actual = TemporalPrior(0.0, lambda_u=0.7, lambda_v=0.05)(*fields)
+    assert actual.item() == pytest.approx(FluidPrior(0.7, 0.05)(*fields).item(), rel=1e-10)

@@ -26,23 +26,23 @@ def shift(*vectors):
 
 def test_points_lie_on_the_surface_and_the_distance_is_that_to_it():
     centre, radius = (15.3, 14.1, 13.2), 8.0
-    found = surfaces(sphere(centre, radius), sphere(centre, 5.0))
-    to_centre = (found["points"] - torch.tensor(centre)).norm(dim=-1)
+    target = surfaces(sphere(centre, radius), sphere(centre, 5.0))
+    to_centre = (target["points"] - torch.tensor(centre)).norm(dim=-1)
     assert (to_centre[0, 0] - 8).abs().max() < 1 and (to_centre[0, 1] - 5).abs().max() < 1
     assert abs((to_centre[0, 0] - 8).mean()) < 0.15
-    there = (voxel_grid(SIZE, torch.empty(0)) - torch.tensor(centre).view(3, 1, 1, 1)).norm(dim=0)
-    assert (found["distance"][0, 0] - (there - 8)).abs().max() < 1.2
-    assert (found["distance"][0, 0] - (there - 8)).abs().mean() < 0.3
+    to_centre_mm = (voxel_grid(SIZE, torch.empty(0)) - torch.tensor(centre).view(3, 1, 1, 1)).norm(dim=0)
+    assert (target["distance"][0, 0] - (to_centre_mm - 8)).abs().max() < 1.2
+    assert (target["distance"][0, 0] - (to_centre_mm - 8)).abs().mean() < 0.3
 
 
 def test_the_right_motion_is_the_most_likely_in_both_directions():
     """Sphere 1 lies 4 voxels further on than sphere 0."""
-    found = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((16.0, 14.0, 13.0), 7.0))
+    target = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((16.0, 14.0, 13.0), 7.0))
     likelihood = SurfaceDistance(noise_voxels=1.0)
 
     def at(step):
         ddf = shift([-step / 2, 0.0, 0.0], [step / 2, 0.0, 0.0])
-        return likelihood(ddf, -ddf, found).item()
+        return likelihood(ddf, -ddf, target).item()
 
     values = {step: at(step) for step in (0.0, 3.0, 4.0, 5.0, 8.0)}
     assert max(values, key=values.get) == 4.0
@@ -54,41 +54,41 @@ def test_the_right_motion_is_the_most_likely_in_both_directions():
 @pytest.mark.parametrize("timepoints", [2, 3, 4])
 def test_it_is_the_mean_over_all_ordered_pairs(timepoints):
     spheres = [sphere((12.0 + 2 * k, 14.0 - k, 13.0), 6.0 + 0.5 * k) for k in range(timepoints)]
-    found, noise = surfaces(*spheres), 1.5
+    target, noise = surfaces(*spheres), 1.5
     ddf = shift(*[[0.5 * k - 1, 0.25, -0.5 * k] for k in range(timepoints)])
     squares = []
     for i in range(timepoints):
         for j in range(timepoints):
             if i != j:
-                places = found["points"][0, i] - ddf[0, i, :, 0, 0, 0] + ddf[0, j, :, 0, 0, 0]
-                there = map_coordinates(found["distance"][0, j].numpy(), places.T.numpy(), order=1, mode="nearest")
-                squares.append(np.square(there).mean())
+                places = target["points"][0, i] - ddf[0, i, :, 0, 0, 0] + ddf[0, j, :, 0, 0, 0]
+                distances = map_coordinates(target["distance"][0, j].numpy(), places.T.numpy(), order=1, mode="nearest")
+                squares.append(np.square(distances).mean())
     expected = -np.mean(squares) / (2 * noise**2)
     assert np.std(squares) > 0.1 * np.mean(squares)
-    assert SurfaceDistance(noise)(ddf, -ddf, found).item() == pytest.approx(expected, rel=1e-4)
+    assert SurfaceDistance(noise)(ddf, -ddf, target).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_does_not_change_with_the_order_of_timepoints_or_the_number_of_points():
-    found = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((15.0, 14.0, 13.0), 7.0), sphere((15.0, 15.0, 12.0), 6.0))
+    target = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((15.0, 14.0, 13.0), 7.0), sphere((15.0, 15.0, 12.0), 6.0))
     ddf = shift([-1.0, 0.0, 0.0], [1.0, 0.0, 0.5], [0.0, 0.5, 0.0])
     likelihood = SurfaceDistance()
-    value = likelihood(ddf, -ddf, found)
+    value = likelihood(ddf, -ddf, target)
     order = [2, 0, 1]
     torch.testing.assert_close(
-        likelihood(ddf[:, order], -ddf[:, order], {key: part[:, order] for key, part in found.items()}), value
+        likelihood(ddf[:, order], -ddf[:, order], {key: part[:, order] for key, part in target.items()}), value
     )
-    half = {"points": found["points"][:, :, ::2], "distance": found["distance"]}
+    half = {"points": target["points"][:, :, ::2], "distance": target["distance"]}
     assert likelihood(ddf, -ddf, half).item() == pytest.approx(value.item(), rel=0.1)
 
 
 def test_its_gradient_leads_to_the_right_motion():
-    found = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((16.0, 14.0, 13.0), 7.0))
+    target = surfaces(sphere((12.0, 14.0, 13.0), 7.0), sphere((16.0, 14.0, 13.0), 7.0))
     step = torch.zeros(3, requires_grad=True)
     optimiser = torch.optim.Adam([step], lr=0.3)
     for _ in range(60):
         half = 0.5 * step.view(1, 1, 3, 1, 1, 1).expand(1, 1, 3, *SIZE)
         ddf = torch.cat([-half, half], dim=1)
         optimiser.zero_grad()
-        (-SurfaceDistance(1.0)(ddf, -ddf, found)).backward()
+        (-SurfaceDistance(1.0)(ddf, -ddf, target)).backward()
         optimiser.step()
     torch.testing.assert_close(step.detach(), torch.tensor([4.0, 0.0, 0.0]), atol=0.15, rtol=0)

@@ -110,9 +110,9 @@ def test_other_programs_follow_tissue_with_the_written_fields(study, reader):
     # Images go into the common space by ddf_KK, so points of it go to scan K.
     common = by_nibabel(aligned / "inverse_ddf_00.nii.gz", landmarks[0])
     path = aligned / f"from-scan{SCAN:02d}_to-common_mode-image_xfm.nii.gz"
-    moved = reader(path, common)
-    np.testing.assert_allclose(moved, by_nibabel(path, common), atol=2e-3)
-    before, after = (np.linalg.norm(p - landmarks[SCAN], axis=1).mean() for p in (landmarks[0], moved))
+    mapped = reader(path, common)
+    np.testing.assert_allclose(mapped, by_nibabel(path, common), atol=2e-3)
+    before, after = (np.linalg.norm(p - landmarks[SCAN], axis=1).mean() for p in (landmarks[0], mapped))
     assert after < 0.6 * before
 
 

@@ -70,8 +70,8 @@ def test_a_field_reaches_beyond_the_first_scan(turned, output):
     points = grid_points(turned.scans[1])
     truth = turned.motions[1].inverse(points)
     beyond = ~turned.scans[0].sees(points, margin_voxels=-0.5)
-    moved = apply_field_to_points(output / "inverse_ddf_01.nii.gz", points)
-    errors = np.linalg.norm(moved - truth, axis=-1)[beyond]
+    mapped = apply_field_to_points(output / "inverse_ddf_01.nii.gz", points)
+    errors = np.linalg.norm(mapped - truth, axis=-1)[beyond]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {beyond.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
 
@@ -80,8 +80,8 @@ def test_what_no_other_scan_has_seen_moves_with_the_body_and_is_flagged(turned, 
     points = grid_points(turned.scans[0])
     truth = turned.motions[1](points)
     covered, unseen = turned.scans[1].sees(truth, 1), ~turned.scans[1].sees(truth, -1)
-    moved = apply_field_to_points(output / "ddf_01.nii.gz", points)
-    errors = np.linalg.norm(moved - truth, axis=-1)[unseen]
+    mapped = apply_field_to_points(output / "ddf_01.nii.gz", points)
+    errors = np.linalg.norm(mapped - truth, axis=-1)[unseen]
     print(f"mean {errors.mean():.3f} mm, greatest {errors.max():.3f} mm at {unseen.mean():.0%} of the voxels")
     assert errors.mean() < 0.5 and errors.max() < 1.5
     coverage = load(output / "coverage.nii.gz")
@@ -122,10 +122,10 @@ def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_covered, tmp_path)
     files = save(partly_covered.scans, tmp_path)
     output = register(files, tmp_path / "out", "--reference", "0", "--no-refine", "--outside", outside)
     first, second = partly_covered.scans
-    there = apply_field_to_points(output / "ddf_01.nii.gz", grid_points(first))
-    covered, unseen = second.sees(there, 0.1), ~second.sees(there, -1)
+    mapped = apply_field_to_points(output / "ddf_01.nii.gz", grid_points(first))
+    covered, unseen = second.sees(mapped, 0.1), ~second.sees(mapped, -1)
     assert 0.03 < unseen.mean() < 0.7
-    voxels = np.moveaxis(apply(np.linalg.inv(second.affine), there), -1, 0)
+    voxels = np.moveaxis(apply(np.linalg.inv(second.affine), mapped), -1, 0)
     nearest = map_coordinates(second.data, voxels, order=1, mode="nearest")
     warped = load(output / "warped.nii.gz")[..., 1]
     np.testing.assert_allclose(warped[covered], nearest[covered], atol=0.1)

@@ -23,11 +23,11 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
     write_phantom(str(scans), (40, 36, 32), 8)
-    found = {}
+    results = {}
     for name, scans_at_once in (("parts", 3), ("whole", None)):
-        found[name] = gm.register(str(scans), scans_at_once=scans_at_once)
-        found[name].to_folder(tmp_path / name)
-    whole, parts = found["whole"], found["parts"]
+        results[name] = gm.register(str(scans), scans_at_once=scans_at_once)
+        results[name].to_folder(tmp_path / name)
+    whole, parts = results["whole"], results["parts"]
     assert np.abs(whole.fields).max() > 0.5
     assert np.abs(parts.fields - whole.fields).max() < 0.02  # voxels of 1 mm
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):

@@ -81,7 +81,7 @@ def test_labels_of_another_patient_come_to_lie_on_each_other(tmp_path):
     labels = SCANS / "hippocampus_003_labels.nii.gz"
     assert main(["apply", str(tmp_path / "ddf_01.nii.gz"), str(labels), "--label", "--output", str(tmp_path)]) == 0
     fixed = load("hippocampus_001_labels.nii.gz").data
-    moved = np.asarray(nibabel.load(tmp_path / labels.name).dataobj)
-    dice = [2 * ((fixed == n) & (moved == n)).sum() / ((fixed == n).sum() + (moved == n).sum()) for n in (1, 2)]
+    resampled = np.asarray(nibabel.load(tmp_path / labels.name).dataobj)
+    dice = [2 * ((fixed == n) & (resampled == n)).sum() / ((fixed == n).sum() + (resampled == n).sum()) for n in (1, 2)]
     print(f"Dice {dice[0]:.3f}, {dice[1]:.3f}")
     assert np.mean(dice) > 0.73

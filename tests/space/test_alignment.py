@@ -54,9 +54,9 @@ def test_one_way_each_timepoint_has_its_own_velocity_and_the_references_does_not
     ddf, inverse = alignment(z, EXP)[0], alignment.inverse(z, EXP)[0]
     assert ddf[1].abs().max() == inverse[1].abs().max() == 0
     for k, matrix in ((0, ROTATION), (2, 0.5 * ROTATION)):
-        for found, sign in ((ddf[k], 1), (inverse[k], -1)):
+        for actual, sign in ((ddf[k], 1), (inverse[k], -1)):
             expected = linear(torch.linalg.matrix_exp(sign * matrix) - torch.eye(3, dtype=torch.float64))
-            assert (found - expected)[INSIDE].abs().max() < 2e-3
+            assert (actual - expected)[INSIDE].abs().max() < 2e-3
     with pytest.raises(InputError, match="reference.*3 timepoints.*got 3"):
         OneWayAlignment(3)(z, EXP)
 
@@ -70,9 +70,9 @@ def test_what_is_centred_and_anchored_again_is_the_same(alignment):
     if isinstance(alignment, OneWayAlignment):
         assert centred.mean(dim=1).abs().max() < 1e-12 and z.mean(dim=1).abs().max() > 0.1
         # Of the reference, whatever it is said to move by: its velocity does not count.
-        moved = velocities()
-        moved[:, 1] += 3
-        torch.testing.assert_close(alignment.centred(moved), centred)
+        shifted = velocities()
+        shifted[:, 1] += 3
+        torch.testing.assert_close(alignment.centred(shifted), centred)
 
 
 def test_translations_commute():
@@ -128,6 +128,6 @@ def test_a_map_in_mm_moves_voxels_as_it_moves_the_points_on_which_they_lie():
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3] += 0.1 * torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
     voxel = torch.tensor([3.0, 4, 5, 1], dtype=torch.float64)
-    found = affine_in_voxels(torch.stack([matrix, torch.eye(4, dtype=torch.float64)]), grid)
-    torch.testing.assert_close(grid @ (found[0] @ voxel), matrix @ (grid @ voxel))
-    assert torch.equal(found[1], torch.eye(4, dtype=torch.float64))
+    actual = affine_in_voxels(torch.stack([matrix, torch.eye(4, dtype=torch.float64)]), grid)
+    torch.testing.assert_close(grid @ (actual[0] @ voxel), matrix @ (grid @ voxel))
+    assert torch.equal(actual[1], torch.eye(4, dtype=torch.float64))

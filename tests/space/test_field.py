@@ -29,15 +29,15 @@ def check_every_step(size, steps=STEPS):
     both = {step: torch.cat([f(size, step).values for f in (constant, ramp)], dim=1) for step in steps}
     for step in steps:
         for other in steps:
-            found = Field(both[step], size, step).at(other)
-            assert (found.size, found.step, found.values.shape) == (size, other, (1, 2, 3, *lattice(size, other)))
-            assert (found.values - both[other])[:, 0].abs().max() < 1e-12
+            actual = Field(both[step], size, step).at(other)
+            assert (actual.size, actual.step, actual.values.shape) == (size, other, (1, 2, 3, *lattice(size, other)))
+            assert (actual.values - both[other])[:, 0].abs().max() < 1e-12
             if other > step:
                 continue
             # Interpolation keeps a ramp up to the lattice's last voxel, and this one's value beyond.
             last = torch.tensor([step * (n - 1) / other for n in lattice(size, step)], dtype=torch.float64)
             expected = both[other][0, 1].minimum(last.view(3, 1, 1, 1))
-            assert (found.values[0, 1] - expected).abs().max() < 1e-10
+            assert (actual.values[0, 1] - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -71,9 +71,9 @@ def test_a_thinned_ramp_lies_on_every_step_th_voxel(step, other, axis):
         size[axis] = n
         thinned, expected = (field.values[0, 0, axis] for field in (ramp(size, step).at(other), ramp(size, other)))
         along = slice(3, -4)  # voxels of the new lattice: the Gaussian reaches one and a half, the last one too
-        found = thinned.movedim(axis, 0)[along]
-        torch.testing.assert_close(found, expected.movedim(axis, 0)[along], rtol=0, atol=1e-9)
-        assert len(found) > 1
+        actual = thinned.movedim(axis, 0)[along]
+        torch.testing.assert_close(actual, expected.movedim(axis, 0)[along], rtol=0, atol=1e-9)
+        assert len(actual) > 1
 
 
 def test_steps_that_do_not_divide_one_another_meet_on_the_common_one():

@@ -87,15 +87,15 @@ def test_canonical_axes_are_nibabels(order, signs, linear):
 def test_of_a_steeply_turned_grid_the_axes_are_the_closest_together(seed):
     """nibabel's choice goes axis by axis; the sum of the three cosines is the greatest there is."""
     rotation = Rotation.random(random_state=seed).as_matrix()
-    found = Grid(SIZE, affine_of(rotation)).canonical()
-    cosines = (found.affine[:3, :3] / found.spacing_mm).diagonal().sum()
+    actual = Grid(SIZE, affine_of(rotation)).canonical()
+    cosines = (actual.affine[:3, :3] / actual.spacing_mm).diagonal().sum()
     every = [np.abs(rotation[range(3), order]).sum() for order in permutations(range(3))]
     assert float(cosines) == pytest.approx(max(every), rel=1e-9)
     corners = {
         tuple(np.round(p, 6)) for p in Grid(SIZE, affine_of(rotation)).points()[::8, ::11, ::6].reshape(-1, 3).numpy()
     }
-    shape = found.shape
-    theirs = found.points()[:: shape[0] - 1, :: shape[1] - 1, :: shape[2] - 1].reshape(-1, 3).numpy()
+    shape = actual.shape
+    theirs = actual.points()[:: shape[0] - 1, :: shape[1] - 1, :: shape[2] - 1].reshape(-1, 3).numpy()
     assert {tuple(np.round(p, 6)) for p in theirs} == corners
 
 
@@ -139,9 +139,9 @@ def test_another_spacing_keeps_axes_and_first_voxel_and_just_covers_the_last(spa
 
 
 def test_grids_match_where_every_corner_does():
-    moved = GRID.affine.clone()
-    moved[0, 3] += 1e-3
-    assert GRID.matches(Grid(SIZE, moved), 2e-3) and not GRID.matches(Grid(SIZE, moved), 5e-4)
+    shifted = GRID.affine.clone()
+    shifted[0, 3] += 1e-3
+    assert GRID.matches(Grid(SIZE, shifted), 2e-3) and not GRID.matches(Grid(SIZE, shifted), 5e-4)
     turned = GRID.affine.clone()
     turned[1, 2] += 1e-3  # 6 of these at the last slice
     assert GRID.matches(Grid(SIZE, turned), 7e-3) and not GRID.matches(Grid(SIZE, turned), 5e-3)
@@ -166,18 +166,18 @@ def test_interpolation_is_scipys_and_holds_the_border():
     places = voxels.reshape(-1, 3).T.numpy()
     for mode, order in (("bilinear", 1), ("nearest", 0)):
         expected = np.stack([map_coordinates(v, places, order=order, mode="nearest") for v in volume.numpy()], axis=-1)
-        found = interpolate(volume, voxels, mode)
-        assert found.shape == (4, 5, 2)
-        np.testing.assert_allclose(found.reshape(-1, 2), expected, atol=1e-12)
+        actual = interpolate(volume, voxels, mode)
+        assert actual.shape == (4, 5, 2)
+        np.testing.assert_allclose(actual.reshape(-1, 2), expected, atol=1e-12)
 
 
 # Transforms
 
 
 def test_the_identity_is_exact_and_known_as_such():
-    points, still = GRID.points(), torch.zeros(3, *SIZE)
+    points, zero = GRID.points(), torch.zeros(3, *SIZE)
     identity = AffineTransform(torch.eye(4))
-    dense = DenseTransform(still, still, GRID)
+    dense = DenseTransform(zero, zero, GRID)
     for transform in (identity, dense, ComposedTransform(), ComposedTransform(identity, dense, identity)):
         assert transform.is_identity and transform.inverse.is_identity
         assert torch.equal(transform(points), points)
@@ -185,11 +185,11 @@ def test_the_identity_is_exact_and_known_as_such():
 
 
 def test_one_voxel_that_moves_there_or_back_makes_a_field_no_identity():
-    still = torch.zeros(3, *SIZE)
+    zero = torch.zeros(3, *SIZE)
     for component, voxel in ((0, (0, 0, 0)), (2, (8, 11, 6))):
-        moved = still.clone()
-        moved[(component, *voxel)] = 1e-6
-        for fields in ((moved, still), (still, moved)):
+        shifted = zero.clone()
+        shifted[(component, *voxel)] = 1e-6
+        for fields in ((shifted, zero), (zero, shifted)):
             transform = DenseTransform(*fields, GRID)
             assert not transform.is_identity and not ComposedTransform(transform).is_identity
             assert not transform.inverse.is_identity
@@ -284,9 +284,12 @@ def test_a_dense_field_is_itks_displacement_field_transform(linear):
     grid = Grid((13, 11, 9), affine_of(linear))
     forth, back = smooth_field(grid.shape), smooth_field(grid.shape, phase=1.0)
     points = points_inside(grid)
-    for found, field in ((DenseTransform(forth, back, grid), forth), (DenseTransform(forth, back, grid).inverse, back)):
-        assert (found(points) - points).norm(dim=1).mean() > 0.5
-        np.testing.assert_allclose(found(points), itk_point_map(itk_dense(field, grid), points), atol=1e-5)
+    for actual, field in (
+        (DenseTransform(forth, back, grid), forth),
+        (DenseTransform(forth, back, grid).inverse, back),
+    ):
+        assert (actual(points) - points).norm(dim=1).mean() > 0.5
+        np.testing.assert_allclose(actual(points), itk_point_map(itk_dense(field, grid), points), atol=1e-5)
 
 
 def test_composition_is_itks_with_the_first_transform_first():
@@ -304,8 +307,8 @@ def test_composition_is_itks_with_the_first_transform_first():
     inverse = itk.CompositeTransform[itk.D, 3].New()
     for part in (itk_dense(back, grid), itk_affine(affine.inverse), itk_affine(second.inverse)):
         inverse.AddTransform(part)
-    there = second(affine(points_inside(grid, margin=1.5, seed=1)))
-    np.testing.assert_allclose(ours.inverse(there), itk_point_map(inverse, there), atol=1e-5)
+    mapped = second(affine(points_inside(grid, margin=1.5, seed=1)))
+    np.testing.assert_allclose(ours.inverse(mapped), itk_point_map(inverse, mapped), atol=1e-5)
 
 
 def test_the_inverse_of_a_composition_undoes_it():
@@ -361,9 +364,9 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
         Bend(),
     )
     whole = [chain.displacement(target) for chain in chains]
-    for chain, found in zip(chains, whole):
-        assert found.shape == (3, *target.shape) and found.dtype == torch.float32
-        np.testing.assert_allclose(found.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
+    for chain, actual in zip(chains, whole):
+        assert actual.shape == (3, *target.shape) and actual.dtype == torch.float32
+        np.testing.assert_allclose(actual.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
     monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
     fresh = (
         DenseTransform(field, -field, GRID),
@@ -384,9 +387,9 @@ def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab
     monkeypatch.setattr(geometry, "SLAB_VOXELS", slab_voxels)
     for affine in (None, GRID.affine, torch.from_numpy(affine_of(np.diag([-1.0, 1, 1]) @ OBLIQUE))):
         axes = np.eye(3) if affine is None else affine[:3, :3].numpy()
-        found = jacobian_determinant(ddf.to(dtype), affine)
-        assert found.dtype == dtype
-        for u, determinant in zip(ddf.numpy(), found.numpy()):
+        actual = jacobian_determinant(ddf.to(dtype), affine)
+        assert actual.dtype == dtype
+        for u, determinant in zip(ddf.numpy(), actual.numpy()):
             by_voxel = np.stack([np.stack(np.gradient(c), axis=-1) for c in u], axis=-2)  # (*S, component, direction)
             expected = np.linalg.det(by_voxel @ np.linalg.inv(axes) + np.eye(3))
             np.testing.assert_allclose(determinant, expected, atol=1e-5 if dtype == torch.float32 else 1e-12)
@@ -399,6 +402,6 @@ def test_the_determinant_of_a_linear_map_is_exact_up_to_the_border_in_voxels_and
     mm = (places @ slope.T).movedim(-1, 0)[None]
     voxels = torch.einsum("de,teijk->tdijk", torch.linalg.inv(GRID.affine[:3, :3]), mm)
     expected = torch.linalg.det(torch.eye(3, dtype=torch.float64) + slope).expand(1, *SIZE)
-    for found in (jacobian_determinant(mm.to(dtype), GRID.affine), jacobian_determinant(voxels.to(dtype))):
+    for actual in (jacobian_determinant(mm.to(dtype), GRID.affine), jacobian_determinant(voxels.to(dtype))):
         tolerance = 2e-5 if dtype == torch.float32 else 1e-12
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)

@@ -193,9 +193,9 @@ def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():
     images = torch.rand(1, 2, *size, generator=generator)
     observed = (torch.rand(1, 2, *size, generator=generator) > 0.3).float()
     ddf = 2 * torch.randn(1, 2, 3, *size, generator=generator)
-    warped, known = warp_observed(images, observed, ddf)
+    warped, valid = warp_observed(images, observed, ddf)
     within = inside(ddf[0])[None]
     torch.testing.assert_close(warped, warp(images, ddf))
-    assert torch.equal(known, within & (warp(observed, ddf) > 0.5)) and known.any() and not known.all()
+    assert torch.equal(valid, within & (warp(observed, ddf) > 0.5)) and valid.any() and not valid.all()
     values, everywhere = warp_observed(images, None, ddf)
     assert torch.equal(values, warped) and torch.equal(everywhere, within)

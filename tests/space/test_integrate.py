@@ -155,9 +155,9 @@ def test_the_affine_flow_is_exact_to_the_borders_and_so_is_its_inverse():
     fine = RungeKutta4(64)(velocity)
     torch.testing.assert_close(ddf[INSIDE], fine[INSIDE], atol=1e-6, rtol=0)
     corner = torch.tensor([0.0, 0, 0], dtype=torch.float64)
-    moved = corner + ddf[0, 0, :, 0, 0, 0]
+    mapped = corner + ddf[0, 0, :, 0, 0, 0]
     # Outside of the grid too: the inverse is affine, so that its first voxels tell it everywhere.
     slope = torch.stack([back[0, 0][(slice(None), *at)] - back[0, 0, :, 0, 0, 0] for at in torch.eye(3).int().tolist()])
-    torch.testing.assert_close(moved + back[0, 0, :, 0, 0, 0] + slope.T @ moved, corner, atol=1e-9, rtol=0)
+    torch.testing.assert_close(mapped + back[0, 0, :, 0, 0, 0] + slope.T @ mapped, corner, atol=1e-9, rtol=0)
     velocity.requires_grad_()
     assert torch.autograd.grad(AffineFlow()(velocity).sum(), velocity)[0].isfinite().all()

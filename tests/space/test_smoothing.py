@@ -13,8 +13,8 @@ def test_it_is_the_weighted_sum_of_scipys_gaussians():
     for width, weight in ((0.1, 0.3), (0.2, 0.5)):
         sigma = [0, 0, *[width * n for n in size]]
         expected += weight * gaussian_filter(momentum.numpy(), sigma, mode="reflect", truncate=8)
-    found = MultiGaussian((0.1, 0.2), (0.3, 0.5))(momentum)
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
+    actual = MultiGaussian((0.1, 0.2), (0.3, 0.5))(momentum)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=2e-5)
     assert np.abs(expected).max() > 0.01
 
 

@@ -18,9 +18,9 @@ def displacement(z):
 
 @pytest.fixture(scope="module")
 def case():
-    (found,) = affine_cases([2])
-    image = found["image"]
-    return (image / image.quantile(0.99)).clamp(0, 1)[None], found["landmarks"]
+    (case,) = affine_cases([2])
+    image = case["image"]
+    return (image / image.quantile(0.99)).clamp(0, 1)[None], case["landmarks"]
 
 
 def error(z, landmarks):
@@ -43,21 +43,21 @@ def test_it_finds_a_known_affine_motion_and_stays_affine(case):
     z = torch.zeros(1, 3, 3, *x.shape[2:])
     before = error(z, landmarks)
     with torch.no_grad():  # as engines evaluate
-        found = climbed(AffineRefinement(WindowCorrelation()), z, x)
-    assert before > 5 and error(found, landmarks) < 0.2
-    assert is_affine(found) and not found.requires_grad
+        refined = climbed(AffineRefinement(WindowCorrelation()), z, x)
+    assert before > 5 and error(refined, landmarks) < 0.2
+    assert is_affine(refined) and not refined.requires_grad
 
 
 def test_it_goes_on_from_what_it_is_given(case):
     x, landmarks = case
     climb = AffineRefinement(WindowCorrelation(), voxels=(36,))
-    found = climbed(climb, torch.zeros(1, 3, 3, *x.shape[2:]), x)
-    again = climbed(climb, found, x)
+    refined = climbed(climb, torch.zeros(1, 3, 3, *x.shape[2:]), x)
+    again = climbed(climb, refined, x)
     likelihood = WindowCorrelation()
-    warped = [climbed(AffineRefinement(likelihood, voxels=(36,), iterations=0), z, x) for z in (found, again)]
-    torch.testing.assert_close(warped[0], found)  # no iterations, no change
+    warped = [climbed(AffineRefinement(likelihood, voxels=(36,), iterations=0), z, x) for z in (refined, again)]
+    torch.testing.assert_close(warped[0], refined)  # no iterations, no change
     assert error(again, landmarks) < 0.25
-    assert (again - found).abs().max() < 1
+    assert (again - refined).abs().max() < 1
 
 
 def test_every_level_begins_from_the_same_map(case):
@@ -76,11 +76,11 @@ def test_every_level_begins_from_the_same_map(case):
         return displacement(z)
 
     climb = AffineRefinement(WindowCorrelation(), voxels=(9, 12, 18, 36), iterations=0)
-    found = climbed(climb, on_every(1).values, x, first_covered)
+    refined = climbed(climb, on_every(1).values, x, first_covered)
     assert sorted(begun) == [1, 2, 3, 4]
     for step, z in begun.items():
         torch.testing.assert_close(z, on_every(step).values, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found, on_every(1).values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(refined, on_every(1).values, atol=1e-4, rtol=1e-4)
 
 
 def test_a_batch_equals_its_items(case):
@@ -96,23 +96,23 @@ def test_a_motion_of_all_timepoints_together_is_left_as_it_is(case):
     z = torch.zeros(1, 3, 3, *x.shape[2:])
     z[:, :, 1] = 0.5
     # With the mean in play the likelihood would shift and zoom all for fuller windows.
-    found = climbed(AffineRefinement(WindowCorrelation()), z, x, FLOW)
-    assert (found - z).abs().max() > 1
-    torch.testing.assert_close(found.mean(dim=1), z.mean(dim=1), atol=1e-4, rtol=0)
+    refined = climbed(AffineRefinement(WindowCorrelation()), z, x, FLOW)
+    assert (refined - z).abs().max() > 1
+    torch.testing.assert_close(refined.mean(dim=1), z.mean(dim=1), atol=1e-4, rtol=0)
 
 
 def test_the_network_it_goes_on_from_gets_no_gradient(case):
     x, _ = case
     z = torch.zeros(1, 3, 3, *x.shape[2:], requires_grad=True)
     for _ in range(2):
-        found = climbed(AffineRefinement(WindowCorrelation(), iterations=2), 2 * z, x)
-    assert z.grad is None and not found.requires_grad
+        refined = climbed(AffineRefinement(WindowCorrelation(), iterations=2), 2 * z, x)
+    assert z.grad is None and not refined.requires_grad
 
 
 def test_a_flat_volume_is_not_thinned_away(case):
     x = case[0][..., 14:22].contiguous().repeat_interleave(3, dim=2)
-    found = climbed(AffineRefinement(WindowCorrelation(), iterations=2), torch.zeros(1, 3, 3, *x.shape[2:]), x)
-    assert found.isfinite().all() and found.abs().max() > 0.01
+    refined = climbed(AffineRefinement(WindowCorrelation(), iterations=2), torch.zeros(1, 3, 3, *x.shape[2:]), x)
+    assert refined.isfinite().all() and refined.abs().max() > 0.01
 
 
 def test_a_mask_and_draws_are_refused(case):

@@ -23,12 +23,12 @@ def network():
 def test_a_donors_codes_are_decoded_for_the_images_given(network):
     donor, x = images(0), images(1)
     with torch.no_grad():
-        found = CodeInferer(MeanAlignment(), ScalingAndSquaring(4), CodesOf(donor))(x, network)
+        result = CodeInferer(MeanAlignment(), ScalingAndSquaring(4), CodesOf(donor))(x, network)
         mean, _ = split_parameters(network(donor), 2)
-        torch.testing.assert_close(found["z_mean"], mean)
-        torch.testing.assert_close(found["dvf"], network.decode(mean, x))
+        torch.testing.assert_close(result["z_mean"], mean)
+        torch.testing.assert_close(result["dvf"], network.decode(mean, x))
         own = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4))(x, network)
-    assert found["dvf"].abs().max() > 0.05 and not torch.allclose(found["dvf"], own["dvf"], atol=1e-3)
+    assert result["dvf"].abs().max() > 0.05 and not torch.allclose(result["dvf"], own["dvf"], atol=1e-3)
 
 
 def test_draws_are_the_priors_and_repeat(network):

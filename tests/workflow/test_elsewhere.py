@@ -54,15 +54,15 @@ def counts(events):
 
 def test_tensors_of_two_devices_do_not_meet_and_what_is_read_is_counted():
     with Traffic() as traffic:
-        there = torch.ones(3, 2).to(ELSEWHERE)
+        on_device = torch.ones(3, 2).to(ELSEWHERE)
         with pytest.raises(RuntimeError, match="one device"):
-            there + torch.ones(3, 2)
+            on_device + torch.ones(3, 2)
         assert traffic.events.pop()[0] == "copy to" and not traffic.events
-        view = (there * torch.tensor(2.0))[1:]  # numbers of the CPU are allowed
+        view = (on_device * torch.tensor(2.0))[1:]  # numbers of the CPU are allowed
         view.add_(1)
         assert not traffic.events
         assert float(view.sum()) == 12 and bool((view > 2).all()) and view.tolist() == [[3, 3], [3, 3]]
-        there[there > 0]
+        on_device[on_device > 0]
         torch.tensor([1.0], device=ELSEWHERE)
         assert [kind for kind, *_ in traffic.events] == ["wait", "wait", "copy from", "wait", "copy to"]
 
@@ -84,8 +84,8 @@ def test_draws_are_the_cpus(monkeypatch):
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
     image = series(2, (12, 10, 9))
     settings = {"refinement_levels_voxels": [1], "refinement_iterations": [1], "std_draws": 2}
-    (there, _), (here, _) = (registered(image, device, **settings) for device in (ELSEWHERE, "cpu"))
-    torch.testing.assert_close(there["ddf_std"], here["ddf_std"], rtol=0.05, atol=0.01)
+    (on_device, _), (on_cpu, _) = (registered(image, device, **settings) for device in (ELSEWHERE, "cpu"))
+    torch.testing.assert_close(on_device["ddf_std"], on_cpu["ddf_std"], rtol=0.05, atol=0.01)
 
 
 def training_step(overlays, device):
@@ -117,9 +117,11 @@ def test_a_training_iteration_neither_copies_nor_waits():
 def test_every_model_registers_as_on_the_cpu(overlay):
     timepoints = parts((overlay,)).get_parsed_content("timepoints") or 2
     settings = {"refinement_levels_voxels": [2, 1], "refinement_iterations": [2, 2]}
-    (there, _), (here, _) = (registered(series(timepoints), d, (overlay,), **settings) for d in (ELSEWHERE, "cpu"))
-    for name, values in here.items():
-        torch.testing.assert_close(there[name], values, rtol=0, atol=2e-3)
+    (on_device, _), (on_cpu, _) = (
+        registered(series(timepoints), d, (overlay,), **settings) for d in (ELSEWHERE, "cpu")
+    )
+    for name, values in on_cpu.items():
+        torch.testing.assert_close(on_device[name], values, rtol=0, atol=2e-3)
 
 
 @pytest.mark.slow

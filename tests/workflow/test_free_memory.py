@@ -25,8 +25,8 @@ def test_free_memory_is_what_the_machine_and_its_control_groups_leave(line, moun
     # Half a GB of what is taken is of files in the cache.
     cached = {"memory__stat": "cache 1\ninactive_file 500000000\ntotal_inactive_file 500000000"}
     group(tmp_path / "fs" / mount / "job", **files, **cached)
-    found = available_memory_gb(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "fs")
-    assert found == pytest.approx(expected_gb)
+    actual = available_memory_gb(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "fs")
+    assert actual == pytest.approx(expected_gb)
 
 
 def test_nothing_is_known_of_a_system_that_does_not_tell(tmp_path):

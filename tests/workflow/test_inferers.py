@@ -97,34 +97,34 @@ def small_group_vae():
 @pytest.mark.parametrize("training", [False, True])
 def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
     torch.manual_seed(0)
-    net, covered = make().train(training), set()
+    net, dtypes = make().train(training), set()
     for module in net.modules():
         if isinstance(module, torch.nn.Conv3d):
-            module.register_forward_hook(lambda *call: covered.add(call[2].dtype))
+            module.register_forward_hook(lambda *call: dtypes.add(call[2].dtype))
 
     class Checked(ScalingAndSquaring):
         def __call__(self, z):
             assert z.dtype == torch.float32
             return super().__call__(z)
 
-    found = []
+    results = []
     for bf16 in (True, False):
         torch.manual_seed(1)
         ask = RegistrationInferer(MeanAlignment(), Checked(2), passes=NetworkPasses(bf16=bf16))
         ask = TrainingInferer(ask) if training else ask
         with torch.set_grad_enabled(training):
-            found.append(ask(images((32, 32, 32)), net))
-        assert (torch.bfloat16 in covered) == bf16
-        covered.clear()
+            results.append(ask(images((32, 32, 32)), net))
+        assert (torch.bfloat16 in dtypes) == bf16
+        dtypes.clear()
     for name in ("warped", "ddf", "dvf", "z_mean", "z_log_variance"):
-        lower, full = (x[name] for x in found)
+        lower, full = (x[name] for x in results)
         assert lower.dtype == torch.float32
         if name != "warped":
             finite = full.isfinite()
             torch.testing.assert_close(lower[~finite], full[~finite])
             assert (lower - full)[finite].norm() <= 0.05 * full[finite].norm(), name
     if training:
-        found[0]["warped"].sum().backward()
+        results[0]["warped"].sum().backward()
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
@@ -181,24 +181,24 @@ def test_all_voxels_count_in_a_refinement():
 
 
 def test_a_mask_is_that_of_the_reference():
-    told = []
+    calls = []
 
     def refinement(z, images, displacement, evidence, hypotheses):
-        told.append((evidence.mask_timepoint, evidence.mask))
+        calls.append((evidence.mask_timepoint, evidence.mask))
         return z
 
     x = images(timepoints=3)
     mask = torch.rand(1, 1, *x.shape[2:])
     for alignment in (MeanAlignment(), ReferenceAlignment(0), ReferenceAlignment(2)):
         inferer(alignment=alignment, refinement=refinement)(x, LocalNetwork().eval(), mask=mask)
-    assert [home for home, _ in told] == [0, 0, 2] and all(given is mask for _, given in told)
+    assert [home for home, _ in calls] == [0, 0, 2] and all(own_mask is mask for _, own_mask in calls)
 
 
 def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
-    told = []
+    calls = []
 
-    def refinement(z, images, displacement, mask, still):
-        told.append(still)
+    def refinement(z, images, displacement, mask, static_hypotheses):
+        calls.append(static_hypotheses)
         return z
 
     maps = torch.zeros(1, 2, 4, 4)
@@ -208,11 +208,11 @@ def test_the_refinement_is_told_where_the_series_was_before_the_initial_maps():
     ask(x, LocalNetwork().eval(), initial=maps)
     ask(x, LocalNetwork().eval())
     ask(x, LocalNetwork().eval(), initial=maps, one_header=False)
-    for hypotheses in told[1:]:
+    for hypotheses in calls[1:]:
         assert [field.values.abs().max() for field in hypotheses] == [0]
     # Half of the map each way, backwards, in voxels of every second voxel.
     expected = torch.tensor([1.0, 0.0, -0.5]).view(3, 1, 1, 1).expand(3, 12, 10, 11)
-    torch.testing.assert_close(told[0][-1].values[0], torch.stack([expected, -expected]))
+    torch.testing.assert_close(calls[0][-1].values[0], torch.stack([expected, -expected]))
 
 
 def test_a_batch_brings_its_mask_and_initial_maps():
@@ -220,10 +220,10 @@ def test_a_batch_brings_its_mask_and_initial_maps():
     maps = torch.eye(4).repeat(1, 3, 1, 1)
     maps[0, 2, :3, 3] = torch.tensor([4.0, 1.0, 2.0])
     x, mask = torch.rand(1, 3, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
-    image, target, _, others = prepare_series({"image": x, "mask": mask, "initial": maps, "affine": affine[None]})
-    assert image is x and target is None and others["mask"] is mask
-    torch.testing.assert_close(others["initial"][0, 2, :3, 3], torch.tensor([2.0, 1.0, 0.5]).double())
-    assert others["initial"].sum() == 3.5
+    image, target, _, options = prepare_series({"image": x, "mask": mask, "initial": maps, "affine": affine[None]})
+    assert image is x and target is None and options["mask"] is mask
+    torch.testing.assert_close(options["initial"][0, 2, :3, 3], torch.tensor([2.0, 1.0, 0.5]).double())
+    assert options["initial"].sum() == 3.5
     assert prepare_series({"image": x})[3] == {"one_header": True}
 
 
@@ -237,7 +237,7 @@ class Nothing(LocalNetwork):
 def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
     phantom = make_phantom(4, size=(44, 40, 36), timepoints=2, max_motion_voxels=3, landmarks=300)
     x = (phantom["image"] / phantom["image"].quantile(0.99)).clamp(0, 1)[None]
-    found, error = {}, {}
+    results, error = {}, {}
     for alignment in (ReferenceAlignment(0), OneWayAlignment(0)):
         refinement = Refinement(LocalCorrelation(), FluidPrior(0, 0, 0, 60), prior_weights=LikeliestWeights())
         options = {"alignment": alignment, "refinement": refinement, "draws": 3}
@@ -246,8 +246,8 @@ def test_one_way_is_refined_as_far_as_a_pair_that_meets_halfway():
         error[type(alignment)] = landmark_distances_mm(
             phantom["landmarks"], timepoint_transforms(*fields, torch.eye(4))
         ).mean()
-        found[type(alignment)] = result
-    one_way, halfway = found[OneWayAlignment], found[ReferenceAlignment]
+        results[type(alignment)] = result
+    one_way, halfway = results[OneWayAlignment], results[ReferenceAlignment]
     assert one_way["dvf"][:, 0].abs().max() == 0 and one_way["ddf_std"][:, 0].abs().max() == 0
     assert error[OneWayAlignment] < 1.5 * error[ReferenceAlignment]
     # All of the way takes the velocity that the two halves take together, and spreads as much.

@@ -33,7 +33,7 @@ def shown(body, grid, motion):
 
 
 @pytest.fixture(scope="module")
-def moved():
+def displaced():
     """Three frames of one body: as it is, turned and shifted by 12 mm, and where another header puts it 40 mm away."""
     volume = make_phantom(5, size=(48, 44, 40), timepoints=2)["image"][0].numpy()
     affine = np.diag([1.5, 1.5, 2.0, 1.0])
@@ -48,8 +48,8 @@ def moved():
 
 
 @pytest.fixture(scope="module")
-def aligned(moved):
-    return {kind: GroupAffine(kind)(moved[0]) for kind in ("rigid", "affine")}
+def aligned(displaced):
+    return {kind: GroupAffine(kind)(displaced[0]) for kind in ("rigid", "affine")}
 
 
 def errors_mm(maps, truth, centre, first=0, half_mm=20):
@@ -60,8 +60,8 @@ def errors_mm(maps, truth, centre, first=0, half_mm=20):
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
-def test_known_maps_are_found(moved, aligned, kind):
-    _, truth, centre = moved
+def test_known_maps_are_found(displaced, aligned, kind):
+    _, truth, centre = displaced
     maps, confidence, polarity = aligned[kind]
     assert errors_mm(maps, truth, centre).max() < 0.5
     assert confidence.min() > LEAST_CONFIDENCE and polarity.tolist() == [1, 1, 1]
@@ -83,8 +83,8 @@ def stored(frame, axes, flips):
     return Frame(np.ascontiguousarray(data), frame.affine @ indices, frame.path)
 
 
-def test_neither_storage_nor_order_changes_the_maps(moved, aligned):
-    frames, _, centre = moved
+def test_neither_storage_nor_order_changes_the_maps(displaced, aligned):
+    frames, _, centre = displaced
     maps = aligned["affine"].maps
     turned = [stored(f, *how) for f, how in zip(frames, [((1, 2, 0), (0,)), ((0, 1, 2), (0, 1)), ((2, 0, 1), (1, 2))])]
     for frames_too, order in ((turned, [0, 1, 2]), (frames, [2, 0, 1])):
@@ -141,11 +141,11 @@ def test_of_many_scans_some_are_aligned_and_the_others_with_these(inverted, monk
     assert confidence.min() > LEAST_CONFIDENCE
     assert (polarity[:-1] == (-1 if inverted else 1) * polarity[-1]).all()
     np.testing.assert_allclose(sum(logm(m.numpy()) for m in maps), 0, atol=1e-8)
-    still = [Frame(frames[0].data + 0.01 * k, frames[0].affine, f"t{k}") for k in range(7)]
-    maps, confidence, _ = GroupAffine("affine")(still)
+    repeated = [Frame(frames[0].data + 0.01 * k, frames[0].affine, f"t{k}") for k in range(7)]
+    maps, confidence, _ = GroupAffine("affine")(repeated)
     torch.testing.assert_close(maps, torch.eye(4).double().expand(7, 4, 4), atol=0, rtol=0)
     stranger = Frame(scattered(4)[0][0].data, frames[0].affine, "stranger")
-    maps, confidence, _ = GroupAffine("affine")([*still[:1], stranger, *still[1:]])
+    maps, confidence, _ = GroupAffine("affine")([*repeated[:1], stranger, *repeated[1:]])
     torch.testing.assert_close(maps, torch.eye(4).double().expand(8, 4, 4), atol=0, rtol=0)
     assert confidence[1] < LEAST_CONFIDENCE < confidence[[0, 2, 3]].min()
 
@@ -206,13 +206,13 @@ def test_correlation_over_shifts_equals_that_of_the_overlap():
 
 def test_edges_do_not_tell_bright_from_dark():
     values, measured = torch.rand(1, 8, 8, 8), torch.ones(1, 8, 8, 8)
-    features, known = edge_features(values, measured)
+    features, valid = edge_features(values, measured)
     torch.testing.assert_close(edge_features(5 - 3 * values, measured)[0], features, atol=1e-4, rtol=1e-3)
     other = edge_features(torch.rand(1, 8, 8, 8), measured)[0]
     normal = [torch.stack(torch.gradient(v[0])) for v in (values,)][0]
     normal = normal / (normal.square().sum(dim=0) + normal.norm(dim=0).mean() ** 2).sqrt()
     torch.testing.assert_close(features[0].square().sum(dim=0), normal.square().sum(dim=0).square())
-    assert known.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines
+    assert valid.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines
 
 
 def test_what_was_not_measured_predicts_nothing():
@@ -230,19 +230,19 @@ def test_what_was_not_measured_predicts_nothing():
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_what_lies_outside_of_the_mask_does_not_count(moved, number, tmp_path):
+def test_what_lies_outside_of_the_mask_does_not_count(displaced, number, tmp_path):
     """A bright table that stays where it is, while the body above it moves."""
-    frames, _, centre = moved
+    frames, _, centre = displaced
     affine = frames[0].affine
     body = Frame(np.pad(frames[0].data, ((0, 0), (0, 24), (0, 0))), affine, "body")
     truth = about(np.eye(3), centre, [0, 0, 6])
     table = 3 * make_phantom(6, size=body.data.shape, timepoints=2)["image"][0].numpy()
-    still = np.indices(body.data.shape)[1] >= frames[0].data.shape[1]
-    pair = tuple(Frame(np.where(still, table, x), affine, "t") for x in (body.data, shown(body, body.grid, truth)))
+    table_mask = np.indices(body.data.shape)[1] >= frames[0].data.shape[1]
+    pair = tuple(Frame(np.where(table_mask, table, x), affine, "t") for x in (body.data, shown(body, body.grid, truth)))
     files = []
     for k in range(number):
         files.append(str(tmp_path / f"mask{k}.nii.gz"))
-        nibabel.save(nibabel.Nifti1Image((~still).astype(np.uint8), affine), files[-1])
+        nibabel.save(nibabel.Nifti1Image((~table_mask).astype(np.uint8), affine), files[-1])
     item = {"image": Series(pair)}
     truths = [np.eye(4), truth]
     align = AlignInitiald(kind="rigid", reference=0)
@@ -251,31 +251,31 @@ def test_what_lies_outside_of_the_mask_does_not_count(moved, number, tmp_path):
 
 
 @pytest.mark.parametrize(("reference", "masked"), [(None, 0), (0, 0), (2, 2)])
-def test_one_mask_is_drawn_on_the_reference(moved, reference, masked, monkeypatch, tmp_path):
-    frames, given = moved[0], []
+def test_one_mask_is_drawn_on_the_reference(displaced, reference, masked, monkeypatch, tmp_path):
+    frames, drawn_masks = displaced[0], []
 
     def align(frames, masks):
-        given.extend(masks)
+        drawn_masks.extend(masks)
         return AffineAlignment(torch.eye(4).double().repeat(3, 1, 1), torch.ones(3), torch.ones(3))
 
     monkeypatch.setattr("groupmorph_monai.workflow.initial.GroupAffine", lambda *settings, **options: align)
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
     AlignInitiald(reference=reference)({"image": Series(frames), "mask": str(tmp_path / "mask.nii.gz")})
-    assert [k for k, mask in enumerate(given) if mask is not None] == [masked]
+    assert [k for k, mask in enumerate(drawn_masks) if mask is not None] == [masked]
 
 
-def test_another_reference_stays(moved):
-    frames, truth, centre = moved
+def test_another_reference_stays(displaced):
+    frames, truth, centre = displaced
     item = AlignInitiald(kind="rigid", reference=1)({"image": Series(frames)})
     assert torch.equal(item["initial"][1], torch.eye(4).double())
-    there = truth[1][:3, :3] @ centre + truth[1][:3, 3]
-    assert errors_mm(item["initial"], truth @ np.linalg.inv(truth[1]), there, first=1).max() < 0.5
+    mapped = truth[1][:3, :3] @ centre + truth[1][:3, 3]
+    assert errors_mm(item["initial"], truth @ np.linalg.inv(truth[1]), mapped, first=1).max() < 0.5
     assert item["initial_confidence"].shape == item["polarity"].shape == (3,)
 
 
 @pytest.mark.parametrize("reference", [None, 1])
-def test_an_aligned_series_stays_where_its_headers_put_it(moved, reference):
-    body = moved[0][0]
+def test_an_aligned_series_stays_where_its_headers_put_it(displaced, reference):
+    body = displaced[0][0]
     rng = np.random.default_rng(0)
     noisy = [
         Frame((body.data + rng.normal(0, 20, body.data.shape)).astype(np.float32), body.affine, "t") for _ in range(3)
@@ -284,15 +284,15 @@ def test_an_aligned_series_stays_where_its_headers_put_it(moved, reference):
     assert torch.equal(maps, torch.eye(4).double().expand(3, 4, 4))
 
 
-def test_timepoints_whose_headers_agree_keep_one_map(moved):
-    frames, truth, centre = moved
+def test_timepoints_whose_headers_agree_keep_one_map(displaced):
+    frames, truth, centre = displaced
     maps = AlignInitiald(reference=0)({"image": Series((frames[0], frames[0], frames[1]))})["initial"]
     assert torch.equal(maps[1], torch.eye(4).double())
     assert errors_mm(maps, truth[[0, 0, 1]], centre)[2] < 0.5
 
 
-def test_none_adds_nothing_and_another_kind_is_refused(moved):
-    series = Series(moved[0])
+def test_none_adds_nothing_and_another_kind_is_refused(displaced):
+    series = Series(displaced[0])
     assert AlignInitiald(kind="none")({"image": series}) == {"image": series}
     with pytest.raises(InputError, match="initial_alignment: expected one of affine, rigid or none, got 'elastic'"):
         AlignInitiald(kind="elastic")

@@ -50,8 +50,8 @@ def test_what_the_network_says_of_voxels_becomes_maps_of_the_patient(oblique, tm
     torch.testing.assert_close(relative[:3, :3], axes, atol=1e-6, rtol=0)
     half_mm = 40.0  # of the longest side, 80 mm
     centre = grid.centre + half_mm * shift / angle * turn[:, 1]
-    moved = relative[:3, :3] @ centre + relative[:3, 3]
-    assert (moved - centre).norm() < 1.5  # the grid that the network sees may end a voxel farther
+    mapped = relative[:3, :3] @ centre + relative[:3, 3]
+    assert (mapped - centre).norm() < 1.5  # the grid that the network sees may end a voxel farther
 
 
 def test_a_network_that_nothing_was_taught_yet_brings_scans_nearer_whatever_their_headers(tmp_path):
@@ -62,10 +62,10 @@ def test_a_network_that_nothing_was_taught_yet_brings_scans_nearer_whatever_thei
     affine = torch.diag(torch.tensor([-3.0, 2.0, 2.0, 1.0])).double()
     frames = [Frame(volume.numpy(), affine.numpy(), f"t{k}") for k, volume in enumerate(case["image"])]
     points = torch.cat([case["landmarks"].double(), torch.ones(*case["landmarks"].shape[:2], 1)], dim=2) @ affine.T
-    found = NetworkAffine(network, tmp_path / "affine.pt")(frames)
-    common = [p @ m.inverse().T for p, m in zip(points, found.maps)]
+    alignment = NetworkAffine(network, tmp_path / "affine.pt")(frames)
+    common = [p @ m.inverse().T for p, m in zip(points, alignment.maps)]
     before, after = ((a - b).norm(dim=1).mean() for a, b in (points, common))
-    assert after < 0.4 * before and found.confidence.shape == found.polarity.shape == (2,)
+    assert after < 0.4 * before and alignment.confidence.shape == alignment.polarity.shape == (2,)
 
 
 def test_without_its_weights_it_aligns_nothing_and_an_unknown_kind_is_refused(oblique, tmp_path):

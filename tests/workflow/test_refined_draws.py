@@ -16,8 +16,8 @@ def test_each_piece_of_a_velocity_pays_for_what_all_share(pieces):
     refinement = Refinement(SquaredError(1.0), prior)
     z = Field(torch.zeros(1, timepoints, 3 * pieces, 6, 5, 4), size, 2)
     flat = torch.full((1, timepoints, *size), 0.5)
-    found = refinement.draws(z, flat, FlowSequence(ScalingAndSquaring(2), pieces), number=200)
-    draws = torch.stack([draw.values[0].unflatten(1, (pieces, 3)) for draw in found])
+    samples = refinement.draws(z, flat, FlowSequence(ScalingAndSquaring(2), pieces), number=200)
+    draws = torch.stack([draw.values[0].unflatten(1, (pieces, 3)) for draw in samples])
     assert torch.equal(draws, draws[:, :, :1].expand_as(draws))
     coefficients = CosineTransform((6, 5, 4), draws)(draws[:, :, 0])
     # N(0, (T Lambda)^-1) for each of K fields, without their mean.

@@ -103,11 +103,11 @@ def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
 
 def test_a_level_begins_from_the_likelier_field(phantom):
     ask, x = refinement(levels=(2, 1), iterations=(3, 2)), images(phantom)
-    found = ask(start(phantom), x, displacement)
-    nothing = found.like(torch.zeros_like(found.values))
-    for one, other in ((found, nothing), (nothing, found)):
-        z, stayed = restart(ask, (one, other), [nothing], x)
-        assert torch.equal(z.values, found.values) and not stayed
+    refined = ask(start(phantom), x, displacement)
+    nothing = refined.like(torch.zeros_like(refined.values))
+    for one, other in ((refined, nothing), (nothing, refined)):
+        z, any_static = restart(ask, (one, other), [nothing], x)
+        assert torch.equal(z.values, refined.values) and not any_static
 
 
 def restart(ask, candidates, static, images, mask=None, covered=None):
@@ -133,54 +133,56 @@ def slid(shift_voxels, timepoints=3):
 
 
 def test_what_stands_still_stays_where_it_was_beside_what_slides():
-    x, moved = slabs(), slid(6)
-    static = moved.like(torch.zeros_like(moved.values))
-    begun, stayed = restart(refinement(), (moved,), [static], x)
-    assert stayed
-    torch.testing.assert_close(begun.values[..., :8, :, :], moved.values[..., :8, :, :])
+    x, sliding = slabs(), slid(6)
+    static = sliding.like(torch.zeros_like(sliding.values))
+    begun, any_static = restart(refinement(), (sliding,), [static], x)
+    assert any_static
+    torch.testing.assert_close(begun.values[..., :8, :, :], sliding.values[..., :8, :, :])
     # At either end of j some have slid out of view: there it is as beside it.
     assert begun.values[..., 12:, :, :].abs().max() < 1e-3
-    refined = 2 * refinement(iterations=(0, 0, 0, 6, 6))(moved, x, displacement, hypotheses=[static]).values
+    refined = 2 * refinement(iterations=(0, 0, 0, 6, 6))(sliding, x, displacement, hypotheses=[static]).values
     inner = (..., slice(5, -5), slice(3, -3))
-    assert (refined - 2 * moved.values)[0, :, 1, 2:7][inner].abs().mean() < 0.3
+    assert (refined - 2 * sliding.values)[0, :, 1, 2:7][inner].abs().mean() < 0.3
     assert refined[0, :, 1, 13:18][inner].abs().mean() < 0.3
-    begun, stayed = restart(refinement(), (moved,), [], x)
-    assert torch.equal(begun.values, moved.values) and not stayed
+    begun, any_static = restart(refinement(), (sliding,), [], x)
+    assert torch.equal(begun.values, sliding.values) and not any_static
     # An initial map that moved all of it is undone where nothing moved.
     series = torch.cat([v.roll(-k, dims=3) for v, k in zip(x.split(1, dim=1), (0, 3, 6))], dim=1)
-    begun, _ = restart(refinement(), (static,), [moved.like(-moved.values)], series)
+    begun, _ = restart(refinement(), (static,), [sliding.like(-sliding.values)], series)
     assert begun.values[..., :8, 6:-6, :].abs().max() < 1e-3
-    torch.testing.assert_close(begun.values[..., 12:, 6:-6, :], -moved.values[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
+    torch.testing.assert_close(begun.values[..., 12:, 6:-6, :], -sliding.values[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
 
 
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
     """One timepoint has not seen the half that stands still: nothing there tells for either."""
-    x, moved = slabs(), slid(6)
+    x, sliding = slabs(), slid(6)
     covered = torch.ones_like(x)
     covered[:, 1:, 20:] = 0
     x[:, 1:, 20:] = x[:, 1:, 19:20]  # a constant, as beyond a border
-    begun, stayed = restart(refinement(), (moved,), [moved.like(torch.zeros_like(moved.values))], x, covered=covered)
-    assert torch.equal(begun.values, moved.values) and not stayed
+    begun, any_static = restart(
+        refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, covered=covered
+    )
+    assert torch.equal(begun.values, sliding.values) and not any_static
 
 
 def test_a_few_voxels_that_seem_to_stay_are_chance():
-    first, moved = slabs()[:, :1], slid(6)
-    static = moved.like(torch.zeros_like(moved.values))
+    first, sliding = slabs()[:, :1], slid(6)
+    static = sliding.like(torch.zeros_like(sliding.values))
     x = torch.cat([first.roll(shift, dims=3) for shift in (0, 3, 6)], dim=1)
     x[:, :, 16:24, 20:28, 12:20] = first[:, :, 16:24, 20:28, 12:20]
-    begun, stayed = restart(refinement(), (moved,), [static], x)
-    assert torch.equal(begun.values, moved.values) and not stayed
+    begun, any_static = restart(refinement(), (sliding,), [static], x)
+    assert torch.equal(begun.values, sliding.values) and not any_static
     lenient = Refinement(LocalCorrelation(), FluidPrior(), static_regions=replace(STATIC, least_share=0.0))
-    begun, stayed = restart(lenient, (moved,), [static], x)
-    assert stayed and begun.values[0, :, :, 10, 12, 8].abs().max() < 0.5 * moved.values.abs().max()
+    begun, any_static = restart(lenient, (sliding,), [static], x)
+    assert any_static and begun.values[0, :, :, 10, 12, 8].abs().max() < 0.5 * sliding.values.abs().max()
 
 
 def test_outside_of_the_mask_nothing_is_put_back():
-    x, moved = slabs(), slid(6)
+    x, sliding = slabs(), slid(6)
     mask = torch.zeros_like(x[:, :1])
     mask[:, :, :20] = 1
-    begun, _ = restart(refinement(), (moved,), [moved.like(torch.zeros_like(moved.values))], x, mask)
-    torch.testing.assert_close(begun.values[..., 12:, :, :], moved.values[..., 12:, :, :])
+    begun, _ = restart(refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, mask)
+    torch.testing.assert_close(begun.values[..., 12:, :, :], sliding.values[..., 12:, :, :])
 
 
 def dense_precision(precision, size, linear_is_free):
@@ -209,7 +211,7 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
     terms = FluidPrior(0.5, 0.1, 0.2, 0.3).terms(size)
     precision = Precision(terms, [1.0] * 4, linear_is_free)
     model = Quadratic(torch.tensor(0.0), torch.tensor(3), force, curvature)
-    found = solve(model, precision, ascent(model, precision, z), steps=400)
+    solution = solve(model, precision, ascent(model, precision, z), steps=400)
     prior = dense_precision(precision, size, linear_is_free)
     dense = torch.block_diag(prior, prior, prior)
     for d in range(3):
@@ -218,7 +220,7 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
     right = force.flatten(1) - (z.flatten(2) @ prior).flatten(1)
     expected = torch.linalg.solve(dense, (right - right.mean(0)).T).T
     # The solver stops at a hundredth of the residual's length.
-    assert (found.flatten(1) - expected).norm() < 0.05 * expected.norm()
+    assert (solution.flatten(1) - expected).norm() < 0.05 * expected.norm()
 
 
 def test_linear_fields_cost_nothing_where_only_higher_differences_do():
@@ -245,19 +247,19 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, 
     model = Quadratic(torch.tensor(0.0), torch.tensor(2), torch.zeros(fields, dtype=torch.float64), curvature)
     ask = Refinement(LocalCorrelation(), prior, prior_weights=LikeliestWeights(factor=factor))
     # Weights of 1, `factor` times as large as those that the fields of the series have.
-    monkeypatch.setattr(LikeliestWeights, "__call__", lambda self, precision, *given: precision)
+    monkeypatch.setattr(LikeliestWeights, "__call__", lambda self, precision, *arguments: precision)
     signal = torch.rand(timepoints, 1, 1, *size, generator=generator, dtype=torch.float64)
     determined = replace(model, curvature=signal * curvature)
-    monkeypatch.setattr(Level, "model", lambda *given: model)
-    monkeypatch.setattr(Level, "determined", lambda *given: determined)
+    monkeypatch.setattr(Level, "model", lambda *arguments: model)
+    monkeypatch.setattr(Level, "determined", lambda *arguments: determined)
     # A draw is linear in its white noise: unit vectors in its place give the covariance without chance.
     units = iter(torch.eye(2 * number, dtype=torch.float64).reshape(-1, *fields))
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(units))
     z = torch.ones(1, timepoints, 3 * pieces, *size, dtype=torch.float64)
     images = torch.zeros(1, timepoints, *size)
     draws = ask.draws(Field(z, size), images, lambda z: z, number=2 * number)
-    found = (torch.cat([draw.values for draw in draws]) - z) / _TAILS
-    shared = found.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
+    scaled = (torch.cat([draw.values for draw in draws]) - z) / _TAILS
+    shared = scaled.unflatten(2, (pieces, 3))[:, :, 0].reshape(2 * number, number)
     terms = [pieces * term for term in prior.terms(size)]
     one = dense_precision(Precision(terms, [1.0] * 2, prior.linear_is_free), size, prior.linear_is_free)
 
@@ -296,7 +298,9 @@ def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints
 def test_draws_have_the_priors_weights_of_the_mode(share, phantom, monkeypatch):
     ask, x, precisions = refinement(prior_weights=LikeliestWeights(share)), images(phantom), []
     own = LikeliestWeights.__call__
-    monkeypatch.setattr(LikeliestWeights, "__call__", lambda *given: precisions.append(own(*given)) or precisions[-1])
+    monkeypatch.setattr(
+        LikeliestWeights, "__call__", lambda *arguments: precisions.append(own(*arguments)) or precisions[-1]
+    )
     z = ask(start(phantom), x, displacement)
     modes = [float(weight) for weight in precisions[-1].weights]
     next(ask.draws(z, x, displacement, number=1))
@@ -366,10 +370,10 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
     first, second, third = (v.view(1, 1, 3, 1, 1, 1) * torch.ones_like(begin.values) for v in torch.eye(3))
     apart = torch.cat([first, second, third], dim=2)
     kept = short(begin.like(apart), x, one_after_the_other).values.chunk(3, dim=2)
-    for found, given in zip(kept, apart.chunk(3, dim=2)):
-        difference = found - (kept[0] + kept[1] + kept[2]) / 3
+    for part, start_part in zip(kept, apart.chunk(3, dim=2)):
+        difference = part - (kept[0] + kept[1] + kept[2]) / 3
         # On every second voxel instead of every fourth a voxel is half as long.
-        expected = 2 * (given - (first + second + third) / 3)[..., :1, :1, :1].expand_as(difference)
+        expected = 2 * (start_part - (first + second + third) / 3)[..., :1, :1, :1].expand_as(difference)
         torch.testing.assert_close(difference, expected, atol=1e-4, rtol=0)
     draws = [draw.values for draw in short.draws(alike, x, one_after_the_other, number=2)]
     assert draws[0].shape == alike.values.shape and (draws[0] - draws[1]).abs().max() > 1e-3
@@ -424,14 +428,14 @@ def test_a_step_that_changes_only_what_the_mask_leaves_out_is_neither_better_nor
     x = torch.rand(1, 1, 16, 14, 12, generator=torch.Generator().manual_seed(0)).repeat(1, 2, 1, 1, 1)
     mask = torch.zeros_like(x[:, :1])
     mask[:, :, :6] = 1
-    moved = torch.zeros(1, 2, 3, 16, 14, 12)
-    moved[:, :, :, 10:] = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1, 1)
+    shifted = torch.zeros(1, 2, 3, 16, 14, 12)
+    shifted[:, :, :, 10:] = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1, 1)
     for held in (mask, mask.expand_as(x)):
         level = Level(x, Evidence(mask=held), 1, 1)
-        one, other = (level.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
+        one, other = (level.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(shifted), shifted))
         assert abs(float(other.gain_over(one))) < 1e-4 and one.voxels == 6 * 14 * 12
     free = Level(x, Evidence(), 1, 1)
-    one, other = (free.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(moved), moved))
+    one, other = (free.model(LocalCorrelation((1,)), ddf) for ddf in (torch.zeros_like(shifted), shifted))
     assert abs(float(other.gain_over(one))) > 1
 
 

@@ -32,9 +32,9 @@ def test_the_deformation_comes_first_and_then_the_initial_map():
         expected = initial[k, :3, :3] @ deformed + initial[k, :3, 3]
         torch.testing.assert_close(transforms[k](point[None])[0], expected, atol=1e-5, rtol=0)
         # Back: first out of the initial map, then by the inverse field, sampled where that leads.
-        there = initial[k, :3, :3] @ point + initial[k, :3, 3]
+        mapped = initial[k, :3, :3] @ point + initial[k, :3, 3]
         expected = point + GRID[:3, :3] @ inverse[k, :, 5, 4, 3].double()
-        torch.testing.assert_close(transforms[k].inverse(there[None])[0], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(transforms[k].inverse(mapped[None])[0], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         transforms[1].displacement(grid)[:, 5, 4, 3], (transforms[1](point[None])[0] - point).float()
     )
@@ -53,6 +53,6 @@ def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part()
 
 
 def test_what_nothing_moves_is_the_identity():
-    still = torch.zeros(2, 3, *SIZE)
-    transforms = timepoint_transforms(still, still, GRID, maps())
+    zero = torch.zeros(2, 3, *SIZE)
+    transforms = timepoint_transforms(zero, zero, GRID, maps())
     assert transforms[0].is_identity and not transforms[1].is_identity

@@ -101,8 +101,8 @@ def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_
 
 
 def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
-    still = images(timepoints=1)
-    x = torch.cat([still.roll(2, dims=2), still.roll(-2, dims=2)], dim=1)
+    static = images(timepoints=1)
+    x = torch.cat([static.roll(2, dims=2), static.roll(-2, dims=2)], dim=1)
     net = Told(lambda x: torch.tensor([1.0, -1]))  # 2 voxels of the images either way
     own, returned = inferer(carried_back=CarriedBack())(x, net)["returned"].unbind(dim=1)
     torch.testing.assert_close(own, x[0])
@@ -141,11 +141,11 @@ def test_the_pull_to_the_identity_is_that_of_the_composed_map(passes):
     maps = torch.eye(4).double().repeat(1, 2, 1, 1)
     maps[..., :3, :3] += slopes
     maps[..., :3, 3] = (origin + (slopes @ centre)) / half
-    there, back = maps[0, 1] @ maps[0, 0].inverse(), maps[0, 0] @ maps[0, 1].inverse()
-    expected = sum(0.5 * (m - torch.eye(4)).square().sum() for m in (there, back))
+    forward, inverse = maps[0, 1] @ maps[0, 0].inverse(), maps[0, 0] @ maps[0, 1].inverse()
+    expected = sum(0.5 * (m - torch.eye(4)).square().sum() for m in (forward, inverse))
     assert prior(result["z_mean"]).item() == pytest.approx(expected.item(), rel=1e-3) and expected > 1e-5
     # Eq. 5 asks for this of any weights.
-    torch.testing.assert_close(there @ back, torch.eye(4).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(forward @ inverse, torch.eye(4).double(), atol=1e-6, rtol=0)
 
 
 def test_the_norm_of_momenta_is_that_of_the_whole_velocity():
@@ -165,7 +165,7 @@ def test_codes_of_several_passes_cost_what_each_of_them_does():
     net, x = KrebsCVAE(lattice_voxels=(3, 3, 3)), torch.rand(1, 2, 16, 16, 16)
     torch.nn.init.normal_(net.last[1].weight, std=0.3)
     asked = []
-    net.register_forward_hook(lambda layer, given, parameters: asked.append(parameters.unflatten(1, (2, 2, -1))))
+    net.register_forward_hook(lambda layer, inputs, parameters: asked.append(parameters.unflatten(1, (2, 2, -1))))
     ask = RegistrationInferer(
         MeanAlignment(), ScalingAndSquaring(4), passes=NetworkPasses(2), posterior=CodePosterior(), draws=2
     )
@@ -190,7 +190,7 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
     loss = NegativeELBO(likelihood, prior, symmetry_weight=2.0)
     registration = RegistrationInferer(alignment, flow, passes=NetworkPasses(2), posterior=posterior)
     x, velocities = images(), []
-    net.register_forward_hook(lambda layer, given, found: velocities.append(found[:, :6].view(2, 2, 3, *LATTICE)))
+    net.register_forward_hook(lambda layer, inputs, output: velocities.append(output[:, :6].view(2, 2, 3, *LATTICE)))
     result = StepwiseTrainingInferer(registration, {"exchanged_pairs": ExchangedPairs(alignment)})(x, net)
     both, expected = torch.cat([x, x.flip(1)]), 0
     weighed = velocities if isinstance(posterior, StepPosterior) else (velocities[0], velocities[0] + velocities[1])
@@ -205,15 +205,15 @@ def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
 
 def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
     torch.manual_seed(0)
-    net, x, covered = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
-    net.variance_head.register_forward_hook(lambda layer, given, found: covered.add(found.dtype))
+    net, x, dtypes = GroupSetVAE(), torch.rand(1, 2, 32, 36, 40), set()
+    net.variance_head.register_forward_hook(lambda layer, inputs, output: dtypes.add(output.dtype))
     registration = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(3), passes=NetworkPasses(2))
     loss, ask = NegativeELBO(LocalCorrelation((1,)), FluidPrior(1.0, 0.2)), TrainingInferer(registration)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             result = ask(x, net)
             value = loss(result)
-        assert covered == {torch.bfloat16} and {p.dtype for p in result.values()} == {torch.float32, torch.bool}
+        assert dtypes == {torch.bfloat16} and {p.dtype for p in result.values()} == {torch.float32, torch.bool}
         assert torch.equal(value, loss(result)) and torch.equal(result["warped"], warp(x, result["ddf"]))
         field = Field(ScalingAndSquaring(3)(result["dvf"]), (32, 36, 40), 4)
         assert torch.equal(result["ddf"], field.on_image()) and result["ddf"].std() > 0.05
@@ -223,7 +223,7 @@ def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
 def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
     class Decoded(Told):
         def forward(self, images):
-            self.told.append(images)
+            self.received.append(images)
             return super().forward(images)
 
         def decode(self, z, images):
@@ -231,14 +231,14 @@ def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
             return z + images[..., ::2, ::2, ::2].unsqueeze(2)
 
     net = Decoded(lambda x: torch.tensor([1.0, -1.0]), std=0.1)
-    net.told, net.shown = [], []
+    net.received, net.shown = [], []
     x = images()
     result = wrap(RegistrationInferer(MeanAlignment(), Displacement(), passes=NetworkPasses(2)))(x, net)
-    assert len(net.told) == len(net.shown) == 2
-    for told, shown in zip(net.told, net.shown):
-        assert torch.equal(told, shown)
+    assert len(net.received) == len(net.shown) == 2
+    for received, shown in zip(net.received, net.shown):
+        assert torch.equal(received, shown)
     assert (net.shown[1] - x).abs().max() > 0.1
-    assert net.told[0] is x and not torch.equal(result["warped"], net.told[1])
+    assert net.received[0] is x and not torch.equal(result["warped"], net.received[1])
 
 
 def test_draws_of_the_network_are_about_its_prediction():
@@ -267,4 +267,4 @@ def test_draws_of_the_network_are_about_its_prediction():
     for k in range(2):
         for d in range(3):
             assert (spread[0, k, d].mean() / expected[0, k, d].mean()).item() == pytest.approx(1, abs=0.02)
-    assert all(torch.equal(given, last[1]) for given in last[2:]) and len(last) == 2 + 200
+    assert all(torch.equal(weights, last[1]) for weights in last[2:]) and len(last) == 2 + 200

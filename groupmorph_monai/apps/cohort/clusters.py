@@ -38,7 +38,7 @@ def check_installed(args: argparse.Namespace) -> None:
             "'groupmorph-monai[cohort]', or use --shard I/N"
         )
     command = _SUBMIT.get(args.jobqueue)
-    if command and shutil.which(command) is None:  # dask-jobqueue would try again for ever
+    if command and shutil.which(command) is None:  # dask-jobqueue would retry forever
         raise InputError(
             f"--jobqueue {args.jobqueue}: expected the command {command} on this machine, got none; run where jobs are "
             "submitted, or use --scheduler"
@@ -78,7 +78,7 @@ def _gpus(device: str | None) -> int:
 
 
 def _fitting(memory_gb: float) -> int:
-    """Number of series that fit into the free memory of this machine in parallel, 1 or more."""
+    """Compute how many series fit into the free memory of this machine in parallel, at least 1."""
     free_gb = available_memory_gb()
     if free_gb < memory_gb:
         logger.warning("one series needs about %.1f GB of memory, but only %.1f GB are free", memory_gb, free_gb)

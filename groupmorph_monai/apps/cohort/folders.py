@@ -43,8 +43,8 @@ class Job(TypedDict):
 
 
 class Status(TypedDict):
-    """How the last attempt of a series ended, the contents of ``status.json``. What only the process that registered
-    the series can tell is missing if that process died."""
+    """Outcome of the last attempt of a series, the contents of ``status.json``. Fields that only the registering
+    process knows are missing if that process died."""
 
     name: str
     state: Literal["failed", "finished"]

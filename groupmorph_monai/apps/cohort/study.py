@@ -152,7 +152,7 @@ def _job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, setti
 
 
 def _register_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of `groupmorph register`: those given to this command, and defaults for the rest."""
+    """Collect the options of `groupmorph register`, with defaults for those that this command was not given."""
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}

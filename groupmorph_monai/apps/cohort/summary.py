@@ -80,7 +80,7 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _quality(row: Row) -> tuple[int, int, float]:
-    """Sort key, worst first: by state, then by verdict, then by similarity."""
+    """Compute a sort key, worst first: by state, then by verdict, then by similarity."""
     verdict = row.get("verdict")
     similarity = row.get("nmi_after")
     return (

@@ -63,7 +63,7 @@ def _start(threads: int | None, gpus: int) -> subprocess.Popen[str]:
 
 
 def _place_in_dask() -> tuple[int, int]:
-    """Index of this worker, and its number of threads, each of which has its own server; 0 and 1 outside of Dask."""
+    """Return the index of this worker and its number of threads, each with its own server; 0 and 1 outside of Dask."""
     try:
         from distributed import get_worker
 

@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 
 PROGRAM_KEY = "GroupMorph/program"
-POLL_MS = 200  # between looks at the output of a run
+POLL_MS = 200  # interval at which the output of a run is polled
 
 
 class GroupMorph(ScriptedLoadableModule):

@@ -59,7 +59,7 @@ class CellStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, case: Case, name: str, method: Method | None) -> Path:
-        """The cell's JSON file."""
+        """Return the path of the cell's JSON file."""
         settings = self.settings(case, name, method)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         return self.folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', case.name)}--{name}--{digest}.json"

@@ -32,12 +32,13 @@ def _register(images: Tensor, affine: Tensor, transform: str) -> tuple[Tensor, T
             ants.from_numpy(volume.numpy().astype(np.float32), spacing=tuple(spacing)) for volume in (fixed, moving)
         )
         with tempfile.TemporaryDirectory() as folder:
-            found = ants.registration(
+            result = ants.registration(
                 target, source, type_of_transform=transform, outprefix=f"{folder}/", random_seed=1
             )
-            there = _composed(target, source, found["fwdtransforms"], [False, False], f"{folder}/forward")
-            back = _composed(source, target, found["invtransforms"], [True, False], f"{folder}/inverse")
-        forward, inverse = (torch.from_numpy(np.moveaxis(u / spacing, -1, 0)).float() for u in (there, back))
+            forward_mm = _composed(target, source, result["fwdtransforms"], [False, False], f"{folder}/forward")
+            inverse_mm = _composed(source, target, result["invtransforms"], [True, False], f"{folder}/inverse")
+        fields_mm = (forward_mm, inverse_mm)
+        forward, inverse = (torch.from_numpy(np.moveaxis(u / spacing, -1, 0)).float() for u in fields_mm)
         return forward, inverse
 
     return each_onto_first(images, pair)
@@ -46,6 +47,6 @@ def _register(images: Tensor, affine: Tensor, transform: str) -> tuple[Tensor, T
 def _composed(
     fixed: ants.ANTsImage, moving: ants.ANTsImage, transforms: list[str], invert: list[bool], prefix: str
 ) -> np.ndarray:
-    """The field in mm, ``(*S, 3)``, of a chain of transforms."""
+    """Evaluate a chain of transforms as a field in mm, ``(*S, 3)``."""
     file = ants.apply_transforms(fixed, moving, transforms, whichtoinvert=invert, compose=prefix)
     return ants.image_read(file).numpy()

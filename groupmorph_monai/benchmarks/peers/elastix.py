@@ -19,7 +19,7 @@ __all__ = ["check_elastix", "elastix_breast", "elastix_default", "elastix_groupw
 
 _UNIT = torch.eye(4)
 
-# Par0032, of breast DCE-MRI: what its rigid and its B-spline stage share.
+# Par0032, for breast DCE-MRI: parameters shared by its rigid and B-spline stages.
 _BREAST = {
     "FixedInternalImagePixelType": ["float"],  # short there: elastix 5 has float alone
     "MovingInternalImagePixelType": ["float"],
@@ -63,8 +63,8 @@ _BREAST_SPLINE = {
 }
 
 
-def _groupwise(levels: Sequence[int], iterations: int, **others: Sequence[str]) -> dict[str, Sequence[str]]:
-    """What Par0039 and Par0047 share: PCAMetric2 of a stack of B-splines, grid spacing 16 mm."""
+def _groupwise(levels: Sequence[int], iterations: int, **parameters: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Return the parameters shared by Par0039 and Par0047: PCAMetric2, a stack of B-splines, grid spacing 16 mm."""
     return {
         "FixedInternalImagePixelType": ["float"],
         "MovingInternalImagePixelType": ["float"],
@@ -95,12 +95,12 @@ def _groupwise(levels: Sequence[int], iterations: int, **others: Sequence[str]) 
         "DefaultPixelValue": ["0"],
         "WriteResultImage": ["false"],
         "ResultImagePixelType": ["float"],
-        **others,
+        **parameters,
     }
 
 
 def _image(volumes: Tensor, spacing: Sequence[float]) -> "itk.Image":
-    """``(*S)`` or ``(K, *S)`` as an ITK image, x fastest, time last with a spacing of 1."""
+    """Convert ``(*S)`` or ``(K, *S)`` to an ITK image, x fastest, time last with a spacing of 1."""
     array = as_array(volumes) if volumes.dim() == 3 else np.stack([as_array(volume) for volume in volumes])
     image = itk.image_from_array(array)
     image.SetSpacing([*spacing, *[1.0] * (array.ndim - 3)])
@@ -116,29 +116,31 @@ def check_elastix() -> None:
 def _register(
     fixed: "itk.Image", moving: "itk.Image", stages: Sequence[Mapping[str, Sequence[str]] | str]
 ) -> "itk.ParameterObject":
-    """The transforms, a parameter object, of stages that are Elastix' defaults by name or given."""
+    """Run stages, given as parameter maps or as names of Elastix's default maps, and return the transforms."""
     check_elastix()
     chosen = itk.ParameterObject.New()
     for stage in stages:
         chosen.AddParameterMap(chosen.GetDefaultParameterMap(stage) if isinstance(stage, str) else stage)
-    _, found = itk.elastix_registration_method(fixed, moving, parameter_object=chosen, log_to_console=False)
-    return found
+    _, transforms = itk.elastix_registration_method(fixed, moving, parameter_object=chosen, log_to_console=False)
+    return transforms
 
 
 def _basis(n: int, origin: float, spacing: float, points: int) -> np.ndarray:
-    """Cubic B-splines on a grid of ``points``, at voxels 0 to n - 1: ``(n, points)``."""
+    """Evaluate cubic B-splines on a grid of ``points`` at voxels 0 to n - 1: ``(n, points)``."""
     t = np.abs((np.arange(n)[:, None] - origin) / spacing - np.arange(points)[None])
     return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0))
 
 
 def _fields(
-    found: Mapping[str, Sequence[str]], size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    parameter_map: Mapping[str, Sequence[str]], size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
-    """Displacements of a stack of cubic B-spline transforms, in voxels of ``spacing``: ``(K, 3, *S)``."""
-    points = [int(v) for v in found["GridSize"][:3]]
-    origin, step = ([float(v) / s for v, s in zip(found[f"Grid{name}"], spacing)] for name in ("Origin", "Spacing"))
+    """Evaluate a stack of cubic B-spline transforms as displacements in voxels of ``spacing``: ``(K, 3, *S)``."""
+    points = [int(v) for v in parameter_map["GridSize"][:3]]
+    origin, step = (
+        [float(v) / s for v, s in zip(parameter_map[f"Grid{name}"], spacing)] for name in ("Origin", "Spacing")
+    )
     basis = [_basis(n, origin[d], step[d], points[d]) for d, n in enumerate(size)]
-    parameters = np.array([float(v) for v in found["TransformParameters"]])
+    parameters = np.array([float(v) for v in parameter_map["TransformParameters"]])
     coefficients = parameters.reshape(-1, 3, *reversed(points)) / np.reshape(spacing, (3, 1, 1, 1))
     return torch.from_numpy(np.einsum("xi,yj,zk,tdkji->tdxyz", *basis, coefficients, optimize=True)).float()
 
@@ -159,39 +161,39 @@ def _pairs(images: Tensor, affine: Tensor, stages: Sequence[Mapping[str, Sequenc
 def _group(images: Tensor, affine: Tensor, parameters: Mapping[str, Sequence[str]]) -> Tensor:
     spacing = spacing_of(affine)
     series = _image(images, spacing)
-    found = _register(series, series, [parameters]).GetParameterMap(0)
-    return _fields(found, images.shape[1:], spacing)
+    parameter_map = _register(series, series, [parameters]).GetParameterMap(0)
+    return _fields(parameter_map, images.shape[1:], spacing)
 
 
 def elastix_pairwise(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
-    """Every timepoint onto the first by Elastix's default parameter map "bspline" (advanced Mattes mutual information,
-    4 resolutions of 256 iterations, control points 10 mm apart): ``(K, *S)`` to ``(K, 3, *S)``."""
+    """Register every timepoint to the first by Elastix's default parameter map "bspline" (advanced Mattes mutual
+    information, 4 resolutions of 256 iterations, control points 10 mm apart): ``(K, *S)`` to ``(K, 3, *S)``."""
     return _pairs(images, affine, ["bspline"])
 
 
 def elastix_default(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
-    """As ``elastix_pairwise``, after the default "translation" and "affine" stages: what Elastix does where it is told
-    nothing (Klein et al. 2010, IEEE TMI 29:196; Marstal et al. 2016)."""
+    """Do the same as `elastix_pairwise` after the "translation" and "affine" stages, Elastix's default (Klein et al.
+    2010, IEEE TMI 29:196; Marstal et al. 2016)."""
     return _pairs(images, affine, ["translation", "affine", "bspline"])
 
 
 def elastix_breast(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
-    """Every timepoint onto the first as in the model zoo's Par0032, of breast DCE-MRI (Gubern-Merida et al. 2015, MedIA
-    20:265), which GroupMorph's paper compares with: rigid, then B-splines 40 mm apart."""
+    """Register every timepoint to the first by the model zoo's Par0032 for breast DCE-MRI (Gubern-Merida et al. 2015,
+    MedIA 20:265), which GroupMorph's paper compares with: rigid, then B-splines 40 mm apart."""
     return _pairs(images, affine, [_BREAST_RIGID, _BREAST_SPLINE])
 
 
 def elastix_pca(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
-    """All timepoints to their mean as in the model zoo's Par0047, of DCE-MRI of the liver (Jansen et al. 2017, Phys.
-    Med. Biol. 62:7556; metric by Huizinga et al. 2016, MedIA 29:65): B-splines 16 mm apart."""
+    """Register all timepoints to their mean by the model zoo's Par0047 for DCE-MRI of the liver (Jansen et al. 2017,
+    Phys. Med. Biol. 62:7556; metric by Huizinga et al. 2016, MedIA 29:65): B-splines 16 mm apart."""
     parameters = _groupwise((8, 4, 2, 1), 500, CheckNumberOfSamples=["true"], FinalBSplineInterpolationOrder=["3"])
     return _group(images, affine, parameters)
 
 
 def elastix_groupwise(images: Tensor, affine: Tensor = _UNIT, iterations: int = 1000) -> Tensor:
-    """All timepoints to their mean by Elastix's PCAMetric2 and a stack of B-splines, as published in the Elastix model
-    zoo's Par0039 for abdominal DCE-MRI (Huizinga et al. 2016), at half of its grid spacing, 16 voxels, as the motion
-    here is finer: ``(K, *S)`` to ``(K, 3, *S)``."""
+    """Register all timepoints to their mean by Elastix's PCAMetric2 and a stack of B-splines, as published in the
+    Elastix model zoo's Par0039 for abdominal DCE-MRI (Huizinga et al. 2016), at half of its grid spacing, 16 voxels, as
+    the motion here is finer: ``(K, *S)`` to ``(K, 3, *S)``."""
     parameters = _groupwise(
         (4, 2, 1),
         iterations,

@@ -29,7 +29,7 @@ def greedy(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
         program.execute("-rf fixed -rc forward -r warp matrix", forward=None)
         program.execute("-rf moving -rc inverse -r matrix,-1 back", inverse=None)
         fields = (sitk.GetArrayFromImage(program[name]) for name in ("forward", "inverse"))
-        there, back = (in_voxels(np.asarray(u), spacing) for u in fields)
-        return there, back
+        forward, inverse = (in_voxels(np.asarray(u), spacing) for u in fields)
+        return forward, inverse
 
     return each_onto_first(images, pair)

@@ -68,6 +68,6 @@ def each_onto_first(images: Tensor, register: Callable[[Tensor, Tensor], Fields]
     results = [register(images[0], volume) for volume in images[1:]]
     both = [fields for fields in results if isinstance(fields, tuple)]
     if both:
-        there, back = (torch.stack([identity, *fields]) for fields in zip(*both))
-        return there, back
+        forward, inverse = (torch.stack([identity, *fields]) for fields in zip(*both))
+        return forward, inverse
     return torch.stack([identity, *(field for field in results if isinstance(field, Tensor))])

@@ -35,13 +35,13 @@ def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
             image.SetSpacing(spacing)
         scaled = [unigradicon.preprocess(image, modality) for image in both]
         transforms = register_pair(network, *scaled, finetune_steps=_ITERATIONS)
-        there, back = (field_of(transform, both[1], spacing) for transform in transforms)
-        return there, back
+        forward, inverse = (field_of(transform, both[1], spacing) for transform in transforms)
+        return forward, inverse
 
     return each_onto_first(images, pair)
 
 
 def field_of(transform: itk.Transform, grid: itk.Image, spacing: list[float]) -> Tensor:
-    """An ITK transform as a field ``(3, *S)`` in voxels of ``grid``."""
+    """Convert an ITK transform to a field ``(3, *S)`` in voxels of ``grid``."""
     field = itk.transform_to_displacement_field_filter(transform, reference_image=grid, use_reference_image=True)
     return in_voxels(itk.array_from_image(field), spacing)

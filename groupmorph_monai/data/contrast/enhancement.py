@@ -13,18 +13,18 @@ __all__ = [
     "time_to_peak_s",
 ]
 
-ENHANCING = 0.2  # rise of the signal from which tissue takes up contrast agent: a share of what it was before
-_BODY = 0.05  # of the 99th percentile of the signal: below is air
-_ARRIVED = 0.2  # of the greatest mean rise: the agent has arrived; noise in the first scan looks like a tenth
+ENHANCING = 0.2  # minimum relative rise of the signal in tissue that takes up contrast agent
+_BODY = 0.05  # share of the 99th percentile of the signal, below which is air
+_ARRIVED = 0.2  # share of the greatest mean rise at which the agent has arrived; noise reaches a tenth of it
 _LARGEST_RATIO = 10.0  # where hardly any agent is left, early over late enhancement has no limit
 
 
 def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Tell tissue from air in one scan.
+    """Separate tissue from air in one scan.
 
     Args:
         first: ``(*S)``, the scan.
-        covered: ``(*S)`` bool, where it counts.
+        covered: ``(*S)`` bool, voxels to use.
 
     Returns:
         ``(*S)`` bool.
@@ -33,7 +33,7 @@ def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
 
 
 def mean_rise(volumes: np.ndarray) -> np.ndarray:
-    """Mean of the later scans of ``(K, *S)`` over the first, less 1."""
+    """Compute the relative rise of the signal: the mean of the later scans of ``(K, *S)`` over the first, minus 1."""
     return volumes[1:].mean(axis=0) / np.maximum(volumes[0], 1e-6) - 1
 
 
@@ -65,8 +65,8 @@ def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float)
 
 
 def time_to_peak_s(volumes: np.ndarray, times_s: ArrayLike) -> np.ndarray:
-    """Time of the brightest of the scans ``(K, *S)``, taken at ``times_s`` (K, from the first scan); 0 where the tissue
-    does not enhance. Returns ``(*S)`` float32."""
+    """Return the time of the brightest of the scans ``(K, *S)``, taken at ``times_s`` (K, from the first scan); 0 where
+    the tissue does not enhance. Returns ``(*S)`` float32."""
     peak = np.asarray(times_s, dtype=np.float32)[volumes.argmax(axis=0)]
     return np.where(_enhances(volumes), peak, 0).astype(np.float32)
 

@@ -87,14 +87,14 @@ class BreastMotion:
             setattr(self, name, factor * getattr(self, name))
 
     def __call__(self, points: Tensor, k: int) -> Tensor:
-        """Displacement in mm from ``points`` ``(3, *P)`` of scan k, RAS mm, to the template."""
+        """Compute the displacement in mm from ``points`` ``(3, *P)`` of scan k, RAS mm, to the template."""
         x, y, z = self.turn[k].tolist()
         matrix = torch.linalg.matrix_exp(torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]))
         rotated = torch.einsum("ij,j...->i...", matrix, points) + self.shift[k].view(3, *[1] * (points.dim() - 1))
         return rotated + self.soft(rotated, k) - points
 
     def soft(self, points: Tensor, k: int) -> Tensor:
-        """Displacement of soft tissue in mm at points ``(3, *P)`` in the body's coordinates."""
+        """Compute the displacement of soft tissue in mm at points ``(3, *P)`` in the body's coordinates."""
         total = torch.zeros_like(points)
         for side, (centre, radii) in enumerate(zip(self.centres, self.radii)):
             away = points - centre.view(3, *[1] * (points.dim() - 1))

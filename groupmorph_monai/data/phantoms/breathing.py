@@ -54,14 +54,14 @@ def _landmarks(
     chosen = (uniform(rng, 0, 1, (20 * number, 3)) * extent).T[:, :, None, None]
     radius = abdomen.radius(chosen)
     inside, wall = radius < 0.85, (radius > 1.15) & (abdomen.body(chosen) > 0.9)
-    moved = []
+    positions = []
     for length in lengths:
         at = chosen.clone()
         # The template's coordinate c corresponds to the y with y + length (1 - 0.2 y / extent) = c.
         away = (chosen[1] + abdomen.reach_mm / 2 - length) / (1 - 0.2 * length / extent[1])
         at[1] = torch.where(inside, away, chosen[1])
-        moved.append(at[:, :, 0, 0].T)
-    points = torch.stack(moved)
+        positions.append(at[:, :, 0, 0].T)
+    points = torch.stack(positions)
     in_view = ((points > 2 * spacing) & (points < extent - 3 * spacing)).all(dim=2).all(dim=0)
     kept = (in_view & (inside | wall)[:, 0, 0]).nonzero()[:number, 0]
     return points[:, kept], inside[kept, 0, 0]

@@ -141,6 +141,6 @@ def _rise(z: Tensor) -> Tensor:
 
 
 def _slope(z: Tensor) -> Tensor:
-    """Derivative of `_rise`, 1/mm, at most 0 as z points upwards."""
+    """Compute the derivative of `_rise`, 1/mm, at most 0 as z points upwards."""
     t = ((_APEX_MM - z) / (_APEX_MM - _BASE_MM)).clamp(0, 1)
     return -30 * (t * (1 - t)) ** 2 / (_APEX_MM - _BASE_MM)

@@ -46,10 +46,10 @@ def working_grid(
         grid = grids[reference].canonical()
     else:
         grid = grids[0].canonical()
-        others = [other for other in grids[1:] if not _is_same(other, grids[0])]
-        if not all(other.canonical().matches(grid, 1e-2) for other in others):
+        different = [other for other in grids[1:] if not _is_same(other, grids[0])]
+        if not all(other.canonical().matches(grid, 1e-2) for other in different):
             grid = _middle_grid(grids, initial)
-        elif not others:  # a thousand scans on one grid take no longer than one
+        elif not different:  # a thousand scans on one grid take no longer than one
             grids = grids[:1]
     if spacing_mm is None:
         return grid

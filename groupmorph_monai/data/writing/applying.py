@@ -54,8 +54,8 @@ def apply_field(
     values, covered = resample(image, grid, field, nearest)
     if not covered.any():
         raise InputError(
-            f"{field_path}: expected a field that leads into {image.path}, got one that leads outside everywhere; use "
-            "the field of that timepoint"
+            f"{field_path}: expected a field that leads into {image.path}, got one that leads outside of it; use the "
+            "field of that timepoint"
         )
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 

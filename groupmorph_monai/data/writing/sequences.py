@@ -67,7 +67,7 @@ def write_transform_sequence(
 
 
 def _index(count: int, times_s: Sequence[float] | None) -> tuple[str, str, str]:
-    """Name, unit and values of the index of a sequence."""
+    """Return the name, unit and values of the index of a sequence."""
     name, unit, values = ("frame", "", range(count)) if times_s is None else ("time", "s", times_s)
     return name, unit, " ".join(f"{value:.10g}" for value in values)
 

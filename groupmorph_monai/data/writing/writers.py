@@ -52,7 +52,7 @@ _SEQUENCE, _TRANSFORM_SEQUENCE = "warped.seq.nrrd", "transforms.seq.nrrd"
 
 @dataclass(frozen=True)
 class Products:
-    """What a registration writes: how the aligned series ends at its borders, and outputs in addition to it.
+    """Outputs of a registration: optional files, and the values outside of the scans' fields of view.
 
     Args:
         fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
@@ -120,7 +120,7 @@ _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for nam
 
 
 class Written(TypedDict):
-    """What `write_registration` computed, on the grid of the home scan.
+    """Volumes computed by `write_registration`, on the grid of the home scan.
 
     Args:
         warped, native: the series after and before registration, ``(K, *S)`` float32.

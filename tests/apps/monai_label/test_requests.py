@@ -39,8 +39,8 @@ def test_a_value_is_never_an_option():
 
 def test_a_series_is_an_image_or_the_images_that_are_named():
     store = {"a": "/data/a.nii.gz", "b": "/data/b.nii.gz"}
-    found = series_of({"image": "a", "images": ["b", "a"]}, lambda name: store.get(name, ""))
-    assert found == ["/data/b.nii.gz", "/data/a.nii.gz"]
+    files = series_of({"image": "a", "images": ["b", "a"]}, lambda name: store.get(name, ""))
+    assert files == ["/data/b.nii.gz", "/data/a.nii.gz"]
     assert series_of({"image": "a", "images": []}, store.get) == ["a"]
     with pytest.raises(InputError, match="'c'"):
         series_of({"image": "a", "images": ["a", "c"]}, lambda name: store.get(name, ""))

@@ -28,7 +28,7 @@ class Fake:
             raise MissingError("not installed: nothing; pip install nothing")
         return getattr(self, f"_{self.kind}")
 
-    def _still(self, images, affine):
+    def _zero_field(self, images, affine):
         return torch.zeros(len(images), 3, *images.shape[1:])
 
     def _sleeping(self, images, affine):
@@ -41,7 +41,7 @@ class Fake:
         raise ValueError("of no use\nat all")
 
     def _not_finite(self, images, affine):
-        return self._still(images, affine) / 0
+        return self._zero_field(images, affine) / 0
 
 
 @pytest.fixture
@@ -68,15 +68,15 @@ def runs(monkeypatch):
 
 
 def test_finished_cells_are_read_and_not_run_again(one, runs, tmp_path):
-    store, told = CellStore(tmp_path, 1), []
-    first = fill(one, {"fake": Fake("still")}, store, 60, told.append)
-    again = fill(one, {"fake": Fake("still")}, store, 60, told.append)
-    assert runs == ["still"] and "(kept)" in told[-1] and "[3/3] phantom 6, fake" in told[-1]
+    store, lines = CellStore(tmp_path, 1), []
+    first = fill(one, {"fake": Fake("still")}, store, 60, lines.append)
+    again = fill(one, {"fake": Fake("still")}, store, 60, lines.append)
+    assert runs == ["still"] and "(kept)" in lines[-1] and "[3/3] phantom 6, fake" in lines[-1]
     assert [cell.method for cell in again] == ["none", "truth", "fake"]
     for cell, kept in zip(first, again):
         assert kept.arrays.keys() == cell.arrays.keys() and (kept.arrays["jacobian"] == cell.arrays["jacobian"]).all()
-        known = {k: v for k, v in cell.numbers.items() if v == v}
-        assert {k: v for k, v in kept.numbers.items() if v is not None} == pytest.approx(known)
+        measured = {k: v for k, v in cell.numbers.items() if v == v}
+        assert {k: v for k, v in kept.numbers.items() if v is not None} == pytest.approx(measured)
     assert again[2].numbers["seconds"] == 1.5
     assert again[2].numbers["landmarks_mm_mean"] == pytest.approx(again[0].numbers["landmarks_mm_mean"])
 

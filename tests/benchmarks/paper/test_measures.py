@@ -15,8 +15,8 @@ def series():
 
 
 def test_no_registration_leaves_what_the_truth_says(series):
-    still = torch.zeros_like(series["motion"])
-    numbers, arrays = measure(series, still, still)
+    zero = torch.zeros_like(series["motion"])
+    numbers, arrays = measure(series, zero, zero)
     places = series["landmarks_mm"]
     distances = torch.cat([(places[i] - places[j]).norm(dim=1) for i, j in ((0, 1), (0, 2), (1, 2))])
     assert numbers["landmarks_mm_mean"] == pytest.approx(distances.mean().item(), rel=1e-6)
@@ -30,8 +30,8 @@ def test_no_registration_leaves_what_the_truth_says(series):
 
 def test_the_true_motion_leaves_nothing(series):
     true = Displacement(60).inverse(series["motion"][None])[0]
-    still = torch.zeros_like(true)
-    before, _ = measure(series, still, still)
+    zero = torch.zeros_like(true)
+    before, _ = measure(series, zero, zero)
     for fields in ((true,), (true, series["motion"])):
         after, _ = measure(series, *fields)
         assert after["true_error_mm"] < 0.02 and after["landmarks_mm_mean"] < 0.03
@@ -42,9 +42,9 @@ def test_the_true_motion_leaves_nothing(series):
 def test_true_points_are_the_same_tissue_in_every_timepoint(series):
     points = true_points_mm(series["motion"], series["image"], series["affine"])
     assert len(points[0]) > 200
-    moved = FieldTransform(series["motion"][1], Grid(series["image"].shape[1:], series["affine"]))(points[1])
+    mapped = FieldTransform(series["motion"][1], Grid(series["image"].shape[1:], series["affine"]))(points[1])
     template = FieldTransform(series["motion"][0], Grid(series["image"].shape[1:], series["affine"]))(points[0])
-    torch.testing.assert_close(moved, template, atol=2e-3, rtol=0)
+    torch.testing.assert_close(mapped, template, atol=2e-3, rtol=0)
 
 
 def test_the_inverse_of_a_field_alone_is_found_where_it_is_asked_for():

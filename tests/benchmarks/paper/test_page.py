@@ -17,8 +17,8 @@ ROWS = {
 def done(method, mm, seconds, **numbers):
     picture = np.linspace(-1, 1, 16).reshape(4, 4)
     arrays = {"subtraction": picture, "jacobian": 1 + picture / 4, "landmark_quantiles_mm": np.linspace(0, 2 * mm, 201)}
-    given = {"landmarks_mm_mean": mm, "landmarks_mm_sd": 0.5, "seconds": seconds, "folding_percent": 0.0, **numbers}
-    return Cell("phantom 1", method, "ok", given, arrays)
+    columns = {"landmarks_mm_mean": mm, "landmarks_mm_sd": 0.5, "seconds": seconds, "folding_percent": 0.0, **numbers}
+    return Cell("phantom 1", method, "ok", columns, arrays)
 
 
 def test_the_page_holds_every_row_and_says_why_one_is_empty(tmp_path):

@@ -44,7 +44,7 @@ MOTIONS = {
 }
 
 
-def series_moved_by(u):
+def series_warped_by(u):
     """A pair whose second volume, pulled back by ``u``, is the first: ``first(x) = second(x + u(x))``."""
     second, _ = body()
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in SIZE], indexing="ij"))
@@ -64,7 +64,7 @@ def register(request):
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_known_motion_is_recovered_within_a_fraction_of_a_voxel(register, motion):
     u = MOTIONS[motion]
-    images = series_moved_by(u)
+    images = series_warped_by(u)
     try:
         result = register(images, oblique_affine())
     except MissingError as error:
@@ -73,12 +73,12 @@ def test_known_motion_is_recovered_within_a_fraction_of_a_voxel(register, motion
     _, inside = body()
     covered = map_coordinates(inside, np.indices(SIZE) + u, order=1) > 0.9
     # What a group-wise peer calls the common space is its own: compare what leads from the first scan to the second.
-    found = from_first_to_second(ddf)
-    error = np.linalg.norm(found - u, axis=0)[covered]
+    field = from_first_to_second(ddf)
+    error = np.linalg.norm(field - u, axis=0)[covered]
     assert error.mean() < 0.5, f"{error.mean():.2f} of {np.linalg.norm(u, axis=0)[covered].mean():.2f} voxels are left"
     if inverse is not None:
-        there = np.indices(SIZE) + ddf[1].numpy()
-        back = np.stack([map_coordinates(v, there, order=1, mode="nearest") for v in inverse[1].numpy()])
+        mapped = np.indices(SIZE) + ddf[1].numpy()
+        back = np.stack([map_coordinates(v, mapped, order=1, mode="nearest") for v in inverse[1].numpy()])
         assert np.linalg.norm(ddf[1].numpy() + back, axis=0)[covered].mean() < 0.1
 
 
@@ -88,8 +88,8 @@ def from_first_to_second(ddf):
     y = np.indices(SIZE).astype(float)
     for _ in range(40):
         y = np.indices(SIZE) - np.stack([map_coordinates(v, y, order=1, mode="nearest") for v in first])
-    moved = np.stack([map_coordinates(v, y, order=1, mode="nearest") for v in second])
-    return y + moved - np.indices(SIZE)
+    displacement = np.stack([map_coordinates(v, y, order=1, mode="nearest") for v in second])
+    return y + displacement - np.indices(SIZE)
 
 
 def test_an_itk_transform_becomes_a_field_in_voxels():

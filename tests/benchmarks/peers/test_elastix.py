@@ -23,13 +23,13 @@ def test_a_transforms_parameters_are_read_in_elastix_order():
     size, points = (6, 5, 4), (6, 6, 5)
     values = np.zeros((2, 3, 5, 6, 6))
     values[1, 1] = (np.arange(6.0) * 2 - 2)[None, None, :]  # timepoint 1 moves along y by the x coordinate
-    found = {
+    parameter_map = {
         "GridSize": [str(n) for n in points],
         "GridOrigin": ["-2", "-2", "-2"],
         "GridSpacing": ["2", "2", "2"],
         "TransformParameters": [str(v) for v in values.ravel()],
     }
-    ddf = elastix._fields(found, size)
+    ddf = elastix._fields(parameter_map, size)
     assert ddf.shape == (2, 3, *size)
     torch.testing.assert_close(ddf[1, 1], torch.arange(6.0).view(6, 1, 1).expand(size))
     assert ddf[0].abs().max() == 0 and ddf[1, [0, 2]].abs().max() == 0

@@ -83,7 +83,7 @@ def test_plasma_volume_and_ve_stay_possible():
     assert maps.ktrans_per_min.ravel()[1] < 3 and maps.r2.ravel()[1] < 0.99
 
 
-def still_series():
+def static_series():
     """A block whose halves enhance, in air, at rest."""
     images = np.full((7, 10, 8, 6), 0.01, np.float32)
     curve = signals([concentration(MINUTES - ARRIVAL_S, 0.16, 0.5, 0.0)])[:, 0, 0, 0]
@@ -93,12 +93,12 @@ def still_series():
 
 
 def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out():
-    images = still_series()
-    moved = images.copy()
-    moved[3] = np.roll(moved[3], 2, axis=0)
+    images = static_series()
+    shifted = images.copy()
+    shifted[3] = np.roll(shifted[3], 2, axis=0)
     covered = np.ones(images.shape[1:], bool)
     covered[:, :3] = False
-    fits = FIT().before_and_after(moved, images, covered, MINUTES + 1000)
+    fits = FIT().before_and_after(shifted, images, covered, MINUTES + 1000)
     expected = np.zeros(covered.shape, bool)
     expected[2:5, 3:6, 1:5] = True
     np.testing.assert_array_equal(fits["enhancing"], expected)
@@ -110,7 +110,7 @@ def test_what_enhances_and_when_the_agent_arrives_are_found_and_air_is_left_out(
 
 
 def test_a_series_without_contrast_agent_is_not_fitted(caplog):
-    images = np.repeat(still_series()[:1], 7, axis=0)
+    images = np.repeat(static_series()[:1], 7, axis=0)
     with caplog.at_level(logging.WARNING):
         assert FIT().before_and_after(images, images, np.ones(images.shape[1:], bool), MINUTES) is None
     assert "no tissue takes up contrast agent" in caplog.text
@@ -148,7 +148,7 @@ def test_what_the_user_gave_counts_before_the_header():
 
 
 def test_a_mask_limits_what_is_fitted(tmp_path):
-    images, covered = still_series(), np.ones((10, 8, 6), bool)
+    images, covered = static_series(), np.ones((10, 8, 6), bool)
     mask = np.zeros(covered.shape, np.uint8)
     mask[4:8] = 1  # half of what enhances, and tissue that does not
     nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")

@@ -41,8 +41,8 @@ def niftis(folder, contents):
 )  # fmt: skip
 @pytest.mark.parametrize("files", [1, 3])
 def test_side_cars(tmp_path, content, name, value, key, files):
-    found = sequence_parameter(niftis(tmp_path, [content] * files), name)
-    assert found == (None if value is None else (value, f"side-car of t0.nii.gz, {key}"))
+    actual = sequence_parameter(niftis(tmp_path, [content] * files), name)
+    assert actual == (None if value is None else (value, f"side-car of t0.nii.gz, {key}"))
 
 
 def test_scans_that_differ_are_refused(tmp_path):

@@ -33,29 +33,29 @@ def fewer(inside):
 
 
 @pytest.fixture(scope="module")
-def moved():
+def moving_breast():
     return make_breast(3, **COARSE, times_s=TWO, landmarks=200)
 
 
 @pytest.fixture(scope="module")
-def still():
+def static_breast():
     return make_breast(4, **COARSE, max_motion_mm=1e-6, noise=0.0)
 
 
-def test_a_seed_decides_everything(moved):
+def test_a_seed_decides_everything(moving_breast):
     again, other = (make_breast(seed, **COARSE, times_s=TWO, landmarks=200) for seed in (3, 4))
-    for key, value in moved.items():
+    for key, value in moving_breast.items():
         assert torch.equal(value, again[key]), key
-    assert (moved["image"] - other["image"]).abs().mean() > 10
-    assert (moved["motion"] - other["motion"]).abs().mean() > 0.05
+    assert (moving_breast["image"] - other["image"]).abs().mean() > 10
+    assert (moving_breast["motion"] - other["motion"]).abs().mean() > 0.05
 
 
-def test_landmarks_lie_at_one_place_of_the_template(moved):
-    places = [p + at(u, p).T for p, u in zip(moved["landmarks"], moved["motion"])]
+def test_landmarks_lie_at_one_place_of_the_template(moving_breast):
+    places = [p + at(u, p).T for p, u in zip(moving_breast["landmarks"], moving_breast["motion"])]
     for place in places[1:]:
         torch.testing.assert_close(place, places[0], atol=1e-3, rtol=0)
-    assert (4 * (moved["landmarks"][1] - moved["landmarks"][0])).norm(dim=1).mean() > 0.5
-    assert len(moved["landmarks"][0]) > 190
+    assert (4 * (moving_breast["landmarks"][1] - moving_breast["landmarks"][0])).norm(dim=1).mean() > 0.5
+    assert len(moving_breast["landmarks"][0]) > 190
 
 
 def test_another_grid_shows_the_same_patient():
@@ -120,15 +120,17 @@ def test_the_late_slope_of_each_curve_is_that_of_its_kind(seed):
     assert late["persistent"] > 0.1 > abs(late["plateau"]) and late["washout"] < -0.1
 
 
-def test_gland_takes_up_the_agent_and_fat_does_not(still):
-    first, last = still["image"][0], still["image"][-1]
-    fat = fewer(tissue(still, "fat"))[0]
-    gland = fewer(tissue(still, "gland"))[0]
+def test_gland_takes_up_the_agent_and_fat_does_not(static_breast):
+    first, last = static_breast["image"][0], static_breast["image"][-1]
+    fat = fewer(tissue(static_breast, "fat"))[0]
+    gland = fewer(tissue(static_breast, "gland"))[0]
     assert fat.sum() > 500 and gland.sum() > 200
     assert ((last / first - 1)[fat].abs() < 1e-3).float().mean() > 0.75  # the others hold a ligament
     rise = (last / first - 1)[gland]
     assert rise.min() > 0.03 and rise.std() > 0.02  # more in some regions than in others
-    assert (still["image"][1] / first)[fewer(tissue(still, "heart"))[:2].all(dim=0)].max() > 2.5  # blood
+    assert (static_breast["image"][1] / first)[
+        fewer(tissue(static_breast, "heart"))[:2].all(dim=0)
+    ].max() > 2.5  # blood
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -158,19 +160,21 @@ def test_the_course_is_that_of_a_patient():
     assert sorted(ratios)[2] > 2
 
 
-def test_the_heart_beats_while_the_patient_lies_still(still):
-    heart = tissue(still, "heart")
+def test_the_heart_beats_while_the_patient_lies_still(static_breast):
+    heart = tissue(static_breast, "heart")
     changed = heart[1:] ^ heart[:1]
     assert changed.flatten(1).sum(dim=1).min() > 0.05 * heart[0].sum()
-    others = ~tissue(still, "heart", "lung", "organ").any(dim=0)
-    assert torch.equal(still["tissue"][:, others], still["tissue"][:1, others].expand(6, -1))
+    unaffected = ~tissue(static_breast, "heart", "lung", "organ").any(dim=0)
+    assert torch.equal(static_breast["tissue"][:, unaffected], static_breast["tissue"][:1, unaffected].expand(6, -1))
 
 
-def test_noise_is_rician_and_the_coil_sees_the_breasts_best(moved, still):
-    air = moved["image"][:, :4, :4]
+def test_noise_is_rician_and_the_coil_sees_the_breasts_best(moving_breast, static_breast):
+    air = moving_breast["image"][:, :4, :4]
     assert float(air.mean() / air.std()) == pytest.approx(math.sqrt(math.pi / (4 - math.pi)), rel=0.05)  # Rayleigh
-    muscle = fewer(tissue(still, "muscle"))[0]
-    front, back = (still["image"][0][:, rows][muscle[:, rows]].mean() for rows in (slice(38, None), slice(0, 16)))
+    muscle = fewer(tissue(static_breast, "muscle"))[0]
+    front, back = (
+        static_breast["image"][0][:, rows][muscle[:, rows]].mean() for rows in (slice(38, None), slice(0, 16))
+    )
     assert front > 2 * back
 
 
@@ -179,9 +183,9 @@ def test_more_lesions_than_there_is_room_for_are_refused():
         make_breast(1, **COARSE, times_s=TWO, lesions=500)
 
 
-def test_items_are_loaded_with_landmarks_in_mm_and_lesions(moved):
+def test_items_are_loaded_with_landmarks_in_mm_and_lesions(moving_breast):
     (item,) = breast_items([3], **COARSE, times_s=TWO, landmarks=200)
-    loaded, series = LoadSeriesd()(item), moved
+    loaded, series = LoadSeriesd()(item), moving_breast
     assert torch.equal(loaded["image"].as_tensor(), series["image"])
     assert torch.equal(loaded["labels"], series["lesion_mask"])
     middle = (torch.tensor(COARSE["size"]) - 1) / 2

@@ -28,11 +28,11 @@ def test_landmarks_show_the_same_tissue_at_every_timepoint(breathing):
 
 def test_organs_slide_along_a_wall_that_stands_still(breathing):
     points, inside = breathing["landmarks_mm"], breathing["inside"]
-    moved = points[:, None] - points[None]
+    displacements = points[:, None] - points[None]
     assert inside.any() and (~inside).any()
-    assert moved[:, :, ~inside].abs().max() == 0
-    assert moved[..., [0, 2]].abs().max() == 0
-    assert 12 < moved[:, :, inside, 1].abs().max() < 25
+    assert displacements[:, :, ~inside].abs().max() == 0
+    assert displacements[..., [0, 2]].abs().max() == 0
+    assert 12 < displacements[:, :, inside, 1].abs().max() < 25
 
 
 def test_a_seed_repeats_itself():

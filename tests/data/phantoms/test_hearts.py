@@ -12,8 +12,8 @@ def test_the_volume_at_rest_moved_by_the_truth_is_the_contracted_one():
     heart = make_heart(3, "normal", size=SIZE, noise=0)
     rest, contracted = heart["image"]
     inside = heart["heart"] > 0
-    moved = warp(rest[None, None], heart["motion"][None, None])[0, 0]
-    assert (moved - contracted).abs()[inside].mean() < 0.03
+    warped = warp(rest[None, None], heart["motion"][None, None])[0, 0]
+    assert (warped - contracted).abs()[inside].mean() < 0.03
     assert (rest - contracted).abs()[inside].mean() > 0.05
     at_rest, when_contracted = heart["landmarks"].mT[:, None, :, :, None, None]
     shown = sample(rest[None, None], at_rest), sample(contracted[None, None], when_contracted)

@@ -53,13 +53,13 @@ def test_the_same_tissue_lies_where_the_true_motion_says(thorax, region, most):
     ratios = jacobian_determinant(thorax["motion"]) if region == LUNG else torch.ones_like(thorax["image"])
     places = (deep_in(thorax["regions"][0], region) & (first > 20)).nonzero().float()  # of air there is enough
     template = places + at(thorax["motion"][0], places)
-    moved = follow(thorax["motion"][1], template)
-    kept = (moved > 1).all(dim=1) & (moved < torch.tensor(SIZE) - 2).all(dim=1)
-    kept &= at(deep_in(thorax["regions"][1], region), moved) == 1
+    mapped = follow(thorax["motion"][1], template)
+    kept = (mapped > 1).all(dim=1) & (mapped < torch.tensor(SIZE) - 2).all(dim=1)
+    kept &= at(deep_in(thorax["regions"][1], region), mapped) == 1
     assert kept.float().mean() > 0.5
-    places, moved = places[kept], moved[kept]
-    here, there = at(first / ratios[0], places), at(last / ratios[1], moved)
-    apart, unmoved = (here - there).abs(), (here - at(last / ratios[1], places)).abs()
+    places, mapped = places[kept], mapped[kept]
+    before, after = at(first / ratios[0], places), at(last / ratios[1], mapped)
+    apart, unmoved = (before - after).abs(), (before - at(last / ratios[1], places)).abs()
     assert apart.mean() < most * unmoved.mean()
 
 
@@ -157,10 +157,10 @@ def test_the_volume_ratio_is_the_jacobian_s_determinant(breaths, points):
 
 
 def test_no_two_phases_move_alike(breaths, points):
-    moved = [(breath.contents(points) - points)[2] for breath in breaths]
-    alike = torch.corrcoef(torch.stack(moved))
+    displacements = [(breath.contents(points) - points)[2] for breath in breaths]
+    alike = torch.corrcoef(torch.stack(displacements))
     assert alike.fill_diagonal_(0).max() < 1 - 1e-5
-    assert all((-m).mean() > 0 for m in moved)
+    assert all((-m).mean() > 0 for m in displacements)
 
 
 def test_a_tree_supplies_every_part_and_keeps_murray_s_law():

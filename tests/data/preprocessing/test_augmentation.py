@@ -76,8 +76,8 @@ def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far()
     for axis, n in enumerate(size):
         line = torch.arange(float(n)).view([-1 if a == axis else 1 for a in range(3)]).expand(size)
         draw = RandMotiond(prob=1.0, motion_voxels=3.0, zoom=1.0).set_random_state(axis)
-        moved = draw({"image": line.expand(4, *size)})["image"]
-        motion = moved - line
+        warped = draw({"image": line.expand(4, *size)})["image"]
+        motion = warped - line
         inside = motion[:, 4:-4, 4:-4, 4:-4]
         assert 0.3 < inside.abs().max() <= 3.0
         assert (inside[0] - inside[1]).abs().max() > 0.1
@@ -85,8 +85,8 @@ def test_random_motion_moves_each_timepoint_by_itself_smoothly_and_not_too_far()
         resized = RandMotiond(prob=1.0, motion_voxels=1e-6, zoom=2.0).set_random_state(axis)
         scales = resized({"image": line.expand(2, *size)})["image"].narrow(axis + 1, n // 2 - 2, 5).diff(dim=axis + 1)
         assert scales.std() < 1e-4 and 0.5 <= scales.mean() <= 2 and abs(scales.mean() - 1) > 0.05
-    still = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
-    assert torch.equal(still[0], line)
+    unchanged = RandMotiond(prob=0.0)({"image": line.expand(2, *size)})["image"]
+    assert torch.equal(unchanged[0], line)
 
 
 def test_affine_motion_moves_each_timepoint_by_itself_and_repeats():

@@ -22,14 +22,14 @@ SETTINGS = (
 def test_equal_values_have_one_name_and_others_another():
     one = fingerprint({"a": 1, "b": [2.5, "x"]}, torch.arange(3.0), LoadSeriesd(spacing_mm=1.5))
     assert one == fingerprint({"b": [2.5, "x"], "a": 1}, torch.arange(3.0), LoadSeriesd(spacing_mm=1.5))
-    others = [
+    different = [
         fingerprint({"a": 1, "b": [2.5, "y"]}, torch.arange(3.0), LoadSeriesd(spacing_mm=1.5)),
         fingerprint({"a": 1, "b": [2.5, "x"]}, torch.arange(3), LoadSeriesd(spacing_mm=1.5)),
         fingerprint({"a": 1, "b": [2.5, "x"]}, -torch.arange(3.0), LoadSeriesd(spacing_mm=1.5)),
         fingerprint({"a": 1, "b": [2.5, "x"]}, torch.arange(3.0), LoadSeriesd(spacing_mm=1.0)),
         fingerprint({"a": 1, "b": [2.5, "x"]}, torch.arange(3.0), ClipSeriesd()),
     ]
-    assert len({one, *others}) == 6
+    assert len({one, *different}) == 6
     assert fingerprint(np.arange(4)) != fingerprint(np.arange(4).reshape(2, 2))
 
 

@@ -92,10 +92,10 @@ def test_the_same_series_stored_another_way_loads_as_the_same_item(series, tmp_p
 
 def test_the_reference_gives_the_grid_and_one_that_the_series_lacks_is_named(series, tmp_path):
     image = nibabel.load(series[2])
-    moved = image.affine.copy()
-    moved[:3, 3] += [3.5, -2, 1]
+    shifted = image.affine.copy()
+    shifted[:3, 3] += [3.5, -2, 1]
     files = [*series[:2], str(tmp_path / "moved.nii")]
-    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), moved), files[2])
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(), shifted), files[2])
     item = LoadSeriesd(reference=2)({"image": files})
     stored = nibabel.as_closest_canonical(nibabel.load(files[2]))
     np.testing.assert_allclose(item["affine"], stored.affine, atol=1e-5)
@@ -120,19 +120,19 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
     nibabel.save(nibabel.Nifti1Image(drawn, native.affine), file)
     mask = LoadSeriesd()({"image": series, "mask": file})["mask"]
     np.testing.assert_array_equal(mask, canonical(drawn > 0)[None])
-    moved = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
-    moved[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
+    shifted = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
+    shifted[2, :3, 3] = 2 * torch.as_tensor(native.affine[:3, 0])  # scan 2 shows there what lies two voxels further on
     # One grid for all, that of the first scan, as the series' own is a box between where its scans lie.
     load = LoadSeriesd(reference=0)
-    masks = load({"image": series, "mask": [file] * 6, "initial": moved})["mask"]
+    masks = load({"image": series, "mask": [file] * 6, "initial": shifted})["mask"]
     np.testing.assert_array_equal(masks[0], canonical(drawn > 0))
     np.testing.assert_array_equal(masks[2], canonical(np.roll(drawn > 0, -2, axis=0)))
     # One mask alone is drawn on the reference, and moves with it.
-    still = moved[[0, 1, 0, 3, 4, 5]]
+    unshifted = shifted[[0, 1, 0, 3, 4, 5]]
     for reference, initial, expected in (
-        (0, moved, drawn > 0),
-        (2, moved, np.roll(drawn > 0, -2, axis=0)),
-        (2, still, drawn > 0),
+        (0, shifted, drawn > 0),
+        (2, shifted, np.roll(drawn > 0, -2, axis=0)),
+        (2, unshifted, drawn > 0),
     ):
         item = LoadSeriesd(reference=reference)({"image": series, "mask": file, "initial": initial})
         np.testing.assert_array_equal(item["mask"][0], canonical(expected))

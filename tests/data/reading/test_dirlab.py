@@ -187,8 +187,8 @@ def test_cases_to_compare_methods_on_hold_voxels_and_millimetres(tmp_path):
     # The grid's axes are those to the right, the front and upwards; the values are those of the files.
     i, j, k = case["landmarks"][2].round().long().T
     series = read_series(str(tmp_path / "Case1Pack"))
-    there = series.frames[2].grid.voxels(case["landmarks_mm"][2].double()).round().long().T
-    np.testing.assert_array_equal(case["image"][2][i, j, k], series.frames[2].data[tuple(there)])
+    voxels = series.frames[2].grid.voxels(case["landmarks_mm"][2].double()).round().long().T
+    np.testing.assert_array_equal(case["image"][2][i, j, k], series.frames[2].data[tuple(voxels)])
     apart = (case["landmarks_mm"][5] - case["landmarks_mm"][0]).norm(dim=1)
     torch.testing.assert_close(apart, torch.full((75,), 12.5))
     assert [one["name"] for one in dirlab_cases(str(tmp_path), None)] == ["Case1Pack", "Case8Deploy"]

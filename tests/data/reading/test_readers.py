@@ -102,15 +102,15 @@ def test_folder_is_read_in_natural_order_past_other_files(tmp_path):
         _nifti(tmp_path / f"scan{t}.nii.gz", np.full(SIZE, t, np.float32) + _volume() * 1e-3)
     for name in ("times.txt", "note.json", "table.csv", ".DS_Store", "._scan1.nii.gz"):
         (tmp_path / name).write_text("no image", encoding="utf-8")
-    for given in (tmp_path, [str(tmp_path)]):
-        assert [round(float(f.data.mean())) for f in read_series(given).frames] == [1, 2, 10]
+    for source in (tmp_path, [str(tmp_path)]):
+        assert [round(float(f.data.mean())) for f in read_series(source).frames] == [1, 2, 10]
 
 
 def test_folder_or_list_of_one_4d_file_is_that_file(tmp_path):
     data = _volume((*SIZE, 2))
     path = _nifti(tmp_path / "s.nii.gz", data)
-    for given in (path, [path], tmp_path, [tmp_path]):
-        np.testing.assert_array_equal(read_series(given).frames[1].data, data[..., 1])
+    for source in (path, [path], tmp_path, [tmp_path]):
+        np.testing.assert_array_equal(read_series(source).frames[1].data, data[..., 1])
 
 
 def test_headers_alone_tell_the_grids_of_what_is_read(tmp_path):
@@ -119,10 +119,10 @@ def test_headers_alone_tell_the_grids_of_what_is_read(tmp_path):
     nib.save(four, tmp_path / "series.nii.gz")
     files = [_nifti(tmp_path / "a.nii", _volume()), _itk(tmp_path / "b.nrrd", _volume((8, 7, 6)), OBLIQUE)]
     files.append(_itk(tmp_path / "c.mha", _volume(), OBLIQUE @ np.diag([1, 1, 2, 1])))
-    for given in ([tmp_path / "series.nii.gz"], files):
-        read = [frame.grid for frame in read_series(given).frames]
-        assert len(header_grids(given)) == len(read)
-        assert all(told.matches(grid, 1e-4) for told, grid in zip(header_grids(given), read))
+    for source in ([tmp_path / "series.nii.gz"], files):
+        read = [frame.grid for frame in read_series(source).frames]
+        assert len(header_grids(source)) == len(read)
+        assert all(header_grid.matches(grid, 1e-4) for header_grid, grid in zip(header_grids(source), read))
 
 
 def test_headers_of_files_that_are_cut_short_or_missing_tell_nothing(tmp_path):
@@ -249,15 +249,15 @@ def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):
         read_image(path)
 
 
-@pytest.mark.parametrize("given", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
-def test_what_cannot_be_paths_is_named(given):
-    assert _error(given).startswith(f"series: expected image files or a folder, got {given!r}")
+@pytest.mark.parametrize("value", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
+def test_what_cannot_be_paths_is_named(value):
+    assert _error(value).startswith(f"series: expected image files or a folder, got {value!r}")
 
 
 def test_one_timepoint_no_timepoint_and_a_folder_without_images(tmp_path):
     one = _nifti(tmp_path / "one.nii", _volume((*SIZE, 1)))
-    for given in (one, [one], tmp_path):
-        assert "one.nii" in _error(given) and "one timepoint" in _error(given)
+    for source in (one, [one], tmp_path):
+        assert "one.nii" in _error(source) and "one timepoint" in _error(source)
     assert "empty list" in _error([])
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "a.dcm").write_text("x", encoding="utf-8")
@@ -311,25 +311,25 @@ def _two_forms(path, qform, sform, codes):
 
 
 def test_of_two_forms_the_sform_is_read_and_a_difference_is_told(tmp_path, caplog):
-    moved = OBLIQUE + 3 * np.eye(4)[:, :1] @ np.eye(4)[3:]
+    shifted = OBLIQUE + 3 * np.eye(4)[:, :1] @ np.eye(4)[3:]
     near = OBLIQUE + 0.01 * np.eye(4)[:, :1] @ np.eye(4)[3:]
     # Half a turn and a little more: float32 quaternions hold it to some 1e-4 radians.
     tilt = np.diag([-1.0, -1, 1, 1])
     tilt[1:3, 1:3] = [[-np.cos(1e-3), -np.sin(1e-3)], [-np.sin(1e-3), np.cos(1e-3)]]
     tilt = np.diag([90.0, 90, 90, 1]) @ tilt
     cases = {
-        "both": (moved, OBLIQUE, (1, 2), OBLIQUE, True),
+        "both": (shifted, OBLIQUE, (1, 2), OBLIQUE, True),
         "alike": (near, OBLIQUE, (1, 1), OBLIQUE, False),
         "rounded": (tilt, tilt, (1, 1), tilt, False),
-        "qform": (moved, OBLIQUE, (1, 0), moved, False),
-        "sform": (moved, OBLIQUE, (0, 4), OBLIQUE, False),
+        "qform": (shifted, OBLIQUE, (1, 0), shifted, False),
+        "sform": (shifted, OBLIQUE, (0, 4), OBLIQUE, False),
     }
-    for name, (qform, sform, codes, expected, told) in cases.items():
+    for name, (qform, sform, codes, expected, warned) in cases.items():
         caplog.clear()
         path = _two_forms(tmp_path / f"{name}.nii", qform, sform, codes)
         np.testing.assert_allclose(read_image(path).affine, expected, atol=1e-4, err_msg=name)
         warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-        assert bool(warnings) == told, name
+        assert bool(warnings) == warned, name
         assert all(path in warning and "3.0 mm" in warning and "sform is used" in warning for warning in warnings)
 
 

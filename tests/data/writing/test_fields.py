@@ -64,8 +64,8 @@ def test_transforms_on_the_lattice_are_those_on_the_working_grid(step):
     for coarse, fine, initial in pairs:
         assert coarse.lattice.spacing_mm.tolist() == pytest.approx([step * 1.7] * 3)
         torch.testing.assert_close(coarse(points), fine(points), atol=2e-5, rtol=0)
-        there = AffineTransform(initial)(points)
-        torch.testing.assert_close(coarse.inverse(there), fine.inverse(there), atol=2e-5, rtol=0)
+        mapped = AffineTransform(initial)(points)
+        torch.testing.assert_close(coarse.inverse(mapped), fine.inverse(mapped), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("home", AXES)
@@ -135,11 +135,11 @@ def test_fields_are_left_out_on_request(tmp_path):
 
 
 def test_what_stays_or_moves_as_a_whole_is_written_on_the_lattice_of_the_others():
-    still, affine = ComposedTransform(), ComposedTransform(AffineTransform(torch.from_numpy(RIGID)))
+    identity, affine = ComposedTransform(), ComposedTransform(AffineTransform(torch.from_numpy(RIGID)))
     field = torch.ones(3, 4, 5, 6)
     dense = ComposedTransform(DenseTransform(field, field, grid(size=(4, 5, 6))))
-    assert still.lattice is None and affine.lattice is None
-    chosen = compact_grid([still.lattice, affine.lattice, dense.lattice], grid(size=(4, 5, 6)))
+    assert identity.lattice is None and affine.lattice is None
+    chosen = compact_grid([identity.lattice, affine.lattice, dense.lattice], grid(size=(4, 5, 6)))
     assert chosen.spacing_mm.tolist() == pytest.approx([1.5, 1.2, 2.5])
     assert compact_grid([None, None], grid()).matches(grid())
 

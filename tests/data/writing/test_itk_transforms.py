@@ -68,9 +68,9 @@ def test_every_program_reads_the_map_and_its_inverse(tmp_path, reader, axes):
     for name, way in (("there", transform), ("back", transform.inverse)):
         write_itk_transform(way, grid("oblique"), tmp_path / f"{name}.h5")
         points = near_the_centre()
-        moved = reader(tmp_path / f"{name}.h5", points)
-        np.testing.assert_allclose(moved, way(torch.from_numpy(points)).numpy(), atol=1e-4)
-        assert np.abs(moved - points).max() > 2
+        mapped = reader(tmp_path / f"{name}.h5", points)
+        np.testing.assert_allclose(mapped, way(torch.from_numpy(points)).numpy(), atol=1e-4)
+        assert np.abs(mapped - points).max() > 2
 
 
 def test_the_identity_is_a_transform_too(tmp_path):
@@ -94,8 +94,8 @@ def test_transforms_beside_the_fields_move_points_as_they_do(result):
     points = near_the_centre()
     for k, transform in enumerate(transforms):
         for name, way in ((f"transform_{k:02d}.h5", transform), (f"inverse_transform_{k:02d}.h5", transform.inverse)):
-            moved = by_simple_itk(folder / name, points)
-            np.testing.assert_allclose(moved, way(torch.from_numpy(points)).numpy(), atol=1e-4)
+            mapped = by_simple_itk(folder / name, points)
+            np.testing.assert_allclose(mapped, way(torch.from_numpy(points)).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".h5"])
@@ -108,9 +108,9 @@ def test_the_map_from_scan_to_scan_is_one_field_after_the_other(result, tmp_path
     common = apply_field_to_points(folder / "inverse_ddf_01.nii.gz", points)
     truth = apply_field_to_points(folder / "ddf_00.nii.gz", common)
     inside = grid("permuted").contains(torch.from_numpy(common)).numpy()  # ITK has no displacement elsewhere
-    moved = (by_simple_itk if ending == ".h5" else apply_field_to_points)(path, points)
+    mapped = (by_simple_itk if ending == ".h5" else apply_field_to_points)(path, points)
     assert inside.sum() > 10 and np.abs(truth - points).max() > 2
-    np.testing.assert_allclose(moved[inside], truth[inside], atol=1e-4)
+    np.testing.assert_allclose(mapped[inside], truth[inside], atol=1e-4)
 
 
 def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
@@ -146,8 +146,8 @@ def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
 
 
 def test_a_scan_below_0_is_answered_with_those_that_there_are(result, tmp_path, capsys):
-    given = ["combine", str(result[0]), "--from", "-1", "--to", "0", "--output", str(tmp_path / "x.nii.gz")]
-    assert main(given) == 2
+    arguments = ["combine", str(result[0]), "--from", "-1", "--to", "0", "--output", str(tmp_path / "x.nii.gz")]
+    assert main(arguments) == 2
     assert "--from: expected a scan from 0 to 1, got -1" in capsys.readouterr().err
 
 
@@ -158,8 +158,8 @@ def test_a_map_is_not_written_into_the_registration_that_it_reads(result, tmp_pa
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(folder)
     for source, output in ((folder, folder / name), (folder, tmp_path / "link" / name), (".", name)):
-        given = ["combine", str(source), "--from", "1", "--to", "0", "--output", str(output)]
-        assert main(given) == 2
+        arguments = ["combine", str(source), "--from", "1", "--to", "0", "--output", str(output)]
+        assert main(arguments) == 2
         assert "expected an output folder that holds no input" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents
 

@@ -75,8 +75,8 @@ def check_next_run(folder):
 
 def complete(folder):
     """A folder that is exchanged holds one result whole; where files are moved in, a whole one alone has a report."""
-    found = result_in(folder)
-    return found in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in found)
+    content = result_in(folder)
+    return content in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in content)
 
 
 def test_a_kill_at_any_change_of_the_disk_leaves_one_result_whole(folder):

@@ -51,9 +51,9 @@ def test_itk_moves_points_by_a_sequence_of_transforms_as_they_do(tmp_path):
     points = grid.points().reshape(-1, 3)[[0, 17, 63]] + 0.3 * torch.from_numpy(AFFINE[:3, 0])
     for k, transform in enumerate(transforms):
         theirs = sitk.DisplacementFieldTransform(sequence[:, :, :, k])
-        for point, moved in zip(points, transform(points)):
+        for point, mapped in zip(points, transform(points)):
             lps = theirs.TransformPoint((LPS[:3, :3] @ point.numpy()).tolist())
-            np.testing.assert_allclose(LPS[:3, :3] @ lps, moved, atol=1e-5)
+            np.testing.assert_allclose(LPS[:3, :3] @ lps, mapped, atol=1e-5)
 
 
 def test_the_header_of_a_sequence_of_transforms_is_the_one_that_slicer_documents(tmp_path):

@@ -153,12 +153,12 @@ def test_itk_takes_the_inverse_field_on_the_timepoints_own_grid(tmp_path):
     series = _saved(tmp_path / "in", frames)
     _write(series, tmp_path / "out")
     path = tmp_path / "out" / "inverse_ddf_01.nii.gz"
-    moved = apply_field(path, series.frames[0])
-    assert moved.data.shape == (22, 17, 21)
-    np.testing.assert_allclose(moved.affine, frames[1].affine, atol=1e-5)
+    resampled = apply_field(path, series.frames[0])
+    assert resampled.data.shape == (22, 17, 21)
+    np.testing.assert_allclose(resampled.affine, frames[1].affine, atol=1e-5)
     judged = _by_itk(path, series.frames[0].path, series.frames[1].path)
     inside = judged > -1e5
-    assert inside.mean() > 0.5 and np.abs(judged - moved.data)[inside].max() < 1e-5 * np.ptp(moved.data)
+    assert inside.mean() > 0.5 and np.abs(judged - resampled.data)[inside].max() < 1e-5 * np.ptp(resampled.data)
 
 
 def test_field_file_is_what_itk_writes_itself(tmp_path):
@@ -221,9 +221,9 @@ def test_displacement_of_a_coarse_turned_grid_becomes_millimetres_on_the_native_
     voxels = np.einsum("de,eijk->dijk", np.linalg.inv(affine[:3, :3]), move(_world(affine, size)))
     target = _affine("LAS", (1.5, 1.2, 2.5), (9, 11, 7))
     (transform,) = _dense(torch.tensor(voxels)[None], Grid(size, affine))
-    moved = transform.displacement(Grid((9, 11, 7), target)).numpy()
-    np.testing.assert_allclose(moved, move(_world(target, (9, 11, 7))), atol=1e-5)
-    determinant = jacobian_determinant(torch.from_numpy(moved)[None], torch.from_numpy(target))
+    displacement = transform.displacement(Grid((9, 11, 7), target)).numpy()
+    np.testing.assert_allclose(displacement, move(_world(target, (9, 11, 7))), atol=1e-5)
+    determinant = jacobian_determinant(torch.from_numpy(displacement)[None], torch.from_numpy(target))
     np.testing.assert_allclose(determinant[0], np.linalg.det(np.eye(3) + slope), atol=1e-5)
 
 
@@ -244,8 +244,8 @@ def test_an_affine_map_is_exact_far_beyond_the_grid_of_the_deformation(tmp_path)
     second = _frame("LPS", (40, 42, 44), (2.0, 2.0, 2.0), phase=0.7)
     second.affine[:3, 3] += [60, -20, 35]
     series, grid = Series((_frame(), second)), Grid((5, 5, 5), _affine(size=(5, 5, 5)))
-    still = torch.zeros(3, 5, 5, 5)
-    maps = [ComposedTransform(DenseTransform(still, still, grid), AffineTransform(m)) for m in (torch.eye(4), rotation)]
+    zero = torch.zeros(3, 5, 5, 5)
+    maps = [ComposedTransform(DenseTransform(zero, zero, grid), AffineTransform(m)) for m in (torch.eye(4), rotation)]
     write_registration(series, maps, tmp_path)
     for name, frame, linear, shift in (
         ("ddf_01", series.frames[0], _ROTATION, rotation[:3, 3].numpy()),
@@ -307,10 +307,10 @@ def test_spread_is_a_length_in_millimetres_and_follows_the_initial_maps_linear_p
     grid = _working_grid(series, (3.0, 2.0, 4.0))
     initial = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
     initial[1, :3, :3] = torch.tensor([[1.2, 0.3, 0], [0, 0.9, -0.2], [0.1, 0, 1.1]], dtype=torch.float64)
-    still = torch.zeros(2, 3, *grid.shape)
-    pred = {"ddf": still, "inverse_ddf": still, "ddf_std": _constant(2, grid.shape, [0.5, 0.25, 1.0])}
-    found = ComposeTransformsd()({"pred": pred, "affine": grid.affine, "initial": initial})["pred"]
-    write_registration(series, found["transforms"], tmp_path / "out", std_mm=_spread(found["std_mm"], grid))
+    zero = torch.zeros(2, 3, *grid.shape)
+    pred = {"ddf": zero, "inverse_ddf": zero, "ddf_std": _constant(2, grid.shape, [0.5, 0.25, 1.0])}
+    composed = ComposeTransformsd()({"pred": pred, "affine": grid.affine, "initial": initial})["pred"]
+    write_registration(series, composed["transforms"], tmp_path / "out", std_mm=_spread(composed["std_mm"], grid))
     linear = initial[1, :3, :3].numpy() @ grid.affine[:3, :3].numpy()
     covariance = linear @ np.diag([0.5, 0.25, 1.0]) ** 2 @ linear.T
     for k, expected in enumerate((np.sqrt(1.5**2 + 0.5**2 + 4.0**2), np.sqrt(np.trace(covariance)))):
@@ -500,9 +500,9 @@ def test_points_there_and_back_under_a_translation(tmp_path):
     grid = _working_grid(series)
     _write(series, tmp_path / "out", _constant(2, grid.shape, [1.5, -0.5, 0.75]), grid)
     points = np.array([7, -30, 110]) + np.random.default_rng(0).uniform(-7, 7, size=(50, 3))
-    there = apply_field_to_points(tmp_path / "out" / "ddf_01.nii.gz", points)
-    np.testing.assert_allclose(there, points + grid.affine.numpy()[:3, :3] @ [1.5, -0.5, 0.75], atol=1e-5)
-    back = apply_field_to_points(tmp_path / "out" / "inverse_ddf_01.nii.gz", there)
+    mapped = apply_field_to_points(tmp_path / "out" / "ddf_01.nii.gz", points)
+    np.testing.assert_allclose(mapped, points + grid.affine.numpy()[:3, :3] @ [1.5, -0.5, 0.75], atol=1e-5)
+    back = apply_field_to_points(tmp_path / "out" / "inverse_ddf_01.nii.gz", mapped)
     np.testing.assert_allclose(back, points, atol=1e-5)
 
 
@@ -538,9 +538,9 @@ def test_labels_move_unmixed_and_keep_their_type(tmp_path):
     _write(series, tmp_path / "out", _constant(2, SIZE, [2.0, 0.2, -1.0]), series.frames[0].grid)
     labels = np.random.default_rng(0).choice([0, 3, 1000], size=SIZE).astype(np.uint16)
     write_image(Frame(labels, series.frames[1].affine, ""), tmp_path / "labels.nii.gz")
-    moved = apply_field(tmp_path / "out" / "ddf_01.nii.gz", tmp_path / "labels.nii.gz", nearest=True)
-    assert moved.data.dtype == np.uint16
-    np.testing.assert_array_equal(moved.data[:-2, :, 1:], labels[2:, :, :-1])
+    resampled = apply_field(tmp_path / "out" / "ddf_01.nii.gz", tmp_path / "labels.nii.gz", nearest=True)
+    assert resampled.data.dtype == np.uint16
+    np.testing.assert_array_equal(resampled.data[:-2, :, 1:], labels[2:, :, :-1])
 
 
 def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
@@ -617,7 +617,7 @@ def test_no_field_that_is_not_finite_is_written_or_read(tmp_path, value):
 
 
 @pytest.fixture
-def moved(tmp_path):
+def study(tmp_path):
     """A folder with a field, two images whose names differ after a dot, and points in two formats."""
     series = _saved(tmp_path / "in", [_frame(), _frame()])
     _write(series, tmp_path / "out")
@@ -628,63 +628,63 @@ def moved(tmp_path):
     return tmp_path
 
 
-def test_every_file_that_is_moved_keeps_its_name(moved):
-    files = [moved / name for name in ("scan.t1.nii.gz", "scan.t2.nii.gz", "p.csv")]
-    targets = apply_field_to_files(moved / "out" / "ddf_01.nii.gz", files, moved / "there")
-    assert targets == [moved / "there" / file.name for file in files]
-    assert sorted(path.name for path in (moved / "there").iterdir()) == sorted(file.name for file in files)
+def test_every_file_that_is_moved_keeps_its_name(study):
+    files = [study / name for name in ("scan.t1.nii.gz", "scan.t2.nii.gz", "p.csv")]
+    targets = apply_field_to_files(study / "out" / "ddf_01.nii.gz", files, study / "there")
+    assert targets == [study / "there" / file.name for file in files]
+    assert sorted(path.name for path in (study / "there").iterdir()) == sorted(file.name for file in files)
     assert read_points(targets[2]) == pytest.approx(
-        apply_field_to_points(moved / "out" / "ddf_01.nii.gz", np.full((2, 3), 5.0))
+        apply_field_to_points(study / "out" / "ddf_01.nii.gz", np.full((2, 3), 5.0))
     )
 
 
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
-def test_points_of_slicer_keep_their_system_labels_and_properties(moved, system):
+def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
     node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
-    (moved / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [node]}), encoding="utf-8")
-    field = moved / "out" / "ddf_01.nii.gz"
-    (target,) = apply_field_to_files(field, [moved / "p.mrk.json"], moved / "there")
-    expected = apply_field_to_points(field, read_points(moved / "p.mrk.json"))
-    assert target == moved / "there" / "p.mrk.json" and read_points(target) == pytest.approx(expected)
-    assert np.abs(expected - read_points(moved / "p.mrk.json")).max() > 0.1
+    (study / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [node]}), encoding="utf-8")
+    field = study / "out" / "ddf_01.nii.gz"
+    (target,) = apply_field_to_files(field, [study / "p.mrk.json"], study / "there")
+    expected = apply_field_to_points(field, read_points(study / "p.mrk.json"))
+    assert target == study / "there" / "p.mrk.json" and read_points(target) == pytest.approx(expected)
+    assert np.abs(expected - read_points(study / "p.mrk.json")).max() > 0.1
     content = json.loads(target.read_text(encoding="utf-8"))
     for point, position in zip(points, expected.tolist()):
         point["position"] = pytest.approx([-position[0], -position[1], position[2]] if system == "LPS" else position)
     assert content == {"@schema": "x", "markups": [node]}
 
 
-def test_no_result_takes_the_place_of_another_or_of_an_input(moved):
-    field, points = moved / "out" / "ddf_01.nii.gz", [moved / "p.csv", moved / "p.txt"]
-    contents = {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()}
-    (moved / "link").symlink_to(moved)
+def test_no_result_takes_the_place_of_another_or_of_an_input(study):
+    field, points = study / "out" / "ddf_01.nii.gz", [study / "p.csv", study / "p.txt"]
+    contents = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    (study / "link").symlink_to(study)
     for name, make in (("hard", os.link), ("soft", os.symlink)):
-        (moved / name).mkdir()
-        make(moved / "scan.t1.nii.gz", moved / name / "scan.t1.nii.gz")
-        make(field, moved / name / "scan.t2.nii.gz")
+        (study / name).mkdir()
+        make(study / "scan.t1.nii.gz", study / name / "scan.t1.nii.gz")
+        make(field, study / name / "scan.t2.nii.gz")
     same_name = "p.txt: expected a unique name, got one whose result .*p.csv is also that of .*p.csv"
     replaced = "--output: .* would replace the input"
     for files, output, words in (
-        (points, moved / "there", same_name),
-        ([moved / "scan.t1.nii.gz", moved / "in" / ".." / "scan.t1.nii.gz"], moved / "there", "expected a unique name"),
-        ([moved / "scan.t1.nii.gz"], moved, replaced),
-        ([moved / "scan.t1.nii.gz"], moved / "link", replaced),
-        ([moved / "p.txt", moved / "p.csv"][1:], os.path.relpath(moved), replaced),
-        ([moved / "scan.t1.nii.gz"], moved / "hard", replaced),
-        ([moved / "scan.t1.nii.gz"], moved / "soft", replaced),
-        ([moved / "scan.t2.nii.gz"], moved / "hard", f"{replaced} {field}"),
-        ([moved / "scan.t2.nii.gz"], moved / "soft", f"{replaced} {field}"),
+        (points, study / "there", same_name),
+        ([study / "scan.t1.nii.gz", study / "in" / ".." / "scan.t1.nii.gz"], study / "there", "expected a unique name"),
+        ([study / "scan.t1.nii.gz"], study, replaced),
+        ([study / "scan.t1.nii.gz"], study / "link", replaced),
+        ([study / "p.txt", study / "p.csv"][1:], os.path.relpath(study), replaced),
+        ([study / "scan.t1.nii.gz"], study / "hard", replaced),
+        ([study / "scan.t1.nii.gz"], study / "soft", replaced),
+        ([study / "scan.t2.nii.gz"], study / "hard", f"{replaced} {field}"),
+        ([study / "scan.t2.nii.gz"], study / "soft", f"{replaced} {field}"),
     ):
         with pytest.raises(InputError, match=words):
             apply_field_to_files(field, files, output)
-    assert not (moved / "there").exists()
+    assert not (study / "there").exists()
     assert all(path.read_bytes() == content for path, content in contents.items())
 
 
-def test_of_several_files_all_are_moved_or_none(moved):
+def test_of_several_files_all_are_moved_or_none(study):
     with pytest.raises(InputError, match="gone.nii.gz"):
-        apply_field_to_files(moved / "out" / "ddf_01.nii.gz", [moved / "p.csv", "gone.nii.gz"], moved / "there")
-    assert not (moved / "there").exists()
+        apply_field_to_files(study / "out" / "ddf_01.nii.gz", [study / "p.csv", "gone.nii.gz"], study / "there")
+    assert not (study / "there").exists()
 
 
 def test_a_field_that_is_read_knows_no_way_back(tmp_path):
@@ -732,10 +732,10 @@ def test_real_series_without_motion_is_written_unchanged_and_with_motion_as_itk_
     series = read_series(path)
     grid = _working_grid(series, 5.0)
     _write(series, tmp_path / "still", torch.zeros(10, 3, *grid.shape), grid)
-    still, stored = nib.load(tmp_path / "still" / "warped.nii.gz"), nib.load(path)
-    np.testing.assert_allclose(still.get_fdata(), stored.get_fdata(), rtol=1e-6, atol=1e-4)
+    untransformed, stored = nib.load(tmp_path / "still" / "warped.nii.gz"), nib.load(path)
+    np.testing.assert_allclose(untransformed.get_fdata(), stored.get_fdata(), rtol=1e-6, atol=1e-4)
     for key in ("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "quatern_b", "qoffset_z"):
-        np.testing.assert_allclose(still.header[key], stored.header[key], rtol=1e-5, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(untransformed.header[key], stored.header[key], rtol=1e-5, atol=1e-6, err_msg=key)
     pair = Series(series.frames[:2], series.frame_time)
     warped = _write(pair, tmp_path / "moved", grid=grid)["warped"]
     write_image(pair.frames[1], tmp_path / "1.nii")
