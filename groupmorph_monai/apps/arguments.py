@@ -61,7 +61,7 @@ def _add_settings(commands: Commands) -> None:
         commands,
         "settings",
         help="list the settings for --set",
-        description="List the settings for --set, one per line: name, unit, range and defaults.",
+        description="List the settings for --set, one per line: name, unit, range, defaults and purpose.",
     )
 
 

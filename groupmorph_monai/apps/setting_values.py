@@ -139,7 +139,8 @@ _UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees"
 
 
 def settings_table() -> list[str]:
-    """List all settings, one per line: name, unit, range, and defaults in the base configs, or else in the overlays."""
+    """List all settings, one per line: name, unit, range, defaults in the base configs or else in the overlays, and the
+    comment of the config."""
     bases = {name: read_configs(config_files(name, ())) for name in ("inference", "train", "evaluate")}
     overlays = {name: read_configs(config_files("train", [name])[-1:]) for name in overlay_names()}
     lines = []
@@ -149,8 +150,21 @@ def settings_table() -> list[str]:
             defaults.pop("evaluate", None)
         shown = ", ".join(f"{_yaml(value)} ({source})" for source, value in defaults.items())
         unit = next((unit for ending, unit in _UNITS.items() if name.endswith(f"_{ending}")), "-")
-        lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}")
+        lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}  # {_comment(name)}")
     return lines
+
+
+@functools.cache
+def _config_text() -> str:
+    bases = [config_files(name, ())[-1] for name in ("inference", "train", "evaluate")]
+    overlays = [config_files("train", [name])[-1] for name in overlay_names()]
+    return "\n".join(Path(file).read_text(encoding="utf-8") for file in (*bases, *overlays))
+
+
+def _comment(name: str) -> str:
+    """Return the comment behind the first value of a setting in the configs."""
+    match = re.search(rf"^ *{re.escape(name.split('#')[-1])}:[^#\n]* # (.+)$", _config_text(), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _defaults(name: str, configs: Mapping[str, dict[str, object]]) -> dict[str, object]:

@@ -108,6 +108,7 @@ def test_the_table_has_a_line_for_each_with_its_default():
     (line,) = [line for line in lines if line.startswith("spacing_mm ")]
     assert line.split()[1] == "mm" and yaml.safe_load(line.split("default: ")[1].split(" (")[0]) == "auto"
     units = {line.split()[0]: line.split()[1] for line in lines}
+    assert all(" # " in line and not line.endswith("# ") for line in lines)  # each says what it is for
     assert units["kinetics_t10_s"] == "s" and units["kinetics_flip_angle_deg"] == "degrees" and units["passes"] == "-"
 
 

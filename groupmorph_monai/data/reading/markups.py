@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError
 
-__all__ = ["is_markups", "read_markups", "write_moved_markups"]
+__all__ = ["is_markups", "map_markups", "read_markups"]
 
 _LARGEST = 1e300  # of a coordinate; a comparison is also False for NaN
 _TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
@@ -25,13 +26,14 @@ def read_markups(path: str | Path) -> np.ndarray:
     Raises: InputError unless the file has one node whose points all have a position in mm.
     """
     _, node, to_ras = _load(path)
-    return np.array([_position(point, path) for point in node["controlPoints"]]).reshape(-1, 3) * to_ras
+    return _positions(node, to_ras, path)
 
 
-def write_moved_markups(source: str | Path, points_mm: np.ndarray, path: str | Path) -> None:
-    """Write a copy of ``source`` with other positions, ``(P, 3)`` in RAS mm, that keeps everything else."""
+def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray], path: str | Path) -> None:
+    """Write a copy of ``source`` with its positions, ``(P, 3)`` in RAS mm, mapped by ``transform``."""
     content, node, to_ras = _load(source)
-    for point, position in zip(node["controlPoints"], (points_mm * to_ras).tolist(), strict=True):
+    mapped = transform(_positions(node, to_ras, source)) * to_ras
+    for point, position in zip(node["controlPoints"], mapped.tolist(), strict=True):
         point["position"] = position
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
@@ -58,6 +60,10 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
     if units not in ("mm", ""):
         raise InputError(f"{path}: expected coordinates in mm, got {units!r}; save the points in mm")
     return content, node, _TO_RAS[system]
+
+
+def _positions(node: dict[str, Any], to_ras: np.ndarray, path: str | Path) -> np.ndarray:
+    return np.array([_position(point, path) for point in node["controlPoints"]]).reshape(-1, 3) * to_ras
 
 
 def _position(point: Any, path: str | Path) -> list[float]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from ...errors import InputError
 from ...space.geometry import ComposedTransform
 from ..preprocessing.resampling import resample
-from ..reading.markups import is_markups, write_moved_markups
+from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem
 from ..reading.points import read_points, write_points
 from ..reading.readers import read_image
@@ -97,7 +98,7 @@ def apply_field_to_files(
     with all_or_nothing(output_dir) as folder:
         for file, target in zip(files, targets):
             if is_markups(file):
-                write_moved_markups(file, apply_field_to_points(field_path, read_points(file)), folder / target.name)
+                map_markups(file, partial(apply_field_to_points, field_path), folder / target.name)
             elif target.suffix == ".csv":
                 write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
             else:
