@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
-from .layers import check_timepoints, init_leaky_relu_layers
+from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
 __all__ = ["AffineNet", "half_side_frame"]
 
@@ -112,7 +112,7 @@ class _Trust(nn.Module):
         """Compute logits ``(N, P, 1)`` from descriptors ``(N, C, P)``. The product of target and own is an input
         because gradients are most informative where the two already agree."""
         x = torch.cat([target, matched, target * matched, target * own], dim=1).mT
-        return self.last(F.leaky_relu(self.hidden(x), 0.2))
+        return self.last(leaky_relu(self.hidden(x)))
 
 
 class AffineNet(nn.Module):
@@ -166,8 +166,8 @@ class AffineNet(nn.Module):
         factor = -(-max(size) // self.most_voxels)
         # Without normalisation, tissue that takes up contrast agent would seem to grow.
         x = window_normalise(coarsen(images, factor), _WINDOW_VOXELS, _LEAST_CONTRAST**2).flatten(0, 1).unsqueeze(1)
-        fine = F.leaky_relu(self.first(x), 0.2)
-        coarse = F.leaky_relu(self.third(F.leaky_relu(self.second(fine), 0.2)), 0.2)
+        fine = leaky_relu(self.first(x))
+        coarse = leaky_relu(self.third(leaky_relu(self.second(fine))))
 
         own, target = _own_and_target(self.describe_fine(fine), timepoints)
         points = _normalised_coordinates(size, 2 * factor, own.shape[2:], images).flatten(1)

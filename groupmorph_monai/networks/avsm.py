@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.smoothing import MultiGaussian
-from .layers import init_leaky_relu_layers, with_mean_of_others
+from .layers import init_leaky_relu_layers, leaky_relu, with_mean_of_others
 
 __all__ = ["MomentumNet"]
 
@@ -66,16 +66,16 @@ class MomentumNet(nn.Module):
         for axis in range(3):
             padding = [0, -images.shape[axis + 2] % self.multiple] + padding
         x = F.pad(with_mean_of_others(images), padding, mode="replicate")
-        x = F.leaky_relu(self.first(x), 0.2)
+        x = leaky_relu(self.first(x))
         features: list[Tensor] = []
         for down, residual in zip(self.down, self.residual):
-            x = F.leaky_relu(down(x), 0.2)
-            x = x + F.leaky_relu(residual(x), 0.2)
+            x = leaky_relu(down(x))
+            x = x + leaky_relu(residual(x))
             features.append(x)
         features.pop()
         for up in self.up:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = F.leaky_relu(up(torch.cat([x, features.pop()], dim=1)), 0.2)
+            x = leaky_relu(up(torch.cat([x, features.pop()], dim=1)))
         momentum = self.head(x).unflatten(0, (-1, timepoints)).flatten(1, 2)
         for axis in range(3):
             momentum = momentum.narrow(axis + 2, 0, (images.shape[axis + 2] + 1) // 2)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import window_mean, window_normalise
-from .layers import check_timepoints, cropped, init_leaky_relu_layers
+from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu
 
 __all__ = ["GroupSetVAE", "Look", "twice_as_fine"]
 
@@ -90,9 +90,7 @@ class Look(nn.Module):
         self.second = nn.Conv3d(hidden, hidden, 3, padding=1)
         self.third = nn.Conv3d(hidden, hidden, 3, padding=2, dilation=2)
         self.head = nn.Conv3d(hidden, 6, 3, padding=1)
-        for layer in (self.first, self.second, self.third):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.get_parameter("bias"))
+        init_leaky_relu_layers((self.first, self.second, self.third))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.get_parameter("bias"))
 
@@ -186,9 +184,9 @@ class Look(nn.Module):
         shared = torch.cat([trace.add(1e-4).log(), mean_disagreement], dim=1).unsqueeze(1)
         shared = shared.expand(-1, count, -1, -1, -1, -1)
         inputs = torch.cat([step, z.unflatten(0, (-1, count)), disagreement, shared, residual], dim=2)
-        h = F.leaky_relu(self.first(inputs.flatten(0, 1)), 0.2)
-        h = h + F.leaky_relu(self.second(h), 0.2)
-        h = h + F.leaky_relu(self.third(h), 0.2)
+        h = leaky_relu(self.first(inputs.flatten(0, 1)))
+        h = h + leaky_relu(self.second(h))
+        h = h + leaky_relu(self.third(h))
         prediction = self.head(h)
         return z + torch.sigmoid(prediction[:, 3:]) * step.flatten(0, 1) + prediction[:, :3], h
 
@@ -283,13 +281,13 @@ class GroupSetVAE(nn.Module):
         Returns:
             Features on every 2nd, 4th, 8th and 16th voxel, ``(N, C, *S / 2)`` to ``(N, C, *S / 16)``.
         """
-        x = F.leaky_relu(self.encoder[0](images), 0.2)
+        x = leaky_relu(self.encoder[0](images))
         half = _half_as_fine(images)
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
         levels = [x]
         for level, layer in enumerate(self.encoder):
             if level > 0:
-                x = F.leaky_relu(layer(x), 0.2)
+                x = leaky_relu(layer(x))
                 levels.append(x)
         features: list[Tensor] = []
         for level, layer in enumerate(self.compared):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import cropped, init_leaky_relu_layers
+from .layers import cropped, init_leaky_relu_layers, leaky_relu
 
 __all__ = ["GroupVAE"]
 
@@ -96,12 +96,12 @@ class GroupVAE(nn.Module):
         x = F.pad(images, padding, mode="replicate")
         features: list[Tensor] = []
         for layer in self.encoder:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = leaky_relu(layer(x))
             features.append(x)
         features.pop()
         for layer in self.decoder:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = F.leaky_relu(layer(torch.cat([x, features.pop()], dim=1)), 0.2)
+            x = leaky_relu(layer(torch.cat([x, features.pop()], dim=1)))
         mean = self.max_velocity_voxels * torch.tanh(self.mean_head(x) / self.max_velocity_voxels)
         # The constant keeps the logarithm finite where softplus underflows.
         log_variance = torch.log(F.softplus(self.variance_head(x)) + 1e-8)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter
-from .layers import init_leaky_relu_layers, with_mean_of_others
+from .layers import init_leaky_relu_layers, leaky_relu, with_mean_of_others
 
 __all__ = ["KrebsCVAE"]
 
@@ -101,7 +101,7 @@ class KrebsCVAE(nn.Module):
         timepoints = images.shape[1]
         x = with_mean_of_others(images)
         for layer in self.encoder:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = leaky_relu(layer(x))
         # TorchScript needs a list, PyTorch's type hints a tuple.
         x = F.adaptive_avg_pool3d(x, self.lattice_voxels)  # type: ignore[arg-type]
         parameters = self.to_code(x.flatten(1)).unflatten(0, (-1, timepoints)).unflatten(2, (2, -1))
@@ -129,12 +129,12 @@ class KrebsCVAE(nn.Module):
 
         x = self.from_code(z.flatten(0, 1).flatten(1)).unflatten(1, (self.maps, *self.lattice_voxels))
         i, j, k = (n // 8 for n in moving.shape[2:])
-        x = F.leaky_relu(F.adaptive_avg_pool3d(x, (i, j, k)), 0.2)
+        x = leaky_relu(F.adaptive_avg_pool3d(x, (i, j, k)))
         factor = 8
         for layer in self.decoder:
-            x = F.leaky_relu(layer(with_moving(x, factor)), 0.2)
+            x = leaky_relu(layer(with_moving(x, factor)))
             factor //= 2
-        x = self.last[1](F.leaky_relu(self.last[0](with_moving(x, factor)), 0.2))
+        x = self.last[1](leaky_relu(self.last[0](with_moving(x, factor))))
         i, j, k = (-(-n // self.stride) for n in size)
         smoothed = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
         return smoothed[:, :, :i, :j, :k].unflatten(0, images.shape[:2])

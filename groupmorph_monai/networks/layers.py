@@ -4,8 +4,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "with_mean_of_others"]
+__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "leaky_relu", "with_mean_of_others"]
+
+
+_SLOPE = 0.2  # of the leaky ReLUs for negative values, as in VoxelMorph
 
 
 def check_timepoints(images: Tensor) -> int:
@@ -16,15 +20,19 @@ def check_timepoints(images: Tensor) -> int:
     return timepoints
 
 
+def leaky_relu(x: Tensor, slope: float = _SLOPE) -> Tensor:
+    return F.leaky_relu(x, slope)
+
+
 def init_leaky_relu_layers(layers: Iterable[nn.Module]) -> None:
-    """Initialise convolutions before leaky ReLUs of slope 0.2 so that they preserve the variance of the signal (He et
+    """Initialise convolutions before `leaky_relu` so that they preserve the variance of the signal (He et
     al. 2015).
 
     PyTorch's default initialisation shrinks the signal at every layer, and these networks have no normalisation that
     compensates for it.
     """
     for layer in layers:
-        nn.init.kaiming_normal_(layer.get_parameter("weight"), a=0.2)
+        nn.init.kaiming_normal_(layer.get_parameter("weight"), a=_SLOPE)
         nn.init.zeros_(layer.get_parameter("bias"))
 
 

@@ -11,6 +11,7 @@ from ..space.lattice import gradient, window_mean
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
 _LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels; the correlation of small overlaps is high by chance
+_ALIASED_OVERLAP = 0.3  # of the smaller size along an axis; shifts with less may alias, as their overlap is too small
 _LEAST_VARIANCE = 0.1  # fraction of the features' mean variance, see ShiftCorrelation
 
 
@@ -51,8 +52,7 @@ class ShiftCorrelation:
     """
 
     def __init__(self, features: Tensor, measured: Tensor, size: Sequence[int]):
-        # The transforms may be so short that shifts with too little overlap alias.
-        lengths = [_fast_length(math.ceil(n + m - 0.3 * min(n, m))) for n, m in zip(measured.shape, size)]
+        lengths = [_fast_length(math.ceil(n + m - _ALIASED_OVERLAP * min(n, m))) for n, m in zip(measured.shape, size)]
         self.lengths = lengths
         shifts = [torch.arange(length) for length in lengths]
         self.shifts = [torch.where(t < m, t, t - length) for t, m, length in zip(shifts, size, lengths)]

@@ -9,6 +9,9 @@ from .precision import Precision
 
 __all__ = ["ascent", "solve"]
 
+_CURVATURE_SHARE = 0.2  # share of the mean curvature that bounds the preconditioner where the prior does not dominate
+_CONVERGED = 1e-4  # squared residual over its initial value
+
 
 def ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
     """Compute the gradient of the evidence lower bound, ``g - Lambda z``, in cosine coordinates, ``(K, D, *S)``."""
@@ -31,8 +34,8 @@ def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> 
         d on the lattice, ``(K, D, *S)``.
     """
     cosine, storage, timepoints = CosineTransform(right.shape[2:], right), model.storage, len(right)
-    # The preconditioner whitens coordinates that the prior dominates; a fifth of the mean curvature bounds the others.
-    scale = (precision.spectrum + 0.2 * model.mean_curvature).clamp_min(1e-30).rsqrt()
+    # The preconditioner whitens coordinates that the prior dominates.
+    scale = (precision.spectrum + _CURVATURE_SHARE * model.mean_curvature).clamp_min(1e-30).rsqrt()
     mean = scale * storage.mean(right, dim=0)
     r = storage.map(lambda part: scale * part - mean, right, dim=0)
     p, y = (storage.map(copy, r, dim=0) for copy in (torch.clone, torch.zeros_like))
@@ -53,7 +56,7 @@ def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> 
             r[c] -= length * (product[c] - mean)
             rr = rr + _squares(r[c])
         # On a GPU, further steps of length 0 are faster than a synchronisation to check for convergence.
-        running = running * ~(rr < 1e-4 * initial_rr)
+        running = running * ~(rr < _CONVERGED * initial_rr)
         if rr.device.type == "cpu" and not running:
             break
         for c in storage.chunks(timepoints):

@@ -19,6 +19,7 @@ from .streamed_network import streams
 __all__ = ["storage_for"]
 
 _MOST_AT_A_TIME = 16  # larger chunks are no faster
+_FREE_SHARE = 0.8  # share of the free memory for scans in memory; estimates are not exact
 
 
 def storage_for(
@@ -61,7 +62,7 @@ def storage_for(
     if all_gb <= free_gb or all_gb <= streamed_gb(scans, grid, 1):
         return Storage(None, folder)
     at_once = 1
-    while at_once < _MOST_AT_A_TIME and streamed_gb(scans, grid, 2 * at_once) < 0.8 * free_gb:
+    while at_once < _MOST_AT_A_TIME and streamed_gb(scans, grid, 2 * at_once) < _FREE_SHARE * free_gb:
         at_once *= 2
     return Storage(min(at_once, len(scans)), folder)
 

@@ -14,8 +14,9 @@ from ...space.geometry import AffineTransform, Grid, Transform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 
-__all__ = ["resample", "resample_series", "smoothed", "working_grid"]
+__all__ = ["SAME_GRID_MM", "resample", "resample_series", "smoothed", "working_grid"]
 
+SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
@@ -47,7 +48,7 @@ def working_grid(
     else:
         grid = grids[0].canonical()
         different = [other for other in grids[1:] if not _is_same(other, grids[0])]
-        if not all(other.canonical().matches(grid, 1e-2) for other in different):
+        if not all(other.canonical().matches(grid, SAME_GRID_MM) for other in different):
             grid = _middle_grid(grids, initial)
         elif not different:  # a thousand scans on one grid take no longer than one
             grids = grids[:1]

@@ -23,7 +23,7 @@ from ..reading.readers import read_image, read_series
 from ..reading.regions import nothing_inside, read_labels
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
-from .resampling import resample, resample_series, working_grid
+from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
@@ -126,7 +126,7 @@ class LoadSeriesd(MapTransform):
         self._check_grid(grid, series.frames)
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
-        item["one_header"] = all(frame.grid.matches(series.frames[0].grid, 1e-2) for frame in series.frames)
+        item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
         for name, files in maps.items():
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
