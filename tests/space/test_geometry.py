@@ -1,14 +1,12 @@
 """Grids and transforms against nibabel, ITK and closed forms."""
 
-from itertools import permutations, product
-
 import itk
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.ndimage import map_coordinates
-from scipy.spatial.transform import Rotation
 
 from groupmorph_monai.space import geometry
 from groupmorph_monai.space.geometry import (
@@ -20,20 +18,6 @@ from groupmorph_monai.space.geometry import (
     interpolate,
     jacobian_determinant,
 )
-
-SIZE, SPACING = (9, 12, 7), (1.5, 2.0, 3.1)
-OBLIQUE = Rotation.from_euler("xyz", [12, -9, 17], degrees=True).as_matrix()
-ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
-
-
-def affine_of(linear=OBLIQUE, spacing=SPACING, origin=(-20.0, 35.0, 110.0)):
-    affine = np.eye(4)
-    affine[:3, :3] = linear * np.array(spacing)
-    affine[:3, 3] = origin
-    return affine
-
-
-GRID = Grid(SIZE, affine_of())
 
 
 def noise(*shape, seed=0):
@@ -68,98 +52,6 @@ class Bend(Transform):
         return points + 0.5 * torch.sin(points.roll(1, dims=-1) / 5)
 
 
-# Grids
-
-
-@pytest.mark.parametrize("linear", [np.eye(3), OBLIQUE], ids=["straight", "oblique"])
-@pytest.mark.parametrize("order, signs", ORIENTATIONS)
-def test_canonical_axes_are_nibabels(order, signs, linear):
-    turned = linear[:, list(order)] * signs
-    grid = Grid(SIZE, affine_of(turned, [SPACING[axis] for axis in order]))
-    image = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(SIZE, np.uint8), grid.affine.numpy()))
-    canonical = grid.canonical()
-    assert canonical.shape == image.shape
-    np.testing.assert_allclose(canonical.affine, image.affine, atol=1e-12)
-    assert torch.equal(canonical.canonical().affine, canonical.affine)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_of_a_steeply_turned_grid_the_axes_are_the_closest_together(seed):
-    """nibabel's choice goes axis by axis; the sum of the three cosines is the greatest there is."""
-    rotation = Rotation.random(random_state=seed).as_matrix()
-    actual = Grid(SIZE, affine_of(rotation)).canonical()
-    cosines = (actual.affine[:3, :3] / actual.spacing_mm).diagonal().sum()
-    every = [np.abs(rotation[range(3), order]).sum() for order in permutations(range(3))]
-    assert float(cosines) == pytest.approx(max(every), rel=1e-9)
-    corners = {
-        tuple(np.round(p, 6)) for p in Grid(SIZE, affine_of(rotation)).points()[::8, ::11, ::6].reshape(-1, 3).numpy()
-    }
-    shape = actual.shape
-    theirs = actual.points()[:: shape[0] - 1, :: shape[1] - 1, :: shape[2] - 1].reshape(-1, 3).numpy()
-    assert {tuple(np.round(p, 6)) for p in theirs} == corners
-
-
-def test_points_and_voxels_are_each_others_inverse_and_the_affines():
-    points = GRID.points()
-    assert points.shape == (*SIZE, 3) and points.dtype == torch.float64
-    indices = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij"), axis=-1)
-    np.testing.assert_allclose(points, nib.affines.apply_affine(GRID.affine.numpy(), indices), atol=1e-12)
-    np.testing.assert_allclose(GRID.voxels(points), indices, atol=1e-10)
-    torch.testing.assert_close(GRID.points(slice(2, 5)), points[2:5], rtol=0, atol=0)
-    torch.testing.assert_close(GRID.points(every=3), points[::3, ::3, ::3], rtol=0, atol=0)
-
-
-def test_centre_extent_and_spacing():
-    np.testing.assert_allclose(GRID.spacing_mm, SPACING, rtol=1e-12)
-    np.testing.assert_allclose(GRID.extent_mm, np.array(SPACING) * SIZE, rtol=1e-12)
-    np.testing.assert_allclose(GRID.centre, GRID.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
-
-
-def test_a_grid_contains_up_to_the_outer_faces_of_its_voxels():
-    def contained(voxel):
-        return bool(GRID.contains(AffineTransform(GRID.affine)(torch.tensor(voxel, dtype=torch.float64))))
-
-    middle = [(n - 1) / 2 for n in SIZE]
-    for axis, n in enumerate(SIZE):
-        for face, outwards in ((-0.5, -1), (n - 0.5, 1)):
-            for step, expected in ((0.0, True), (-1e-3, True), (1e-3, False), (5.0, False)):
-                assert contained([face + outwards * step if a == axis else m for a, m in enumerate(middle)]) is expected
-    assert GRID.contains(GRID.points()).all()
-
-
-@pytest.mark.parametrize("spacing", [0.7, 1.0, 2.0, 3.0, (3.0, 2.5, 2.0), (1.5, 2.0, 3.1), (0.3, 4.4, 6.2), 500.0])
-def test_another_spacing_keeps_axes_and_first_voxel_and_just_covers_the_last(spacing):
-    grid = GRID.at_spacing(torch.tensor(spacing, dtype=torch.float64).expand(3))
-    np.testing.assert_allclose(grid.spacing_mm, np.broadcast_to(spacing, 3), rtol=1e-12)
-    np.testing.assert_allclose(grid.affine[:3, 3], GRID.affine[:3, 3], atol=1e-12)
-    np.testing.assert_allclose(grid.affine[:3, :3] / grid.spacing_mm, GRID.affine[:3, :3] / GRID.spacing_mm, atol=1e-12)
-    last = (np.array(SIZE) - 1) * np.array(SPACING)
-    covered = (np.array(grid.shape) - 1) * np.broadcast_to(spacing, 3)
-    assert (covered > last - 1e-3).all() and (covered < last + np.broadcast_to(spacing, 3)).all()
-
-
-def test_grids_match_where_every_corner_does():
-    shifted = GRID.affine.clone()
-    shifted[0, 3] += 1e-3
-    assert GRID.matches(Grid(SIZE, shifted), 2e-3) and not GRID.matches(Grid(SIZE, shifted), 5e-4)
-    turned = GRID.affine.clone()
-    turned[1, 2] += 1e-3  # 6 of these at the last slice
-    assert GRID.matches(Grid(SIZE, turned), 7e-3) and not GRID.matches(Grid(SIZE, turned), 5e-3)
-    assert GRID.matches(GRID, 0.0) and not GRID.matches(Grid((9, 12, 8), GRID.affine))
-
-
-@pytest.mark.parametrize("voxels", [1, 100, 12 * 7 * 2, 12 * 7 * 4, 2**20])
-def test_slabs_cover_each_row_once(monkeypatch, voxels):
-    monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
-    slabs = list(GRID.slabs())
-    assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
-    assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
-    torch.testing.assert_close(torch.cat([GRID.points(rows) for rows in slabs]), GRID.points(), rtol=0, atol=0)
-
-
-# Sampling
-
-
 def test_interpolation_is_scipys_and_holds_the_border():
     volume = noise(2, *SIZE)
     voxels = noise(4, 5, 3, seed=1) * (torch.tensor(SIZE) + 3) - 2
@@ -169,9 +61,6 @@ def test_interpolation_is_scipys_and_holds_the_border():
         actual = interpolate(volume, voxels, mode)
         assert actual.shape == (4, 5, 2)
         np.testing.assert_allclose(actual.reshape(-1, 2), expected, atol=1e-12)
-
-
-# Transforms
 
 
 def test_the_identity_is_exact_and_known_as_such():
@@ -375,9 +264,6 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     )
     for chain, expected in zip(fresh, whole):
         torch.testing.assert_close(chain.displacement(target), expected, rtol=0, atol=1e-6)
-
-
-# Determinants
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -3,27 +3,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refinements import EXP, displacement, refinement, restart
 
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.storage import IN_MEMORY
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
-from groupmorph_monai.space import Field, FlowSequence, MeanAlignment, ScalingAndSquaring
+from groupmorph_monai.space import Field, FlowSequence, MeanAlignment
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
-from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, StaticRegions, timepoint_transforms
+from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, timepoint_transforms
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.posterior_draws import _TAILS
 from groupmorph_monai.workflow.precision import Precision
 from groupmorph_monai.workflow.trust_region import take_step
-
-EXP = ScalingAndSquaring(6)
-WEIGHTS, STATIC = LikeliestWeights(), StaticRegions(window_voxels=2.0, nats=0.02, least_share=0.01)
-
-
-def displacement(z):
-    return EXP(MeanAlignment(remove_mean=True).constrain(z))
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +43,6 @@ def errors(phantom, z):
     ddf, inverse = (z.like(EXP(v)).on_image()[0] for v in (z.values, -z.values))
     transforms = timepoint_transforms(ddf, inverse, torch.eye(4))
     return landmark_distances_mm(phantom["landmarks"], transforms), folding_percent(ddf)
-
-
-def refinement(likelihood=None, prior_weights=WEIGHTS, **schedule):
-    prior = FluidPrior(0, 0, 0, 60)
-    return Refinement(likelihood or LocalCorrelation(), prior, Schedule(**schedule), prior_weights, STATIC)
 
 
 def test_it_finds_a_known_motion_under_changing_contrast(phantom):
@@ -108,81 +97,6 @@ def test_a_level_begins_from_the_likelier_field(phantom):
     for one, other in ((refined, nothing), (nothing, refined)):
         z, any_static = restart(ask, (one, other), [nothing], x)
         assert torch.equal(z.values, refined.values) and not any_static
-
-
-def restart(ask, candidates, static, images, mask=None, covered=None):
-    level = Level(images, Evidence(covered, mask), 1, 2)
-    return ask._most_likely(candidates, static, level, lambda z: displacement(z.values))
-
-
-def slabs(shift_voxels=6, timepoints=3):
-    """Texture whose first half slides along j, by ``shift_voxels`` and less, while the second stands still."""
-    noise = torch.rand(1, 1, 40, 48, 32, generator=torch.Generator().manual_seed(0))
-    texture = gaussian_filter(noise, 1.0)
-    texture = ((texture - 0.35) / 0.3).clamp(0, 1)
-    series = []
-    for shift in torch.linspace(0, shift_voxels, timepoints).round().int().tolist():
-        series.append(torch.cat([texture[:, :, :20].roll(shift, dims=3), texture[:, :, 20:]], dim=2))
-    return torch.cat(series, dim=1)
-
-
-def slid(shift_voxels, timepoints=3):
-    z = torch.zeros(1, timepoints, 3, 20, 24, 16)
-    z[:, :, 1] = torch.linspace(0, shift_voxels, timepoints).view(1, -1, 1, 1, 1) / 2
-    return Field(z - z.mean(dim=1, keepdim=True), (40, 48, 32), 2)
-
-
-def test_what_stands_still_stays_where_it_was_beside_what_slides():
-    x, sliding = slabs(), slid(6)
-    static = sliding.like(torch.zeros_like(sliding.values))
-    begun, any_static = restart(refinement(), (sliding,), [static], x)
-    assert any_static
-    torch.testing.assert_close(begun.values[..., :8, :, :], sliding.values[..., :8, :, :])
-    # At either end of j some have slid out of view: there it is as beside it.
-    assert begun.values[..., 12:, :, :].abs().max() < 1e-3
-    refined = 2 * refinement(iterations=(0, 0, 0, 6, 6))(sliding, x, displacement, hypotheses=[static]).values
-    inner = (..., slice(5, -5), slice(3, -3))
-    assert (refined - 2 * sliding.values)[0, :, 1, 2:7][inner].abs().mean() < 0.3
-    assert refined[0, :, 1, 13:18][inner].abs().mean() < 0.3
-    begun, any_static = restart(refinement(), (sliding,), [], x)
-    assert torch.equal(begun.values, sliding.values) and not any_static
-    # An initial map that moved all of it is undone where nothing moved.
-    series = torch.cat([v.roll(-k, dims=3) for v, k in zip(x.split(1, dim=1), (0, 3, 6))], dim=1)
-    begun, _ = restart(refinement(), (static,), [sliding.like(-sliding.values)], series)
-    assert begun.values[..., :8, 6:-6, :].abs().max() < 1e-3
-    torch.testing.assert_close(begun.values[..., 12:, 6:-6, :], -sliding.values[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
-
-
-def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
-    """One timepoint has not seen the half that stands still: nothing there tells for either."""
-    x, sliding = slabs(), slid(6)
-    covered = torch.ones_like(x)
-    covered[:, 1:, 20:] = 0
-    x[:, 1:, 20:] = x[:, 1:, 19:20]  # a constant, as beyond a border
-    begun, any_static = restart(
-        refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, covered=covered
-    )
-    assert torch.equal(begun.values, sliding.values) and not any_static
-
-
-def test_a_few_voxels_that_seem_to_stay_are_chance():
-    first, sliding = slabs()[:, :1], slid(6)
-    static = sliding.like(torch.zeros_like(sliding.values))
-    x = torch.cat([first.roll(shift, dims=3) for shift in (0, 3, 6)], dim=1)
-    x[:, :, 16:24, 20:28, 12:20] = first[:, :, 16:24, 20:28, 12:20]
-    begun, any_static = restart(refinement(), (sliding,), [static], x)
-    assert torch.equal(begun.values, sliding.values) and not any_static
-    lenient = Refinement(LocalCorrelation(), FluidPrior(), static_regions=replace(STATIC, least_share=0.0))
-    begun, any_static = restart(lenient, (sliding,), [static], x)
-    assert any_static and begun.values[0, :, :, 10, 12, 8].abs().max() < 0.5 * sliding.values.abs().max()
-
-
-def test_outside_of_the_mask_nothing_is_put_back():
-    x, sliding = slabs(), slid(6)
-    mask = torch.zeros_like(x[:, :1])
-    mask[:, :, :20] = 1
-    begun, _ = restart(refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, mask)
-    torch.testing.assert_close(begun.values[..., 12:, :, :], sliding.values[..., 12:, :, :])
 
 
 def dense_precision(precision, size, linear_is_free):

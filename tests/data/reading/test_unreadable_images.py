@@ -1,0 +1,151 @@
+"""Images that cannot be read are named in one line."""
+
+import os
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from image_files import (
+    OBLIQUE,
+    SHEARED,
+    SIZE,
+    error_of,
+    make_volume,
+    orthogonal_affine,
+    patch_header,
+    write_by_itk,
+    write_nifti,
+)
+
+from groupmorph_monai.data.reading.readers import header_grids, read_image
+from groupmorph_monai.errors import InputError
+
+
+def test_headers_of_files_that_are_cut_short_or_missing_tell_nothing(tmp_path):
+    whole = Path(write_nifti(tmp_path / "a.nii", np.zeros((200, 200, 200), np.float32)))
+    cut = tmp_path / "cut.nii"
+    cut.write_bytes(whole.read_bytes()[:5000])
+    assert header_grids([whole]) and header_grids([whole, cut]) == header_grids([whole, "absent.nii"]) == []
+
+
+# One a mistake: its name, the file's content or how it is made, and words that the message must hold.
+def _truncated(path, writer):
+    writer(path, make_volume((20, 20, 20)), orthogonal_affine())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _vectors(path):
+    itk.imwrite(itk.image_from_array(make_volume((5, 6, 7, 3)), is_vector=True), str(path))
+
+
+def _rgb(path):
+    nib.save(nib.Nifti1Image(np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)), path)
+
+
+def _nan(path):
+    data = make_volume()
+    data[2, 3, 4] = np.nan
+    write_nifti(path, data)
+
+
+# Two metres a voxel, along an axis of the array that runs along the third one of the world.
+GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
+
+MISTAKES = {
+    "missing.nii.gz": (lambda p: None, "got a path that does not exist"),
+    "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
+    "cut.nii": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
+    "cut.nii.gz": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
+    "cut.mha": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
+    "cut.nrrd": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
+    "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "got an unreadable one"),
+    "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n", encoding="utf-8"), "expected an empty line"),
+    "notes.txt": (lambda p: p.write_text("no image", encoding="utf-8"), "expected an image"),
+    "flat.nii": (lambda p: write_nifti(p, make_volume((8, 9))), "got shape (8, 9)"),
+    "slice.nii": (lambda p: write_nifti(p, make_volume((8, 9, 1))), "got shape (8, 9, 1)"),
+    "flat.mha": (lambda p: itk.imwrite(itk.image_from_array(make_volume((8, 9))), str(p)), "got shape (9, 8)"),
+    "five.nii": (lambda p: write_nifti(p, make_volume((4, 5, 6, 2, 3))), "got shape (4, 5, 6, 2, 3)"),
+    "vectors.mha": (_vectors, "RGB or vectors"),
+    "rgb.nii": (_rgb, "RGB"),
+    "nan.nii": (_nan, "got 1 NaN"),
+    "inf.nii": (lambda p: write_nifti(p, np.where(make_volume() > 1, np.inf, 0).astype("f4")), "infinite"),
+    "constant.nii": (lambda p: write_nifti(p, np.full(SIZE, 3, np.int16)), "got 3 in every voxel"),
+    "one.nii": (lambda p: write_nifti(p, np.eye(1, 756, 5, "f4").reshape(SIZE)), "got 0 in all voxels but 1"),
+    "huge.nii": (lambda p: write_nifti(p, np.float32(1e37) * make_volume()), "rescale"),
+    "tiny.nii": (lambda p: write_nifti(p, 1e-30 * make_volume()), "rescale"),
+    "giant.nii": (lambda p: write_nifti(p, make_volume(), GIANT), "got 1.8e+04 x 12 x 7 mm"),
+    "dust.nii": (lambda p: write_nifti(p, make_volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
+    "steep.nii": (lambda p: write_nifti(p, make_volume(), SHEARED + np.eye(4)[:, :1] @ [[0, 9, 0, 0]]), "right angles"),
+    "scale.nii": (lambda p: patch_header(p, "scl_slope", np.inf), "scl_slope"),
+    "code.nii": (lambda p: patch_header(p, "sform_code", 99), "sform_code from 0 to 5"),
+    "sign.nii": (
+        lambda p: patch_header(p, "pixdim", [np.nan, 1, 1, 1, 1, 1, 1, 1], "qform_code"),
+        "the sign of the qform",
+    ),
+    "short.nii": (
+        lambda p: patch_header(p, "dim", [3, 9, 12, 6, 1, 1, 1, 1]),
+        "216 more bytes after (9, 12, 6) voxels",
+    ),
+    "short.nii.gz": (
+        lambda p: patch_header(p, "dim", [3, 8, 12, 7, 1, 1, 1, 1]),
+        "168 more bytes after (8, 12, 7) voxels",
+    ),
+    "bytes.nii": (lambda p: patch_header(p, "datatype", 2), "756 more bytes"),
+    "mixed.Nii": (
+        lambda p: write_nifti(p.with_suffix(".nii"), make_volume()) and p.with_suffix(".nii").rename(p),
+        "rename it",
+    ),
+    "pipe.nii": (lambda p: os.mkfifo(p), "got a pipe or device"),
+    "pipe.mha": (lambda p: os.mkfifo(p), "got a pipe or device"),
+    "link.nii.gz": (lambda p: p.symlink_to(".git/annex/object"), "a link to a missing one, '.git/annex/object'"),
+    "loop.nii.gz": (lambda p: p.symlink_to(p.name), "a link to a missing one"),
+    "unsized.nii": (lambda p: patch_header(p, "pixdim", [1, 0, 1, 1, 1, 1, 1, 1]), "pixdim"),
+    "vast.nii.gz": (lambda p: patch_header(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
+    "far.nii": (lambda p: write_nifti(p, make_volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
+    "series.nii": (lambda p: write_nifti(p, make_volume((*SIZE, 3))), "use it alone"),
+    "analyze.img": (lambda p: nib.save(nib.Spm99AnalyzeImage(make_volume(), OBLIQUE), p), "left from right"),
+    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "got an unreadable one"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
+    make, words = MISTAKES[name]
+    good = write_nifti(tmp_path / "good.nii", make_volume())
+    make(tmp_path / name)
+    capfd.readouterr()
+    message = error_of([good, str(tmp_path / name)])
+    assert message.startswith(str(tmp_path / name)) and words in message
+    assert capfd.readouterr().err == ""
+
+
+def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):
+    path = write_nifti(tmp_path / "s.nii", make_volume((*SIZE, 3)))
+    with pytest.raises(InputError, match="expected a 3D volume, got shape .*; split it into 3D files$"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("value", ["", 3, {"a": 1}, [["t0.nii"]], [""], ["t0.nii", None]])
+def test_what_cannot_be_paths_is_named(value):
+    assert error_of(value).startswith(f"series: expected image files or a folder, got {value!r}")
+
+
+def test_one_timepoint_no_timepoint_and_a_folder_without_images(tmp_path):
+    one = write_nifti(tmp_path / "one.nii", make_volume((*SIZE, 1)))
+    for source in (one, [one], tmp_path):
+        assert "one.nii" in error_of(source) and "one timepoint" in error_of(source)
+    assert "empty list" in error_of([])
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.dcm").write_text("x", encoding="utf-8")
+    message = error_of(tmp_path / "none")
+    assert str(tmp_path / "none") in message and "DICOM" in message and "found none" in message
+    assert "gone" in error_of(tmp_path / "gone")
+
+
+def test_a_bad_timepoint_of_a_4d_file_is_numbered(tmp_path):
+    data = make_volume((*SIZE, 3))
+    data[..., 2] = 1
+    assert "(timepoint 2)" in error_of(write_nifti(tmp_path / "s.nii", data))
