@@ -28,7 +28,7 @@ class Fake:
             raise MissingError("not installed: nothing; pip install nothing")
         return getattr(self, f"_{self.kind}")
 
-    def _zero_field(self, images, affine):
+    def _zero(self, images, affine):
         return torch.zeros(len(images), 3, *images.shape[1:])
 
     def _sleeping(self, images, affine):
@@ -41,7 +41,7 @@ class Fake:
         raise ValueError("of no use\nat all")
 
     def _not_finite(self, images, affine):
-        return self._zero_field(images, affine) / 0
+        return self._zero(images, affine) / 0
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def runs(monkeypatch):
 
 def test_finished_cells_are_read_and_not_run_again(one, runs, tmp_path):
     store, lines = CellStore(tmp_path, 1), []
-    first = fill(one, {"fake": Fake("still")}, store, 60, lines.append)
-    again = fill(one, {"fake": Fake("still")}, store, 60, lines.append)
-    assert runs == ["still"] and "(kept)" in lines[-1] and "[3/3] phantom 6, fake" in lines[-1]
+    first = fill(one, {"fake": Fake("zero")}, store, 60, lines.append)
+    again = fill(one, {"fake": Fake("zero")}, store, 60, lines.append)
+    assert runs == ["zero"] and "(kept)" in lines[-1] and "[3/3] phantom 6, fake" in lines[-1]
     assert [cell.method for cell in again] == ["none", "truth", "fake"]
     for cell, kept in zip(first, again):
         assert kept.arrays.keys() == cell.arrays.keys() and (kept.arrays["jacobian"] == cell.arrays["jacobian"]).all()
@@ -82,7 +82,7 @@ def test_finished_cells_are_read_and_not_run_again(one, runs, tmp_path):
 
 
 def test_other_settings_are_other_cells(one, tmp_path):
-    case, method = one[0], Fake("still")
+    case, method = one[0], Fake("zero")
     paths = {
         CellStore(tmp_path, 1).path(case, "fake", method),
         CellStore(tmp_path, 2).path(case, "fake", method),
@@ -105,17 +105,17 @@ def test_what_failed_is_tried_again_and_what_ran_out_of_time_with_more_of_it(one
 def test_a_cell_without_its_arrays_is_not_finished(one, runs, tmp_path):
     """As when the process ends between the two files, of which the JSON is the last."""
     store = CellStore(tmp_path, 1)
-    fill(one, {"fake": Fake("still")}, store, 60, lambda line: None)
-    store.path(one[0], "fake", Fake("still")).unlink()
-    fill(one, {"fake": Fake("still")}, store, 60, lambda line: None)
-    assert runs == ["still", "still"]
+    fill(one, {"fake": Fake("zero")}, store, 60, lambda line: None)
+    store.path(one[0], "fake", Fake("zero")).unlink()
+    fill(one, {"fake": Fake("zero")}, store, 60, lambda line: None)
+    assert runs == ["zero", "zero"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "limit_s", "status"),
     [
-        ("still", 300, "ok"),
+        ("zero", 300, "ok"),
         ("missing", 300, "not installed: nothing; pip install nothing"),
         ("crashing", 300, "failed: ended with code 7; see fake.log"),
         ("wrong", 300, "failed: of no use at all; see fake.log"),
@@ -130,7 +130,7 @@ def test_a_process_of_its_own_ends_as_it_should(one, tmp_path, kind, limit_s, st
     outcome = register(Fake(kind), series, tmp_path, log, limit_s, 1)
     assert outcome.status == status
     assert os.environ.get("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS") == threads
-    if kind == "still":
+    if kind == "zero":
         assert outcome.fields[0].shape == (2, 3, 24, 20, 16) and not outcome.fields[0].any()
         assert 0 <= outcome.cost["processor_seconds"] and outcome.cost["peak_memory_gb"] > 0.05
     if kind == "wrong":
