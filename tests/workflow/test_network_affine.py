@@ -10,7 +10,7 @@ from groupmorph_monai.space.geometry import Grid
 from groupmorph_monai.workflow import AlignInitiald, NetworkAffine
 
 
-class Told(AffineNet):
+class StubNetwork(AffineNet):
     """Twelve numbers a timepoint, whatever the images show."""
 
     def forward(self, images):
@@ -37,7 +37,7 @@ def oblique():
 @pytest.mark.parametrize("passes", [1, 3])
 def test_what_the_network_says_of_voxels_becomes_maps_of_the_patient(oblique, tmp_path, passes):
     frames, grid, turn = oblique
-    network = Told()
+    network = StubNetwork()
     angle, shift = 0.1, 0.05
     network.numbers = torch.zeros(2, 12)
     network.numbers[1, 1], network.numbers[1, 3], network.numbers[1, 9] = -angle, angle, shift

@@ -37,7 +37,7 @@ from groupmorph_monai.workflow import (
 SIZE, LATTICE = (24, 20, 22), (12, 10, 11)
 
 
-class Told(torch.nn.Module):
+class StubNetwork(torch.nn.Module):
     """A velocity along the first axis for each timepoint, voxels of every second voxel, that a function of the images
     tells; one standard deviation everywhere."""
 
@@ -68,14 +68,14 @@ def inferer(alignment=None, transformation=None, **comparisons):
 
 def test_training_draws_z_from_the_posterior():
     torch.manual_seed(0)
-    ask, net = inferer(transformation=Displacement()), Told(lambda x: torch.tensor([0.5, -1]), std=0.1)
+    ask, net = inferer(transformation=Displacement()), StubNetwork(lambda x: torch.tensor([0.5, -1]), std=0.1)
     draws = torch.stack([ask(images(), net)["dvf"] for _ in range(100)])
     torch.testing.assert_close(draws.std(dim=0).mean(), torch.tensor(0.1), atol=1e-3, rtol=0)
     torch.testing.assert_close(draws[:, 0, :, 0].mean(dim=(0, 2, 3, 4)), torch.tensor([0.5, -1]), atol=1e-3, rtol=0)
 
 
 def test_surfaces_have_the_inverse_of_the_fields_that_were_drawn():
-    net = Told(lambda x: torch.tensor([0.5, -1]), std=0.05)
+    net = StubNetwork(lambda x: torch.tensor([0.5, -1]), std=0.05)
     assert "inverse_ddf" not in inferer()(images(), net)
     result = inferer(surfaces=InverseFields())(images(), net)
     expected = Field(ScalingAndSquaring(4)(-result["dvf"]), SIZE, 2).on_image()
@@ -88,7 +88,7 @@ def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_
         return torch.tensor([[0, 1.0] if s[1] > s[0] else [0, -0.25] for s in x.flatten(2).sum(2)])
 
     pair, alignment = images() * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1), OneWayAlignment(0)
-    ask, net = inferer(alignment, exchanged_pairs=ExchangedPairs(alignment)), Told(by_order)
+    ask, net = inferer(alignment, exchanged_pairs=ExchangedPairs(alignment)), StubNetwork(by_order)
     result = ask(pair, net)
     torch.testing.assert_close(result["warped"][:, 0], torch.cat([pair[:, 0], pair[:, 1]]), atol=1e-5, rtol=0)
     # Two voxels of the images there, half a one back.
@@ -103,7 +103,7 @@ def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_
 def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
     static = images(timepoints=1)
     x = torch.cat([static.roll(2, dims=2), static.roll(-2, dims=2)], dim=1)
-    net = Told(lambda x: torch.tensor([1.0, -1]))  # 2 voxels of the images either way
+    net = StubNetwork(lambda x: torch.tensor([1.0, -1]))  # 2 voxels of the images either way
     own, returned = inferer(carried_back=CarriedBack())(x, net)["returned"].unbind(dim=1)
     torch.testing.assert_close(own, x[0])
     torch.testing.assert_close(returned[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
@@ -112,7 +112,7 @@ def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
 @pytest.mark.parametrize("passes", [1, 5])
 def test_the_prior_of_velocities_sees_all_passes_and_the_variance_of_the_last(passes):
     ask = RegistrationInferer(MeanAlignment(), ScalingAndSquaring(4), NetworkPasses(passes))
-    net, prior = Told(lambda x: torch.tensor([0.5, -0.25]), std=0.1), FluidPrior(1.0, 0.2)
+    net, prior = StubNetwork(lambda x: torch.tensor([0.5, -0.25]), std=0.1), FluidPrior(1.0, 0.2)
     one, result = prior.energy(net.decode(ask.predict(images(), net).last[0], None)), ask(images(), net)
     torch.testing.assert_close(prior.energy(result["z_mean"]), passes**2 * one)
     torch.testing.assert_close(prior.energy(result["dvf"]), passes**2 * one)
@@ -185,7 +185,7 @@ def test_codes_of_several_passes_cost_what_each_of_them_does():
 def test_the_loss_of_a_stepwise_training_is_the_sum_over_steps(flow, posterior):
     """AVSM, Eq. 12: each step starts from the map of the one before, and all of them count. The prior weighs what adds
     up so far, or each step by itself."""
-    net, alignment = Told(lambda x: x.flatten(2).mean(2) - 0.5), OneWayAlignment(0)
+    net, alignment = StubNetwork(lambda x: x.flatten(2).mean(2) - 0.5), OneWayAlignment(0)
     likelihood, prior = LocalCorrelation((1,)), MomentumNorm(0.5)
     loss = NegativeELBO(likelihood, prior, symmetry_weight=2.0)
     registration = RegistrationInferer(alignment, flow, passes=NetworkPasses(2), posterior=posterior)
@@ -221,7 +221,7 @@ def test_a_trainers_mixed_precision_leaves_geometry_and_loss_in_float32():
 
 @pytest.mark.parametrize("wrap", [lambda registration: registration, TrainingInferer])
 def test_z_is_decoded_for_the_images_that_the_network_saw(wrap):
-    class Decoded(Told):
+    class Decoded(StubNetwork):
         def forward(self, images):
             self.received.append(images)
             return super().forward(images)
@@ -252,7 +252,7 @@ def test_draws_of_the_network_are_about_its_prediction():
 
     std, last = 0.1, []
 
-    class Images(Told):
+    class Images(StubNetwork):
         def decode(self, z, images):
             last.append(images)
             return z + images.mean()

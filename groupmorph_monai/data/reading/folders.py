@@ -70,11 +70,11 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
 
 def _check_hidden_dicom(paths: Sequence[Path]) -> None:
     for folder in paths:
-        others = sorted(images(folder), key=natural_order) if folder.is_dir() else []
-        if others and any(is_dicom(path) for path in folder.rglob("*")):
+        files = sorted(images(folder), key=natural_order) if folder.is_dir() else []
+        if files and any(is_dicom(path) for path in folder.rglob("*")):
             raise InputError(
                 f"{folder}: expected a DICOM study, whose series --list shows, got NIfTI or other image files at its "
-                f"top level ({others[0].name}), which are read instead; specify the folder of the DICOM files alone"
+                f"top level ({files[0].name}), which are read instead; specify the folder of the DICOM files alone"
             )
 
 
