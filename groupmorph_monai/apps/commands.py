@@ -10,7 +10,9 @@ from pathlib import Path
 from ..data.reading.folders import dicom_paths, list_series
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
+from ..data.writing.output_folder import release
 from ..errors import InputError
+from ..workflow.checkpoints import discard_empty
 from ..workflow.weights import load_weights
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
@@ -90,7 +92,12 @@ _MODEL_OVERLAYS = (
 
 
 def train(args: argparse.Namespace) -> None:
-    _run_study("training", "train", args, max_iterations=args.iterations)
+    try:
+        _run_study("training", "train", args, max_iterations=args.iterations)
+    except Exception:
+        release(args.output)
+        discard_empty(args.output)
+        raise
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
         model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_MODEL_OVERLAYS))
