@@ -200,7 +200,7 @@ class Slope(likelihood.Likelihood):
         super().__init__(**options)
         self.given = score
 
-    def forward(self, warped):
+    def forward(self, warped, valid=None):
         return (self.given * warped).mean()
 
 
