@@ -52,8 +52,8 @@ class NegativeELBO(nn.Module):
 
         Args:
             registration: an inferer's result. Where it contains ``seen``, only these voxels of ``warped`` count; where
-                it contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
-                timepoint's own space.
+                it contains ``returned`` and ``returned_seen``, the likelihood is the mean of the likelihoods in the
+                common space and in each timepoint's own space.
             target: the structure's surfaces, as `SurfaceDistance` takes them.
 
         Returns:
@@ -62,7 +62,7 @@ class NegativeELBO(nn.Module):
         """
         likelihood = self.likelihood(registration["warped"], registration.get("seen"))
         if "returned" in registration:
-            likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
+            likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"], registration["returned_seen"]))
         terms = {
             "log_likelihood": likelihood,
             "kl": self.prior(registration["z_mean"], registration["z_log_variance"], self.posterior),
