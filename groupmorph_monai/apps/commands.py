@@ -10,12 +10,15 @@ from pathlib import Path
 from ..data.reading.folders import dicom_paths, list_series
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
+from ..data.writing.output_folder import release
 from ..errors import InputError
+from ..workflow.checkpoints import discard_empty
+from ..workflow.weights import load_weights
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .registration_options import registration
-from .run import checked_run, run_bundle
+from .run import parsed_run, run_bundle
 from .suites.suite import suites_table
 
 __all__ = ["COMMANDS"]
@@ -54,7 +57,8 @@ def cohort(args: argparse.Namespace) -> int:
     from .cohort.study import run_cohort
 
     # Report mistakes in the shared options before any series starts.
-    checked_run("inference", args.overlay, args.set, args.device, weights=args.weights)
+    parser = parsed_run("inference", args.overlay, args.set, args.device, weights=args.weights)
+    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     return run_cohort(args)
 
 
@@ -88,7 +92,12 @@ _MODEL_OVERLAYS = (
 
 
 def train(args: argparse.Namespace) -> None:
-    _run_study("training", "train", args, max_iterations=args.iterations)
+    try:
+        _run_study("training", "train", args, max_iterations=args.iterations)
+    except Exception:
+        release(args.output)
+        discard_empty(args.output)
+        raise
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
         model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_MODEL_OVERLAYS))

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from ..data.reading.names import bids_name
 from ..data.series import Series
 from ..data.writing.output_folder import keep_inputs
-from ..data.writing.writers import Products, listed_result
+from ..data.writing.writers import REPORTS, Products, check_output_names, listed_result
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
@@ -50,6 +50,7 @@ def describe_run(
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
     keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
+    check_output_names(Path(output_dir))
     levels = ", ".join(f"{_resolution(level.factor)} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {
@@ -93,4 +94,4 @@ def _files(products: Products, config: ConfigParser, scans: Sequence[str]) -> Se
     numbers = f"00 to {len(scans) - 1:02d}"
     written = [name.format(numbers) for name in names]
     written += [name.replace("scan00", f"scan{numbers}") for name in second if name]
-    return [*written, "report.json", "report.png", "report.html"]
+    return [*written, *REPORTS]

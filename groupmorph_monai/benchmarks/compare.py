@@ -26,7 +26,7 @@ from ..workflow.inferers import RegistrationInferer
 from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms
-from ..workflow.weights import read_weights
+from ..workflow.weights import load_weights
 from . import Row
 
 __all__ = [
@@ -62,7 +62,7 @@ class BundleMethod:
         parser = parsed_config(self.config_files, self.settings)
         device = parser.get_parsed_content("device")
         network = parser.get_parsed_content("network_def").eval().to(device)
-        network.load_state_dict(read_weights(self.weights, device))
+        load_weights(network, self.weights, device)
         return parser, network, device
 
     def parts(self) -> tuple[RegistrationInferer, torch.nn.Module, Callable[[Tensor], Tensor]]:

@@ -22,7 +22,15 @@ from ..data.preprocessing.fingerprint import fingerprint
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
-from ..data.writing.writers import Products, VolumeName, earlier_result, listed_result, write_registration
+from ..data.writing.replacement import check_names
+from ..data.writing.writers import (
+    Products,
+    VolumeName,
+    check_output_names,
+    earlier_result,
+    listed_result,
+    write_registration,
+)
 from ..errors import InputError
 from ..space.geometry import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
@@ -113,6 +121,7 @@ class SeriesWriter:
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
         keep_inputs(output_dir, read, listed_result(Path(output_dir)))
+        check_output_names(Path(output_dir))
         claim(output_dir)
         self.series, self.output_dir, self.home, self.products = series, Path(output_dir), home, products
         self.settings, self.storage = dict(settings or {}), storage
@@ -307,6 +316,7 @@ class MetricsTable:
     def __init__(self, output_dir: str, settings: Sequence[object] = ()):
         if idist.get_rank() == 0:
             claim(output_dir)
+            check_names(Path(output_dir), ("metrics.csv", "metrics.json"))
         self.output_dir, self.settings = Path(output_dir), list(settings)
         self.items: list[Mapping[str, Any]] = []
 

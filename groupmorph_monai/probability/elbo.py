@@ -51,9 +51,9 @@ class NegativeELBO(nn.Module):
         """Compute the unweighted terms of the objective.
 
         Args:
-            registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if it
-                contains ``returned``, the likelihood is the mean of the likelihoods in the common space and in each
-                timepoint's own space.
+            registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if
+                it contains ``returned`` and ``returned_covered``, the likelihood is the mean of the likelihoods in the
+                common space and in each timepoint's own space.
             target: the structure's surfaces, as `SurfaceDistance` takes them.
 
         Returns:
@@ -62,7 +62,9 @@ class NegativeELBO(nn.Module):
         """
         likelihood = self.likelihood(registration["warped"], registration.get("covered"))
         if "returned" in registration:
-            likelihood = 0.5 * (likelihood + self.likelihood(registration["returned"]))
+            likelihood = 0.5 * (
+                likelihood + self.likelihood(registration["returned"], registration["returned_covered"])
+            )
         terms = {
             "log_likelihood": likelihood,
             "kl": self.prior(registration["z_mean"], registration["z_log_variance"], self.posterior),

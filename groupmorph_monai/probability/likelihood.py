@@ -69,12 +69,13 @@ class Likelihood(nn.Module):
         Args:
             warped: ``(B, K, *S)``.
             valid: ``(B, K, *S)`` bool, True where a volume's value is measured, not extrapolated; None is everywhere.
-                Extrapolated values are replaced by the mean of the measured ones and have zero score and weight.
+                Extrapolated values have zero score and weight; the guide has the mean of the measured ones there.
         """
         with torch.enable_grad():
             warped = (warped if valid is None else impute(warped, valid)).detach().requires_grad_()
-            mean = self(warped)
-            (score,) = torch.autograd.grad(warped.numel() * mean, warped)
+            mean = self(warped, valid)
+            count = warped.numel() if valid is None else valid.sum()
+            (score,) = torch.autograd.grad(count * mean, warped)
         weight = self.stiffness * window_mean(score.square(), self.smooth_voxels)
         value = (warped.shape[1] * mean.detach()).expand(warped[:, :1].shape)
         if valid is not None:

@@ -13,9 +13,7 @@ from ..networks.affine_net import half_side_frame
 from ..probability.likelihood import Likelihood
 from ..space.alignment import affine_velocity
 from ..space.field import Field
-from ..space.grid import warp
-from ..space.lattice import coarsen
-from .evidence import EVERYWHERE, Evidence
+from .evidence import EVERYWHERE, Evidence, Level
 
 __all__ = ["AffineRefinement"]
 
@@ -73,10 +71,12 @@ class AffineRefinement:
                 "mask: expected none where affine maps are refined, because the windows of their likelihood extend "
                 "beyond it; leave it out, or omit --overlay models/avsm_affine: the default alignment applies it"
             )
-        items = zip(z.values.detach().split(1), images.split(1))
-        return z.like(torch.cat([self._refine_series(*item, displacement) for item in items]))
+        items = enumerate(zip(z.values.detach().split(1), images.split(1)))
+        return z.like(torch.cat([self._refine_series(*i, evidence.of_series(n), displacement) for n, i in items]))
 
-    def _refine_series(self, z: Tensor, images: Tensor, displacement: Callable[[Tensor], Tensor]) -> Tensor:
+    def _refine_series(
+        self, z: Tensor, images: Tensor, evidence: Evidence, displacement: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         size = images.shape[2:]
         frame = half_side_frame(size).to(z)  # coordinates in which all parameters have a similar scale
         inverse_frame = torch.linalg.inv(frame)
@@ -89,13 +89,14 @@ class AffineRefinement:
             subsampled = Field(z[..., ::factor, ::factor, ::factor] / factor, size, factor)
             return subsampled.values + affine_velocity(logarithms, subsampled).values
 
-        def likelihood(level: Tensor, factor: int) -> Tensor:
-            return self.likelihood(warp(level, displacement(refined(factor))))
+        def likelihood(level: Level) -> Tensor:
+            warped, valid, _ = level.warped(displacement(refined(level.factor)))
+            return self.likelihood(warped, valid)
 
         coarsest = max(1, min(size) // _LEAST_VOXELS)
         with torch.enable_grad():
             for factor in sorted({min(ceil(max(size) / n), coarsest) for n in self.voxels}, reverse=True):
-                self._maximise(parameters, partial(likelihood, coarsen(images, factor), factor))
+                self._maximise(parameters, partial(likelihood, Level(images, evidence, factor, factor)))
         return refined(1).detach()
 
     def _maximise(self, parameters: Tensor, likelihood: Callable[[], Tensor]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..data.writing.output_folder import claim, keep_inputs, whole_file
 from ..data.writing.replacement import clean
 from ..errors import InputError
 
-__all__ = ["BestWeights", "Checkpoints", "claim_for_training"]
+__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "discard_empty"]
 
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
@@ -41,6 +42,13 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
         claim(output_dir)
         if (cache := Path(output_dir) / "cache").is_dir():
             clean(cache)
+
+
+def discard_empty(output_dir: str) -> None:
+    """Remove the folder of a training that failed before it saved anything: with no files but TensorBoard's."""
+    files = [path for path in Path(output_dir).rglob("*") if not path.is_dir()]
+    if all(path.parent.name == "tensorboard" for path in files):
+        shutil.rmtree(output_dir, ignore_errors=True)
 
 
 class _AtomicSaver(BaseSaveHandler):

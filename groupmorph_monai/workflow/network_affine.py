@@ -16,7 +16,7 @@ from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
 from .inferers import RegistrationInferer
 from .network_passes import NetworkPasses
-from .weights import read_weights
+from .weights import load_weights, read_weights
 
 __all__ = ["NetworkAffine"]
 
@@ -46,7 +46,7 @@ class NetworkAffine:
         self.network, self.missing, self.voxels = network.eval(), None, voxels
         # Loaded eagerly, so that a cache of aligned series depends on the weights.
         if Path(weights).is_file():
-            network.load_state_dict(read_weights(weights))
+            load_weights(network, str(weights))
         else:
             self.missing = str(weights)
         self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), NetworkPasses(passes))

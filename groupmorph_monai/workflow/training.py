@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..space.alignment import Alignment
-from ..space.grid import compose, warp
+from ..space.grid import compose, warp_observed
 from .batches import as_images
 from .field_inferer import Prediction
 from .inferers import RegistrationInferer
@@ -61,11 +61,15 @@ class InverseFields(Comparison):
 
 class CarriedBack(Comparison):
     """Add ``returned`` ``(B * K, 2, *S)``, for a likelihood in the space of each timepoint: its volume, and the mean of
-    the aligned volumes, warped to it."""
+    the aligned volumes, warped to it; and ``returned_covered``, True where they were measured and not extrapolated."""
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
-        mean = registration["warped"].mean(dim=1, keepdim=True).expand_as(images)
-        return {"returned": torch.stack([images, warp(mean, inverse_ddf())], dim=2).flatten(0, 1)}
+        warped, covered = registration["warped"], registration["covered"]
+        count = covered.sum(dim=1, keepdim=True)
+        mean = (warped * covered).sum(dim=1, keepdim=True) / count.clamp_min(1)
+        returned, valid = warp_observed(mean.expand_as(images), (count > 0).expand_as(images), inverse_ddf())
+        pairs = {"returned": (images, returned), "returned_covered": (torch.ones_like(valid), valid)}
+        return {name: torch.stack(pair, dim=2).flatten(0, 1) for name, pair in pairs.items()}
 
 
 class ExchangedPairs(Comparison):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["WeightsLoader", "read_weights"]
+__all__ = ["WeightsLoader", "load_weights", "read_weights"]
 
 _CURE = "use weights written by 'groupmorph train', such as model_best.pt"
 
@@ -95,14 +95,21 @@ def _content_of(path: str | Path, error: Exception) -> str:
     return f"a {'damaged' if archive else 'different'} file of {size} bytes ({reason[0][:80] if reason else error!r})"
 
 
-class WeightsLoader:
-    """Handler that loads weights into a network when an engine starts.
+def load_weights(network: nn.Module, path: str, device: torch.device | str = "cpu") -> None:
+    """Load trained weights into a network.
 
     Args:
-        network: network with parameters of the same names and shapes.
+        network: network with parameters of the same names and shapes; may be wrapped for distributed training.
         path: file, as for `read_weights`.
         device: device to load the tensors to.
+    Raises: InputError as `read_weights`; RuntimeError if the weights are those of another network.
     """
+    network = getattr(network, "module", network)  # unwrap DistributedDataParallel
+    network.load_state_dict(read_weights(path, device))
+
+
+class WeightsLoader:
+    """Handler that loads weights into a network when an engine starts; arguments as for `load_weights`."""
 
     def __init__(self, network: nn.Module, path: str, device: torch.device | str = "cpu"):
         self.network, self.path, self.device = network, path, device
@@ -111,5 +118,4 @@ class WeightsLoader:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        network = getattr(self.network, "module", self.network)  # unwrap DistributedDataParallel
-        network.load_state_dict(read_weights(self.path, self.device))
+        load_weights(self.network, self.path, self.device)

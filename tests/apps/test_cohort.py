@@ -3,6 +3,8 @@
 import json
 import os
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from groupmorph_monai.apps.arguments import make_parser
@@ -12,6 +14,7 @@ from groupmorph_monai.apps.cohort.manifest import read_manifest
 from groupmorph_monai.apps.cohort.study import _job, _register_options, _settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.configs import bundle_root
 
 
 @pytest.fixture
@@ -93,12 +96,33 @@ def test_one_mistake_is_one_line(study, capsys):
         (["--overlay", "data/none"], "--overlay: expected one of"),
         (["--set", "noise=-1"], "noise"),
         (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
+        (["--weights", str(bundle_root() / "models" / "avsm.pt")], "weights: expected weights of a GroupSetVAE"),
+        (["--overlay", "models/voxelmorph"], "no weights ship for models/voxelmorph"),
     ],
 )
 def test_options_are_checked_before_anything_starts(study, capsys, options, message):
     file = manifest(study, ("name", "scans"), ("a", "a"))
     assert main(["cohort", str(file), "--output", str(study / "out"), *options]) == 2
     assert message in capsys.readouterr().err and not (study / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "scans, reference, message",
+    [
+        ("empty", "", "scans: {study}/empty: expected image files"),
+        ("one", "", "scans: expected at least two scans, got one, {study}/one; add the others"),
+        ("one/t0.nii.gz", "", "scans: expected at least two scans, got one, {study}/one/t0.nii.gz; add the others"),
+        ("4d.nii.gz", "3", "reference: expected the number of a scan from 0 to 2, got 3"),
+    ],
+)
+def test_scans_are_counted_before_anything_starts(study, capsys, scans, reference, message):
+    for folder in ("empty", "one"):
+        (study / folder).mkdir()
+    for name, shape in (("one/t0", (8, 8, 8)), ("4d", (8, 8, 8, 3))):
+        nib.save(nib.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), study / f"{name}.nii.gz")
+    file = manifest(study, ("name", "scans", "reference"), ("a", scans, reference))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
+    assert f"{file}: line 2: {message.format(study=study)}" in capsys.readouterr().err and not (study / "out").exists()
 
 
 @pytest.mark.parametrize(

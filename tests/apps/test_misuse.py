@@ -342,6 +342,22 @@ def test_artificial_series_are_asked_for(command, refused):
     refused([command, "--dataset", "", "--output", "out"], "--dataset")
 
 
+def test_a_training_that_cannot_start_leaves_nothing(study, refused):
+    refused(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"], "spacing_mm", "4 voxels")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("evaluate --dataset study", "metrics.csv"), ("register study/s0", "report.html")]
+)
+def test_folders_with_the_names_of_results_are_noticed_before_the_work_begins(
+    command, name, study, refused, monkeypatch
+):
+    monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.__call__", None)
+    (Path("out") / name).mkdir(parents=True)
+    refused([*command.split(), "--output", "out"], f"out/{name}: expected a file or none, got a folder")
+
+
 def test_a_series_of_fewer_timepoints_than_each_iteration_wants(study, refused):
     settings = ["--set", "timepoints_least=4", "--set", "timepoints_most=5"]
     refused(["train", "--dataset", "study", "--output", "out", *settings], "timepoints_least", "3 timepoints of s0")

@@ -13,8 +13,11 @@ def test_it_is_the_weighted_kl_less_the_likelihood():
     likelihood, prior = GroupNMI(bins=8), FluidPrior(0.5, 0.1)
     expected = 0.25 * prior(registration["z_mean"], registration["z_log_variance"]) - likelihood(registration["warped"])
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
-    registration["returned"] = torch.rand(3, 2, 6, 6, 6, generator=generator)
-    both = 0.5 * (likelihood(registration["warped"]) + likelihood(registration["returned"]))
+    returned, covered = torch.rand(3, 2, 6, 6, 6, generator=generator), torch.ones(3, 2, 6, 6, 6, dtype=torch.bool)
+    covered[:, 1, :2] = False
+    registration |= {"returned": returned, "returned_covered": covered}
+    both = 0.5 * (likelihood(registration["warped"]) + likelihood(returned, covered))
+    assert likelihood(returned, covered) != likelihood(returned)
     expected = expected + likelihood(registration["warped"]) - both
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
 

@@ -202,7 +202,7 @@ class Slope(likelihood.Likelihood):
         super().__init__(**options)
         self.slope = score
 
-    def forward(self, warped):
+    def forward(self, warped, valid=None):
         return (self.slope * warped).mean()
 
 

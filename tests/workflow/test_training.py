@@ -104,9 +104,14 @@ def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
     static = images(timepoints=1)
     x = torch.cat([static.roll(2, dims=2), static.roll(-2, dims=2)], dim=1)
     net = StubNetwork(lambda x: torch.tensor([1.0, -1]))  # 2 voxels of the images either way
-    own, returned = inferer(carried_back=CarriedBack())(x, net)["returned"].unbind(dim=1)
+    result = inferer(carried_back=CarriedBack())(x, net)
+    own, returned = result["returned"].unbind(dim=1)
     torch.testing.assert_close(own, x[0])
     torch.testing.assert_close(returned[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
+    own_covered, returned_covered = result["returned_covered"].unbind(dim=1)
+    # The common space ends two voxels inside of either end of the timepoint.
+    assert own_covered.all() and returned_covered[:, 2:-2].all()
+    assert not returned_covered[0, -2:].any() or not returned_covered[0, :2].any()
 
 
 @pytest.mark.parametrize("passes", [1, 5])

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
+from ...data.reading.readers import header_grids
 from ...errors import InputError
 from ..option_types import reference, spacing_mm
 from ..places import check_place
@@ -119,6 +121,7 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
                 raise InputError(f"{column}: {error}") from None
     files = _files("scans", row["scans"], folder)
     _check_apart(files, output)
+    _check_scans(files, options)
     return Series(row["name"], files, options)
 
 
@@ -141,3 +144,16 @@ def _check_apart(files: Sequence[str], output: str | Path) -> None:
         path = Path(name).resolve()
         if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
+
+
+def _check_scans(files: Sequence[str], options: Mapping[str, object]) -> None:
+    """Count the scans as far as file headers tell; the registration reports broken files."""
+    try:
+        count = len(header_grids(files, cast(str | None, options.get("series_description"))))
+    except InputError as error:
+        raise InputError(f"scans: {error}") from None
+    if count == 1:
+        raise InputError(f"scans: expected at least two scans, got one, {files[0]}; add the others")
+    reference = str(options.get("reference", ""))
+    if count and reference.isdecimal() and int(reference) >= count:
+        raise InputError(f"reference: expected the number of a scan from 0 to {count - 1}, got {reference}")

@@ -1,6 +1,7 @@
 """SyN by ANTs."""
 
 import tempfile
+from typing import Any
 
 import ants
 import numpy as np
@@ -44,9 +45,7 @@ def _register(images: Tensor, affine: Tensor, transform: str) -> tuple[Tensor, T
     return each_onto_first(images, pair)
 
 
-def _composed(
-    fixed: ants.ANTsImage, moving: ants.ANTsImage, transforms: list[str], invert: list[bool], prefix: str
-) -> np.ndarray:
-    """Evaluate a chain of transforms as a field in mm, ``(*S, 3)``."""
+def _composed(fixed: Any, moving: Any, transforms: list[str], invert: list[bool], prefix: str) -> np.ndarray:
+    """Compute the field of a chain of transforms of ANTsPy's images, in mm, ``(*S, 3)``."""
     file = ants.apply_transforms(fixed, moving, transforms, whichtoinvert=invert, compose=prefix)
     return ants.image_read(file).numpy()

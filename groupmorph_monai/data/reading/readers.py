@@ -272,17 +272,18 @@ def header_grids(
     Returns: one grid per scan. The list is empty for None; for DICOM, whose headers take as long to read as the images;
         and if a file is missing, or its header is broken or describes more voxels than the file can contain:
         `read_series` reports the reason.
+    Raises: InputError, as `read_series`, for a folder without images or with several series.
     """
     if series is None:
         return []
     if isinstance(series, Series):
         return [frame.grid for frame in series.frames]
+    paths = _checked_paths(series)
+    if not all(map(os.path.exists, paths)) or (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
+        return []
+    one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+    files = folder_files(Path(paths[0]), description) if one_folder else paths
     try:
-        paths = _checked_paths(series)
-        if (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
-            return []
-        one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
-        files = folder_files(Path(paths[0]), description) if one_folder else paths
         return [grid for file in files for grid in _header_grids(str(file))]
     except Exception:  # every library has its own types
         return []

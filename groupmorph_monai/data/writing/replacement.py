@@ -23,7 +23,17 @@ from pathlib import Path
 
 from ...errors import InputError
 
-__all__ = ["PARTIAL", "REPORT", "clean", "journals", "make_staging", "put_in_place", "sync", "to_be_replaced"]
+__all__ = [
+    "PARTIAL",
+    "REPORT",
+    "check_names",
+    "clean",
+    "journals",
+    "make_staging",
+    "put_in_place",
+    "sync",
+    "to_be_replaced",
+]
 
 PARTIAL = ".partial-"
 REPORT = "report.json"
@@ -77,9 +87,7 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
         stale: names of files and folders of the earlier result; those that are not replaced are removed.
     """
     names, stale = {path.name for path in staging.iterdir()}, set(stale)
-    for name in sorted(names):
-        if (folder / name).is_dir() and not ((staging / name).is_dir() and name in stale):
-            raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
+    check_names(folder, names - {name for name in stale if (staging / name).is_dir()})
     sync(*staging.rglob("*"), staging)
     stale = {name for name in stale - names if os.path.lexists(folder / name)}
     if len(names) == 1 and not stale:
@@ -88,6 +96,13 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
         sync(folder)
     elif not _exchanged(staging, folder, names | stale):
         _journal(staging, folder, stale)
+
+
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise an InputError if a name of a result is the name of another folder in ``folder``."""
+    for name in sorted(names):
+        if (folder / name).is_dir():
+            raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
 
 
 def sync(*paths: Path) -> None:

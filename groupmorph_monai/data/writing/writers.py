@@ -29,7 +29,7 @@ from .integers import integer_type
 from .itk_transforms import write_itk_transform
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import all_or_nothing
-from .replacement import REPORT, journals
+from .replacement import REPORT, check_names, journals
 from .sequences import write_sequence, write_transform_sequence
 
 __all__ = [
@@ -115,6 +115,7 @@ class Products:
 
 
 _ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
+REPORTS = (REPORT, "report.png", "report.html")
 _SINGLE = {name for name in _ALL if "{}" not in name}
 _NUMBERED = re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in _ALL if "{}" in name))
 
@@ -334,6 +335,13 @@ def _listed(folder: Path) -> list[str]:
         return [str(name) for name in json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def check_output_names(output_dir: Path) -> None:
+    """Raise an InputError if a folder in ``output_dir`` has the name of an output but is not of an earlier result."""
+    if output_dir.is_dir():
+        names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS}
+        check_names(output_dir, names - listed_result(output_dir))
 
 
 def earlier_result(output_dir: Path) -> set[str]:
