@@ -18,15 +18,19 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
 
 
 class Attributes:
-    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header."""
+    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header.
 
-    def __init__(self, dataset: Dataset, frame: int):
+    Args:
+        own: attributes of this frame alone, outside functional groups.
+    """
+
+    def __init__(self, dataset: Dataset, frame: int, own: Dataset | None = None):
         groups = [shared[0] for shared in [dataset.get("SharedFunctionalGroupsSequence")] if shared]
         if frames := dataset.get("PerFrameFunctionalGroupsSequence"):
             groups.insert(0, frames[frame])
         sequences = [e.value for group in groups for e in group if e.VR == "SQ" and not e.tag.is_private]
         private = [group[_PHILIPS_FRAME].value for group in groups if _PHILIPS_FRAME in group]
-        sources = [item for items in sequences for item in items] + [dataset]
+        sources = ([] if own is None else [own]) + [item for items in sequences for item in items] + [dataset]
         sources += [item for items in private for item in items]
         # `in` of a data set parses the name every time, which dominates the time for a large study.
         self.sources = [(source, source.keys()) for source in sources]

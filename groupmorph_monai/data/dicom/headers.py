@@ -1,11 +1,12 @@
 """Read the header of a DICOM image for each of its slices.
 
-A classic file contains one slice, an enhanced (multi-frame) file many, and a Siemens mosaic the slices of one volume
-side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and are converted to RAS in
-`geometry`.
+A classic file contains one slice, an enhanced (multi-frame) file many, and a mosaic of Siemens or United Imaging the
+slices of one volume side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and
+are converted to RAS in `geometry`.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -113,15 +114,19 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
         return
     if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
-    for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
-        attributes = Attributes(dataset, frame)
+    slices = vendors.mosaic_slices(dataset)
+    for frame in range(len(slices) or max(int(dataset.get("NumberOfFrames") or 1), 1)):
+        attributes = Attributes(dataset, 0, slices[frame]) if slices else Attributes(dataset, frame)
         position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
         spacing = attributes.numbers("PixelSpacing")
         if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
             continue
         spacing_mm = spacing[0], spacing[1]
         plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), spacing_mm)
-        yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+        if slices:
+            yield _tile(plane, len(slices))
+        else:
+            yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
 
 
 def _plane(
@@ -260,3 +265,12 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
         down, right = divmod(k, mosaic.mosaic_size)
         corner = down * rows, right * columns
         yield replace(plane, source=source, corner=corner, position=mosaic.image_position + k * step)
+
+
+def _tile(plane: Plane, number: int) -> Plane:
+    """Locate a slice in a United Imaging mosaic of ``number`` slices, which has at least as many columns as rows."""
+    across = math.ceil(math.sqrt(number))
+    down, right = divmod(plane.frame, across)
+    rows, columns = plane.source.shape[0] // math.ceil(number / across), plane.source.shape[1] // across
+    source = replace(plane.source, shape=(rows, columns))
+    return replace(plane, source=source, frame=0, corner=(down * rows, right * columns))

@@ -24,7 +24,7 @@ ORIENTATIONS = {
     "coronal": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float),
     "oblique": TURN,
 }
-VENDORS = {name: getattr(exports, name) for name in ("siemens", "ge", "philips", "enhanced")}
+VENDORS = {name: getattr(exports, name) for name in ("siemens", "ge", "philips", "enhanced", "united_imaging")}
 
 
 def affine_of(orientation="oblique"):
@@ -275,10 +275,17 @@ def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
     np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes()[members])
 
 
-def test_diffusion_weighted_images_of_older_philips_scanners_are_ignored(tmp_path):
-    """Their b-value is private; DiffusionBValue is missing."""
-    images = exports.philips(volumes(), affine_of())
+@pytest.mark.parametrize(
+    ("vendor", "group", "creator", "element", "vr"),
+    [
+        ("philips", 0x2001, "Philips Imaging DD 001", 0x03, "FL"),
+        ("united_imaging", 0x0065, "Image Private Header", 0x09, "FD"),
+    ],
+)
+def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, creator, element, vr):
+    """DiffusionBValue is missing from them."""
+    images = VENDORS[vendor](volumes(), affine_of())
     for n, image in enumerate(images):
-        image.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(3, "FL", 1000.0 * (n >= SIZE[2]))
+        image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
     lines, _ = list_dicom([exports.save(images, tmp_path)])
     assert "diffusion" in lines
