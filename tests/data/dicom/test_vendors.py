@@ -287,5 +287,5 @@ def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, crea
     images = VENDORS[vendor](volumes(), affine_of())
     for n, image in enumerate(images):
         image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
-    lines, _ = list_dicom([exports.save(images, tmp_path)])
-    assert "diffusion" in lines
+    lines, reason = list_dicom([exports.save(images, tmp_path)])
+    assert "diffusion" in lines and "4 x 7 slices, diffusion" in str(reason)
