@@ -1,4 +1,5 @@
-"""Scanner exports made from a small series: how Siemens, GE and Philips tell time and scale, classic and enhanced.
+"""Scanner exports made from a small series: how Siemens, GE, Philips and United Imaging tell time and scale, classic
+and enhanced.
 
 Every function returns data sets that `save` writes under names that tell nothing.
 """
@@ -139,6 +140,31 @@ def _multi_frame(
         ]
     )
     return image
+
+
+def united_imaging(series: np.ndarray, affine: np.ndarray) -> list[Dataset]:
+    """A mosaic for each timepoint; slice positions and acquisition times are in a private sequence."""
+    shared, uid, images = examination(Manufacturer="UIH"), generate_uid(), []
+    columns, rows, slices = series.shape[1:]
+    across = int(np.ceil(np.sqrt(slices)))
+    down = int(np.ceil(slices / across))
+    for t, volume in enumerate(series):
+        picture = np.zeros((down * rows, across * columns), series.dtype)
+        items = []
+        for k in range(slices):
+            y, x = k // across * rows, k % across * columns
+            picture[y : y + rows, x : x + columns] = volume[:, :, k].T
+            item = Dataset()
+            item.ImagePositionPatient, item.AcquisitionDate = _place(affine, k)[0], "20250301"
+            item.AcquisitionTime = clock(TIMES_S[t] + 0.1 * k)
+            items.append(item)
+        image = _data_set(shared, MR, picture)
+        image.SeriesInstanceUID, image.SeriesNumber, image.InstanceNumber = uid, 6, t + 1
+        image.SeriesDescription, image.ImageType = "bold", ["ORIGINAL", "PRIMARY", "M", "VFRAME"]
+        _, image.ImageOrientationPatient, image.PixelSpacing, image.SliceThickness = _place(affine, 0)
+        image.private_block(0x0065, "Image Private Header", create=True).add_new(0x51, "SQ", Items(items))
+        images.append(image)
+    return images
 
 
 def save(images: Sequence[Dataset], folder: Path, seed: int = 0) -> Path:

@@ -143,9 +143,11 @@ def _matches(stack: Stack, pattern: str | None) -> bool:
 
 
 def _list(stacks: Sequence[Stack]) -> str:
-    return "; ".join(f"{stack.name}: {stack.timepoints} x {stack.slices} slices" for stack in stacks[:8]) + (
-        f" and {len(stacks) - 8} more" if len(stacks) > 8 else ""
-    )
+    items = []
+    for stack in stacks[:8]:
+        reason = f", {stack.unsuited}" if stack.unsuited else ""
+        items.append(f"{stack.name}: {stack.timepoints} x {stack.slices} slices{reason}")
+    return "; ".join(items) + (f" and {len(stacks) - 8} more" if len(stacks) > 8 else "")
 
 
 def _check_patient(stacks: Sequence[Stack]) -> None:

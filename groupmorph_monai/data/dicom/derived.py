@@ -10,7 +10,8 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from ... import __version__
 from ...errors import InputError
-from .headers import Attributes, Plane, acquisition_names
+from .attributes import Attributes
+from .headers import Plane, acquisition_names
 
 __all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
 

@@ -1,32 +1,29 @@
 """Read the header of a DICOM image for each of its slices.
 
-A classic file contains one slice, an enhanced (multi-frame) file many, and a Siemens mosaic the slices of one volume
-side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and are converted to RAS in
-`geometry`.
+A classic file contains one slice, an enhanced (multi-frame) file many, and a mosaic of Siemens or United Imaging the
+slices of one volume side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and
+are converted to RAS in `geometry`.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
-from typing import Any, overload
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
 from pydicom.valuerep import DT
 
-__all__ = ["Attributes", "Plane", "Source", "acquisition_names", "planes_of"]
+from . import vendors
+from .attributes import Attributes
+
+__all__ = ["Plane", "Source", "acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
-_PHILIPS_IMAGE, _PHILIPS_FRAME = "Philips MR Imaging DD 001", (0x2005, 0x140F)
-_PHILIPS_SCALE, _PHILIPS_DYNAMIC_BEGIN = (0x2005, 0x100E), (0x2005, 0x10A0)
-_B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 # Parameters shared by the series of one examination, under their names in classic and enhanced files.
 _PROTOCOL = (
@@ -76,7 +73,7 @@ class Plane:
         position: ``(3,)``, centre of the first pixel, LPS mm.
         axes: ``(2, 3)``, directions of increasing column index and of increasing row index; LPS.
         spacing_mm: distance between rows, then between columns.
-        keys: numbers that may define the temporal order, named as in `order`; times in seconds.
+        keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
         protocol: parameters shared by the series of one examination.
         b_value: diffusion weighting in s/mm^2, 0 without diffusion weighting.
         b_value_ge: b-value as written by GE, also for scans without diffusion weighting; only changes are meaningful.
@@ -109,71 +106,6 @@ class Plane:
             return None
 
 
-@cache
-def _tag(name: str | tuple[int, int]) -> BaseTag:
-    return Tag(name)
-
-
-class Attributes:
-    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header."""
-
-    def __init__(self, dataset: Dataset, frame: int):
-        groups = [shared[0] for shared in [dataset.get("SharedFunctionalGroupsSequence")] if shared]
-        if frames := dataset.get("PerFrameFunctionalGroupsSequence"):
-            groups.insert(0, frames[frame])
-        sequences = [e.value for group in groups for e in group if e.VR == "SQ" and not e.tag.is_private]
-        private = [group[_PHILIPS_FRAME].value for group in groups if _PHILIPS_FRAME in group]
-        sources = [item for items in sequences for item in items] + [dataset]
-        sources += [item for items in private for item in items]
-        # `in` of a data set parses the name every time, which dominates the time for a large study.
-        self.sources = [(source, source.keys()) for source in sources]
-
-    def get(self, *names: str | tuple[int, int], default: object = None) -> Any:
-        """Return the value of the first of these attributes that has one."""
-        for tag in map(_tag, names):
-            for source, tags in self.sources:
-                value = source[tag].value if tag in tags else None
-                if value is not None and value != "":
-                    return value
-        return default
-
-    def values(self, *names: str | tuple[int, int]) -> list[Any]:
-        """Return the values of the first of these attributes that has any."""
-        value = self.get(*names, default=[])
-        return list(value) if isinstance(value, MultiValue | list) else [value]
-
-    def numbers(self, *names: str | tuple[int, int]) -> list[float]:
-        try:
-            return [float(value) for value in self.values(*names)]
-        except (TypeError, ValueError):
-            return []
-
-    @overload
-    def number(self, *names: str | tuple[int, int], default: float) -> float: ...
-
-    @overload
-    def number(self, *names: str | tuple[int, int]) -> float | None: ...
-
-    def number(self, *names: str | tuple[int, int], default: float | None = None) -> float | None:
-        return next(iter(self.numbers(*names)), default)
-
-    def texts(self, *names: str) -> tuple[str, ...]:
-        return tuple(str(value) for value in self.values(*names))
-
-    def private(self, tag: tuple[int, int], creator: str) -> float | None:
-        """Read a private number from the block that ``creator`` reserves, which archives may move.
-
-        Args:
-            tag: its tag where the block is the first one, 10.
-        """
-        for source, tags in self.sources:
-            for owner in tags:
-                reserves = owner >> 16 == tag[0] and 0x10 <= owner & 0xFFFF <= 0xFF
-                if reserves and str(source[owner].value).strip() == creator:
-                    return self.number((tag[0], (owner & 0xFF) << 8 | tag[1] & 0xFF))
-        return None
-
-
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     """Yield the slices of one file; none if it contains no grey-value image with a position in the patient."""
     if "Rows" not in dataset or int(dataset.get("SamplesPerPixel") or 1) > 1:
@@ -182,22 +114,25 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
         return
     if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
-    for frame in range(max(int(dataset.get("NumberOfFrames") or 1), 1)):
-        attributes = Attributes(dataset, frame)
+    slices = vendors.mosaic_slices(dataset)
+    for frame in range(len(slices) or max(int(dataset.get("NumberOfFrames") or 1), 1)):
+        attributes = Attributes(dataset, 0, slices[frame]) if slices else Attributes(dataset, frame)
         position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
         spacing = attributes.numbers("PixelSpacing")
         if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
             continue
         spacing_mm = spacing[0], spacing[1]
         plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), spacing_mm)
-        yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+        if slices:
+            yield _tile(plane, len(slices))
+        else:
+            yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
 
 
 def _plane(
     attributes: Attributes, path: str, frame: int, position: np.ndarray, axes: np.ndarray, spacing: tuple[float, float]
 ) -> Plane:
     get, number = attributes.get, attributes.number
-    scale = attributes.private(_PHILIPS_SCALE, _PHILIPS_IMAGE)
     protocol = [tuple(map(_plain, attributes.values(*names))) for names in _PROTOCOL]
     return Plane(
         Source(
@@ -208,7 +143,10 @@ def _plane(
             number=int(number("SeriesNumber", default=0)),
             description=str(get("SeriesDescription", "ProtocolName", default="")).strip(),
             modality=str(get("Modality", default="")),
-            image_type=attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent"),
+            image_type=(
+                *(attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent")),
+                *vendors.image_kinds(attributes),
+            ),
             echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
             shape=(int(get("Rows")), int(get("Columns"))),
             spacing_mm=spacing,
@@ -223,11 +161,11 @@ def _plane(
         spacing,
         _keys(attributes) | {"frame number": float(frame)},
         tuple(protocol),
-        number("DiffusionBValue", _B_VALUE_SIEMENS, default=0.0),
-        number(_B_VALUE_GE, default=0.0),
+        vendors.b_value(attributes),
+        vendors.b_value_ge(attributes),
         number("RescaleSlope", default=1.0),
         number("RescaleIntercept", default=0.0),
-        scale or None,
+        vendors.display_scale(attributes),
     )
 
 
@@ -260,7 +198,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "temporal offset": number("TemporalPositionTimeOffset"),
         "acquisition time": _seconds(attributes, "Acquisition", *acquisition_names(attributes)),
         "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
-        "dynamic scan begin": attributes.private(_PHILIPS_DYNAMIC_BEGIN, _PHILIPS_IMAGE),
+        "dynamic scan begin": vendors.dynamic_begin_s(attributes),
         "frame reference time": number("FrameReferenceTime"),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
@@ -269,6 +207,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
         "dimension index": _dimension_index(attributes),
+        "repetition time": vendors.repetition_of_volumes_s(attributes),
     }
     for name in ("trigger time", "frame reference time"):
         milliseconds = keys[name]
@@ -326,3 +265,12 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
         down, right = divmod(k, mosaic.mosaic_size)
         corner = down * rows, right * columns
         yield replace(plane, source=source, corner=corner, position=mosaic.image_position + k * step)
+
+
+def _tile(plane: Plane, number: int) -> Plane:
+    """Locate a slice in a United Imaging mosaic of ``number`` slices, which has at least as many columns as rows."""
+    across = math.ceil(math.sqrt(number))
+    down, right = divmod(plane.frame, across)
+    rows, columns = plane.source.shape[0] // math.ceil(number / across), plane.source.shape[1] // across
+    source = replace(plane.source, shape=(rows, columns))
+    return replace(plane, source=source, frame=0, corner=(down * rows, right * columns))

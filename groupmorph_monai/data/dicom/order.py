@@ -156,18 +156,27 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     The time of a volume is that of its first slice. If acquisition times are whole seconds, as written by GE, trigger
     times in milliseconds over the same duration are preferred. If only content times increase from volume to volume,
     temporal position and resolution are preferred. Times since the start of a series are added to its acquisition time.
+    Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume.
 
     Returns: times (None if unknown), and the name of the attribute.
     """
     rising = {key: values for key in _preferred(volumes, _TIMES) if (values := _rising(volumes, key))}
     if not rising:
-        return None, ""
+        return _repetitions(volumes)
     key = next(iter(rising))
     span = {key: values[-1] - values[0] for key, values in rising.items()}
     whole = all(value == int(value) for value in rising[key])
     if key == "acquisition time" and whole and abs(span.get("trigger time", np.inf) - span[key]) <= 1:
         key = "trigger time"
     return [round(value - rising[key][0], 6) for value in rising[key]], key
+
+
+def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
+    step_s = volumes[0][0].keys.get("repetition time")
+    moments = {tuple(plane.keys.get(key) for key in (*_TIMES, "series number")) for v in volumes for plane in v}
+    if step_s is None or len(moments) > 1:
+        return None, ""
+    return [round(k * step_s, 6) for k in range(len(volumes))], "repetition time"
 
 
 def _rising(volumes: Sequence[Volume], key: str) -> list[float] | None:

@@ -11,6 +11,7 @@ pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
 
+from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
 SIZE = (12, 10, 7)
@@ -23,7 +24,7 @@ ORIENTATIONS = {
     "coronal": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float),
     "oblique": TURN,
 }
-VENDORS = {name: getattr(exports, name) for name in ("siemens", "ge", "philips", "enhanced")}
+VENDORS = {name: getattr(exports, name) for name in ("siemens", "ge", "philips", "enhanced", "united_imaging")}
 
 
 def affine_of(orientation="oblique"):
@@ -221,3 +222,70 @@ def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         read_series(exports.save(exports.ge(volumes(), affine_of()), tmp_path))
     assert "Chosen: 1 'Ax LAVA Multi Phase'" in caplog.text and "trigger time" in caplog.text and "123.0" in caplog.text
+
+
+def echo_planar(**attributes):
+    """A GE series whose images all have the times of the series."""
+    private = attributes.pop("private", {})
+    given = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
+    images = exports.ge(
+        volumes(), affine_of(), **{**given, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
+    )
+    for n, image in enumerate(images):
+        block = image.private_block(0x0043, "GEMS_PARM_01", create=True)
+        for element, (vr, value) in private.items():
+            block.add_new(element, vr, value[n // SIZE[2]] if isinstance(value, list) else value)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("attributes", "step_s"),
+    [
+        ({}, 2.0),
+        ({"private": {0x7C: ("FL", 3.0)}}, 5.0),  # group delay after each volume
+        ({"SequenceVariant": "SK"}, None),  # several shots per volume
+        ({"MRAcquisitionType": "3D"}, None),
+        ({"ScanningSequence": "GR"}, None),
+    ],
+    ids=str,
+)
+def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path, attributes, step_s):
+    series = read_series(exports.save(echo_planar(**attributes), tmp_path))
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes())
+    assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
+
+
+@pytest.mark.parametrize(
+    ("element", "values", "name", "members"),
+    [
+        (0x30, [0, 2, 0, 2], "MAGNITUDE", [1, 3]),  # next to a field map
+        (0x2F, [0, 0, 1, 1], "PHASE", [2, 3]),
+        (0x2F, [2, 3, 3, 2], "IMAGINARY", [1, 2]),
+    ],
+    ids=str,
+)
+def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
+    tmp_path, element, values, name, members
+):
+    """Image types are equal: GE's private raw data type and collapse flag tell them apart."""
+    exports.save(echo_planar(private={element: ("SS", values)}, SeriesDescription="gre"), tmp_path)
+    lines, reason = list_dicom([tmp_path])
+    assert lines.count("2 x 7 slices") == 2 and "expected one series to align" in str(reason)
+    series = read_series(tmp_path, description=f"*{name}*")
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes()[members])
+
+
+@pytest.mark.parametrize(
+    ("vendor", "group", "creator", "element", "vr"),
+    [
+        ("philips", 0x2001, "Philips Imaging DD 001", 0x03, "FL"),
+        ("united_imaging", 0x0065, "Image Private Header", 0x09, "FD"),
+    ],
+)
+def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, creator, element, vr):
+    """DiffusionBValue is missing from them."""
+    images = VENDORS[vendor](volumes(), affine_of())
+    for n, image in enumerate(images):
+        image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
+    lines, reason = list_dicom([exports.save(images, tmp_path)])
+    assert "diffusion" in lines and "4 x 7 slices, diffusion" in str(reason)

@@ -1,0 +1,76 @@
+"""What vendors write in private attributes, as in their DICOM conformance statements."""
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+
+from .attributes import Attributes
+
+__all__ = [
+    "b_value",
+    "b_value_ge",
+    "display_scale",
+    "dynamic_begin_s",
+    "image_kinds",
+    "mosaic_slices",
+    "repetition_of_volumes_s",
+]
+
+_PHILIPS, _PHILIPS_IMAGE = "Philips Imaging DD 001", "Philips MR Imaging DD 001"
+_B_VALUE_PHILIPS, _SCALE_PHILIPS, _DYNAMIC_BEGIN = (0x2001, 0x1003), (0x2005, 0x100E), (0x2005, 0x10A0)
+_B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
+_UNITED_IMAGING, _B_VALUE_UNITED_IMAGING, _SLICES = "Image Private Header", (0x0065, 0x1009), (0x0065, 0x1051)
+_GE = "GEMS_PARM_01"
+_RAW_DATA_TYPE, _COLLAPSE_FLAG, _GROUP_DELAY = (0x0043, 0x102F), (0x0043, 0x1030), (0x0043, 0x107C)
+_RAW_DATA_TYPES = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+# Magnitude, which is flagged only next to field maps and velocities, and the three velocities.
+_COLLAPSE_FLAGS = {2: "MAGNITUDE", 3: "VELOCITY_RL", 4: "VELOCITY_AP", 5: "VELOCITY_SI"}
+
+
+def b_value(attributes: Attributes) -> float:
+    """Return the diffusion weighting in s/mm^2; 0 without diffusion weighting."""
+    private = ((_B_VALUE_PHILIPS, _PHILIPS), (_B_VALUE_UNITED_IMAGING, _UNITED_IMAGING))
+    values = (attributes.number("DiffusionBValue", _B_VALUE_SIEMENS), *(attributes.private(*tag) for tag in private))
+    return next((value for value in values if value is not None), 0.0)
+
+
+def b_value_ge(attributes: Attributes) -> float:
+    """Return GE's b-value, which scans without diffusion weighting have too, so that only changes are meaningful."""
+    return attributes.number(_B_VALUE_GE, default=0.0)
+
+
+def display_scale(attributes: Attributes) -> float | None:
+    """Return Philips' scale slope, which makes displayed values of different scans comparable."""
+    return attributes.private(_SCALE_PHILIPS, _PHILIPS_IMAGE) or None
+
+
+def dynamic_begin_s(attributes: Attributes) -> float | None:
+    """Return the time of Philips' dynamic scan since the first one, in seconds."""
+    return attributes.private(_DYNAMIC_BEGIN, _PHILIPS_IMAGE)
+
+
+def image_kinds(attributes: Attributes) -> tuple[str, ...]:
+    """Return what tells images of one GE series apart whose image types are equal: magnitude, phase, field map."""
+    kinds = (
+        _RAW_DATA_TYPES.get(int(attributes.private(_RAW_DATA_TYPE, _GE) or 0)),
+        _COLLAPSE_FLAGS.get(int(attributes.private(_COLLAPSE_FLAG, _GE) or 0)),
+    )
+    return tuple(kind for kind in kinds if kind)
+
+
+def mosaic_slices(dataset: Dataset) -> Sequence[Dataset]:
+    """Return position and time of the slices of a United Imaging mosaic, row by row; empty for other images."""
+    return Attributes(dataset, 0).get(_SLICES, default=[]) if "VFRAME" in dataset.get("ImageType", "") else []
+
+
+def repetition_of_volumes_s(attributes: Attributes) -> float | None:
+    """Return the time between volumes of single-shot echo-planar 2D sequences, in seconds; None for other sequences.
+
+    It is the repetition time and, for GE, the group delay after each volume. In other sequences a volume takes several
+    repetitions.
+    """
+    single_shot = "EP" in attributes.texts("ScanningSequence") and "SK" not in attributes.texts("SequenceVariant")
+    repetition_ms = attributes.number("RepetitionTime", default=0.0)
+    if not single_shot or attributes.get("MRAcquisitionType") != "2D" or repetition_ms <= 0:
+        return None
+    return repetition_ms / 1000 + (attributes.private(_GROUP_DELAY, _GE) or 0.0)
