@@ -56,10 +56,10 @@ def siemens(
     for k, volume in enumerate(series):
         # Reconstructed late and in another order, as happens.
         content = clock(900 - 10 * k)
-        given = {"SeriesDescription": f"t1_fl3d_dyn_{k}" if k else "t1_fl3d_pre", "SeriesNumber": 7 + 2 * k}
-        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(times_s[k]), "ContentDate": "20250301"}
+        header = {"SeriesDescription": f"t1_fl3d_dyn_{k}" if k else "t1_fl3d_pre", "SeriesNumber": 7 + 2 * k}
+        header |= {"AcquisitionDate": "20250301", "AcquisitionTime": clock(times_s[k]), "ContentDate": "20250301"}
         images += classic(
-            shared, volume, affine, **{**given, "ContentTime": content, "AcquisitionNumber": 1, **attributes}
+            shared, volume, affine, **{**header, "ContentTime": content, "AcquisitionNumber": 1, **attributes}
         )
     return images
 
@@ -70,9 +70,9 @@ def ge(series: np.ndarray, affine: np.ndarray, **attributes: object) -> list[Dat
     uid, images, count = generate_uid(), [], len(series)
     for k, volume in enumerate(series.astype(np.int16)):
         numbers = [s * count + k + 1 for s in range(volume.shape[2])]
-        given = {"SeriesDescription": "Ax LAVA Multi Phase", "SeriesInstanceUID": uid, "InstanceNumber": numbers}
-        given |= {"AcquisitionDate": "20250301", "AcquisitionTime": "102030", "TriggerTime": str(1000 * TIMES_S[k])}
-        images += classic(shared, volume, affine, **{**given, "ContentTime": "102500", **attributes})
+        header = {"SeriesDescription": "Ax LAVA Multi Phase", "SeriesInstanceUID": uid, "InstanceNumber": numbers}
+        header |= {"AcquisitionDate": "20250301", "AcquisitionTime": "102030", "TriggerTime": str(1000 * TIMES_S[k])}
+        images += classic(shared, volume, affine, **{**header, "ContentTime": "102500", **attributes})
     return images
 
 
@@ -83,11 +83,11 @@ def philips(series: np.ndarray, affine: np.ndarray, **attributes: object) -> lis
     uid, images = generate_uid(), []
     for k, volume in enumerate(series):
         scales = np.array([2.0 ** ((k + s) % 3) for s in range(volume.shape[2])])
-        given = {"SeriesDescription": "dyn_eTHRIVE", "SeriesInstanceUID": uid, "RescaleSlope": list(1 / scales)}
-        given |= {"RescaleIntercept": "0", "TemporalPositionIdentifier": k + 1, "AcquisitionTime": clock(0)}
-        given |= {"ContentDate": "20250301", "ContentTime": clock(TIMES_S[k])}
+        header = {"SeriesDescription": "dyn_eTHRIVE", "SeriesInstanceUID": uid, "RescaleSlope": list(1 / scales)}
+        header |= {"RescaleIntercept": "0", "TemporalPositionIdentifier": k + 1, "AcquisitionTime": clock(0)}
+        header |= {"ContentDate": "20250301", "ContentTime": clock(TIMES_S[k])}
         stored = (volume * scales).astype(np.uint16)
-        made = classic(shared, stored, affine, **{**given, "InstanceNumber": 1, **attributes})
+        made = classic(shared, stored, affine, **{**header, "InstanceNumber": 1, **attributes})
         for image, scale in zip(made, scales):
             block = image.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
             block.add_new(0x0E, "FL", scale)

@@ -102,7 +102,10 @@ def load_weights(network: nn.Module, path: str, device: torch.device | str = "cp
         network: network with parameters of the same names and shapes; may be wrapped for distributed training.
         path: file, as for `read_weights`.
         device: device to load the tensors to.
-    Raises: InputError as `read_weights`; RuntimeError if the weights are those of another network.
+
+    Raises:
+        InputError: As `read_weights`.
+        RuntimeError: If the weights are those of another network.
     """
     network = getattr(network, "module", network)  # unwrap DistributedDataParallel
     network.load_state_dict(read_weights(path, device))

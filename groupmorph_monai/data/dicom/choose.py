@@ -106,8 +106,12 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
         stacks: all stacks of the study.
         pattern: pattern of series descriptions, with ``*`` and ``?``, ignoring case; a part of a description is enough.
             Matching stacks form a group even if their properties differ.
-    Returns: the chosen stacks, and for each other stack the reason why it was not chosen.
-    Raises: InputError if there is no candidate, if the choice is ambiguous, or if there are several patients.
+
+    Returns:
+        The chosen stacks, and for each other stack the reason why it was not chosen.
+
+    Raises:
+        InputError: If there is no candidate, if the choice is ambiguous, or if there are several patients.
     """
     named = [stack for stack in stacks if _matches(stack, pattern)]
     if not named:

@@ -25,7 +25,8 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
 
     A DICOMDIR stands for its folder, as it may be outdated. Duplicates of images are dropped.
 
-    Returns: the slices of each stack.
+    Returns:
+        The slices of each stack.
     """
     stacks, names, copies, ignored = defaultdict(list), set(), 0, 0
     geometries: list[Source] = []

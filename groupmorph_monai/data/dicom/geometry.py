@@ -36,7 +36,8 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     The third axis points from the first to the last position, so that a tilted gantry gives a sheared affine, which the
     reader then resamples to orthogonal axes.
 
-    Raises: InputError if the slices are not evenly spaced on a straight line.
+    Raises:
+        InputError: If the slices are not evenly spaced on a straight line.
     """
     first, positions = planes[0], np.stack([plane.position for plane in planes])
     step = (positions[-1] - positions[0]) / (len(planes) - 1)

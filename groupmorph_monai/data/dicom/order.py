@@ -42,8 +42,11 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     As the slices of a volume may be acquired one after the other, only images at the same position are compared: by the
     first attribute in ``_ORDER`` that differs between them at every position.
 
-    Returns: the volumes in temporal order, and the attribute.
-    Raises: InputError if slices are missing, or if two images at one position cannot be distinguished.
+    Returns:
+        The volumes in temporal order, and the attribute.
+
+    Raises:
+        InputError: If slices are missing, or if two images at one position cannot be distinguished.
     """
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
@@ -158,7 +161,8 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     temporal position and resolution are preferred. Times since the start of a series are added to its acquisition time.
     Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume.
 
-    Returns: times (None if unknown), and the name of the attribute.
+    Returns:
+        Times (None if unknown), and the name of the attribute.
     """
     rising = {key: values for key in _preferred(volumes, _TIMES) if (values := _rising(volumes, key))}
     if not rising:

@@ -47,7 +47,8 @@ def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> f
 def stored_values(path: str) -> np.ndarray:
     """Read the stored values of a file, ``(frame, row, column)``, with unused bits cleared.
 
-    Raises: InputError if they cannot be decoded, or converted to displayed values by a slope and an intercept.
+    Raises:
+        InputError: If they cannot be decoded, or converted to displayed values by a slope and an intercept.
     """
     dataset = pydicom.dcmread(path, force=True)
     table, high_bit, bits = map(dataset.get, ("ModalityLUTSequence", "HighBit", "BitsStored"))

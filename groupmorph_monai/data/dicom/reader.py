@@ -34,7 +34,9 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     Args:
         paths: folders, which are searched recursively, files, or a DICOMDIR.
         description: pattern of the descriptions of the series to read, as for `choose`; None chooses automatically.
-    Raises: InputError, with a one-line message, for invalid input.
+
+    Raises:
+        InputError: With a one-line message, for invalid input.
     """
     chosen, rejected = choose(_stacks(paths), description)
     for stack, reason in rejected.items():
@@ -64,7 +66,8 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[str, InputError | None]:
     """Describe the stacks of a study, one per line, and whether each would be aligned.
 
-    Returns: the description, and why no stacks can be aligned; None if some can.
+    Returns:
+        The description, and why no stacks can be aligned; None if some can.
     """
     stacks = _stacks(paths)
     reason = None

@@ -38,7 +38,9 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
         aligned: ``(K, *S)`` on the grid of scan ``home``; NaN becomes 0.
         home: index of the scan that defines the geometry.
         folder: created if it does not exist.
-    Raises: InputError if the modality is neither MR nor CT.
+
+    Raises:
+        InputError: If the modality is neither MR nor CT.
     """
     folder.mkdir(exist_ok=True)
     base = series.dicom_slices[home][0]

@@ -23,7 +23,9 @@ def check_dataset(
         least: minimum number of timepoints per series.
         description: pattern that selects the series of each folder, as for `read_series`.
         reference: number of a timepoint that every series must have; None for any.
-    Raises: InputError for the first unreadable series.
+
+    Raises:
+        InputError: For the first unreadable series.
     """
     items = series_items(dataset_dir, None, [], description=description)
     logger.info(

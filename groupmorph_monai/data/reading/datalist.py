@@ -79,7 +79,9 @@ def series_items(
             reach it; for validation, every item occurs once.
         held_out: name of the only validation series; cannot be combined with a ``dataset.json``.
         description: pattern that selects the series of each folder, as for `read_series`; stored in the items.
-    Raises: InputError if the folder does not contain the requested series.
+
+    Raises:
+        InputError: If the folder does not contain the requested series.
     """
     if not dataset_dir:
         logger.info("No folder of series: using %d synthetic series as %s data.", len(phantoms), split)

@@ -54,9 +54,12 @@ def read_dirlab(folder: str | Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
 
     Volumes of 512 x 512 voxels are cropped in plane to 256 x 256, around the centre of the 75 landmarks of all phases.
 
-    Returns: for each phase its HU ``(i, j, k)``, float32; its affine ``(4, 4)``, voxels to RAS mm, with the origin at
-        the first voxel of the uncropped volume; and its file.
-    Raises: InputError if a phase is missing or a file has the wrong size.
+    Returns:
+        For each phase its HU ``(i, j, k)``, float32; its affine ``(4, 4)``, voxels to RAS mm, with the origin at the
+        first voxel of the uncropped volume; and its file.
+
+    Raises:
+        InputError: If a phase is missing or a file has the wrong size.
     """
     case = _checked_case(folder)
     size, spacing, _ = DIRLAB_CASES[case]
@@ -82,7 +85,9 @@ def read_dirlab_landmarks(folder: str | Path, number: int = 75) -> np.ndarray:
     Args:
         folder: ``CaseNPack``.
         number: 75, in all six phases, or 300, in the first and the last phase.
-    Raises: InputError if a file is missing, or has the wrong number of points or points outside the volume.
+
+    Raises:
+        InputError: If a file is missing, or has the wrong number of points or points outside the volume.
     """
     case = _checked_case(folder)
     affine = _affine(DIRLAB_CASES[case][1])

@@ -20,8 +20,10 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     Args:
         data: one volume.
         path: its file, for messages.
-    Returns: the volume with the fill value replaced by the smallest measured value, and a mask that is True where the
-        volume was measured, or None if there is no fill value.
+
+    Returns:
+        The volume with the fill value replaced by the smallest measured value, and a mask that is True where the volume
+        was measured, or None if there is no fill value.
     """
     fill = data.min()
     filled = data == fill

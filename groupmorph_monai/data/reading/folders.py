@@ -35,7 +35,8 @@ def _contains_dicom(folder: Path) -> bool:
 def images(folder: Path) -> list[Path]:
     """List the image files at the top level of a folder, except DICOM.
 
-    Raises: InputError for a link to a missing file, as git-annex leaves, since the series would lack a scan.
+    Raises:
+        InputError: For a link to a missing file, as git-annex leaves, since the series would lack a scan.
     """
     named = [p for p in folder.iterdir() if p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
     files = [p for p in named if not p.is_dir()]
@@ -86,7 +87,9 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
 
     Args:
         description: pattern that selects scans by their names, or by the series descriptions in their sidecars.
-    Raises: InputError if there are no images, or several series.
+
+    Raises:
+        InputError: If there are no images, or several series.
     """
     files = [path for path in images(folder) if _matches(path, description)] or _nested(folder, description)
     if not files:

@@ -23,7 +23,8 @@ def is_markups(path: str | Path) -> bool:
 def read_markups(path: str | Path) -> np.ndarray:
     """Read the control points, ``(P, 3)`` in RAS mm.
 
-    Raises: InputError unless the file has one node whose points all have a position in mm.
+    Raises:
+        InputError: Unless the file has one node whose points all have a position in mm.
     """
     _, node, to_ras = _load(path)
     return _positions(node, to_ras, path)

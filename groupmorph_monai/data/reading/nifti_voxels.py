@@ -19,7 +19,8 @@ __all__ = ["check_stored_header", "forms_apart", "nifti_values"]
 def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage: Storage = IN_MEMORY) -> np.ndarray:
     """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops.
 
-    Raises: InputError if so many bytes follow the voxels that the header declares too few.
+    Raises:
+        InputError: If so many bytes follow the voxels that the header declares too few.
     """
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz

@@ -58,7 +58,8 @@ def read_points(path: str | Path) -> np.ndarray:
 def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.ndarray:
     """Read landmarks of a series, ``(K, P, 3)`` in RAS mm, from one file per scan, or from a DIR-Lab case.
 
-    Raises: InputError if files or points are missing, or if most points of a scan are outside of it.
+    Raises:
+        InputError: If files or points are missing, or if most points of a scan are outside of it.
     """
     if len(files) == 1 and is_dirlab(files[0]):
         return read_dirlab_landmarks(files[0])

@@ -242,12 +242,16 @@ def read_series(
         timepoints: the number of timepoints that the network requires; None for any.
         description: pattern of series descriptions or file names that selects the series of a folder.
         storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
-    Returns: the series. Fill values, as outside the circular field of view of CT, are replaced by the smallest measured
+
+    Returns:
+        The series. Fill values, as outside the circular field of view of CT, are replaced by the smallest measured
         value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine registration stored in
         the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's qform supports shear;
         ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is removed from the affine
         instead.
-    Raises: InputError, with a one-line message, for invalid input.
+
+    Raises:
+        InputError: With a one-line message, for invalid input.
     """
     if isinstance(series, Series):
         return series
@@ -269,10 +273,14 @@ def header_grids(
     Args:
         series: as in `read_series`.
         description: as in `read_series`.
-    Returns: one grid per scan. The list is empty for None; for DICOM, whose headers take as long to read as the images;
-        and if a file is missing, or its header is broken or describes more voxels than the file can contain:
-        `read_series` reports the reason.
-    Raises: InputError, as `read_series`, for a folder without images or with several series.
+
+    Returns:
+        One grid per scan. The list is empty for None; for DICOM, whose headers take as long to read as the images; and
+        if a file is missing, or its header is broken or describes more voxels than the file can contain: `read_series`
+        reports the reason.
+
+    Raises:
+        InputError: As `read_series`, for a folder without images or with several series.
     """
     if series is None:
         return []

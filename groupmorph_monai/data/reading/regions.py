@@ -35,7 +35,9 @@ def read_region(files: str | Sequence[str], series: Series, home: int, name: str
     Args:
         files: one file, drawn on that scan, or one per scan.
         name: name of the option, for messages.
-    Raises: InputError if there is neither one file nor one per scan, or if no voxel of the scan is inside.
+
+    Raises:
+        InputError: If there is neither one file nor one per scan, or if no voxel of the scan is inside.
     """
     files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
     if len(files) not in (1, count):
@@ -53,7 +55,9 @@ def inside_region(region: Frame, grid: Grid, transform: Transform | None = None)
 
     Args:
         transform: from the grid's space to that of the region; None for the identity.
-    Returns: ``(*S)`` bool, by nearest neighbour interpolation.
+
+    Returns:
+        ``(*S)`` bool, by nearest neighbour interpolation.
     """
     values, covered = resample(region, grid, transform, nearest=True)
     return covered & (values > 0)

@@ -14,7 +14,8 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 def check_regular_file(path: str | Path) -> None:
     """Check that a path leads to a regular file: reading a named pipe may never end.
 
-    Raises: InputError for a missing path, a broken link, a folder, a pipe or a device.
+    Raises:
+        InputError: For a missing path, a broken link, a folder, a pipe or a device.
     """
     if os.path.isfile(path):
         return

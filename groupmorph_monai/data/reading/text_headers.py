@@ -62,7 +62,9 @@ def check_text_header(path: str, voxels: bool = True) -> None:
 
     Args:
         voxels: also check that the data are complete, by decompressing them.
-    Raises: InputError if the header is invalid or does not fit the data, and for any other format.
+
+    Raises:
+        InputError: If the header is invalid or does not fit the data, and for any other format.
     """
     with open(path, "rb") as file:
         head = file.read(_LONGEST_HEADER)

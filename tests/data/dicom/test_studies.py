@@ -31,9 +31,9 @@ def dynamic(shared, data=None, **attributes):
     """Images of one series, all timepoints in it."""
     data, uid, images = volumes() if data is None else data, exports.generate_uid(), []
     for k, volume in enumerate(data):
-        given = {"SeriesInstanceUID": uid, "SeriesNumber": 5, "SeriesDescription": "dyn", "AcquisitionNumber": k + 1}
-        given |= {"AcquisitionTime": exports.clock(exports.TIMES_S[k])}
-        images += exports.classic(shared, volume, AFFINE, **{**given, **attributes})
+        header = {"SeriesInstanceUID": uid, "SeriesNumber": 5, "SeriesDescription": "dyn", "AcquisitionNumber": k + 1}
+        header |= {"AcquisitionTime": exports.clock(exports.TIMES_S[k])}
+        images += exports.classic(shared, volume, AFFINE, **{**header, **attributes})
     return images
 
 
@@ -49,9 +49,9 @@ def study(shared):
     images += dynamic(shared, other[:3], SeriesDescription="subtraction", **computed)
     weighted = exports.generate_uid()
     for b in (0, 400, 800):
-        given = {"SeriesDescription": "ep2d_diff", "SeriesNumber": 4, "SeriesInstanceUID": weighted}
-        given |= {"EchoTime": "60", "DiffusionBValue": float(b), "AcquisitionTime": exports.clock(b)}
-        images += exports.classic(shared, other[2], AFFINE, **given)
+        header = {"SeriesDescription": "ep2d_diff", "SeriesNumber": 4, "SeriesInstanceUID": weighted}
+        header |= {"EchoTime": "60", "DiffusionBValue": float(b), "AcquisitionTime": exports.clock(b)}
+        images += exports.classic(shared, other[2], AFFINE, **header)
     return images
 
 
@@ -194,8 +194,8 @@ def test_a_messy_folder(tmp_path):
     (tmp_path / "private.raw").write_bytes(np.random.default_rng(0).bytes(4000))
     (tmp_path / ".DS_Store").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "cut").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05")
-    for given in (tmp_path, tmp_path / "DICOMDIR"):
-        assert_aligned(read_series(given), volumes())
+    for path in (tmp_path, tmp_path / "DICOMDIR"):
+        assert_aligned(read_series(path), volumes())
 
 
 def test_a_missing_slice_is_named(tmp_path):
@@ -415,8 +415,8 @@ def test_a_registration_needs_an_output(tmp_path, capsys):
 @pytest.mark.parametrize("pattern", ["$1/0", "@series", "%series"])
 def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
     study = str(exports.save(dynamic(exports.examination()), tmp_path / "study"))
-    given = ["register", study, "--output", str(tmp_path / "out"), "--series-description", pattern]
-    assert main(given) == 2
+    arguments = ["register", study, "--output", str(tmp_path / "out"), "--series-description", pattern]
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert pattern in error and "'dyn'" in error
 

@@ -186,8 +186,8 @@ def test_slices_acquired_one_after_the_other_make_one_volume(tmp_path):
 def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
     data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
     for volume, clock, trigger in zip(data, ("102030", "102035", "102041"), ("0", "5300", "10600")):
-        given = {"AcquisitionTime": clock, "TriggerTime": trigger, "SeriesInstanceUID": uid}
-        images += exports.classic(shared, volume, affine_of(), **given)
+        header = {"AcquisitionTime": clock, "TriggerTime": trigger, "SeriesInstanceUID": uid}
+        images += exports.classic(shared, volume, affine_of(), **header)
     assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
 
 
@@ -201,8 +201,8 @@ def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_
 def test_a_scan_over_midnight_keeps_its_order(tmp_path):
     data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
     for volume, date, clock in zip(data, ("20250301", "20250302"), ("235950", "000010")):
-        given = {"AcquisitionDate": date, "AcquisitionTime": clock, "SeriesInstanceUID": uid}
-        images += exports.classic(shared, volume, affine_of(), **given)
+        header = {"AcquisitionDate": date, "AcquisitionTime": clock, "SeriesInstanceUID": uid}
+        images += exports.classic(shared, volume, affine_of(), **header)
     series = read_series(exports.save(images, tmp_path))
     assert series.times_s == (0, 20)
     np.testing.assert_array_equal(series.frames[0].data, data[0])
@@ -227,9 +227,9 @@ def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
 def echo_planar(**attributes):
     """A GE series whose images all have the times of the series."""
     private = attributes.pop("private", {})
-    given = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
+    header = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
     images = exports.ge(
-        volumes(), affine_of(), **{**given, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
+        volumes(), affine_of(), **{**header, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
     )
     for n, image in enumerate(images):
         block = image.private_block(0x0043, "GEMS_PARM_01", create=True)

@@ -268,8 +268,8 @@ def by_dicom(item, points):
     axes = np.stack([rows, columns, np.cross(rows, columns)], axis=1) * grid.GridResolution
     places = points @ before[:3, :3].T + before[:3, 3]
     voxels = np.linalg.solve(axes, (places - np.array(grid.ImagePositionPatient, float)).T)
-    moved = places + np.stack([map_coordinates(v, voxels, order=1, mode="nearest") for v in vectors], axis=1)
-    return moved @ after[:3, :3].T + after[:3, 3]
+    mapped = places + np.stack([map_coordinates(v, voxels, order=1, mode="nearest") for v in vectors], axis=1)
+    return mapped @ after[:3, :3].T + after[:3, 3]
 
 
 @pytest.mark.parametrize("flip", [1, -1])
@@ -289,6 +289,6 @@ def test_the_motion_object_takes_points_where_the_transforms_do(tmp_path, flip):
     assert motion.StudyInstanceUID == pydicom.dcmread(series.frames[0].path).StudyInstanceUID
     points = volume.points(every=3).reshape(-1, 3)
     for item, transform, planes in zip(motion.DeformableRegistrationSequence, transforms, series.slices):
-        moved = by_dicom(item, points.numpy() * (-1, -1, 1)) * (-1, -1, 1)
-        np.testing.assert_allclose(moved, transform(points).numpy(), atol=1e-4)
+        mapped = by_dicom(item, points.numpy() * (-1, -1, 1)) * (-1, -1, 1)
+        np.testing.assert_allclose(mapped, transform(points).numpy(), atol=1e-4)
         assert {r.ReferencedSOPInstanceUID for r in item.ReferencedImageSequence} == {plane.uid for plane in planes}
