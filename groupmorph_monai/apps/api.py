@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.preprocessing.resampling import resample
-from ..data.series import Frame, Series, series_of_arrays
+from ..data.series import Frame, Series, checked_series, series_of_arrays
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
@@ -113,7 +113,8 @@ def register(
     """Align K scans of one patient, as ``groupmorph register`` does.
 
     Args:
-        series: files or a folder, as for `read_series`; or volumes ``(K, *S)`` in memory, with their ``affine``.
+        series: files or a folder, as for `read_series`; volumes ``(K, *S)`` in memory, with their ``affine``; or a
+            `Series`, as from a reader of your own.
         affine: ``(4, 4)``, or K of them, voxel indices to RAS mm; for volumes in memory.
         times_s: acquisition times in seconds; for volumes in memory.
         reference: ``"mean"`` to align all scans to their mean, an index to align all other scans to that scan.
@@ -138,7 +139,9 @@ def register(
     """
     if affine is not None:
         series = series_of_arrays(_volumes(series), affine, times_s)
-    elif not isinstance(series, Series):
+    elif isinstance(series, Series):
+        series = checked_series(series, None)
+    else:
         series = _paths(series)
     overlays, home = [overlays] if isinstance(overlays, str) else overlays, 0
     if reference != "mean":

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai_physio.register_time_series_images import RegisterTimeSeriesImages
 
-from ..data.series import LPS_TO_RAS, Frame, Series, checked_series
+from ..data.series import LPS_TO_RAS, Frame, Series
 from ..data.writing.itk_transforms import itk_transform
 from ..errors import InputError
 from ..evaluation.metrics import nmi
@@ -90,7 +90,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
                 options["mask"] = self._mask_files(masks, images, Path(folder))
             if self.modality == "ct":
                 options["intensity_least"] = _AIR_HU
-            result = register(checked_series(Series(frames), None), reference=0, **{**options, **self.settings})
+            result = register(Series(frames), reference=0, **{**options, **self.settings})
         transforms = {k: result.transforms[n] for n, k in enumerate(registered, start=1)}
         identity = itk.IdentityTransform[itk.D, 3].New()
         return {

@@ -19,12 +19,13 @@ from .reading.datalist import (
 )
 from .reading.points import read_points
 from .reading.readers import header_grids, read_series
-from .series import Series
+from .series import Frame, Series
 from .writing.writers import Products
 
 __all__ = [
     "CachedSeries",
     "ClipSeriesd",
+    "Frame",
     "HEART_MOTIONS",
     "LoadSeriesd",
     "MatchPolarityd",

@@ -46,7 +46,8 @@ class Frame:
 
     Args:
         data, affine: ``(i, j, k)``, float32 or labels; ``(4, 4)``, voxel to RAS mm.
-        valid: ``(i, j, k)``, True for measured voxels and False for fill values; None if all are measured.
+        path: its file, for messages and reports.
+        valid: ``(i, j, k)`` bool, True for measured voxels and False for fill values; None if the file does not say.
         header: header of its NIfTI file.
     """
 
@@ -138,9 +139,10 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
 
 
 def checked_series(series: Series, timepoints: int | None, storage: Storage = IN_MEMORY) -> Series:
-    """Check that K scans can be registered together, and mask fill values.
+    """Check that K scans can be registered together, and mask fill values. A series that was checked stays the same.
 
     Args:
+        series: the scans. Fill values are detected only in frames without ``valid``.
         timepoints: required K; None for two or more.
         storage: where to keep volumes that are changed.
 
@@ -173,6 +175,11 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     name = f"{frame.path} (timepoint {number})"
+    if frame.valid is not None and (frame.valid.shape != frame.data.shape or not frame.valid.any()):
+        raise InputError(
+            f"{name}: expected a mask of its {frame.data.shape} voxels that is True where they were measured, got "
+            f"{np.count_nonzero(frame.valid)} of {frame.valid.shape}; correct valid, or leave it out"
+        )
     # min and max propagate NaN.
     low, high = float(frame.data.min()), float(frame.data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -206,11 +213,20 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
 
 def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:
     """Mask fill values, and resample sheared volumes to orthogonal axes."""
-    data, valid = without_fill(frame.data, frame.path)
+    if frame.valid is None:
+        data, valid = without_fill(frame.data, frame.path)
+    else:
+        data, valid = _with_least_outside(frame.data, frame.valid), frame.valid
     data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
     data = data if data is frame.data else storage.keep(data)
     storage.release()
     return replace(frame, data=data, affine=affine, valid=None if valid is None else storage.keep(valid))
+
+
+def _with_least_outside(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Replace invalid voxels by the smallest valid value; ``data`` itself is returned if they have it already."""
+    least = data[valid].min()
+    return data if (data[~valid] == least).all() else np.where(valid, data, least)
 
 
 def overlap(one: Grid, other: Grid) -> bool:

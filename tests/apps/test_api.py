@@ -9,7 +9,7 @@ import torch
 
 import groupmorph_monai as gm
 from groupmorph_monai.data import make_phantom
-from groupmorph_monai.data.series import Series
+from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 
 QUICK = {"initial_alignment": "none", "stationary_parts": False}
@@ -106,6 +106,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x, affine=np.eye(3)), r"affine: expected \(4, 4\) or \(3, 4, 4\), got \(3, 3\)"),
         (lambda x: gm.register(x * np.nan, affine=AFFINE), "expected finite voxels"),
         (lambda x: gm.register(x[:1], affine=AFFINE), "got one timepoint"),
+        (lambda x: gm.register(Series(tuple(Frame(v * np.nan, AFFINE, "own") for v in x))), "own .* finite voxels"),
         (lambda x: gm.register(x, affine=AFFINE, times_s=[0.0]), "times_s: expected 3 times"),
         (lambda x: gm.register(x, affine=AFFINE, times_s=[0, 90, 30]), "times_s: expected times in ascending order"),
         (lambda x: gm.register(x + 0j, affine=AFFINE), "series: expected real values, got complex"),

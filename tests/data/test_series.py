@@ -1,0 +1,43 @@
+"""Series that a reader of one's own made."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from groupmorph_monai.data import Frame, Series
+from groupmorph_monai.data.series import checked_series
+from groupmorph_monai.errors import InputError
+
+
+def frame(affine=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), valid=None):
+    data = np.random.default_rng(0).uniform(5, 9, (6, 7, 8)).astype(np.float32)
+    return Frame(data, np.array(affine, dtype=float), "own", valid)
+
+
+def test_the_mask_of_the_reader_is_kept():
+    valid = np.ones((6, 7, 8), dtype=bool)
+    valid[:2] = False
+    original = frame(valid=valid)
+    masked, whole = checked_series(Series((original, frame())), None).frames
+    np.testing.assert_array_equal(masked.valid, valid)
+    np.testing.assert_array_equal(masked.data[2:], original.data[2:])
+    assert (masked.data[:2] == original.data[2:].min()).all() and whole.valid is None
+
+
+def test_a_checked_series_stays_the_same():
+    sheared = [[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    fill = frame()
+    fill.data[:2] = -2000
+    once = checked_series(Series((frame(sheared), fill, frame())), None)
+    twice = checked_series(once, None)
+    assert [f.valid is None for f in once.frames] == [False, False, True]
+    for one, two in zip(once.frames, twice.frames):
+        assert two.data is one.data and two.valid is one.valid
+        np.testing.assert_array_equal(two.affine, one.affine)
+
+
+@pytest.mark.parametrize("valid", [np.zeros((6, 7, 8), dtype=bool), np.ones((8, 7, 6), dtype=bool)])
+def test_a_mask_that_is_empty_or_of_another_shape_is_rejected(valid):
+    with pytest.raises(InputError, match="timepoint 1.*leave it out"):
+        checked_series(Series((frame(), replace(frame(), valid=valid))), None)
