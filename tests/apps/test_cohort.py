@@ -97,7 +97,7 @@ def test_one_mistake_is_one_line(study, capsys):
         (["--set", "noise=-1"], "noise"),
         (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
         (["--weights", str(bundle_root() / "models" / "avsm.pt")], "weights: expected weights of a GroupSetVAE"),
-        (["--overlay", "models/voxelmorph"], "no weights ship for models/voxelmorph"),
+        (["--overlay", "models/time_dependent"], "no weights ship for models/time_dependent"),
     ],
 )
 def test_options_are_checked_before_anything_starts(study, capsys, options, message):

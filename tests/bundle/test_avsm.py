@@ -71,11 +71,11 @@ def test_the_optimisation_may_stand_before_vsvf_too(pair, weights, tmp_path):
 
 def test_weights_that_do_not_ship_are_named_with_the_way_to_them(pair, tmp_path, capsys):
     files, _ = pair
-    assert main(["register", *files, "--overlay", "models/voxelmorph", "--output", str(tmp_path / "out")]) == 2
+    assert main(["register", *files, "--overlay", "models/time_dependent", "--output", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     (line,) = [line for line in printed.splitlines() if line.startswith("groupmorph: ")]
-    absent = bundle_root() / "models" / "voxelmorph.pt"
-    assert line.startswith(f"groupmorph: weights: {absent}: no weights ship for models/voxelmorph")
-    assert "train --phantoms --overlay models/voxelmorph --output DIR" in line
+    absent = bundle_root() / "models" / "time_dependent.pt"
+    assert line.startswith(f"groupmorph: weights: {absent}: no weights ship for models/time_dependent")
+    assert "train --phantoms --overlay models/time_dependent --output DIR" in line
     assert line.endswith("--weights DIR/model_best.pt")
     assert "Traceback" not in printed and not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 """The published models with the weights that ship, as the user types them."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
@@ -27,6 +29,19 @@ def test_a_beating_heart_that_no_network_has_seen_comes_together(model, most, tm
         for points in (rest, apply_field_to_points(tmp_path / "out" / "ddf_01.nii.gz", _common(rest, tmp_path)))
     )
     assert after < most * before
+
+
+@pytest.mark.parametrize(
+    "overlays, most", [(["groupmorph", "all_to_one"], 0.6), (["groupmorph"], 0.6), (["voxelmorph"], 0.65)]
+)
+def test_published_networks_align_phantoms_that_they_have_not_seen(overlays, most, tmp_path):
+    names = ["effort/no_refine", "data/phantom_small", f"models/{overlays[0]}"]
+    names += [*(f"modes/{mode}" for mode in overlays[1:]), "data/phantom_published"]
+    options = [word for name in names for word in ("--overlay", name)]
+    assert main(["evaluate", "--phantoms", "--set", "phantoms=2", *options, "--output", str(tmp_path)]) == 0
+    mean = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["mean"]
+    assert mean["landmark_after_mm_mean"] < most * mean["landmark_before_mm_mean"]
+    assert mean["folding_percent"] < 1e-3
 
 
 def _common(rest, folder):

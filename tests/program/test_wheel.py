@@ -71,7 +71,7 @@ def test_experiments_do_not_ship(installed):
 @pytest.mark.parametrize(
     "words",
     [
-        ["register", "a.nii.gz", "b.nii.gz", "--output", "o", "--overlay", "models/voxelmorph"],
+        ["register", "a.nii.gz", "b.nii.gz", "--output", "o", "--overlay", "models/time_dependent"],
         ["register", "absent.nii.gz", "--output", "o"],
     ],
 )
