@@ -137,12 +137,7 @@ def register(
         result = gm.register(["t0.nii.gz", "t1.nii.gz", "t2.nii.gz"], reference="mean")
         result.to_folder("aligned")
     """
-    if affine is not None:
-        series = series_of_arrays(_volumes(series), affine, times_s)
-    elif isinstance(series, Series):
-        series = checked_series(series, None)
-    else:
-        series = _paths(series)
+    series = _series(series, affine, times_s)
     overlays, home = [overlays] if isinstance(overlays, str) else overlays, 0
     if reference != "mean":
         home = _index(reference)
@@ -177,6 +172,13 @@ def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
     except Exception as error:
         raise find_input_error(error) or error from None
     return native, evaluator
+
+
+def _series(series: object, affine: ArrayLike | None, times_s: Sequence[float] | None) -> Series | list[str]:
+    """Check volumes in memory; files are read later."""
+    if affine is not None:
+        return series_of_arrays(_volumes(series), affine, times_s)
+    return checked_series(series, None) if isinstance(series, Series) else _paths(series)
 
 
 def _index(reference: object) -> int:

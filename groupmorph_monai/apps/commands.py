@@ -92,11 +92,13 @@ _MODEL_OVERLAYS = (
 
 
 def train(args: argparse.Namespace) -> None:
+    made = not os.path.lexists(args.output)
     try:
         _run_study("training", "train", args, max_iterations=args.iterations)
     except Exception:
         release(args.output)
-        discard_empty(args.output)
+        if made:
+            discard_empty(args.output)
         raise
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():

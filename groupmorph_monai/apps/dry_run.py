@@ -9,8 +9,7 @@ from monai.bundle import ConfigParser
 
 from ..data.reading.names import bids_name
 from ..data.series import Series
-from ..data.writing.output_folder import keep_inputs
-from ..data.writing.writers import REPORTS, Products, check_output_names, listed_result
+from ..data.writing.writers import REPORTS, Products, check_result_folder
 from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
@@ -49,8 +48,7 @@ def describe_run(
     home = parser.get_parsed_content("reference") or 0
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
-    keep_inputs(output_dir, [frame.path for frame in frames], listed_result(Path(output_dir)))
-    check_output_names(Path(output_dir))
+    check_result_folder(Path(output_dir), [frame.path for frame in frames])
     levels = ", ".join(f"{_resolution(level.factor)} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {

@@ -21,14 +21,13 @@ from monai.transforms import Transform
 from ..data.preprocessing.fingerprint import fingerprint
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
-from ..data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from ..data.writing.output_folder import all_or_nothing, claim, release, whole_file
 from ..data.writing.replacement import check_names
 from ..data.writing.writers import (
     Products,
     VolumeName,
-    check_output_names,
+    check_result_folder,
     earlier_result,
-    listed_result,
     write_registration,
 )
 from ..errors import InputError
@@ -120,8 +119,7 @@ class SeriesWriter:
         products.check(series, home)
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
-        keep_inputs(output_dir, read, listed_result(Path(output_dir)))
-        check_output_names(Path(output_dir))
+        check_result_folder(Path(output_dir), read)
         claim(output_dir)
         self.series, self.output_dir, self.home, self.products = series, Path(output_dir), home, products
         self.settings, self.storage = dict(settings or {}), storage

@@ -12,7 +12,7 @@ from ..space.chunks import Chunks, all_at_once
 from ..space.grid import full_precision
 from ..space.lattice import window_mean
 
-__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute"]
+__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
 
 _SLAB_VOXELS = 2**17  # whose windows are in memory at a time
 
@@ -100,8 +100,12 @@ class Likelihood(nn.Module):
 
 def impute(warped: Tensor, valid: Tensor) -> Tensor:
     """Replace the extrapolated values of ``warped`` by the mean over the timepoints whose value is ``valid``."""
-    mean = (warped * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp_min(1)
-    return torch.where(valid, warped, mean)
+    return torch.where(valid, warped, mean_of_valid(warped, valid))
+
+
+def mean_of_valid(warped: Tensor, valid: Tensor) -> Tensor:
+    """Average ``(B, K, *S)`` over the timepoints whose value is ``valid``, ``(B, 1, *S)``; 0 where none is."""
+    return (warped * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 class SquaredError(Likelihood):

@@ -46,7 +46,7 @@ class NetworkAffine:
         self.network, self.missing, self.voxels = network.eval(), None, voxels
         # Loaded eagerly, so that a cache of aligned series depends on the weights.
         if Path(weights).is_file():
-            load_weights(network, str(weights))
+            load_weights(network, weights)
         else:
             self.missing = str(weights)
         self.inferer = RegistrationInferer(MeanAlignment(remove_mean=True), AffineFlow(), NetworkPasses(passes))

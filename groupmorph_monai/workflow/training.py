@@ -9,6 +9,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..probability.likelihood import mean_of_valid
 from ..space.alignment import Alignment
 from ..space.grid import compose, warp_observed
 from .batches import as_images
@@ -65,9 +66,8 @@ class CarriedBack(Comparison):
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         warped, covered = registration["warped"], registration["covered"]
-        count = covered.sum(dim=1, keepdim=True)
-        mean = (warped * covered).sum(dim=1, keepdim=True) / count.clamp_min(1)
-        returned, valid = warp_observed(mean.expand_as(images), (count > 0).expand_as(images), inverse_ddf())
+        mean, observed = mean_of_valid(warped, covered), covered.any(dim=1, keepdim=True)
+        returned, valid = warp_observed(mean.expand_as(images), observed.expand_as(images), inverse_ddf())
         pairs = {"returned": (images, returned), "returned_covered": (torch.ones_like(valid), valid)}
         return {name: torch.stack(pair, dim=2).flatten(0, 1) for name, pair in pairs.items()}
 

@@ -95,7 +95,7 @@ def _content_of(path: str | Path, error: Exception) -> str:
     return f"a {'damaged' if archive else 'different'} file of {size} bytes ({reason[0][:80] if reason else error!r})"
 
 
-def load_weights(network: nn.Module, path: str, device: torch.device | str = "cpu") -> None:
+def load_weights(network: nn.Module, path: str | Path, device: torch.device | str = "cpu") -> None:
     """Load trained weights into a network.
 
     Args:

@@ -112,7 +112,7 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, mess
         ("empty", "", "scans: {study}/empty: expected image files"),
         ("one", "", "scans: expected at least two scans, got one, {study}/one; add the others"),
         ("one/t0.nii.gz", "", "scans: expected at least two scans, got one, {study}/one/t0.nii.gz; add the others"),
-        ("4d.nii.gz", "3", "reference: expected the number of a scan from 0 to 2, got 3"),
+        ("4d.nii.gz", "3", "reference: expected one of the series' 3 timepoints, 0 to 2, got 3"),
     ],
 )
 def test_scans_are_counted_before_anything_starts(study, capsys, scans, reference, message):

@@ -345,6 +345,10 @@ def test_artificial_series_are_asked_for(command, refused):
 def test_a_training_that_cannot_start_leaves_nothing(study, refused):
     refused(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"], "spacing_mm", "4 voxels")
     assert not Path("out").exists()
+    curves = Path("out/tensorboard/events.out.tfevents.1")  # of another training
+    curves.parent.mkdir(parents=True)
+    curves.touch()
+    assert main(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"]) == 2 and curves.exists()
 
 
 @pytest.mark.parametrize(

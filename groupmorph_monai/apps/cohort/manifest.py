@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from ...data.reading.readers import header_grids
+from ...data.series import check_reference
 from ...errors import InputError
 from ..option_types import reference, spacing_mm
 from ..places import check_place
@@ -155,5 +156,5 @@ def _check_scans(files: Sequence[str], options: Mapping[str, object]) -> None:
     if count == 1:
         raise InputError(f"scans: expected at least two scans, got one, {files[0]}; add the others")
     reference = str(options.get("reference", ""))
-    if count and reference.isdecimal() and int(reference) >= count:
-        raise InputError(f"reference: expected the number of a scan from 0 to {count - 1}, got {reference}")
+    if count and reference.isdecimal():
+        check_reference(int(reference), count)

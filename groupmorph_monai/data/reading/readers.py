@@ -260,9 +260,14 @@ def read_series(
     if dicom := [] if dirlab else dicom_paths(paths):
         unchecked: Series = dicom_reader(dicom[0]).read_dicom(dicom, description)
     else:
-        one_folder = len(paths) == 1 and Path(paths[0]).is_dir() and not dirlab
-        unchecked = _from_files(folder_files(Path(paths[0]), description) if one_folder else paths, storage)
+        unchecked = _from_files(paths if dirlab else _image_files(paths, description), storage)
     return checked_series(unchecked, timepoints, storage)
+
+
+def _image_files(paths: Sequence[str | Path], description: str | None) -> Sequence[str | Path]:
+    """List the scans of a folder; other paths are returned as they are."""
+    one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
+    return folder_files(Path(paths[0]), description) if one_folder else paths
 
 
 def header_grids(
@@ -289,8 +294,7 @@ def header_grids(
     paths = _checked_paths(series)
     if not all(map(os.path.exists, paths)) or (len(paths) == 1 and is_dirlab(paths[0])) or dicom_paths(paths):
         return []
-    one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
-    files = folder_files(Path(paths[0]), description) if one_folder else paths
+    files = _image_files(paths, description)
     try:
         return [grid for file in files for grid in _header_grids(str(file))]
     except Exception:  # every library has its own types

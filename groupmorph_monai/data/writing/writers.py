@@ -28,12 +28,13 @@ from .fields import compact_grid, write_field
 from .integers import integer_type
 from .itk_transforms import write_itk_transform
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
-from .output_folder import all_or_nothing
+from .output_folder import all_or_nothing, keep_inputs
 from .replacement import REPORT, check_names, journals
 from .sequences import write_sequence, write_transform_sequence
 
 __all__ = [
-    "FILES_AT_ONCE", "Products", "VolumeName", "Written", "earlier_result", "listed_result", "write_registration",
+    "FILES_AT_ONCE", "Products", "VolumeName", "Written", "check_result_folder", "earlier_result",
+    "listed_result", "write_registration",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -337,11 +338,22 @@ def _listed(folder: Path) -> list[str]:
         return []
 
 
-def check_output_names(output_dir: Path) -> None:
-    """Raise an InputError if a folder in ``output_dir`` has the name of an output but is not of an earlier result."""
+def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
+    """Check that the result of a registration can be written to ``output_dir``.
+
+    Args:
+        output_dir: the folder, which may not exist yet.
+        inputs: files and folders that the run reads.
+
+    Raises:
+        InputError: If an input would be in danger, or if a folder that is not of an earlier result has the name of an
+            output.
+    """
+    results = listed_result(output_dir)
+    keep_inputs(output_dir, inputs, results)
     if output_dir.is_dir():
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS}
-        check_names(output_dir, names - listed_result(output_dir))
+        check_names(output_dir, names - results)
 
 
 def earlier_result(output_dir: Path) -> set[str]:
