@@ -66,10 +66,10 @@ def series_items(
 
     If the folder contains a ``dataset.json``, it defines the list: ``{"training": [...], "validation": [...]}``, each
     entry ``{"image": file, folder or list of files, "landmarks": [one point file per timepoint], "labels": [one label
-    map per timepoint]}`` with paths relative to the folder. Otherwise every sub-folder and every NIfTI file is a
-    series, in natural order of their names; the last ``validation_fraction`` of them, or ``held_out`` alone, are for
-    validation. Files ``landmarks_*`` of a sub-folder (points as for `read_points`, one per timepoint) are its
-    landmarks; DIR-Lab cases include their own.
+    map per timepoint], "name": text}`` with paths relative to the folder; the default name is the first path. Otherwise
+    every sub-folder and every NIfTI file is a series, in natural order of their names; the last ``validation_fraction``
+    of them, or ``held_out`` alone, are for validation. Files ``landmarks_*`` of a sub-folder (points as for
+    `read_points`, one per timepoint) are its landmarks; DIR-Lab cases include their own.
 
     Args:
         dataset_dir: the folder, or None for phantoms only.
@@ -204,5 +204,5 @@ def _resolve(entry: Item, listed: Path) -> Item:
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         logger.warning("%s: ignoring %s; the valid keys are %s", listed, ", ".join(unknown), ", ".join(_KEYS))
-    image = item["image"]
-    return {"name": Path(image[0] if isinstance(image, list) else image).name, **item}
+    image = entry["image"]
+    return {"name": image[0] if isinstance(image, list) else image, **item}

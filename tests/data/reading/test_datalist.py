@@ -76,6 +76,12 @@ def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
     assert names(series_items(str(folder), "validation", [])) == ["third"]
 
 
+def test_series_of_equal_file_names_have_their_paths_as_names(folder):
+    entries = [{"image": ["a/t0.nii.gz", "a/t1.nii.gz"]}, {"image": ["b/t0.nii.gz", "b/t1.nii.gz"]}]
+    (folder / "dataset.json").write_text(json.dumps({"validation": entries}), encoding="utf-8")
+    assert names(series_items(str(folder), "validation", [])) == ["a/t0.nii.gz", "b/t0.nii.gz"]
+
+
 def test_without_a_folder_there_are_phantoms_and_a_line_says_so(caplog):
     phantoms = phantom_items(range(3, 5), (8, 8, 8), 6, max_motion_voxels=2.0)
     with caplog.at_level("INFO"):
