@@ -38,6 +38,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # coordinates of DICOM and ITK to 
 LEAST_DETERMINANT = 1e-12  # of an affine matrix, mm^3
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
+_BITS16 = 2**16  # number of 16-bit integers
+_MOST_JUMPS = 3e-4  # share of neighbours that differ by nearly the range of 16-bit integers; 1e-5 in measured scans
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,24 @@ def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:
         data, valid = without_fill(frame.data, frame.path)
     else:
         data, valid = _with_least_outside(frame.data, frame.valid), frame.valid
+    if _overflowed(data):
+        raise InputError(
+            f"{frame.path}: expected neighbouring voxels of similar intensity, got jumps between {data.min():g} and "
+            f"{data.max():g}, as from 16-bit integers that overflowed; export the scan again as floating-point numbers"
+        )
     data, affine, valid = at_right_angles(data, frame.affine, valid, frame.path)
     data = data if data is frame.data else storage.keep(data)
     storage.release()
     return replace(frame, data=data, affine=affine, valid=None if valid is None else storage.keep(valid))
+
+
+def _overflowed(data: np.ndarray) -> bool:
+    """Check for 16-bit integers that overflowed when the scan was stored: values of all the type's range, with sharp
+    edges between its two ends, where the next higher number wraps around to the lowest."""
+    if not 0.9 * _BITS16 <= data.max() - data.min() < _BITS16:
+        return False
+    jumps = [np.mean(np.abs(np.diff(data, axis=axis)) > 0.75 * _BITS16) for axis in range(3)]
+    return float(np.mean(jumps)) > _MOST_JUMPS
 
 
 def _with_least_outside(data: np.ndarray, valid: np.ndarray) -> np.ndarray:

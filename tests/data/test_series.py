@@ -41,3 +41,24 @@ def test_a_checked_series_stays_the_same():
 def test_a_mask_that_is_empty_or_of_another_shape_is_rejected(valid):
     with pytest.raises(InputError, match="timepoint 1.*leave it out"):
         checked_series(Series((frame(), replace(frame(), valid=valid))), None)
+
+
+def blob(low, high):
+    """A smooth volume with values from ``low`` to ``high``."""
+    axes = np.meshgrid(*[np.linspace(-2, 2, 24)] * 3, indexing="ij")
+    bell = np.exp(-sum(axis**2 for axis in axes))
+    return low + (high - low) * (bell - bell.min()) / np.ptp(bell)
+
+
+@pytest.mark.parametrize("stored", [np.int16, np.uint16])
+def test_scans_that_overflowed_are_rejected_and_full_ranges_are_not(stored):
+    ends = np.iinfo(stored)
+
+    def series(values):
+        scan = replace(frame(), data=values.astype(np.int64).astype(stored).astype(np.float32))
+        return checked_series(Series((scan, scan)), None)
+
+    assert np.ptp(series(blob(ends.min, ends.max)).frames[0].data) == 65535
+    assert series(blob(0, 2 * ends.max).clip(ends.min, ends.max)).frames[0].data.max() == ends.max  # saturated
+    with pytest.raises(InputError, match="own: .* 16-bit integers that overflowed; export"):
+        series(blob(0, 1.3 * ends.max))
