@@ -1,10 +1,12 @@
-"""What `--dicom` writes, sent over the network to storage servers, as a PACS has: dcmtk's and pynetdicom's."""
+"""What `--dicom` writes, sent over the network to storage servers: Orthanc's, dcmtk's and pynetdicom's."""
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
 import time
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -90,6 +92,33 @@ def pynetdicom_server(folder):
         server.shutdown()
 
 
+@contextlib.contextmanager
+def orthanc(folder):
+    """Orthanc, whose files its web interface copies to a folder in the end."""
+    program = shutil.which("Orthanc")
+    if not program:
+        pytest.skip("no Orthanc here: apt-get install orthanc")
+    port, web = free_port(), free_port()
+    state = folder.with_name(f"{folder.name}_orthanc")
+    state.mkdir()
+    settings = {"DicomPort": port, "HttpPort": web, "RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    settings |= {"StorageDirectory": str(state), "IndexDirectory": str(state), "DicomAlwaysAllowStore": True}
+    (state / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = [program, str(state / "settings.json")]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+        address = f"http://127.0.0.1:{web}/instances"
+        with urlopen(address) as answer:
+            instances = json.load(answer)
+        for instance in instances:
+            with urlopen(f"{address}/{instance}/file") as answer:
+                (folder / instance).write_bytes(answer.read())
+    finally:
+        server.terminate()
+        server.wait(LONGEST_S)
+
+
 def send(files, port):
     """Send files as a PACS receives them; returns the status of each."""
     entity = pynetdicom.AE()
@@ -104,7 +133,7 @@ def send(files, port):
     return statuses
 
 
-@pytest.mark.parametrize("server", [dcmtk, pynetdicom_server], ids=["dcmtk", "pynetdicom"])
+@pytest.mark.parametrize("server", [orthanc, dcmtk, pynetdicom_server], ids=["orthanc", "dcmtk", "pynetdicom"])
 def test_a_server_stores_every_object_and_its_pixels(server, written, tmp_path):
     with server(tmp_path) as port:
         assert set(send(written, port)) == {0}
