@@ -45,8 +45,13 @@ class Attributes:
         return default
 
     def values(self, *names: str | tuple[int, int]) -> list[Any]:
-        """Return the values of the first of these attributes that has any."""
+        """Return the values of the first of these attributes that has any.
+
+        Private text is bytes in files that declare no types if an anonymiser removed its block's creator.
+        """
         value = self.get(*names, default=[])
+        if isinstance(value, bytes):
+            return value.decode("ascii", errors="replace").split("\\")
         return list(value) if isinstance(value, MultiValue | list) else [value]
 
     def numbers(self, *names: str | tuple[int, int]) -> list[float]:

@@ -289,3 +289,12 @@ def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, crea
         image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
     lines, reason = list_dicom([exports.save(images, tmp_path)])
     assert "diffusion" in lines and "4 x 7 slices, diffusion" in str(reason)
+
+
+def test_ges_b_value_is_read_without_its_type_and_creator(tmp_path):
+    """Anonymisers remove the creators of private blocks, without which implicit files declare no types."""
+    images = VENDORS["ge"](volumes(), affine_of())
+    for n, image in enumerate(images):
+        image.add_new((0x0043, 0x1039), "UN", b"1000\\8\\0\\0" if 4 * n >= len(images) else b"0\\8\\0\\0 ")
+    lines, reason = list_dicom([exports.save(images, tmp_path)])
+    assert "diffusion" in lines and "4 x 7 slices, diffusion" in str(reason)
