@@ -14,7 +14,7 @@ from pydicom.uid import ParametricMapStorage, generate_uid
 from ..series import LPS_TO_RAS, Series
 from .derived import code_item, derived_object
 from .geometry import decimals, orientation
-from .headers import Plane
+from .plane import Plane
 from .references import reference, referenced_series, save
 
 __all__ = ["write_parametric_maps"]
@@ -86,7 +86,7 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
         meaning += f", timepoint {int(timepoint)}" if timepoint else ""
         image = derived_object(base, "maps", meaning, _SERIES_NUMBER)
         image.SeriesInstanceUID, image.InstanceNumber, image.ContentLabel = uid, number, name.upper()[:16]
-        image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.modality
+        image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.examination.modality
         _add_pixels(image, np.nan_to_num(volume), quantity)
         _add_groups(image, affine, slices, organisation)
         image.ReferencedSeriesSequence = referenced_series(plane for planes in slices for plane in planes)
@@ -154,7 +154,7 @@ def _add_groups(image: Dataset, affine: np.ndarray, slices: Sequence[Sequence[Pl
             DimensionOrganizationUID=organisation,
         )
     ]
-    places = [np.stack([plane.position for plane in planes]) for planes in slices]
+    places = [np.stack([plane.place.position for plane in planes]) for planes in slices]
     frames = []
     for s in range(image.NumberOfFrames):
         position = (affine @ [0, 0, s, 1])[:3]

@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from .derived import code_item
-from .headers import Plane
+from .plane import Plane
 
 __all__ = ["reference", "referenced_series", "save", "sop_reference"]
 
@@ -19,15 +19,15 @@ __all__ = ["reference", "referenced_series", "save", "sop_reference"]
 def sop_reference(plane: Plane) -> Dataset:
     """Refer to the image that contains a slice."""
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = _kind(plane.path)[0], plane.uid
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = _kind(plane.file.path)[0], plane.file.uid
     return item
 
 
 def reference(plane: Plane) -> Dataset:
     """Refer to a slice as the source of a derived image."""
     item = sop_reference(plane)
-    if _kind(plane.path)[1]:
-        item.ReferencedFrameNumber = plane.frame + 1
+    if _kind(plane.file.path)[1]:
+        item.ReferencedFrameNumber = plane.file.frame + 1
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
     return item
 
@@ -36,7 +36,7 @@ def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
     """Refer to the images that contain slices, grouped by series."""
     series: defaultdict[str, dict[str, Plane]] = defaultdict(dict)
     for plane in planes:
-        series[plane.source.series][plane.uid] = plane
+        series[plane.source.series][plane.file.uid] = plane
     items = []
     for uid, members in series.items():
         item = Dataset()

@@ -12,7 +12,7 @@ from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform
 from ..series import LPS_TO_RAS, Series
 from .derived import derived_object
 from .geometry import decimals, orientation
-from .headers import Plane
+from .plane import Plane
 from .references import referenced_series, save, sop_reference
 
 __all__ = ["write_registration_object"]
@@ -55,8 +55,8 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
         else:
             raise TypeError(f"transform: expected affine transforms and a field, got {type(part).__name__}")
     item = Dataset()
-    item.SourceFrameOfReferenceUID = planes[0].source.space
-    item.ReferencedImageSequence = list({plane.uid: sop_reference(plane) for plane in planes}.values())
+    item.SourceFrameOfReferenceUID = planes[0].source.examination.space
+    item.ReferencedImageSequence = list({plane.file.uid: sop_reference(plane) for plane in planes}.values())
     item.RegistrationTypeCodeSequence = []
     item.PreDeformationMatrixRegistrationSequence = [_matrix(before)]
     item.PostDeformationMatrixRegistrationSequence = [_matrix(after)]

@@ -245,7 +245,7 @@ def _write_products(
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
-        if series.dicom_slices[home][0].source.modality == "MR":
+        if series.dicom_slices[home][0].source.examination.modality == "MR":
             maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
         dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
     if products.bids_names:
