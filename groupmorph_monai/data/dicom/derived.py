@@ -14,7 +14,7 @@ from .attributes import Attributes
 from .headers import acquisition_names
 from .plane import Plane
 
-__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
+__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item", "item"]
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
@@ -125,19 +125,26 @@ def _attributes(plane: Plane) -> Attributes:
     return Attributes(pydicom.dcmread(plane.file.path, stop_before_pixels=True, force=True), plane.file.frame)
 
 
+def item(**attributes: object) -> Dataset:
+    """Make a sequence item of attributes."""
+    dataset = Dataset()
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
 def code_item(code: Code) -> Dataset:
     """Make a sequence item of a code."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
-    return item
+    return item(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning)
 
 
 def equipment_item() -> Dataset:
     """Describe this program as contributing equipment."""
-    item = Dataset()
-    item.Manufacturer, item.ManufacturerModelName = "GroupMorph contributors", "GroupMorph"
-    item.SoftwareVersions = __version__
-    item.ContributionDescription = _DESCRIPTION
-    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
-    item.ContributionDateTime = datetime.now().strftime("%Y%m%d%H%M%S")
-    return item
+    return item(
+        Manufacturer="GroupMorph contributors",
+        ManufacturerModelName="GroupMorph",
+        SoftwareVersions=__version__,
+        ContributionDescription=_DESCRIPTION,
+        PurposeOfReferenceCodeSequence=[code_item(codes.DCM.ProcessingEquipment)],
+        ContributionDateTime=datetime.now().strftime("%Y%m%d%H%M%S"),
+    )

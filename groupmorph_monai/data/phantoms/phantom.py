@@ -32,7 +32,6 @@ _TISSUES = {
     "muscle": (1.30, 0.80, 0.04, 0.15, 0.02),
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
-_FLIP_ANGLE_DEG = 12.0  # typical of breast DCE-MRI
 
 
 def smooth_noise(
@@ -116,7 +115,7 @@ def varied(generator: torch.Generator, kinetics: Sequence[float], vary: float) -
 
 
 def _signal(times_s: np.ndarray, t10_s: float, density: float, *kinetics: float) -> np.ndarray:
-    return spgr_signal(concentration(times_s, *kinetics), t10_s, density, flip_angle_deg=_FLIP_ANGLE_DEG)
+    return spgr_signal(concentration(times_s, *kinetics), t10_s, density)
 
 
 def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
