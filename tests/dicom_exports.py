@@ -10,13 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from groupmorph_monai.data.reading.readers import read_series
+from groupmorph_monai.data.series import Series
+from groupmorph_monai.errors import InputError
+
 MR, ENHANCED_MR, CT = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "2"))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TIMES_S = (0.0, 61.5, 123.0, 184.5)
+SIZE = (12, 10, 7)
+AFFINE = LPS @ np.array([[1.5, 0, 0, -8], [0, 1.5, 0, -6], [0, 0, 3, 20], [0, 0, 0, 1.0]])
+
+
+def volumes(timepoints: int = 4, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 4000, (timepoints, *SIZE)).astype(np.uint16)
+
+
+def assert_aligned(series: Series, data: np.ndarray) -> None:
+    """The timepoints of a series are these volumes."""
+    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), data)
 
 
 def examination(**attributes: object) -> Dataset:
@@ -46,6 +62,40 @@ def classic(
             setattr(image, name, value[k] if isinstance(value, list) and len(value) == volume.shape[2] else value)
         images.append(image)
     return images
+
+
+def refused(path: Path, *parts: str, description: str | None = None) -> str:
+    """Return the one line by which a study is refused, which has these parts."""
+    with pytest.raises(InputError) as caught:
+        read_series(path, description=description)
+    message = str(caught.value)
+    assert "\n" not in message and "; " in message and len(message) < 900
+    for part in parts:
+        assert part in message, message
+    return message
+
+
+def one_series(
+    data: Sequence[np.ndarray],
+    headers: Sequence[dict],
+    affine: np.ndarray = AFFINE,
+    shared: Dataset | None = None,
+    **attributes: object,
+) -> list[Dataset]:
+    """One series of all volumes, whose images also have the attributes of their volume's header."""
+    shared, images = examination() if shared is None else shared, []
+    attributes = {"SeriesInstanceUID": generate_uid(), **attributes}
+    for volume, header in zip(data, headers, strict=True):
+        images += classic(shared, volume, affine, **{**attributes, **header})
+    return images
+
+
+def dynamic(shared: Dataset | None = None, data: np.ndarray | None = None, **attributes: object) -> list[Dataset]:
+    """One series with an acquisition time for each volume."""
+    data = volumes() if data is None else data
+    headers = [{"AcquisitionNumber": k + 1, "AcquisitionTime": clock(t)} for k, t in enumerate(TIMES_S[: len(data)])]
+    attributes = {"SeriesNumber": 5, "SeriesDescription": "dyn", **attributes}
+    return one_series(data, [{**header, **attributes} for header in headers], shared=shared)
 
 
 def siemens(

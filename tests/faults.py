@@ -1,9 +1,12 @@
 """Faults at any moment: a process that is killed, or a disk that fails, at its n-th change of the disk."""
 
 import os
+import signal
 import traceback
 
-__all__ = ["at_call", "in_a_child"]
+__all__ = ["KILLED", "at_every_call", "in_a_child", "kill"]
+
+KILLED = -signal.SIGKILL  # how a child ends in which `kill` was called
 
 # Everything that changes a disk, or waits for it.
 CHANGES = ("open", "fsync", "rename", "replace", "link", "unlink", "rmdir", "mkdir")
@@ -25,6 +28,25 @@ def at_call(number, act):
 
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
+
+
+def kill(first):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_every_call(write, fault, step=1):
+    """Run ``write`` in children in which ``fault`` happens before the ``step``-th change of the disk, then before the
+    ``2 * step``-th, until one of them does not come so far. Yields how each ended: the last one, 0."""
+    end, number = None, 0
+    while end != 0:
+        number += step
+
+        def act(number=number):
+            at_call(number, fault)
+            write()
+
+        end = in_a_child(act)
+        yield end
 
 
 def in_a_child(act):

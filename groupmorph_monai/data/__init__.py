@@ -9,14 +9,7 @@ from .preprocessing.augmentation import RandAffineMotiond, RandContrastd, RandMo
 from .preprocessing.cache import CachedSeries
 from .preprocessing.collate import collate_series
 from .preprocessing.transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
-from .reading.datalist import (
-    affine_phantom_items,
-    breast_items,
-    heart_items,
-    phantom_items,
-    series_items,
-    thorax_items,
-)
+from .reading.datalist import heart_items, phantom_items, series_items
 from .reading.points import read_points
 from .reading.readers import header_grids, read_series
 from .series import Frame, Series
@@ -38,8 +31,6 @@ __all__ = [
     "ScalePercentilesd",
     "Series",
     "ToftsFit",
-    "affine_phantom_items",
-    "breast_items",
     "collate_series",
     "header_grids",
     "heart_items",
@@ -51,5 +42,4 @@ __all__ = [
     "read_points",
     "read_series",
     "series_items",
-    "thorax_items",
 ]

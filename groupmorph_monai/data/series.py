@@ -19,7 +19,7 @@ from .reading.fill_values import without_fill
 from .storage import IN_MEMORY, Storage
 
 if TYPE_CHECKING:
-    from .dicom.headers import Plane  # needs pydicom, which is optional
+    from .dicom.plane import Plane  # needs pydicom, which is optional
 
 __all__ = [
     "LEAST_DETERMINANT",

@@ -49,13 +49,6 @@ def _each(fields: Tensor, chunks: Chunks) -> Iterator[Tensor]:
         yield from fields[chunk]
 
 
-def _check_fields(ddf: Tensor, inverse_ddf: Tensor) -> None:
-    _check_field("ddf", ddf)
-    _check_field("inverse_ddf", inverse_ddf)
-    if ddf.shape != inverse_ddf.shape:
-        raise ValueError(f"inverse_ddf: expected the shape of ddf {tuple(ddf.shape)}, got {tuple(inverse_ddf.shape)}")
-
-
 def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
     """Voxels of ``images`` ``(K, *S)`` inside ``mask`` ``(*S)``, ``(K, N)``, floating point."""
     if images.dim() != 4 or images.shape[0] < 2:
@@ -164,10 +157,6 @@ def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) ->
     return errors
 
 
-def _identity_row(axis: int, like: Tensor) -> Tensor:
-    return torch.eye(3, dtype=like.dtype, device=like.device)[axis].view(3, 1, 1, 1)
-
-
 def _steep_cells(u: Tensor) -> Tensor:
     """Mask of the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at
     least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each
@@ -193,13 +182,13 @@ def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
         near = steep.new_zeros(u.shape[1:])
         for corner in product((0, 1), repeat=3):
             near[tuple(slice(c, n + c) for c, n in zip(corner, steep.shape))] |= steep
-        voxels, columns = near.nonzero().T, []
+        voxels, columns, identity = near.nonzero().T, [], torch.eye(3, dtype=u.dtype, device=u.device)
         for axis in range(3):
             below, above = voxels.clone(), voxels.clone()
             below[axis] = (voxels[axis] - 1).clamp_min(0)
             above[axis] = (voxels[axis] + 1).clamp_max(u.shape[axis + 1] - 1)
             difference = u[(slice(None), *above)] - u[(slice(None), *below)]
-            columns.append(difference / (above - below)[axis] + _identity_row(axis, u).view(3, 1))
+            columns.append(difference / (above - below)[axis] + identity[axis].view(3, 1))
         folded += int((triple_product(*columns) <= 0).sum())
     return 100 * folded / (ddf.shape[0] * ddf[0, 0].numel())
 
@@ -264,7 +253,10 @@ def inverse_consistency_mm(
     """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
     and all voxels x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it.
     NaN if there are no such voxels. Large grids are subsampled to about one million voxels."""
-    _check_fields(ddf, inverse_ddf)
+    _check_field("ddf", ddf)
+    _check_field("inverse_ddf", inverse_ddf)
+    if ddf.shape != inverse_ddf.shape:
+        raise ValueError(f"inverse_ddf: expected the shape of ddf {tuple(ddf.shape)}, got {tuple(inverse_ddf.shape)}")
     size = ddf.shape[2:]
     every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
     thin = (slice(None, None, every),) * 3

@@ -24,8 +24,8 @@ from ..data.storage import IN_MEMORY, Storage
 from ..data.writing.output_folder import all_or_nothing, claim, release, whole_file
 from ..data.writing.replacement import check_names
 from ..data.writing.writers import (
+    VOLUMES,
     Products,
-    VolumeName,
     check_result_folder,
     earlier_result,
     write_registration,
@@ -50,7 +50,6 @@ _MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenl
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
 _ONE_IMAGE = 1 - 1e-3  # NMI
 _DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image
-_VOLUMES: tuple[VolumeName, ...] = ("warped", "native", "jacobian", "warped_covered", "native_covered")
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 # Columns printed in the terminal; the files have all of them.
@@ -160,7 +159,7 @@ class SeriesWriter:
         covered = torch.from_numpy(written["covered"])
         # Compare intensities as the user sees them: in native units, on the output grid.
         everything = len(self.shown) == len(self.series.frames)  # then nothing is copied
-        volumes: dict[str, np.ndarray] = {n: written[n] if everything else written[n][self.shown] for n in _VOLUMES}
+        volumes: dict[str, np.ndarray] = {n: written[n] if everything else written[n][self.shown] for n in VOLUMES}
         native, warped = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
         metrics |= similarity(native, warped, covered)
         region = self.products.region

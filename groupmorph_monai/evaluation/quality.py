@@ -20,11 +20,11 @@ from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid, Transform, jacobian_determinant
 from ..space.lattice import window_moments
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
+from ..workflow.processor_time import QUALITY_VOXELS
 from .metrics import nmi
 
 __all__ = ["measure_quality"]
 
-_LONGEST_VOXELS = 80  # longest side of the grid of the checks, which detect gross errors only
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
 _PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
@@ -85,14 +85,15 @@ def measure_quality(
 def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
     """Do the same as `measure_quality` for timepoints that are all compared with each other."""
     before, after = _images_before_and_after(frames, grid, transforms)
-    determinants = _determinants(transforms, grid)
+    determinants = torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
+    implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
     agreement = _agreement(after)
     values: dict[str, float | list[float]] = {
         "overlap_percent": [100 * float(covered.float().mean()) for covered in after.covered],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
         "nmi_gain": _similarity(after) - _similarity(before),
-        "implausible_volume_percent": [100 * float(_implausible(d).float().mean()) for d in determinants],
+        "implausible_volume_percent": [100 * float(share) for share in implausible.float().mean(dim=(1, 2, 3))],
         "bending_mm": [_bending_mm(t, grid) for t in transforms],
     }
     if len(agreement) > 2:
@@ -108,7 +109,7 @@ def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Gr
 def _coarse_grid(grid: Grid) -> Grid:
     """Coarse isotropic grid over the same field of view."""
     grid = grid.canonical()
-    spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / _LONGEST_VOXELS)
+    spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / QUALITY_VOXELS)
     spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1).clamp_min(1)).min()) / 3)  # 4 voxels
     return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
 
@@ -128,15 +129,6 @@ def _images_before_and_after(
 def _stacked(volumes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Images:
     values, covered = (torch.from_numpy(np.stack(part)) for part in zip(*volumes))
     return _Images(values, covered)
-
-
-def _determinants(transforms: Sequence[Transform], grid: Grid) -> Tensor:
-    """Jacobian determinants of the complete transforms, ``(K, *S)``."""
-    return torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
-
-
-def _implausible(determinant: Tensor) -> Tensor:
-    return (determinant < _PLAUSIBLE[0]) | (determinant > _PLAUSIBLE[1])
 
 
 def _agreement(images: _Images) -> list[float]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..workflow.affine_alignment import CLEAR_CONFIDENCE
+
 __all__ = ["CHECKS", "LEAST_FALL", "Check", "judge"]
 
 LEVELS = ("PASS", "LOOK", "FAIL")
@@ -38,11 +40,9 @@ class Check:
 
     def level(self, value: float) -> int:
         """Index of `LEVELS`."""
-        limits = [limit for limit in (self.look, self.fail) if limit is not None and self._beyond(value, limit)]
-        return LEVELS.index("FAIL" if self.fail in limits else "LOOK") if limits else 0
-
-    def _beyond(self, value: float, limit: float) -> bool:
-        return value < limit if self.low_is_bad else value > limit
+        limits = [limit for limit in (self.look, self.fail) if limit is not None]
+        beyond = [limit for limit in limits if (value < limit if self.low_is_bad else value > limit)]
+        return LEVELS.index("FAIL" if self.fail in beyond else "LOOK") if beyond else 0
 
     def reason(self, value: float, scan: int | None) -> str:
         """Fill in the sentence for a ``value`` beyond a threshold, of timepoint ``scan`` if not None."""
@@ -66,9 +66,9 @@ CHECKS = (
         "initial_confidence",
         "confidence of the initial affine alignment, 0 to 1",
         "The initial alignment of {scan} has a confidence of {value}, expected {limit} or more.",
-        look=0.4,
+        look=CLEAR_CONFIDENCE,
         fail=None,
-        source="Up to 0.22 for scans that do not match, 0.4 to 0.9 for scans that do (GroupAffine).",
+        source=f"Up to 0.22 for scans that do not match, {CLEAR_CONFIDENCE} to 0.9 for scans that do (GroupAffine).",
         low_is_bad=True,
     ),
     Check(

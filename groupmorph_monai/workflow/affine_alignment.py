@@ -23,19 +23,22 @@ from .affine_scan import CoarseScan, coarse_scan
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
-__all__ = ["AffineAlignment", "AffineSchedule", "GroupAffine", "LEAST_CONFIDENCE", "centred_maps"]
+__all__ = [
+    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "centred_maps",
+    "logarithms",
+]  # fmt: skip
 
 # Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
-# 0.4 to 0.9 for aligned scans.
-LEAST_CONFIDENCE = 0.25
-_CLEAR_CONFIDENCE = 0.4  # above which no search is needed
+# up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
+LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
 _SEARCH_DEGREES = 15.0  # of the rotations that the search tries
 _LEAST_STEP = 0.02  # voxels; when no corner of the grid moves farther, the optimisation has converged
 _MOST_TOGETHER = 16  # scans that are aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # of the jointly aligned scans, with each further scan
 
 
-def _logarithms(maps: Tensor) -> Tensor:
+def logarithms(maps: Tensor) -> Tensor:
+    """Compute the matrix logarithms of maps ``(K, 4, 4)``."""
     return torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps])
 
 
@@ -44,7 +47,7 @@ def centred_maps(maps: Tensor) -> Tensor:
     if all(torch.equal(m, maps[0]) for m in maps):
         return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
     for _ in range(50):
-        mean = _logarithms(maps).mean(dim=0)
+        mean = logarithms(maps).mean(dim=0)
         maps = maps @ torch.linalg.matrix_exp(-mean)
         if mean.abs().max() < 1e-11:
             break
@@ -176,7 +179,7 @@ class _Group:
         common = alignment.maps[int(np.argmax(counts))] if max(counts) > 1 else torch.eye(4, dtype=torch.float64)
         header = torch.cat([alignment.maps, common[None]])
         maps = self.optimise(header, 0, "rigid", [*group, k], only=k)
-        if self.agreement(maps, k, group)[1] < _CLEAR_CONFIDENCE:
+        if self.agreement(maps, k, group)[1] < CLEAR_CONFIDENCE:
             _, best, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
             maps = torch.cat([alignment.maps, (matrix if best >= LEAST_CONFIDENCE else common)[None]])
         if self.agreement(maps, k, group)[1] >= LEAST_CONFIDENCE:
@@ -278,7 +281,7 @@ class _Group:
         everyone = list(range(len(self.grids)))
         headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
         maps = self.optimise(headers, 0, "rigid", everyone)
-        placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= _CLEAR_CONFIDENCE]
+        placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= CLEAR_CONFIDENCE]
         if len(placed) < len(everyone):
             maps, placed = self.search(maps, placed)
         if len(placed) > 1:
@@ -347,7 +350,7 @@ class _Group:
             start[k] = matrix
             optimised = self.optimise(start, 0, "rigid", [*group, k], only=k)
             result.append((*self.agreement(optimised, k, group), optimised[k]))
-            if result[-1][1] >= _CLEAR_CONFIDENCE:
+            if result[-1][1] >= CLEAR_CONFIDENCE:
                 break
         return result
 
@@ -357,17 +360,17 @@ class _Group:
         These are the scans for which it costs less likelihood than their parameters, see `less_likely`. The map is the
         geometric median of the maps of the scans ``placed``, and is also taken for all scans that are not.
         """
-        logarithms = _logarithms(maps[placed])
-        median = logarithms.mean(dim=0)
+        parts = logarithms(maps[placed])
+        median = parts.mean(dim=0)
         grid = self.grid(maps, 1, placed)
         corners = _corners(grid)
         for _ in range(50):  # Weiszfeld's algorithm
-            distances = ((logarithms - median) @ corners).norm(dim=1).mean(dim=1)
+            distances = ((parts - median) @ corners).norm(dim=1).mean(dim=1)
             weights = 1 / distances.clamp_min(1e-3)
-            median = (weights.view(-1, 1, 1) * logarithms).sum(dim=0) / weights.sum()
+            median = (weights.view(-1, 1, 1) * parts).sum(dim=0) / weights.sum()
         common = torch.linalg.matrix_exp(median)
         maps = torch.stack([m if k in placed else common for k, m in enumerate(maps)])
-        near = ((logarithms - median) @ corners).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
+        near = ((parts - median) @ corners).norm(dim=1).mean(dim=1) < 2 * grid.spacing_mm[0]
         consistent = [k for k, close in zip(placed, near) if close]
         while len(consistent) > 1:
             shared = maps.clone()

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
-import numpy as np
 import torch
-from scipy.linalg import logm
 from torch import Tensor
 
 from ..space.alignment import affine_in_voxels
+from .affine_alignment import logarithms
 
 __all__ = ["InfererOptions", "as_images", "prepare_series"]
 
@@ -50,6 +49,5 @@ def prepare_series(
         options["mask"] = tensors["mask"]
     if "initial" in batch:
         maps = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
-        logarithms = [torch.from_numpy(np.real(logm(m.numpy()))) for m in maps.flatten(0, 1)]
-        options["initial"] = torch.stack(logarithms).view(maps.shape)
+        options["initial"] = logarithms(maps.flatten(0, 1)).view(maps.shape)
     return tensors["image"], surfaces or None, (), options

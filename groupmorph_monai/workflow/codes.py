@@ -74,7 +74,7 @@ class CodesOf:
     """
 
     def __init__(self, images: Tensor):
-        self.images = images.as_tensor() if hasattr(images, "as_tensor") else images
+        self.images = as_images(images)
 
     def __call__(self, images: Tensor, network: nn.Module) -> Tensor:
         _code_size(network)

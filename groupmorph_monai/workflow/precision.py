@@ -16,10 +16,6 @@ _WEIGHT_STEPS = 20  # of the fixed-point iteration
 _LARGEST_WEIGHT = 30  # times the prior's own; without motion in a series, the likeliest weight would be infinite
 
 
-def _centred_indices(n: int, like: Tensor) -> Tensor:
-    return torch.arange(n, dtype=like.dtype, device=like.device) - (n - 1) / 2
-
-
 class Precision:
     """Precision Lambda of fields in cosine coordinates: the weighted sum of a prior's terms.
 
@@ -40,7 +36,8 @@ class Precision:
         self._root, self._linear = self.spectrum.sqrt(), []
         if linear_is_free:
             for axis, n in enumerate(self.spectrum.shape):
-                ramp = CosineTransform((n,), self.spectrum)(_centred_indices(n, self.spectrum))
+                indices = torch.arange(n, dtype=self.spectrum.dtype, device=self.spectrum.device) - (n - 1) / 2
+                ramp = CosineTransform((n,), self.spectrum)(indices)
                 ramp = self._line(self._root, axis) * ramp
                 self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
 

@@ -22,7 +22,9 @@ from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
 from .schedule import Stage
 
-__all__ = ["ProcessorTime"]
+__all__ = ["QUALITY_VOXELS", "ProcessorTime"]
+
+QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which detect gross errors only
 
 # Work in these units, measured for each stage on other series than those in docs/machine.md.
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
@@ -32,7 +34,6 @@ _MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, 
 _DISPLACEMENT, _CONJUGATE = 115, 14  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
 _DRAW = 35  # per voxel of the working grid and scan, in each draw
 _QUALITY = 260  # per voxel of the verdict's grid and scan
-_QUALITY_VOXELS = 80  # along the longest side of the verdict's grid, as in `evaluation.quality`
 # Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; a repeat takes milliseconds
@@ -97,7 +98,7 @@ class ProcessorTime:
 
     @property
     def _reporting(self) -> float:
-        spacing = max(float(self.scans[0].spacing_mm.median()), float(self.scans[0].extent_mm.max()) / _QUALITY_VOXELS)
+        spacing = max(float(self.scans[0].spacing_mm.median()), float(self.scans[0].extent_mm.max()) / QUALITY_VOXELS)
         coarse = math.prod((self.scans[0].extent_mm / spacing).clamp_min(1).tolist())
         pictures = _PICTURE + _KINETICS_PICTURE * (self.products.kinetics is not None)
         return pictures + _QUALITY * coarse * len(self.scans)

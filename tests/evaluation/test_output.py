@@ -3,13 +3,12 @@
 import json
 import logging
 import os
-import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from faults import at_call, in_a_child
+from faults import KILLED, at_every_call, kill
 from ignite.engine import Engine, Events
 
 from groupmorph_monai.data.series import Frame, Series
@@ -172,19 +171,13 @@ def test_a_registration_that_is_killed_anywhere_leaves_the_earlier_one_or_its_ow
     new, old = result_in(tmp_path / "new"), result_in(out)
     assert len(old[0]) == 9 and len(new[0]) == 7 and new[1] == sorted(new[0])
 
-    def act(number):
-        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
-        register(out, 2, 1.0)
-
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 1
-        ends.add(in_a_child(lambda n=number: act(n)))
-        assert ends <= {0, -signal.SIGKILL}
-        assert result_in(out) in (old, new), number
+    ends = []
+    for end in at_every_call(lambda: register(out, 2, 1.0), kill):
+        ends.append(end)
+        assert result_in(out) in (old, new), len(ends)
         if result_in(out) == new:
             register(out, 3, 0.5)
-    assert number > 40 and ends == {0, -signal.SIGKILL}
+    assert len(ends) > 40 and {*ends} == {0, KILLED}
     register(out, 2, 1.0)
     assert result_in(out) == new
     assert [path.name for path in (*out.iterdir(), *tmp_path.iterdir()) if path.name.startswith(".")] == []

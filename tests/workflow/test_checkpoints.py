@@ -3,14 +3,13 @@
 import math
 import operator
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from faults import at_call, in_a_child
+from faults import KILLED, at_every_call, kill
 from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -83,6 +82,16 @@ def finished(tmp_path_factory):
     return folder
 
 
+def contents(folder):
+    return {name: load(folder / name) for name in os.listdir(folder)}
+
+
+def assert_finished(folder, finished):
+    """A run has the files of one that was not stopped, with the same content."""
+    for name, content in contents(finished).items():
+        assert same(load(folder / name), content), name
+
+
 def test_the_last_two_checkpoints_and_the_best_weights_are_kept(finished):
     assert sorted(os.listdir(finished)) == ["checkpoint_epoch=5.pt", "checkpoint_epoch=6.pt", "model_best.pt"]
     last = load(finished / "checkpoint_epoch=6.pt")
@@ -96,8 +105,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers_and_knows_the_best_epoch(kille
         Toy(tmp_path, 6, killed_in=killed_in).run()
     Toy(tmp_path, 6).run()
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(finished))
-    for name in os.listdir(finished):
-        assert same(load(tmp_path / name), load(finished / name)), name
+    assert_finished(tmp_path, finished)
 
 
 def test_files_beside_the_checkpoints_are_left_alone(finished, tmp_path):
@@ -106,8 +114,7 @@ def test_files_beside_the_checkpoints_are_left_alone(finished, tmp_path):
         (tmp_path / name).write_bytes(b"a user's file")
     Toy(tmp_path, 6).run()
     assert {*os.listdir(finished)} < {*os.listdir(tmp_path)}
-    for name in os.listdir(finished):
-        assert same(load(tmp_path / name), load(finished / name)), name
+    assert_finished(tmp_path, finished)
 
 
 @pytest.mark.parametrize("size", [0, 100, 4000])
@@ -118,25 +125,17 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(size, finished, tmp_pa
     newest.write_bytes(newest.read_bytes()[:size])
     Toy(tmp_path, 6).run()
     assert "checkpoint_epoch=4.pt is broken" in caplog.text
-    for name in os.listdir(finished):
-        assert same(load(tmp_path / name), load(finished / name)), name
+    assert_finished(tmp_path, finished)
 
 
 def kill_everywhere(folder):
     """Train in children that are killed, each later than the one before it, in a run that goes on."""
-
-    def act(number):
-        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
-        Toy(folder, 6).run()
-
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 7
-        ends.add(in_a_child(lambda n=number: act(n)))
-        assert ends <= {0, -signal.SIGKILL}
+    ends = []
+    for end in at_every_call(lambda: Toy(folder, 6).run(), kill, step=7):
+        ends.append(end)
         for file in folder.glob("*.pt"):
             load(file)
-    assert number > 14
+    assert len(ends) > 2 and {*ends} == {0, KILLED}
 
 
 def test_a_kill_at_any_change_of_the_disk_leaves_a_run_that_goes_on(finished, tmp_path):
@@ -146,21 +145,19 @@ def test_a_kill_at_any_change_of_the_disk_leaves_a_run_that_goes_on(finished, tm
     claim_for_training(str(tmp_path))
     release_all()
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(finished))
-    for name in os.listdir(finished):
-        assert same(load(tmp_path / name), load(finished / name)), name
+    assert_finished(tmp_path, finished)
 
 
 @pytest.mark.parametrize("name", ["weight", "loss"])
 def test_nothing_is_saved_that_is_not_finite(name, tmp_path):
     Toy(tmp_path, 2).run()
-    before = {file: load(tmp_path / file) for file in os.listdir(tmp_path)}
+    before = contents(tmp_path)
     toy = Toy(tmp_path, 3, losses={3: math.nan if name == "loss" else 0.5})
     if name == "weight":
         toy.trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: toy.network.weight.data.fill_(math.nan))
     with pytest.raises(InputError, match="expected finite weights, got NaN|expected a finite number after epoch 3"):
         toy.run()
-    assert {file: load(tmp_path / file) for file in os.listdir(tmp_path)}.keys() == before.keys()
-    assert all(same(load(tmp_path / file), content) for file, content in before.items())
+    assert same(contents(tmp_path), before)
 
 
 def test_a_run_that_cannot_be_continued_is_refused_in_one_line(finished):
@@ -171,11 +168,11 @@ def test_a_run_that_cannot_be_continued_is_refused_in_one_line(finished):
 
 
 def test_a_finished_run_ends_at_once_with_what_it_was(finished):
-    before = {name: load(finished / name) for name in os.listdir(finished)}
+    before = contents(finished)
     toy = Toy(finished, 6).run()
     assert toy.trainer.state.iteration == 24
     assert same(dict(toy.network.state_dict()), dict(before["checkpoint_epoch=6.pt"]["network"]))
-    assert {name: load(finished / name) for name in os.listdir(finished)}.keys() == before.keys()
+    assert contents(finished).keys() == before.keys()
 
 
 def test_the_learning_rate_never_climbs_after_the_warmup():

@@ -30,7 +30,15 @@ from .enhancement import (
     peak_enhancement_percent,
     time_to_peak_s,
 )
-from .pharmacokinetics import parker_aif, relaxation_rate, uptake, weinmann_aif
+from .pharmacokinetics import (
+    FLIP_ANGLE_DEG,
+    RELAXIVITY,
+    REPETITION_TIME_S,
+    parker_aif,
+    relaxation_rate,
+    uptake,
+    weinmann_aif,
+)
 from .sequence_parameters import sequence_parameter
 
 __all__ = ["KINETIC_MAPS", "Fits", "Kinetics", "ToftsFit", "kinetic_maps"]
@@ -50,8 +58,8 @@ _LEAST_SCANS = {"tofts": 4, "extended_tofts": 5}  # the baseline, and one more t
 _KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any value in between
 _LEAST_VOXELS = 8  # that enhance; fewer are noise
 _ASSUMED = {
-    "repetition_time_s": (0.005, "assumed, typical of breast DCE-MRI"),
-    "flip_angle_deg": (12.0, "assumed, typical of breast DCE-MRI"),
+    "repetition_time_s": (REPETITION_TIME_S, "assumed, typical of breast DCE-MRI"),
+    "flip_angle_deg": (FLIP_ANGLE_DEG, "assumed, typical of breast DCE-MRI"),
     "t10_s": (1.5, "assumed, of lesions and glands at 3 T"),
 }
 _FIELD_T = 3.0  # field strength of the assumed T1
@@ -118,7 +126,7 @@ class ToftsFit:
     t10_s: float | None = None
     repetition_time_s: float | None = None
     flip_angle_deg: float | None = None
-    relaxivity: float = 4.5
+    relaxivity: float = RELAXIVITY
     arrival_s: float | None = None
     mask: str | Sequence[str] | None = None
 

@@ -5,8 +5,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["concentration", "parker_aif", "relaxation_rate", "spgr_signal", "uptake", "weinmann_aif"]
+__all__ = [
+    "FLIP_ANGLE_DEG", "RELAXIVITY", "REPETITION_TIME_S", "concentration", "parker_aif", "relaxation_rate",
+    "spgr_signal", "uptake", "weinmann_aif",
+]  # fmt: skip
 
+REPETITION_TIME_S, FLIP_ANGLE_DEG = 0.005, 12.0  # typical of breast DCE-MRI
+RELAXIVITY = 4.5  # 1/(s mmol/l)
 _STEP_S = 0.5  # step of the numerical convolution
 
 
@@ -64,9 +69,9 @@ def spgr_signal(
     concentration_mmol: ArrayLike,
     t10_s: float,
     proton_density: float = 1.0,
-    relaxivity: float = 4.5,
-    repetition_time_s: float = 0.005,
-    flip_angle_deg: float = 12.0,
+    relaxivity: float = RELAXIVITY,
+    repetition_time_s: float = REPETITION_TIME_S,
+    flip_angle_deg: float = FLIP_ANGLE_DEG,
 ) -> NDArray[np.float64]:
     """Compute the steady-state signal of a spoiled gradient echo, without T2* decay, as for an echo time of 2 ms.
 
@@ -84,7 +89,10 @@ def spgr_signal(
 
 
 def relaxation_rate(
-    enhancement: ArrayLike, t10_s: float, repetition_time_s: float = 0.005, flip_angle_deg: float = 12.0
+    enhancement: ArrayLike,
+    t10_s: float,
+    repetition_time_s: float = REPETITION_TIME_S,
+    flip_angle_deg: float = FLIP_ANGLE_DEG,
 ) -> NDArray[np.float64]:
     """Compute the relaxation rate R1 (1/s) from the relative signal of a spoiled gradient echo, by inversion of
     `spgr_signal`.

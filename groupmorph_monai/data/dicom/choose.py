@@ -8,8 +8,8 @@ from functools import cached_property
 
 from ...errors import InputError
 from ..reading.names import matches
-from .headers import Plane, Source
 from .order import Volume, split_volumes
+from .plane import Plane, Source
 
 __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 
@@ -43,7 +43,7 @@ class Stack:
         except InputError:
             depths: defaultdict[tuple[float, ...], int] = defaultdict(int)
             for plane in self.planes:
-                depths[tuple(plane.position.round(2))] += 1
+                depths[tuple(plane.place.position.round(2))] += 1
             return max(depths.values())
 
     @property
@@ -61,10 +61,8 @@ class Stack:
     def likeness(self) -> Hashable:
         """Properties shared by the series of one examination: study, frame of reference, geometry, contrast."""
         source = self.source
-        return (
-            *(source.patient, source.study, source.space, source.modality, source.image_type, source.echo_time_ms),
-            *(source.shape, source.spacing_mm, source.orientation, self.slices, self.planes[0].protocol),
-        )
+        kind = source.image_type, source.echo_time_ms
+        return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
 
     @property
     def unsuited(self) -> str:
@@ -73,7 +71,8 @@ class Stack:
         description = self.source.description.upper()
         if any(word in kind for kind in kinds for word in _LOCALISERS) or any(w in description for w in _LOCALISERS):
             return "localiser"
-        weighted = any(plane.b_value > 0 for plane in self.planes) or len({p.b_value_ge for p in self.planes}) > 1
+        diffusion = [plane.diffusion for plane in self.planes]
+        weighted = any(d.b_value > 0 for d in diffusion) or len({d.b_value_ge for d in diffusion}) > 1
         if weighted or "DIFFUSION" in kinds:
             return "diffusion"
         if self.slices < 2:
@@ -137,8 +136,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
             f"{missing}: {'; '.join(stack.name for stack in members)}; use another pattern{SEE_LIST}"
         )
     raise InputError(
-        f"{stacks[0].planes[0].path}: expected a series with at least two timepoints, or several similar series, got "
-        f"{_list(stacks)}; select those that belong together with --series-description PATTERN{SEE_LIST}"
+        f"{stacks[0].planes[0].file.path}: expected a series with at least two timepoints, or several similar series, "
+        f"got {_list(stacks)}; select those that belong together with --series-description PATTERN{SEE_LIST}"
     )
 
 
@@ -155,7 +154,7 @@ def _list(stacks: Sequence[Stack]) -> str:
 
 
 def _check_patient(stacks: Sequence[Stack]) -> None:
-    patients = {stack.source.patient: stack.planes[0].path for stack in stacks}
+    patients = {stack.source.examination.patient: stack.planes[0].file.path for stack in stacks}
     if len(patients) > 1:
         first, second, *_ = patients.values()
         raise InputError(
@@ -182,7 +181,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         several = [stack for group in unclear for stack in group]
         alike = len({stack.name for stack in several}) < len(several)
         cure = "some have the same name: use the folder or the files of one of them alone" if alike else _CHOOSE
-        raise InputError(f"{several[0].planes[0].path}: expected one series to align, got {_list(several)}; {cure}")
+        raise InputError(
+            f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
+        )
     return order[0]
 
 

@@ -11,9 +11,10 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from ... import __version__
 from ...errors import InputError
 from .attributes import Attributes
-from .headers import Plane, acquisition_names
+from .headers import acquisition_names
+from .plane import Plane
 
-__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item"]
+__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item", "item"]
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
@@ -60,10 +61,11 @@ _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 def check_modality(plane: Plane) -> None:
     """Raise an InputError if derived images cannot be written for this modality."""
-    if plane.source.modality not in _STORAGE:
+    modality = plane.source.examination.modality
+    if modality not in _STORAGE:
         raise InputError(
-            f"{plane.path}: expected MR or CT, the modalities supported by --dicom, got "
-            f"{plane.source.modality or 'no modality'}; omit --dicom"
+            f"{plane.file.path}: expected MR or CT, the modalities supported by --dicom, got "
+            f"{modality or 'no modality'}; omit --dicom"
         )
 
 
@@ -75,7 +77,7 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         home: a slice of the scan that defines the output grid, for patient, study and frame of reference.
     """
     own, of_home = (_attributes(p) for p in (plane, home))
-    modality, header = home.source.modality, Dataset()
+    modality, header = home.source.examination.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
     for name in dict.fromkeys([*_OF_EVERY_IMAGE, *_OF_MODALITY[modality], *required]):
         value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
@@ -120,22 +122,29 @@ def derived_object(home: Plane, name: str, meaning: str, series_number: int) -> 
 
 
 def _attributes(plane: Plane) -> Attributes:
-    return Attributes(pydicom.dcmread(plane.path, stop_before_pixels=True, force=True), plane.frame)
+    return Attributes(pydicom.dcmread(plane.file.path, stop_before_pixels=True, force=True), plane.file.frame)
+
+
+def item(**attributes: object) -> Dataset:
+    """Make a sequence item of attributes."""
+    dataset = Dataset()
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    return dataset
 
 
 def code_item(code: Code) -> Dataset:
     """Make a sequence item of a code."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
-    return item
+    return item(CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning)
 
 
 def equipment_item() -> Dataset:
     """Describe this program as contributing equipment."""
-    item = Dataset()
-    item.Manufacturer, item.ManufacturerModelName = "GroupMorph contributors", "GroupMorph"
-    item.SoftwareVersions = __version__
-    item.ContributionDescription = _DESCRIPTION
-    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
-    item.ContributionDateTime = datetime.now().strftime("%Y%m%d%H%M%S")
-    return item
+    return item(
+        Manufacturer="GroupMorph contributors",
+        ManufacturerModelName="GroupMorph",
+        SoftwareVersions=__version__,
+        ContributionDescription=_DESCRIPTION,
+        PurposeOfReferenceCodeSequence=[code_item(codes.DCM.ProcessingEquipment)],
+        ContributionDateTime=datetime.now().strftime("%Y%m%d%H%M%S"),
+    )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pydicom
 
 from ..reading.signature import check_regular_file, is_dicom
-from .headers import Plane, Source, planes_of
+from .headers import planes_of
+from .plane import Plane, Source
 
 __all__ = ["find_stacks"]
 
@@ -35,7 +36,8 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
         ignored += not planes
         for plane in planes:
             # Some programs give one UID to several images, which differ in position or time.
-            name = plane.uid, plane.frame, plane.corner, *plane.position, *plane.keys.items()
+            file = plane.file
+            name = file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()
             copies += name in names
             if name not in names:
                 stacks[_of_known_geometry(plane.source, geometries)].append(plane)
@@ -51,9 +53,10 @@ def _of_known_geometry(source: Source, known: list[Source]) -> Source:
     """Take the spacing and orientation of an earlier slice from which they differ only by the noise of a header, and
     otherwise add the source to ``known``."""
     for other in known:
-        pairs = zip((*source.spacing_mm, *source.orientation), (*other.spacing_mm, *other.orientation))
+        own, raster = source.raster, other.raster
+        pairs = zip((*own.spacing_mm, *own.orientation), (*raster.spacing_mm, *raster.orientation))
         if all(abs(a - b) <= _HEADER_NOISE for a, b in pairs):
-            return replace(source, spacing_mm=other.spacing_mm, orientation=other.orientation)
+            return replace(source, raster=replace(raster, shape=own.shape))
     known.append(source)
     return source
 

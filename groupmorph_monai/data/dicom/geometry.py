@@ -7,7 +7,7 @@ from pydicom.valuerep import DSfloat
 
 from ...errors import InputError
 from ..series import LPS_TO_RAS
-from .headers import Plane
+from .plane import Plane
 
 __all__ = ["decimals", "depth", "orientation", "volume_affine"]
 
@@ -16,7 +16,7 @@ _UNEVEN = 0.05  # maximum offset of a slice, relative to the slice distance: mor
 
 def depth(plane: Plane) -> float:
     """Position along the normal of the slices, in mm."""
-    return float(np.cross(*plane.axes) @ plane.position)
+    return float(np.cross(*plane.place.axes) @ plane.place.position)
 
 
 def decimals(values: Iterable[float]) -> list[DSfloat]:
@@ -39,7 +39,8 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     Raises:
         InputError: If the slices are not evenly spaced on a straight line.
     """
-    first, positions = planes[0], np.stack([plane.position for plane in planes])
+    first, positions = planes[0], np.stack([plane.place.position for plane in planes])
+    path, description = first.file.path, first.source.description
     step = (positions[-1] - positions[0]) / (len(planes) - 1)
     gaps = np.diff([depth(plane) for plane in planes])
     usual = float(np.median(gaps))
@@ -47,19 +48,20 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     if len(wide):
         k = int(wide[0])
         raise InputError(
-            f"{first.path}: expected slices {usual:.4g} mm apart, got a gap of {gaps[k]:.4g} mm after slice {k + 1} of "
-            f"{len(planes)} in {first.source.description!r}; export the series again, slices are missing"
+            f"{path}: expected slices {usual:.4g} mm apart, got a gap of {gaps[k]:.4g} mm after slice {k + 1} of "
+            f"{len(planes)} in {description!r}; export the series again, slices are missing"
         )
     straight = positions[0] + np.arange(len(planes))[:, None] * step
     off = float(np.linalg.norm(positions - straight, axis=1).max())
     if off > _UNEVEN * np.linalg.norm(step):
         raise InputError(
-            f"{first.path}: expected evenly spaced slices on one line, got one that is {off:.3g} mm off in "
-            f"{first.source.description!r}, {gaps.min():.4g} to {gaps.max():.4g} mm apart; resample it, or remove it"
+            f"{path}: expected evenly spaced slices on one line, got one that is {off:.3g} mm off in "
+            f"{description!r}, {gaps.min():.4g} to {gaps.max():.4g} mm apart; resample it, or remove it"
         )
     affine = np.eye(4)
-    between_rows, between_columns = first.spacing_mm
-    affine[:3, 0], affine[:3, 1] = first.axes[0] * between_columns, first.axes[1] * between_rows
-    affine[:3, 2], affine[:3, 3] = step, first.position
+    place = first.place
+    between_rows, between_columns = place.spacing_mm
+    affine[:3, 0], affine[:3, 1] = place.axes[0] * between_columns, place.axes[1] * between_rows
+    affine[:3, 2], affine[:3, 3] = step, place.position
     # Round to the precision of a NIfTI header, as for every other format.
     return (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64)

@@ -1,15 +1,14 @@
 """Read the header of a DICOM image for each of its slices.
 
 A classic file contains one slice, an enhanced (multi-frame) file many, and a mosaic of Siemens or United Imaging the
-slices of one volume side by side in one picture. All are converted to `Plane`s. Positions are in DICOM's LPS mm, and
-are converted to RAS in `geometry`.
+slices of one volume side by side in one picture. All are converted to `Plane`s.
 """
 
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -19,91 +18,13 @@ from pydicom.valuerep import DT
 
 from . import vendors
 from .attributes import Attributes
+from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
 
-__all__ = ["Plane", "Source", "acquisition_names", "planes_of"]
+__all__ = ["acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
-# Parameters shared by the series of one examination, under their names in classic and enhanced files.
-_PROTOCOL = (
-    ("ScanningSequence", "EchoPulseSequence"),
-    ("SequenceName", "PulseSequenceName"),
-    ("ScanOptions",),
-    ("RepetitionTime",),
-    ("FlipAngle",),
-    ("MagneticFieldStrength",),
-    ("ConvolutionKernel",),
-    ("KVP",),
-    ("InPlanePhaseEncodingDirection",),
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Origin of a slice. Slices with equal sources form one stack.
-
-    ``space`` is the frame of reference. Spacing (mm) and orientation are those of the first slice of their geometry.
-    """
-
-    patient: str
-    study: str
-    space: str
-    series: str
-    number: int
-    description: str
-    modality: str
-    image_type: tuple[str, ...]
-    echo_time_ms: float
-    shape: tuple[int, int]
-    spacing_mm: tuple[float, float]
-    orientation: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One slice.
-
-    Args:
-        source: see `Source`.
-        path: its file.
-        frame: its index in a multi-frame file.
-        corner: its first row and column in a mosaic; ``(0, 0)`` otherwise.
-        uid: SOP instance UID, to recognise copies of a file.
-        position: ``(3,)``, centre of the first pixel, LPS mm.
-        axes: ``(2, 3)``, directions of increasing column index and of increasing row index; LPS.
-        spacing_mm: distance between rows, then between columns.
-        keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
-        protocol: parameters shared by the series of one examination.
-        b_value: diffusion weighting in s/mm^2, 0 without diffusion weighting.
-        b_value_ge: b-value as written by GE, also for scans without diffusion weighting; only changes are meaningful.
-        slope, intercept: convert stored to displayed values.
-        scale: Philips' scale slope, which makes displayed values of different scans comparable; None for others.
-    """
-
-    source: Source
-    path: str
-    frame: int
-    corner: tuple[int, int]
-    uid: str
-    position: np.ndarray
-    axes: np.ndarray
-    spacing_mm: tuple[float, float]
-    keys: Mapping[str, float]
-    protocol: tuple[tuple[str, ...], ...]
-    b_value: float
-    b_value_ge: float
-    slope: float
-    intercept: float
-    scale: float | None
-
-    def number(self, name: str) -> float | None:
-        """Read a number of the protocol by its classic name, such as RepetitionTime; None if it is missing."""
-        texts = dict(zip((names[0] for names in _PROTOCOL), self.protocol))[name]
-        try:
-            return float(texts[0])
-        except (IndexError, ValueError):
-            return None
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
@@ -117,55 +38,60 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     slices = vendors.mosaic_slices(dataset)
     for frame in range(len(slices) or max(int(dataset.get("NumberOfFrames") or 1), 1)):
         attributes = Attributes(dataset, 0, slices[frame]) if slices else Attributes(dataset, frame)
-        position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
-        spacing = attributes.numbers("PixelSpacing")
-        if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
+        place = _place(attributes)
+        if place is None:
             continue
-        spacing_mm = spacing[0], spacing[1]
-        plane = _plane(attributes, path, frame, np.array(position), np.array(axes).reshape(2, 3), spacing_mm)
+        plane = _plane(attributes, path, frame, place)
         if slices:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
 
 
-def _plane(
-    attributes: Attributes, path: str, frame: int, position: np.ndarray, axes: np.ndarray, spacing: tuple[float, float]
-) -> Plane:
-    get, number = attributes.get, attributes.number
-    protocol = [tuple(map(_plain, attributes.values(*names))) for names in _PROTOCOL]
+def _place(attributes: Attributes) -> Place | None:
+    position, axes = (attributes.numbers(f"Image{name}Patient") for name in ("Position", "Orientation"))
+    spacing = attributes.numbers("PixelSpacing")
+    if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
+        return None
+    return Place(np.array(position), np.array(axes).reshape(2, 3), (spacing[0], spacing[1]))
+
+
+def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
+    number = attributes.number
     return Plane(
-        Source(
-            patient=str(get("PatientID", "PatientName", default="")),
-            study=str(get("StudyInstanceUID", default="")),
-            space=str(get("FrameOfReferenceUID", default="")),
-            series=str(get("SeriesInstanceUID", default="")),
-            number=int(number("SeriesNumber", default=0)),
-            description=str(get("SeriesDescription", "ProtocolName", default="")).strip(),
-            modality=str(get("Modality", default="")),
-            image_type=(
-                *(attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent")),
-                *vendors.image_kinds(attributes),
-            ),
-            echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
-            shape=(int(get("Rows")), int(get("Columns"))),
-            spacing_mm=spacing,
-            orientation=tuple(axes.ravel().tolist()),
+        source=_source(attributes, place),
+        file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame),
+        place=place,
+        keys=_keys(attributes) | {"frame number": float(frame)},
+        protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
+        diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
+        scaling=Scaling(
+            number("RescaleSlope", default=1.0),
+            number("RescaleIntercept", default=0.0),
+            vendors.display_scale(attributes),
         ),
-        path,
-        frame,
-        (0, 0),
-        str(get("SOPInstanceUID", default=path)),
-        position,
-        axes,
-        spacing,
-        _keys(attributes) | {"frame number": float(frame)},
-        tuple(protocol),
-        vendors.b_value(attributes),
-        vendors.b_value_ge(attributes),
-        number("RescaleSlope", default=1.0),
-        number("RescaleIntercept", default=0.0),
-        vendors.display_scale(attributes),
+    )
+
+
+def _source(attributes: Attributes, place: Place) -> Source:
+    def text(*names: str) -> str:
+        return str(attributes.get(*names, default=""))
+
+    get, number = attributes.get, attributes.number
+    kinds = attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent")
+    return Source(
+        Examination(
+            patient=text("PatientID", "PatientName"),
+            study=text("StudyInstanceUID"),
+            space=text("FrameOfReferenceUID"),
+            modality=text("Modality"),
+        ),
+        series=text("SeriesInstanceUID"),
+        number=int(number("SeriesNumber", default=0)),
+        description=text("SeriesDescription", "ProtocolName").strip(),
+        image_type=(*kinds, *vendors.image_kinds(attributes)),
+        echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
+        raster=Raster((int(get("Rows")), int(get("Columns"))), place.spacing_mm, tuple(place.axes.ravel().tolist())),
     )
 
 
@@ -256,21 +182,22 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
 
         mosaic = wrapper_from_data(dataset)
     if not isinstance(mosaic, MosaicWrapper):
-        logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.path)
+        logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.file.path)
         return
     rows, columns, slices = mosaic.image_shape
     step = mosaic.slice_normal * mosaic.voxel_sizes[2]
-    source = replace(plane.source, shape=(rows, columns))
     for k in range(slices):
         down, right = divmod(k, mosaic.mosaic_size)
-        corner = down * rows, right * columns
-        yield replace(plane, source=source, corner=corner, position=mosaic.image_position + k * step)
+        file = replace(plane.file, corner=(down * rows, right * columns))
+        place = replace(plane.place, position=mosaic.image_position + k * step)
+        yield replace(plane, source=plane.source.with_shape(rows, columns), file=file, place=place)
 
 
 def _tile(plane: Plane, number: int) -> Plane:
     """Locate a slice in a United Imaging mosaic of ``number`` slices, which has at least as many columns as rows."""
     across = math.ceil(math.sqrt(number))
-    down, right = divmod(plane.frame, across)
-    rows, columns = plane.source.shape[0] // math.ceil(number / across), plane.source.shape[1] // across
-    source = replace(plane.source, shape=(rows, columns))
-    return replace(plane, source=source, frame=0, corner=(down * rows, right * columns))
+    down, right = divmod(plane.file.frame, across)
+    all_rows, all_columns = plane.source.raster.shape
+    rows, columns = all_rows // math.ceil(number / across), all_columns // across
+    file = replace(plane.file, frame=0, corner=(down * rows, right * columns))
+    return replace(plane, source=plane.source.with_shape(rows, columns), file=file)

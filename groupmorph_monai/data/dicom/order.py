@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import depth
-from .headers import Plane
+from .plane import Plane
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
 
@@ -57,7 +57,7 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
     key = _distinguishing_key(positions)
     if key is None:
-        first, second = (plane.path for plane in positions[0][:2])
+        first, second = (plane.file.path for plane in positions[0][:2])
         raise InputError(
             f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
             "position, got none; remove one of them if the slice was exported twice"
@@ -95,7 +95,7 @@ def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plan
             lacking = f" (timepoint {timepoint} by its {key})"
             break
     return (
-        f"{first.path}: expected {number} images at each of the {len(positions)} slice positions of "
+        f"{first.file.path}: expected {number} images at each of the {len(positions)} slice positions of "
         f"{first.source.description!r}, got {len(short[0])} at {depth(first):.4g} mm{lacking}, and {len(short)} such "
         "positions; export the series again, or remove the incomplete timepoint from the folder"
     )

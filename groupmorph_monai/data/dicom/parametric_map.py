@@ -12,9 +12,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ParametricMapStorage, generate_uid
 
 from ..series import LPS_TO_RAS, Series
-from .derived import code_item, derived_object
+from .derived import code_item, derived_object, item
 from .geometry import decimals, orientation
-from .headers import Plane
+from .plane import Plane
 from .references import reference, referenced_series, save
 
 __all__ = ["write_parametric_maps"]
@@ -86,18 +86,11 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
         meaning += f", timepoint {int(timepoint)}" if timepoint else ""
         image = derived_object(base, "maps", meaning, _SERIES_NUMBER)
         image.SeriesInstanceUID, image.InstanceNumber, image.ContentLabel = uid, number, name.upper()[:16]
-        image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.modality
+        image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.examination.modality
         _add_pixels(image, np.nan_to_num(volume), quantity)
         _add_groups(image, affine, slices, organisation)
         image.ReferencedSeriesSequence = referenced_series(plane for planes in slices for plane in planes)
         save(image, folder / f"{name}.dcm")
-
-
-def _item(**attributes: object) -> Dataset:
-    item = Dataset()
-    for name, value in attributes.items():
-        setattr(item, name, value)
-    return item
 
 
 def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None:
@@ -112,12 +105,12 @@ def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None
     image.LossyImageCompression, image.PresentationLUTShape, image.BurnedInAnnotation = "00", "IDENTITY", "NO"
     image.ContentQualification, image.RecognizableVisualFeatures = "RESEARCH", "NO"
     image.AcquisitionContextSequence = []
-    concept = _item(
+    concept = item(
         ValueType="CODE",
         ConceptNameCodeSequence=[code_item(codes.SCT.Quantity)],
         ConceptCodeSequence=[code_item(quantity.code)],
     )
-    mapping = _item(
+    mapping = item(
         RealWorldValueFirstValueMapped=0,
         RealWorldValueLastValueMapped=_LARGEST,
         RealWorldValueSlope=slope,
@@ -128,11 +121,11 @@ def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None
         QuantityDefinitionSequence=[concept],
     )
     image.SharedFunctionalGroupsSequence = [
-        _item(
+        item(
             RealWorldValueMappingSequence=[mapping],
-            PixelValueTransformationSequence=[_item(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
-            ParametricMapFrameTypeSequence=[_item(FrameType=list(image.ImageType))],
-            FrameVOILUTSequence=[_item(WindowCenter=(_LARGEST + 1) // 2, WindowWidth=_LARGEST + 1)],
+            PixelValueTransformationSequence=[item(RescaleIntercept=0, RescaleSlope=1, RescaleType="US")],
+            ParametricMapFrameTypeSequence=[item(FrameType=list(image.ImageType))],
+            FrameVOILUTSequence=[item(WindowCenter=(_LARGEST + 1) // 2, WindowWidth=_LARGEST + 1)],
         )
     ]
     image.add_new("PixelData", "OW", np.ascontiguousarray(stored.T).tobytes())
@@ -141,34 +134,34 @@ def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None
 def _add_groups(image: Dataset, affine: np.ndarray, slices: Sequence[Sequence[Plane]], organisation: str) -> None:
     """Where the frames lie and what they were made of. ``affine``: voxel (column, row, slice) to LPS mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    measures = _item(PixelSpacing=decimals(spacing[1::-1]), SliceThickness=decimals(spacing[2:])[0])
+    measures = item(PixelSpacing=decimals(spacing[1::-1]), SliceThickness=decimals(spacing[2:])[0])
     measures.SpacingBetweenSlices = measures.SliceThickness
     shared = image.SharedFunctionalGroupsSequence[0]
     shared.PixelMeasuresSequence = [measures]
-    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=orientation(affine))]
-    image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=organisation)]
+    shared.PlaneOrientationSequence = [item(ImageOrientationPatient=orientation(affine))]
+    image.DimensionOrganizationSequence = [item(DimensionOrganizationUID=organisation)]
     image.DimensionIndexSequence = [
-        _item(
+        item(
             DimensionIndexPointer=0x00209057,  # In-Stack Position Number
             FunctionalGroupPointer=0x00209111,  # of the Frame Content
             DimensionOrganizationUID=organisation,
         )
     ]
-    places = [np.stack([plane.position for plane in planes]) for planes in slices]
+    places = [np.stack([plane.place.position for plane in planes]) for planes in slices]
     frames = []
     for s in range(image.NumberOfFrames):
         position = (affine @ [0, 0, s, 1])[:3]
         nearest = [planes[int(np.linalg.norm(p - position, axis=1).argmin())] for planes, p in zip(slices, places)]
-        content = _item(StackID="1", InStackPositionNumber=s + 1, DimensionIndexValues=[s + 1])
-        derivation = _item(
+        content = item(StackID="1", InStackPositionNumber=s + 1, DimensionIndexValues=[s + 1])
+        derivation = item(
             DerivationDescription=image.ContentDescription,
             DerivationCodeSequence=[code_item(codes.DCM.SpatialResampling)],
             SourceImageSequence=[reference(plane) for plane in nearest],
         )
         frames.append(
-            _item(
+            item(
                 FrameContentSequence=[content],
-                PlanePositionSequence=[_item(ImagePositionPatient=decimals(position))],
+                PlanePositionSequence=[item(ImagePositionPatient=decimals(position))],
                 DerivationImageSequence=[derivation],
             )
         )

@@ -1,13 +1,12 @@
 """Read the voxels of volumes."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pydicom
 
 from ...errors import InputError
-from .headers import Plane
 from .order import Volume
 
 __all__ = ["read_voxels", "stored_values"]
@@ -21,27 +20,19 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     type, all are converted to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
     """
-    data = [np.empty((len(volume), *volume[0].source.shape), np.float32) for volume in volumes]
+    data = [np.empty((len(volume), *volume[0].source.raster.shape), np.float32) for volume in volumes]
     targets = defaultdict(list)
     for array, volume in zip(data, volumes):
         for target, plane in zip(array, volume):
-            targets[plane.path].append((plane, target))
-    references = {volume[0].source.image_type: volume[0] for volume in reversed(volumes)}
+            targets[plane.file.path].append((plane, target))
+    references = {volume[0].source.image_type: volume[0].scaling for volume in reversed(volumes)}
     for path, members in targets.items():
         frames = stored_values(path)
         for plane, target in members:
-            (top, left), (rows, columns) = plane.corner, plane.source.shape
-            stored = frames[plane.frame, top : top + rows, left : left + columns]
-            target[:] = (stored * plane.slope + plane.intercept) * _to_scale_of(references, plane)
+            (top, left), (rows, columns) = plane.file.corner, plane.source.raster.shape
+            stored = frames[plane.file.frame, top : top + rows, left : left + columns]
+            target[:] = plane.scaling.apply(stored, references[plane.source.image_type])
     return [np.ascontiguousarray(array.T) for array in data]
-
-
-def _to_scale_of(references: Mapping[tuple[str, ...], Plane], plane: Plane) -> float:
-    reference = references[plane.source.image_type]
-    if reference.scale is None or plane.scale is None:
-        return 1.0
-    factor = reference.slope * reference.scale / (plane.slope * plane.scale)
-    return 1.0 if abs(factor - 1) < 1e-6 else factor
 
 
 def stored_values(path: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     chosen, rejected = choose(_stacks(paths), description)
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
-    if len({stack.source.space for stack in chosen}) > 1:
+    if len({stack.source.examination.space for stack in chosen}) > 1:
         logger.warning(
             "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
             "has to compensate for this"
@@ -53,7 +53,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     times, clock = times_s(volumes)
     affines = [volume_affine(volume) for volume in volumes]
     frames = [
-        Frame(data, affine, volume[0].path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
+        Frame(data, affine, volume[0].file.path) for data, affine, volume in zip(read_voxels(volumes), affines, volumes)
     ]
     names = dict.fromkeys(volume[0].source.description for volume in volumes)
     for stack in chosen:
@@ -77,7 +77,7 @@ def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[s
         chosen, rejected, reason = [], {}, InputError(str(error).removesuffix(SEE_LIST))
     lines = []
     for stack in stacks:
-        rows, columns = stack.source.shape
+        rows, columns = stack.source.raster.shape
         state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.unsuited or "not chosen"
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
     return "\n".join(lines), reason

@@ -10,40 +10,35 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from .derived import code_item
-from .headers import Plane
+from .derived import code_item, item
+from .plane import Plane
 
 __all__ = ["reference", "referenced_series", "save", "sop_reference"]
 
 
 def sop_reference(plane: Plane) -> Dataset:
     """Refer to the image that contains a slice."""
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = _kind(plane.path)[0], plane.uid
-    return item
+    return item(ReferencedSOPClassUID=_kind(plane.file.path)[0], ReferencedSOPInstanceUID=plane.file.uid)
 
 
 def reference(plane: Plane) -> Dataset:
     """Refer to a slice as the source of a derived image."""
-    item = sop_reference(plane)
-    if _kind(plane.path)[1]:
-        item.ReferencedFrameNumber = plane.frame + 1
-    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
-    return item
+    source = sop_reference(plane)
+    if _kind(plane.file.path)[1]:
+        source.ReferencedFrameNumber = plane.file.frame + 1
+    source.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
+    return source
 
 
 def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
     """Refer to the images that contain slices, grouped by series."""
     series: defaultdict[str, dict[str, Plane]] = defaultdict(dict)
     for plane in planes:
-        series[plane.source.series][plane.uid] = plane
-    items = []
-    for uid, members in series.items():
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        item.ReferencedInstanceSequence = [sop_reference(plane) for plane in members.values()]
-        items.append(item)
-    return items
+        series[plane.source.series][plane.file.uid] = plane
+    return [
+        item(SeriesInstanceUID=uid, ReferencedInstanceSequence=[sop_reference(plane) for plane in members.values()])
+        for uid, members in series.items()
+    ]
 
 
 @lru_cache(maxsize=4096)

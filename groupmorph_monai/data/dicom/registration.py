@@ -10,9 +10,9 @@ from pydicom.uid import DeformableSpatialRegistrationStorage
 
 from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
 from ..series import LPS_TO_RAS, Series
-from .derived import derived_object
+from .derived import derived_object, item
 from .geometry import decimals, orientation
-from .headers import Plane
+from .plane import Plane
 from .references import referenced_series, save, sop_reference
 
 __all__ = ["write_registration_object"]
@@ -54,24 +54,24 @@ def _item(transform: Transform, planes: Sequence[Plane], volume: Grid) -> Datase
             dense = part
         else:
             raise TypeError(f"transform: expected affine transforms and a field, got {type(part).__name__}")
-    item = Dataset()
-    item.SourceFrameOfReferenceUID = planes[0].source.space
-    item.ReferencedImageSequence = list({plane.uid: sop_reference(plane) for plane in planes}.values())
-    item.RegistrationTypeCodeSequence = []
-    item.PreDeformationMatrixRegistrationSequence = [_matrix(before)]
-    item.PostDeformationMatrixRegistrationSequence = [_matrix(after)]
     deformed = Grid(volume.shape, torch.from_numpy(LPS_TO_RAS @ before @ LPS_TO_RAS) @ volume.affine)
-    item.DeformableRegistrationGridSequence = [_grid(dense, deformed)]
-    return item
+    return item(
+        SourceFrameOfReferenceUID=planes[0].source.examination.space,
+        ReferencedImageSequence=list({plane.file.uid: sop_reference(plane) for plane in planes}.values()),
+        RegistrationTypeCodeSequence=[],
+        PreDeformationMatrixRegistrationSequence=[_matrix(before)],
+        PostDeformationMatrixRegistrationSequence=[_matrix(after)],
+        DeformableRegistrationGridSequence=[_grid(dense, deformed)],
+    )
 
 
 def _matrix(matrix: np.ndarray) -> Dataset:
-    item = Dataset()
-    item.FrameOfReferenceTransformationMatrix = decimals(matrix.ravel())
     linear = matrix[:3, :3]
     rigid = np.allclose(linear @ linear.T, np.eye(3), atol=1e-6) and np.linalg.det(linear) > 0
-    item.FrameOfReferenceTransformationMatrixType = "RIGID" if rigid else "AFFINE"
-    return item
+    kind = "RIGID" if rigid else "AFFINE"
+    return item(
+        FrameOfReferenceTransformationMatrix=decimals(matrix.ravel()), FrameOfReferenceTransformationMatrixType=kind
+    )
 
 
 def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
@@ -82,12 +82,15 @@ def _grid(dense: DenseTransform | None, volume: Grid) -> Dataset:
     else:
         grid = dense.grid.over(volume)
         displacement = dense.displacement(grid)
-    item, affine, spacing = Dataset(), LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
+    affine, spacing = LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
     if np.linalg.det(affine[:3, :3]) < 0:  # DICOM's third axis is the cross product of the others
         displacement = displacement.flip(3)
         affine[:3, 3] += (grid.shape[2] - 1) * affine[:3, 2]
-    item.ImagePositionPatient, item.ImageOrientationPatient = decimals(affine[:3, 3]), orientation(affine)
-    item.GridDimensions, item.GridResolution = list(grid.shape), spacing.tolist()
     lps = displacement.numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
-    item.VectorGridData = np.ascontiguousarray(lps.T, "<f4").tobytes()
-    return item
+    return item(
+        ImagePositionPatient=decimals(affine[:3, 3]),
+        ImageOrientationPatient=orientation(affine),
+        GridDimensions=list(grid.shape),
+        GridResolution=spacing.tolist(),
+        VectorGridData=np.ascontiguousarray(lps.T, "<f4").tobytes(),
+    )

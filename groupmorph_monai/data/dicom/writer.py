@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from ..series import LPS_TO_RAS, Series
 from .derived import check_modality, derived_header
 from .geometry import decimals, orientation
-from .headers import Plane
+from .plane import Plane
 from .references import reference, save
 
 __all__ = ["write_dicom"]
@@ -61,7 +61,7 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
         if slope != 1 or header.Modality == "CT":
             (header.RescaleSlope,), header.RescaleIntercept = decimals([slope]), 0
             header.RescaleType = "HU" if header.Modality == "CT" else "US"
-        places = np.stack([plane.position for plane in planes])
+        places = np.stack([plane.place.position for plane in planes])
         for s in range(volume.shape[2]):
             image = deepcopy(header)
             image.SOPInstanceUID, image.InstanceNumber = generate_uid(), k * volume.shape[2] + s + 1

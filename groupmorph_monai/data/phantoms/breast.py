@@ -10,7 +10,7 @@ from torch import Tensor
 from ...space.grid import voxel_grid
 from .breast_anatomy import BreastAnatomy
 from .breast_motion import BreastMotion
-from .phantom import follow, uniform
+from .phantom import add_rician_noise, follow, uniform
 
 __all__ = ["BREAST_TIMES_S", "make_breast"]
 
@@ -63,7 +63,10 @@ def make_breast(
 
     scans = zip(*(_draw(anatomy, motion, points, k) for k in range(len(times_s))))
     displacement, signal, lesion_mask, tissue = (torch.stack(parts) for parts in scans)
-    image, fields = _with_noise(rng, signal * shading, tissue > 0, noise), displacement / spacing.view(3, 1, 1, 1)
+    image, fields = signal * shading, displacement / spacing.view(3, 1, 1, 1)
+    sigma = noise * image[tissue > 0].mean()
+    for volume in image:  # one by one, to save memory
+        volume[:] = add_rician_noise(rng, volume, sigma)
     affine = torch.diag(torch.tensor([*spacing_mm, 1.0], dtype=torch.float64))
     affine[:3, 3] = origin.double()
     return {
@@ -86,15 +89,6 @@ def _draw(anatomy: BreastAnatomy, motion: BreastMotion, points: Tensor, k: int) 
         rendered = anatomy.render((slab + displacement).flatten(1), k)
         slabs.append([displacement, *(part.view(slab.shape[1:]) for part in rendered)])
     return [torch.cat(parts, dim=-2) for parts in zip(*slabs)]
-
-
-def _with_noise(rng: torch.Generator, image: Tensor, body: Tensor, noise: float) -> Tensor:
-    """Add Rician noise to ``image`` ``(K, *S)`` in place, relative to its mean inside ``body``."""
-    sigma = noise * image[body].mean()
-    for volume in image:
-        real, imaginary = (sigma * torch.randn(volume.shape, generator=rng) for _ in range(2))
-        torch.hypot(volume + real, imaginary, out=volume)
-    return image
 
 
 def _landmarks_in_view(fields: Tensor, template_landmarks: Tensor) -> Tensor:

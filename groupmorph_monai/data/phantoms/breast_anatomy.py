@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .breast_chest import Chest, Layer
 from .breast_vessels import FARTHEST_MM, grow_vessels, vessel_lattice
-from .phantom import LESION_KINETICS, signal_curve, uniform
+from .phantom import lesion_kinetics, signal_curve, uniform
 from .solids import ellipsoid_depth, noise_lattice, ramp
 
 __all__ = ["BREAST_TISSUES", "BreastAnatomy"]
@@ -102,10 +102,7 @@ class BreastAnatomy:
         places, widths, bifurcations = (np.concatenate(parts) for parts in zip(*grown))
         self.vessels, self.bifurcations = vessel_lattice(places, widths), torch.from_numpy(bifurcations).float()
         self._place_lesions(rng, lesions)
-        self.lesion_signal = []
-        for number in range(lesions):
-            kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
-            self.lesion_signal.append(signal_curve(rng, since_arrival_s, (1.5, 0.8, *kinetics, 0.03), 0.1))
+        self.lesion_signal = [signal_curve(rng, since_arrival_s, lesion_kinetics(n), 0.1) for n in range(lesions)]
 
     def _place_lesions(self, rng: torch.Generator, lesions: int) -> None:
         """Place lesions inside the breasts, away from skin, muscle and each other."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .phantom import smooth_noise, uniform
+from .phantom import Texture, add_rician_noise, uniform
 
 __all__ = ["make_breathing_series"]
 
@@ -19,7 +19,7 @@ class _Abdomen:
     reach_mm: float
     phase: float
     wobble: float
-    lattice_seed: int
+    texture: Texture
 
     def _from_axis(self, points: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Coordinates across the cylinder, which are 1 at ``shares`` of the field of view."""
@@ -35,12 +35,9 @@ class _Abdomen:
         return torch.sigmoid(50 * (1 - torch.hypot(*self._from_axis(points, (0.47, 0.49)))))
 
     def tissue(self, points: Tensor, number: int) -> Tensor:
-        """Signal of vessels, lobes and a fine texture, from lattices that extend beyond the field of view."""
-        reach, lattices = (self.extent + 2 * self.reach_mm).tolist(), []
-        for n, cell in enumerate((20.0, 10.0, 4.0)):
-            generator = torch.Generator().manual_seed(self.lattice_seed + 10 * number + n)
-            lattices.append(smooth_noise(generator, cell, 1, points + self.reach_mm, reach)[0])
-        coarse, middle, fine = lattices
+        """Signal of vessels, lobes and a fine texture."""
+        cells = enumerate((20.0, 10.0, 4.0), start=10 * number)
+        coarse, middle, fine = (self.texture(n, cell, points) for n, cell in cells)
         signal = 0.4 + 0.25 * torch.sigmoid(5 * coarse) + 0.4 * torch.sigmoid(8 * (middle - 0.9))
         return signal * (1 + 0.1 * fine).clamp_min(0.3)
 
@@ -98,9 +95,10 @@ def make_breathing_series(
     extent = torch.tensor([float(n) for n in size]) * spacing
     share = torch.cat([torch.tensor([0.0, 1.0]), torch.rand(timepoints - 2, generator=rng)])
     lengths = max_motion_mm * share[torch.randperm(timepoints, generator=rng)]
-    lattice_seed = int(torch.randint(2**30, (), generator=rng))
+    reach = (extent + 2 * max_motion_mm).tolist()  # beyond the field of view
+    texture = Texture(int(torch.randint(2**30, (), generator=rng)), reach, -max_motion_mm)
     phase, wobble = float(uniform(rng, 0, 6)), float(uniform(rng, 0.02, 0.06))
-    abdomen = _Abdomen(extent, max_motion_mm, phase, wobble, lattice_seed)
+    abdomen = _Abdomen(extent, max_motion_mm, phase, wobble, texture)
 
     axes = [torch.arange(n) * float(s) for n, s in zip(size, spacing_mm)]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
@@ -111,8 +109,7 @@ def make_breathing_series(
         template[1] = points[1] + length * (1 - 0.2 * points[1] / extent[1])
         gain = 1 + 0.5 * k / max(timepoints - 1, 1)
         signal = torch.where(inner, gain * abdomen.tissue(template, 0), wall) * visible
-        real, imaginary = (0.5 * noise * torch.randn(signal.shape, generator=rng) for _ in range(2))
-        image.append(torch.hypot(signal + real, imaginary))
+        image.append(add_rician_noise(rng, signal, 0.5 * noise))
 
     landmarks_mm, inside = _landmarks(rng, abdomen, lengths, spacing, landmarks)
     return {

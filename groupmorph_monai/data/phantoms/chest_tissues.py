@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .chest import SPINE_MM, Cavity
-from .phantom import smooth_noise, uniform
+from .phantom import Texture, uniform
 
 __all__ = ["Tissues", "soft"]
 
@@ -55,49 +55,57 @@ def _over(below: Tensor | float, value: Tensor | float, share: Tensor) -> Tensor
 
 
 @dataclass(frozen=True)
+class Trunk:
+    """Shape of the chest wall.
+
+    Args:
+        body_mm: half width and half depth.
+        fat_mm: thickness of the subcutaneous fat.
+        rib_tilt: downward slope of the ribs towards the front.
+        ribs_mm: height of one rib at the spine.
+    """
+
+    body_mm: tuple[float, ...]
+    fat_mm: float
+    rib_tilt: float
+    ribs_mm: float
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, cavity: Cavity) -> "Trunk":
+        body = torch.tensor([cavity.half_width_mm, cavity.half_depth_mm]) + uniform(rng, 26, 36, (2,))
+        limits = ((8.0, 18.0), (0.3, 0.5), (0.0, _RIBS_APART_MM))
+        return cls(tuple(body.tolist()), *[float(uniform(rng, *pair)) for pair in limits])
+
+
+@dataclass(frozen=True)
 class Tissues:
     """The tissues of one chest.
 
     Args:
         cavity: the space inside the ribs.
-        body_mm: half width and half depth of the trunk.
-        fat_mm: thickness of the subcutaneous fat.
-        rib_tilt: downward slope of the ribs towards the front.
-        ribs_mm: height of one rib at the spine.
+        trunk: what surrounds it.
         domes_mm: heights of the right and left dome of the diaphragm above its rim.
         heart_mm: half axes of the heart.
         density: density of the lung parenchyma, g/ml.
-        lattice_seed: random seed of the textures.
-        extent_mm: field of view.
+        texture: smooth noise of unit variance, defined up to 60 mm beyond the field of view.
     """
 
     cavity: Cavity
-    body_mm: tuple[float, float]
-    fat_mm: float
-    rib_tilt: float
-    ribs_mm: float
-    domes_mm: tuple[float, float]
+    trunk: Trunk
+    domes_mm: tuple[float, ...]
     heart_mm: tuple[float, ...]
     density: float
-    lattice_seed: int
-    extent_mm: tuple[float, ...]
+    texture: Texture
 
     @classmethod
     def draw(cls, rng: torch.Generator, cavity: Cavity, extent_mm: Sequence[float]) -> "Tissues":
-        body = torch.tensor([cavity.half_width_mm, cavity.half_depth_mm]) + uniform(rng, 26, 36, (2,))
-        limits = ((8.0, 18.0), (0.3, 0.5), (0.0, _RIBS_APART_MM))
-        fat, tilt, ribs = [float(uniform(rng, *pair)) for pair in limits]
+        trunk = Trunk.draw(rng, cavity)
         domes = uniform(rng, 0.9, 1.1, (2,)) * torch.tensor([68.0, 56.0])
         heart = uniform(rng, 0.9, 1.1, (3,)) * torch.tensor([50.0, 40.0, 46.0])
         density, seed = float(uniform(rng, 0.14, 0.2)), int(torch.randint(2**30, (), generator=rng))
-        body_mm, domes_mm, heart_mm = (tuple(v.tolist()) for v in (body, domes, heart))
-        return cls(cavity, body_mm, fat, tilt, ribs, domes_mm, heart_mm, density, seed, tuple(extent_mm))
-
-    def texture(self, number: int, cell_mm: float, points: Tensor) -> Tensor:
-        """Smooth noise of unit variance, ``(*P)``, defined up to 60 mm beyond the field of view."""
-        generator = torch.Generator().manual_seed(self.lattice_seed + number)
-        size = [e + 120 for e in self.extent_mm]
-        return smooth_noise(generator, cell_mm, 1, points + torch.tensor(size).view(3, 1, 1, 1) / 2, size)[0]
+        reach = [e + 120 for e in extent_mm]
+        texture = Texture(seed, reach, -torch.tensor(reach).view(3, 1, 1, 1) / 2)
+        return cls(cavity, trunk, tuple(domes.tolist()), tuple(heart.tolist()), density, texture)
 
     def parenchyma(self, points: Tensor) -> Tensor:
         """Density of the template's lung without vessels, g/ml, higher at the back because of gravity."""
@@ -146,10 +154,10 @@ class Tissues:
         """HU of the chest wall and the air around the body, ``(*P)``."""
         x, y, z = points
         outside = -self.cavity.depth_mm(points)
-        scaled = ((x / self.body_mm[0]).abs() ** 2.3 + (y / self.body_mm[1]).abs() ** 2.3) ** (1 / 2.3)
+        scaled = ((x / self.trunk.body_mm[0]).abs() ** 2.3 + (y / self.trunk.body_mm[1]).abs() ** 2.3) ** (1 / 2.3)
         under_skin = torch.hypot(x, y) * (1 / scaled.clamp_min(1e-3) - 1)
         hu = _over(MUSCLE, FAT, soft(self.texture(3, 11.0, points) - 1.1, 0.15))
-        hu = _over(hu, FAT + 8 * self.texture(4, 10.0, points), soft(self.fat_mm - under_skin, edge_mm))
+        hu = _over(hu, FAT + 8 * self.texture(4, 10.0, points), soft(self.trunk.fat_mm - under_skin, edge_mm))
         hu = _over(hu, MUSCLE, soft(2 - under_skin, edge_mm))
         hu = self._ribs(hu, points, outside, edge_mm)
         hu = self._shoulder_blades(hu, points, edge_mm)
@@ -163,14 +171,18 @@ class Tissues:
         return _over(hu, MARROW, soft(inside_mm - cortex_mm, edge_mm))
 
     def _ribs(self, hu: Tensor, points: Tensor, outside: Tensor, edge_mm: float) -> Tensor:
-        slanted = points[2] + self.rib_tilt * (points[1] - SPINE_MM) - self.ribs_mm
+        slanted = points[2] + self.trunk.rib_tilt * (points[1] - SPINE_MM) - self.trunk.ribs_mm
         along = torch.remainder(slanted, _RIBS_APART_MM) - _RIBS_APART_MM / 2
         inside = (1 - torch.hypot((outside - 7) / 4.0, along / 6.5)) * 4.5
         front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # where the ribs are cartilage
         return _over(self._bone(hu, inside, 1.4, edge_mm), _over(hu, CARTILAGE, soft(inside, edge_mm)), front)
 
     def _shoulder_blades(self, hu: Tensor, points: Tensor, edge_mm: float) -> Tensor:
-        x, y, z = points[0].abs() - self.cavity.half_width_mm + 28, points[1] + self.body_mm[1] - 24, points[2] - 60
+        x, y, z = (
+            points[0].abs() - self.cavity.half_width_mm + 28,
+            points[1] + self.trunk.body_mm[1] - 24,
+            points[2] - 60,
+        )
         across, along = 0.5 * x - 0.87 * y, 0.87 * x + 0.5 * y
         plate = torch.minimum(3 - across.abs(), torch.minimum(30 - along.abs() - 0.25 * z.abs(), 55 - z.abs()))
         return self._bone(hu, plate, 1.8, edge_mm)

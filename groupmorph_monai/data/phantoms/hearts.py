@@ -9,7 +9,7 @@ from torch import Tensor
 from ...space.chunks import total
 from ...space.grid import voxel_grid
 from ...space.integrate import ScalingAndSquaring
-from .phantom import smooth_noise, uniform
+from .phantom import Texture, add_rician_noise, uniform
 
 __all__ = ["HEART_MOTIONS", "make_heart"]
 
@@ -55,7 +55,7 @@ def make_heart(
     radii = torch.tensor([outer, outer, float(extent[2] * uniform(rng, 0.34, 0.42))])
     wall, turn = float(uniform(rng, 0.28, 0.42)), float(uniform(rng, -0.3, 0.3))
     signals = uniform(rng, 0.85, 1.15, (4,)) * torch.tensor([1.0, 0.4, 0.55, 0.75])  # blood, wall, around, right side
-    texture_seed = int(torch.randint(2**30, (), generator=rng))
+    texture = Texture(int(torch.randint(2**30, (), generator=rng)), [n + 16 for n in size], -8)
 
     def local(points: Tensor) -> Tensor:
         """Convert to heart coordinates: radius 1 at the outer wall, right ventricle along the first axis."""
@@ -65,29 +65,21 @@ def make_heart(
 
     def signal(points: Tensor) -> tuple[Tensor, Tensor]:
         tissue, heart = _tissue(local(points), outer, wall, signals)
-        return tissue * (1 + 0.06 * _texture(points, size, texture_seed)).clamp_min(0.2), heart
+        grain = total(texture(n, cell, points) for n, cell in enumerate((3.0, 7.0)))
+        return tissue * (1 + 0.06 * grain).clamp_min(0.2), heart
 
     grid = voxel_grid(size, torch.empty(0))
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
     motion = ScalingAndSquaring(6)(_velocity(local(grid), kind, radii, turn, strength)[None, None])[0, 0]
     (rest, _), (contracted, heart) = signal(grid), signal(grid + motion)
-    real, imaginary = (noise * torch.randn(2, *size, generator=rng) for _ in range(2))
     voxels = _random_voxels(heart > 0.5, landmarks, seed)
     return {
-        "image": torch.hypot(torch.stack([rest, contracted]) + real, imaginary),
+        "image": add_rician_noise(rng, torch.stack([rest, contracted]), noise),
         "motion": motion,
         "heart": (heart > 0.5).float(),
         "landmarks": torch.stack([voxels + motion[(slice(None), *voxels.T)].T, voxels.float()]),
         "affine": torch.eye(4, dtype=torch.float64),
     }
-
-
-def _texture(points: Tensor, size: Sequence[int], seed: int) -> Tensor:
-    lattice_size = [n + 16 for n in size]
-    return total(
-        smooth_noise(torch.Generator().manual_seed(seed + n), cell, 1, points + 8, lattice_size)[0]
-        for n, cell in enumerate((3.0, 7.0))
-    )
 
 
 def _random_voxels(mask: Tensor, number: int, seed: int) -> Tensor:

@@ -18,7 +18,10 @@ from ...space.grid import sample, voxel_grid
 from ...space.integrate import ScalingAndSquaring
 from ..contrast.pharmacokinetics import concentration, spgr_signal
 
-__all__ = ["LESION_KINETICS", "follow", "make_phantom", "random_motion", "smooth_noise", "uniform"]
+__all__ = [
+    "LESION_KINETICS", "Texture", "add_rician_noise", "follow", "lesion_kinetics", "make_phantom", "random_motion",
+    "smooth_noise", "uniform",
+]  # fmt: skip
 
 # (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).
 LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
@@ -29,7 +32,6 @@ _TISSUES = {
     "muscle": (1.30, 0.80, 0.04, 0.15, 0.02),
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
-_FLIP_ANGLE_DEG = 12.0  # typical of breast DCE-MRI
 
 
 def smooth_noise(
@@ -39,6 +41,32 @@ def smooth_noise(
     lattice = [int(n / cell) + 4 for n in size]
     values = torch.randn(1, channels, *lattice, generator=generator)
     return sample(values, points[None] / cell + 1.5)[0]
+
+
+@dataclass(frozen=True)
+class Texture:
+    """Smooth noise of unit variance as a function of position, reproducible from a seed.
+
+    Args:
+        seed: random seed, to which the number of a lattice is added.
+        size: extent in which the noise is defined, in the unit of the points.
+        origin: position of its first corner.
+    """
+
+    seed: int
+    size: Sequence[float]
+    origin: Tensor | float = 0.0
+
+    def __call__(self, number: int, cell: float, points: Tensor) -> Tensor:
+        """Sample lattice ``number``, with patches of about ``cell``, at points ``(3, *P)``: ``(*P)``."""
+        generator = torch.Generator().manual_seed(self.seed + number)
+        return smooth_noise(generator, cell, 1, points - self.origin, self.size)[0]
+
+
+def add_rician_noise(generator: torch.Generator, image: Tensor, sigma: Tensor | float) -> Tensor:
+    """Return the magnitude of an image whose real and imaginary part have noise of standard deviation ``sigma``."""
+    real, imaginary = (sigma * torch.randn(image.shape, generator=generator) for _ in range(2))
+    return torch.hypot(image + real, imaginary)
 
 
 def uniform(generator: torch.Generator, low: float, high: float, shape: Sequence[int] = ()) -> Tensor:
@@ -69,6 +97,11 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
     return _Ellipsoid(centre, radii, signal, axes, torch.cat([waves, uniform(generator, 0.02, 0.1, (3, 1))], dim=1))
 
 
+def lesion_kinetics(number: int) -> tuple[float, ...]:
+    """T10 (s), proton density, Ktrans (1/min), ve and vp of a lesion, cycling through `LESION_KINETICS`."""
+    return (1.5, 0.8, *list(LESION_KINETICS.values())[number % len(LESION_KINETICS)], 0.03)
+
+
 def signal_curve(generator: torch.Generator, times_s: np.ndarray, kinetics: Sequence[float], vary: float) -> np.ndarray:
     """Draw the signal over time of tissue with `varied` kinetics."""
     return _signal(times_s, *varied(generator, kinetics, vary))
@@ -82,7 +115,7 @@ def varied(generator: torch.Generator, kinetics: Sequence[float], vary: float) -
 
 
 def _signal(times_s: np.ndarray, t10_s: float, density: float, *kinetics: float) -> np.ndarray:
-    return spgr_signal(concentration(times_s, *kinetics), t10_s, density, flip_angle_deg=_FLIP_ANGLE_DEG)
+    return spgr_signal(concentration(times_s, *kinetics), t10_s, density)
 
 
 def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_voxels: float) -> Tensor:
@@ -125,7 +158,6 @@ class _Template:
     def __init__(
         self, rng: torch.Generator, size: Sequence[int], since_arrival_s: np.ndarray, lesions: int, margin: int
     ):
-        self.size = size
         extent = torch.tensor([float(n - 2 * margin) for n in size])
         self.tissue = {name: signal_curve(rng, since_arrival_s, values, 0.5) for name, values in _TISSUES.items()}
         centre, radii = margin + extent * uniform(rng, 0.45, 0.55, (3,)), extent * uniform(rng, 0.42, 0.65, (3,))
@@ -137,8 +169,7 @@ class _Template:
             signal = signal_curve(rng, since_arrival_s, _TISSUES[name], 0.6)
             self.organs.append(_ellipsoid(rng, margin + extent * uniform(rng, 0.15, 0.85, (3,)), radii, signal))
         for number in range(lesions):
-            kinetics = list(LESION_KINETICS.values())[number % len(LESION_KINETICS)]
-            values = varied(rng, (1.5, 0.8, *kinetics, 0.03), 0.1)
+            values = varied(rng, lesion_kinetics(number), 0.1)
             self.ktrans.append(values[2])
             signal = _signal(since_arrival_s, *values)
             radii = extent.mean() * uniform(rng, 0.05, 0.11, (3,))
@@ -147,15 +178,11 @@ class _Template:
         self.gland_sharpness, self.gland_level = float(uniform(rng, 2, 8)), float(uniform(rng, -0.5, 0.5))
         self.texture_cells = [float(uniform(rng, 1.5, 3)), float(uniform(rng, 3, 7))]
         self.texture_strength = float(uniform(rng, 0.05, 0.2))
-        self.lattice_seed = int(torch.randint(2**31, (), generator=rng))
-
-    def _lattice(self, index: int, cell: float, points: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(self.lattice_seed + index)
-        return smooth_noise(generator, cell, 1, points, self.size)[0]
+        self.texture = Texture(int(torch.randint(2**31, (), generator=rng)), size)
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Render signal at timepoint k, and number of the lesion or 0, at template coordinates ``(3, *P)``."""
-        gland = torch.sigmoid(self.gland_sharpness * (self._lattice(0, self.gland_cell, points) - self.gland_level))
+        gland = torch.sigmoid(self.gland_sharpness * (self.texture(0, self.gland_cell, points) - self.gland_level))
         signal = (1 - gland) * float(self.tissue["fat"][k]) + gland * float(self.tissue["gland"][k])
         label = torch.zeros(points.shape[1:], dtype=torch.uint8)
         for number, part in enumerate(self.organs + self.tumours, start=1 - len(self.organs)):
@@ -163,7 +190,7 @@ class _Template:
             signal = signal * (1 - inside) + float(part.signal[k]) * inside
             if number > 0:
                 label[inside > 0.5] = number
-        texture = total(self._lattice(n + 1, cell, points) for n, cell in enumerate(self.texture_cells))
+        texture = total(self.texture(n + 1, cell, points) for n, cell in enumerate(self.texture_cells))
         within = self.body.inside(points)
         label[within < 0.5] = 0
         return signal * (1 + self.texture_strength * texture).clamp_min(0.1) * within, label
@@ -210,9 +237,7 @@ def make_phantom(
     motions = [random_motion(rng, size, max_motion_voxels) for _ in range(timepoints)]
     rendered = [template.render(grid + ddf, k) for k, ddf in enumerate(motions)]
     image = torch.stack([signal * bias for signal, _ in rendered])
-    sigma = noise * image[image > 0.01 * image.max()].mean()
-    real, imaginary = (sigma * torch.randn(image.shape, generator=rng) for _ in range(2))
-    image = torch.hypot(image + real, imaginary)
+    image = add_rician_noise(rng, image, noise * image[image > 0.01 * image.max()].mean())
 
     extent = torch.tensor([float(n) for n in size])
     margin = max_motion_voxels + 2

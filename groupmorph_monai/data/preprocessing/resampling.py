@@ -47,7 +47,7 @@ def working_grid(
         grid = grids[reference].canonical()
     else:
         grid = grids[0].canonical()
-        different = [other for other in grids[1:] if not _is_same(other, grids[0])]
+        different = [g for g in grids[1:] if g.shape != grids[0].shape or not torch.equal(g.affine, grids[0].affine)]
         if not all(other.canonical().matches(grid, SAME_GRID_MM) for other in different):
             grid = _middle_grid(grids, initial)
         elif not different:  # a thousand scans on one grid take no longer than one
@@ -66,10 +66,6 @@ def working_grid(
             f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
         )
     return grid.at_spacing(torch.from_numpy(wanted.copy()))
-
-
-def _is_same(one: Grid, other: Grid) -> bool:
-    return one.shape == other.shape and torch.equal(one.affine, other.affine)
 
 
 def _resolved_mm(grid: Grid) -> float:

@@ -16,7 +16,7 @@ from .folders import folder_files, images
 from .names import image_stem, natural_order
 from .signature import check_regular_file
 
-__all__ = ["affine_phantom_items", "breast_items", "heart_items", "phantom_items", "series_items", "thorax_items"]
+__all__ = ["heart_items", "phantom_items", "series_items"]
 
 logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd`
@@ -25,32 +25,20 @@ SPLITS = ("training", "validation")
 _KEYS = ("name", "image", "landmarks", "labels")
 
 
-def phantom_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[Item]:
-    """List one phantom per seed; `LoadSeriesd` generates the series."""
-    return [{"phantom": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
+def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
+    """List one phantom per seed; `LoadSeriesd` generates the series.
 
-
-def affine_phantom_items(seeds: Sequence[int], **options: object) -> list[Item]:
-    """List one phantom with affine motion per seed; `LoadSeriesd` generates the series."""
-    return [{"affine_phantom": {"seed": s, **options}} for s in seeds]
+    Args:
+        kind: a name in `PHANTOMS`.
+        seeds: random seeds.
+        options: further arguments of the phantom.
+    """
+    return [{kind: {"seed": seed, **options}} for seed in seeds]
 
 
 def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[Item]:
     """List one heart phantom per seed, cycling through the kinds of motion; `LoadSeriesd` generates the pair."""
-    kinds = list(HEART_MOTIONS)
-    return [{"heart": {"seed": s, "kind": kinds[n % len(kinds)], "size": tuple(size)}} for n, s in enumerate(seeds)]
-
-
-def thorax_items(seeds: Sequence[int], size: Sequence[int], timepoints: int, **options: float) -> list[Item]:
-    """List one thorax phantom per seed; `LoadSeriesd` generates the 4D CT."""
-    return [{"thorax": {"seed": s, "size": tuple(size), "timepoints": timepoints, **options}} for s in seeds]
-
-
-def breast_items(
-    seeds: Sequence[int], size: Sequence[int], spacing_mm: Sequence[float], **options: float
-) -> list[Item]:
-    """List one breast phantom per seed; `LoadSeriesd` generates the DCE-MRI series."""
-    return [{"breast": {"seed": s, "size": tuple(size), "spacing_mm": tuple(spacing_mm), **options}} for s in seeds]
+    return [{"heart": {"seed": s, "kind": kind, "size": size}} for s, kind in zip(seeds, cycle(HEART_MOTIONS))]
 
 
 def series_items(

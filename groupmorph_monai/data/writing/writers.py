@@ -33,7 +33,7 @@ from .replacement import REPORT, check_names, journals
 from .sequences import write_sequence, write_transform_sequence
 
 __all__ = [
-    "FILES_AT_ONCE", "Products", "VolumeName", "Written", "check_result_folder", "earlier_result",
+    "FILES_AT_ONCE", "VOLUMES", "Products", "Written", "check_result_folder", "earlier_result",
     "listed_result", "write_registration",
 ]  # fmt: skip
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4  # written in threads; more would take too much memory
 _DICOM = "dicom"  # folder name
 VolumeName = Literal["warped", "native", "jacobian", "warped_covered", "native_covered"]
-_VOLUMES: dict[VolumeName, type] = {
+VOLUMES: dict[VolumeName, type] = {
     "warped": np.float32,
     "native": np.float32,
     "jacobian": np.float32,
@@ -173,7 +173,7 @@ def write_registration(
     count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
-    result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in _VOLUMES.items()}
+    result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in VOLUMES.items()}
     inverses, maps = [transform.inverse for transform in transforms], dict[str, np.ndarray]()
     with all_or_nothing(output_dir) as folder:
 
@@ -191,7 +191,8 @@ def write_registration(
         kinetics = None if fit is None else fit.fit_series(series, home, *images, covered, transforms[home])
         maps |= kinetic_maps(kinetics)
         maps |= {f"jacobian_{k:02d}": result["jacobian"][k] for k in range(count if products.jacobian else 0)}
-        _write_maps(maps, series.frames[home].affine, folder)
+        affine = series.frames[home].affine
+        _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
         aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
         files = sorted(file.name for file in folder.iterdir())
@@ -219,10 +220,6 @@ def _resample_std(std_mm: Frame, grid: Grid, k: int) -> np.ndarray:
     return std
 
 
-def _write_maps(maps: Mapping[str, np.ndarray], affine: np.ndarray, folder: Path) -> None:
-    _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
-
-
 def _write_products(
     series: Series,
     transforms: Sequence[Transform],
@@ -245,7 +242,7 @@ def _write_products(
         dicom = dicom_reader(Path(series.frames[home].path))
         dicom.write_dicom(series, aligned, home, folder / _DICOM)
         dicom.write_registration_object(series, transforms, home, folder / _DICOM / "motion.dcm")
-        if series.dicom_slices[home][0].source.modality == "MR":
+        if series.dicom_slices[home][0].source.examination.modality == "MR":
             maps = {"enhancement": peak_enhancement_percent(np.nan_to_num(aligned)), **maps}
         dicom.write_parametric_maps(series, dict(sorted(maps.items())), home, folder / _DICOM)
     if products.bids_names:

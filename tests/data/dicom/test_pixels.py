@@ -19,23 +19,18 @@ from groupmorph_monai.errors import InputError  # noqa: E402
 
 SCANS = Path(__file__).parents[2] / "real_scans"
 PHILIPS = Path(__file__).parents[4] / "shared" / "data" / "dicom" / "philips_enhanced"
-SIZE = (12, 10, 7)
-AFFINE = exports.LPS @ np.array([[1.5, 0, 0, -8], [0, 1.5, 0, -6], [0, 0, 3, 20], [0, 0, 0, 1.0]])
 
 
-def series_of(data, affine=AFFINE, **attributes):
-    shared, uid, images = exports.examination(), exports.generate_uid(), []
-    for k, volume in enumerate(data):
-        given = {"SeriesInstanceUID": uid, "AcquisitionTime": exports.clock(60 * k)}
-        images += exports.classic(shared, volume, affine, **given, **attributes)
-    return images
+def series_of(data, affine=exports.AFFINE, **attributes):
+    headers = [{"AcquisitionTime": exports.clock(60 * k)} for k in range(len(data))]
+    return exports.one_series(data, headers, affine, **attributes)
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint16])
 @pytest.mark.parametrize("syntax", ["little", ExplicitVRBigEndian, RLELossless])
 def test_signed_and_unsigned_pixels_in_any_encoding(tmp_path, kind, syntax):
     low, high = np.iinfo(kind).min, np.iinfo(kind).max
-    data = np.random.default_rng(0).integers(low, high, (2, *SIZE), endpoint=True).astype(kind)
+    data = np.random.default_rng(0).integers(low, high, (2, *exports.SIZE), endpoint=True).astype(kind)
     data[:, 0, 0, 0], data[:, 1, 0, 0] = low, high
     for number, image in enumerate(series_of(data, RescaleSlope="0.5", RescaleIntercept="-10")):
         if syntax == ExplicitVRBigEndian:
@@ -53,7 +48,7 @@ def test_signed_and_unsigned_pixels_in_any_encoding(tmp_path, kind, syntax):
 
 def test_bits_that_pixels_do_not_use_are_cleared(tmp_path):
     """Old exports keep an overlay in the upper four of 16 bits."""
-    data = np.random.default_rng(0).integers(0, 4096, (2, *SIZE)).astype(np.uint16)
+    data = np.random.default_rng(0).integers(0, 4096, (2, *exports.SIZE)).astype(np.uint16)
     with_overlay = data | np.uint16(0b1010 << 12)
     images = series_of(with_overlay, BitsStored=12, HighBit=11)
     frames = read_series(exports.save(images, tmp_path)).frames
@@ -86,7 +81,7 @@ def test_pixels_that_cannot_be_decoded_name_the_cure(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stored", ["table", "upper bits"])
 def test_values_that_slope_and_intercept_do_not_convert_are_refused(tmp_path, stored):
-    images = series_of(np.ones((2, *SIZE), np.uint16))
+    images = series_of(np.ones((2, *exports.SIZE), np.uint16))
     for image in images:
         if stored == "table":
             table = pydicom.Dataset()
@@ -100,7 +95,7 @@ def test_values_that_slope_and_intercept_do_not_convert_are_refused(tmp_path, st
 
 
 def test_a_cut_file_is_refused(tmp_path):
-    data = np.random.default_rng(0).integers(0, 4096, (2, *SIZE)).astype(np.uint16)
+    data = np.random.default_rng(0).integers(0, 4096, (2, *exports.SIZE)).astype(np.uint16)
     exports.save(series_of(data), tmp_path)
     cut = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
     cut.write_bytes(cut.read_bytes()[:-50])

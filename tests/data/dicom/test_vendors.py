@@ -14,7 +14,6 @@ import dicom_exports as exports  # noqa: E402
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
-SIZE = (12, 10, 7)
 SPACING = np.array([1.5, 1.25, 3.0])
 TURN = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
 # LPS axes of columns, rows and slices.
@@ -33,14 +32,10 @@ def affine_of(orientation="oblique"):
     return exports.LPS @ lps
 
 
-def volumes(timepoints=4, size=SIZE):
-    return np.random.default_rng(5).integers(1, 4000, (timepoints, *size)).astype(np.uint16)
-
-
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_order_times_place_and_values(tmp_path, vendor, orientation):
-    data, affine = volumes(), affine_of(orientation)
+    data, affine = exports.volumes(), affine_of(orientation)
     series = read_series(exports.save(VENDORS[vendor](data, affine), tmp_path))
     assert len(series.frames) == 4
     for frame, volume in zip(series.frames, data):
@@ -54,9 +49,9 @@ def test_order_times_place_and_values(tmp_path, vendor, orientation):
 @pytest.mark.parametrize("orientation", ["sagittal", "oblique"])
 @pytest.mark.parametrize("vendor", ["siemens", "ge"])
 def test_simpleitk_reads_the_same_voxels_at_the_same_places(tmp_path, vendor, orientation):
-    images = VENDORS[vendor](volumes(), affine_of(orientation))
+    images = VENDORS[vendor](exports.volumes(), affine_of(orientation))
     for k in range(4):
-        exports.save(images[k * SIZE[2] : (k + 1) * SIZE[2]], tmp_path / str(k))
+        exports.save(images[k * exports.SIZE[2] : (k + 1) * exports.SIZE[2]], tmp_path / str(k))
     frames = read_series(tmp_path).frames
     for k, frame in enumerate(frames):
         files = [str(path) for path in (tmp_path / str(k)).rglob("*") if path.is_file()]
@@ -76,151 +71,32 @@ def _depth(file):
 
 def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
     """The rescale slope is 1 throughout: the display's values jump with the private scale, the true ones do not."""
-    series = read_series(exports.save(exports.philips(volumes(), affine_of(), RescaleSlope="1"), tmp_path))
-    for frame, volume in zip(series.frames, volumes()):
+    series = read_series(exports.save(exports.philips(exports.volumes(), affine_of(), RescaleSlope="1"), tmp_path))
+    for frame, volume in zip(series.frames, exports.volumes()):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
 def test_private_blocks_that_an_archive_moved_are_found(tmp_path):
-    images = exports.philips(volumes(), affine_of(), RescaleSlope="1")
+    images = exports.philips(exports.volumes(), affine_of(), RescaleSlope="1")
     for image in images:
         scale = image[0x2005, 0x100E].value
         image.add_new((0x2005, 0x0010), "LO", "Philips Imaging DD 001")
         image.add_new((0x2005, 0x0011), "LO", "Philips MR Imaging DD 001")
         image.add_new((0x2005, 0x110E), "FL", scale)
         del image[0x2005, 0x100E]
-    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, volumes()):
+    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, exports.volumes()):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
 def test_enhanced_files_of_one_volume_each(tmp_path):
-    series = read_series(exports.save(exports.enhanced(volumes(), affine_of(), files=4), tmp_path))
+    series = read_series(exports.save(exports.enhanced(exports.volumes(), affine_of(), files=4), tmp_path))
     np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
-    np.testing.assert_array_equal(series.frames[3].data, 2.0 * volumes()[3] - 5)
-
-
-def test_frames_without_times_keep_their_order(tmp_path):
-    image = exports.enhanced(volumes(), affine_of())[0]
-    for group in image.PerFrameFunctionalGroupsSequence:
-        del group.FrameContentSequence
-    positions = [
-        group.PlanePositionSequence[0].ImagePositionPatient for group in image.PerFrameFunctionalGroupsSequence
-    ]
-    place = [k for k, position in enumerate(positions) if position == positions[0]]
-    series = read_series(exports.save([image], tmp_path))
-    assert series.times_s is None
-    frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, SIZE[1], SIZE[0])
-    for frame, number in zip(series.frames, place, strict=True):
-        assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
-
-
-def test_frames_without_times_are_ordered_by_their_dimension_indices(tmp_path):
-    image = exports.enhanced(volumes(), affine_of())[0]
-    for group in image.PerFrameFunctionalGroupsSequence:
-        content = group.FrameContentSequence[0]
-        content.DimensionIndexValues = [1, content.InStackPositionNumber, content.TemporalPositionIndex]
-        del content.FrameAcquisitionDateTime, content.TemporalPositionIndex
-    series = read_series(exports.save([image], tmp_path))
-    for frame, volume in zip(series.frames, volumes(), strict=True):
-        np.testing.assert_array_equal(frame.data, 2.0 * volume - 5)
-
-
-def test_consecutive_series_whose_times_overlap_by_rounding_are_ordered_by_them(tmp_path):
-    images = exports.siemens(volumes(), affine_of())
-    for number, image in enumerate(images):
-        k, s = divmod(number, SIZE[2])
-        image.AcquisitionTime = exports.clock((SIZE[2] - 1) * k + s + 0.01 * (s == SIZE[2] - 1))
-        image.SeriesNumber = 20 - k
-    series = read_series(exports.save(images, tmp_path))
-    for frame, volume in zip(series.frames, volumes(), strict=True):
-        np.testing.assert_array_equal(frame.data, volume)
-    np.testing.assert_allclose(series.times_s, [0, 6, 12, 18], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"AcquisitionTime": exports.clock},
-        {"TriggerTime": lambda s: str(1000 * s)},
-        {"ContentTime": exports.clock},
-        {"TemporalPositionIdentifier": lambda s: int(s) + 1, "TemporalResolution": lambda s: "1000"},
-        {"FrameReferenceTime": lambda s: str(1000 * s)},
-    ],
-    ids=lambda a: next(iter(a)),
-)
-def test_any_one_attribute_tells_order_and_times(tmp_path, attributes):
-    """As in anonymised exports, from which the others are gone."""
-    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
-    for k, seconds in ((2, 40), (0, 0), (1, 15)):  # numbered in another order
-        values = {name: value(seconds) for name, value in attributes.items()}
-        images += exports.classic(
-            shared, data[k], affine_of(), SeriesInstanceUID=uid, SeriesDescription="dyn", **values
-        )
-    series = read_series(exports.save(images, tmp_path))
-    for frame, volume in zip(series.frames, data):
-        np.testing.assert_array_equal(frame.data, volume)
-    assert series.times_s == (0, 15, 40) and series.frame_time is None
-
-
-def test_without_times_instances_are_ordered_by_their_numbers(tmp_path):
-    data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
-    for k in (1, 0):
-        numbers = [2 * s + k + 1 for s in range(SIZE[2])]
-        images += exports.classic(shared, data[k], affine_of(), SeriesInstanceUID=uid, InstanceNumber=numbers)
-    series = read_series(exports.save(images, tmp_path))
-    np.testing.assert_array_equal(series.frames[0].data, data[0])
-    assert series.times_s is None and series.frame_time is None
-
-
-def test_slices_acquired_one_after_the_other_make_one_volume(tmp_path):
-    """Interleaved 2D: the last slice of a volume is acquired after the first slice of the next would be sorted."""
-    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
-    for k, volume in enumerate(data):
-        times = [exports.clock(2 * k + 0.25 * ((3 * s) % SIZE[2])) for s in range(SIZE[2])]
-        images += exports.classic(shared, volume, affine_of(), SeriesInstanceUID=uid, AcquisitionTime=times)
-    series = read_series(exports.save(images, tmp_path))
-    np.testing.assert_array_equal(np.stack([f.data for f in series.frames]), data)
-    assert series.times_s == (0, 2, 4)
-
-
-def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
-    data, shared, uid, images = volumes(3), exports.examination(), exports.generate_uid(), []
-    for volume, clock, trigger in zip(data, ("102030", "102035", "102041"), ("0", "5300", "10600")):
-        header = {"AcquisitionTime": clock, "TriggerTime": trigger, "SeriesInstanceUID": uid}
-        images += exports.classic(shared, volume, affine_of(), **header)
-    assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
-
-
-def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_series(tmp_path):
-    images = exports.siemens(volumes(), affine_of(), AcquisitionDateTime="20250301101500")
-    series = read_series(exports.save(images, tmp_path))
-    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes())
-    assert series.times_s == exports.TIMES_S
-
-
-def test_a_scan_over_midnight_keeps_its_order(tmp_path):
-    data, shared, uid, images = volumes(2), exports.examination(), exports.generate_uid(), []
-    for volume, date, clock in zip(data, ("20250301", "20250302"), ("235950", "000010")):
-        header = {"AcquisitionDate": date, "AcquisitionTime": clock, "SeriesInstanceUID": uid}
-        images += exports.classic(shared, volume, affine_of(), **header)
-    series = read_series(exports.save(images, tmp_path))
-    assert series.times_s == (0, 20)
-    np.testing.assert_array_equal(series.frames[0].data, data[0])
-
-
-@pytest.mark.parametrize("date", [{}, {"AcquisitionDate": "20250301"}, {"StudyDate": ""}], ids=lambda d: str(list(d)))
-def test_a_scan_over_midnight_whose_date_does_not_change_keeps_its_order(tmp_path, date):
-    data, shared, uid, images = volumes(2), exports.examination(StudyTime="233000"), exports.generate_uid(), []
-    for volume, clock in zip(data, ("235950", "000010")):
-        images += exports.classic(shared, volume, affine_of(), AcquisitionTime=clock, SeriesInstanceUID=uid, **date)
-    series = read_series(exports.save(images, tmp_path))
-    assert series.times_s == (0, 20)
-    np.testing.assert_array_equal(series.frames[0].data, data[0])
+    np.testing.assert_array_equal(series.frames[3].data, 2.0 * exports.volumes()[3] - 5)
 
 
 def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        read_series(exports.save(exports.ge(volumes(), affine_of()), tmp_path))
+        read_series(exports.save(exports.ge(exports.volumes(), affine_of()), tmp_path))
     assert "Chosen: 1 'Ax LAVA Multi Phase'" in caplog.text and "trigger time" in caplog.text and "123.0" in caplog.text
 
 
@@ -229,12 +105,12 @@ def echo_planar(**attributes):
     private = attributes.pop("private", {})
     header = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
     images = exports.ge(
-        volumes(), affine_of(), **{**header, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
+        exports.volumes(), affine_of(), **{**header, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
     )
     for n, image in enumerate(images):
         block = image.private_block(0x0043, "GEMS_PARM_01", create=True)
         for element, (vr, value) in private.items():
-            block.add_new(element, vr, value[n // SIZE[2]] if isinstance(value, list) else value)
+            block.add_new(element, vr, value[n // exports.SIZE[2]] if isinstance(value, list) else value)
     return images
 
 
@@ -251,7 +127,7 @@ def echo_planar(**attributes):
 )
 def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path, attributes, step_s):
     series = read_series(exports.save(echo_planar(**attributes), tmp_path))
-    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes())
+    exports.assert_aligned(series, exports.volumes())
     assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
 
 
@@ -272,7 +148,7 @@ def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
     lines, reason = list_dicom([tmp_path])
     assert lines.count("2 x 7 slices") == 2 and "expected one series to align" in str(reason)
     series = read_series(tmp_path, description=f"*{name}*")
-    np.testing.assert_array_equal(np.stack([frame.data for frame in series.frames]), volumes()[members])
+    exports.assert_aligned(series, exports.volumes()[members])
 
 
 @pytest.mark.parametrize(
@@ -284,7 +160,7 @@ def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
 )
 def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, creator, element, vr):
     """DiffusionBValue is missing from them."""
-    images = VENDORS[vendor](volumes(), affine_of())
+    images = VENDORS[vendor](exports.volumes(), affine_of())
     for n, image in enumerate(images):
         image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
     lines, reason = list_dicom([exports.save(images, tmp_path)])

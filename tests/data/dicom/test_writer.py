@@ -193,7 +193,7 @@ def test_maps_are_parametric_maps_that_name_their_sources(tmp_path, vendor):
         uids.add((made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID))
         scans = [int(name[-2:])] if name[-2:].isdigit() else range(4)
         named = {r.ReferencedSOPInstanceUID for r in referenced(made)}
-        assert named == {plane.uid for k in scans for plane in series.slices[k]}
+        assert named == {plane.file.uid for k in scans for plane in series.slices[k]}
         for s, group in enumerate(made.PerFrameFunctionalGroupsSequence):
             position = group.PlanePositionSequence[0].ImagePositionPatient
             np.testing.assert_allclose(position, (exports.LPS @ AFFINE @ [0, 0, s, 1])[:3], atol=1e-3)
@@ -291,4 +291,6 @@ def test_the_motion_object_takes_points_where_the_transforms_do(tmp_path, flip):
     for item, transform, planes in zip(motion.DeformableRegistrationSequence, transforms, series.slices):
         mapped = by_dicom(item, points.numpy() * (-1, -1, 1)) * (-1, -1, 1)
         np.testing.assert_allclose(mapped, transform(points).numpy(), atol=1e-4)
-        assert {r.ReferencedSOPInstanceUID for r in item.ReferencedImageSequence} == {plane.uid for plane in planes}
+        assert {r.ReferencedSOPInstanceUID for r in item.ReferencedImageSequence} == {
+            plane.file.uid for plane in planes
+        }

@@ -54,6 +54,9 @@ def test_points_of_every_format_are_ras(tmp_path, name):
         ("short.fcsv", "f,1,2\n", "got 2 in line 1;"),
         ("inf.txt", "point\n1\n1 2 inf\n", "got 'inf' in line 3;"),
         ("empty.csv", "", "without any"),
+        ("typing_error.csv", "x,y,z\n1_0,2,3\n", "got '1_0' in line 2"),
+        ("arabic.csv", "x,y,z\n\u0661,2,3\n", "in line 2"),
+        ("repeated.csv", "x,x,y,z\n1,2,3,4\n", "expected one column x, got 2"),
         ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
         ("missing.csv", None, "No such file"),
         ("missing.mrk.json", None, "No such file"),
@@ -105,21 +108,6 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
 def test_missing_landmarks_are_named(names, cure):
     with pytest.raises(InputError, match=f"for each of the 4 scans, got {len(names)}; {cure}$"):
         read_landmarks(names, [Grid((9, 9, 9), np.eye(4))] * 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("x,y,z\n1_0,2,3\n", "got '1_0' in line 2"),
-        ("x,y,z\n\u0661,2,3\n", "in line 2"),
-        ("x,x,y,z\n1,2,3,4\n", "expected one column x, got 2"),
-    ],
-)
-def test_numbers_and_columns_that_may_be_read_in_two_ways(tmp_path, text, words):
-    file = tmp_path / "points.csv"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=words):
-        read_points(file)
 
 
 def test_a_name_with_a_null_character():

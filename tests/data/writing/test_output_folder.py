@@ -3,13 +3,12 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from faults import at_call, in_a_child
+from faults import KILLED, at_every_call, in_a_child, kill
 
 from groupmorph_monai.data.writing import output_folder, replacement
 from groupmorph_monai.data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
@@ -49,16 +48,6 @@ def folder(request, tmp_path, monkeypatch):
     return folder
 
 
-def kill_everywhere(folder, number, first):
-    """Write the new result in a child that ends at the ``number``-th change, by what ``first`` does there."""
-
-    def act():
-        at_call(number, first)
-        write(folder, NEW, STALE)
-
-    return in_a_child(act)
-
-
 def interrupted(first):
     if first:
         raise KeyboardInterrupt
@@ -79,50 +68,35 @@ def complete(folder):
     return content in (OLD, NEW) or ((folder / "series").exists() and "report.json" not in content)
 
 
-def test_a_kill_at_any_change_of_the_disk_leaves_one_result_whole(folder):
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 1
-        ends.add(kill_everywhere(folder, number, lambda first: os.kill(os.getpid(), signal.SIGKILL)))
-        assert ends <= {0, -signal.SIGKILL}
-        assert complete(folder), f"call {number}: {result_in(folder)}"
+def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("fault", "failed"), [(kill, KILLED), pytest.param(full, 1, marks=pytest.mark.slow)])
+def test_a_kill_or_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(folder, fault, failed):
+    ends = []
+    for end in at_every_call(lambda: write(folder, NEW, STALE), fault):
+        ends.append(end)
+        assert complete(folder), f"call {len(ends)}: {result_in(folder)}"
         assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
-        if number % 4 == 0:  # now and then, so that leftovers of several runs meet as well
+        if len(ends) % 4 == 0:  # now and then, so that leftovers of several runs meet as well
             check_next_run(folder)
             write(folder, OLD)
-    assert number > 20 and ends == {0, -signal.SIGKILL}
+    assert len(ends) > 20 and {*ends} == {0, failed}
     check_next_run(folder)
 
 
 @pytest.mark.slow
 def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(folder):
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 1
-        ends.add(kill_everywhere(folder, number, interrupted))
-        assert ends <= {0, 130}
-        assert result_in(folder) in (OLD, NEW), f"call {number}: {result_in(folder)}"
+    ends = []
+    for end in at_every_call(lambda: write(folder, NEW, STALE), interrupted):
+        ends.append(end)
+        assert result_in(folder) in (OLD, NEW), f"call {len(ends)}: {result_in(folder)}"
         claim(folder)
         release(folder)
-        assert result_in(folder) in (OLD, NEW) and hidden(folder) == [], number
+        assert result_in(folder) in (OLD, NEW) and hidden(folder) == [], len(ends)
         write(folder, OLD)
-    assert number > 20 and ends == {0, 130}
-
-
-def full(_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.slow
-def test_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(folder):
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 1
-        ends.add(kill_everywhere(folder, number, full))
-        assert ends <= {0, 1}
-        assert complete(folder), f"call {number}: {result_in(folder)}"
-    assert number > 20 and ends == {0, 1}
-    check_next_run(folder)
+    assert len(ends) > 20 and {*ends} == {0, 130}
 
 
 def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
@@ -251,18 +225,15 @@ def test_one_file_is_whole_or_what_it_was(tmp_path):
     file = tmp_path / "checkpoint.pt"
     file.write_text("old", encoding="utf-8")
 
-    def act(number, first):
-        at_call(number, first)
+    def replace():
         with whole_file(file) as path:
             path.write_text("new", encoding="utf-8")
 
-    ends, number = set(), 0
-    while 0 not in ends:
-        number += 1
-        ends.add(in_a_child(lambda n=number: act(n, lambda first: os.kill(os.getpid(), signal.SIGKILL))))
-        assert ends <= {0, -signal.SIGKILL}
+    ends = []
+    for end in at_every_call(replace, kill):
+        ends.append(end)
         assert file.read_text(encoding="utf-8") in ("old", "new")
-    assert number > 4 and file.read_text(encoding="utf-8") == "new"
+    assert len(ends) > 4 and {*ends} == {0, KILLED} and file.read_text(encoding="utf-8") == "new"
     claim(tmp_path)
     release(tmp_path)
     assert os.listdir(tmp_path) == ["checkpoint.pt"]
@@ -313,21 +284,19 @@ def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path
                 (staging / "dicom" / f"{n}.dcm").write_text("image", encoding="utf-8")
             (staging / "report.json").write_text(json.dumps({"files": ["dicom"] if dicom else []}), encoding="utf-8")
 
-    def killed(number):
-        at_call(number, lambda first: os.kill(os.getpid(), signal.SIGKILL))
-        write_with_dicom(replaced, ["dicom"])
-
-    end, number, refused = None, 0, 0
-    while end != 0:
-        number += 1
+    def prepare():
         write_with_dicom(True)
         (folder / "mine").mkdir(exist_ok=True)  # so that files are moved in
-        end = in_a_child(lambda n=number: killed(n))
+
+    prepare()
+    refused = 0
+    for end in at_every_call(lambda: write_with_dicom(replaced, ["dicom"]), kill):
         if end and (folder / "dicom").exists():
             refused += 1
             with pytest.raises(InputError, match="expected an output folder that holds no input"):
                 keep_inputs(folder, [folder / "dicom"], listed_result(folder))
         write_with_dicom(False, ["dicom"])
+        prepare()
     assert refused > 20
 
 

@@ -1,0 +1,156 @@
+"""Slices of DICOM images: where each comes from, where it lies, and what its numbers mean.
+
+Positions and directions are in DICOM's LPS mm, and are converted to RAS in `geometry`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+__all__ = ["PROTOCOL", "Diffusion", "Examination", "ImageFile", "Place", "Plane", "Raster", "Scaling", "Source"]
+
+# Parameters shared by the series of one examination, under their names in classic and enhanced files.
+PROTOCOL = (
+    ("ScanningSequence", "EchoPulseSequence"),
+    ("SequenceName", "PulseSequenceName"),
+    ("ScanOptions",),
+    ("RepetitionTime",),
+    ("FlipAngle",),
+    ("MagneticFieldStrength",),
+    ("ConvolutionKernel",),
+    ("KVP",),
+    ("InPlanePhaseEncodingDirection",),
+)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Patient, study, frame of reference (``space``) and modality of a slice."""
+
+    patient: str
+    study: str
+    space: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Rows and columns of a stack; its spacing (mm) and orientation are those of the first slice of its geometry."""
+
+    shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    orientation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Origin of a slice: examination, series, kind of image and raster. Slices with equal sources form one stack."""
+
+    examination: Examination
+    series: str
+    number: int
+    description: str
+    image_type: tuple[str, ...]
+    echo_time_ms: float
+    raster: Raster
+
+    def with_shape(self, rows: int, columns: int) -> "Source":
+        return replace(self, raster=replace(self.raster, shape=(rows, columns)))
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Where the pixels of a slice are stored.
+
+    Args:
+        path: the file.
+        uid: SOP instance UID, which copies of the file share.
+        frame: index in a multi-frame file.
+        corner: first row and column in a mosaic; ``(0, 0)`` otherwise.
+    """
+
+    path: str
+    uid: str
+    frame: int
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slice lies in the patient.
+
+    Args:
+        position: ``(3,)``, centre of the first pixel, LPS mm.
+        axes: ``(2, 3)``, directions of increasing column index and of increasing row index; LPS.
+        spacing_mm: distance between rows, then between columns.
+    """
+
+    position: np.ndarray
+    axes: np.ndarray
+    spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Diffusion weighting, s/mm^2.
+
+    Args:
+        b_value: 0 without diffusion weighting.
+        b_value_ge: as written by GE, also for scans without diffusion weighting; only changes are meaningful.
+    """
+
+    b_value: float
+    b_value_ge: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Conversion of stored to displayed values.
+
+    Args:
+        slope, intercept: rescale slope and intercept.
+        display: Philips' scale slope, which makes displayed values of different scans comparable; None for others.
+    """
+
+    slope: float
+    intercept: float
+    display: float | None
+
+    def apply(self, stored: np.ndarray, reference: "Scaling") -> np.ndarray:
+        """Convert stored values to displayed ones, for Philips on the scale of a reference slice."""
+        factor = 1.0
+        if reference.display is not None and self.display is not None:
+            factor = reference.slope * reference.display / (self.slope * self.display)
+        return (stored * self.slope + self.intercept) * (1.0 if abs(factor - 1) < 1e-6 else factor)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice.
+
+    Args:
+        source: slices with equal sources form one stack.
+        file: where its pixels are stored.
+        place: where it lies in the patient.
+        keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
+        protocol: values of the parameters in `PROTOCOL`.
+        diffusion: diffusion weighting.
+        scaling: conversion of stored to displayed values.
+    """
+
+    source: Source
+    file: ImageFile
+    place: Place
+    keys: Mapping[str, float]
+    protocol: tuple[tuple[str, ...], ...]
+    diffusion: Diffusion
+    scaling: Scaling
+
+    def number(self, name: str) -> float | None:
+        """Read a number of the protocol by its classic name, such as RepetitionTime; None if it is missing."""
+        texts = dict(zip((names[0] for names in PROTOCOL), self.protocol))[name]
+        try:
+            return float(texts[0])
+        except (IndexError, ValueError):
+            return None
