@@ -22,7 +22,6 @@ from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
 from groupmorph_monai.workflow.field_inferer import FieldInferer
 
 from .suite import add_minutes, trainings
-from .trained_alike import train_model
 
 if TYPE_CHECKING:
     from sklearn.cross_decomposition import CCA
@@ -163,9 +162,9 @@ def _measure(args: argparse.Namespace) -> list[dict]:
         "velocity_smoothing_voxels": 1.5,
         "velocity_kernel_voxels": 7,
     }
-    with trainings(args) as (scratch, progress):
-        method = train_model(scratch / "hearts", args.minutes, [base], (base, "data/hearts"), 2, progress, model)
-        return codes(method, range(20), args.output, progress=progress)
+    with trainings(args) as training:
+        method = training.train("hearts", [base], (base, "data/hearts"), 2, model)
+        return codes(method, range(20), args.output, progress=training.progress)
 
 
 CODES = table_suite(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm
@@ -15,6 +14,7 @@ from ..evaluation.metrics import field_at
 from . import Row
 from .compare import BundleMethod
 from .figures import save_figure
+from .tables import mean_row
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
@@ -91,8 +91,7 @@ def reliability(
                         progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
                     rows.setdefault((name, count, noise), []).append(results[case])
     table = [
-        {"method": name, "K": count, "noise": noise, "cases": len(cells)}
-        | {key: float(np.mean([cell[key] for cell in cells])) for key in cells[0]}
+        {"method": name, "K": count, "noise": noise, "cases": len(cells), **mean_row(cells)}
         for (name, count, noise), cells in sorted(rows.items())
     ]
     _picture(table, Path(folder) / "reliability.png")

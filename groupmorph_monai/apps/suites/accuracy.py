@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,11 @@ def _warped_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
     return warped_cases(args.series, args.seeds, spacing_mm=args.spacing_mm, mask=args.mask)
 
 
-def _add_warped_options(p: argparse.ArgumentParser) -> None:
-    add_series(p, required=True)
-    add_seeds_and_weights(p)
-
-
 def _measure_warped(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.peers.elastix import check_elastix
 
     check_elastix()
     return _compare_with_elastix(_warped_cases(args), args.weights)
-
-
-def _add_likelihood_options(p: argparse.ArgumentParser) -> None:
-    add_series(p, required=False)
-    add_seeds_and_weights(p)
 
 
 def _measure_likelihoods(args: argparse.Namespace) -> list[Row]:
@@ -96,11 +87,11 @@ SYNTHETIC = table_suite(
 WARPED = table_suite(
     "warped",
     "like synthetic, on your own aligned scans, each warped with a known field",
-    _add_warped_options,
+    partial(add_series, required=True),
     _measure_warped,
 )
 LIKELIHOODS = table_suite(
-    "likelihoods", "all likelihoods on the same series", _add_likelihood_options, _measure_likelihoods
+    "likelihoods", "all likelihoods on the same series", partial(add_series, required=False), _measure_likelihoods
 )
 BREATHING = table_suite(
     "breathing", "capture range for organs sliding along a wall", add_seeds_and_weights, _measure_breathing

@@ -20,7 +20,7 @@ from ..places import check_place_of_study
 from ..progress import progress_log
 from .methods import bundle_method
 
-__all__ = ["run_paper"]
+__all__ = ["run_paper", "table_method"]
 
 _OURS = ("voxelmorph", "groupmorph", "set")
 _GROUP_WISE = ("elastix-groupwise", "groupmorph", "set")
@@ -47,7 +47,7 @@ def run_paper(args: argparse.Namespace) -> Path:
     claim(args.output)
     output = Path(args.output)
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
-    methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
+    methods = {name: table_method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
     with progress_log(output / "paper.log", "a") as log:
         cells = fill(series, methods, store, args.time_limit, log)
@@ -61,7 +61,8 @@ def run_paper(args: argparse.Namespace) -> Path:
     return write_page(cells, ROWS, output, args.against, settings, scaling)
 
 
-def _method(name: str, overlays: Sequence[str] = ()) -> Method:
+def table_method(name: str, overlays: Sequence[str] = ()) -> Method:
+    """Make the method of a row of the table, with ``overlays`` for GroupMorph-set."""
     if name in PEERS:
         return PEERS[name]
     if name in _PUBLISHED:
