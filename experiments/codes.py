@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CODES", "canonical_components", "codes", "predict_classes"]
 
+_COLUMNS = ("motion, voxels", "registered, voxels", "motion to transport, voxels", "transported, voxels")
+
 
 def canonical_components(values: np.ndarray, classes: np.ndarray, number: int) -> "CCA":
     """Fit the most discriminative components by canonical correlation analysis.
@@ -117,17 +119,9 @@ def codes(
             errors.append([float((u - h["motion"]).norm(dim=0)[h["heart"] > 0].mean()) for u, h in pairs])
             heart_codes.append(code.numpy())
             classes.append(number)
-        motion, registered, target_motion, transported = np.mean(errors, axis=0)
-        rows.append(
-            {
-                "motion": kind,
-                "hearts": len(errors),
-                "motion, voxels": float(motion),
-                "registered, voxels": float(registered),
-                "motion to transport, voxels": float(target_motion),
-                "transported, voxels": float(transported),
-            }
-        )
+        mean_errors = np.mean(errors, axis=0).tolist()
+        rows.append({"motion": kind, "hearts": len(errors), **dict(zip(_COLUMNS, mean_errors))})
+        motion, registered, target_motion, transported = mean_errors
         progress(
             f"{kind}: motion {motion:.2f} voxels, error {registered:.2f} registered; motion to transport "
             f"{target_motion:.2f}, error {transported:.2f} transported"

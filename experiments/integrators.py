@@ -1,6 +1,5 @@
 """Accuracy, folds and run time of the integrators (VoxelMorph-diff, Section 4.4.3 and Fig. 10)."""
 
-import argparse
 import time
 from collections.abc import Iterable, Sequence
 
@@ -61,8 +60,6 @@ def integrators(
     return [{"method": name, **mean_row(rows)} for name, rows in results.items()]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
-    return integrators(args.seeds)
-
-
-INTEGRATORS = table_suite("integrators", "accuracy, folds and run time of the integrators", add_seeds, _measure)
+INTEGRATORS = table_suite(
+    "integrators", "accuracy, folds and run time of the integrators", add_seeds, lambda args: integrators(args.seeds)
+)

@@ -1,7 +1,7 @@
 """Suites of errors against known motion, compared with other programs, likelihoods and amplitudes."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from .suite import add_seeds_and_weights, add_series, table_suite
 __all__ = ["BREATHING", "LIKELIHOODS", "SYNTHETIC", "WARPED"]
 
 
-def _compare_with_elastix(cases: Sequence[Mapping[str, Any]], weights: str | None) -> list[Row]:
+def _compare_with_elastix(make_cases: Callable[[], list[dict[str, Any]]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
     from ...benchmarks.compare import BundleMethod, Method, compare
-    from ...benchmarks.peers.elastix import elastix_groupwise, elastix_pairwise
+    from ...benchmarks.peers.elastix import check_elastix, elastix_groupwise, elastix_pairwise
     from .methods import bundle_method
 
+    check_elastix()  # before making the series, which takes a while
     pairwise = "Elastix pair-wise B-spline"
     methods: dict[str, BundleMethod | Method] = {
         "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),
@@ -27,7 +28,7 @@ def _compare_with_elastix(cases: Sequence[Mapping[str, Any]], weights: str | Non
         pairwise: elastix_pairwise,
         "Elastix group-wise PCAMetric2": elastix_groupwise,
     }
-    rows = compare(cases, methods)
+    rows = compare(make_cases(), methods)
     seconds = next(row["seconds"] for row in rows if row["method"] == pairwise)
     for row in rows:
         if "seconds" in row:
@@ -37,10 +38,8 @@ def _compare_with_elastix(cases: Sequence[Mapping[str, Any]], weights: str | Non
 
 def _measure_synthetic(args: argparse.Namespace) -> list[Row]:
     from ...benchmarks.cases import synthetic_cases
-    from ...benchmarks.peers.elastix import check_elastix
 
-    check_elastix()  # before generating the phantoms, which takes a while
-    return _compare_with_elastix(synthetic_cases(args.seeds), args.weights)
+    return _compare_with_elastix(lambda: synthetic_cases(args.seeds), args.weights)
 
 
 def _warped_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -50,10 +49,7 @@ def _warped_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _measure_warped(args: argparse.Namespace) -> list[Row]:
-    from ...benchmarks.peers.elastix import check_elastix
-
-    check_elastix()
-    return _compare_with_elastix(_warped_cases(args), args.weights)
+    return _compare_with_elastix(lambda: _warped_cases(args), args.weights)
 
 
 def _measure_likelihoods(args: argparse.Namespace) -> list[Row]:
