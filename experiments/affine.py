@@ -17,7 +17,7 @@ from groupmorph_monai.space.grid import voxel_grid
 from groupmorph_monai.workflow.affine_alignment import GroupAffine
 
 from .suite import add_seeds_and_minutes, trainings
-from .trained_alike import refined, train_model
+from .trained_alike import refined
 
 __all__ = ["AFFINE", "affine_cases", "align_by_steps"]
 
@@ -49,17 +49,17 @@ def align_by_steps(images: Tensor) -> Tensor:
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, data = "models/avsm_affine", "data/affine_phantoms"
     options = {"learning_rate": 2e-3, "phantoms_training": 100}
-    with trainings(args) as (scratch, progress):
+    with trainings(args) as training:
         # As in the paper, train with one pass, then with three.
         for passes, time_share in ((1, 0.15), (3, 0.85)):
-            minutes, folder = time_share * args.minutes, scratch / "affine"
-            trained = train_model(folder, minutes, [base], (base, data), 3, progress, passes=passes, **options)
+            part = replace(training, minutes=time_share * training.minutes)
+            trained = part.train("affine", [base], (base, data), 3, passes=passes, **options)
         steps = {
             f"{n} step{'s' * (n > 1)}": replace(trained, settings={**trained.settings, "passes": n})
             for n in (1, 2, 3, 5, 7)
         }
         steps["7 steps, refined"] = refined(steps["7 steps"], [base, data])
-        return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, progress)
+        return compare(affine_cases(args.seeds), {**steps, "initial alignment": align_by_steps}, training.progress)
 
 
 AFFINE = table_suite(

@@ -22,12 +22,13 @@ from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
 from groupmorph_monai.workflow.field_inferer import FieldInferer
 
 from .suite import add_minutes, trainings
-from .trained_alike import train_model
 
 if TYPE_CHECKING:
     from sklearn.cross_decomposition import CCA
 
 __all__ = ["CODES", "canonical_components", "codes", "predict_classes"]
+
+_COLUMNS = ("motion, voxels", "registered, voxels", "motion to transport, voxels", "transported, voxels")
 
 
 def canonical_components(values: np.ndarray, classes: np.ndarray, number: int) -> "CCA":
@@ -118,17 +119,9 @@ def codes(
             errors.append([float((u - h["motion"]).norm(dim=0)[h["heart"] > 0].mean()) for u, h in pairs])
             heart_codes.append(code.numpy())
             classes.append(number)
-        motion, registered, target_motion, transported = np.mean(errors, axis=0)
-        rows.append(
-            {
-                "motion": kind,
-                "hearts": len(errors),
-                "motion, voxels": float(motion),
-                "registered, voxels": float(registered),
-                "motion to transport, voxels": float(target_motion),
-                "transported, voxels": float(transported),
-            }
-        )
+        mean_errors = np.mean(errors, axis=0).tolist()
+        rows.append({"motion": kind, "hearts": len(errors), **dict(zip(_COLUMNS, mean_errors))})
+        motion, registered, target_motion, transported = mean_errors
         progress(
             f"{kind}: motion {motion:.2f} voxels, error {registered:.2f} registered; motion to transport "
             f"{target_motion:.2f}, error {transported:.2f} transported"
@@ -163,9 +156,9 @@ def _measure(args: argparse.Namespace) -> list[dict]:
         "velocity_smoothing_voxels": 1.5,
         "velocity_kernel_voxels": 7,
     }
-    with trainings(args) as (scratch, progress):
-        method = train_model(scratch / "hearts", args.minutes, [base], (base, "data/hearts"), 2, progress, model)
-        return codes(method, range(20), args.output, progress=progress)
+    with trainings(args) as training:
+        method = training.train("hearts", [base], (base, "data/hearts"), 2, model)
+        return codes(method, range(20), args.output, progress=training.progress)
 
 
 CODES = table_suite(

@@ -12,12 +12,13 @@ from torch import Tensor
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.benchmarks.figures import save_figure
+from groupmorph_monai.benchmarks.tables import mean_row
 from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.probability.posterior import matched_smoothing_voxels
 
 from .suite import add_seeds_and_minutes, trainings
-from .trained_alike import HALF_THE_FILTERS, train_model
+from .trained_alike import HALF_THE_FILTERS
 
 __all__ = ["COVARIANCE", "draws", "heart_cases", "roughness"]
 
@@ -65,7 +66,7 @@ def draws(
     rows, images = [], {}
     for name, method in methods.items():
         inferer, network, scaled = method.parts()
-        roughnesses, deviations, folds = [], [], []
+        measured = []
         torch.manual_seed(0)
         for case in cases:
             with torch.no_grad():
@@ -74,15 +75,14 @@ def draws(
                 z = torch.cat([inferer.posterior.draw(*parameters) for _ in range(number)])
                 noise = z - registration["z_mean"]
                 fields = inferer.alignment(inferer.alignment.constrain(z), inferer.transformation)
-            roughnesses.append(roughness(noise))
-            deviations.append(float(noise.std(dim=0).mean()))
-            folds.append(float(np.mean([folding_percent(u) for u in fields])))
-        columns = {
-            "roughness of draws": roughnesses,
-            "standard deviation, voxels of z": deviations,
-            "folds of draws, %": folds,
-        }
-        rows.append({"method": name, **{key: float(np.mean(values)) for key, values in columns.items()}})
+            measured.append(
+                {
+                    "roughness of draws": roughness(noise),
+                    "standard deviation, voxels of z": float(noise.std(dim=0).mean()),
+                    "folds of draws, %": float(np.mean([folding_percent(u) for u in fields])),
+                }
+            )
+        rows.append({"method": name, **mean_row(measured)})
         images[name] = z[0, -1, 0].cpu(), noise[:, -1, 0].std(dim=0).cpu()
     _save_slices(images, Path(folder) / "draws.png")
     return rows
@@ -104,18 +104,15 @@ def _save_slices(pairs: Mapping[str, tuple[Tensor, Tensor]], file: Path) -> None
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, methods = "models/voxelmorph_diff", {}
-    with trainings(args) as (scratch, progress):
+    with trainings(args) as training:
         for weight in (1.0, 20.0):
             for kind, smoothing in (("diagonal", 0.0), ("smoothed", matched_smoothing_voxels(weight))):
                 name = f"lambda {weight:g}, {kind}"
                 model = {**HALF_THE_FILTERS, "posterior_smoothing_voxels": smoothing}
-                overlays = (base, "data/hearts")
-                methods[name] = train_model(
-                    scratch / name, args.minutes, [base], overlays, 2, progress, model, lambda_u=weight
-                )
+                methods[name] = training.train(name, [base], (base, "data/hearts"), 2, model, lambda_u=weight)
         cases = heart_cases(args.seeds)
         draw_rows = {row["method"]: row for row in draws(cases, methods, args.output)}
-        return [{**row, **draw_rows.get(row["method"], {})} for row in compare(cases, methods, progress)]
+        return [{**row, **draw_rows.get(row["method"], {})} for row in compare(cases, methods, training.progress)]
 
 
 COVARIANCE = table_suite(

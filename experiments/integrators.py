@@ -1,6 +1,5 @@
 """Accuracy, folds and run time of the integrators (VoxelMorph-diff, Section 4.4.3 and Fig. 10)."""
 
-import argparse
 import time
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from groupmorph_monai.apps.suites.suite import add_seeds, table_suite
+from groupmorph_monai.benchmarks.tables import mean_row
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.space.grid import compose
 from groupmorph_monai.space.integrate import AdaptiveSolver, Euler, MidpointSquaring, RungeKutta4, ScalingAndSquaring
@@ -57,14 +57,9 @@ def integrators(
             }
             row = {key: float(value) for key, value in errors.items()}
             results[name].append({**row, "folds, %": folding_percent(ddf[0]), "seconds": seconds})
-    return [
-        {"method": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
-        for name, rows in results.items()
-    ]
+    return [{"method": name, **mean_row(rows)} for name, rows in results.items()]
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
-    return integrators(args.seeds)
-
-
-INTEGRATORS = table_suite("integrators", "accuracy, folds and run time of the integrators", add_seeds, _measure)
+INTEGRATORS = table_suite(
+    "integrators", "accuracy, folds and run time of the integrators", add_seeds, lambda args: integrators(args.seeds)
+)

@@ -8,7 +8,7 @@ from groupmorph_monai.benchmarks.cases import synthetic_cases
 from groupmorph_monai.benchmarks.compare import compare
 
 from .suite import add_seeds_and_minutes, trainings
-from .trained_alike import refined, train_model
+from .trained_alike import refined
 
 __all__ = ["MODELS"]
 
@@ -21,14 +21,14 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     cases, methods = synthetic_cases(args.seeds), {}
     timepoints = len(cases[0]["image"])
     models = [name for name in overlay_names() if name.startswith("models/")]
-    with trainings(args) as (scratch, progress):
+    with trainings(args) as training:
         for overlay in (None, *models, *_EXTENSIONS):
             name, overlays = overlay or "GroupMorph-set", [overlay] if overlay else []
-            folder, train_overlays = scratch / name.replace("/", " "), ("data/phantom_small", *overlays)
-            methods[name] = train_model(folder, args.minutes, overlays, train_overlays, timepoints, progress, **_SMALL)
+            train_overlays = ("data/phantom_small", *overlays)
+            methods[name] = training.train(name.replace("/", " "), overlays, train_overlays, timepoints, **_SMALL)
             if overlay not in _EXTENSIONS:  # these change the training, and with it only the start of a refinement
                 methods[f"{name}, refined"] = refined(methods[name], overlays)
-        return compare(cases, methods, progress)
+        return compare(cases, methods, training.progress)
 
 
 MODELS = table_suite(

@@ -1,6 +1,5 @@
 """Registration of a C to a disk: large deformations without folds (VoxelMorph-diff, Section 4.4.2 and Fig. 8)."""
 
-import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -140,8 +139,9 @@ def _plot_grid(axis: Axes, ddf: Tensor) -> None:
     axis.invert_yaxis()
 
 
-def _measure(args: argparse.Namespace) -> list[dict]:
-    return shapes(args.seeds, args.output)
-
-
-SHAPES = table_suite("shapes", "large deformations without folds, from a C to a disk", add_seeds, _measure)
+SHAPES = table_suite(
+    "shapes",
+    "large deformations without folds, from a C to a disk",
+    add_seeds,
+    lambda args: shapes(args.seeds, args.output),
+)

@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from groupmorph_monai.apps.kinds import Number
 from groupmorph_monai.apps.option_types import number
 from groupmorph_monai.apps.progress import progress_log
 from groupmorph_monai.apps.suites.suite import add_seeds
+
+from .trained_alike import Trainings
 
 __all__ = ["add_minutes", "add_seeds_and_minutes", "trainings"]
 
@@ -32,8 +34,8 @@ def add_seeds_and_minutes(p: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def trainings(args: argparse.Namespace) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """Yield a scratch folder for trainings, and a function that prints their progress and logs it to ``NAME.log``."""
+def trainings(args: argparse.Namespace) -> Iterator[Trainings]:
+    """Yield trainings in a scratch folder, whose progress is printed and logged to ``NAME.log``."""
     log = Path(args.output) / f"{args.suite.name}.log"
     with tempfile.TemporaryDirectory() as scratch, progress_log(log) as progress:
-        yield Path(scratch), progress
+        yield Trainings(Path(scratch), args.minutes, progress)

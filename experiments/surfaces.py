@@ -12,6 +12,7 @@ from torch import Tensor
 from groupmorph_monai.apps.option_types import path
 from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod
+from groupmorph_monai.benchmarks.tables import mean_row
 from groupmorph_monai.data.preprocessing.transforms import LoadSeriesd
 from groupmorph_monai.data.writing.output_folder import all_or_nothing
 from groupmorph_monai.errors import InputError
@@ -19,7 +20,7 @@ from groupmorph_monai.evaluation.metrics import overlap, warp_labels
 from groupmorph_monai.workflow.literal import literal
 
 from .suite import add_minutes, trainings
-from .trained_alike import HALF_THE_FILTERS, train_model
+from .trained_alike import HALF_THE_FILTERS
 
 __all__ = ["SURFACES", "compare_overlap", "pair_subjects"]
 
@@ -95,10 +96,7 @@ def compare_overlap(
         for name, register in registers.items():
             ddf, _ = register(torch.as_tensor(item["image"]))
             results.setdefault(name, []).append(_overlap(warp_labels(item["labels"], ddf), item["affine"]))
-    rows = [
-        {"method": name, **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]}}
-        for name, rows in results.items()
-    ]
+    rows = [{"method": name, **mean_row(rows)} for name, rows in results.items()]
     for row in rows:
         progress(f"{row['method']}: Dice {row['Dice']:.3f}, surface distance {row['surface distance, mm']:.3f} mm")
     return rows
@@ -117,22 +115,13 @@ def _add_options(p: argparse.ArgumentParser) -> None:
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     base, methods = "models/voxelmorph_diff", {}
-    with trainings(args) as (scratch, progress):
-        folder = scratch / "pairs"
-        pairs = pair_subjects(args.dataset, folder)
+    with trainings(args) as training:
+        folder = training.folder / "pairs"
+        pairs, dataset = pair_subjects(args.dataset, folder), {"dataset_dir": literal(folder)}
         for name, modes in (("images alone", []), ("images and surfaces", ["modes/surfaces"])):
             overlays = (base, "data/subjects", *modes)
-            methods[name] = train_model(
-                scratch / name,
-                args.minutes,
-                [base],
-                overlays,
-                2,
-                progress,
-                HALF_THE_FILTERS,
-                dataset_dir=literal(folder),
-            )
-        return compare_overlap(pairs, methods, progress)
+            methods[name] = training.train(name, [base], overlays, 2, HALF_THE_FILTERS, **dataset)
+        return compare_overlap(pairs, methods, training.progress)
 
 
 SURFACES = table_suite(

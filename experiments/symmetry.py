@@ -12,7 +12,6 @@ from groupmorph_monai.evaluation.metrics import inverse_consistency_mm
 
 from .covariance import heart_cases
 from .suite import add_seeds_and_minutes, trainings
-from .trained_alike import train_model
 
 __all__ = ["SYMMETRY", "asymmetry"]
 
@@ -39,15 +38,12 @@ def _measure(args: argparse.Namespace) -> list[dict]:
     kinds = {f"symmetry weight {weight:g}": ([base], weight) for weight in (0, 0.1, 1)}
     kinds["symmetric by construction"] = ([base, "modes/pair_wise"], 0)
     methods = {}
-    with trainings(args) as (scratch, progress):
+    with trainings(args) as training:
         for name, (overlays, weight) in kinds.items():
-            train_overlays = (*overlays, "data/hearts")
-            methods[name] = train_model(
-                scratch / name, args.minutes, overlays, train_overlays, 2, progress, symmetry_weight=weight
-            )
+            methods[name] = training.train(name, overlays, (*overlays, "data/hearts"), 2, symmetry_weight=weight)
         cases = heart_cases(args.seeds)
         consistency = {row["method"]: row for row in asymmetry(cases, methods)}
-        return [{**row, **consistency.get(row["method"], {})} for row in compare(cases, methods, progress)]
+        return [{**row, **consistency.get(row["method"], {})} for row in compare(cases, methods, training.progress)]
 
 
 SYMMETRY = table_suite(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.data.writing.output_folder import whole_file
 from groupmorph_monai.workflow.literal import literal
 
-__all__ = ["HALF_THE_FILTERS", "refined", "train_alike", "train_model"]
+__all__ = ["HALF_THE_FILTERS", "Trainings", "refined", "train_alike"]
 
 # Half of VoxelMorph-diff's filters allow four times as many iterations in the same time.
 HALF_THE_FILTERS = {
@@ -96,37 +96,48 @@ def train_alike(
     return replace(method, weights=str(weights), settings={**method.settings, **fixed_timepoints})
 
 
-def train_model(
-    folder: Path,
-    minutes: float,
-    overlays: Sequence[str],
-    train_overlays: Sequence[str],
-    timepoints: int,
-    progress: Callable[[str], None],
-    model: Mapping[str, object] | None = None,
-    **settings: object,
-) -> BundleMethod:
-    """Train a model of the bundle by `train_alike`.
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of the models of one experiment.
 
     Args:
-        folder: as in `train_alike`.
-        minutes: as in `train_alike`.
-        overlays: overlays of inference.yaml.
-        train_overlays: overlays of train.yaml.
-        timepoints: as in `train_alike`.
-        progress: as in `train_alike`.
-        model: settings of both inference and training.
-        **settings: further settings of the training.
-
-    Returns:
-        A method that applies the trained network without refinement.
+        folder: each training has a folder in it.
+        minutes: time of each training.
+        progress: called with a line per epoch.
     """
-    model = model or {}
-    method = replace(bundle_method(None, *overlays, "effort/no_refine"), settings=model)
-    files = config_files("train", train_overlays)
-    return train_alike(method, files, folder, minutes, timepoints, progress, **model, **settings)
+
+    folder: Path
+    minutes: float
+    progress: Callable[[str], None]
+
+    def train(
+        self,
+        name: str,
+        overlays: Sequence[str],
+        train_overlays: Sequence[str],
+        timepoints: int,
+        model: Mapping[str, object] | None = None,
+        **settings: object,
+    ) -> BundleMethod:
+        """Train a model of the bundle by `train_alike`.
+
+        Args:
+            name: name of the training's folder.
+            overlays: overlays of inference.yaml.
+            train_overlays: overlays of train.yaml.
+            timepoints: as in `train_alike`.
+            model: settings of both inference and training.
+            **settings: further settings of the training.
+
+        Returns:
+            A method that applies the trained network without refinement.
+        """
+        model = model or {}
+        method = replace(bundle_method(None, *overlays, "effort/no_refine"), settings=model)
+        files, folder = config_files("train", train_overlays), self.folder / name
+        return train_alike(method, files, folder, self.minutes, timepoints, self.progress, **model, **settings)
 
 
 def refined(trained: BundleMethod, overlays: Sequence[str]) -> BundleMethod:
-    """Add the refinement to a method returned by `train_model`."""
+    """Add the refinement to a method returned by `Trainings.train`."""
     return replace(trained, config_files=config_files("inference", overlays))

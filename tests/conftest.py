@@ -31,9 +31,8 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Measure methods in a thread of this process: another process takes seconds to import PyTorch."""
-    for module in ("compare", "full_size"):
-        pool = f"groupmorph_monai.benchmarks.{module}.ProcessPoolExecutor"
-        monkeypatch.setattr(pool, lambda workers, mp_context: ThreadPoolExecutor(workers))
+    pool = "groupmorph_monai.benchmarks.compare.ProcessPoolExecutor"
+    monkeypatch.setattr(pool, lambda workers, mp_context: ThreadPoolExecutor(workers))
 
 
 @pytest.fixture(scope="session")

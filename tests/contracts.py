@@ -13,6 +13,16 @@ def random(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def dense_laplacian(size):
+    """Graph Laplacian of a lattice, whose neighbours along each axis are joined: ``(N, N)``."""
+    number = torch.arange(torch.Size(size).numel()).view(*size)
+    adjacency = torch.zeros(number.numel(), number.numel(), dtype=torch.float64)
+    for axis, n in enumerate(size):
+        a, b = number.narrow(axis, 0, n - 1).flatten(), number.narrow(axis, 1, n - 1).flatten()
+        adjacency[a, b] = adjacency[b, a] = 1
+    return torch.diag(adjacency.sum(1)) - adjacency
+
+
 class LinearOperatorContract:
     """``apply`` from ``(1, 1, *domain)`` to ``(1, 1, *range)``; ``transposed`` back; ``oracle``, the same by NumPy."""
 
@@ -62,8 +72,10 @@ class LikelihoodContract:
         x, order = self.volumes(timepoints), torch.randperm(timepoints, generator=torch.Generator().manual_seed(3))
         torch.testing.assert_close(likelihood(x[:, order]), likelihood(x))
         model, reordered = likelihood.linearise(x), likelihood.linearise(x[:, order])
-        for name in ("score", "weight"):
-            torch.testing.assert_close(getattr(reordered, name), getattr(model, name)[:, order], rtol=1e-5, atol=1e-8)
+        for name in ("value", "guide", "score", "weight"):
+            expected = getattr(model, name)
+            expected = expected[:, order] if expected.shape[1] == timepoints else expected
+            torch.testing.assert_close(getattr(reordered, name), expected, rtol=1e-5, atol=1e-8, msg=name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_a_batch_is_the_mean_of_its_series(self, likelihood, timepoints):
@@ -86,15 +98,24 @@ class LikelihoodContract:
         shifted = torch.cat([v.roll(2 * k, dims=2) for k, v in enumerate(alike.split(1, dim=1))], dim=1)
         assert likelihood(alike) > likelihood(x) and likelihood(alike) > likelihood(shifted)
 
+    @pytest.mark.parametrize("values", ["zero", "constant", "noise"])
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_what_was_not_seen_has_no_score(self, likelihood, timepoints):
+    def test_what_was_not_seen_has_no_score(self, likelihood, timepoints, values):
         x, covered = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
-        covered[:, 0, :5] = False
-        other = torch.where(covered, x, 0.9 * random(*x.shape, seed=5))
+        covered[:, 0, :5], covered[:, 1, :, -3:] = False, False
+        unseen = {"zero": 0.0, "constant": 0.9, "noise": 0.9 * random(*x.shape, seed=5)}[values]
+        other = torch.where(covered, x, unseen)
         model, same = likelihood.linearise(x, covered), likelihood.linearise(other, covered)
-        for name in ("value", "score", "weight"):
-            torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12)
+        for name in ("value", "guide", "score", "weight"):
+            torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12, msg=name)
         assert (model.score[~covered] == 0).all() and (model.weight[~covered] == 0).all() and model.score.any()
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_all_seen_is_the_same_as_no_mask(self, likelihood, timepoints):
+        x = self.volumes(timepoints)
+        model, masked = likelihood.linearise(x), likelihood.linearise(x, torch.ones_like(x, dtype=torch.bool))
+        for name in ("value", "guide", "score", "weight"):
+            torch.testing.assert_close(getattr(masked, name), getattr(model, name), rtol=1e-6, atol=1e-6, msg=name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_its_value_depends_on_valid_voxels_only(self, likelihood, timepoints):
@@ -175,7 +196,7 @@ class AlignmentContract:
     def test_there_and_back_is_the_identity(self, timepoints):
         z, alignment = self.velocities(timepoints), self.alignment()
         back = compose(alignment.inverse(z, self.exp), alignment(z, self.exp))
-        assert back[self.inside].abs().max() < 5e-3 and alignment(z, self.exp)[self.inside].abs().max() > 0.1
+        assert back[self.inside].abs().max() < 2e-3 and alignment(z, self.exp)[self.inside].abs().max() > 0.1
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_the_fixed_timepoint_stays(self, timepoints):

@@ -9,7 +9,7 @@ from .kinds import Whole
 from .option_parser import OptionParser
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
 from .result_arguments import add_results, add_scan_pair
-from .run_options import add_run_options
+from .run_options import add_output, add_run_options
 from .suites import SUITES
 from .suites.suite import add_suites
 
@@ -36,8 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_sample,
         _add_benchmark,
         _add_demo,
-        _add_settings,
-        _add_overlays,
+        _add_lists,
     ):
         add(commands)
     return parser
@@ -56,22 +55,13 @@ def _add_device(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_settings(commands: Commands) -> None:
-    _add_command(
-        commands,
-        "settings",
-        help="list the settings for --set",
-        description="List the settings for --set, one per line: name, unit, range, defaults and purpose.",
-    )
-
-
-def _add_overlays(commands: Commands) -> None:
-    _add_command(
-        commands,
-        "overlays",
-        help="list the overlays for --overlay",
-        description="List the overlays for --overlay, each with a one-line description.",
-    )
+def _add_lists(commands: Commands) -> None:
+    for name, option, content in (
+        ("settings", "--set", "one per line: name, unit, range, defaults and purpose"),
+        ("overlays", "--overlay", "each with a one-line description"),
+    ):
+        text = f"list the {name} for {option}"
+        _add_command(commands, name, help=text, description=f"{text.capitalize()}, {content}.")
 
 
 def _add_overlay(parser: argparse.ArgumentParser, base: str, examples: str) -> None:
@@ -247,13 +237,7 @@ def _add_evaluate(commands: Commands) -> None:
         "with landmarks), similarity and folding.",
     )
     _add_dataset(p)
-    p.add_argument(
-        "--output",
-        default="out",
-        type=path,
-        metavar="DIR",
-        help="folder for metrics.csv and metrics.json (default: out)",
-    )
+    add_output(p, "out", "metrics.csv and metrics.json")
     _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
 
@@ -266,13 +250,7 @@ def _add_train(commands: Commands) -> None:
     )
     _add_dataset(p)
     _add_device(p)
-    p.add_argument(
-        "--output",
-        default="runs/train",
-        type=path,
-        metavar="DIR",
-        help="folder for checkpoints and logs (default: runs/train)",
-    )
+    add_output(p, "runs/train", "checkpoints and logs")
     p.add_argument(
         "--weights",
         type=path,
@@ -316,7 +294,7 @@ def _add_sample(commands: Commands) -> None:
     p.add_argument("image", type=path, metavar="FILE", help="the image to deform")
     p.add_argument(
         "--number",
-        type=number(Whole(2, 10000), whole=True),
+        type=number(Whole(2, 10000)),
         default=6,
         metavar="N",
         help="number of deformations to draw (default: 6)",
@@ -341,10 +319,4 @@ def _add_demo(commands: Commands) -> None:
         help="register a synthetic series with known motion",
         description="Generate a series with known motion, register it, and print the error before and after.",
     )
-    p.add_argument(
-        "--output",
-        default="demo_output",
-        type=path,
-        metavar="DIR",
-        help="folder for the results (default: demo_output)",
-    )
+    add_output(p, "demo_output")

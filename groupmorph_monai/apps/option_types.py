@@ -34,12 +34,12 @@ def scan(text: str) -> int:
     return int(text)
 
 
-def number(kind: Kind, whole: bool = False) -> Callable[[str], float]:
+def number(kind: Kind) -> Callable[[str], float]:
     """Make a parser of numbers that accepts the same values as a setting of this kind."""
 
     def read(text: str) -> float:
         try:
-            value = int(text) if whole else float(text)
+            value = int(text) if isinstance(kind, Whole) else float(text)
         except ValueError:
             value = None
         if value is None or not text.isascii() or "_" in text or not kind.accepts(value):
@@ -49,6 +49,6 @@ def number(kind: Kind, whole: bool = False) -> Callable[[str], float]:
     return read
 
 
-positive = number(Whole(1, 10**9), whole=True)
-seed = number(Whole(0, 2**31 - 1), whole=True)
+positive = number(Whole(1, 10**9))
+seed = number(Whole(0, 2**31 - 1))
 spacing_mm = number(Number(0.1, 1000))

@@ -8,11 +8,22 @@ from .option_types import number, scan
 __all__ = ["add_results", "add_scan_pair"]
 
 
+_PRODUCTS = {
+    "--transforms": "also write transform_KK.h5 and inverse_transform_KK.h5, for ITK, SimpleITK, ANTs and 3D Slicer",
+    "--sequence": "also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences",
+    "--bids-names": "also write transforms and images under BIDS names, such as from-scan02_to-common_mode-image_xfm",
+    "--kinetics": "fit the Tofts model to a DCE-MRI series with acquisition times, before and after registration: maps "
+    "of Ktrans, goodness of fit (R2), enhancement, enhancement ratio and time to peak, figures in report.html; inside "
+    "--mask, if given",
+    "--dicom": "also write the aligned scans as a new DICOM series (MR or CT) of the input study",
+}
+
+
 def add_results(p: argparse.ArgumentParser) -> None:
     """Add the options of ``groupmorph register`` that select its outputs."""
     p.add_argument(
         "--std",
-        type=number(Whole(1, 10000), whole=True),
+        type=number(Whole(1, 10000)),
         metavar="N",
         help="also write the standard deviation of each displacement in mm, from N random draws (20 are enough)",
     )
@@ -27,33 +38,8 @@ def add_results(p: argparse.ArgumentParser) -> None:
         help="deformation fields to write: 'compact' (default) on the coarse grid from which they are interpolated, "
         "'full' on the grids of the scans, or 'none'",
     )
-    p.add_argument(
-        "--transforms",
-        action="store_true",
-        help="also write transform_KK.h5 and inverse_transform_KK.h5, for ITK, SimpleITK, ANTs and 3D Slicer",
-    )
-    p.add_argument(
-        "--sequence",
-        action="store_true",
-        help="also write warped.seq.nrrd and transforms.seq.nrrd, which 3D Slicer opens as sequences",
-    )
-    p.add_argument(
-        "--bids-names",
-        action="store_true",
-        help="also write transforms and images under BIDS names, such as from-scan02_to-common_mode-image_xfm",
-    )
-    p.add_argument(
-        "--kinetics",
-        action="store_true",
-        help="fit the Tofts model to a DCE-MRI series with acquisition times, before and after registration: maps of "
-        "Ktrans, goodness of fit (R2), enhancement, enhancement ratio and time to peak, figures in report.html; inside "
-        "--mask, if given",
-    )
-    p.add_argument(
-        "--dicom",
-        action="store_true",
-        help="also write the aligned scans as a new DICOM series (MR or CT) of the input study",
-    )
+    for option, description in _PRODUCTS.items():
+        p.add_argument(option, action="store_true", help=description)
     p.add_argument(
         "--outside",
         choices=["zero", "nan", "border"],

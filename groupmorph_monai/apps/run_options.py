@@ -1,11 +1,11 @@
-"""Options shared by all commands."""
+"""Options that commands share."""
 
 import argparse
 
 from .kinds import Whole
-from .option_types import number
+from .option_types import number, path
 
-__all__ = ["add_run_options"]
+__all__ = ["add_output", "add_run_options"]
 
 
 def add_run_options(p: argparse.ArgumentParser) -> None:
@@ -18,7 +18,14 @@ def add_run_options(p: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threads",
-        type=number(Whole(1, 1024), whole=True),
+        type=number(Whole(1, 1024)),
         metavar="N",
         help="number of threads (default: the cores available to the process)",
+    )
+
+
+def add_output(p: argparse.ArgumentParser, default: str, content: str = "the results") -> None:
+    """Add ``--output``, a folder for ``content``."""
+    p.add_argument(
+        "--output", default=default, type=path, metavar="DIR", help=f"folder for {content} (default: {default})"
     )

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ..data.phantoms.breathing import make_breathing_series
 from ..data.series import Frame, Series
 from . import Row
 from .compare import BundleMethod, before_and_after_mm
+from .tables import mean_row
 
 __all__ = ["breathing"]
 
@@ -42,7 +41,6 @@ def breathing(
             row["success, %"] = 100.0 * all(row[f"{where}, mm"] <= limit for where, limit in SUCCESS_MM.items())
             results.append(row)
             progress(f"{motion:g} mm, seed {seed}: {row['inside, mm']:.2f} mm inside, {row['outside, mm']:.2f} outside")
-        means = {key: float(np.mean([row[key] for row in results])) for key in results[0]}
         worst = {f"worst {where}, mm": max(row[f"{where}, mm"] for row in results) for where in SUCCESS_MM}
-        rows.append({"motion, mm": motion, "series": len(results), **means, **worst})
+        rows.append({"motion, mm": motion, "series": len(results), **mean_row(results), **worst})
     return rows

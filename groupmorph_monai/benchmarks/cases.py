@@ -1,6 +1,6 @@
 """Series for comparisons of methods: phantoms, and scans warped with known fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
 from ..space.grid import voxel_grid
 
-__all__ = ["breast_cases", "synthetic_cases", "warped_cases"]
+__all__ = ["breast_cases", "synthetic_cases", "warped_cases", "with_landmarks_mm"]
 
 
 def synthetic_cases(
@@ -21,6 +21,12 @@ def synthetic_cases(
 ) -> list[dict[str, Any]]:
     """Generate phantom series with known motion and 2000 landmarks each."""
     return [{"name": f"phantom {seed}", **make_phantom(seed, size, timepoints, landmarks=2000)} for seed in seeds]
+
+
+def with_landmarks_mm(phantom: Mapping[str, Any]) -> dict[str, Any]:
+    """Add ``landmarks_mm`` ``(K, P, 3)``, RAS, to a phantom."""
+    affine = phantom["affine"].double()
+    return {**phantom, "landmarks_mm": phantom["landmarks"].double() @ affine[:3, :3].T + affine[:3, 3]}
 
 
 def breast_cases(

@@ -11,6 +11,7 @@ from ..data.reading.datalist import series_items
 from ..data.reading.dirlab import DIRLAB_CASES, is_dirlab
 from ..errors import InputError
 from ..space.geometry import Grid
+from .cases import with_landmarks_mm
 
 __all__ = ["dirlab_cases", "thorax_cases"]
 
@@ -23,12 +24,7 @@ def thorax_cases(
     Returns:
         Results of `make_thorax`, with ``name`` and ``landmarks_mm`` ``(K, P, 3)`` RAS.
     """
-    cases = []
-    for seed in seeds:
-        case = make_thorax(seed, size, timepoints)
-        landmarks_mm = case["landmarks"].double() @ case["affine"][:3, :3].T + case["affine"][:3, 3]
-        cases.append({"name": f"thorax {seed}", **case, "landmarks_mm": landmarks_mm})
-    return cases
+    return [{"name": f"thorax {seed}", **with_landmarks_mm(make_thorax(seed, size, timepoints))} for seed in seeds]
 
 
 def dirlab_cases(folder: str, held_out: str | None = "Case1Pack") -> list[dict[str, str | Tensor]]:

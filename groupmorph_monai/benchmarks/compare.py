@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from ..workflow.parsed_config import parsed_config
 from ..workflow.registration import ComposeTransformsd, timepoint_transforms
 from ..workflow.weights import load_weights
 from . import Row
+from .tables import mean_row
 
 __all__ = [
     "BundleMethod",
     "before_and_after_mm",
     "compare",
+    "in_new_process",
     "lesion_volume_error_percent",
     "measure",
     "scale",
@@ -41,6 +43,7 @@ __all__ = [
 Case = Mapping[str, Any]  # a series with known motion, see `compare`
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]
+T = TypeVar("T")
 
 
 @dataclass
@@ -128,10 +131,15 @@ def _run(method: Method | BundleMethod, images: Tensor) -> tuple[list[np.ndarray
     return [u.numpy() for u in (fields if isinstance(fields, tuple) else (fields,))], seconds, peak_memory_gb()
 
 
+def in_new_process(function: Callable[..., T], *args: object) -> T:
+    """Call a function in a separate process, whose peak memory is that of the function alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
 def measure(method: Method | BundleMethod, images: Tensor) -> tuple[list[Tensor], float, float]:
     """Measure fields, seconds and peak memory (1e9 bytes) of one method, in a separate process for a correct peak."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        fields, seconds, peak_gb = pool.submit(_run, method, images).result()
+    fields, seconds, peak_gb = in_new_process(_run, method, images)
     return [torch.from_numpy(u) for u in fields], seconds, peak_gb
 
 
@@ -213,10 +221,7 @@ def compare(
             row = {**_accuracy(case, *fields), "seconds": seconds, "peak memory, GB": peak_gb}
             rows.setdefault(name, []).append(row)
             progress(f"{case['name']}, {name}: {row['mean error, voxels']:.3f} voxels, {seconds:.1f} s")
-    return [
-        {"method": name, **{key: float(np.mean([row[key] for row in results])) for key in results[0]}}
-        for name, results in rows.items()
-    ]
+    return [{"method": name, **mean_row(results)} for name, results in rows.items()]
 
 
 def scale(method: BundleMethod, progress: Callable[[str], None] = print) -> list[Row]:

@@ -1,9 +1,7 @@
 """Registration of a series of clinical size, from the grid of its files to fields: time, memory and accuracy."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame, Series
 from ..workflow.memory import peak_memory_gb
 from . import Row
-from .compare import BundleMethod, before_and_after_mm
+from .compare import BundleMethod, before_and_after_mm, in_new_process
 from .memory import TIMES_AS_FINE
 
 __all__ = ["full_size"]
@@ -49,8 +47,7 @@ def full_size(
     generated on every third voxel and interpolated. Times exclude reading and writing files."""
     rows = []
     for name, method in methods.items():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            row = pool.submit(_register, method, size, timepoints, seed).result()
+        row = in_new_process(_register, method, size, timepoints, seed)
         rows.append({"method": name, **row})
         progress(f"{name}: {row['after, mm']:.3f} of {row['before, mm']:.3f} mm, {row['seconds']:.0f} s")
     return rows

@@ -1,10 +1,8 @@
 """Compare memory and time of a registration with their estimates."""
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from ..data.writing.nifti import write_image
 from ..workflow.literal import literal
 from ..workflow.memory import peak_memory_gb
 from . import Row
-from .compare import BundleMethod
+from .compare import BundleMethod, in_new_process
 
 __all__ = ["TIMES_AS_FINE", "memory", "write_phantom"]
 
@@ -64,9 +62,8 @@ def memory(
     for timepoints, size in cases:
         name = f"{timepoints} x {' x '.join(map(str, size))}"
         with tempfile.TemporaryDirectory() as folder:
-            for work in ((write_phantom, folder, size, timepoints), (_register, method, folder, scans_at_once)):
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    result = pool.submit(*work).result()
+            in_new_process(write_phantom, folder, size, timepoints)
+            result = in_new_process(_register, method, folder, scans_at_once)
         estimated_gb, estimated_s, peak_gb, seconds, cpu_seconds = result
         rows.append(
             {

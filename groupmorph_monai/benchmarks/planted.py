@@ -15,7 +15,16 @@ from ..data.phantoms.thorax import make_thorax
 from ..data.series import Frame, Series
 from ..space.geometry import AffineTransform
 
-__all__ = ["BEYOND_REACH", "FAILURES", "PlantedCase", "added_motion", "contrast_cases", "failed_cases", "good_cases"]
+__all__ = [
+    "BEYOND_REACH",
+    "FAILURES",
+    "PlantedCase",
+    "added_motion",
+    "contrast_cases",
+    "failed_cases",
+    "good_cases",
+    "make_case",
+]
 
 BEYOND_REACH = "motion beyond the capture range"
 _CONTRAST_AS_MOTION = {
@@ -71,10 +80,11 @@ _MOTION: dict[str, Callable[[float], dict[str, float]]] = {
 }
 
 
-def _case(kind: str, seed: int, timepoints: int | None = None, **options: Any) -> PlantedCase:
+def make_case(kind: str, seed: int, timepoints: int | None = None, **options: Any) -> PlantedCase:
+    """Generate a good series of a kind of phantom, centred at 0 mm."""
     phantom = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
     affine = phantom["affine"].clone()
-    # Centre every phantom at 0, so that another body part is where it would be in a scanner.
+    # Centred like this, another body part is where it would be in a scanner.
     affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(phantom["image"].shape[1:]) - 1) / 2).double()
     frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(phantom["image"])]
     landmarks_mm = AffineTransform(affine)(phantom["landmarks"].double())
@@ -94,7 +104,7 @@ def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
             ("thorax", 2 + seed % 3, {"max_motion_mm": 15.0}),
             ("heart", 2, {}),
         ):
-            case = _case(kind, seed, timepoints, **options)
+            case = make_case(kind, seed, timepoints, **options)
             yield replace(case, name=", ".join([case.name, *(f"{name} {value}" for name, value in options.items())]))
 
 
@@ -125,26 +135,26 @@ def _turn(seed: int, degrees: float) -> Tensor:
 def mirrored(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     signs = torch.ones(4, dtype=torch.float64)
     signs[seed % 3] = -1
-    return _with_header(_case(kind, seed, timepoints), torch.diag(signs), "mirrored header")
+    return _with_header(make_case(kind, seed, timepoints), torch.diag(signs), "mirrored header")
 
 
 def turned(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    return _with_header(_case(kind, seed, timepoints), _turn(seed, 90), "header rotated by 90 degrees")
+    return _with_header(make_case(kind, seed, timepoints), _turn(seed, 90), "header rotated by 90 degrees")
 
 
 def another_patient(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    other = _case(kind, seed + 500, timepoints)
-    return _replaced(_case(kind, seed, timepoints), other.series.frames[-1], "another patient")
+    other = make_case(kind, seed + 500, timepoints)
+    return _replaced(make_case(kind, seed, timepoints), other.series.frames[-1], "another patient")
 
 
 def another_body_part(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    other = _case(_OTHER_PART[kind], seed, 2)
-    return _replaced(_case(kind, seed, timepoints), other.series.frames[-1], "another body part")
+    other = make_case(_OTHER_PART[kind], seed, 2)
+    return _replaced(make_case(kind, seed, timepoints), other.series.frames[-1], "another body part")
 
 
 def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """Rotate the last scan by 45 degrees and shift it by a third of the field of view, beyond the search range."""
-    case = _case(kind, seed, timepoints)
+    case = make_case(kind, seed, timepoints)
     change = _turn(seed, 45)
     change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
     return _with_header(case, change, BEYOND_REACH)
@@ -152,7 +162,7 @@ def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> Planted
 
 def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """Make a series with enhancing lesions but no motion, to register by squared differences under a weak prior."""
-    case = _case(kind, seed, timepoints, **_MOTION[kind](0.01))
+    case = make_case(kind, seed, timepoints, **_MOTION[kind](0.01))
     return replace(case, failure="enhancement mistaken for motion", settings=_CONTRAST_AS_MOTION)
 
 
@@ -178,7 +188,7 @@ def contrast_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
     """Yield series of six scans with contrast agent for kinetic fits: good ones and each planted failure."""
     for seed in seeds:
         for kind in _MOTION:
-            yield _case(kind, seed, 6)
+            yield make_case(kind, seed, 6)
             for plant in FAILURES:
                 yield plant(kind, seed, 6)
 
@@ -188,4 +198,4 @@ def added_motion(seeds: Sequence[int], voxels: float) -> Iterator[tuple[PlantedC
     the output of a registration that adds this motion."""
     for seed in seeds:
         for kind, options in _MOTION.items():
-            yield _case(kind, seed, 6, **options(0.01)), _case(kind, seed, 6, **options(voxels))
+            yield make_case(kind, seed, 6, **options(0.01)), make_case(kind, seed, 6, **options(voxels))

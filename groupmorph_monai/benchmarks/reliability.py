@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm
@@ -15,6 +15,7 @@ from ..evaluation.metrics import field_at
 from . import Row
 from .compare import BundleMethod
 from .figures import save_figure
+from .tables import mean_row
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
@@ -79,20 +80,16 @@ def reliability(
     if results:
         progress(f"{file}: {len(results)} results of an earlier run")
     rows: dict[tuple[str, int, float], list[dict[str, float]]] = {}
-    for seed in seeds:
-        for count in timepoints:
-            for noise in noises:
-                for name, method in methods.items():
-                    case = (name, count, noise, seed)
-                    if case not in results:
-                        results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
-                        with open(file, "a", encoding="utf-8") as log:
-                            print(json.dumps({"case": case, "result": results[case]}), file=log)
-                        progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
-                    rows.setdefault((name, count, noise), []).append(results[case])
+    for seed, count, noise, (name, method) in product(seeds, timepoints, noises, methods.items()):
+        case = (name, count, noise, seed)
+        if case not in results:
+            results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
+            with open(file, "a", encoding="utf-8") as log:
+                print(json.dumps({"case": case, "result": results[case]}), file=log)
+            progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
+        rows.setdefault((name, count, noise), []).append(results[case])
     table = [
-        {"method": name, "K": count, "noise": noise, "cases": len(cells)}
-        | {key: float(np.mean([cell[key] for cell in cells])) for key in cells[0]}
+        {"method": name, "K": count, "noise": noise, "cases": len(cells), **mean_row(cells)}
         for (name, count, noise), cells in sorted(rows.items())
     ]
     _picture(table, Path(folder) / "reliability.png")

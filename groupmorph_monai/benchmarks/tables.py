@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.writing.output_folder import all_or_nothing, whole_file
 
-__all__ = ["columns_of", "markdown_table", "three_digits", "write_csv", "write_table"]
+__all__ = ["columns_of", "markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """List the columns of all rows, in the order in which they first appear."""
     return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Average each column over rows of the same columns."""
+    return {column: float(np.mean([row[column] for row in rows])) for column in rows[0]}
 
 
 def three_digits(value: object) -> str:

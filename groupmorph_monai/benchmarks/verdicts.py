@@ -51,8 +51,7 @@ def tabulate(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Ro
     """Count the verdicts for each planted failure.
 
     Args:
-        results: failure and result of `measure_case` of each case. Motion beyond the capture range counts as good if it
-            was recovered nevertheless.
+        results: failure and result of `measure_case` of each case.
 
     Returns:
         A row for each failure, with the triggered checks, most frequent first; then totals of good series and of
@@ -61,10 +60,7 @@ def tabulate(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Ro
     counts: dict[str, Counter[str]] = {}
     triggered: dict[str, Counter[str]] = {}
     for failure, values in results:
-        if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
-            failure = _MANAGED
-        verdict = judge(values)
-        name = failure or GOOD
+        verdict, name = judge(values), _row_of(failure, values)
         counts.setdefault(name, Counter())[verdict["verdict"]] += 1
         flags = (check for check, row in verdict["checks"].items() if row["level"] != "PASS")
         triggered.setdefault(name, Counter()).update(flags)
@@ -73,6 +69,12 @@ def tabulate(results: Iterable[tuple[str | None, Mapping[str, Any]]]) -> list[Ro
         total = sum((c for kind, c in counts.items() if _is_good(kind) == good), Counter())
         rows.append(_row(name, total, Counter()))
     return rows
+
+
+def _row_of(failure: str | None, values: Mapping[str, Any]) -> str:
+    """Name the row of a case. Motion beyond the capture range counts as good if it was recovered nevertheless."""
+    recovered = failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS
+    return _MANAGED if recovered else failure or GOOD
 
 
 def _is_good(failure: str) -> bool:
@@ -164,9 +166,7 @@ def tabulate_residuals(results: Iterable[tuple[str | None, Mapping[str, Any]]]) 
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for failure, values in results:
-        if failure == BEYOND_REACH and values["error_voxels"] < _MANAGED_VOXELS:
-            failure = _MANAGED
-        groups.setdefault(failure or GOOD, []).append(values)
+        groups.setdefault(_row_of(failure, values), []).append(values)
     return [_residual_row(name, groups[name]) for name in sorted(groups, key=lambda n: (not _is_good(n), n))]
 
 

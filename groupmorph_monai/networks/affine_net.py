@@ -11,7 +11,14 @@ from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
-__all__ = ["AffineNet", "half_side_frame"]
+__all__ = [
+    "AffineNet",
+    "affine_fit",
+    "gradient_equations",
+    "half_side_frame",
+    "normalised_coordinates",
+    "soft_match",
+]
 
 _WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
 
@@ -25,7 +32,7 @@ def half_side_frame(size: Sequence[int]) -> Tensor:
     return matrix
 
 
-def _normalised_coordinates(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
+def normalised_coordinates(size: Sequence[int], step: int, lattice: Sequence[int], like: Tensor) -> Tensor:
     """Return the coordinates ``(D, *lattice)`` of every ``step``-th voxel of a volume of ``size``: origin at its
     centre, in units of half its longest side."""
     axes = zip(voxel_grid(lattice, like), size)
@@ -41,7 +48,7 @@ def _own_and_target(descriptors: Tensor, timepoints: int) -> tuple[Tensor, Tenso
 
 
 @full_precision
-def _gradient_equations(own: Tensor, target: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+def gradient_equations(own: Tensor, target: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     """Set up the normal equations ``A v = b`` of the velocity v at each of P voxels that warps ``own`` to ``target``,
     by the mean of their gradients (Lucas and Kanade 1981).
 
@@ -59,7 +66,7 @@ def _gradient_equations(own: Tensor, target: Tensor, spacing: float) -> tuple[Te
 
 
 @full_precision
-def _soft_match(own: Tensor, target: Tensor, points: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+def soft_match(own: Tensor, target: Tensor, points: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
     """Match each target descriptor with all descriptors of ``own`` by a softmax over their correlations.
 
     Args:
@@ -75,7 +82,7 @@ def _soft_match(own: Tensor, target: Tensor, points: Tensor, sharpness: Tensor) 
 
 
 @full_precision
-def _affine_fit(matrix: Tensor, right: Tensor, points: Tensor) -> Tensor:
+def affine_fit(matrix: Tensor, right: Tensor, points: Tensor) -> Tensor:
     """Fit an affine velocity to velocities v at P points by least squares, given their normal equations.
 
     Args:
@@ -170,15 +177,15 @@ class AffineNet(nn.Module):
         coarse = leaky_relu(self.third(leaky_relu(self.second(fine))))
 
         own, target = _own_and_target(self.describe_fine(fine), timepoints)
-        points = _normalised_coordinates(size, 2 * factor, own.shape[2:], images).flatten(1)
-        matrix, right = _gradient_equations(own, target, 4 * factor / max(size))
+        points = normalised_coordinates(size, 2 * factor, own.shape[2:], images).flatten(1)
+        matrix, right = gradient_equations(own, target, 4 * factor / max(size))
         own, target = own.flatten(2), target.flatten(2)
         trust = self.trust_fine(own, target, own)
 
         own, target = _own_and_target(self.describe_coarse(coarse), timepoints)
-        coarse_points = _normalised_coordinates(size, 4 * factor, own.shape[2:], images).flatten(1)
+        coarse_points = normalised_coordinates(size, 4 * factor, own.shape[2:], images).flatten(1)
         own, target = own.flatten(2), target.flatten(2)
-        velocity, matched = _soft_match(own, target, coarse_points, self.log_sharpness.exp())
+        velocity, matched = soft_match(own, target, coarse_points, self.log_sharpness.exp())
         coarse_trust = self.trust_coarse(own, target, matched)
 
         trust = torch.cat([trust, coarse_trust], dim=1).softmax(dim=1)
@@ -186,7 +193,7 @@ class AffineNet(nn.Module):
         matrix = torch.cat([matrix, identity.expand(velocity.shape[0], velocity.shape[1], 3, 3)], dim=1)
         right = torch.cat([right, velocity], dim=1)
         points = torch.cat([points, coarse_points], dim=1)
-        logarithms = _affine_fit(trust.unsqueeze(3) * matrix, trust * right, points)
+        logarithms = affine_fit(trust.unsqueeze(3) * matrix, trust * right, points)
         # Velocities with mean 0 over K are (K - 1) / K of those to the mean of the other timepoints.
         logarithms = (logarithms * (1 - 1 / timepoints)).view(-1, timepoints * 12, 1, 1, 1)
         return torch.cat([logarithms, torch.full_like(logarithms, -math.inf)], dim=1)
@@ -207,5 +214,5 @@ class AffineNet(nn.Module):
         size = images.shape[2:]
         parameters = z.flatten(2)
         matrix, translation = parameters[..., :9].unflatten(2, (3, 3)), parameters[..., 9:]
-        velocity = torch.einsum("bkde,exyz->bkdxyz", matrix, _normalised_coordinates(size, 1, size, z))
+        velocity = torch.einsum("bkde,exyz->bkdxyz", matrix, normalised_coordinates(size, 1, size, z))
         return (velocity + translation[..., None, None, None]) * (max(size) / 2)

@@ -11,7 +11,7 @@ from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import check_installed
 from groupmorph_monai.apps.cohort.folders import CohortFolder
 from groupmorph_monai.apps.cohort.manifest import read_manifest
-from groupmorph_monai.apps.cohort.study import _job, _register_options, _settings_hash
+from groupmorph_monai.apps.cohort.study import register_options, series_job, settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
@@ -166,8 +166,8 @@ def test_a_queue_that_this_machine_does_not_have(study, queue, command, monkeypa
 def job(study, *options, series=0):
     file = manifest(study, ("name", "scans"), ("a", "a"), ("b", "a/t0.nii.gz;a/t1.nii.gz"))
     args = make_parser().parse_args(["cohort", str(file), "--output", str(study / "out"), *options])
-    one, words = read_manifest(file, study / "out")[series], _register_options(args)
-    return _job(one, words, CohortFolder(study / "out"), _settings_hash(words))
+    one, words = read_manifest(file, study / "out")[series], register_options(args)
+    return series_job(one, words, CohortFolder(study / "out"), settings_hash(words))
 
 
 def test_hashes_tell_what_a_result_depends_on(study):

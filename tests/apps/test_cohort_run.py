@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.apps.arguments import make_parser
-from groupmorph_monai.apps.cohort.clusters import Resources, _cluster
+from groupmorph_monai.apps.cohort.clusters import Resources, open_cluster
 from groupmorph_monai.data import make_phantom
 
 psutil = pytest.importorskip("psutil")
@@ -95,7 +95,7 @@ def test_a_job_of_a_queue_holds_one_series(queue, wanted, tmp_path, monkeypatch)
     words = ["cohort", "m.tsv", "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
     args = make_parser().parse_args(words)
     monkeypatch.setattr("distributed.SpecCluster.scale", lambda cluster, n=0, **options: None)
-    with _cluster(args, Resources(args, memory_gb=5)) as cluster:
+    with open_cluster(args, Resources(args, memory_gb=5)) as cluster:
         script = cluster.job_script()
     for part in (*wanted, str(tmp_path / "jobs")):
         assert part in script

@@ -25,7 +25,7 @@ def state_of_the_process():
 
 
 @pytest.mark.parametrize("name", ["inference", "train"])
-def test_a_program_that_runs_the_bundle_in_memory_stays_as_it_was(name, bundle, series, tmp_path, monkeypatch):
+def test_running_the_bundle_in_memory_leaves_the_program_unchanged(name, bundle, series, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: pytest.fail("the host's allocator was set"))
     monkeypatch.chdir(tmp_path)
     before = state_of_the_process()
@@ -39,10 +39,14 @@ def test_a_program_that_runs_the_bundle_in_memory_stays_as_it_was(name, bundle, 
     assert list(tmp_path.iterdir()) == []  # no folder for results before a run
 
 
-def test_a_mistake_in_monais_command_is_one_line(bundle, tmp_path):
+@pytest.mark.parametrize(
+    "files, name", [(["none.nii"], "none.nii"), pytest.param([], "one timepoint", marks=pytest.mark.slow)]
+)
+def test_mistake_in_monais_command(files, name, bundle, series, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "inference", "--bundle_root", str(bundle)]
-    command += ["--config_file", str(bundle / "configs" / "inference.yaml"), "--series", str(tmp_path / "none.nii")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    lines = done.stderr.splitlines()
-    assert done.returncode == 2 and lines[-1].startswith("groupmorph: ") and "none.nii" in lines[-1]
+    command += ["--config_file", str(bundle / "configs" / "inference.yaml"), "--series", str([series[0], *files])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("groupmorph: ")]
+    assert done.returncode == 2 and name in line
     assert "Traceback" not in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import os
 
-from groupmorph_monai.apps.cohort.server import _publish
+from groupmorph_monai.apps.cohort.server import publish
 from groupmorph_monai.data.writing import replacement
 
 
@@ -16,6 +16,6 @@ def test_all_files_are_flushed_before_a_result_has_its_name(tmp_path, monkeypatc
         flushed.extend(os.path.relpath(path, made) for path in paths if not target.exists())
 
     monkeypatch.setattr(replacement, "sync", sync)
-    _publish(made, {"state": "finished"}, target)
+    publish(made, {"state": "finished"}, target)
     assert sorted(flushed) == [".", "dicom", "dicom/1.dcm", "status.json"]
     assert (target / "dicom" / "1.dcm").exists()

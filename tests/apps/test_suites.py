@@ -2,16 +2,13 @@
 
 import argparse
 import csv
-import subprocess
-import sys
 
 import pytest
 
 from experiments.__main__ import EXPERIMENTS
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.suites import SUITES
-from groupmorph_monai.apps.suites.likelihoods import LIKELIHOODS
-from groupmorph_monai.apps.suites.synthetic import SYNTHETIC
+from groupmorph_monai.apps.suites.accuracy import LIKELIHOODS, SYNTHETIC
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.workflow.parsed_config import parsed_config
 
@@ -27,7 +24,6 @@ def measured(monkeypatch):
 
     monkeypatch.setattr("groupmorph_monai.benchmarks.cases.synthetic_cases", lambda seeds: [])
     monkeypatch.setattr("groupmorph_monai.benchmarks.compare.compare", compare)
-    monkeypatch.setattr("groupmorph_monai.apps.suites.elastix.compare", compare)
     return methods
 
 
@@ -102,9 +98,3 @@ def test_the_table_is_a_page_in_the_chosen_folder(tmp_path, capsys):
     assert page in capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in page.splitlines()[2:]]
     assert rows == ["1", "10", "100", "1000"]
-
-
-def test_the_command_line_is_parsed_without_pytorch():
-    code = "import sys, groupmorph_monai.apps.arguments as a; a.make_parser(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

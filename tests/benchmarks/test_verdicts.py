@@ -14,7 +14,7 @@ from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform
 
 
 def test_a_header_is_changed_about_the_middle_and_its_voxels_stay():
-    plain, wrong = planted._case("phantom", 4, 3), planted.mirrored("phantom", 4)
+    plain, wrong = planted.make_case("phantom", 4, 3), planted.mirrored("phantom", 4)
     first, last = plain.series.frames[0], wrong.series.frames[-1]
     np.testing.assert_array_equal(last.data, plain.series.frames[-1].data)
     np.testing.assert_allclose(last.grid.centre, 0, atol=1e-9)
@@ -25,7 +25,7 @@ def test_a_header_is_changed_about_the_middle_and_its_voxels_stay():
 
 
 def test_landmarks_follow_a_header():
-    plain, beyond = planted._case("phantom", 5, 4), planted.beyond_reach("phantom", 5)
+    plain, beyond = planted.make_case("phantom", 5, 4), planted.beyond_reach("phantom", 5)
     change = torch.from_numpy(beyond.series.frames[-1].affine @ np.linalg.inv(plain.series.frames[-1].affine))
     transforms = [*[ComposedTransform()] * 3, AffineTransform(change)]
     expected = landmark_distances_mm(plain.landmarks_mm, [ComposedTransform()] * 4)
@@ -54,7 +54,7 @@ def test_residuals_are_tabulated_for_each_failure():
 
 
 def test_motion_that_a_registration_leaves_or_adds_shows_in_the_residual():
-    case = planted._case("breast", 1, 6)
+    case = planted.make_case("breast", 1, 6)
     identity = [ComposedTransform()] * 6
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[0, 3] = 12.0  # two voxels
@@ -72,7 +72,7 @@ def test_another_patient_and_a_turned_header_do_not_pass_and_a_good_series_does(
     method = BundleMethod(config_files("inference", ["effort/no_refine"]), str(bundle_root() / "models" / "model.pt"))
     register = method.prepare_item()
     for case, expected in (
-        (planted._case("phantom", 1, 3), {"PASS"}),
+        (planted.make_case("phantom", 1, 3), {"PASS"}),
         (planted.another_patient("phantom", 4), {"LOOK", "FAIL"}),
         (planted.turned("phantom", 4), {"LOOK", "FAIL"}),
     ):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from contracts import dense_laplacian
 from monai.bundle import ConfigParser
 
 from groupmorph_monai.apps.configs import config_files
@@ -27,13 +28,8 @@ def random(*shape, seed=0):
 
 def test_voxelmorph_diff_descends_its_equation_6():
     """What moves the second scan has the gradient of Eq. 6, summed over voxels as there, divided by their number."""
-    adjacency = np.zeros((np.prod(LATTICE),) * 2)
-    places = list(np.ndindex(LATTICE))
-    for a, p in enumerate(places):
-        for b, q in enumerate(places):
-            adjacency[a, b] = np.abs(np.subtract(p, q)).sum() == 1
-    degree = torch.from_numpy(adjacency.sum(axis=1))
-    laplacian = torch.diag(degree) - torch.from_numpy(adjacency)
+    laplacian = dense_laplacian(LATTICE)
+    degree = laplacian.diagonal()
     mean, log_variance = random(1, 2, 3, *LATTICE).requires_grad_(), random(1, 2, 3, *LATTICE, seed=1).requires_grad_()
     warped = random(1, 2, *SIZE, seed=2).requires_grad_()
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.networks import AffineNet
-from groupmorph_monai.networks.affine_net import _affine_fit, _gradient_equations, _soft_match
+from groupmorph_monai.networks.affine_net import affine_fit, gradient_equations, soft_match
 from groupmorph_monai.probability import AffineNorm, fading_weight, split_parameters
 from groupmorph_monai.space import AffineFlow, MeanAlignment, ReferenceAlignment
 from groupmorph_monai.workflow import NetworkPasses, RegistrationInferer
@@ -50,9 +50,9 @@ def test_descriptions_that_match_where_an_affine_map_takes_them_give_its_velocit
     order = (turned[:, :, None] - places[:, None]).square().sum(0).argmin(1)
     own = torch.zeros_like(descriptions)
     own[:, order] = descriptions
-    velocity, matched = _soft_match(own[None], descriptions[None], places, torch.tensor(1000.0))
+    velocity, matched = soft_match(own[None], descriptions[None], places, torch.tensor(1000.0))
     torch.testing.assert_close(matched[0], descriptions, atol=0.01, rtol=0)
-    fit = _affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
+    fit = affine_fit(torch.eye(3).expand(1, 512, 3, 3), velocity, places)[0]
     quarter = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [0, 0, 0]])
     torch.testing.assert_close(fit, torch.cat([quarter.flatten(), torch.zeros(3)]), atol=0.01, rtol=0)
 
@@ -69,8 +69,8 @@ def test_slopes_of_smooth_descriptions_give_a_small_affine_velocity():
         waves = torch.tensor([[3.0, 1, 0], [0, 3, 1], [1, 0, 3], [2, 2, 2]])
         return torch.sin(torch.einsum("cd,dxyz->cxyz", waves, x))[None]
 
-    square, right = _gradient_equations(describe(grid), describe(mapped), spacing)
-    fit = _affine_fit(square, right, grid.flatten(1))[0]
+    square, right = gradient_equations(describe(grid), describe(mapped), spacing)
+    fit = affine_fit(square, right, grid.flatten(1))[0]
     torch.testing.assert_close(fit, torch.cat([velocity.flatten(), shift]), atol=8e-4, rtol=0)
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
-from groupmorph_monai.networks.affine_net import _affine_fit, _normalised_coordinates, _soft_match
-from groupmorph_monai.networks.group_set_vae import Look, _displace
+from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
+from groupmorph_monai.networks.group_set_vae import Look, displace
 from groupmorph_monai.space import AffineFlow
 
 SIZE = (4, 160, 6)
@@ -24,7 +24,7 @@ def lowered():
 @pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_warp_of_features_is_exact(axis, script):
-    function = torch.jit.script(_displace) if script else _displace
+    function = torch.jit.script(displace) if script else displace
     static = torch.zeros(1, 3, *SIZE)
     shifted = static.clone()
     shifted[:, axis] = 0.25
@@ -55,21 +55,21 @@ def test_a_look_moves_features_to_places_in_float32(monkeypatch):
 def test_affine_places_matches_and_maps_are_exact():
     z = torch.zeros(1, 2, 12, 1, 1, 1)
     z[0, 0, :3], z[0, 1, 9:] = torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1, 1), 0.123
-    places = _normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
+    places = normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
     square, right = torch.eye(3).expand(1, places.shape[1], 3, 3), 0.1 * places.T[None]
     with lowered():
         velocity = AffineNet().decode(z, torch.empty(1, 2, *SIZE))
         ddf = AffineFlow()(velocity)
-        places_low = _normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
-        flow, _ = _soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
-        fitted = _affine_fit(square, right, places)
+        places_low = normalised_coordinates(SIZE, 1, SIZE, z).flatten(1)
+        flow, _ = soft_match(torch.eye(8)[None], torch.eye(8)[None], places[:, :8], torch.tensor(100.0))
+        fitted = affine_fit(square, right, places)
     assert torch.equal(places_low, places)
     expected = torch.stack([0.1 * places[0] - 0.2 * places[1] + 0.3 * places[2], 0 * places[0], 0 * places[0]])
     torch.testing.assert_close(velocity[0, 0].flatten(1), 80 * expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(velocity[0, 1], torch.full((3, *SIZE), 80 * 0.123), atol=1e-4, rtol=0)
     torch.testing.assert_close(ddf[0, 1], velocity[0, 1], atol=1e-4, rtol=0)
     assert flow.abs().max() < 1e-6
-    assert fitted[0, 4] == pytest.approx(0.1, abs=1e-3) and torch.equal(fitted, _affine_fit(square, right, places))
+    assert fitted[0, 4] == pytest.approx(0.1, abs=1e-3) and torch.equal(fitted, affine_fit(square, right, places))
 
 
 def test_velocities_are_decoded_as_in_float32():

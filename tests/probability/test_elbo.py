@@ -3,13 +3,17 @@ import torch
 from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO, Posterior
 
 
-def test_it_is_the_weighted_kl_less_the_likelihood():
-    generator = torch.Generator().manual_seed(0)
-    registration = {
-        "warped": torch.rand(1, 3, 6, 6, 6, generator=generator),
-        "z_mean": torch.randn(1, 3, 3, 3, 3, 3, generator=generator),
-        "z_log_variance": torch.randn(1, 3, 3, 3, 3, 3, generator=generator),
+def registration_of(timepoints=3, lattice=(3, 3, 3), batch=1):
+    generator, parameters = torch.Generator().manual_seed(0), (batch, timepoints, 3, *lattice)
+    return {
+        "warped": torch.rand(batch, timepoints, 6, 6, 6, generator=generator),
+        "z_mean": torch.randn(parameters, generator=generator),
+        "z_log_variance": torch.randn(parameters, generator=generator),
     }
+
+
+def test_it_is_the_weighted_kl_less_the_likelihood():
+    registration, generator = registration_of(), torch.Generator().manual_seed(1)
     likelihood, prior = GroupNMI(bins=8), FluidPrior(0.5, 0.1)
     expected = 0.25 * prior(registration["z_mean"], registration["z_log_variance"]) - likelihood(registration["warped"])
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
@@ -23,24 +27,15 @@ def test_it_is_the_weighted_kl_less_the_likelihood():
 
 
 def test_asymmetry_is_the_squared_distance_from_where_one_began():
-    registration = {
-        "warped": torch.rand(2, 2, 6, 6, 6, generator=torch.Generator().manual_seed(0)),
-        "z_mean": torch.zeros(2, 2, 3, 3, 3, 3),
-        "z_log_variance": torch.zeros(2, 2, 3, 3, 3, 3),
-        "there_and_back": torch.tensor([1.0, -2, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 6, 6, 6),
-    }
+    registration = registration_of(timepoints=2, batch=2)
+    registration["there_and_back"] = torch.tensor([1.0, -2, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 6, 6, 6)
     without, loss = (NegativeELBO(GroupNMI(bins=8), FluidPrior(0.5, 0.1), 0.25, symmetry_weight=w) for w in (0, 3.0))
     assert loss.terms(registration)["asymmetry"].item() == 5
     torch.testing.assert_close(loss(registration), without(registration) + 15)
 
 
 def test_the_prior_is_told_how_draws_are_smoothed():
-    generator = torch.Generator().manual_seed(0)
-    registration = {
-        "warped": torch.rand(1, 2, 6, 6, 6, generator=generator),
-        "z_mean": torch.randn(1, 2, 3, 6, 5, 4, generator=generator),
-        "z_log_variance": torch.randn(1, 2, 3, 6, 5, 4, generator=generator),
-    }
+    registration = registration_of(timepoints=2, lattice=(6, 5, 4))
     prior, posterior = FluidPrior(0.5, 0.1), Posterior(0.7)
     kl = NegativeELBO(GroupNMI(bins=8), prior, posterior=posterior).terms(registration)["kl"]
     smoothed, white = (prior(registration["z_mean"], registration["z_log_variance"], q) for q in (posterior, None))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contracts import dense_laplacian
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from groupmorph_monai.probability import FluidPrior, Posterior, TemporalPrior, UnitGaussian
@@ -9,19 +10,14 @@ SIZE = (3, 4, 2)
 
 
 def dense_precision(lambda_u, lambda_v, lambda_b=0.0, lambda_c=0.0):
-    number = torch.arange(24).view(SIZE)
-    adjacency = torch.zeros(24, 24, dtype=torch.float64)
-    for axis in range(3):
-        a, b = number.narrow(axis, 0, SIZE[axis] - 1).flatten(), number.narrow(axis, 1, SIZE[axis] - 1).flatten()
-        adjacency[a, b] = adjacency[b, a] = 1
-    laplacian = torch.diag(adjacency.sum(1)) - adjacency
-    square = laplacian @ laplacian
-    return (
-        lambda_v * torch.eye(24, dtype=torch.float64)
-        + lambda_u * laplacian
-        + lambda_b * square
-        + lambda_c * square @ laplacian
-    )
+    laplacian = dense_laplacian(SIZE)
+    square, eye = laplacian @ laplacian, torch.eye(24, dtype=torch.float64)
+    return lambda_v * eye + lambda_u * laplacian + lambda_b * square + lambda_c * square @ laplacian
+
+
+def dense_kl(mean, log_variance, prior):
+    """KL divergence of an independent Gaussian from ``prior``, by PyTorch."""
+    return kl_divergence(MultivariateNormal(mean.flatten(), torch.diag(log_variance.flatten().exp())), prior)
 
 
 def parameters(timepoints=2):
@@ -35,12 +31,7 @@ def test_kl_equals_that_of_dense_gaussians(weights):
     mean, log_variance = parameters()
     prior = MultivariateNormal(torch.zeros(24, dtype=torch.float64), precision_matrix=dense_precision(*weights))
     for k, value in enumerate(FluidPrior(*weights).kl(mean, log_variance)[0]):
-        expected = sum(
-            kl_divergence(
-                MultivariateNormal(mean[0, k, d].flatten(), torch.diag(log_variance[0, k, d].flatten().exp())), prior
-            )
-            for d in range(3)
-        )
+        expected = sum(dense_kl(mean[0, k, d], log_variance[0, k, d], prior) for d in range(3))
         assert value.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
@@ -136,12 +127,7 @@ def test_the_temporal_kl_equals_that_of_a_dense_gaussian_over_time_and_space():
     eye = torch.eye(24, dtype=torch.float64)
     precision = torch.kron(torch.eye(3, dtype=torch.float64), dense_precision(0.7, 0.05)) + 0.4 * torch.kron(time, eye)
     prior = MultivariateNormal(torch.zeros(72, dtype=torch.float64), precision_matrix=precision)
-    expected = sum(
-        kl_divergence(
-            MultivariateNormal(mean[0, :, d].flatten(), torch.diag(log_variance[0, :, d].flatten().exp())), prior
-        )
-        for d in range(3)
-    )
+    expected = sum(dense_kl(mean[0, :, d], log_variance[0, :, d], prior) for d in range(3))
     actual = TemporalPrior(0.4, lambda_u=0.7, lambda_v=0.05).kl(mean, log_variance)
     assert actual.sum().item() == pytest.approx(expected.item(), abs=1e-8)
 

@@ -53,15 +53,6 @@ def error_of_a_linear_velocity(flow):
     return (flow(linear(MATRIX)) - expected)[INSIDE].abs().max().item()
 
 
-@pytest.mark.parametrize(
-    "flow, tolerance",
-    list(zip(FLOWS, (2e-3, 1e-3, 1e-2, 1e-8, 1e-4))),
-    ids=NAMES,
-)
-def test_the_flow_of_a_linear_velocity_is_the_matrix_exponential(flow, tolerance):
-    assert error_of_a_linear_velocity(flow) < tolerance
-
-
 @pytest.mark.parametrize("solver, order", [(Euler, 1), (RungeKutta4, 4)])
 def test_twice_as_many_steps_come_closer_by_the_methods_order(solver, order):
     errors = [error_of_a_linear_velocity(solver(steps)) for steps in (2, 4, 8)]

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter as scipy_gaussian
+from contracts import dense_laplacian
 from torch.nn import functional as F
 
 from groupmorph_monai.space import upsample_field
-from groupmorph_monai.space.lattice import CosineTransform, coarsen, gaussian_filter, gradient, restrict, window_mean
+from groupmorph_monai.space.lattice import CosineTransform, coarsen, gradient, restrict, window_mean
 
 SIZE = (9, 7, 5)
 
@@ -18,12 +18,6 @@ def test_the_window_mean_is_avg_pools(radius):
     x = values(2, 3, *SIZE)
     padded = F.pad(x, [radius] * 6, mode="replicate")
     torch.testing.assert_close(window_mean(x, radius), F.avg_pool3d(padded, 2 * radius + 1, stride=1))
-
-
-def test_the_gaussian_is_scipys():
-    x = values(1, 1, *SIZE)
-    expected = scipy_gaussian(x[0, 0].numpy(), 1.3, mode="nearest", radius=4)
-    torch.testing.assert_close(gaussian_filter(x, 1.3)[0, 0], torch.from_numpy(expected))
 
 
 def test_coarse_voxels_lie_on_every_factor_th_fine_one():
@@ -71,15 +65,6 @@ def test_the_gradient_of_a_ramp_is_its_slope():
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in SIZE], indexing="ij"))
     ramp = (slopes.view(3, 1, 1, 1) * grid).sum(0)[None, None]
     torch.testing.assert_close(gradient(ramp)[0, 0], slopes.view(3, 1, 1, 1).expand(3, *SIZE))
-
-
-def dense_laplacian(size):
-    number = torch.arange(torch.Size(size).numel()).view(*size)
-    adjacency = torch.zeros(number.numel(), number.numel(), dtype=torch.float64)
-    for axis, n in enumerate(size):
-        a, b = number.narrow(axis, 0, n - 1).flatten(), number.narrow(axis, 1, n - 1).flatten()
-        adjacency[a, b] = adjacency[b, a] = 1
-    return torch.diag(adjacency.sum(1)) - adjacency
 
 
 def test_the_laplacian_is_diagonal_in_cosine_coordinates():

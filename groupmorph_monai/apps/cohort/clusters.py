@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .folders import Status
 
-__all__ = ["Resources", "check_installed", "open_client", "submit"]
+__all__ = ["Resources", "check_installed", "open_client", "open_cluster", "submit"]
 
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 30  # until a scheduler answers
@@ -102,7 +102,7 @@ def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Cli
             with _connect(args.scheduler) as client:
                 yield client
         else:
-            with _cluster(args, resources) as cluster, Client(cluster) as client:
+            with open_cluster(args, resources) as cluster, Client(cluster) as client:
                 yield client
 
 
@@ -117,7 +117,8 @@ def _connect(address: str) -> "Client":
         ) from error
 
 
-def _cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
+def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
+    """Start the workers, on this machine or as jobs of a queue."""
     if not args.jobqueue:
         from distributed import LocalCluster
 

@@ -31,7 +31,7 @@ from ..command_line import run_command
 from ..threads import limit_threads
 from .folders import CohortFolder, Job, Status, write_status
 
-__all__ = ["main"]
+__all__ = ["main", "publish"]
 
 _RESULT, _LOG = "result", "log.txt"
 
@@ -68,17 +68,17 @@ def register_series(job: Job) -> Status:
         try:
             status = _attempt(job, folder)
             if status["state"] == "finished":
-                _publish(folder / _RESULT, status, cohort.series(job["name"]))
+                publish(folder / _RESULT, status, cohort.series(job["name"]))
                 shutil.rmtree(cohort.failed(job["name"]), ignore_errors=True)
             else:
                 shutil.rmtree(folder / _RESULT, ignore_errors=True)
-                _publish(folder, status, cohort.failed(job["name"]))
+                publish(folder, status, cohort.failed(job["name"]))
             return status
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(folder: Path, status: Status, target: Path) -> None:
+def publish(folder: Path, status: Status, target: Path) -> None:
     """Move a complete folder to ``target``, replacing an earlier one. Between the two renames there is none."""
     from ...data.writing.replacement import sync
 

@@ -29,7 +29,7 @@ from .manifest import Series, read_manifest
 from .summary import summarise
 from .worker import register_series
 
-__all__ = ["run_cohort"]
+__all__ = ["register_options", "run_cohort", "series_job", "settings_hash"]
 
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2  # per series
@@ -53,9 +53,9 @@ def run_cohort(args: argparse.Namespace) -> int:
     check_installed(args)
     series = read_manifest(args.manifest, args.output)
     cohort = CohortFolder(Path(check_output_dir(args.output)).resolve())
-    options = _register_options(args)
-    settings = _settings_hash(options)
-    jobs = [_job(one, options, cohort, settings) for one in series]
+    options = register_options(args)
+    settings = settings_hash(options)
+    jobs = [series_job(one, options, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
     mine = jobs[first - 1 :: step]
     with progress_log(cohort.root / "cohort.log", "a") as log:
@@ -140,7 +140,8 @@ def _given_up(cohort: CohortFolder, job: Job, error: Exception) -> Status:
     return status
 
 
-def _job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
+def series_job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
+    """Describe the registration of one series, with hashes of all that its result depends on."""
     return {
         "name": series.name,
         "output": str(cohort.root),
@@ -151,14 +152,14 @@ def _job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, setti
     }
 
 
-def _register_options(args: argparse.Namespace) -> dict[str, Any]:
+def register_options(args: argparse.Namespace) -> dict[str, Any]:
     """Collect the options of `groupmorph register`, with defaults for those that this command was not given."""
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}
 
 
-def _settings_hash(options: Mapping[str, Any]) -> str:
+def settings_hash(options: Mapping[str, Any]) -> str:
     """Hash all that results depend on: the options, the version of this package, the bundle's configs and weights."""
     shaping = {name: value for name, value in options.items() if name not in _RUN_OPTIONS}
     shipped, own = split_overlays(options["overlay"])

@@ -1,20 +1,12 @@
-"""The suites of ``groupmorph benchmark``, one file each with its question, options and run.
+"""The suites of ``groupmorph benchmark``, each with its question, options and run.
 
 Heavy imports are deferred until a suite runs.
 """
 
-from .breathing import BREATHING
-from .cohort import COHORT
-from .contention import CONTENTION
-from .full_size import FULL_SIZE
-from .likelihoods import LIKELIHOODS
-from .memory import MEMORY
+from .accuracy import BREATHING, LIKELIHOODS, SYNTHETIC, WARPED
+from .confidence import KINETICS, RELIABILITY, VERDICTS
+from .cost import COHORT, CONTENTION, FULL_SIZE, MEMORY, SCALING
 from .paper import PAPER
-from .reliability import RELIABILITY
-from .scaling import SCALING
-from .synthetic import SYNTHETIC
-from .verdicts import KINETICS, VERDICTS
-from .warped import WARPED
 
 __all__ = ["SUITES"]
 

@@ -30,7 +30,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--size",
-        type=number(Whole(16, 1024), whole=True),
+        type=number(Whole(16, 1024)),
         nargs=3,
         metavar="N",
         help="size of the phantoms in voxels along each axis (default: full size)",
@@ -43,7 +43,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--timepoints",
-        type=number(Whole(2, 1000), whole=True),
+        type=number(Whole(2, 1000)),
         default=6,
         metavar="K",
         help="number of timepoints of the phantoms (default: 6)",

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...benchmarks.compare import BundleMethod
 from ...benchmarks.paper.cases import SOURCES, Case, cases
 from ...benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
 from ...benchmarks.paper.figures import draw_scaling
@@ -15,11 +15,12 @@ from ...benchmarks.paper.worker import Method
 from ...benchmarks.peers import PEERS
 from ...benchmarks.program import PairwiseProgram, Program
 from ...data.writing.output_folder import claim
-from ..configs import bundle_root, config_files
+from ..configs import bundle_root
 from ..places import check_place_of_study
 from ..progress import progress_log
+from .methods import bundle_method
 
-__all__ = ["run_paper"]
+__all__ = ["run_paper", "table_method"]
 
 _OURS = ("voxelmorph", "groupmorph", "set")
 _GROUP_WISE = ("elastix-groupwise", "groupmorph", "set")
@@ -46,7 +47,7 @@ def run_paper(args: argparse.Namespace) -> Path:
     claim(args.output)
     output = Path(args.output)
     overlays = args.overlay or (SOURCES[args.data].overlays if args.data in SOURCES else ())
-    methods = {name: _method(name, overlays) for name in ROWS if name in args.methods}
+    methods = {name: table_method(name, overlays) for name in ROWS if name in args.methods}
     store = CellStore(output / "cells", args.threads)
     with progress_log(output / "paper.log", "a") as log:
         cells = fill(series, methods, store, args.time_limit, log)
@@ -60,18 +61,18 @@ def run_paper(args: argparse.Namespace) -> Path:
     return write_page(cells, ROWS, output, args.against, settings, scaling)
 
 
-def _method(name: str, overlays: Sequence[str] = ()) -> Method:
+def table_method(name: str, overlays: Sequence[str] = ()) -> Method:
+    """Make the method of a row of the table, with ``overlays`` for GroupMorph-set."""
     if name in PEERS:
         return PEERS[name]
-    models = bundle_root() / "models"
     if name in _PUBLISHED:
         overlays = _PUBLISHED[name]
-        weights = models / f"{Path(overlays[0]).name}.pt"  # the model's, whatever its mode
-        files = config_files("inference", (*overlays, "effort/no_refine"))
-        method = BundleMethod(files, str(weights), {"initial_alignment": "none"})
+        weights = bundle_root() / "models" / f"{Path(overlays[0]).name}.pt"  # the model's, whatever its mode
+        method = bundle_method(str(weights), *overlays, "effort/no_refine")
+        method = replace(method, settings={"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)
     overlays = (*overlays, "effort/no_refine") if name == "set-one-pass" else overlays
-    return Program(BundleMethod(config_files("inference", overlays), str(models / "model.pt")))
+    return Program(bundle_method(None, *overlays))
 
 
 def _scaling(

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...benchmarks import Row
 from ..option_types import path, seed, spacing_mm
 from ..places import check_place
-from ..run_options import add_run_options
+from ..run_options import add_output, add_run_options
 
 __all__ = [
     "Suite",
@@ -72,9 +72,7 @@ def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None
         # With "resolve", a suite's own option replaces a shared option of the same name.
         p = commands.add_parser(suite.name, help=suite.question, description=description, conflict_handler="resolve")
         add_run_options(p)
-        p.add_argument(
-            "--output", default="benchmarks", type=path, metavar="DIR", help="folder for the page (default: benchmarks)"
-        )
+        add_output(p, "benchmarks", "the page")
         suite.add_options(p)
         p.set_defaults(suite=suite)
 
@@ -106,7 +104,7 @@ def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
 
 
 def add_series(p: argparse.ArgumentParser, required: bool) -> None:
-    """Add ``--series``, aligned scans to warp with known fields, and its options."""
+    """Add ``--series``, aligned scans to warp with known fields, its options, ``--seeds`` and ``--weights``."""
     p.add_argument(
         "--series",
         nargs="+",
@@ -124,3 +122,4 @@ def add_series(p: argparse.ArgumentParser, required: bool) -> None:
         metavar="FILE",
         help="evaluate errors of the warped scans only where this mask is above 0 (default: in bright regions)",
     )
+    add_seeds_and_weights(p)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...data.phantoms.breast import BREAST_TIMES_S, make_breast
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.preprocessing.transforms import LoadSeriesd
 from ...data.reading.datalist import series_items
 from ...errors import InputError
-from ..cases import synthetic_cases
+from ..cases import synthetic_cases, with_landmarks_mm
 from ..chest_ct import thorax_cases
 
 __all__ = ["Case", "SOURCES", "cases"]
@@ -40,21 +39,15 @@ class Case:
     load: Callable[[], Series]
 
 
-def _with_landmarks_mm(phantom: Mapping[str, Tensor]) -> Series:
-    affine = phantom["affine"].double()
-    landmarks = phantom["landmarks"].double() @ affine[:3, :3].T + affine[:3, 3]
-    return {**{k: v for k, v in phantom.items() if k != "landmarks"}, "landmarks_mm": landmarks}
-
-
 def _phantom(seed: int, size: Sequence[int], timepoints: int) -> Series:
     (phantom,) = synthetic_cases([seed], size, timepoints)
-    return _with_landmarks_mm(phantom)
+    return with_landmarks_mm(phantom)
 
 
 def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
     """Generate a series with the full field of view for any number of voxels."""
     spacing_mm = [mm * full / n for mm, full, n in zip(_BREAST_MM, _BREAST_SIZE, size)]
-    return _with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
+    return with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
 
 
 def _thorax(seed: int, size: Sequence[int], timepoints: int) -> Series:

@@ -15,36 +15,41 @@ from torch import Tensor
 from ...errors import InputError
 from .images import as_array, each_onto_first, in_voxels, spacing_of
 
-__all__ = ["check_elastix", "elastix_breast", "elastix_default", "elastix_groupwise", "elastix_pairwise", "elastix_pca"]
+__all__ = ["check_elastix", "elastix_breast", "elastix_default", "elastix_groupwise", "elastix_pairwise", "elastix_pca",
+           "spline_basis", "spline_fields"]  # fmt: skip
 
 _UNIT = torch.eye(4)
 
-# Par0032, for breast DCE-MRI: parameters shared by its rigid and B-spline stages.
-_BREAST = {
-    "FixedInternalImagePixelType": ["float"],  # short there: elastix 5 has float alone
+# Parameters shared by all settings.
+_COMMON = {
+    "FixedInternalImagePixelType": ["float"],  # in Par0032 short, but elastix 5 has float alone
     "MovingInternalImagePixelType": ["float"],
-    "FixedImageDimension": ["3"],
-    "MovingImageDimension": ["3"],
     "UseDirectionCosines": ["true"],
     "Registration": ["MultiResolutionRegistration"],
+    "Resampler": ["DefaultResampler"],
+    "Optimizer": ["AdaptiveStochasticGradientDescent"],
+    "HowToCombineTransforms": ["Compose"],
+    "NewSamplesEveryIteration": ["true"],
+    "BSplineInterpolationOrder": ["1"],
+    "DefaultPixelValue": ["0"],
+    "WriteResultImage": ["false"],
+}
+# Par0032, for breast DCE-MRI: parameters shared by its rigid and B-spline stages.
+_BREAST = {
+    **_COMMON,
+    "FixedImageDimension": ["3"],
+    "MovingImageDimension": ["3"],
     "Interpolator": ["BSplineInterpolator"],
     "ResampleInterpolator": ["FinalBSplineInterpolator"],
-    "Resampler": ["DefaultResampler"],
     "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
     "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
-    "Optimizer": ["AdaptiveStochasticGradientDescent"],
     "Metric": ["AdvancedMattesMutualInformation"],
-    "HowToCombineTransforms": ["Compose"],
     "NumberOfHistogramBins": ["32"],
     "ErodeMask": ["false"],
     "NumberOfResolutions": ["3"],
     "ImagePyramidSchedule": [str(f) for level in (4, 2, 1) for f in (level,) * 3],
-    "NewSamplesEveryIteration": ["true"],
     "ImageSampler": ["Random"],
-    "BSplineInterpolationOrder": ["1"],
     "FinalBSplineInterpolationOrder": ["1"],
-    "DefaultPixelValue": ["0"],
-    "WriteResultImage": ["false"],
 }
 _BREAST_RIGID = {
     **_BREAST,
@@ -66,23 +71,16 @@ _BREAST_SPLINE = {
 def _groupwise(levels: Sequence[int], iterations: int, **parameters: Sequence[str]) -> dict[str, Sequence[str]]:
     """Return the parameters shared by Par0039 and Par0047: PCAMetric2, a stack of B-splines, grid spacing 16 mm."""
     return {
-        "FixedInternalImagePixelType": ["float"],
-        "MovingInternalImagePixelType": ["float"],
+        **_COMMON,
         "FixedImageDimension": ["4"],
         "MovingImageDimension": ["4"],
-        "UseDirectionCosines": ["true"],
-        "Registration": ["MultiResolutionRegistration"],
         "Interpolator": ["ReducedDimensionBSplineInterpolator"],
         "ResampleInterpolator": ["FinalReducedDimensionBSplineInterpolator"],
-        "Resampler": ["DefaultResampler"],
-        "BSplineInterpolationOrder": ["1"],
         "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
         "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
         "ImagePyramidSchedule": [str(f) for level in levels for f in (level, level, level, 0)],
-        "Optimizer": ["AdaptiveStochasticGradientDescent"],
         "MaximumNumberOfIterations": [str(iterations)],
         "Transform": ["BSplineStackTransform"],
-        "HowToCombineTransforms": ["Compose"],
         "FinalGridSpacingInPhysicalUnits": ["16"],
         "NumberOfResolutions": [str(len(levels))],
         "Metric": ["PCAMetric2"],
@@ -90,10 +88,7 @@ def _groupwise(levels: Sequence[int], iterations: int, **parameters: Sequence[st
         "MovingImageDerivativeScales": ["1", "1", "1", "0"],
         "ImageSampler": ["RandomCoordinate"],
         "NumberOfSpatialSamples": ["2048"],
-        "NewSamplesEveryIteration": ["true"],
         "MaximumNumberOfSamplingAttempts": ["10"],
-        "DefaultPixelValue": ["0"],
-        "WriteResultImage": ["false"],
         "ResultImagePixelType": ["float"],
         **parameters,
     }
@@ -125,13 +120,13 @@ def _register(
     return transforms
 
 
-def _basis(n: int, origin: float, spacing: float, points: int) -> np.ndarray:
+def spline_basis(n: int, origin: float, spacing: float, points: int) -> np.ndarray:
     """Evaluate cubic B-splines on a grid of ``points`` at voxels 0 to n - 1: ``(n, points)``."""
     t = np.abs((np.arange(n)[:, None] - origin) / spacing - np.arange(points)[None])
     return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0))
 
 
-def _fields(
+def spline_fields(
     parameter_map: Mapping[str, Sequence[str]], size: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
     """Evaluate a stack of cubic B-spline transforms as displacements in voxels of ``spacing``: ``(K, 3, *S)``."""
@@ -139,7 +134,7 @@ def _fields(
     origin, step = (
         [float(v) / s for v, s in zip(parameter_map[f"Grid{name}"], spacing)] for name in ("Origin", "Spacing")
     )
-    basis = [_basis(n, origin[d], step[d], points[d]) for d, n in enumerate(size)]
+    basis = [spline_basis(n, origin[d], step[d], points[d]) for d, n in enumerate(size)]
     parameters = np.array([float(v) for v in parameter_map["TransformParameters"]])
     coefficients = parameters.reshape(-1, 3, *reversed(points)) / np.reshape(spacing, (3, 1, 1, 1))
     return torch.from_numpy(np.einsum("xi,yj,zk,tdkji->tdxyz", *basis, coefficients, optimize=True)).float()
@@ -162,7 +157,7 @@ def _group(images: Tensor, affine: Tensor, parameters: Mapping[str, Sequence[str
     spacing = spacing_of(affine)
     series = _image(images, spacing)
     parameter_map = _register(series, series, [parameters]).GetParameterMap(0)
-    return _fields(parameter_map, images.shape[1:], spacing)
+    return spline_fields(parameter_map, images.shape[1:], spacing)
 
 
 def elastix_pairwise(images: Tensor, affine: Tensor = _UNIT) -> Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from groupmorph_monai.benchmarks.paper.cases import cases
-from groupmorph_monai.errors import InputError
 
 
 def test_a_phantom_is_made_when_it_is_asked_for():
@@ -35,11 +34,6 @@ def test_a_folder_of_series_is_read_with_its_landmarks(tmp_path):
     assert series["image"][1, i, j, k] == pytest.approx(stored.get_fdata()[3, 4, 5], abs=1e-5)
     os.utime(folder / "scan1.nii.gz", ns=(1, 1))
     assert cases(str(tmp_path))[0].settings != case.settings
-
-
-def test_neither_a_source_nor_a_folder_is_refused():
-    with pytest.raises(InputError, match="--data: expected one of breast, thorax, phantom.* got 'nowhere'"):
-        cases("nowhere", [1])
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def test_rows_are_what_their_names_say():
-    methods = {name: paper_table._method(name) for name in paper_table.ROWS}
+    methods = {name: paper_table.table_method(name) for name in paper_table.ROWS}
     ours = {name: method for name, method in methods.items() if isinstance(method, Program)}
     assert set(ours) == {name for name, row in paper_table.ROWS.items() if row.ours}
     pair_wise = {name for name, method in ours.items() if isinstance(method, PairwiseProgram)}
@@ -93,9 +93,3 @@ def test_an_option_out_of_its_range_is_refused(options, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["benchmark", "paper", *options])
     assert message in capsys.readouterr().err
-
-
-def test_data_that_is_none_is_told_in_one_line(tmp_path, capsys):
-    assert main(["benchmark", "paper", "--output", str(tmp_path), "--data", "nowhere"]) == 2
-    error = capsys.readouterr().err
-    assert "--data: expected one of breast" in error and error.count("\n") == 1

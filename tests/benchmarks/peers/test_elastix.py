@@ -13,7 +13,7 @@ needs_elastix = pytest.mark.skipif(not hasattr(itk, "ParameterObject"), reason="
 
 
 def test_b_splines_reproduce_a_line_and_sum_to_one():
-    basis = elastix._basis(20, origin=-6.0, spacing=4.0, points=9)
+    basis = elastix.spline_basis(20, origin=-6.0, spacing=4.0, points=9)
     np.testing.assert_allclose(basis.sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(basis @ (-6 + 4 * np.arange(9.0)), np.arange(20.0), atol=1e-12)
 
@@ -29,7 +29,7 @@ def test_a_transforms_parameters_are_read_in_elastix_order():
         "GridSpacing": ["2", "2", "2"],
         "TransformParameters": [str(v) for v in values.ravel()],
     }
-    ddf = elastix._fields(parameter_map, size)
+    ddf = elastix.spline_fields(parameter_map, size)
     assert ddf.shape == (2, 3, *size)
     torch.testing.assert_close(ddf[1, 1], torch.arange(6.0).view(6, 1, 1).expand(size))
     assert ddf[0].abs().max() == 0 and ddf[1, [0, 2]].abs().max() == 0

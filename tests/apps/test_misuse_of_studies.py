@@ -1,0 +1,196 @@
+"""Misuse of the commands for studies and written fields: one line, exit code 2, nothing written, nothing run."""
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from image_files import write_nifti
+from json_files import write_json
+
+from groupmorph_monai.apps.command_line import main
+
+
+@pytest.fixture
+def study(series, tmp_path):
+    """Two series of three scans with landmarks."""
+    for name in ("s0", "s1"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        for file in series[:3]:
+            shutil.copy(file, tmp_path / "study" / name)
+            points = Path(file).with_name(Path(file).name.replace("t", "landmarks_", 1).replace(".nii.gz", ".csv"))
+            shutil.copy(points, tmp_path / "study" / name)
+    return tmp_path / "study"
+
+
+IMAGES = {"image": ["s0/t00.nii.gz", "s0/t01.nii.gz"]}
+LISTS = {
+    "no images": {"training": [{"image": []}]},
+    "an empty name": {"training": [{"image": ""}]},
+    "a number": {"training": [{"image": 3}]},
+    "landmarks that are text": {"training": [{**IMAGES, "landmarks": "s0/landmarks_00.csv"}]},
+    "labels that are numbers": {"training": [{**IMAGES, "labels": [1, 2]}]},
+    "a list": [1],
+    "code": {"training": [{"image": "$__import__('pathlib').Path('pwned').touch()"}]},
+    "a reference": {"training": [{"image": "@weights"}]},
+}
+
+
+@pytest.mark.parametrize("labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"]])
+def test_label_maps(labels, study, refused):
+    scan = nibabel.load(study / "s0" / "t00.nii.gz")
+    away = scan.affine + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]
+    ones = np.ones(scan.shape, np.float32)
+    for name, data, affine in (
+        ("l0", ones, scan.affine), ("l1", ones, scan.affine), ("half", 0.5 * ones, scan.affine),
+        ("none", 0 * ones, scan.affine), ("away", ones, away),
+    ):  # fmt: skip
+        write_nifti(study / f"{name}.nii.gz", data, affine)
+    entry = {**IMAGES, "labels": [f"{name}.nii.gz" for name in labels]}
+    write_json(study / "dataset.json", {"training": [entry], "validation": [entry]})
+    words = ["labels", f"got {len(labels)}"] if len(labels) != 2 else [f"study/{labels[1]}.nii.gz"]
+    refused(["train", "--dataset", "study", "--output", "out"], *words)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_data_list(kind, command, study, refused):
+    write_json(study / "dataset.json", LISTS[kind])
+    refused([command, "--dataset", "study", "--output", "out"], "study")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_broken_series(command, study, refused):
+    (study / "s1" / "t01.nii.gz").write_bytes(gzip.compress(b"no image"))
+    refused([command, "--dataset", "study", "--output", "out"], "s1/t01.nii.gz")
+
+
+def test_absent_reference(study, refused):
+    refused(["train", "--dataset", "study", "--output", "out", "--set", "reference=5"], "reference", "3 timepoints")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["phantom_size_voxels=[1024,1024,1024]"], "fit into"),
+        (["phantom_size_voxels=[16,16,16]", "phantom_max_motion_voxels=8"], "half the size"),
+    ],
+)
+def test_phantom_size(settings, words, refused):
+    options = [word for setting in settings for word in ("--set", setting)]
+    refused(["evaluate", "--phantoms", "--output", "out", *options], "--set phantom_", words)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_dataset(command, tmp_path, refused):
+    refused([command, "--output", "out"], "--phantoms")
+    refused([command, "--dataset", "", "--output", "out"], "--dataset")
+    refused([command, "--dataset", "absent", "--output", "out"], "absent")
+    (tmp_path / "study" / "patient").mkdir(parents=True)
+    refused([command, "--dataset", "study", "--output", "out"], "expected image files")
+    assert not Path("out").exists()
+
+
+def test_training_that_cannot_start_leaves_nothing(study, refused):
+    refused(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"], "spacing_mm", "4 voxels")
+    assert not Path("out").exists()
+    curves = Path("out/tensorboard/events.out.tfevents.1")  # of another training
+    curves.parent.mkdir(parents=True)
+    curves.touch()
+    assert main(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"]) == 2 and curves.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("evaluate --dataset study", "metrics.csv"), ("register study/s0", "report.html")]
+)
+def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.__call__", None)
+    (Path("out") / name).mkdir(parents=True)
+    refused([*command.split(), "--output", "out"], f"out/{name}: expected a file or none, got a folder")
+
+
+def test_series_with_too_few_timepoints(study, refused):
+    settings = ["--set", "timepoints_least=4", "--set", "timepoints_most=5"]
+    refused(["train", "--dataset", "study", "--output", "out", *settings], "timepoints_least", "3 timepoints of s0")
+
+
+def test_landmarks_outside_their_scan(study, refused):
+    points = (study / "s1" / "landmarks_01.csv").read_text(encoding="utf-8").splitlines()
+    (study / "s1" / "landmarks_01.csv").write_text(
+        "\n".join([points[0], *["9e3,9e3,9e3"] * (len(points) - 1)]), encoding="utf-8"
+    )
+    refused(["evaluate", "--dataset", "study", "--output", "out"], "s1/landmarks_01.csv", "outside")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["patch_size_voxels=[0,0,0]", "patch_size_voxels=[16,16]", "learning_rate=-1", "learning_rate=1e30",
+     "kl_weight=.nan", "batch_size=0", "batch_size=2", "timepoints_least=1", "timepoints_least=9",
+     "iterations_per_epoch=0", "max_minutes=-1", "seed=-1", "adam_betas=[2,2]", "train#trainer=3", "network_def=3"],
+)  # fmt: skip
+def test_training_settings(setting, refused):
+    refused(["train", "--phantoms", "--output", "out", "--set", setting], "--set")
+
+
+def test_number_of_iterations(refused):
+    command = ["train", "--phantoms", "--output", "out"]
+    refused([*command, "--set", "learning_rate"], "--set: expected NAME=VALUE")
+    refused([*command, "--set", "max_iterations=abc"], "--set max_iterations: expected a whole number")
+    refused([*command, "--iterations", "0"], "--iterations: expected a whole number from 1")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [("gone", "--data: expected one of breast, thorax, phantom"), ("/dev/null", "--data"), ("none", "expected")],
+)
+def test_data_of_the_paper_table(data, words, tmp_path, refused):
+    (tmp_path / "none").mkdir()
+    refused(["benchmark", "paper", "--data", data], words, data)
+
+
+@pytest.mark.parametrize("suite", ["likelihoods", "breathing", "scaling", "synthetic", "full_size", "memory"])
+def test_weights_of_a_suite(suite, series, refused):
+    refused(["benchmark", suite, "--weights", series[0]], "weights", series[0])
+
+
+def test_page_among_the_scans(series, refused):
+    refused(["benchmark", "warped", "--series", *series[:2], "--output", str(Path(series[0]).parent)], "--output")
+
+
+@pytest.fixture(scope="module")
+def field(phantom, tmp_path_factory):
+    """A written field on the phantom's grid."""
+    file = tmp_path_factory.mktemp("field") / "ddf_00.nii.gz"
+    image = nibabel.Nifti1Image(np.zeros((28, 24, 20, 1, 3), np.float32), phantom["affine"].numpy())
+    image.header.set_intent("vector")
+    nibabel.save(image, file)
+    return str(file)
+
+
+def test_results_with_one_name(field, series, tmp_path, refused):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        shutil.copy(series[0], tmp_path / folder / "x.nii.gz")
+    refused(["apply", field, "a/x.nii.gz", "b/x.nii.gz", "--output", "out"], "b/x.nii.gz", "a/x.nii.gz")
+    shutil.copy(field, tmp_path / "b" / "t00.nii.gz")
+    refused(["apply", "b/t00.nii.gz", series[0], "--output", "b"], "would replace the input")
+    refused(["apply", field, series[0], "gone.nii.gz", "--output", "out"], "gone.nii.gz")
+
+
+def test_dots_in_names_are_kept(field, series, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["scan.t1.nii.gz", "scan.t2.nii.gz", "1.2.840.113.NII.GZ"]
+    for name in names:
+        shutil.copy(series[0], name)
+    assert main(["apply", field, *names, "--output", "out"]) == 0
+    assert sorted(os.listdir("out")) == ["1.2.840.113.nii.gz", "scan.t1.nii.gz", "scan.t2.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv", "p.mrk.json"])
+@pytest.mark.parametrize("content", ["", "x,y,z\n", "1,2\n", "1,2,3\n4\n", "a,b,c\n", "nan,1,2\n", "point\n"])
+def test_points(name, content, field, tmp_path, refused):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    refused(["apply", field, name, "--output", "out"], name)

@@ -1,0 +1,11 @@
+"""JSON files, as the program writes and reads them."""
+
+import json
+
+
+def read_json(file):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_json(file, content):
+    file.write_text(json.dumps(content), encoding="utf-8")
