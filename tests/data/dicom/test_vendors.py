@@ -169,7 +169,7 @@ def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, crea
 
 def test_ges_b_value_is_read_without_its_type_and_creator(tmp_path):
     """Anonymisers remove the creators of private blocks, without which implicit files declare no types."""
-    images = VENDORS["ge"](volumes(), affine_of())
+    images = VENDORS["ge"](exports.volumes(), affine_of())
     for n, image in enumerate(images):
         image.add_new((0x0043, 0x1039), "UN", b"1000\\8\\0\\0" if 4 * n >= len(images) else b"0\\8\\0\\0 ")
     lines, reason = list_dicom([exports.save(images, tmp_path)])
