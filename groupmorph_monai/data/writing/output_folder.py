@@ -99,6 +99,9 @@ def claim(output_dir: str | Path) -> bool:
             f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, or "
             "choose another folder"
         ) from None
+    except InputError:
+        release(folder)
+        raise
     except OSError as error:
         release(folder)
         raise _unusable(output_dir, error) from error

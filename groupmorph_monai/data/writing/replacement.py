@@ -70,9 +70,24 @@ def to_be_replaced(folder: Path) -> set[str]:
     """List the names of files and folders that `clean` would remove or replace."""
     names: set[str] = set()
     for journal in journals(folder):
-        with suppress(OSError, ValueError):  # a journal without a list is discarded
-            stale = json.loads((journal / _STALE).read_text(encoding="utf-8"))
-            names.update(stale, (path.name for path in journal.iterdir()))
+        with suppress(FileNotFoundError):  # a journal without a list is discarded
+            names.update(_stale_names(journal), (path.name for path in journal.iterdir()))
+    return names
+
+
+def _stale_names(journal: Path) -> list[str]:
+    """Read the list of a journal, which must not name anything outside the output folder."""
+    file = journal / _STALE
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name == Path(name).name and name not in ("", "..") for name in names
+    ):
+        raise InputError(
+            f"{file}: expected a list of files that a stopped run was replacing, got a damaged one; remove {journal}"
+        )
     return names
 
 
@@ -180,9 +195,10 @@ def _move_in(journal: Path, folder: Path) -> None:
     if not (journal / _STALE).exists():  # the run was killed before the journal was complete, or after all moves
         shutil.rmtree(journal)
         return
+    stale = _stale_names(journal)
     if (journal / REPORT).exists():
         (folder / REPORT).unlink(missing_ok=True)
-    for name in json.loads((journal / _STALE).read_text(encoding="utf-8")):
+    for name in stale:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         else:

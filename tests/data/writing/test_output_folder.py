@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -310,3 +311,20 @@ def test_a_journal_of_a_dead_run_is_completed(tmp_path):
     claim(folder)
     release(folder)
     assert result_in(folder) == NEW and hidden(folder) == []
+
+
+@pytest.mark.parametrize("stale", ['["../precious"]', '[".."]', '["a/b"]', "[5]", "5", "broken"])
+def test_a_damaged_journal_removes_nothing(tmp_path, stale):
+    folder, precious = tmp_path / "out", tmp_path / "precious"
+    write(folder, OLD)
+    precious.write_text("kept", encoding="utf-8")
+    journal = folder / ".commit-x"
+    journal.mkdir()
+    (journal / ".stale.json").write_text(stale, encoding="utf-8")
+    with pytest.raises(InputError, match=r"stale\.json: expected a list of files"):
+        claim(folder)
+    assert precious.read_text(encoding="utf-8") == "kept" and hidden(folder) == [".commit-x"]
+    shutil.rmtree(journal)
+    claim(folder)
+    release(folder)
+    assert result_in(folder) == OLD
