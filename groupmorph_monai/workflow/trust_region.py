@@ -42,7 +42,8 @@ class TrustRegion:
         """
         if self._model is not None:
             worse = _bound_fell(model, z.values, self._model, self.z.values, precision)
-            model, z = model.unless(worse, self._model), _select(worse, self.z, z, model.storage)
+            kept = model.storage.map(lambda old, new: torch.where(worse, old, new), self.z.values, z.values)
+            model, z = model.unless(worse, self._model), z.like(kept)
             self.damping = torch.where(worse, _DAMPING * self.damping + _DAMPING, self.damping / _DAMPING)
         self.z, self._model = z, model
         return model
@@ -58,11 +59,6 @@ def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
     mean = total / (dz.numel() / dz.shape[1])
     shortening = (mean / _LONGEST_VOXELS).clamp_min(1)
     return z.like(storage.map(lambda v, d: v + d / shortening, z.values, dz[None])), z.step * mean / shortening
-
-
-def _select(condition: Tensor, one: Field, other: Field, storage: Storage) -> Field:
-    """Return ``one`` if ``condition``, a scalar bool tensor, holds and ``other`` if not, without reading it."""
-    return one.like(storage.map(lambda a, b: torch.where(condition, a, b), one.values, other.values))
 
 
 def _bound_fell(model: Quadratic, z: Tensor, old_model: Quadratic, old_z: Tensor, precision: Precision) -> Tensor:

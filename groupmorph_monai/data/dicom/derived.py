@@ -76,7 +76,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         plane: first slice of the timepoint in time, for times and protocol.
         home: a slice of the scan that defines the output grid, for patient, study and frame of reference.
     """
-    own, of_home = (_attributes(p) for p in (plane, home))
+    files = [p.file for p in (plane, home)]
+    own, of_home = (Attributes(pydicom.dcmread(f.path, stop_before_pixels=True, force=True), f.frame) for f in files)
     modality, header = home.source.examination.modality, Dataset()
     required = _REQUIRED | _REQUIRED_OF_MODALITY[modality]
     for name in dict.fromkeys([*_OF_EVERY_IMAGE, *_OF_MODALITY[modality], *required]):
@@ -119,10 +120,6 @@ def derived_object(home: Plane, name: str, meaning: str, series_number: int) -> 
     result.Manufacturer, result.ManufacturerModelName = equipment.Manufacturer, equipment.ManufacturerModelName
     result.SoftwareVersions, result.DeviceSerialNumber = equipment.SoftwareVersions, "1"
     return result
-
-
-def _attributes(plane: Plane) -> Attributes:
-    return Attributes(pydicom.dcmread(plane.file.path, stop_before_pixels=True, force=True), plane.file.frame)
 
 
 def item(**attributes: object) -> Dataset:

@@ -55,7 +55,11 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         raise InputError(_missing(positions, short, number))
     if number == 1:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
-    key = _distinguishing_key(positions)
+    # The first key that differs between all images at every position.
+    distinguishing = (
+        key for key in _ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)
+    )
+    key = next(distinguishing, None)
     if key is None:
         first, second = (plane.file.path for plane in positions[0][:2])
         raise InputError(
@@ -74,14 +78,6 @@ def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
         else:
             positions.append([plane])
     return positions
-
-
-def _distinguishing_key(groups: Sequence[Sequence[Plane]]) -> str | None:
-    """Find the first key that differs between all members of each group."""
-    for key in _ORDER:
-        if all(len({p.keys.get(key) for p in group} - {None}) == len(group) for group in groups):
-            return key
-    return None
 
 
 def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:

@@ -48,7 +48,9 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     aligned = np.nan_to_num(aligned, nan=0.0)
     slope = _slope(float(np.abs(aligned).max()))
     uid, affine = generate_uid(), LPS_TO_RAS @ series.frames[home].affine
-    firsts = [min(planes, key=_first) for planes in series.dicom_slices]
+    firsts = [
+        min(planes, key=lambda p: [p.keys.get(name, 0.0) for name in _COPIED_TIMES]) for planes in series.dicom_slices
+    ]
     lost = series.times_s is not None and not any(_tells(key, firsts, series.times_s) for key in _COPIED_TIMES)
     for k, (volume, planes) in enumerate(zip(aligned, series.dicom_slices)):
         header = derived_header(firsts[k], base)
@@ -79,11 +81,6 @@ def _slope(largest: float) -> float:
     """Rescale slope of the stored integers for values up to ``largest``."""
     bits = math.log2(max(largest, 1e-30) / _LARGEST)
     return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
-
-
-def _first(plane: Plane) -> tuple[float, ...]:
-    """Sort key of slices by time, with the same attributes as in `order`."""
-    return tuple(plane.keys.get(name, 0.0) for name in _COPIED_TIMES)
 
 
 def _tells(key: str, planes: Sequence[Plane], times_s: Sequence[float]) -> bool:

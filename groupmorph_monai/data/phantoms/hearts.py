@@ -72,7 +72,8 @@ def make_heart(
     strength = torch.Generator().manual_seed(seed if motion_seed is None else motion_seed)
     motion = ScalingAndSquaring(6)(_velocity(local(grid), kind, radii, turn, strength)[None, None])[0, 0]
     (rest, _), (contracted, heart) = signal(grid), signal(grid + motion)
-    voxels = _random_voxels(heart > 0.5, landmarks, seed)
+    voxels = torch.argwhere(heart > 0.5)
+    voxels = voxels[torch.randperm(len(voxels), generator=torch.Generator().manual_seed(seed))[:landmarks]]
     return {
         "image": add_rician_noise(rng, torch.stack([rest, contracted]), noise),
         "motion": motion,
@@ -80,12 +81,6 @@ def make_heart(
         "landmarks": torch.stack([voxels + motion[(slice(None), *voxels.T)].T, voxels.float()]),
         "affine": torch.eye(4, dtype=torch.float64),
     }
-
-
-def _random_voxels(mask: Tensor, number: int, seed: int) -> Tensor:
-    """Choose voxels inside a mask, ``(number, 3)``, or all of them if there are fewer."""
-    voxels = torch.argwhere(mask)
-    return voxels[torch.randperm(len(voxels), generator=torch.Generator().manual_seed(seed))[:number]]
 
 
 def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tensor, Tensor]:

@@ -180,7 +180,8 @@ def write_registration(
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
             if std_mm is not None:
-                maps[f"std_mm_{k:02d}"] = _resample_std(std_mm[k], grid, k)
+                maps[f"std_mm_{k:02d}"], _ = resample(std_mm[k], grid)
+                check_finite(maps[f"std_mm_{k:02d}"], f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
             _write_field(products.fields, transforms, k, grid, folder / f"ddf_{k:02d}.nii.gz")
             _write_field(products.fields, inverses, k, series.frames[k].grid, folder / f"inverse_ddf_{k:02d}.nii.gz")
             storage.release()
@@ -212,12 +213,6 @@ def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
     """Call a function for each item in a few threads."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, FILES_AT_ONCE)) as pool:
         list(pool.map(function, items))
-
-
-def _resample_std(std_mm: Frame, grid: Grid, k: int) -> np.ndarray:
-    std = resample(std_mm, grid)[0]
-    check_finite(std, f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
-    return std
 
 
 def _write_products(

@@ -10,33 +10,32 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, refused, volumes  # noqa: E402
 
 from groupmorph_monai.apps.command_line import main  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
 
 def test_images_that_wrongly_share_a_uid_are_all_read(tmp_path):
-    images = exports.dynamic()
+    images = dynamic()
     for image in images:
         image.SOPInstanceUID = f"1.2.3.{image.InstanceNumber}"
-    exports.assert_aligned(read_series(exports.save(images, tmp_path)), exports.volumes())
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
 def test_parts_of_a_series_in_two_folders_or_files_named_outright(tmp_path):
-    images = exports.siemens(exports.volumes(), exports.AFFINE)
+    images = exports.siemens(volumes(), AFFINE)
     folders = [
-        exports.save(images[: 2 * exports.SIZE[2]], tmp_path / "a"),
-        exports.save(images[2 * exports.SIZE[2] :], tmp_path / "b"),
+        exports.save(images[: 2 * SIZE[2]], tmp_path / "a"),
+        exports.save(images[2 * SIZE[2] :], tmp_path / "b"),
     ]
-    exports.assert_aligned(read_series(folders), exports.volumes())
-    exports.assert_aligned(
-        read_series([path for folder in folders for path in folder.rglob("*") if path.is_file()]), exports.volumes()
-    )
+    assert_aligned(read_series(folders), volumes())
+    assert_aligned(read_series([path for folder in folders for path in folder.rglob("*") if path.is_file()]), volumes())
 
 
 def test_a_messy_folder(tmp_path):
     """Copies, a DICOMDIR, reports, files without a preamble, private junk, empty and hidden files."""
-    images = exports.dynamic()
+    images = dynamic()
     exports.save(images, tmp_path / "DICOM")
     for number, image in enumerate(images[:9]):
         exports.write(image, tmp_path / "copy" / f"{number}.dcm")
@@ -56,51 +55,49 @@ def test_a_messy_folder(tmp_path):
     (tmp_path / ".DS_Store").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "cut").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05")
     for path in (tmp_path, tmp_path / "DICOMDIR"):
-        exports.assert_aligned(read_series(path), exports.volumes())
+        assert_aligned(read_series(path), volumes())
 
 
 def test_a_missing_slice_is_named(tmp_path):
-    images = exports.dynamic()
+    images = dynamic()
     exports.save(images[:9] + images[10:], tmp_path / "one")
-    exports.refused(
-        tmp_path / "one", "4 images at each of the 7 slice positions", "got 3 at 26 mm", "timepoint 1 by its"
-    )
+    refused(tmp_path / "one", "4 images at each of the 7 slice positions", "got 3 at 26 mm", "timepoint 1 by its")
     exports.save([image for image in images if image.InstanceNumber != 4], tmp_path / "all")
-    exports.refused(tmp_path / "all", "3 mm apart", "a gap of 6 mm after slice 3", "export")
+    refused(tmp_path / "all", "3 mm apart", "a gap of 6 mm after slice 3", "export")
 
 
 def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
-    images = exports.dynamic(exports.examination(), exports.volumes(2))
-    again = exports.dynamic(exports.examination(), exports.volumes(2))
+    images = dynamic(exports.examination(), volumes(2))
+    again = dynamic(exports.examination(), volumes(2))
     for image, twin in zip(images, again):
         twin.SOPInstanceUID, uid = exports.generate_uid(), image.SeriesInstanceUID
         twin.SeriesInstanceUID, twin.StudyInstanceUID = uid, image.StudyInstanceUID
         twin.FrameOfReferenceUID = image.FrameOfReferenceUID
-    exports.refused(exports.save(images + again, tmp_path), "differs from", "exported twice")
+    refused(exports.save(images + again, tmp_path), "differs from", "exported twice")
 
 
 def test_uneven_slices_are_refused(tmp_path):
-    images = exports.dynamic()
+    images = dynamic()
     for image in images:
         if image.InstanceNumber == 3:
             image.ImagePositionPatient = [*image.ImagePositionPatient[:2], float(image.ImagePositionPatient[2]) + 0.7]
-    exports.refused(exports.save(images, tmp_path), "evenly spaced", "0.7 mm off", "2.3 to 3.7 mm")
+    refused(exports.save(images, tmp_path), "evenly spaced", "0.7 mm off", "2.3 to 3.7 mm")
 
 
 def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
-    images = exports.dynamic()
+    images = dynamic()
     for image in images:
         del image.ImagePositionPatient
-    exports.refused(exports.save(images, tmp_path / "nowhere"), "position and an orientation", "study")
+    refused(exports.save(images, tmp_path / "nowhere"), "position and an orientation", "study")
     (tmp_path / "none").mkdir()
-    exports.refused(tmp_path / "none", "DICOM, NIfTI", "found none")
+    refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
 
 
 @pytest.mark.parametrize("place", [".", "dicom"])
 def test_dicom_beside_nifti_is_not_called_missing(tmp_path, capsys, place):
-    exports.save(exports.dynamic(), tmp_path / place)
-    nib.save(nib.Nifti1Image(exports.volumes()[0], exports.AFFINE), tmp_path / "t0.nii.gz")
+    exports.save(dynamic(), tmp_path / place)
+    nib.save(nib.Nifti1Image(volumes()[0], AFFINE), tmp_path / "t0.nii.gz")
     assert main(["register", str(tmp_path), "--list"]) == 2
     error = capsys.readouterr().err
     assert "at its top level (t0.nii.gz), which are read instead" in error and "folder of the DICOM files" in error
@@ -108,47 +105,47 @@ def test_dicom_beside_nifti_is_not_called_missing(tmp_path, capsys, place):
 
 def test_mixed_geometry_becomes_frames_on_their_own_grids(tmp_path):
     """The table moved between two series, and the second one has more slices."""
-    shared, data = exports.examination(), exports.volumes(2)
-    lower = exports.AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1.5], [0, 0, 0, 1]])
-    images = exports.classic(shared, data[0], exports.AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
+    shared, data = exports.examination(), volumes(2)
+    lower = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1.5], [0, 0, 0, 1]])
+    images = exports.classic(shared, data[0], AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
     images += exports.classic(shared, data[1][:, :, :5], lower, SeriesDescription="t1", AcquisitionTime="101110")
     series = read_series(exports.save(images, tmp_path), description="t1")
-    for frame, affine, size in zip(series.frames, (exports.AFFINE, lower), (7, 5)):
+    for frame, affine, size in zip(series.frames, (AFFINE, lower), (7, 5)):
         np.testing.assert_allclose(frame.affine, affine, atol=1e-5)
         assert frame.data.shape[2] == size
 
 
 def test_a_timepoint_whose_slices_were_not_fetched_is_missed(tmp_path):
     """As in a git-annex clone, where the other timepoints would make a series of their own."""
-    for n, image in enumerate(exports.dynamic()):
+    for n, image in enumerate(dynamic()):
         exports.write(image, tmp_path / f"{n:04d}")
     assert len(read_series(tmp_path).frames) == 4
-    for n in range(exports.SIZE[2]):
+    for n in range(SIZE[2]):
         (tmp_path / f"{n:04d}").unlink()
         (tmp_path / f"{n:04d}").symlink_to("gone")
-    exports.refused(tmp_path, "a link to a missing one, 'gone'")
+    refused(tmp_path, "a link to a missing one, 'gone'")
 
 
 def test_voxels_without_size_are_refused(tmp_path):
-    images = exports.dynamic()
+    images = dynamic()
     for image in images:
         image.PixelSpacing = [0, 0]
-    exports.refused(exports.save(images, tmp_path), "invertible affine matrix")
+    refused(exports.save(images, tmp_path), "invertible affine matrix")
 
 
 def test_noise_of_headers_does_not_split_a_series(tmp_path):
     """Nor wherever values are rounded, such as at 0.0005."""
-    data, rng = exports.volumes(), np.random.default_rng(0)
-    images = exports.dynamic(exports.examination(), data)
+    data, rng = volumes(), np.random.default_rng(0)
+    images = dynamic(exports.examination(), data)
     for image in images:
         image.PixelSpacing = [f"{1.5005 + 1e-5 * noise:.7f}" for noise in rng.uniform(-1, 1, 2)]
         axes = np.array([1, 0.0005, 0, -0.0005, 1, 0]) + 1e-6 * rng.uniform(-1, 1, 6)
         image.ImageOrientationPatient = [f"{value:.8f}" for value in axes]
-    exports.assert_aligned(read_series(exports.save(images, tmp_path)), data)
+    assert_aligned(read_series(exports.save(images, tmp_path)), data)
 
 
 def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
-    exports.save(exports.dynamic(), tmp_path)
+    exports.save(dynamic(), tmp_path)
     real = builtins.__import__
 
     def without(name, *arguments, **options):

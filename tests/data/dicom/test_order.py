@@ -6,12 +6,13 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, one_series, volumes  # noqa: E402
 
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 
 
 def test_frames_without_times_keep_their_order(tmp_path):
-    image = exports.enhanced(exports.volumes(), exports.AFFINE)[0]
+    image = exports.enhanced(volumes(), AFFINE)[0]
     for group in image.PerFrameFunctionalGroupsSequence:
         del group.FrameContentSequence
     positions = [
@@ -20,30 +21,30 @@ def test_frames_without_times_keep_their_order(tmp_path):
     place = [k for k, position in enumerate(positions) if position == positions[0]]
     series = read_series(exports.save([image], tmp_path))
     assert series.times_s is None
-    frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, exports.SIZE[1], exports.SIZE[0])
+    frames = np.frombuffer(image.PixelData, "<u2").reshape(-1, SIZE[1], SIZE[0])
     for frame, number in zip(series.frames, place, strict=True):
-        assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(exports.SIZE[2]))
+        assert any(np.array_equal(frame.data[..., k], 2.0 * frames[number].T - 5) for k in range(SIZE[2]))
 
 
 def test_frames_without_times_are_ordered_by_their_dimension_indices(tmp_path):
-    image = exports.enhanced(exports.volumes(), exports.AFFINE)[0]
+    image = exports.enhanced(volumes(), AFFINE)[0]
     for group in image.PerFrameFunctionalGroupsSequence:
         content = group.FrameContentSequence[0]
         content.DimensionIndexValues = [1, content.InStackPositionNumber, content.TemporalPositionIndex]
         del content.FrameAcquisitionDateTime, content.TemporalPositionIndex
     series = read_series(exports.save([image], tmp_path))
-    for frame, volume in zip(series.frames, exports.volumes(), strict=True):
+    for frame, volume in zip(series.frames, volumes(), strict=True):
         np.testing.assert_array_equal(frame.data, 2.0 * volume - 5)
 
 
 def test_consecutive_series_whose_times_overlap_by_rounding_are_ordered_by_them(tmp_path):
-    images = exports.siemens(exports.volumes(), exports.AFFINE)
+    images = exports.siemens(volumes(), AFFINE)
     for number, image in enumerate(images):
-        k, s = divmod(number, exports.SIZE[2])
-        image.AcquisitionTime = exports.clock((exports.SIZE[2] - 1) * k + s + 0.01 * (s == exports.SIZE[2] - 1))
+        k, s = divmod(number, SIZE[2])
+        image.AcquisitionTime = exports.clock((SIZE[2] - 1) * k + s + 0.01 * (s == SIZE[2] - 1))
         image.SeriesNumber = 20 - k
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, exports.volumes())
+    assert_aligned(series, volumes())
     np.testing.assert_allclose(series.times_s, [0, 6, 12, 18], atol=1e-4)
 
 
@@ -60,42 +61,42 @@ def test_consecutive_series_whose_times_overlap_by_rounding_are_ordered_by_them(
 )
 def test_any_one_attribute_tells_order_and_times(tmp_path, attributes):
     """As in anonymised exports, from which the others are gone."""
-    data, seconds, shuffled = exports.volumes(3), (0, 15, 40), [2, 0, 1]  # numbered in another order
+    data, seconds, shuffled = volumes(3), (0, 15, 40), [2, 0, 1]  # numbered in another order
     headers = [{name: value(seconds[k]) for name, value in attributes.items()} for k in shuffled]
-    images = exports.one_series(data[shuffled], headers, SeriesDescription="dyn")
+    images = one_series(data[shuffled], headers, SeriesDescription="dyn")
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s == (0, 15, 40) and series.frame_time is None
 
 
 def test_without_times_instances_are_ordered_by_their_numbers(tmp_path):
-    data = exports.volumes(2)
-    headers = [{"InstanceNumber": [2 * s + k + 1 for s in range(exports.SIZE[2])]} for k in (1, 0)]
-    series = read_series(exports.save(exports.one_series(data[::-1], headers), tmp_path))
-    exports.assert_aligned(series, data)
+    data = volumes(2)
+    headers = [{"InstanceNumber": [2 * s + k + 1 for s in range(SIZE[2])]} for k in (1, 0)]
+    series = read_series(exports.save(one_series(data[::-1], headers), tmp_path))
+    assert_aligned(series, data)
     assert series.times_s is None and series.frame_time is None
 
 
 def test_slices_acquired_one_after_the_other_make_one_volume(tmp_path):
     """Interleaved 2D: the last slice of a volume is acquired after the first slice of the next would be sorted."""
-    data, slices = exports.volumes(3), range(exports.SIZE[2])
+    data, slices = volumes(3), range(SIZE[2])
     times = [[exports.clock(2 * k + 0.25 * ((3 * s) % len(slices))) for s in slices] for k in range(3)]
-    series = read_series(exports.save(exports.one_series(data, [{"AcquisitionTime": t} for t in times]), tmp_path))
-    exports.assert_aligned(series, data)
+    series = read_series(exports.save(one_series(data, [{"AcquisitionTime": t} for t in times]), tmp_path))
+    assert_aligned(series, data)
     assert series.times_s == (0, 2, 4)
 
 
 def test_whole_seconds_give_way_to_trigger_times_that_agree(tmp_path):
     times = zip(("102030", "102035", "102041"), ("0", "5300", "10600"))
     headers = [{"AcquisitionTime": clock, "TriggerTime": trigger} for clock, trigger in times]
-    images = exports.one_series(exports.volumes(3), headers)
+    images = one_series(volumes(3), headers)
     assert read_series(exports.save(images, tmp_path)).times_s == (0, 5.3, 10.6)
 
 
 def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_series(tmp_path):
-    images = exports.siemens(exports.volumes(), exports.AFFINE, AcquisitionDateTime="20250301101500")
+    images = exports.siemens(volumes(), AFFINE, AcquisitionDateTime="20250301101500")
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, exports.volumes())
+    assert_aligned(series, volumes())
     assert series.times_s == exports.TIMES_S
 
 
@@ -111,55 +112,54 @@ def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_
     ids=str,
 )
 def test_a_scan_over_midnight_keeps_its_order(tmp_path, study, dates):
-    data = exports.volumes(2)
+    data = volumes(2)
     headers = [{"AcquisitionTime": clock, **date} for clock, date in zip(("235950", "000010"), dates)]
-    images = exports.one_series(data, headers, shared=exports.examination(**study))
+    images = one_series(data, headers, shared=exports.examination(**study))
     series = read_series(exports.save(images, tmp_path))
     assert series.times_s == (0, 20)
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
 
 
 def test_series_are_not_ordered_by_numbers_that_each_of_them_counts(tmp_path):
-    shared, data, images = exports.examination(), exports.volumes(), []
-    for k, volume in enumerate(data):
-        attributes = {"AcquisitionNumber": (3, 1, 2, 5)[k], "SeriesNumber": (2, 9, 10, 11)[k]}
-        images += exports.classic(shared, volume, exports.AFFINE, SeriesDescription="t1", **attributes)
+    data, shared, images = volumes(), exports.examination(), []
+    for volume, number, series_number in zip(data, (3, 1, 2, 5), (2, 9, 10, 11)):
+        images += exports.classic(shared, volume, AFFINE, AcquisitionNumber=number, SeriesNumber=series_number)
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s is None
 
 
 def test_trigger_times_count_from_the_start_of_their_series(tmp_path):
     """The scan before the contrast agent is a series of its own, 300 s before the dynamic one."""
-    shared, data = exports.examination(), exports.volumes()
+    shared, data = exports.examination(), volumes()
     before = {"SeriesNumber": 3, "AcquisitionTime": "100000", "TriggerTime": "0"}
-    images = exports.classic(shared, data[0], exports.AFFINE, SeriesDescription="pre", **before)
+    images = exports.classic(shared, data[0], AFFINE, SeriesDescription="pre", **before)
     for k, trigger in enumerate(("8000", "28000", "48000")):
-        images += exports.dynamic(shared, data[k + 1 : k + 2], AcquisitionTime="100500", TriggerTime=trigger)
-    for image in images[exports.SIZE[2] :]:
+        images += dynamic(shared, data[k + 1 : k + 2], AcquisitionTime="100500", TriggerTime=trigger)
+    for image in images[SIZE[2] :]:
         image.SeriesInstanceUID = images[-1].SeriesInstanceUID
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s == (0, 308, 328, 348)
 
 
 def test_the_times_of_series_are_those_of_their_volumes_if_there_are_no_others(tmp_path):
-    shared, data, images = exports.examination(), exports.volumes(), []
+    shared, data, images = exports.examination(), volumes(), []
     for volume, number, time in zip(data, (5, 4, 3, 2), exports.TIMES_S):
         attributes = {"SeriesTime": exports.clock(time), "SeriesDate": "20250301", "AcquisitionNumber": 1}
-        images += exports.classic(shared, volume, exports.AFFINE, SeriesNumber=number, **attributes)
+        images += exports.classic(shared, volume, AFFINE, SeriesNumber=number, **attributes)
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s == exports.TIMES_S
 
 
 def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
     """All phases are acquired at once, slice by slice, so that acquisition times say nothing about their order."""
-    shared, data, images = exports.examination(Modality="CT"), exports.volumes(), []
+    shared, data, images = exports.examination(Modality="CT"), volumes(), []
     for k, (volume, first) in enumerate(zip(data, (0.3, 0.0, 0.2, 0.1))):
-        times = [exports.clock(2 * s + first) for s in range(exports.SIZE[2])]
+        times = [exports.clock(2 * s + first) for s in range(SIZE[2])]
         attributes = {"SeriesNumber": 300 + k, "SeriesDescription": f"Gated {25 * k} %", "AcquisitionTime": times}
-        images += exports.classic(shared, volume, exports.AFFINE, exports.CT, **attributes)
+        images += exports.classic(shared, volume, AFFINE, exports.CT, **attributes)
     series = read_series(exports.save(images, tmp_path))
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s is None

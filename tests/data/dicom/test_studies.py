@@ -6,6 +6,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, dynamic, refused, volumes  # noqa: E402
 
 from groupmorph_monai.apps.command_line import main  # noqa: E402
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
@@ -18,27 +19,25 @@ from groupmorph_monai.errors import InputError  # noqa: E402
 
 def study(shared):
     """A dynamic series among what else an examination holds."""
-    other = exports.volumes(6, seed=6)
-    flipped = exports.AFFINE[:, [0, 2, 1, 3]]
+    other = volumes(6, seed=6)
+    flipped = AFFINE[:, [0, 2, 1, 3]]
     computed = {"ImageType": ["DERIVED", "SECONDARY", "SUB"], "SeriesNumber": 9}
-    images = exports.dynamic(shared)
+    images = dynamic(shared)
     images += exports.classic(shared, other[0], flipped, SeriesDescription="localizer", SeriesNumber=2)
-    images += exports.classic(shared, other[0], exports.AFFINE, SeriesDescription="localizer", SeriesNumber=2)
-    images += exports.classic(
-        shared, other[1], exports.AFFINE, SeriesDescription="t2_tse", SeriesNumber=3, EchoTime="90"
-    )
-    images += exports.dynamic(shared, other[:3], SeriesDescription="subtraction", **computed)
+    images += exports.classic(shared, other[0], AFFINE, SeriesDescription="localizer", SeriesNumber=2)
+    images += exports.classic(shared, other[1], AFFINE, SeriesDescription="t2_tse", SeriesNumber=3, EchoTime="90")
+    images += dynamic(shared, other[:3], SeriesDescription="subtraction", **computed)
     weighted = exports.generate_uid()
     for b in (0, 400, 800):
         header = {"SeriesDescription": "ep2d_diff", "SeriesNumber": 4, "SeriesInstanceUID": weighted}
         header |= {"EchoTime": "60", "DiffusionBValue": float(b), "AcquisitionTime": exports.clock(b)}
-        images += exports.classic(shared, other[2], exports.AFFINE, **header)
+        images += exports.classic(shared, other[2], AFFINE, **header)
     return images
 
 
 def test_the_dynamic_series_is_found_among_others(tmp_path):
     series = read_series(exports.save(study(exports.examination()), tmp_path))
-    exports.assert_aligned(series, exports.volumes())
+    assert_aligned(series, volumes())
     assert series.times_s == exports.TIMES_S and series.description == "dyn"
 
 
@@ -68,9 +67,7 @@ def test_the_list_says_what_would_be_aligned_and_why_the_rest_is_not(tmp_path, c
 )
 def test_a_list_of_what_cannot_be_aligned_ends_as_an_error(tmp_path, capsys, series, options, words):
     shared = exports.examination()
-    exports.save(
-        exports.dynamic(shared) + exports.dynamic(shared, exports.volumes(seed=7), SeriesNumber=6, **series), tmp_path
-    )
+    exports.save(dynamic(shared) + dynamic(shared, volumes(seed=7), SeriesNumber=6, **series), tmp_path)
     assert main(["register", str(tmp_path), "--list", *options]) == 2
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2 and all("slices of" in line for line in captured.out.splitlines())
@@ -81,73 +78,71 @@ def test_a_list_of_what_cannot_be_aligned_ends_as_an_error(tmp_path, capsys, ser
 @pytest.mark.parametrize("pattern", ["subtraction", "SUB*", "*traction"])
 def test_a_description_chooses_what_the_program_would_not(tmp_path, pattern):
     exports.save(study(exports.examination()), tmp_path)
-    exports.assert_aligned(read_series(tmp_path, description=pattern), exports.volumes(6, seed=6)[:3])
-    exports.refused(tmp_path, "'t2_tse'", "--list", description="t3")
+    assert_aligned(read_series(tmp_path, description=pattern), volumes(6, seed=6)[:3])
+    refused(tmp_path, "'t2_tse'", "--list", description="t3")
 
 
 def test_brackets_of_a_description_are_no_pattern(tmp_path):
     shared = exports.examination()
-    images = exports.dynamic(shared, SeriesDescription="t1 [dyn]")
-    images += exports.dynamic(shared, exports.volumes(seed=7), SeriesDescription="t1 d", SeriesNumber=6)
-    exports.assert_aligned(read_series(exports.save(images, tmp_path), description="t1 [dyn]"), exports.volumes())
+    images = dynamic(shared, SeriesDescription="t1 [dyn]")
+    images += dynamic(shared, volumes(seed=7), SeriesDescription="t1 d", SeriesNumber=6)
+    assert_aligned(read_series(exports.save(images, tmp_path), description="t1 [dyn]"), volumes())
 
 
 def test_a_description_of_one_scan_names_it_and_no_other_series(tmp_path):
     exports.save(study(exports.examination()), tmp_path)
-    message = exports.refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
+    message = refused(tmp_path, "the series that match 't2*' have one timepoint: 3 't2_tse'", description="t2*")
     assert message.startswith("--series-description: ") and "'dyn'" not in message
 
 
 def test_single_scans_that_are_not_alike_are_aligned_when_named(tmp_path, caplog):
-    shared, data = exports.examination(), exports.volumes(2)
+    shared, data = exports.examination(), volumes(2)
     images = exports.classic(
-        shared, data[0], exports.AFFINE, SeriesDescription="t1_pre", AcquisitionTime="101010", FlipAngle="5"
+        shared, data[0], AFFINE, SeriesDescription="t1_pre", AcquisitionTime="101010", FlipAngle="5"
     )
-    images += exports.classic(shared, data[1], exports.AFFINE, SeriesDescription="t1_post", AcquisitionTime="102010")
+    images += exports.classic(shared, data[1], AFFINE, SeriesDescription="t1_post", AcquisitionTime="102010")
     exports.save(images, tmp_path)
-    exports.refused(tmp_path, "two timepoints", "--series-description")
+    refused(tmp_path, "two timepoints", "--series-description")
     series = read_series(tmp_path, description="t1*")
-    exports.assert_aligned(series, data)
+    assert_aligned(series, data)
     assert series.times_s == (0, 600) and series.description == "t1_pre, t1_post" and "dissimilar" in caplog.text
 
 
 def test_two_series_of_equal_length_are_not_guessed(tmp_path):
     shared = exports.examination()
-    images = exports.dynamic(shared) + exports.dynamic(
-        shared, exports.volumes(seed=7), SeriesDescription="dyn_b", SeriesNumber=6
-    )
+    images = dynamic(shared) + dynamic(shared, volumes(seed=7), SeriesDescription="dyn_b", SeriesNumber=6)
     exports.save(images, tmp_path)
-    exports.refused(tmp_path, "one series to align", "'dyn'", "'dyn_b'", "--series-description")
-    exports.assert_aligned(read_series(tmp_path, description="dyn_b"), exports.volumes(seed=7))
+    refused(tmp_path, "one series to align", "'dyn'", "'dyn_b'", "--series-description")
+    assert_aligned(read_series(tmp_path, description="dyn_b"), volumes(seed=7))
 
 
 def test_two_studies_with_one_series_each_are_told_apart_by_their_folders(tmp_path):
     for name in ("first", "second"):
-        exports.save(exports.dynamic(), tmp_path / name)
-    message = exports.refused(tmp_path, "one series to align", "the same name", "folder")
+        exports.save(dynamic(), tmp_path / name)
+    message = refused(tmp_path, "one series to align", "the same name", "folder")
     assert "--series-description" not in message
-    exports.assert_aligned(read_series(tmp_path / "second"), exports.volumes())
+    assert_aligned(read_series(tmp_path / "second"), volumes())
 
 
 def test_several_patients_are_refused_and_several_frames_of_reference_left_to_the_user(tmp_path, caplog):
     one, two = exports.examination(), exports.examination()
-    two.StudyInstanceUID, data = one.StudyInstanceUID, exports.volumes(2)
-    images = exports.classic(one, data[0], exports.AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
-    images += exports.classic(two, data[1], exports.AFFINE, SeriesDescription="t1", AcquisitionTime="111010")
+    two.StudyInstanceUID, data = one.StudyInstanceUID, volumes(2)
+    images = exports.classic(one, data[0], AFFINE, SeriesDescription="t1", AcquisitionTime="101010")
+    images += exports.classic(two, data[1], AFFINE, SeriesDescription="t1", AcquisitionTime="111010")
     exports.save(images, tmp_path / "moved")
-    exports.refused(tmp_path / "moved", "--series-description")
-    exports.assert_aligned(read_series(tmp_path / "moved", description="t1"), data)
+    refused(tmp_path / "moved", "--series-description")
+    assert_aligned(read_series(tmp_path / "moved", description="t1"), data)
     assert "frames of reference" in caplog.text
     two.PatientID = "P2"
-    exports.save(exports.dynamic(one) + exports.dynamic(two), tmp_path / "two")
-    exports.refused(tmp_path / "two", "one patient", "2 patients", "folder of one")
+    exports.save(dynamic(one) + dynamic(two), tmp_path / "two")
+    refused(tmp_path / "two", "one patient", "2 patients", "folder of one")
 
 
 @pytest.mark.parametrize(("values", "state"), [((6, 6, 6), "to be aligned"), ((0, 400, 10**9 + 800), "diffusion")])
 def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
     """GE fills the attribute of other scans, too."""
-    images = exports.dynamic(exports.examination(), exports.volumes(3))
-    for image, value in zip(images, np.repeat(values, exports.SIZE[2])):
+    images = dynamic(exports.examination(), volumes(3))
+    for image, value in zip(images, np.repeat(values, SIZE[2])):
         image.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
         image.add_new((0x0043, 0x1039), "IS", [int(value), 8, 0, 0])
     listing, reason = list_dicom([exports.save(images, tmp_path)])
@@ -156,51 +151,49 @@ def test_ges_private_b_value_counts_where_it_changes(tmp_path, values, state):
 
 def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
     shared = exports.examination()
-    images = exports.dynamic(shared, ImageType=["DERIVED", "PRIMARY", "DIXON", "WATER"], SeriesDescription="LAVA-Flex")
-    images += exports.dynamic(shared, exports.volumes(2, seed=6), SeriesDescription="t2", EchoTime="90", SeriesNumber=3)
-    exports.assert_aligned(read_series(exports.save(images, tmp_path)), exports.volumes())
+    images = dynamic(shared, ImageType=["DERIVED", "PRIMARY", "DIXON", "WATER"], SeriesDescription="LAVA-Flex")
+    images += dynamic(shared, volumes(2, seed=6), SeriesDescription="t2", EchoTime="90", SeriesNumber=3)
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
 def test_images_of_palette_colours_are_no_scans(tmp_path):
     shared = exports.examination()
-    maps = exports.dynamic(shared, exports.volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)
+    maps = dynamic(shared, volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)
     for image in maps:
         image.PhotometricInterpretation = "PALETTE COLOR"
-    exports.assert_aligned(read_series(exports.save(exports.dynamic(shared) + maps, tmp_path)), exports.volumes())
+    assert_aligned(read_series(exports.save(dynamic(shared) + maps, tmp_path)), volumes())
 
 
 def test_segmentations_are_no_scans(tmp_path):
     shared = exports.examination()
-    images = exports.dynamic(shared, exports.volumes(2))
+    images = dynamic(shared, volumes(2))
     segmentation = "1.2.840.10008.5.1.4.1.1.66.4"
-    for k, volume in enumerate(exports.volumes(3)):
+    for k, volume in enumerate(volumes(3)):
         attributes = {"SeriesInstanceUID": "1.2.3", "AcquisitionNumber": k + 1}
-        images += exports.classic(
-            shared, volume, exports.AFFINE, segmentation, SeriesDescription="dyn seg", **attributes
-        )
+        images += exports.classic(shared, volume, AFFINE, segmentation, SeriesDescription="dyn seg", **attributes)
     assert list_dicom([exports.save(images, tmp_path)])[0].count("\n") == 0
 
 
 def test_a_number_of_the_protocol_may_be_written_in_two_ways(tmp_path):
-    images = exports.siemens(exports.volumes(), exports.AFFINE)
-    for image in images[: exports.SIZE[2]]:
+    images = exports.siemens(volumes(), AFFINE)
+    for image in images[: SIZE[2]]:
         image.RepetitionTime, image.FlipAngle = "4.200", "10.0"
-    exports.assert_aligned(read_series(exports.save(images, tmp_path)), exports.volumes())
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
 def test_a_study_of_stacks_alike_lists_without_files(tmp_path):
-    listing, reason = list_dicom([exports.save(exports.siemens(exports.volumes(), exports.AFFINE), tmp_path)])
+    listing, reason = list_dicom([exports.save(exports.siemens(volumes(), AFFINE), tmp_path)])
     assert listing.count("to be aligned") == 4 and "t1_fl3d_pre" in listing and reason is None
 
 
 def test_a_registration_needs_an_output(tmp_path, capsys):
-    assert main(["register", str(exports.save(exports.dynamic(), tmp_path))]) == 2
+    assert main(["register", str(exports.save(dynamic(), tmp_path))]) == 2
     assert "--output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pattern", ["$1/0", "@series", "%series"])
 def test_a_pattern_is_never_evaluated(tmp_path, capsys, pattern):
-    study = str(exports.save(exports.dynamic(), tmp_path / "study"))
+    study = str(exports.save(dynamic(), tmp_path / "study"))
     arguments = ["register", study, "--output", str(tmp_path / "out"), "--series-description", pattern]
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -211,8 +204,8 @@ def test_a_data_set_of_studies_takes_the_series_that_is_named(tmp_path):
     """Two dynamic series in each study, which nothing but the description tells apart."""
     for number, name in enumerate(("first", "second")):
         shared = exports.examination()
-        images = exports.dynamic(shared, exports.volumes(seed=number), SeriesDescription="dyn_a")
-        images += exports.dynamic(shared, exports.volumes(seed=number + 10), SeriesDescription="dyn_b", SeriesNumber=6)
+        images = dynamic(shared, volumes(seed=number), SeriesDescription="dyn_a")
+        images += dynamic(shared, volumes(seed=number + 10), SeriesDescription="dyn_b", SeriesNumber=6)
         exports.save(images, tmp_path / name)
     with pytest.raises(InputError, match="expected one series to align"):
         check_dataset(tmp_path)
@@ -222,4 +215,4 @@ def test_a_data_set_of_studies_takes_the_series_that_is_named(tmp_path):
     assert len(loaded) == 2 and all("description" not in item for item in loaded)
     for number, item in enumerate(loaded):
         whole = sorted(item["image"].flatten().tolist())
-        assert whole == sorted(exports.volumes(seed=number + 10).ravel().tolist())
+        assert whole == sorted(volumes(seed=number + 10).ravel().tolist())

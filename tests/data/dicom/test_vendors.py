@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
+from dicom_exports import SIZE, assert_aligned, volumes  # noqa: E402
 
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
@@ -35,7 +36,7 @@ def affine_of(orientation="oblique"):
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_order_times_place_and_values(tmp_path, vendor, orientation):
-    data, affine = exports.volumes(), affine_of(orientation)
+    data, affine = volumes(), affine_of(orientation)
     series = read_series(exports.save(VENDORS[vendor](data, affine), tmp_path))
     assert len(series.frames) == 4
     for frame, volume in zip(series.frames, data):
@@ -49,9 +50,9 @@ def test_order_times_place_and_values(tmp_path, vendor, orientation):
 @pytest.mark.parametrize("orientation", ["sagittal", "oblique"])
 @pytest.mark.parametrize("vendor", ["siemens", "ge"])
 def test_simpleitk_reads_the_same_voxels_at_the_same_places(tmp_path, vendor, orientation):
-    images = VENDORS[vendor](exports.volumes(), affine_of(orientation))
+    images = VENDORS[vendor](volumes(), affine_of(orientation))
     for k in range(4):
-        exports.save(images[k * exports.SIZE[2] : (k + 1) * exports.SIZE[2]], tmp_path / str(k))
+        exports.save(images[k * SIZE[2] : (k + 1) * SIZE[2]], tmp_path / str(k))
     frames = read_series(tmp_path).frames
     for k, frame in enumerate(frames):
         files = [str(path) for path in (tmp_path / str(k)).rglob("*") if path.is_file()]
@@ -71,32 +72,32 @@ def _depth(file):
 
 def test_scans_that_philips_scaled_for_display_are_comparable(tmp_path):
     """The rescale slope is 1 throughout: the display's values jump with the private scale, the true ones do not."""
-    series = read_series(exports.save(exports.philips(exports.volumes(), affine_of(), RescaleSlope="1"), tmp_path))
-    for frame, volume in zip(series.frames, exports.volumes()):
+    series = read_series(exports.save(exports.philips(volumes(), affine_of(), RescaleSlope="1"), tmp_path))
+    for frame, volume in zip(series.frames, volumes()):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
 def test_private_blocks_that_an_archive_moved_are_found(tmp_path):
-    images = exports.philips(exports.volumes(), affine_of(), RescaleSlope="1")
+    images = exports.philips(volumes(), affine_of(), RescaleSlope="1")
     for image in images:
         scale = image[0x2005, 0x100E].value
         image.add_new((0x2005, 0x0010), "LO", "Philips Imaging DD 001")
         image.add_new((0x2005, 0x0011), "LO", "Philips MR Imaging DD 001")
         image.add_new((0x2005, 0x110E), "FL", scale)
         del image[0x2005, 0x100E]
-    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, exports.volumes()):
+    for frame, volume in zip(read_series(exports.save(images, tmp_path)).frames, volumes()):
         np.testing.assert_allclose(frame.data, volume, rtol=1e-6)
 
 
 def test_enhanced_files_of_one_volume_each(tmp_path):
-    series = read_series(exports.save(exports.enhanced(exports.volumes(), affine_of(), files=4), tmp_path))
+    series = read_series(exports.save(exports.enhanced(volumes(), affine_of(), files=4), tmp_path))
     np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
-    np.testing.assert_array_equal(series.frames[3].data, 2.0 * exports.volumes()[3] - 5)
+    np.testing.assert_array_equal(series.frames[3].data, 2.0 * volumes()[3] - 5)
 
 
 def test_the_log_names_what_is_aligned_and_its_times(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        read_series(exports.save(exports.ge(exports.volumes(), affine_of()), tmp_path))
+        read_series(exports.save(exports.ge(volumes(), affine_of()), tmp_path))
     assert "Chosen: 1 'Ax LAVA Multi Phase'" in caplog.text and "trigger time" in caplog.text and "123.0" in caplog.text
 
 
@@ -105,12 +106,12 @@ def echo_planar(**attributes):
     private = attributes.pop("private", {})
     header = {"ScanningSequence": ["EP", "GR"], "SequenceVariant": "SS", "MRAcquisitionType": "2D"}
     images = exports.ge(
-        exports.volumes(), affine_of(), **{**header, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
+        volumes(), affine_of(), **{**header, "RepetitionTime": "2000", "TriggerTime": None, **attributes}
     )
     for n, image in enumerate(images):
         block = image.private_block(0x0043, "GEMS_PARM_01", create=True)
         for element, (vr, value) in private.items():
-            block.add_new(element, vr, value[n // exports.SIZE[2]] if isinstance(value, list) else value)
+            block.add_new(element, vr, value[n // SIZE[2]] if isinstance(value, list) else value)
     return images
 
 
@@ -127,7 +128,7 @@ def echo_planar(**attributes):
 )
 def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path, attributes, step_s):
     series = read_series(exports.save(echo_planar(**attributes), tmp_path))
-    exports.assert_aligned(series, exports.volumes())
+    assert_aligned(series, volumes())
     assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
 
 
@@ -148,7 +149,7 @@ def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
     lines, reason = list_dicom([tmp_path])
     assert lines.count("2 x 7 slices") == 2 and "expected one series to align" in str(reason)
     series = read_series(tmp_path, description=f"*{name}*")
-    exports.assert_aligned(series, exports.volumes()[members])
+    assert_aligned(series, volumes()[members])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_magnitude_phase_and_field_maps_in_one_ge_series_are_not_its_timepoints(
 )
 def test_images_with_a_private_b_value_are_ignored(tmp_path, vendor, group, creator, element, vr):
     """DiffusionBValue is missing from them."""
-    images = VENDORS[vendor](exports.volumes(), affine_of())
+    images = VENDORS[vendor](volumes(), affine_of())
     for n, image in enumerate(images):
         image.private_block(group, creator, create=True).add_new(element, vr, 1000.0 * (4 * n >= len(images)))
     lines, reason = list_dicom([exports.save(images, tmp_path)])
