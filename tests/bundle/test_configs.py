@@ -12,6 +12,7 @@ from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.space import FlowSequence, RungeKutta4
 
 MAIN = ["train", "inference", "evaluate"]
+FILES = {"meta": "metadata.json", "config": "inference.yaml"}
 ALL = [*MAIN, "multi_gpu_train", "multi_gpu_evaluate", "batch_inference"]
 
 
@@ -35,9 +36,10 @@ def expressions(node):
         yield node
 
 
-def test_the_network_is_the_same_in_every_config():
-    definitions = [parser_of(name)["network_def"] for name in MAIN]
-    assert definitions[0] == definitions[1] == definitions[2]
+@pytest.mark.parametrize("part", ["network_def", "alignment", "flow", "transformation", "likelihood", "prior"])
+def test_each_part_is_the_same_in_every_config(part):
+    training, inference, evaluation = (parser_of(name)[part] for name in MAIN)
+    assert training == inference == evaluation
 
 
 def test_an_evaluation_registers_as_inference_does(bundle):
@@ -82,13 +84,8 @@ def test_velocities_that_do_not_change_with_time_cost_what_stationary_ones_do():
 def test_no_expression_names_the_package(bundle):
     # What an expression names is imported before anything else, and the package of a released bundle is found later.
     configs = sorted((bundle / "configs").rglob("*.yaml"))
-    named = [
-        e
-        for file in configs
-        for e in expressions(yaml.safe_load(file.read_text(encoding="utf-8")))
-        if "groupmorph_monai" in e
-    ]
-    assert len(configs) > 30 and named == []
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in configs]
+    assert len(configs) > 30 and not [e for e in expressions(contents) if "groupmorph_monai" in e]
 
 
 def test_several_gpus_import_all_that_one_does(bundle):
@@ -114,21 +111,11 @@ def test_monai_finds_every_property(bundle, series, tmp_path, name, kind):
 
 
 def test_monai_verifies_what_the_network_takes_and_gives(bundle):
-    configs = bundle / "configs"
-    verify_net_in_out(
-        "network_def",
-        meta_file=str(configs / "metadata.json"),
-        config_file=str(configs / "inference.yaml"),
-        device="cpu",
-    )
+    files = {f"{kind}_file": str(bundle / "configs" / name) for kind, name in FILES.items()}
+    verify_net_in_out("network_def", device="cpu", **files)
     with pytest.raises(ValueError, match="channel number"):
-        verify_net_in_out(
-            "network_def",
-            meta_file=str(configs / "metadata.json"),
-            config_file=str(configs / "inference.yaml"),
-            device="cpu",
-            **{"_meta_#network_data_format#outputs#pred#num_channels": 1},
-        )
+        wrong = {"_meta_#network_data_format#outputs#pred#num_channels": 1}
+        verify_net_in_out("network_def", device="cpu", **files, **wrong)
 
 
 def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
@@ -139,8 +126,7 @@ def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
     exported = tmp_path / "model.ts"
     ckpt_export(
         "network_def", filepath=str(exported), ckpt_file=str(bundle / "models" / "model.pt"),
-        meta_file=str(bundle / "configs" / "metadata.json"), config_file=str(bundle / "configs" / "inference.yaml"),
-        key_in_ckpt="",
+        **{f"{kind}_file": str(bundle / "configs" / name) for kind, name in FILES.items()}, key_in_ckpt="",
     )  # fmt: skip
     x = torch.rand(1, 6, 20, 17, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -152,17 +138,11 @@ def test_the_shipped_weights_fit_and_export(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     "overlays",
-    [
-        ["models/groupmorph"],
-        ["models/groupmorph", "modes/all_to_one"],
-        ["models/voxelmorph_diff"],
-        ["models/krebs_cvae"],
-        ["models/avsm"],
-        ["models/avsm_affine"],
-    ],
-)
+    ["models/groupmorph", "models/groupmorph modes/all_to_one", "models/voxelmorph_diff", "models/krebs_cvae",
+     "models/avsm", "models/avsm_affine"],
+)  # fmt: skip
 def test_weights_that_overlays_name_are_those_of_their_network(bundle, overlays):
-    parser = parser_of("inference", *overlays)
+    parser = parser_of("inference", *overlays.split())
     parser["bundle_root"] = str(bundle)
     file = parser.get_parsed_content("weights")
     network = parser.get_parsed_content("network_def")

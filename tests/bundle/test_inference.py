@@ -1,6 +1,5 @@
 """Inference as the user types it, and the command line over it."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +7,31 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from monai.bundle import run
+from bundle_runs import BUNDLE, config_paths, run_config
+from image_files import write_nifti
+from json_files import read_json, write_json
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.configs import overlay_names
 from groupmorph_monai.data.writing.applying import apply_field_to_points
 
-REPOSITORY = Path(__file__).parents[2]
 FAST = ["--no-refine"]
 pytestmark = pytest.mark.usefixtures("no_pictures")  # but for the one of ``registered``
 
 
 def infer(series, output, *overlays, effort="no_refine", **options):
-    configs = REPOSITORY / "bundle" / "configs"
-    files = [str(configs / name) for name in ("inference.yaml", *overlays, f"effort/{effort}.yaml")]
-    run(
-        "inference",
-        config_file=files,
-        bundle_root=str(REPOSITORY / "bundle"),
-        series=series,
-        output_dir=str(output),
-        **options,
-    )
+    names = ("inference", *overlays, f"effort/{effort}")
+    run_config("inference", *names, series=series, output_dir=str(output), **options)
+
+
+def voxels(file):
+    return nibabel.load(file).get_fdata()
+
+
+def assert_same_images(folder, expected):
+    """Every image of ``expected`` lies in ``folder``, byte for byte."""
+    for path in expected.glob("*.nii.gz"):
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +52,14 @@ def test_everything_is_written(registered):
     fields = {f"{kind}_{k:02d}.nii.gz" for kind in ("ddf", "inverse_ddf") for k in range(3)}
     images = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"}
     assert names == fields | images | {"report.json", "report.png", "report.html"}
-    warped = nibabel.load(registered / "warped.nii.gz").get_fdata()
-    mean = nibabel.load(registered / "mean.nii.gz").get_fdata()
-    # What a scan has not seen is 0 in the series, and the mean is of the scans that saw the voxel.
-    coverage = nibabel.load(registered / "coverage.nii.gz").get_fdata()
+    warped, mean, coverage = (voxels(registered / f"{name}.nii.gz") for name in ("warped", "mean", "coverage"))
+    # Outside its field of view, a scan is 0 in the series and does not count in the mean.
     np.testing.assert_allclose(mean * coverage, warped.sum(axis=3), rtol=1e-5, atol=1e-3)
     assert coverage.max() == 3 and coverage.mean() > 2.5
 
 
 def test_the_report_tells_all(registered):
-    report = json.loads((registered / "report.json").read_text(encoding="utf-8"))
+    report = read_json(registered / "report.json")
     for name in ("rmse", "nmi"):
         assert report["metrics"][f"{name}_before"] != report["metrics"][f"{name}_after"]
     assert report["metrics"]["nmi_after"] > report["metrics"]["nmi_before"]
@@ -80,42 +81,28 @@ def test_the_report_tells_all(registered):
 
 def test_the_command_line_gives_the_same_files(registered, scans, tmp_path):
     assert main(["register", *scans, "--output", str(tmp_path), *FAST]) == 0
-    for path in registered.glob("*.nii.gz"):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    assert_same_images(tmp_path, registered)
 
 
-def test_refinement_repeats_itself_bit_by_bit(scans, tmp_path):
+def test_refinement_is_deterministic(scans, tmp_path):
     for name in ("a", "b"):
         infer(scans, tmp_path / name, effort="fast", initial_alignment="none")
-    for path in (tmp_path / "a").glob("*.nii.gz"):
-        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert_same_images(tmp_path / "b", tmp_path / "a")
 
 
 def test_the_reference_stays_and_extra_maps_come_on_request(scans, tmp_path):
-    assert (
-        main(["register", *scans, "--output", str(tmp_path), "--reference", "1", "--std", "2", "--jacobian", *FAST])
-        == 0
-    )
-    assert not np.any(nibabel.load(tmp_path / "ddf_01.nii.gz").get_fdata())
-    assert np.any(nibabel.load(tmp_path / "ddf_00.nii.gz").get_fdata())
-    np.testing.assert_allclose(nibabel.load(tmp_path / "jacobian_01.nii.gz").get_fdata(), 1, atol=1e-6)
-    std = nibabel.load(tmp_path / "std_mm_00.nii.gz").get_fdata()
-    assert 0 < std.mean() < 3
-    unchanged = nibabel.load(scans[1]).get_fdata()
-    np.testing.assert_allclose(
-        nibabel.load(tmp_path / "warped.nii.gz").get_fdata()[..., 1], unchanged, rtol=1e-5, atol=1e-3
-    )
+    options = ["--reference", "1", "--std", "2", "--jacobian", *FAST]
+    assert main(["register", *scans, "--output", str(tmp_path), *options]) == 0
+    assert not voxels(tmp_path / "ddf_01.nii.gz").any() and voxels(tmp_path / "ddf_00.nii.gz").any()
+    np.testing.assert_allclose(voxels(tmp_path / "jacobian_01.nii.gz"), 1, atol=1e-6)
+    assert 0 < voxels(tmp_path / "std_mm_00.nii.gz").mean() < 3
+    np.testing.assert_allclose(voxels(tmp_path / "warped.nii.gz")[..., 1], voxels(scans[1]), rtol=1e-5, atol=1e-3)
 
 
-PAIRS = ("modes/pair_wise.yaml", "modes/symmetric.yaml")
-REGISTER = sorted(
-    {
-        f"{folder}/{path.name}"
-        for folder in ("modes", "likelihoods", "integrators", "priors", "posteriors")
-        for path in (REPOSITORY / "bundle" / "configs" / folder).glob("*.yaml")
-    }
-    - {"modes/sample.yaml", "modes/transport.yaml", "modes/surfaces.yaml"}  # of other models, or of training alone
-) + ["data/lung_ct.yaml"]
+PAIRS = ("modes/pair_wise", "modes/symmetric")
+KINDS = ("modes/", "likelihoods/", "integrators/", "priors/", "posteriors/", "data/lung_ct")
+OTHERS = ("modes/sample", "modes/transport", "modes/surfaces")  # for other models, or for training alone
+REGISTER = [name for name in overlay_names() if name.startswith(KINDS) and name not in OTHERS]
 
 
 def distances_mm(phantom, folder, number=3):
@@ -141,51 +128,28 @@ def test_every_overlay_of_the_shipped_weights_registers(overlay, phantom, scans,
 def test_a_folder_and_a_4d_file_are_the_same_series(registered, scans, tmp_path):
     volumes = [nibabel.load(file) for file in scans]
     stacked = np.stack([np.asarray(v.dataobj) for v in volumes], axis=3)
-    nibabel.save(nibabel.Nifti1Image(stacked, volumes[0].affine), tmp_path / "series.nii.gz")
-    infer(str(tmp_path / "series.nii.gz"), tmp_path / "out")
+    infer(write_nifti(tmp_path / "series.nii.gz", stacked, volumes[0].affine), tmp_path / "out")
     for name in ("ddf_01.nii.gz", "inverse_ddf_02.nii.gz"):
-        np.testing.assert_array_equal(
-            nibabel.load(tmp_path / "out" / name).get_fdata(), nibabel.load(registered / name).get_fdata()
-        )
+        np.testing.assert_array_equal(voxels(tmp_path / "out" / name), voxels(registered / name))
 
 
 def test_fields_apply_to_labels_and_points(registered, phantom, scans, tmp_path):
-    affine = phantom["affine"].numpy()
-    label = phantom["lesion_mask"][2].numpy()
-    nibabel.save(nibabel.Nifti1Image(label, affine), tmp_path / "lesions.nii.gz")
-    output = tmp_path / "moved"
-    assert (
-        main(
-            [
-                "apply",
-                str(registered / "ddf_02.nii.gz"),
-                str(tmp_path / "lesions.nii.gz"),
-                "--label",
-                "--output",
-                str(output),
-            ]
-        )
-        == 0
+    def apply(field, file, output, *options):
+        assert main(["apply", str(registered / field), str(file), "--output", str(output), *options]) == 0
+
+    label, output = phantom["lesion_mask"][2].numpy(), tmp_path / "moved"
+    apply(
+        "ddf_02.nii.gz", write_nifti(tmp_path / "lesions.nii.gz", label, phantom["affine"].numpy()), output, "--label"
     )
     resampled = np.asarray(nibabel.load(output / "lesions.nii.gz").dataobj)
     assert set(np.unique(resampled)) == set(np.unique(label)) and resampled.dtype == label.dtype
     points = Path(scans[2]).with_name("landmarks_02.csv")
-    assert main(["apply", str(registered / "inverse_ddf_02.nii.gz"), str(points), "--output", str(output)]) == 0
-    mapped = np.loadtxt(output / "landmarks_02.csv", delimiter=",", skiprows=1)
-    assert (
-        main(
-            [
-                "apply",
-                str(registered / "ddf_02.nii.gz"),
-                str(output / "landmarks_02.csv"),
-                "--output",
-                str(output / "b"),
-            ]
-        )
-        == 0
+    apply("inverse_ddf_02.nii.gz", points, output)
+    apply("ddf_02.nii.gz", output / "landmarks_02.csv", output / "b")
+    start, mapped, back = (
+        np.loadtxt(file, delimiter=",", skiprows=1)
+        for file in (points, output / "landmarks_02.csv", output / "b" / "landmarks_02.csv")
     )
-    back = np.loadtxt(output / "b" / "landmarks_02.csv", delimiter=",", skiprows=1)
-    start = np.loadtxt(points, delimiter=",", skiprows=1)
     assert np.linalg.norm(mapped - start, axis=1).max() > 0.05
     assert np.linalg.norm(back - start, axis=1).max() < 0.1
 
@@ -193,12 +157,9 @@ def test_fields_apply_to_labels_and_points(registered, phantom, scans, tmp_path)
 def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path, capsys):
     (tmp_path / "data" / "patient").mkdir(parents=True)
     save_series({**phantom, "image": phantom["image"][:3]}, tmp_path / "data" / "patient")
-    config = [str(REPOSITORY / "bundle" / "configs" / name) for name in ("inference.yaml", "evaluate.yaml")]
-    run(
-        "evaluate", config_file=config, bundle_root=str(REPOSITORY / "bundle"), dataset_dir=str(tmp_path / "data"),
-        output_dir=str(tmp_path / "out"),
-    )  # fmt: skip
-    rows = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["series"]
+    folders = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
+    run_config("evaluate", "inference", "evaluate", **folders)
+    rows = read_json(tmp_path / "out" / "metrics.json")["series"]
     assert rows[0]["series"] == "patient"
     assert rows[0]["landmark_after_mm_mean"] < rows[0]["landmark_before_mm_mean"]
     assert "landmark_after_mm_mean" in capsys.readouterr().out
@@ -208,7 +169,7 @@ def test_evaluation_prints_a_table_with_landmarks(phantom, save_series, tmp_path
 @pytest.mark.parametrize("number", [2, 5])
 def test_a_series_of_another_length_is_registered_with_the_same_weights(number, series, tmp_path):
     infer(series[:number], tmp_path, initial_alignment="none")
-    metrics = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_json(tmp_path / "report.json")["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
     assert len(list(tmp_path.glob("inverse_ddf_*.nii.gz"))) == number
 
@@ -229,62 +190,56 @@ def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
     assert "Verdict: PASS\n" in printed and printed.rstrip().endswith(str(tmp_path / "report.html"))
     before, after = (float(next(row for row in table if row and row[0] == when)[1]) for when in ("before", "after"))
     assert after < 0.1 * before
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]["folding_percent"] < 0.001
+    assert read_json(tmp_path / "report.json")["metrics"]["folding_percent"] < 0.001
 
 
 def test_a_mask_restricts_what_is_refined(scans, tmp_path):
     native = nibabel.load(scans[0])
     fields = {}
-    for name, voxels in (("none", None), ("all", slice(None)), ("half", slice(native.shape[0] // 2))):
+    for name, inside in (("none", None), ("all", slice(None)), ("half", slice(native.shape[0] // 2))):
         options = []
-        if voxels is not None:
+        if inside is not None:
             mask = np.zeros(native.shape, np.uint8)
-            mask[voxels] = 1
-            nibabel.save(nibabel.Nifti1Image(mask, native.affine), tmp_path / "mask.nii.gz")
-            options = ["--mask", str(tmp_path / "mask.nii.gz")]
+            mask[inside] = 1
+            options = ["--mask", write_nifti(tmp_path / "mask.nii.gz", mask, native.affine)]
         assert main(["register", *scans, "--output", str(tmp_path / name), "--initial", "none", *options]) == 0
-        fields[name] = nibabel.load(tmp_path / name / "ddf_01.nii.gz").get_fdata()
+        fields[name] = voxels(tmp_path / name / "ddf_01.nii.gz")
     np.testing.assert_allclose(fields["all"], fields["none"], atol=1e-3)
     assert np.abs(fields["half"] - fields["none"]).max() > 0.05
-    report = json.loads((tmp_path / "half" / "report.json").read_text(encoding="utf-8"))
-    assert report["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]
+    assert read_json(tmp_path / "half" / "report.json")["settings"]["mask"] == [str(tmp_path / "mask.nii.gz")]
 
 
 def test_artificial_series_are_measured_where_they_are_asked_for(tmp_path, capsys):
     small = ["phantoms=2", "phantom_size_voxels=[24, 24, 24]", "phantom_timepoints=3"]
     settings = [part for value in small for part in ("--set", value)]
     assert main(["evaluate", "--phantoms", *settings, "--overlay", "effort/no_refine", "--output", str(tmp_path)]) == 0
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(tmp_path / "metrics.json")
     assert len(metrics["series"]) == 2 and 0 < metrics["mean"]["landmark_after_mm_mean"] < 5
 
 
 def test_a_data_list_is_registered_each_series_into_its_folder(registered, scans, tmp_path):
     listed = [{"name": "first", "image": scans}, {"name": "pair", "image": scans[:2]}]
-    (tmp_path / "dataset.json").write_text(json.dumps({"training": listed, "validation": []}), encoding="utf-8")
-    infer(None, tmp_path / "out", "batch_inference.yaml", dataset_dir=str(tmp_path))
+    write_json(tmp_path / "dataset.json", {"training": listed, "validation": []})
+    infer(None, tmp_path / "out", "batch_inference", dataset_dir=str(tmp_path))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"first", "pair"}
-    for path in registered.glob("*.nii.gz"):
-        assert (tmp_path / "out" / "first" / path.name).read_bytes() == path.read_bytes(), path.name
-    report = json.loads((tmp_path / "out" / "pair" / "report.json").read_text(encoding="utf-8"))
+    assert_same_images(tmp_path / "out" / "first", registered)
+    report = read_json(tmp_path / "out" / "pair" / "report.json")
     assert report["series"] == scans[:2] and report["seconds"]["register"] > 0
 
 
 @pytest.mark.slow
 def test_processes_share_an_evaluation(tmp_path):
     small = {"phantoms": 3, "phantom_size_voxels": [24, 24, 24], "phantom_timepoints": 3, "initial_alignment": "none"}
-    names = ("inference", "evaluate", "effort/no_refine", "multi_gpu_evaluate")
-    files = [str(REPOSITORY / "bundle" / "configs" / f"{name}.yaml") for name in names]
-    options = {**small, "bundle_root": str(REPOSITORY / "bundle")}
-    run("evaluate", config_file=files[:-1], output_dir=str(tmp_path / "one"), **options)
+    names = ("inference", "evaluate", "effort/no_refine")
+    run_config("evaluate", *names, output_dir=str(tmp_path / "one"), **small)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", "evaluate", "--config_file", str(files)]
-    for name, value in {**options, "output_dir": str(tmp_path / "two")}.items():
+    files = str(config_paths(*names, "multi_gpu_evaluate"))
+    command += ["-m", "monai.bundle", "run", "evaluate", "--config_file", files]
+    for name, value in {**small, "bundle_root": str(BUNDLE), "output_dir": str(tmp_path / "two")}.items():
         command += [f"--{name}", str(value)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (
-        json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))["series"] for name in ("one", "two")
-    )
+    one, two = (read_json(tmp_path / name / "metrics.json")["series"] for name in ("one", "two"))
     assert len(two) == 3
     for alone, shared in zip(one, two):
         assert shared.pop("series") == alone.pop("series")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from bundle_runs import NARROW, TINY, network_settings
+from json_files import read_json
 from monai.bundle import load as load_bundle
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
@@ -21,20 +23,6 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from groupmorph_monai.networks import GroupSetVAE
 
 NAME = "groupmorph_dce_registration"
-TINY = {
-    "phantom_size_voxels": [20, 20, 20],
-    "patch_size_voxels": [16, 16, 16],
-    "phantom_max_motion_voxels": 2.0,
-    "phantoms_training": 2,
-    "phantoms_validation": 1,
-    "integration_steps": 2,
-    "max_iterations": 4,
-    "iterations_per_epoch": 2,
-    "network_def#encoder_channels": [3, 4, 5, 6],
-    "network_def#features": [2, 3, 3, 3],
-    "network_def#hidden_channels": 4,
-    "network_def#looks": [1, 1, 1, 1],
-}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +41,7 @@ def test_the_zip_is_laid_out_as_the_zoo_has_it(bundle, release):
     files = {path.relative_to(release).as_posix() for path in release.rglob("*")}
     assert wanted <= files and not [name for name in files if "__pycache__" in name]
     for name in ("train", "inference"):
-        config = json.loads((release / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+        config = read_json(release / "configs" / f"{name}.json")
         assert config == yaml.safe_load((bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
@@ -75,14 +63,10 @@ def test_monai_loads_the_network_with_its_weights(release, tmp_path, monkeypatch
 
 def test_a_round_of_federated_learning(release, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = {**TINY, "bundle_root": str(release), "output_dir": "run", "learning_rate": 1e-3}
-    client = MonaiAlgo(
-        str(release),
-        send_weight_diff=False,
-        train_kwargs=options,
-        config_evaluate_filename=None,
-        save_dict_key="network",
-    )
+    options = {**TINY, **network_settings(NARROW), "bundle_root": str(release), "output_dir": "run"}
+    options["learning_rate"] = 1e-3
+    whole_weights = {"send_weight_diff": False, "save_dict_key": "network", "config_evaluate_filename": None}
+    client = MonaiAlgo(str(release), train_kwargs=options, **whole_weights)
     client.initialize({ExtraItems.CLIENT_NAME: "hospital"})
     own = {name: value + 0 for name, value in client.get_weights().weights.items()}
     start = {name: 0.5 * value for name, value in own.items()}
@@ -121,6 +105,6 @@ def test_the_zip_registers_alone_and_from_elsewhere(release, without_the_package
     )
     done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=600)
     assert absent.returncode != 0 and done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"] + 0.01
     assert nibabel.load(tmp_path / "out" / "warped.nii.gz").shape[3] == 2

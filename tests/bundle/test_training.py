@@ -1,30 +1,34 @@
 """Training as the user types it: every config, every overlay, stopped and resumed."""
 
-import json
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigParser, run
+from bundle_runs import (
+    NARROW,
+    TINY,
+    config_paths,
+    last_weights,
+    network_settings,
+    read_scalars,
+    run_config,
+)
+from image_files import write_nifti
+from json_files import read_json, write_json
+from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.trained_alike import train_alike
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.apps.configs import overlay_names, read_configs
 from groupmorph_monai.apps.input_errors import find_input_error
 from groupmorph_monai.benchmarks.compare import BundleMethod, compare
 from groupmorph_monai.data import make_heart, make_phantom
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 
-REPOSITORY = Path(__file__).parents[2]
-TINY = {
-    "phantom_size_voxels": [20, 20, 20],
-    "patch_size_voxels": [16, 16, 16],
-    "phantom_max_motion_voxels": 2.0,
-    "phantoms_training": 2,
-    "phantoms_validation": 1,
+TINY_DATA = {
+    **TINY,
     "heart_size_voxels": [24, 24, 16],
     "hearts_validation": 1,
     "thorax_size_voxels": [24, 24, 20],
@@ -32,54 +36,34 @@ TINY = {
     "breast_size_voxels": [24, 24, 20],
     "breast_spacing_mm": [14.0, 14.0, 10.0],
     "breasts_validation": 1,
-    "integration_steps": 2,
-    "max_iterations": 4,
-    "iterations_per_epoch": 2,
     "log_interval": 1,
 }
-SMALL = {"encoder_channels": [3, 4, 5, 6], "features": [2, 3, 3, 3], "hidden_channels": 4, "looks": [1, 1, 1, 1]}
-SMALL_GROUP_VAE = {"encoder_channels": [4, 6, 6], "decoder_channels": [6]}
-SMALL_BY_MODEL = {
-    "models/groupmorph.yaml": SMALL_GROUP_VAE,
-    "models/voxelmorph.yaml": SMALL_GROUP_VAE,
-    "models/voxelmorph_diff.yaml": SMALL_GROUP_VAE,
-    "models/avsm.yaml": {"channels": [3, 4, 5, 6]},
-    "models/avsm_affine.yaml": {"channels": [3, 4]},
-    "models/time_dependent.yaml": SMALL,
-    "models/krebs_cvae.yaml": {
-        "encoder_channels": [3, 4, 5, 2],
-        "decoder_channels": [4, 4],
-        "lattice_voxels": [3, 3, 3],
-    },
+NARROW_GROUP_VAE = {"encoder_channels": [4, 6, 6], "decoder_channels": [6]}
+NARROW_BY_MODEL = {
+    "models/groupmorph": NARROW_GROUP_VAE,
+    "models/voxelmorph": NARROW_GROUP_VAE,
+    "models/voxelmorph_diff": NARROW_GROUP_VAE,
+    "models/avsm": {"channels": [3, 4, 5, 6]},
+    "models/avsm_affine": {"channels": [3, 4]},
+    "models/time_dependent": NARROW,
+    "models/krebs_cvae": {"encoder_channels": [3, 4, 5, 2], "decoder_channels": [4, 4], "lattice_voxels": [3, 3, 3]},
 }
-ONLY_TO_REGISTER = {"modes/sample.yaml", "modes/transport.yaml"}
 RATE_OF_FOUR = {
     "_target_": "torch.optim.lr_scheduler.LambdaLR",
     "optimizer": "@optimizer",
     "lr_lambda": {"_target_": "groupmorph_monai.workflow.warmup_and_cosine", "_mode_": "callable", "iterations": 4},
 }
-OVERLAYS = sorted(
-    {str(p.relative_to(REPOSITORY / "bundle/configs")) for p in (REPOSITORY / "bundle/configs").glob("*/*.yaml")}
-    - ONLY_TO_REGISTER
-)
+OVERLAYS = sorted(set(overlay_names()) - {"modes/sample", "modes/transport"})  # which only register
 
 
 def train(output, *overlays, **options):
-    configs = REPOSITORY / "bundle" / "configs"
-    files = [str(configs / name) for name in ("train.yaml", *overlays)]
-    network = next((SMALL_BY_MODEL[name] for name in overlays if name in SMALL_BY_MODEL), SMALL)
-    run(
-        "training",
-        config_file=files,
-        bundle_root=str(REPOSITORY / "bundle"),
-        output_dir=str(output),
-        **{**TINY, **{f"network_def#{name}": value for name, value in network.items()}, **options},
-    )
+    network = next((NARROW_BY_MODEL[name] for name in overlays if name in NARROW_BY_MODEL), NARROW)
+    settings = {**TINY_DATA, **network_settings(network), **options}
+    run_config("training", "train", *overlays, output_dir=str(output), **settings)
 
 
-def last_weights(output):
-    checkpoint = max(output.glob("checkpoint_epoch=*.pt"))
-    return torch.load(checkpoint, weights_only=True)["network"]
+def same_weights(folder, weights):
+    return all(torch.equal(value, weights[name]) for name, value in last_weights(folder).items())
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +77,8 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
     train(tmp_path, max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     first = last_weights(tmp_path)
     train(tmp_path)
-    resumed, expected = last_weights(tmp_path), last_weights(finished)
-    for name, value in expected.items():
-        assert torch.equal(resumed[name], value), name
-    assert not torch.equal(first["variance_head.weight"], resumed["variance_head.weight"])
+    assert same_weights(finished, last_weights(tmp_path))
+    assert not torch.equal(first["variance_head.weight"], last_weights(tmp_path)["variance_head.weight"])
     with pytest.raises(RuntimeError) as raised:
         train(tmp_path, iterations_per_epoch=4)
     assert "2 iterations per epoch, expected 4" in str(find_input_error(raised.value))
@@ -108,11 +90,10 @@ def test_mlflow_holds_what_tensorboard_does(tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}")
     experiment = client.get_experiment_by_name("monai_experiment")
     runs = client.search_runs([experiment.experiment_id])
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     names = {"train_loss": "train/loss", "validation_loss": "validation_loss", "nmi": "nmi", "rmse": "rmse"}
     for name, tag in names.items():
         tracked = [m.value for run in runs for m in client.get_metric_history(run.info.run_id, name)]
-        assert tracked == pytest.approx([event.value for event in events.Scalars(tag)], rel=1e-5), name
+        assert tracked == pytest.approx(read_scalars(tmp_path, tag)[1], rel=1e-5), name
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
@@ -130,22 +111,20 @@ def test_tensorboard_shows_each_term_the_metrics_and_a_picture(finished):
 
 
 def test_the_best_weights_are_those_of_the_smallest_validation_loss(finished):
-    network = GroupSetVAE(**SMALL)
+    network = GroupSetVAE(**NARROW)
     network.load_state_dict(torch.load(finished / "model_best.pt", weights_only=True))
-    losses = [e.value for e in EventAccumulator(str(finished / "tensorboard")).Reload().Scalars("validation_loss")]
-    same = all(torch.equal(network.state_dict()[name], value) for name, value in last_weights(finished).items())
-    assert same == (losses[-1] == min(losses))
+    _, losses = read_scalars(finished, "validation_loss")
+    assert same_weights(finished, network.state_dict()) == (losses[-1] == min(losses))
 
 
-# By how much iterations lower the loss of the pair they see, at least, their number, and a learning rate at which they
-# do.
+# Least fall of the loss of the pair that is trained on, after a number of iterations at a learning rate.
 USUAL_FALL = 0.3, 10, 6e-3
 LEAST_FALL = {
-    "models/avsm.yaml": (3e-4, 20, 3e-3),
-    "models/avsm_affine.yaml": (2e-3, 20, 1e-3),
-    "models/krebs_cvae.yaml": (5e-3, 60, 1e-2),
-    "models/voxelmorph_diff.yaml": (1e-3, 20, 3e-3),
-    "posteriors/smoothed.yaml": (0.08, 20, 3e-3),
+    "models/avsm": (3e-4, 20, 3e-3),
+    "models/avsm_affine": (2e-3, 20, 1e-3),
+    "models/krebs_cvae": (5e-3, 60, 1e-2),
+    "models/voxelmorph_diff": (1e-3, 20, 3e-3),
+    "posteriors/smoothed": (0.08, 20, 3e-3),
 }
 
 
@@ -154,9 +133,9 @@ LEAST_FALL = {
     "overlay", [pytest.param(o, marks=pytest.mark.slow) if o.startswith("effort/") else o for o in OVERLAYS]
 )
 def test_every_overlay_trains(overlay, tmp_path):
-    configs, parser = REPOSITORY / "bundle" / "configs", ConfigParser()
-    parser.read_config([str(configs / name) for name in ("train.yaml", overlay)])
-    network = {f"network_def#{name}": value for name, value in SMALL_BY_MODEL.get(overlay, SMALL).items()}
+    parser = ConfigParser()
+    parser.read_config(config_paths("train", overlay))
+    network = network_settings(NARROW_BY_MODEL.get(overlay, NARROW))
     pairs = dict.fromkeys(("timepoints", "phantom_timepoints", "timepoints_least", "timepoints_most"), 2)
     settings = {"phantoms_training": 1, "hearts_training": 1, "thorax_training": 1, "breasts_training": 1}
     settings |= {"phantom_size_voxels": [24, 24, 24]}
@@ -165,7 +144,7 @@ def test_every_overlay_trains(overlay, tmp_path):
     settings |= {"affine_pull": 1.25}  # in the first epoch a weight of 1, as before the training
     least, number, rate = LEAST_FALL.get(overlay, USUAL_FALL)
     schedule = {"max_iterations": number, "iterations_per_epoch": number, "val_interval": 1000, "learning_rate": rate}
-    options = {**TINY, **network, **pairs, **settings, **schedule, "output_dir": str(tmp_path)}
+    options = {**TINY_DATA, **network, **pairs, **settings, **schedule, "output_dir": str(tmp_path)}
     options["validate#dataset#data#phantoms"] = parser["train#dataset#data#phantoms"]
     for name, value in options.items():
         parser[name] = value
@@ -180,36 +159,25 @@ def test_every_overlay_trains(overlay, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted(SMALL_BY_MODEL))
+@pytest.mark.parametrize("model", sorted(NARROW_BY_MODEL))
 def test_every_model_registers_refines_and_is_evaluated_with_the_weights_it_trained(model, series, tmp_path):
     weights = tmp_path / "trained" / "model_best.pt"
     train(weights.parent, model, max_iterations=2)
-    configs, options = (
-        REPOSITORY / "bundle" / "configs",
-        {
-            "bundle_root": str(REPOSITORY / "bundle"),
-            "weights": str(weights),
-            **{f"network_def#{name}": value for name, value in SMALL_BY_MODEL[model].items()},
-        },
-    )
-    if model == "models/avsm.yaml":  # whose affine network is trained by itself
+    options = {"weights": str(weights), **network_settings(NARROW_BY_MODEL[model])}
+    if model == "models/avsm":  # whose affine network is trained by itself
         options["initial_alignment"] = "affine"
-    timepoints = yaml.safe_load((configs / model).read_text(encoding="utf-8")).get("timepoints", 3)
-    files = [str(configs / name) for name in ("inference.yaml", "effort/fast.yaml", model)]
-    run("inference", config_file=files, series=series[:timepoints], output_dir=str(tmp_path / "out"), **options)
-    metrics = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["metrics"]
+    timepoints = read_configs(config_paths(model)).get("timepoints", 3)
+    names = ("effort/fast", model)
+    run_config(
+        "inference", "inference", *names, series=series[:timepoints], output_dir=str(tmp_path / "out"), **options
+    )
+    metrics = read_json(tmp_path / "out" / "report.json")["metrics"]
     assert metrics["folding_percent"] < 1
     # Two iterations teach nothing, but refinement needs no teaching.
     assert metrics["nmi_after"] > metrics["nmi_before"]
-    files = [str(configs / name) for name in ("inference.yaml", "evaluate.yaml", "effort/fast.yaml", model)]
-    small = {"phantoms": 1, "phantom_size_voxels": [24, 24, 24]}
-    run("evaluate", config_file=files, output_dir=str(tmp_path / "evaluated"), **small, **options)
-    assert (
-        json.loads((tmp_path / "evaluated" / "metrics.json").read_text(encoding="utf-8"))["mean"][
-            "landmark_before_mm_mean"
-        ]
-        > 0
-    )
+    options |= {"phantoms": 1, "phantom_size_voxels": [24, 24, 24], "output_dir": str(tmp_path / "evaluated")}
+    run_config("evaluate", "inference", "evaluate", *names, **options)
+    assert read_json(tmp_path / "evaluated" / "metrics.json")["mean"]["landmark_before_mm_mean"] > 0
 
 
 @pytest.mark.slow
@@ -221,8 +189,7 @@ def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
     torch.save(network.state_dict(), weights)
     for seed in (1, 2):
         for k, volume in enumerate(make_heart(seed, "normal", size=(24, 24, 16))["image"]):
-            files[seed, k] = str(tmp_path / f"heart{seed}_{k}.nii.gz")
-            nibabel.save(nibabel.Nifti1Image(volume.numpy(), np.eye(4)), files[seed, k])
+            files[seed, k] = write_nifti(tmp_path / f"heart{seed}_{k}.nii.gz", volume.numpy(), np.eye(4))
     out, drawn = tmp_path / "transported", tmp_path / "drawn"
     common = ["--weights", str(weights), "--output"]
     assert main(["transport", files[1, 0], files[1, 1], "--to", files[2, 0], *common, str(out)]) == 0
@@ -240,16 +207,13 @@ def test_codes_are_carried_over_and_drawn(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_training_stops_when_its_minutes_are_over_and_its_model_is_compared(tmp_path):
     tiny = tmp_path / "tiny.yaml"
-    network = {f"network_def#{name}": value for name, value in SMALL.items()}
-    tiny.write_text(yaml.safe_dump({**TINY, **network, "max_iterations": 10**6}), encoding="utf-8")
-    configs = REPOSITORY / "bundle" / "configs"
-    method = BundleMethod([str(configs / "inference.yaml"), str(configs / "effort/no_refine.yaml")], "", network)
-    lines = []
-    trained = train_alike(
-        method, [str(configs / "train.yaml"), str(tiny)], tmp_path / "GroupMorph", 0.05, 3, lines.append
-    )
+    network = network_settings(NARROW)
+    tiny.write_text(yaml.safe_dump({**TINY_DATA, **network, "max_iterations": 10**6}), encoding="utf-8")
+    method = BundleMethod(config_paths("inference", "effort/no_refine"), "", network)
+    files, lines = [*config_paths("train"), str(tiny)], []
+    trained = train_alike(method, files, tmp_path / "GroupMorph", 0.05, 3, lines.append)
     assert 0 < len(lines) < 1000 and lines[0].startswith("GroupMorph: 20 iterations")
-    assert torch.load(trained.weights, weights_only=True).keys() == GroupSetVAE(**SMALL).state_dict().keys()
+    assert torch.load(trained.weights, weights_only=True).keys() == GroupSetVAE(**NARROW).state_dict().keys()
     case = {"name": "one", **make_phantom(6, (32, 28, 24), 3, max_motion_voxels=3, landmarks=50)}
     *_, row = compare([case], {"trained": trained}, progress=lambda line: None)
     assert row["inverse consistency, voxels"] < 0.1
@@ -262,14 +226,12 @@ def test_own_series_by_folder_and_by_list(phantom, save_series, tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
         save_series(part, tmp_path / "data" / name)
     train(tmp_path / "by_folder", dataset_dir=str(tmp_path / "data"), max_iterations=2)
-    events = EventAccumulator(str(tmp_path / "by_folder" / "tensorboard")).Reload()
+    _, before_mm = read_scalars(tmp_path / "by_folder", "landmark_before_mm")
     distance = (phantom["landmarks"][0] - phantom["landmarks"][1]).norm(dim=-1).mean().item()
-    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(distance, rel=0.6)
+    assert before_mm[0] == pytest.approx(distance, rel=0.6)
 
     entry = {"image": [f"a/t{k:02d}.nii.gz" for k in range(3)]}
-    (tmp_path / "data" / "dataset.json").write_text(
-        json.dumps({"training": [entry], "validation": [{"image": "b"}]}), encoding="utf-8"
-    )
+    write_json(tmp_path / "data" / "dataset.json", {"training": [entry], "validation": [{"image": "b"}]})
     train(tmp_path / "by_list", dataset_dir=str(tmp_path / "data"), max_iterations=2, initial_alignment="none")
     assert last_weights(tmp_path / "by_list")
 
@@ -282,26 +244,23 @@ def test_whole_scans_are_brought_together_before_training(phantom, save_series, 
         scan = nibabel.load(folder / "t01.nii.gz")
         affine = scan.affine.copy()
         affine[0, 3] += 8
-        nibabel.save(nibabel.Nifti1Image(scan.get_fdata(), affine), folder / "t01.nii.gz")
+        write_nifti(folder / "t01.nii.gz", scan.get_fdata(), affine)
         points = np.loadtxt(folder / "landmarks_01.csv", delimiter=",", skiprows=1) + [8, 0, 0]
         np.savetxt(folder / "landmarks_01.csv", points, delimiter=",", header="x,y,z", comments="")
     train(tmp_path / "out", dataset_dir=str(tmp_path / "data"), max_iterations=2, learning_rate=0.0)
-    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
-    assert events.Scalars("landmark_before_mm")[0].value == pytest.approx(8, abs=0.01)
-    assert events.Scalars("landmark_after_mm")[0].value < 0.5
+    before_mm, after_mm = (read_scalars(tmp_path / "out", f"landmark_{when}_mm")[1] for when in ("before", "after"))
+    assert before_mm[0] == pytest.approx(8, abs=0.01) and after_mm[0] < 0.5
 
 
 def test_training_begins_from_given_weights(finished, tmp_path, capsys):
     begun = finished / "model_best.pt"
     train(tmp_path / "here", weights=str(begun), max_iterations=2, learning_rate=0.0)
-    initial_weights = torch.load(begun, weights_only=True)
-    assert all(torch.equal(initial_weights[name], value) for name, value in last_weights(tmp_path / "here").items())
+    assert same_weights(tmp_path / "here", torch.load(begun, weights_only=True))
     # What goes on does so from its own weights, and not from those given once more.
     train(tmp_path / "begun", weights=str(begun), max_iterations=2, lr_scheduler=RATE_OF_FOUR)
     train(tmp_path / "begun", weights=str(begun))
     train(tmp_path / "at_once", weights=str(begun))
-    at_once = last_weights(tmp_path / "at_once")
-    assert all(torch.equal(at_once[name], value) for name, value in last_weights(tmp_path / "begun").items())
+    assert same_weights(tmp_path / "begun", last_weights(tmp_path / "at_once"))
     absent = tmp_path / "absent.pt"
     assert main(["train", "--phantoms", "--weights", str(absent), "--output", str(tmp_path / "there")]) == 2
     assert f"groupmorph: weights: {absent}: expected a file, found none" in capsys.readouterr().err
@@ -313,5 +272,5 @@ def test_training_lowers_the_bound(tmp_path):
         tmp_path, max_iterations=40, iterations_per_epoch=5, learning_rate=3e-3, phantoms_training=1,
         phantom_size_voxels=[24, 24, 24], patch_size_voxels=[24, 24, 24],
     )  # fmt: skip
-    losses = [e.value for e in EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("validation_loss")]
+    _, losses = read_scalars(tmp_path, "validation_loss")
     assert losses[-1] < losses[0] - 0.1

@@ -10,30 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from bundle_runs import NARROW, TINY, config_paths, last_weights, network_settings, read_scalars, run_config
 
 from groupmorph_monai.workflow import RandomDraws, StopAfter, warmup_and_cosine
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIGS = REPOSITORY / "bundle" / "configs"
 ITERATIONS, RATE = 6, 1e-3
 OPTIONS = {
-    "phantom_size_voxels": [20, 20, 20],
-    "patch_size_voxels": [16, 16, 16],
-    "phantom_max_motion_voxels": 2.0,
+    **TINY,
+    **network_settings(NARROW),
     "phantom_timepoints": 3,
     "phantoms_training": 8,
     "phantoms_validation": 2,
-    "integration_steps": 2,
     "max_iterations": ITERATIONS,
     "iterations_per_epoch": 3,
     "learning_rate": RATE,
     "log_interval": 1,
-    "network_def#encoder_channels": [3, 4, 5, 6],
-    "network_def#features": [2, 3, 3, 3],
-    "network_def#hidden_channels": 4,
-    "network_def#looks": [1, 1, 1, 1],
 }
 # Nothing is random but which series are drawn.
 SAME = {
@@ -52,7 +44,7 @@ def start(output, **options):
     """Start two processes; standard error and output go to ``output``/log."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", f"['{CONFIGS / 'train.yaml'}','{CONFIGS / 'multi_gpu_train.yaml'}']"]
+    command += ["--config_file", str(config_paths("train", "multi_gpu_train"))]
     for name, value in {**OPTIONS, "output_dir": str(output), **options}.items():
         command += [f"--{name}", str(value)]
     paths = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")]))
@@ -73,15 +65,6 @@ def children(process):
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
 
 
-def scalars(output, name):
-    events = EventAccumulator(str(output / "tensorboard")).Reload().Scalars(name)
-    return [event.step for event in events], [event.value for event in events]
-
-
-def weights(output):
-    return torch.load(max(output.glob("checkpoint_epoch=*.pt")), weights_only=True)["network"]
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     return train_together(tmp_path_factory.mktemp("together") / "run", max_minutes=60)
@@ -89,11 +72,11 @@ def together(tmp_path_factory):
 
 @pytest.mark.slow
 def test_iterations_rates_and_logs_are_those_asked_for(together):
-    steps, rates = scalars(together, "train/learning_rate")
+    steps, rates = read_scalars(together, "train/learning_rate")
     assert steps == list(range(1, ITERATIONS + 1))
     # The log has the rate of the iteration that follows.
     assert rates == pytest.approx([RATE * warmup_and_cosine(n, ITERATIONS) for n in steps], abs=1e-9)
-    assert scalars(together, "validation_loss")[0] == [1, 2]
+    assert read_scalars(together, "validation_loss")[0] == [1, 2]
     # TensorBoard's files are named by time, host and process.
     files = [file.name for file in (together / "tensorboard").iterdir()]
     assert len({re.search(r"\.(\d+)\.\d+$", name)[1] for name in files}) == 1
@@ -116,8 +99,8 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(togethe
     assert process.wait(timeout=300) != 0
     assert not (output / "checkpoint_epoch=2.pt").exists()
     train_together(output)
-    resumed = weights(output)
-    for name, value in weights(together).items():
+    resumed = last_weights(output)
+    for name, value in last_weights(together).items():
         assert torch.equal(resumed[name], value), name
 
 
@@ -125,12 +108,9 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(togethe
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     train_together(tmp_path / "two", **SAME)
     one = tmp_path / "one"
-    run(
-        "training", config_file=[str(CONFIGS / "train.yaml")], bundle_root=str(REPOSITORY / "bundle"),
-        output_dir=str(one), **{**OPTIONS, **SAME, "batch_size": 2},
-    )  # fmt: skip
+    run_config("training", "train", output_dir=str(one), **{**OPTIONS, **SAME, "batch_size": 2})
     for name in ("validation_loss", "landmark_after_mm"):
-        assert scalars(tmp_path / "two", name)[1] == pytest.approx(scalars(one, name)[1], rel=1e-4)
+        assert read_scalars(tmp_path / "two", name)[1] == pytest.approx(read_scalars(one, name)[1], rel=1e-4)
 
 
 def draws(monkeypatch, rank, of, number, epoch=1):
