@@ -87,9 +87,9 @@ def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Gr
     before, after = _images_before_and_after(frames, grid, transforms)
     determinants = torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
-    agreement = _agreement(after)
+    agreement, common = _agreement(after), after.covered.any(dim=0)
     values: dict[str, float | list[float]] = {
-        "overlap_percent": [100 * float(covered.float().mean()) for covered in after.covered],
+        "overlap_percent": [100 * float(covered[common].float().mean()) for covered in after.covered],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
         "nmi_gain": _similarity(after) - _similarity(before),

@@ -150,7 +150,8 @@ def test_a_real_enhanced_philips_file_is_what_dcm2niix_makes_of_it():
     np.testing.assert_allclose(magnitude.data, theirs * (magnitude.data.max() / theirs.max()), rtol=1e-5)
     # Its slope of the field map, -500 to 500 Hz, differs from the stored one in its sixth digit.
     theirs = same_place(field, nibabel.load(PHILIPS / "Philips_WIP_B0_NS_801_e2_fieldmaphz.nii"))
-    np.testing.assert_allclose(field.data, theirs, rtol=1e-6, atol=0.01)
+    measured = slice(None) if field.valid is None else field.valid
+    np.testing.assert_allclose(field.data[measured], theirs[measured], rtol=1e-6, atol=0.01)
 
 
 def test_pydicoms_study_of_several_patients_is_refused():
