@@ -105,7 +105,11 @@ class OptionParser(argparse.ArgumentParser):
         for arg, following in zip(args, [*args[1:], ""]):
             name, equals, value = arg.partition("=")
             action = self._option_string_actions.get(name)
-            if isinstance(action, argparse._StoreAction) and action.nargs is None:
-                value = value if equals else following
-                if values.setdefault(action.dest, value) != value:
-                    self.error(f"{name}: expected one value, got {values[action.dest]!r} and {value!r}")
+            if not isinstance(action, argparse._StoreAction):
+                continue
+            value = value if equals else following
+            if action.nargs is None and values.get(action.dest, value) != value:
+                self.error(f"{name}: expected one value, got {values[action.dest]!r} and {value!r}")
+            if action.nargs == "+" and action.dest in values:
+                self.error(f"{name}: expected all values after one {name}, got it twice; give all of them together")
+            values[action.dest] = value

@@ -188,6 +188,28 @@ def test_option_values(options, series, refused):
     refused(["register", *series[:2], *output, *options], name)
 
 
+@pytest.mark.parametrize("option", ["--mask", "--region"])
+def test_options_with_several_values_given_twice(option, series, refused):
+    refused(
+        ["register", *series, *TO, option, series[0], option, series[1]], f"{option}: expected all values after one"
+    )
+
+
+def test_reference_of_an_alignment_to_the_mean(series, refused):
+    refused(["register", *series, *TO, "--set", "reference=1", *FAST], "reference", "--reference 1")
+
+
+def test_output_among_overlay_and_weights(series, tmp_path, refused):
+    own = tmp_path / "out" / "report.json"
+    own.parent.mkdir()
+    own.write_text("noise: 0.02", encoding="utf-8")
+    weights = shutil.copy(SHIPPED, tmp_path / "out" / "mean.nii.gz")
+    for option, file in (("--overlay", own), ("--weights", weights)):
+        content = Path(file).read_bytes()
+        refused(["register", *series, *TO, option, str(file), *FAST], "holds no input", str(file))
+        assert Path(file).read_bytes() == content
+
+
 def test_absent_reference(series, refused):
     refused(["register", *series[:2], *TO, "--reference", "9"], "reference: expected one of the series' 2 timepoints")
 

@@ -244,11 +244,11 @@ def read_series(
         storage: where to keep the volumes. Those of DICOM and DIR-Lab are always kept in memory.
 
     Returns:
-        The series. Fill values, as outside the circular field of view of CT or in empty end slices, are replaced by the smallest measured
-        value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine registration stored in
-        the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's qform supports shear;
-        ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is removed from the affine
-        instead.
+        The series. Fill values, as outside the circular field of view of CT or in empty end slices, are replaced by the
+        smallest measured value, and ``valid`` is False there. Scans with sheared axes (a tilted gantry, an affine
+        registration stored in the header) are interpolated onto a grid with orthogonal axes, as neither ITK nor NIfTI's
+        qform supports shear; ``valid`` is False outside their field of view. A shear below 0.001, from rounding, is
+        removed from the affine instead.
 
     Raises:
         InputError: With a one-line message, for invalid input.

@@ -20,6 +20,7 @@ from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
 from .output_folder import all_or_nothing, keep_inputs
+from .writers import listed_result
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
 
@@ -91,7 +92,8 @@ def apply_field_to_files(
         format, labels and properties.
 
     Raises:
-        InputError: If two results would have the same name, or a result would replace an input.
+        InputError: If two results would have the same name, or a result would replace an input or a file of a
+            registration.
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
@@ -168,6 +170,10 @@ def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], ta
         for file in inputs:
             if target.exists() and Path(file).exists() and target.samefile(file):
                 raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
+        if target.name in listed_result(target.parent):
+            raise InputError(
+                f"--output: {target} would replace a file of the registration in this folder; choose another folder"
+            )
         if target in targets[:number]:
             raise InputError(
                 f"{files[number]}: expected a unique name, got one whose result {target} is also that of "
