@@ -126,6 +126,12 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
             raise InputError(f"{path}: expected one column {repeated[0]}, got {header.count(repeated[0])}; remove one")
         if set(names) <= set(header):
             columns = [header.index(name) for name in names]
+            for number, row in rows[1:]:
+                if any(row[len(header) :]):
+                    raise InputError(
+                        f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line "
+                        f"{number}; correct the file, and use decimal points rather than decimal commas"
+                    )
             return [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]], names[0] == "l"
     return rows, False
 
