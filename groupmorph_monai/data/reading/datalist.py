@@ -14,7 +14,7 @@ from ..phantoms.hearts import HEART_MOTIONS
 from .dirlab import is_dirlab
 from .folders import folder_files, images
 from .names import image_stem, natural_order
-from .signature import check_regular_file
+from .signature import check_regular_file, read_text
 
 __all__ = ["heart_items", "phantom_items", "series_items"]
 
@@ -144,8 +144,10 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
 def _read_list(listed: Path) -> dict[str, list[Item]]:
     wanted = '{"training": [{"image": ...}], "validation": [...]}'
     try:
-        content = json.loads(listed.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError, OSError) as error:
+        content = json.loads(read_text(listed), object_pairs_hook=_unique_keys)
+    except OSError as error:
+        raise InputError(f"{listed}: expected {wanted}, got {error.strerror or error}; check the file") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{listed}: expected {wanted}, got invalid JSON ({error}); correct the file") from error
     if not isinstance(content, dict) or not any(name in content for name in SPLITS):
         got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .signature import read_text
 
 __all__ = ["is_markups", "map_markups", "read_markups"]
 
@@ -42,7 +43,7 @@ def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray
 def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return the file's content, its node, and the signs of its axes in RAS."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path))
         nodes = content["markups"]
         points = [point for node in nodes for point in node["controlPoints"]]
         node = nodes[0] if nodes else {}

@@ -16,6 +16,7 @@ from ..series import LPS_TO_RAS
 from ..writing.output_folder import all_or_nothing
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
+from .signature import read_text
 
 __all__ = ["read_landmarks", "read_points", "write_points"]
 
@@ -38,7 +39,7 @@ def read_points(path: str | Path) -> np.ndarray:
     if is_markups(path):
         return read_markups(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:  # also of names with a null character
         raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
     kind = Path(path).suffix.lower()

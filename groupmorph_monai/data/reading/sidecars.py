@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .signature import read_text
+
 __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def sidecar(image: str | Path) -> dict[str, Any]:
     path = Path(image)
     json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
     try:
-        content = json.loads(json_file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(json_file))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

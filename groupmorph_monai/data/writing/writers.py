@@ -22,6 +22,7 @@ from ..preprocessing.resampling import resample
 from ..reading.folders import dicom_reader
 from ..reading.names import bids_name, is_bids_name
 from ..reading.regions import read_region
+from ..reading.signature import read_text
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 from .fields import compact_grid, write_field
@@ -330,7 +331,7 @@ def _is_output(name: str) -> bool:
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return [str(name) for name in json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"]]
+        return [str(name) for name in json.loads(read_text(folder / REPORT))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -148,6 +149,12 @@ def test_a_damaged_list_is_refused_in_words_of_the_list(folder, content, words):
     with pytest.raises(InputError, match=words) as error:
         series_items(str(folder), "training", [])
     assert "Error:" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_list_that_is_a_device_is_not_read(folder):
+    (folder / "dataset.json").symlink_to(os.devnull)
+    with pytest.raises(InputError, match="got a pipe or device"):
+        series_items(str(folder), "training", [])
 
 
 def test_a_list_from_windows_begins_with_a_byte_order_mark(folder):

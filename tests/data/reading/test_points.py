@@ -1,5 +1,7 @@
 """Landmarks of every format in RAS mm, and every mistake answered by one line."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,13 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
         read_points(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv", "p.mrk.json"])
+def test_a_device_is_not_read(tmp_path, name):
+    (tmp_path / name).symlink_to(os.devnull)
+    with pytest.raises(InputError, match=f"{name}: .*a pipe or device"):
+        read_points(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.data.reading.readers import read_series
-from groupmorph_monai.data.reading.sidecars import even_step, times_of_files, times_of_volumes
+from groupmorph_monai.data.reading.sidecars import even_step, sidecar, times_of_files, times_of_volumes
 from groupmorph_monai.errors import InputError
 
 SIZE = (8, 9, 7)
@@ -163,3 +163,9 @@ def test_a_side_car_is_utf_8_whatever_the_locale(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "dyn.nii.gz")]
     printed = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == ascii({"SeriesDescription": "Körper"})
+
+
+def test_a_side_car_that_is_a_device_is_not_read(tmp_path, caplog):
+    file = scan(tmp_path / "t0.nii.gz")
+    (tmp_path / "t0.json").symlink_to(os.devnull)
+    assert sidecar(file) == {} and "a pipe or device" in caplog.text

@@ -122,6 +122,16 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_the_other_file_of_a_pair_is_no_device(tmp_path, ending):
+    nib.save(nib.Nifti1Pair(make_volume(), OBLIQUE), tmp_path / "a.img")
+    part = tmp_path / f"a{ending}"
+    part.unlink()
+    part.symlink_to(os.devnull)
+    with pytest.raises(InputError, match=f"a{ending}: .*a pipe or device"):
+        read_image(tmp_path / ("a.img" if ending == ".hdr" else "a.hdr"))
+
+
 def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):
     path = write_nifti(tmp_path / "s.nii", make_volume((*SIZE, 3)))
     with pytest.raises(InputError, match="expected a 3D volume, got shape .*; split it into 3D files$"):
