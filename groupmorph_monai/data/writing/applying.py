@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .output_folder import all_or_nothing, keep_inputs
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
 
 logger = logging.getLogger(__name__)
+_LARGEST_LABEL = 2**53
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -44,8 +46,16 @@ def apply_field(
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
     like = read_image(like) if isinstance(like, (str, Path)) else like
-    if not np.isfinite(image.data).any():
-        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
+    image = _finite(image, nearest)
+    if (
+        nearest
+        and image.data.dtype.kind in "iu"
+        and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL
+    ):
+        raise InputError(
+            f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {image.data.max()}; renumber "
+            "the labels"
+        )
     if not overlap(image.grid, field.grid):
         raise InputError(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
@@ -59,6 +69,22 @@ def apply_field(
             "field of that timepoint"
         )
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+
+
+def _finite(image: Frame, labels: bool) -> Frame:
+    """Exclude NaN and infinite voxels, which ``--outside nan`` writes, from the field of view."""
+    finite = np.isfinite(image.data)
+    if finite.all():
+        return image
+    if not finite.any():
+        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
+    logger.warning(
+        "%s: %d NaN or infinite voxels count as outside of the field of view and become 0",
+        image.path,
+        np.count_nonzero(~finite),
+    )
+    data = np.where(finite, image.data, image.data.dtype.type(0))
+    return replace(image, data=data, valid=None if labels else finite)  # labels are not interpolated
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
