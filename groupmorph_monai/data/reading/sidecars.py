@@ -59,6 +59,8 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
         values = _numbers(content.get(name))
         if len(values) == number and all(np.diff(values) > 0):
             return _from_first(values)
+        if name in content:
+            logger.warning("%s: %s is ignored, as it is not %d ascending times", image, name, number)
     repetition_s = next(iter(_numbers(content.get("RepetitionTime"))), 0.0)
     if content.get("MRAcquisitionType") != "3D":
         frame_time_s = frame_time_s or repetition_s

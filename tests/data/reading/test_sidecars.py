@@ -169,3 +169,9 @@ def test_a_side_car_that_is_a_device_is_not_read(tmp_path, caplog):
     file = scan(tmp_path / "t0.nii.gz")
     (tmp_path / "t0.json").symlink_to(os.devnull)
     assert sidecar(file) == {} and "a pipe or device" in caplog.text
+
+
+def test_times_of_volumes_in_disorder_are_ignored_with_a_warning(tmp_path, caplog):
+    file = scan(tmp_path / "t0.nii.gz", {"VolumeTiming": [0, 20, 10]}, volumes=3)
+    assert times_of_volumes(file, 3, 5.0) == (0, 5, 10)
+    assert "VolumeTiming is ignored, as it is not 3 ascending times" in caplog.text
