@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...space.geometry import Transform
-from ..reading.regions import inside_region, read_region
+from ..reading.regions import check_regions, inside_region, read_region
 from ..series import Series
 from .enhancement import (
     ENHANCING,
@@ -176,7 +176,7 @@ class ToftsFit:
                 f"{self.arrival_s:g}; count seconds from the first scan"
             )
         if self.mask:
-            read_region(self.mask, series, home)
+            check_regions(self.mask, series, home)
         self._warn_of_assumptions(series)
 
     def _warn_of_assumptions(self, series: Series) -> None:

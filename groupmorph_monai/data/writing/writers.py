@@ -21,7 +21,7 @@ from ..contrast.kinetics import KINETIC_MAPS, Fits, ToftsFit, kinetic_maps
 from ..preprocessing.resampling import resample
 from ..reading.folders import dicom_reader
 from ..reading.names import bids_name, is_bids_name
-from ..reading.regions import read_region
+from ..reading.regions import check_regions
 from ..reading.signature import read_text
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
@@ -97,7 +97,7 @@ class Products:
         if self.kinetics is not None:
             self.kinetics.check(series, home)
         if self.region:
-            read_region(self.region, series, home, "mask or region")
+            check_regions(self.region, series, home, "mask or region")
 
     def names(self, std: bool) -> list[str]:
         """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
