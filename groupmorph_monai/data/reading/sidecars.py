@@ -11,7 +11,7 @@ import numpy as np
 
 from .signature import read_text
 
-__all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
+__all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes", "without_time"]
 
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
@@ -81,6 +81,12 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
+
+
+def without_time(images: Sequence[str | Path]) -> str | Path | None:
+    """Return the first image whose sidecar states no acquisition time although another one's does, or None."""
+    timed = [_acquisition_s(sidecar(image)) is not None for image in images]
+    return images[timed.index(False)] if any(timed) and not all(timed) else None
 
 
 def _past_midnight(values: Sequence[float]) -> list[float]:

@@ -53,10 +53,13 @@ def levels(series):
         ([{"AcquisitionTime": t} for t in ("noon", "10:00:00", "11:00:00")], None),
     ],
 )  # fmt: skip
-def test_times_of_3d_files(tmp_path, sidecars, times):
+def test_times_of_3d_files(tmp_path, sidecars, times, caplog):
     files = [scan(tmp_path / f"t{k}.nii.gz", sidecar, value=k) for k, sidecar in enumerate(sidecars)]
     expected = None if times is None else pytest.approx(times)
+    caplog.clear()
     assert times_of_files(files) == expected and read_series(files).times_s == expected
+    partly = times is None and len({json.dumps(sidecar) for sidecar in sidecars}) > 1
+    assert ("states no acquisition time, so all times are ignored" in caplog.text) == partly
 
 
 def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path):
