@@ -18,13 +18,15 @@ def check_regular_file(path: str | Path) -> None:
     """Check that a path leads to a regular file: reading a named pipe may never end.
 
     Raises:
-        InputError: For a missing path, a broken link, a folder, a pipe or a device.
+        InputError: For a missing path, a broken link, a folder, a pipe or a device, or without permission.
     """
     if os.path.isfile(path):
         pair = nib.Nifti1Pair.filespec_to_file_map(path) if str(path).lower().endswith(_PAIR_ENDINGS) else {}
         for part in (str(holder.filename) for holder in pair.values()):
             if os.path.exists(part) and not os.path.isfile(part):
                 check_regular_file(part)
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: expected a file that may be read, got no permission; change its permissions")
         return
     if os.path.isdir(path):
         raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")

@@ -87,14 +87,14 @@ def _finite(image: Frame, labels: bool) -> Frame:
     return replace(image, data=data, valid=None if labels else finite)  # labels are not interpolated
 
 
-def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
+def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: str | Path = "points") -> np.ndarray:
     """Map ``(P, 3)`` points in RAS mm to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with
-    ``inverse_ddf_KK`` from timepoint KK to the common space."""
+    ``inverse_ddf_KK`` from timepoint KK to the common space. ``name`` is that of their file, for messages."""
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
     if not bool((points.abs() < LONGEST_MM).all()):
         raise InputError(
-            f"points: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
+            f"{name}: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
             "use mm"
         )
     outside = int((~field.grid.contains(points)).sum())
@@ -124,9 +124,9 @@ def apply_field_to_files(
     with all_or_nothing(output_dir) as folder:
         for file, target in zip(files, targets):
             if is_markups(file):
-                map_markups(file, partial(apply_field_to_points, field_path), folder / target.name)
+                map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
             elif target.suffix == ".csv":
-                write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
+                write_points(apply_field_to_points(field_path, read_points(file), file), folder / target.name)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
     return targets

@@ -239,3 +239,6 @@ def test_images_without_values_and_points_outside_of_any_scanner_are_refused(tmp
     for value in (np.nan, -np.inf, 1e300):
         with pytest.raises(InputError, match="points: expected finite coordinates within 10 m .* use mm"):
             apply_field_to_points(field, np.array([[0.0, 1.0, 2.0], [0.0, value, 2.0]]))
+    write_points(np.full((1, 3), 1e6), tmp_path / "p.csv")
+    with pytest.raises(InputError, match="p.csv: expected finite coordinates within 10 m"):
+        apply_field_to_files(field, [tmp_path / "p.csv"], tmp_path / "there")
