@@ -145,7 +145,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         InputError: If there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
-    if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")) and path.suffix != ".h5":  # ITK does not write .H5
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
     if Path(result).is_file():
         raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
@@ -167,7 +167,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         )
     transform, grid = ComposedTransform(first, second), resampling_grid(files[0])
     with all_or_nothing(path.parent) as folder:
-        if path.suffix.lower() == ".h5":
+        if path.suffix == ".h5":
             write_itk_transform(transform, grid, folder / path.name)
         else:
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)

@@ -13,9 +13,7 @@ import math
 import os
 import reprlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -69,35 +67,31 @@ def resampling_grid(path: str | Path) -> Grid:
     """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
     header = _load(path).header
     for extension in header.extensions:
-        if extension.get_code() != _COMMENT:
-            continue
-        with suppress(ValueError, RecursionError):  # other programs write other comments
-            content = json.loads(extension.get_content())
-            if isinstance(content, dict) and _GRID in content:
-                break
-    else:
-        if bytes(header["descrip"]).startswith(_COMPACT):
-            raise InputError(
-                f"{path}: expected the grid of the scan in the header's extension, as the field is on a coarse "
-                "lattice, got none; use the file as 'register' wrote it, or register with --fields full"
-            )
-        return Grid(header.get_data_shape()[:3], torch.from_numpy(header.get_best_affine()))
-    return _stored_grid(content[_GRID], path)
+        text = extension.get_content()
+        if extension.get_code() == _COMMENT and _GRID.encode() in text:  # other programs write other comments
+            return _stored_grid(text, path)
+    if bytes(header["descrip"]).startswith(_COMPACT):
+        raise InputError(
+            f"{path}: expected the grid of the scan in the header's extension, as the field is on a coarse lattice, "
+            "got none; use the file as 'register' wrote it, or register with --fields full"
+        )
+    return Grid(header.get_data_shape()[:3], torch.from_numpy(header.get_best_affine()))
 
 
-def _stored_grid(stored: Any, path: str | Path) -> Grid:
+def _stored_grid(text: bytes, path: str | Path) -> Grid:
     try:
+        stored = json.loads(text)[_GRID]
         shape, affine = stored["shape"], np.array(stored["affine"])
         numbers = [type(n) is int and n > 0 for n in shape]
         if len(numbers) == 3 and all(numbers) and affine.shape == (4, 4) and affine.dtype.kind in "if":
             grid = Grid(shape, torch.from_numpy(affine))
             if abs(grid.affine[:3, :3].det()) >= LEAST_DETERMINANT and 1 <= grid.extent_mm.max() <= LONGEST_MM:
                 return grid
-    except (ValueError, LookupError, TypeError, OverflowError):  # not such a dictionary, or rows of several lengths
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):  # or rows of several lengths
         pass
     raise InputError(
         f"{path}: expected three numbers of voxels and an affine matrix (4, 4) of a grid between 1 mm and 10 m long in "
-        f"the header's extension, got {reprlib.repr(stored)}; use the file as 'register' wrote it"
+        f"the header's extension, got {reprlib.repr(text)}; use the file as 'register' wrote it"
     )
 
 

@@ -159,11 +159,13 @@ def test_a_coarse_field_that_lost_the_scans_grid_is_refused(tmp_path, compact_fi
         {"affine": [[float("nan")] * 4] * 4},
         {"affine": [["1"] * 4] * 4},
         {"affine": None},
+        None,
     ],
 )
 def test_a_damaged_grid_of_a_coarse_field_is_refused(tmp_path, compact_field, change):
-    content = {"shape": [21, 26, 14], "affine": grid().affine.tolist(), **change}
-    message = error_of_grid(tmp_path, compact_field, json.dumps({"resampling_grid": content}))
+    content = {"shape": [21, 26, 14], "affine": grid().affine.tolist(), **(change or {})}
+    comment = json.dumps({"resampling_grid": content})
+    message = error_of_grid(tmp_path, compact_field, comment if change else comment[:-3])
     assert "expected three numbers of voxels and an affine matrix (4, 4)" in message and "\n" not in message
 
 
