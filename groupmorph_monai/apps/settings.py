@@ -126,7 +126,7 @@ SETTINGS: dict[str, Kind] = {
     "kinetics_arterial_input": Choice("parker", "weinmann"),
     "kinetics_arrival_s": OrNone(Number(0, 1e5)),
     "kinetics_t10_s": OrNone(Number(0.01, 10)),
-    "kinetics_repetition_time_s": OrNone(Number(1e-4, 10)),
+    "kinetics_repetition_time_s": OrNone(Number(1e-4, 1)),
     "kinetics_flip_angle_deg": OrNone(Number(0, 180, above=True)),
     "kinetics_relaxivity": Number(0.1, 100),
     # training

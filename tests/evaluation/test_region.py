@@ -70,12 +70,17 @@ def test_a_region_that_cannot_be_shown_is_refused_before_the_registration(file, 
     nib.save(nib.Nifti1Image(BOX, np.diag([2.0, 1.0, 1.0, 1.0]) + 900 * np.eye(4, k=3)), away)
     empty = str(tmp_path / "empty.nii")
     nib.save(nib.Nifti1Image(0 * BOX, AFFINE), empty)
+    below = str(tmp_path / "below.nii")
+    nib.save(nib.Nifti1Image(-BOX.astype(np.int16), AFFINE), below)
     for region, words in (
         (
             away,
             "away.nii: expected a mask or region above 0 somewhere in its scan, got one that does not overlap the scan",
         ),
+        (below, "below.nii: expected a mask or region above 0 somewhere in its scan, got none"),
         (empty, "empty.nii: expected a mask or region above 0 somewhere in its scan, got none"),
+        ([file, away, file], "away.nii: expected a mask or region that overlaps its scan"),
+        ([file, file, file + ".gz"], "lesion.nii.gz.gz: expected a file or folder, got a path that does not exist"),
         ([file, file], "region: expected one file, or one for each of the 3 scans, got 2"),
         (str(tmp_path / "none.nii"), "none.nii: expected a file or folder, got a path that does not exist"),
     ):

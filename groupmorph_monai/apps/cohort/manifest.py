@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from ...data.reading.readers import header_grids
+from ...data.reading.signature import read_text
 from ...data.series import check_reference
 from ...errors import InputError
 from ..option_types import reference, spacing_mm
@@ -80,12 +82,11 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
 def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line numbers and cells, without empty lines and comments (``#``)."""
     try:
-        with open(manifest, encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter="\t", strict=True)
-            for cells in rows:
-                cells = [cell.strip() for cell in cells]
-                if any(cells) and not cells[0].startswith("#"):
-                    yield rows.line_num, cells
+        rows = csv.reader(io.StringIO(read_text(manifest)), delimiter="\t", strict=True)
+        for cells in rows:
+            cells = [cell.strip() for cell in cells]
+            if any(cells) and not cells[0].startswith("#"):
+                yield rows.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {reason}; convert it") from error

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...space.geometry import Transform
-from ..reading.regions import inside_region, read_region
+from ..reading.regions import check_regions, inside_region, read_region
 from ..series import Series
 from .enhancement import (
     ENHANCING,
@@ -63,6 +63,7 @@ _ASSUMED = {
     "t10_s": (1.5, "assumed, of lesions and glands at 3 T"),
 }
 _FIELD_T = 3.0  # field strength of the assumed T1
+_SHORTEST_S, _LONGEST_S = 0.1, 1e5  # between 3D scans, and of an examination
 _CHUNK = 16384  # voxels fitted at a time
 
 
@@ -163,13 +164,19 @@ class ToftsFit:
             raise InputError(
                 f"--kinetics: expected scans in temporal order, got scans at {times} s after the first; reorder them"
             )
+        if np.diff(since_first).min() < _SHORTEST_S or since_first[-1] > _LONGEST_S:
+            raise InputError(
+                f"--kinetics: expected scans {_SHORTEST_S:g} s or more apart within {_LONGEST_S:g} s, got scans at "
+                f"{since_first[1]:g} to {since_first[-1]:g} s after the first; correct the frame time and its unit in "
+                "the header, or the side-cars"
+            )
         if self.arrival_s is not None and not self.arrival_s < since_first[-1]:
             raise InputError(
                 f"kinetics_arrival_s: expected a time before the last scan at {since_first[-1]:g} s, got "
                 f"{self.arrival_s:g}; count seconds from the first scan"
             )
         if self.mask:
-            read_region(self.mask, series, home)
+            check_regions(self.mask, series, home)
         self._warn_of_assumptions(series)
 
     def _warn_of_assumptions(self, series: Series) -> None:
@@ -179,8 +186,8 @@ class ToftsFit:
                 "--kinetics: no header states the repetition time and flip angle, so typical values are assumed, on "
                 "which Ktrans depends; set yours with --set kinetics_repetition_time_s and kinetics_flip_angle_deg"
             )
-        field = sequence_parameter(series, "field_strength_t")
-        if field and self.t10_s is None and abs(field[0] - _FIELD_T) > 0.5:
+        field = sequence_parameter(series, "field_strength_t") if self.t10_s is None else None
+        if field and abs(field[0] - _FIELD_T) > 0.5:
             logger.warning(
                 "--kinetics: the assumed native T1 of %g s is that of lesions and glands at %g T, but the %s says "
                 "%g T; Ktrans depends on it: set the T1 at your field strength with --set kinetics_t10_s",

@@ -1,5 +1,6 @@
 """Parameters of the MR sequence, from DICOM headers or the JSON side-cars of dcm2niix."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ...errors import InputError
 from ..reading.sidecars import sidecar
 from ..series import Series
 
-__all__ = ["sequence_parameter"]
+__all__ = ["LARGEST", "sequence_parameter"]
 
 _SPREAD = 0.05  # share of the value by which scans may differ: headers round, and scanners fine-tune
 # Each parameter's name in DICOM, its unit there, and its names in a side-car, where times are in seconds.
@@ -18,6 +19,8 @@ _NAMES = {
     "flip_angle_deg": ("FlipAngle", 1.0, ("FlipAngle",)),
     "field_strength_t": ("MagneticFieldStrength", 1.0, ("MagneticFieldStrength",)),
 }
+LARGEST = {"repetition_time_s": 1, "flip_angle_deg": 180, "field_strength_t": 20}
+_SETTINGS = {"repetition_time_s": "repetition_time_s", "flip_angle_deg": "flip_angle_deg", "field_strength_t": "t10_s"}
 
 
 def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
@@ -30,17 +33,23 @@ def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
         The value, and a description of its source; None if no header states it.
 
     Raises:
-        InputError: If the scans were acquired with different values.
+        InputError: If the scans were acquired with different values, or a value is above `LARGEST`.
     """
     values = list(_values(series, name))
     if not values:
         return None
+    for value, source in values:
+        if value > LARGEST[name]:
+            raise InputError(
+                f"--kinetics: expected {name} up to {LARGEST[name]} in the {source}, got {value:g}; correct it, or use "
+                f"--set kinetics_{_SETTINGS[name]}"
+            )
     numbers = [value for value, _ in values]
     if max(numbers) > (1 + _SPREAD) * min(numbers):
         listed = ", ".join(f"{number:g}" for number in numbers)
         raise InputError(
             f"--kinetics: expected the same {name} in all scans, got {listed}; leave out those that differ, or give "
-            f"the value of all with --set kinetics_{name}"
+            f"the value of all with --set kinetics_{_SETTINGS[name]}"
         )
     return values[0]
 
@@ -61,5 +70,5 @@ def _values(series: Series, name: str) -> Iterator[tuple[float, str]]:
         for key in in_sidecars:
             value = content.get(key)
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < most:
-                yield float(value), f"side-car of {Path(path).name}, {key}"
+                yield float(min(value, sys.float_info.max)), f"side-car of {Path(path).name}, {key}"
                 break

@@ -123,7 +123,7 @@ class LoadSeriesd(MapTransform):
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        self._check_grid(grid, series.frames)
+        self._check_grid(grid, series.frames, initial)
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
@@ -135,7 +135,7 @@ class LoadSeriesd(MapTransform):
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
 
-    def _check_grid(self, grid: Grid, frames: Sequence[Frame]) -> None:
+    def _check_grid(self, grid: Grid, frames: Sequence[Frame], initial: torch.Tensor | None) -> None:
         smallest = min(frames, key=lambda frame: min(frame.data.shape))
         if min(smallest.data.shape) < 4:
             raise InputError(
@@ -144,9 +144,11 @@ class LoadSeriesd(MapTransform):
             )
         if min(grid.shape) < 4:
             axis = min(range(3), key=lambda d: grid.shape[d])
+            native = working_grid([frame.grid for frame in frames], None, self.reference, initial)
+            most_mm = float((native.spacing_mm * (torch.tensor(native.shape) - 1)).min()) / 2
             raise InputError(
                 f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
-                f"{grid.shape[axis]} along axis {axis}; choose less than {grid.spacing_mm[axis]:.3g} mm"
+                f"{grid.shape[axis]} along axis {axis}; choose less than {int(10 * most_mm) / 10:g} mm"
             )
 
     @staticmethod

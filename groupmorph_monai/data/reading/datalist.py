@@ -14,7 +14,7 @@ from ..phantoms.hearts import HEART_MOTIONS
 from .dirlab import is_dirlab
 from .folders import folder_files, images
 from .names import image_stem, natural_order
-from .signature import check_regular_file
+from .signature import check_regular_file, read_text
 
 __all__ = ["heart_items", "phantom_items", "series_items"]
 
@@ -107,10 +107,12 @@ def _scan(
     folder: Path, validation_fraction: float, held_out: str | None, description: str | None
 ) -> dict[str, list[Item]]:
     entries = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    series = sorted((p for p in entries if p.is_dir() or p.name.endswith(_FILES_4D)), key=natural_order)
+    series = sorted((p for p in entries if p.is_dir() or p.name.lower().endswith(_FILES_4D)), key=natural_order)
     for path in entries:
         if path.is_symlink() and not os.path.exists(path):
             check_regular_file(path)  # which a link to a missing series is not
+        if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{path}: expected a series, got a link to the folder that contains it; remove the link")
     items: list[Item] = []
     for path in series:
         item = {"image": str(path), "name": path.name}
@@ -130,7 +132,7 @@ def _scan(
 
 def _landmarks(folder: Path, description: str | None) -> list[str]:
     """List the landmark files in ``folder`` in the order of the scans: ``landmarks_NAME`` for every scan NAME if these
-    exist, or else in natural order. A DIR-Lab case is listed itself, as it includes its landmarks."""
+    exist, or in natural order if none of them exists. A DIR-Lab case is listed itself, as it includes its landmarks."""
     if is_dirlab(folder):
         return [str(folder)]
     files = sorted(folder.glob("landmarks_*"), key=natural_order)
@@ -138,14 +140,21 @@ def _landmarks(folder: Path, description: str | None) -> list[str]:
     by_name = {file.stem.removesuffix(".mrk").removeprefix("landmarks_"): file for file in files}
     if len(by_name) == len(files) and set(names) == set(by_name):
         files = [by_name[name] for name in names]
+    elif common := [name for name in names if name in by_name]:
+        raise InputError(
+            f"{folder}: expected landmarks_NAME for every scan, as for {common[0]}, got "
+            f"{', '.join(file.name for file in files)} for the scans {', '.join(names)}; correct the names"
+        )
     return [str(file) for file in files]
 
 
 def _read_list(listed: Path) -> dict[str, list[Item]]:
     wanted = '{"training": [{"image": ...}], "validation": [...]}'
     try:
-        content = json.loads(listed.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError, OSError) as error:
+        content = json.loads(read_text(listed), object_pairs_hook=_unique_keys)
+    except OSError as error:
+        raise InputError(f"{listed}: expected {wanted}, got {error.strerror or error}; check the file") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{listed}: expected {wanted}, got invalid JSON ({error}); correct the file") from error
     if not isinstance(content, dict) or not any(name in content for name in SPLITS):
         got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)
@@ -178,7 +187,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
-    item: Item = {"name": str(entry["name"])} if "name" in entry else {}
+    name = entry.get("name", "")
+    if not isinstance(name, str) or (not name and "name" in entry):
+        raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
+    item: Item = {"name": name} if name else {}
     for key in ("image", "landmarks", "labels"):
         if key != "image" and entry.get(key) is None:
             continue

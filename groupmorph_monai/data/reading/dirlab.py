@@ -15,6 +15,7 @@ according to the affine point to the left, the back and the feet. Distances are 
 "snap-to-voxel" values round points to voxel centres first and are not comparable.
 """
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from .signature import read_text
 
 __all__ = ["DIRLAB_CASES", "DIRLAB_PHASES", "is_dirlab", "read_dirlab", "read_dirlab_landmarks"]
 
@@ -108,8 +110,8 @@ def _landmark_voxels(folder: str | Path, case: int, number: int) -> np.ndarray:
 def _read_points(file: Path, case: int, number: int) -> np.ndarray:
     size = DIRLAB_CASES[case][0]
     try:
-        points = np.loadtxt(file, ndmin=2)
-    except ValueError as error:
+        points = np.loadtxt(io.StringIO(read_text(file)), ndmin=2)
+    except (OSError, ValueError) as error:
         raise InputError(f"{file}: expected three numbers per line, got {error}; copy it again") from error
     if points.shape != (number, 3):
         raise InputError(f"{file}: expected {number} points of x, y, z, got shape {points.shape}; copy it again")

@@ -37,11 +37,16 @@ def images(folder: Path) -> list[Path]:
     Raises:
         InputError: For a link to a missing file, as git-annex leaves, since the series would lack a scan.
     """
-    named = [p for p in folder.iterdir() if p.name[0] != "." and p.name.lower().endswith(IMAGE_ENDINGS)]
+    named = [p for p in folder.iterdir() if p.name[0] != "." and (p.name.lower().endswith(IMAGE_ENDINGS) or _pair(p))]
     files = [p for p in named if not p.is_dir()]
     for path in files:
         check_regular_file(path)
     return files
+
+
+def _pair(header: Path) -> bool:
+    """Check whether this is the header of a NIfTI pair, .hdr with .img."""
+    return header.suffix.lower() == ".hdr" and any(header.with_suffix(end).exists() for end in (".img", ".IMG"))
 
 
 def dicom_reader(path: Path) -> ModuleType:
@@ -59,6 +64,9 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
     """Describe the series of a DICOM study, one per line, and why none can be aligned; see `list_dicom`."""
     paths = dicom_paths(files)
     if not paths:
+        for path in files:
+            if not Path(path).is_dir():
+                check_regular_file(path)
         _check_hidden_dicom([Path(path) for path in files])
         raise InputError(
             f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for "

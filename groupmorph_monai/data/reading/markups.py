@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .signature import read_text
 
 __all__ = ["is_markups", "map_markups", "read_markups"]
 
@@ -42,15 +43,23 @@ def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray
 def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Return the file's content, its node, and the signs of its axes in RAS."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path))
         nodes = content["markups"]
         points = [point for node in nodes for point in node["controlPoints"]]
         node = nodes[0] if nodes else {}
         system = node.get("coordinateSystem", "LPS")
         units = node.get("coordinateUnits", "mm")  # or a list: symbol, code system, meaning
         units = units[0] if isinstance(units, list) else units
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected points of 3D Slicer (.mrk.json), got {error!r}; check the file") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected points of 3D Slicer (.mrk.json), got invalid JSON ({error})") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected points of 3D Slicer (.mrk.json), got JSON without markups and their controlPoints; save "
+            "the points in 3D Slicer"
+        ) from error
     if len(nodes) != 1 or not points:
         raise InputError(
             f"{path}: expected the points of one markups node, got {len(points)} points of {len(nodes)}; save the node "

@@ -16,6 +16,7 @@ from ..series import LPS_TO_RAS
 from ..writing.output_folder import all_or_nothing
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
+from .signature import read_text
 
 __all__ = ["read_landmarks", "read_points", "write_points"]
 
@@ -38,17 +39,13 @@ def read_points(path: str | Path) -> np.ndarray:
     if is_markups(path):
         return read_markups(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:  # also of names with a null character
-        raise InputError(f"{path}: expected a file of points, got none ({error}); check the path") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
     kind = Path(path).suffix.lower()
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    try:
-        rows, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: expected a number of points, got {error}; correct the file") from error
+    rows, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
     if not rows:
         raise InputError(f"{path}: expected points, got a file without any; check the path")
     points = np.array([_coordinates(cells, number, path) for number, cells in rows], dtype=np.float64)
@@ -126,6 +123,12 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
             raise InputError(f"{path}: expected one column {repeated[0]}, got {header.count(repeated[0])}; remove one")
         if set(names) <= set(header):
             columns = [header.index(name) for name in names]
+            for number, row in rows[1:]:
+                if any(row[len(header) :]):
+                    raise InputError(
+                        f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line "
+                        f"{number}; correct the file, and use decimal points rather than decimal commas"
+                    )
             return [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]], names[0] == "l"
     return rows, False
 
@@ -149,8 +152,11 @@ def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool]:
         raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
     rows = lines[2:] if first == "point" else lines
     count = lines[1][1] if first == "point" and len(lines) > 1 else str(len(rows))
-    if int(count) != len(rows):
-        raise InputError(f"{path}: expected {count} points (second line), got {len(rows)}; correct the file")
+    if count != str(len(rows)):
+        raise InputError(
+            f"{path}: expected {len(rows)} in the second line, the number of points, got {count[:40]!r}; correct the "
+            "file"
+        )
     return [(number, re.split(r"[\s,;]+", row)) for number, row in rows], True
 
 

@@ -30,7 +30,7 @@ from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .nifti_voxels import check_stored_header, forms_apart, nifti_values
-from .sidecars import even_step, sidecar, times_of_files, times_of_volumes
+from .sidecars import even_step, sidecar, times_of_files, times_of_volumes, without_time
 from .signature import check_regular_file
 from .text_headers import check_text_header
 
@@ -177,10 +177,10 @@ def _load_all(paths: Sequence[str | Path], storage: Storage) -> list[_File]:
 
 
 def _reason(error: Exception) -> str:
-    """Shorten a library's message to one line: for ITK the text after the object's address, otherwise the last line."""
+    """Shorten a library's message to one line: for ITK the text after the object's address, otherwise all of it."""
     message = str(error).strip()
     _, from_itk, reason = message.partition("ITK ERROR: ")
-    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else (message.splitlines() or [""])[-1]
+    reason = re.sub(r"^\w+\(0x\w+\): ", "", reason) if from_itk else message
     return " ".join(reason.split())[:160] or type(error).__name__
 
 
@@ -217,6 +217,8 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
             frame_time = None  # contradicted by the side-car
     else:
         times = times_of_files(files)
+        if times is None and (untimed := without_time(files)):
+            logger.warning("%s: its side-car states no acquisition time, so all times are ignored", untimed)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
     return Series(tuple(frames), frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
 

@@ -9,10 +9,10 @@ import numpy as np
 from ...errors import InputError
 from ...space.geometry import Grid, Transform
 from ..preprocessing.resampling import resample
-from ..series import Frame, Series
+from ..series import Frame, Series, overlap
 from .readers import read_image
 
-__all__ = ["inside_region", "nothing_inside", "read_labels", "read_region"]
+__all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]
 
 _MOST_LABELS = 1000  # different values of a label map; an image has more
 
@@ -50,6 +50,26 @@ def read_region(files: str | Sequence[str], series: Series, home: int, name: str
     return frame
 
 
+def check_regions(files: str | Sequence[str], series: Series, home: int, name: str = "mask") -> None:
+    """Check the region of scan ``home``, and that the files of other scans, which are not used, overlap their scans.
+
+    Args:
+        files, home, name: as for `read_region`.
+
+    Raises:
+        InputError: As `read_region`, or if another file is not an image that overlaps its scan.
+    """
+    read_region(files, series, home, name)
+    if isinstance(files, str) or len(files) == 1:
+        return
+    for file, scan in zip(files, series.frames, strict=True):
+        if not overlap(read_image(file, labels=True).grid, scan.grid):
+            raise InputError(
+                f"{file}: expected a {name} that overlaps its scan {scan.path}, got one that does not; list the files "
+                "in the order of the scans"
+            )
+
+
 def inside_region(region: Frame, grid: Grid, transform: Transform | None = None) -> np.ndarray:
     """Return the voxels of a grid that are inside a region.
 
@@ -69,7 +89,7 @@ def nothing_inside(file: str | Path, name: str, frame: Frame) -> InputError:
     Args:
         name: what the image is, for the message.
     """
-    if frame.data.any():
+    if (frame.data > 0).any():
         return InputError(
             f"{file}: expected a {name} above 0 somewhere in its scan, got one that does not overlap the scan; check "
             "its position and that it was drawn on this scan"

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes"]
+from .signature import read_text
+
+__all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes", "without_time"]
 
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
@@ -32,7 +34,7 @@ def sidecar(image: str | Path) -> dict[str, Any]:
     path = Path(image)
     json_file = path.with_name(path.name.removesuffix(".gz")).with_suffix(".json")
     try:
-        content = json.loads(json_file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(json_file))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -57,6 +59,8 @@ def times_of_volumes(image: str | Path, number: int, frame_time_s: float | None 
         values = _numbers(content.get(name))
         if len(values) == number and all(np.diff(values) > 0):
             return _from_first(values)
+        if name in content:
+            logger.warning("%s: %s is ignored, as it is not %d ascending times", image, name, number)
     repetition_s = next(iter(_numbers(content.get("RepetitionTime"))), 0.0)
     if content.get("MRAcquisitionType") != "3D":
         frame_time_s = frame_time_s or repetition_s
@@ -77,6 +81,12 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
+
+
+def without_time(images: Sequence[str | Path]) -> str | Path | None:
+    """Return the first image whose sidecar states no acquisition time although another one's does, or None."""
+    timed = [_acquisition_s(sidecar(image)) is not None for image in images]
+    return images[timed.index(False)] if any(timed) and not all(timed) else None
 
 
 def _past_midnight(values: Sequence[float]) -> list[float]:

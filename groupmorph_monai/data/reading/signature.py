@@ -1,23 +1,32 @@
-"""Recognise files before they are read: regular ones, and DICOM without pydicom, which is an optional dependency."""
+"""Recognise files before they are read: regular ones, text, and DICOM without pydicom, an optional dependency."""
 
 import os
 from pathlib import Path
 
+import nibabel as nib
+
 from ...errors import InputError
 
-__all__ = ["check_regular_file", "is_dicom"]
+__all__ = ["check_regular_file", "is_dicom", "read_text"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 
 
 def check_regular_file(path: str | Path) -> None:
     """Check that a path leads to a regular file: reading a named pipe may never end.
 
     Raises:
-        InputError: For a missing path, a broken link, a folder, a pipe or a device.
+        InputError: For a missing path, a broken link, a folder, a pipe or a device, or without permission.
     """
     if os.path.isfile(path):
+        pair = nib.Nifti1Pair.filespec_to_file_map(path) if str(path).lower().endswith(_PAIR_ENDINGS) else {}
+        for part in (str(holder.filename) for holder in pair.values()):
+            if os.path.exists(part) and not os.path.isfile(part):
+                check_regular_file(part)
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: expected a file that may be read, got no permission; change its permissions")
         return
     if os.path.isdir(path):
         raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
@@ -29,6 +38,18 @@ def check_regular_file(path: str | Path) -> None:
             "the link"
         )
     raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file in UTF-8, with or without byte order mark.
+
+    Raises:
+        OSError: For a file that cannot be read, and for a pipe or device, which may never end.
+        ValueError: For other encodings.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"a {'folder' if os.path.isdir(path) else 'pipe or device'}")
+    return Path(path).read_text(encoding="utf-8-sig")
 
 
 def is_dicom(path: Path) -> bool:

@@ -106,7 +106,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
     flags = {name: _flag(name, fields[name]) for name in _META_FLAGS if name in fields}
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind.removesuffix("_ARRAY") not in _META_BYTES:
-        raise _HeaderError("a known ElementType, such as MET_SHORT,", fields.get("ElementType", "none"))
+        raise _HeaderError("a known ElementType, such as MET_SHORT", fields.get("ElementType", "none"))
     channels = _integer(fields, "ElementNumberOfChannels", 1, 1000, "1")
     skip = _integer(fields, "HeaderSize", -1, None, "0")
     needed = math.prod(sizes) * channels * _META_BYTES[kind.removesuffix("_ARRAY")]
@@ -150,7 +150,7 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
     fields, start = _nrrd_fields(head)
     kind = fields.get("type", "").lower()
     if kind not in _NRRD_BYTES:
-        raise _HeaderError("a known type, such as short,", fields.get("type", "none"))
+        raise _HeaderError("a known type, such as short", fields.get("type", "none"))
     axes = _integer(fields, "dimension", 2, 5)
     sizes = _integers(fields, "sizes", axes)
     _check_nrrd_geometry(fields, axes)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from .writers import listed_result
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
 
 logger = logging.getLogger(__name__)
+_LARGEST_LABEL = 2**53
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -45,8 +47,16 @@ def apply_field(
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
     like = read_image(like) if isinstance(like, (str, Path)) else like
-    if not np.isfinite(image.data).any():
-        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
+    image = _finite(image, nearest)
+    if (
+        nearest
+        and image.data.dtype.kind in "iu"
+        and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL
+    ):
+        raise InputError(
+            f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {image.data.max()}; renumber "
+            "the labels"
+        )
     if not overlap(image.grid, field.grid):
         raise InputError(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
@@ -62,14 +72,30 @@ def apply_field(
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 
 
-def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray) -> np.ndarray:
+def _finite(image: Frame, labels: bool) -> Frame:
+    """Exclude NaN and infinite voxels, which ``--outside nan`` writes, from the field of view."""
+    finite = np.isfinite(image.data)
+    if finite.all():
+        return image
+    if not finite.any():
+        raise InputError(f"{image.path}: expected finite intensities, got none; use another image")
+    logger.warning(
+        "%s: %d NaN or infinite voxels count as outside of the field of view and become 0",
+        image.path,
+        np.count_nonzero(~finite),
+    )
+    data = np.where(finite, image.data, image.data.dtype.type(0))
+    return replace(image, data=data, valid=None if labels else finite)  # labels are not interpolated
+
+
+def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: str | Path = "points") -> np.ndarray:
     """Map ``(P, 3)`` points in RAS mm to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with
-    ``inverse_ddf_KK`` from timepoint KK to the common space."""
+    ``inverse_ddf_KK`` from timepoint KK to the common space. ``name`` is that of their file, for messages."""
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
     if not bool((points.abs() < LONGEST_MM).all()):
         raise InputError(
-            f"points: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
+            f"{name}: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
             "use mm"
         )
     outside = int((~field.grid.contains(points)).sum())
@@ -100,9 +126,9 @@ def apply_field_to_files(
     with all_or_nothing(output_dir) as folder:
         for file, target in zip(files, targets):
             if is_markups(file):
-                map_markups(file, partial(apply_field_to_points, field_path), folder / target.name)
+                map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
             elif target.suffix == ".csv":
-                write_points(apply_field_to_points(field_path, read_points(file)), folder / target.name)
+                write_points(apply_field_to_points(field_path, read_points(file), file), folder / target.name)
             else:
                 write_image(apply_field(field_path, file, nearest), folder / target.name)
     return targets
@@ -121,7 +147,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         InputError: If there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
-    if not path.name.lower().endswith((".nii", ".nii.gz", ".h5")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")) and path.suffix != ".h5":  # ITK does not write .H5
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
     if Path(result).is_file():
         raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
@@ -143,7 +169,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         )
     transform, grid = ComposedTransform(first, second), resampling_grid(files[0])
     with all_or_nothing(path.parent) as folder:
-        if path.suffix.lower() == ".h5":
+        if path.suffix == ".h5":
             write_itk_transform(transform, grid, folder / path.name)
         else:
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)

@@ -11,8 +11,8 @@ which images are to be resampled.
 import json
 import math
 import os
+import reprlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -23,12 +23,13 @@ from ...errors import InputError
 from ...space.geometry import DenseTransform, Grid
 from ..reading.nifti_voxels import check_stored_header, nifti_values
 from ..reading.signature import check_regular_file
-from ..series import LONGEST_MM
+from ..series import LEAST_DETERMINANT, LONGEST_MM
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
+_COMPACT = b"coarse displacement field, scan's grid in the extension"  # at most 80 bytes
 _ITK_ENDINGS = (".h5", ".tfm", ".mat")
 _COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
 
@@ -57,6 +58,7 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
     image.header.set_intent("vector")
     if resampled is not None:
         content = {_GRID: {"shape": resampled.shape, "affine": resampled.affine.tolist()}}
+        image.header["descrip"] = _COMPACT  # to notice programs that remove extensions
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(content).encode()))
     save_nifti(image, path)
 
@@ -65,10 +67,32 @@ def resampling_grid(path: str | Path) -> Grid:
     """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
     header = _load(path).header
     for extension in header.extensions:
-        with suppress(ValueError, KeyError, TypeError):
-            stored = json.loads(extension.get_content())[_GRID]
-            return Grid(stored["shape"], torch.tensor(stored["affine"], dtype=torch.float64))
+        text = extension.get_content()
+        if extension.get_code() == _COMMENT and _GRID.encode() in text:  # other programs write other comments
+            return _stored_grid(text, path)
+    if bytes(header["descrip"]).startswith(_COMPACT):
+        raise InputError(
+            f"{path}: expected the grid of the scan in the header's extension, as the field is on a coarse lattice, "
+            "got none; use the file as 'register' wrote it, or register with --fields full"
+        )
     return Grid(header.get_data_shape()[:3], torch.from_numpy(header.get_best_affine()))
+
+
+def _stored_grid(text: bytes, path: str | Path) -> Grid:
+    try:
+        stored = json.loads(text)[_GRID]
+        shape, affine = stored["shape"], np.array(stored["affine"])
+        numbers = [type(n) is int and n > 0 for n in shape]
+        if len(numbers) == 3 and all(numbers) and affine.shape == (4, 4) and affine.dtype.kind in "if":
+            grid = Grid(shape, torch.from_numpy(affine))
+            if abs(grid.affine[:3, :3].det()) >= LEAST_DETERMINANT and 1 <= grid.extent_mm.max() <= LONGEST_MM:
+                return grid
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):  # or rows of several lengths
+        pass
+    raise InputError(
+        f"{path}: expected three numbers of voxels and an affine matrix (4, 4) of a grid between 1 mm and 10 m long in "
+        f"the header's extension, got {reprlib.repr(text)}; use the file as 'register' wrote it"
+    )
 
 
 def _load(path: str | Path) -> nib.Nifti1Pair:

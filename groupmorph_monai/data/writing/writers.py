@@ -21,7 +21,8 @@ from ..contrast.kinetics import KINETIC_MAPS, Fits, ToftsFit, kinetic_maps
 from ..preprocessing.resampling import resample
 from ..reading.folders import dicom_reader
 from ..reading.names import bids_name, is_bids_name
-from ..reading.regions import read_region
+from ..reading.regions import check_regions
+from ..reading.signature import read_text
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 from .fields import compact_grid, write_field
@@ -96,7 +97,7 @@ class Products:
         if self.kinetics is not None:
             self.kinetics.check(series, home)
         if self.region:
-            read_region(self.region, series, home, "mask or region")
+            check_regions(self.region, series, home, "mask or region")
 
     def names(self, std: bool) -> list[str]:
         """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
@@ -325,7 +326,7 @@ def _is_output(name: str) -> bool:
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return [str(name) for name in json.loads((folder / REPORT).read_text(encoding="utf-8"))["files"]]
+        return [str(name) for name in json.loads(read_text(folder / REPORT))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -170,6 +170,8 @@ def test_a_mask_limits_what_is_fitted(tmp_path):
         ({"model": "extended_tofts"}, 4, MINUTES, "expected 5 scans or more"),
         ({"model": "patlak"}, 7, MINUTES, "kinetics_model: expected tofts or extended_tofts, got 'patlak'"),
         ({}, 4, (0, 240, 60, 120), "expected scans in temporal order, got scans at 0, 240, 60, 120 s after the first"),
+        ({}, 4, (0, 0.01, 0.02, 0.03), "expected scans 0.1 s or more apart within 100000 s, got scans at 0.01 to 0.03"),
+        ({}, 4, (0, 1e9, 2e9, 3e9), "expected scans 0.1 s or more apart within 100000 s, got scans at 1e[+]09 to"),
         ({"arrival_s": 360.0}, 7, [1000 + t for t in MINUTES], "before the last scan at 360 s, got 360"),
         ({"arrival_s": 360.0}, 7, MINUTES, "kinetics_arrival_s: expected a time before the last scan at 360 s"),
     ],

@@ -9,7 +9,8 @@ pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
 
-from groupmorph_monai.data.contrast.sequence_parameters import sequence_parameter  # noqa: E402
+from groupmorph_monai.apps.settings import SETTINGS  # noqa: E402
+from groupmorph_monai.data.contrast.sequence_parameters import LARGEST, sequence_parameter  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
@@ -51,6 +52,26 @@ def test_scans_that_differ_are_refused(tmp_path):
         sequence_parameter(series, "flip_angle_deg")
     close = niftis(tmp_path, [{"RepetitionTime": seconds} for seconds in (0.00410, 0.00412, 0.00409)])
     assert sequence_parameter(close, "repetition_time_s")[0] == 0.0041
+
+
+@pytest.mark.parametrize(
+    "content, name, words",
+    [
+        ({"FlipAngle": 720}, "flip_angle_deg", "up to 180 in the side-car of t0.nii.gz, FlipAngle, got 720"),
+        ({"FlipAngle": 10**400}, "flip_angle_deg", "up to 180"),
+        ({"RepetitionTimeExcitation": 4}, "repetition_time_s", "up to 1 in .*, got 4"),
+        ({"MagneticFieldStrength": 15000}, "field_strength_t", "up to 20 in .* --set kinetics_t10_s"),
+    ],
+)
+def test_values_beyond_any_scanner_are_refused(tmp_path, content, name, words):
+    with pytest.raises(InputError, match=words):
+        sequence_parameter(niftis(tmp_path, [content] * 3), name)
+
+
+def test_settings_have_the_same_limits_as_headers():
+    for name in ("repetition_time_s", "flip_angle_deg"):
+        assert SETTINGS[f"kinetics_{name}"].accepts(LARGEST[name])
+        assert not SETTINGS[f"kinetics_{name}"].accepts(1.01 * LARGEST[name])
 
 
 @pytest.mark.parametrize("vendor", ["siemens", "ge", "philips", "enhanced"])

@@ -84,7 +84,7 @@ def test_uneven_slices_are_refused(tmp_path):
     refused(exports.save(images, tmp_path), "evenly spaced", "0.7 mm off", "2.3 to 3.7 mm")
 
 
-def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
+def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, capsys):
     images = dynamic()
     for image in images:
         del image.ImagePositionPatient
@@ -92,6 +92,9 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path):
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
+    capsys.readouterr()
+    assert main(["register", str(tmp_path / "gone"), "--list"]) == 2
+    assert "gone: expected a file or folder, got a path that does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", [".", "dicom"])

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -139,6 +140,8 @@ def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
         ('{"training": [null]}', 'expected entries {"image": ...} in "training", got None'),
         ('{"training": [{"label": 1}]}', "expected entries"),
         ('{"training": [], "training": [{"image": "a"}]}', "'training' occurs twice"),
+        ('{"training": [{"image": "a", "name": null}]}', 'expected text for "name", got None'),
+        ('{"training": [{"image": "a", "name": ["x"]}]}', 'expected text for "name", got .*x'),
         ("{", "invalid JSON"),
         ('{"validation": [{"image": "a"}]}', "expected training series in .*, found none"),
     ],
@@ -148,6 +151,12 @@ def test_a_damaged_list_is_refused_in_words_of_the_list(folder, content, words):
     with pytest.raises(InputError, match=words) as error:
         series_items(str(folder), "training", [])
     assert "Error:" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_list_that_is_a_device_is_not_read(folder):
+    (folder / "dataset.json").symlink_to(os.devnull)
+    with pytest.raises(InputError, match="got a pipe or device"):
+        series_items(str(folder), "training", [])
 
 
 def test_a_list_from_windows_begins_with_a_byte_order_mark(folder):
@@ -160,6 +169,25 @@ def test_a_link_to_a_missing_list_or_series_is_not_passed_over(folder, name):
     (folder / name).symlink_to("gone")
     with pytest.raises(InputError, match=name):
         series_items(str(folder), "training", [])
+
+
+def test_a_link_to_the_data_set_itself_is_no_series(folder):
+    (folder / "loop").symlink_to(".")
+    with pytest.raises(InputError, match="loop: expected a series, got a link to the folder that contains it"):
+        series_items(str(folder), "training", [])
+
+
+def test_endings_in_capitals_are_series_too(folder):
+    (folder / "G.NII.GZ").write_text("", encoding="utf-8")
+    assert names(series_items(str(folder), None, []))[-1] == "G.NII.GZ"
+
+
+def test_landmarks_named_after_some_of_the_scans_are_refused(tmp_path):
+    for name in ("t00.nii.gz", "t01.nii.gz", "t02.nii.gz", *(f"landmarks_t{k}.csv" for k in ("00", "01", "05"))):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        (tmp_path / "s" / name).write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="as for t00, got .*landmarks_t05.csv for the scans t00, t01, t02; correct"):
+        series_items(str(tmp_path), None, [])
 
 
 def test_a_series_for_training_and_validation_is_a_warning(folder, caplog):

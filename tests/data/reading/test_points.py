@@ -1,5 +1,7 @@
 """Landmarks of every format in RAS mm, and every mistake answered by one line."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ POINT_FILES = {
     "named.csv": "label,S,R,A\na,30.25,1.5,-2\nb,-6,4,5\n",
     "lps.csv": "l,p,s\n-1.5,2.0,30.25\n-4,-5,-6\n",
     "bare.csv": "1.5,-2.0,30.25\n4,5,-6\n",
+    "trailing.csv": "x,y,z\n1.5,-2.0,30.25,\n4,5,-6,\n",
     "semicolons.csv": "label;x;y;z\na,b;1.5;-2.0;30.25\nc;4;5;-6\n",
     "tabs.csv": "x\ty\tz\n1.5\t-2.0\t30.25\n4\t5\t-6\n",
     "commas_and_tabs.csv": "1.5,\t-2.0,\t30.25\n4,\t5,\t-6\n",
@@ -42,14 +45,15 @@ def test_points_of_every_format_are_ras(tmp_path, name):
     ("name", "content", "words"),
     [
         ("index.txt", "index\n1\n3 4 5\n", "voxel indices"),
-        ("short.txt", "point\n3\n1 2 3\n", "expected 3 points"),
+        ("short.txt", "point\n3\n1 2 3\n", "expected 1 in the second line, the number of points, got '3';"),
         ("headless.txt", "point\n", "without any"),
-        ("count.txt", "point\nmany\n1 2 3\n", "number of points"),
+        ("count.txt", "point\nmany\n1 2 3\n", "expected 1 in the second line, the number of points, got 'many';"),
         ("two.csv", "1,2\n3,4\n", "three finite numbers per line, got 2 in line 1;"),
         ("words.csv", "x,y,z\n1,2,three\n", "got 'three' in line 2;"),
         ("ragged.csv", "x,y,z\n1,2,3\n\n1,2\n", "got 2 in line 4;"),
         ("nan.csv", "1,2,3\n1,2,nan\n", "got 'nan' in line 2;"),
         ("commas.csv", "x;y;z\n1,5;2;3\n", "got '1,5' in line 2;"),
+        ("all_commas.csv", "x,y,z\n1,5,2,5,3,5\n", "expected 3 cells per line, as in the header, got 6 in line 2;"),
         ("gap.csv", "1\t2\t3\n4\t\t6\n", "got '' in line 2;"),
         ("short.fcsv", "f,1,2\n", "got 2 in line 1;"),
         ("inf.txt", "point\n1\n1 2 inf\n", "got 'inf' in line 3;"),
@@ -60,8 +64,10 @@ def test_points_of_every_format_are_ras(tmp_path, name):
         ("ijk.fcsv", "# CoordinateSystem = IJK\nf,1,2,3\n", "IJK"),
         ("missing.csv", None, "No such file"),
         ("missing.mrk.json", None, "No such file"),
-        ("text.mrk.json", "x,y,z", "points of 3D Slicer"),
-        ("list.mrk.json", "[]", "points of 3D Slicer"),
+        ("text.mrk.json", "x,y,z", "points of 3D Slicer (.mrk.json), got invalid JSON"),
+        ("list.mrk.json", "[]", "got JSON without markups and their controlPoints"),
+        ("null.mrk.json", "null", "got JSON without markups and their controlPoints"),
+        ("other.json", "{}", "got JSON without markups and their controlPoints"),
         ("none.mrk.json", '{"markups": [{"controlPoints": []}]}', "got 0 points of 1;"),
         ("two.mrk.json", '{"markups": [{"controlPoints": [{"position": [1, 2, 3]}]}, {"controlPoints": []}]}', "of 2;"),
         ("nan.mrk.json", '{"markups": [{"controlPoints": [{"label": "F-1", "position": [1, NaN, 3]}]}]}', "'F-1'"),
@@ -92,6 +98,13 @@ def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
         read_points(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name)) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.fcsv", "p.mrk.json"])
+def test_a_device_is_not_read(tmp_path, name):
+    (tmp_path / name).symlink_to(os.devnull)
+    with pytest.raises(InputError, match=f"{name}: .*a pipe or device"):
+        read_points(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_folder_is_read_in_natural_order_past_other_files(tmp_path):
         assert [round(float(f.data.mean())) for f in read_series(source).frames] == [1, 2, 10]
 
 
+def test_pairs_of_files_in_a_folder_are_scans(tmp_path):
+    for t in (0, 1):
+        nib.save(nib.Nifti1Pair(make_volume() + t, OBLIQUE), tmp_path / f"t{t}.img")
+    (tmp_path / "alone.hdr").write_text("of another format", encoding="utf-8")
+    assert [Path(frame.path).name for frame in read_series(tmp_path).frames] == ["t0.hdr", "t1.hdr"]
+
+
 def test_folder_or_list_of_one_4d_file_is_that_file(tmp_path):
     data = make_volume((*SIZE, 2))
     path = write_nifti(tmp_path / "s.nii.gz", data)

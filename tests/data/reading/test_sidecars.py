@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groupmorph_monai.data.reading.readers import read_series
-from groupmorph_monai.data.reading.sidecars import even_step, times_of_files, times_of_volumes
+from groupmorph_monai.data.reading.sidecars import even_step, sidecar, times_of_files, times_of_volumes
 from groupmorph_monai.errors import InputError
 
 SIZE = (8, 9, 7)
@@ -53,10 +53,13 @@ def levels(series):
         ([{"AcquisitionTime": t} for t in ("noon", "10:00:00", "11:00:00")], None),
     ],
 )  # fmt: skip
-def test_times_of_3d_files(tmp_path, sidecars, times):
+def test_times_of_3d_files(tmp_path, sidecars, times, caplog):
     files = [scan(tmp_path / f"t{k}.nii.gz", sidecar, value=k) for k, sidecar in enumerate(sidecars)]
     expected = None if times is None else pytest.approx(times)
+    caplog.clear()
     assert times_of_files(files) == expected and read_series(files).times_s == expected
+    partly = times is None and len({json.dumps(sidecar) for sidecar in sidecars}) > 1
+    assert ("states no acquisition time, so all times are ignored" in caplog.text) == partly
 
 
 def test_a_folder_is_read_in_the_order_of_its_times_and_a_list_as_given(tmp_path):
@@ -163,3 +166,15 @@ def test_a_side_car_is_utf_8_whatever_the_locale(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "dyn.nii.gz")]
     printed = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == ascii({"SeriesDescription": "Körper"})
+
+
+def test_a_side_car_that_is_a_device_is_not_read(tmp_path, caplog):
+    file = scan(tmp_path / "t0.nii.gz")
+    (tmp_path / "t0.json").symlink_to(os.devnull)
+    assert sidecar(file) == {} and "a pipe or device" in caplog.text
+
+
+def test_times_of_volumes_in_disorder_are_ignored_with_a_warning(tmp_path, caplog):
+    file = scan(tmp_path / "t0.nii.gz", {"VolumeTiming": [0, 20, 10]}, volumes=3)
+    assert times_of_volumes(file, 3, 5.0) == (0, 5, 10)
+    assert "VolumeTiming is ignored, as it is not 3 ascending times" in caplog.text

@@ -118,7 +118,7 @@ def test_nrrd_with_another_ending(tmp_path):
     [
         ({"type": "x" * 5000}, "each once"),  # ITK crashes
         ({"type": "x" * 80}, "a known type"),
-        ({"type": "block"}, "a known type"),
+        ({"type": "block"}, "a known type, such as short, got 'block'"),
         ({"dimension": "99"}, "dimension from 2 to 5"),
         ({"sizes": "5 6 0"}, "3 positive integers"),
         ({"sizes": "99999 99999 99999"}, "bytes of voxels"),

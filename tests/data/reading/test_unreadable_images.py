@@ -57,7 +57,7 @@ GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 MISTAKES = {
     "missing.nii.gz": (lambda p: None, "got a path that does not exist"),
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
-    "cut.nii": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
+    "cut.nii": (lambda p: _truncated(p, write_nifti), "(Expected 32000 bytes, got"),
     "cut.nii.gz": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
     "cut.mha": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
     "cut.nrrd": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
@@ -120,6 +120,25 @@ def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
     message = error_of([good, str(tmp_path / name)])
     assert message.startswith(str(tmp_path / name)) and words in message
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nrrd"])
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch, ending):
+    write = write_nifti if ending == ".nii" else write_by_itk
+    write(tmp_path / f"a{ending}", make_volume(), orthogonal_affine())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"a{ending}: expected a file that may be read, got no permission"):
+        read_image(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_the_other_file_of_a_pair_is_no_device(tmp_path, ending):
+    nib.save(nib.Nifti1Pair(make_volume(), OBLIQUE), tmp_path / "a.img")
+    part = tmp_path / f"a{ending}"
+    part.unlink()
+    part.symlink_to(os.devnull)
+    with pytest.raises(InputError, match=f"a{ending}: .*a pipe or device"):
+        read_image(tmp_path / ("a.img" if ending == ".hdr" else "a.hdr"))
 
 
 def test_a_4d_file_for_one_volume_is_to_be_split(tmp_path):

@@ -73,6 +73,30 @@ def test_labels_move_unmixed_and_keep_their_type(tmp_path):
     np.testing.assert_array_equal(resampled.data[:-2, :, 1:], labels[2:, :, :-1])
 
 
+@pytest.mark.parametrize("nearest", [False, True])
+def test_nan_and_infinite_voxels_become_0_with_a_warning(tmp_path, caplog, nearest):
+    series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
+    write_result(series, tmp_path / "out", constant_fields(2, SIZE, [0.5, 0.2, -0.5]), series.frames[0].grid)
+    field, whole = tmp_path / "out" / "ddf_01.nii.gz", series.frames[1]
+    data = whole.data.copy()
+    data[5, 5, 5], data[10:] = np.inf, np.nan
+    applied = apply_field(field, replace(whole, data=data), nearest).data
+    assert np.isfinite(applied).all() and (applied[10:] == 0).all()
+    measured = applied != 0
+    assert measured.any()
+    np.testing.assert_allclose(applied[measured], apply_field(field, whole, nearest).data[measured], rtol=1e-5)
+    missing = 1 + data[10:].size
+    assert f"{missing} NaN or infinite voxels count as outside of the field of view" in caplog.text
+
+
+def test_labels_that_float64_cannot_hold_are_refused(tmp_path):
+    series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
+    write_result(series, tmp_path / "out")
+    labels = replace(series.frames[1], data=np.full(SIZE, 2**60 + 1, np.int64))
+    with pytest.raises(InputError, match=r"expected labels up to 2\^53.* got 1152921504606846977; renumber"):
+        apply_field(tmp_path / "out" / "ddf_01.nii.gz", labels, nearest=True)
+
+
 def test_what_is_no_field_is_named_in_one_line(tmp_path):
     write_image(smooth_frame(), tmp_path / "image.nii.gz")
     (tmp_path / "text.nii.gz").write_text("no field", encoding="utf-8")
@@ -222,3 +246,6 @@ def test_images_without_values_and_points_outside_of_any_scanner_are_refused(tmp
     for value in (np.nan, -np.inf, 1e300):
         with pytest.raises(InputError, match="points: expected finite coordinates within 10 m .* use mm"):
             apply_field_to_points(field, np.array([[0.0, 1.0, 2.0], [0.0, value, 2.0]]))
+    write_points(np.full((1, 3), 1e6), tmp_path / "p.csv")
+    with pytest.raises(InputError, match="p.csv: expected finite coordinates within 10 m"):
+        apply_field_to_files(field, [tmp_path / "p.csv"], tmp_path / "there")

@@ -1,5 +1,7 @@
 """A field on the lattice from which it is interpolated says all that the field on the scan's grid says."""
 
+import json
+
 import itk
 import nibabel as nib
 import numpy as np
@@ -126,6 +128,56 @@ def test_an_image_is_moved_onto_the_scans_grid_by_a_compact_field_too(tmp_path):
         np.testing.assert_allclose(compact.affine, full.affine, atol=1e-5)
         assert compact.data.shape == full.data.shape
         assert (np.abs(compact.data - full.data) > 1e-3).mean() < 0.05  # where the field fades beyond its grid
+
+
+@pytest.fixture(scope="module")
+def compact_field(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compact")
+    series, _, arguments = registration([grid(), grid()])
+    write_registration(series, timepoint_transforms(*arguments, 2), folder)
+    return nib.load(folder / "ddf_01.nii.gz")
+
+
+@pytest.mark.parametrize("comment", [None, '{"grid": [1', '{"resampled": 1}'])
+def test_a_coarse_field_that_lost_the_scans_grid_is_refused(tmp_path, compact_field, comment):
+    assert "coarse lattice, got none" in error_of_grid(tmp_path, compact_field, comment)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [-21, 26, 14]},
+        {"shape": [21, 26]},
+        {"shape": [21.5, 26, 14]},
+        {"shape": ["21", "26", "14"]},
+        {"shape": 21},
+        {"shape": [21, 26, 10**400]},
+        {"shape": [21000, 26000, 14000]},
+        {"affine": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]},
+        {"affine": [[1, 0], [0]]},
+        {"affine": [[0.0] * 4] * 4},
+        {"affine": [[float("nan")] * 4] * 4},
+        {"affine": [["1"] * 4] * 4},
+        {"affine": None},
+        None,
+    ],
+)
+def test_a_damaged_grid_of_a_coarse_field_is_refused(tmp_path, compact_field, change):
+    content = {"shape": [21, 26, 14], "affine": grid().affine.tolist(), **(change or {})}
+    comment = json.dumps({"resampling_grid": content})
+    message = error_of_grid(tmp_path, compact_field, comment if change else comment[:-3])
+    assert "expected three numbers of voxels and an affine matrix (4, 4)" in message and "\n" not in message
+
+
+def error_of_grid(folder, image, comment):
+    image = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header.copy())
+    image.header.extensions.clear()
+    if comment is not None:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(6, comment.encode()))
+    nib.save(image, folder / "f.nii.gz")
+    with pytest.raises(InputError, match="f.nii.gz: ") as error:
+        apply_field(folder / "f.nii.gz", Frame(np.ones((21, 26, 14), np.float32), grid().affine.numpy(), "scan"))
+    return str(error.value)
 
 
 def test_fields_are_left_out_on_request(tmp_path):

@@ -141,8 +141,9 @@ def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
         combine_fields(tmp_path, 1, 0, tmp_path / "x.nii.gz")
     with pytest.raises(InputError, match="expected the folder of a registration, got the file .*ddf_00.nii.gz"):
         combine_fields(folder / "ddf_00.nii.gz", 1, 0, tmp_path / "x.nii.gz")
-    with pytest.raises(InputError, match="--output: expected a name that ends in"):
-        combine_fields(folder, 1, 0, tmp_path / "x.mat")
+    for name in ("x.mat", "x.H5"):
+        with pytest.raises(InputError, match="--output: expected a name that ends in"):
+            combine_fields(folder, 1, 0, tmp_path / name)
 
 
 def test_a_scan_below_0_is_answered_with_those_that_there_are(result, tmp_path, capsys):
