@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["WeightsLoader", "load_weights", "read_weights"]
+__all__ = ["WeightsLoader", "load_tensors", "load_weights", "read_weights"]
 
 _CURE = "use weights written by 'groupmorph train', such as model_best.pt"
 
@@ -33,11 +34,9 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
     if not Path(path).is_file():
         raise _missing(Path(path))
     try:
-        _check_archive(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and PyTorch raise many types
-        actual = _content_of(path, error)
-        raise InputError(f"weights: {path}: expected trained weights, got {actual}; {_CURE}") from error
+        content = load_tensors(path, device)
+    except ValueError as error:
+        raise InputError(f"weights: {path}: expected trained weights, got {error}; {_CURE}") from error
     state = content.get("network", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(
@@ -55,6 +54,19 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
                 "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
             )
     return state
+
+
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """Load a file that `torch.save` wrote, without executing code in it.
+
+    Raises:
+        ValueError: If it cannot be loaded; the message describes the content of the file.
+    """
+    try:
+        _check_archive(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # zipfile, pickle and PyTorch raise many types
+        raise ValueError(_content_of(path, error)) from error
 
 
 def _check_archive(path: str | Path) -> None:
