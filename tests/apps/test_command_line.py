@@ -168,6 +168,24 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     assert numbers == ["1", "2", "3", "4"][:shown]
 
 
+@pytest.mark.parametrize(("closed", "lines"), [("stdout", 0), ("stderr", 2)])
+def test_closed_output(closed, lines, monkeypatch, capsys):
+    monkeypatch.setitem(commands.COMMANDS, "demo", lambda args: print("one\ntwo"))
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out.count("\n") == lines
+
+
+def test_removed_current_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["register", "a.nii", "b.nii", "--output", "out"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "groupmorph: current folder: expected one that exists, got a removed one;"
+    )
+
+
 def test_output_that_nobody_reads(tmp_path):
     command = f"{sys.executable} -m groupmorph_monai.apps.command_line settings"
     done = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, timeout=60)
