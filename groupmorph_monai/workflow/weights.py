@@ -38,15 +38,22 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
     except ValueError as error:
         raise InputError(f"weights: {path}: expected trained weights, got {error}; {_CURE}") from error
     state = content.get("network", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors_by_name = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not tensors_by_name or not state:
         raise InputError(
             f"weights: {path}: expected a state dict of tensors, got {type(content).__name__} without one; {_CURE}"
         )
     for name, value in state.items():
         # Counters, as of batch normalisation, are the only whole numbers.
-        if value.is_meta or not (value.is_floating_point() or (value.ndim == 0 and not value.is_complex())):
-            kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
-            raise InputError(f"weights: {path}: expected real numbers, got {kind} in {name}; {_CURE}")
+        real = value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
+        dense = value.layout == torch.strided
+        if value.is_meta or not dense or not real:
+            kind = "a tensor without data" if value.is_meta else str(value.dtype if dense else value.layout)
+            raise InputError(
+                f"weights: {path}: expected real numbers, got {kind.removeprefix('torch.')} in {name}; {_CURE}"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise InputError(
