@@ -13,6 +13,7 @@ from .arguments import make_parser
 from .faults import keep_log, report_fault
 from .input_errors import find_input_error
 from .interruptions import STOPPED, exit_code, interruptible
+from .places import check_current_folder
 from .threads import limit_threads
 
 __all__ = ["main", "run_command"]
@@ -20,6 +21,9 @@ __all__ = ["main", "run_command"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     args = make_parser().parse_args(arguments)
     return run_command(args, sys.argv[1:] if arguments is None else arguments)
 
@@ -70,6 +74,7 @@ def _run(args: argparse.Namespace) -> int:
 
         print("\n".join(overlays_table()))
         return 0
+    check_current_folder()
     from .commands import COMMANDS
 
     with interruptible():
@@ -81,7 +86,11 @@ def _lost_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports the error again at exit
     if error.errno == errno.EPIPE:
         return 0
-    print(f"groupmorph: standard output: expected to write messages, got {error.strerror}", file=sys.stderr)
+    print(
+        f"groupmorph: standard output: expected to write messages, got {error.strerror}; redirect it "
+        "elsewhere, results that were written are complete",
+        file=sys.stderr,
+    )
     return 2
 
 

@@ -17,7 +17,7 @@ from ..workflow.weights import load_weights
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
-from .registration_options import registration
+from .registration_options import check_modes, registration
 from .run import parsed_run, run_bundle
 from .suites.suite import suites_table
 
@@ -80,6 +80,7 @@ def evaluate(args: argparse.Namespace) -> None:
 def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: object) -> None:
     if args.dataset:
         check_place_of_study(args.output, args.dataset)
+    check_modes(args.overlay, workflow)
     options |= {"dataset_dir": args.dataset, "series_description": args.series_description, "output_dir": args.output}
     run_bundle(workflow, config, args.overlay, args.set, args.device, weights=args.weights, **options)
 

@@ -44,9 +44,7 @@ class _Shown(logging.Filter):
         ours = record.name.split(".")[0] == _PACKAGE
         if record.name == "py.warnings":  # meant for developers
             return self.verbose
-        # Ignite also logs the exception that ends a run, which is reported separately.
-        terminating = record.name.startswith("ignite") and "terminating due to exception" in str(record.msg)
-        return self.verbose or (not terminating and record.levelno >= (self.level if ours else logging.WARNING))
+        return self.verbose or record.levelno >= (self.level if ours else logging.WARNING)
 
 
 def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 
 from ..errors import InputError
@@ -17,16 +18,24 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate
 _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
              errno.EPERM, errno.EROFS}  # fmt: skip
 
+_TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Find the InputError in the chain of causes of ``error``, as MONAI wraps exceptions; None if there is none.
-    Incompatible weights, missing or unusable files and lack of memory are converted to an InputError."""
+    Incompatible weights, missing or unusable files and lack of memory or open files are converted to an InputError."""
+    if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in _chain(error)):
+        return InputError("open files: expected to open another file, got too many open files; raise 'ulimit -n'")
     while error is not None and not isinstance(error, InputError):
         mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if mismatch:
             return InputError(
                 f"weights: expected weights of a {mismatch[1]} with these settings, got incompatible ones; use "
                 "--weights from a training with the same overlays"
+            )
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            return InputError(
+                "memory: expected enough address space to load the libraries, got too little; raise 'ulimit -v'"
             )
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
@@ -43,6 +52,12 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             )
         error = error.__cause__ or error.__context__
     return error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def explain_input_errors() -> None:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-from .input_errors import find_input_error
-
 __all__ = ["STOPPED", "end_in_one_line", "exit_code", "interruptible"]
 
 STOPPED = "groupmorph: stopped; earlier results are unchanged"
@@ -97,7 +95,6 @@ def _filterers() -> list[logging.Filterer]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Drop the records by which Ignite and MONAI's handlers log an exception that is reported in one line."""
-    error = sys.exc_info()[1]
-    logged = "terminating due to exception" in str(record.msg) or record.exc_info
-    return not (logged and error and (isinstance(error, KeyboardInterrupt) or find_input_error(error)))
+    """Drop the records by which Ignite and MONAI's handlers log the exception that ends a run, reported at its end."""
+    by_monai = record.name in _STATS_HANDLERS and record.exc_info
+    return not (by_monai or "terminating due to exception" in str(record.msg))

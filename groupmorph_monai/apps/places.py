@@ -6,7 +6,15 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["absolute_paths", "check_place", "check_place_of_study"]
+__all__ = ["absolute_paths", "check_current_folder", "check_place", "check_place_of_study"]
+
+
+def check_current_folder() -> None:
+    """Refuse to run in a folder that was removed, in which libraries cannot be loaded."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("current folder: expected one that exists, got a removed one; change to another") from None
 
 
 def check_place(output: str, inputs: Sequence[str]) -> None:

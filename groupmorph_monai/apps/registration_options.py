@@ -1,21 +1,27 @@
 """Options of ``groupmorph register`` and ``groupmorph cohort`` as settings of the bundle."""
 
 import argparse
+from collections.abc import Sequence
 
 from ..errors import InputError
 from .places import absolute_paths
 
-__all__ = ["registration"]
+__all__ = ["check_modes", "registration"]
 
 _MODES_OF_COMMANDS = {"modes/sample": "sample", "modes/transport": "transport"}
+
+
+def check_modes(overlays: Sequence[str], purpose: str) -> None:
+    """Refuse the overlays of commands that generate deformations."""
+    for mode, command in _MODES_OF_COMMANDS.items():
+        if mode in overlays:
+            raise InputError(f"--overlay {mode}: expected an overlay for {purpose}; use groupmorph {command}")
 
 
 def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
-    for mode, command in _MODES_OF_COMMANDS.items():
-        if mode in overlays:
-            raise InputError(f"--overlay {mode}: expected an overlay for registration; use groupmorph {command}")
+    check_modes(overlays, "registration")
     if args.reference != "mean":
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:

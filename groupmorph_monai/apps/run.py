@@ -23,6 +23,7 @@ __all__ = ["checked_run", "parsed_run", "run_bundle", "split_overlays"]
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
+_LEAST_BODY_VOXELS = 8
 # Folders of overlays that replace each other.
 _ALTERNATIVES = ("effort", "integrators", "likelihoods", "models")
 
@@ -73,7 +74,7 @@ def checked_run(
     if "dataset_dir" in values:
         names = ("timepoints_least", "series_description", "reference")
         least, pattern, reference = (setting_value(all_values, name) for name in names)
-        check_dataset(values["dataset_dir"], least or 2, pattern, reference)
+        check_dataset(values["dataset_dir"], least or 2, pattern, reference, labelled="loss#surfaces" in all_values)
     else:
         _check_phantoms(all_values)
     if device:
@@ -96,8 +97,8 @@ def _check_reference(values: Mapping[str, Any]) -> None:
 
 def _check_phantoms(values: Mapping[str, object]) -> None:
     """Refuse phantoms that are larger than memory, or smaller than their motion."""
-    names = ("phantom_size_voxels", "phantom_timepoints", "phantom_max_motion_voxels")
-    size, timepoints, motion = (setting_value(values, name) for name in names)
+    names = ("phantom_size_voxels", "phantom_timepoints", "phantom_max_motion_voxels", "phantom_margin_voxels")
+    size, timepoints, motion, margin = (setting_value(values, name) for name in names)
     if size is None:
         return
     needed_gb = math.prod(size) * (_PHANTOM_BYTES + _PHANTOM_BYTES_PER_TIMEPOINT * (timepoints or 2)) / 1e9
@@ -109,6 +110,11 @@ def _check_phantoms(values: Mapping[str, object]) -> None:
     if motion is not None and min(size) < 2 * motion + 8:
         raise InputError(
             f"--set phantom_max_motion_voxels: expected less than half the size of the phantoms, {size}, got {motion:g}"
+        )
+    if margin is not None and min(size) < 2 * margin + _LEAST_BODY_VOXELS:
+        raise InputError(
+            f"--set phantom_margin_voxels: expected margins that leave {_LEAST_BODY_VOXELS} voxels of the phantoms, "
+            f"{size}, got {margin}; choose a smaller margin"
         )
 
 
@@ -174,11 +180,14 @@ def _check_overlays(config: str, overlays: Sequence[str]) -> None:
                 "--no-refine stand for effort/)"
             )
         overlay = read_configs(config_files(config, (name,))[-1:])
-        missing = [key for key in overlay if "#" in key and key.split("#")[0] not in {**base, **overlay}]
+        names = [key.split("#")[0] for key in overlay]
+        missing = [name for key, name in zip(overlay, names) if "#" in key and name not in {**base, **overlay}]
+        if config == "train" and base.keys().isdisjoint(names):  # as an effort, which only registration has
+            missing = names
         if missing:
             raise InputError(
                 f"--overlay {name}: expected an overlay for {config}.yaml, got one that changes "
-                f"{missing[0].split('#')[0]}, which {config}.yaml does not have; omit it"
+                f"{missing[0]}, which {config}.yaml does not have; omit it"
             )
 
 

@@ -2,10 +2,12 @@
 
 import logging
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ignite.distributed as idist
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from ..data.writing.output_folder import claim, keep_inputs, whole_file
 from ..data.writing.replacement import clean
 from ..errors import InputError
+from .weights import load_tensors
 
 __all__ = ["BestWeights", "Checkpoints", "claim_for_training", "discard_empty"]
 
@@ -35,10 +38,15 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
         weights, dataset_dir: inputs of the run, which must not be in ``output_dir``; None if there are none.
 
     Raises:
-        InputError: If another run writes to the folder, or if it contains an input.
+        InputError: If another run writes to the folder, or if it contains an input or weights that no run can continue.
     """
     if idist.get_rank() == 0:
         keep_inputs(output_dir, [path for path in (weights, dataset_dir) if path])
+        if (best := Path(output_dir) / BEST).exists() and not _checkpoints(Path(output_dir)):
+            raise InputError(
+                f"{best}: expected checkpoints of the same run, got none: training would replace these weights; "
+                "choose another folder, or remove the file"
+            )
         claim(output_dir)
         if (cache := Path(output_dir) / "cache").is_dir():
             clean(cache)
@@ -64,12 +72,11 @@ class _AtomicSaver(BaseSaveHandler):
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() != 0:
             return
-        for name, value in _named_tensors(checkpoint):
-            if value.is_floating_point() and not value.isfinite().all():
-                raise InputError(
-                    f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
-                    "learning_rate, and check kl_weight, noise and the initial weights"
-                )
+        if (name := _not_finite(checkpoint)) is not None:
+            raise InputError(
+                f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
+                "learning_rate, and check kl_weight, noise and the initial weights"
+            )
         with whole_file(self.folder / filename) as path:
             torch.save(checkpoint, path)
             torch.load(path, map_location="cpu", weights_only=True)
@@ -77,6 +84,12 @@ class _AtomicSaver(BaseSaveHandler):
     def remove(self, filename: str) -> None:
         if idist.get_rank() == 0:
             (self.folder / filename).unlink(missing_ok=True)
+
+
+def _not_finite(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return the dotted name of the first tensor with NaN or infinity."""
+    tensors = _named_tensors(checkpoint)
+    return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
 
 
 def _named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -127,6 +140,12 @@ class BestWeights:
         engine_state.best_metric, engine_state.best_metric_epoch = state["metric"], state["epoch"]
 
 
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Find the checkpoints and their epochs, in order. Files under other names, such as copies, are ignored."""
+    names = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.pt"))
+    return sorted((int(name[1]), path) for name, path in names if name)
+
+
 class Checkpoints:
     """Handler of the trainer that saves a checkpoint after each epoch, and resumes a run from the newest one.
 
@@ -135,11 +154,13 @@ class Checkpoints:
     Args:
         objects: objects with a ``state_dict``, by name; the trainer is named ``trainer``. None values are ignored.
         output_dir: folder of ``checkpoint_epoch=N.pt``.
+        inputs: files and folders that the run began with, by setting; a run that resumes with others logs a warning.
     """
 
-    def __init__(self, objects: Mapping[str, object], output_dir: str):
+    def __init__(self, objects: Mapping[str, object], output_dir: str, inputs: Mapping[str, str | None] | None = None):
         self.objects = {name: value for name, value in objects.items() if value is not None}
         self.folder = Path(output_dir)
+        self.inputs = {name: path and os.path.abspath(path) for name, path in (inputs or {}).items()}
 
     def attach(self, trainer: Engine) -> None:
         """Attach to ``trainer`` and, if the folder has checkpoints, make it resume from the newest when it starts.
@@ -148,7 +169,7 @@ class Checkpoints:
             InputError: If this run cannot continue the run in the folder.
         """
         save = Checkpoint(
-            self.objects,
+            {**self.objects, "inputs": SimpleNamespace(state_dict=lambda: self.inputs)},
             _AtomicSaver(self.folder),
             score_function=lambda engine: engine.state.epoch,
             score_name="epoch",
@@ -158,25 +179,23 @@ class Checkpoints:
         epoch, checkpoint = self._newest()
         if checkpoint is None:
             return
-        saved = [(number, path.name) for number, path in self._files() if number <= epoch]
+        saved = [(number, path.name) for number, path in _checkpoints(self.folder) if number <= epoch]
         save.load_state_dict({"_saved": saved[-2:]})
         self._check(trainer, epoch, checkpoint)
         logger.info("Resuming the run in %s after epoch %d of %d.", self.folder, epoch, trainer.state.max_epochs)
         trainer.add_event_handler(Events.STARTED, self._load, checkpoint)
 
-    def _files(self) -> list[tuple[int, Path]]:
-        """Find the checkpoints and their epochs, in order. Files under other names, such as copies, are ignored."""
-        names = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.pt"))
-        return sorted((int(name[1]), path) for name, path in names if name)
-
     def _newest(self) -> tuple[int, Mapping[str, Any] | None]:
         """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None."""
-        for epoch, path in reversed(self._files()):
+        for epoch, path in reversed(_checkpoints(self.folder)):
             try:
-                return epoch, torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # pickle, zipfile and PyTorch raise many types
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                logger.warning("%s is broken (%s); the run resumes from the previous checkpoint", path, reason)
+                checkpoint = load_tensors(path)
+                if (name := _not_finite(checkpoint)) is None:
+                    return epoch, checkpoint
+                reason = f"NaN or infinity in {name}"
+            except ValueError as error:
+                reason = str(error)
+            logger.warning("%s is broken and ignored: %s", path, reason)
         return 0, None
 
     def _check(self, trainer: Engine, epoch: int, checkpoint: Mapping[str, Any]) -> None:
@@ -191,6 +210,18 @@ class Checkpoints:
                 f"output_dir: {self.folder} holds a run of {epoch * epoch_length} iterations, expected one of at most "
                 f"{state.max_epochs * epoch_length}; choose another folder, or more iterations"
             )
+
+        saved = checkpoint.get("inputs", {})
+        for name, path in self.inputs.items():
+            if saved.get(name, path) != path:
+                logger.warning(
+                    "%s holds a run with %s %s, which goes on, instead of a new run with %s; choose another folder for "
+                    "that",
+                    self.folder,
+                    name,
+                    saved[name],
+                    path,
+                )
 
     def _load(self, trainer: Engine, checkpoint: Mapping[str, Any]) -> None:
         max_epochs = trainer.state.max_epochs

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["WeightsLoader", "load_weights", "read_weights"]
+__all__ = ["WeightsLoader", "load_tensors", "load_weights", "read_weights"]
 
 _CURE = "use weights written by 'groupmorph train', such as model_best.pt"
 
@@ -33,21 +34,26 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
     if not Path(path).is_file():
         raise _missing(Path(path))
     try:
-        _check_archive(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and PyTorch raise many types
-        actual = _content_of(path, error)
-        raise InputError(f"weights: {path}: expected trained weights, got {actual}; {_CURE}") from error
+        content = load_tensors(path, device)
+    except ValueError as error:
+        raise InputError(f"weights: {path}: expected trained weights, got {error}; {_CURE}") from error
     state = content.get("network", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors_by_name = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not tensors_by_name or not state:
         raise InputError(
             f"weights: {path}: expected a state dict of tensors, got {type(content).__name__} without one; {_CURE}"
         )
     for name, value in state.items():
         # Counters, as of batch normalisation, are the only whole numbers.
-        if value.is_meta or not (value.is_floating_point() or (value.ndim == 0 and not value.is_complex())):
-            kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
-            raise InputError(f"weights: {path}: expected real numbers, got {kind} in {name}; {_CURE}")
+        real = value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
+        dense = value.layout == torch.strided
+        if value.is_meta or not dense or not real:
+            kind = "a tensor without data" if value.is_meta else str(value.dtype if dense else value.layout)
+            raise InputError(
+                f"weights: {path}: expected real numbers, got {kind.removeprefix('torch.')} in {name}; {_CURE}"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise InputError(
@@ -55,6 +61,19 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
                 "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
             )
     return state
+
+
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """Load a file that `torch.save` wrote, without executing code in it.
+
+    Raises:
+        ValueError: If it cannot be loaded; the message describes the content of the file.
+    """
+    try:
+        _check_archive(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # zipfile, pickle and PyTorch raise many types
+        raise ValueError(_content_of(path, error)) from error
 
 
 def _check_archive(path: str | Path) -> None:

@@ -111,6 +111,11 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, mess
     [
         ("empty", "", "scans: {study}/empty: expected image files"),
         ("one", "", "scans: expected at least two scans, got one, {study}/one; add the others"),
+        (
+            "one;4d.nii.gz",
+            "",
+            "scans: {study}/one: expected an image file, got a folder; use a single folder, or files",
+        ),
         ("one/t0.nii.gz", "", "scans: expected at least two scans, got one, {study}/one/t0.nii.gz; add the others"),
         ("4d.nii.gz", "3", "reference: expected one of the series' 3 timepoints, 0 to 2, got 3"),
     ],
@@ -196,6 +201,24 @@ def test_a_series_is_registered_with_the_options_of_register(study):
     arguments = job(study, *words)["arguments"]
     expected = vars(make_parser().parse_args(["register", str(study / "a"), *words, "--output", "x"]))
     assert {**arguments, "output": "x"} == expected
+
+
+def test_a_scheduler_that_does_not_answer(study, capsys, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.clusters._TIMEOUT_S", 0.1)
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    options = ["--output", str(study / "out"), "--scheduler", "tcp://127.0.0.1:1"]
+    assert main(["cohort", str(file), *options]) == 2
+    assert "--scheduler: expected a Dask scheduler" in capsys.readouterr().err and not (study / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["series", "failed", ".work"])
+def test_a_file_in_place_of_a_folder(name, study, capsys):
+    (study / "out").mkdir()
+    (study / "out" / name).touch()
+    file = manifest(study, ("name", "scans"), ("one", "a"))
+    assert main(["cohort", str(file), "--output", str(study / "out")]) == 2
+    assert f"got a file, {study / 'out' / name}" in capsys.readouterr().err and os.listdir(study / "out") == [name]
 
 
 def test_a_run_leaves_no_locks(study, monkeypatch):

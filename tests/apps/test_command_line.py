@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.handlers import StatsHandler
 
 from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
@@ -124,17 +125,22 @@ def test_openmp_is_passive_before_torch_is_imported():
 def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, capsys):
     def broken(args):
         run.logger.info("half way")
-        raise ZeroDivisionError("one over nothing")
+        try:
+            raise ZeroDivisionError("one over nothing")
+        except ZeroDivisionError as error:
+            StatsHandler(name="train").exception_raised(None, error)
 
     monkeypatch.setitem(commands.COMMANDS, "demo", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["demo", "--quiet", "--output", "$x"]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and all(line.startswith("groupmorph: ") for line in lines)
+    assert main(["demo", "--output", "$x"]) == 1
+    output, errors = capsys.readouterr()
+    message, *lines = errors.splitlines()
+    assert "half way" in message
+    assert output == "" and len(lines) == 3 and all(line.startswith("groupmorph: ") for line in lines)
     assert "ZeroDivisionError: one over nothing" in lines[0] and "report" in lines[2]
     log = Path(lines[1].split(": ")[-1]).read_text(encoding="utf-8")
     assert log.count("Traceback") == 1 and "half way" in log and "torch" in log
-    assert json.dumps(["demo", "--quiet", "--output", "$x"]).replace('"', "'") in log
+    assert json.dumps(["demo", "--output", "$x"]).replace('"', "'") in log
 
 
 def test_interrupted_by_the_user(monkeypatch, capsys):
@@ -160,6 +166,24 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     assert main(["demo", *([amount] if amount else [])]) == 0
     numbers = [line.split(": ")[1][0] for line in capsys.readouterr().err.splitlines()]
     assert numbers == ["1", "2", "3", "4"][:shown]
+
+
+@pytest.mark.parametrize(("closed", "lines"), [("stdout", 0), ("stderr", 2)])
+def test_closed_output(closed, lines, monkeypatch, capsys):
+    monkeypatch.setitem(commands.COMMANDS, "demo", lambda args: print("one\ntwo"))
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out.count("\n") == lines
+
+
+def test_removed_current_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["register", "a.nii", "b.nii", "--output", "out"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "groupmorph: current folder: expected one that exists, got a removed one;"
+    )
 
 
 def test_output_that_nobody_reads(tmp_path):

@@ -11,6 +11,7 @@ from bundle_runs import run_config
 from image_files import write_nifti
 
 from groupmorph_monai.apps.input_errors import find_input_error
+from groupmorph_monai.errors import InputError
 
 
 def truncated(file, scan):
@@ -80,3 +81,12 @@ def test_path_that_the_system_refuses(code):
     expected = f"scans/t0.nii.gz: expected a path that can be used, got {error.strerror}"
     assert str(find_input_error(error)).startswith(expected)
     assert find_input_error(OSError(errno.EIO, "input/output error", "scans/t0.nii.gz")) is None
+
+
+def test_limits_of_the_system():
+    unusable = InputError("out: expected a folder, got Too many open files; choose another")
+    unusable.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert "raise 'ulimit -n'" in str(find_input_error(unusable))
+    assert "raise 'ulimit -v'" in str(
+        find_input_error(ImportError("libx.so: failed to map segment from shared object"))
+    )

@@ -64,6 +64,8 @@ WEIGHTS = {
     "whole numbers": (lambda: {name: value.int() for name, value in state(len).items()}, "got int32"),
     "complex numbers": (lambda: {name: value.cfloat() for name, value in state(len).items()}, "got complex64"),
     "no data": (lambda: {name: value.to("meta") for name, value in state(len).items()}, "a tensor without data"),
+    "sparse numbers": (lambda: {name: value.to_sparse() for name, value in state(len).items()}, "got sparse_coo"),
+    "numbers for names": (lambda: dict(enumerate(state(len).values())), "state dict"),
     "another byte": (lambda: one_other_byte(SHIPPED.read_bytes()), "wrong checksum"),
     "a scan": (gzip.compress(b"no weights"), "a different file"),
 }

@@ -77,11 +77,12 @@ def test_absent_reference(study, refused):
     [
         (["phantom_size_voxels=[1024,1024,1024]"], "fit into"),
         (["phantom_size_voxels=[16,16,16]", "phantom_max_motion_voxels=8"], "half the size"),
+        (["phantom_size_voxels=[32,32,32]", "phantom_margin_voxels=13"], "leave 8 voxels"),
     ],
 )
 def test_phantom_size(settings, words, refused):
     options = [word for setting in settings for word in ("--set", setting)]
-    refused(["evaluate", "--phantoms", "--output", "out", *options], "--set phantom_", words)
+    refused(["train", "--phantoms", "--output", "out", *options], "--set phantom_", words)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
@@ -110,6 +111,19 @@ def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch)
     monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.__call__", None)
     (Path("out") / name).mkdir(parents=True)
     refused([*command.split(), "--output", "out"], f"out/{name}: expected a file or none, got a folder")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ("modes/sample", "expected an overlay for training; use groupmorph sample"),
+        ("modes/surfaces", "labels: expected one label map for each of the 3 scans of s0, got 0"),
+        ("effort/best", "changes refinement_iterations, which train.yaml does not have"),
+    ],
+)
+def test_overlay_that_training_cannot_use(overlay, words, study, refused):
+    refused(["train", "--dataset", "study", "--output", "out", "--overlay", overlay], words)
+    assert not Path("out").exists()
 
 
 def test_series_with_too_few_timepoints(study, refused):

@@ -33,7 +33,7 @@ class Noisy(torch.nn.Linear):
 
 
 class Toy:
-    def __init__(self, folder, epochs, features=1, losses=LOSSES, killed_in=None):
+    def __init__(self, folder, epochs, features=1, losses=LOSSES, killed_in=None, weights=None):
         torch.manual_seed(0)
         self.network = Noisy(1, features)
         optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
@@ -52,7 +52,8 @@ class Toy:
         if killed_in is not None:
             self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._kill, killed_in)
         objects = {"network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "trainer": self.trainer}
-        Checkpoints({**objects, "scaler": None, "best": self.best}, str(folder)).attach(self.trainer)
+        objects |= {"scaler": None, "best": self.best}
+        Checkpoints(objects, str(folder), {"weights": weights}).attach(self.trainer)
 
     def _kill(self, engine, epoch):
         if engine.state.epoch == epoch:
@@ -117,15 +118,36 @@ def test_files_beside_the_checkpoints_are_left_alone(finished, tmp_path):
     assert_finished(tmp_path, finished)
 
 
-@pytest.mark.parametrize("size", [0, 100, 4000])
-def test_a_broken_checkpoint_falls_back_to_the_one_before(size, finished, tmp_path, caplog):
+def poison(file):
+    checkpoint = load(file)
+    checkpoint["network"]["weight"].fill_(math.nan)
+    torch.save(checkpoint, file)
+
+
+BROKEN = {
+    "empty": (lambda file: file.write_bytes(b""), "an empty file"),
+    "text": (lambda file: file.write_bytes(b"x"), "a different file of 1 bytes"),
+    "half": (lambda file: file.write_bytes(file.read_bytes()[:4000]), "a damaged file of 4000 bytes"),
+    "NaN": (poison, "NaN or infinity in network.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_checkpoint_falls_back_to_the_one_before(kind, finished, tmp_path, caplog):
     Toy(tmp_path, 4).run()
-    newest = tmp_path / "checkpoint_epoch=4.pt"
-    assert newest.stat().st_size > size
-    newest.write_bytes(newest.read_bytes()[:size])
+    newest, (damage, reason) = tmp_path / "checkpoint_epoch=4.pt", BROKEN[kind]
+    damage(newest)
     Toy(tmp_path, 6).run()
-    assert "checkpoint_epoch=4.pt is broken" in caplog.text
+    assert f"checkpoint_epoch=4.pt is broken and ignored: {reason}" in caplog.text and "weights_only" not in caplog.text
     assert_finished(tmp_path, finished)
+
+
+def test_a_run_that_goes_on_with_other_inputs_warns(tmp_path, caplog):
+    Toy(tmp_path, 1, weights="a.pt").run()
+    Toy(tmp_path, 2, weights="a.pt")
+    assert "another folder" not in caplog.text
+    Toy(tmp_path, 2, weights="b.pt")
+    assert f"holds a run with weights {os.path.abspath('a.pt')}" in caplog.text and "another folder" in caplog.text
 
 
 def kill_everywhere(folder):
@@ -208,6 +230,13 @@ def test_an_extended_run_takes_the_rate_of_the_longer_one(tmp_path):
 def test_weights_in_the_output_folder_are_not_overwritten(finished):
     with pytest.raises(InputError, match="expected an output folder that holds no input"):
         claim_for_training(str(finished), str(finished / "model_best.pt"))
+
+
+def test_weights_without_checkpoints_are_not_overwritten(tmp_path):
+    (tmp_path / "model_best.pt").touch()
+    with pytest.raises(InputError, match="model_best.pt: expected checkpoints of the same run, got none"):
+        claim_for_training(str(tmp_path))
+    assert os.listdir(tmp_path) == ["model_best.pt"]
 
 
 if __name__ == "__main__":

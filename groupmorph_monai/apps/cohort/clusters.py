@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .folders import Status
 
-__all__ = ["Resources", "check_installed", "open_client", "open_cluster", "submit"]
+__all__ = ["Resources", "check_installed", "connect", "open_client", "open_cluster", "submit"]
 
 logger = logging.getLogger(__name__)
 _TIMEOUT_S = 30  # until a scheduler answers
@@ -99,14 +99,15 @@ def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Cli
     # If a worker dies, its series runs on another one; after three such deaths the series is reported as failed.
     with dask.config.set({"distributed.scheduler.allowed-failures": 2}):
         if args.scheduler:
-            with _connect(args.scheduler) as client:
+            with connect(args.scheduler) as client:
                 yield client
         else:
             with open_cluster(args, resources) as cluster, Client(cluster) as client:
                 yield client
 
 
-def _connect(address: str) -> "Client":
+def connect(address: str) -> "Client":
+    """Connect to a running Dask scheduler. Raises: InputError if it does not answer."""
     from distributed import Client
 
     try:

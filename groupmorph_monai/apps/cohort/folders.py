@@ -8,9 +8,12 @@ DIR/.work/         locks and unfinished series
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
+
+from ...errors import InputError
 
 __all__ = ["CohortFolder", "Job", "Status", "write_status"]
 
@@ -63,6 +66,12 @@ class CohortFolder:
     """The output folder of a cohort."""
 
     root: Path
+
+    def check(self) -> None:
+        """Raise an InputError if a file has the name of one of the folders."""
+        for path in (self.root / "series", self.root / "failed", self.work):
+            if os.path.lexists(path) and not path.is_dir():
+                raise InputError(f"--output: expected a folder or none, got a file, {path}; choose another folder")
 
     @property
     def work(self) -> Path:

@@ -23,7 +23,7 @@ from ..configs import bundle_root
 from ..progress import progress_log
 from ..registration_options import registration
 from ..run import parsed_run, split_overlays
-from .clusters import Resources, check_installed, open_client, submit
+from .clusters import Resources, check_installed, connect, open_client, submit
 from .folders import CohortFolder, Job, Status
 from .manifest import Series, read_manifest
 from .summary import summarise
@@ -52,12 +52,16 @@ def run_cohort(args: argparse.Namespace) -> int:
     """
     check_installed(args)
     series = read_manifest(args.manifest, args.output)
-    cohort = CohortFolder(Path(check_output_dir(args.output)).resolve())
+    cohort = CohortFolder(Path(args.output).resolve())
+    cohort.check()
     options = register_options(args)
     settings = settings_hash(options)
     jobs = [series_job(one, options, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
     mine = jobs[first - 1 :: step]
+    if args.scheduler and not all(cohort.finished(job) for job in mine):
+        connect(args.scheduler).close()
+    check_output_dir(args.output)
     with progress_log(cohort.root / "cohort.log", "a") as log:
         _register(args, cohort, mine, log)
         with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may end at the same time

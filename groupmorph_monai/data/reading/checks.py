@@ -14,7 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_dataset(
-    dataset_dir: str, least: int = 2, description: str | None = None, reference: int | None = None
+    dataset_dir: str,
+    least: int = 2,
+    description: str | None = None,
+    reference: int | None = None,
+    labelled: bool = False,
 ) -> None:
     """Read every series of a data list with its landmarks and label maps, to report unreadable ones early.
 
@@ -23,6 +27,7 @@ def check_dataset(
         least: minimum number of timepoints per series.
         description: pattern that selects the series of each folder, as for `read_series`.
         reference: number of a timepoint that every series must have; None for any.
+        labelled: whether every series must have label maps.
 
     Raises:
         InputError: For the first unreadable series.
@@ -43,10 +48,10 @@ def check_dataset(
         if "landmarks" in item:
             read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
         labels = item.get("labels", [])
-        if len(labels) not in (0, number):
+        if (labels or labelled) and len(labels) != number:
             raise InputError(
-                f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list the "
-                "right files"
+                f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list "
+                "them as labels in dataset.json"
             )
         for file, frame in zip(labels, series.frames):
             label_map = read_labels(file)

@@ -268,8 +268,11 @@ def read_series(
 
 def _image_files(paths: Sequence[str | Path], description: str | None) -> Sequence[str | Path]:
     """List the scans of a folder; other paths are returned as they are."""
-    one_folder = len(paths) == 1 and Path(paths[0]).is_dir()
-    return folder_files(Path(paths[0]), description) if one_folder else paths
+    if len(paths) == 1 and Path(paths[0]).is_dir():
+        return folder_files(Path(paths[0]), description)
+    for folder in filter(os.path.isdir, paths):
+        check_regular_file(folder)
+    return paths
 
 
 def header_grids(
