@@ -47,9 +47,12 @@ bundle: $(INSTALLED)
 monai-label: $(INSTALLED)
 	.ci/check_monai_label
 
+# An environment without the mark of a complete installation is made anew, perhaps with another PYTHON.
 # torch comes first: any other package would pull the newest one with its gigabytes.
 $(INSTALLED): constraints.txt setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -f $@ || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "expected Python 3.11 or newer as $(PYTHON), got `$(PYTHON) --version`; try: make demo PYTHON=python3.12"; exit 1; }
+	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[test]
 	touch $@

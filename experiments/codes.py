@@ -147,7 +147,7 @@ def _save_scatter(points: np.ndarray, classes: np.ndarray, file: Path) -> None:
 
 def _measure(args: argparse.Namespace) -> list[dict]:
     if find_spec("sklearn") is None:  # fail before the training, not after it
-        raise InputError("codes: expected scikit-learn, got none; pip install 'groupmorph-monai[bench]'")
+        raise InputError("codes: expected scikit-learn, got none; pip install '.[bench]' in the clone")
     base = "models/krebs_cvae"
     # The velocity on every second voxel and lattices for the hearts' size allow four times as many iterations.
     model = {

@@ -37,7 +37,7 @@ def register(args: argparse.Namespace) -> None:
             raise reason
         return
     if not args.output:
-        raise InputError("--output: expected a folder for the results, got none; specify one")
+        raise InputError("register: expected --output, got none; see groupmorph register --help")
     if args.series_description and all(map(os.path.isfile, args.files)) and not dicom_paths(args.files):
         raise InputError(
             f"--series-description: expected a folder or DICOM files to choose from, got {args.files[0]}; omit the "
@@ -85,10 +85,10 @@ def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: 
     run_bundle(workflow, config, args.overlay, args.set, args.device, weights=args.weights, **options)
 
 
-# Training overlays that a registration with the trained weights needs as well.
+# Training overlays that a registration with the trained weights takes as well.
 _MODEL_OVERLAYS = (
-    "models/", "integrators/", "modes/all_moving", "modes/all_to_one", "modes/displacement", "modes/pair_wise",
-    "modes/symmetric",
+    "models/", "integrators/", "likelihoods/", "modes/all_moving", "modes/all_to_one", "modes/displacement",
+    "modes/pair_wise", "modes/symmetric",
 )  # fmt: skip
 
 

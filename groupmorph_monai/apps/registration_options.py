@@ -26,7 +26,10 @@ def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[s
         overlays, chosen = [*overlays, "modes/all_to_one"], {"reference": int(args.reference)}
     if args.no_refine:
         if args.mask and args.initial == "none" and not args.kinetics:
-            raise InputError("--mask: expected a stage that uses it, got --no-refine and --initial none; omit one")
+            raise InputError(
+                "--mask: expected a refinement or an initial alignment that uses it, got --no-refine and --initial "
+                "none; omit one"
+            )
         overlays.append("effort/no_refine")
     elif args.effort not in (None, "normal"):
         overlays.append(f"effort/{args.effort}")

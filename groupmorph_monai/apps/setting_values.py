@@ -189,6 +189,8 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
     names = [setting for setting in SETTINGS if setting.split("#")[0] in keys]
     nearest = difflib.get_close_matches(name, names, 1)
     cure = f"did you mean {nearest[0]}?" if nearest else _HINT
+    if name in keys and name not in SETTINGS:
+        cure = f"it has no entry in apps/settings.py; {_HINT}"
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
 
 

@@ -192,8 +192,8 @@ class SeriesWriter:
         failed = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
         for k in failed:
             logger.warning(
-                "%s (timepoint %d): the initial alignment has low confidence (%.2f, expected %g or more); check "
-                "report.html before you use the result",
+                "%s (timepoint %d): the initial alignment failed (confidence %.2f, below %g); check report.html before "
+                "you use the result",
                 self.series.frames[k].path,
                 k,
                 confidence[k],

@@ -88,7 +88,7 @@ class FluidPrior:
 
     def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
         """Compute ``KL(q || p)`` of each field, summed over components and voxels, including constants (GroupMorph,
-        supplement).
+        Eq. 7 and supplement).
 
         Args:
             mean: mean of q, ``(B, K, D, *S)``.

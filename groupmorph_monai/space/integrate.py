@@ -43,7 +43,7 @@ class _AdditiveSteps:
 
 class Flow(_AdditiveSteps):
     """Flow of a stationary velocity: ``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id`` (VoxelMorph-diff, Eq.
-    1)."""
+    1; GroupMorph, Eq. 8)."""
 
     def __call__(self, z: Tensor) -> Tensor:
         """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape, both in voxels."""
@@ -85,8 +85,8 @@ class ScalingAndSquaring(Flow):
 
 
 class MidpointSquaring(ScalingAndSquaring):
-    """Scaling and squaring from a step of the midpoint method: 3 squarings are more accurate than 7 from an Euler step,
-    in half the time."""
+    """Scaling and squaring (GroupMorph, Eq. 8) from a step of the midpoint method: 3 squarings are more accurate than 7
+    from an Euler step, in half the time."""
 
     def _first_step(self, z: Tensor) -> Tensor:
         return _velocity_at(z, super()._first_step(z) / 2) / 2**self.steps

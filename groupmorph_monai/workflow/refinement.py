@@ -194,8 +194,9 @@ class Refinement:
         """Raise an InputError if the likelihood's scale, and thus the width of the posterior, is arbitrary."""
         if not self.likelihood.calibrated:
             raise InputError(
-                f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary, got "
-                f"{number}; leave it out, or take the default likelihood or --overlay likelihoods/multi_kernel"
+                f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary "
+                f"(calibrated = False), got {number}; leave it out, or take the default likelihood or --overlay "
+                "likelihoods/multi_kernel"
             )
 
     @torch.no_grad()

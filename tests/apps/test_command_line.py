@@ -15,7 +15,7 @@ from groupmorph_monai.apps.command_line import main
 
 def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(commands, "run_bundle", lambda *arguments, **chosen: (tmp_path / "model_best.pt").touch())
-    kept = ["models/voxelmorph_diff", "modes/all_to_one", "integrators/euler"]
+    kept = ["models/voxelmorph_diff", "modes/all_to_one", "integrators/euler", "likelihoods/low_rank"]
     overlays = ("data/phantom_small", kept[0], "modes/surfaces", *kept[1:])
     options = [word for name in overlays for word in ("--overlay", name)]
     assert main(["train", "--phantoms", *options, "--output", str(tmp_path)]) == 0

@@ -78,6 +78,13 @@ def test_a_name_that_is_none_is_refused(name):
         parse_settings(["lambda_x=1"], "inference", config_files("inference", ()))
 
 
+def test_a_value_of_an_overlay_that_is_not_declared_is_refused_as_such(tmp_path):
+    overlay = tmp_path / "laplace.yaml"
+    overlay.write_text("laplace_noise: 0.1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="got 'laplace_noise'; it has no entry in apps/settings.py"):
+        parse_settings(["laplace_noise=1"], "inference", [*config_files("inference", ()), str(overlay)])
+
+
 def test_settings_of_an_overlay_want_the_overlay():
     with pytest.raises(InputError, match="--set"):
         parse_settings(["nmi_bins=16"], "inference", config_files("inference", ()))

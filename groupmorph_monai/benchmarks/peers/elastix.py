@@ -105,7 +105,7 @@ def _image(volumes: Tensor, spacing: Sequence[float]) -> "itk.Image":
 def check_elastix() -> None:
     """Refuse to begin where Elastix is not installed, with an InputError."""
     if not hasattr(itk, "ParameterObject"):
-        raise InputError("elastix: expected itk-elastix, found none; pip install 'groupmorph-monai[bench]'")
+        raise InputError("elastix: expected itk-elastix, found none; pip install '.[bench]' in the clone")
 
 
 def _register(

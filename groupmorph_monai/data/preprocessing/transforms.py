@@ -1,5 +1,6 @@
 """Transforms from items of a data list to the input of the network."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
+logger = logging.getLogger(__name__)
+
 _BACKGROUND_SHARE = 0.01  # of the voxels with the lowest value, above which they are background
 # Phantom generators by the key of the item that contains their arguments.
 PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
@@ -37,6 +40,7 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "thorax": make_thorax,
 }
 _LEAST_MASKED = 8  # voxels, as for images that differ from a constant
+_MASKED_WELL = 16**3  # voxels; with fewer, only the finest level of the default refinement has enough of them
 
 
 class ClipSeriesd(MapTransform):
@@ -129,7 +133,7 @@ class LoadSeriesd(MapTransform):
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
         for name, files in maps.items():
             if files is not None:
-                item[name] = self._label_maps(name, files, grid, len(series.frames), initial)
+                item[name] = self._label_maps(name, files, grid, item["coverage"], initial)
         if "landmarks" in item:
             points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
@@ -164,10 +168,10 @@ class LoadSeriesd(MapTransform):
         name: str,
         files: str | Path | Sequence[str | Path],
         grid: Grid,
-        timepoints: int,
+        coverage: torch.Tensor,
         initial: torch.Tensor | None,
     ) -> torch.Tensor:
-        files = [files] if isinstance(files, (str, Path)) else files
+        files, timepoints = [files] if isinstance(files, (str, Path)) else files, len(coverage)
         if len(files) not in ((1, timepoints) if name == "mask" else (timepoints,)):
             one = "one file, or " if name == "mask" else ""
             raise InputError(
@@ -189,8 +193,23 @@ class LoadSeriesd(MapTransform):
                     f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside} on the grid of motion "
                     "estimation; draw a larger one"
                 )
+            if name == "mask":
+                self._log_mask(file, scan, volumes[-1] != 0, np.asarray(coverage[scan]) > 0.5)
         maps = torch.from_numpy(np.stack(volumes))
         return maps.float() if name == "mask" else maps
+
+    @staticmethod
+    def _log_mask(file: str | Path, scan: int, inside: np.ndarray, covered: np.ndarray) -> None:
+        percent = 100 * (inside & covered).sum() / max(1, covered.sum())
+        logger.info("%s: %.3g %% of scan %d is inside the mask.", file, percent, scan)
+        if inside.sum() < _MASKED_WELL:
+            logger.warning(
+                "%s: the mask has %d voxels on the grid of motion estimation, expected %d or more; include tissue "
+                "around the region of interest",
+                file,
+                inside.sum(),
+                _MASKED_WELL,
+            )
 
 
 class ScalePercentilesd(MapTransform):

@@ -156,6 +156,19 @@ def test_masks_come_to_the_working_grid_of_their_scans(series, tmp_path):
             LoadSeriesd()({"image": series, "mask": file})
 
 
+def test_a_mask_tells_its_share_and_a_small_one_is_a_warning(series, tmp_path, caplog):
+    native = nibabel.load(series[0])
+    for voxels, warns in ((14, True), (20, False)):
+        drawn = np.zeros(native.shape, np.int16)
+        drawn[:voxels, :voxels, :voxels] = 1
+        nibabel.save(nibabel.Nifti1Image(drawn, native.affine), tmp_path / "mask.nii.gz")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            LoadSeriesd()({"image": series, "mask": str(tmp_path / "mask.nii.gz")})
+        assert f"mask.nii.gz: {100 * drawn.mean():.3g} % of scan 0 is inside the mask." in caplog.text
+        assert warns == ("expected 4096 or more" in caplog.text)
+
+
 def test_landmarks_of_too_few_scans_or_of_other_points_are_refused(series, tmp_path):
     files = [tmp_path / f"landmarks_{k:02d}.csv" for k in range(6)]
     for k, file in enumerate(files):
