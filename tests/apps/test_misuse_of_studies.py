@@ -69,7 +69,11 @@ def test_broken_series(command, study, refused):
 
 
 def test_absent_reference(study, refused):
-    refused(["train", "--dataset", "study", "--output", "out", "--set", "reference=5"], "reference", "3 timepoints")
+    refused(
+        ["train", "--dataset", "study", "--output", "out", "--set", "reference=5", "--overlay", "modes/all_to_one"],
+        "reference",
+        "3 timepoints",
+    )
 
 
 @pytest.mark.parametrize(
