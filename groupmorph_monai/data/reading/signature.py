@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import InputError
 
-__all__ = ["check_regular_file", "is_dicom"]
+__all__ = ["check_itk_path", "check_regular_file", "is_dicom"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -29,6 +29,14 @@ def check_regular_file(path: str | Path) -> None:
             "the link"
         )
     raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
+
+
+def check_itk_path(path: str | Path) -> None:
+    """Raise an InputError if a name in a path is not valid UTF-8, as ITK cannot open it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: expected names in UTF-8, as ITK needs, got other bytes; rename the folder") from None
 
 
 def is_dicom(path: Path) -> bool:
