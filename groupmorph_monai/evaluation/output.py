@@ -19,6 +19,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Transform
 
 from ..data.preprocessing.fingerprint import fingerprint
+from ..data.reading.signature import check_itk_path
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..data.writing.output_folder import all_or_nothing, claim, release, whole_file
@@ -116,6 +117,8 @@ class SeriesWriter:
     ):
         products = products or Products()
         products.check(series, home)
+        if products.itk_transforms:
+            check_itk_path(Path(output_dir).resolve())
         lists = [[names] if isinstance(names, str) else names or [] for names in inputs]
         read = [*(frame.path for frame in series.frames), *chain.from_iterable(lists)]
         check_result_folder(Path(output_dir), read)

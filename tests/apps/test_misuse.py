@@ -227,6 +227,14 @@ def test_output_folder_that_cannot_be_made(name, series, tmp_path, refused):
     refused(["register", *series[:2], "--output", name, *FAST], name)
 
 
+def test_names_that_itk_cannot_open(series, tmp_path, refused):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    refused(["register", *series[:2], "--output", str(folder), "--transforms", *FAST], "expected names in UTF-8")
+    folder.mkdir()
+    (folder / "t.mha").touch()
+    refused(["register", series[0], str(folder / "t.mha"), *TO, *FAST], "expected names in UTF-8")
+
+
 def test_output_among_the_inputs(series, tmp_path, refused):
     (tmp_path / "scans").mkdir()
     for file in series[:2]:

@@ -196,6 +196,7 @@ def test_results_with_one_name(field, series, tmp_path, refused):
     shutil.copy(field, tmp_path / "b" / "t00.nii.gz")
     refused(["apply", "b/t00.nii.gz", series[0], "--output", "b"], "would replace the input")
     refused(["apply", field, series[0], "gone.nii.gz", "--output", "out"], "gone.nii.gz")
+    refused(["apply", field, f"{'x' * 250}.mha", "--output", "out"], "expected a name of at most 255 bytes, got 257")
 
 
 def test_dots_in_names_are_kept(field, series, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from .folders import dicom_paths, dicom_reader, folder_files
 from .names import NIFTI_ENDINGS
 from .nifti_voxels import check_stored_header, forms_apart, nifti_values
 from .sidecars import even_step, sidecar, times_of_files, times_of_volumes, without_time
-from .signature import check_regular_file
+from .signature import check_itk_path, check_regular_file
 from .text_headers import check_text_header
 
 __all__ = ["header_grids", "read_image", "read_series"]
@@ -112,6 +112,7 @@ def _affine_mm(image: nib.Nifti1Pair) -> np.ndarray:
 
 
 def _load_itk(path: str, labels: bool) -> _File:
+    check_itk_path(path)
     check_text_header(path)
     with _silence():
         reader = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)

@@ -7,7 +7,7 @@ import nibabel as nib
 
 from ...errors import InputError
 
-__all__ = ["check_regular_file", "is_dicom", "read_text"]
+__all__ = ["check_itk_path", "check_regular_file", "is_dicom", "read_text"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -50,6 +50,14 @@ def read_text(path: str | Path) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"a {'folder' if os.path.isdir(path) else 'pipe or device'}")
     return Path(path).read_text(encoding="utf-8-sig")
+
+
+def check_itk_path(path: str | Path) -> None:
+    """Raise an InputError if a name in a path is not valid UTF-8, as ITK cannot open it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: expected names in UTF-8, as ITK needs, got other bytes; rename the folder") from None
 
 
 def is_dicom(path: Path) -> bool:

@@ -16,11 +16,12 @@ from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem
 from ..reading.points import read_points, write_points
 from ..reading.readers import read_image
+from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame, overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
-from .output_folder import all_or_nothing, keep_inputs
+from .output_folder import all_or_nothing, check_file_name, keep_inputs
 from .writers import listed_result
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
@@ -147,8 +148,11 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
         InputError: If there is no such scan or field, or the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
-    if not path.name.lower().endswith((".nii", ".nii.gz")) and path.suffix != ".h5":  # ITK does not write .H5
+    if path.suffix == ".h5":
+        check_itk_path(path.resolve())
+    elif not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
+    check_file_name(path)
     if Path(result).is_file():
         raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
     for option, scan in (("--from", origin), ("--to", target)):
@@ -193,6 +197,7 @@ def _result_name(name: str) -> str:
 
 def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], targets: Sequence[Path]) -> None:
     for number, target in enumerate(targets):
+        check_file_name(target)
         for file in inputs:
             if target.exists() and Path(file).exists() and target.samefile(file):
                 raise InputError(f"--output: {target} would replace the input {file}; choose another folder")

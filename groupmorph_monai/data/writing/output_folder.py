@@ -13,9 +13,10 @@ from filelock import FileLock, Timeout
 from ...errors import InputError
 from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be_replaced
 
-__all__ = ["all_or_nothing", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
+__all__ = ["all_or_nothing", "check_file_name", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
 
 _LOCK = ".groupmorph.lock"
+_LONGEST_NAME = 255  # bytes, of all common file systems
 _ENDING_S = 0.5  # wait for a run that is just ending, which releases its lock shortly after its result appears
 _claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
 _stagings: set[Path] = set()
@@ -38,6 +39,14 @@ def _unusable(folder: str | Path, error: OSError) -> InputError:
     return InputError(
         f"output folder: expected one that can be created and written to, got {folder} ({reason}); choose another"
     )
+
+
+def check_file_name(path: Path) -> None:
+    """Raise an InputError if the name of a result is too long for the file system."""
+    if (length := len(os.fsencode(path.name))) > _LONGEST_NAME:
+        raise InputError(
+            f"{path}: expected a name of at most {_LONGEST_NAME} bytes, got {length}; choose a shorter one"
+        )
 
 
 def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:

@@ -12,6 +12,7 @@ killed, the next run completes the journal; until then the folder contains no ``
 
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -46,8 +47,14 @@ def make_staging(folder: Path) -> Path:
     """Create an empty folder on the same file system: next to ``folder`` if the two can be exchanged, else inside."""
     parent = folder.parent
     beside = parent != folder and os.access(parent, os.W_OK) and parent.stat().st_dev == folder.stat().st_dev
-    prefix = f".{folder.name}{PARTIAL}" if beside else PARTIAL
+    prefix = _prefix_beside(folder) if beside else PARTIAL
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent if beside else folder))
+
+
+def _prefix_beside(folder: Path) -> str:
+    """Return the prefix of the staging folders next to ``folder``; of a long name the hash, as names are limited."""
+    name = os.fsencode(folder.name)
+    return f".{folder.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()}{PARTIAL}"
 
 
 def clean(folder: Path) -> None:
@@ -56,7 +63,7 @@ def clean(folder: Path) -> None:
         _move_in(journal, folder)
     leftovers = _entries(folder, PARTIAL)
     if os.access(folder.parent, os.W_OK):
-        leftovers += _entries(folder.parent, f".{folder.name}{PARTIAL}")
+        leftovers += _entries(folder.parent, _prefix_beside(folder))
     for leftover in leftovers:
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -1,5 +1,7 @@
 """Composite transforms and joined fields, read back by SimpleITK, ITK and ANTs, are right at points in millimetres."""
 
+import os
+
 import itk
 import numpy as np
 import pytest
@@ -141,8 +143,13 @@ def test_a_map_between_scans_that_are_not_there_is_refused(result, tmp_path):
         combine_fields(tmp_path, 1, 0, tmp_path / "x.nii.gz")
     with pytest.raises(InputError, match="expected the folder of a registration, got the file .*ddf_00.nii.gz"):
         combine_fields(folder / "ddf_00.nii.gz", 1, 0, tmp_path / "x.nii.gz")
-    for name in ("x.mat", "x.H5"):
-        with pytest.raises(InputError, match="--output: expected a name that ends in"):
+    for name, words in (
+        ("x.mat", "--output: expected a name that ends in"),
+        ("x.H5", "--output: expected a name that ends in"),
+        (f"{'x' * 249}.nii.gz", "expected a name of at most 255 bytes, got 256"),
+        (os.fsdecode(b"\xff.h5"), "expected names in UTF-8"),
+    ):
+        with pytest.raises(InputError, match=words):
             combine_fields(folder, 1, 0, tmp_path / name)
 
 

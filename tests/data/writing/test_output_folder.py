@@ -123,6 +123,14 @@ def test_a_folder_with_no_sub_folders_is_exchanged(tmp_path):
     assert (tmp_path / "out").stat().st_ino != before
 
 
+def test_a_folder_with_the_longest_name(tmp_path):
+    folder = tmp_path / ("x" * 255)
+    write(folder, OLD)
+    leftover = replacement.make_staging(folder.resolve())
+    write(folder, NEW, STALE)
+    assert result_in(folder) == NEW and not leftover.exists()
+
+
 def test_the_current_folder_stays_itself(tmp_path, monkeypatch):
     write(tmp_path / "out", OLD)
     monkeypatch.chdir(tmp_path / "out")
