@@ -39,7 +39,7 @@ def parsed(monkeypatch, tmp_path):
                     values[name] = self.parser.get_parsed_content(name)
 
     monkeypatch.setattr(run, "ConfigWorkflow", Recorded)
-    monkeypatch.setattr(run, "check_dataset", lambda *arguments: None)
+    monkeypatch.setattr(run, "check_dataset", lambda *arguments, **options: None)
     monkeypatch.setattr(run, "read_weights", lambda path: None)
     monkeypatch.setattr(commands, "print_verdict", lambda folder: None)
     monkeypatch.chdir(tmp_path)
