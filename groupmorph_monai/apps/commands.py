@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,8 @@ _MODEL_OVERLAYS = (
 
 def train(args: argparse.Namespace) -> None:
     made = not os.path.lexists(args.output)
+    # PyTorch creates this folder with the first optimizer, although nothing is compiled: let it be one that exists.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
     try:
         _run_study("training", "train", args, max_iterations=args.iterations)
     except Exception:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
+import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
@@ -34,6 +35,7 @@ __all__ = [
 
 _SLAB_VOXELS = 2**18  # cells that are processed at a time, which bounds the memory
 _MEAN_VOXELS = 2**20  # samples that suffice for a mean; a full-size series has 25 times as many voxels
+_NMI_PERCENTILES = (0.1, 99.9)
 
 
 def _check_field(name: str, ddf: Tensor) -> None:
@@ -78,18 +80,25 @@ def _entropy(counts: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum()
 
 
+def _bin_indices(values: Tensor, bins: int) -> Tensor:
+    """Assign values to bins between two of their percentiles, or their extremes if most of the values are equal."""
+    low, high = map(float, np.percentile(values.cpu().numpy(), _NMI_PERCENTILES))
+    if low == high:
+        low, high = map(float, values.aminmax())
+    width = (high - low) / bins if high > low else 1.0
+    return ((values.double() - low) / width).clamp_(0, bins - 1).int()
+
+
 def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
     """Compute the mean over all pairs of ``2 I(i, j) / (H_i + H_j)``, in [0, 1], from hard histograms.
 
-    All timepoints share ``bins`` bins of equal width from the minimum to the maximum of the series (inside ``mask``).
-    A pair of constant volumes has no mutual information and counts as 0.
+    Each timepoint has ``bins`` bins of equal width between two of its percentiles (inside ``mask``), as scans may have
+    different scales of intensity. A pair of constant volumes has no mutual information and counts as 0.
     """
     values = _voxels(images, mask)
-    low, high = (x.double() for x in values.aminmax())
-    if not torch.isfinite(high - low):
+    if not all(map(torch.isfinite, values.aminmax())):
         raise ValueError("images: expected finite intensities, got NaN or infinity")
-    width = (high - low) / bins if high > low else 1.0
-    indices = [((v.double() - low) / width).int().clamp_(max=bins - 1) for v in values]
+    indices = [_bin_indices(volume, bins) for volume in values]
     entropies = [_entropy(torch.bincount(i, minlength=bins)) for i in indices]
     total, pairs = 0.0, list(combinations(range(len(indices)), 2))
     for i, j in pairs:

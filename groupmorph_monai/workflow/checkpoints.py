@@ -215,8 +215,8 @@ class Checkpoints:
         for name, path in self.inputs.items():
             if saved.get(name, path) != path:
                 logger.warning(
-                    "%s holds a run with %s %s, which goes on, instead of a new run with %s; choose another folder for "
-                    "that",
+                    "%s holds a run with %s %s, which resumes although this one has %s; for a new run choose another "
+                    "folder",
                     self.folder,
                     name,
                     saved[name],

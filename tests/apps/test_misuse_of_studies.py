@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -102,6 +103,7 @@ def test_dataset(command, tmp_path, refused):
 def test_training_that_cannot_start_leaves_nothing(study, refused):
     refused(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"], "spacing_mm", "4 voxels")
     assert not Path("out").exists()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == tempfile.gettempdir()  # else PyTorch creates a folder in it
     curves = Path("out/tensorboard/events.out.tfevents.1")  # of another training
     curves.parent.mkdir(parents=True)
     curves.touch()

@@ -55,9 +55,10 @@ def test_nmi_equals_numpy_histogram2d(masked):
     images[1:] = images[0] + 0.3 * images[1:] ** 2
     mask = random_images(10, 9, 8) > 0.5 if masked else None
     values = (images[:, mask] if masked else images.flatten(1)).numpy()
-    expected = []
+    limits = np.percentile(values, (0.1, 99.9), axis=1).T
+    expected, values = [], np.clip(values, *limits.T[..., None])
     for i, j in combinations(range(3), 2):
-        joint = np.histogram2d(values[i], values[j], bins=16, range=[[values.min(), values.max()]] * 2)[0]
+        joint = np.histogram2d(values[i], values[j], bins=16, range=limits[[i, j]])[0]
         p = joint / joint.sum()
         h = [-(q[q > 0] * np.log(q[q > 0])).sum() for q in (p, p.sum(0), p.sum(1))]
         expected.append(2 * (h[1] + h[2] - h[0]) / (h[1] + h[2]))
@@ -71,6 +72,14 @@ def test_nmi_is_one_for_relabelled_and_zero_for_independent_intensities():
     independent = torch.arange(64).view(4, 4, 4) // 8
     assert metrics.nmi(torch.stack([labels, independent]), bins=8) == pytest.approx(0, abs=1e-12)
     assert metrics.nmi(torch.ones(2, 4, 4, 4)) == 0
+
+
+def test_nmi_does_not_depend_on_the_scale_of_a_scan():
+    images = random_images(1, 9, 9, 9) + 0.2 * random_images(3, 9, 9, 9)
+    expected = metrics.nmi(images)
+    images[1] *= 1000
+    images[2] += 1e9
+    assert metrics.nmi(images) == pytest.approx(expected, rel=1e-3) and expected > 0.1
 
 
 def test_nan_in_images_is_refused_by_name():
