@@ -1,5 +1,8 @@
-"""What every operator, likelihood, flow and alignment must do. A test class supplies itself, and a dense or closed-form
-oracle where there is one, and inherits the tests."""
+"""Contracts that every linear operator, likelihood, flow and alignment must fulfil.
+
+A test class inherits the tests of its contract. It supplies the object to be tested, a dense or closed-form oracle if
+there is one, and tolerances if its own differ from those of the contract.
+"""
 
 import pytest
 import torch
@@ -24,7 +27,11 @@ def dense_laplacian(size):
 
 
 class LinearOperatorContract:
-    """``apply`` from ``(1, 1, *domain)`` to ``(1, 1, *range)``; ``transposed`` back; ``oracle``, the same by NumPy."""
+    """Contract of a linear operator.
+
+    ``apply`` maps ``(1, 1, *domain)`` to ``(1, 1, *range)`` and ``transposed`` maps back; ``oracle`` is ``apply`` in
+    NumPy, for one volume without the two leading axes.
+    """
 
     domain = (7, 5, 6)
 
@@ -37,16 +44,16 @@ class LinearOperatorContract:
     def oracle(self, x):
         raise NotImplementedError
 
-    def test_it_is_what_the_oracle_says(self):
+    def test_equals_the_oracle(self):
         x = random(1, 1, *self.domain)
         expected = torch.as_tensor(self.oracle(x[0, 0].numpy()))
         torch.testing.assert_close(self.apply(x)[0, 0], expected, rtol=1e-9, atol=1e-10)
 
-    def test_it_is_linear(self):
+    def test_is_linear(self):
         x, y = random(1, 1, *self.domain), random(1, 1, *self.domain, seed=1)
         torch.testing.assert_close(self.apply(2 * x - 3 * y), 2 * self.apply(x) - 3 * self.apply(y))
 
-    def test_its_adjoint_is_its_transpose(self):
+    def test_transpose_is_the_adjoint(self):
         x = random(1, 1, *self.domain)
         transformed = self.apply(x)
         y = random(*transformed.shape, seed=1)
@@ -54,7 +61,13 @@ class LinearOperatorContract:
 
 
 class LikelihoodContract:
-    """``likelihood`` of volumes that agree up to ``contrast``, one factor per timepoint, where it does not see that."""
+    """Contract of a likelihood.
+
+    Attributes:
+        size: volume size in voxels.
+        invariant_to_gain: whether volumes that differ by a factor are aligned perfectly.
+        steps: step of the finite differences.
+    """
 
     size, invariant_to_gain, steps = (13, 12, 14), True, 1e-6
 
@@ -63,12 +76,12 @@ class LikelihoodContract:
         raise NotImplementedError
 
     def volumes(self, timepoints, seed=0, batch=1):
-        """Different images that share some structure."""
+        """Generate different images that share some structure."""
         shared = random(batch, 1, *self.size, seed=seed)
         return 0.1 + 0.5 * shared + 0.3 * random(batch, timepoints, *self.size, seed=seed + 1)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_order_does_not_matter(self, likelihood, timepoints):
+    def test_order_of_timepoints_does_not_matter(self, likelihood, timepoints):
         x, order = self.volumes(timepoints), torch.randperm(timepoints, generator=torch.Generator().manual_seed(3))
         torch.testing.assert_close(likelihood(x[:, order]), likelihood(x))
         model, reordered = likelihood.linearise(x), likelihood.linearise(x[:, order])
@@ -83,7 +96,7 @@ class LikelihoodContract:
         torch.testing.assert_close(likelihood(x), (likelihood(x[:1]) + likelihood(x[1:])) / 2)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_its_gradient_is_its_slope(self, likelihood, timepoints):
+    def test_gradient_equals_finite_differences(self, likelihood, timepoints):
         x, along = self.volumes(timepoints), random(1, timepoints, *self.size, seed=7) - 0.5
         start = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(likelihood(start), start)
@@ -91,7 +104,7 @@ class LikelihoodContract:
         assert float((gradient * along).sum()) == pytest.approx(float(slope), rel=1e-4)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_volumes_that_agree_are_likelier(self, likelihood, timepoints):
+    def test_aligned_volumes_are_more_likely(self, likelihood, timepoints):
         x = self.volumes(timepoints)
         gains = torch.linspace(0.6, 1.4, timepoints).view(1, -1, 1, 1, 1).double() if self.invariant_to_gain else 1
         alike = gains * x[:, :1].expand_as(x)
@@ -100,7 +113,7 @@ class LikelihoodContract:
 
     @pytest.mark.parametrize("values", ["zero", "constant", "noise"])
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_what_was_not_seen_has_no_score(self, likelihood, timepoints, values):
+    def test_invalid_voxels_have_no_score(self, likelihood, timepoints, values):
         x, covered = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
         covered[:, 0, :5], covered[:, 1, :, -3:] = False, False
         unseen = {"zero": 0.0, "constant": 0.9, "noise": 0.9 * random(*x.shape, seed=5)}[values]
@@ -111,14 +124,14 @@ class LikelihoodContract:
         assert (model.score[~covered] == 0).all() and (model.weight[~covered] == 0).all() and model.score.any()
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_all_seen_is_the_same_as_no_mask(self, likelihood, timepoints):
+    def test_full_mask_equals_no_mask(self, likelihood, timepoints):
         x = self.volumes(timepoints)
         model, masked = likelihood.linearise(x), likelihood.linearise(x, torch.ones_like(x, dtype=torch.bool))
         for name in ("value", "guide", "score", "weight"):
             torch.testing.assert_close(getattr(masked, name), getattr(model, name), rtol=1e-6, atol=1e-6, msg=name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_its_value_depends_on_valid_voxels_only(self, likelihood, timepoints):
+    def test_value_depends_on_valid_voxels_only(self, likelihood, timepoints):
         x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
         torch.testing.assert_close(likelihood(x, valid), likelihood(x), rtol=1e-6, atol=1e-9)
         valid[:, 0, :5], valid[:, 1, :, -4:] = False, False
@@ -130,7 +143,7 @@ class LikelihoodContract:
         assert torch.isfinite(likelihood(x, torch.zeros_like(valid)))
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_leaving_the_field_of_view_does_not_pay(self, likelihood, timepoints):
+    def test_leaving_the_field_of_view_gains_nothing(self, likelihood, timepoints):
         x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
         valid[:, 1:, : self.size[0] // 2] = False  # one volume alone covers this half
         before = likelihood(x)
@@ -138,8 +151,14 @@ class LikelihoodContract:
 
 
 class FlowContract:
-    """``flow`` of a velocity, with the errors in voxels that are allowed: for a linear velocity, for the inverse, and
-    between fields that flow together and ``alone``."""
+    """Contract of the flow of a velocity.
+
+    Attributes:
+        size: size of the fields in voxels.
+        tolerance: greatest error for a linear velocity, voxels.
+        inversion_tolerance: greatest error of the inverse, voxels.
+        alone: greatest difference between a field integrated alone and with others, voxels.
+    """
 
     size, tolerance, inversion_tolerance, alone = (15, 17, 13), 2e-3, 5e-3, 1e-9
     inside = (..., *[slice(4, -4)] * 3)
@@ -157,28 +176,33 @@ class FlowContract:
         matrices = 0.2 * (random(timepoints, 3, 3) - 0.5)
         return matrices, torch.stack([self.linear(m) for m in matrices])[None]
 
-    def test_no_velocity_is_the_identity(self, flow):
+    def test_zero_velocity_is_the_identity(self, flow):
         assert not flow(torch.zeros(1, 2, 3, *self.size)).any()
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_a_linear_velocity_flows_by_the_matrix_exponential(self, flow, timepoints):
+    def test_linear_velocity_equals_the_matrix_exponential(self, flow, timepoints):
         matrices, z = self.velocities(timepoints)
         expected = torch.stack([self.linear(torch.linalg.matrix_exp(m) - torch.eye(3).double()) for m in matrices])
         assert (flow(z)[0] - expected)[self.inside].abs().max() < self.tolerance
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_the_inverse_undoes_it(self, flow, timepoints):
+    def test_inverse_composes_to_the_identity(self, flow, timepoints):
         _, z = self.velocities(timepoints)
         assert compose(flow.inverse(z), flow(z))[self.inside].abs().max() < self.inversion_tolerance
 
-    def test_each_field_flows_by_itself(self, flow):
+    def test_timepoints_are_independent(self, flow):
         _, z = self.velocities(3)
         apart = torch.stack([flow(z[:, k : k + 1])[:, 0] for k in range(3)], dim=1)
         torch.testing.assert_close(flow(z), apart, atol=self.alone, rtol=0)
 
 
 class AlignmentContract:
-    """``alignment`` of ``timepoints`` velocities that do not commute; ``fixed`` is the timepoint that stays or None."""
+    """Contract of an alignment, tested with velocities that do not commute.
+
+    Attributes:
+        size: size of the fields in voxels.
+        fixed: index of the timepoint that does not move; None if all do.
+    """
 
     size, fixed = (17, 17, 17), None
     inside = (..., *[slice(5, -5)] * 3)
@@ -193,26 +217,26 @@ class AlignmentContract:
         return torch.stack([torch.einsum("de,eijk->dijk", m, places) for m in matrices])[None]
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_there_and_back_is_the_identity(self, timepoints):
+    def test_inverse_composes_to_the_identity(self, timepoints):
         z, alignment = self.velocities(timepoints), self.alignment()
         back = compose(alignment.inverse(z, self.exp), alignment(z, self.exp))
         assert back[self.inside].abs().max() < 2e-3 and alignment(z, self.exp)[self.inside].abs().max() > 0.1
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_the_fixed_timepoint_stays(self, timepoints):
+    def test_fixed_timepoint_does_not_move(self, timepoints):
         ddf = self.alignment()(self.velocities(timepoints), self.exp)[0]
         for k in range(timepoints):
             assert bool(ddf[k].any()) == (k != self.fixed)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_what_is_centred_and_anchored_again_is_the_same(self, timepoints):
+    def test_constrained_velocities_stay_the_same(self, timepoints):
         alignment = self.alignment()
         z = alignment.constrain(self.velocities(timepoints))
         torch.testing.assert_close(alignment.anchored(alignment.centred(z)), z)
         torch.testing.assert_close(alignment.constrain(z), z)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_reordering_the_other_timepoints_reorders_the_result(self, timepoints):
+    def test_reordered_timepoints_give_reordered_fields(self, timepoints):
         z, moving = self.velocities(timepoints), [k for k in range(timepoints) if k != self.fixed]
         order = list(range(timepoints))
         for here, mirrored in zip(moving, reversed(moving)):
