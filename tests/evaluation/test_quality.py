@@ -48,6 +48,15 @@ def test_a_scan_of_something_else_stands_out():
     measured = measure_quality(series(image, 2 * image, 1 - image, texture(1)), identities(4))
     assert measured["relative_agreement"][3] < 0.3
     assert min(measured["relative_agreement"][:3]) > 0.95
+    measured = measure_quality(series(image, 2 * image, texture(1)), identities(3))
+    agreement = measured["agreement_percent"]
+    others = [np.median(np.delete(agreement, k)) for k in range(3)]
+    assert measured["relative_agreement"] == pytest.approx(agreement / np.array(others))
+
+
+def test_noise_is_estimated_by_its_standard_deviation():
+    noise = 0.1 * torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
+    assert quality._noise(noise) == pytest.approx(0.1, rel=0.05)
 
 
 def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(monkeypatch):
@@ -75,6 +84,8 @@ def test_a_registration_is_compared_with_none():
 def test_what_a_scan_has_not_seen_does_not_overlap():
     measured = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(9.0)])
     assert measured["overlap_percent"] == pytest.approx([100, 75])  # 9 of 36 mm
+    apart = measure_quality(series(texture(0), texture(0)), [*identities(1), shift(40.0)])
+    assert np.isnan(apart["nmi_gain"])
 
 
 def test_an_affine_map_bends_nothing_and_a_wave_does():
@@ -121,4 +132,6 @@ def test_a_lesion_that_shrinks_as_it_enhances():
     measured = measure_quality(scans, transforms)["region_volume_change_percent"]
     assert measured[0] == 0 and 10 < measured[1] < 27
     assert measure_quality(scans, identities(2))["region_volume_change_percent"] == [0, 0]
+    shared = measure_quality(scans, transforms[1:] * 2)["region_volume_change_percent"]
+    assert shared == pytest.approx([0, 0], abs=1e-4)
     assert "region_volume_change_percent" not in measure_quality(series(image, image), identities(2))

@@ -128,9 +128,18 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
-def test_the_spread_of_draws_is_the_posteriors():
+def test_the_mean_and_spread_of_draws_are_the_posteriors():
+    decoded = []
+
+    class Recorder(LocalNetwork):
+        def decode(self, z, images):
+            decoded.append(z)
+            return z
+
     ask = RegistrationInferer(MeanAlignment(), Displacement(), draws=400)
-    result = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
+    result = ask(images((8, 8, 8)), Recorder(std=0.1).eval())
+    mean = torch.stack(decoded[-400:]).mean(dim=0)
+    torch.testing.assert_close(mean, result["z_mean"], atol=0.03, rtol=0)
     # On the coarse grid's own voxels the displacement's deviation is twice z's: its voxels are twice as large.
     spread = result["ddf_std"][..., ::2, ::2, ::2]
     torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
@@ -154,6 +163,23 @@ def test_a_second_pass_sees_what_the_first_left():
     for passes, expected in ((1, 2.0), (2, 3.0), (3, 3.5)):
         ddf = inferer(passes=NetworkPasses(passes))(x, Half().eval())["ddf"]
         assert ddf[0, 0, 0].mean().item() == pytest.approx(expected, abs=0.05)
+
+
+def test_each_pass_decodes_with_the_images_that_it_encoded():
+    encoded, decoded = [], []
+
+    class Recorder(LocalNetwork):
+        def forward(self, images):
+            encoded.append(images)
+            return super().forward(images)
+
+        def decode(self, z, images):
+            decoded.append(images)
+            return z
+
+    inferer(passes=NetworkPasses(2))(images(), Recorder().eval())
+    torch.testing.assert_close(decoded, encoded, atol=0, rtol=0)
+    assert not torch.equal(*decoded)
 
 
 def test_refinement_leaves_the_weights():

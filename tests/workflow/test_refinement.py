@@ -17,7 +17,7 @@ from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
 from groupmorph_monai.workflow.evidence import Evidence, Level, Quadratic
 from groupmorph_monai.workflow.posterior_draws import _TAILS
 from groupmorph_monai.workflow.precision import Precision
-from groupmorph_monai.workflow.trust_region import take_step
+from groupmorph_monai.workflow.trust_region import TrustRegion, take_step
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +336,32 @@ def test_a_step_too_far_is_taken_back_and_a_shorter_one_follows(monkeypatch):
     # times the curvature: 4 / 9 of the way and not 4 times it.
     assert places[:4] == pytest.approx([0.3, -0.2, 0.3, -0.2 + 0.2 * 4 / 9])
     assert abs(places[-1]) < 0.02
+
+
+def test_a_step_that_only_costs_prior_energy_is_taken_back():
+    size = (4, 3, 5)
+    near, far = (Field(length * torch.rand(1, 2, 3, *size), size) for length in (0.01, 10.0))
+    model = Quadratic(torch.tensor(-1.0), torch.tensor(2), torch.zeros(2, 3, *size), torch.zeros(2, 3, 3, *size))
+    precision = Precision(FluidPrior(1.0, 0.1).terms(size), [1.0] * 2, False)
+    for first, last in ((near, far), (far, near)):
+        region = TrustRegion(first)
+        for z in (first, last):
+            region.accept(z, model, precision)
+        assert torch.equal(region.z.values, near.values)
+
+
+def test_voxels_that_move_out_of_view_do_not_count_as_a_gain():
+    force, curvature = torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, 3)
+    before = Quadratic(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([2, 2, 2]), force, curvature)
+    after = Quadratic(torch.tensor([-0.5, -1.0, 0.0]), torch.tensor([2, 2, 0]), force, curvature)
+    assert after.gain_over(before) == 1.5 and before.gain_over(after) == -1.5
+
+
+def test_a_single_mask_moves_with_its_own_timepoint():
+    mask, ddf = torch.rand(1, 1, 6, 5, 4), torch.zeros(1, 3, 3, 6, 5, 4)
+    ddf[:, 0, 0] = 2
+    level = Level(mask.repeat(1, 3, 1, 1, 1), Evidence(mask=mask, mask_timepoint=2), 1, 1)
+    torch.testing.assert_close(level.warped(ddf)[2], mask)
 
 
 def test_a_step_that_changes_only_what_the_mask_leaves_out_is_neither_better_nor_worse():

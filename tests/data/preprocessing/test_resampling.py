@@ -164,12 +164,13 @@ def test_a_grid_onto_itself_is_bit_equal():
     )
 
 
-def test_a_value_counts_only_where_all_that_it_comes_from_was_measured():
+@pytest.mark.parametrize("voxels", [0.3, 0.5])
+def test_a_value_counts_only_where_all_that_it_comes_from_was_measured(voxels):
     valid = np.ones(SIZE, dtype=bool)
     valid[4, 5, 3] = False
     frame = Frame(VOLUME, _affine(), "x", valid)
     np.testing.assert_array_equal(resample(frame, frame.grid)[1], valid)
-    shift = frame.grid.affine[:3, :3] @ torch.tensor([0.5, 0.0, 0.0], dtype=torch.float64)
+    shift = frame.grid.affine[:3, :3] @ torch.tensor([voxels, 0.0, 0.0], dtype=torch.float64)
     _, covered = resample(frame, frame.grid, AffineTransform(_translation(shift)))
     expected = np.ones(SIZE, dtype=bool)
     expected[3:5, 5, 3] = False

@@ -26,6 +26,7 @@ POINT_FILES = {
     "Point\t1\t; InputPoint = [ 9 9 9 ]\t; OutputPoint = [ -4 -5 -6 ]\t; Deformation = [ 0 0 0 ]\n",
     "ras.fcsv": "# CoordinateSystem = 0\n# columns = id,x,y,z,ow\nf,1.5,-2,30.25,0\nf,4,5,-6,0\n",
     "lps.fcsv": "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow\nf,-1.5,2,30.25,0\nf,-4,-5,-6,0\n",
+    "numbered_lps.fcsv": "# CoordinateSystem = 1\n# columns = id,x,y,z,ow\nf,-1.5,2,30.25,0\nf,-4,-5,-6,0\n",
     "lps.mrk.json": '{"markups": [{"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", '
     '"controlPoints": [{"label": "a", "position": [-1.5, 2, 30.25]}, {"label": "b", "position": [-4, -5, -6]}]}]}',
     "default.mrk.json": '{"markups": [{"controlPoints": '

@@ -11,7 +11,7 @@ import torch
 from groupmorph_monai.data.preprocessing.resampling import working_grid
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_points, combine_fields
-from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid
+from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid, write_field
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.writing.writers import Products, write_registration
 from groupmorph_monai.errors import InputError
@@ -194,6 +194,14 @@ def test_what_stays_or_moves_as_a_whole_is_written_on_the_lattice_of_the_others(
     chosen = compact_grid([identity.lattice, affine.lattice, dense.lattice], grid(size=(4, 5, 6)))
     assert chosen.spacing_mm.tolist() == pytest.approx([1.5, 1.2, 2.5])
     assert compact_grid([None, None], grid()).matches(grid())
+
+
+def test_the_grid_of_a_compact_field_is_the_one_in_its_header(tmp_path):
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([AXES["oblique"] / 3, [1000, -1000, 1000]])
+    chosen = compact_grid([Grid((4, 5, 6), affine)], Grid((4, 5, 6), affine))
+    write_field(np.zeros((3, *chosen.shape), np.float32), chosen, tmp_path / "f.nii.gz")
+    assert torch.equal(resampling_grid(tmp_path / "f.nii.gz").affine, chosen.affine)
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 7, 3), (5, 6, 7, 1, 3)])

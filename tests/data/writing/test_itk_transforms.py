@@ -75,6 +75,16 @@ def test_every_program_reads_the_map_and_its_inverse(tmp_path, reader, axes):
         assert np.abs(mapped - points).max() > 2
 
 
+def test_a_field_after_an_affine_map_covers_the_mapped_volume(tmp_path):
+    volume, far = grid("oblique"), np.eye(4)
+    far[:3, 3] = [40, -40, 40]
+    field = DenseTransform(torch.ones(3, *volume.shape), None, volume, fade=np.inf)
+    transform = ComposedTransform(AffineTransform(torch.from_numpy(far)), field)
+    write_itk_transform(transform, volume, tmp_path / "t.h5")
+    corners = volume.corners()
+    np.testing.assert_allclose(by_itk(tmp_path / "t.h5", corners.numpy()), transform(corners).numpy(), atol=1e-4)
+
+
 def test_the_identity_is_a_transform_too(tmp_path):
     write_itk_transform(ComposedTransform(), grid("RAS"), tmp_path / "still.h5")
     np.testing.assert_allclose(by_simple_itk(tmp_path / "still.h5", near_the_centre()), near_the_centre(), atol=1e-9)

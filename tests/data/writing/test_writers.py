@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import itk
@@ -249,6 +250,14 @@ def test_what_no_scan_has_seen_is_written_as_asked_and_counts_in_no_mean(tmp_pat
     nowhere = {"zero": 0, "nan": np.nan}.get(outside, expected.mean(axis=0))
     assert over.mask.sum() == 2 * 15
     np.testing.assert_allclose(mean, np.where(over.mask, nowhere, over.filled(0)), atol=1e-5)
+
+
+def test_comparisons_count_what_is_covered_both_before_and_after(tmp_path):
+    valid = np.ones(SIZE, dtype=bool)
+    valid[0] = False
+    frame = replace(smooth_frame(), valid=valid)
+    result = write_result(Series((frame,) * 2), tmp_path, constant_fields(2, SIZE, [1.0, 0.0, 0.0]), frame.grid)
+    assert result["covered"][1:-1].all() and not result["covered"][[0, -1]].any()
 
 
 def test_spread_is_a_length_in_millimetres_and_follows_the_initial_maps_linear_part(tmp_path):
