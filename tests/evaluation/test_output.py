@@ -5,6 +5,7 @@ import logging
 import os
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
+from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import MetricsTable, SeriesWriter
 from groupmorph_monai.evaluation.output import _warn_if_less_similar, _warn_of_duplicates
@@ -145,16 +147,29 @@ def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_pa
         assert len(list(folder.iterdir())) == 1
 
 
-def register(folder, timepoints, shift):
-    """Write a registration of tiny scans by ``shift`` voxels."""
+def register(folder, timepoints, shift, std_mm=None, **options):
+    """Write a registration of tiny scans by ``shift`` voxels, of all or of each."""
     rng, grid = np.random.default_rng(0), Grid((6, 5, 4), np.eye(4))
     frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
-    ddf = torch.full((3, *grid.shape), shift)
-    output = {"registration": {"transforms": [DenseTransform(ddf, -ddf, grid)] * timepoints}, "metrics": {}}
-    writer = SeriesWriter(Series(frames), str(folder))
+    fields = [torch.full((3, *grid.shape), voxels) for voxels in np.broadcast_to(shift, timepoints)]
+    transforms = [DenseTransform(ddf, -ddf, grid) for ddf in fields]
+    output = {"registration": {"transforms": transforms, "std_mm": std_mm}, "metrics": {}}
+    writer = SeriesWriter(Series(frames), str(folder), **options)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
     release_all()
+
+
+def test_the_report_has_the_median_uncertainty_and_the_region_on_the_home_scan(tmp_path, no_pictures):
+    region = np.zeros((6, 5, 4), np.uint8)
+    region[:2] = 1
+    nib.save(nib.Nifti1Image(region, np.eye(4)), tmp_path / "region.nii")
+    std = torch.linspace(0, 1, 120).square().view(6, 5, 4)
+    products = Products(region=str(tmp_path / "region.nii"))
+    register(tmp_path / "out", 2, (2.0, 0.0), [std, 4 * std], home=1, products=products)
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["region"]["voxels"] == {"before": 40, "after": 40}
+    assert report["verdict"]["checks"]["uncertainty_mm"]["value"] == pytest.approx([0.25, 1], abs=1e-3)
 
 
 def result_in(folder):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import logm
+from scipy.ndimage import gaussian_filter
 
 from groupmorph_monai.data import Series, make_phantom
 from groupmorph_monai.data.preprocessing.resampling import resample
@@ -10,10 +11,16 @@ from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.geometry import AffineTransform, Grid
 from groupmorph_monai.workflow import AlignInitiald, affine_alignment
-from groupmorph_monai.workflow.affine_alignment import LEAST_CONFIDENCE, AffineAlignment, GroupAffine
+from groupmorph_monai.workflow.affine_alignment import (
+    LEAST_CONFIDENCE,
+    AffineAlignment,
+    AffineSchedule,
+    GroupAffine,
+    _Group,
+)
 from groupmorph_monai.workflow.affine_scan import CoarseScan
 from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
-from groupmorph_monai.workflow.affine_steps import regress
+from groupmorph_monai.workflow.affine_steps import affine_steps, regress
 
 
 def rotation(degrees, axis=(0, 0, 1)):
@@ -227,6 +234,30 @@ def test_what_was_not_measured_predicts_nothing():
     value = regress(volumes, measured, [0, 1, 2]).value
     assert value[0, :4].min() > 1 and value[0, 9:].mean() < 0.2 and not value[1, 6:].any()
     assert regress(volumes, measured, [0, 1]).correlation[0, 1] < -0.9
+
+
+@pytest.mark.parametrize("kind", ["rigid", "affine"])
+def test_a_step_in_millimetres_turns_with_the_grid(kind):
+    image = 5 * gaussian_filter(np.random.default_rng(0).random((12, 11, 10), np.float32), 2)
+    volumes = torch.from_numpy(np.stack([image, np.roll(image, 1, axis=0)]))
+    affine, turn = np.diag([1.5, 1.5, 1.5, 1]), torch.from_numpy(about(rotation(30, (1, 2, 3)), np.ones(3), [5, 6, 7]))
+    upright, turned = (
+        affine_steps(volumes, torch.ones_like(volumes), Grid(image.shape, a), kind, [1])[0]
+        for a in (affine, turn.numpy() @ affine)
+    )
+    assert upright.abs().max() > 0.1
+    torch.testing.assert_close(turned, turn @ upright @ turn.inverse())
+
+
+def test_a_step_is_applied_before_the_map_of_a_turned_scan(displaced):
+    """The scan's header is turned by 90 degrees, and its map is 2 mm off."""
+    (body, *_), _, centre = displaced
+    turn = about(rotation(90), centre, [0, 0, 0])
+    frames = [body, Frame(body.data, turn @ body.affine, "turned")]
+    start = torch.from_numpy(np.stack([np.eye(4), turn @ about(np.eye(3), centre, [2, 0, 0])]))
+    group = _Group(GroupAffine("rigid", AffineSchedule(iterations=1)), frames, [None] * 2)
+    maps = group.optimise(start, 1, "rigid", [0, 1], only=1)
+    assert errors_mm(maps, [np.eye(4), turn], centre)[1] < 1
 
 
 @pytest.mark.parametrize("number", [1, 2])

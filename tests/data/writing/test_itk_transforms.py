@@ -82,7 +82,7 @@ def test_a_field_after_an_affine_map_covers_the_mapped_volume(tmp_path):
     transform = ComposedTransform(AffineTransform(torch.from_numpy(far)), field)
     write_itk_transform(transform, volume, tmp_path / "t.h5")
     corners = volume.corners()
-    np.testing.assert_allclose(by_itk(tmp_path / "t.h5", corners.numpy()), transform(corners).numpy(), atol=1e-4)
+    np.testing.assert_allclose(by_simple_itk(tmp_path / "t.h5", corners.numpy()), transform(corners).numpy(), atol=1e-4)
 
 
 def test_the_identity_is_a_transform_too(tmp_path):
