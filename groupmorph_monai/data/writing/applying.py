@@ -28,6 +28,7 @@ __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "comb
 
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
+_MOST_OUTSIDE = 0.1  # share of a scan outside of the common space; motion alone takes a few percent there
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -172,6 +173,14 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             "fields of one registration"
         )
     transform, grid = ComposedTransform(first, second), resampling_grid(files[0])
+    outside = 1 - second.grid.contains(first(grid.points(every=max(1, max(grid.shape) // 32)))).double().mean()
+    if outside > _MOST_OUTSIDE:
+        logger.warning(
+            "%s: %.0f %% of scan %d lie outside of the common space, where its motion is extrapolated",
+            result,
+            100 * outside,
+            origin,
+        )
     with all_or_nothing(path.parent) as folder:
         if path.suffix == ".h5":
             write_itk_transform(transform, grid, folder / path.name)

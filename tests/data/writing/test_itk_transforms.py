@@ -125,7 +125,7 @@ def test_the_map_from_scan_to_scan_is_one_field_after_the_other(result, tmp_path
     np.testing.assert_allclose(mapped[inside], truth[inside], atol=1e-4)
 
 
-def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
+def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path, caplog):
     home, larger, shift = grid("oblique"), grid("oblique", (28, 25, 20)), torch.eye(4)
     shift[:3, 3] = torch.tensor([20.0, 0, 0])
     rng = np.random.default_rng(2)
@@ -135,6 +135,7 @@ def test_the_map_is_right_where_a_scan_reaches_beyond_the_other(tmp_path):
     second = ComposedTransform(DenseTransform(*noise.flip(0), home), AffineTransform(torch.eye(4)))
     write_registration(Series(tuple(frames)), [second, first], tmp_path, home=1, products=Products("full"))
     combine_fields(tmp_path, 0, 1, tmp_path / "out" / "map.h5")
+    assert "of scan 0 lie outside of the common space" in caplog.text
     points = larger.points(every=3).reshape(-1, 3)
     composed = ComposedTransform(read_field(tmp_path / "inverse_ddf_00.nii.gz"), read_field(tmp_path / "ddf_01.nii.gz"))
     assert not home.contains(composed.transforms[0](points)).all()
