@@ -24,9 +24,12 @@ _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Find the InputError in the chain of causes of ``error``, as MONAI wraps exceptions; None if there is none.
     Incompatible weights, missing or unusable files and lack of memory or open files are converted to an InputError."""
-    if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in _chain(error)):
+    causes = list(_chain(error))
+    if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in causes):
         return InputError("open files: expected to open another file, got too many open files; raise 'ulimit -n'")
-    while error is not None and not isinstance(error, InputError):
+    for error in causes:
+        if isinstance(error, InputError):
+            return error
         mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if mismatch:
             return InputError(
@@ -50,8 +53,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
                 f"{name}: expected a path that can be used, got {error.strerror}; choose another, or change its "
                 "permissions"
             )
-        error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -68,7 +68,6 @@ def checked_run(
         values.update(typed)
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
-    _check_reference(all_values)
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
@@ -83,16 +82,6 @@ def checked_run(
         values["overlays"] = [*shipped, *map(str, own)]  # for the report, and to be kept
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
-
-
-def _check_reference(values: Mapping[str, Any]) -> None:
-    """Refuse a reference scan for an alignment that has none."""
-    reference, alignment = setting_value(values, "reference"), values.get("alignment")
-    if reference is not None and isinstance(alignment, dict) and "reference" not in alignment:
-        raise InputError(
-            f"--set reference: expected null for an alignment to the mean of the scans, got {reference}; use "
-            f"--reference {reference} to register, or --overlay modes/all_to_one"
-        )
 
 
 def _check_phantoms(values: Mapping[str, object]) -> None:

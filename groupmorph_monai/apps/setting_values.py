@@ -114,6 +114,7 @@ def check_settings(values: Mapping[str, object]) -> None:
         a, b = value(low), value(high)
         if a is not None and b is not None and (a > b or strict and a == b):
             raise InputError(f"--set {low}: expected {'less than' if strict else 'at most'} {high}, {b:g}, got {a:g}")
+    _check_reference(value("reference"), values.get("alignment"))
     _check_levels(value("refinement_levels_voxels"), value("refinement_iterations"))
     weights = [value(f"lambda_{order}") for order in "uvbc"]
     if None not in weights and not any(weights):
@@ -122,6 +123,14 @@ def check_settings(values: Mapping[str, object]) -> None:
         raise InputError(
             f"--set batch_size: expected 1 for a random number of timepoints, got {value('batch_size')}; set "
             "timepoints_least and timepoints_most to the same number"
+        )
+
+
+def _check_reference(reference: int | None, alignment: object) -> None:
+    if reference is not None and isinstance(alignment, dict) and "reference" not in alignment:
+        raise InputError(
+            f"--set reference: expected null for an alignment to the mean of the scans, got {reference}; use "
+            f"--reference {reference} to register, or --overlay modes/all_to_one"
         )
 
 

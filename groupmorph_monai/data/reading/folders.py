@@ -25,10 +25,11 @@ _BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?
 def dicom_paths(files: Sequence[str | Path]) -> list[Path]:
     """Return the paths if all are DICOM files or folders of DICOM files without other images; else an empty list."""
     paths = [Path(path) for path in files]
-    only_dicom = (
-        not images(path) and any(map(is_dicom, path.rglob("*"))) if path.is_dir() else is_dicom(path) for path in paths
-    )
-    return paths if all(only_dicom) else []
+    return paths if all(_contains_dicom(path) if path.is_dir() else is_dicom(path) for path in paths) else []
+
+
+def _contains_dicom(folder: Path) -> bool:
+    return not images(folder) and any(map(is_dicom, folder.rglob("*")))
 
 
 def images(folder: Path) -> list[Path]:

@@ -62,8 +62,8 @@ def check_regions(files: str | Sequence[str], series: Series, home: int, name: s
     read_region(files, series, home, name)
     if isinstance(files, str) or len(files) == 1:
         return
-    for file, scan in zip(files, series.frames, strict=True):
-        if not overlap(read_image(file, labels=True).grid, scan.grid):
+    for k, (file, scan) in enumerate(zip(files, series.frames, strict=True)):
+        if k != home and not overlap(read_image(file, labels=True).grid, scan.grid):
             raise InputError(
                 f"{file}: expected a {name} that overlaps its scan {scan.path}, got one that does not; list the files "
                 "in the order of the scans"

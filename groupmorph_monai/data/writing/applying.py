@@ -205,12 +205,13 @@ def _result_name(name: str) -> str:
 
 
 def _check_targets(inputs: Sequence[str | Path], files: Sequence[str | Path], targets: Sequence[Path]) -> None:
+    registration = listed_result(targets[0].parent) if targets else set()
     for number, target in enumerate(targets):
         check_file_name(target)
         for file in inputs:
             if target.exists() and Path(file).exists() and target.samefile(file):
                 raise InputError(f"--output: {target} would replace the input {file}; choose another folder")
-        if target.name in listed_result(target.parent):
+        if target.name in registration:
             raise InputError(
                 f"--output: {target} would replace a file of the registration in this folder; choose another folder"
             )

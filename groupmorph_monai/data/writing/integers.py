@@ -41,9 +41,13 @@ def integer_type(
     for chunk in storage.chunks(len(frames)):
         if any(not np.array_equal(frame.data, np.rint(frame.data)) for frame in frames[chunk]):
             return None
-    slope = min(1.0, 2.0 ** math.floor(math.log2(max((highest - lowest) / _LEVELS, 2.0**-12))))
+    slope = min(1.0, _power_of_two_below((highest - lowest) / _LEVELS))
     for dtype in (np.int16, np.uint16):
         limits = np.iinfo(dtype)
         if limits.min * slope <= lowest and highest <= limits.max * slope:
             return IntegerType(dtype, slope)
     return None
+
+
+def _power_of_two_below(x: float) -> float:
+    return 2.0 ** math.floor(math.log2(max(x, 2.0**-12)))
