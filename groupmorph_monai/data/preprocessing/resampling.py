@@ -17,6 +17,7 @@ from ..storage import IN_MEMORY, Storage
 __all__ = ["SAME_GRID_MM", "resample", "resample_series", "smoothed", "working_grid"]
 
 SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
+_LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
@@ -35,8 +36,8 @@ def working_grid(
     Args:
         grids: grids of the K scans.
         spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the middle of a scan's
-            three voxel sizes, but at least 1 mm and half of the largest, as thick slices blur finer detail: of the
-            reference, or the median over the scans. None keeps the scans' spacing.
+            three voxel sizes, but at least 1 mm (for small objects a 128th of the longest side) and half of the
+            largest, as thick slices blur finer detail: of the reference, or the median over the scans. None keeps the scans' spacing.
         reference: index of the scan to which all others are aligned.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
 
@@ -69,10 +70,12 @@ def working_grid(
 
 
 def _resolved_mm(grid: Grid) -> float:
-    """Middle voxel size of a scan, at least 1 mm and half of the largest, unless fewer than 4 voxels would remain."""
+    """Middle voxel size of a scan, at least 1 mm, or a 128th of the longest side of a smaller object, and half of the
+    largest voxel size, unless fewer than 4 voxels would remain."""
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
-    longest = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 3
-    return max(1.0, middle, min(coarsest / 2, longest))
+    sides = grid.spacing_mm * (torch.tensor(grid.shape) - 1)
+    finest = min(1.0, float(sides.max()) / _LONGEST_SIDE_VOXELS)
+    return max(finest, middle, min(coarsest / 2, float(sides.min()) / 3))
 
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:

@@ -81,13 +81,20 @@ def test_working_grid_is_the_same_whatever_the_storage(spacing_mm):
 
 def test_automatic_spacing_is_the_middle_one_and_no_finer_than_a_millimetre_or_half_a_slice():
     np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((1.5, 2.0, 3.0)))]).spacing_mm, 2.0)
-    np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((0.4, 0.6, 1.5)))]).spacing_mm, 1.0)
+    np.testing.assert_allclose(working_grid([Grid((401, 201, 61), _affine((0.4, 0.6, 1.5)))]).spacing_mm, 1.0)
     thick, fine = Grid(SIZE, _affine((1.0, 1.0, 5.0))), Grid((40, 40, 40), np.eye(4))
     np.testing.assert_allclose(working_grid([thick]).spacing_mm, 2.5)
     for reference, expected in ((None, 1.75), (0, 2.5), (1, 1.0)):
         np.testing.assert_allclose(working_grid([thick, fine], reference=reference).spacing_mm, expected)
     # Two slices of 8 mm leave 4 voxels between them.
     assert min(working_grid([Grid((64, 64, 2), _affine((1.0, 1.0, 8.0)))]).shape) == 4
+
+
+@pytest.mark.parametrize(("scale", "spacing_mm"), [(1.0, 1.0), (0.5, 0.75), (0.1, 0.15)])
+def test_small_objects_are_worked_on_at_a_128th_of_their_longest_side(scale, spacing_mm):
+    """A grid of 192 mm, and the same in smaller units, as of a mouse."""
+    grid = Grid((321, 201, 61), _affine((0.6 * scale, 0.6 * scale, 1.2 * scale)))
+    np.testing.assert_allclose(working_grid([grid]).spacing_mm, spacing_mm)
 
 
 def test_what_a_coarser_grid_cannot_hold_is_smoothed_away():
