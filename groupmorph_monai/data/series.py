@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from ..errors import InputError
 from ..space.geometry import Grid
 from .preprocessing.right_angles import at_right_angles
-from .reading.fill_values import without_fill
+from .reading.fill_values import is_padding, without_fill
 from .storage import IN_MEMORY, Storage
 
 if TYPE_CHECKING:
@@ -185,8 +185,7 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     # min and max propagate NaN.
     low, high = float(frame.data.min()), float(frame.data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        count = int((~np.isfinite(frame.data)).sum())
-        raise InputError(f"{name}: expected finite voxels, got {count} NaN or infinite ones; replace them, e.g. by 0")
+        low, high = _finite_range(frame, name)
     for value in (low, high):
         different = int((frame.data != value).sum())
         if different < min(8, max(1, frame.data.size // 100)):
@@ -211,6 +210,23 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
         )
+
+
+def _finite_range(frame: Frame, name: str) -> tuple[float, float]:
+    """Least and greatest value of a volume with padding of NaN.
+
+    Raises:
+        InputError: For other NaN and infinite voxels.
+    """
+    undefined = np.isnan(frame.data)
+    measured = frame.data[~undefined]
+    if not len(measured) or not np.isfinite(measured).all() or not is_padding(undefined):
+        count = int((~np.isfinite(frame.data)).sum())
+        raise InputError(
+            f"{name}: expected finite voxels, apart from NaN at the border for voxels that were not measured, got "
+            f"{count} NaN or infinite ones; replace them"
+        )
+    return float(measured.min()), float(measured.max())
 
 
 def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:

@@ -37,7 +37,8 @@ def working_grid(
         grids: grids of the K scans.
         spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the middle of a scan's
             three voxel sizes, but at least 1 mm (for small objects a 128th of the longest side) and half of the
-            largest, as thick slices blur finer detail: of the reference, or the median over the scans. None keeps the scans' spacing.
+            largest, as thick slices blur finer detail: of the reference, or the median over the scans. None keeps the
+            scans' spacing.
         reference: index of the scan to which all others are aligned.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
 

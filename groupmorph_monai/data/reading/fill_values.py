@@ -3,18 +3,32 @@
 import logging
 
 import numpy as np
+from scipy.ndimage import label
 
-__all__ = ["without_fill"]
+__all__ = ["is_padding", "without_fill"]
 
 logger = logging.getLogger(__name__)
 _FILL_SHARE = 0.001  # minimum share of voxels that have the fill value
 _FILL_GAP = 0.2  # gap between the fill value and other values, as a share of their range
 
+_PLANE_VOXELS = 0.75  # distance of a cut from its plane, from rounding to voxels
+_RIM_VOXELS = 1.0  # thickness of the layer in front of a plane whose values were interpolated with the fill value
+_LEAST_CUT = 0.02  # minimum share of a face behind which there is a wedge
+_LEAST_CONTACT = 0.7  # minimum share of a plane's section through the volume where there is no more fill in front
+_STEEPEST = 0.5  # slope of a plane against a face, of a rotation by 27 degrees; corners cut round bodies off, too
+_TRIALS, _MOST_COLUMNS = 500, 2000  # planes through three columns that are tried, and columns that they are tried on
+
 
 def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Detect and replace fill values: a negative minimum that occurs on the border of the volume and is separated from
-    other values by a gap, such as -2048 outside the circular field of view of CT; and slices of one value at the ends
-    of an axis, such as the zero-filled end partitions of 3D MRI and the padding of resliced scans.
+    """Detect and replace fill values of voxels that were not measured.
+
+    Fill values are:
+
+    - NaN connected to the border of the volume, as SPM writes it;
+    - a negative minimum that occurs on the border and is separated from other values by a gap, such as -2048 outside
+      the circular field of view of CT;
+    - slices of one value at the ends of an axis, such as the zero-filled end partitions of 3D MRI;
+    - wedges of one value between the border and a plane that cuts the volume, as in scans that were resliced.
 
     Elsewhere 0 is not a fill value, as it is the value of air and of masked-out voxels in magnitude images.
 
@@ -26,39 +40,50 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
         The volume with fill values replaced by the smallest measured value, and a mask that is True where the volume
         was measured, or None if there are no fill values.
     """
-    valid = _above_fill(data, path)
+    undefined = np.isnan(data)
+    if undefined.any():
+        logger.info("%s: %d voxels of NaN at its border count as not measured", path, undefined.sum())
+        data = np.where(undefined, np.nanmin(data), data)
+    filled = undefined | _below_gap(data, path)
     box = _measured_box(data)
-    if _shape(box) != data.shape:
-        logger.info(
-            "%s: slices of one value at its ends: %s of %s voxels count as measured", path, _shape(box), data.shape
-        )
-        inside = np.zeros(data.shape, dtype=bool)
-        inside[box] = True
-        valid = inside if valid is None else valid & inside
-    return (data, None) if valid is None else (np.where(valid, data, data[valid].min()), valid)
+    ends = np.ones(data.shape, dtype=bool)
+    ends[box] = False if filled.any() else _wedges(data[box])
+    if ends.any():
+        logger.info("%s: %d voxels of one value at its ends count as not measured", path, ends.sum())
+    filled |= ends
+    return (np.where(filled, data[~filled].min(), data), ~filled) if filled.any() else (data, None)
 
 
-def _above_fill(data: np.ndarray, path: str) -> np.ndarray | None:
-    """Mask voxels of a negative minimum that is a fill value; None if it is none."""
-    fill = data.min()
+def is_padding(undefined: np.ndarray) -> bool:
+    """Check whether voxels, as those of NaN, are padding: a share of the volume, all connected to its border."""
+    if undefined.mean() < _FILL_SHARE:
+        return False
+    parts, _ = label(undefined)
+    outer = {int(part) for face in _faces(parts) for part in np.unique(face)}
+    return outer >= set(np.unique(parts).tolist())
+
+
+def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
+    """Mask a negative minimum that is a fill value."""
+    fill, nothing = data.min(), np.zeros(data.shape, dtype=bool)
     filled = data == fill
-    on_border = any(filled.take(end, axis).any() for axis in range(3) for end in (0, -1))
-    if fill >= 0 or filled.mean() < _FILL_SHARE or not on_border:
-        return None
+    if fill >= 0 or filled.mean() < _FILL_SHARE or not any(face.any() for face in _faces(filled)):
+        return nothing
     measured = data[~filled]
     low, high = np.percentile(measured, (1, 99))
     bound = fill + _FILL_GAP * (high - low)
     # The rim of an interpolated scan has values between the fill value and its neighbours.
     if low == high or (measured < bound).sum() > 0.1 * filled.sum():
-        return None
+        return nothing
     logger.info("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * filled.mean())
-    return np.asarray(data >= bound)
+    return np.asarray(data < bound)
 
 
 def _measured_box(data: np.ndarray) -> tuple[slice, ...]:
     """Crop slices of one value from both ends of each axis; the whole volume if that leaves less than two slices."""
     box = tuple(_varying(np.moveaxis(data, axis, 0)) for axis in range(3))
-    return box if min(_shape(box)) > 1 else tuple(map(slice, (0, 0, 0), data.shape))
+    large = min(side.stop - side.start for side in box) > 1
+    return box if large else tuple(map(slice, (0, 0, 0), data.shape))
 
 
 def _varying(slices: np.ndarray) -> slice:
@@ -69,5 +94,63 @@ def _varying(slices: np.ndarray) -> slice:
     return slice(first, last + 1)
 
 
-def _shape(box: tuple[slice, ...]) -> tuple[int, ...]:
-    return tuple(side.stop - side.start for side in box)
+def _wedges(data: np.ndarray) -> np.ndarray:
+    """Mask wedges of the most frequent value of the border, each behind a plane where the volume is cut.
+
+    The depth of the value from a face of the volume, as a function of the two axes of the face, equals that of a plane
+    where the plane cuts the tissue, and is greater where there is air of the same value behind the plane. Surfaces of a
+    body are no such planes: they touch a plane in a small part of its section only.
+    """
+    filled = np.zeros(data.shape, dtype=bool)
+    values, counts = np.unique(np.concatenate([face.ravel() for face in _faces(data)]), return_counts=True)
+    constant = data == values[counts.argmax()]
+    if constant.mean() < _FILL_SHARE:
+        return filled
+    for axis in range(3):
+        for flipped in (False, True):
+            columns, marked = (np.moveaxis(volume, axis, 0)[:: -1 if flipped else 1] for volume in (constant, filled))
+            depth = np.where(columns.all(axis=0), len(columns), columns.argmin(axis=0))
+            plane = _cutting_plane(depth, len(columns))
+            if plane is not None:
+                marked |= np.arange(len(columns))[:, None, None] < np.where(plane > 0, plane + _RIM_VOXELS, 0)
+    return filled
+
+
+def _cutting_plane(depth: np.ndarray, longest: int) -> np.ndarray | None:
+    """Find the plane that most depths of fill agree with, and that cuts the volume as a field of view does.
+
+    Args:
+        depth: ``(A, B)``, number of voxels of fill from a face.
+        longest: the number that stands for columns without anything else.
+
+    Returns:
+        ``(A, B)``, depth of the plane, negative outside of the volume; or None.
+    """
+    rows = np.stack([*np.indices(depth.shape), np.ones_like(depth)], axis=-1).astype(np.float64)
+    cut = (depth > 0) & (depth < longest)
+    if cut.mean() < _LEAST_CUT:
+        return None
+    points, depths = rows[cut], depth[cut].astype(np.float64)
+    rng = np.random.default_rng(0)
+    some = rng.integers(len(points), size=_MOST_COLUMNS)
+    triples = rng.integers(len(points), size=(_TRIALS, 3))
+    planes = np.einsum("tij,tj->ti", np.linalg.pinv(points[triples]), depths[triples])
+    agree = (np.abs(points[some] @ planes.T - depths[some, None]) < _PLANE_VOXELS).sum(axis=0)
+    plane = planes[agree.argmax()]
+    for _ in range(3):
+        near = np.abs(points @ plane - depths) < _PLANE_VOXELS
+        plane = np.linalg.lstsq(points[near], depths[near], rcond=None)[0]
+    expected = rows @ plane
+    section = (expected > 0.5) & (expected < longest - 0.5)
+    touched = np.abs(expected - depth)[section & cut] < _PLANE_VOXELS
+    behind = (depth > expected - _PLANE_VOXELS)[section]
+    is_cut = (
+        np.hypot(*plane[:2]) < _STEEPEST
+        and touched.sum() > max(_LEAST_CONTACT * section.sum(), _LEAST_CUT * depth.size)
+        and behind.mean() > 0.98
+    )
+    return expected if is_cut else None
+
+
+def _faces(volume: np.ndarray) -> list[np.ndarray]:
+    return [volume.take(end, axis) for axis in range(3) for end in (0, -1)]

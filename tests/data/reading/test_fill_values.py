@@ -1,0 +1,140 @@
+"""Voxels that were not measured are recognised by their values."""
+
+import numpy as np
+import pytest
+from image_files import error_of, write_nifti
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial.transform import Rotation
+
+from groupmorph_monai.data.reading.readers import read_series
+
+
+def _round_view(size=(24, 26, 10)):
+    i, j, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
+    return np.hypot(i, j) <= 1
+
+
+@pytest.mark.parametrize("fill", [-2048, -3024, -32768])
+def test_a_fill_value_is_no_evidence(tmp_path, fill):
+    view = _round_view()
+    tissue = np.random.default_rng(0).normal(40, 60, view.shape)
+    tissue[:, :8] = np.random.default_rng(1).normal(-1000, 20, tissue[:, :8].shape)
+    tissue = tissue.round().astype(np.int16)
+    files = [
+        write_nifti(tmp_path / "filled.nii", np.where(view, tissue, np.int16(fill))),
+        write_nifti(tmp_path / "whole.nii", tissue),
+    ]
+    filled, whole = read_series(files).frames
+    np.testing.assert_array_equal(filled.valid, view)
+    np.testing.assert_array_equal(filled.data[view], tissue[view])
+    assert np.unique(filled.data[~view]).tolist() == [tissue[view].min()]
+    assert whole.valid is None
+    np.testing.assert_array_equal(whole.data, tissue)
+
+
+def test_the_rim_of_an_interpolated_fill_value_goes_with_it(tmp_path):
+    view = _round_view((80, 80, 10))
+    tissue = np.random.default_rng(0).uniform(-1000, 300, view.shape)
+    data = np.where(view, tissue, -2048)
+    data[np.roll(view, 1, 0) & ~view] = -1990
+    valid = read_series([write_nifti(tmp_path / "a.nii", data.astype(np.float32))] * 2).frames[0].valid
+    np.testing.assert_array_equal(valid, view)
+
+
+def test_what_is_no_fill_value_stays(tmp_path):
+    noise, view = np.random.default_rng(0).normal(size=(24, 26, 10)), _round_view()
+    inner = np.zeros_like(view)
+    inner[8:12, 8:12, 3:7] = True
+    cases = {
+        "clipped": np.clip(noise, -2, 2),  # 2 % hold the minimum, as many lie just above it
+        "masked": np.where(view, np.abs(noise) + 5, 0),
+        "air": np.where(view, 200 * noise, -1024).clip(-1024),
+        "inner": np.where(inner, -2048, noise),  # not on the border
+        "corner": np.where(np.arange(noise.size).reshape(noise.shape) < 2, -2048, noise),  # too few
+        "mask": np.where(view, 1, -1),
+    }
+    cases["air"][view & (noise < -1)] = -1000 - 20 * np.abs(noise[view & (noise < -1)])
+    for name, data in cases.items():
+        frame = read_series([write_nifti(tmp_path / f"{name}.nii", data.astype(np.float32))] * 2).frames[0]
+        valid = view | True if frame.valid is None else frame.valid  # without slices of one value at the ends
+        assert valid[view].all(), name
+        np.testing.assert_array_equal(frame.data[valid], data.astype(np.float32)[valid])
+
+
+@pytest.mark.parametrize("fill", [0, 9999])
+def test_slices_of_one_value_at_the_ends_are_not_measured(tmp_path, fill):
+    """As zero-filled partitions of 3D MRI, and the padding of resliced scans."""
+    data = np.random.default_rng(0).uniform(5, 9, (24, 26, 10)).astype(np.float32)
+    measured = np.zeros(data.shape, dtype=bool)
+    measured[:, 2:-4, 3:-1] = True
+    data[~measured] = fill
+    data[10:12, 10:12, 5] = fill  # between measured voxels it may be a signal
+    frame = read_series([write_nifti(tmp_path / "scan.nii", data)] * 2).frames[0]
+    np.testing.assert_array_equal(frame.valid, measured)
+    np.testing.assert_array_equal(frame.data[measured], data[measured])
+    assert (frame.data[~measured] == data[measured].min()).all()
+
+
+def _resliced(image, degrees, fill, order=1):
+    """An image rotated about its centre, with a fill value beyond its ends; and where its voxels come from."""
+    rotation = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    centre = (np.array(image.shape).reshape(3, 1, 1, 1) - 1) / 2
+    source = np.einsum("ij,j...->i...", rotation, np.indices(image.shape) - centre) + centre
+    return map_coordinates(image, source, order=order, cval=fill), source
+
+
+def _depth_in(source, shape):
+    """Distance of points from the nearest end of a volume, in voxels, negative outside of it."""
+    ends = np.array(shape).reshape(3, 1, 1, 1) - 1
+    return np.minimum(source, ends - source).min(axis=0)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("fill", [0.0, 300.0])
+def test_wedges_of_resliced_scans_are_not_measured(tmp_path, order, fill):
+    """As after a rigid alignment by another program, which fills what it does not know with 0."""
+    tissue = 300 * np.random.default_rng(0).standard_normal((48, 40, 24)) ** 2 + 5
+    data, source = _resliced(tissue, (5, -4, 7), fill, order)
+    frame = read_series([write_nifti(tmp_path / "scan.nii", data.astype(np.float32))] * 2).frames[0]
+    depth = _depth_in(source, tissue.shape)
+    assert (depth < 0).mean() > 0.1
+    assert frame.valid[depth < -0.5].mean() < 0.01
+    assert frame.valid[depth > 2.5].all()
+
+
+def test_zeros_around_a_body_are_measured(tmp_path):
+    """A head whose background was removed, and a trunk that reaches both ends of an axis, rotated or not."""
+    i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in (96, 90, 24)], indexing="ij")
+    texture = 100 + 20 * gaussian_filter(np.random.default_rng(0).standard_normal(i.shape), 2)
+    bodies = {"head": i**2 + j**2 + k**2 < 0.8, "trunk": i**2 + j**2 / 0.6 < 0.9}
+    for name, body in bodies.items():
+        for degrees in ((0, 0, 0), (0, 0, 12)):
+            data, _ = _resliced(np.where(body, texture, 0), degrees, 0)
+            frame = read_series([write_nifti(tmp_path / f"{name}.nii", data.astype(np.float32))] * 2).frames[0]
+            if frame.valid is not None:
+                rim = (data > 0) & ~frame.valid
+                assert rim.sum() < 0.1 * (data > 0).sum(), (name, degrees)
+                assert frame.valid[(data == 0) & (np.abs([i, j, k]).max(axis=0) < 0.75)].all(), (name, degrees)
+
+
+def test_nan_at_the_border_is_not_measured(tmp_path):
+    data, source = _resliced(np.random.default_rng(0).uniform(5, 9, (24, 26, 10)), (5, -4, 7), np.nan)
+    known = np.isfinite(data)
+    assert 0.05 < (~known).mean() < 0.5
+    frame = read_series([write_nifti(tmp_path / "scan.nii", data.astype(np.float32))] * 2).frames[0]
+    np.testing.assert_array_equal(frame.valid, known)
+    assert np.isfinite(frame.data).all()
+    np.testing.assert_array_equal(frame.data[known], data[known].astype(np.float32))
+
+
+@pytest.mark.parametrize("where", ["inside", "one", "both", "infinite", "all"])
+def test_other_nan_is_refused(tmp_path, where):
+    data = np.random.default_rng(0).uniform(5, 9, (24, 26, 10)).astype(np.float32)
+    if where in ("both", "infinite"):
+        data[:2] = np.nan
+    data[{"inside": np.s_[9:15, 9:15, 4:7], "one": np.s_[0, 0, 0], "all": ...}.get(where, np.s_[12, 12, 5])] = np.nan
+    if where == "infinite":
+        data[12, 12, 5] = np.inf
+    files = [write_nifti(tmp_path / f"{k}.nii", values) for k, values in enumerate((data, np.nan_to_num(data)))]
+    message = error_of(files)
+    assert f"got {int((~np.isfinite(data)).sum())} NaN or infinite ones" in message
