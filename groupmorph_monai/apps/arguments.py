@@ -4,7 +4,7 @@ import argparse
 from typing import TypeAlias
 
 from .. import __version__
-from .cohort_arguments import COHORT_TEXTS, add_cohort_options
+from .cohort_arguments import COHORT_TEXTS, add_cohort_options, add_worker_options
 from .kinds import Whole
 from .option_parser import OptionParser
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
@@ -234,10 +234,12 @@ def _add_evaluate(commands: Commands) -> None:
         "evaluate",
         help="measure registration accuracy on many series",
         description="Register every series of a folder and print a table of metrics: landmark distances (for series "
-        "with landmarks), similarity and folding.",
+        "with landmarks), similarity and folding. Run the command again to resume. With workers, series that fail are "
+        "listed at the end, and the exit code is 3.",
     )
     _add_dataset(p)
     add_output(p, "out", "metrics.csv and metrics.json")
+    add_worker_options(p, "in this process, one series after the other")
     _add_model(p, "evaluate.yaml", "data/lung_ct or effort/best")
 
 

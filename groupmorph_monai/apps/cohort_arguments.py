@@ -1,4 +1,4 @@
-"""Options of `groupmorph cohort` in addition to those of `groupmorph register`."""
+"""Options of the commands that process many series on workers."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ import re
 from .kinds import Number
 from .option_types import number, path, positive
 
-__all__ = ["COHORT_TEXTS", "add_cohort_options"]
+__all__ = ["COHORT_TEXTS", "add_cohort_options", "add_worker_options", "on_workers"]
 
 COHORT_TEXTS = {
     "help": "align every series of a study, on this machine or on a cluster",
@@ -38,20 +38,33 @@ def add_cohort_options(p: argparse.ArgumentParser) -> None:
         "reference, mask, spacing_mm, series_description",
     )
     p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results of the study")
-    group = p.add_argument_group("where it runs (default: on this machine)")
+    add_worker_options(p, "on this machine")
+
+
+_WORKER_OPTIONS = ("scheduler", "jobqueue", "shard", "workers", "memory_gb")
+
+
+def on_workers(args: argparse.Namespace) -> bool:
+    """Test whether any option of `add_worker_options` was given."""
+    return any(getattr(args, name) is not None for name in _WORKER_OPTIONS)
+
+
+def add_worker_options(p: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that say where series are processed. ``default``: where without these options, for the help."""
+    group = p.add_argument_group(f"where it runs (default: {default})")
     where = group.add_mutually_exclusive_group()
     where.add_argument("--scheduler", type=_address, metavar="ADDRESS", help="address of a running Dask scheduler")
     where.add_argument(
         "--jobqueue", choices=["slurm", "pbs", "sge"], help="submit the workers as jobs to this queue (dask-jobqueue)"
     )
     where.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="register every N-th series, starting with the I-th, without Dask"
+        "--shard", type=_shard, metavar="I/N", help="process every N-th series, starting with the I-th, without Dask"
     )
     group.add_argument(
         "--workers",
         type=positive,
         metavar="N",
-        help="series registered in parallel (default: one per GPU, or as cores and memory allow; jobs: 1)",
+        help="series processed in parallel (default: one per GPU, or as cores and memory allow; jobs: 1)",
     )
     group.add_argument(
         "--memory-gb",

@@ -36,7 +36,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     Returns:
         Exit code: 0 on success; 1 after an internal error, which leaves a log; 2 after invalid input, with one line on
-        standard error; 3 if series of a cohort failed; 130 or 143 after an interruption.
+        standard error; 3 if series of a cohort or an evaluation failed; 130 or 143 after an interruption.
     """
     args.typed, args.started_s = list(arguments), time.process_time()
     if isinstance(sys.stdout, io.TextIOWrapper):

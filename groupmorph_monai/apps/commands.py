@@ -15,6 +15,7 @@ from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..workflow.checkpoints import discard_empty
 from ..workflow.weights import load_weights
+from .cohort_arguments import on_workers
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
@@ -55,7 +56,7 @@ def register(args: argparse.Namespace) -> None:
 
 
 def cohort(args: argparse.Namespace) -> int:
-    from .cohort.study import run_cohort
+    from .cohort.registrations import run_cohort
 
     # Report mistakes in the shared options before any series starts.
     parser = parsed_run("inference", args.overlay, args.set, args.device, weights=args.weights)
@@ -74,8 +75,19 @@ def combine(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> int:
+    if on_workers(args):
+        from .cohort.evaluations import run_evaluation
+
+        return run_evaluation(args)
     _run_study("evaluate", "evaluate", args, spacing_mm=args.spacing_mm)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure one series of `evaluate`, on a worker."""
+    options = {"weights": args.weights, "spacing_mm": args.spacing_mm, "items": [args.item], "output_dir": args.output}
+    run_bundle("evaluate", "evaluate", args.overlay, args.set, args.device, **options)
 
 
 def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: object) -> None:
@@ -153,6 +165,7 @@ COMMANDS = {
     "apply": apply,
     "combine": combine,
     "evaluate": evaluate,
+    "measure": measure,  # not on the command line
     "train": train,
     "transport": transport,
     "sample": sample,

@@ -2,7 +2,8 @@
 
 from .batch import BatchWriter
 from .measure import MeasureRegistrationd, ValidationPicture, WarpLabelsd, average_of
-from .output import MetricsTable, SeriesWriter, ShowMeand
+from .metrics_table import MetricsTable
+from .output import SeriesWriter, ShowMeand
 
 __all__ = [
     "BatchWriter",

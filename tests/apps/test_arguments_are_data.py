@@ -92,7 +92,9 @@ def test_bytes_that_are_no_text_come_through(parsed, tmp_path):
     assert parsed["series"] == [str(tmp_path / name)]
 
 
-@pytest.mark.parametrize("value", [[1, 2.5, None, True], "$1 + 1", ["$x", ["@b", 3]], []])
+@pytest.mark.parametrize(
+    "value", [[1, 2.5, None, True], "$1 + 1", ["$x", ["@b", 3]], [], [{"$x": "@b", "a#b": ["%it", {"c": "\udcff"}]}]]
+)
 def test_a_literal_is_itself(value):
     parser = ConfigParser({"it": literal(value), "b": 1, "again": "@it"})
     assert parser.get_parsed_content("again") == value

@@ -11,7 +11,8 @@ from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import check_installed
 from groupmorph_monai.apps.cohort.folders import CohortFolder
 from groupmorph_monai.apps.cohort.manifest import read_manifest
-from groupmorph_monai.apps.cohort.study import register_options, series_job, settings_hash
+from groupmorph_monai.apps.cohort.registrations import REGISTRATIONS, register_options, registration_job
+from groupmorph_monai.apps.cohort.study import settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
@@ -34,7 +35,7 @@ def manifest(study, *lines):
 
 @pytest.fixture(autouse=True)
 def everything_is_installed(monkeypatch):
-    monkeypatch.setattr("groupmorph_monai.apps.cohort.study.check_installed", lambda args: None)
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.registrations.check_installed", lambda args: None)
 
 
 def test_a_manifest_names_scans_and_options(study):
@@ -164,7 +165,7 @@ def test_misuse_is_told(study, options, capsys):
 def test_a_queue_that_this_machine_does_not_have(study, queue, command, monkeypatch, capsys):
     """Without its command, dask-jobqueue waits for ever."""
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr("groupmorph_monai.apps.cohort.study.check_installed", check_installed)
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.registrations.check_installed", check_installed)
     monkeypatch.setenv("PATH", str(study))
     file = manifest(study, ("name", "scans"), ("one", "a"))
     assert main(["cohort", str(file), "--output", str(study / "out"), "--jobqueue", queue]) == 2
@@ -177,7 +178,7 @@ def job(study, *options, series=0):
     file = manifest(study, ("name", "scans"), ("a", "a"), ("b", "a/t0.nii.gz;a/t1.nii.gz"))
     args = make_parser().parse_args(["cohort", str(file), "--output", str(study / "out"), *options])
     one, words = read_manifest(file, study / "out")[series], register_options(args)
-    return series_job(one, words, CohortFolder(study / "out"), settings_hash(words))
+    return registration_job(one, words, CohortFolder(study / "out"), settings_hash(words))
 
 
 def test_hashes_tell_what_a_result_depends_on(study):
@@ -222,7 +223,7 @@ def test_a_file_in_place_of_a_folder(name, study, capsys):
 
 
 def test_a_run_leaves_no_locks(study, monkeypatch):
-    monkeypatch.setattr("groupmorph_monai.apps.cohort.study._register", lambda *arguments: None)
+    monkeypatch.setattr("groupmorph_monai.apps.cohort.study._process", lambda *arguments: None)
     file = manifest(study, ("name", "scans"), ("one", "a"))
     assert main(["cohort", str(file), "--output", str(study / "out")]) == 3
     assert sorted(os.listdir(study / "out")) == ["cohort.html", "cohort.log", "cohort.tsv"]
@@ -244,7 +245,7 @@ def test_the_page_begins_with_the_worst(tmp_path):
         status = {"name": name, "state": "finished", "inputs": "i", "settings": settings, "seconds": 2.0}
         (cohort.series(name) / "status.json").write_text(json.dumps(status), encoding="utf-8")
     cohort.write_failure({"name": "dead", "state": "failed", "inputs": "i", "settings": "s", "error": "killed"})
-    assert summarise(cohort, jobs) == {"failed": 1, "waiting": 2, "finished": 3}
+    assert summarise(cohort, jobs, REGISTRATIONS) == {"failed": 1, "waiting": 2, "finished": 3}
     rows = [line.split("\t") for line in (tmp_path / "cohort.tsv").read_text(encoding="utf-8").splitlines()]
     assert [row[:4] for row in rows[1:5]] == [
         ["good", "finished", "PASS", ""],

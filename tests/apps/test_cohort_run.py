@@ -4,9 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import nibabel
 import numpy as np
@@ -18,11 +15,11 @@ from groupmorph_monai.data import make_phantom
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
+from worker_runs import PATIENCE_S, below, start, wait_for, worker_of  # noqa: E402 - needs psutil
+
 pytestmark = pytest.mark.slow
 NUMBER, BROKEN = 20, ("p03", "p16")
 OPTIONS = ("--no-refine", "--initial", "none", "--threads", "1")
-SERVER = "groupmorph_monai.apps.cohort.server"
-PATIENCE_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +42,6 @@ def manifest(tmp_path_factory):
     return folder / "manifest.tsv"
 
 
-def start(log, *words):
-    with open(log, "a", encoding="utf-8") as stream:
-        return subprocess.Popen([sys.executable, "-m", *words], stdout=stream, stderr=stream)
-
-
 def cohort(manifest, output, *options):
     words = ("groupmorph_monai.apps.command_line", "cohort", str(manifest), "--output", str(output), *OPTIONS, *options)
     return start(f"{output}.log", *words)
@@ -59,26 +51,6 @@ def finished(output):
     return sorted(path.name for path in (output / "series").glob("*"))
 
 
-def wait_for(condition, process, output):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        log = open(f"{output}.log", encoding="utf-8").read()[-2000:]
-        assert process.poll() is None and time.monotonic() < deadline, log
-        time.sleep(0.05)
-
-
-def worker_of(process):
-    """A process below ``process`` that has a server, and so is a worker."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return next(
-        child.parent() for child in below if SERVER in child.cmdline() and SERVER not in child.parent().cmdline()
-    )
-
-
-def below(process):
-    return psutil.Process(process.pid).children(recursive=True)
-
-
 def fields(output):
     return {
         file.relative_to(output): np.asarray(nibabel.load(file).dataobj)
@@ -86,13 +58,14 @@ def fields(output):
     }
 
 
+@pytest.mark.parametrize("command", [("cohort", "m.tsv"), ("evaluate", "--phantoms")])
 @pytest.mark.parametrize(
     "queue, wanted",
     [("slurm", ["--cpus-per-task=3", "--mem=5G"]), ("pbs", ["ncpus=3:mem=4769MB"]), ("sge", [])],
 )
-def test_a_job_of_a_queue_holds_one_series(queue, wanted, tmp_path, monkeypatch):
+def test_a_job_of_a_queue_holds_one_series(command, queue, wanted, tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue")
-    words = ["cohort", "m.tsv", "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
+    words = [*command, "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
     args = make_parser().parse_args(words)
     monkeypatch.setattr("distributed.SpecCluster.scale", lambda cluster, n=0, **options: None)
     with open_cluster(args, Resources(args, memory_gb=5)) as cluster:

@@ -56,11 +56,11 @@ def test_label_maps(labels, study, refused):
     refused(["train", "--dataset", "study", "--output", "out"], *words)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --shard 1/1", "train"])
 @pytest.mark.parametrize("kind", LISTS)
 def test_data_list(kind, command, study, refused):
     write_json(study / "dataset.json", LISTS[kind])
-    refused([command, "--dataset", "study", "--output", "out"], "study")
+    refused([*command.split(), "--dataset", "study", "--output", "out"], "study")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
@@ -90,13 +90,14 @@ def test_phantom_size(settings, words, refused):
     refused(["train", "--phantoms", "--output", "out", *options], "--set phantom_", words)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --shard 1/1", "train"])
 def test_dataset(command, tmp_path, refused):
-    refused([command, "--output", "out"], "--phantoms")
-    refused([command, "--dataset", "", "--output", "out"], "--dataset")
-    refused([command, "--dataset", "absent", "--output", "out"], "absent")
+    words = command.split()
+    refused([*words, "--output", "out"], "--phantoms")
+    refused([*words, "--dataset", "", "--output", "out"], "--dataset")
+    refused([*words, "--dataset", "absent", "--output", "out"], "absent")
     (tmp_path / "study" / "patient").mkdir(parents=True)
-    refused([command, "--dataset", "study", "--output", "out"], "expected image files")
+    refused([*words, "--dataset", "study", "--output", "out"], "expected image files")
     assert not Path("out").exists()
 
 
@@ -111,7 +112,12 @@ def test_training_that_cannot_start_leaves_nothing(study, refused):
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("evaluate --dataset study", "metrics.csv"), ("register study/s0", "report.html")]
+    ("command", "name"),
+    [
+        ("evaluate --dataset study", "metrics.csv"),
+        ("evaluate --dataset study --shard 1/1", "metrics.csv"),
+        ("register study/s0", "report.html"),
+    ],
 )
 def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch):
     monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.__call__", None)

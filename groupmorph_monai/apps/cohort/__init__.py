@@ -1,1 +1,1 @@
-"""`groupmorph cohort`: register every series of a study, on one machine or on many machines."""
+"""`groupmorph cohort` and `groupmorph evaluate`: process every series of a study, on one machine or on many."""

@@ -1,4 +1,4 @@
-"""Start a cohort's workers: on this machine, at a running scheduler, or as jobs of a queue."""
+"""Start the workers: on this machine, at a running scheduler, or as jobs of a queue."""
 
 import argparse
 import importlib.util
@@ -34,7 +34,7 @@ def check_installed(args: argparse.Namespace) -> None:
     missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"cohort: expected Dask and its packages, got no {missing[0]}; pip install '.[cohort]' in the "
+            f"{args.command}: expected Dask and its packages, got no {missing[0]}; pip install '.[cohort]' in the "
             "clone, or use --shard I/N"
         )
     command = _SUBMIT.get(args.jobqueue)
@@ -150,7 +150,7 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
 
 
 def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception | None"]]:
-    """Register series on the workers, in order.
+    """Process series on the workers, in order.
 
     Yields:
         The index and status of each series as it ends; the status is an exception if Dask gave up on the series, and
@@ -158,9 +158,9 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Statu
     """
     from distributed import as_completed
 
-    from .worker import register_series
+    from .worker import process_series
 
-    futures = client.map(register_series, lines, pure=False)
+    futures = client.map(process_series, lines, pure=False)
     numbers = {future.key: n for n, future in enumerate(futures)}
     try:
         for future in as_completed(futures, raise_errors=False):

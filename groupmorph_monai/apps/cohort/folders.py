@@ -1,7 +1,7 @@
 """Layout of a cohort's output folder. Every worker imports this module, so it has no heavy imports.
 
 ```
-DIR/series/NAME/   a registered series with its status.json; either complete or absent
+DIR/series/NAME/   the result of a series with its status.json; either complete or absent
 DIR/failed/NAME/   status.json and log.txt of a failed series
 DIR/.work/         locks and unfinished series
 ```
@@ -21,12 +21,13 @@ _STATUS = "status.json"
 
 
 class Job(TypedDict):
-    """A series to register.
+    """A command to run on one series.
 
     Args:
         name: name of the series and of its folder.
+        files: the scans, or a folder of scans; empty for synthetic series.
         output: the cohort's folder.
-        arguments: options of `groupmorph register`, by name.
+        arguments: the command, one of `COMMANDS`, and its options, by name.
         cwd: folder in which the command was called.
         inputs, settings: hashes of the files, and of everything else that determines the result.
         attempt: number of the attempt, from 1.
@@ -35,6 +36,7 @@ class Job(TypedDict):
     """
 
     name: str
+    files: list[str]
     output: str
     arguments: dict[str, Any]
     cwd: str
@@ -46,8 +48,8 @@ class Job(TypedDict):
 
 
 class Status(TypedDict):
-    """Outcome of the last attempt of a series, the contents of ``status.json``. Fields that only the registering
-    process knows are missing if that process died."""
+    """Outcome of the last attempt of a series, the contents of ``status.json``. Fields that only the
+    process of the series knows are missing if that process died."""
 
     name: str
     state: Literal["failed", "finished"]
@@ -87,7 +89,7 @@ class CohortFolder:
         return self.root / "failed" / name
 
     def finished(self, job: Job) -> Status | None:
-        """Read the status of a series registered from the same inputs with the same settings; None if there is none."""
+        """Read the status of a series finished from the same inputs with the same settings; None if there is none."""
         return self._status(self.series(job["name"]), job)
 
     def failure(self, job: Job) -> Status | None:

@@ -4,25 +4,21 @@ import argparse
 import csv
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from ...data.reading.readers import header_grids
 from ...data.reading.signature import read_text
-from ...data.series import check_reference
 from ...errors import InputError
 from ..option_types import reference, spacing_mm
-from ..places import check_place
+from .checks import check_apart, check_exist, check_folder_name, check_scans
 
 __all__ = ["Series", "read_manifest"]
 
 _REQUIRED = ("name", "scans")
 _OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
-_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # valid folder names on every file system
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,7 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
     if len(cells) != len(header):
         raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
     row = dict(zip(header, cells, strict=True))
-    if not _NAME.fullmatch(row["name"]):
-        raise InputError(f"name: expected a folder name of letters, digits, spaces and . _ - + @, got {row['name']!r}")
+    check_folder_name(row["name"])
     read: Mapping[str, Callable[[str], object]] = {
         "reference": reference,
         "mask": lambda text: _files("mask", text, folder),
@@ -122,8 +117,10 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
             except argparse.ArgumentTypeError as error:
                 raise InputError(f"{column}: {error}") from None
     files = _files("scans", row["scans"], folder)
-    _check_apart(files, output)
-    _check_scans(files, options)
+    check_apart(files, output)
+    number = str(options.get("reference", ""))
+    description = cast(str | None, options.get("series_description"))
+    check_scans(files, description, int(number) if number.isdecimal() else None)
     return Series(row["name"], files, options)
 
 
@@ -132,30 +129,5 @@ def _files(column: str, text: str, folder: Path) -> list[str]:
     if not all(names):
         raise InputError(f"{column}: expected paths separated by ';', got {text!r}")
     files = [os.path.abspath(folder / name) for name in names]
-    for name in files:
-        if not os.path.exists(name):
-            raise InputError(f"{column}: expected a file or a folder, got {name}, which does not exist; check the path")
+    check_exist(column, files)
     return files
-
-
-def _check_apart(files: Sequence[str], output: str | Path) -> None:
-    """Refuse scans inside the output folder and vice versa, as a later run could read results as scans."""
-    check_place(str(output), files)
-    root = Path(output).resolve()
-    for name in files:
-        path = Path(name).resolve()
-        if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
-            raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
-
-
-def _check_scans(files: Sequence[str], options: Mapping[str, object]) -> None:
-    """Count the scans as far as file headers tell; the registration reports broken files."""
-    try:
-        count = len(header_grids(files, cast(str | None, options.get("series_description"))))
-    except InputError as error:
-        raise InputError(f"scans: {error}") from None
-    if count == 1:
-        raise InputError(f"scans: expected at least two scans, got one, {files[0]}; add the others")
-    reference = str(options.get("reference", ""))
-    if count and reference.isdecimal():
-        check_reference(int(reference), count)

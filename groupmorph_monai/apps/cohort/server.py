@@ -1,4 +1,4 @@
-"""Register series one after the other, each in a fork of a process that has already imported all packages.
+"""Process series one after the other, each in a fork of a process that has already imported all packages.
 
 If a fork crashes or runs out of memory, only its series fails. Imports take 8 s once, a fork a few milliseconds.
 (`multiprocessing`'s fork server works neither in Dask's workers, which are daemons, nor does it report the peak memory
@@ -43,22 +43,21 @@ def main(threads: str) -> None:
     from .. import commands  # noqa: F401 - imports PyTorch and MONAI once for all forks
 
     for line in sys.stdin:
-        print(json.dumps(register_series(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(process_series(json.loads(line))), file=answers, flush=True)
 
 
-def register_series(job: Job) -> Status:
-    """Register a series as `groupmorph register` does.
+def process_series(job: Job) -> Status:
+    """Run a command on one series, as `groupmorph` does.
 
     Args:
-        job: ``name``, ``output`` (the cohort's folder), ``arguments`` (of `groupmorph register`), ``cwd``, ``attempt``,
-            and the hashes ``inputs`` and ``settings``.
+        job: the command and its series.
 
     Returns:
         The contents of ``status.json``.
     """
     cohort = CohortFolder(Path(job["output"]))
     cohort.work.mkdir(parents=True, exist_ok=True)
-    # A worker presumed dead may still be registering this series: wait for it and use its result.
+    # A worker presumed dead may still be processing this series: wait for it and use its result.
     with FileLock(cohort.lock(job["name"])):
         if status := cohort.finished(job):
             return status
@@ -96,7 +95,7 @@ def _attempt(job: Job, folder: Path) -> Status:
     started = time.monotonic()
     child = os.fork()
     if not child:
-        _register(job, folder)
+        _run(job, folder)
     _, ended, usage = os.wait4(child, 0)
     if select.select([sys.stdin], [], [], 0)[0] and not cast(io.BufferedReader, sys.stdin.buffer).peek(1):
         raise SystemExit("the worker died, so its series ends")
@@ -115,7 +114,7 @@ def _attempt(job: Job, folder: Path) -> Status:
     }
 
 
-def _register(job: Job, folder: Path) -> NoReturn:
+def _run(job: Job, folder: Path) -> NoReturn:
     """Run the command in the fork, with its messages redirected to a log, and exit."""
     code = 1
     try:
@@ -125,7 +124,7 @@ def _register(job: Job, folder: Path) -> NoReturn:
         os.dup2(log, 2)
         os.chdir(job["cwd"])
         tempfile.tempdir = str(folder)  # for the log of an internal error
-        words = ["register", *job["arguments"]["files"], "..."]
+        words = [job["arguments"]["command"], *job["files"], "..."]
         code = run_command(argparse.Namespace(**job["arguments"], output=str(folder / _RESULT)), words)
     except BaseException:
         traceback.print_exc()

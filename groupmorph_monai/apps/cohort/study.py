@@ -1,4 +1,4 @@
-"""Run a cohort: read its manifest, register the remaining series, retry failed ones, and write the summary."""
+"""Run a study: process its remaining series, retry failed ones, and write the summary."""
 
 import argparse
 import functools
@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,15 @@ from ... import __version__
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.writing.output_folder import check_output_dir
 from ...errors import InputError
-from ..arguments import make_parser
 from ..configs import bundle_root
 from ..progress import progress_log
-from ..registration_options import registration
-from ..run import parsed_run, split_overlays
-from .clusters import Resources, check_installed, connect, open_client, submit
+from ..run import split_overlays
+from .clusters import Resources, connect, open_client, submit
 from .folders import CohortFolder, Job, Status
-from .manifest import Series, read_manifest
-from .summary import summarise
-from .worker import register_series
+from .summary import Results, summarise
+from .worker import process_series
 
-__all__ = ["register_options", "run_cohort", "series_job", "settings_hash"]
+__all__ = ["Study", "run_study", "settings_hash"]
 
 logger = logging.getLogger(__name__)
 _ATTEMPTS = 2  # per series
@@ -41,31 +39,49 @@ _FAILED = 3  # exit code
 Ended = tuple[int, Status | Exception | None]
 
 
-def run_cohort(args: argparse.Namespace) -> int:
-    """Register the remaining series of a study and write its table and page.
+@dataclass(frozen=True)
+class Study:
+    """A command and the series on which it runs.
+
+    Args:
+        cohort: folder of the results.
+        jobs: one per series, in the order of the table.
+        results: what the table shows of a result.
+        memory_gb: function that estimates the memory of a job. It may raise any exception for an unreadable series.
+        finish: function that is called at the end, by one process at a time.
+    """
+
+    cohort: CohortFolder
+    jobs: Sequence[Job]
+    results: Results
+    memory_gb: Callable[[Job], float]
+    finish: Callable[[], None] = lambda: None
+
+
+def run_study(args: argparse.Namespace, study: Study) -> int:
+    """Process the remaining series of a study and write its table and page.
+
+    Args:
+        args: options of `add_worker_options`, and ``threads``, ``device`` and ``output``.
 
     Returns:
         Exit code: 3 if any series failed, else 0.
 
     Raises:
-        InputError: If the manifest or the output folder is invalid, before any registration.
+        InputError: If the output folder is invalid or the scheduler does not answer, before any series is processed.
     """
-    check_installed(args)
-    series = read_manifest(args.manifest, args.output)
-    cohort = CohortFolder(Path(args.output).resolve())
+    cohort = study.cohort
     cohort.check()
-    options = register_options(args)
-    settings = settings_hash(options)
-    jobs = [series_job(one, options, cohort, settings) for one in series]
     first, step = args.shard or (1, 1)
-    mine = jobs[first - 1 :: step]
+    mine = study.jobs[first - 1 :: step]
     if args.scheduler and not all(cohort.finished(job) for job in mine):
         connect(args.scheduler).close()
-    check_output_dir(args.output)
+    check_output_dir(cohort.root)
     with progress_log(cohort.root / "cohort.log", "a") as log:
-        _register(args, cohort, mine, log)
+        _process(args, study, mine, log)
         with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may end at the same time
-            states = summarise(cohort, jobs)
+            states = summarise(cohort, study.jobs, study.results)
+            study.finish()
             with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
                 os.unlink(lock.lock_file)
         log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
@@ -76,13 +92,14 @@ def run_cohort(args: argparse.Namespace) -> int:
     return 0 if all(cohort.finished(job) for job in mine) else _FAILED
 
 
-def _register(args: argparse.Namespace, cohort: CohortFolder, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
+def _process(args: argparse.Namespace, study: Study, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
+    cohort = study.cohort
     pending = [job for job in jobs if not cohort.finished(job)]
     log(f"{len(jobs)} series, {len(jobs) - len(pending)} of them already finished")
     if not pending:
         return
     pending.sort(key=_bytes, reverse=True)  # longest first, so that no worker waits for a long series at the end
-    resources = Resources(args, args.memory_gb or _memory_gb(pending))
+    resources = Resources(args, args.memory_gb or _largest_gb(study, pending))
     for job in pending:
         job["threads"], job["gpus"] = resources.threads, resources.gpus
     log(str(resources))
@@ -100,7 +117,7 @@ def _attempts(
     run: Callable[[Sequence[str]], Iterator[Ended]],
     log: Callable[[str], None],
 ) -> None:
-    """Register ``jobs``, then retry the failed ones at the end, when a temporary problem may be over."""
+    """Process ``jobs``, then retry the failed ones at the end, when a temporary problem may be over."""
     for attempt in range(1, _ATTEMPTS + 1):
         jobs = [{**job, "attempt": attempt} for job in jobs if not cohort.finished(job)]
         started, failed = time.monotonic(), 0
@@ -121,10 +138,10 @@ def _attempts(
 
 
 def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
-    """Register series one after the other on this machine, without Dask."""
+    """Process series one after the other on this machine, without Dask."""
     for n, line in enumerate(lines):
         try:
-            yield n, register_series(line)
+            yield n, process_series(line)
         except RuntimeError as error:
             yield n, error
 
@@ -142,25 +159,6 @@ def _given_up(cohort: CohortFolder, job: Job, error: Exception) -> Status:
     }
     cohort.write_failure(status)
     return status
-
-
-def series_job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
-    """Describe the registration of one series, with hashes of all that its result depends on."""
-    return {
-        "name": series.name,
-        "output": str(cohort.root),
-        "arguments": {**options, **series.options, "command": "register", "files": series.files},
-        "cwd": os.getcwd(),
-        "inputs": fingerprint(series.files, series.options),
-        "settings": settings,
-    }
-
-
-def register_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Collect the options of `groupmorph register`, with defaults for those that this command was not given."""
-    defaults = vars(make_parser().parse_args(["register", "-"]))
-    options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
-    return {**options, "threads": None}
 
 
 def settings_hash(options: Mapping[str, Any]) -> str:
@@ -181,18 +179,15 @@ def _bundle_hash() -> str:
 
 
 def _bytes(job: Job) -> int:
-    paths = [Path(file) for file in job["arguments"]["files"]]
+    paths = [Path(file) for file in job["files"]]
     return sum(p.stat().st_size for path in paths for p in (path.rglob("*") if path.is_dir() else [path]))
 
 
-def _memory_gb(jobs: Sequence[Job]) -> float:
+def _largest_gb(study: Study, jobs: Sequence[Job]) -> float:
     """Estimate the memory of the largest readable series."""
     for job in jobs:
         try:
-            (config, overlays, settings, device), options = registration(argparse.Namespace(**job["arguments"]))
-            parser = parsed_run(config, overlays, settings, device, **options)
-            cost = parser.get_parsed_content("cost_by_headers")
-            return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
-        except Exception:  # unreadable: its registration reports the reason
+            return study.memory_gb(job)
+        except Exception:  # unreadable: processing it reports the reason
             continue
     return _BASE_GB

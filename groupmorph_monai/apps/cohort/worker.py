@@ -9,16 +9,16 @@ import threading
 from ..threads import available_cores
 from .folders import Job, Status
 
-__all__ = ["register_series"]
+__all__ = ["process_series"]
 
 _thread = threading.local()
 
 
-def register_series(line: str) -> Status:
-    """Register a series on this machine.
+def process_series(line: str) -> Status:
+    """Run a command on one series, on this machine.
 
     Args:
-        line: JSON of a job for `server.register_series`, with ``threads`` (None: the worker's share of the cores) and
+        line: JSON of a job for `server.process_series`, with ``threads`` (None: the worker's share of the cores) and
             ``gpus`` (number of GPUs, assigned to local workers in turn).
 
     Returns:
@@ -38,7 +38,7 @@ def register_series(line: str) -> Status:
         answer = ""
     if not answer:
         _thread.server = None
-        raise RuntimeError(f"the process that registers series ended with code {server.wait()}")
+        raise RuntimeError(f"the process that runs series ended with code {server.wait()}")
     return json.loads(answer)
 
 

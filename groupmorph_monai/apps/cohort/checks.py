@@ -1,0 +1,56 @@
+"""Checks of the series of a study before any of them is processed."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...data.reading.readers import header_grids
+from ...data.series import check_reference
+from ...errors import InputError
+from ..places import check_place
+
+__all__ = ["check_apart", "check_exist", "check_folder_name", "check_scans"]
+
+_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # valid folder names on every file system
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse a name that some file systems do not allow for a folder."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"name: expected a folder name of letters, digits, spaces and . _ - + @, got {name!r}")
+
+
+def check_exist(column: str, files: Sequence[str]) -> None:
+    """Refuse a path that does not exist. ``column``: where it is listed."""
+    for name in files:
+        if not os.path.exists(name):
+            raise InputError(f"{column}: expected a file or a folder, got {name}, which does not exist; check the path")
+
+
+def check_apart(files: Sequence[str], output: str | Path) -> None:
+    """Refuse scans inside the output folder and vice versa, as a later run could read results as scans."""
+    check_place(str(output), files)
+    root = Path(output).resolve()
+    for name in files:
+        path = Path(name).resolve()
+        if root.is_relative_to(path) or any(path.is_relative_to(root / part) for part in ("series", "failed", ".work")):
+            raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
+
+
+def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> None:
+    """Count the scans as far as file headers tell; processing the series reports broken files.
+
+    Args:
+        files: the scans of one series, or a folder of scans.
+        description: pattern that selects the series of a folder.
+        reference: number of a scan that the series must have; None for any.
+    """
+    try:
+        count = len(header_grids(files, description))
+    except InputError as error:
+        raise InputError(f"scans: {error}") from None
+    if count == 1:
+        raise InputError(f"scans: expected at least two scans, got one, {files[0]}; add the others")
+    if count:
+        check_reference(reference, count)

@@ -1,0 +1,152 @@
+"""`groupmorph evaluate` on workers: measure every series of a data list, and write the table of one process."""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from ...data import LoadSeriesd, read_series, series_items
+from ...data.preprocessing.fingerprint import fingerprint
+from ...data.reading.readers import header_grids
+from ...data.writing.replacement import check_names
+from ...errors import InputError
+from ...evaluation.metrics_table import METRICS, read_metrics, write_metrics
+from ...space.geometry import Grid
+from ...workflow.weights import load_weights
+from ..places import check_place_of_study
+from ..registration_options import check_modes
+from ..run import parsed_run
+from .checks import check_apart, check_exist, check_folder_name, check_scans
+from .clusters import check_installed
+from .folders import CohortFolder, Job
+from .study import Study, run_study, settings_hash
+from .summary import Results, Row
+
+__all__ = ["EVALUATIONS", "run_evaluation"]
+
+_COLUMNS = (
+    "landmark_before_mm_mean",
+    "landmark_after_mm_mean",
+    "dice",
+    "nmi_before",
+    "nmi_after",
+    "folding_percent",
+)
+_OPTIONS = ("overlay", "set", "device", "weights", "spacing_mm", "quiet", "verbose")
+_LONGEST_NAME = 150
+
+Item = dict[str, Any]
+
+
+def run_evaluation(args: argparse.Namespace) -> int:
+    """Measure the remaining series of a data list, and write ``metrics.csv`` and ``metrics.json``.
+
+    Returns:
+        Exit code: 3 if any series failed, else 0.
+
+    Raises:
+        InputError: If an option, the data list or the output folder is invalid, before any series is measured.
+    """
+    check_installed(args)
+    check_modes(args.overlay, "evaluate")
+    cohort = CohortFolder(Path(args.output).resolve() / "evaluation")
+    if args.dataset:
+        for folder in (args.output, str(cohort.root)):
+            check_place_of_study(folder, args.dataset)
+    check_names(Path(args.output), METRICS)
+    options = {name: getattr(args, name) for name in _OPTIONS}
+    overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
+    parser = parsed_run("evaluate", args.overlay, args.set, args.device, **overrides)
+    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
+    settings = settings_hash(options)
+    jobs = [_job(name, item, options, cohort, settings) for name, item in _items(args, parser, cohort).items()]
+
+    def write_table() -> None:
+        rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]
+        if rows:
+            write_metrics(args.output, rows)
+
+    return run_study(args, Study(cohort, jobs, EVALUATIONS, partial(_memory_gb, parser), write_table))
+
+
+def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder) -> dict[str, Item]:
+    """List the items to measure by the names of their folders, checked as far as the headers of their files tell."""
+    split, held_out, description, reference = map(
+        parser.get_parsed_content, ("split", "held_out", "series_description", "reference")
+    )
+    dataset = args.dataset and os.path.abspath(args.dataset)
+    phantoms = [] if dataset else parser.get_parsed_content("validation_phantoms")
+    items: dict[str, Item] = {}
+    names: dict[str, str] = {}  # by name of the folder without case
+    for number, item in enumerate(series_items(dataset, split, phantoms, held_out=held_out, description=description)):
+        item = {"name": f"series {number}", **item}
+        name, folder = item["name"], _folder_name(item["name"])
+        try:
+            check_folder_name(folder)
+            _check(item, reference, cohort)
+        except InputError as error:
+            raise InputError(f"{args.dataset}: {name}: {error}") from None
+        if folder.casefold() in names:
+            raise InputError(
+                f"{args.dataset}: expected series whose names differ in letters or digits, got "
+                f"{names[folder.casefold()]!r} and {name!r}; rename one, or list them with names in dataset.json"
+            )
+        names[folder.casefold()], items[folder] = name, item
+    return items
+
+
+def _folder_name(name: str) -> str:
+    """Make a folder name of the name of a series, which may be a path."""
+    return re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].lstrip("_.+@ -").rstrip(". ")
+
+
+def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
+    files = _files(item)
+    for key, paths in (("scans", files), *((key, item.get(key, ())) for key in ("landmarks", "labels"))):
+        check_exist(key, paths)
+    if files:
+        check_apart(files, cohort.root)
+        check_scans(files, item.get("description"), reference)
+
+
+def _files(item: Item) -> list[str]:
+    """List the scans of an item, or its folder; none for a phantom."""
+    image = item.get("image", [])
+    return [image] if isinstance(image, str) else image
+
+
+def _job(name: str, item: Item, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
+    return {
+        "name": name,
+        "files": _files(item),
+        "output": str(cohort.root),
+        "arguments": {**options, "threads": None, "command": "measure", "item": item},
+        "cwd": os.getcwd(),
+        "inputs": fingerprint(item),
+        "settings": settings,
+    }
+
+
+def _memory_gb(parser: ConfigParser, job: Job) -> float:
+    item = job["arguments"]["item"]
+    if "image" in item:
+        image, description = item["image"], item.get("description")
+        grids = header_grids(image, description) or header_grids(read_series(image, description=description))
+    else:
+        phantom = LoadSeriesd()(item)
+        grids = [Grid(phantom["image"].shape[1:], phantom["affine"])] * len(phantom["image"])
+    return parser.get_parsed_content("cost_of")(grids).memory_gb
+
+
+def _read(folder: Path) -> Row:
+    (row,) = read_metrics(folder)
+    return {name: row[name] for name in _COLUMNS if math.isfinite(row.get(name, math.nan))}
+
+
+EVALUATIONS = Results(_COLUMNS, _read, "metrics.csv")

@@ -1,0 +1,77 @@
+"""`groupmorph cohort`: register every series of a manifest."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...data.preprocessing.fingerprint import fingerprint
+from ..arguments import make_parser
+from ..registration_options import registration
+from ..run import parsed_run
+from .clusters import check_installed
+from .folders import CohortFolder, Job
+from .manifest import Series, read_manifest
+from .study import Study, run_study, settings_hash
+from .summary import Results, Row
+
+__all__ = ["REGISTRATIONS", "register_options", "registration_job", "run_cohort"]
+
+_METRICS = ("nmi_before", "nmi_after", "folding_percent", "displacement_max_mm")
+
+
+def run_cohort(args: argparse.Namespace) -> int:
+    """Register the remaining series of a manifest.
+
+    Returns:
+        Exit code: 3 if any series failed, else 0.
+
+    Raises:
+        InputError: If the manifest or the output folder is invalid, before any registration.
+    """
+    check_installed(args)
+    series = read_manifest(args.manifest, args.output)
+    cohort = CohortFolder(Path(args.output).resolve())
+    options = register_options(args)
+    settings = settings_hash(options)
+    jobs = [registration_job(one, options, cohort, settings) for one in series]
+    return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
+
+
+def registration_job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
+    """Describe the registration of one series, with hashes of all that its result depends on."""
+    return {
+        "name": series.name,
+        "files": series.files,
+        "output": str(cohort.root),
+        "arguments": {**options, **series.options, "command": "register", "files": series.files},
+        "cwd": os.getcwd(),
+        "inputs": fingerprint(series.files, series.options),
+        "settings": settings,
+    }
+
+
+def register_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Collect the options of `groupmorph register`, with defaults for those that this command was not given."""
+    defaults = vars(make_parser().parse_args(["register", "-"]))
+    options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
+    return {**options, "threads": None}
+
+
+def _memory_gb(job: Job) -> float:
+    (config, overlays, settings, device), options = registration(argparse.Namespace(**job["arguments"]))
+    parser = parsed_run(config, overlays, settings, device, **options)
+    cost = parser.get_parsed_content("cost_by_headers")
+    return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
+
+
+def _read(folder: Path) -> Row:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    verdict = report.get("verdict") or {}
+    row: Row = {"verdict": verdict.get("verdict"), "reasons": "; ".join(verdict.get("reasons", ()))}
+    return row | {name: report.get("metrics", {}).get(name) for name in _METRICS}
+
+
+REGISTRATIONS = Results(("verdict", "reasons", *_METRICS), _read, "report.html")

@@ -1,0 +1,81 @@
+"""An evaluation on workers, of which one is killed, makes the table of one process."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from groupmorph_monai.data import make_phantom
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("distributed")
+from worker_runs import PATIENCE_S, below, start, wait_for, worker_of  # noqa: E402 - needs psutil
+
+pytestmark = pytest.mark.slow
+NUMBER, BROKEN = 10, "p04"
+OPTIONS = ("--overlay", "effort/no_refine", "--set", "initial_alignment=none", "--threads", "1")
+
+
+@pytest.fixture
+def study(save_series, tmp_path):
+    """A folder of small series with landmarks, and the same folder with a broken series too."""
+    for n in range(NUMBER):
+        phantom = make_phantom(n, size=(18, 16, 14), timepoints=2, max_motion_voxels=2, landmarks=3)
+        noise = np.random.default_rng(n).normal(0, 3, phantom["image"].shape).astype("float32")
+        folder = tmp_path / "all" / f"p{n:02d}"
+        folder.mkdir(parents=True)
+        save_series({**phantom, "image": phantom["image"] + noise}, folder)
+    shutil.copytree(tmp_path / "all", tmp_path / "whole", ignore=shutil.ignore_patterns(BROKEN))
+    scan = tmp_path / "all" / BROKEN / "t01.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:1500])
+    return tmp_path
+
+
+def evaluate(dataset, output, *options):
+    words = ("evaluate", "--dataset", str(dataset), "--output", str(output), *OPTIONS, *options)
+    return start(f"{output}.log", "groupmorph_monai.apps.command_line", *words)
+
+
+def rows(output):
+    """The table without the seconds, which differ."""
+    with open(output / "metrics.csv", encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def finished(output):
+    """When each finished series was measured."""
+    folders = (output / "evaluation" / "series").glob("*")
+    return {folder.name: (folder / "status.json").stat().st_mtime_ns for folder in folders}
+
+
+def test_killed_workers_and_a_killed_command_change_nothing(study):
+    one, output = study / "one", study / "workers"
+    assert evaluate(study / "whole", one).wait(timeout=PATIENCE_S) == 0
+    process = evaluate(study / "all", output, "--workers", "2")
+    wait_for(lambda: len(finished(output)) >= 2, process, output)
+    worker_of(process).kill()
+    wait_for(lambda: len(finished(output)) >= 4, process, output)
+    orphans = below(process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert psutil.wait_procs(orphans, timeout=60)[1] == []  # no measurement continues without its worker
+    before = finished(output)
+    assert 4 <= len(before) < NUMBER - 1 and not (output / "metrics.csv").exists()
+
+    assert evaluate(study / "all", output, "--workers", "2").wait(timeout=PATIENCE_S) == 3
+    after = finished(output)
+    assert {name: after[name] for name in before} == before  # nothing was measured twice
+    assert len(after) == NUMBER - 1 and rows(output) == rows(one)
+    failed = json.loads((output / "evaluation" / "failed" / BROKEN / "status.json").read_text(encoding="utf-8"))
+    assert "t01.nii.gz: expected a complete image" in failed["error"] and failed["attempt"] == 2
+    assert sorted(os.listdir(output / "evaluation")) == ["cohort.html", "cohort.log", "cohort.tsv", "failed", "series"]
+
+    shutil.copytree(study / "whole" / "p00", study / "all" / BROKEN, dirs_exist_ok=True)
+    for shard in ("1/2", "2/2"):  # of which one has nothing to do
+        process = evaluate(study / "all", output, "--shard", shard)
+        assert process.wait(timeout=PATIENCE_S) == 0
+    assert len(rows(output)) == NUMBER + 1 and not (output / "evaluation" / "failed" / BROKEN).exists()
