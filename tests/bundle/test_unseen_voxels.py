@@ -33,6 +33,21 @@ def test_a_round_field_of_view_of_ct_does_not_disturb(tmp_path, filled, fill):
     assert before > 0.5 and after < 0.25
 
 
+def test_wedges_of_zeros_in_resliced_scans_do_not_disturb(tmp_path):
+    phantom = make_phantom(3, size=(40, 36, 32), timepoints=3, max_motion_voxels=3, landmarks=400)
+    images, points = phantom["image"].numpy().copy(), phantom["landmarks"].numpy()
+    offsets = np.array([12.0, 11, 14])
+    # The planes z = a + 0.2 x - 0.1 y and so on, which are fixed to the scanner, behind which nothing was measured.
+    normals = np.array([[-0.2, 0.1, 1], [0.25, -0.1, 1], [-0.1, -0.2, 1]])
+    starts = offsets + np.einsum("kd,d->k", np.minimum(normals, 0), np.array(images.shape[1:]))
+    depth = np.einsum("kd,d...->k...", normals, np.indices(images.shape[1:])) - starts.reshape(3, 1, 1, 1)
+    images[depth < 0] = 0
+    seen = (np.einsum("kd,kpd->kp", normals, points) - starts[:, None] > 2).all(axis=0)
+    assert 0.1 < (depth < 0).mean() < 0.4 and seen.sum() > 100
+    after, before = _registered_error_mm(images, phantom, tmp_path, points=seen)
+    assert before > 0.5 and after < 0.25
+
+
 # In the second, both percentiles of all voxels are 0, and its 19 points are too few to ask for more than no harm.
 @pytest.mark.parametrize(
     ("zeros", "size", "initial", "most_mm"), [(0.95, (44, 44, 40), "affine", 0.35), (0.992, (56, 52, 48), "none", 0.4)]

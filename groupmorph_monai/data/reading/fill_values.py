@@ -48,9 +48,10 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     box = _measured_box(data)
     ends = np.ones(data.shape, dtype=bool)
     ends[box] = False if filled.any() else _wedges(data[box])
-    if ends.any():
+    inner = data[~(filled | ends)]
+    if ends.any() and inner.size and inner.min() < inner.max():  # else it shows an object of one value, such as a cube
         logger.info("%s: %d voxels of one value at its ends count as not measured", path, ends.sum())
-    filled |= ends
+        filled |= ends
     return (np.where(filled, data[~filled].min(), data), ~filled) if filled.any() else (data, None)
 
 

@@ -117,6 +117,15 @@ def test_zeros_around_a_body_are_measured(tmp_path):
                 assert frame.valid[(data == 0) & (np.abs([i, j, k]).max(axis=0) < 0.75)].all(), (name, degrees)
 
 
+@pytest.mark.parametrize("half", [8, 18])
+def test_a_cube_in_zeros_is_measured_as_a_whole(tmp_path, half):
+    """Its faces are all that it shows."""
+    cube = np.where(np.abs(np.indices((40, 40, 40)) - 20).max(axis=0) < half, 7, 0).astype(np.float32)
+    frame = read_series([write_nifti(tmp_path / "cube.nii", cube)] * 2).frames[0]
+    assert frame.valid is None
+    np.testing.assert_array_equal(frame.data, cube)
+
+
 def test_nan_at_the_border_is_not_measured(tmp_path):
     data, source = _resliced(np.random.default_rng(0).uniform(5, 9, (24, 26, 10)), (5, -4, 7), np.nan)
     known = np.isfinite(data)
