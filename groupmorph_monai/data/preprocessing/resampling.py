@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 from torch import Tensor
 
 from ...errors import InputError
@@ -18,6 +18,8 @@ __all__ = ["SAME_GRID_MM", "resample", "resample_series", "smoothed", "working_g
 
 SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
+_FINE_VOXELS = 64**3  # of a working grid that is finer than usual, as its registration takes no more than seconds
+_SAME_SPACING = 0.1  # by which a volume may be coarser than a grid and is still interpolated linearly
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
@@ -37,8 +39,8 @@ def working_grid(
         grids: grids of the K scans.
         spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the middle of a scan's
             three voxel sizes, but at least 1 mm (for small objects a 128th of the longest side) and half of the
-            largest, as thick slices blur finer detail: of the reference, or the median over the scans. None keeps the
-            scans' spacing.
+            largest, as thick slices blur finer detail: of the reference, or the median over the scans. Where the grid
+            has fewer than 64^3 voxels, it is up to twice as fine. None keeps the scans' spacing.
         reference: index of the scan to which all others are aligned.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
 
@@ -58,7 +60,8 @@ def working_grid(
         return grid
     if spacing_mm == "auto":
         scans = [grid] if reference is not None else grids
-        spacing_mm = float(np.median([_resolved_mm(scan) for scan in scans]))
+        finest, usual = np.median([_spacings_mm(scan) for scan in scans], axis=0)
+        spacing_mm = float(np.clip((float(grid.extent_mm.prod()) / _FINE_VOXELS) ** (1 / 3), finest, usual))
     try:
         wanted = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
     except (ValueError, TypeError):
@@ -70,13 +73,18 @@ def working_grid(
     return grid.at_spacing(torch.from_numpy(wanted.copy()))
 
 
-def _resolved_mm(grid: Grid) -> float:
-    """Middle voxel size of a scan, at least 1 mm, or a 128th of the longest side of a smaller object, and half of the
-    largest voxel size, unless fewer than 4 voxels would remain."""
+def _spacings_mm(grid: Grid) -> tuple[float, float]:
+    """Finest and usual working spacing for a scan.
+
+    The usual one is the middle voxel size, and at least half of the largest one. Motion is found more precisely on a
+    finer grid, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, or a 128th of
+    the longest side of a smaller object. At least 4 voxels remain.
+    """
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
     sides = grid.spacing_mm * (torch.tensor(grid.shape) - 1)
-    finest = min(1.0, float(sides.max()) / _LONGEST_SIDE_VOXELS)
-    return max(finest, middle, min(coarsest / 2, float(sides.min()) / 3))
+    least, most = min(1.0, float(sides.max()) / _LONGEST_SIDE_VOXELS), float(sides.min()) / 3
+    usual = max(least, middle, min(coarsest / 2, most))
+    return min(max(least, middle / 2, min(0.4 * coarsest, most)), usual), usual
 
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
@@ -150,6 +158,7 @@ def resample_series(
 
     Interpolation is linear, with border values outside. Along axes where the grid is coarser than the timepoint, the
     timepoint is smoothed before to avoid aliasing: by a Gaussian of half a voxel of the grid, less its own resolution.
+    Along axes where it is finer, interpolation is cubic.
 
     Args:
         initial: ``(K, 4, 4)``, RAS mm, from the space of the grid to each timepoint; None for the identity.
@@ -161,7 +170,8 @@ def resample_series(
         for chunk in storage.chunks(len(frames)):
             for k in range(chunk.start, chunk.stop):
                 transform = None if initial is None else AffineTransform(initial[k])
-                image, covered = (torch.from_numpy(x) for x in resample(smoothed(frames[k], grid), grid, transform))
+                frame = refined(smoothed(frames[k], grid), grid)
+                image, covered = (torch.from_numpy(x) for x in resample(frame, grid, transform))
                 yield slice(k, k + 1), (image[None], covered[None].float())
 
     images, coverage = storage.collect(parts(), len(frames), dim=0)
@@ -170,14 +180,41 @@ def resample_series(
 
 def smoothed(frame: Frame, grid: Grid) -> Frame:
     """Smooth a volume for resampling to a coarser grid, without contributions of invalid voxels."""
-    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
-    coarser = grid.spacing_mm[(axes.T @ grid_axes).abs().argmax(dim=1)] / frame.grid.spacing_mm
-    sigma_voxels = 0.5 * (coarser.square() - 1).clamp_min(0).sqrt().numpy()
+    sigma_voxels = 0.5 * (1 / _relative_spacing(frame, grid) ** 2 - 1).clip(0) ** 0.5
     if sigma_voxels.max() < _LEAST_SIGMA_VOXELS:
         return frame
     data = frame.data.astype(np.float32)
     if frame.valid is None:
         return replace(frame, data=gaussian_filter(data, sigma_voxels, mode="nearest"))
-    share = gaussian_filter(frame.valid.astype(np.float32), sigma_voxels, mode="nearest")
-    total = gaussian_filter(np.where(frame.valid, data, 0), sigma_voxels, mode="nearest")
-    return replace(frame, data=np.where(frame.valid, total / np.maximum(share, 1e-6), data))
+    return replace(frame, data=np.where(frame.valid, _mean_of_valid(data, frame.valid, sigma_voxels), data))
+
+
+def refined(frame: Frame, grid: Grid) -> Frame:
+    """Interpolate a volume by cubic splines along the axes where a grid is finer, for linear resampling to that grid.
+
+    Linear interpolation from voxel to voxel of a coarse axis blurs most in the middle between voxels, a pattern that is
+    fixed to the scanner and attracts motion to multiples of a voxel.
+    """
+    factors = np.ceil(_relative_spacing(frame, grid) - _SAME_SPACING).clip(1)
+    if factors.max() == 1:
+        return frame
+    data = frame.data.astype(np.float32)
+    if frame.valid is not None:  # a jump to the fill value would ring
+        data = np.where(frame.valid, data, _mean_of_valid(data, frame.valid, 1.0))
+    zooms = [((n - 1) * factor + 1) / n for n, factor in zip(data.shape, factors)]  # the outer voxels stay the outer
+    fine = zoom(data, zooms, order=3, mode="nearest").clip(data.min(), data.max())
+    valid = None if frame.valid is None else zoom(frame.valid.astype(np.float32), zooms, order=1) > 0.999
+    return replace(frame, data=fine, affine=frame.affine / np.append(factors, 1), valid=valid)
+
+
+def _relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
+    """Voxel size of a volume relative to that of a grid, along the axes ``(3,)`` of the volume."""
+    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
+    nearest = (axes.T @ grid_axes).abs().argmax(dim=1)
+    return (frame.grid.spacing_mm / grid.spacing_mm[nearest]).numpy()
+
+
+def _mean_of_valid(data: np.ndarray, valid: np.ndarray, sigma_voxels: np.ndarray | float) -> np.ndarray:
+    share = gaussian_filter(valid.astype(np.float32), sigma_voxels, mode="nearest")
+    total = gaussian_filter(np.where(valid, data, 0), sigma_voxels, mode="nearest")
+    return total / np.maximum(share, 1e-6)

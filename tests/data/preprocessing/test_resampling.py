@@ -80,14 +80,44 @@ def test_working_grid_is_the_same_whatever_the_storage(spacing_mm):
 
 
 def test_automatic_spacing_is_the_middle_one_and_no_finer_than_a_millimetre_or_half_a_slice():
-    np.testing.assert_allclose(working_grid([Grid(SIZE, _affine((1.5, 2.0, 3.0)))]).spacing_mm, 2.0)
-    np.testing.assert_allclose(working_grid([Grid((401, 201, 61), _affine((0.4, 0.6, 1.5)))]).spacing_mm, 1.0)
-    thick, fine = Grid(SIZE, _affine((1.0, 1.0, 5.0))), Grid((40, 40, 40), np.eye(4))
+    large = (401, 401, 201)
+    np.testing.assert_allclose(working_grid([Grid(large, _affine((1.5, 2.0, 3.0)))]).spacing_mm, 2.0)
+    np.testing.assert_allclose(working_grid([Grid(large, _affine((0.4, 0.6, 1.5)))]).spacing_mm, 1.0)
+    thick, fine = Grid(large, _affine((1.0, 1.0, 5.0))), Grid((400, 400, 400), np.eye(4))
     np.testing.assert_allclose(working_grid([thick]).spacing_mm, 2.5)
     for reference, expected in ((None, 1.75), (0, 2.5), (1, 1.0)):
         np.testing.assert_allclose(working_grid([thick, fine], reference=reference).spacing_mm, expected)
     # Two slices of 8 mm leave 4 voxels between them.
     assert min(working_grid([Grid((64, 64, 2), _affine((1.0, 1.0, 8.0)))]).shape) == 4
+
+
+def test_grids_of_few_voxels_are_up_to_twice_as_fine():
+    for spacing, shape, expected in (
+        ((3.0, 3.0, 3.0), (25, 25, 25), 1.5),  # half the voxel size
+        ((2.5, 2.5, 6.0), (33, 33, 17), 2.4),  # 0.4 times the thickness
+        ((4.0, 4.0, 4.0), (49, 49, 33), (196 * 196 * 132) ** (1 / 3) / 64),  # 64^3 voxels
+        ((1.2, 1.2, 1.2), (33, 33, 33), 1.0),
+        ((1.0, 1.0, 1.0), (33, 33, 33), 1.0),
+    ):
+        np.testing.assert_allclose(working_grid([Grid(shape, _affine(spacing))]).spacing_mm, expected, rtol=0.01)
+
+
+def test_coarse_axes_are_interpolated_by_cubic_splines():
+    """A wave 3 slices long between whole slices, where linear interpolation loses half of it; padding does not ring."""
+    native = Grid((32, 30, 30), _affine((1.0, 1.0, 3.0)))
+    across = np.arange(30) * 2 * np.pi / 4
+    data = np.broadcast_to(100 * np.sin(across), native.shape).astype(np.float32).copy()
+    valid = np.ones(native.shape, dtype=bool)
+    valid[:, :8] = False
+    data[~valid] = -2000
+    series = Series((Frame(data, native.affine.numpy(), "a", valid),) * 2)
+    grid = native.at_spacing(torch.ones(3))
+    images, covered = resample_series(series, grid)
+    voxels = native.voxels(grid.points(slice(None)))
+    expected = 100 * np.sin(voxels[..., 2].numpy() * 2 * np.pi / 4)
+    inner = (covered[0].numpy() > 0) & (voxels[..., 2].numpy() > 2) & (voxels[..., 2].numpy() < 27)
+    assert inner.mean() > 0.4
+    assert np.abs(np.asarray(images[0]) - expected)[inner].max() < 12
 
 
 @pytest.mark.parametrize(("scale", "spacing_mm"), [(1.0, 1.0), (0.5, 0.75), (0.1, 0.15)])
