@@ -73,6 +73,7 @@ class Series:
         times_s: times of all frames in seconds since the first one, if known.
         description: series description of the scanner, if known.
         slices: DICOM slices of each frame; None for other formats.
+        warnings: what is doubtful about the files; each warning is a reason to check the registration.
     """
 
     frames: tuple[Frame, ...]
@@ -80,6 +81,7 @@ class Series:
     times_s: tuple[float, ...] | None = None
     description: str = ""
     slices: tuple[Sequence["Plane"], ...] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:

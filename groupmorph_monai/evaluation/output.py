@@ -211,7 +211,7 @@ class SeriesWriter:
         values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
         if _is_one_image(metrics):
             values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
-        warnings = _warn_if_less_similar(metrics)
+        warnings = [*self.series.warnings, *_warn_if_less_similar(metrics)]
         if not _DEFORMING_ONE_IMAGE & set(self.settings.get("overlays") or ()):
             warnings += _warn_of_duplicates(self.series.frames, self.storage)
         return {

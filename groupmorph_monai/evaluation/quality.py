@@ -67,13 +67,14 @@ def measure_quality(
         A number, or a list with one number per timepoint, for the names of `verdict.CHECKS`. Measures that do not
         apply, such as curve roughness for a pair, are omitted.
     """
-    frames, grid = series.frames, _coarse_grid(series.frames[home].grid)
+    frames = series.frames
+    grid, resolution = _coarse_grids(frames, home)
     groups = math.ceil(len(frames) / _MOST_COMPARED)
     numbers: dict[str, list[float]] = {}
     lists: dict[str, list[float]] = {}
     for first in range(groups):
         chosen = slice(first, None, groups)
-        for name, value in _measured(frames[chosen], transforms[chosen], grid).items():
+        for name, value in _measured(frames[chosen], transforms[chosen], grid, resolution).items():
             if isinstance(value, list):
                 lists.setdefault(name, [math.nan] * len(frames))[chosen] = value
             else:
@@ -82,9 +83,11 @@ def measure_quality(
     return {name: sum(values) / len(values) for name, values in numbers.items()} | lists
 
 
-def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid) -> dict[str, float | list[float]]:
+def _measured(
+    frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid, resolution: Grid
+) -> dict[str, float | list[float]]:
     """Do the same as `measure_quality` for timepoints that are all compared with each other."""
-    before, after = _images_before_and_after(frames, grid, transforms)
+    before, after = _images_before_and_after(frames, transforms, grid, resolution)
     determinants = torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
     agreement, common = _agreement(after), after.covered.any(dim=0)
@@ -106,21 +109,28 @@ def _measured(frames: Sequence[Frame], transforms: Sequence[Transform], grid: Gr
     return values
 
 
-def _coarse_grid(grid: Grid) -> Grid:
-    """Coarse isotropic grid over the same field of view."""
-    grid = grid.canonical()
-    spacing = max(float(grid.spacing_mm.median()), float(grid.extent_mm.max()) / QUALITY_VOXELS)
+def _coarse_grids(frames: Sequence[Frame], home: int) -> tuple[Grid, Grid]:
+    """Choose the coarse isotropic grid of all measures, over the field of view of the scan ``home``, and a grid with
+    the same axes whose voxels have the size to which all scans are smoothed: the largest along each axis. Otherwise
+    the sharper scans would show structure that the other scans cannot explain."""
+    grid = frames[home].grid.canonical()
+    axes = grid.affine[:3, :3] / grid.spacing_mm
+    # An oblique voxel extends along an axis as the root sum of squares of its projected edges.
+    coarsest_mm = torch.stack([(axes.T @ frame.grid.affine[:3, :3]).norm(dim=1) for frame in frames]).amax(dim=0)
+    spacing = max(float(coarsest_mm.median()), float(grid.extent_mm.max()) / QUALITY_VOXELS)
     spacing = min(spacing, float((grid.spacing_mm * (torch.tensor(grid.shape) - 1).clamp_min(1)).min()) / 3)  # 4 voxels
-    return grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
+    coarse = grid.at_spacing(torch.full((3,), spacing, dtype=torch.float64))
+    return coarse, grid.at_spacing(coarsest_mm.clamp_min(spacing))
 
 
 def _images_before_and_after(
-    frames: Sequence[Frame], grid: Grid, transforms: Sequence[Transform]
+    frames: Sequence[Frame], transforms: Sequence[Transform], grid: Grid, resolution: Grid
 ) -> tuple[_Images, _Images]:
-    """Resample the volumes before and after registration; one smoothed volume at a time is in memory."""
+    """Resample the volumes before and after registration, smoothed to the ``resolution`` of another grid; one smoothed
+    volume at a time is in memory."""
     before, after = [], []
     for frame, transform in zip(frames, transforms):
-        smooth = smoothed(frame, grid)
+        smooth = smoothed(frame, resolution)
         before.append(resample(smooth, grid))
         after.append(resample(smooth, grid, transform))
     return _stacked(before), _stacked(after)

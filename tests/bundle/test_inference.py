@@ -84,6 +84,20 @@ def test_the_command_line_gives_the_same_files(registered, scans, tmp_path):
     assert_same_images(tmp_path, registered)
 
 
+def test_a_scan_at_two_positions_is_a_reason_to_look(scans, tmp_path):
+    image = nibabel.load(scans[1])
+    elsewhere = image.affine.copy()
+    elsewhere[:3, 3] += [3, 0, 4]
+    image.set_sform(image.affine, code=1)
+    image.set_qform(elsewhere, code=1)
+    path = str(tmp_path / "t1.nii.gz")
+    nibabel.save(image, path)
+    assert main(["register", scans[0], path, "--output", str(tmp_path / "out"), "--initial", "none", *FAST]) == 0
+    report = read_json(tmp_path / "out" / "report.json")
+    assert len(report["warnings"]) == 1 and path in report["warnings"][0] and "5.0 mm" in report["warnings"][0]
+    assert f"LOOK: Q{report['warnings'][0][1:]}" in report["verdict"]["reasons"]
+
+
 def test_refinement_is_deterministic(scans, tmp_path):
     for name in ("a", "b"):
         infer(scans, tmp_path / name, effort="fast", initial_alignment="none")

@@ -54,6 +54,51 @@ def test_a_scan_of_something_else_stands_out():
     assert measured["relative_agreement"] == pytest.approx(agreement / np.array(others))
 
 
+def acquire(image, factors):
+    """Average blocks of voxels of 1.5 mm: the same field of view in voxels that are ``factors`` times as large."""
+    blocks = [(n // f, f) for n, f in zip(image.shape, factors)]
+    volume = image.reshape([size for block in blocks for size in block]).mean(axis=(1, 3, 5))
+    affine = np.diag([*(1.5 * f for f in factors), 1.0])
+    affine[:3, 3] = [1.5 * (f - 1) / 2 for f in factors]
+    return Frame(volume, affine, "scan")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(1, 1, 1), (4, 4, 4)],
+        [(1, 1, 1), (1, 1, 4)],
+        [(4, 1, 1), (1, 1, 4)],
+        [(1, 1, 1), (1, 1, 1), (4, 4, 4)],
+        [(1, 1, 1), (4, 4, 4), (1, 4, 1)],
+    ],
+)
+@pytest.mark.parametrize("home", [0, -1])
+def test_scans_are_compared_at_the_resolution_that_they_share(sizes, home):
+    def scene(seed):  # large and small structures, as in anatomy
+        noise = np.random.default_rng(seed).standard_normal((48, 44, 40))
+        coarse, fine = (gaussian_filter(noise, sigma) for sigma in (4, 1))
+        return (coarse / coarse.std() + fine / fine.std()).astype(np.float32)
+
+    good = [acquire(scene(0) * (1 + k), factors) for k, factors in enumerate(sizes)]
+    wrong = [*good[:-1], acquire(scene(1), sizes[-1])]
+    good, wrong = (measure_quality(Series(tuple(frames)), identities(len(frames)), home) for frames in (good, wrong))
+    assert min(good["agreement_percent"]) > 60 and wrong["agreement_percent"][-1] < 30
+
+
+def test_an_oblique_voxel_counts_by_its_extent_along_each_axis():
+    turn = np.array([[1, 0, 0], [0, np.sqrt(0.75), -0.5], [0, 0.5, np.sqrt(0.75)]])  # by 30 degrees
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [1, 2, 6]
+    thick, cube = Frame(texture(0), affine, "thick"), Frame(texture(0), np.eye(4), "cube")
+    grid, resolution = quality._coarse_grids([thick, cube], 1)
+    middle, largest = np.hypot(2 * np.sqrt(0.75), 6 / 2), np.hypot(2 / 2, 6 * np.sqrt(0.75))
+    assert grid.spacing_mm.tolist() == pytest.approx([middle] * 3)
+    assert resolution.spacing_mm.tolist() == pytest.approx([middle, middle, largest])
+    alone = quality._coarse_grids([thick, thick], 0)[1]
+    assert alone.spacing_mm.tolist() == pytest.approx([2, 2, 6])
+
+
 def test_noise_is_estimated_by_its_standard_deviation():
     noise = 0.1 * torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
     assert quality._noise(noise) == pytest.approx(0.1, rel=0.05)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import itk
@@ -48,13 +49,15 @@ _MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression li
 
 @dataclass(frozen=True)
 class _File:
-    """One image file as stored: ``data`` with any number of axes, without trailing axes of length 1."""
+    """One image file as stored: ``data`` with any number of axes, without trailing axes of length 1, and ``warnings``
+    about its header."""
 
     data: np.ndarray
     affine: np.ndarray
     path: str
     frame_time: float | None = None
     header: nib.Nifti1Header | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -89,18 +92,24 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
         raise InputError(f"{path}: expected one number per voxel, got RGB or complex values; {_GREY}")
     header = image.header
     check_stored_header(image, path)
-    apart_mm = _unit_mm(header) * forms_apart(header, image.shape)
-    if apart_mm > 0.1:
-        logger.warning(
-            "%s: qform and sform differ by up to %.1f mm; the sform is used, while ITK may use the qform",
-            path,
-            apart_mm,
-        )
+    warnings = _warn_of_two_positions(header, image.shape, path)
     data, time = nifti_values(image, path, labels, storage), float(header["pixdim"][4])
     # Programs that know no frame time leave 1 without a unit.
     no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
     frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
-    return _File(data, _affine_mm(image), path, frame_time, header)
+    return _File(data, _affine_mm(image), path, frame_time, header, warnings)
+
+
+def _warn_of_two_positions(header: nib.Nifti1Header, shape: Sequence[int], path: str) -> tuple[str, ...]:
+    """Warn if the header's qform and sform place the volume differently."""
+    apart_mm = _unit_mm(header) * forms_apart(header, shape)
+    if apart_mm <= 0.1:
+        return ()
+    warning = (
+        f"qform and sform of {path} differ by up to {apart_mm:.1f} mm; the sform is used, while ITK may use the qform"
+    )
+    logger.warning("%s", warning)
+    return (warning,)
 
 
 def _unit_mm(header: nib.Nifti1Header) -> float:
@@ -221,7 +230,10 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
         if times is None and (untimed := without_time(files)):
             logger.warning("%s: its side-car states no acquisition time, so all times are ignored", untimed)
     logger.info("Read %d timepoints: %s", len(frames), ", ".join(Path(path).name for path in files))
-    return Series(tuple(frames), frame_time, times, str(sidecar(first.path).get("SeriesDescription", "")))
+    description = str(sidecar(first.path).get("SeriesDescription", ""))
+    return Series(
+        tuple(frames), frame_time, times, description, warnings=tuple(chain(*(file.warnings for file in loaded)))
+    )
 
 
 def _unit_s(header: nib.Nifti1Header | None) -> float:
