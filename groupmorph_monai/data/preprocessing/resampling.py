@@ -77,14 +77,14 @@ def _spacings_mm(grid: Grid) -> tuple[float, float]:
     """Finest and usual working spacing for a scan.
 
     The usual one is the middle voxel size, and at least half of the largest one. Motion is found more precisely on a
-    finer grid, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, or a 128th of
-    the longest side of a smaller object. At least 4 voxels remain.
+    finer grid, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, unless the
+    voxels of a small object are finer, down to a 128th of its longest side. At least 4 voxels remain.
     """
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
     sides = grid.spacing_mm * (torch.tensor(grid.shape) - 1)
     least, most = min(1.0, float(sides.max()) / _LONGEST_SIDE_VOXELS), float(sides.min()) / 3
     usual = max(least, middle, min(coarsest / 2, most))
-    return min(max(least, middle / 2, min(0.4 * coarsest, most)), usual), usual
+    return min(max(1.0, middle / 2, min(0.4 * coarsest, most)), usual), usual
 
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:
