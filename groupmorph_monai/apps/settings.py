@@ -27,6 +27,7 @@ SETTINGS: dict[str, Kind] = {
     "initial_alignment_iterations": Whole(0, 10000),
     "affine_passes": Whole(1, 100),
     "intensity_least": OrNone(Number(-1e15, 1e15)),
+    "correct_fading": Flag(),
     "percentile_lower": Number(0, 100),
     "percentile_upper": Number(0, 100),
     "percentiles_per_timepoint": Flag(),

@@ -8,6 +8,7 @@ from .phantoms.thorax import make_thorax
 from .preprocessing.augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .preprocessing.cache import CachedSeries
 from .preprocessing.collate import collate_series
+from .preprocessing.fading import CorrectFadingd
 from .preprocessing.transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 from .reading.datalist import heart_items, phantom_items, series_items
 from .reading.points import read_points
@@ -18,6 +19,7 @@ from .writing.writers import Products
 __all__ = [
     "CachedSeries",
     "ClipSeriesd",
+    "CorrectFadingd",
     "Frame",
     "HEART_MOTIONS",
     "LoadSeriesd",
