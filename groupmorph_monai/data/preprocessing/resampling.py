@@ -19,7 +19,7 @@ __all__ = ["SAME_GRID_MM", "resample", "resample_series", "smoothed", "working_g
 SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
 _FINE_VOXELS = 64**3  # of a working grid that is finer than usual, as its registration takes no more than seconds
-_SAME_SPACING = 0.1  # by which a volume may be coarser than a grid and is still interpolated linearly
+_SAME_SPACING = 0.1 + 1e-6  # by which a volume may be coarser than a grid and is still interpolated linearly
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
