@@ -222,11 +222,12 @@ def _finite_range(frame: Frame, name: str) -> tuple[float, float]:
     """
     undefined = np.isnan(frame.data)
     measured = frame.data[~undefined]
-    if not len(measured) or not np.isfinite(measured).all() or not is_padding(undefined):
+    padding = is_padding(undefined) if frame.valid is None else not (undefined & frame.valid).any()
+    if not len(measured) or not np.isfinite(measured).all() or not padding:
         count = int((~np.isfinite(frame.data)).sum())
         raise InputError(
-            f"{name}: expected finite voxels, apart from NaN at the border for voxels that were not measured, got "
-            f"{count} NaN or infinite ones; replace them"
+            f"{name}: expected finite voxels, apart from padding of NaN at the border, got {count} NaN or infinite "
+            "ones; replace them"
         )
     return float(measured.min()), float(measured.max())
 

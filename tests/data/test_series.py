@@ -43,6 +43,19 @@ def test_a_mask_that_is_empty_or_of_another_shape_is_rejected(valid):
         checked_series(Series((frame(), replace(frame(), valid=valid))), None)
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_nan_is_accepted_where_the_mask_of_the_reader_excludes_it(hidden):
+    valid = np.ones((6, 7, 8), dtype=bool)
+    valid[3, 3, 3] = not hidden
+    scan = frame(valid=valid)
+    scan.data[3, 3, 3] = np.nan
+    if hidden:
+        assert np.isfinite(checked_series(Series((scan, frame())), None).frames[0].data).all()
+    else:
+        with pytest.raises(InputError, match="got 1 NaN"):
+            checked_series(Series((scan, frame())), None)
+
+
 def blob(low, high):
     """A smooth volume with values from ``low`` to ``high``."""
     axes = np.meshgrid(*[np.linspace(-2, 2, 24)] * 3, indexing="ij")

@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 _MOST_SCANS = 16  # that determine the gain, spread evenly over the series
 _SAMPLES = 2**16  # of all scans
 _TISSUE = 0.2  # intensity of tissue in at least one scan, as a share of the scan's 95th percentile
-_DARKEST = 0.02  # share of that percentile to which lower intensities are raised, as logarithms magnify their noise
+_DARKEST = 0.02  # share of that percentile below which there is no signal
 _TOLERANCE = 0.3  # residual of a logarithm beyond which a sample counts less (Cauchy), such as at misaligned edges
 _ROBUST_STEPS = 6  # of the iteration that reweights samples
 _RIDGE = 2e-3  # weight of gain 1 for each slice, relative to the mean number of samples per slice
 _FADED = 0.5  # highest gain of the last slice of an end that fades
 _FULL = 0.95  # gain at which the fading begins
-_LONGEST = 3  # an end fades over at most this fraction of the slices, 1 / 3
+_LONGEST_SHARE = 1 / 3  # of the slices over which an end fades
 _LEAST_SAMPLES = 0.02  # in the last slice, as a share of the median over the slices
 _LEAST_GAIN = 0.2  # slices with a lower gain are not measured, as noise prevails in them
 
@@ -100,7 +100,7 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
     grid, gains = frames[0].grid, [np.ones(n) for n in frames[0].data.shape]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_SCANS)).round().astype(int))
     scans = [frames[k] for k in chosen]
-    if any(not scan.grid.matches(grid, SAME_GRID_MM) or scan.data.min() < 0 for scan in scans):
+    if any(not frame.grid.matches(grid, SAME_GRID_MM) or frame.data.min() < 0 for frame in frames):
         return gains
     points = _random_points(frames[0], _SAMPLES // len(scans))
     voxels = [grid.voxels(AffineTransform(initial[k])(points)) for k in chosen]
@@ -108,19 +108,21 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
     if not measured.any(axis=1).all():
         return gains
     values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, voxels)])
-    bright = [max(np.percentile(v[m], 95), 1e-30) for v, m in zip(values, measured)]
-    values /= np.array(bright)[:, None]
-    tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE)
+    scales = [max(np.percentile(v[m], 95), 1e-30) for v, m in zip(values, measured)]
+    values /= np.array(scales)[:, None]
+    # Without air in any scan, as the misaligned edge of an object looks like fading.
+    shown = ((values > _DARKEST) | ~measured).all(axis=0)
+    tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE) & shown
     logarithms = np.log(np.maximum(values, _DARKEST))
     for axis, gain in enumerate(gains):
         slices = np.stack([v[:, axis].numpy() for v in voxels]).clip(0, len(gain) - 1)
-        count, total, of_tissue = (
+        count, total, tissue_count = (
             np.bincount(slices[m].round().astype(int), weights, len(gain))
             for m, weights in ((measured, None), (measured, values[measured]), (tissue, None))
         )
         brightness, inwards = total / np.maximum(count, 1), np.flatnonzero(count)
-        enough = of_tissue > _LEAST_SAMPLES * np.median(of_tissue)
-        ends = [end for end in (inwards, inwards[::-1]) if enough[end[0]] and _darkens(brightness[end])]
+        has_tissue = tissue_count > _LEAST_SAMPLES * np.median(tissue_count)
+        ends = [end for end in (inwards, inwards[::-1]) if has_tissue[end[0]] and _darkens(brightness[end])]
         if ends:
             estimate = np.exp(_log_gain(logarithms, tissue, slices, len(gain)))
         for end in ends:
@@ -131,14 +133,14 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
 
 def _darkens(brightness: np.ndarray) -> bool:
     """Return whether the slices, from the last one inwards, may fade."""
-    outer = brightness[: len(brightness) // _LONGEST]
+    outer = brightness[: int(len(brightness) * _LONGEST_SHARE)]
     return len(outer) > 1 and outer[0] < np.sqrt(_FADED) * outer.max()
 
 
 def _fading_slices(gain: np.ndarray, brightness: np.ndarray) -> int:
     """Count the slices that fade, from the last one inwards: those before the gain is full, or 0 if the last one is not
     darker by at least half of the logarithm of its gain."""
-    full = np.flatnonzero(gain[: len(gain) // _LONGEST] >= _FULL)
+    full = np.flatnonzero(gain[: int(len(gain) * _LONGEST_SHARE)] >= _FULL)
     if not len(full) or gain[0] > _FADED or brightness[0] > np.sqrt(gain[0]) * brightness[full[0]]:
         return 0
     return int(full[0])

@@ -20,6 +20,7 @@ SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the s
 _LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
 _FINE_VOXELS = 64**3  # of a working grid that is finer than usual, as its registration takes no more than seconds
 _SAME_SPACING = 0.1 + 1e-6  # by which a volume may be coarser than a grid and is still interpolated linearly
+_LEAST_SHARE = 1e-3  # weight of valid voxels in a mean over them
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
@@ -170,7 +171,7 @@ def resample_series(
         for chunk in storage.chunks(len(frames)):
             for k in range(chunk.start, chunk.stop):
                 transform = None if initial is None else AffineTransform(initial[k])
-                frame = refined(smoothed(frames[k], grid), grid)
+                frame = _refined(smoothed(frames[k], grid), grid)
                 image, covered = (torch.from_numpy(x) for x in resample(frame, grid, transform))
                 yield slice(k, k + 1), (image[None], covered[None].float())
 
@@ -189,7 +190,7 @@ def smoothed(frame: Frame, grid: Grid) -> Frame:
     return replace(frame, data=np.where(frame.valid, _mean_of_valid(data, frame.valid, sigma_voxels), data))
 
 
-def refined(frame: Frame, grid: Grid) -> Frame:
+def _refined(frame: Frame, grid: Grid) -> Frame:
     """Interpolate a volume by cubic splines along the axes where a grid is finer, for linear resampling to that grid.
 
     Linear interpolation from voxel to voxel of a coarse axis blurs most in the middle between voxels, a pattern that is
@@ -198,13 +199,23 @@ def refined(frame: Frame, grid: Grid) -> Frame:
     factors = np.ceil(_relative_spacing(frame, grid) - _SAME_SPACING).clip(1)
     if factors.max() == 1:
         return frame
-    data = frame.data.astype(np.float32)
-    if frame.valid is not None:  # a jump to the fill value would ring
-        data = np.where(frame.valid, data, _mean_of_valid(data, frame.valid, 1.0))
-    zooms = [((n - 1) * factor + 1) / n for n, factor in zip(data.shape, factors)]  # the outer voxels stay the outer
-    fine = zoom(data, zooms, order=3, mode="nearest").clip(data.min(), data.max())
-    valid = None if frame.valid is None else zoom(frame.valid.astype(np.float32), zooms, order=1) > 0.999
-    return replace(frame, data=fine, affine=frame.affine / np.append(factors, 1), valid=valid)
+    data, valid = frame.data.astype(np.float32), frame.valid
+    if valid is not None:  # a jump to the fill value would ring
+        data = np.where(valid, data, _mean_of_valid(data, valid, 1.0))
+    least, greatest = data.min(), data.max()
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            data = _finer(data, axis, factor, order=3)
+            valid = None if valid is None else _finer(valid.astype(np.float32), axis, factor, order=1) > 0.999
+    return replace(frame, data=data.clip(least, greatest), affine=frame.affine / np.append(factors, 1), valid=valid)
+
+
+def _finer(values: np.ndarray, axis: int, factor: float, order: int) -> np.ndarray:
+    """Interpolate along one axis; the outer voxels stay the outer ones."""
+    columns = np.moveaxis(values, axis, 0)
+    zooms = (((len(columns) - 1) * factor + 1) / len(columns), 1)
+    fine = zoom(columns.reshape(len(columns), -1), zooms, order=order, mode="nearest")
+    return np.moveaxis(fine.reshape(-1, *columns.shape[1:]), 0, axis)
 
 
 def _relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
@@ -215,6 +226,7 @@ def _relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
 
 
 def _mean_of_valid(data: np.ndarray, valid: np.ndarray, sigma_voxels: np.ndarray | float) -> np.ndarray:
+    """Gaussian mean over valid voxels; ``data`` itself where there are none nearby."""
     share = gaussian_filter(valid.astype(np.float32), sigma_voxels, mode="nearest")
     total = gaussian_filter(np.where(valid, data, 0), sigma_voxels, mode="nearest")
-    return total / np.maximum(share, 1e-6)
+    return np.where(share > _LEAST_SHARE, total / np.maximum(share, _LEAST_SHARE), data)

@@ -44,7 +44,7 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     if undefined.any():
         logger.info("%s: %d voxels of NaN at its border count as not measured", path, undefined.sum())
         data = np.where(undefined, np.nanmin(data), data)
-    filled = undefined | _below_gap(data, path)
+    filled = undefined if undefined.any() else _below_gap(data, path)
     box = _measured_box(data)
     ends = np.ones(data.shape, dtype=bool)
     ends[box] = False if filled.any() else _wedges(data[box])
@@ -57,11 +57,9 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
 
 def is_padding(undefined: np.ndarray) -> bool:
     """Check whether voxels, as those of NaN, are padding: a share of the volume, all connected to its border."""
-    if undefined.mean() < _FILL_SHARE:
-        return False
     parts, _ = label(undefined)
-    outer = {int(part) for face in _faces(parts) for part in np.unique(face)}
-    return outer >= set(np.unique(parts).tolist())
+    outer = np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
+    return bool(undefined.mean() >= _FILL_SHARE and np.isin(parts[undefined], outer).all())
 
 
 def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
@@ -99,8 +97,9 @@ def _wedges(data: np.ndarray) -> np.ndarray:
     """Mask wedges of the most frequent value of the border, each behind a plane where the volume is cut.
 
     The depth of the value from a face of the volume, as a function of the two axes of the face, equals that of a plane
-    where the plane cuts the tissue, and is greater where there is air of the same value behind the plane. Surfaces of a
-    body are no such planes: they touch a plane in a small part of its section only.
+    where the plane cuts the tissue, and is greater where there is air of the same value behind the plane. Round
+    surfaces of a body are no such planes: they touch a plane in a small part of its section only. A large flat end of
+    an object in air of one value cannot be told from a wedge.
     """
     filled = np.zeros(data.shape, dtype=bool)
     values, counts = np.unique(np.concatenate([face.ravel() for face in _faces(data)]), return_counts=True)
@@ -133,10 +132,10 @@ def _cutting_plane(depth: np.ndarray, longest: int) -> np.ndarray | None:
         return None
     points, depths = rows[cut], depth[cut].astype(np.float64)
     rng = np.random.default_rng(0)
-    some = rng.integers(len(points), size=_MOST_COLUMNS)
+    sampled = rng.integers(len(points), size=_MOST_COLUMNS)
     triples = rng.integers(len(points), size=(_TRIALS, 3))
     planes = np.einsum("tij,tj->ti", np.linalg.pinv(points[triples]), depths[triples])
-    agree = (np.abs(points[some] @ planes.T - depths[some, None]) < _PLANE_VOXELS).sum(axis=0)
+    agree = (np.abs(points[sampled] @ planes.T - depths[sampled, None]) < _PLANE_VOXELS).sum(axis=0)
     plane = planes[agree.argmax()]
     for _ in range(3):
         near = np.abs(points @ plane - depths) < _PLANE_VOXELS

@@ -52,6 +52,25 @@ def test_the_gain_is_that_of_the_simulation(count, axis):
     assert all((other == 1).all() for other in gains)
 
 
+def test_no_gain_if_any_scan_of_many_has_another_grid():
+    """Only some of many scans determine the gain, but all of them are divided by it."""
+    frames, initial = _scans(6)
+    frames, initial = frames * 4, initial.repeat(4, 1, 1)
+    assert end_gains(frames, initial)[2].min() < 0.2
+    for k in range(len(frames)):
+        shorter = [*frames[:k], replace(frames[k], data=frames[k].data[..., :-2]), *frames[k + 1 :]]
+        assert all((gain == 1).all() for gain in end_gains(shorter, initial))
+
+
+def test_a_misaligned_edge_of_an_object_is_no_fading():
+    """A masked head whose ends do not coincide, by an error of the alignment of 1.5 slices."""
+    i, j, k = np.meshgrid(*[np.linspace(-1.2, 1.2, n + 2 * MARGIN) for n in SHAPE], indexing="ij")
+    frames, initial = _scans(2, 1, _tissue() * (i**2 + j**2 + k**2 < 0.8))
+    frames = [replace(frame, data=np.where(frame.data > 60, frame.data, 0)) for frame in frames]
+    initial[1, 2, 3] += 3
+    assert (end_gains(frames, initial)[2] < 0.7).sum() < 2
+
+
 def test_a_common_error_of_the_alignment_or_contrast_agent_hardly_matters():
     frames, initial = _scans(6)
     initial[:, :3, 3] *= 0.8

@@ -136,6 +136,16 @@ def test_nan_at_the_border_is_not_measured(tmp_path):
     np.testing.assert_array_equal(frame.data[known], data[known].astype(np.float32))
 
 
+def test_nan_may_surround_the_voxels_and_does_not_hide_dark_ones(tmp_path):
+    """As in a masked, standardised image, a tenth of which has low values far from the others."""
+    data = np.random.default_rng(0).normal(3, 0.3, (24, 26, 12)).astype(np.float32)
+    data[8:12, 8:20, 3:9] = -5 + 1e-3 * data[8:12, 8:20, 3:9]
+    known = np.zeros(data.shape, dtype=bool)
+    known[3:-3, 4:-4, 2:-2] = True
+    frame = read_series([write_nifti(tmp_path / "scan.nii", np.where(known, data, np.nan))] * 2).frames[0]
+    np.testing.assert_array_equal(frame.valid, known)
+
+
 @pytest.mark.parametrize("where", ["inside", "one", "both", "infinite", "all"])
 def test_other_nan_is_refused(tmp_path, where):
     data = np.random.default_rng(0).uniform(5, 9, (24, 26, 10)).astype(np.float32)
