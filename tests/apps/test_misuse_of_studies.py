@@ -101,7 +101,8 @@ def test_dataset(command, tmp_path, refused):
     assert not Path("out").exists()
 
 
-def test_training_that_cannot_start_leaves_nothing(study, refused):
+def test_training_that_cannot_start_leaves_nothing(study, refused, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # PyTorch sets it for other tests
     refused(["train", "--dataset", "study", "--output", "out", "--set", "spacing_mm=500"], "spacing_mm", "4 voxels")
     assert not Path("out").exists()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == tempfile.gettempdir()  # else PyTorch creates a folder in it
