@@ -12,7 +12,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 
-QUICK = {"initial_alignment": "none", "stationary_parts": False}
+QUICK = {"initial_alignment": "none", "stationary_parts": False, "spacing_mm": 1.5}
 AFFINE = np.array([[0, -1.5, 0, 10], [1.4, 0, 0, -20], [0, 0, 1.6, 5], [0, 0, 0, 1]])
 
 
