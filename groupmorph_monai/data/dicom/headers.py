@@ -36,7 +36,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
     slices = vendors.mosaic_slices(dataset)
-    for frame in range(len(slices) or max(int(dataset.get("NumberOfFrames") or 1), 1)):
+    for frame in range(len(slices) or _frame_count(dataset)):
         attributes = Attributes(dataset, 0, slices[frame]) if slices else Attributes(dataset, frame)
         place = _place(attributes)
         if place is None:
@@ -46,6 +46,15 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             yield _tile(plane, len(slices))
         else:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
+
+
+def _frame_count(dataset: Dataset) -> int:
+    """Count the frames, which need positions of their own: a damaged number of frames could be billions."""
+    count = max(int(dataset.get("NumberOfFrames") or 1), 1)
+    positions = len(dataset.get("PerFrameFunctionalGroupsSequence") or ()) or 1
+    if count > positions:
+        raise ValueError(f"{count} frames, but positions of {positions}")
+    return count
 
 
 def _place(attributes: Attributes) -> Place | None:
@@ -185,6 +194,8 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
         logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.file.path)
         return
     rows, columns, slices = mosaic.image_shape
+    if not rows or not columns:
+        raise ValueError(f"{slices} slices in a mosaic of {plane.source.raster.shape} pixels")
     step = mosaic.slice_normal * mosaic.voxel_sizes[2]
     for k in range(slices):
         down, right = divmod(k, mosaic.mosaic_size)

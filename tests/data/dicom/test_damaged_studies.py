@@ -66,6 +66,12 @@ def test_a_missing_slice_is_named(tmp_path):
     refused(tmp_path / "all", "3 mm apart", "a gap of 6 mm after slice 3", "export")
 
 
+def test_an_impossible_number_of_frames_is_answered_at_once(tmp_path):
+    images = dynamic()
+    images[9].NumberOfFrames = 999_999_999
+    refused(exports.save(images, tmp_path), "4 images at each of the 7 slice positions", "got 3 at 26 mm")
+
+
 def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
     images = dynamic(exports.examination(), volumes(2))
     again = dynamic(exports.examination(), volumes(2))
