@@ -25,11 +25,20 @@ def wait_for(condition, process, output):
 
 def worker_of(process):
     """A process below ``process`` that has a server, and so is a worker."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return next(
-        child.parent() for child in below if SERVER in child.cmdline() and SERVER not in child.parent().cmdline()
-    )
+    servers = [child for child in below(process) if SERVER in child.cmdline()]
+    return next(child.parent() for child in servers if SERVER not in child.parent().cmdline())
 
 
 def below(process):
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def kill_a_worker_and_the_command(process, output, finished, first, second):
+    """Kill a worker when ``first`` series are finished, and the command when ``second`` are; nothing goes on then."""
+    wait_for(lambda: len(finished(output)) >= first, process, output)
+    worker_of(process).kill()
+    wait_for(lambda: len(finished(output)) >= second, process, output)
+    orphans = below(process)
+    process.kill()
+    assert process.wait() < 0, "the command ended before it was killed"
+    assert psutil.wait_procs(orphans, timeout=60)[1] == []

@@ -1,9 +1,7 @@
 """A study on real workers, of which some are killed, ends as one without faults."""
 
 import json
-import os
 import re
-import signal
 
 import nibabel
 import numpy as np
@@ -13,9 +11,9 @@ from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import Resources, open_cluster
 from groupmorph_monai.data import make_phantom
 
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("psutil")
 pytest.importorskip("distributed")
-from worker_runs import PATIENCE_S, below, start, wait_for, worker_of  # noqa: E402 - needs psutil
+from worker_runs import PATIENCE_S, below, kill_a_worker_and_the_command, start, wait_for  # noqa: E402 - needs psutil
 
 pytestmark = pytest.mark.slow
 NUMBER, BROKEN = 20, ("p03", "p16")
@@ -100,13 +98,7 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
     output = tmp_path / "out"
     # A local cluster: a worker is killed, then the command itself, in which the scheduler is.
     process = cohort(manifest, output, "--workers", "2")
-    wait_for(lambda: len(finished(output)) >= 3, process, output)
-    worker_of(process).kill()
-    wait_for(lambda: len(finished(output)) >= 7, process, output)
-    orphans = below(process)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert psutil.wait_procs(orphans, timeout=60)[1] == []  # no registration goes on without its worker
+    kill_a_worker_and_the_command(process, output, finished, 3, 7)
     before = {name: (output / "series" / name / "status.json").stat().st_mtime_ns for name in finished(output)}
     assert 7 <= len(before) < NUMBER - len(BROKEN)
 

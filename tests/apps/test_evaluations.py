@@ -95,8 +95,9 @@ def test_results_are_not_written_among_the_series(study, refused):
     refused([*EVALUATE[:3], "--dataset", "out/evaluation"], "--output: expected a folder outside --dataset")
 
 
-def test_the_table_has_the_series_that_were_measured_and_the_page_the_worst_first(study, monkeypatch, capsys):
-    """Instead of measuring, write what ``measure`` writes, for all but one series."""
+@pytest.fixture
+def metrics(monkeypatch):
+    """Metrics by name of series. Instead of measuring, these are written; a series without any fails."""
     metrics = {"a": {"landmark_after_mm_mean": 1.0, "nmi_after": float("nan")}, "b": {"landmark_after_mm_mean": 2.0}}
 
     def process(args, study, jobs, log):
@@ -112,6 +113,10 @@ def test_the_table_has_the_series_that_were_measured_and_the_page_the_worst_firs
                 study.cohort.write_failure({**status, "state": "failed", "error": "c: broken"})
 
     monkeypatch.setattr("groupmorph_monai.apps.cohort.study._process", process)
+    return metrics
+
+
+def test_the_table_has_the_series_that_were_measured_and_the_page_the_worst_first(study, metrics, capsys):
     assert main(EVALUATE) == 3
     release_all()
     assert "1 failed, 0 waiting, 2 finished" in capsys.readouterr().out
@@ -128,3 +133,11 @@ def test_the_table_has_the_series_that_were_measured_and_the_page_the_worst_firs
     assert places == sorted(places) and "c: broken" in page
     table = Path("out/evaluation/cohort.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[:2] for line in table[1:]] == [["a", "finished"], ["b", "finished"], ["c", "failed"]]
+
+
+def test_an_older_table_does_not_stay_if_all_series_fail(study, metrics, capsys):
+    assert main(EVALUATE) == 3 and sorted(os.listdir("out")) == ["evaluation", "metrics.csv", "metrics.json"]
+    metrics.clear()
+    assert main([*EVALUATE, "--set", "noise=0.1"]) == 3 and os.listdir("out") == ["evaluation"]
+    release_all()
+    assert "3 failed, 0 waiting, 0 finished" in capsys.readouterr().out

@@ -4,16 +4,15 @@ import csv
 import json
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 
 from groupmorph_monai.data import make_phantom
 
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("psutil")
 pytest.importorskip("distributed")
-from worker_runs import PATIENCE_S, below, start, wait_for, worker_of  # noqa: E402 - needs psutil
+from worker_runs import PATIENCE_S, kill_a_worker_and_the_command, start  # noqa: E402 - needs psutil
 
 pytestmark = pytest.mark.slow
 NUMBER, BROKEN = 10, "p04"
@@ -56,13 +55,7 @@ def test_killed_workers_and_a_killed_command_change_nothing(study):
     one, output = study / "one", study / "workers"
     assert evaluate(study / "whole", one).wait(timeout=PATIENCE_S) == 0
     process = evaluate(study / "all", output, "--workers", "2")
-    wait_for(lambda: len(finished(output)) >= 2, process, output)
-    worker_of(process).kill()
-    wait_for(lambda: len(finished(output)) >= 4, process, output)
-    orphans = below(process)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert psutil.wait_procs(orphans, timeout=60)[1] == []  # no measurement continues without its worker
+    kill_a_worker_and_the_command(process, output, finished, 2, 4)
     before = finished(output)
     assert 4 <= len(before) < NUMBER - 1 and not (output / "metrics.csv").exists()
 

@@ -10,9 +10,15 @@ from ...data.series import check_reference
 from ...errors import InputError
 from ..places import check_place
 
-__all__ = ["check_apart", "check_exist", "check_folder_name", "check_scans"]
+__all__ = ["check_apart", "check_exist", "check_folder_name", "check_scans", "folder_name"]
 
-_NAME = re.compile(r"[^\W_][\w.+@ -]{0,149}(?<![. ])")  # valid folder names on every file system
+_LONGEST_NAME = 150
+_NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # valid folder names on every file system
+
+
+def folder_name(name: str) -> str:
+    """Make a folder name of the name of a series, which may be a path."""
+    return re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].lstrip("_.+@ -").rstrip(". ")
 
 
 def check_folder_name(name: str) -> None:

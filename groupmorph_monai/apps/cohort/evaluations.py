@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from ...workflow.weights import load_weights
 from ..places import check_place_of_study
 from ..registration_options import check_modes
 from ..run import parsed_run
-from .checks import check_apart, check_exist, check_folder_name, check_scans
+from .checks import check_apart, check_exist, check_folder_name, check_scans, folder_name
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .study import Study, run_study, settings_hash
@@ -39,7 +38,6 @@ _COLUMNS = (
     "folding_percent",
 )
 _OPTIONS = ("overlay", "set", "device", "weights", "spacing_mm", "quiet", "verbose")
-_LONGEST_NAME = 150
 
 Item = dict[str, Any]
 
@@ -71,6 +69,9 @@ def run_evaluation(args: argparse.Namespace) -> int:
         rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]
         if rows:
             write_metrics(args.output, rows)
+        else:  # the table of an earlier run would pass for that of this one
+            for name in METRICS:
+                Path(args.output, name).unlink(missing_ok=True)
 
     return run_study(args, Study(cohort, jobs, EVALUATIONS, partial(_memory_gb, parser), write_table))
 
@@ -86,7 +87,7 @@ def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder)
     names: dict[str, str] = {}  # by name of the folder without case
     for number, item in enumerate(series_items(dataset, split, phantoms, held_out=held_out, description=description)):
         item = {"name": f"series {number}", **item}
-        name, folder = item["name"], _folder_name(item["name"])
+        name, folder = item["name"], folder_name(item["name"])
         try:
             check_folder_name(folder)
             _check(item, reference, cohort)
@@ -99,11 +100,6 @@ def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder)
             )
         names[folder.casefold()], items[folder] = name, item
     return items
-
-
-def _folder_name(name: str) -> str:
-    """Make a folder name of the name of a series, which may be a path."""
-    return re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].lstrip("_.+@ -").rstrip(". ")
 
 
 def _check(item: Item, reference: int | None, cohort: CohortFolder) -> None:
