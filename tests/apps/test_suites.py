@@ -8,7 +8,6 @@ import pytest
 from experiments.__main__ import EXPERIMENTS
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.suites import SUITES
-from groupmorph_monai.apps.suites.accuracy import LIKELIHOODS, SYNTHETIC
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.workflow.parsed_config import parsed_config
 
@@ -22,14 +21,15 @@ def measured(monkeypatch):
         methods.update(chosen)
         return [{"method": name, "seconds": 1.0} for name in chosen]
 
-    monkeypatch.setattr("groupmorph_monai.benchmarks.cases.synthetic_cases", lambda seeds: [])
-    monkeypatch.setattr("groupmorph_monai.benchmarks.compare.compare", compare)
+    monkeypatch.setattr("groupmorph_monai.apps.suites.measurements.synthetic_cases", lambda seeds: [])
+    monkeypatch.setattr("groupmorph_monai.apps.suites.measurements.compare", compare)
     return methods
 
 
-def args(folder):
+def run(name, folder):
+    (suite,) = (suite for suite in SUITES if suite.name == name)
     options = {"weights": None, "series": None, "seeds": [1], "spacing_mm": None, "mask": None}
-    return argparse.Namespace(output=str(folder), **options)
+    return suite.run(argparse.Namespace(output=str(folder), **options))
 
 
 def value(method, name):
@@ -37,7 +37,7 @@ def value(method, name):
 
 
 def test_peers_meet_the_single_pass_and_the_refined_answer(measured, tmp_path):
-    page = SYNTHETIC.run(args(tmp_path))
+    page = run("synthetic", tmp_path)
     ours = {name: method for name, method in measured.items() if name.startswith("GroupMorph")}
     assert [value(method, "inferer")["refinement"] for method in ours.values()] == [None, "@refinement"]
     with open(page.with_suffix(".csv"), encoding="utf-8", newline="") as file:
@@ -46,7 +46,7 @@ def test_peers_meet_the_single_pass_and_the_refined_answer(measured, tmp_path):
 
 
 def test_each_likelihood_refines_by_itself(measured, tmp_path):
-    LIKELIHOODS.run(args(tmp_path))
+    run("likelihoods", tmp_path)
     kinds = {name: value(method, "likelihood") for name, method in measured.items()}
     assert kinds["group nmi"]["_target_"].endswith("GroupNMI") and kinds["low rank"]["_target_"].endswith("LowRank")
     assert len({str(kind) + str(value(measured[name], "window_radii_voxels")) for name, kind in kinds.items()}) == 5
@@ -55,7 +55,7 @@ def test_each_likelihood_refines_by_itself(measured, tmp_path):
 def test_elastix_missing_is_said_before_any_registration(measured, monkeypatch, tmp_path):
     monkeypatch.setattr("groupmorph_monai.benchmarks.peers.elastix.itk", object())
     with pytest.raises(InputError, match="pip install '..bench.'"):
-        SYNTHETIC.run(args(tmp_path))
+        run("synthetic", tmp_path)
     assert measured == {}
 
 
