@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.smoothing import MultiGaussian
-from .layers import init_leaky_relu_layers, leaky_relu, with_mean_of_others
+from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 
 __all__ = ["MomentumNet"]
 
@@ -62,11 +62,7 @@ class MomentumNet(nn.Module):
             ``(B, 2*K*3, *ceil(S / 2))``: momenta, then log variances of minus infinity.
         """
         timepoints = images.shape[1]
-        padding: list[int] = []
-        for axis in range(3):
-            padding = [0, -images.shape[axis + 2] % self.multiple] + padding
-        x = F.pad(with_mean_of_others(images), padding, mode="replicate")
-        x = leaky_relu(self.first(x))
+        x = leaky_relu(self.first(padded(with_mean_of_others(images), self.multiple)))
         features: list[Tensor] = []
         for down, residual in zip(self.down, self.residual):
             x = leaky_relu(down(x))
@@ -76,9 +72,7 @@ class MomentumNet(nn.Module):
         for up in self.up:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = leaky_relu(up(torch.cat([x, features.pop()], dim=1)))
-        momentum = self.head(x).unflatten(0, (-1, timepoints)).flatten(1, 2)
-        for axis in range(3):
-            momentum = momentum.narrow(axis + 2, 0, (images.shape[axis + 2] + 1) // 2)
+        momentum = cropped(self.head(x).unflatten(0, (-1, timepoints)).flatten(1, 2), images, self.stride)
         return torch.cat([momentum, torch.full_like(momentum, -float("inf"))], dim=1)
 
     @torch.jit.ignore

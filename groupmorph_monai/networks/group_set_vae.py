@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.lattice import window_mean, window_normalise
-from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu
+from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 
 __all__ = ["GroupSetVAE", "Look", "displace", "twice_as_fine"]
 
@@ -325,13 +325,9 @@ class GroupSetVAE(nn.Module):
         return cropped(parameters, images, self.stride)
 
     def padded(self, images: Tensor) -> Tensor:
-        """Pad images with border values to sizes that are divisible by 16."""
-        padding: list[int] = []
-        for axis in range(3):
-            # At least two voxels remain on the coarsest lattice.
-            n = images.shape[axis + 2]
-            padding = [0, max(32, n + -n % self.multiple) - n] + padding
-        return F.pad(images, padding, mode="replicate")
+        """Pad images with border values to sizes that are divisible by 16, and leave two voxels or more on the coarsest
+        lattice."""
+        return padded(images, self.multiple, least=2 * self.multiple)
 
     def bounded(self, z: Tensor) -> Tensor:
         """Compute the mean of the posterior, ``alpha tanh(z / alpha)``."""

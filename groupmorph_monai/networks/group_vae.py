@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import cropped, init_leaky_relu_layers, leaky_relu
+from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded
 
 __all__ = ["GroupVAE"]
 
@@ -90,10 +90,7 @@ class GroupVAE(nn.Module):
                 f"images: expected {self.timepoints} timepoints, got {images.shape[1]}; give {self.timepoints} "
                 f"volumes, or use weights trained for {images.shape[1]} timepoints"
             )
-        padding: list[int] = []
-        for axis in range(3):
-            padding = [0, -images.shape[axis + 2] % self.multiple] + padding
-        x = F.pad(images, padding, mode="replicate")
+        x = padded(images, self.multiple)
         features: list[Tensor] = []
         for layer in self.encoder:
             x = leaky_relu(layer(x))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter
-from .layers import init_leaky_relu_layers, leaky_relu, with_mean_of_others
+from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 
 __all__ = ["KrebsCVAE"]
 
@@ -119,9 +119,7 @@ class KrebsCVAE(nn.Module):
         Returns:
             ``(B, K, 3, *ceil(S / stride))``, in voxels of this lattice.
         """
-        size = images.shape[2:]
-        padding = [p for n in reversed(size) for p in (0, -n % self.multiple)]
-        moving = F.pad(images[:, :1], padding, mode="replicate")
+        moving = padded(images[:, :1], self.multiple)
 
         def with_moving(maps: Tensor, factor: int) -> Tensor:
             thinned = F.avg_pool3d(moving, factor).repeat_interleave(images.shape[1], dim=0)
@@ -135,6 +133,5 @@ class KrebsCVAE(nn.Module):
             x = leaky_relu(layer(with_moving(x, factor)))
             factor //= 2
         x = self.last[1](leaky_relu(self.last[0](with_moving(x, factor))))
-        i, j, k = (-(-n // self.stride) for n in size)
         smoothed = gaussian_filter(x, self.smoothing_voxels, self.kernel_voxels // 2)
-        return smoothed[:, :, :i, :j, :k].unflatten(0, images.shape[:2])
+        return cropped(smoothed, images, self.stride).unflatten(0, images.shape[:2])

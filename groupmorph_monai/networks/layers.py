@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "leaky_relu", "with_mean_of_others"]
-
+__all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "leaky_relu", "padded", "with_mean_of_others"]
 
 _SLOPE = 0.2  # of the leaky ReLUs for negative values, as in VoxelMorph
 
@@ -34,6 +33,15 @@ def init_leaky_relu_layers(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
         nn.init.kaiming_normal_(layer.get_parameter("weight"), a=_SLOPE)
         nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def padded(images: Tensor, multiple: int, least: int = 0) -> Tensor:
+    """Pad ``(N, C, *S)`` with border values to sizes that are divisible by ``multiple``, and not below ``least``."""
+    padding: list[int] = []
+    for axis in range(3):
+        n = images.shape[axis + 2]
+        padding = [0, max(least, n + -n % multiple) - n] + padding
+    return F.pad(images, padding, mode="replicate")
 
 
 def cropped(parameters: Tensor, images: Tensor, stride: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..space.chunks import total
 from ..space.grid import placed_once
 from ..space.lattice import CosineTransform
 
@@ -57,11 +58,8 @@ class Posterior:
 
     def spectrum(self, size: Sequence[int]) -> Tensor:
         """Return the eigenvalues of C in cosine coordinates, ``(*S)`` float64: the Gaussian's Fourier transform."""
-        squares = torch.zeros((), dtype=torch.float64)
-        for axis, n in enumerate(size):
-            line = (math.pi / n * torch.arange(n, dtype=torch.float64)).square()
-            squares = squares + line.view([-1 if a == axis else 1 for a in range(len(size))])
-        return torch.exp(-0.5 * self.smoothing_voxels**2 * squares)
+        lines = [(math.pi / n * torch.arange(n, dtype=torch.float64)).square() for n in size]
+        return torch.exp(-0.5 * self.smoothing_voxels**2 * total(torch.meshgrid(lines, indexing="ij")))
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Draw ``z = mean + C sqrt(Sigma) e`` with ``e ~ N(0, I)`` (reparameterisation trick).

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .chunks import total
 from .grid import full_precision, multiply_axes, placed_once
 
 __all__ = [
@@ -37,10 +38,10 @@ def _padded(x: Tensor, axis: int, before: int, after: int, mode: str = "replicat
 def _weighted_shifts(x: Tensor, axis: int, weights: list[float]) -> Tensor:
     radius, n = len(weights) // 2, x.shape[axis]
     padded = _padded(x, axis, radius, radius)
-    total = padded.narrow(axis, 0, n) * weights[0]
+    result = padded.narrow(axis, 0, n) * weights[0]
     for shift, weight in enumerate(weights[1:], start=1):
-        total = total.add_(padded.narrow(axis, shift, n), alpha=weight)
-    return total
+        result = result.add_(padded.narrow(axis, shift, n), alpha=weight)
+    return result
 
 
 def window_mean(x: Tensor, radius: int) -> Tensor:
@@ -94,9 +95,8 @@ def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -
     """Smooth ``x`` ``(N, C, *S)`` with a Gaussian truncated at ``radius`` voxels, or at 3 standard deviations."""
     radius = radius or max(1, math.ceil(3 * sigma_voxels))
     weights = [math.exp(-0.5 * (t / sigma_voxels) ** 2) for t in range(-radius, radius + 1)]
-    total = sum(weights)
     for axis in range(2, x.dim()):
-        x = _weighted_shifts(x, axis, [w / total for w in weights])
+        x = _weighted_shifts(x, axis, [w / sum(weights) for w in weights])
     return x
 
 
@@ -126,12 +126,12 @@ def restrict(x: Tensor, factor: int) -> Tensor:
         n, coarse = x.shape[axis], -(-x.shape[axis] // factor)
         padded = _padded(x, axis, factor - 1, coarse * factor - n, mode="constant")
         span = (coarse - 1) * factor + 1
-        total = x.new_zeros(())
+        restricted = x.new_zeros(())
         for shift in range(2 * factor - 1):
             weight = 1 - abs(shift - factor + 1) / factor
             subsampled = padded.narrow(axis, shift, span)[(*[slice(None)] * axis, slice(None, None, factor))]
-            total = total + weight * subsampled
-        x = total
+            restricted = restricted + weight * subsampled
+        x = restricted
     return x
 
 
@@ -178,11 +178,8 @@ class CosineTransform:
     def laplacian(size: Sequence[int]) -> Tensor:
         """Return the eigenvalues of ``L = D - A``, the sums over the axes of ``2 - 2 cos(pi m / n)``, ``(*S)``
         float64."""
-        total = torch.zeros((), dtype=torch.float64)
-        for axis, n in enumerate(size):
-            line = 2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n)
-            total = total + line.view([-1 if a == axis else 1 for a in range(len(size))])
-        return total
+        lines = [2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n) for n in size]
+        return total(torch.meshgrid(lines, indexing="ij"))
 
     @staticmethod
     def diagonal(spectrum: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .chunks import total
 from .grid import full_precision, placed_once
 from .lattice import CosineTransform
 
@@ -32,15 +33,10 @@ class MultiGaussian:
 
     def spectrum(self, size: Sequence[int]) -> Tensor:
         """Return the eigenvalues of the filter in cosine coordinates, ``(*S)`` float64."""
-        squares = torch.zeros((), dtype=torch.float64)
-        for axis, n in enumerate(size):
-            # The m-th cosine has the angular frequency pi m per extent.
-            line = (math.pi * torch.arange(n, dtype=torch.float64)).square()
-            squares = squares + line.view([-1 if a == axis else 1 for a in range(len(size))])
-        total = torch.zeros_like(squares)
-        for width, weight in zip(self.widths, self.weights):
-            total = total + weight * torch.exp(-0.5 * width**2 * squares)
-        return total
+        # The m-th cosine has the angular frequency pi m per extent.
+        lines = [(math.pi * torch.arange(n, dtype=torch.float64)).square() for n in size]
+        squares = total(torch.meshgrid(lines, indexing="ij"))
+        return total(w * torch.exp(-0.5 * width**2 * squares) for width, w in zip(self.widths, self.weights))
 
     @full_precision
     def __call__(self, momentum: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ..space.lattice import gradient, window_mean
@@ -52,8 +53,8 @@ class ShiftCorrelation:
     """
 
     def __init__(self, features: Tensor, measured: Tensor, size: Sequence[int]):
-        lengths = [_fast_length(math.ceil(n + m - _ALIASED_OVERLAP * min(n, m))) for n, m in zip(measured.shape, size)]
-        self.lengths = lengths
+        sums = [math.ceil(n + m - _ALIASED_OVERLAP * min(n, m)) for n, m in zip(measured.shape, size)]
+        self.lengths = lengths = [next_fast_len(n, real=True) for n in sums]
         shifts = [torch.arange(length) for length in lengths]
         self.shifts = [torch.where(t < m, t, t - length) for t, m, length in zip(shifts, size, lengths)]
         self.spectra, self.voxels = self._spectra(features, measured), measured.sum()
@@ -93,13 +94,6 @@ class ShiftCorrelation:
 def _variance(features: Tensor, measured: Tensor) -> Tensor:
     voxels = measured.sum().clamp_min(1)
     return features.square().sum() / voxels - (features.flatten(1).sum(dim=1) / voxels).square().sum()
-
-
-def _fast_length(n: int) -> int:
-    """Return the smallest length of at least ``n`` without a prime factor above 5."""
-    while 30**12 % n:
-        n += 1
-    return n
 
 
 def best_shifts(correlation: ShiftCorrelation, scores: Tensor, number: int) -> list[tuple[float, list[int]]]:
