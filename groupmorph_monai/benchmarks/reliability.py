@@ -11,7 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
-from ..evaluation.metrics import field_at
+from ..space.geometry import interpolate
 from . import Row
 from .compare import BundleMethod
 from .figures import save_figure
@@ -37,11 +37,11 @@ def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std
     Returns:
         ``(K * P * 3,)``.
     """
-    common = torch.stack([p + field_at(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
+    common = torch.stack([p + interpolate(u, p) for p, u in zip(landmarks, inverse_ddf)]).mean(dim=0)
     for _ in range(_NEWTON_STEPS):
-        errors = torch.stack([common + field_at(u, common) - p for p, u in zip(landmarks, ddf)])
+        errors = torch.stack([common + interpolate(u, common) - p for p, u in zip(landmarks, ddf)])
         common = common - errors.mean(dim=0)
-    predicted = torch.stack([field_at(s, common) for s in std])
+    predicted = torch.stack([interpolate(s, common) for s in std])
     return ((errors - errors.mean(dim=0)) / predicted.clamp_min(1e-6)).flatten()
 
 

@@ -20,7 +20,6 @@ from ..space.grid import sample, voxel_grid
 
 __all__ = [
     "accuracy",
-    "field_at",
     "folding_percent",
     "inverse_consistency_mm",
     "landmark_distances_mm",
@@ -113,11 +112,6 @@ def _length_mm(vectors: Tensor, affine: Tensor, dim: int) -> Tensor:
     matrix = torch.as_tensor(affine).to(vectors)[:3, :3]
     x, y, z = vectors.unbind(dim)
     return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
-
-
-def field_at(ddf: Tensor, points: Tensor) -> Tensor:
-    """Sample one field ``(3, *S)`` at ``(P, 3)`` voxel coordinates: ``(P, 3)``."""
-    return sample(ddf[None], points.T[None, :, :, None, None].to(ddf))[0, :, :, 0, 0].T
 
 
 def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> Tensor:
@@ -256,28 +250,24 @@ def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once) 
     return 100 * 0.5 * folded / 6 / number
 
 
-def inverse_consistency_mm(
-    ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, mask: Tensor | None = None, chunks: Chunks = all_at_once
-) -> float:
+def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chunks: Chunks = all_at_once) -> float:
     """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
-    and all voxels x inside ``mask`` ``(*S)`` whose phi(x) is inside the grid, as the inverse is undefined beyond it.
-    NaN if there are no such voxels. Large grids are subsampled to about one million voxels."""
+    and all voxels x whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are no such
+    voxels. Large grids are subsampled to about one million voxels."""
     _check_field("ddf", ddf)
     _check_field("inverse_ddf", inverse_ddf)
     if ddf.shape != inverse_ddf.shape:
         raise ValueError(f"inverse_ddf: expected the shape of ddf {tuple(ddf.shape)}, got {tuple(inverse_ddf.shape)}")
     size = ddf.shape[2:]
     every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
-    thin = (slice(None, None, every),) * 3
+    thin = (slice(None), *[slice(None, None, every)] * 3)
     grid = every * voxel_grid([-(-n // every) for n in size], ddf)
     last = torch.tensor(size, dtype=ddf.dtype, device=ddf.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0
     for u, inverse in zip(_each(ddf, chunks), _each(inverse_ddf, chunks)):
-        u = u[(slice(None), *thin)]
+        u = u[thin]
         points = grid + u
         inside = ((points >= 0) & (points <= last)).all(dim=0)
-        if mask is not None:
-            inside &= mask[thin].bool()
         error = _length_mm(u + sample(inverse[None], points[None])[0], affine, dim=0)
         total += float(error[inside].sum(dtype=torch.float64))
         number += int(inside.sum())
@@ -353,7 +343,7 @@ def accuracy(
     result = {
         "folding_percent": folding_percent(ddf, chunks),
         "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf, chunks),
-        "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine, chunks=chunks),
+        "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine, chunks),
         "displacement_mean_mm": sum(means) / len(means),
         "displacement_max_mm": max(longest),
     }

@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
-from ..data.preprocessing.resampling import resample, smoothed
+from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..space.geometry import Grid, Transform, jacobian_determinant
@@ -130,7 +130,7 @@ def _images_before_and_after(
     volume at a time is in memory."""
     before, after = [], []
     for frame, transform in zip(frames, transforms):
-        smooth = smoothed(frame, resolution)
+        smooth = smoothed(frame, relative_spacing(frame, resolution))
         before.append(resample(smooth, grid))
         after.append(resample(smooth, grid, transform))
     return _stacked(before), _stacked(after)

@@ -119,28 +119,22 @@ def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[flo
 
 def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
     places = np.arange(len(displacement_mm))
-    title = "Displacement"
-    if displacement_mm.ndim == 1:
-        axes.bar(places, displacement_mm, color="0.6", edgecolor="0.2", width=0.6)
-    else:
-        samples = [d[np.isfinite(d)] for d in displacement_mm]
-        axes.boxplot(
-            samples,
-            positions=places,
-            widths=0.6,
-            whis=(5, 95),
-            showfliers=False,
-            patch_artist=True,
-            boxprops={"facecolor": "0.85"},
-            medianprops={"color": "black"},
-            manage_ticks=False,
-        )
-        title += " (box: quartiles, whiskers: 5 to 95 %)"
+    axes.boxplot(
+        [d[np.isfinite(d)] for d in displacement_mm],
+        positions=places,
+        widths=0.6,
+        whis=(5, 95),
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": "0.85"},
+        medianprops={"color": "black"},
+        manage_ticks=False,
+    )
     every = -(-len(places) // 10)  # more than ten labels would overlap
     axes.set_xticks(places[::every])
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylim(bottom=0)
-    axes.set_title(title, fontsize=10)
+    axes.set_title("Displacement (box: quartiles, whiskers: 5 to 95 %)", fontsize=10)
     axes.set_xlabel("timepoint")
     axes.set_ylabel("displacement (mm)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -151,8 +145,8 @@ def draw_report(
     volumes: Mapping[str, np.ndarray],
     displacement_mm: np.ndarray,
     spacing_mm: Sequence[float],
-    title: str | None = None,
-    timepoints: Sequence[int] | None = None,
+    title: str,
+    timepoints: Sequence[int],
 ) -> None:
     """Draw a one-page figure (PNG): the axial slice and timepoint with the largest change, before and after
     registration; volume change; motion.
@@ -162,10 +156,10 @@ def draw_report(
 
     Args:
         volumes: ``native`` and ``warped``, intensities in any unit, and ``jacobian``, determinants, ``(K, *S)`` each.
-        displacement_mm: ``(K,)``, one number per timepoint, or ``(K, P)``, sampled displacement magnitudes.
+        displacement_mm: ``(K, P)``, sampled displacement magnitudes.
         spacing_mm: ``(3,)``, voxel size.
         title: figure title.
-        timepoints: indices of the K timepoints in the series; None for the first K.
+        timepoints: indices of the K timepoints in the series.
     """
     native, warped, jacobian = (
         np.asarray(volumes[name], dtype=np.float32) for name in ("native", "warped", "jacobian")
@@ -176,7 +170,7 @@ def draw_report(
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
     late, k = _most_changed(native, warped)
-    late_name = f"timepoint {late if timepoints is None else timepoints[late]}"
+    late_name = f"timepoint {timepoints[late]}"
 
     extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
     height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))
@@ -187,7 +181,7 @@ def draw_report(
     _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, spacing_mm, subtraction)
     volume = f"Volume at {late_name} relative to common space"
     _show_jacobian(axes[0, 2], jacobian[late, ..., k], spacing_mm, volume)
-    _show_motion(axes[1, 2], np.asarray(displacement_mm))
-    readable = (title or "").encode(errors="replace").decode()  # file names may contain bytes that are not text
-    figure.suptitle(f"{readable}, axial slice {k}" if title else f"Axial slice {k}", fontsize=12)
+    _show_motion(axes[1, 2], displacement_mm)
+    readable = title.encode(errors="replace").decode()  # file names may contain bytes that are not text
+    figure.suptitle(f"{readable}, axial slice {k}", fontsize=12)
     figure.savefig(path, format="png")

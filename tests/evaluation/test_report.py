@@ -77,7 +77,7 @@ def draw(tmp_path, **changes):
     arrays |= {"jacobian": np.ones((3, 10, 12, 6))}
     path, lengths_mm = tmp_path / "report.png", changes.pop("displacement_mm", np.ones((3, 20)))
     volumes = {name: changes.pop(name, array) for name, array in arrays.items()}
-    report.draw_report(path, volumes, lengths_mm, (1.0, 2.0, 3.0), **changes)
+    report.draw_report(path, volumes, lengths_mm, (1.0, 2.0, 3.0), "a series", range(3), **changes)
     return matplotlib.image.imread(path)
 
 
@@ -113,7 +113,7 @@ def test_the_picture_shows_what_it_is_given(tmp_path):
 
 
 def test_pictures_leave_no_global_figure_and_refuse_other_shapes(tmp_path):
-    draw(tmp_path, displacement_mm=np.ones(3))
+    draw(tmp_path)
     assert pyplot.get_fignums() == []
     with pytest.raises(ValueError, match=r"\(K, i, j, k\)"):
         draw(tmp_path, jacobian=np.ones((3, 10, 12)))

@@ -3,9 +3,9 @@ import torch
 
 from experiments.covariance import draws, heart_cases, roughness
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
-from groupmorph_monai.evaluation.metrics import field_at
 from groupmorph_monai.probability import Posterior
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
+from groupmorph_monai.space.geometry import interpolate
 from groupmorph_monai.space.lattice import gaussian_filter
 
 
@@ -18,8 +18,8 @@ def test_landmarks_of_a_heart_lie_in_it_and_move_as_it_does():
     ):
         rest, contracted = case["landmarks"]
         assert torch.equal(case["image"], heart["image"]) and len(rest) == 50
-        assert (field_at(heart["heart"][None], contracted) > 0.99).all()
-        torch.testing.assert_close(rest - contracted, field_at(heart["motion"], contracted))
+        assert (interpolate(heart["heart"][None], contracted) > 0.99).all()
+        torch.testing.assert_close(rest - contracted, interpolate(heart["motion"], contracted))
         assert (rest - contracted).norm(dim=1).mean() > 0.3
 
 

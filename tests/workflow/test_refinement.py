@@ -8,9 +8,10 @@ from refinements import EXP, displacement, refinement, restart
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.storage import IN_MEMORY
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.evaluation.metrics import field_at, folding_percent, landmark_distances_mm
+from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment
+from groupmorph_monai.space.geometry import interpolate
 from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
 from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, timepoint_transforms
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve
@@ -243,11 +244,11 @@ def test_most_true_errors_lie_within_the_interval_that_draws_give(phantom):
     spread = torch.cat([displacement(draw.values) for draw in ask.draws(z, x, displacement, number=12)]).std(dim=0)
     ddf, inverse, std = (z.like(u).on_image()[0] for u in (EXP(z.values), EXP(-z.values), spread[None]))
     points = phantom["landmarks"]
-    common = torch.stack([p + field_at(u, p) for p, u in zip(points, inverse)])
+    common = torch.stack([p + interpolate(u, p) for p, u in zip(points, inverse)])
     shares = []
     for i, j in ((0, 1), (1, 2), (3, 0)):
-        error = common[i] + field_at(ddf[j], common[i]) - points[j]
-        interval = 1.645 * (field_at(std[i], common[i]).square() + field_at(std[j], common[i]).square()).sqrt()
+        error = common[i] + interpolate(ddf[j], common[i]) - points[j]
+        interval = 1.645 * (interpolate(std[i], common[i]).square() + interpolate(std[j], common[i]).square()).sqrt()
         shares.append((error.abs() < interval).float().mean())
     assert 0.75 < torch.stack(shares).mean() < 0.99
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from ...data.phantoms.phantom import follow
 from ...evaluation.metrics import (
-    field_at,
     folding_percent,
     inverse_consistency_mm,
     landmark_distances_mm,
     non_diffeomorphic_volume_percent,
     similarity,
 )
-from ...space.geometry import DenseTransform, Grid, Transform, jacobian_determinant
+from ...space.geometry import DenseTransform, Grid, Transform, interpolate, jacobian_determinant
 from ...space.grid import inside, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 
@@ -68,7 +67,7 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     template = voxel_grid(size, motion)[thin].flatten(1).T
     points = torch.stack([follow(u, template) for u in motion])
     # On a sliding border, where the motion is discontinuous, there may be no solution.
-    residual = torch.stack([p + field_at(u, p) - template for u, p in zip(motion, points)]).abs()
+    residual = torch.stack([p + interpolate(u, p) - template for u, p in zip(motion, points)]).abs()
     last = torch.tensor(size) - 1
     within = ((points >= 0) & (points <= last) & (residual < 0.01)).all(dim=2).all(dim=0)
     i, j, k = points[0].round().long().clamp_min(0).minimum(last).unbind(dim=1)

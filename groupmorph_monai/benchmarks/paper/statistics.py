@@ -33,7 +33,7 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(finite)) if finite else math.nan
 
 
-def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> list[dict[str, object]]:
+def paired_differences(cells: Sequence[Cell], against: str) -> list[dict[str, object]]:
     """Compute paired differences between each method and the method ``against``.
 
     Returns:
@@ -54,14 +54,14 @@ def paired_differences(cells: Sequence[Cell], against: str, seed: int = 0) -> li
             differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
             differences = differences[np.isfinite(differences)]
             if differences.size:
-                rows.append({"method": name, "column": column, **_summary(differences, seed)})
+                rows.append({"method": name, "column": column, **_summary(differences)})
     return rows
 
 
-def _summary(differences: np.ndarray, seed: int) -> dict[str, float]:
+def _summary(differences: np.ndarray) -> dict[str, float]:
     low = high = p = math.nan
     if len(differences) > 1:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         interval = bootstrap((differences,), np.mean, method="percentile", n_resamples=9999, rng=rng)
         low, high = (float(end) for end in interval.confidence_interval)
         p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0

@@ -14,7 +14,7 @@ from ...space.geometry import AffineTransform, Grid, Transform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 
-__all__ = ["SAME_GRID_MM", "resample", "resample_series", "smoothed", "working_grid"]
+__all__ = ["SAME_GRID_MM", "relative_spacing", "resample", "resample_series", "smoothed", "working_grid"]
 
 SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
@@ -171,7 +171,8 @@ def resample_series(
         for chunk in storage.chunks(len(frames)):
             for k in range(chunk.start, chunk.stop):
                 transform = None if initial is None else AffineTransform(initial[k])
-                frame = _refined(smoothed(frames[k], grid), grid)
+                spacing = relative_spacing(frames[k], grid)
+                frame = _refined(smoothed(frames[k], spacing), spacing)
                 image, covered = (torch.from_numpy(x) for x in resample(frame, grid, transform))
                 yield slice(k, k + 1), (image[None], covered[None].float())
 
@@ -179,9 +180,17 @@ def resample_series(
     return MetaTensor(images, affine=grid.affine), coverage
 
 
-def smoothed(frame: Frame, grid: Grid) -> Frame:
-    """Smooth a volume for resampling to a coarser grid, without contributions of invalid voxels."""
-    sigma_voxels = 0.5 * (1 / _relative_spacing(frame, grid) ** 2 - 1).clip(0) ** 0.5
+def relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
+    """Voxel size of a volume relative to that of a grid, along the axes ``(3,)`` of the volume."""
+    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
+    nearest = (axes.T @ grid_axes).abs().argmax(dim=1)
+    return (frame.grid.spacing_mm / grid.spacing_mm[nearest]).numpy()
+
+
+def smoothed(frame: Frame, spacing: np.ndarray) -> Frame:
+    """Smooth a volume for resampling to a coarser grid, to which its `relative_spacing` is ``spacing``, without
+    contributions of invalid voxels."""
+    sigma_voxels = 0.5 * (1 / spacing**2 - 1).clip(0) ** 0.5
     if sigma_voxels.max() < _LEAST_SIGMA_VOXELS:
         return frame
     data = frame.data.astype(np.float32)
@@ -190,13 +199,14 @@ def smoothed(frame: Frame, grid: Grid) -> Frame:
     return replace(frame, data=np.where(frame.valid, _mean_of_valid(data, frame.valid, sigma_voxels), data))
 
 
-def _refined(frame: Frame, grid: Grid) -> Frame:
-    """Interpolate a volume by cubic splines along the axes where a grid is finer, for linear resampling to that grid.
+def _refined(frame: Frame, spacing: np.ndarray) -> Frame:
+    """Interpolate a volume by cubic splines along the axes where a grid is finer, for linear resampling to that grid,
+    to which its `relative_spacing` is ``spacing``.
 
     Linear interpolation from voxel to voxel of a coarse axis blurs most in the middle between voxels, a pattern that is
     fixed to the scanner and attracts motion to multiples of a voxel.
     """
-    factors = np.ceil(_relative_spacing(frame, grid) - _SAME_SPACING).clip(1)
+    factors = np.ceil(spacing - _SAME_SPACING).clip(1)
     if factors.max() == 1:
         return frame
     data, valid = frame.data.astype(np.float32), frame.valid
@@ -216,13 +226,6 @@ def _finer(values: np.ndarray, axis: int, factor: float, order: int) -> np.ndarr
     zooms = (((len(columns) - 1) * factor + 1) / len(columns), 1)
     fine = zoom(columns.reshape(len(columns), -1), zooms, order=order, mode="nearest")
     return np.moveaxis(fine.reshape(-1, *columns.shape[1:]), 0, axis)
-
-
-def _relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
-    """Voxel size of a volume relative to that of a grid, along the axes ``(3,)`` of the volume."""
-    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
-    nearest = (axes.T @ grid_axes).abs().argmax(dim=1)
-    return (frame.grid.spacing_mm / grid.spacing_mm[nearest]).numpy()
 
 
 def _mean_of_valid(data: np.ndarray, valid: np.ndarray, sigma_voxels: np.ndarray | float) -> np.ndarray:

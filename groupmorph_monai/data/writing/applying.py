@@ -32,29 +32,19 @@ _MOST_OUTSIDE = 0.1  # share of a scan outside of the common space; motion alone
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
-def apply_field(
-    field_path: str | Path,
-    image: str | Path | Frame,
-    nearest: bool = False,
-    like: str | Path | Frame | None = None,
-) -> Frame:
+def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool = False) -> Frame:
     """Warp another image of timepoint KK to the common space with ``ddf_KK``, or back with ``inverse_ddf_KK``.
 
     Args:
-        field_path: a written field, whose resampling grid is the output grid unless ``like`` is specified.
+        field_path: a written field, whose resampling grid is the output grid.
         image: image on any grid, in the world coordinates of timepoint KK.
         nearest: use nearest-neighbour interpolation, for label maps; keeps the dtype.
-        like: image that defines the output grid.
     """
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
-    like = read_image(like) if isinstance(like, (str, Path)) else like
     image = _finite(image, nearest)
-    if (
-        nearest
-        and image.data.dtype.kind in "iu"
-        and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL
-    ):
+    whole = nearest and image.data.dtype.kind in "iu"
+    if whole and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL:
         raise InputError(
             f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {image.data.max()}; renumber "
             "the labels"
@@ -64,7 +54,7 @@ def apply_field(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
             "use an image in the space of that timepoint"
         )
-    grid = resampling_grid(field_path) if like is None else like.grid
+    grid = resampling_grid(field_path)
     values, covered = resample(image, grid, field, nearest)
     if not covered.any():
         raise InputError(

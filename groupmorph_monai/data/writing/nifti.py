@@ -92,12 +92,12 @@ def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> 
             raise InputError(f"{name}: expected finite {what}, got {number} NaN or infinite values; {cure}")
 
 
-def write_image(frame: Frame, path: str | Path, dtype: np.dtype | type | None = None) -> None:
+def write_image(frame: Frame, path: str | Path) -> None:
     """Write a 3D NIfTI atomically. Data types that not all NIfTI readers support are converted."""
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"--output: expected a name that ends in .nii or .nii.gz, got {path}; rename it")
-    data = np.asarray(frame.data, dtype=dtype)
+    data = frame.data
     if data.dtype == bool:
         data = data.astype(np.uint8)
     elif data.dtype in (np.int64, np.uint64):
