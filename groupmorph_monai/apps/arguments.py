@@ -4,7 +4,7 @@ import argparse
 from typing import TypeAlias
 
 from .. import __version__
-from .cohort_arguments import COHORT_TEXTS, add_cohort_options, add_worker_options
+from .cohort_arguments import add_worker_options
 from .kinds import Whole
 from .option_parser import OptionParser
 from .option_types import device, number, path, positive, reference, seed, spacing_mm
@@ -126,7 +126,12 @@ def _add_register(commands: Commands) -> None:
         help="the scans in temporal order (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
     p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
-    _add_instead_of_registering(p)
+    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and exit")
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the grids, the estimated memory and time, and the files that would be written, and exit",
+    )
     p.add_argument(
         "--mask",
         nargs="+",
@@ -147,8 +152,23 @@ def _add_register(commands: Commands) -> None:
 
 
 def _add_cohort(commands: Commands) -> None:
-    p = _add_command(commands, "cohort", **COHORT_TEXTS)
-    add_cohort_options(p)
+    p = _add_command(
+        commands,
+        "cohort",
+        help="align every series of a study, on this machine or on a cluster",
+        description="Register every series listed in a table, and write one folder per series, cohort.tsv and "
+        "cohort.html. Run the command again to resume: finished series are skipped. The exit code is 3 if any series "
+        "failed.",
+    )
+    p.add_argument(
+        "manifest",
+        type=path,
+        metavar="MANIFEST",
+        help="tab-separated table with the columns name, scans (a folder, or files separated by ';') and, optionally, "
+        "reference, mask, spacing_mm, series_description",
+    )
+    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results of the study")
+    add_worker_options(p, "on this machine")
     _add_registration(p)
 
 
@@ -178,15 +198,6 @@ def _add_registration(p: argparse.ArgumentParser) -> None:
     )
     add_results(p)
     _add_model(p, "inference.yaml", "data/lung_ct or likelihoods/multi_kernel")
-
-
-def _add_instead_of_registering(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--list", action="store_true", help="list the series of a DICOM study and exit")
-    p.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the grids, the estimated memory and time, and the files that would be written, and exit",
-    )
 
 
 def _add_apply(commands: Commands) -> None:

@@ -4,16 +4,9 @@ import argparse
 import re
 
 from .kinds import Number
-from .option_types import number, path, positive
+from .option_types import number, positive
 
-__all__ = ["COHORT_TEXTS", "add_cohort_options", "add_worker_options", "on_workers"]
-
-COHORT_TEXTS = {
-    "help": "align every series of a study, on this machine or on a cluster",
-    "description": "Register every series listed in a table, and write one folder per series, cohort.tsv and "
-    "cohort.html. Run the command again to resume: finished series are skipped. The exit code is 3 if any series "
-    "failed.",
-}
+__all__ = ["add_worker_options", "on_workers"]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -27,18 +20,6 @@ def _address(text: str) -> str:
     if not re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d{1,5}", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"expected an address such as tcp://host:8786, got {text!r}")
     return text
-
-
-def add_cohort_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "manifest",
-        type=path,
-        metavar="MANIFEST",
-        help="tab-separated table with the columns name, scans (a folder, or files separated by ';') and, optionally, "
-        "reference, mask, spacing_mm, series_description",
-    )
-    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results of the study")
-    add_worker_options(p, "on this machine")
 
 
 _WORKER_OPTIONS = ("scheduler", "jobqueue", "shard", "workers", "memory_gb")

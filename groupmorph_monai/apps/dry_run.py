@@ -49,7 +49,7 @@ def describe_run(
     products: Products = parser.get_parsed_content("products")
     products.check(series, home)
     check_result_folder(Path(output_dir), [frame.path for frame in frames])
-    levels = ", ".join(f"{_resolution(level.factor)} (at most {level.iterations} steps)" for level in cost.levels)
+    levels = ", ".join(f"{level.resolution} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
     lines = {
         "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}{at_a_time}",
@@ -67,10 +67,6 @@ def describe_run(
 def _described(grid: Grid) -> str:
     shape, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing_mm.tolist()))
     return f"{shape} voxels of {spacing} mm"
-
-
-def _resolution(factor: int) -> str:
-    return "full resolution" if factor == 1 else f"1/{factor} of the resolution"
 
 
 def _time(estimate: ProcessorTime, spent_s: float) -> str:

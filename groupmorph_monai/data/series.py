@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
+from ..space.alignment import check_reference
 from ..space.geometry import Grid
 from .preprocessing.right_angles import at_right_angles
 from .reading.fill_values import is_padding, without_fill
@@ -26,7 +27,6 @@ __all__ = [
     "LONGEST_MM",
     "Frame",
     "Series",
-    "check_reference",
     "checked_series",
     "overlap",
     "series_of_arrays",
@@ -99,15 +99,6 @@ class Series:
     def check_reference(self, reference: int | None) -> None:
         """Raise an InputError if there is no timepoint with this index."""
         check_reference(reference, len(self.frames))
-
-
-def check_reference(reference: int | None, number: int) -> None:
-    """Raise an InputError if a series of ``number`` timepoints has no timepoint with this index."""
-    if reference is not None and not 0 <= reference < number:
-        raise InputError(
-            f"reference: expected one of the series' {number} timepoints, 0 to {number - 1}, got {reference}; "
-            "choose one of these"
-        )
 
 
 def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:

@@ -19,10 +19,20 @@ __all__ = [
     "affine_in_voxels",
     "affine_velocity",
     "apply_affine",
+    "check_reference",
 ]
 
 Transformation = Flow | FlowSequence | Displacement
 Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for each
+
+
+def check_reference(reference: int | None, timepoints: int) -> None:
+    """Raise an InputError if a series of this number of timepoints has no timepoint with this index."""
+    if reference is not None and not 0 <= reference < timepoints:
+        raise InputError(
+            f"reference: expected one of the series' {timepoints} timepoints, 0 to {timepoints - 1}, got {reference}; "
+            "choose one of these"
+        )
 
 
 class _Alignment:
@@ -120,15 +130,8 @@ class ReferenceAlignment(_Alignment):
             return ddf
         return torch.cat([ddf[:, :index], torch.zeros_like(ddf[:, :1]), ddf[:, index + 1 :]], dim=1)
 
-    def _check(self, z: Tensor) -> None:
-        if self.reference >= z.shape[1]:
-            raise InputError(
-                f"reference: expected one of the series' {z.shape[1]} timepoints, 0 to {z.shape[1] - 1}, got "
-                f"{self.reference}; choose one of these"
-            )
-
     def _reference_field(self, z: Tensor) -> Tensor:
-        self._check(z)
+        check_reference(self.reference, z.shape[1])
         return z[:, self.reference : self.reference + 1]
 
     def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
@@ -155,7 +158,7 @@ class OneWayAlignment(ReferenceAlignment):
 
     def constrain(self, z: Tensor) -> Tensor:
         """Set the reference's velocity to 0."""
-        self._check(z)
+        check_reference(self.reference, z.shape[1])
         return self._pin(z)
 
     def centred(self, z: Tensor) -> Tensor:
@@ -171,11 +174,11 @@ class OneWayAlignment(ReferenceAlignment):
         return self._reference_field(z)
 
     def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        self._check(z)
+        check_reference(self.reference, z.shape[1])
         return ((c, transformation(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
 
     def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
-        self._check(z)
+        check_reference(self.reference, z.shape[1])
         return ((c, transformation.inverse(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
 
 

@@ -7,10 +7,10 @@ from functools import cached_property
 import torch
 
 from ..data.preprocessing.resampling import working_grid
-from ..data.series import check_reference
 from ..data.storage import IN_MEMORY
 from ..data.writing.writers import Products
 from ..errors import InputError
+from ..space.alignment import check_reference
 from ..space.geometry import Grid
 from .codes import CodeInferer
 from .free_memory import available_memory_gb

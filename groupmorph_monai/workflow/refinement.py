@@ -136,8 +136,7 @@ class Refinement:
                     (z,) = candidates
                 precision = self._precision(pieces, z, weights)
                 z, weights = self._refine_level(stage, level, z, precision, shared_displacement, bar)
-                resolution = "full resolution" if stage.factor == 1 else f"1/{stage.factor} of the resolution"
-                logger.info("Refined the motion at %s.", resolution)
+                logger.info("Refined the motion at %s.", stage.resolution)
         return z
 
     def _most_likely(

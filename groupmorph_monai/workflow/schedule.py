@@ -27,6 +27,11 @@ class Stage(NamedTuple):
         """Number of voxels that must count, without which the level ends."""
         return _LEAST_SAMPLES**3 if self.factor > 1 else 1
 
+    @property
+    def resolution(self) -> str:
+        """Resolution of the images, for messages."""
+        return f"1/{self.factor} of the resolution" if self.factor > 1 else "full resolution"
+
 
 @dataclass(frozen=True)
 class Schedule:

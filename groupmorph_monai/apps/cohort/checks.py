@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...data.reading.readers import header_grids
-from ...data.series import check_reference
 from ...errors import InputError
+from ...space.alignment import check_reference
 from ..places import check_place
 
 __all__ = ["check_apart", "check_exist", "check_folder_name", "check_scans", "folder_name"]

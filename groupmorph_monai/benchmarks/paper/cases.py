@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from ...data.phantoms.breast import BREAST_TIMES_S, make_breast
+from ...data.phantoms.phantom import make_phantom
+from ...data.phantoms.thorax import make_thorax
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.preprocessing.transforms import LoadSeriesd
 from ...data.reading.datalist import series_items
 from ...errors import InputError
-from ..cases import synthetic_cases, with_landmarks_mm
-from ..chest_ct import thorax_cases
+from ..cases import with_landmarks_mm
 
 __all__ = ["Case", "SOURCES", "cases"]
 
@@ -39,20 +40,10 @@ class Case:
     load: Callable[[], Series]
 
 
-def _phantom(seed: int, size: Sequence[int], timepoints: int) -> Series:
-    (phantom,) = synthetic_cases([seed], size, timepoints)
-    return with_landmarks_mm(phantom)
-
-
 def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
     """Generate a series with the full field of view for any number of voxels."""
     spacing_mm = [mm * full / n for mm, full, n in zip(_BREAST_MM, _BREAST_SIZE, size)]
-    return with_landmarks_mm(make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints]))
-
-
-def _thorax(seed: int, size: Sequence[int], timepoints: int) -> Series:
-    (case,) = thorax_cases([seed], size, timepoints)
-    return case
+    return make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints])
 
 
 _BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Section 4
@@ -75,8 +66,8 @@ class Source:
 
 SOURCES = {
     "breast": Source(_breast, _BREAST_SIZE),
-    "thorax": Source(_thorax, (256, 256, 100), ("data/dirlab",)),
-    "phantom": Source(_phantom, (96, 96, 64)),
+    "thorax": Source(make_thorax, (256, 256, 100), ("data/dirlab",)),
+    "phantom": Source(partial(make_phantom, landmarks=2000), (96, 96, 64)),
 }
 
 
@@ -102,7 +93,7 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
 
 def _seeded(data: str, make: Maker, seed: int, size: tuple[int, ...], timepoints: int) -> Case:
     settings = {"data": data, "seed": seed, "size_voxels": list(size), "timepoints": timepoints}
-    return Case(f"{data} {seed}", settings, partial(make, seed, size, timepoints))
+    return Case(f"{data} {seed}", settings, lambda: with_landmarks_mm(make(seed, size, timepoints)))
 
 
 def _folder(item: Mapping[str, Any]) -> Case:

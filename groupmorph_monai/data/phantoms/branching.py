@@ -9,6 +9,7 @@ from torch import Tensor
 __all__ = ["FAR_MM", "Tree", "grow_tree", "tube_depths_mm"]
 
 FAR_MM = -1e3
+_BRANCH_SHARE = 0.45  # of the way to the centre of the targets
 _BENT_MM = 2.0  # by how much the transforms may bend a straight tube out of the bounding box of its ends
 
 
@@ -39,10 +40,10 @@ class Tree:
         return Tree(*kept, self.forks[forks], self.fork_radii_mm[forks])
 
 
-def grow_tree(root: Tensor, targets: Tensor, radius_mm: float, least_targets: int, share: float = 0.45) -> Tree:
+def grow_tree(root: Tensor, targets: Tensor, radius_mm: float, least_targets: int) -> Tree:
     """Grow a tree from ``root`` ``(3,)`` that supplies ``targets`` ``(P, 3)``, mm.
 
-    A branch covers a ``share`` of the way to the centre of its targets. A plane that contains the branch and is
+    A branch covers 45 % of the way to the centre of its targets. A plane that contains the branch and is
     perpendicular to the widest spread of the targets then divides them between two branches, as in Tawhai et al. 2000
     (Ann Biomed Eng 28:793). The cubes of the two radii, proportional to the numbers of targets, add up to the cube of
     the parent's radius (Murray 1926, PNAS 12:207). A branch with fewer than ``2 * least_targets`` targets ends at their
@@ -53,7 +54,7 @@ def grow_tree(root: Tensor, targets: Tensor, radius_mm: float, least_targets: in
         start, supplied, radius = waiting.pop()
         centre = supplied.mean(dim=0)
         last = len(supplied) < 2 * least_targets
-        end = centre if last else start + share * (centre - start)
+        end = centre if last else start + _BRANCH_SHARE * (centre - start)
         tubes.append((start, end, radius))
         if last:
             continue
