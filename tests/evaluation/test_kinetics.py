@@ -17,19 +17,12 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.contrast.kinetics import Kinetics, ToftsFit
 from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.evaluation import SeriesWriter
 from groupmorph_monai.evaluation.kinetics import summarise_kinetics
 from groupmorph_monai.space.geometry import AffineTransform
 
 TIMES_S = 60.0 * np.arange(6)
-
-
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
 
 
 def write(folder, fit, home=0):

@@ -6,14 +6,7 @@ import os
 import pytest
 from ignite.engine import Engine, Events
 
-from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.evaluation import MetricsTable
-
-
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
 
 
 class Evaluation:

@@ -19,12 +19,6 @@ from groupmorph_monai.evaluation.output import _warn_if_less_similar, _warn_of_d
 from groupmorph_monai.space.geometry import DenseTransform, Grid
 
 
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
-
-
 @pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True)])
 def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
     with caplog.at_level(logging.WARNING):

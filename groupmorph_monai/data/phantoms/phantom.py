@@ -6,7 +6,7 @@ a network cannot memorise one anatomy and has to learn registration.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ class _Ellipsoid:
     radii: Tensor
     signal: np.ndarray
     axes: Tensor
-    wobble: Tensor = field(default_factory=lambda: torch.zeros(3, 4))
+    wobble: Tensor
 
     def inside(self, points: Tensor) -> Tensor:
         local = torch.einsum("ij,j...->i...", self.axes, points - self.centre.view(3, *[1] * (points.dim() - 1)))
@@ -143,11 +143,11 @@ def random_motion(generator: torch.Generator, size: Sequence[int], max_motion_vo
     return ScalingAndSquaring(7)(velocity[None, None])[0, 0]
 
 
-def follow(ddf: Tensor, points: Tensor, iterations: int = 60) -> Tensor:
+def follow(ddf: Tensor, points: Tensor) -> Tensor:
     """Map template ``points`` ``(P, 3)`` to the timepoint: solve ``y + ddf(y) = p`` by fixed-point iteration."""
     target = points.T[None, :, :, None, None]
     y = target
-    for _ in range(iterations):
+    for _ in range(60):
         y = target - sample(ddf[None], y)
     return y[0, :, :, 0, 0].T
 

@@ -7,8 +7,8 @@ from groupmorph_monai.data import LoadSeriesd, make_breast, phantom_items
 from groupmorph_monai.data.phantoms.breast_anatomy import BREAST_TISSUES
 from groupmorph_monai.data.phantoms.breast_motion import BreastMotion
 from groupmorph_monai.data.phantoms.phantom import LESION_KINETICS
-from groupmorph_monai.space import Displacement, sample, warp
-from groupmorph_monai.space.geometry import jacobian_determinant
+from groupmorph_monai.space import Displacement, warp
+from groupmorph_monai.space.geometry import interpolate, jacobian_determinant
 
 COARSE = {"size": (80, 68, 44), "spacing_mm": (4.0, 4.0, 4.0)}
 # A block between the nipples, as fine as what it shows.
@@ -19,11 +19,6 @@ BEFORE_CONTRAST_S = (0.0, 10.0)
 
 def tissue(series, *names):
     return torch.isin(series["tissue"], torch.tensor([BREAST_TISSUES.index(name) for name in names]).byte())
-
-
-def at(volume, points):
-    """Values of ``(C, *S)`` at ``(P, 3)`` voxel coordinates: ``(C, P)``."""
-    return sample(volume[None], points.T[None, :, :, None, None])[0, :, :, 0, 0]
 
 
 def fewer(inside):
@@ -51,7 +46,7 @@ def test_a_seed_decides_everything(moving_breast):
 
 
 def test_landmarks_lie_at_one_place_of_the_template(moving_breast):
-    places = [p + at(u, p).T for p, u in zip(moving_breast["landmarks"], moving_breast["motion"])]
+    places = [p + interpolate(u, p) for p, u in zip(moving_breast["landmarks"], moving_breast["motion"])]
     for place in places[1:]:
         torch.testing.assert_close(place, places[0], atol=1e-3, rtol=0)
     assert (4 * (moving_breast["landmarks"][1] - moving_breast["landmarks"][0])).norm(dim=1).mean() > 0.5
@@ -94,7 +89,7 @@ def test_landmarks_lie_where_tissues_meet_in_every_scan():
         steepness = torch.stack(torch.gradient(volume)).norm(dim=0)[None]
         voxels = inside[:, 60:].nonzero() + torch.tensor([0, 60, 0])
         anywhere = voxels[torch.randperm(len(voxels), generator=generator)[:2000]].float()
-        assert at(steepness, points).median() > 1.5 * at(steepness, anywhere).median()
+        assert interpolate(steepness, points).median() > 1.5 * interpolate(steepness, anywhere).median()
 
 
 def test_a_lesion_has_its_volume_in_every_scan():

@@ -7,8 +7,7 @@ from groupmorph_monai.data.phantoms.branching import FAR_MM, Tree, grow_tree, tu
 from groupmorph_monai.data.phantoms.chest import Breath, Cavity
 from groupmorph_monai.data.phantoms.phantom import follow
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space import sample
-from groupmorph_monai.space.geometry import jacobian_determinant
+from groupmorph_monai.space.geometry import interpolate, jacobian_determinant
 
 SIZE = (72, 72, 56)
 OUTSIDE, CAVITY, LUNG = 0, 1, 2
@@ -36,8 +35,7 @@ def points():
 
 def at(volume, points):
     """Values of ``(*S)`` or ``(C, *S)`` at ``(P, 3)`` voxel coordinates: ``(P,)`` or ``(P, C)``."""
-    volume = volume.float()
-    values = sample(volume.view(1, -1, *volume.shape[-3:]), points.T[None, :, :, None, None])[0, :, :, 0, 0].T
+    values = interpolate(volume.float().view(-1, *volume.shape[-3:]), points)
     return values[:, 0] if volume.dim() == 3 else values
 
 
