@@ -107,10 +107,10 @@ def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
     return total / len(pairs)
 
 
-def _length_mm(vectors: Tensor, affine: Tensor, dim: int) -> Tensor:
-    """Lengths in mm of vectors in voxels, whose three components are on axis ``dim``; that axis is removed."""
+def _length_mm(vectors: Tensor, affine: Tensor) -> Tensor:
+    """Lengths in mm, ``(*S)``, of vectors in voxels, ``(3, *S)``."""
     matrix = torch.as_tensor(affine).to(vectors)[:3, :3]
-    x, y, z = vectors.unbind(dim)
+    x, y, z = vectors
     return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
 
 
@@ -268,7 +268,7 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chu
         u = u[thin]
         points = grid + u
         inside = ((points >= 0) & (points <= last)).all(dim=0)
-        error = _length_mm(u + sample(inverse[None], points[None])[0], affine, dim=0)
+        error = _length_mm(u + sample(inverse[None], points[None])[0], affine)
         total += float(error[inside].sum(dtype=torch.float64))
         number += int(inside.sum())
     return total / number if number else float("nan")

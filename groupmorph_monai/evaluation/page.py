@@ -72,11 +72,7 @@ def page_grid(grid: Grid, timepoints: int) -> Grid:
 
 def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
     """Grid with ``shape`` voxels over the field of view of ``grid``."""
-    ratio = torch.tensor(grid.shape).double() / shape
-    affine = grid.affine.clone()
-    affine[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
-    affine[:3, :3] *= ratio
-    return Grid(tuple(shape.tolist()), affine)
+    return grid.of_blocks(torch.tensor(grid.shape).double() / shape, shape.tolist())
 
 
 def _pack(values: np.ndarray, **properties: object) -> dict[str, Any]:

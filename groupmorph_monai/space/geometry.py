@@ -4,7 +4,7 @@ Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward:
 in which an image is resampled to the point at which the image is sampled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -117,6 +117,13 @@ class Grid:
         # The tolerance keeps a rounding error from adding a voxel.
         size = ((torch.tensor(self.shape) - 1) / ratio - 1e-4).ceil().clamp_min(0).int() + 1
         return Grid(tuple(size.tolist()), affine)
+
+    def of_blocks(self, sides: Tensor, shape: Sequence[int]) -> "Grid":
+        """Return the grid of ``shape`` blocks of ``sides`` ``(3,)`` voxels each, from the first voxel's corner on."""
+        affine = self.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ ((sides.double() - 1) / 2)
+        affine[:3, :3] *= sides
+        return Grid(tuple(shape), affine)
 
     def over(self, volume: "Grid") -> "Grid":
         """Extend or crop the lattice of this grid to just cover ``volume``, up to the outer faces of its voxels.

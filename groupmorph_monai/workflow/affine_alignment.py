@@ -146,8 +146,8 @@ class _Group:
 
     def __init__(self, settings: GroupAffine, frames: Sequence[Frame], masks: Sequence[Frame | None]):
         self.settings, self.grids = settings, [frame.grid for frame in frames]
-        self.extent = float(working_grid(self.grids, None).extent_mm.max())
-        coarse, fine = (self.extent / n for n in settings.schedule.voxels)
+        extent = float(working_grid(self.grids, None).extent_mm.max())
+        self.spacings_mm = coarse, fine = [extent / n for n in settings.schedule.voxels]
         self.fine = [coarse_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
         self.coarse = [scan.coarsened(coarse) for scan in self.fine]
         masked = [k for k, mask in enumerate(masks) if mask is not None]
@@ -155,10 +155,10 @@ class _Group:
 
     def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
         """Return a group with one more scan, the last."""
-        group = copy(self)
-        scan = coarse_scan(frame, mask, self.extent / self.settings.schedule.voxels[1])
+        group, (coarse, fine) = copy(self), self.spacings_mm
+        scan = coarse_scan(frame, mask, fine)
         group.grids, group.fine = [*self.grids, frame.grid], [*self.fine, scan]
-        group.coarse = [*self.coarse, scan.coarsened(self.extent / self.settings.schedule.voxels[0])]
+        group.coarse = [*self.coarse, scan.coarsened(coarse)]
         return group
 
     def align_last(self, alignment: AffineAlignment, nearest: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,12 +207,8 @@ class _Group:
 
     def grid(self, maps: Tensor, level: int, chosen: Sequence[int]) -> Grid:
         """Compute a grid of the common space that covers the chosen scans; level 0 is coarse, 1 is fine."""
-        union = working_grid(
-            [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen], None
-        )
-        return union.at_spacing(
-            torch.full((3,), self.extent / self.settings.schedule.voxels[level], dtype=torch.float64)
-        )
+        placed = [Grid(self.grids[k].shape, maps[k].inverse() @ self.grids[k].affine) for k in chosen]
+        return working_grid(placed, None).at_spacing(torch.full((3,), self.spacings_mm[level], dtype=torch.float64))
 
     def resampled(
         self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]

@@ -39,11 +39,8 @@ class CoarseScan:
         padding = [p for n, f in zip(self.grid.shape[::-1], factor.tolist()[::-1]) for p in (0, -n % f)]
         values, measured = self.content
         sums = avg_pool3d(pad(torch.stack([values * measured, measured]), padding)[None], factor.tolist())[0]
-        affine = self.grid.affine.clone()
-        affine[:3, 3] += affine[:3, :3] @ ((factor.double() - 1) / 2)
-        affine[:3, :3] *= factor
         content = torch.stack([sums[0] / sums[1].clamp_min(1e-6), sums[1]])
-        return CoarseScan(content, Grid(content.shape[1:], affine))
+        return CoarseScan(content, self.grid.of_blocks(factor, content.shape[1:]))
 
 
 def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseScan:
