@@ -21,9 +21,10 @@ from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
 from ..space.geometry import Grid, Transform
+from ..workflow.parsed_config import parsed_config
 from .input_errors import find_input_error
 from .places import absolute_paths
-from .run import parsed_run
+from .run import checked_run
 
 __all__ = ["Registration", "register"]
 
@@ -145,7 +146,8 @@ def register(
     if mask is not None:
         mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
     folder = tempfile.gettempdir()  # for data that do not fit into memory
-    parser = parsed_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
+    run = checked_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
+    parser = parsed_config(*run)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
     native, evaluator = _run(parser, home)
     output = evaluator.state.output[0]  # type: ignore[index]  # ignite declares a number

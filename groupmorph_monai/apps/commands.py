@@ -5,7 +5,6 @@ import os
 import shlex
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ..data.reading.folders import dicom_paths, list_series
@@ -14,13 +13,14 @@ from ..data.writing.applying import apply_field_to_files, combine_fields
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..workflow.checkpoints import discard_empty
+from ..workflow.parsed_config import parsed_config
 from ..workflow.weights import load_weights
 from .cohort_arguments import on_workers
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
 from .registration_options import check_modes, registration
-from .run import parsed_run, run_bundle
+from .run import checked_run, run_bundle
 from .suites.suite import suites_table
 
 __all__ = ["COMMANDS"]
@@ -47,10 +47,10 @@ def register(args: argparse.Namespace) -> None:
         )
     check_place(args.output, args.files)
     positional, options = registration(args)
-    run = partial(describe_run, started_s=args.started_s) if args.dry_run else partial(run_bundle, "inference")
-    run(*positional, command=_typed(args), output_dir=args.output, **options)
     if args.dry_run:
+        describe_run(parsed_config(*checked_run(*positional, **options)), args.output, args.started_s)
         return
+    run_bundle("inference", *positional, command=_typed(args), output_dir=args.output, **options)
     print_verdict(args.output)
     print(f"Aligned series, fields, report.json and images: {Path(args.output) / 'report.html'}")
 
@@ -59,7 +59,7 @@ def cohort(args: argparse.Namespace) -> int:
     from .cohort.registrations import run_cohort
 
     # Report mistakes in the shared options before any series starts.
-    parser = parsed_run("inference", args.overlay, args.set, args.device, weights=args.weights)
+    parser = parsed_config(*checked_run("inference", args.overlay, args.set, args.device, weights=args.weights))
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     return run_cohort(args)
 

@@ -14,32 +14,21 @@ from ..space.geometry import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
 from ..workflow.processor_time import ProcessorTime
-from .run import parsed_run
 
 __all__ = ["describe_run"]
 
 
-def describe_run(
-    config: str,
-    overlays: Sequence[str],
-    settings: Sequence[str],
-    device: str | None,
-    *,
-    output_dir: str,
-    started_s: float,
-    **overrides: object,
-) -> None:
+def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> None:
     """Print the grids, memory, time and files of a registration.
 
     Args:
-        config, overlays, settings, device, overrides: as for `checked_run`.
+        parser: its config.
         output_dir: folder for the results.
         started_s: processor time at which the command started; the time used since then is included.
 
     Raises:
         InputError: If the memory is not sufficient, or if an output cannot be written.
     """
-    parser = parsed_run(config, overlays, settings, device, **overrides)
     parser.get_parsed_content("cost_by_headers").check()
     series: Series = parser.get_parsed_content("native")
     cost: RegistrationCost = parser.get_parsed_content("cost")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import InputError
 from .places import absolute_paths
@@ -18,7 +19,7 @@ def check_modes(overlays: Sequence[str], purpose: str) -> None:
             raise InputError(f"--overlay {mode}: expected an overlay for {purpose}; use groupmorph {command}")
 
 
-def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, object]]:
+def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, Any]]:
     """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
     overlays, chosen = list(args.overlay), {}
     check_modes(overlays, "registration")

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 
 from ..data.reading.checks import check_dataset
 from ..errors import InputError
 from ..workflow.free_memory import available_memory_gb
 from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory
-from ..workflow.parsed_config import parsed_config
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
-__all__ = ["checked_run", "parsed_run", "run_bundle", "split_overlays"]
+__all__ = ["checked_run", "run_bundle", "split_overlays"]
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
@@ -114,17 +113,6 @@ def _check_contradictions(typed: Mapping[str, object], overrides: Mapping[str, o
                 f"--set {name}: expected without the option for the same setting, got {value!r} here and "
                 f"{overrides[name]!r} there; leave one out"
             )
-
-
-def parsed_run(
-    config: str,
-    overlays: Sequence[str] = (),
-    settings: Sequence[str] | Mapping[str, object] = (),
-    device: str | torch.device | None = None,
-    **overrides: object,
-) -> ConfigParser:
-    """Parse a config of the bundle without running it. Arguments as for `checked_run`."""
-    return parsed_config(*checked_run(config, overlays, settings, device, **overrides))
 
 
 def run_bundle(

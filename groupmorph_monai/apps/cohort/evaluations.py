@@ -17,10 +17,11 @@ from ...data.writing.replacement import check_names
 from ...errors import InputError
 from ...evaluation.metrics_table import METRICS, read_metrics, write_metrics
 from ...space.geometry import Grid
+from ...workflow.parsed_config import parsed_config
 from ...workflow.weights import load_weights
 from ..places import check_place_of_study
 from ..registration_options import check_modes
-from ..run import parsed_run
+from ..run import checked_run
 from .checks import check_apart, check_exist, check_folder_name, check_scans, folder_name
 from .clusters import check_installed
 from .folders import CohortFolder, Job
@@ -60,7 +61,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
     check_names(Path(args.output), METRICS)
     options = {name: getattr(args, name) for name in _OPTIONS}
     overrides = {name: getattr(args, name) for name in ("weights", "spacing_mm", "series_description")}
-    parser = parsed_run("evaluate", args.overlay, args.set, args.device, **overrides)
+    parser = parsed_config(*checked_run("evaluate", args.overlay, args.set, args.device, **overrides))
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     settings = settings_hash(options)
     jobs = [_job(name, item, options, cohort, settings) for name, item in _items(args, parser, cohort).items()]

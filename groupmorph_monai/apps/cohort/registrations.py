@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...data.preprocessing.fingerprint import fingerprint
+from ...workflow.parsed_config import parsed_config
 from ..arguments import make_parser
 from ..registration_options import registration
-from ..run import parsed_run
+from ..run import checked_run
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .manifest import Series, read_manifest
@@ -61,8 +62,8 @@ def register_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _memory_gb(job: Job) -> float:
-    (config, overlays, settings, device), options = registration(argparse.Namespace(**job["arguments"]))
-    parser = parsed_run(config, overlays, settings, device, **options)
+    positional, options = registration(argparse.Namespace(**job["arguments"]))
+    parser = parsed_config(*checked_run(*positional, **options))
     cost = parser.get_parsed_content("cost_by_headers")
     return (cost if cost.scans else parser.get_parsed_content("cost")).memory_gb
 
