@@ -210,7 +210,6 @@ class Checkpoints:
                 f"output_dir: {self.folder} holds a run of {epoch * epoch_length} iterations, expected one of at most "
                 f"{state.max_epochs * epoch_length}; choose another folder, or more iterations"
             )
-
         saved = checkpoint.get("inputs", {})
         for name, path in self.inputs.items():
             if saved.get(name, path) != path:

@@ -247,22 +247,20 @@ def test_an_infinite_fade_holds_the_borders_displacement():
 def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     field = smooth_field(SIZE)
     target = Grid((11, 6, 8), affine_of(OBLIQUE[:, [1, 2, 0]], (2.0, 2.4, 1.9), (-25.0, 30.0, 100.0)))
-    chains = (
-        DenseTransform(field, -field, GRID),
-        ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
-        Bend(),
-    )
-    whole = [chain.displacement(target) for chain in chains]
-    for chain, actual in zip(chains, whole):
+
+    def chains():  # anew, as they keep what they have computed
+        return (
+            DenseTransform(field, -field, GRID),
+            ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
+            Bend(),
+        )
+
+    whole = [chain.displacement(target) for chain in chains()]
+    for chain, actual in zip(chains(), whole):
         assert actual.shape == (3, *target.shape) and actual.dtype == torch.float32
         np.testing.assert_allclose(actual.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
     monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
-    fresh = (
-        DenseTransform(field, -field, GRID),
-        ComposedTransform(DenseTransform(field, -field, GRID), affine_map()),
-        Bend(),
-    )
-    for chain, expected in zip(fresh, whole):
+    for chain, expected in zip(chains(), whole):
         torch.testing.assert_close(chain.displacement(target), expected, rtol=0, atol=1e-6)
 
 

@@ -216,7 +216,7 @@ def test_edges_do_not_tell_bright_from_dark():
     features, valid = edge_features(values, measured)
     torch.testing.assert_close(edge_features(5 - 3 * values, measured)[0], features, atol=1e-4, rtol=1e-3)
     other = edge_features(torch.rand(1, 8, 8, 8), measured)[0]
-    normal = [torch.stack(torch.gradient(v[0])) for v in (values,)][0]
+    normal = torch.stack(torch.gradient(values[0]))
     normal = normal / (normal.square().sum(dim=0) + normal.norm(dim=0).mean() ** 2).sqrt()
     torch.testing.assert_close(features[0].square().sum(dim=0), normal.square().sum(dim=0).square())
     assert valid.all() and (features * other).sum(dim=1).min() > -1e-6  # squares of cosines

@@ -43,12 +43,12 @@ class FieldTransform(DenseTransform):
 class _Inverse(Transform):
     """Solve ``T(y) = x`` by fixed-point iteration, which converges if ``T - id`` is a contraction."""
 
-    def __init__(self, transform: Transform, iterations: int = 60):
-        self.transform, self.iterations = transform, iterations
+    def __init__(self, transform: Transform):
+        self.transform = transform
 
     def __call__(self, points: Tensor) -> Tensor:
         y = points
-        for _ in range(self.iterations):
+        for _ in range(60):
             y = points - (self.transform(y) - y)
         return y
 

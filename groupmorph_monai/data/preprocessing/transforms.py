@@ -187,19 +187,18 @@ class LoadSeriesd(MapTransform):
             volumes.append(np.where(covered, values, 0))  # label 0 outside the file's field of view
             if not volumes[-1].any():
                 raise nothing_inside(file, name, replace(frame, data=data))
-            inside = int((volumes[-1] != 0).sum())
-            if name == "mask" and inside < _LEAST_MASKED:
-                raise InputError(
-                    f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside} on the grid of motion "
-                    "estimation; draw a larger one"
-                )
             if name == "mask":
-                self._log_mask(file, scan, volumes[-1] != 0, np.asarray(coverage[scan]) > 0.5)
+                self._check_mask(file, scan, volumes[-1] != 0, np.asarray(coverage[scan]) > 0.5)
         maps = torch.from_numpy(np.stack(volumes))
         return maps.float() if name == "mask" else maps
 
     @staticmethod
-    def _log_mask(file: str | Path, scan: int, inside: np.ndarray, covered: np.ndarray) -> None:
+    def _check_mask(file: str | Path, scan: int, inside: np.ndarray, covered: np.ndarray) -> None:
+        if inside.sum() < _LEAST_MASKED:
+            raise InputError(
+                f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside.sum()} on the grid of motion "
+                "estimation; draw a larger one"
+            )
         percent = 100 * (inside & covered).sum() / max(1, covered.sum())
         logger.info("%s: %.3g %% of scan %d is inside the mask.", file, percent, scan)
         if inside.sum() < _MASKED_WELL:
