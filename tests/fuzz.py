@@ -6,7 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from groupmorph_monai.errors import InputError
@@ -15,6 +16,9 @@ from groupmorph_monai.errors import InputError
 _CHECKS = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 QUICK = settings(max_examples=8, derandomize=True, phases=[Phase.generate], **_CHECKS)
 LONG = settings(max_examples=300, **_CHECKS)
+LENGTHS = pytest.mark.parametrize(
+    "length", [pytest.param(QUICK, id="quick"), pytest.param(LONG, id="long", marks=pytest.mark.slow)]
+)
 
 _LIMIT_S = 60
 _ODD_NUMBERS = (0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e-45, 1e38, -1e38, 65535.0)
@@ -39,6 +43,11 @@ def damaged(draw, whole: bytes, header: int) -> bytes:
     if draw(st.integers(0, 3)) == 0:
         del content[draw(st.integers(0, len(content))) :]
     return bytes(content) + draw(st.sampled_from([b"", b"", b"", b"\0" * 20, b"tail"]))
+
+
+def check_examples(length: settings, strategy: st.SearchStrategy, check: Callable[[object], object]) -> None:
+    """Call ``check`` with examples of a strategy, as many as QUICK or LONG says."""
+    length(given(strategy)(check))()
 
 
 class TooLong(BaseException):

@@ -11,10 +11,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pydicom
-import pytest
 from dicom_exports import classic, examination, write
-from fuzz import LONG, QUICK, answer, damaged, json_values, odd_floats
-from hypothesis import given
+from fuzz import LENGTHS, answer, check_examples, damaged, json_values, odd_floats
 from hypothesis import strategies as st
 
 from groupmorph_monai.data.reading.readers import read_image, read_series
@@ -108,30 +106,14 @@ def read(tmp_path_factory, content, ending):
     answer(folder, lambda: read_image(scan, labels=True))
 
 
-@QUICK
-@given(nifti())
-def test_nifti(tmp_path_factory, file):
-    read(tmp_path_factory, *file)
+@LENGTHS
+def test_nifti(tmp_path_factory, length):
+    check_examples(length, nifti(), lambda file: read(tmp_path_factory, *file))
 
 
-@QUICK
-@given(nrrd() | mha())
-def test_nrrd_and_mha(tmp_path_factory, file):
-    read(tmp_path_factory, *file)
-
-
-@pytest.mark.slow
-@LONG
-@given(nifti())
-def test_nifti_at_length(tmp_path_factory, file):
-    read(tmp_path_factory, *file)
-
-
-@pytest.mark.slow
-@LONG
-@given(nrrd() | mha())
-def test_nrrd_and_mha_at_length(tmp_path_factory, file):
-    read(tmp_path_factory, *file)
+@LENGTHS
+def test_nrrd_and_mha(tmp_path_factory, length):
+    check_examples(length, nrrd() | mha(), lambda file: read(tmp_path_factory, *file))
 
 
 @functools.cache
@@ -178,17 +160,9 @@ def read_study(tmp_path_factory, files):
     assert isinstance(series, InputError | Series)
 
 
-@QUICK
-@given(dicom())
-def test_dicom(tmp_path_factory, files):
-    read_study(tmp_path_factory, files)
-
-
-@pytest.mark.slow
-@LONG
-@given(dicom())
-def test_dicom_at_length(tmp_path_factory, files):
-    read_study(tmp_path_factory, files)
+@LENGTHS
+def test_dicom(tmp_path_factory, length):
+    check_examples(length, dicom(), lambda files: read_study(tmp_path_factory, files))
 
 
 SIDECAR_KEYS = ("AcquisitionTime", "AcquisitionDateTime", "TriggerDelayTime", "FrameTimesStart", "VolumeTiming",
@@ -207,14 +181,6 @@ def read_sidecars(tmp_path_factory, contents):
     assert isinstance(series, Series) and (series.times_s is None or np.isfinite(series.times_s).all())
 
 
-@QUICK
-@given(st.tuples(sidecars, sidecars))
-def test_sidecars(tmp_path_factory, contents):
-    read_sidecars(tmp_path_factory, contents)
-
-
-@pytest.mark.slow
-@LONG
-@given(st.tuples(sidecars, sidecars))
-def test_sidecars_at_length(tmp_path_factory, contents):
-    read_sidecars(tmp_path_factory, contents)
+@LENGTHS
+def test_sidecars(tmp_path_factory, length):
+    check_examples(length, st.tuples(sidecars, sidecars), lambda contents: read_sidecars(tmp_path_factory, contents))

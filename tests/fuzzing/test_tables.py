@@ -7,7 +7,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from fuzz import LONG, QUICK, answer, json_values, odd_text
+from fuzz import LENGTHS, LONG, QUICK, answer, check_examples, json_values, odd_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,17 +48,9 @@ def read_one(tmp_path_factory, content, ending):
     answer(folder, lambda: read_landmarks([file, file], [Grid((9, 9, 9), np.eye(4))] * 2))
 
 
-@QUICK
-@given(point_files)
-def test_points(tmp_path_factory, file):
-    read_one(tmp_path_factory, *file)
-
-
-@pytest.mark.slow
-@LONG
-@given(point_files)
-def test_points_at_length(tmp_path_factory, file):
-    read_one(tmp_path_factory, *file)
+@LENGTHS
+def test_points(tmp_path_factory, length):
+    check_examples(length, point_files, lambda file: read_one(tmp_path_factory, *file))
 
 
 paths = (
@@ -79,17 +71,9 @@ def check_list(tmp_path_factory, text):
     answer(folder, lambda: check_dataset(str(folder)))
 
 
-@QUICK
-@given(list_files)
-def test_data_lists(tmp_path_factory, text):
-    check_list(tmp_path_factory, text)
-
-
-@pytest.mark.slow
-@LONG
-@given(list_files)
-def test_data_lists_at_length(tmp_path_factory, text):
-    check_list(tmp_path_factory, text)
+@LENGTHS
+def test_data_lists(tmp_path_factory, length):
+    check_examples(length, list_files, lambda text: check_list(tmp_path_factory, text))
 
 
 names = st.sampled_from(sorted(SETTINGS)) | odd_text
@@ -132,14 +116,6 @@ def check_manifest(tmp_path_factory, text):
         answer(folder, lambda: read_manifest(folder / "manifest.tsv", folder / "out"))
 
 
-@QUICK
-@given(manifests)
-def test_manifests(tmp_path_factory, text):
-    check_manifest(tmp_path_factory, text)
-
-
-@pytest.mark.slow
-@LONG
-@given(manifests)
-def test_manifests_at_length(tmp_path_factory, text):
-    check_manifest(tmp_path_factory, text)
+@LENGTHS
+def test_manifests(tmp_path_factory, length):
+    check_examples(length, manifests, lambda text: check_manifest(tmp_path_factory, text))
