@@ -1,6 +1,5 @@
 """Nothing that is typed, or that a file is called, is evaluated or taken for a reference by MONAI's ConfigParser."""
 
-import json
 import os
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from groupmorph_monai.apps import commands, run
@@ -122,7 +122,7 @@ def test_files_and_folders_with_signs_are_registered_as_others(series, tmp_path,
     for number in range(3):
         fields = [nibabel.load(Path(f) / f"ddf_{number:02d}.nii.gz").get_fdata() for f in ("plain", "$out@x #1%")]
         np.testing.assert_array_equal(*fields)
-    report = json.loads(Path("$out@x #1%", "report.json").read_text(encoding="utf-8"))
+    report = read_json(Path("$out@x #1%", "report.json"))
     assert report["series"] == [str(tmp_path / name) for name in names]
     command = ["groupmorph", "register", *names, "--output", "$out@x #1%", *options]
     assert report["settings"]["command"] == shlex.join(command)

@@ -1,11 +1,11 @@
 """A study: its manifest, its hashes and its table."""
 
-import json
 import os
 
 import nibabel as nib
 import numpy as np
 import pytest
+from json_files import write_json
 
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import check_installed
@@ -240,10 +240,10 @@ def test_the_page_begins_with_the_worst(tmp_path):
     }
     for name, report in reports.items():
         cohort.series(name).mkdir(parents=True)
-        (cohort.series(name) / "report.json").write_text(json.dumps(report), encoding="utf-8")
+        write_json(cohort.series(name) / "report.json", report)
         settings = "other" if name == "old" else "s"
         status = {"name": name, "state": "finished", "inputs": "i", "settings": settings, "seconds": 2.0}
-        (cohort.series(name) / "status.json").write_text(json.dumps(status), encoding="utf-8")
+        write_json(cohort.series(name) / "status.json", status)
     cohort.write_failure({"name": "dead", "state": "failed", "inputs": "i", "settings": "s", "error": "killed"})
     assert summarise(cohort, jobs, REGISTRATIONS) == {"failed": 1, "waiting": 2, "finished": 3}
     rows = [line.split("\t") for line in (tmp_path / "cohort.tsv").read_text(encoding="utf-8").splitlines()]

@@ -1,11 +1,11 @@
 """A study on real workers, of which some are killed, ends as one without faults."""
 
-import json
 import re
 
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import Resources, open_cluster
@@ -88,7 +88,7 @@ def test_shards_make_one_table(without_faults):
     states = {row[0]: row[1] for row in rows[1:]}
     assert states == {f"p{n:02d}": "failed" if f"p{n:02d}" in BROKEN else "finished" for n in range(NUMBER)}
     for name in BROKEN:
-        status = json.loads((without_faults / "failed" / name / "status.json").read_text(encoding="utf-8"))
+        status = read_json(without_faults / "failed" / name / "status.json")
         assert "t1.nii.gz: expected a complete image" in status["error"] and status["attempt"] == 2
         assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text(encoding="utf-8")
     assert not (without_faults / ".work").exists()
@@ -111,7 +111,7 @@ def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, 
     words = ("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard")
     dask += [start(tmp_path / "dask.log", *words) for _ in range(2)]
     try:
-        process = cohort(manifest, output, "--scheduler", json.loads(file.read_text(encoding="utf-8"))["address"])
+        process = cohort(manifest, output, "--scheduler", read_json(file)["address"])
         wait_for(lambda: len(finished(output)) >= len(before) + 3, process, output)
         for victim in (dask[1], *below(dask[1])):
             victim.kill()

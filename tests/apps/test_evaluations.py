@@ -1,7 +1,6 @@
 """Series that workers measure are checked before they start, and make the table of one process."""
 
 import csv
-import json
 import os
 import shutil
 from pathlib import Path
@@ -108,7 +107,7 @@ def metrics(monkeypatch):
                 folder.mkdir(parents=True)
                 write_metrics(folder, [{"series": job["name"], **metrics[job["name"]], "seconds": 3.0}])
                 state = {**status, "state": "finished"}
-                (folder / "status.json").write_text(json.dumps(state), encoding="utf-8")
+                write_json(folder / "status.json", state)
             else:
                 study.cohort.write_failure({**status, "state": "failed", "error": "c: broken"})
 

@@ -1,12 +1,12 @@
 """An evaluation on workers, of which one is killed, makes the table of one process."""
 
 import csv
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
+from json_files import read_json
 
 from groupmorph_monai.data import make_phantom
 
@@ -63,7 +63,7 @@ def test_killed_workers_and_a_killed_command_change_nothing(study):
     after = finished(output)
     assert {name: after[name] for name in before} == before  # nothing was measured twice
     assert len(after) == NUMBER - 1 and rows(output) == rows(one)
-    failed = json.loads((output / "evaluation" / "failed" / BROKEN / "status.json").read_text(encoding="utf-8"))
+    failed = read_json(output / "evaluation" / "failed" / BROKEN / "status.json")
     assert "t01.nii.gz: expected a complete image" in failed["error"] and failed["attempt"] == 2
     assert sorted(os.listdir(output / "evaluation")) == ["cohort.html", "cohort.log", "cohort.tsv", "failed", "series"]
 

@@ -1,11 +1,10 @@
 """AVSM's two networks in one registration, as the user types it."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
 import torch
+from json_files import read_json
 
 from experiments.affine import affine_cases
 from groupmorph_monai.apps.command_line import main
@@ -47,7 +46,7 @@ def test_both_networks_register_in_one_command(pair, weights, tmp_path):
     files, landmarks = pair
     output, options = tmp_path / "out", ["--weights", str(weights[1]), "--set", f"affine_weights={weights[0]}"]
     assert register(files, output, *options) == 0
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    report = read_json(output / "report.json")
     assert report["settings"]["initial_alignment"] == "network" and report["settings"]["passes"] == 2
     assert not nibabel.load(output / "ddf_00.nii.gz").get_fdata().any()  # the first scan stays
     mapped = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
@@ -64,7 +63,7 @@ def test_the_optimisation_may_stand_before_vsvf_too(pair, weights, tmp_path):
     files, landmarks = pair
     output = tmp_path / "out"
     assert register(files, output, "--weights", str(weights[1]), "--initial", "affine") == 0
-    assert json.loads((output / "report.json").read_text(encoding="utf-8"))["settings"]["initial_alignment"] == "affine"
+    assert read_json(output / "report.json")["settings"]["initial_alignment"] == "affine"
     mapped = apply_field_to_points(output / "ddf_01.nii.gz", landmarks[0])
     assert np.linalg.norm(landmarks[1] - mapped, axis=1).mean() < 2
 

@@ -1,11 +1,11 @@
 """The bundle's metadata, against what MONAI asks for, what the network does and what the package needs."""
 
 import configparser
-import json
 import re
 
 import pytest
 import torch
+from json_files import read_json, write_json
 from monai.bundle import ConfigParser, verify_metadata
 
 TENSOR = {
@@ -37,7 +37,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def metadata(bundle):
-    return json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return read_json(bundle / "configs" / "metadata.json")
 
 
 def requirements(text):
@@ -45,10 +45,10 @@ def requirements(text):
 
 
 def test_monai_verifies_it(metadata, tmp_path):
-    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
+    write_json(tmp_path / "schema.json", SCHEMA)
 
     def verify(content):
-        (tmp_path / "metadata.json").write_text(json.dumps(content), encoding="utf-8")
+        write_json(tmp_path / "metadata.json", content)
         verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
 
     verify(metadata)

@@ -1,10 +1,9 @@
 """The published models with the weights that ship, as the user types them."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.data.phantoms.hearts import make_heart
@@ -39,7 +38,7 @@ def test_published_networks_align_phantoms_that_they_have_not_seen(overlays, mos
     names += [*(f"modes/{mode}" for mode in overlays[1:]), "data/phantom_published"]
     options = [word for name in names for word in ("--overlay", name)]
     assert main(["evaluate", "--phantoms", "--set", "phantoms=2", *options, "--output", str(tmp_path)]) == 0
-    mean = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["mean"]
+    mean = read_json(tmp_path / "metrics.json")["mean"]
     assert mean["landmark_after_mm_mean"] < most * mean["landmark_before_mm_mean"]
     assert mean["folding_percent"] < 1e-3
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from json_files import read_json
 from matplotlib.image import imread
 
 import groupmorph_monai as gm
@@ -42,9 +42,7 @@ def write(folder, fit, home=0):
     writer = SeriesWriter(Series(frames, times_s=tuple(TIMES_S)), str(folder), home, products=products)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
-    return json.loads((folder / "report.json").read_text(encoding="utf-8")), (folder / "report.html").read_text(
-        encoding="utf-8"
-    )
+    return read_json(folder / "report.json"), (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_tells_the_fit_before_and_after_and_the_page_shows_it(tmp_path):

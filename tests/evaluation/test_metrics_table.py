@@ -1,10 +1,10 @@
 """A table of metrics resumes where it was stopped."""
 
-import json
 import os
 
 import pytest
 from ignite.engine import Engine, Events
+from json_files import read_json
 
 from groupmorph_monai.evaluation import MetricsTable
 
@@ -47,7 +47,7 @@ def stopped(series, output, before="c"):
 
 
 def table(output):
-    content = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    content = read_json(output / "metrics.json")
     assert sorted(os.listdir(output)) == ["metrics.csv", "metrics.json"]
     assert [row.split(",")[0] for row in (output / "metrics.csv").read_text(encoding="utf-8").split()] == [
         "series",

@@ -1,6 +1,5 @@
 """A report says when scans became less alike, and a killed registration leaves one whole result."""
 
-import json
 import logging
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from faults import KILLED, at_every_call, kill
+from json_files import read_json
 
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
@@ -71,7 +71,7 @@ def test_the_report_has_the_median_uncertainty_and_the_region_on_the_home_scan(t
     std = torch.linspace(0, 1, 120).square().view(6, 5, 4)
     products = Products(region=str(tmp_path / "region.nii"))
     register(tmp_path / "out", 2, (2.0, 0.0), [std, 4 * std], home=1, products=products)
-    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    report = read_json(tmp_path / "out" / "report.json")
     assert report["region"]["voxels"] == {"before": 40, "after": 40}
     assert report["verdict"]["checks"]["uncertainty_mm"]["value"] == pytest.approx([0.25, 1], abs=1e-3)
 
@@ -79,7 +79,7 @@ def test_the_report_has_the_median_uncertainty_and_the_region_on_the_home_scan(t
 def result_in(folder):
     """Contents of the images, and what the report lists."""
     files = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
-    return files, json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]
+    return files, read_json(folder / "report.json")["files"]
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-import json
-
 import nibabel
 import numpy as np
 import pytest
 import torch
+from json_files import read_json, write_json
 
 from experiments.__main__ import main as experiment
 from experiments.surfaces import compare_overlap, pair_subjects
@@ -56,7 +55,7 @@ def subjects(tmp_path):
 
 def test_subjects_to_test_on_are_not_trained_on(subjects, tmp_path):
     tested = pair_subjects(subjects, tmp_path / "pairs")
-    trained = json.loads((tmp_path / "pairs" / "dataset.json").read_text(encoding="utf-8"))["training"]
+    trained = read_json(tmp_path / "pairs" / "dataset.json")["training"]
     names = [{file for pair in pairs for file in pair["image"]} for pairs in (tested, trained)]
     assert not names[0] & names[1] and len(names[0] | names[1]) == 12
     assert all(pair["image"][0] != pair["image"][1] for pair in tested + trained)
@@ -86,10 +85,10 @@ def test_a_method_that_aligns_the_subjects_overlaps(subjects, tmp_path):
 
 def test_evaluation_measures_labels_where_there_are_some(subjects, tmp_path):
     pair = pair_subjects(subjects, tmp_path / "pairs")[0]
-    (tmp_path / "pairs" / "dataset.json").write_text(json.dumps({"training": [pair]}), encoding="utf-8")
+    write_json(tmp_path / "pairs" / "dataset.json", {"training": [pair]})
     options = ["--dataset", str(tmp_path / "pairs"), "--output", str(tmp_path / "out"), "--overlay", "effort/no_refine"]
     assert main(["evaluate", *options]) == 0
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["mean"]
+    metrics = read_json(tmp_path / "out" / "metrics.json")["mean"]
     assert 0 < metrics["dice"] <= 1 and metrics["surface_distance_mm"] >= 0
 
 

@@ -1,10 +1,9 @@
 """From a scanner's export to deformation fields: the same as from NIfTI of the same scans."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 
 pytest.importorskip("pydicom")
 
@@ -37,7 +36,7 @@ def test_fields_from_dicom_are_those_from_nifti(tmp_path, vendor):
         np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-3)
         assert np.abs(ours.get_fdata() - theirs.get_fdata()).max() < 0.01
         assert np.abs(theirs.get_fdata()).max() > 0.5
-    report = json.loads((tmp_path / "dicom" / "report.json").read_text(encoding="utf-8"))
+    report = read_json(tmp_path / "dicom" / "report.json")
     assert report["times_s"] == pytest.approx(exports.TIMES_S) and report["series_description"]
     assert ", ".join(dict.fromkeys(report["timepoints"])) == report["series_description"]
     assert nibabel.load(tmp_path / "dicom" / "warped.nii.gz").header.get_zooms()[3] == pytest.approx(61.5)

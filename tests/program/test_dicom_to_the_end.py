@@ -1,7 +1,6 @@
 """From a scanner's export to what a colleague opens: DICOM objects, report.html in a browser, and fields that other
 programs read."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import itk
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 from scipy.ndimage import map_coordinates
 
 pydicom = pytest.importorskip("pydicom")
@@ -67,7 +67,7 @@ def test_the_report_opens_in_a_browser_with_the_verdict_and_every_scan(study, tm
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom", page]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     assert re.search(r'<body[^>]* data-ready="', shown)  # which its script sets when the images are drawn
-    verdict = json.loads((study[0] / "report.json").read_text(encoding="utf-8"))["verdict"]["verdict"]
+    verdict = read_json(study[0] / "report.json")["verdict"]["verdict"]
     assert f'<span class="badge {verdict}" role="status">{verdict}</span>' in shown
     assert re.search(rf'<input[^>]*id="time"[^>]*max="{COUNT - 1}"', shown)
 

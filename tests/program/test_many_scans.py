@@ -1,10 +1,9 @@
 """Series that are taken a few scans at a time, from files to files."""
 
-import json
-
 import nibabel
 import numpy as np
 import pytest
+from json_files import read_json
 
 import groupmorph_monai as gm
 from groupmorph_monai.apps.configs import bundle_root, config_files
@@ -34,9 +33,7 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
         # A voxel at the border of a field of view may be seen in one and not in the other.
         assert (np.abs(theirs - ours) > 0.01 * np.abs(ours).max()).mean() < 1e-3, file.name
-    ours, theirs = (
-        json.loads((tmp_path / name / "report.json").read_text(encoding="utf-8")) for name in ("whole", "parts")
-    )
+    ours, theirs = (read_json(tmp_path / name / "report.json") for name in ("whole", "parts"))
     assert ours["files"] == theirs["files"] and ours["verdict"]["verdict"] == theirs["verdict"]["verdict"]
     assert (ours["scans_at_once"], theirs["scans_at_once"]) == (None, 3)
 

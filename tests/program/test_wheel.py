@@ -1,6 +1,5 @@
 """The package as pip installs it, far from the repository."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from json_files import read_json
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_it_registers_from_anywhere_with_an_overlay(installed, series, tmp_path)
         "groupmorph", "register", *series[:2], *fast, "--overlay", "likelihoods/low_rank", "--output", tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_json(tmp_path / "report.json")["metrics"]
     assert metrics["nmi_after"] > metrics["nmi_before"]
 
 

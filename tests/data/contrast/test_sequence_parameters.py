@@ -1,9 +1,8 @@
 """Parameters of the sequence from real and made headers: DICOM and the side-cars of dcm2niix."""
 
-import json
-
 import numpy as np
 import pytest
+from json_files import write_json
 
 pytest.importorskip("pydicom")
 
@@ -22,7 +21,7 @@ def niftis(folder, contents):
     """A series of which each scan has a side-car; one file for all where there is one content."""
     names = [folder / f"t{k if len(contents) > 1 else 0}.nii.gz" for k in range(3)]
     for name, content in zip(names, contents):
-        name.with_name(name.name.removesuffix(".nii.gz") + ".json").write_text(json.dumps(content), encoding="utf-8")
+        write_json(name.with_name(name.name.removesuffix(".nii.gz") + ".json"), content)
     return Series(tuple(Frame(np.zeros((2, 2, 2)), np.eye(4), str(name)) for name in names), times_s=TIMES_S)
 
 

@@ -1,12 +1,11 @@
 """Aligned scans as DICOM: a new series of the same study that our reader, pydicom and ITK's GDCM read alike."""
 
-import json
-
 import itk
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from json_files import write_json
 from scipy.ndimage import map_coordinates
 
 pydicom = pytest.importorskip("pydicom")
@@ -245,7 +244,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
             with all_or_nothing(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
                 assert result["files"] == sorted(Products("none", dicom=True).names(std=False))
-                (folder / "report.json").write_text(json.dumps({"files": result["files"]}), encoding="utf-8")
+                write_json(folder / "report.json", {"files": result["files"]})
             made = images(out / "dicom")
             assert len(made) == 4 * SIZE[2] and len({image.SeriesInstanceUID for image in made}) == 1
 

@@ -1,10 +1,10 @@
-import json
 import os
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from json_files import write_json
 
 from groupmorph_monai.data import phantom_items, series_items
 from groupmorph_monai.data.reading.names import natural_order
@@ -68,9 +68,7 @@ def test_landmarks_that_name_their_scans_come_in_the_order_of_these(tmp_path):
 
 def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
     entry = {"image": ["a/t0.nii.gz", "b/t0.nii.gz"], "landmarks": ["b/landmarks_00.csv", "b/landmarks_01.csv"]}
-    (folder / "dataset.json").write_text(
-        json.dumps({"training": [entry], "validation": [{"image": "c", "name": "third"}]}), encoding="utf-8"
-    )
+    write_json(folder / "dataset.json", {"training": [entry], "validation": [{"image": "c", "name": "third"}]})
     (item,) = series_items(str(folder), "training", [])
     assert item["image"] == [str(folder / "a/t0.nii.gz"), str(folder / "b/t0.nii.gz")]
     assert item["landmarks"][1] == str(folder / "b/landmarks_01.csv")
@@ -79,7 +77,7 @@ def test_a_list_decides_and_its_paths_are_relative_to_it(folder):
 
 def test_series_of_equal_file_names_have_their_paths_as_names(folder):
     entries = [{"image": ["a/t0.nii.gz", "a/t1.nii.gz"]}, {"image": ["b/t0.nii.gz", "b/t1.nii.gz"]}]
-    (folder / "dataset.json").write_text(json.dumps({"validation": entries}), encoding="utf-8")
+    write_json(folder / "dataset.json", {"validation": entries})
     assert names(series_items(str(folder), "validation", [])) == ["a/t0.nii.gz", "b/t0.nii.gz"]
 
 
@@ -118,9 +116,7 @@ def test_landmarks_follow_scans_that_their_side_cars_order(tmp_path):
         (tmp_path / "s").mkdir(exist_ok=True)
         image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
         image.to_filename(tmp_path / "s" / f"{name}.nii.gz")
-        (tmp_path / "s" / f"{name}.json").write_text(
-            json.dumps({"AcquisitionTime": f"10:0{time}:00"}), encoding="utf-8"
-        )
+        write_json(tmp_path / "s" / f"{name}.json", {"AcquisitionTime": f"10:0{time}:00"})
         (tmp_path / "s" / f"landmarks_{name}.csv").write_text("x,y,z\n1,1,1\n", encoding="utf-8")
     (item,) = series_items(str(tmp_path), None, [])
     assert [Path(file).name for file in item["landmarks"]] == [
@@ -192,6 +188,6 @@ def test_landmarks_named_after_some_of_the_scans_are_refused(tmp_path):
 
 def test_a_series_for_training_and_validation_is_a_warning(folder, caplog):
     entry = [{"image": "a"}]
-    (folder / "dataset.json").write_text(json.dumps({"training": entry, "validation": entry}), encoding="utf-8")
+    write_json(folder / "dataset.json", {"training": entry, "validation": entry})
     series_items(str(folder), "training", [])
     assert "a for training and for validation" in caplog.text

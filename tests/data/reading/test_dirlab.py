@@ -1,11 +1,11 @@
 """On files of DIR-Lab's layout that are made here: none of its data is."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 import torch
+from json_files import write_json
 
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.benchmarks.chest_ct import dirlab_cases
@@ -170,9 +170,7 @@ def test_one_case_is_reported_on_and_the_others_train(tmp_path):
     }
     with pytest.raises(InputError, match="held_out: .*Case1Pack, Case2Pack, Case8Deploy, got 'Case3Pack'"):
         series_items(str(tmp_path), "training", [], held_out="Case3Pack")
-    (tmp_path / "dataset.json").write_text(
-        json.dumps({"training": [{"image": "Case2Pack", "landmarks": ["Case2Pack"]}]}), encoding="utf-8"
-    )
+    write_json(tmp_path / "dataset.json", {"training": [{"image": "Case2Pack", "landmarks": ["Case2Pack"]}]})
     (item,) = series_items(str(tmp_path), "training", [])
     assert LoadSeriesd()(item)["landmarks"].shape == (6, 75, 3)
     with pytest.raises(InputError, match="held_out"):

@@ -1,12 +1,12 @@
 """Written fields applied to images, labels and points."""
 
-import json
 import os
 from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from json_files import read_json, write_json
 from written_series import (
     SIZE,
     constant_fields,
@@ -149,13 +149,13 @@ def test_every_file_that_is_moved_keeps_its_name(study):
 def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
     node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
-    (study / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [node]}), encoding="utf-8")
+    write_json(study / "p.mrk.json", {"@schema": "x", "markups": [node]})
     field = study / "out" / "ddf_01.nii.gz"
     (target,) = apply_field_to_files(field, [study / "p.mrk.json"], study / "there")
     expected = apply_field_to_points(field, read_points(study / "p.mrk.json"))
     assert target == study / "there" / "p.mrk.json" and read_points(target) == pytest.approx(expected)
     assert np.abs(expected - read_points(study / "p.mrk.json")).max() > 0.1
-    content = json.loads(target.read_text(encoding="utf-8"))
+    content = read_json(target)
     for point, position in zip(points, expected.tolist()):
         point["position"] = pytest.approx([-position[0], -position[1], position[2]] if system == "LPS" else position)
     assert content == {"@schema": "x", "markups": [node]}

@@ -1,7 +1,6 @@
 """What is written must be what other programs read: ITK is the judge, closed forms and orientations the witnesses."""
 
 import errno
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from json_files import write_json
 from written_series import (
     AXES,
     ROTATION,
@@ -315,9 +315,7 @@ def test_the_earlier_result_is_what_its_report_lists_and_other_fields_are_told(t
     assert earlier_result(tmp_path) == set()
     assert "3 files of an earlier run, such as ddf_00.nii.gz" in caplog.text
     caplog.clear()
-    (tmp_path / "report.json").write_text(
-        json.dumps({"files": [*names, "gone.nii.gz", "../mean.nii.gz"]}), encoding="utf-8"
-    )
+    write_json(tmp_path / "report.json", {"files": [*names, "gone.nii.gz", "../mean.nii.gz"]})
     assert earlier_result(tmp_path) == set(names) - {"notes.txt"}
     assert not caplog.text
 
@@ -379,5 +377,5 @@ def test_second_names_are_those_of_bids_and_of_the_result(tmp_path, monkeypatch,
     for ours, theirs in pairs.items():
         assert (tmp_path / "out" / ours).read_bytes() == (tmp_path / "out" / theirs).read_bytes()
         assert (tmp_path / "out" / ours).samefile(tmp_path / "out" / theirs) == links
-    (tmp_path / "out" / "report.json").write_text(json.dumps({"files": result["files"]}), encoding="utf-8")
+    write_json(tmp_path / "out" / "report.json", {"files": result["files"]})
     assert set(pairs.values()) <= listed_result(tmp_path / "out") == set(result["files"])
