@@ -1,6 +1,7 @@
 """Studies as they are exported, copied and cut: what is read all the same, and what is refused in one line."""
 
 import builtins
+import os
 import shutil
 
 import nibabel as nib
@@ -133,6 +134,26 @@ def test_a_timepoint_whose_slices_were_not_fetched_is_missed(tmp_path):
         (tmp_path / f"{n:04d}").unlink()
         (tmp_path / f"{n:04d}").symlink_to("gone")
     refused(tmp_path, "a link to a missing one, 'gone'")
+
+
+def test_a_link_to_a_folder_is_followed_once(tmp_path):
+    """The last timepoint is stored elsewhere; other links lead to the study itself and above it."""
+    images = exports.siemens(volumes(), AFFINE)
+    exports.save(images[: 3 * SIZE[2]], tmp_path / "data" / "study")
+    exports.save(images[3 * SIZE[2] :], tmp_path / "archive")
+    exports.save(exports.dynamic(SeriesDescription="another patient"), tmp_path / "data" / "other")
+    for name, target in {"last": tmp_path / "archive", "again": ".", "above": ".."}.items():
+        (tmp_path / "data" / "study" / name).symlink_to(target)
+    assert_aligned(read_series(tmp_path / "data" / "study"), volumes())
+
+
+@pytest.mark.parametrize("part", ["t2", "t2/0"])
+def test_a_timepoint_that_may_not_be_read_is_missed(tmp_path, monkeypatch, part):
+    images, real = exports.siemens(volumes(), AFFINE), os.access
+    for n, image in enumerate(images):
+        exports.write(image, tmp_path / f"t{n // SIZE[2]}" / str(n % SIZE[2]))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / part and real(path, mode))
+    refused(tmp_path, part, "got no permission; change its permissions")
 
 
 def test_voxels_without_size_are_refused(tmp_path):
