@@ -1,5 +1,6 @@
 """Read the voxels of volumes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -20,7 +21,13 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     type, all are converted to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
     """
-    data = [np.empty((len(volume), *volume[0].source.raster.shape), np.float32) for volume in volumes]
+    for plane in (plane for volume in volumes for plane in volume):
+        if not math.isfinite(plane.scaling.slope + plane.scaling.intercept):
+            raise InputError(
+                f"{plane.file.path}: expected finite numbers as rescale slope and intercept, got others; correct the "
+                "header, or export the series again"
+            )
+    data = [_empty(volume) for volume in volumes]
     targets = defaultdict(list)
     for array, volume in zip(data, volumes):
         for target, plane in zip(array, volume):
@@ -33,6 +40,17 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
             stored = frames[plane.file.frame, top : top + rows, left : left + columns]
             target[:] = plane.scaling.apply(stored, references[plane.source.image_type])
     return [np.ascontiguousarray(array.T) for array in data]
+
+
+def _empty(volume: Volume) -> np.ndarray:
+    path, shape = volume[0].file.path, (len(volume), *volume[0].source.raster.shape)
+    try:
+        return np.empty(shape, np.float32)
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: expected slices that fit into memory, got {shape[0]} of {shape[1]} rows and {shape[2]} columns; "
+            "correct Rows and Columns, or copy the series again"
+        ) from error
 
 
 def stored_values(path: str) -> np.ndarray:

@@ -73,6 +73,27 @@ def test_an_impossible_number_of_frames_is_answered_at_once(tmp_path):
     refused(exports.save(images, tmp_path), "4 images at each of the 7 slice positions", "got 3 at 26 mm")
 
 
+def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
+    images = dynamic()
+    for image in images:
+        image.Rows = image.Columns = 65535
+    refused(exports.save(images, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RescaleSlope", "NaN", "finite numbers as rescale slope and intercept"),
+        ("RescaleIntercept", "1e400", "finite numbers as rescale slope and intercept"),
+        ("ImagePositionPatient", ["0", "0", "NaN"], "got 3 at 20 mm (timepoint 0"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value, words):
+    images = dynamic()
+    setattr(images[0], name, value)
+    refused(exports.save(images, tmp_path), words)
+
+
 def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
     images = dynamic(exports.examination(), volumes(2))
     again = dynamic(exports.examination(), volumes(2))
