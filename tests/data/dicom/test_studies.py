@@ -156,6 +156,23 @@ def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
     assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
+@pytest.mark.parametrize("words", ["{}_SUB", "MIP of {}", "Ave-IP {}"])
+def test_series_that_only_their_descriptions_call_computed_are_no_timepoints(tmp_path, words):
+    shared, computed = exports.examination(), volumes(seed=6)
+    images, names = exports.siemens(volumes(), AFFINE), ("pre", "dyn_1", "dyn_2", "dyn_3")
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(shared, name, images[0][name].value)
+    shared.SequenceName = images[0].SequenceName
+    for k, name in enumerate(names[1:]):
+        description = words.format(f"t1_fl3d_{name}")
+        images += exports.classic(shared, computed[k], AFFINE, SeriesNumber=40 + k, SeriesDescription=description)
+    exports.save(images, tmp_path)
+    assert_aligned(read_series(tmp_path), volumes())
+    assert_aligned(read_series(tmp_path, description=words.format("*")), computed[:3])
+    lines, reason = list_dicom([tmp_path])
+    assert lines.count("to be aligned") == 4 and lines.count("derived  ") == 3 and reason is None
+
+
 def test_images_of_palette_colours_are_no_scans(tmp_path):
     shared = exports.examination()
     maps = dynamic(shared, volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)
