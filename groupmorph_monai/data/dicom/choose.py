@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ...errors import InputError
 from ..reading.names import matches
+from .geometry import depth, volume_affine
 from .order import Volume, split_volumes
 from .plane import Plane, Source
 
@@ -21,6 +22,7 @@ _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IM
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # In descriptions, where they tell computed series from the scans of one group, whose image types are equal.
 _COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
+_FEWEST_JOINED = 3  # series of one slice each; two may be parallel by chance
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -28,7 +30,8 @@ _CHOOSE = "choose one with --series-description PATTERN"
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Parallel slices of one series and one image type: a single volume, or several timepoints."""
+    """Parallel slices of one image type: a single volume, or several timepoints. They are of one series, that of their
+    source, unless each slice position has a series of its own."""
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
@@ -98,8 +101,34 @@ class Stack:
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     """Make stacks, in the order of their series numbers."""
-    stacks = [Stack(source, members) for source, members in planes.items()]
+    stacks = _join_slices([Stack(source, members) for source, members in planes.items()])
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
+
+
+def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
+    """Join series of one slice each to a stack of parallel slices, as many scanners export a cardiac cine."""
+    groups: defaultdict[Hashable, list[Stack]] = defaultdict(list)
+    for stack in stacks:
+        source, number = stack.source, stack.timepoints
+        single = number == len(stack.planes) > 1
+        alike = source.examination, source.image_type, source.echo_time_ms, source.raster, number
+        groups[alike if single else stack].append(stack)
+    joined: list[Stack] = []
+    for group in groups.values():
+        slices = sorted((stack.planes[0] for stack in group), key=depth)
+        if len(group) >= _FEWEST_JOINED and _evenly_spaced(slices):
+            joined.append(Stack(group[0].source, [plane for stack in group for plane in stack.planes]))
+        else:
+            joined += group
+    return joined
+
+
+def _evenly_spaced(slices: Sequence[Plane]) -> bool:
+    try:
+        volume_affine(slices)
+    except InputError:
+        return False
+    return depth(slices[0]) < depth(slices[1])
 
 
 def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:
