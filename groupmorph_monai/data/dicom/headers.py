@@ -63,7 +63,9 @@ def _place(attributes: Attributes) -> Place | None:
     spacing = attributes.numbers("PixelSpacing")
     if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
         return None
-    return Place(np.array(position), np.array(axes).reshape(2, 3), (spacing[0], spacing[1]))
+    directions = np.array(axes).reshape(2, 3)
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    return Place(np.array(position), directions / lengths, (spacing[0], spacing[1])) if lengths.all() else None
 
 
 def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
@@ -211,8 +213,7 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
         logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.file.path)
         return
     rows, columns, slices = mosaic.image_shape
-    if not rows or not columns:
-        raise ValueError(f"{slices} slices in a mosaic of {plane.source.raster.shape} pixels")
+    _check_tile(rows, columns, plane)
     step = mosaic.slice_normal * mosaic.voxel_sizes[2]
     for k in range(slices):
         down, right = divmod(k, mosaic.mosaic_size)
@@ -227,5 +228,11 @@ def _tile(plane: Plane, number: int) -> Plane:
     down, right = divmod(plane.file.frame, across)
     all_rows, all_columns = plane.source.raster.shape
     rows, columns = all_rows // math.ceil(number / across), all_columns // across
+    _check_tile(rows, columns, plane)
     file = replace(plane.file, frame=0, corner=(down * rows, right * columns))
     return replace(plane, source=plane.source.with_shape(rows, columns), file=file)
+
+
+def _check_tile(rows: int, columns: int, plane: Plane) -> None:
+    if not rows or not columns:
+        raise ValueError(f"more slices than fit into a mosaic of {plane.source.raster.shape} pixels")

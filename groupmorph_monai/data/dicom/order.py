@@ -68,10 +68,18 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
             "position, got none; remove one of them if the slice was exported twice"
         )
     volumes = _sorted_by(keys[0], positions)
-    gated = [key for key in keys if key in _GATED] if keys[0] == "acquisition time" else []
-    if gated and _at_the_same_time(volumes):
-        return _sorted_by(gated[0], positions), gated[0]
+    if keys[0] == "acquisition time" and _at_the_same_time(volumes):
+        gated = (key for key in keys if key in _GATED and (key != "trigger time" or _one_cycle(volumes)))
+        if key := next(gated, None):
+            return _sorted_by(key, positions), key
     return volumes, keys[0]
+
+
+def _one_cycle(volumes: Sequence[Volume]) -> bool:
+    """Check whether trigger times run through one cycle at every position, in the order of acquisition. Those of other
+    triggered scans, such as T1 maps, differ by chance."""
+    cycles = ([plane.keys["trigger time"] for plane in images] for images in zip(*volumes))
+    return all(sum(a > b for a, b in zip(times, times[1:] + times[:1])) == 1 for times in cycles)
 
 
 def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:

@@ -7,6 +7,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -80,6 +81,7 @@ def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
     refused(exports.save(images, tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -177,11 +179,31 @@ def test_a_timepoint_that_may_not_be_read_is_missed(tmp_path, monkeypatch, part)
     refused(tmp_path, part, "got no permission; change its permissions")
 
 
-def test_voxels_without_size_are_refused(tmp_path):
+@pytest.mark.parametrize("spacing", [[0, 0], [-1.5, 1.5]], ids=str)
+def test_pixels_without_size_are_refused(tmp_path, spacing):
     images = dynamic()
     for image in images:
-        image.PixelSpacing = [0, 0]
-    refused(exports.save(images, tmp_path), "invertible affine matrix")
+        image.PixelSpacing = spacing
+    refused(exports.save(images, tmp_path), f"a positive Pixel Spacing, got {spacing[0]} and {spacing[1]} mm")
+
+
+def test_rounded_directions_do_not_change_the_size_of_voxels(tmp_path):
+    turn = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [1.5, 1.5, 3]
+    images = dynamic()
+    for image, twin in zip(images, exports.one_series(volumes(), 4 * [{}], affine), strict=True):
+        image.ImagePositionPatient = twin.ImagePositionPatient
+        image.ImageOrientationPatient = [round(value, 2) for value in twin.ImageOrientationPatient]
+    for frame in read_series(exports.save(images, tmp_path)).frames:
+        np.testing.assert_allclose(np.linalg.norm(frame.affine[:3, :2], axis=0), 1.5, rtol=1e-6)
+
+
+def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
+    images = exports.united_imaging(volumes(), AFFINE)
+    for image in images:
+        image.Rows, image.Columns = 2, 2
+    refused(exports.save(images, tmp_path), "expected DICOM images with a position")
 
 
 def test_noise_of_headers_does_not_split_a_series(tmp_path):

@@ -211,3 +211,16 @@ def test_clocks_go_back_during_the_scan(tmp_path):
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, volumes(3))
     assert series.times_s == (0, 30, 60)
+
+
+def test_trigger_times_that_differ_by_chance_do_not_define_the_order(tmp_path):
+    """As in T1 mapping: slices one after the other, always at about the same time after the trigger."""
+    data, headers, rng = volumes(), [], np.random.default_rng(3)
+    for k in range(4):
+        triggers = [str(round(500 + jitter, 2)) for jitter in rng.uniform(0, 9, SIZE[2])]
+        headers.append(
+            {"AcquisitionTime": [exports.clock(20 * s + k) for s in range(SIZE[2])], "TriggerTime": triggers}
+        )
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 1, 2, 3)
