@@ -25,6 +25,7 @@ __all__ = ["acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
+_DATE_AND_TIME = re.compile(r"(\d\d){2,7}(\.\d{1,6})?([+-]\d{4})?")  # pydicom ignores what follows
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
 
@@ -194,8 +195,9 @@ def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | Non
 
 def _instant(text: str) -> float | None:
     """Convert DICOM's date and time to seconds since 1970, of UTC if it has a time zone; None if it is invalid."""
+    text = text.strip()
     try:
-        instant: datetime | None = DT(text.strip())
+        instant: datetime | None = DT(text) if _DATE_AND_TIME.fullmatch(text) else None
     except (ValueError, OverflowError):
         return None
     if not instant:

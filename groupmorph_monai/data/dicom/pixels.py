@@ -13,6 +13,9 @@ from .order import Volume
 __all__ = ["read_voxels", "stored_values"]
 
 
+_MOST_PADDING = 1.01  # stored bytes per declared byte
+
+
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     """Read volumes of any size as float32 ``(column, row, slice)``, in the units of the images.
 
@@ -80,6 +83,12 @@ def stored_values(path: str) -> np.ndarray:
                 "pip install '.[dicom]' in the clone, or decompress with gdcmconv --raw"
             ) from error
         raise InputError(f"{path}: expected complete pixel data, got {reason}; copy or export it again") from error
+    stored = 0 if syntax is not None and syntax.is_compressed else len(dataset.get("PixelData") or b"")
+    if stored > _MOST_PADDING * pixels.nbytes + 1:
+        raise InputError(
+            f"{path}: expected {pixels.nbytes} bytes of pixel data as declared, got {stored} bytes; correct Rows, "
+            "Columns and Number of Frames, or copy or export it again"
+        )
     if pixels.dtype.kind in "iu":
         unused = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
         pixels = (pixels << unused) >> unused

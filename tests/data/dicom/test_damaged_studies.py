@@ -81,6 +81,15 @@ def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
     refused(exports.save(images, tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:The pixel data is")
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+def test_more_pixels_than_declared_are_refused(tmp_path, name):
+    images = dynamic()
+    for image in images:
+        setattr(image, name, getattr(image, name) - 1)
+    refused(exports.save(images, tmp_path), "bytes of pixel data as declared, got 240 bytes")
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value")
 @pytest.mark.parametrize(
     ("name", "value", "words"),

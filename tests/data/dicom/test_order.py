@@ -224,3 +224,13 @@ def test_trigger_times_that_differ_by_chance_do_not_define_the_order(tmp_path):
     series = read_series(exports.save(one_series(data, headers), tmp_path))
     assert_aligned(series, data)
     assert series.times_s == (0, 1, 2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("time", ["unknown", "1\\2"])
+def test_an_invalid_time_is_not_midnight(tmp_path, time):
+    images = dynamic()
+    images[9].add_new("AcquisitionTime", "TM", time)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s is None
