@@ -1,5 +1,6 @@
 """Attributes of one frame of a DICOM file, wherever the file stores them."""
 
+import math
 from functools import cache, cached_property
 from typing import Any, overload
 
@@ -55,10 +56,12 @@ class Attributes:
         return list(value) if isinstance(value, MultiValue | list) else [value]
 
     def numbers(self, *names: str | tuple[int, int]) -> list[float]:
+        """Return the values of the first of these attributes that has any; none unless all are finite numbers."""
         try:
-            return [float(value) for value in self.values(*names)]
+            numbers = [float(value) for value in self.values(*names)]
         except (TypeError, ValueError):
             return []
+        return numbers if all(map(math.isfinite, numbers)) else []
 
     @overload
     def number(self, *names: str | tuple[int, int], default: float) -> float: ...

@@ -1,6 +1,7 @@
 """Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from functools import cached_property
 
 from ...errors import InputError
 from ..reading.names import matches
+from .geometry import depth, volume_affine
 from .order import Volume, split_volumes
 from .plane import Plane, Source
 
@@ -18,6 +20,9 @@ _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Of an image that the scanner separates from echoes of the same acquisition, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
+# In descriptions, where they tell computed series from the scans of one group, whose image types are equal.
+_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
+_FEWEST_JOINED = 3  # series of one slice each; two may be parallel by chance
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -25,7 +30,8 @@ _CHOOSE = "choose one with --series-description PATTERN"
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Parallel slices of one series and one image type: a single volume, or several timepoints."""
+    """Parallel slices of one image type: a single volume, or several timepoints. They are of one series, that of their
+    source, unless each slice position has a series of its own."""
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
@@ -80,6 +86,11 @@ class Stack:
         return ""
 
     @property
+    def called_computed(self) -> bool:
+        """Whether the description says that the stack was computed from other images."""
+        return not _COMPUTED_WORDS.isdisjoint(re.split("[^A-Z]+", self.source.description.upper()))
+
+    @property
     def derived(self) -> bool:
         """Whether the stack was computed from other images, such as a subtraction or projection."""
         kinds = [kind.upper() for kind in self.source.image_type]
@@ -90,8 +101,34 @@ class Stack:
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     """Make stacks, in the order of their series numbers."""
-    stacks = [Stack(source, members) for source, members in planes.items()]
+    stacks = _join_slices([Stack(source, members) for source, members in planes.items()])
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
+
+
+def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
+    """Join series of one slice each to a stack of parallel slices, as many scanners export a cardiac cine."""
+    groups: defaultdict[Hashable, list[Stack]] = defaultdict(list)
+    for stack in stacks:
+        source, number = stack.source, stack.timepoints
+        single = number == len(stack.planes) > 1
+        alike = source.examination, source.image_type, source.echo_time_ms, source.raster, number
+        groups[alike if single else stack].append(stack)
+    joined: list[Stack] = []
+    for group in groups.values():
+        slices = sorted((stack.planes[0] for stack in group), key=depth)
+        if len(group) >= _FEWEST_JOINED and _evenly_spaced(slices):
+            joined.append(Stack(group[0].source, [plane for stack in group for plane in stack.planes]))
+        else:
+            joined += group
+    return joined
+
+
+def _evenly_spaced(slices: Sequence[Plane]) -> bool:
+    try:
+        volume_affine(slices)
+    except InputError:
+        return False
+    return depth(slices[0]) < depth(slices[1])
 
 
 def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:
@@ -125,10 +162,9 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     for members in (originals, candidates):
         chosen = _longest(members, pattern)
         if chosen:
-            rest = {
-                stack: "derived" if stack.derived else "other series" for stack in candidates if stack not in chosen
-            }
-            return chosen, rejected | rest
+            rest = [stack for stack in candidates if stack not in chosen]
+            derived = [stack for stack in rest if stack.derived or stack.called_computed]
+            return chosen, rejected | {stack: "derived" if stack in derived else "other series" for stack in rest}
     if pattern:
         missing, members = ("timepoint", candidates) if candidates else ("slice", named)
         raise InputError(
@@ -165,10 +201,11 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     """Find the group of similar stacks with clearly most timepoints; empty if none has two."""
-    groups = defaultdict(list)
+    alike = defaultdict(list)
     for stack in stacks:
-        groups[stack.likeness].append(stack)
-    order = sorted((group for group in groups.values() if _count(group) > 1), key=_count, reverse=True)
+        alike[stack.likeness].append(stack)
+    groups = [_without_computed(group) if pattern is None else group for group in alike.values()]
+    order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
         if together:
@@ -179,12 +216,17 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
         unclear = order  # runs of one protocol
     if unclear:
         several = [stack for group in unclear for stack in group]
-        alike = len({stack.name for stack in several}) < len(several)
-        cure = "some have the same name: use the folder or the files of one of them alone" if alike else _CHOOSE
+        same_name = len({stack.name for stack in several}) < len(several)
+        cure = "some have the same name: use the folder or the files of one of them alone" if same_name else _CHOOSE
         raise InputError(
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
-    return order[0]
+    return list(order[0])
+
+
+def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:
+    """Leave out what the description alone tells from scans, unless that is all."""
+    return [stack for stack in group if not stack.called_computed] or group
 
 
 def _count(group: Sequence[Stack]) -> int:

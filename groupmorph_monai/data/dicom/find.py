@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 
-from ..reading.signature import check_regular_file, is_dicom
+from ..reading.signature import check_regular_file, files_below, is_dicom
 from .headers import planes_of
 from .plane import Plane, Source
 
@@ -64,11 +64,18 @@ def _of_known_geometry(source: Source, known: list[Source]) -> Source:
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         folder = path.parent if path.name.upper() == "DICOMDIR" else path
-        candidates = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+        candidates = sorted(files_below(folder)) if folder.is_dir() else [folder]
         for file in candidates:
-            if os.path.islink(file) and not os.path.exists(file):
-                check_regular_file(file)  # which a link to a missing slice is not
+            if _is_lost(file):
+                check_regular_file(file)  # explains why it cannot be read
         yield from (file for file in candidates if is_dicom(file))
+
+
+def _is_lost(file: Path) -> bool:
+    """Check whether this may be a slice that cannot be read: a link to a missing file, or one without permission."""
+    if not file.exists():
+        return file.is_symlink()
+    return file.is_file() and not file.name.startswith(".") and not os.access(file, os.R_OK)
 
 
 def _read(path: Path) -> list[Plane]:

@@ -37,7 +37,7 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     reader then resamples to orthogonal axes.
 
     Raises:
-        InputError: If the slices are not evenly spaced on a straight line.
+        InputError: If the slices are not evenly spaced on a straight line, or if their pixels have no size.
     """
     first, positions = planes[0], np.stack([plane.place.position for plane in planes])
     path, description = first.file.path, first.source.description
@@ -61,6 +61,11 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     affine = np.eye(4)
     place = first.place
     between_rows, between_columns = place.spacing_mm
+    if between_rows <= 0 or between_columns <= 0:
+        raise InputError(
+            f"{path}: expected a positive Pixel Spacing, got {between_rows:g} and {between_columns:g} mm in "
+            f"{description!r}; correct the header"
+        )
     affine[:3, 0], affine[:3, 1] = place.axes[0] * between_columns, place.axes[1] * between_rows
     affine[:3, 2], affine[:3, 3] = step, place.position
     # Round to the precision of a NIfTI header, as for every other format.

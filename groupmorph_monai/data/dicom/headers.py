@@ -6,10 +6,11 @@ slices of one volume side by side in one picture. All are converted to `Plane`s.
 
 import logging
 import math
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -24,6 +25,7 @@ __all__ = ["acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
+_DATE_AND_TIME = re.compile(r"(\d\d){2,7}(\.\d{1,6})?([+-]\d{4})?")  # pydicom ignores what follows
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
 
@@ -62,11 +64,12 @@ def _place(attributes: Attributes) -> Place | None:
     spacing = attributes.numbers("PixelSpacing")
     if len(position) != 3 or len(axes) != 6 or len(spacing) != 2:
         return None
-    return Place(np.array(position), np.array(axes).reshape(2, 3), (spacing[0], spacing[1]))
+    directions = np.array(axes).reshape(2, 3)
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    return Place(np.array(position), directions / lengths, (spacing[0], spacing[1])) if lengths.all() else None
 
 
 def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
-    number = attributes.number
     return Plane(
         source=_source(attributes, place),
         file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame),
@@ -75,11 +78,16 @@ def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane
         protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
         diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
         scaling=Scaling(
-            number("RescaleSlope", default=1.0),
-            number("RescaleIntercept", default=0.0),
+            _rescale(attributes, "RescaleSlope", 1.0),
+            _rescale(attributes, "RescaleIntercept", 0.0),
             vendors.display_scale(attributes),
         ),
     )
+
+
+def _rescale(attributes: Attributes, name: str, default: float) -> float:
+    """Read a slope or an intercept; NaN, which is refused when the pixels are read, if it is not a finite number."""
+    return default if attributes.get(name) is None else attributes.number(name, default=math.nan)
 
 
 def _source(attributes: Attributes, place: Place) -> Source:
@@ -113,10 +121,19 @@ def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
     return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
 
 
-def _dimension_index(attributes: Attributes) -> float | None:
-    """Combine the indices of a frame, of which those of its position do not differ at one position, to sort by them."""
-    indices = attributes.numbers("DimensionIndexValues")
-    return sum(index * 1000.0**-n for n, index in enumerate(indices)) if indices else None
+def _phase(attributes: Attributes) -> float | None:
+    """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
+
+    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment.
+    """
+    nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
+    text = " ".join(str(attributes.get(name, default="")) for name in ("SeriesDescription", "ImageComments"))
+    return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)]) if nominal is None else nominal
+
+
+def _combined(numbers: Sequence[float]) -> float | None:
+    """Combine numbers, only some of which differ between the images at one position, to sort by them."""
+    return sum(number * 1000.0**-n for n, number in enumerate(numbers)) if numbers else None
 
 
 def _plain(value: object) -> str:
@@ -135,13 +152,14 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
         "dynamic scan begin": vendors.dynamic_begin_s(attributes),
         "frame reference time": number("FrameReferenceTime"),
+        "phase": _phase(attributes),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
         "content time": _seconds(attributes, "Content", "FrameReferenceDateTime"),
         "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
-        "dimension index": _dimension_index(attributes),
+        "dimension index": _combined(attributes.numbers("DimensionIndexValues")),
         "repetition time": vendors.repetition_of_volumes_s(attributes),
     }
     for name in ("trigger time", "frame reference time"):
@@ -176,12 +194,15 @@ def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | Non
 
 
 def _instant(text: str) -> float | None:
-    """Convert DICOM's date and time, without its time zone, to seconds since 1970; None if it is invalid."""
+    """Convert DICOM's date and time to seconds since 1970, of UTC if it has a time zone; None if it is invalid."""
+    text = text.strip()
     try:
-        instant: datetime | None = DT(text.strip())
+        instant: datetime | None = DT(text) if _DATE_AND_TIME.fullmatch(text) else None
     except (ValueError, OverflowError):
         return None
-    return (instant.replace(tzinfo=None) - _EPOCH).total_seconds() if instant else None
+    if not instant:
+        return None
+    return (instant.replace(tzinfo=None) - _EPOCH - (instant.utcoffset() or timedelta())).total_seconds()
 
 
 def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
@@ -194,8 +215,7 @@ def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:
         logger.warning("%s: ignored, as it is a mosaic without Siemens' private header", plane.file.path)
         return
     rows, columns, slices = mosaic.image_shape
-    if not rows or not columns:
-        raise ValueError(f"{slices} slices in a mosaic of {plane.source.raster.shape} pixels")
+    _check_tile(rows, columns, plane)
     step = mosaic.slice_normal * mosaic.voxel_sizes[2]
     for k in range(slices):
         down, right = divmod(k, mosaic.mosaic_size)
@@ -210,5 +230,11 @@ def _tile(plane: Plane, number: int) -> Plane:
     down, right = divmod(plane.file.frame, across)
     all_rows, all_columns = plane.source.raster.shape
     rows, columns = all_rows // math.ceil(number / across), all_columns // across
+    _check_tile(rows, columns, plane)
     file = replace(plane.file, frame=0, corner=(down * rows, right * columns))
     return replace(plane, source=plane.source.with_shape(rows, columns), file=file)
+
+
+def _check_tile(rows: int, columns: int, plane: Plane) -> None:
+    if not rows or not columns:
+        raise ValueError(f"more slices than fit into a mosaic of {plane.source.raster.shape} pixels")

@@ -18,6 +18,7 @@ _ORDER = (
     "trigger time",
     "dynamic scan begin",
     "frame reference time",
+    "phase",
     "temporal position",
     "acquisition number",
     "content time",
@@ -31,7 +32,8 @@ _ORDER = (
 _TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
 # Keys that start again in every series: clocks, and numbers.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
-_PHASES = ("temporal position", "series number")
+_PHASES = ("phase", "temporal position", "series number")
+_GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
 
@@ -40,7 +42,9 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     """Split the slices of a stack into timepoints: the k-th images at all slice positions form volume k.
 
     As the slices of a volume may be acquired one after the other, only images at the same position are compared: by the
-    first attribute in ``_ORDER`` that differs between them at every position.
+    first attribute in ``_ORDER`` that differs between them at every position. In a gated scan, whose positions are
+    acquired one after the other, each over whole cycles, acquisition times start anywhere in a cycle, and an attribute
+    in ``_GATED`` comes first.
 
     Returns:
         The volumes in temporal order, and the attribute.
@@ -56,18 +60,30 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     if number == 1:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
     # The first key that differs between all images at every position.
-    distinguishing = (
-        key for key in _ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)
-    )
-    key = next(distinguishing, None)
-    if key is None:
+    keys = [key for key in _ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
+    if not keys:
         first, second = (plane.file.path for plane in positions[0][:2])
         raise InputError(
             f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
             "position, got none; remove one of them if the slice was exported twice"
         )
-    ordered = [sorted(images, key=lambda plane: plane.keys[key]) for images in positions]
-    return list(zip(*ordered)), key
+    volumes = _sorted_by(keys[0], positions)
+    if keys[0] == "acquisition time" and _at_the_same_time(volumes):
+        gated = (key for key in keys if key in _GATED and (key != "trigger time" or _one_cycle(volumes)))
+        if key := next(gated, None):
+            return _sorted_by(key, positions), key
+    return volumes, keys[0]
+
+
+def _one_cycle(volumes: Sequence[Volume]) -> bool:
+    """Check whether trigger times run through one cycle at every position, in the order of acquisition. Those of other
+    triggered scans, such as T1 maps, differ by chance."""
+    cycles = ([plane.keys["trigger time"] for plane in images] for images in zip(*volumes))
+    return all(sum(a > b for a, b in zip(times, times[1:] + times[:1])) == 1 for times in cycles)
+
+
+def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:
+    return list(zip(*(sorted(images, key=lambda plane: plane.keys[key]) for images in positions)))
 
 
 def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
@@ -112,7 +128,7 @@ def _series(volume: Volume) -> str:
 def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
     """Acquisition times of series since the first one; empty if all volumes differ in them, or if one has none."""
     times = _earliest(volumes, "acquisition time")
-    if times is None or len(set(times)) == len(times):
+    if times is None or _differs(volumes, "acquisition time"):
         return {}
     starts: dict[str, float] = {}
     for volume, time in zip(volumes, times):
@@ -127,9 +143,15 @@ def _preferred(volumes: Sequence[Volume], keys: Sequence[str]) -> list[str]:
     """
     if len({_series(volume) for volume in volumes}) == 1:
         return list(keys)
-    if _at_the_same_time(volumes):
+    if _at_the_same_time(volumes) or (_differs(volumes, "phase") and not _differs(volumes, "acquisition time")):
         return [key for key in keys if key in _PHASES]
     return ["acquisition time", *(key for key in keys if key not in _COUNTED)]
+
+
+def _differs(volumes: Sequence[Volume], key: str) -> bool:
+    """Check whether all volumes differ in an attribute."""
+    values = _earliest(volumes, key)
+    return values is not None and len(set(values)) == len(values)
 
 
 def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
@@ -144,7 +166,7 @@ def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
     """Sort the volumes of several series by time. Also returns the name of the attribute used."""
     for key in _preferred(volumes, _ORDER):
         values = _earliest(volumes, key)
-        if values is not None and len(set(values)) == len(volumes):
+        if values is not None and _differs(volumes, key):
             return [volumes[k] for k in np.argsort(values)], key
     return list(volumes), "order of the files"
 
@@ -181,4 +203,8 @@ def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 def _rising(volumes: Sequence[Volume], key: str) -> list[float] | None:
     values = _earliest(volumes, key)
-    return values if values is not None and all(np.diff(values) > 0) else None
+    if values is None or not all(np.diff(values) > 0):
+        return None
+    one_series = len({_series(volume) for volume in volumes}) == 1
+    slices = zip(*([plane.keys[key] for plane in volume] for volume in volumes)) if one_series else ()
+    return values if all(all(np.diff(times) > 0) for times in slices) else None

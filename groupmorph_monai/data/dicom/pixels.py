@@ -1,5 +1,6 @@
 """Read the voxels of volumes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -12,6 +13,9 @@ from .order import Volume
 __all__ = ["read_voxels", "stored_values"]
 
 
+_MOST_PADDING = 1.01  # stored bytes per declared byte
+
+
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     """Read volumes of any size as float32 ``(column, row, slice)``, in the units of the images.
 
@@ -20,7 +24,13 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     type, all are converted to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
     """
-    data = [np.empty((len(volume), *volume[0].source.raster.shape), np.float32) for volume in volumes]
+    for plane in (plane for volume in volumes for plane in volume):
+        if not math.isfinite(plane.scaling.slope + plane.scaling.intercept):
+            raise InputError(
+                f"{plane.file.path}: expected finite numbers as rescale slope and intercept, got others; correct the "
+                "header, or export the series again"
+            )
+    data = [_empty(volume) for volume in volumes]
     targets = defaultdict(list)
     for array, volume in zip(data, volumes):
         for target, plane in zip(array, volume):
@@ -33,6 +43,17 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
             stored = frames[plane.file.frame, top : top + rows, left : left + columns]
             target[:] = plane.scaling.apply(stored, references[plane.source.image_type])
     return [np.ascontiguousarray(array.T) for array in data]
+
+
+def _empty(volume: Volume) -> np.ndarray:
+    path, shape = volume[0].file.path, (len(volume), *volume[0].source.raster.shape)
+    try:
+        return np.empty(shape, np.float32)
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: expected slices that fit into memory, got {shape[0]} of {shape[1]} rows and {shape[2]} columns; "
+            "correct Rows and Columns, or copy the series again"
+        ) from error
 
 
 def stored_values(path: str) -> np.ndarray:
@@ -62,6 +83,12 @@ def stored_values(path: str) -> np.ndarray:
                 "pip install '.[dicom]' in the clone, or decompress with gdcmconv --raw"
             ) from error
         raise InputError(f"{path}: expected complete pixel data, got {reason}; copy or export it again") from error
+    stored = 0 if syntax is not None and syntax.is_compressed else len(dataset.get("PixelData") or b"")
+    if stored > _MOST_PADDING * pixels.nbytes + 1:
+        raise InputError(
+            f"{path}: expected {pixels.nbytes} bytes of pixel data as declared, got {stored} bytes; correct Rows, "
+            "Columns and Number of Frames, or copy or export it again"
+        )
     if pixels.dtype.kind in "iu":
         unused = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
         pixels = (pixels << unused) >> unused

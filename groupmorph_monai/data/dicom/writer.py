@@ -21,6 +21,7 @@ __all__ = ["write_dicom"]
 
 _LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
 _FEWEST_BITS = 11  # half a step is 0.024 % of the range
+_TIMES = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "TriggerTime")
 _COPIED_TIMES = ("acquisition time", "trigger time", "content time")
 _SERIES_NUMBER = 1000  # added to the series number of the source, so that viewers list the aligned series after it
 
@@ -33,7 +34,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     Otherwise they are multiples of one power of two for the whole series, which preserves the ratios between timepoints
     even in programs that ignore the rescale slope.
 
-    Times that the source stores otherwise, such as by temporal offsets, are written as trigger times.
+    Times that the source stores otherwise, such as by temporal offsets, are written as trigger times. If the timepoints
+    have no times, all have those of the first one.
 
     Args:
         series: returned by `read_dicom`.
@@ -58,6 +60,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     lost = series.times_s is not None and not any(_tells(key, firsts, series.times_s) for key in _COPIED_TIMES)
     for k, (volume, planes) in enumerate(zip(aligned, series.dicom_slices)):
         header = derived_header(firsts[k], base)
+        if series.times_s is None:
+            _copy_times(header, derived_header(firsts[0], base))
         header.SeriesInstanceUID, header.SeriesNumber = uid, _SERIES_NUMBER + base.source.number
         header.SeriesDescription = f"{description} aligned".strip()[:64]
         header.TemporalPositionIdentifier, header.NumberOfTemporalPositions = k + 1, len(aligned)
@@ -79,6 +83,15 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
             image.SmallestImagePixelValue, image.LargestImagePixelValue = int(pixels.min()), int(pixels.max())
             image.add_new("PixelData", "OW", pixels.tobytes())
             save(image, folder / f"{k:02d}_{s:04d}.dcm")
+
+
+def _copy_times(header: Dataset, other: Dataset) -> None:
+    """Give a timepoint without time, such as a phase of a gated scan, the times of another one, so that they do not
+    define another order."""
+    for name in _TIMES:
+        header.pop(name, None)
+        if name in other:
+            setattr(header, name, other[name].value)
 
 
 def _slope(largest: float) -> float:

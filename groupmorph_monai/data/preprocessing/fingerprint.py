@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..reading.signature import files_below
+
 __all__ = ["fingerprint"]
 
 
@@ -58,7 +60,7 @@ def _path(value: str | Path) -> object:
         path = Path(value).resolve()
         if not value or not path.exists():
             return str(value)
-        files = [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+        files = [p for p in sorted(files_below(path)) if p.is_file()] if path.is_dir() else [path]
         return [str(path), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
     except (OSError, ValueError, RuntimeError):  # not a valid path
         return str(value)

@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import InputError
 from .names import IMAGE_ENDINGS, matches, natural_order
 from .sidecars import sidecar, times_of_files
-from .signature import check_regular_file, is_dicom
+from .signature import check_regular_file, files_below, is_dicom
 
 __all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
 
@@ -29,7 +29,7 @@ def dicom_paths(files: Sequence[str | Path]) -> list[Path]:
 
 
 def _contains_dicom(folder: Path) -> bool:
-    return not images(folder) and any(map(is_dicom, folder.rglob("*")))
+    return not images(folder) and any(map(is_dicom, files_below(folder)))
 
 
 def images(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
 def _check_hidden_dicom(paths: Sequence[Path]) -> None:
     for folder in paths:
         files = sorted(images(folder), key=natural_order) if folder.is_dir() else []
-        if files and any(is_dicom(path) for path in folder.rglob("*")):
+        if files and any(map(is_dicom, files_below(folder))):
             raise InputError(
                 f"{folder}: expected a DICOM study, whose series --list shows, got NIfTI or other image files at its "
                 f"top level ({files[0].name}), which are read instead; specify the folder of the DICOM files alone"
@@ -119,7 +119,7 @@ def _matches(path: Path, description: str | None) -> bool:
 
 def _nested(folder: Path, description: str | None) -> list[Path]:
     """Find the one series among the NIfTI files in sub-folders; empty if there are no files."""
-    files = [p for p in folder.rglob("*.nii*") if p.name.lower().endswith((".nii", ".nii.gz")) and not p.is_dir()]
+    files = [p for p in files_below(folder) if p.name.lower().endswith((".nii", ".nii.gz"))]
     files = [p for p in files if _matches(p, description) and "derivatives" not in p.relative_to(folder).parts]
     for path in files:
         check_regular_file(path)

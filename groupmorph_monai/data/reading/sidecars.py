@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,14 @@ def _past_midnight(values: Sequence[float]) -> list[float]:
 
 def _acquisition_s(content: Mapping[str, Any]) -> float | None:
     """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:07.5 for 09:05:07.5)."""
-    time = str(content.get("AcquisitionTime", ""))
-    time_of_day = f"1970-01-01T{'0' if time[1:2] == ':' else ''}{time}"
+    clock = str(content.get("AcquisitionTime", ""))
+    time_of_day = f"1970-01-01T{'0' if clock[1:2] == ':' else ''}{clock}"
     for moment in (str(content.get("AcquisitionDateTime", "")), time_of_day):
         try:
-            return (datetime.fromisoformat(moment).replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()
+            time = datetime.fromisoformat(moment)
         except ValueError:
             continue
+        return (time.replace(tzinfo=None) - datetime(1970, 1, 1) - (time.utcoffset() or timedelta())).total_seconds()
     return None
 
 

@@ -1,13 +1,14 @@
 """Recognise files before they are read: regular ones, text, and DICOM without pydicom, an optional dependency."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 
 from ...errors import InputError
 
-__all__ = ["check_itk_path", "check_regular_file", "is_dicom", "read_text"]
+__all__ = ["check_itk_path", "check_regular_file", "files_below", "is_dicom", "read_text"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -38,6 +39,31 @@ def check_regular_file(path: str | Path) -> None:
             "the link"
         )
     raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its sub-folders, sorted by name in each folder.
+
+    Links to folders are followed, as scans may be stored elsewhere. No folder is searched twice, and none above this.
+
+    Raises:
+        InputError: For a sub-folder without permission, which may hold scans of the series.
+    """
+    waiting, searched = [folder], set(folder.resolve().parents)
+    while waiting:
+        current = waiting.pop()
+        if (real := current.resolve()) in searched:
+            continue
+        searched.add(real)
+        if not os.access(current, os.R_OK | os.X_OK):
+            if current.name.startswith("."):  # of the system, such as .Trashes
+                continue
+            raise InputError(
+                f"{current}: expected a folder that may be read, got no permission; change its permissions"
+            )
+        entries = sorted(current.iterdir())
+        waiting += [path for path in reversed(entries) if path.is_dir()]
+        yield from (path for path in entries if not path.is_dir())
 
 
 def read_text(path: str | Path) -> str:

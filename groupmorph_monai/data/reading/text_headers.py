@@ -45,6 +45,7 @@ _NRRD_FIELDS = frozenset(
      "sampleunits"}  # fmt: skip
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
 _GZIP_START = b"\x1f\x8b"
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP_START)
 _TEXT = ("ascii", "text", "txt", "hex")
 
 
@@ -74,14 +75,18 @@ def check_text_header(path: str, voxels: bool = True) -> None:
         elif path.lower().endswith(_META_ENDINGS):
             _check_meta(Path(path), head, voxels)
         else:
-            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; {_cure(path)}")
+            raise InputError(
+                f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; {_cure(path, head)}"
+            )
     except _HeaderError as error:
         raise InputError(
             f"{path}: {error}; correct the header, or copy or convert the image again{_and_data(path)}"
         ) from None
 
 
-def _cure(path: str) -> str:
+def _cure(path: str, head: bytes) -> str:
+    if head.startswith(_ARCHIVES):
+        return "unpack the archive, and use the files or the folder in it"
     if is_dicom(Path(path)):
         return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
     return "convert it to NIfTI, or remove it"

@@ -1,11 +1,13 @@
 """Studies as they are exported, copied and cut: what is read all the same, and what is refused in one line."""
 
 import builtins
+import os
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -72,6 +74,37 @@ def test_an_impossible_number_of_frames_is_answered_at_once(tmp_path):
     refused(exports.save(images, tmp_path), "4 images at each of the 7 slice positions", "got 3 at 26 mm")
 
 
+def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
+    images = dynamic()
+    for image in images:
+        image.Rows = image.Columns = 65535
+    refused(exports.save(images, tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:The pixel data is")
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+def test_more_pixels_than_declared_are_refused(tmp_path, name):
+    images = dynamic()
+    for image in images:
+        setattr(image, name, getattr(image, name) - 1)
+    refused(exports.save(images, tmp_path), "bytes of pixel data as declared, got 240 bytes")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RescaleSlope", "NaN", "finite numbers as rescale slope and intercept"),
+        ("RescaleIntercept", "1e400", "finite numbers as rescale slope and intercept"),
+        ("ImagePositionPatient", ["0", "0", "NaN"], "got 3 at 20 mm (timepoint 0"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value, words):
+    images = dynamic()
+    setattr(images[0], name, value)
+    refused(exports.save(images, tmp_path), words)
+
+
 def test_the_same_slice_twice_under_two_names_of_its_own(tmp_path):
     images = dynamic(exports.examination(), volumes(2))
     again = dynamic(exports.examination(), volumes(2))
@@ -135,11 +168,51 @@ def test_a_timepoint_whose_slices_were_not_fetched_is_missed(tmp_path):
     refused(tmp_path, "a link to a missing one, 'gone'")
 
 
-def test_voxels_without_size_are_refused(tmp_path):
+def test_a_link_to_a_folder_is_followed_once(tmp_path):
+    """The last timepoint is stored elsewhere; other links lead to the study itself and above it."""
+    images = exports.siemens(volumes(), AFFINE)
+    exports.save(images[: 3 * SIZE[2]], tmp_path / "data" / "study")
+    exports.save(images[3 * SIZE[2] :], tmp_path / "archive")
+    exports.save(exports.dynamic(SeriesDescription="another patient"), tmp_path / "data" / "other")
+    for name, target in {"last": tmp_path / "archive", "again": ".", "above": ".."}.items():
+        (tmp_path / "data" / "study" / name).symlink_to(target)
+    assert_aligned(read_series(tmp_path / "data" / "study"), volumes())
+
+
+@pytest.mark.parametrize("part", ["t2", "t2/0"])
+def test_a_timepoint_that_may_not_be_read_is_missed(tmp_path, monkeypatch, part):
+    images, real = exports.siemens(volumes(), AFFINE), os.access
+    for n, image in enumerate(images):
+        exports.write(image, tmp_path / f"t{n // SIZE[2]}" / str(n % SIZE[2]))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / part and real(path, mode))
+    refused(tmp_path, part, "got no permission; change its permissions")
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], [-1.5, 1.5]], ids=str)
+def test_pixels_without_size_are_refused(tmp_path, spacing):
     images = dynamic()
     for image in images:
-        image.PixelSpacing = [0, 0]
-    refused(exports.save(images, tmp_path), "invertible affine matrix")
+        image.PixelSpacing = spacing
+    refused(exports.save(images, tmp_path), f"a positive Pixel Spacing, got {spacing[0]} and {spacing[1]} mm")
+
+
+def test_rounded_directions_do_not_change_the_size_of_voxels(tmp_path):
+    turn = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [1.5, 1.5, 3]
+    images = dynamic()
+    for image, twin in zip(images, exports.one_series(volumes(), 4 * [{}], affine), strict=True):
+        image.ImagePositionPatient = twin.ImagePositionPatient
+        image.ImageOrientationPatient = [round(value, 2) for value in twin.ImageOrientationPatient]
+    for frame in read_series(exports.save(images, tmp_path)).frames:
+        np.testing.assert_allclose(np.linalg.norm(frame.affine[:3, :2], axis=0), 1.5, rtol=1e-6)
+
+
+def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
+    images = exports.united_imaging(volumes(), AFFINE)
+    for image in images:
+        image.Rows, image.Columns = 2, 2
+    refused(exports.save(images, tmp_path), "expected DICOM images with a position")
 
 
 def test_noise_of_headers_does_not_split_a_series(tmp_path):

@@ -163,3 +163,74 @@ def test_phases_of_a_gated_scan_are_in_the_order_of_their_series(tmp_path):
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, data)
     assert series.times_s is None
+
+
+@pytest.mark.parametrize("times", ["interleaved", "equal"])
+@pytest.mark.parametrize("numbers", [(304, 301, 303, 302), (1, 1, 1, 1)])
+def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers):
+    """Series numbers are those of the reconstruction, or all alike, and series times those of the reconstruction."""
+    shared, data, images = exports.examination(Modality="CT"), volumes(), []
+    for k, (volume, number) in enumerate(zip(data, numbers)):
+        starts = [exports.clock(2 * s + 0.1 * (3 * k % 4)) for s in range(SIZE[2])]
+        attributes = {"SeriesNumber": number, "AcquisitionTime": starts if times == "interleaved" else "101010"}
+        attributes |= {"SeriesTime": exports.clock(60 * (3 * k % 4))}
+        attributes |= {"SeriesDescription": f"iDose 30% Gated, {(0, 20, 90, 100)[k]}.0%"}
+        images += exports.classic(shared, volume, AFFINE, exports.CT, **attributes)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "times_s"),
+    [
+        ({"NominalPercentageOfRespiratoryPhase": lambda k: 25.0 * k}, None),
+        ({"NominalPercentageOfCardiacPhase": lambda k: 25.0 * k}, None),
+        ({"ImageComments": lambda k: f"phase {25 * k} %"}, None),
+        ({"TemporalPositionIdentifier": lambda k: k + 1}, None),
+        ({"TriggerTime": lambda k: str(40 * k)}, (0, 0.04, 0.08, 0.12)),
+    ],
+    ids=lambda a: next(iter(a)) if isinstance(a, dict) else "",
+)
+def test_slices_of_a_gated_series_start_anywhere_in_the_cycle(tmp_path, attributes, times_s):
+    """Each slice is acquired over a whole cycle: its images in the order of acquisition begin at another phase."""
+    data, headers = volumes(), []
+    for k in range(4):
+        header = {name: value(k) for name, value in attributes.items()}
+        acquired = [exports.clock(2 * s + 0.04 * ((k + s) % 4)) for s in range(SIZE[2])]
+        headers.append({**header, "AcquisitionTime": acquired})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == times_s
+
+
+def test_clocks_go_back_during_the_scan(tmp_path):
+    """At the end of daylight saving time."""
+    moments = ("20251026025930+0200", "20251026020000+0100", "20251026020030+0100")
+    images = one_series(volumes(3), [{"AcquisitionDateTime": moment} for moment in moments])
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
+def test_trigger_times_that_differ_by_chance_do_not_define_the_order(tmp_path):
+    """As in T1 mapping: slices one after the other, always at about the same time after the trigger."""
+    data, headers, rng = volumes(), [], np.random.default_rng(3)
+    for k in range(4):
+        triggers = [str(round(500 + jitter, 2)) for jitter in rng.uniform(0, 9, SIZE[2])]
+        headers.append(
+            {"AcquisitionTime": [exports.clock(20 * s + k) for s in range(SIZE[2])], "TriggerTime": triggers}
+        )
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 1, 2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("time", ["unknown", "1\\2"])
+def test_an_invalid_time_is_not_midnight(tmp_path, time):
+    images = dynamic()
+    images[9].add_new("AcquisitionTime", "TM", time)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s is None

@@ -156,6 +156,52 @@ def test_water_images_that_the_scanner_calls_derived_are_scans(tmp_path):
     assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
 
 
+@pytest.mark.parametrize("words", ["{}_SUB", "MIP of {}", "Ave-IP {}"])
+def test_series_that_only_their_descriptions_call_computed_are_no_timepoints(tmp_path, words):
+    shared, computed = exports.examination(), volumes(seed=6)
+    images, names = exports.siemens(volumes(), AFFINE), ("pre", "dyn_1", "dyn_2", "dyn_3")
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        setattr(shared, name, images[0][name].value)
+    shared.SequenceName = images[0].SequenceName
+    for k, name in enumerate(names[1:]):
+        description = words.format(f"t1_fl3d_{name}")
+        images += exports.classic(shared, computed[k], AFFINE, SeriesNumber=40 + k, SeriesDescription=description)
+    exports.save(images, tmp_path)
+    assert_aligned(read_series(tmp_path), volumes())
+    assert_aligned(read_series(tmp_path, description=words.format("*")), computed[:3])
+    lines, reason = list_dicom([tmp_path])
+    assert lines.count("to be aligned") == 4 and lines.count("derived  ") == 3 and reason is None
+
+
+def cine(shared, slices):
+    """A series for each of these slices, acquired in one breath-hold each; phases start at another time after the
+    trigger."""
+    images, data = [], volumes()
+    for s in slices:
+        series = {"SeriesInstanceUID": exports.generate_uid(), "SeriesNumber": 10 + s, "SeriesDescription": f"sax_{s}"}
+        for k, volume in enumerate(data):
+            times = {"TriggerTime": str(40 * k + 3 * s), "AcquisitionTime": exports.clock(20 * s)}
+            images.append(exports.classic(shared, volume, AFFINE, **series, **times)[s])
+    return images
+
+
+def test_slices_with_a_series_each_make_a_stack(tmp_path):
+    shared = exports.examination()
+    images = cine(shared, range(SIZE[2]))
+    across = np.array(AFFINE[:, [0, 2, 1, 3]])  # a long axis
+    for k, volume in enumerate(volumes(seed=7)):
+        images.append(exports.classic(shared, volume, across, SeriesInstanceUID="1.2.3", TriggerTime=str(40 * k))[2])
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes())
+    assert series.times_s == (0, 0.04, 0.08, 0.12)
+
+
+@pytest.mark.parametrize("slices", [(2, 3), (1, 2, 4), (3, 3, 3)], ids=["two", "uneven", "one position"])
+def test_other_series_of_one_slice_stay_apart(tmp_path, slices):
+    lines, reason = list_dicom([exports.save(cine(exports.examination(), slices), tmp_path)])
+    assert lines.count("4 x 1 slices") == len(slices) and "single slice" in str(reason)
+
+
 def test_images_of_palette_colours_are_no_scans(tmp_path):
     shared = exports.examination()
     maps = dynamic(shared, volumes(seed=6), SeriesDescription="dyn ttp", SeriesNumber=9)

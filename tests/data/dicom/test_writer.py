@@ -13,7 +13,7 @@ pydicom = pytest.importorskip("pydicom")
 import dicom_exports as exports  # noqa: E402
 
 from groupmorph_monai.data.contrast.kinetics import KINETIC_MAPS, ToftsFit  # noqa: E402
-from groupmorph_monai.data.dicom import write_parametric_maps, write_registration_object  # noqa: E402
+from groupmorph_monai.data.dicom import write_dicom, write_parametric_maps, write_registration_object  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
 from groupmorph_monai.data.writing import replacement  # noqa: E402
@@ -86,6 +86,20 @@ def test_times_that_are_not_in_the_times_of_images_are_written(tmp_path):
     series, _ = aligned(exports.save(two_series, tmp_path / "two"), tmp_path / "b")
     assert series.times_s == (0, 691.5, 753, 814.5)
     assert read_series(tmp_path / "b" / "dicom").times_s == series.times_s
+
+
+def test_phases_without_times_keep_their_order(tmp_path):
+    """Their first slices were acquired in another order."""
+    shared, images = exports.examination(Modality="CT"), []
+    for k, volume in enumerate(volumes()):
+        acquired = [exports.clock(2 * s + 0.1 * (3 * k % 4)) for s in range(volume.shape[2])]
+        header = {"SeriesDescription": f"Gated {25 * k} %", "AcquisitionTime": acquired, "ContentTime": acquired}
+        images += exports.classic(shared, volume, exports.AFFINE, exports.CT, **header)
+    series = read_series(exports.save(images, tmp_path / "study"))
+    write_dicom(series, np.stack([frame.data for frame in series.frames]), 0, tmp_path / "aligned")
+    again = read_series(tmp_path / "aligned")
+    exports.assert_aligned(again, volumes())
+    assert again.times_s is None
 
 
 def test_images_at_right_angles_do_not_claim_a_tilted_gantry(tmp_path):

@@ -248,6 +248,17 @@ def test_a_folder_lacks_no_scan(tmp_path):
     assert "t3.nii: expected a file, got a link to a missing one" in error_of(tmp_path / "study")
 
 
+def test_scans_behind_a_link_to_a_folder_belong_to_the_series(tmp_path):
+    volumes = [make_volume() + k for k in range(3)]
+    (tmp_path / "study" / "scans").mkdir(parents=True)
+    for k, volume in enumerate(volumes):
+        write_nifti(tmp_path / "study" / "scans" / f"t{k}.nii", volume)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "sub").symlink_to(tmp_path / "study")
+    for frame, volume in zip(read_series(tmp_path / "linked").frames, volumes, strict=True):
+        np.testing.assert_array_equal(frame.data, volume)
+
+
 def test_a_little_padding_after_the_voxels_does_no_harm(tmp_path):
     path = write_nifti(tmp_path / "a.nii", make_volume())
     with open(path, "ab") as file:

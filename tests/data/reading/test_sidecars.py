@@ -43,6 +43,7 @@ def levels(series):
         ([{"AcquisitionTime": t} for t in ("9:59:58.500000", "10:00:08.500000", "10:00:20.250000")], (0, 10, 21.75)),
         ([{"AcquisitionDateTime": f"2025-03-0{d}T{t}"} for d, t in ((1, "23:59:50"), (2, "00:00:10"), (2, "00:00:40"))],
          (0, 20, 50)),
+        ([{"AcquisitionDateTime": f"2025-10-26T{t}"} for t in ("02:59:30+02:00", "02:00:00+01:00")], (0, 30)),
         ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
         # One acquisition time for all phases of the heart.
         ([{"AcquisitionTime": t} for t in ("23:59:50", "0:00:10", "00:01:00")], (0, 20, 70)),

@@ -1,5 +1,6 @@
 """Images that cannot be read are named in one line."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -64,6 +65,8 @@ MISTAKES = {
     "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "got an unreadable one"),
     "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n", encoding="utf-8"), "expected an empty line"),
     "notes.txt": (lambda p: p.write_text("no image", encoding="utf-8"), "expected an image"),
+    "study.zip": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(200)), "unpack the archive"),
+    "image.dcm.gz": (lambda p: p.write_bytes(gzip.compress(bytes(128) + b"DICM")), "unpack the archive"),
     "flat.nii": (lambda p: write_nifti(p, make_volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: write_nifti(p, make_volume((8, 9, 1))), "got shape (8, 9, 1)"),
     "flat.mha": (lambda p: itk.imwrite(itk.image_from_array(make_volume((8, 9))), str(p)), "got shape (9, 8)"),
