@@ -25,7 +25,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
-from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, checked_series
+from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, check_affine, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
@@ -167,9 +167,7 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
         ) from error
     # Round to the header's precision, so that written files lie exactly where their images do in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
-    matrix = file.affine[:3]
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
-        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
+    check_affine(file.affine, f"{path}: header")
     data = file.data
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
