@@ -71,9 +71,9 @@ def checked_run(
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
-        names = ("timepoints_least", "series_description", "reference")
-        least, pattern, reference = (setting_value(all_values, name) for name in names)
-        check_dataset(values["dataset_dir"], least or 2, pattern, reference, labelled="loss#surfaces" in all_values)
+        names = ("timepoints_least", "series_description", "reference", "surface_structure")
+        least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
+        check_dataset(values["dataset_dir"], least or 2, pattern, reference, "loss#surfaces" in all_values, structure)
     else:
         _check_phantoms(all_values)
     if device is not None:

@@ -40,20 +40,32 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"]])
+@pytest.mark.parametrize(
+    "labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
+)
 def test_label_maps(labels, study, refused):
     scan = nibabel.load(study / "s0" / "t00.nii.gz")
     away = scan.affine + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]
     ones = np.ones(scan.shape, np.float32)
     for name, data, affine in (
         ("l0", ones, scan.affine), ("l1", ones, scan.affine), ("half", 0.5 * ones, scan.affine),
-        ("none", 0 * ones, scan.affine), ("away", ones, away),
+        ("none", 0 * ones, scan.affine), ("away", ones, away), ("many", (2**24 + 2) * ones, scan.affine),
     ):  # fmt: skip
         write_nifti(study / f"{name}.nii.gz", data, affine)
     entry = {**IMAGES, "labels": [f"{name}.nii.gz" for name in labels]}
     write_json(study / "dataset.json", {"training": [entry], "validation": [entry]})
     words = ["labels", f"got {len(labels)}"] if len(labels) != 2 else [f"study/{labels[1]}.nii.gz"]
     refused(["train", "--dataset", "study", "--output", "out"], *words)
+
+
+def test_label_of_surfaces(study, refused):
+    scan = nibabel.load(study / "s0" / "t00.nii.gz")
+    for number in (1, 7):
+        write_nifti(study / f"l{number}.nii.gz", np.full(scan.shape, number, np.uint8), scan.affine)
+    write_json(study / "dataset.json", {"training": [{**IMAGES, "labels": ["l7.nii.gz", "l1.nii.gz"]}]})
+    options = ["--overlay", "modes/surfaces", "--set", "surface_structure=7"]
+    refused(["train", "--dataset", "study", "--output", "out", *options], "study/l1.nii.gz: expected the label 7")
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "evaluate --shard 1/1", "train"])
@@ -164,6 +176,8 @@ def test_training_settings(setting, refused):
 
 def test_number_of_iterations(refused):
     command = ["train", "--phantoms", "--output", "out"]
+    never = ["--iterations", "500", "--set", "iterations_per_epoch=100", "--set", "val_interval=6"]
+    refused([*command, *never], "--set val_interval: expected at most 5, the number of epochs of 100 iterations, got 6")
     refused([*command, "--set", "learning_rate"], "--set: expected NAME=VALUE")
     refused([*command, "--set", "max_iterations=abc"], "--set max_iterations: expected a whole number")
     refused([*command, "--iterations", "0"], "--iterations: expected a whole number from 1")

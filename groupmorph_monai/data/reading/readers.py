@@ -43,6 +43,7 @@ _GREY = "convert it to a grey-value image"
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
+_HERTZ = 32  # NIfTI code of the first unit of frequencies
 _SPACE_UNIT_BITS = 0x07
 _MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression limit of deflate
 
@@ -94,8 +95,9 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     check_stored_header(image, path)
     warnings = _warn_of_two_positions(header, image.shape, path)
     data, time = nifti_values(image, path, labels, storage), float(header["pixdim"][4])
-    # Programs that know no frame time leave 1 without a unit.
-    no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
+    unit = int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS
+    # Programs that know no frame time leave 1 without a unit; the fourth axis may also be one of frequencies.
+    no_time = (time == 1 and unit == 0) or unit >= _HERTZ
     frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
     return _File(data, _affine_mm(image), path, frame_time, header, warnings)
 

@@ -154,7 +154,8 @@ def test_every_file_that_is_moved_keeps_its_name(study):
 def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
     node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
-    (study / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [node]}), encoding="utf-8")
+    measured = {**node, "measurements": [{"name": "length", "value": 0.0}]}  # of the points before they move
+    (study / "p.mrk.json").write_text(json.dumps({"@schema": "x", "markups": [measured]}), encoding="utf-8")
     field = study / "out" / "ddf_01.nii.gz"
     (target,) = apply_field_to_files(field, [study / "p.mrk.json"], study / "there")
     expected = apply_field_to_points(field, read_points(study / "p.mrk.json"))
