@@ -117,7 +117,6 @@ def check_settings(values: Mapping[str, object]) -> None:
             raise InputError(f"--set {low}: expected {'less than' if strict else 'at most'} {high}, {b:g}, got {a:g}")
     _check_reference(value("reference"), values.get("alignment"))
     _check_levels(value("refinement_levels_voxels"), value("refinement_iterations"))
-    _check_validation(value("val_interval"), value("max_iterations"), value("iterations_per_epoch"))
     weights = [value(f"lambda_{order}") for order in "uvbc"]
     if None not in weights and not any(weights):
         raise InputError("--set lambda_u, lambda_v, lambda_b, lambda_c: expected one above 0, got 0 for all")
@@ -125,15 +124,6 @@ def check_settings(values: Mapping[str, object]) -> None:
         raise InputError(
             f"--set batch_size: expected 1 for a random number of timepoints, got {value('batch_size')}; set "
             "timepoints_least and timepoints_most to the same number"
-        )
-
-
-def _check_validation(interval: int | None, iterations: int, per_epoch: int) -> None:
-    """Refuse a training that ends before its first validation, which chooses the best weights."""
-    if interval is not None and interval > (epochs := -(-iterations // per_epoch)):
-        raise InputError(
-            f"--set val_interval: expected at most {epochs}, the number of epochs of {per_epoch} iterations, got "
-            f"{interval}; choose a smaller number"
         )
 
 
