@@ -222,12 +222,8 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     name = f"{frame.path} (timepoint {number})"
     data = np.asarray(frame.data)
-    if (
-        type(frame.data) not in (np.ndarray, np.memmap)
-        or data.ndim != 3
-        or not data.size
-        or data.dtype.kind not in "biuf"
-    ):
+    other = not isinstance(frame.data, np.ndarray) or isinstance(frame.data, np.ma.MaskedArray)
+    if other or data.ndim != 3 or not data.size or data.dtype.kind not in "biuf":
         raise InputError(
             f"{name}: expected an array of real numbers with three axes, got {data.dtype} of shape {data.shape} in a "
             f"{type(frame.data).__name__}; pass 3D volumes"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import itk
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,12 @@ def test_tensors_are_read_whatever_their_type(kind):
     data = torch.tensor(frame().data, dtype=kind, requires_grad=True)
     for volume in series_of_arrays([data, data], torch.eye(4, requires_grad=True)).frames:
         np.testing.assert_array_equal(volume.data, data.detach().float())
+
+
+def test_a_view_of_an_image_of_itk_is_an_array():
+    view = itk.array_view_from_image(itk.image_from_array(frame().data))
+    assert type(view) is not np.ndarray
+    checked_series(Series((frame(), replace(frame(), data=view))), None)
 
 
 @pytest.mark.parametrize(
