@@ -2,12 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
 from ..data.preprocessing.resampling import resample
-from ..data.series import Frame, Series, checked_series, series_of_arrays
+from ..data.series import Frame, Series, check_affine, checked_series, real_array, series_of_arrays, unmasked
+from ..data.writing.applying import warp
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
@@ -76,29 +77,39 @@ class Registration:
         Returns:
             ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
         """
-        if not 0 <= timepoint < len(self.transforms):
+        if _index(timepoint, "timepoint", "the") not in range(len(self.transforms)):
             raise InputError(
                 f"timepoint: expected 0 to {len(self.transforms) - 1}, got {timepoint}; choose one of these"
             )
-        scan, values = self.series.frames[timepoint], np.asarray(image)
+        scan, values = self.series.frames[timepoint], real_array(image, "image")
         if affine is None and values.shape != scan.data.shape:
             raise InputError(
                 f"image: expected shape {scan.data.shape}, that of scan {timepoint}, got {values.shape}; pass the "
                 "affine of an image on another grid"
             )
-        matrix = scan.affine if affine is None else np.asarray(affine, dtype=np.float64)
-        return self._pull(Frame(values, matrix, "image"), timepoint, label)
+        matrix = scan.affine if affine is None else real_array(affine, "affine").astype(np.float64)
+        check_affine(matrix, "affine")
+        if values.ndim != 3 or not values.size:
+            raise InputError(f"image: expected three axes with voxels, got shape {values.shape}; pass a 3D volume")
+        frame = Frame(values, matrix, "image", unmasked(image))
+        return self._pulled(*warp(frame, self.grid, self.transforms[timepoint], f"timepoint {timepoint}", label), label)
 
-    def _pull(self, frame: Frame, k: int, label: bool = False) -> np.ndarray:
-        values, covered = resample(frame, self.grid, self.transforms[k], nearest=label)
+    def _pull(self, frame: Frame, k: int) -> np.ndarray:
+        return self._pulled(*resample(frame, self.grid, self.transforms[k]))
+
+    @staticmethod
+    def _pulled(values: np.ndarray, covered: np.ndarray, label: bool = False) -> np.ndarray:
         return np.where(covered, values, values.dtype.type(0 if label else np.nan))
 
     def to_folder(self, folder: str | Path) -> None:
         """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
-        writer = SeriesWriter(**self._writing, output_dir=str(folder))
-        writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
-        writer(self._evaluator)
-        release(folder)
+        try:
+            writer = SeriesWriter(**self._writing, output_dir=str(folder))
+            writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
+            writer(self._evaluator)
+            release(folder)
+        except Exception as error:
+            raise find_input_error(error) or error from None
 
 
 def register(
@@ -139,12 +150,12 @@ def register(
         result.to_folder("aligned")
     """
     series = _series(series, affine, times_s)
-    overlays, home = [overlays] if isinstance(overlays, str) else overlays, 0
+    overlays, home = list(map(str, _names(overlays, "overlays"))), 0
     if reference != "mean":
-        home = _index(reference)
+        home = _index(reference, "reference", "'mean' or the")
         overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
-        mask = absolute_paths([mask] if isinstance(mask, (str, Path)) else mask)
+        mask = absolute_paths(_names(mask, "mask"))
     folder = tempfile.gettempdir()  # for data that do not fit into memory
     run = checked_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser = parsed_config(*run)
@@ -180,13 +191,15 @@ def _series(series: object, affine: ArrayLike | None, times_s: Sequence[float] |
     """Check volumes in memory; files are read later."""
     if affine is not None:
         return series_of_arrays(_volumes(series), affine, times_s)
+    if times_s is not None:
+        raise InputError("times_s: expected none with files or a Series, which have their own, got some; leave it out")
     return checked_series(series, None) if isinstance(series, Series) else _paths(series)
 
 
-def _index(reference: object) -> int:
-    if isinstance(reference, bool) or not isinstance(reference, Integral):
-        raise InputError(f"reference: expected 'mean' or the index of a timepoint, from 0, got {reference!r}")
-    return int(reference)
+def _index(value: object, name: str, wanted: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name}: expected {wanted} index of a timepoint, from 0, got {value!r}")
+    return int(value)
 
 
 def _volumes(series: object) -> Sequence[ArrayLike]:
@@ -194,11 +207,23 @@ def _volumes(series: object) -> Sequence[ArrayLike]:
     parts = series if isinstance(series, (list, tuple)) else [series]
     if any(isinstance(part, (str, Path, Series)) for part in parts):
         raise InputError("affine: expected none with files or a Series, which have their own, got one; leave it out")
-    return cast(Sequence[ArrayLike], series)
+    if not isinstance(series, Iterable):
+        raise InputError(f"series: expected K volumes in memory with an affine, got {series!r}; pass them in a list")
+    return list(series)
 
 
 def _paths(series: object) -> list[str]:
-    files = [series] if isinstance(series, (str, Path)) else series
-    if not isinstance(files, (list, tuple)) or not all(isinstance(file, (str, Path)) for file in files):
-        raise InputError("affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)")
-    return absolute_paths(files)
+    try:
+        return absolute_paths(_names(series, "series"))
+    except InputError:
+        raise InputError(
+            "affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)"
+        ) from None
+
+
+def _names(value: object, argument: str) -> list[str | Path]:
+    """Check one name or path, or several."""
+    names = [value] if isinstance(value, (str, Path)) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in names):
+        raise InputError(f"{argument}: expected a list of names or paths, got {value!r:.60}; pass a list")
+    return list(names)

@@ -70,12 +70,12 @@ def checked_run(
     if "weights" in values:
         read_weights(values["weights"])
     if "dataset_dir" in values:
-        names = ("timepoints_least", "series_description", "reference")
-        least, pattern, reference = (setting_value(all_values, name) for name in names)
-        check_dataset(values["dataset_dir"], least or 2, pattern, reference, labelled="loss#surfaces" in all_values)
+        names = ("timepoints_least", "series_description", "reference", "surface_structure")
+        least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
+        check_dataset(values["dataset_dir"], least or 2, pattern, reference, "loss#surfaces" in all_values, structure)
     else:
         _check_phantoms(all_values)
-    if device:
+    if device is not None:
         values["device"] = _device(device)
     if config == "inference":
         values["overlays"] = [*shipped, *map(str, own)]  # for the report, and to be kept
@@ -169,9 +169,11 @@ def _check_overlays(config: str, overlays: Sequence[str]) -> None:
 
 
 def _device(name: str | torch.device) -> torch.device:
-    device = torch.device(name)
-    kind = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
-    number = torch.cuda.device_count() if device.type == "cuda" else 1
-    if kind is not None and not (kind.is_available() and (device.index or 0) < number):
+    try:
+        device = torch.device(name)
+        count = torch.get_device_module(device).device_count()
+    except (RuntimeError, TypeError):
+        count = 0
+    if not count or (device.index or 0) >= count:
         raise InputError(f"--device: expected a device available to PyTorch, got {name}; use cpu")
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ..errors import InputError
@@ -209,9 +210,11 @@ def _check_value(name: str, value: object, typed: object, where: str) -> None:
 
 
 def _numbers(value: object) -> object:
-    """Convert numbers such as 1e-3, which YAML reads as text, also inside a list."""
-    return [_number(v) for v in value] if isinstance(value, list) else _number(value)
+    """Convert numbers such as 1e-3, which YAML reads as text, and those of NumPy, also inside a list or an array."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return [_number(v) for v in value] if isinstance(value, (list, tuple)) else _number(value)
 
 
 def _number(value: object) -> object:
+    value = value.item() if isinstance(value, np.generic) else value
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value

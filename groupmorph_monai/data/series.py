@@ -27,9 +27,12 @@ __all__ = [
     "LONGEST_MM",
     "Frame",
     "Series",
+    "check_affine",
     "checked_series",
     "overlap",
+    "real_array",
     "series_of_arrays",
+    "unmasked",
 ]
 
 logger = logging.getLogger(__name__)
@@ -112,25 +115,62 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
     Raises:
         InputError: For invalid input, with a one-line message.
     """
-    if any(np.iscomplexobj(volume) for volume in volumes):
-        raise InputError("series: expected real values, got complex ones; pass magnitudes")
-    arrays = [np.asarray(volume, dtype=np.float32) for volume in volumes]
+    number = len(volumes)
+    affines = real_array(affine, "affine").astype(np.float64)
+    if affines.shape not in ((4, 4), (number, 4, 4)):
+        raise InputError(f"affine: expected (4, 4) or ({number}, 4, 4), got {affines.shape}; use RAS mm")
+    affines = np.broadcast_to(affines, (number, 4, 4))
+    frames = tuple(_frame_of_array(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(volumes, affines)))
+    times = None if times_s is None else _checked_times(times_s, number)
+    if times is not None and not (np.diff(times) >= 0).all():
+        raise InputError(f"times_s: expected times in ascending order, got {list(times)}; sort volumes and times")
+    return checked_series(Series(frames, times_s=times), None)
+
+
+def _frame_of_array(volume: ArrayLike, affine: np.ndarray, name: str) -> Frame:
+    data, valid = real_array(volume, name).astype(np.float32, copy=False), unmasked(volume)
+    return Frame(data if valid is None else np.where(valid, data, np.float32("nan")), affine, name, valid)
+
+
+def real_array(values: ArrayLike, name: str) -> np.ndarray:
+    """Convert to an array of real numbers, also a tensor that needs gradients. Raises: InputError."""
     try:
-        affines = np.broadcast_to(np.asarray(affine, dtype=np.float64), (len(arrays), 4, 4))
-    except ValueError:
-        shape = np.shape(affine)
-        raise InputError(f"affine: expected (4, 4) or ({len(arrays)}, 4, 4), got {shape}; use RAS mm") from None
-    for k, (volume, matrix) in enumerate(zip(arrays, affines)):
-        if volume.ndim != 3:
-            raise InputError(f"timepoint {k}: expected three axes, got shape {volume.shape}; pass K 3D volumes")
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-            raise InputError(f"affine of timepoint {k}: expected an invertible matrix, got {matrix.tolist()}; fix it")
-    if times_s is not None and len(times_s) != len(arrays):
-        raise InputError(f"times_s: expected {len(arrays)} times in seconds, got {len(times_s)}; pass one per volume")
-    if times_s is not None and not (np.diff(np.asarray(times_s, dtype=np.float64)) >= 0).all():
-        raise InputError(f"times_s: expected times in ascending order, got {list(times_s)}; sort volumes and times")
-    frames = tuple(Frame(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(arrays, affines)))
-    return checked_series(Series(frames, times_s=None if times_s is None else tuple(times_s)), None)
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            values = values.float() if values.dtype == torch.bfloat16 else values  # which NumPy does not have
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected an array of numbers, got {error}; pass NumPy arrays") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name}: expected real numbers, got {array.dtype}; convert them, complex ones to magnitudes")
+    return array
+
+
+def unmasked(values: ArrayLike) -> np.ndarray | None:
+    """Return where a masked array of NumPy has values; None for other arrays."""
+    return np.logical_not(values.mask) if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values) else None
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Raise an InputError unless the matrix maps voxel indices to mm and back."""
+    if (
+        not isinstance(affine, np.ndarray)
+        or affine.shape != (4, 4)
+        or not np.isfinite(affine).all()
+        or abs(np.linalg.det(affine[:3, :3])) < LEAST_DETERMINANT
+        or not np.array_equal(affine[3], (0, 0, 0, 1))
+    ):
+        raise InputError(
+            f"{name}: expected an invertible affine matrix (4, 4) with the last row 0, 0, 0, 1, got "
+            f"{np.asarray(affine).tolist()}; correct it"
+        )
+
+
+def _checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
+    times = real_array(times_s, "times_s").astype(np.float64)
+    if times.shape != (number,) or not np.isfinite(times).all():
+        raise InputError(f"times_s: expected {number} times in seconds, got {times.tolist()}; pass one per volume")
+    return tuple(times.tolist())
 
 
 def checked_series(series: Series, timepoints: int | None, storage: Storage = IN_MEMORY) -> Series:
@@ -156,6 +196,8 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
         storage.release()
+    if series.times_s is not None:
+        series = replace(series, times_s=_checked_times(series.times_s, len(frames)))
     frames = [_on_measured_voxels(frame, storage) for frame in frames]
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
@@ -170,10 +212,20 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:
     name = f"{frame.path} (timepoint {number})"
-    if frame.valid is not None and (frame.valid.shape != frame.data.shape or not frame.valid.any()):
+    data = np.asarray(frame.data)
+    other = not isinstance(frame.data, np.ndarray) or isinstance(frame.data, np.ma.MaskedArray)
+    if other or data.ndim != 3 or not data.size or data.dtype.kind not in "biuf":
         raise InputError(
-            f"{name}: expected a mask of its {frame.data.shape} voxels that is True where they were measured, got "
-            f"{np.count_nonzero(frame.valid)} of {frame.valid.shape}; correct valid, or leave it out"
+            f"{name}: expected an array of real numbers with three axes, got {data.dtype} of shape {data.shape} in a "
+            f"{type(frame.data).__name__}; pass 3D volumes"
+        )
+    check_affine(frame.affine, name)
+    if frame.valid is not None and (
+        frame.valid.dtype != bool or frame.valid.shape != frame.data.shape or not frame.valid.any()
+    ):
+        raise InputError(
+            f"{name}: expected a bool mask of its {frame.data.shape} voxels that is True where they were measured, "
+            f"got {np.count_nonzero(frame.valid)} of {frame.valid.shape} {frame.valid.dtype}; correct valid"
         )
     # min and max propagate NaN.
     low, high = float(frame.data.min()), float(frame.data.max())
@@ -189,9 +241,6 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
-    matrix = frame.affine[:3]
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
-        raise InputError(f"{name}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
     extent = frame.grid.extent_mm.numpy()
     if not 1 <= extent.max() <= LONGEST_MM:
         raise InputError(

@@ -109,7 +109,27 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(Series(tuple(Frame(v * np.nan, AFFINE, "own") for v in x))), "own .* finite voxels"),
         (lambda x: gm.register(x, affine=AFFINE, times_s=[0.0]), "times_s: expected 3 times"),
         (lambda x: gm.register(x, affine=AFFINE, times_s=[0, 90, 30]), "times_s: expected times in ascending order"),
-        (lambda x: gm.register(x + 0j, affine=AFFINE), "series: expected real values, got complex"),
+        (lambda x: gm.register(x + 0j, affine=AFFINE), "timepoint 0: expected real numbers, got complex"),
+        (lambda x: gm.register(x.astype(str), affine=AFFINE), "timepoint 0: expected real numbers, got <U"),
+        (lambda x: gm.register([*x, None], affine=AFFINE), "timepoint 3: expected real numbers, got object"),
+        (
+            lambda x: gm.register(torch.tensor(x).to_sparse(), affine=AFFINE),
+            "timepoint 0: expected an array of numbers",
+        ),
+        (lambda x: gm.register(None, affine=AFFINE), "series: expected K volumes in memory"),
+        (lambda x: gm.register(x[:, :0], affine=AFFINE), r"three axes, got float32 of shape \(0, 32, 24\)"),
+        (lambda x: gm.register(x, affine=AFFINE + 0j), "affine: expected real numbers, got complex"),
+        (lambda x: gm.register(x, affine=AFFINE.T), "expected an invertible affine .* last row 0, 0, 0, 1"),
+        (lambda x: gm.register(Series(tuple(Frame(v, AFFINE[:3], "own") for v in x))), "own .* invertible affine"),
+        (lambda x: gm.register(x, affine=AFFINE, times_s=["a", "b", "c"]), "times_s: expected real numbers"),
+        (lambda x: gm.register(x, affine=AFFINE, times_s=5), "times_s: expected 3 times in seconds, got 5"),
+        (lambda x: gm.register(x, affine=AFFINE, times_s=[0, 1, np.inf]), "times_s: expected 3 times in seconds"),
+        (lambda x: gm.register(["t0.nii", "t1.nii"], times_s=[0, 1]), "times_s: expected none with files"),
+        (lambda x: gm.register(Series(tuple(Frame(v, AFFINE, "a") for v in x), times_s=(0, 1))), "times_s: expected 3"),
+        (lambda x: gm.register(x, affine=AFFINE, mask=x[0]), "mask: expected a list of names or paths, got array"),
+        (lambda x: gm.register(x, affine=AFFINE, overlays=None), "overlays: expected a list of names or paths"),
+        (lambda x: gm.register(x, affine=AFFINE, device="gpu"), "--device: expected a device .* got gpu"),
+        (lambda x: gm.register(x, affine=AFFINE, device="cpu:7"), "--device: expected a device .* got cpu:7"),
         (lambda x: gm.register(x, affine=AFFINE, reference=True), "reference: expected 'mean' or the index"),
         (
             lambda x: gm.register(x, affine=AFFINE, overlays="modes/none"),
@@ -124,3 +144,46 @@ def test_a_mistake_is_one_line(phantom, mistaken, message):
     with pytest.raises(InputError, match=message) as error:
         mistaken(phantom["image"].numpy())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "mistaken, message",
+    [
+        (lambda r, x: r.apply(x, "1"), "timepoint: expected the index of a timepoint"),
+        (lambda r, x: r.apply(x, 1.0), "timepoint: expected the index of a timepoint"),
+        (lambda r, x: r.apply(x + 0j, 1), "image: expected real numbers, got complex"),
+        (lambda r, x: r.apply(x[None], 1, affine=AFFINE), "image: expected three axes"),
+        (lambda r, x: r.apply(x, 1, affine=AFFINE[:3]), "affine: expected an invertible affine matrix"),
+        (lambda r, x: r.apply(x, 1, affine=0 * AFFINE), "affine: expected an invertible affine matrix"),
+        (lambda r, x: r.apply(x, 1, affine=AFFINE + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "timepoint 1: .* leads"),
+        (lambda r, x: r.apply(x * np.nan, 1), "image: expected finite intensities"),
+        (lambda r, x: r.apply((x > 0) * (2**53 + 1), 1, label=True), r"image: expected labels up to 2\^53"),
+        (lambda r, x: r.to_folder("x" * 300), "x: expected a path that can be used, got File name too long"),
+    ],
+)
+def test_a_mistake_with_a_result_is_one_line(result, phantom, mistaken, message):
+    with pytest.raises(InputError, match=message) as error:
+        mistaken(result, phantom["image"][1].numpy())
+    assert "\n" not in str(error.value)
+
+
+def test_voxels_without_values_spread_no_further(result, phantom):
+    image = phantom["image"][0].numpy()
+    with_nan = image.copy()
+    with_nan[:16] = np.nan
+    masked = np.ma.masked_array(image, np.isnan(with_nan))
+    warped = result.apply(image, 0)
+    for undefined in (with_nan, masked):
+        part = result.apply(undefined, 0)
+        assert 0.3 < np.isnan(part).mean() < 0.7
+        np.testing.assert_allclose(np.where(np.isnan(part), np.nan, warped), part, rtol=2e-3)
+
+
+def test_settings_take_numbers_of_numpy_and_tuples(phantom):
+    few = {"refinement_levels_voxels": (16, 8), "refinement_iterations": np.array([1, 1]), "spacing_mm": np.float32(2)}
+    same = {"refinement_levels_voxels": [16, 8], "refinement_iterations": [1, 1], "spacing_mm": 2}
+    one, other = (
+        gm.register(phantom["image"], affine=torch.tensor(AFFINE, requires_grad=True), **{**QUICK, **settings})
+        for settings in (few, same)
+    )
+    np.testing.assert_array_equal(one.fields, other.fields)

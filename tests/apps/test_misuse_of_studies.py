@@ -40,20 +40,32 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"]])
+@pytest.mark.parametrize(
+    "labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
+)
 def test_label_maps(labels, study, refused):
     scan = nibabel.load(study / "s0" / "t00.nii.gz")
     away = scan.affine + 900 * np.eye(4)[:, :1] @ np.eye(4)[3:]
     ones = np.ones(scan.shape, np.float32)
     for name, data, affine in (
         ("l0", ones, scan.affine), ("l1", ones, scan.affine), ("half", 0.5 * ones, scan.affine),
-        ("none", 0 * ones, scan.affine), ("away", ones, away),
+        ("none", 0 * ones, scan.affine), ("away", ones, away), ("many", (2**24 + 2) * ones, scan.affine),
     ):  # fmt: skip
         write_nifti(study / f"{name}.nii.gz", data, affine)
     entry = {**IMAGES, "labels": [f"{name}.nii.gz" for name in labels]}
     write_json(study / "dataset.json", {"training": [entry], "validation": [entry]})
     words = ["labels", f"got {len(labels)}"] if len(labels) != 2 else [f"study/{labels[1]}.nii.gz"]
     refused(["train", "--dataset", "study", "--output", "out"], *words)
+
+
+def test_label_of_surfaces(study, refused):
+    scan = nibabel.load(study / "s0" / "t00.nii.gz")
+    for number in (1, 7):
+        write_nifti(study / f"l{number}.nii.gz", np.full(scan.shape, number, np.uint8), scan.affine)
+    write_json(study / "dataset.json", {"training": [{**IMAGES, "labels": ["l7.nii.gz", "l1.nii.gz"]}]})
+    options = ["--overlay", "modes/surfaces", "--set", "surface_structure=7"]
+    refused(["train", "--dataset", "study", "--output", "out", *options], "study/l1.nii.gz: expected the label 7")
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "evaluate --shard 1/1", "train"])

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import itk
 import numpy as np
 import pytest
+import torch
 
 from groupmorph_monai.data import Frame, Series
-from groupmorph_monai.data.series import checked_series
+from groupmorph_monai.data.series import checked_series, series_of_arrays
 from groupmorph_monai.errors import InputError
 
 
@@ -37,9 +39,40 @@ def test_a_checked_series_stays_the_same():
         np.testing.assert_array_equal(two.affine, one.affine)
 
 
-@pytest.mark.parametrize("valid", [np.zeros((6, 7, 8), dtype=bool), np.ones((8, 7, 6), dtype=bool)])
-def test_a_mask_that_is_empty_or_of_another_shape_is_rejected(valid):
-    with pytest.raises(InputError, match="timepoint 1.*leave it out"):
+@pytest.mark.parametrize(
+    "masked", [np.ma.masked_greater, lambda x, least: np.ma.masked_array(np.where(x > least, 1e30, x), x > least)]
+)
+def test_the_masks_of_masked_arrays_are_kept(masked):
+    data = frame().data
+    series = series_of_arrays([masked(data, 8), data], np.eye(4))
+    np.testing.assert_array_equal(series.frames[0].valid, data <= 8)
+    assert series.frames[0].data.max() <= 8 and series.frames[1].valid is None
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_tensors_are_read_whatever_their_type(kind):
+    data = torch.tensor(frame().data, dtype=kind, requires_grad=True)
+    for volume in series_of_arrays([data, data], torch.eye(4, requires_grad=True)).frames:
+        np.testing.assert_array_equal(volume.data, data.detach().float())
+
+
+def test_a_view_of_an_image_of_itk_is_an_array():
+    view = itk.array_view_from_image(itk.image_from_array(frame().data))
+    assert type(view) is not np.ndarray
+    checked_series(Series((frame(), replace(frame(), data=view))), None)
+
+
+@pytest.mark.parametrize(
+    "data", [frame().data[0], frame().data + 0j, frame().data.tolist(), np.ma.masked_greater(frame().data, 8)]
+)
+def test_volumes_that_are_no_arrays_of_real_numbers_are_rejected(data):
+    with pytest.raises(InputError, match="timepoint 1.*expected an array of real numbers with three axes"):
+        checked_series(Series((frame(), replace(frame(), data=data))), None)
+
+
+@pytest.mark.parametrize("valid", [np.zeros((6, 7, 8), dtype=bool), np.ones((8, 7, 6), dtype=bool), np.ones((6, 7, 8))])
+def test_a_mask_that_is_empty_or_of_another_shape_or_type_is_rejected(valid):
+    with pytest.raises(InputError, match="timepoint 1.*correct valid"):
         checked_series(Series((frame(), replace(frame(), valid=valid))), None)
 
 

@@ -327,3 +327,10 @@ def test_none_adds_nothing_and_another_kind_is_refused(displaced):
     assert AlignInitiald(kind="none")({"image": series}) == {"image": series}
     with pytest.raises(InputError, match="initial_alignment: expected one of affine, rigid or none, got 'elastic'"):
         AlignInitiald(kind="elastic")
+
+
+def test_grids_that_do_not_fit_into_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(affine_alignment, "available_memory_gb", lambda: 1.0)
+    frames = [Frame(np.random.default_rng(k).random((8, 8, 4), np.float32), np.eye(4), f"{k}") for k in range(2)]
+    with pytest.raises(InputError, match=r"initial_alignment_voxels: .* 1 GB of memory, got \[24, 128\], .* 1.8 GB"):
+        GroupAffine(schedule=AffineSchedule((24, 128)))(frames)

@@ -19,6 +19,7 @@ def check_dataset(
     description: str | None = None,
     reference: int | None = None,
     labelled: bool = False,
+    structure: int | None = None,
 ) -> None:
     """Read every series of a data list with its landmarks and label maps, to report unreadable ones early.
 
@@ -28,6 +29,7 @@ def check_dataset(
         description: pattern that selects the series of each folder, as for `read_series`.
         reference: number of a timepoint that every series must have; None for any.
         labelled: whether every series must have label maps.
+        structure: label that every label map must have; None for any.
 
     Raises:
         InputError: For the first unreadable series.
@@ -55,5 +57,10 @@ def check_dataset(
             )
         for file, frame in zip(labels, series.frames):
             label_map = read_labels(file)
+            if structure is not None and structure not in label_map.data:
+                raise InputError(
+                    f"{file}: expected the label {structure} of surface_structure, got none; correct the label map, or "
+                    "set surface_structure"
+                )
             if not inside_region(label_map, frame.grid).any():
                 raise nothing_inside(file, "label map", label_map)

@@ -21,14 +21,14 @@ def is_markups(path: str | Path) -> bool:
     return str(path).lower().endswith(".json")
 
 
-def read_markups(path: str | Path) -> np.ndarray:
-    """Read the control points, ``(P, 3)`` in RAS mm.
+def read_markups(path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Read the control points, ``(P, 3)`` in RAS mm, and their labels.
 
     Raises:
         InputError: Unless the file has one node whose points all have a position in mm.
     """
     _, node, to_ras = _load(path)
-    return _positions(node, to_ras, path)
+    return _positions(node, to_ras, path), [str(point.get("label", "")) for point in node["controlPoints"]]
 
 
 def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray], path: str | Path) -> None:
@@ -37,6 +37,7 @@ def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray
     mapped = transform(_positions(node, to_ras, source)) * to_ras
     for point, position in zip(node["controlPoints"], mapped.tolist(), strict=True):
         point["position"] = position
+    node.pop("measurements", None)  # lengths and angles before the mapping; 3D Slicer computes them again
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
@@ -67,6 +68,11 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
         )
     if not isinstance(system, str) or system not in _TO_RAS:
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system!r}; save the points in LPS")
+    if node.get("type") in ("Plane", "ROI"):
+        raise InputError(
+            f"{path}: expected points, a line, a curve or an angle, got {node['type']}, which has its own position; "
+            "save its points"
+        )
     if units not in ("mm", ""):
         raise InputError(f"{path}: expected coordinates in mm, got {units!r}; save the points in mm")
     return content, node, _TO_RAS[system]

@@ -25,6 +25,8 @@ _Lines = list[tuple[int, str]]  # line number in the file, from 1, and text
 _Rows = list[tuple[int, list[str]]]  # line number, and the cells of the coordinates
 _NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also takes 1_0, often a typing error, and digits of other scripts
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
+_NAMES = ("label", "name", "id")  # columns of names
+_FCSV_LABEL = 11  # column of a .fcsv
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -36,6 +38,11 @@ def read_points(path: str | Path) -> np.ndarray:
     Transformix, in LPS mm: ``point``, a count, and coordinates; coordinates alone; or the output points of
     ``outputpoints.txt``.
     """
+    return _named_points(path)[0]
+
+
+def _named_points(path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Read points as `read_points` does, and their names; an empty list if the file has none."""
     if is_markups(path):
         return read_markups(path)
     try:
@@ -45,11 +52,11 @@ def read_points(path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
     kind = Path(path).suffix.lower()
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    rows, lps = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
+    rows, lps, names = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
     if not rows:
         raise InputError(f"{path}: expected points, got a file without any; check the path")
     points = np.array([_coordinates(cells, number, path) for number, cells in rows], dtype=np.float64)
-    return points @ LPS_TO_RAS[:3, :3] if lps else points
+    return points @ LPS_TO_RAS[:3, :3] if lps else points, names
 
 
 def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.ndarray:
@@ -65,11 +72,17 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
             f"{files[0]}: expected one landmark file for each of the {len(grids)} scans, got {len(files)}; "
             + (f"add {', '.join(missing)}" if (missing := _missing(files, len(grids))) else "list one file per scan")
         )
-    landmarks = [read_points(file) for file in files]
-    for file, points, grid in zip(files, landmarks, grids):
+    landmarks, names = zip(*map(_named_points, files))
+    for file, points, order, grid in zip(files, landmarks, names, grids):
         if len(points) != len(landmarks[0]):
             raise InputError(
                 f"{file}: expected the {len(landmarks[0])} points of {files[0]}, got {len(points)}; use the same points"
+            )
+        if order != names[0] and len(set(order)) == len(order) and set(order) == set(names[0]):
+            first = next(n for n, pair in enumerate(zip(order, names[0])) if pair[0] != pair[1])
+            raise InputError(
+                f"{file}: expected the points in the order of {files[0]}, with {names[0][first]!r} as number "
+                f"{first + 1}, got {order[first]!r}; sort them"
             )
         outside = int((~grid.contains(torch.from_numpy(points))).sum())
         if outside > len(points) / 2:
@@ -112,7 +125,7 @@ def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[fl
     return values
 
 
-def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
     lines = [(number, line) for number, line in lines if not line.startswith("#")]
     separator = next((mark for mark in (";", ",", "\t") if lines and mark in lines[0][1]), ",")
     rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
@@ -129,24 +142,28 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
                         f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line "
                         f"{number}; correct the file, and use decimal points rather than decimal commas"
                     )
-            return [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]], names[0] == "l"
-    return rows, False
+            name = next((header.index(name) for name in _NAMES if name in header), len(header))
+            labels = [row[name] for _, row in rows[1:] if name < len(row)]
+            cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]]
+            return cells, names[0] == "l", labels
+    return rows, False, []
 
 
-def _fcsv(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+def _fcsv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
     header = " ".join(line for _, line in lines if line.startswith("#"))
     match = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
     system = {"0": "RAS", "1": "LPS"}.get(match[1], match[1]) if match else "RAS"
     if system not in ("RAS", "LPS"):
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
-    rows = [(number, line.split(",")[1:4]) for number, line in lines if not line.startswith("#")]
-    return rows, system == "LPS"
+    rows = [(number, line.split(",")) for number, line in lines if not line.startswith("#")]
+    labels = [row[_FCSV_LABEL] for _, row in rows if _FCSV_LABEL < len(row)]
+    return [(number, row[1:4]) for number, row in rows], system == "LPS", labels
 
 
-def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool]:
+def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
     output = [(n, match) for n, line in lines if (match := re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line))]
     if lines and len(output) == len(lines):
-        return [(number, match[1].split()) for number, match in output], True
+        return [(number, match[1].split()) for number, match in output], True, []
     first = lines[0][1].lower() if lines else ""
     if first == "index":
         raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
@@ -157,7 +174,7 @@ def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool]:
             f"{path}: expected {len(rows)} in the second line, the number of points, got {count[:40]!r}; correct the "
             "file"
         )
-    return [(number, re.split(r"[\s,;]+", row)) for number, row in rows], True
+    return [(number, re.split(r"[\s,;]+", row)) for number, row in rows], True, []
 
 
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:

@@ -25,7 +25,7 @@ import torch
 
 from ...errors import InputError
 from ...space.geometry import Grid
-from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, checked_series
+from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, check_affine, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files
@@ -43,6 +43,7 @@ _GREY = "convert it to a grey-value image"
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
 _TIME_UNIT_S = {nib.nifti1.unit_codes["msec"]: 1e-3, nib.nifti1.unit_codes["usec"]: 1e-6}
+_HERTZ = 32  # NIfTI code of the first unit of frequencies
 _SPACE_UNIT_BITS = 0x07
 _MOST_COMPRESSED = 1032  # maximum number of voxels per byte: the compression limit of deflate
 
@@ -94,8 +95,9 @@ def _load_nifti(path: str, labels: bool, storage: Storage) -> _File:
     check_stored_header(image, path)
     warnings = _warn_of_two_positions(header, image.shape, path)
     data, time = nifti_values(image, path, labels, storage), float(header["pixdim"][4])
-    # Programs that know no frame time leave 1 without a unit.
-    no_time = time == 1 and int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS == 0
+    unit = int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS
+    # Programs that know no frame time leave 1 without a unit; the fourth axis may also be one of frequencies.
+    no_time = (time == 1 and unit == 0) or unit >= _HERTZ
     frame_time = time if data.ndim > 3 and np.isfinite(time) and time > 0 and not no_time else None
     return _File(data, _affine_mm(image), path, frame_time, header, warnings)
 
@@ -167,9 +169,7 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
         ) from error
     # Round to the header's precision, so that written files lie exactly where their images do in memory.
     file = replace(file, affine=file.affine.astype(np.float32).astype(np.float64))
-    matrix = file.affine[:3]
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < LEAST_DETERMINANT:
-        raise InputError(f"{path}: expected an invertible affine matrix, got {matrix.tolist()}; correct the header")
+    check_affine(file.affine, f"{path}: header")
     data = file.data
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]

@@ -15,10 +15,11 @@ from .readers import read_image
 __all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]
 
 _MOST_LABELS = 1000  # different values of a label map; an image has more
+_LARGEST_LABEL = 2**24  # which float32 holds exactly
 
 
 def read_labels(file: str | Path) -> Frame:
-    """Read a label map. Raises: InputError unless it consists of at most 1000 different whole numbers."""
+    """Read a label map. Raises: InputError unless it consists of at most 1000 different whole numbers up to 2^24."""
     frame = read_image(file, labels=True)
     labels = np.unique(frame.data)
     if len(labels) > _MOST_LABELS:
@@ -26,6 +27,8 @@ def read_labels(file: str | Path) -> Frame:
     fractions = labels[~np.isfinite(labels) | (labels != np.round(labels))]
     if len(fractions):
         raise InputError(f"{file}: expected whole numbers as labels, got {fractions[0]:g}; use a label map")
+    if labels[-1] > _LARGEST_LABEL or labels[0] < -_LARGEST_LABEL:
+        raise InputError(f"{file}: expected labels up to 2^24, got {labels[0]} to {labels[-1]}; renumber the labels")
     return frame
 
 

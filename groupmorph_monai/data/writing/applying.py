@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import ComposedTransform
+from ...space.geometry import ComposedTransform, Grid, Transform
 from ..preprocessing.resampling import resample
 from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem
@@ -24,7 +24,7 @@ from .nifti import write_image
 from .output_folder import all_or_nothing, check_file_name, keep_inputs
 from .writers import listed_result
 
-__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields"]
+__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp"]
 
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
@@ -42,6 +42,27 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
     """
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
+    if not overlap(image.grid, field.grid):
+        raise InputError(
+            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
+            "use an image in the space of that timepoint"
+        )
+    grid = resampling_grid(field_path)
+    values, covered = warp(image, grid, field, str(field_path), nearest)
+    return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+
+
+def warp(
+    image: Frame, grid: Grid, transform: Transform, name: str, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Warp an image of the user's as `resample` does, without its NaN and infinite voxels.
+
+    Args:
+        name: the transform's, for messages.
+
+    Raises:
+        InputError: If nothing of the image is warped, or if labels are too large.
+    """
     image = _finite(image, nearest)
     whole = nearest and image.data.dtype.kind in "iu"
     if whole and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL:
@@ -49,19 +70,13 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
             f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {image.data.max()}; renumber "
             "the labels"
         )
-    if not overlap(image.grid, field.grid):
-        raise InputError(
-            f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
-            "use an image in the space of that timepoint"
-        )
-    grid = resampling_grid(field_path)
-    values, covered = resample(image, grid, field, nearest)
+    values, covered = resample(image, grid, transform, nearest)
     if not covered.any():
         raise InputError(
-            f"{field_path}: expected a field that leads into {image.path}, got one that leads outside of it; use the "
-            "field of that timepoint"
+            f"{name}: expected a field that leads into {image.path}, got one that leads outside of it; use the field "
+            "of that timepoint"
         )
-    return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
+    return values, covered
 
 
 def _finite(image: Frame, labels: bool) -> Frame:
@@ -77,7 +92,8 @@ def _finite(image: Frame, labels: bool) -> Frame:
         np.count_nonzero(~finite),
     )
     data = np.where(finite, image.data, image.data.dtype.type(0))
-    return replace(image, data=data, valid=None if labels else finite)  # labels are not interpolated
+    measured = finite if image.valid is None else finite & image.valid
+    return replace(image, data=data, valid=image.valid if labels else measured)  # labels are not interpolated
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: str | Path = "points") -> np.ndarray:

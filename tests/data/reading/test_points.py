@@ -90,6 +90,11 @@ def test_points_of_every_format_are_ras(tmp_path, name):
             '{"markups": [{"coordinateUnits": "m", "controlPoints": [{"position": [1, 2, 3]}]}]}',
             "in mm, got 'm'",
         ),
+        (
+            "box.mrk.json",
+            '{"markups": [{"type": "ROI", "center": [1, 2, 3], "controlPoints": [{"position": [1, 2, 3]}]}]}',
+            "expected points, a line, a curve or an angle, got ROI",
+        ),
     ],
 )
 def test_bad_points_are_named_in_one_line(tmp_path, name, content, words):
@@ -122,6 +127,31 @@ def test_a_device_is_not_read(tmp_path, name):
 def test_missing_landmarks_are_named(names, cure):
     with pytest.raises(InputError, match=f"for each of the 4 scans, got {len(names)}; {cure}$"):
         read_landmarks(names, [Grid((9, 9, 9), np.eye(4))] * 4)
+
+
+def _as_csv(names):
+    return "ID,x,y,z\n" + "".join(f"{name},{n},2,3\n" for n, name in enumerate(names))
+
+
+def _as_fcsv(names):
+    return "".join(f"{n},{n},2,3,0,0,0,1,1,1,0,{name},,\n" for n, name in enumerate(names))
+
+
+def _as_markups(names):
+    points = ", ".join(f'{{"label": "{name}", "position": [{-n}, -2, 3]}}' for n, name in enumerate(names))
+    return f'{{"markups": [{{"controlPoints": [{points}]}}]}}'
+
+
+@pytest.mark.parametrize(("ending", "text"), [("csv", _as_csv), ("fcsv", _as_fcsv), ("mrk.json", _as_markups)])
+def test_landmarks_are_compared_by_their_names(tmp_path, ending, text):
+    files = [tmp_path / f"{number}.{ending}" for number in "01"]
+    for names in ("abc", "ade", "aaa", "xyz"):  # names of other points, or of several, do not say how to sort
+        files[0].write_text(text("abc"), encoding="utf-8")
+        files[1].write_text(text(names), encoding="utf-8")
+        np.testing.assert_array_equal(*read_landmarks(files, [Grid((9, 9, 9), np.eye(4))] * 2))
+    files[1].write_text(text("acb"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"1\..*in the order of .*0\..*, with 'b' as number 2, got 'c'; sort them"):
+        read_landmarks(files, [Grid((9, 9, 9), np.eye(4))] * 2)
 
 
 def test_a_name_with_a_null_character():

@@ -151,9 +151,12 @@ def test_a_time_that_nobody_gave_is_none(tmp_path):
     files = [write_nifti(tmp_path / f"{t}.nii", make_volume(seed=t)) for t in range(2)]
     assert read_series(files).frame_time is None
     image = nib.Nifti1Image(make_volume((*SIZE, 2)), OBLIQUE)
-    image.header["pixdim"][4] = 0
-    nib.save(image, tmp_path / "s.nii")
-    assert read_series(tmp_path / "s.nii").frame_time is None
+    for value, unit in ((0, "sec"), (5, "hz"), (5, "rads")):
+        image.header["pixdim"][4] = value
+        image.header.set_xyzt_units("mm", unit)
+        nib.save(image, tmp_path / "s.nii")
+        series = read_series(tmp_path / "s.nii")
+        assert series.frame_time is None and series.times_s is None
     itk.imwrite(itk.image_from_array(np.ascontiguousarray(make_volume((*SIZE, 2)).T)), str(tmp_path / "s.nrrd"))
     assert read_series(tmp_path / "s.nrrd").frame_time is None
 

@@ -149,7 +149,8 @@ def test_every_file_that_is_moved_keeps_its_name(study):
 def test_points_of_slicer_keep_their_system_labels_and_properties(study, system):
     points = [{"label": name, "position": [5.0, 5.0, -5.0], "color": 3} for name in ("a", "ü")]
     node = {"type": "Fiducial", "coordinateSystem": system, "controlPoints": points, "display": {"opacity": 0.5}}
-    write_json(study / "p.mrk.json", {"@schema": "x", "markups": [node]})
+    measured = {**node, "measurements": [{"name": "length", "value": 0.0}]}  # of the points before they move
+    write_json(study / "p.mrk.json", {"@schema": "x", "markups": [measured]})
     field = study / "out" / "ddf_01.nii.gz"
     (target,) = apply_field_to_files(field, [study / "p.mrk.json"], study / "there")
     expected = apply_field_to_points(field, read_points(study / "p.mrk.json"))
