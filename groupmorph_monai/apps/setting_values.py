@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from ..errors import InputError
@@ -211,10 +210,15 @@ def _check_value(name: str, value: object, typed: object, where: str) -> None:
 
 def _numbers(value: object) -> object:
     """Convert numbers such as 1e-3, which YAML reads as text, and those of NumPy, also inside a list or an array."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
+    value = _plain(value)
     return [_number(v) for v in value] if isinstance(value, (list, tuple)) else _number(value)
 
 
+def _plain(value: object) -> object:
+    """Convert a number or an array of NumPy, which is not imported here as it takes long."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _number(value: object) -> object:
-    value = value.item() if isinstance(value, np.generic) else value
+    value = _plain(value)
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value

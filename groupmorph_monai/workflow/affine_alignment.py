@@ -18,12 +18,10 @@ from torch import Tensor
 from ..data.preprocessing.resampling import working_grid
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
-from ..errors import InputError
 from ..space.geometry import Grid
-from .affine_scan import CoarseScan, coarse_scan
+from .affine_scan import CoarseScan, check_memory, coarse_scan
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
-from .free_memory import available_memory_gb
 
 __all__ = [
     "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "centred_maps",
@@ -36,7 +34,6 @@ LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
 _SEARCH_DEGREES = 15.0  # of the rotations that the search tries
 _LEAST_STEP = 0.02  # voxels; when no corner of the grid moves farther, the optimisation has converged
 _MOST_TOGETHER = 16  # scans that are aligned jointly, in time quadratic in their number
-_BYTES = 860  # peak memory of the alignment, per scan and voxel of the finer grid
 _MOST_COMPARED = 6  # of the jointly aligned scans, with each further scan
 
 
@@ -151,21 +148,11 @@ class _Group:
         self.settings, self.grids = settings, [frame.grid for frame in frames]
         extent_mm = working_grid(self.grids, None).extent_mm
         self.spacings_mm = coarse, fine = [float(extent_mm.max()) / n for n in settings.schedule.voxels]
-        self.check_memory(extent_mm)
+        check_memory(len(frames), extent_mm / min(coarse, fine), settings.schedule.voxels)
         self.fine = [coarse_scan(frame, mask, fine) for frame, mask in zip(frames, masks)]
         self.coarse = [scan.coarsened(coarse) for scan in self.fine]
         masked = [k for k, mask in enumerate(masks) if mask is not None]
         self.masked = masked[0] if len(masked) == 1 else None
-
-    def check_memory(self, extent_mm: Tensor) -> None:
-        """Raise an InputError if the grids do not fit into the free memory."""
-        voxels = self.settings.schedule.voxels
-        needed_gb = _BYTES * len(self.grids) * float((extent_mm / min(self.spacings_mm)).prod()) / 1e9
-        if needed_gb > (free_gb := available_memory_gb()):
-            raise InputError(
-                f"initial_alignment_voxels: expected grids that fit into {free_gb:.3g} GB of memory, got {list(voxels)}"
-                f", which need {needed_gb:.3g} GB; choose smaller numbers"
-            )
 
     def with_scan(self, frame: Frame, mask: Frame | None) -> "_Group":
         """Return a group with one more scan, the last."""

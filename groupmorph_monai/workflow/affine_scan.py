@@ -1,5 +1,6 @@
 """Coarse scans in canonical orientation, the input of the affine alignment."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,29 @@ from torch.nn.functional import avg_pool3d, pad
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
+from ..errors import InputError
 from ..space.geometry import AffineTransform, Grid, interpolate
+from .free_memory import available_memory_gb
 
-__all__ = ["CoarseScan", "coarse_scan"]
+__all__ = ["CoarseScan", "check_memory", "coarse_scan"]
+
+_BYTES = 860  # peak memory of the alignment, per scan and voxel of the finer grid
+
+
+def check_memory(scans: int, size: Tensor, voxels: Sequence[int]) -> None:
+    """Raise an InputError if an alignment does not fit into the free memory.
+
+    Args:
+        scans: number of scans that are aligned jointly.
+        size: ``(3,)``, voxels of the finer grid along each axis.
+        voxels: the setting that determines it, for the message.
+    """
+    needed_gb = _BYTES * scans * float(size.prod()) / 1e9
+    if needed_gb > (free_gb := available_memory_gb()):
+        raise InputError(
+            f"initial_alignment_voxels: expected grids that fit into {free_gb:.3g} GB of memory, got {list(voxels)}, "
+            f"which need {needed_gb:.3g} GB; choose smaller numbers"
+        )
 
 
 @dataclass(frozen=True, eq=False)

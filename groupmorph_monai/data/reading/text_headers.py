@@ -86,7 +86,7 @@ def check_text_header(path: str, voxels: bool = True) -> None:
 
 def _cure(path: str, head: bytes) -> str:
     if head.startswith(_ARCHIVES):
-        return "unpack the archive, and use the files or the folder in it"
+        return "unpack the archive and use what is in it, or convert it to NIfTI"
     if is_dicom(Path(path)):
         return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
     return "convert it to NIfTI, or remove it"
