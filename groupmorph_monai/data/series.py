@@ -142,7 +142,8 @@ def real_array(values: ArrayLike, name: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: expected an array of numbers, got {error}; pass NumPy arrays") from None
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{name}: expected real numbers, got {array.dtype}; convert them, complex ones to magnitudes")
+        cure = "convert them to magnitudes" if array.dtype.kind == "c" else "convert them to float"
+        raise InputError(f"{name}: expected real numbers, got {array.dtype}; {cure}")
     return array
 
 
@@ -153,16 +154,17 @@ def unmasked(values: ArrayLike) -> np.ndarray | None:
 
 def check_affine(affine: np.ndarray, name: str) -> None:
     """Raise an InputError unless the matrix maps voxel indices to mm and back."""
+    if not isinstance(affine, np.ndarray):
+        raise InputError(f"{name}: expected an affine matrix as a NumPy array, got {type(affine).__name__}; convert it")
     if (
-        not isinstance(affine, np.ndarray)
-        or affine.shape != (4, 4)
+        affine.shape != (4, 4)
         or not np.isfinite(affine).all()
         or abs(np.linalg.det(affine[:3, :3])) < LEAST_DETERMINANT
-        or not np.array_equal(affine[3], (0, 0, 0, 1))
+        or not np.allclose(affine[3], (0, 0, 0, 1), rtol=0, atol=1e-6)
     ):
         raise InputError(
             f"{name}: expected an invertible affine matrix (4, 4) with the last row 0, 0, 0, 1, got "
-            f"{np.asarray(affine).tolist()}; correct it"
+            f"{affine.tolist()}; correct it"
         )
 
 

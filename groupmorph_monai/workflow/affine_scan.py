@@ -16,7 +16,7 @@ from .free_memory import available_memory_gb
 
 __all__ = ["CoarseScan", "check_memory", "coarse_scan"]
 
-_BYTES = 860  # peak memory of the alignment, per scan and voxel of the finer grid
+_BYTES = 300  # peak memory of the alignment, per scan and voxel of the finer grid
 
 
 def check_memory(scans: int, size: Tensor, voxels: Sequence[int]) -> None:

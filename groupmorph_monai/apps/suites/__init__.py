@@ -15,7 +15,7 @@ __all__ = ["SUITES"]
 
 
 def _suite(name: str, question: str, add_options: Callable[[argparse.ArgumentParser], None]) -> Suite:
-    """Make the suite that `MEASUREMENTS` has under its name."""
+    """Make a suite that runs the measurement of this name."""
 
     def measure(args: argparse.Namespace) -> list[Row]:
         from .measurements import MEASUREMENTS

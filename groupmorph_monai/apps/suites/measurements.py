@@ -1,4 +1,4 @@
-"""What the suites measure, by their names. Imported when a suite runs, as the imports take seconds."""
+"""Measurements of the suites, by name. Imported when a suite runs, as the imports take seconds."""
 
 import argparse
 from collections.abc import Callable

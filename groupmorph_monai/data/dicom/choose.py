@@ -1,6 +1,7 @@
 """Select the stacks of a study whose volumes are to be aligned."""
 
 import logging
+import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,7 +12,7 @@ from ...errors import InputError
 from ..reading.names import matches
 from .geometry import depth, volume_affine
 from .order import Volume, split_volumes
-from .plane import Plane, Source
+from .plane import PROTOCOL, Plane, Source
 
 __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 
@@ -20,9 +21,10 @@ _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
 # Of an image that the scanner separates from echoes of the same acquisition, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
-# In descriptions, where they tell computed series from the scans of one group, whose image types are equal.
+# Words in descriptions that mark computed series, whose image types may equal those of the scans.
 _COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # series of one slice each; two may be parallel by chance
+_HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -86,9 +88,19 @@ class Stack:
         return ""
 
     @property
-    def called_computed(self) -> bool:
-        """Whether the description says that the stack was computed from other images."""
-        return not _COMPUTED_WORDS.isdisjoint(re.split("[^A-Z]+", self.source.description.upper()))
+    def joined(self) -> bool:
+        """Whether each slice position has a series of its own."""
+        return len({plane.source.series for plane in self.planes}) > 1
+
+    @property
+    def words(self) -> set[str]:
+        """Words of the description, without numbers."""
+        return set(re.findall("[A-Z]+", self.source.description.upper()))
+
+    def called_computed(self, others: Sequence["Stack"]) -> bool:
+        """Check whether the description is that of another stack and a word such as MIP or SUB."""
+        scans = self.words - _COMPUTED_WORDS
+        return scans < self.words and any(other.words and other.words <= scans for other in others)
 
     @property
     def derived(self) -> bool:
@@ -106,13 +118,17 @@ def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
 
 
 def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
-    """Join series of one slice each to a stack of parallel slices, as many scanners export a cardiac cine."""
+    """Join series of one slice each to a stack of parallel slices, as many scanners export a cardiac cine: each shows a
+    heartbeat."""
     groups: defaultdict[Hashable, list[Stack]] = defaultdict(list)
-    for stack in stacks:
+    for stack in sorted(stacks, key=lambda stack: stack.source.number):
         source, number = stack.source, stack.timepoints
-        single = number == len(stack.planes) > 1
-        alike = source.examination, source.image_type, source.echo_time_ms, source.raster, number
-        groups[alike if single else stack].append(stack)
+        # The repetition time may follow the heart rate.
+        protocol = tuple(
+            values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if "RepetitionTime" not in names
+        )
+        alike = source.examination, source.image_type, source.echo_time_ms, source.raster, protocol, number
+        groups[alike if number == len(stack.planes) and _shows_a_heartbeat(stack) else stack].append(stack)
     joined: list[Stack] = []
     for group in groups.values():
         slices = sorted((stack.planes[0] for stack in group), key=depth)
@@ -121,6 +137,12 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
         else:
             joined += group
     return joined
+
+
+def _shows_a_heartbeat(stack: Stack) -> bool:
+    times = {plane.keys.get("trigger time", math.nan) for plane in stack.planes}
+    shortest, longest = _HEARTBEAT_S
+    return len(times) == len(stack.planes) and shortest < max(times) - min(times) < longest
 
 
 def _evenly_spaced(slices: Sequence[Plane]) -> bool:
@@ -135,8 +157,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     """Choose the stacks that form one series of scans.
 
     Stacks with the same properties form a group: one stack with many timepoints, or one stack per timepoint. The group
-    with most timepoints is chosen if it has at least twice as many as the next one. Stacks computed from other images
-    are considered only if there are no others.
+    with most timepoints is chosen if it has at least twice as many as the next one. Stacks joined from series of one
+    slice each, and those computed from other images, are considered only if there are no others.
 
     Args:
         stacks: all stacks of the study.
@@ -159,11 +181,11 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     candidates = [stack for stack in named if stack not in rejected]
     _check_patient(candidates)
     originals = [stack for stack in candidates if not stack.derived]
-    for members in (originals, candidates):
+    for members in ([stack for stack in originals if not stack.joined], originals, candidates):
         chosen = _longest(members, pattern)
         if chosen:
             rest = [stack for stack in candidates if stack not in chosen]
-            derived = [stack for stack in rest if stack.derived or stack.called_computed]
+            derived = [stack for stack in rest if stack.derived or stack.called_computed(chosen)]
             return chosen, rejected | {stack: "derived" if stack in derived else "other series" for stack in rest}
     if pattern:
         missing, members = ("timepoint", candidates) if candidates else ("slice", named)
@@ -178,7 +200,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:
-    return pattern is None or any(matches(text, pattern) for text in (stack.source.description, stack.name))
+    descriptions = {plane.source.description for plane in stack.planes}
+    return pattern is None or any(matches(text, pattern) for text in (*descriptions, stack.name))
 
 
 def _list(stacks: Sequence[Stack]) -> str:
@@ -225,8 +248,15 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
 
 
 def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:
-    """Leave out what the description alone tells from scans, unless that is all."""
-    return [stack for stack in group if not stack.called_computed] or group
+    """Leave out series that only their descriptions mark as computed, unless fewer than two timepoints remain."""
+    scans = [stack for stack in group if not stack.called_computed(group)]
+    if len(scans) == len(group) or _count(scans) < 2:
+        return group
+    logger.warning(
+        "Not aligned, as computed from other series by their descriptions: %s",
+        _list([stack for stack in group if stack not in scans]),
+    )
+    return scans
 
 
 def _count(group: Sequence[Stack]) -> int:

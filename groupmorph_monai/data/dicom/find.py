@@ -66,16 +66,15 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         folder = path.parent if path.name.upper() == "DICOMDIR" else path
         candidates = sorted(files_below(folder)) if folder.is_dir() else [folder]
         for file in candidates:
-            if _is_lost(file):
-                check_regular_file(file)  # explains why it cannot be read
-        yield from (file for file in candidates if is_dicom(file))
+            if _is_unreadable(file):
+                check_regular_file(file)  # explains why
+            if is_dicom(file):
+                yield file
 
 
-def _is_lost(file: Path) -> bool:
-    """Check whether this may be a slice that cannot be read: a link to a missing file, or one without permission."""
-    if not file.exists():
-        return file.is_symlink()
-    return file.is_file() and not file.name.startswith(".") and not os.access(file, os.R_OK)
+def _is_unreadable(file: Path) -> bool:
+    """Check for a broken link or a file without read permission, which may be a slice."""
+    return not os.access(file, os.R_OK) and (file.is_symlink() or not file.name.startswith("."))
 
 
 def _read(path: Path) -> list[Plane]:

@@ -25,7 +25,10 @@ __all__ = ["acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
-_DATE_AND_TIME = re.compile(r"(\d\d){2,7}(\.\d{1,6})?([+-]\d{4})?")  # pydicom ignores what follows
+_DATE_AND_TIME = re.compile(
+    r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?"
+)  # pydicom ignores what follows
+_GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
 
@@ -38,7 +41,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
     if dataset.get("SOPClassUID") in (ParametricMapStorage, SegmentationStorage):  # without image intensities
         return
     slices = vendors.mosaic_slices(dataset)
-    for frame in range(len(slices) or _frame_count(dataset)):
+    for frame in range(len(slices) or _placed_frames(dataset)):
         attributes = Attributes(dataset, 0, slices[frame]) if slices else Attributes(dataset, frame)
         place = _place(attributes)
         if place is None:
@@ -50,13 +53,12 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
             yield from _tiles(dataset, plane) if "MOSAIC" in plane.source.image_type else [plane]
 
 
-def _frame_count(dataset: Dataset) -> int:
-    """Count the frames, which need positions of their own: a damaged number of frames could be billions."""
-    count = max(int(dataset.get("NumberOfFrames") or 1), 1)
-    positions = len(dataset.get("PerFrameFunctionalGroupsSequence") or ()) or 1
-    if count > positions:
-        raise ValueError(f"{count} frames, but positions of {positions}")
-    return count
+def _placed_frames(dataset: Dataset) -> int:
+    """Count the frames, if each has a position of its own: a damaged number of frames could be billions."""
+    count, groups = max(int(dataset.get("NumberOfFrames") or 1), 1), dataset.get("PerFrameFunctionalGroupsSequence")
+    if groups and count > len(groups):
+        raise ValueError(f"{count} frames, but positions of {len(groups)}")
+    return count if groups or count == 1 else 0
 
 
 def _place(attributes: Attributes) -> Place | None:
@@ -124,11 +126,16 @@ def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
 def _phase(attributes: Attributes) -> float | None:
     """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
 
-    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment.
+    Most CT scanners write it into the description, such as "ASiR 40% Gated, 30.0%", or the comment. Percentages of
+    other scanners may be a dose or a concentration.
     """
     nominal = attributes.number("NominalPercentageOfRespiratoryPhase", "NominalPercentageOfCardiacPhase")
+    if nominal is not None:
+        return nominal
     text = " ".join(str(attributes.get(name, default="")) for name in ("SeriesDescription", "ImageComments"))
-    return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)]) if nominal is None else nominal
+    if attributes.get("Modality") != "CT" and not _GATED.search(text):
+        return None
+    return _combined([float(n) for n in re.findall(r"(\d{1,3}(?:\.\d+)?) ?%", text)])
 
 
 def _combined(numbers: Sequence[float]) -> float | None:
@@ -195,9 +202,9 @@ def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | Non
 
 def _instant(text: str) -> float | None:
     """Convert DICOM's date and time to seconds since 1970, of UTC if it has a time zone; None if it is invalid."""
-    text = text.strip()
+    match = _DATE_AND_TIME.fullmatch(text.strip())
     try:
-        instant: datetime | None = DT(text) if _DATE_AND_TIME.fullmatch(text) else None
+        instant: datetime | None = DT("".join(part or "" for part in match.groups())) if match else None
     except (ValueError, OverflowError):
         return None
     if not instant:

@@ -1,5 +1,6 @@
 """Split slices into volumes, sort them by time, and determine their times."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
+_CHANCE = 1e-3  # probability of cycles at all positions by chance, beyond which a series is not called gated
 _SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
 
 
@@ -69,17 +71,19 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         )
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
-        gated = (key for key in keys if key in _GATED and (key != "trigger time" or _one_cycle(volumes)))
-        if key := next(gated, None):
+        key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
+        if key:
             return _sorted_by(key, positions), key
     return volumes, keys[0]
 
 
-def _one_cycle(volumes: Sequence[Volume]) -> bool:
-    """Check whether trigger times run through one cycle at every position, in the order of acquisition. Those of other
-    triggered scans, such as T1 maps, differ by chance."""
-    cycles = ([plane.keys["trigger time"] for plane in images] for images in zip(*volumes))
-    return all(sum(a > b for a, b in zip(times, times[1:] + times[:1])) == 1 for times in cycles)
+def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
+    """Check whether an attribute runs through one cycle at every position, in the order of acquisition. In other
+    triggered scans, such as T1 maps, it differs by chance."""
+    if math.factorial(len(volumes) - 1) ** min(len(volumes[0]), 10) < 1 / _CHANCE:
+        return False
+    cycles = ([plane.keys[key] for plane in images] for images in zip(*volumes))
+    return all(sum(a > b for a, b in zip(values, values[1:] + values[:1])) == 1 for values in cycles)
 
 
 def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:

@@ -12,8 +12,8 @@ from .order import Volume
 
 __all__ = ["read_voxels", "stored_values"]
 
-
 _MOST_PADDING = 1.01  # stored bytes per declared byte
+_BLOCK = 512  # bytes, to a multiple of which pixels may be padded
 
 
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
@@ -84,7 +84,8 @@ def stored_values(path: str) -> np.ndarray:
             ) from error
         raise InputError(f"{path}: expected complete pixel data, got {reason}; copy or export it again") from error
     stored = 0 if syntax is not None and syntax.is_compressed else len(dataset.get("PixelData") or b"")
-    if stored > _MOST_PADDING * pixels.nbytes + 1:
+    padded = stored % _BLOCK == 0 and stored < pixels.nbytes + _BLOCK
+    if stored > _MOST_PADDING * pixels.nbytes + 1 and not padded:
         raise InputError(
             f"{path}: expected {pixels.nbytes} bytes of pixel data as declared, got {stored} bytes; correct Rows, "
             "Columns and Number of Frames, or copy or export it again"

@@ -86,8 +86,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
 
 
 def _copy_times(header: Dataset, other: Dataset) -> None:
-    """Give a timepoint without time, such as a phase of a gated scan, the times of another one, so that they do not
-    define another order."""
+    """Overwrite the times of a timepoint without time, such as a phase of a gated scan, so that readers do not sort by
+    them."""
     for name in _TIMES:
         header.pop(name, None)
         if name in other:

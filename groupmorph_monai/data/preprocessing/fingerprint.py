@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...errors import InputError
 from ..reading.signature import files_below
 
 __all__ = ["fingerprint"]
@@ -62,5 +63,7 @@ def _path(value: str | Path) -> object:
             return str(value)
         files = [p for p in sorted(files_below(path)) if p.is_file()] if path.is_dir() else [path]
         return [str(path), *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError):  # not a valid path
         return str(value)

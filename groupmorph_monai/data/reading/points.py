@@ -142,8 +142,9 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
                         f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line "
                         f"{number}; correct the file, and use decimal points rather than decimal commas"
                     )
-            name = next((header.index(name) for name in _NAMES if name in header), len(header))
-            labels = [row[name] for _, row in rows[1:] if name < len(row)]
+            named = [header.index(name) for name in _NAMES if name in header]
+            columns_of_labels = ([row[name].strip("\"'") for _, row in rows[1:] if name < len(row)] for name in named)
+            labels = next((column for column in columns_of_labels if any(column)), [])
             cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]]
             return cells, names[0] == "l", labels
     return rows, False, []

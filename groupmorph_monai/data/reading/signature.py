@@ -11,6 +11,7 @@ from ...errors import InputError
 __all__ = ["check_itk_path", "check_regular_file", "files_below", "is_dicom", "read_text"]
 
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
+_SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # beginnings of names
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 
@@ -44,26 +45,33 @@ def check_regular_file(path: str | Path) -> None:
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and its sub-folders, sorted by name in each folder.
 
-    Links to folders are followed, as scans may be stored elsewhere. No folder is searched twice, and none above this.
+    Links to folders are followed, after all other folders, as scans may be stored elsewhere. Each folder is searched
+    once; parents of ``folder`` are not. Folders of the system without permission, such as lost+found, are left out.
 
     Raises:
         InputError: For a sub-folder without permission, which may hold scans of the series.
     """
     waiting, searched = [folder], set(folder.resolve().parents)
-    while waiting:
-        current = waiting.pop()
+    links: list[Path] = []
+    while waiting or links:
+        current = waiting.pop() if waiting else links.pop(0)
         if (real := current.resolve()) in searched:
             continue
         searched.add(real)
         if not os.access(current, os.R_OK | os.X_OK):
-            if current.name.startswith("."):  # of the system, such as .Trashes
+            if current.name.startswith(_SYSTEM):
                 continue
             raise InputError(
                 f"{current}: expected a folder that may be read, got no permission; change its permissions"
             )
-        entries = sorted(current.iterdir())
-        waiting += [path for path in reversed(entries) if path.is_dir()]
-        yield from (path for path in entries if not path.is_dir())
+        folders: list[os.DirEntry[str]] = []
+        files: list[os.DirEntry[str]] = []
+        with os.scandir(current) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                (folders if entry.is_dir() else files).append(entry)
+        links += [Path(entry) for entry in folders if entry.is_symlink()]
+        waiting += [Path(entry) for entry in reversed(folders) if not entry.is_symlink()]
+        yield from map(Path, files)
 
 
 def read_text(path: str | Path) -> str:

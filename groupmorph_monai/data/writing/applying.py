@@ -55,10 +55,10 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
 def warp(
     image: Frame, grid: Grid, transform: Transform, name: str, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Warp an image of the user's as `resample` does, without its NaN and infinite voxels.
+    """Resample a user's image, treating NaN and infinite voxels as unmeasured.
 
     Args:
-        name: the transform's, for messages.
+        name: name of the transform, for messages.
 
     Raises:
         InputError: If nothing of the image is warped, or if labels are too large.

@@ -213,17 +213,33 @@ def test_clocks_go_back_during_the_scan(tmp_path):
     assert series.times_s == (0, 30, 60)
 
 
-def test_trigger_times_that_differ_by_chance_do_not_define_the_order(tmp_path):
+@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("name", ["TriggerTime", "NominalPercentageOfCardiacPhase"])
+def test_triggers_that_differ_by_chance_do_not_define_the_order(tmp_path, name, number):
     """As in T1 mapping: slices one after the other, always at about the same time after the trigger."""
-    data, headers, rng = volumes(), [], np.random.default_rng(3)
-    for k in range(4):
-        triggers = [str(round(500 + jitter, 2)) for jitter in rng.uniform(0, 9, SIZE[2])]
-        headers.append(
-            {"AcquisitionTime": [exports.clock(20 * s + k) for s in range(SIZE[2])], "TriggerTime": triggers}
-        )
+    data, headers, rng = volumes(number), [], np.random.default_rng(3)
+    for k in range(number):
+        values = [round(50 + jitter, 2) for jitter in rng.uniform(0, 9, SIZE[2])]
+        headers.append({"AcquisitionTime": [exports.clock(20 * s + k) for s in range(SIZE[2])], name: values})
     series = read_series(exports.save(one_series(data, headers), tmp_path))
     assert_aligned(series, data)
-    assert series.times_s == (0, 1, 2, 3)
+    assert series.times_s == tuple(range(number))
+
+
+def test_percentages_of_something_else_do_not_define_the_order(tmp_path):
+    images, shared = [], exports.examination()
+    for k, volume in enumerate(volumes(3)):
+        header = {"SeriesNumber": 5 + k, "SeriesDescription": f"T1 O2 {(0.5, 100, 21)[k]}%"}
+        images += exports.classic(shared, volume, AFFINE, **header, ContentTime=exports.clock(100 * k))
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 100, 200)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_times_with_more_digits_than_allowed(tmp_path):
+    images = one_series(volumes(3), [{"AcquisitionTime": time} for time in ("101010.", "101020.1234567", "101030")])
+    assert read_series(exports.save(images, tmp_path)).times_s == (0, 10.123456, 20)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value")

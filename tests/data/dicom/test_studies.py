@@ -173,15 +173,24 @@ def test_series_that_only_their_descriptions_call_computed_are_no_timepoints(tmp
     assert lines.count("to be aligned") == 4 and lines.count("derived  ") == 3 and reason is None
 
 
-def cine(shared, slices):
+@pytest.mark.parametrize("first", ["t1_pre_2avg", "sub-second_dyn_0", "t1 1 avg"])
+def test_words_that_are_no_more_than_part_of_a_description_leave_out_no_timepoint(tmp_path, first):
+    shared, images, names = exports.examination(), [], (first, "t1_dyn_1", "t1_dyn_2", "t1_dyn_3")
+    for k, (volume, name) in enumerate(zip(volumes(), names)):
+        times = {"AcquisitionTime": exports.clock(60 * k)}
+        images += exports.classic(shared, volume, AFFINE, SeriesNumber=5 + k, SeriesDescription=name, **times)
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes())
+
+
+def cine(shared, slices, **others):
     """A series for each of these slices, acquired in one breath-hold each; phases start at another time after the
     trigger."""
     images, data = [], volumes()
     for s in slices:
         series = {"SeriesInstanceUID": exports.generate_uid(), "SeriesNumber": 10 + s, "SeriesDescription": f"sax_{s}"}
         for k, volume in enumerate(data):
-            times = {"TriggerTime": str(40 * k + 3 * s), "AcquisitionTime": exports.clock(20 * s)}
-            images.append(exports.classic(shared, volume, AFFINE, **series, **times)[s])
+            times = {"TriggerTime": str(200 * k + 3 * s), "AcquisitionTime": exports.clock(20 * s)}
+            images.append(exports.classic(shared, volume, AFFINE, **{**series, **times, **others})[s])
     return images
 
 
@@ -190,16 +199,36 @@ def test_slices_with_a_series_each_make_a_stack(tmp_path):
     images = cine(shared, range(SIZE[2]))
     across = np.array(AFFINE[:, [0, 2, 1, 3]])  # a long axis
     for k, volume in enumerate(volumes(seed=7)):
-        images.append(exports.classic(shared, volume, across, SeriesInstanceUID="1.2.3", TriggerTime=str(40 * k))[2])
-    series = read_series(exports.save(images, tmp_path))
+        images.append(exports.classic(shared, volume, across, SeriesInstanceUID="1.2.3", TriggerTime=str(200 * k))[2])
+    series = read_series(exports.save(images, tmp_path / "cine"))
     assert_aligned(series, volumes())
-    assert series.times_s == (0, 0.04, 0.08, 0.12)
+    assert series.times_s == (0, 0.2, 0.4, 0.6)
+    assert_aligned(read_series(tmp_path, description="sax_3"), volumes())
+    scans = volumes(seed=8)  # which come before slices that were joined
+    exports.save(dynamic(shared, scans), tmp_path / "dynamic")
+    assert_aligned(read_series(tmp_path), scans)
 
 
 @pytest.mark.parametrize("slices", [(2, 3), (1, 2, 4), (3, 3, 3)], ids=["two", "uneven", "one position"])
 def test_other_series_of_one_slice_stay_apart(tmp_path, slices):
     lines, reason = list_dicom([exports.save(cine(exports.examination(), slices), tmp_path)])
     assert lines.count("4 x 1 slices") == len(slices) and "single slice" in str(reason)
+
+
+@pytest.mark.parametrize("others", [{"SequenceName": "tag"}, {"FlipAngle": 50}])
+def test_slices_of_another_sequence_do_not_make_a_stack_of_three(tmp_path, others):
+    shared = exports.examination()
+    images = cine(shared, (2, 3)) + cine(shared, (4,), **others)
+    assert "single slice" in str(list_dicom([exports.save(images, tmp_path)])[1])
+
+
+def test_slices_of_no_heartbeat_stay_apart(tmp_path):
+    """As in 2D dynamics, which are not triggered, and T1 maps."""
+    for trigger in (None, "500"):
+        images = cine(exports.examination(), (2, 3, 4), TriggerTime=trigger)
+        for k, image in enumerate(images):
+            image.AcquisitionTime = exports.clock(k)
+        assert "single slice" in str(list_dicom([exports.save(images, tmp_path / str(trigger))])[1])
 
 
 def test_images_of_palette_colours_are_no_scans(tmp_path):
