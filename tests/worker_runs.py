@@ -34,7 +34,7 @@ def below(process):
 
 
 def kill_a_worker_and_the_command(process, output, finished, first, second):
-    """Kill a worker when ``first`` series are finished, and the command when ``second`` are; check that no process survives."""
+    """Kill a worker when ``first`` series are finished, and the command when ``second`` are; no process survives."""
     wait_for(lambda: len(finished(output)) >= first, process, output)
     worker_of(process).kill()
     wait_for(lambda: len(finished(output)) >= second, process, output)
