@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("weights")
     parser.add_argument("--phantoms", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--iterations", type=int, default=3600)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--patch", type=int, default=48, help="voxels along each axis of a patch, an even number")
     args = parser.parse_args()
