@@ -4,6 +4,8 @@ import os
 import signal
 import traceback
 
+import torch
+
 __all__ = ["KILLED", "at_every_call", "in_a_child", "kill"]
 
 KILLED = -signal.SIGKILL  # how a child ends in which `kill` was called
@@ -53,6 +55,7 @@ def in_a_child(act):
     """Run ``act`` in a fork of this process; returns how it ended, as `subprocess` does."""
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # a fork has no other threads of OpenMP, and would wait for them for ever
         try:
             act()
         except KeyboardInterrupt:
