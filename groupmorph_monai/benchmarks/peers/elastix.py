@@ -185,13 +185,13 @@ def elastix_pca(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
     return _group(images, affine, parameters)
 
 
-def elastix_groupwise(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
+def elastix_groupwise(images: Tensor, affine: Tensor = _UNIT, iterations: int = 1000) -> Tensor:
     """Register all timepoints to their mean by Elastix's PCAMetric2 and a stack of B-splines, as published in the
     Elastix model zoo's Par0039 for abdominal DCE-MRI (Huizinga et al. 2016), at half of its grid spacing, 16 voxels, as
     the motion here is finer: ``(K, *S)`` to ``(K, 3, *S)``."""
     parameters = _groupwise(
         (4, 2, 1),
-        1000,
+        iterations,
         AutomaticParameterEstimation=["true"],
         ASGDParameterEstimationMethod=["Original"],
         GridSpacingSchedule=["4", "2", "1"],
