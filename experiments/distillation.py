@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.data.writing.output_folder import whole_file
+from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.workflow import RegistrationInferer, warmup_and_cosine
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
@@ -85,7 +86,7 @@ def _flipped(images: Tensor, velocity: Tensor, axis: int) -> Pair:
 
 def _distance(parameters: Tensor, velocity: Tensor) -> Tensor:
     """Compute the mean distance between predicted and refined velocities, both relative to the first timepoint's."""
-    predicted = parameters.chunk(2, dim=1)[0].unflatten(1, velocity.shape[1:3])
+    predicted, _ = split_parameters(parameters, velocity.shape[1])
     difference = (predicted - predicted[:, :1]) - (velocity - velocity[:, :1])
     return (difference[:, 1:].square().sum(dim=2) + _ROUNDED_VOXELS**2).sqrt().mean()
 

@@ -77,7 +77,7 @@ class Registration:
         Returns:
             ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
         """
-        if _index(timepoint, "timepoint", "the") not in range(len(self.transforms)):
+        if _index(timepoint, "timepoint", "the index of a timepoint") not in range(len(self.transforms)):
             raise InputError(
                 f"timepoint: expected 0 to {len(self.transforms) - 1}, got {timepoint}; choose one of these"
             )
@@ -152,7 +152,7 @@ def register(
     series = _series(series, affine, times_s)
     overlays, home = list(map(str, _names(overlays, "overlays"))), 0
     if reference != "mean":
-        home = _index(reference, "reference", "'mean' or the")
+        home = _index(reference, "reference", "'mean' or the index of a timepoint")
         overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths(_names(mask, "mask"))
@@ -198,7 +198,7 @@ def _series(series: object, affine: ArrayLike | None, times_s: Sequence[float] |
 
 def _index(value: object, name: str, wanted: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name}: expected {wanted} index of a timepoint, from 0, got {value!r}")
+        raise InputError(f"{name}: expected {wanted}, from 0, got {value!r}")
     return int(value)
 
 

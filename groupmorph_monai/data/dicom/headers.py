@@ -25,9 +25,8 @@ __all__ = ["acquisition_names", "planes_of"]
 
 logger = logging.getLogger(__name__)
 
-_DATE_AND_TIME = re.compile(
-    r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?"
-)  # pydicom ignores what follows
+# Whole, as pydicom ignores what follows; digits after the sixth of a fraction are dropped.
+_DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 

@@ -80,7 +80,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
     """Check whether an attribute runs through one cycle at every position, in the order of acquisition. In other
     triggered scans, such as T1 maps, it differs by chance."""
-    if math.factorial(len(volumes) - 1) ** min(len(volumes[0]), 10) < 1 / _CHANCE:
+    # Of the (n - 1)! circular orders of n values one is ascending; lgamma(n) is the logarithm of their number.
+    if len(volumes[0]) * math.lgamma(len(volumes)) < -math.log(_CHANCE):
         return False
     cycles = ([plane.keys[key] for plane in images] for images in zip(*volumes))
     return all(sum(a > b for a, b in zip(values, values[1:] + values[:1])) == 1 for values in cycles)
