@@ -1,75 +1,108 @@
-"""Weights of a `GroupVAE` that predicts the velocities that the refinement finds, without labels (distillation).
+"""Weights of a network that predicts the velocities that the refinement finds, without labels (distillation).
 
-``python -m experiments.distillation FOLDER WEIGHTS``: the training phantoms of ``models/groupmorph`` are refined under
-the default likelihood and prior, all-to-one, and from WEIGHTS the network is trained to predict their velocities in
-patches. FOLDER keeps the velocities; ``FOLDER/distilled.pt`` are the weights, averaged over the last iterations.
+``python -m experiments.distillation refine FOLDER`` draws series from the training data of a config, with its random
+motion and contrast, and refines them under the default likelihood and prior; FOLDER keeps the velocities. ``train FILE
+FOLDER ...`` trains the config's network to predict them in patches; FILE gets the weights, averaged over the last
+iterations.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
+from ignite.metrics import RunningAverage
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
+from monai.data import set_rnd
 from torch import Tensor, nn
 
 from groupmorph_monai.apps.configs import config_files
+from groupmorph_monai.apps.run import checked_run
 from groupmorph_monai.data.writing.output_folder import whole_file
 from groupmorph_monai.probability import split_parameters
+from groupmorph_monai.space.alignment import Alignment
 from groupmorph_monai.workflow import RegistrationInferer, warmup_and_cosine
+from groupmorph_monai.workflow.batches import as_images
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
 
-__all__ = ["Patches", "distil", "refined_velocities"]
+__all__ = ["Patches", "distil", "draw_timepoints", "refine_series"]
 
 Pair = tuple[Tensor, Tensor]  # images (K, *S), and velocities (K, 3, *S / 2) on every second voxel
-_OVERLAYS = ("data/phantom_small", "models/groupmorph", "modes/all_to_one", "data/phantom_published")
 _AVERAGE = 0.002  # share of the newest weights in the average
 _ROUNDED_VOXELS = 0.05  # of the lattice: where the distance is as flat as its square
 _LOG_INTERVAL = 50
+_SAVE_INTERVAL = 500
 
 
-def refined_velocities(folder: Path, config: ConfigParser, network: nn.Module, number: int) -> list[Pair]:
-    """Refine the first ``number`` training phantoms of ``config``; ``folder`` keeps them for the next run."""
+def refine_series(folder: Path, config: ConfigParser, numbers: Sequence[int], effort: Sequence[str] = ()) -> None:
+    """Draw training series of ``config`` and refine them, with the overlays ``effort`` of the inference's config;
+    ``folder`` keeps one file for each number, its random seed."""
     part = config.get_parsed_content
-    inference = parsed_config(config_files("inference", ["modes/all_to_one"]), {"stationary_parts": False})
-    default = inference.get_parsed_content
-    inferer = RegistrationInferer(default("alignment"), part("transformation"), refinement=default("refinement"))
-    prepare = Compose([part(name) for name in ("clip", "align", "load", "normalise")])
-    pairs = []
-    for n, phantom in enumerate(part("training_phantoms")[:number]):
+    inference = parsed_config(config_files("inference", effort), {"stationary_parts": False})
+    refinement = inference.get_parsed_content("refinement")
+    inferer = RegistrationInferer(part("alignment"), part("transformation"), refinement=refinement)
+    network, dataset = part("network").eval(), part("train#dataset")
+    for n in numbers:
         file = folder / f"{n:04d}.pt"
         if not file.exists():
-            images = torch.as_tensor(prepare(phantom)["image"])[None]
-            velocity = inferer(images, network.eval())["dvf"]
+            set_rnd(dataset, seed=n)
+            images = as_images(dataset[n % len(dataset)]["image"])[None]
+            velocity = inferer(images, network)["dvf"]
             with whole_file(file) as path:
                 torch.save({"images": images[0].half(), "velocity": velocity[0].half()}, path)
-        pair = torch.load(file)
-        pairs.append((pair["images"], pair["velocity"]))
-    return pairs
+
+
+def draw_timepoints(number: int, least: int, most: int, generator: torch.Generator) -> Tensor:
+    """Draw the indices of ``least`` to ``most`` of a series' timepoints, in random order."""
+    count = int(torch.randint(min(least, number), min(most, number) + 1, (), generator=generator))
+    return torch.randperm(number, generator=generator)[:count]
 
 
 class Patches:
-    """Endless random patches of ``side`` voxels, each axis flipped at random, with a batch axis of length 1."""
+    """Endless random patches of the refined series in files, each axis flipped at random, with a batch axis of 1.
 
-    def __init__(self, pairs: Sequence[Pair], side: int, seed: int = 0):
-        self.pairs, self.side, self.generator = pairs, side, torch.Generator().manual_seed(seed)
+    Args:
+        files: files of `refine_series`.
+        side: voxels along each axis of a patch; shorter axes are taken whole.
+        stride: voxels between the points of the network's lattice, to which the velocities are thinned.
+        draw: chooses timepoints from their number; None for all in order.
+        seed: random seed.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        side: int,
+        stride: int,
+        draw: Callable[..., Tensor] | None = None,
+        seed: int = 0,
+    ):
+        self.files, self.side, self.stride, self.draw = files, side, stride, draw
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Pair]:
+        thinned = self.stride // 2
         while True:
-            images, velocity = (x.float() for x in self.pairs[self._below(len(self.pairs))])
+            pair = torch.load(self.files[self._below(len(self.files))], mmap=True)
+            images, velocity = pair["images"], pair["velocity"]
+            if self.draw is not None:
+                chosen = self.draw(len(images), generator=self.generator)
+                images, velocity = images[chosen], velocity[chosen]
+            images, velocity = images.float(), velocity.float()
             for axis in range(3):
                 if self._below(2):
                     images, velocity = _flipped(images, velocity, axis)
             for axis in range(3):
-                start = self._below((images.shape[axis + 1] - self.side) // 2 + 1)
-                images = images.narrow(axis + 1, 2 * start, self.side)
-                velocity = velocity.narrow(axis + 2, start, self.side // 2)
-            yield images[None], velocity[None]
+                side = min(self.side, images.shape[axis + 1])
+                start = self._below((images.shape[axis + 1] - side) // 2 + 1)
+                images = images.narrow(axis + 1, 2 * start, side)
+                velocity = velocity.narrow(axis + 2, start, side // 2)
+            yield images[None], velocity[None, ..., ::thinned, ::thinned, ::thinned] / thinned
 
     def _below(self, number: int) -> int:
         return int(torch.randint(number, (), generator=self.generator))
@@ -84,59 +117,109 @@ def _flipped(images: Tensor, velocity: Tensor, axis: int) -> Pair:
     return images.flip(axis + 1), flipped
 
 
-def _distance(parameters: Tensor, velocity: Tensor) -> Tensor:
-    """Compute the mean distance between predicted and refined velocities, both relative to the first timepoint's."""
+Loss = Callable[[Tensor, Tensor, Alignment], Tensor]  # of the network's output and the refined velocities
+
+
+def _distance(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Tensor:
+    """Compute the mean distance between predicted and refined velocities, apart from shared motion."""
     predicted, _ = split_parameters(parameters, velocity.shape[1])
-    difference = (predicted - predicted[:, :1]) - (velocity - velocity[:, :1])
-    return (difference[:, 1:].square().sum(dim=2) + _ROUNDED_VOXELS**2).sqrt().mean()
+    difference = alignment.constrain(predicted - velocity)
+    return (difference.square().sum(dim=2) + _ROUNDED_VOXELS**2).sqrt().mean()
 
 
-def distil(network: nn.Module, patches: Iterator[Pair], iterations: int, learning_rate: float) -> nn.Module:
-    """Train the network's mean on ``(images, velocity)``, and return a copy with the averaged weights."""
-    parameters = [values for name, values in network.named_parameters() if "variance_head" not in name]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+def _negative_log_likelihood(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Tensor:
+    """Compute that of the refined velocities under the predicted posterior, in nats per component."""
+    timepoints = velocity.shape[1]
+    predicted, log_variance = split_parameters(parameters, timepoints)
+    difference = alignment.constrain(predicted - velocity)
+    unbiased = difference.square() * (timepoints / (timepoints - 1))  # the mean over K has been removed
+    return 0.5 * (log_variance + unbiased * (-log_variance).exp()).mean()
+
+
+def _trainer(network: nn.Module, alignment: Alignment, part: str, loss: Loss, iterations: int, rate: float) -> Engine:
+    """Make an engine that trains the parameters of ``network`` whose names match the pattern ``part``."""
+    parameters = [values for name, values in network.named_parameters() if re.match(part, name)]
+    optimizer = torch.optim.Adam(parameters, lr=rate)
     factor = partial(warmup_and_cosine, iterations=iterations, warmup=min(50, iterations // 10))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
     def step(engine: Engine, batch: Pair) -> float:
         images, velocity = batch
         optimizer.zero_grad()
-        loss = _distance(network(images), velocity)
-        loss.backward()  # type: ignore[no-untyped-call]  # of PyTorch
+        value = loss(network(images), velocity, alignment)
+        value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         scheduler.step()
-        return loss.item()
+        return value.item()
 
-    trainer, average = Engine(step), EMAHandler(network, _AVERAGE, momentum_warmup=0.1, warmup_iters=iterations // 4)
-    average.attach(trainer)
+    trainer = Engine(step)
+    RunningAverage(output_transform=float, alpha=1 - 1 / _LOG_INTERVAL).attach(trainer, "loss")
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED(every=_LOG_INTERVAL),
-        lambda engine: print(f"{engine.state.iteration} iterations, distance {engine.state.output:.4f}", flush=True),
+        lambda: print(f"{trainer.state.iteration} iterations, {trainer.state.metrics['loss']:.4f}", flush=True),
     )
+    return trainer
+
+
+def distil(
+    network: nn.Module, alignment: Alignment, patches: Iterator[Pair], iterations: int, rate: float, file: Path
+) -> None:
+    """Train the mean of the posterior to predict ``(images, velocity)``, then its variance; ``file`` gets the weights.
+
+    The weights for the mean are averaged; the variance is that of the refined velocities about this mean.
+    """
+    trainer = _trainer(network, alignment, "(?!variance_head)", _distance, iterations, rate)
+    average = EMAHandler(network, _AVERAGE, momentum_warmup=0.1, warmup_iters=iterations // 4)
+    average.attach(trainer)
+
+    def save() -> None:
+        with whole_file(file) as path:
+            torch.save({name: values.half() for name, values in average.ema_model.state_dict().items()}, path)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_SAVE_INTERVAL), save)
     network.train()
     trainer.run(patches, max_epochs=1, epoch_length=iterations)
-    return average.ema_model
+    averaged = average.ema_model
+    averaged.get_submodule("variance_head").requires_grad_()
+    second = _trainer(averaged, alignment, "variance_head", _negative_log_likelihood, iterations // 10, 10 * rate)
+    second.run(patches, max_epochs=1, epoch_length=iterations // 10)
+    save()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("weights")
-    parser.add_argument("--phantoms", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=3600)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--patch", type=int, default=48, help="voxels along each axis of a patch, an even number")
+    parser.add_argument("--overlay", action="append", default=[], help="of the training's config")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="setting of the config")
+    parser.add_argument("--dataset", help="folder of training series; without it, phantoms")
+    parser.add_argument("--weights", required=True, help="initial weights")
+    steps = parser.add_subparsers(dest="step", required=True)
+    refine = steps.add_parser("refine")
+    refine.add_argument("folder", type=Path)
+    refine.add_argument("--first", type=int, default=0, help="random seed of the first series")
+    refine.add_argument("--series", type=int, default=256)
+    refine.add_argument("--effort", action="append", default=[], help="overlay of the inference's config")
+    train = steps.add_parser("train")
+    train.add_argument("file", type=Path)
+    train.add_argument("folder", type=Path, nargs="+")
+    train.add_argument("--iterations", type=int, default=3600)
+    train.add_argument("--learning-rate", type=float, default=5e-4)
+    train.add_argument("--patch", type=int, default=48, help="voxels along each axis of a patch, a multiple of 16")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    config = parsed_config(config_files("train", _OVERLAYS), {"phantoms_training": args.phantoms})
-    network = config.get_parsed_content("network")
+    folder = args.folder if args.step == "refine" else args.file.parent
+    run = checked_run("train", args.overlay, args.set, dataset_dir=args.dataset, output_dir=str(folder))
+    config = parsed_config(*run)
+    part = config.get_parsed_content
+    network = part("network")
     load_weights(network, args.weights)
-    pairs = refined_velocities(args.folder, config, network, args.phantoms)
-    torch.manual_seed(0)
-    averaged = distil(network, iter(Patches(pairs, args.patch)), args.iterations, args.learning_rate)
-    with whole_file(args.folder / "distilled.pt") as path:
-        torch.save({name: values.half() for name, values in averaged.state_dict().items()}, path)
+    if args.step == "refine":
+        args.folder.mkdir(parents=True, exist_ok=True)
+        refine_series(args.folder, config, range(args.first, args.first + args.series), args.effort)
+        return
+    files = [file for folder in args.folder for file in sorted(folder.glob("*.pt"))]
+    draw = partial(draw_timepoints, least=part("timepoints_least"), most=part("timepoints_most"))
+    patches = Patches(files, args.patch, network.stride, None if part("timepoints_in_order") else draw)
+    distil(network, part("alignment"), iter(patches), args.iterations, args.learning_rate, args.file)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments.distillation import Patches, distil, refined_velocities
+from experiments.distillation import Patches, distil, draw_timepoints, refine_series
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.networks import GroupVAE
 from groupmorph_monai.probability import split_parameters
@@ -10,6 +10,7 @@ from groupmorph_monai.space import MidpointSquaring, ReferenceAlignment
 from groupmorph_monai.space.field import Field
 from groupmorph_monai.space.grid import warp
 from groupmorph_monai.workflow.parsed_config import parsed_config
+from groupmorph_monai.workflow.weights import load_weights
 
 
 def pair_of(images, velocity):
@@ -18,20 +19,36 @@ def pair_of(images, velocity):
     return warp(images[None], moved)[0]
 
 
-def test_refined_velocities_align_the_phantoms_and_are_kept(tmp_path):
+def test_refined_velocities_align_the_series_and_are_kept(tmp_path):
     overlays = ("data/phantom_small", "models/groupmorph", "modes/all_to_one", "data/phantom_published")
-    values = {"phantoms_training": 1, "phantom_size_voxels": [32, 32, 32], "timepoints": 3}
-    config = parsed_config(config_files("train", overlays), values)
-    network = config.get_parsed_content("network")
-    ((images, velocity),) = refined_velocities(tmp_path, config, network, 1)
-    images = images.float()
-    before, after = (x[1:].sub(x[:1]).abs().mean() for x in (images, pair_of(images, velocity.float())))
+    size = [32, 32, 32]
+    values = {"phantoms_training": 1, "phantom_size_voxels": size, "patch_size_voxels": size, "timepoints": 3}
+    config = parsed_config(config_files("train", overlays), {**values, "output_dir": str(tmp_path)})
+    refine_series(tmp_path, config, [0], ["effort/fast"])
+    file = tmp_path / "0000.pt"
+    pair = torch.load(file)
+    images, velocity = pair["images"].float(), pair["velocity"].float()
+    before, after = (x[1:].sub(x[:1]).abs().mean() for x in (images, pair_of(images, velocity)))
     assert after < 0.7 * before
-    ((_, kept),) = refined_velocities(tmp_path, config, None, 1)
-    assert torch.equal(kept, velocity)
+    written = file.stat().st_mtime_ns
+    refine_series(tmp_path, config, [0], ["effort/fast"])
+    assert file.stat().st_mtime_ns == written
 
 
-def test_flipped_patches_show_the_same_motion():
+def test_drawn_timepoints_are_different_ones_in_any_order_and_number():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw_timepoints(5, 2, 6, generator).tolist() for _ in range(200)]
+    assert {len(indices) for indices in drawn} == {2, 3, 4, 5}
+    assert {indices[0] for indices in drawn} == {0, 1, 2, 3, 4}
+    assert all(len(set(indices)) == len(indices) for indices in drawn)
+
+
+def saved(folder, images, velocity):
+    torch.save({"images": images, "velocity": velocity}, folder / "0000.pt")
+    return [folder / "0000.pt"]
+
+
+def test_flipped_patches_show_the_same_motion(tmp_path):
     torch.manual_seed(0)
     coarse = torch.randn(2, 3, 3, 3, 3)
     velocity = 0.6 * torch.nn.functional.interpolate(coarse.flatten(0, 1)[None], size=(16, 16, 16), mode="trilinear")
@@ -39,7 +56,7 @@ def test_flipped_patches_show_the_same_motion():
     texture = torch.nn.functional.interpolate(torch.rand(1, 1, 12, 12, 12), size=(32, 32, 32), mode="trilinear")[0, 0]
     inverse = Field(ReferenceAlignment(0).inverse(velocity[None], MidpointSquaring(3)), (32, 32, 32), 2).on_image()
     images = warp(texture.expand(1, 2, -1, -1, -1), inverse)[0]
-    patches = iter(Patches([(images, velocity)], side=28))
+    patches = iter(Patches(saved(tmp_path, images, velocity), side=28, stride=2))
     for _ in range(12):
         moved, z = next(patches)
         inner = pair_of(moved[0], z[0])[:, 6:-6, 6:-6, 6:-6]
@@ -47,15 +64,30 @@ def test_flipped_patches_show_the_same_motion():
         assert (inner[1] - inner[0]).abs().mean() < 0.4 * before
 
 
-def test_the_averaged_network_learns_the_velocities():
+def test_velocities_on_a_coarser_lattice_have_its_unit(tmp_path):
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 32, 32, 16)
+    velocity = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 3, 16, 16, 8)
+    files = saved(tmp_path, images.clone(), velocity.clone())
+    patch, z = next(iter(Patches(files, side=16, stride=4, draw=lambda number, generator: torch.tensor([2, 1]))))
+    assert patch.shape == (1, 2, 16, 16, 16) and z.shape == (1, 2, 3, 4, 4, 4)
+    assert patch[0, :, 0, 0, 0].tolist() == [2, 1]
+    assert z[0, :, :, 0, 0, 0].abs().tolist() == [[1.0] * 3, [0.5] * 3]
+
+
+def test_the_averaged_network_learns_the_velocities_and_their_spread(tmp_path):
     torch.manual_seed(0)
     line = torch.linspace(-1, 1, 16)
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"))
     images = points.square().sum(dim=0).expand(2, -1, -1, -1)  # unchanged by flips, like an expansion
     velocity = torch.stack([torch.zeros(3, 8, 8, 8), 0.5 * (points[:, ::2, ::2, ::2] + line[1] / 2 - line[0] / 2)])
+    files = saved(tmp_path, images.clone(), velocity)
     network = GroupVAE(timepoints=2, encoder_channels=[8, 12, 12], decoder_channels=[12])
-    averaged = distil(network, iter(Patches([(images, velocity)], side=16)), 200, 3e-3).eval()
+    patches, alignment = Patches(files, side=16, stride=2), ReferenceAlignment(0)
+    distil(network, alignment, iter(patches), 300, 3e-3, tmp_path / "distilled")
+    load_weights(network, tmp_path / "distilled")
     with torch.no_grad():
-        mean, _ = split_parameters(averaged(images[None]), 2)
-    left = mean - mean[:, :1] - velocity
-    assert left[:, 1:].norm(dim=2).mean() < 0.3 * velocity[1].norm(dim=0).mean()
+        mean, log_variance = split_parameters(network.eval()(images[None]), 2)
+    left = alignment.constrain(mean - velocity)
+    assert left.norm(dim=2).mean() < 0.3 * alignment.constrain(velocity[None]).norm(dim=2).mean()
+    spread = (2 * left.square().mean()).sqrt()
+    assert 0.5 * spread < log_variance.exp().mean().sqrt() < 2 * spread
