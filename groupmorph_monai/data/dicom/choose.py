@@ -5,12 +5,13 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...errors import InputError
 from ..reading.names import matches
-from .geometry import depth, volume_affine
+from .geometry import depth, evenly_spaced
+from .moved import is_moved, slices_at_a_place
 from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
 
@@ -33,7 +34,7 @@ _CHOOSE = "choose one with --series-description PATTERN"
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Parallel slices of one image type: a single volume, or several timepoints. They are of one series, that of their
-    source, unless each slice position has a series of its own."""
+    source, unless each slice position has a series of its own. They are tilted if the scanner followed the patient."""
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
@@ -45,14 +46,14 @@ class Stack:
 
     @cached_property
     def timepoints(self) -> int:
-        """Number of volumes; if volumes are incomplete, the maximum number of images at a slice position."""
+        """Number of volumes; if they cannot be told apart, the number of images at a slice position."""
         try:
             return len(self.volumes[0])
         except InputError:
             depths: defaultdict[tuple[float, ...], int] = defaultdict(int)
             for plane in self.planes:
                 depths[tuple(plane.place.position.round(2))] += 1
-            return max(depths.values())
+            return max(*depths.values(), slices_at_a_place(self.planes))
 
     @property
     def slices(self) -> int:
@@ -113,8 +114,26 @@ class Stack:
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     """Make stacks, in the order of their series numbers."""
-    stacks = _join_slices([Stack(source, members) for source, members in planes.items()])
+    stacks = _join_slices(_join_moved([Stack(source, members) for source, members in planes.items()]))
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
+
+
+def _join_moved(stacks: Sequence[Stack]) -> list[Stack]:
+    """Join stacks of one series that differ in orientation only, by as much as a patient moves: the scanner followed
+    the patient."""
+    groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)
+    for stack in stacks:
+        alike = groups[replace(stack.source, raster=replace(stack.source.raster, orientation=()))]
+        group = next((group for group in alike if is_moved(stack.planes, group[0].planes)), None)
+        if group is None:
+            alike.append([stack])
+        else:
+            group.append(stack)
+    return [
+        Stack(group[0].source, [plane for stack in group for plane in stack.planes])
+        for alike in groups.values()
+        for group in alike
+    ]
 
 
 def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
@@ -132,7 +151,7 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
     joined: list[Stack] = []
     for group in groups.values():
         slices = sorted((stack.planes[0] for stack in group), key=depth)
-        if len(group) >= _FEWEST_JOINED and _evenly_spaced(slices):
+        if len(group) >= _FEWEST_JOINED and evenly_spaced(slices):
             joined.append(Stack(group[0].source, [plane for stack in group for plane in stack.planes]))
         else:
             joined += group
@@ -143,14 +162,6 @@ def _shows_a_heartbeat(stack: Stack) -> bool:
     times = {plane.keys.get("trigger time", math.nan) for plane in stack.planes}
     shortest, longest = _HEARTBEAT_S
     return len(times) == len(stack.planes) and shortest < max(times) - min(times) < longest
-
-
-def _evenly_spaced(slices: Sequence[Plane]) -> bool:
-    try:
-        volume_affine(slices)
-    except InputError:
-        return False
-    return depth(slices[0]) < depth(slices[1])
 
 
 def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[Stack], dict[Stack, str]]:

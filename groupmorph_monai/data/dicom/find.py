@@ -12,7 +12,7 @@ import pydicom
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .headers import planes_of
-from .plane import Plane, Source
+from .plane import Plane, Raster, Source
 
 __all__ = ["find_stacks"]
 
@@ -30,7 +30,7 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
         The slices of each stack.
     """
     stacks, names, copies, ignored = defaultdict(list), set(), 0, 0
-    geometries: list[Source] = []
+    geometries: dict[tuple[float, ...], Raster] = {}
     for path in _files(paths):
         planes = _read(path)
         ignored += not planes
@@ -49,16 +49,18 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
     return dict(stacks)
 
 
-def _of_known_geometry(source: Source, known: list[Source]) -> Source:
-    """Take the spacing and orientation of an earlier slice from which they differ only by the noise of a header, and
-    otherwise add the source to ``known``."""
-    for other in known:
-        own, raster = source.raster, other.raster
-        pairs = zip((*own.spacing_mm, *own.orientation), (*raster.spacing_mm, *raster.orientation))
-        if all(abs(a - b) <= _HEADER_NOISE for a, b in pairs):
-            return replace(source, raster=replace(raster, shape=own.shape))
-    known.append(source)
-    return source
+def _of_known_geometry(source: Source, known: dict[tuple[float, ...], Raster]) -> Source:
+    """Take the spacing and orientation of an earlier slice from which they differ only by the noise of a header.
+
+    Args:
+        known: rasters of the earlier slices by spacing and orientation, to which those of the source are added.
+    """
+    own = source.raster
+    numbers = (*own.spacing_mm, *own.orientation)
+    if numbers not in known:
+        near = (r for n, r in known.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
+        known[numbers] = next(near, own)
+    return replace(source, raster=replace(known[numbers], shape=own.shape))
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

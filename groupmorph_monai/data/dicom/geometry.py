@@ -9,8 +9,10 @@ from ...errors import InputError
 from ..series import LPS_TO_RAS
 from .plane import Plane
 
-__all__ = ["decimals", "depth", "orientation", "volume_affine"]
+__all__ = ["SAME_PLACE_MM", "decimals", "depth", "evenly_spaced", "orientation", "volume_affine"]
 
+SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
+_AXES_NOISE = 1e-3  # maximum difference between the directions of parallel slices
 _UNEVEN = 0.05  # maximum offset of a slice, relative to the slice distance: more than rounding, less than a gap
 
 
@@ -70,3 +72,16 @@ def volume_affine(planes: Sequence[Plane]) -> np.ndarray:
     affine[:3, 2], affine[:3, 3] = step, place.position
     # Round to the precision of a NIfTI header, as for every other format.
     return (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64)
+
+
+def evenly_spaced(planes: Sequence[Plane]) -> bool:
+    """Check whether slices sorted by depth form a volume: two or more parallel, evenly spaced slices."""
+    if len(planes) < 2 or depth(planes[0]) >= depth(planes[1]):
+        return False
+    if np.ptp([plane.place.axes for plane in planes], axis=0).max() > _AXES_NOISE:
+        return False
+    try:
+        volume_affine(planes)
+    except InputError:
+        return False
+    return True

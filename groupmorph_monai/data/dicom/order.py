@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import InputError
-from .geometry import depth
+from .geometry import SAME_PLACE_MM, depth, evenly_spaced
+from .moved import follows_patient, moved_volumes
 from .plane import Plane
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
@@ -37,7 +38,6 @@ _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
 _CHANCE = 1e-3  # probability of cycles at all positions by chance, beyond which a series is not called gated
-_SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
 
 
 def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
@@ -48,6 +48,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     acquired one after the other, each over whole cycles, acquisition times start anywhere in a cycle, and an attribute
     in ``_GATED`` comes first.
 
+    If the slices follow the patient, so that positions differ between volumes, an attribute has to tell the volumes.
+
     Returns:
         The volumes in temporal order, and the attribute.
 
@@ -57,6 +59,12 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
     short = [images for images in positions if len(images) < number]
+    tilted = len({plane.source.raster.orientation for plane in planes}) > 1
+    if short or tilted or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
+        if volumes := moved_volumes(planes, _ORDER):
+            return in_order(volumes)
+        if tilted or follows_patient(planes):
+            raise InputError(_inseparable(planes))
     if short:
         raise InputError(_missing(positions, short, number))
     if number == 1:
@@ -94,11 +102,21 @@ def _sorted_by(key: str, positions: Sequence[Sequence[Plane]]) -> list[Volume]:
 def _by_position(planes: Sequence[Plane]) -> list[list[Plane]]:
     positions: list[list[Plane]] = []
     for plane in sorted(planes, key=depth):
-        if positions and depth(plane) - depth(positions[-1][0]) < _SAME_PLACE_MM:
+        if positions and depth(plane) - depth(positions[-1][0]) < SAME_PLACE_MM:
             positions[-1].append(plane)
         else:
             positions.append([plane])
     return positions
+
+
+def _inseparable(planes: Sequence[Plane]) -> str:
+    first = planes[0]
+    return (
+        f"{first.file.path}: expected a temporal position, acquisition number or time that the slices of each volume "
+        f"share, as the slices of {first.source.description!r} lie elsewhere in every volume, got none that divides "
+        f"its {len(planes)} slices into complete volumes; export the whole series again, or convert it to a NIfTI "
+        "file for each volume"
+    )
 
 
 def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:

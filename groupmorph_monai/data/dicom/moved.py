@@ -1,0 +1,81 @@
+"""Volumes of a series whose slices follow the patient, as in prospective motion correction."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from .geometry import SAME_PLACE_MM, depth, evenly_spaced
+from .plane import Plane
+
+__all__ = ["follows_patient", "is_moved", "moved_volumes", "slices_at_a_place"]
+
+_MOST_TILT_DEGREES = 30
+_UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
+_MOST_MISSING = 10  # slices in a row
+
+
+def moved_volumes(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[Plane, ...]]:
+    """Split slices whose positions change from volume to volume by an attribute that all slices of a volume share.
+
+    Args:
+        labels: names of attributes, any of which may separate the volumes.
+
+    Returns:
+        Volumes of equal numbers of evenly spaced, parallel slices; empty if no attribute separates such volumes, or if
+        two attributes separate different ones.
+    """
+    partitions = {}
+    for label in labels:
+        groups: defaultdict[float | None, list[int]] = defaultdict(list)
+        for number, plane in enumerate(planes):
+            groups[plane.keys.get(label)].append(number)
+        volumes = [tuple(sorted((planes[n] for n in group), key=depth)) for group in groups.values()]
+        if len(volumes) > 1 and None not in groups and _complete(volumes):
+            partitions[frozenset(map(tuple, groups.values()))] = volumes
+    return next(iter(partitions.values())) if len(partitions) == 1 else []
+
+
+def follows_patient(planes: Sequence[Plane]) -> bool:
+    """Check whether parallel slices lie at other positions in every volume, some close to each other. Where slices are
+    missing, distances are small multiples of the smallest one."""
+    gaps = _gaps(planes)
+    steps = gaps / gaps.min(initial=np.inf)
+    longest, uneven = steps.max(initial=1), np.abs(steps - steps.round()).max(initial=0) > _UNEVEN_STEPS
+    return bool(longest > _MOST_MISSING or (longest > 2 and uneven))
+
+
+def slices_at_a_place(planes: Sequence[Plane]) -> int:
+    """Estimate the number of volumes of slices that follow the patient, by less than their distance."""
+    gaps = _gaps(planes)
+    return round(len(planes) / (1 + np.count_nonzero(gaps > gaps.max(initial=0) / 2)))
+
+
+def _gaps(planes: Sequence[Plane]) -> np.ndarray:
+    """Distances between different positions along the normal, mm."""
+    gaps = np.diff(sorted(depth(plane) for plane in planes))
+    return gaps[gaps > SAME_PLACE_MM]
+
+
+def _complete(volumes: Sequence[Sequence[Plane]]) -> bool:
+    same_size = len({len(volume) for volume in volumes}) == 1
+    return same_size and all(evenly_spaced(volume) and is_moved(volume, volumes[0]) for volume in volumes)
+
+
+def is_moved(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
+    """Check whether slices may show what others show after a motion of the patient: their centre lies within the
+    others, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not."""
+    (axes, centre, size), (other_axes, other_centre, other_size) = map(_box, (planes, others))
+    cosine = (np.trace(axes @ other_axes.T) - 1) / 2
+    inside = np.abs(other_axes @ (centre - other_centre)) <= other_size / 2
+    return min(size[2], other_size[2]) > 0 and cosine >= np.cos(np.deg2rad(_MOST_TILT_DEGREES)) and bool(inside.all())
+
+
+def _box(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directions ``(3, 3)`` of columns, rows and slices, centre, and size along the directions, LPS mm."""
+    place, (rows, columns) = planes[0].place, planes[0].source.raster.shape
+    axes = np.stack([*place.axes, np.cross(*place.axes)])
+    depths = [depth(plane) for plane in planes]
+    size = np.array([columns * place.spacing_mm[1], rows * place.spacing_mm[0], max(depths) - min(depths)])
+    corner = np.mean([plane.place.position for plane in planes], axis=0)
+    return axes, corner + size[:2] / 2 @ place.axes, size

@@ -1,0 +1,134 @@
+"""Series whose slices follow the patient: prospective motion correction, and dynamics planned anew."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+pydicom = pytest.importorskip("pydicom")
+
+import dicom_exports as exports  # noqa: E402
+from dicom_exports import AFFINE, SIZE, assert_aligned, refused, volumes  # noqa: E402
+
+from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
+from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
+
+SHIFTS_MM = np.array([[0, 0, 0], [0.3, -0.1, 0.023], [-0.2, 0.4, 1.5], [0.1, 0.2, 3.0]])
+TILTS_DEGREES = np.array([[0, 0, 0], [0, 0, 0], [0.5, -0.3, 1.0], [-2.0, 1.5, 0.7]])
+TIMES = [{"AcquisitionTime": exports.clock(t)} for t in exports.TIMES_S]
+NUMBERS = [{"TemporalPositionIdentifier": k + 1} for k in range(4)]
+# Slices one after the other, interleaved, as in echo-planar imaging.
+SLICE_TIMES = [[exports.clock(2 * k + 0.25 * (3 * s % 7)) for s in range(SIZE[2])] for k in range(4)]
+
+
+def affines(tilted):
+    """Fields of view of the volumes, moved in the world."""
+    moved = []
+    for shift, tilt in zip(SHIFTS_MM, TILTS_DEGREES * tilted):
+        motion = np.eye(4)
+        motion[:3, :3], motion[:3, 3] = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix(), shift
+        moved.append(motion @ AFFINE)
+    return moved
+
+
+def series_of(headers, grids, data=None, **attributes):
+    shared, images = exports.examination(), []
+    attributes |= {"SeriesInstanceUID": exports.generate_uid(), "SeriesDescription": "bold_moco"}
+    for volume, header, grid in zip(volumes() if data is None else data, headers, grids, strict=True):
+        images += exports.classic(shared, volume, grid, **attributes, **header)
+    return images
+
+
+def check(folder, grids, times_s=exports.TIMES_S):
+    series = read_series(folder)
+    assert_aligned(series, volumes())
+    for frame, grid in zip(series.frames, grids, strict=True):
+        np.testing.assert_allclose(frame.affine, grid, atol=1e-4)
+    assert series.times_s == times_s
+
+
+@pytest.mark.parametrize("tilted", [0, 1])
+@pytest.mark.parametrize(
+    ("headers", "times_s"),
+    [
+        (TIMES, exports.TIMES_S),
+        ([{**header, "AcquisitionTime": times} for header, times in zip(NUMBERS, SLICE_TIMES)], (0, 2, 4, 6)),
+        ([{"TriggerTime": str(1000 * t)} for t in exports.TIMES_S], exports.TIMES_S),
+        ([{"AcquisitionNumber": k + 1} for k in range(4)], None),
+    ],
+    ids=["time", "temporal position", "trigger", "acquisition number"],
+)
+def test_every_volume_has_its_own_place(tmp_path, headers, times_s, tilted):
+    grids = affines(tilted)
+    check(exports.save(series_of(headers, grids), tmp_path), grids, times_s)
+
+
+def test_slices_that_turn_in_their_plane_only(tmp_path):
+    """Their positions along the normal are equal, and so may be those of other volumes' slices."""
+    turns = [Rotation.from_euler("z", 3.0 * k, degrees=True).as_matrix() for k in range(4)]
+    grids = [np.block([[turn @ AFFINE[:3, :3], AFFINE[:3, 3:]], [AFFINE[3:]]]) for turn in turns]
+    check(exports.save(series_of(TIMES, grids), tmp_path), grids)
+
+
+def test_mosaics_and_enhanced_files_that_move(tmp_path):
+    grids = affines(1)
+    for name, tilted in (("united_imaging", grids), ("enhanced", grids)):
+        images = []
+        for k, grid in enumerate(tilted):
+            single = getattr(exports, name)(volumes(), grid)
+            if name == "united_imaging":
+                images.append(single[k])
+                images[-1].StudyInstanceUID, images[-1].FrameOfReferenceUID = "1.2.3", "1.2.4"
+                images[-1].SeriesInstanceUID = "1.2.5"
+            else:
+                per_frame = images[0].PerFrameFunctionalGroupsSequence if images else None
+                for n, group in enumerate(single[0].PerFrameFunctionalGroupsSequence):
+                    shared = single[0].SharedFunctionalGroupsSequence[0]
+                    group.PlaneOrientationSequence = shared.PlaneOrientationSequence
+                    if per_frame and group.FrameContentSequence[0].TemporalPositionIndex == k + 1:
+                        per_frame[n] = group
+                if not images:
+                    images = single
+        if name == "enhanced":
+            del images[0].SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+        series = read_series(exports.save(images, tmp_path / name))
+        expected = 2.0 * volumes() - 5 if name == "enhanced" else volumes()
+        assert_aligned(series, expected)
+        np.testing.assert_allclose([frame.affine for frame in series.frames], grids, atol=1e-4)
+        np.testing.assert_allclose(series.times_s, exports.TIMES_S, atol=1e-4)
+
+
+@pytest.mark.parametrize("tilted", [0, 1])
+def test_volumes_that_nothing_tells_apart_are_refused(tmp_path, tilted):
+    images = series_of([{"AcquisitionTime": times} for times in SLICE_TIMES], affines(tilted))
+    refused(exports.save(images, tmp_path), "temporal position, acquisition number or time", "28 slices", "'bold_moco'")
+
+
+def test_attributes_that_tell_different_volumes_are_refused(tmp_path):
+    """Volumes moved by less than the tolerance of a slice's position: either division would look right."""
+    grids = [AFFINE, AFFINE + 0.05 * np.eye(4)[2][:, None] * np.eye(4)[3]]
+    headers = [
+        {"AcquisitionNumber": k + 1, "TriggerTime": [str((s + k) % 2) for s in range(SIZE[2])]} for k in range(2)
+    ]
+    for header in headers:  # the odd slice belongs to either volume
+        header["TriggerTime"][-1] = str(headers.index(header))
+    images = series_of(headers, grids, volumes(2))
+    assert list_dicom([exports.save(images, tmp_path)])[0].count("2 x 7 slices") == 1
+    refused(tmp_path, "14 slices", "lie elsewhere in every volume")
+
+
+def test_a_missing_slice_of_a_moved_series_is_refused(tmp_path):
+    images = series_of(TIMES, affines(1))
+    refused(exports.save(images[:9] + images[10:], tmp_path), "27 slices", "export the whole series again")
+
+
+@pytest.mark.parametrize("turn", [8, 90])
+def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
+    """Each is tilted along its disc, a disc's height above the last."""
+    grids = []
+    for k in range(4):
+        grid = AFFINE.copy()
+        grid[:3, :3] = Rotation.from_euler("x", turn * k, degrees=True).as_matrix() @ AFFINE[:3, :3]
+        grid[2, 3] += 35 * k * (turn == 8)
+        grids.append(grid)
+    lines, reason = list_dicom([exports.save(series_of(NUMBERS, grids), tmp_path)])
+    assert "to be aligned" not in lines and reason is not None
