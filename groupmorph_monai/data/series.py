@@ -154,8 +154,6 @@ def unmasked(values: ArrayLike) -> np.ndarray | None:
 
 def check_affine(affine: np.ndarray, name: str) -> None:
     """Raise an InputError unless the matrix maps voxel indices to mm and back."""
-    if not isinstance(affine, np.ndarray):
-        raise InputError(f"{name}: expected an affine matrix as a NumPy array, got {type(affine).__name__}; convert it")
     if (
         affine.shape != (4, 4)
         or not np.isfinite(affine).all()
@@ -189,7 +187,7 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
     Raises:
         InputError: For the first unsuitable scan, with a one-line message.
     """
-    frames = list(series.frames)
+    frames = [_of_arrays(frame, number) for number, frame in enumerate(series.frames)]
     if not frames:
         raise InputError("series: expected at least two volumes, got none; pass the scans")
     first = frames[0]
@@ -210,6 +208,17 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained with it"
         )
     return replace(series, frames=tuple(frames))
+
+
+def _of_arrays(frame: Frame, number: int) -> Frame:
+    """Convert the tensors of a frame, and an affine or mask of nested lists, to arrays. Raises: InputError."""
+    name = f"{frame.path} (timepoint {number})"
+    affine = real_array(frame.affine, f"{name}: affine").astype(np.float64, copy=False)
+    data = real_array(frame.data, name) if isinstance(frame.data, torch.Tensor) else frame.data
+    valid = frame.valid
+    if valid is not None and not isinstance(valid, np.ndarray):
+        valid = real_array(valid, f"{name}: valid")
+    return replace(frame, data=data, affine=affine, valid=valid)
 
 
 def _check_frame(frame: Frame, number: int, first: Frame) -> None:

@@ -56,6 +56,27 @@ def test_tensors_are_read_whatever_their_type(kind):
         np.testing.assert_array_equal(volume.data, data.detach().float())
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.ndarray.tolist])
+def test_affine_and_mask_of_a_reader_of_ones_own_may_be_tensors_or_lists(kind):
+    valid = np.ones((6, 7, 8), dtype=bool)
+    valid[:2] = False
+    matrix = np.diag([2.0, 1.5, 1, 1])
+    expected = checked_series(Series((frame(matrix, valid), frame(matrix))), None).frames
+    data = torch.tensor(frame().data, requires_grad=True) if kind is torch.tensor else frame().data
+    own = Frame(data, kind(matrix), "own", kind(valid)), Frame(frame().data, kind(matrix), "own")
+    for one, other in zip(checked_series(Series(own), None).frames, expected):
+        np.testing.assert_array_equal(one.data, other.data)
+        np.testing.assert_array_equal(one.affine, matrix)
+        assert (one.valid is None) == (other.valid is None)
+    np.testing.assert_array_equal(checked_series(Series(own), None).frames[0].valid, valid)
+
+
+@pytest.mark.parametrize("affine", ["diagonal", np.eye(4) * 1j, [[1, 0], [0]]])
+def test_an_affine_that_is_no_matrix_of_numbers_is_rejected(affine):
+    with pytest.raises(InputError, match="timepoint 1.*affine: expected"):
+        checked_series(Series((frame(), replace(frame(), affine=affine))), None)
+
+
 def test_a_view_of_an_image_of_itk_is_an_array():
     view = itk.array_view_from_image(itk.image_from_array(frame().data))
     assert type(view) is not np.ndarray
