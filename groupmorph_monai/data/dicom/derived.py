@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from ... import __version__
 from ...errors import InputError
 from .attributes import Attributes
-from .headers import acquisition_names
+from .clocks import acquisition_names
 from .plane import Plane
 
 __all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item", "item"]
@@ -25,6 +25,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("SoftwareVersions", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined"),
     *("ProtocolName", "Laterality", "SliceThickness", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime"),
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "PhotometricInterpretation"),
+    "TimezoneOffsetFromUTC",
 )
 _OF_HOME = (  # prefixes
     *("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness", "Photometric"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pydicom
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
+from .clocks import in_one_zone
 from .headers import planes_of
 from .plane import Plane, Raster, Source
 
@@ -29,8 +30,8 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
     Returns:
         The slices of each stack.
     """
-    stacks, names, copies, ignored = defaultdict(list), set(), 0, 0
-    geometries: dict[tuple[float, ...], Raster] = {}
+    found: list[Plane] = []
+    names, copies, ignored = set(), 0, 0
     for path in _files(paths):
         planes = _read(path)
         ignored += not planes
@@ -40,12 +41,16 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
             name = file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()
             copies += name in names
             if name not in names:
-                stacks[_of_known_geometry(plane.source, geometries)].append(plane)
+                found.append(plane)
             names.add(name)
     if copies:
         logger.info("%d images are stored twice; one copy of each is read.", copies)
     if ignored:
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", ignored)
+    geometries: dict[tuple[float, ...], Raster] = {}
+    stacks = defaultdict(list)
+    for plane in in_one_zone(found):
+        stacks[_of_known_geometry(plane.source, geometries)].append(plane)
     return dict(stacks)
 
 

@@ -10,25 +10,21 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
-from pydicom.valuerep import DT
 
 from . import vendors
 from .attributes import Attributes
+from .clocks import moments
 from .plane import PROTOCOL, Diffusion, Examination, ImageFile, Place, Plane, Raster, Scaling, Source
 
-__all__ = ["acquisition_names", "planes_of"]
+__all__ = ["planes_of"]
 
 logger = logging.getLogger(__name__)
 
-# Whole, as pydicom ignores what follows; digits after the sixth of a fraction are dropped.
-_DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _GATED = re.compile("gat|phas|cycle|resp|breath|cardi", re.IGNORECASE)
-_EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
 
 def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
@@ -71,11 +67,13 @@ def _place(attributes: Attributes) -> Place | None:
 
 
 def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
+    clocks = moments(attributes)
     return Plane(
         source=_source(attributes, place),
         file=ImageFile(path, str(attributes.get("SOPInstanceUID", default=path)), frame),
         place=place,
-        keys=_keys(attributes) | {"frame number": float(frame)},
+        keys=_keys(attributes) | {name: local for name, (local, _) in clocks.items()} | {"frame number": float(frame)},
+        zones={name: zone for name, (_, zone) in clocks.items()},
         protocol=tuple(tuple(map(_plain, attributes.values(*names))) for names in PROTOCOL),
         diffusion=Diffusion(vendors.b_value(attributes), vendors.b_value_ge(attributes)),
         scaling=Scaling(
@@ -113,15 +111,6 @@ def _source(attributes: Attributes, place: Place) -> Source:
     )
 
 
-def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
-    """Attributes with date and time of the acquisition of a slice.
-
-    In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
-    """
-    frame = "FrameAcquisitionDateTime"
-    return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
-
-
 def _phase(attributes: Attributes) -> float | None:
     """Read the phase of a gated scan, in percent of the respiratory or cardiac cycle.
 
@@ -154,15 +143,12 @@ def _keys(attributes: Attributes) -> dict[str, float]:
     number = attributes.number
     keys = {
         "temporal offset": number("TemporalPositionTimeOffset"),
-        "acquisition time": _seconds(attributes, "Acquisition", *acquisition_names(attributes)),
         "trigger time": number("TriggerTime", "NominalCardiacTriggerDelayTime"),
         "dynamic scan begin": vendors.dynamic_begin_s(attributes),
         "frame reference time": number("FrameReferenceTime"),
         "phase": _phase(attributes),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
-        "content time": _seconds(attributes, "Content", "FrameReferenceDateTime"),
-        "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
         "dimension index": _combined(attributes.numbers("DimensionIndexValues")),
@@ -176,39 +162,6 @@ def _keys(attributes: Attributes) -> dict[str, float]:
     ):
         keys["temporal resolution"] = position * resolution / 1000
     return {name: value for name, value in keys.items() if value is not None}
-
-
-def _seconds(attributes: Attributes, name: str, *whole: str) -> float | None:
-    """Convert a moment, stored as one attribute ``whole`` or as a date and a time, to seconds since 1970.
-
-    A time without a date is on the day of its series or study. A time more than 12 hours before the study began, on the
-    same day, is after midnight.
-    """
-    if moment := attributes.get(*whole):
-        return _instant(str(moment))
-    instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
-    start = _day_and_time(attributes, "StudyTime", "StudyDate") or _day_and_time(attributes, "SeriesTime", "SeriesDate")
-    if instant is None or start is None:
-        return instant
-    same_day = instant // _DAY_S == start // _DAY_S
-    return instant + _DAY_S if same_day and start - instant > _DAY_S / 2 else instant
-
-
-def _day_and_time(attributes: Attributes, time: str, *dates: str) -> float | None:
-    clock, day = attributes.get(time), attributes.get(*dates, default="19700101")
-    return None if clock is None else _instant(str(day).replace(".", "") + str(clock).replace(":", ""))
-
-
-def _instant(text: str) -> float | None:
-    """Convert DICOM's date and time to seconds since 1970, of UTC if it has a time zone; None if it is invalid."""
-    match = _DATE_AND_TIME.fullmatch(text.strip())
-    try:
-        instant: datetime | None = DT("".join(part or "" for part in match.groups())) if match else None
-    except (ValueError, OverflowError):
-        return None
-    if not instant:
-        return None
-    return (instant.replace(tzinfo=None) - _EPOCH - (instant.utcoffset() or timedelta())).total_seconds()
 
 
 def _tiles(dataset: Dataset, plane: Plane) -> Iterator[Plane]:

@@ -134,6 +134,7 @@ class Plane:
         file: where its pixels are stored.
         place: where it lies in the patient.
         keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
+        zones: offset from UTC of each key that is a clock, in seconds; None where the header does not tell.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
         scaling: conversion of stored to displayed values.
@@ -143,6 +144,7 @@ class Plane:
     file: ImageFile
     place: Place
     keys: Mapping[str, float]
+    zones: Mapping[str, float | None]
     protocol: tuple[tuple[str, ...], ...]
     diffusion: Diffusion
     scaling: Scaling

@@ -21,7 +21,10 @@ __all__ = ["write_dicom"]
 
 _LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
 _FEWEST_BITS = 11  # half a step is 0.024 % of the range
-_TIMES = ("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "TriggerTime")
+_TIMES = (
+    *("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "TriggerTime"),
+    "TimezoneOffsetFromUTC",
+)
 _COPIED_TIMES = ("acquisition time", "trigger time", "content time")
 _SERIES_NUMBER = 1000  # added to the series number of the source, so that viewers list the aligned series after it
 

@@ -213,6 +213,45 @@ def test_clocks_go_back_during_the_scan(tmp_path):
     assert series.times_s == (0, 30, 60)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        # Daylight saving time ends during the scan.
+        [
+            {"AcquisitionDate": "20251026", "AcquisitionTime": time, "TimezoneOffsetFromUTC": zone}
+            for time, zone in (("025930", "+0200"), ("020000", "+0100"), ("020030", "+0100"))
+        ],
+        # A suffix has priority over the zone of the image.
+        [
+            {"AcquisitionDateTime": moment, "TimezoneOffsetFromUTC": "-0500"}
+            for moment in ("20250301235930", "20250302050000+0000", "20250302053030+0030")
+        ],
+        # One program wrote the zone, another did not.
+        [{"AcquisitionDateTime": f"202503011000{k}0{zone}"} for k, zone in ((0, "+0200"), (3, ""))]
+        + [{"AcquisitionTime": "100100", "AcquisitionDate": "20250301"}],
+        # A zone that no country has is none.
+        [{"AcquisitionDateTime": f"20250301100{k}", "TimezoneOffsetFromUTC": "UTC"} for k in ("000", "030", "100")],
+    ],
+    ids=["dates and times", "suffix", "mixed", "invalid"],
+)
+def test_time_zones_of_images_and_of_moments(tmp_path, headers):
+    series = read_series(exports.save(one_series(volumes(3), headers), tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
+@pytest.mark.parametrize("zones", [("+0000", "", ""), ("+0200", "+0100", "")])
+def test_moments_that_may_be_in_another_zone_are_not_compared(tmp_path, zones):
+    """Archives convert moments to UTC; the order is that of the acquisition numbers."""
+    headers = [
+        {"AcquisitionDateTime": f"202503011000{30 - 10 * k}{zone}", "AcquisitionNumber": k + 1}
+        for k, zone in enumerate(zones)
+    ]
+    series = read_series(exports.save(one_series(volumes(3), headers), tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s is None
+
+
 @pytest.mark.parametrize("number", [2, 3, 4])
 @pytest.mark.parametrize("name", ["TriggerTime", "NominalPercentageOfCardiacPhase"])
 def test_triggers_that_differ_by_chance_do_not_define_the_order(tmp_path, name, number):

@@ -88,6 +88,18 @@ def test_times_that_are_not_in_the_times_of_images_are_written(tmp_path):
     assert read_series(tmp_path / "b" / "dicom").times_s == series.times_s
 
 
+def test_aligned_images_keep_the_time_zone(tmp_path):
+    """Daylight saving time ends during the scan."""
+    moments = zip(("025930", "020000", "020030", "020100"), ("+0200", "+0100", "+0100", "+0100"))
+    headers = [
+        {"AcquisitionDate": "20251026", "AcquisitionTime": time, "TimezoneOffsetFromUTC": zone}
+        for time, zone in moments
+    ]
+    series = read_series(exports.save(exports.one_series(volumes(), headers, AFFINE), tmp_path / "study"))
+    write_dicom(series, np.stack([frame.data for frame in series.frames]), 0, tmp_path / "aligned")
+    assert read_series(tmp_path / "aligned").times_s == series.times_s == (0, 30, 60, 90)
+
+
 def test_phases_without_times_keep_their_order(tmp_path):
     """Their first slices were acquired in another order."""
     shared, images = exports.examination(Modality="CT"), []

@@ -1,0 +1,105 @@
+"""Moments in the header of an image, and the time zones in which they are given (DICOM PS3.3, C.12.1.1.8)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from pydicom.valuerep import DT
+
+from .attributes import Attributes
+from .plane import Plane
+
+__all__ = ["acquisition_names", "in_one_zone", "moments"]
+
+# Whole, as pydicom ignores what follows; digits after the sixth of a fraction are dropped.
+_DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
+_EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
+
+Moment = tuple[float, float | None]  # local seconds since 1970, and their offset from UTC if it is known
+
+
+def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
+    """Attributes with date and time of the acquisition of a slice.
+
+    In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
+    """
+    frame = "FrameAcquisitionDateTime"
+    return (frame,) if attributes.get("AcquisitionTime") else (frame, "AcquisitionDateTime")
+
+
+def moments(attributes: Attributes) -> dict[str, Moment]:
+    """Return the acquisition, content and series time of a slice, as far as they are known.
+
+    Without a suffix of its own, a moment is in the time zone of the image.
+    """
+    found = {
+        "acquisition time": _moment(attributes, "Acquisition", *acquisition_names(attributes)),
+        "content time": _moment(attributes, "Content", "FrameReferenceDateTime"),
+        "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
+    }
+    _, zone = _instant("19700101" + str(attributes.get("TimezoneOffsetFromUTC"))) or (0.0, None)
+    return {
+        name: (moment[0], zone if moment[1] is None else moment[1])
+        for name, moment in found.items()
+        if moment is not None
+    }
+
+
+def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
+    """Convert the moments of slices to UTC, or leave them as they are if none has a time zone.
+
+    Slices without a time zone are in that of the others, if these have only one. They lose the moment if it may be in
+    another: the others have several, or UTC, which many programs use wherever they are.
+    """
+    defaults: dict[str, float | None] = {}
+    for name in {name for plane in planes for name in plane.zones}:
+        zones = {plane.zones[name] for plane in planes if name in plane.zones} - {None}
+        unclear = len(zones) > 1 or 0.0 in zones
+        defaults[name] = None if unclear else next(iter(zones), 0.0)
+    return [replace(plane, keys=_in_utc(plane, defaults)) for plane in planes]
+
+
+def _in_utc(plane: Plane, defaults: dict[str, float | None]) -> dict[str, float]:
+    keys = dict(plane.keys)
+    for name, zone in plane.zones.items():
+        offset = defaults[name] if zone is None else zone
+        local = keys.pop(name)
+        if offset is not None:
+            keys[name] = local - offset
+    return keys
+
+
+def _moment(attributes: Attributes, name: str, *whole: str) -> Moment | None:
+    """Read a moment that is stored as one attribute ``whole``, or as a date and a time.
+
+    A time without a date is on the day of its series or study. A time more than 12 hours before the study began, on the
+    same day, is after midnight.
+    """
+    if moment := attributes.get(*whole):
+        return _instant(str(moment))
+    instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
+    start = _day_and_time(attributes, "StudyTime", "StudyDate") or _day_and_time(attributes, "SeriesTime", "SeriesDate")
+    if instant is None or start is None:
+        return instant
+    (local, zone), (begin, _) = instant, start
+    same_day = local // _DAY_S == begin // _DAY_S
+    return (local + _DAY_S if same_day and begin - local > _DAY_S / 2 else local), zone
+
+
+def _day_and_time(attributes: Attributes, time: str, *dates: str) -> Moment | None:
+    clock, day = attributes.get(time), attributes.get(*dates, default="19700101")
+    return None if clock is None else _instant(str(day).replace(".", "") + str(clock).replace(":", ""))
+
+
+def _instant(text: str) -> Moment | None:
+    """Read DICOM's date and time; None if it is invalid."""
+    match = _DATE_AND_TIME.fullmatch(text.strip())
+    try:
+        instant: datetime | None = DT("".join(part or "" for part in match.groups())) if match else None
+    except (ValueError, OverflowError):
+        return None
+    if not instant:
+        return None
+    offset = instant.utcoffset()
+    return (instant.replace(tzinfo=None) - _EPOCH).total_seconds(), None if offset is None else offset.total_seconds()
