@@ -5,36 +5,59 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pydicom
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .clocks import in_one_zone
 from .headers import planes_of
 from .plane import Plane, Raster, Source
 
-__all__ = ["find_stacks"]
+__all__ = ["Unread", "find_stacks"]
 
 logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
+_SERIES = 0x0020000E  # tag of the series instance UID
 _HEADER_NOISE = 5e-4  # of components of directions, and mm of spacings
 
 
-def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
+class Unread(NamedTuple):
+    """A DICOM file without a slice that can be read, which may be damaged.
+
+    Args:
+        path: the file.
+        series, uid: its series and its SOP instance UID; empty if these cannot be read.
+        reason: what is wrong with it.
+    """
+
+    path: Path
+    series: str
+    uid: str
+    reason: str
+
+
+def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[Unread]]:
     """Read the headers of all DICOM files in these folders and their sub-folders, or of these files.
 
     A DICOMDIR stands for its folder, as it may be outdated. Duplicates of images are dropped.
 
     Returns:
-        The slices of each stack.
+        The slices of each stack, and the files without slices of which there is no other copy.
     """
     found: list[Plane] = []
-    names, copies, ignored = set(), 0, 0
+    unread: list[Unread] = []
+    names, copies = set(), 0
     for path in _files(paths):
         planes = _read(path)
-        ignored += not planes
+        if isinstance(planes, Unread):
+            unread.append(planes)
+            continue
         for plane in planes:
             # Some programs give one UID to several images, which differ in position or time.
             file = plane.file
@@ -45,13 +68,14 @@ def find_stacks(paths: Sequence[Path]) -> dict[Source, list[Plane]]:
             names.add(name)
     if copies:
         logger.info("%d images are stored twice; one copy of each is read.", copies)
-    if ignored:
-        logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", ignored)
+    if unread:
+        logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
     for plane in in_one_zone(found):
         stacks[_of_known_geometry(plane.source, geometries)].append(plane)
-    return dict(stacks)
+    instances = {plane.file.uid for plane in found}
+    return dict(stacks), [file for file in unread if file.uid not in instances]
 
 
 def _of_known_geometry(source: Source, known: dict[tuple[float, ...], Raster]) -> Source:
@@ -84,13 +108,23 @@ def _is_unreadable(file: Path) -> bool:
     return not os.access(file, os.R_OK) and (file.is_symlink() or not file.name.startswith("."))
 
 
-def _read(path: Path) -> list[Plane]:
+def _read(path: Path) -> list[Plane] | Unread:
+    dataset = Dataset()
     try:
         with warnings.catch_warnings(action="ignore"):  # about invalid values of unused attributes
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             if dataset.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
                 return []
-            return list(planes_of(dataset, str(path)))
+            planes, reason = list(planes_of(dataset, str(path))), "no grey values, or no positions of its slices"
     except Exception as error:  # damaged files make pydicom raise many types
         logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
-        return []
+        planes, reason = [], f"a header that cannot be read ({error})"
+    return planes or Unread(path, *_origin(path, dataset), reason)
+
+
+def _origin(path: Path, dataset: Dataset) -> tuple[str, str]:
+    """Read the series and SOP instance UID, which are in front of the larger part of the header, as far as possible."""
+    with suppress(Exception), warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
+        dataset = dataset or read_partial(file, lambda tag, *_: tag > _SERIES, force=True)
+        return str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("SOPInstanceUID", ""))
+    return "", ""

@@ -8,7 +8,7 @@ from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
 from .choose import SEE_LIST, Stack, choose, make_stacks
-from .find import find_stacks
+from .find import Unread, find_stacks
 from .geometry import volume_affine
 from .order import in_order, times_s
 from .pixels import read_voxels
@@ -18,14 +18,30 @@ __all__ = ["list_dicom", "read_dicom"]
 logger = logging.getLogger(__name__)
 
 
-def _stacks(paths: Sequence[Path]) -> list[Stack]:
-    stacks = make_stacks(find_stacks(paths))
+def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
+    planes, unread = find_stacks(paths)
+    stacks = make_stacks(planes)
     if not stacks:
         raise InputError(
             f"{paths[0]}: expected DICOM images with a position and an orientation, found none; use the folder of the "
             "study"
         )
-    return stacks
+    return stacks, unread
+
+
+def _check_complete(stack: Stack, unread: Sequence[Unread]) -> None:
+    """Raise an InputError if a file that cannot be read may be a timepoint of a stack, whose files hold several slices
+    each. Lost files of one slice leave a gap, which is found."""
+    paths = {plane.file.path for plane in stack.planes}
+    if len(paths) == len(stack.planes):
+        return
+    series, folders = {plane.source.series for plane in stack.planes}, {Path(path).parent for path in paths}
+    for file in unread:
+        if file.series in series or (not file.series and file.path.parent in folders):
+            raise InputError(
+                f"{file.path}: expected an image, as it may be a timepoint of {stack.source.description!r}, got "
+                f"{file.reason}; copy or export it again, or remove it from the folder"
+            )
 
 
 def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
@@ -38,7 +54,10 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     Raises:
         InputError: With a one-line message, for invalid input.
     """
-    chosen, rejected = choose(_stacks(paths), description)
+    stacks, unread = _stacks(paths)
+    chosen, rejected = choose(stacks, description)
+    for stack in chosen:
+        _check_complete(stack, unread)
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
     if len({stack.source.examination.space for stack in chosen}) > 1:
@@ -69,7 +88,7 @@ def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[s
     Returns:
         The description, and why no stacks can be aligned; None if some can.
     """
-    stacks = _stacks(paths)
+    stacks, _ = _stacks(paths)
     reason = None
     try:
         chosen, rejected = choose(stacks, description)

@@ -74,6 +74,51 @@ def test_an_impossible_number_of_frames_is_answered_at_once(tmp_path):
     refused(exports.save(images, tmp_path), "4 images at each of the 7 slice positions", "got 3 at 26 mm")
 
 
+def mosaics_and_files(kind, folder):
+    """A timepoint in each file."""
+    images = (
+        exports.enhanced(volumes(), AFFINE, files=4)
+        if kind == "enhanced"
+        else exports.united_imaging(volumes(), AFFINE)
+    )
+    return [exports.write(image, folder / f"{n}.dcm") for n, image in enumerate(images)]
+
+
+def without(name):
+    def change(path):
+        image = pydicom.dcmread(path)
+        delattr(image, name)
+        image.save_as(path)
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["enhanced", "mosaic"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:140]),
+        lambda path: path.write_bytes(path.read_bytes()[:700]),
+        lambda path: path.write_bytes(path.read_bytes()[:900]),
+        without("Columns"),
+        without("Rows"),
+    ],
+    ids=["meta", "early", "late", "columns", "rows"],
+)
+def test_a_damaged_file_of_many_slices_is_no_timepoint_less(tmp_path, kind, damage):
+    files = mosaics_and_files(kind, tmp_path)
+    damage(files[2])
+    refused(tmp_path, "a timepoint of", "copy or export it again")
+
+
+def test_a_damaged_copy_or_a_damaged_file_of_another_series_is_no_reason_to_refuse(tmp_path):
+    files = mosaics_and_files("mosaic", tmp_path)
+    without("Rows")(shutil.copy(files[2], tmp_path / "copy.dcm"))
+    for image in exports.united_imaging(volumes(2), AFFINE):
+        without("Rows")(exports.write(image, tmp_path / "other.dcm"))
+    assert_aligned(read_series(tmp_path), volumes())
+
+
 def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
     images = dynamic()
     for image in images:
