@@ -10,7 +10,7 @@ from functools import cached_property
 
 from ...errors import InputError
 from ..reading.names import matches
-from .geometry import depth, evenly_spaced
+from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .moved import is_moved, slices_at_a_place
 from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
@@ -38,6 +38,7 @@ class Stack:
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
+    repeats: Sequence["Stack"] = ()  # earlier acquisitions of some of its slices, if it is joined
 
     @cached_property
     def volumes(self) -> tuple[list[Volume], str]:
@@ -150,12 +151,33 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
         groups[alike if number == len(stack.planes) and _shows_a_heartbeat(stack) else stack].append(stack)
     joined: list[Stack] = []
     for group in groups.values():
-        slices = sorted((stack.planes[0] for stack in group), key=depth)
-        if len(group) >= _FEWEST_JOINED and evenly_spaced(slices):
-            joined.append(Stack(group[0].source, [plane for stack in group for plane in stack.planes]))
+        kept = _newest_of_each_slice(group)
+        repeats = [stack for stack in group if stack not in kept]
+        if len(kept) >= _FEWEST_JOINED and evenly_spaced([stack.planes[0] for stack in kept]):
+            first = min(kept, key=group.index)
+            joined.append(Stack(first.source, [plane for stack in kept for plane in stack.planes], tuple(repeats)))
+            joined += repeats
         else:
             joined += group
     return joined
+
+
+def _newest_of_each_slice(stacks: Sequence[Stack]) -> list[Stack]:
+    """Leave out breath-holds that were repeated, if these are fewer than half of the slices: repeats of all slices are
+    examinations of their own. Returns: stacks sorted by depth."""
+    newest: list[Stack] = []
+    for stack in sorted(stacks, key=lambda stack: (depth(stack.planes[0]), _moment(stack))):
+        if newest and depth(stack.planes[0]) - depth(newest[-1].planes[0]) < SAME_PLACE_MM:
+            if _moment(stack) == _moment(newest[-1]):
+                return list(stacks)
+            newest[-1] = max(stack, newest[-1], key=_moment)
+        else:
+            newest.append(stack)
+    return newest if 2 * (len(stacks) - len(newest)) < len(newest) else list(stacks)
+
+
+def _moment(stack: Stack) -> tuple[float, int]:
+    return min(plane.keys.get("acquisition time", 0.0) for plane in stack.planes), stack.source.number
 
 
 def _shows_a_heartbeat(stack: Stack) -> bool:

@@ -58,6 +58,11 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
     chosen, rejected = choose(stacks, description)
     for stack in chosen:
         _check_complete(stack, unread)
+        for repeat in stack.repeats:
+            logger.warning(
+                "%s: not used, as a later series repeats its slice; remove the later one from the folder to use it",
+                repeat.name,
+            )
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
     if len({stack.source.examination.space for stack in chosen}) > 1:

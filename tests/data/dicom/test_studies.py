@@ -209,6 +209,33 @@ def test_slices_with_a_series_each_make_a_stack(tmp_path):
     assert_aligned(read_series(tmp_path), scans)
 
 
+@pytest.mark.parametrize("told", ["time", "number"])
+def test_of_a_repeated_breath_hold_the_newest_is_read(tmp_path, caplog, told):
+    shared, attributes = exports.examination(), {} if told == "time" else {"AcquisitionTime": None}
+    images = cine(shared, range(SIZE[2]), **attributes)
+    number = 5 if told == "time" else 40
+    blurred = cine(shared, (3,), **attributes)
+    for image in images:
+        if image.SeriesDescription == "sax_3":
+            image.SeriesNumber = number  # the time has priority
+            if told == "time":
+                image.AcquisitionTime = exports.clock(400)
+    for image in blurred:
+        image.add_new("PixelData", "OW", image.PixelData[::-1])
+    assert_aligned(read_series(exports.save(images + blurred, tmp_path)), volumes())
+    assert "13 'sax_3'" in caplog.text and "not used" in caplog.text
+    assert list_dicom([tmp_path])[0].count("single slice") == 1
+
+
+def test_a_cine_before_and_one_after_are_not_mixed(tmp_path):
+    """Every slice is repeated, as at rest and under stress, or one is repeated at the same time."""
+    shared = exports.examination()
+    images = cine(shared, range(3)) + cine(shared, range(3), AcquisitionTime=exports.clock(900))
+    assert "single slice" in str(list_dicom([exports.save(images, tmp_path / "stress")])[1])
+    images = cine(shared, range(SIZE[2])) + cine(shared, (3,))
+    assert "single slice" in str(list_dicom([exports.save(images, tmp_path / "same")])[1])
+
+
 @pytest.mark.parametrize("slices", [(2, 3), (1, 2, 4), (3, 3, 3)], ids=["two", "uneven", "one position"])
 def test_other_series_of_one_slice_stay_apart(tmp_path, slices):
     lines, reason = list_dicom([exports.save(cine(exports.examination(), slices), tmp_path)])
