@@ -94,6 +94,8 @@ def _source(attributes: Attributes, place: Place) -> Source:
         return str(attributes.get(*names, default=""))
 
     get, number = attributes.get, attributes.number
+    echo_time, echo_number = number("EffectiveEchoTime", "EchoTime"), number("EchoNumbers")
+    echo = [f"ECHO {echo_number:g}"] if echo_time is None and echo_number is not None else []
     kinds = attributes.texts("FrameType", "ImageType") + attributes.texts("ComplexImageComponent")
     return Source(
         Examination(
@@ -105,8 +107,8 @@ def _source(attributes: Attributes, place: Place) -> Source:
         series=text("SeriesInstanceUID"),
         number=int(number("SeriesNumber", default=0)),
         description=text("SeriesDescription", "ProtocolName").strip(),
-        image_type=(*kinds, *vendors.image_kinds(attributes)),
-        echo_time_ms=round(number("EffectiveEchoTime", "EchoTime", default=0.0), 2),
+        image_type=(*kinds, *vendors.image_kinds(attributes), *echo),
+        echo_time_ms=round(echo_time or 0.0, 2),
         raster=Raster((int(get("Rows")), int(get("Columns"))), place.spacing_mm, tuple(place.axes.ravel().tolist())),
     )
 

@@ -1,7 +1,8 @@
 """Split slices into volumes, sort them by time, and determine their times."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -37,6 +38,7 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
+_LATE = _ORDER[8:]  # not of the acquisition: images of one moment differ in them, too
 _CHANCE = 1e-3  # probability of cycles at all positions by chance, beyond which a series is not called gated
 
 
@@ -54,7 +56,7 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         The volumes in temporal order, and the attribute.
 
     Raises:
-        InputError: If slices are missing, or if two images at one position cannot be distinguished.
+        InputError: If slices are missing, or if images at a position cannot be distinguished, or are of several kinds.
     """
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
@@ -77,12 +79,36 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
             f"{first}: expected an acquisition, trigger or content time that differs from {second} at the same "
             "position, got none; remove one of them if the slice was exported twice"
         )
+    if keys[0] in _LATE and (label := _shared_label(positions)):
+        raise InputError(_several_kinds(positions[0], label))
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
         if key:
             return _sorted_by(key, positions), key
     return volumes, keys[0]
+
+
+def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
+    """Find an attribute of the acquisition that several images share at every position, the same number for each of its
+    values, such as the velocities of one phase; an empty string if there is none."""
+    for label in (key for key in _ORDER if key not in _LATE):
+        counts = [Counter(plane.keys.get(label) for plane in images) for images in positions]
+        values = {value for count in counts for value in count}
+        rounded = label == "acquisition time" and None not in values and all(v == int(v) for v in values if v)
+        if None not in values and not rounded and all(len(c) > 1 and len(set(c.values())) == 1 for c in counts):
+            return label
+    return ""
+
+
+def _several_kinds(images: Sequence[Plane], label: str) -> str:
+    first = images[0]
+    number = len(images) // len({plane.keys[label] for plane in images})
+    return (
+        f"{first.file.path}: expected one image for each {label} at a slice position of {first.source.description!r}, "
+        f"got {number} that may be echoes, contrasts or velocities, as the header does not tell them apart; choose "
+        "another series with --series-description, or use a folder with the files of one kind"
+    )
 
 
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
@@ -186,12 +212,29 @@ def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
-    """Sort the volumes of several series by time. Also returns the name of the attribute used."""
+    """Sort the volumes of several series by time. Also returns the name of the attribute used.
+
+    Raises:
+        InputError: If two volumes were acquired at the same time and have equal headers.
+    """
+    _check_no_copies(volumes)
     for key in _preferred(volumes, _ORDER):
         values = _earliest(volumes, key)
         if values is not None and _differs(volumes, key):
             return [volumes[k] for k in np.argsort(values)], key
     return list(volumes), "order of the files"
+
+
+def _check_no_copies(volumes: Sequence[Volume]) -> None:
+    names: dict[Hashable, Plane] = {}
+    for plane in (volume[0] for volume in volumes if any(key in volume[0].keys for key in _TIMES)):
+        twin = names.setdefault((plane.source.description, *sorted(plane.keys.items())), plane)
+        if twin is not plane:
+            raise InputError(
+                f"{plane.file.path}: expected an acquisition, trigger or content time that differs from "
+                f"{twin.file.path}, got equal ones in {plane.source.description!r}; remove one of the two series if it "
+                "was exported twice"
+            )
 
 
 def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:

@@ -266,6 +266,50 @@ def test_images_of_palette_colours_are_no_scans(tmp_path):
     assert_aligned(read_series(exports.save(dynamic(shared) + maps, tmp_path)), volumes())
 
 
+KINDS = {
+    "velocities": [{"TriggerTime": str(40 * (k // 3)), "ContentTime": exports.clock(k)} for k in range(6)],
+    "contrasts": [{"AcquisitionNumber": k // 3 + 1, "ContentTime": exports.clock(k)} for k in range(6)],
+    "recovered in turn": [
+        {"AcquisitionTime": exports.clock(7.5 * (k // 3) + 0.5), "InstanceNumber": [6 * s + k for s in range(SIZE[2])]}
+        for k in range(6)
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_several_kinds_are_no_timepoints(tmp_path, kind):
+    """Three images at each of two moments, which differ in when they were reconstructed or how they are numbered."""
+    images = exports.one_series(volumes(6), KINDS[kind], SeriesDescription="flow")
+    refused(exports.save(images, tmp_path), "expected one image for each", "got 3 that may be echoes", "of one kind")
+
+
+def test_volumes_faster_than_clocks_in_whole_seconds_are_timepoints(tmp_path):
+    headers = [
+        {"AcquisitionTime": f"10203{k // 2}", "InstanceNumber": [6 * s + k for s in range(SIZE[2])]} for k in range(6)
+    ]
+    assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
+
+
+def test_echoes_without_an_echo_time_are_told_apart_by_their_numbers(tmp_path):
+    headers = [{"AcquisitionTime": exports.clock(5 * k), "EchoNumbers": k % 2 + 1} for k in range(6)]
+    images = exports.one_series(volumes(6), headers, SeriesDescription="me")
+    for image in images:
+        del image.EchoTime
+    refused(exports.save(images, tmp_path), "ECHO 1", "ECHO 2")
+    assert_aligned(read_series(tmp_path, description="*ECHO 2*"), volumes(6)[1::2])
+
+
+def test_series_of_one_volume_each_that_were_sent_twice_are_refused(tmp_path):
+    images = exports.siemens(volumes(), AFFINE)
+    exports.save(images, tmp_path / "a")
+    series = {image.SeriesInstanceUID: exports.generate_uid() for image in images}
+    for image in images:
+        image.SOPInstanceUID, image.SeriesInstanceUID = exports.generate_uid(), series[image.SeriesInstanceUID]
+    exports.save(images, tmp_path / "b")
+    refused(tmp_path, "differs from", "exported twice")
+    assert_aligned(read_series(tmp_path / "b"), volumes())
+
+
 def test_segmentations_are_no_scans(tmp_path):
     shared = exports.examination()
     images = dynamic(shared, volumes(2))
