@@ -41,7 +41,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize(
-    "labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
+    "labels", [["l0"], ["l0", "l1", "half"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
 )
 def test_label_maps(labels, study, refused):
     scan = nibabel.load(study / "s0" / "t00.nii.gz")
