@@ -143,7 +143,7 @@ def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch)
     [
         ("modes/sample", "expected an overlay for training; use groupmorph sample"),
         ("modes/surfaces", "labels: expected one label map for each of the 3 scans of s0, got 0"),
-        ("effort/best", "changes refinement_iterations, which train.yaml does not have"),
+        ("effort/best", "changes refinement_iterations, which train.yaml does not use"),
     ],
 )
 def test_overlay_that_training_cannot_use(overlay, words, study, refused):
