@@ -1,6 +1,6 @@
 """Check that the overlays of a run fit its config and each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -9,7 +9,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from ..errors import InputError
 from .configs import config_files, read_configs
 
-__all__ = ["check_overlays", "used_names"]
+__all__ = ["check_overlays", "check_used", "used_names"]
 
 # Folders of overlays that replace each other, with the options that stand for them.
 _ALTERNATIVES = {
@@ -73,6 +73,24 @@ def _check_priors(base: Mapping[str, Any], contents: Mapping[str, Mapping[str, A
                     f"--overlay {name}: expected a model with the default prior, got {model}, which has its own; omit "
                     "one"
                 )
+
+
+def check_used(settings: Iterable[str], config: str, files: Sequence[str], where: str) -> None:
+    """Refuse settings without effect, such as those of the default likelihood next to an overlay with another one.
+
+    Args:
+        settings: names that the user has set.
+        config: name of the base config.
+        files: the config and its overlays, in order.
+        where: beginning of error messages.
+    """
+    used = used_names(files)
+    for name in settings:
+        if name.split("#")[0] not in used:
+            raise InputError(
+                f"{where}{name}: expected a setting with an effect, got one that {config}.yaml does not use with these "
+                "overlays; omit it"
+            )
 
 
 def used_names(files: Sequence[str]) -> set[str]:

@@ -16,7 +16,7 @@ from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
-from .overlays import check_overlays
+from .overlays import check_overlays, check_used
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
 __all__ = ["checked_run", "run_bundle", "split_overlays"]
@@ -57,13 +57,15 @@ def checked_run(
     values: dict[str, Any] = {}
     for file in own:
         values.update(read_settings(file, config, files))
+        check_used(values, config, files, f"--overlay {file}: ")
     values.update((name, value) for name, value in overrides.items() if value is not None)
     if isinstance(settings, Mapping):
-        values.update(named_settings(settings, config, files))
+        chosen = named_settings(settings, config, files)
     else:
-        typed = parse_settings(settings, config, files)
-        _check_contradictions(typed, overrides)
-        values.update(typed)
+        chosen = parse_settings(settings, config, files)
+        _check_contradictions(chosen, overrides)
+    check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ")
+    values.update(chosen)
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
     if "weights" in values:

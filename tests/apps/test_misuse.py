@@ -138,6 +138,21 @@ def test_prior_of_a_model_with_its_own(model, refused):
     refused(["train", "--phantoms", *TO, *overlays], "--overlay priors/temporal: expected a model with the def", model)
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("register", ["--set", "noise=0.1", "--overlay", "likelihoods/low_rank"]),
+        ("register", ["--set", "static_share=0.1", "--no-refine"]),
+        ("train", ["--set", "motion_voxels=3", "--overlay", "modes/surfaces"]),
+        ("evaluate", ["--set", "write_fields=full"]),
+    ],
+)
+def test_setting_without_effect(command, options, series, refused):
+    inputs = series[:2] if command == "register" else ["--phantoms"]
+    name = options[1].split("=")[0]
+    refused([command, *inputs, *TO, *options], f"--set {name}: expected a setting with an effect")
+
+
 def test_overlay_whose_settings_another_uses():
     check_overlays("inference", ["models/avsm_affine", "data/affine_phantoms"])  # window_extents
 
