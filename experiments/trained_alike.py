@@ -24,7 +24,7 @@ HALF_THE_FILTERS = {
     "network_def#decoder_channels": [32, 32, 32],
 }
 
-# The papers' learning rates are for days of training: use one for all models. Skip validation to save time.
+# The papers' learning rates are for days of training: use one for all models. Validate only at the end to save time.
 _SETTINGS = {"learning_rate": 1e-3, "phantoms_training": 12, "iterations_per_epoch": 20, "val_interval": 10**9}
 
 

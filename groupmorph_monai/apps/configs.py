@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -52,7 +53,7 @@ def config_files(config: str, overlays: Sequence[str]) -> list[str]:
     return [str(configs / f"{name}.yaml") for name in (*_BASES.get(config, ()), config, *overlays)]
 
 
-def read_configs(files: Sequence[str | Path]) -> dict[str, object]:
+def read_configs(files: Sequence[str | Path]) -> dict[str, Any]:
     """Read configs as plain data; keys of later files replace those of earlier ones."""
     content = {}
     for file in files:

@@ -16,6 +16,7 @@ from ..workflow.literal import literal
 from ..workflow.memory import keep_freed_memory
 from ..workflow.weights import read_weights
 from .configs import bundle_root, config_files, overlay_names, read_configs
+from .overlays import check_overlays, check_used
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
 __all__ = ["checked_run", "run_bundle", "split_overlays"]
@@ -23,8 +24,6 @@ __all__ = ["checked_run", "run_bundle", "split_overlays"]
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
 _LEAST_BODY_VOXELS = 8
-# Folders of overlays that replace each other.
-_ALTERNATIVES = ("effort", "integrators", "likelihoods", "models")
 
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
@@ -54,17 +53,19 @@ def checked_run(
     """
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
-    _check_overlays(config, shipped)
+    check_overlays(config, shipped)
     values: dict[str, Any] = {}
     for file in own:
         values.update(read_settings(file, config, files))
+        check_used(values, config, files, f"--overlay {file}: ")
     values.update((name, value) for name, value in overrides.items() if value is not None)
     if isinstance(settings, Mapping):
-        values.update(named_settings(settings, config, files))
+        chosen = named_settings(settings, config, files)
     else:
-        typed = parse_settings(settings, config, files)
-        _check_contradictions(typed, overrides)
-        values.update(typed)
+        chosen = parse_settings(settings, config, files)
+        _check_contradictions(chosen, overrides)
+    check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ")
+    values.update(chosen)
     all_values = {**read_configs(files), **values}
     check_settings(all_values)
     if "weights" in values:
@@ -143,29 +144,6 @@ def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
         else:
             shipped.append(name)
     return shipped, own
-
-
-def _check_overlays(config: str, overlays: Sequence[str]) -> None:
-    """Refuse an overlay that changes components that this config does not have, such as those of training."""
-    base = read_configs(config_files(config, ()))
-    chosen: dict[str, str] = {}
-    for name in overlays:
-        kind = name.partition("/")[0]
-        if kind in _ALTERNATIVES and chosen.setdefault(kind, name) != name:
-            raise InputError(
-                f"--overlay: expected one of {kind}/, got {chosen[kind]} and {name}; omit one (--effort and "
-                "--no-refine stand for effort/)"
-            )
-        overlay = read_configs(config_files(config, (name,))[-1:])
-        names = [key.split("#")[0] for key in overlay]
-        missing = [name for key, name in zip(overlay, names) if "#" in key and name not in {**base, **overlay}]
-        if config == "train" and base.keys().isdisjoint(names):  # as an effort, which only registration has
-            missing = names
-        if missing:
-            raise InputError(
-                f"--overlay {name}: expected an overlay for {config}.yaml, got one that changes "
-                f"{missing[0]}, which {config}.yaml does not have; omit it"
-            )
 
 
 def _device(name: str | torch.device) -> torch.device:

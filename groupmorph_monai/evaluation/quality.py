@@ -130,7 +130,7 @@ def _images_before_and_after(
     volume at a time is in memory."""
     before, after = [], []
     for frame, transform in zip(frames, transforms):
-        smooth = smoothed(frame, relative_spacing(frame, resolution))
+        smooth = smoothed(frame, relative_spacing(frame.grid, resolution))
         before.append(resample(smooth, grid))
         after.append(resample(smooth, grid, transform))
     return _stacked(before), _stacked(after)

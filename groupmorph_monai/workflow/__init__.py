@@ -6,7 +6,7 @@ from .batches import prepare_series
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
 from .codes import CodeInferer, CodesOf, PriorCodes
 from .cost import RegistrationCost
-from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, warmup_and_cosine
+from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, Validation, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16
 from .initial import AlignInitiald
 from .literal import literal
@@ -52,6 +52,7 @@ __all__ = [
     "StepwiseTrainingInferer",
     "StopAfter",
     "TrainingInferer",
+    "Validation",
     "WeightsLoader",
     "claim_for_training",
     "keep_freed_memory",

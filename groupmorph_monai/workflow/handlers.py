@@ -9,13 +9,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import set_rnd
 from monai.engines import IterationEvents, Trainer
+from monai.handlers import ValidationHandler
 from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from ..probability.elbo import NegativeELBO
 
-__all__ = ["EpochSeed", "GradientClip", "ListedOutput", "LossTerms", "StopAfter", "warmup_and_cosine"]
+__all__ = ["EpochSeed", "GradientClip", "ListedOutput", "LossTerms", "StopAfter", "Validation", "warmup_and_cosine"]
 
 
 class EpochSeed:
@@ -101,6 +102,17 @@ class StopAfter:
         seconds = cast(float, idist.broadcast(time.monotonic() - self.started, src=0))
         if seconds >= 60 * self.minutes:
             engine.terminate()
+
+
+class Validation(ValidationHandler):
+    """Handler that validates after every ``interval`` epochs and after the last one, also if `StopAfter` ends the run.
+    A finished training therefore has a ``model_best.pt``, and its last weights compete for it."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
+
+    def _is_due(self, engine: Engine, epoch: int) -> bool:
+        return epoch % self.interval == 0 or epoch == engine.state.max_epochs or bool(engine.should_terminate)
 
 
 class LossTerms:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 
+from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.writers import FILES_AT_ONCE
 from ..space.geometry import SLAB_VOXELS, Grid
 
@@ -15,6 +16,7 @@ _READ, _WRITTEN = 4, 30  # per voxel of all files, when they are read and when r
 _IMAGES = 8  # per voxel of the working grid and timepoint
 _NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # the same, in addition, for each stage
 _REFINING_ALL = 360  # per voxel of the working grid, for any number of timepoints
+_RESAMPLING = 18  # per voxel of the interpolated copy of one scan, on a working grid that is finer than the scan
 _SLAB = 314  # per voxel of a slab, for each file that is being written
 # With a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
 _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
@@ -45,7 +47,8 @@ def all_at_once_gb(
     stages: list[float] = [_RESULT + _DRAWING * draws]
     if on_cpu:
         stages += [_NETWORK * network_share, (_REFINING + _REFINING_ALL / len(scans)) * refined]
-    return (_PROGRAM + _READ * files + (_IMAGES + max(stages)) * voxels + _WRITTEN * files + _slabs(scans)) / 1e9
+    stage = max(max(stages) * voxels, _resampling(scans, grid))
+    return (_PROGRAM + _READ * files + _IMAGES * voxels + stage + _WRITTEN * files + _slabs(scans)) / 1e9
 
 
 def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
@@ -57,7 +60,13 @@ def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
         scans_at_once: number of scans in memory at a time.
     """
     voxels = max(_voxels(scan) for scan in (*scans, grid))
-    return (_STREAMING_PROGRAM + (_ONCE + _AT_A_TIME * scans_at_once) * voxels + _slabs(scans)) / 1e9
+    stage = max(_ONCE * voxels, _resampling(scans, grid))
+    return (_STREAMING_PROGRAM + stage + _AT_A_TIME * scans_at_once * voxels + _slabs(scans)) / 1e9
+
+
+def _resampling(scans: Sequence[Grid], grid: Grid) -> float:
+    """Estimate the bytes for resampling to the working grid, one scan after the other."""
+    return _RESAMPLING * max(refined_voxels(scan, grid) for scan in scans)
 
 
 def _slabs(scans: Sequence[Grid]) -> float:

@@ -16,6 +16,7 @@ from groupmorph_monai.apps.cohort.study import settings_hash
 from groupmorph_monai.apps.cohort.summary import summarise
 from groupmorph_monai.apps.command_line import main
 from groupmorph_monai.apps.configs import bundle_root
+from groupmorph_monai.errors import InputError
 
 
 @pytest.fixture
@@ -82,6 +83,14 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
         f"groupmorph: {file}: expected valid lines, got 7 invalid; correct them, nothing was registered"
     )
     assert not (study / "out").exists()
+
+
+def test_scans_listed_twice_need_other_options(study):
+    header, options = ("name", "scans", "reference"), [("one", "a", ""), ("two", "a", "1"), ("three", "b", "")]
+    assert len(read_manifest(manifest(study, header, *options), study / "out")) == 3
+    (study / "link").symlink_to("a")
+    with pytest.raises(InputError, match="line 5: scans: expected every series once, got the scans and opt.* line 2;"):
+        read_manifest(manifest(study, header, *options, ("four", "link", "")), study / "out")
 
 
 def test_one_mistake_is_one_line(study, capsys):

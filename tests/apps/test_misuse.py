@@ -13,6 +13,7 @@ from image_files import write_nifti
 from json_files import write_json
 
 from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.overlays import check_overlays
 from groupmorph_monai.networks import MomentumNet
 
 SHIPPED = Path(__file__).parents[2] / "bundle" / "models" / "model.pt"
@@ -117,6 +118,49 @@ def test_own_overlay(kind, series, tmp_path, refused):
 @pytest.mark.parametrize("name", ["train", "inference", "", "../configs/data/lung_ct", "modes/surfaces", "/etc/passwd"])
 def test_overlay_name(name, series, refused):
     refused(["register", *series[:2], *TO, "--overlay", name], "--overlay", name)
+
+
+@pytest.mark.parametrize("command", ["register", "evaluate"])
+@pytest.mark.parametrize("name", ["modes/bidirectional", "modes/surfaces", "priors/temporal", "recipes/one_core"])
+def test_overlay_of_training(name, command, series, refused):
+    inputs = series[:2] if command == "register" else ["--phantoms"]
+    refused([command, *inputs, *TO, "--overlay", name], f"--overlay {name}", "does not use; omit it")
+
+
+@pytest.mark.parametrize("name", ["data/affine_phantoms", "data/breast", "data/phantom_pairs", "data/phantom_small"])
+def test_phantoms_of_a_registration(name, series, refused):
+    refused(["register", *series[:2], *TO, "--overlay", name], f"--overlay {name}", "does not use; omit it")
+
+
+@pytest.mark.parametrize("model", ["models/avsm", "models/avsm_affine", "models/krebs_cvae"])
+def test_prior_of_a_model_with_its_own(model, refused):
+    overlays = ["--overlay", model, "--overlay", "priors/temporal"]
+    refused(["train", "--phantoms", *TO, *overlays], "--overlay priors/temporal: expected a model with the def", model)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("register", ["--set", "noise=0.1", "--overlay", "likelihoods/low_rank"]),
+        ("register", ["--set", "static_share=0.1", "--no-refine"]),
+        ("train", ["--set", "motion_voxels=3", "--overlay", "modes/surfaces"]),
+        ("evaluate", ["--set", "write_fields=full"]),
+    ],
+)
+def test_setting_without_effect(command, options, series, refused):
+    inputs = series[:2] if command == "register" else ["--phantoms"]
+    name = options[1].split("=")[0]
+    refused([command, *inputs, *TO, *options], f"--set {name}: expected a setting with an effect")
+
+
+def test_overlay_whose_settings_another_uses():
+    check_overlays("inference", ["models/avsm_affine", "data/affine_phantoms"])  # window_extents
+
+
+def test_two_alignments(series, refused):
+    words = "expected one alignment of modes/, got modes/all_moving and modes/all_to_one", "--reference"
+    refused(["register", *series, *TO, "--overlay", "modes/all_moving", "--reference", "1"], *words)
+    refused(["train", "--phantoms", *TO, "--overlay", "modes/all_moving", "--overlay", "modes/all_to_one"], *words)
 
 
 def test_unknown_overlay_lists_those_that_ship(series, refused):

@@ -41,7 +41,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize(
-    "labels", [["l0"], ["l0", "l1", "l0"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
+    "labels", [["l0"], ["l0", "l1", "half"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
 )
 def test_label_maps(labels, study, refused):
     scan = nibabel.load(study / "s0" / "t00.nii.gz")
@@ -143,7 +143,7 @@ def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch)
     [
         ("modes/sample", "expected an overlay for training; use groupmorph sample"),
         ("modes/surfaces", "labels: expected one label map for each of the 3 scans of s0, got 0"),
-        ("effort/best", "changes refinement_iterations, which train.yaml does not have"),
+        ("effort/best", "changes refinement_iterations, which train.yaml does not use"),
     ],
 )
 def test_overlay_that_training_cannot_use(overlay, words, study, refused):

@@ -84,6 +84,11 @@ def test_a_stopped_run_ends_with_the_same_numbers(finished, tmp_path):
     assert "2 iterations per epoch, expected 4" in str(find_input_error(raised.value))
 
 
+def test_a_short_run_is_validated(tmp_path):
+    train(tmp_path, val_interval=1000)
+    assert (tmp_path / "model_best.pt").is_file()
+
+
 def test_mlflow_holds_what_tensorboard_does(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     train(tmp_path, tracking="mlflow")

@@ -8,6 +8,7 @@ from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.memory import memory
 from groupmorph_monai.data import Products, ToftsFit
+from groupmorph_monai.data.storage import IN_MEMORY, Storage
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space.geometry import Grid
@@ -33,6 +34,16 @@ def test_memory_is_of_the_voxels_that_are_held():
     assert RegistrationCost(series(4, size), inferer(False, window=(32, 32, 32))).memory_gb - program < four
     on_a_gpu = RegistrationCost(series(4, size), inferer(), device="cuda").memory_gb - program
     assert coarser < on_a_gpu < four
+
+
+@pytest.mark.parametrize("storage", [IN_MEMORY, Storage(1)])
+def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage):
+    """On the fine grid of a small reference, whose working grid the other scan does not change."""
+    settings = SimpleNamespace(refinement=None, passes=NetworkPasses(), storage=storage)
+    fine, coarse = Grid((64, 64, 64), np.diag([0.25] * 3 + [1.0])), Grid((160, 160, 160), np.eye(4))
+    with_copy = RegistrationCost([fine, coarse], settings, 0.25, reference=0).memory_gb
+    without = RegistrationCost([fine, coarse], settings, 1.0, reference=0).memory_gb
+    assert with_copy > 18 * (4 * 159 + 1) ** 3 / 1e9 > without
 
 
 def test_transforms_of_itk_take_the_memory_of_its_modules():

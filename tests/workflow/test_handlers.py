@@ -2,10 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.handlers import from_engine
 
-from groupmorph_monai.workflow import GradientClip, ListedOutput
+from groupmorph_monai.workflow import GradientClip, ListedOutput, StopAfter, Validation
 
 
 @pytest.mark.parametrize("norm, expected", [(1.0, 1.0), (100.0, 5.0)])
@@ -38,3 +39,13 @@ def test_handlers_find_the_loss_of_a_whole_batch():
     expected = network(torch.ones(2)).square().item()
     assert from_engine(["loss"], first=True)(trainer.state.output).item() == pytest.approx(expected)
     assert trainer.state.output[0]["pred"].shape == (3, 1)
+
+
+@pytest.mark.parametrize("interval, handlers, validated", [(3, [], [3, 6, 7]), (9, [], [7]), (9, [StopAfter(0)], [1])])
+def test_the_last_epoch_is_validated(interval, handlers, validated):
+    trainer, epochs, validation = Engine(lambda *_: None), [], Validation(interval)
+    validation.validator = SimpleNamespace(run=epochs.append)
+    for handler in (*handlers, validation):
+        handler.attach(trainer)
+    trainer.run([0], max_epochs=7)
+    assert epochs == validated

@@ -54,12 +54,16 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
         raise InputError(f"{manifest}: line {number}: {mistake}")
     series, mistakes = [], []
     lines: dict[str, int] = {}  # by name
+    same: dict[str, int] = {}  # line numbers by scans and options
     for number, cells in rows:
         try:
             one = _series(header, cells, Path(manifest).resolve().parent, output)
             first = lines.setdefault(one.name.casefold(), number)
             if first != number:
                 raise InputError(f"name: expected a unique name, got {one.name!r} as on line {first}")
+            first = same.setdefault(repr((list(map(os.path.realpath, one.files)), one.options)), number)
+            if first != number:
+                raise InputError(f"scans: expected every series once, got the scans and options of line {first}")
             series.append(one)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")

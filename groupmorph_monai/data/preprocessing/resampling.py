@@ -1,5 +1,6 @@
 """Resample a series from the grids of its files to a common grid, and back."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,15 @@ from ...space.geometry import AffineTransform, Grid, Transform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 
-__all__ = ["SAME_GRID_MM", "relative_spacing", "resample", "resample_series", "smoothed", "working_grid"]
+__all__ = [
+    "SAME_GRID_MM",
+    "refined_voxels",
+    "relative_spacing",
+    "resample",
+    "resample_series",
+    "smoothed",
+    "working_grid",
+]
 
 SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
@@ -171,7 +180,7 @@ def resample_series(
         for chunk in storage.chunks(len(frames)):
             for k in range(chunk.start, chunk.stop):
                 transform = None if initial is None else AffineTransform(initial[k])
-                spacing = relative_spacing(frames[k], grid)
+                spacing = relative_spacing(frames[k].grid, grid)
                 frame = _refined(smoothed(frames[k], spacing), spacing)
                 image, covered = (torch.from_numpy(x) for x in resample(frame, grid, transform))
                 yield slice(k, k + 1), (image[None], covered[None].float())
@@ -180,11 +189,21 @@ def resample_series(
     return MetaTensor(images, affine=grid.affine), coverage
 
 
-def relative_spacing(frame: Frame, grid: Grid) -> np.ndarray:
-    """Voxel size of a volume relative to that of a grid, along the axes ``(3,)`` of the volume."""
-    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (frame.grid, grid))
+def relative_spacing(scan: Grid, grid: Grid) -> np.ndarray:
+    """Voxel size of a scan relative to that of a grid, along the axes ``(3,)`` of the scan."""
+    axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (scan, grid))
     nearest = (axes.T @ grid_axes).abs().argmax(dim=1)
-    return (frame.grid.spacing_mm / grid.spacing_mm[nearest]).numpy()
+    return (scan.spacing_mm / grid.spacing_mm[nearest]).numpy()
+
+
+def refined_voxels(scan: Grid, grid: Grid) -> int:
+    """Count the voxels of the copy of a scan that `resample_series` interpolates along axes where ``grid`` is finer."""
+    factors = _refinement_factors(relative_spacing(scan, grid)).astype(int).tolist()
+    return math.prod((n - 1) * factor + 1 for n, factor in zip(scan.shape, factors))
+
+
+def _refinement_factors(spacing: np.ndarray) -> np.ndarray:
+    return np.asarray(np.ceil(spacing - _SAME_SPACING).clip(1))
 
 
 def smoothed(frame: Frame, spacing: np.ndarray) -> Frame:
@@ -206,7 +225,7 @@ def _refined(frame: Frame, spacing: np.ndarray) -> Frame:
     Linear interpolation from voxel to voxel of a coarse axis blurs most in the middle between voxels, a pattern that is
     fixed to the scanner and attracts motion to multiples of a voxel.
     """
-    factors = np.ceil(spacing - _SAME_SPACING).clip(1)
+    factors = _refinement_factors(spacing)
     if factors.max() == 1:
         return frame
     data, valid = frame.data.astype(np.float32), frame.valid

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd`
 _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
-_KEYS = ("name", "image", "landmarks", "labels")
+_FILES = ("image", "landmarks", "labels")
+_KEYS = ("name", *_FILES)
 
 
 def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
@@ -86,7 +87,8 @@ def series_items(
             f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
         )
     items = _read_list(listed) if has_list else _scan(folder, validation_fraction, held_out, description)
-    chosen = [item for name in SPLITS if split in (None, name) for item in items[name]]
+    # A series for training and for validation occurs once among all.
+    chosen = list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
     if description:
         chosen = [{**item, "description": description} for item in chosen]
     if not chosen and not (phantom_share and split == "validation"):
@@ -118,6 +120,7 @@ def _scan(
         item = {"image": str(path), "name": path.name}
         landmarks = _landmarks(path, description) if path.is_dir() else []
         items.append({**item, "landmarks": landmarks} if landmarks else item)
+    _check_repeats(items, folder)
     if held_out:
         chosen = [item for item in items if item["name"] == held_out]
         if not chosen:
@@ -170,10 +173,37 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
                     "file"
                 )
     items = {name: [_resolve(entry, listed) for entry in entries] for name, entries in lists.items()}
+    for entries in items.values():
+        _check_repeats(entries, listed)
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
         logger.warning("%s: %s for training and for validation, which measures nothing", listed, ", ".join(shared))
     return items
+
+
+def _files(item: Item) -> tuple[tuple[str, ...], ...]:
+    """List the files of an item, with links resolved: its scans or its folder, its landmarks and its label maps."""
+    values = (item.get(key, []) for key in _FILES)
+    return tuple(tuple(map(os.path.realpath, [value] if isinstance(value, str) else value)) for value in values)
+
+
+def _check_repeats(items: Sequence[Item], source: Path) -> None:
+    """Refuse a series that would be counted twice, and one point file or label map for two timepoints."""
+    names: dict[tuple[tuple[str, ...], ...], str] = {}
+    for item in items:
+        files = _files(item)
+        if files in names:
+            raise InputError(
+                f"{source}: expected every series once, got {names[files]} and {item['name']} with the same files; "
+                "remove one"
+            )
+        names[files] = item["name"]
+        for key, paths in zip(_FILES[1:], files[1:]):
+            if repeated := [path for path in paths if paths.count(path) > 1]:
+                raise InputError(
+                    f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "
+                    "correct them"
+                )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -191,7 +221,7 @@ def _resolve(entry: Item, listed: Path) -> Item:
     if not isinstance(name, str) or (not name and "name" in entry):
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')
     item: Item = {"name": name} if name else {}
-    for key in ("image", "landmarks", "labels"):
+    for key in _FILES:
         if key != "image" and entry.get(key) is None:
             continue
         value = entry[key]

@@ -134,8 +134,13 @@ def _cutting_plane(depth: np.ndarray, longest: int) -> np.ndarray | None:
     rng = np.random.default_rng(0)
     sampled = rng.integers(len(points), size=_MOST_COLUMNS)
     triples = rng.integers(len(points), size=(_TRIALS, 3))
+    # A small face has few columns, which are drawn often: each is compared, and each triple solved, once.
+    drawn, votes = np.unique(sampled, return_counts=True)
+    triples = triples[np.sort(np.unique(triples, axis=0, return_index=True)[1])]
     planes = np.einsum("tij,tj->ti", np.linalg.pinv(points[triples]), depths[triples])
-    agree = (np.abs(points[sampled] @ planes.T - depths[sampled, None]) < _PLANE_VOXELS).sum(axis=0)
+    distance = points[drawn] @ planes.T
+    distance -= depths[drawn, None]
+    agree = votes @ (np.abs(distance, out=distance) < _PLANE_VOXELS).astype(np.float64)
     plane = planes[agree.argmax()]
     for _ in range(3):
         near = np.abs(points @ plane - depths) < _PLANE_VOXELS

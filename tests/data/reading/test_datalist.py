@@ -191,3 +191,34 @@ def test_a_series_for_training_and_validation_is_a_warning(folder, caplog):
     write_json(folder / "dataset.json", {"training": entry, "validation": entry})
     series_items(str(folder), "training", [])
     assert "a for training and for validation" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["training", "validation", None])
+def test_a_series_listed_twice_is_refused(folder, split):
+    (folder / "link").symlink_to("a")
+    entries = [{"image": "a"}, {"image": ["b/t0.nii.gz"]}, {"image": "link", "name": "again"}]
+    write_json(folder / "dataset.json", {"training": entries, "validation": entries})
+    with pytest.raises(InputError, match="dataset.json: expected every series once, got a and again with the same fil"):
+        series_items(str(folder), split, [])
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match="expected every series once, got a and link with the same files; remove one"):
+        series_items(str(folder), split, [])
+
+
+def test_a_series_with_other_landmarks_is_another(folder):
+    landmarks = [[f"b/landmarks_{n}{k}.csv" for k in range(2)] for n in range(2)]
+    write_json(folder / "dataset.json", {"training": [{"image": "a", "landmarks": files} for files in landmarks]})
+    assert len(series_items(str(folder), "training", [])) == 2
+
+
+def test_a_series_for_training_and_validation_is_evaluated_once(folder):
+    write_json(folder / "dataset.json", {"training": [{"image": "b"}, {"image": "a"}], "validation": [{"image": "a"}]})
+    assert names(series_items(str(folder), None, [])) == ["b", "a"]
+
+
+@pytest.mark.parametrize("key", ["landmarks", "labels"])
+def test_a_file_of_two_timepoints_is_refused(folder, key):
+    entry = {"image": "b", key: ["b/landmarks_00.csv", "b/../b/landmarks_00.csv"]}
+    write_json(folder / "dataset.json", {"training": [entry]})
+    with pytest.raises(InputError, match=f"expected {key} of b with one file per timepoint, got .*_00.csv twice"):
+        series_items(str(folder), "training", [])

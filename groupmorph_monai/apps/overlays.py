@@ -1,0 +1,112 @@
+"""Check that the overlays of a run fit its config and each other."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from ..errors import InputError
+from .configs import config_files, read_configs
+
+__all__ = ["check_overlays", "check_used", "used_names"]
+
+# Folders of overlays that replace each other, with the options that stand for them.
+_ALTERNATIVES = {
+    "effort": " (--effort and --no-refine stand for effort/)",
+    "integrators": "",
+    "likelihoods": "",
+    "models": "",
+    "modes": " (--reference K stands for modes/all_to_one)",
+}
+
+
+def check_overlays(config: str, overlays: Sequence[str]) -> None:
+    """Check shipped overlays.
+
+    Args:
+        config: name of the base config.
+        overlays: names of the overlays, in order.
+
+    Raises:
+        InputError: If two overlays replace each other, or if one has no effect: it changes components that this config
+            does not have, such as those of training, or nothing but settings that the run does not use.
+    """
+    base = read_configs(config_files(config, ()))
+    contents = {name: read_configs(config_files(config, (name,))[-1:]) for name in overlays}
+    chosen: dict[str, str] = {}
+    for name, content in contents.items():
+        kind = name.partition("/")[0]
+        # Of the modes only alignments replace each other.
+        alternative = kind in _ALTERNATIVES and (kind != "modes" or "alignment" in content)
+        if alternative and chosen.setdefault(kind, name) != name:
+            wanted = "one alignment" if kind == "modes" else "one"
+            raise InputError(
+                f"--overlay: expected {wanted} of {kind}/, got {chosen[kind]} and {name}; omit one{_ALTERNATIVES[kind]}"
+            )
+        parts = {key: key.split("#")[0] for key in content}
+        _check_unused(config, name, [part for key, part in parts.items() if part != key and part not in base | content])
+    _check_priors(base, contents)
+    used = used_names(config_files(config, overlays))
+    for name, content in contents.items():
+        unused = [key for key in content if key.split("#")[0] not in used]
+        if all(key in unused or base.get(key, ...) == value for key, value in content.items()):
+            _check_unused(config, name, unused)
+
+
+def _check_unused(config: str, overlay: str, unused: Sequence[str]) -> None:
+    if unused:
+        raise InputError(
+            f"--overlay {overlay}: expected an overlay for {config}.yaml, got one that changes {unused[0]}, which "
+            f"{config}.yaml does not use; omit it"
+        )
+
+
+def _check_priors(base: Mapping[str, Any], contents: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an overlay of priors/, which modifies the default prior, for a model with a prior of another kind."""
+    default = base["prior"]["_target_"]
+    for name in contents:
+        for model, content in contents.items():
+            priors = [content[key]["_target_"] for key in ("prior", "training_prior") if key in content]
+            if name.startswith("priors/") and model.startswith("models/") and set(priors) - {default}:
+                raise InputError(
+                    f"--overlay {name}: expected a model with the default prior, got {model}, which has its own; omit "
+                    "one"
+                )
+
+
+def check_used(settings: Iterable[str], config: str, files: Sequence[str], where: str) -> None:
+    """Refuse settings without effect, such as those of the default likelihood next to an overlay with another one.
+
+    Args:
+        settings: names that the user has set.
+        config: name of the base config.
+        files: the config and its overlays, in order.
+        where: beginning of error messages.
+    """
+    used = used_names(files)
+    for name in settings:
+        if name.split("#")[0] not in used:
+            raise InputError(
+                f"{where}{name}: expected a setting with an effect, got one that {config}.yaml does not use with these "
+                "overlays; omit it"
+            )
+
+
+def used_names(files: Sequence[str]) -> set[str]:
+    """List the names at the top level of a config that its run refers to, directly or by other names.
+
+    Args:
+        files: the config and its overlays, in order.
+    """
+    parser = ConfigParser()
+    parser.update(read_configs(files))
+    content: Mapping[str, object] = parser.get()
+    used: set[str] = set()
+    pending = {"initialize", "run"}
+    while pending:
+        name = pending.pop()
+        used.add(name)
+        references = ReferenceResolver.find_refs_in_config(content[name], name)
+        pending |= {reference.split("::")[0] for reference in references} & content.keys() - used
+    return used
