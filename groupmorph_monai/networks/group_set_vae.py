@@ -241,7 +241,7 @@ class GroupSetVAE(nn.Module):
         encoder_channels: Sequence[int] = (8, 16, 24, 24),
         features: Sequence[int] = (4, 8, 8, 8),
         hidden_channels: int = 24,
-        looks: Sequence[int] = (2, 2, 1, 2),
+        looks: Sequence[int] = (2, 2, 2, 3),
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
         velocities: int = 1,
