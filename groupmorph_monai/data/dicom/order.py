@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .moved import follows_patient, moved_volumes
+from .moved import follows_patient, is_tilted, moved_volumes
 from .plane import Plane
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
@@ -61,11 +61,10 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
     short = [images for images in positions if len(images) < number]
-    tilted = len({plane.source.raster.orientation for plane in planes}) > 1
-    if short or tilted or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
+    if short or is_tilted(planes) or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
         if volumes := moved_volumes(planes, _ORDER):
             return in_order(volumes)
-        if tilted or follows_patient(planes):
+        if follows_patient(planes):
             raise InputError(_inseparable(planes))
     if short:
         raise InputError(_missing(positions, short, number))
