@@ -1,7 +1,8 @@
 """Moments in the header of an image, and the time zones in which they are given (DICOM PS3.3, C.12.1.1.8)."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -49,15 +50,40 @@ def moments(attributes: Attributes) -> dict[str, Moment]:
 def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
     """Convert the moments of slices to UTC, or leave them as they are if none has a time zone.
 
-    Slices without a time zone are in that of the others, if these have only one. They lose the moment if it may be in
-    another: the others have several, or UTC, which many programs use wherever they are.
+    Slices without a time zone are in that of the others, if these have only one: those of the same image type, or else
+    of the study. If it may be another, as the others have several, or UTC, which many programs use wherever they are,
+    the slices lose the moment; but not if none of their image type has a time zone, as they are comparable.
     """
-    defaults: dict[str, float | None] = {}
-    for name in {name for plane in planes for name in plane.zones}:
-        zones = {plane.zones[name] for plane in planes if name in plane.zones} - {None}
-        unclear = len(zones) > 1 or 0.0 in zones
-        defaults[name] = None if unclear else next(iter(zones), 0.0)
-    return [replace(plane, keys=_in_utc(plane, defaults)) for plane in planes]
+    kinds: defaultdict[Hashable, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        kinds[_kind(plane)].append(plane)
+    in_study = _zones(planes)
+    defaults = {
+        kind: {name: _default_zone(zones, in_study[name]) for name, zones in _zones(members).items()}
+        for kind, members in kinds.items()
+    }
+    return [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
+
+
+def _kind(plane: Plane) -> Hashable:
+    return plane.source.examination, plane.source.image_type, plane.source.echo_time_ms
+
+
+def _zones(planes: Sequence[Plane]) -> dict[str, set[float]]:
+    """Collect the time zones of each moment."""
+    zones: defaultdict[str, set[float]] = defaultdict(set)
+    for plane in planes:
+        for name, zone in plane.zones.items():
+            zones[name] |= set() if zone is None else {zone}
+    return zones
+
+
+def _default_zone(zones: set[float], in_study: set[float]) -> float | None:
+    """Choose the time zone of slices without one; None if it is unclear."""
+    candidates = zones or in_study
+    if len(candidates) == 1 and 0.0 not in candidates:
+        return next(iter(candidates))
+    return None if zones else 0.0
 
 
 def _in_utc(plane: Plane, defaults: dict[str, float | None]) -> dict[str, float]:
