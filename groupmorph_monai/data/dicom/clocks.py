@@ -1,25 +1,27 @@
 """Moments in the header of an image, and the time zones in which they are given (DICOM PS3.3, C.12.1.1.8)."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydicom.valuerep import DT
 
 from .attributes import Attributes
 from .plane import Plane
 
-__all__ = ["acquisition_names", "in_one_zone", "moments"]
+__all__ = ["in_one_zone", "local_acquisition", "moments"]
 
 # Whole, as pydicom ignores what follows; digits after the sixth of a fraction are dropped.
 _DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
+_SUFFIX = len("+0000")
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
 Moment = tuple[float, float | None]  # local seconds since 1970, and their offset from UTC if it is known
 
 
-def acquisition_names(attributes: Attributes) -> tuple[str, ...]:
+def _acquisition_names(attributes: Attributes) -> tuple[str, ...]:
     """Attributes with date and time of the acquisition of a slice.
 
     In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
@@ -34,11 +36,11 @@ def moments(attributes: Attributes) -> dict[str, Moment]:
     Without a suffix of its own, a moment is in the time zone of the image.
     """
     found = {
-        "acquisition time": _moment(attributes, "Acquisition", *acquisition_names(attributes)),
+        "acquisition time": _moment(attributes, "Acquisition", *_acquisition_names(attributes)),
         "content time": _moment(attributes, "Content", "FrameReferenceDateTime"),
         "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
     }
-    _, zone = _instant("19700101" + str(attributes.get("TimezoneOffsetFromUTC"))) or (0.0, None)
+    zone = _zone_of_image(attributes)
     return {
         name: (moment[0], zone if moment[1] is None else moment[1])
         for name, moment in found.items()
@@ -46,18 +48,66 @@ def moments(attributes: Attributes) -> dict[str, Moment]:
     }
 
 
+def local_acquisition(attributes: Attributes) -> dict[str, str]:
+    """Split the acquisition date and time of an image that has both in one attribute, as enhanced images do.
+
+    Returns:
+        Attributes of a classic image, in its time zone, or in that of the suffix if it has none.
+    """
+    moment = str(attributes.get(*_acquisition_names(attributes), default="")).strip()
+    instant, zone = _instant(moment), _zone_of_image(attributes)
+    if instant is None:
+        return {}
+    (seconds, offset), local, of_suffix = instant, moment, {}
+    if offset is not None and zone is not None:
+        local = (_EPOCH + timedelta(seconds=seconds - offset + zone)).strftime("%Y%m%d%H%M%S.%f")
+    elif offset is not None:
+        local, of_suffix = moment[:-_SUFFIX], {"TimezoneOffsetFromUTC": moment[-_SUFFIX:]}
+    return {"AcquisitionDateTime": moment, "AcquisitionDate": local[:8], "AcquisitionTime": local[8:], **of_suffix}
+
+
 def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
     """Convert the moments of slices to UTC, or leave them as they are if none has a time zone.
 
-    Slices without a time zone are in that of the others, if these have only one. They lose the moment if it may be in
-    another: the others have several, or UTC, which many programs use wherever they are.
+    Slices without a time zone are in that of the others, if these have only one: those of the same image type, or else
+    of the study. If it may be another, as the others have several, or UTC, which many programs use wherever they are,
+    the slices lose the moment; but not if none of their image type has a time zone, as they are comparable.
     """
-    defaults: dict[str, float | None] = {}
-    for name in {name for plane in planes for name in plane.zones}:
-        zones = {plane.zones[name] for plane in planes if name in plane.zones} - {None}
-        unclear = len(zones) > 1 or 0.0 in zones
-        defaults[name] = None if unclear else next(iter(zones), 0.0)
-    return [replace(plane, keys=_in_utc(plane, defaults)) for plane in planes]
+    kinds: defaultdict[Hashable, list[Plane]] = defaultdict(list)
+    for plane in planes:
+        kinds[_kind(plane)].append(plane)
+    in_study = _zones(planes)
+    defaults = {
+        kind: {name: _default_zone(zones, in_study[name]) for name, zones in _zones(members).items()}
+        for kind, members in kinds.items()
+    }
+    return [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
+
+
+def _kind(plane: Plane) -> Hashable:
+    return plane.source.examination, plane.source.image_type, plane.source.echo_time_ms
+
+
+def _zones(planes: Sequence[Plane]) -> dict[str, set[float]]:
+    """Collect the time zones of each moment."""
+    zones: defaultdict[str, set[float]] = defaultdict(set)
+    for plane in planes:
+        for name, zone in plane.zones.items():
+            zones[name] |= set() if zone is None else {zone}
+    return zones
+
+
+def _default_zone(zones: set[float], in_study: set[float]) -> float | None:
+    """Choose the time zone of slices without one; None if it is unclear."""
+    candidates = zones or in_study
+    if len(candidates) == 1 and 0.0 not in candidates:
+        return next(iter(candidates))
+    return None if zones else 0.0
+
+
+def _zone_of_image(attributes: Attributes) -> float | None:
+    _, zone = _instant("19700101" + str(attributes.get("TimezoneOffsetFromUTC"))) or (0.0, None)
+    return zone
 
 
 def _in_utc(plane: Plane, defaults: dict[str, float | None]) -> dict[str, float]:

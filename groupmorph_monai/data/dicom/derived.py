@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from ... import __version__
 from ...errors import InputError
 from .attributes import Attributes
-from .clocks import acquisition_names
+from .clocks import local_acquisition
 from .plane import Plane
 
 __all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item", "item"]
@@ -85,10 +85,8 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
         value = (of_home if name.startswith(_OF_HOME) else own).get(name, default=required.get(name))
         if value is not None:
             setattr(header, name, value)
-    moment = own.get(*acquisition_names(own))
-    if moment:  # enhanced images have it instead of date and time
-        header.AcquisitionDateTime = moment
-        header.AcquisitionDate, header.AcquisitionTime = str(moment)[:8], str(moment).split("+")[0].split("-")[0][8:]
+    for name, value in local_acquisition(own).items():
+        setattr(header, name, value)
     header.SOPClassUID = _STORAGE[modality]
     header.SpecificCharacterSet = of_home.get("SpecificCharacterSet", default="ISO_IR 100")
     kind = plane.source.image_type[2] if len(plane.source.image_type) > 2 else "OTHER"

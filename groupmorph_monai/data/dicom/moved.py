@@ -8,7 +8,7 @@ import numpy as np
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import Plane
 
-__all__ = ["follows_patient", "is_moved", "moved_volumes", "slices_at_a_place"]
+__all__ = ["follows_patient", "is_moved", "is_tilted", "moved_volumes", "slices_at_a_place"]
 
 _MOST_TILT_DEGREES = 30
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
@@ -23,8 +23,10 @@ def moved_volumes(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[
 
     Returns:
         Volumes of equal numbers of evenly spaced, parallel slices; empty if no attribute separates such volumes, or if
-        two attributes separate different ones.
+        two attributes separate different ones, or if the slices lie in blocks.
     """
+    if not is_tilted(planes) and _in_blocks(planes):
+        return []
     partitions = {}
     for label in labels:
         groups: defaultdict[float | None, list[int]] = defaultdict(list)
@@ -36,19 +38,46 @@ def moved_volumes(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[
     return next(iter(partitions.values())) if len(partitions) == 1 else []
 
 
+def is_tilted(planes: Sequence[Plane]) -> bool:
+    """Check whether slices have several orientations."""
+    return len({plane.source.raster.orientation for plane in planes}) > 1
+
+
 def follows_patient(planes: Sequence[Plane]) -> bool:
-    """Check whether parallel slices lie at other positions in every volume, some close to each other. Where slices are
-    missing, distances are small multiples of the smallest one."""
+    """Check whether slices lie at other positions in every volume: parallel ones close to each other around every slice
+    position, or ones of several orientations. Where slices are missing, distances are small multiples of the smallest
+    one."""
+    if is_tilted(planes):
+        return True
     gaps = _gaps(planes)
-    steps = gaps / gaps.min(initial=np.inf)
-    longest, uneven = steps.max(initial=1), np.abs(steps - steps.round()).max(initial=0) > _UNEVEN_STEPS
-    return bool(longest > _MOST_MISSING or (longest > 2 and uneven))
+    if np.count_nonzero(gaps > gaps.max(initial=0) / 2) < 2 or _in_blocks(planes):
+        return False
+    steps = gaps / gaps.min()
+    return bool(steps.max() > _MOST_MISSING or (steps.max() > 2 and _uneven(steps).any()))
 
 
 def slices_at_a_place(planes: Sequence[Plane]) -> int:
-    """Estimate the number of volumes of slices that follow the patient, by less than their distance."""
+    """Estimate the number of volumes of slices that follow the patient, by less than their distance; 1 if they do
+    not."""
+    if not follows_patient(planes):
+        return 1
     gaps = _gaps(planes)
     return round(len(planes) / (1 + np.count_nonzero(gaps > gaps.max(initial=0) / 2)))
+
+
+def _in_blocks(planes: Sequence[Plane]) -> bool:
+    """Check whether parallel slices lie in several evenly spaced blocks, such as those of two knees or of discs, rather
+    than close to each other after small motions."""
+    gaps = _gaps(planes)
+    close = gaps <= gaps.max(initial=0) / 2
+    if not (close[1:] & close[:-1]).any() or close.all():
+        return False
+    spacing = gaps.min()
+    return bool(spacing >= min(planes[0].place.spacing_mm) / 2 and not _uneven(gaps[close] / spacing).any())
+
+
+def _uneven(steps: np.ndarray) -> np.ndarray:
+    return np.abs(steps - steps.round()) > _UNEVEN_STEPS
 
 
 def _gaps(planes: Sequence[Plane]) -> np.ndarray:

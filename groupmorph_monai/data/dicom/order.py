@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .moved import follows_patient, moved_volumes
+from .moved import follows_patient, is_tilted, moved_volumes
 from .plane import Plane
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
@@ -61,11 +61,10 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     positions = _by_position(planes)
     number = max(len(images) for images in positions)
     short = [images for images in positions if len(images) < number]
-    tilted = len({plane.source.raster.orientation for plane in planes}) > 1
-    if short or tilted or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
+    if short or is_tilted(planes) or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
         if volumes := moved_volumes(planes, _ORDER):
             return in_order(volumes)
-        if tilted or follows_patient(planes):
+        if follows_patient(planes):
             raise InputError(_inseparable(planes))
     if short:
         raise InputError(_missing(positions, short, number))
@@ -91,8 +90,21 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
 
 def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
     """Find an attribute of the acquisition that several images share at every position, the same number for each of its
-    values, such as the velocities of one phase; an empty string if there is none."""
-    for label in (key for key in _ORDER if key not in _LATE):
+    values, such as the velocities of one phase.
+
+    Images of a repeated scan share attributes, too, but not all of them: a phase or a time in the cycle, and the time
+    or number of the repetition. CT images of one acquisition are those of a continuous scan.
+
+    Returns:
+        The name of the attribute; an empty string if there is none, or if the images are of a repeated or CT scan.
+    """
+    early = [key for key in _ORDER if key not in _LATE]
+    of_ct = positions[0][0].source.examination.modality == "CT"
+    if of_ct or all(
+        len({tuple(map(plane.keys.get, early)) for plane in images}) == len(images) for images in positions
+    ):
+        return ""
+    for label in early:
         counts = [Counter(plane.keys.get(label) for plane in images) for images in positions]
         values = {value for count in counts for value in count}
         rounded = label == "acquisition time" and None not in values and all(v == int(v) for v in values if v)
@@ -107,7 +119,8 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
     return (
         f"{first.file.path}: expected one image for each {label} at a slice position of {first.source.description!r}, "
         f"got {number} that may be echoes, contrasts or velocities, as the header does not tell them apart; choose "
-        "another series with --series-description, or use a folder with the files of one kind"
+        "another series with --series-description, use a folder with the files of one kind, or convert the series to "
+        "NIfTI if all are timepoints"
     )
 
 

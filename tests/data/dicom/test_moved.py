@@ -132,3 +132,20 @@ def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
         grids.append(grid)
     lines, reason = list_dicom([exports.save(series_of(NUMBERS, grids), tmp_path)])
     assert "to be aligned" not in lines and reason is not None
+
+
+@pytest.mark.parametrize("distance_mm", [38.5, 100])
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_parallel_stacks_of_knees_or_discs_do_not_follow_the_patient(tmp_path, distance_mm, number, missing):
+    """They are no reason to refuse the dynamic series of the study."""
+    shared, stacks, uid = exports.examination(ScanningSequence="SE"), [], exports.generate_uid()
+    for k in range(number):
+        grid = AFFINE.copy()
+        grid[2, 3] += distance_mm * k
+        header = {"AcquisitionNumber": k + 1, "AcquisitionTime": exports.clock(900 + k), "SeriesNumber": 9}
+        stacks += exports.classic(shared, volumes(1)[0], grid, SeriesInstanceUID=uid, **header)
+    shared.ScanningSequence = "GR"
+    study = exports.dynamic(shared, volumes(3)) + stacks[: len(stacks) - 2 * missing]
+    assert_aligned(read_series(exports.save(study, tmp_path)), volumes(3))
+    assert f"1 x {len(stacks) - 2 * missing} slices" in list_dicom([tmp_path])[0]

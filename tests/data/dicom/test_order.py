@@ -252,6 +252,24 @@ def test_moments_that_may_be_in_another_zone_are_not_compared(tmp_path, zones):
     assert series.times_s is None
 
 
+@pytest.mark.parametrize("zones", [["+0000"], ["+0200"], ["+0200", "+0100"]])
+def test_time_zones_of_other_images_are_no_reason_to_lose_the_times(tmp_path, zones):
+    """A workstation adds them to the maps that it computes."""
+    shared = exports.examination()
+    headers = [{"AcquisitionTime": exports.clock(30 * k)} for k in range(3)]
+    images = one_series(volumes(3), headers, shared=shared)
+    for zone in zones:
+        header = {
+            "ImageType": ["DERIVED", "SECONDARY"],
+            "AcquisitionTime": exports.clock(0),
+            "TimezoneOffsetFromUTC": zone,
+        }
+        images += exports.classic(shared, volumes(1)[0], exports.AFFINE, SeriesDescription="map", **header)
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, volumes(3))
+    assert series.times_s == (0, 30, 60)
+
+
 @pytest.mark.parametrize("number", [2, 3, 4])
 @pytest.mark.parametrize("name", ["TriggerTime", "NominalPercentageOfCardiacPhase"])
 def test_triggers_that_differ_by_chance_do_not_define_the_order(tmp_path, name, number):

@@ -283,6 +283,24 @@ def test_images_of_several_kinds_are_no_timepoints(tmp_path, kind):
     refused(exports.save(images, tmp_path), "expected one image for each", "got 3 that may be echoes", "of one kind")
 
 
+@pytest.mark.parametrize("phase", ["TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier"])
+@pytest.mark.parametrize("repetition", ["AcquisitionTime", "AcquisitionNumber"])
+def test_repetitions_of_a_scan_are_timepoints(tmp_path, phase, repetition):
+    """Two of three phases each, such as a cine acquired twice, or the runs of a perfusion."""
+    headers = []
+    for k in range(6):
+        r, number = divmod(k, 3)
+        header = {phase: 20 * number, "ContentTime": exports.clock(10 * r + number)}
+        headers.append(header | {repetition: exports.clock(10 * r + 0.5) if repetition == "AcquisitionTime" else r + 1})
+    assert_aligned(read_series(exports.save(exports.one_series(volumes(6), headers), tmp_path)), volumes(6))
+
+
+def test_ct_images_of_one_acquisition_are_timepoints(tmp_path):
+    """A perfusion scan in cine mode, twice."""
+    images = exports.one_series(volumes(6), KINDS["contrasts"], shared=exports.examination(Modality="CT"))
+    assert_aligned(read_series(exports.save(images, tmp_path)), volumes(6))
+
+
 def test_volumes_faster_than_clocks_in_whole_seconds_are_timepoints(tmp_path):
     headers = [
         {"AcquisitionTime": f"10203{k // 2}", "InstanceNumber": [6 * s + k for s in range(SIZE[2])]} for k in range(6)

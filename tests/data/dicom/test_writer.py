@@ -88,13 +88,26 @@ def test_times_that_are_not_in_the_times_of_images_are_written(tmp_path):
     assert read_series(tmp_path / "b" / "dicom").times_s == series.times_s
 
 
-def test_aligned_images_keep_the_time_zone(tmp_path):
-    """Daylight saving time ends during the scan."""
-    moments = zip(("025930", "020000", "020030", "020100"), ("+0200", "+0100", "+0100", "+0100"))
-    headers = [
-        {"AcquisitionDate": "20251026", "AcquisitionTime": time, "TimezoneOffsetFromUTC": zone}
-        for time, zone in moments
-    ]
+_MOMENTS = ("20251026025930", "20251026020000", "20251026020030", "20251026020100")
+_ZONES = ("+0200", "+0100", "+0100", "+0100")  # daylight saving time ends during the scan
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [
+            {"AcquisitionDate": moment[:8], "AcquisitionTime": moment[8:], "TimezoneOffsetFromUTC": zone}
+            for moment, zone in zip(_MOMENTS, _ZONES)
+        ],
+        [{"AcquisitionDateTime": moment + zone} for moment, zone in zip(_MOMENTS, _ZONES)],
+        [
+            {"AcquisitionDateTime": moment + zone, "TimezoneOffsetFromUTC": "-0500"}
+            for moment, zone in zip(_MOMENTS, _ZONES)
+        ],
+    ],
+    ids=["of images", "suffixes", "both"],
+)
+def test_aligned_images_keep_the_time_zone(tmp_path, headers):
     series = read_series(exports.save(exports.one_series(volumes(), headers, AFFINE), tmp_path / "study"))
     write_dicom(series, np.stack([frame.data for frame in series.frames]), 0, tmp_path / "aligned")
     assert read_series(tmp_path / "aligned").times_s == series.times_s == (0, 30, 60, 90)
