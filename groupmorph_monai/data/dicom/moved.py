@@ -10,7 +10,7 @@ from .plane import Plane
 
 __all__ = ["follows_patient", "is_moved", "is_tilted", "moved_volumes", "slices_at_a_place"]
 
-_MOST_TILT_DEGREES = 30
+_MOST_TILT_DEGREES = 15
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
 _MOST_MISSING = 10  # slices in a row
 
