@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.run import checked_run
+from groupmorph_monai.data import RandTimepointsd
 from groupmorph_monai.data.writing.output_folder import whole_file
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space.alignment import Alignment
@@ -30,7 +31,7 @@ from groupmorph_monai.workflow.batches import as_images
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
 
-__all__ = ["Patches", "distil", "draw_timepoints", "refine_series"]
+__all__ = ["Patches", "distil", "refine_series"]
 
 Pair = tuple[Tensor, Tensor]  # images (K, *S), and velocities (K, 3, *S / 2) on every second voxel
 _AVERAGE = 0.002  # share of the newest weights in the average
@@ -57,12 +58,6 @@ def refine_series(folder: Path, config: ConfigParser, numbers: Sequence[int], ef
                 torch.save({"images": images[0].half(), "velocity": velocity[0].half()}, path)
 
 
-def draw_timepoints(number: int, least: int, most: int, generator: torch.Generator) -> Tensor:
-    """Draw the indices of ``least`` to ``most`` of a series' timepoints, in random order."""
-    count = int(torch.randint(min(least, number), min(most, number) + 1, (), generator=generator))
-    return torch.randperm(number, generator=generator)[:count]
-
-
 class Patches:
     """Endless random patches of the refined series in files, each axis flipped at random, with a batch axis of 1.
 
@@ -70,7 +65,7 @@ class Patches:
         files: files of `refine_series`.
         side: voxels along each axis of a patch; shorter axes are taken whole.
         stride: voxels between the points of the network's lattice, to which the velocities are thinned.
-        draw: chooses timepoints from their number; None for all in order.
+        select: selects timepoints of a pair, a dictionary; None for all in order.
         seed: random seed.
     """
 
@@ -79,21 +74,19 @@ class Patches:
         files: Sequence[Path],
         side: int,
         stride: int,
-        draw: Callable[..., Tensor] | None = None,
+        select: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         seed: int = 0,
     ):
-        self.files, self.side, self.stride, self.draw = files, side, stride, draw
+        self.files, self.side, self.stride, self.select = files, side, stride, select
         self.generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Pair]:
         thinned = self.stride // 2
         while True:
             pair = torch.load(self.files[self._below(len(self.files))], mmap=True)
-            images, velocity = pair["images"], pair["velocity"]
-            if self.draw is not None:
-                chosen = self.draw(len(images), generator=self.generator)
-                images, velocity = images[chosen], velocity[chosen]
-            images, velocity = images.float(), velocity.float()
+            if self.select is not None:
+                pair = self.select(pair)
+            images, velocity = pair["images"].float(), pair["velocity"].float()
             for axis in range(3):
                 if self._below(2):
                     images, velocity = _flipped(images, velocity, axis)
@@ -217,8 +210,9 @@ def main() -> None:
         refine_series(args.folder, config, range(args.first, args.first + args.series), args.effort)
         return
     files = [file for folder in args.folder for file in sorted(folder.glob("*.pt"))]
-    draw = partial(draw_timepoints, least=part("timepoints_least"), most=part("timepoints_most"))
-    patches = Patches(files, args.patch, network.stride, None if part("timepoints_in_order") else draw)
+    numbers = (part(f"timepoints_{name}") for name in ("least", "most", "in_order"))
+    select = RandTimepointsd(("images", "velocity"), *numbers).set_random_state(0)
+    patches = Patches(files, args.patch, network.stride, select)
     distil(network, part("alignment"), iter(patches), args.iterations, args.learning_rate, args.file)
 
 

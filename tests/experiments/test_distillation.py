@@ -2,8 +2,9 @@
 
 import torch
 
-from experiments.distillation import Patches, distil, draw_timepoints, refine_series
+from experiments.distillation import Patches, distil, refine_series
 from groupmorph_monai.apps.configs import config_files
+from groupmorph_monai.data import RandTimepointsd
 from groupmorph_monai.networks import GroupVAE
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space import MidpointSquaring, ReferenceAlignment
@@ -36,8 +37,10 @@ def test_refined_velocities_align_the_series_and_are_kept(tmp_path):
 
 
 def test_drawn_timepoints_are_different_ones_in_any_order_and_number():
-    generator = torch.Generator().manual_seed(0)
-    drawn = [draw_timepoints(5, 2, 6, generator).tolist() for _ in range(200)]
+    select = RandTimepointsd(("images", "velocity"), least=2, most=6).set_random_state(0)
+    pairs = [select({"images": torch.arange(5), "velocity": torch.arange(5)}) for _ in range(200)]
+    assert all(torch.equal(pair["images"], pair["velocity"]) for pair in pairs)
+    drawn = [pair["velocity"].tolist() for pair in pairs]
     assert {len(indices) for indices in drawn} == {2, 3, 4, 5}
     assert {indices[0] for indices in drawn} == {0, 1, 2, 3, 4}
     assert all(len(set(indices)) == len(indices) for indices in drawn)
@@ -68,7 +71,9 @@ def test_velocities_on_a_coarser_lattice_have_its_unit(tmp_path):
     images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 32, 32, 16)
     velocity = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 3, 16, 16, 8)
     files = saved(tmp_path, images.clone(), velocity.clone())
-    patch, z = next(iter(Patches(files, side=16, stride=4, draw=lambda number, generator: torch.tensor([2, 1]))))
+    patch, z = next(
+        iter(Patches(files, side=16, stride=4, select=lambda pair: {name: x[[2, 1]] for name, x in pair.items()}))
+    )
     assert patch.shape == (1, 2, 16, 16, 16) and z.shape == (1, 2, 3, 4, 4, 4)
     assert patch[0, :, 0, 0, 0].tolist() == [2, 1]
     assert z[0, :, :, 0, 0, 0].abs().tolist() == [[1.0] * 3, [0.5] * 3]

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,7 @@ def series_items(
             f"held_out: expected none, as {listed} defines the validation series, got {held_out!r}; omit it"
         )
     items = _read_list(listed) if has_list else _scan(folder, validation_fraction, held_out, description)
-    # A series for training and for validation occurs once among all.
-    chosen = list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
+    chosen = _of_split(items, split)
     if description:
         chosen = [{**item, "description": description} for item in chosen]
     if not chosen and not (phantom_share and split == "validation"):
@@ -179,6 +178,11 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     if shared:
         logger.warning("%s: %s for training and for validation, which measures nothing", listed, ", ".join(shared))
     return items
+
+
+def _of_split(items: Mapping[str, Sequence[Item]], split: str | None) -> list[Item]:
+    """List the items of a split, or of all, among which a series for training and for validation occurs once."""
+    return list({_files(item): item for name in SPLITS if split in (None, name) for item in items[name]}.values())
 
 
 def _files(item: Item) -> tuple[tuple[str, ...], ...]:
