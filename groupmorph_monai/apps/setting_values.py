@@ -193,14 +193,23 @@ def _yaml(value: object) -> str:
 
 
 def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) -> None:
-    if name in SETTINGS and name.split("#")[0] in keys:
+    names = [setting for setting in SETTINGS if _in_config(setting, keys)]
+    if name in names:
         return
-    names = [setting for setting in SETTINGS if setting.split("#")[0] in keys]
     nearest = difflib.get_close_matches(name, names, 1)
     cure = f"did you mean {nearest[0]}?" if nearest else _HINT
     if name in keys and name not in SETTINGS:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
+    if name in SETTINGS and name.split("#")[0] in keys:
+        cure = f"{name.split('#')[0]} has none with these overlays; omit it"
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
+
+
+def _in_config(name: str, keys: Mapping[str, object]) -> bool:
+    """Return whether a config with these keys has the setting, NAME or PART#ARGUMENT of a part that is written out."""
+    part, _, argument = name.partition("#")
+    content = keys.get(part)
+    return part in keys and (not argument or isinstance(content, Mapping) and argument in content)
 
 
 def _check_value(name: str, value: object, typed: object, where: str) -> None:

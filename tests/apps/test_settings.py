@@ -126,3 +126,15 @@ def test_every_overlay_says_in_one_line_what_it_does():
     starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines}
     assert len(starts) == 1  # one column, so none is empty
     assert all(line.endswith((".", ":")) and len(line) < 160 for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "text, config, overlay",
+    [("alignment#remove_mean=false", "inference", "modes/all_to_one"),
+     ("kl_weight_arguments#gamma=0.9", "train", "models/avsm_affine")],
+)  # fmt: skip
+def test_an_argument_wants_a_part_that_has_it(text, config, overlay):
+    parse_settings([text], config, config_files(config, ()))
+    part = text.partition("#")[0]
+    with pytest.raises(InputError, match=f"got '{text.partition('=')[0]}'; {part} has none with these overlays; omit"):
+        parse_settings([text], config, config_files(config, (overlay,)))
