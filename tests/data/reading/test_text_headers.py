@@ -7,7 +7,7 @@ import itk
 import numpy as np
 import pytest
 
-from groupmorph_monai.data.reading.readers import header_grids, read_image
+from groupmorph_monai.data.reading.readers import header_grids, read_image, read_series
 from groupmorph_monai.errors import InputError
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (5, 6, 4)).astype(np.int16)
@@ -168,6 +168,55 @@ def test_damaged_nrrd(tmp_path, changes, expected):
 )
 def test_damaged_metaimage(tmp_path, changes, expected):
     check_refusal(meta(tmp_path / "scan.mha", **changes), expected)
+
+
+@pytest.mark.parametrize("unit", ["um", "\u00b5m", "\u03bcm", "micrometer", "cm", "m", "Meters", "inch"])
+def test_lengths_in_other_units_than_millimetres(tmp_path, unit):
+    """ITK would read 100 um as 100 mm."""
+    check_refusal(
+        nrrd(tmp_path / "a.nrrd", space_units=f'"{unit}" "{unit}" "{unit}"'), "expected 'space units' and numbers in mm"
+    )
+    check_refusal(nrrd(tmp_path / "b.nrrd", units=f'"{unit}" "" ""'), "expected 'units' and numbers in mm")
+    check_refusal(meta(tmp_path / "a.mha", DistanceUnits=unit), "expected 'DistanceUnits' and numbers in mm")
+
+
+@pytest.mark.parametrize("unit", ["mm", "millimeters", "???", "", "unknown"])
+def test_lengths_in_millimetres_or_without_a_unit(tmp_path, unit):
+    check_volume(nrrd(tmp_path / "a.nrrd", space_units=f'"{unit}" "{unit}" "{unit}"'))
+    check_volume(meta(tmp_path / "a.mha", DistanceUnits=unit))
+
+
+SERIES = {"dimension": "4", "sizes": "5 6 2 2", "space": None, "space origin": None, "space directions": None,
+          "spacings": "2 2 3 30", "kinds": "space space space time"}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit, refused", [("ms", True), ("msec", True), ("min", True), ("s", False), ("sec", False)])
+def test_times_in_other_units_than_seconds(tmp_path, unit, refused):
+    path = nrrd(tmp_path / "a.nrrd", **SERIES, units=f'"mm" "mm" "mm" "{unit}"')
+    if refused:
+        check_refusal(path, f"expected 'units' and numbers in s, as ITK reads all as s, got '{unit}'")
+    else:
+        assert read_series(path).times_s == (0, 30)
+
+
+@pytest.mark.parametrize("kinds", ["time space space space", "space space time space"])
+def test_time_before_space(tmp_path, kinds):
+    check_refusal(
+        nrrd(tmp_path / "a.nrrd", **SERIES | {"kinds": kinds}), f"expected time as the last axis, got '{kinds}"
+    )
+
+
+def test_space_and_directions_of_a_series(tmp_path):
+    directions = "(2,0,0) (0,2,0) (0,0,3) none"
+    changes = SERIES | {"space": NRRD["space"], "spacings": None, "space directions": directions}
+    check_refusal(nrrd(tmp_path / "a.nrrd", **changes), "expected a direction for each axis of space and time")
+    directions = "(2,0,0,0) (0,2,0,0) (0,0,3,0) (0,0,0,30)"
+    changes |= {"space": "left-posterior-superior-time", "space directions": directions}
+    assert read_series(nrrd(tmp_path / "b.nrrd", **changes)).times_s == (0, 30)
+    for space in ("right-anterior-superior-time", "RAST", "left-anterior-superior-time"):  # ITK would not flip the axes
+        check_refusal(
+            nrrd(tmp_path / "c.nrrd", **changes | {"space": space}), "expected space left-posterior-superior-"
+        )
 
 
 def test_checksum_of_compressed_voxels(tmp_path):
