@@ -139,8 +139,13 @@ def _load_itk(path: str, labels: bool) -> _File:
         image = itk.imread(path) if labels else itk.imread(path, itk.F)
     data = itk.array_from_image(image).T
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
-    affine, n = np.eye(4), min(3, data.ndim)
-    affine[:n, :n] = np.asarray(image.GetDirection())[:n, :n] * spacing[:n]
+    affine, n, direction = np.eye(4), min(3, data.ndim), np.asarray(image.GetDirection())
+    if not np.allclose(direction[:n, n:], 0) or not np.allclose(direction[n:, :n], 0):
+        raise InputError(
+            f"{path}: expected time as an axis of its own, the last, got directions that mix space and time, "
+            f"{direction.tolist()}; correct the header"
+        )
+    affine[:n, :n] = direction[:n, :n] * spacing[:n]
     affine[:n, 3] = origin[:n]
     # ITK also returns 1 if the file has no frame time.
     frame_time = float(spacing[3]) if data.ndim > 3 and spacing[3] != 1 else None

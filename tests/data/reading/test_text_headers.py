@@ -219,6 +219,16 @@ def test_space_and_directions_of_a_series(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    "matrix", ["1 0 0 0 0 1 0 0 0 0 0.8 0.6 0 0 -0.6 0.8", "0 0 0 1 0 1 0 0 0 0 1 0 1 0 0 0"], ids=["turned", "first"]
+)
+def test_directions_that_mix_space_and_time(tmp_path, matrix):
+    changes = {"NDims": "4", "DimSize": "5 6 2 2", "Offset": "0 0 0 0", "ElementSpacing": "2 2 3 30"}
+    check_refusal(meta(tmp_path / "a.mha", TransformMatrix=matrix, **changes), "expected time as an axis of its own")
+    straight = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
+    assert read_series(meta(tmp_path / "b.mha", TransformMatrix=straight, **changes)).times_s == (0, 30)
+
+
 def test_checksum_of_compressed_voxels(tmp_path):
     packed = bytearray(gzip.compress(RAW))
     packed[-6] ^= 1
