@@ -17,6 +17,7 @@ from .settings import SETTINGS
 __all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
 _HINT = "see 'groupmorph settings'"
+_ABSENT = object()
 
 
 class _Literals(yaml.SafeLoader):
@@ -180,10 +181,8 @@ def _defaults(name: str, configs: Mapping[str, dict[str, object]]) -> dict[str, 
     """Literal values of a setting by config; references and expressions are not defaults."""
     defaults: dict[str, object] = {}
     for source, content in configs.items():
-        value: object = content
-        for key in name.split("#"):
-            value = value.get(key, "@") if isinstance(value, dict) else "@"
-        if not (isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
+        value = _entry(content, name)
+        if not (value is _ABSENT or isinstance(value, dict) or isinstance(value, str) and value[:1] in ("@", "$")):
             defaults[source] = value
     return defaults
 
@@ -192,24 +191,27 @@ def _yaml(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
+def _entry(content: Mapping[str, object], name: str) -> object:
+    """Look up NAME, or PART#ARGUMENT of a part that is written out; `_ABSENT` if the config has none."""
+    value: object = content
+    for key in name.split("#"):
+        value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+    return value
+
+
 def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) -> None:
-    names = [setting for setting in SETTINGS if _in_config(setting, keys)]
+    names = [setting for setting in SETTINGS if _entry(keys, setting) is not _ABSENT]
     if name in names:
         return
-    nearest = difflib.get_close_matches(name, names, 1)
-    cure = f"did you mean {nearest[0]}?" if nearest else _HINT
-    if name in keys and name not in SETTINGS:
+    part = name.split("#")[0]
+    if name in SETTINGS and part in keys:
+        cure = f"{part} has none with these overlays; omit it"
+    elif name in keys:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
-    if name in SETTINGS and name.split("#")[0] in keys:
-        cure = f"{name.split('#')[0]} has none with these overlays; omit it"
+    else:
+        nearest = difflib.get_close_matches(name, names, 1)
+        cure = f"did you mean {nearest[0]}?" if nearest else _HINT
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
-
-
-def _in_config(name: str, keys: Mapping[str, object]) -> bool:
-    """Return whether a config with these keys has the setting, NAME or PART#ARGUMENT of a part that is written out."""
-    part, _, argument = name.partition("#")
-    content = keys.get(part)
-    return part in keys and (not argument or isinstance(content, Mapping) and argument in content)
 
 
 def _check_value(name: str, value: object, typed: object, where: str) -> None:

@@ -44,13 +44,11 @@ _NRRD_FIELDS = frozenset(
      "axis mins", "axismins", "axis maxs", "axismaxs", "data file", "datafile", "sample units",
      "sampleunits"}  # fmt: skip
 _MISREAD_SPACES = ("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last")
-# Units that ITK and 3D Slicer ignore: they read all lengths as mm, and all times as seconds.
-_OTHER_LENGTHS = re.compile(
-    r"(nano|micro|centi|deci)?met(er|re)s?|microns?|(n|u|\u00b5|\u03bc|c|d)?m|in(ch(es)?)?", re.I
-)
-_OTHER_TIMES = re.compile(
-    r"(milli|micro|nano)(seconds?|secs?)|(m|u|\u00b5|\u03bc|n)s(ec)?s?|min(ute)?s?|h(ou)?rs?|h", re.I
-)
+# Other units than mm and s, which ITK and 3D Slicer ignore: they read all lengths as mm, and all times as seconds.
+_OTHER_UNITS = {
+    "mm": re.compile(r"(nano|micro|centi|deci)?met(er|re)s?|microns?|(n|u|\u00b5|\u03bc|c|d)?m|in(ch(es)?)?", re.I),
+    "s": re.compile(r"(milli|micro|nano)(seconds?|secs?)|(m|u|\u00b5|\u03bc|n)s(ec)?s?|min(ute)?s?|h(ou)?rs?|h", re.I),
+}
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
 _GZIP_START = b"\x1f\x8b"
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP_START)
@@ -116,7 +114,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
     spacing = fields.get("ElementSpacing", fields.get("ElementSize", ""))
     if not all(float(value) > 0 for value in _finite("ElementSpacing", spacing.split(), axes)):
         raise _HeaderError("positive ElementSpacing", spacing)
-    _check_unit("DistanceUnits", fields.get("DistanceUnits", ""), _OTHER_LENGTHS, "mm")
+    _check_unit("DistanceUnits", fields.get("DistanceUnits", ""), "mm")
     flags = {name: _flag(name, fields[name]) for name in _META_FLAGS if name in fields}
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind.removesuffix("_ARRAY") not in _META_BYTES:
@@ -168,6 +166,7 @@ def _check_nrrd(path: Path, head: bytes, voxels: bool) -> None:
     axes = _integer(fields, "dimension", 2, 5)
     sizes = _integers(fields, "sizes", axes)
     _check_nrrd_geometry(fields, axes)
+    _check_nrrd_units(fields)
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", *_GZIP, *_BZIP2, *_TEXT):
         raise _HeaderError("encoding raw, gzip, bzip2, ascii or hex", fields.get("encoding", "none"))
@@ -239,6 +238,10 @@ def _check_nrrd_geometry(fields: Mapping[str, str], axes: int) -> None:
         spacings = [_float("spacings", value) for value in values]
         if len(values) != axes or any(s <= 0 or math.isinf(s) for s in spacings) or sum(map(math.isnan, spacings)) > 1:
             raise _HeaderError(f"{axes} positive spacings", fields["spacings"])
+    _check_nrrd_kinds(fields, axes, directions or ())
+
+
+def _check_nrrd_kinds(fields: Mapping[str, str], axes: int, directions: Sequence[list[float] | None]) -> None:
     kinds = fields.get("kinds", "").lower().split()
     if kinds and len(kinds) != axes:
         raise _HeaderError(f"{axes} kinds", fields["kinds"])
@@ -246,24 +249,22 @@ def _check_nrrd_geometry(fields: Mapping[str, str], axes: int) -> None:
         raise _HeaderError("space left-posterior-superior-time, as which ITK reads all others of 4D", fields["space"])
     if "time" in kinds[:-1]:
         raise _HeaderError("time as the last axis", fields["kinds"])
-    if any(vector is None and kind in ("domain", "space", "time") for vector, kind in zip(directions or (), kinds)):
+    if any(vector is None and kind in ("domain", "space", "time") for vector, kind in zip(directions, kinds)):
         raise _HeaderError(
             "a direction for each axis of space and time, with space: left-posterior-superior-time",
             fields["space directions"],
         )
-    _check_nrrd_units(fields)
 
 
 def _check_nrrd_units(fields: Mapping[str, str]) -> None:
     for name in ("space units", "units"):
         for axis, unit in enumerate(re.findall(r'"([^"]*)"', fields.get(name, ""))):
-            others, expected = (_OTHER_LENGTHS, "mm") if axis < 3 else (_OTHER_TIMES, "s")
-            _check_unit(name, unit, others, expected)
+            _check_unit(name, unit, "mm" if axis < 3 else "s")
 
 
-def _check_unit(name: str, unit: str, others: re.Pattern[str], expected: str) -> None:
+def _check_unit(name: str, unit: str, expected: str) -> None:
     text = unit.encode("latin-1").decode(errors="replace").strip()
-    if others.fullmatch(text):
+    if _OTHER_UNITS[expected].fullmatch(text):
         raise _HeaderError(f"'{name}' and numbers in {expected}, as ITK reads all as {expected}", text)
 
 
