@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -17,16 +18,23 @@ def start(log, *words):
 
 def wait_for(condition, process, output):
     deadline = time.monotonic() + PATIENCE_S
-    while not condition():
+    while not (value := condition()):
         log = open(f"{output}.log", encoding="utf-8").read()[-2000:]
         assert process.poll() is None and time.monotonic() < deadline, log
         time.sleep(0.05)
+    return value
 
 
-def worker_of(process):
-    """A process below ``process`` that has a server, and so is a worker."""
-    servers = [child for child in below(process) if SERVER in child.cmdline()]
-    return next(child.parent() for child in servers if SERVER not in child.parent().cmdline())
+def workers(process):
+    """The processes below ``process`` that have a server, and so are workers."""
+    parents = [child.parent() for child in below(process) if is_server(child)]
+    return [parent for parent in parents if parent and not is_server(parent)]
+
+
+def is_server(process):
+    with suppress(psutil.NoSuchProcess):  # it ended since it was listed
+        return SERVER in process.cmdline()
+    return False
 
 
 def below(process):
@@ -36,7 +44,7 @@ def below(process):
 def kill_a_worker_and_the_command(process, output, finished, first, second):
     """Kill a worker when ``first`` series are finished, and the command when ``second`` are; no process survives."""
     wait_for(lambda: len(finished(output)) >= first, process, output)
-    worker_of(process).kill()
+    wait_for(lambda: workers(process), process, output)[0].kill()
     wait_for(lambda: len(finished(output)) >= second, process, output)
     orphans = below(process)
     process.kill()

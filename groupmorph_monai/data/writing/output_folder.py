@@ -99,35 +99,40 @@ def claim(output_dir: str | Path) -> bool:
     if folder in _claims:
         return False
     lock = FileLock(folder / _LOCK, timeout=_ENDING_S, thread_local=False)
+    _claims[folder] = lock, made
     try:
         lock.acquire()
-        _claims[folder] = lock, made
         clean(folder)
-    except Timeout:
-        raise InputError(
-            f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, or "
-            "choose another folder"
-        ) from None
-    except InputError:
+    except BaseException as error:
         release(folder)
+        if isinstance(error, Timeout):
+            raise InputError(
+                f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, "
+                "or choose another folder"
+            ) from None
+        if isinstance(error, OSError):
+            raise _unusable(output_dir, error) from error
         raise
-    except OSError as error:
-        release(folder)
-        raise _unusable(output_dir, error) from error
     return True
 
 
 def release(output_dir: str | Path) -> None:
-    """Unlock the folder, and remove it if this process created it and left no file in it."""
+    """Unlock the folder, and remove it if this process created it and left no file in it.
+
+    This also completes an interrupted cleanup. It can itself be interrupted at any point, and repeated.
+    """
     folder = Path(output_dir).resolve()
-    lock, made = _claims.pop(folder, (None, False))
-    if lock is not None:
+    lock, made = _claims.get(folder, (None, False))
+    if lock is not None and lock.is_locked:
+        with suppress(OSError, InputError):
+            clean(folder)
         # Delete the file before unlocking, so that a process that is waiting for it notices.
         with suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
     if made and all(path.is_dir() for path in folder.rglob("*")):
         shutil.rmtree(folder, ignore_errors=True)
+    _claims.pop(folder, None)
 
 
 @atexit.register
@@ -180,11 +185,12 @@ def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterato
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path whose file is renamed to ``path`` at the end, but not after an error or a kill.
 
-    Use it for files that a run writes one by one to a folder that it has claimed.
+    Use it for files that a run writes one by one to a folder that it has claimed, or to folders below it.
     """
     path = Path(path)
     with _in_one_line(path.parent):
-        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        claimed = next((above for above in path.resolve().parents if above in _claims), path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=claimed))
         try:
             yield folder / path.name
             sync(folder / path.name)

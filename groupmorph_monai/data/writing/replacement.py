@@ -190,11 +190,7 @@ def _journal(staging: Path, folder: Path, stale: set[str]) -> None:
     journal = Path(tempfile.mkdtemp(prefix=_JOURNAL, dir=folder))
     os.rename(staging, journal)
     sync(folder)
-    try:
-        _move_in(journal, folder)
-    except KeyboardInterrupt:
-        _move_in(journal, folder)
-        raise
+    _move_in(journal, folder)
 
 
 def _move_in(journal: Path, folder: Path) -> None:

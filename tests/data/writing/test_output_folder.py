@@ -12,7 +12,14 @@ import pytest
 from faults import KILLED, at_every_call, in_a_child, kill
 
 from groupmorph_monai.data.writing import output_folder, replacement
-from groupmorph_monai.data.writing.output_folder import all_or_nothing, claim, keep_inputs, release, whole_file
+from groupmorph_monai.data.writing.output_folder import (
+    all_or_nothing,
+    claim,
+    keep_inputs,
+    release,
+    release_all,
+    whole_file,
+)
 from groupmorph_monai.data.writing.writers import listed_result
 from groupmorph_monai.errors import InputError
 
@@ -90,14 +97,35 @@ def test_a_kill_or_a_disk_that_fails_from_any_change_on_leaves_one_result_whole(
 @pytest.mark.slow
 def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(folder):
     ends = []
-    for end in at_every_call(lambda: write(folder, NEW, STALE), interrupted):
+    for end in at_every_call(lambda: until_exit(lambda: write(folder, NEW, STALE)), interrupted):
         ends.append(end)
-        assert result_in(folder) in (OLD, NEW), f"call {len(ends)}: {result_in(folder)}"
-        claim(folder)
-        release(folder)
-        assert result_in(folder) in (OLD, NEW) and hidden(folder) == [], len(ends)
+        assert result_in(folder) in (OLD, NEW) and hidden(folder) == [], f"call {len(ends)}: {result_in(folder)}"
         write(folder, OLD)
     assert len(ends) > 20 and {*ends} == {0, 130}
+
+
+def test_an_interruption_at_any_change_leaves_one_file_whole_and_no_leftovers(tmp_path):
+    def replace():
+        claim(tmp_path)
+        with whole_file(tmp_path / "cache" / "series.pt") as path:
+            path.write_text("new", encoding="utf-8")
+
+    (tmp_path / "cache").mkdir()
+    ends = []
+    for end in at_every_call(lambda: until_exit(replace), interrupted):
+        ends.append(end)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] in ([], [tmp_path / "cache" / "series.pt"])
+        assert [*tmp_path.rglob(".*")] == [], f"call {len(ends)}"
+    assert len(ends) > 10 and {*ends} == {0, 130}
+
+
+def until_exit(act):
+    """Run ``act`` and what follows it in a command: folders are released after it, and again at exit."""
+    try:
+        act()
+        release_all()
+    finally:
+        release_all()
 
 
 def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
