@@ -91,7 +91,7 @@ def check_text_header(path: str, voxels: bool = True) -> None:
 
 
 def _cure(path: str, head: bytes) -> str:
-    if head.startswith(_ARCHIVES):
+    if head.startswith(_ARCHIVES) and not path.lower().endswith(".mgz"):  # a compressed image of FreeSurfer
         return "unpack the archive and use what is in it, or convert it to NIfTI"
     if is_dicom(Path(path)):
         return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"

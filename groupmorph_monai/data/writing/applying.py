@@ -65,10 +65,9 @@ def warp(
     """
     image = _finite(image, nearest)
     whole = nearest and image.data.dtype.kind in "iu"
-    if whole and max(-int(image.data.min()), int(image.data.max())) > _LARGEST_LABEL:
+    if whole and abs(label := max(int(image.data.min()), int(image.data.max()), key=abs)) > _LARGEST_LABEL:
         raise InputError(
-            f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {image.data.max()}; renumber "
-            "the labels"
+            f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {label}; renumber the labels"
         )
     values, covered = resample(image, grid, transform, nearest)
     if not covered.any():

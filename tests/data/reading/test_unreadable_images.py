@@ -66,6 +66,7 @@ MISTAKES = {
     "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n", encoding="utf-8"), "expected an empty line"),
     "notes.txt": (lambda p: p.write_text("no image", encoding="utf-8"), "expected an image"),
     "study.zip": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(200)), "unpack the archive"),
+    "brain.mgz": (lambda p: p.write_bytes(gzip.compress(bytes(300))), "kind of file; convert it to NIfTI"),
     "image.dcm.gz": (lambda p: p.write_bytes(gzip.compress(bytes(128) + b"DICM")), "unpack the archive"),
     "flat.nii": (lambda p: write_nifti(p, make_volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: write_nifti(p, make_volume((8, 9, 1))), "got shape (8, 9, 1)"),
