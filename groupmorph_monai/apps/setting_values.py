@@ -151,8 +151,7 @@ _UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees"
 def settings_table() -> list[str]:
     """List all settings, one per line: name, unit, range, defaults in the base configs or else in the overlays, and the
     comment of the config."""
-    bases = {name: read_configs(config_files(name, ())) for name in ("inference", "train", "evaluate")}
-    overlays = {name: read_configs(config_files("train", [name])[-1:]) for name in overlay_names()}
+    bases, overlays = _bases(), _overlays()
     lines = []
     for name, kind in SETTINGS.items():
         defaults = _defaults(name, bases) or _defaults(name, overlays)
@@ -162,6 +161,15 @@ def settings_table() -> list[str]:
         unit = next((unit for ending, unit in _UNITS.items() if name.endswith(f"_{ending}")), "-")
         lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}  # {_comment(name)}")
     return lines
+
+
+def _bases() -> dict[str, dict[str, Any]]:
+    return {name: read_configs(config_files(name, ())) for name in ("inference", "train", "evaluate")}
+
+
+def _overlays() -> dict[str, dict[str, Any]]:
+    """Read the overlays that the bundle ships, by name."""
+    return {name: read_configs(config_files("train", [name])[-1:]) for name in overlay_names()}
 
 
 @functools.cache
@@ -206,8 +214,14 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
     part = name.split("#")[0]
     if name in SETTINGS and part in keys:
         cure = f"{part} has none with these overlays; omit it"
+    elif isinstance(keys.get(name), (Mapping, list)):
+        cure = f"it is a component, which only a config file of 'python -m monai.bundle run' replaces; {_HINT}"
     elif name in keys:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
+    elif name in SETTINGS and (bases := [base for base, content in _bases().items() if part in content]):
+        cure = f"it is a setting of {' and '.join(f'{base}.yaml' for base in bases)}; omit it"
+    elif name in SETTINGS and (overlays := list(_defaults(name, _overlays()))):
+        cure = f"it is a setting of --overlay {' or '.join(overlays)}"
     else:
         nearest = difflib.get_close_matches(name, names, 1)
         cure = f"did you mean {nearest[0]}?" if nearest else _HINT

@@ -85,9 +85,20 @@ def test_a_value_of_an_overlay_that_is_not_declared_is_refused_as_such(tmp_path)
         parse_settings(["laplace_noise=1"], "inference", [*config_files("inference", ()), str(overlay)])
 
 
-def test_settings_of_an_overlay_want_the_overlay():
-    with pytest.raises(InputError, match="--set"):
-        parse_settings(["nmi_bins=16"], "inference", config_files("inference", ()))
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("likelihood", "it is a component, which only a config file of 'python -m monai.bundle run' replaces"),
+        ("learning_rate", "it is a setting of train.yaml; omit it"),
+        ("nmi_kind", "it is a setting of --overlay likelihoods/group_nmi or models/groupmorph or models/voxelmorph"),
+    ],
+)
+def test_a_name_of_something_else_is_refused_with_its_place(name, cure):
+    with pytest.raises(InputError, match=f"got '{name}'; {cure}"):
+        parse_settings([f"{name}=3"], "inference", config_files("inference", ()))
+
+
+def test_settings_of_an_overlay_are_taken_with_the_overlay():
     files = config_files("inference", ["likelihoods/group_nmi"])
     assert parse_settings(["nmi_bins=16"], "inference", files) == {"nmi_bins": 16}
 
