@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,12 +39,16 @@ class Recipe:
         assert set(files) == FILES[kind]
         for name, content in files.items():
             (folder / name).write_text(content, encoding="utf-8")
-        self.folder, self.commands = folder, re.findall(r"^PYTHONPATH=\. (python .*)", text, re.MULTILINE)
+        self.text, self.folder, self.commands = (
+            text,
+            folder,
+            re.findall(r"^PYTHONPATH=\. (python .*)", text, re.MULTILINE),
+        )
 
-    def run(self, command):
-        words = shlex.split(command.replace("$CLONE", str(ROOT)))
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{self.folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, *words[1:]], cwd=self.folder, env=environment, check=True)
+    def run(self, command, clone=ROOT):
+        words, folder = shlex.split(command.replace("$CLONE", str(clone))), self.folder if clone == ROOT else clone
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{folder}:{clone}", "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, check=True)
 
     def register(self, command):
         """Run a command that registers SERIES. Returns the settings in its report."""
@@ -64,6 +69,40 @@ def test_the_likelihood_registers(tmp_path):
     recipe = Recipe("likelihood", tmp_path)
     _, registration = recipe.commands
     assert '"StudentT"' in json.dumps(recipe.register(registration))
+
+
+@pytest.mark.slow
+def test_the_likelihood_joins_the_package(tmp_path):
+    """Steps 1 and 3 to 5 of the recipe, in a copy of the package."""
+    recipe, clone = Recipe("likelihood", tmp_path), tmp_path / "clone"
+    for name in ("groupmorph_monai", "bundle", "experiments", "tests"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.cfg"):
+        shutil.copy(ROOT / name, clone)
+    (imports,) = re.findall(r"^```python\n(from \.\..*?)```", recipe.text, re.DOTALL | re.MULTILINE)
+    (overlay,) = re.findall(r"^```yaml\n(# Student's t: .*?)```", recipe.text, re.DOTALL | re.MULTILINE)
+    (entry,) = re.findall(r'^ +"student_t_noise": .*\n', recipe.text, re.MULTILINE)
+    probability = clone / "groupmorph_monai" / "probability"
+    code = (tmp_path / "student_t.py").read_text(encoding="utf-8")
+    code = re.sub(r"^(from groupmorph_monai.*\n)+", imports, code, flags=re.MULTILINE)
+    (probability / "student_t.py").write_text(code, encoding="utf-8")
+    replace(probability / "__init__.py", "\n\n__all__", "\nfrom .student_t import StudentT\n\n__all__")
+    (clone / "bundle" / "configs" / "likelihoods" / "student_t.yaml").write_text(overlay, encoding="utf-8")
+    replace(clone / "groupmorph_monai" / "apps" / "settings.py", "    # likelihood\n", f"    # likelihood\n{entry}")
+    replace(clone / "tests" / "bundle" / "test_inference.py", ": set[str] = set()", ' = {"likelihoods/student_t"}')
+    tests = "tests/apps/test_settings.py tests/bundle/test_training.py tests/bundle/test_inference.py"
+    recipe.run(f"python -m pytest -q {tests} -k 'test_settings or student_t' --rootdir .", clone)
+    recipe.run(f"python -c {shlex.quote(PHANTOM)}", clone)
+    (command,) = re.findall(r"^groupmorph (register .*)", recipe.text, re.MULTILINE)
+    recipe.run(f"python -m groupmorph_monai.apps.command_line {command.replace('SERIES', 'series.nii.gz')}", clone)
+    settings = json.loads((clone / "aligned" / "report.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["likelihood"]["name"] == "StudentT" and settings["overlays"] == ["likelihoods/student_t"]
+
+
+def replace(file, old, new):
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (file, old)
+    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.mark.slow
