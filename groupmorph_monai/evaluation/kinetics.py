@@ -1,14 +1,15 @@
 """Contrast kinetics before and after registration: summary statistics and a figure."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .report import show_slice
+from ..space.geometry import Grid
+from .axial import AxialView
 
 __all__ = ["draw_kinetics", "summarise_kinetics"]
 
@@ -40,22 +41,20 @@ def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def draw_kinetics(fits: Mapping[str, Any], spacing_mm: Sequence[float]) -> bytes:
+def draw_kinetics(fits: Mapping[str, Any], grid: Grid) -> bytes:
     """Draw R2 and Ktrans before and after registration, in the axial slice with most enhancing tissue, as a PNG."""
-    enhancing = fits["enhancing"]
-    k = int(enhancing.sum(axis=(0, 1)).argmax())
+    view, enhancing = AxialView(grid), fits["enhancing"]
+    k = int(view.turned(enhancing[None])[0].sum(axis=(0, 1)).argmax())
     high = max(float(np.percentile(fits["after"].ktrans_per_min[enhancing], 98)), 1e-3)
     rows = (("r2", "R2 of the fit", "viridis", 1.0), ("ktrans_per_min", "Ktrans (1/min)", "inferno", high))
-    shape = fits["after"].r2.shape
-    ratio = shape[1] * spacing_mm[1] / (shape[0] * spacing_mm[0])
-    figure = Figure(figsize=(9, float(np.clip(9 * ratio, 4, 10))), dpi=90, layout="constrained")
+    figure = Figure(figsize=(9, float(np.clip(9 * view.ratio, 4, 10))), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, title, colours, limit) in zip(figure.subplots(2, 2), rows):
         for panel, when in zip(axes, ("before", "after")):
-            volume = getattr(fits[when], name)[..., k]
-            image = show_slice(panel, volume, spacing_mm, f"{title}, {when}", cmap=colours, vmin=0, vmax=limit)
+            values = view.turned(getattr(fits[when], name)[None])[0, ..., k]
+            image = view.show(panel, values, f"{title}, {when}", cmap=colours, vmin=0, vmax=limit)
         figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
-    figure.suptitle(f"Axial slice {k}", fontsize=11)
+    figure.suptitle(view.name(k).capitalize(), fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

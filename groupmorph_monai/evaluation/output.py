@@ -154,7 +154,7 @@ class SeriesWriter:
             quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
         grid, fits = self.series.frames[self.home].grid, written["kinetics"]
         kinetics = fits and summarise_kinetics(fits)
-        picture = fits and draw_kinetics(fits, grid.spacing_mm.tolist())
+        picture = fits and draw_kinetics(fits, grid)
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
         report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
@@ -189,12 +189,12 @@ class SeriesWriter:
         return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
 
     def _draw(self, folder: Path, volumes: Mapping[str, np.ndarray], lengths: np.ndarray) -> None:
-        name = Path(self.series.frames[self.home].path).name
+        name = self.series.names[self.home]
         draw_report(
             folder / "report.png",
             volumes,
             lengths,
-            self.series.frames[self.home].grid.spacing_mm.tolist(),
+            self.series.frames[self.home].grid,
             title=": ".join(filter(None, [self.settings.get("model"), name])),
             timepoints=self.shown,
         )

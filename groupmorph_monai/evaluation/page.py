@@ -17,7 +17,6 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool3d
@@ -25,6 +24,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.geometry import Grid, Transform
+from .axial import AxialView
 from .report import plain
 
 __all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]
@@ -116,14 +116,11 @@ class _Page:
     def __init__(self, grid: Grid, timepoints: int):
         self.source, self.images = grid, page_grid(grid, timepoints)
         self.overlays = _in_box(self.images, (torch.tensor(self.images.shape) // _OVERLAY_FACTOR).clamp_min(1))
-        # From voxels to voxels this is a signed permutation; for oblique axes, that of the affine alone may differ.
-        turn = torch.linalg.inv(grid.canonical().affine) @ grid.affine
-        self.orientation = nib.orientations.io_orientation(turn.numpy())
+        self.turned = AxialView(grid).turned
 
     def means(self, volumes: np.ndarray, grid: Grid) -> np.ndarray:
         """Average volumes ``(K, *S)`` on the grid of the home scan over the voxels of another grid."""
-        turned = (nib.orientations.apply_orientation(volume, self.orientation) for volume in volumes)
-        copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in turned)
+        copies = (torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)) for volume in self.turned(volumes))
         i, j, k = grid.shape
         return np.stack([adaptive_avg_pool3d(volume[None], (i, j, k))[0].numpy() for volume in copies])
 

@@ -14,12 +14,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from .. import __version__
 from ..data.writing.output_folder import all_or_nothing
+from ..space.geometry import Grid
+from .axial import AxialView
 
-__all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
+__all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
 
 
 def plain(value: object) -> Any:
@@ -87,33 +88,24 @@ def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())
 
 
-def show_slice(axes: Axes, slice_ij: np.ndarray, spacing_mm: Sequence[float], title: str, **kwargs: Any) -> AxesImage:
-    """Draw a slice with the first axis to the right and the second up: anterior is up in RAS+ and LAS+ volumes."""
-    axes.set_title(title, fontsize=10)
-    axes.set_axis_off()
-    return axes.imshow(slice_ij.T, origin="lower", aspect=float(spacing_mm[1] / spacing_mm[0]), **kwargs)
-
-
 def _show_before_and_after(
-    axes: np.ndarray, native: np.ndarray, warped: np.ndarray, late: int, spacing_mm: Sequence[float], subtraction: str
+    axes: np.ndarray, native: np.ndarray, warped: np.ndarray, late: int, view: AxialView, subtraction: str
 ) -> None:
-    """Draw mean and subtraction of slices ``(K, i, j)``, before in the first and after in the second row."""
+    """Draw mean and subtraction of slices ``(K, right, anterior)``, before in the first and after in the second row."""
     low, high = float(native.min()), float(np.percentile(native, 99.5))
     limits = [float(np.percentile(np.abs(series[late] - series[0]), 99.5)) for series in (native, warped)]
     limit = max(limits[0] or limits[1], 1e-6)
     for (left, right), series, name in zip(axes, (native, warped), ("before", "after")):
         mean, change = series.mean(axis=0), series[late] - series[0]
-        show_slice(
-            left, mean, spacing_mm, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high
-        )
-        shown = show_slice(right, change, spacing_mm, f"{subtraction}, {name}", cmap="gray", vmin=-limit, vmax=limit)
+        view.show(left, mean, f"Mean of {len(series)} timepoints, {name}", cmap="gray", vmin=low, vmax=high)
+        shown = view.show(right, change, f"{subtraction}, {name}", cmap="gray", vmin=-limit, vmax=limit)
     right.figure.colorbar(shown, ax=axes[:, 1], shrink=0.6, pad=0.02, label="signal difference")
 
 
-def _show_jacobian(axes: Axes, determinant: np.ndarray, spacing_mm: Sequence[float], title: str) -> None:
+def _show_jacobian(axes: Axes, determinant: np.ndarray, view: AxialView, title: str) -> None:
     # A minimum range keeps rounding errors from looking like motion.
     spread = max(0.05, float(np.percentile(np.abs(determinant - 1), 99.5)))
-    shown = show_slice(axes, determinant, spacing_mm, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
+    shown = view.show(axes, determinant, title, cmap="RdBu_r", vmin=1 - spread, vmax=1 + spread)
     axes.figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, label="Jacobian determinant")
 
 
@@ -144,7 +136,7 @@ def draw_report(
     path: str | os.PathLike[str],
     volumes: Mapping[str, np.ndarray],
     displacement_mm: np.ndarray,
-    spacing_mm: Sequence[float],
+    grid: Grid,
     title: str,
     timepoints: Sequence[int],
 ) -> None:
@@ -157,7 +149,7 @@ def draw_report(
     Args:
         volumes: ``native`` and ``warped``, intensities in any unit, and ``jacobian``, determinants, ``(K, *S)`` each.
         displacement_mm: ``(K, P)``, sampled displacement magnitudes.
-        spacing_mm: ``(3,)``, voxel size.
+        grid: grid of the volumes.
         title: figure title.
         timepoints: indices of the K timepoints in the series.
     """
@@ -169,19 +161,20 @@ def draw_report(
             "native, warped and jacobian: expected one shape (K, i, j, k), "
             f"got {native.shape}, {warped.shape} and {jacobian.shape}"
         )
+    view = AxialView(grid)
+    native, warped, jacobian = map(view.turned, (native, warped, jacobian))
     late, k = _most_changed(native, warped)
     late_name = f"timepoint {timepoints[late]}"
 
-    extent_mm = [n * s for n, s in zip(native.shape[1:3], spacing_mm)]
-    height = float(np.clip(3.4 * extent_mm[1] / extent_mm[0], 1.8, 5.0))
+    height = float(np.clip(3.4 * view.ratio, 1.8, 5.0))
     figure = Figure(figsize=(12.5, 2 * height + 1.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
     subtraction = f"Subtraction {late_name} − timepoint 0"
-    _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, spacing_mm, subtraction)
+    _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, view, subtraction)
     volume = f"Volume at {late_name} relative to common space"
-    _show_jacobian(axes[0, 2], jacobian[late, ..., k], spacing_mm, volume)
+    _show_jacobian(axes[0, 2], jacobian[late, ..., k], view, volume)
     _show_motion(axes[1, 2], displacement_mm)
     readable = title.encode(errors="replace").decode()  # file names may contain bytes that are not text
-    figure.suptitle(f"{readable}, axial slice {k}", fontsize=12)
+    figure.suptitle(f"{readable}, {view.name(k)}", fontsize=12)
     figure.savefig(path, format="png")

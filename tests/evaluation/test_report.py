@@ -2,13 +2,17 @@ import json
 import os
 
 import matplotlib.image
+import nibabel
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import report
+from groupmorph_monai.evaluation.axial import AxialView
+from groupmorph_monai.space.geometry import Grid
 
 
 def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):
@@ -77,7 +81,8 @@ def draw(tmp_path, **changes):
     arrays |= {"jacobian": np.ones((3, 10, 12, 6))}
     path, lengths_mm = tmp_path / "report.png", changes.pop("displacement_mm", np.ones((3, 20)))
     volumes = {name: changes.pop(name, array) for name, array in arrays.items()}
-    report.draw_report(path, volumes, lengths_mm, (1.0, 2.0, 3.0), "a series", range(3), **changes)
+    grid = changes.pop("grid", Grid((10, 12, 6), torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))))
+    report.draw_report(path, volumes, lengths_mm, grid, "a series", range(3), **changes)
     return matplotlib.image.imread(path)
 
 
@@ -110,6 +115,32 @@ def test_the_picture_shows_what_it_is_given(tmp_path):
     assert bottom < 0.55 and left > 0.6
     top, bottom, left, right = changed(displacement_mm=np.ones((3, 20)) * [[0.5], [1], [1]])
     assert top > 0.45 and left > 0.6
+
+
+@pytest.mark.parametrize("stored", ["LPS", "PIR", "SAL"])
+def test_the_patient_lies_the_same_way_however_the_scans_are_stored(stored, tmp_path):
+    rng = np.random.default_rng(0)
+    scan = nibabel.Nifti1Image(rng.random((10, 12, 6, 3)), np.diag([1.0, 2, 3, 1]))
+    target = nibabel.orientations.axcodes2ornt(tuple(stored))
+    turned = scan.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(scan.affine), target))
+    pictures = []
+    for image in (scan, turned):
+        volumes = np.moveaxis(image.get_fdata(), 3, 0)
+        options = {"native": volumes, "warped": volumes[::-1], "jacobian": 0.5 + volumes}
+        grid = Grid(image.shape[:3], torch.from_numpy(image.affine))
+        pictures.append(draw(tmp_path, **options, grid=grid))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_the_right_is_on_the_left_and_anterior_at_the_top():
+    grid = Grid((4, 5, 3), torch.diag(torch.tensor([-2.0, -2, 3, 1], dtype=torch.float64)))  # LPS+, as DICOM
+    volume = np.zeros((1, 4, 5, 3))
+    volume[0, 0, 0] = 1  # right and anterior
+    view = AxialView(grid)
+    axes = Figure().subplots()
+    rows = view.show(axes, view.turned(volume)[0, ..., 1], "").get_array()
+    assert rows[-1, 0] == 1 == rows.sum() and axes.images[0].origin == "lower"
+    assert {text.get_text() for text in axes.texts} == set("RLAP")
 
 
 def test_pictures_leave_no_global_figure_and_refuse_other_shapes(tmp_path):
