@@ -1,6 +1,7 @@
 """Locate the bundle's config files."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def config_files(config: str, overlays: Sequence[str]) -> list[str]:
     configs, shipped = bundle_root() / "configs", overlay_names()
     for name in overlays:
         if name not in shipped:
+            nearest = [each for each in shipped if each.endswith(f"/{name}")] or get_close_matches(name, shipped, 1)
+            cure = f"did you mean {' or '.join(nearest)}?" if nearest else "see 'groupmorph overlays'"
             raise InputError(
-                f"--overlay: expected one of {', '.join(shipped)}, or a YAML file of your own settings; got {name!r}"
+                f"--overlay: expected an overlay or a YAML file of your own settings, got {name!r}; {cure}"
             )
     return [str(configs / f"{name}.yaml") for name in (*_BASES.get(config, ()), config, *overlays)]
 

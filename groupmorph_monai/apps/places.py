@@ -25,14 +25,17 @@ def check_place(output: str, inputs: Sequence[str]) -> None:
         inputs: files and folders of files.
     """
     folder = os.path.realpath(output)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"--output: expected a folder, got the file {output}; choose another name")
     for name in inputs:
         real = os.path.realpath(name)
         parents = (
             [real] if os.path.isdir(real) else [os.path.dirname(real), os.path.realpath(os.path.dirname(name) or ".")]
         )
         if folder in parents:
+            of_scans = "is the folder of the scans" if folder == real else f"contains {name}"
             raise InputError(
-                f"--output: expected a folder without scans, got {output}, which contains {name}; choose another"
+                f"--output: expected a folder without scans, got {output}, which {of_scans}; choose another"
             )
 
 

@@ -192,7 +192,10 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
         raise InputError("series: expected at least two volumes, got none; pass the scans")
     first = frames[0]
     if len(frames) < 2:
-        raise InputError(f"{first.path}: expected a series, got one timepoint; use several 3D files, or one 4D file")
+        raise InputError(
+            f"{first.path}: expected a series, got one timepoint; use several 3D files (in a dataset, in a "
+            "folder of their own), or one 4D file"
+        )
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
         storage.release()

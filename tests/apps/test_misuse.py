@@ -163,9 +163,32 @@ def test_two_alignments(series, refused):
     refused(["train", "--phantoms", *TO, "--overlay", "modes/all_moving", "--overlay", "modes/all_to_one"], *words)
 
 
-def test_unknown_overlay_lists_those_that_ship(series, refused):
-    words = "--overlay: expected one of", "data/lung_ct", "; got 'data/lungs'"
-    refused(["register", *series[:2], *TO, "--overlay", "data/lungs"], *words)
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("data/lungs", "did you mean data/lung_ct?"),
+        ("lung_ct", "did you mean data/lung_ct?"),
+        ("zzz", "see 'groupmorph overlays'"),
+    ],
+)
+def test_an_unknown_overlay_is_refused_with_the_one_that_may_be_meant(name, cure, series, refused):
+    words = f"--overlay: expected an overlay or a YAML file of your own settings, got '{name}'; {cure}"
+    refused(["register", *series[:2], *TO, "--overlay", name], words)
+
+
+def test_an_output_folder_that_is_a_file(series, tmp_path, refused):
+    (tmp_path / "out.txt").write_text("mine", encoding="utf-8")
+    refused(
+        ["register", *series[:2], "--output", "out.txt"], "--output: expected a folder, got the file out.txt; choose"
+    )
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_scans_behind_a_mask_are_refused_with_the_cure(series, refused):
+    command = ["register", *series[:3], "--mask", *series[:2], *TO]
+    refused(
+        command, "mask: expected one file, or one for each of the 3 scans, got 2; list as many, and the scans before"
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 100])
@@ -286,7 +309,9 @@ def test_output_among_the_inputs(series, tmp_path, refused):
     os.symlink("scans", tmp_path / "link")
     scans = [f"scans/{Path(file).name}" for file in series[:2]]
     for inputs, output in [(["scans"], "scans"), (scans, "scans"), (scans, "link"), (["link"], "scans/../scans")]:
-        refused(["register", *inputs, "--output", output], "--output", "contains")
+        refused(
+            ["register", *inputs, "--output", output], "--output", "contains" if inputs == scans else "is the folder"
+        )
     refused(["evaluate", "--dataset", "scans", "--output", "scans"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link"], "--output")
     refused(["train", "--dataset", "scans", "--output", "link/new"], "--output")

@@ -44,7 +44,10 @@ def read_region(files: str | Sequence[str], series: Series, home: int, name: str
     """
     files, count = [files] if isinstance(files, str) else list(files), len(series.frames)
     if len(files) not in (1, count):
-        raise InputError(f"{name}: expected one file, or one for each of the {count} scans, got {len(files)}")
+        raise InputError(
+            f"{name}: expected one file, or one for each of the {count} scans, got {len(files)}; list as many, and the "
+            "scans before this option"
+        )
     file = files[home if len(files) > 1 else 0]
     frame = read_image(file, labels=True)
     frame = replace(frame, data=(frame.data > 0).astype(np.uint8))

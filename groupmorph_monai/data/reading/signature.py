@@ -39,7 +39,8 @@ def check_regular_file(path: str | Path) -> None:
             f"{path}: expected a file, got a link to a missing one, {os.readlink(path)!r}; fetch that file, or remove "
             "the link"
         )
-    raise InputError(f"{path}: expected a file or folder, got a path that does not exist; check the path")
+    cure = "separate scans by spaces" if "," in str(path) else "check the path, and quote paths with spaces"
+    raise InputError(f"{path}: expected a file or folder, got a path that does not exist; {cure}")
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -95,6 +95,8 @@ def _cure(path: str, head: bytes) -> str:
         return "unpack the archive and use what is in it, or convert it to NIfTI"
     if is_dicom(Path(path)):
         return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
+    if path.lower().endswith((".tsv", ".csv", ".txt")):
+        return "list image files, or use 'groupmorph cohort' for a table of series"
     return "convert it to NIfTI, or remove it"
 
 

@@ -69,6 +69,8 @@ def warp(
         raise InputError(
             f"{image.path}: expected labels up to 2^53, which float64 holds exactly, got {label}; renumber the labels"
         )
+    if nearest and not whole and (image.data != np.round(image.data)).any():
+        logger.warning("%s: its values are not whole numbers; omit --label unless it is a label map", image.path)
     values, covered = resample(image, grid, transform, nearest)
     if not covered.any():
         raise InputError(

@@ -92,6 +92,15 @@ def test_labels_that_float64_cannot_hold_are_refused(tmp_path):
         apply_field(tmp_path / "out" / "ddf_01.nii.gz", labels, nearest=True)
 
 
+def test_fractions_as_labels_are_warned_of(tmp_path, caplog):
+    series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame()])
+    write_result(series, tmp_path / "out")
+    for data, warned in ((series.frames[1].data, True), (np.round(series.frames[1].data), False)):
+        caplog.clear()
+        apply_field(tmp_path / "out" / "ddf_01.nii.gz", replace(series.frames[1], data=data), nearest=True)
+        assert ("omit --label unless it is a label map" in caplog.text) == warned
+
+
 def test_what_is_no_field_is_named_in_one_line(tmp_path):
     write_image(smooth_frame(), tmp_path / "image.nii.gz")
     (tmp_path / "text.nii.gz").write_text("no field", encoding="utf-8")
