@@ -187,7 +187,8 @@ def test_an_output_folder_that_is_a_file(series, tmp_path, refused):
 def test_scans_behind_a_mask_are_refused_with_the_cure(series, refused):
     command = ["register", *series[:3], "--mask", *series[:2], *TO]
     refused(
-        command, "mask: expected one file, or one for each of the 3 scans, got 2; list as many, and the scans before"
+        command,
+        "mask or region: expected one file, or one for each of the 3 scans, got 2; list as many, and the scans before",
     )
 
 
