@@ -69,7 +69,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
             information of the fixed and the aligned image, or 0 for an image that is not registered.
 
         Raises:
-            InputError: For invalid arguments; a ValueError.
+            InputError: If an argument is invalid; a ValueError.
         """
         count = len(moving_images)
         if self.fixed_image is None:

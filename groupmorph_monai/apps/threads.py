@@ -14,7 +14,7 @@ from ..errors import InputError
 __all__ = ["available_cores", "limit_threads", "requested_threads"]
 
 _OPENMP, _ITK = "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
-_own_choice = ""  # value of OMP_NUM_THREADS that this process has chosen itself
+_own_choice = ""  # value of OMP_NUM_THREADS that this process has set itself
 
 
 def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:

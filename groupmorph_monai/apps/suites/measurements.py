@@ -49,7 +49,7 @@ def _warped_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _likelihoods(args: argparse.Namespace) -> list[Row]:
     if not args.series and (args.spacing_mm or args.mask):
-        raise InputError("--series: expected with --spacing-mm and --mask, got none; specify aligned scans")
+        raise InputError("--series: required with --spacing-mm and --mask, got none; specify aligned scans")
     methods = {"local correlation": bundle_method(args.weights, "effort/best")}
     for overlay in overlay_names():
         if overlay.startswith("likelihoods/"):
