@@ -30,7 +30,7 @@ def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[It
     """List one phantom per seed; `LoadSeriesd` generates the series.
 
     Args:
-        kind: a name in `PHANTOMS`.
+        kind: a key of `PHANTOMS`.
         seeds: random seeds.
         options: further arguments of the phantom.
     """
@@ -176,7 +176,9 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
         _check_repeats(entries, listed)
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
-        logger.warning("%s: %s for training and for validation, which measures nothing", listed, ", ".join(shared))
+        logger.warning(
+            "%s: %s for both training and validation, which makes the validation meaningless", listed, ", ".join(shared)
+        )
     return items
 
 
@@ -211,7 +213,7 @@ def _check_repeats(items: Sequence[Item], source: Path) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of JSON's pairs, of which Python would drop all but the last of each key."""
+    """Make a dictionary from JSON pairs; refuse repeated keys, of which Python would keep only the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)
