@@ -72,7 +72,7 @@ def _heart(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
-_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of similar size
+_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # parts of similar size
 # Options of the phantoms with contrast agent for a maximum motion in voxels, along their longest side.
 _MOTION: dict[str, Callable[[float], dict[str, float]]] = {
     "phantom": lambda voxels: {"max_motion_voxels": voxels},

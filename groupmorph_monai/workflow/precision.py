@@ -12,8 +12,8 @@ from .evidence import Quadratic
 
 __all__ = ["LikeliestWeights", "Precision"]
 
-_WEIGHT_STEPS = 20  # of the fixed-point iteration
-_LARGEST_WEIGHT = 30  # times the prior's own; without motion in a series, the likeliest weight would be infinite
+_WEIGHT_STEPS = 20  # number of fixed-point iterations
+_LARGEST_WEIGHT = 30  # maximum factor on the prior's own weights; without motion, the likeliest weight is infinite
 
 
 class Precision:

@@ -150,7 +150,7 @@ class ToftsFit:
         first, least = series.frames[0].path, _LEAST_SCANS[self.model]
         if series.times_s is None:
             raise InputError(
-                f"--kinetics: expected a series with acquisition times, got none with {first}; give DICOM, a 4D NIfTI "
+                f"--kinetics: expected a series with acquisition times, got none with {first}; use DICOM, a 4D NIfTI "
                 "with a frame time, or side-cars of dcm2niix with AcquisitionTime"
             )
         if len(series.frames) < least:

@@ -48,7 +48,7 @@ def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
     if max(numbers) > (1 + _SPREAD) * min(numbers):
         listed = ", ".join(f"{number:g}" for number in numbers)
         raise InputError(
-            f"--kinetics: expected the same {name} in all scans, got {listed}; leave out those that differ, or give "
+            f"--kinetics: expected the same {name} in all scans, got {listed}; omit those that differ, or set "
             f"the value of all with --set kinetics_{_SETTINGS[name]}"
         )
     return values[0]

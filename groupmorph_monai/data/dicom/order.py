@@ -118,7 +118,7 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
     number = len(images) // len({plane.keys[label] for plane in images})
     return (
         f"{first.file.path}: expected one image for each {label} at a slice position of {first.source.description!r}, "
-        f"got {number} that may be echoes, contrasts or velocities, as the header does not tell them apart; choose "
+        f"got {number} that may be echoes, contrasts or velocities, as the header does not distinguish them; choose "
         "another series with --series-description, use a folder with the files of one kind, or convert the series to "
         "NIfTI if all are timepoints"
     )
@@ -152,9 +152,9 @@ def _inseparable(planes: Sequence[Plane]) -> str:
     first = planes[0]
     return (
         f"{first.file.path}: expected a temporal position, acquisition number or time that the slices of each volume "
-        f"share, as the slices of {first.source.description!r} lie elsewhere in every volume, got none that divides "
-        f"its {len(planes)} slices into complete volumes; export the whole series again, or convert it to a NIfTI "
-        "file for each volume"
+        f"share, as the slices of {first.source.description!r} lie at different positions in every volume, got none "
+        f"that divides its {len(planes)} slices into complete volumes; export the whole series again, or convert it "
+        "to a NIfTI file for each volume"
     )
 
 

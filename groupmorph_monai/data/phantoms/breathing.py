@@ -95,7 +95,7 @@ def make_breathing_series(
     extent = torch.tensor([float(n) for n in size]) * spacing
     share = torch.cat([torch.tensor([0.0, 1.0]), torch.rand(timepoints - 2, generator=rng)])
     lengths = max_motion_mm * share[torch.randperm(timepoints, generator=rng)]
-    reach = (extent + 2 * max_motion_mm).tolist()  # beyond the field of view
+    reach = (extent + 2 * max_motion_mm).tolist()  # extent of the texture, beyond the field of view
     texture = Texture(int(torch.randint(2**30, (), generator=rng)), reach, -max_motion_mm)
     phase, wobble = float(uniform(rng, 0, 6)), float(uniform(rng, 0.02, 0.06))
     abdomen = _Abdomen(extent, max_motion_mm, phase, wobble, texture)

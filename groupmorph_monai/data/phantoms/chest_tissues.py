@@ -174,7 +174,7 @@ class Tissues:
         slanted = points[2] + self.trunk.rib_tilt * (points[1] - SPINE_MM) - self.trunk.ribs_mm
         along = torch.remainder(slanted, _RIBS_APART_MM) - _RIBS_APART_MM / 2
         inside = (1 - torch.hypot((outside - 7) / 4.0, along / 6.5)) * 4.5
-        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # where the ribs are cartilage
+        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # part of the ribs that is cartilage
         return _over(self._bone(hu, inside, 1.4, edge_mm), _over(hu, CARTILAGE, soft(inside, edge_mm)), front)
 
     def _shoulder_blades(self, hu: Tensor, points: Tensor, edge_mm: float) -> Tensor:

@@ -111,7 +111,7 @@ def _scan(
     series = sorted((p for p in entries if p.is_dir() or p.name.lower().endswith(_FILES_4D)), key=natural_order)
     for path in entries:
         if path.is_symlink() and not os.path.exists(path):
-            check_regular_file(path)  # which a link to a missing series is not
+            check_regular_file(path)  # refuses a link to a missing series
         if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{path}: expected a series, got a link to the folder that contains it; remove the link")
     items: list[Item] = []

@@ -23,7 +23,7 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
         InputError: If so many bytes follow the voxels that the header must declare too few voxels.
     """
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
-        if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
+        if file is not None and isinstance(image, nib.Nifti1Image):  # true for every image in .nii.gz
             image = image.from_stream(file)
         if labels:
             data = np.asarray(image.dataobj)
