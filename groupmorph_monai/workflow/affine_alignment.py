@@ -136,12 +136,8 @@ class GroupAffine:
     def assess(
         self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
     ) -> AffineAlignment:
-        """Centre the maps of another method, and compute confidence and polarity.
-
-        Args:
-            maps: ``(K, 4, 4)``.
-            frames, masks: as in a call.
-        """
+        """Centre the ``maps`` ``(K, 4, 4)`` of another method, and compute confidence and polarity; ``frames`` and
+        ``masks`` are those of a call."""
         return _Group(self, frames, masks or [None] * len(frames)).assessed(maps, range(len(frames)))
 
 
@@ -218,11 +214,7 @@ class _Group:
     def resampled(
         self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Resample the chosen scans.
-
-        Returns:
-            Intensities, and 1 where they were measured, each ``(len(chosen), *S)``.
-        """
+        """Resample the chosen scans: intensities, and 1 where they were measured, each ``(len(chosen), *S)``."""
         return self.stacked({k: scans[k].resampled(grid, maps[k]) for k in chosen})
 
     def stacked(self, volumes: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -258,11 +250,8 @@ class _Group:
         return edges.sum(dim=0) / count.clamp_min(1), (count > 0).float()
 
     def bounding_grid(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
-        """Extend the lattice of ``grid`` to all of scan k under a map.
-
-        Returns:
-            The grid of the scan, and the indices of its first voxel on ``grid``, ``(3,)``.
-        """
+        """Extend the lattice of ``grid`` to all of scan k under a map; also compute the indices ``(3,)`` of the first
+        voxel of the result on ``grid``."""
         box = self.coarse[k].grid
         into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
         half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
@@ -273,11 +262,8 @@ class _Group:
         return Grid((2 * half).ceil().int() + 2, affine), first.int()
 
     def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
-        """Compare scan ``k`` with the others of a group.
-
-        Returns:
-            The correlation of its edges with their mean, and the confidence, see `GroupAffine`.
-        """
+        """Compute the correlation of scan k's edges with the mean edges of the others of a group, and the confidence of
+        scan k, see `GroupAffine`."""
         rest = [j for j in group if j != k]
         grid = self.grid(maps, 0, rest)
         own_grid, first = self.bounding_grid(k, maps[k], grid)
@@ -343,12 +329,8 @@ class _Group:
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
     def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
-        """Optimise scan k from the best maps of a search over shifts and rotations, then from its present map, until
-        one is clearly aligned.
-
-        Returns:
-            Correlation, confidence and map of each.
-        """
+        """Compute correlation, confidence and map of scan k, optimised from the best maps of a search over shifts and
+        rotations, then from its present map, until one is clearly aligned."""
         grid, box = self.grid(maps, 0, group), self.coarse[k].grid
         template, scored_maps = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):
