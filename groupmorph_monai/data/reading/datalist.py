@@ -177,7 +177,9 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
         logger.warning(
-            "%s: %s for both training and validation, which makes the validation meaningless", listed, ", ".join(shared)
+            "%s: %s listed for both training and validation, which makes the validation meaningless",
+            listed,
+            ", ".join(shared),
         )
     return items
 
