@@ -13,11 +13,11 @@ __all__ = ["check_overlays", "check_used", "used_names"]
 
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
-    "effort": " (--effort and --no-refine stand for effort/)",
+    "effort": " (--effort and --no-refine select from effort/)",
     "integrators": "",
     "likelihoods": "",
     "models": "",
-    "modes": " (--reference K stands for modes/all_to_one)",
+    "modes": " (--reference K selects modes/all_to_one)",
 }
 
 

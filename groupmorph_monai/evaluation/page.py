@@ -147,8 +147,8 @@ class _Page:
         return np.concatenate([self.means(volume, self.images) for volume in masked])
 
     def region(self, masks: np.ndarray) -> np.ndarray:
-        """Average masks ``(2, *S)`` on the grid of the home scan. Voxels are inside if at least half of them is or, if
-        there are none, if they have the largest share."""
+        """Average masks ``(2, *S)`` on the grid of the home scan. A voxel is inside if at least half of it is; if there
+        is no such voxel, those with the largest share are."""
         shares = self.means(masks, self.images)
         return shares >= np.clip(shares.max(axis=(1, 2, 3), keepdims=True), 1e-6, 0.5)
 

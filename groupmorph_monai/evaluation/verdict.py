@@ -14,9 +14,7 @@ from ..workflow.affine_alignment import CLEAR_CONFIDENCE
 __all__ = ["CHECKS", "LEAST_FALL", "Check", "judge"]
 
 LEVELS = ("PASS", "LOOK", "FAIL")
-LEAST_FALL = (
-    0.005  # minimum fall of the normalised mutual information to report; interpolation alone changes it by less
-)
+LEAST_FALL = 0.005  # smallest fall in normalised mutual information that counts; interpolation alone causes less
 
 
 @dataclass(frozen=True)

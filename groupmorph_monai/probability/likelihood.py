@@ -229,9 +229,7 @@ class GroupNMI(Likelihood):
     def pairwise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the NMI of every pair over the voxels that are valid in both: ``(B, K, *S)`` to ``(B, K, K)``."""
         joint = self.joint(*self._sampled_voxels(warped, valid))
-        entropy = _negative_plogp(joint.sum(dim=4)).sum(
-            dim=2
-        )  # entropy of i, over the voxels that are valid in i and j
+        entropy = _negative_plogp(joint.sum(dim=4)).sum(dim=2)  # entropy of i over the voxels that are valid in both
         joint_entropy = _negative_plogp(joint).sum(dim=(2, 4))
         entropy_sum = entropy + entropy.mT
         if self.kind == "studholme":

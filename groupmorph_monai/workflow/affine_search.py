@@ -13,7 +13,7 @@ __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations
 
 # Minimum overlap, as a share of the smaller volume's measured voxels: small overlaps correlate by chance.
 _LEAST_OVERLAP = 0.35
-# Share of the smaller size along an axis: shifts with less overlap may alias, which is harmless below `_LEAST_OVERLAP`.
+# Share of the smaller size along an axis: shifts with less overlap may alias, as they are rejected anyway.
 _ALIASED_OVERLAP = 0.3
 _LEAST_VARIANCE = 0.1  # minimum variance, as a share of the features' mean variance, see `ShiftCorrelation`
 

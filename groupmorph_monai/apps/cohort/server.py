@@ -98,7 +98,7 @@ def _attempt(job: Job, folder: Path) -> Status:
         _run(job, folder)
     _, ended, usage = os.wait4(child, 0)
     if select.select([sys.stdin], [], [], 0)[0] and not cast(io.BufferedReader, sys.stdin.buffer).peek(1):
-        raise SystemExit("the worker died, so its series ends")
+        raise SystemExit("the worker died; its series is stopped")
     code = os.waitstatus_to_exitcode(ended)
     return {
         "name": job["name"],

@@ -15,7 +15,7 @@ __all__ = [
 
 ENHANCING = 0.2  # minimum relative rise of the signal in tissue that takes up contrast agent
 _BODY = 0.05  # share of the 99th percentile of the signal, below which is air
-_ARRIVED = 0.2  # share of the greatest mean rise above which the agent has arrived; noise reaches 0.1
+_ARRIVED = 0.2  # share of the greatest mean rise above which the agent has arrived; noise reaches a tenth of it
 _LARGEST_RATIO = 10.0  # bound of early over late enhancement, which has no limit where hardly any agent is left
 
 

@@ -70,9 +70,9 @@ def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
     """Convert the moments of slices to UTC, or leave them as they are if none has a time zone.
 
     Slices without a time zone are in that of the others, if these have only one: those of the same image type, or else
-    of the study. If it is ambiguous, because the others have several, or UTC, which many programs use regardless of
-    their location, the moment is dropped from these slices, unless none of their image type has a time zone, as they
-    are then comparable.
+    of the study. If the zone is ambiguous, because the others have several or because it may be UTC, which many
+    programs use regardless of their location, the moment is dropped from these slices, unless none of their image type
+    has a time zone, as they are then comparable.
     """
     kinds: defaultdict[Hashable, list[Plane]] = defaultdict(list)
     for plane in planes:

@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
-_LONGEST_SIDE_VOXELS = (
-    128  # longest side of the working grid of a small object, such as a mouse, with voxels below 1 mm
-)
+_LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
 _FINE_VOXELS = 64**3  # maximum size of a working grid finer than usual, whose registration takes no more than seconds
 _SAME_SPACING = 0.1 + 1e-6  # largest relative excess of a scan's voxel size over a grid's that is interpolated linearly
 _LEAST_SHARE = 1e-3  # minimum weight of valid voxels in a mean over them

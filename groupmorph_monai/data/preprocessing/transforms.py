@@ -39,7 +39,7 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "breast": make_breast,
     "thorax": make_thorax,
 }
-_LEAST_MASKED = 8  # minimum number of voxels of a mask, as of an image's voxels that differ from a constant
+_LEAST_MASKED = 8  # minimum number of voxels in a mask, the same as of voxels that differ in an image
 _MASKED_WELL = 16**3  # voxels of a mask; with fewer, only the finest level of the default refinement has enough
 
 

@@ -176,11 +176,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
         _check_repeats(entries, listed)
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
-        logger.warning(
-            "%s: %s listed for both training and validation, which makes the validation meaningless",
-            listed,
-            ", ".join(shared),
-        )
+        logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
     return items
 
 

@@ -246,9 +246,7 @@ def _check_nrrd_kinds(fields: Mapping[str, str], axes: int, directions: Sequence
     if kinds and len(kinds) != axes:
         raise _HeaderError(f"{axes} kinds", fields["kinds"])
     if fields.get("space", "").lower() in _MISREAD_SPACES:
-        raise _HeaderError(
-            "space left-posterior-superior-time, as ITK reads every other 4D space like this one", fields["space"]
-        )
+        raise _HeaderError("space left-posterior-superior-time, as ITK reads any 4D space as this one", fields["space"])
     if "time" in kinds[:-1]:
         raise _HeaderError("time as the last axis", fields["kinds"])
     if any(vector is None and kind in ("domain", "space", "time") for vector, kind in zip(directions, kinds)):
