@@ -26,7 +26,7 @@ _NEWTON_STEPS = 5  # steps to find the points of the common space; enough, as fi
 def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:
     """Divide the errors of landmark components by their predicted standard deviations.
 
-    As the common space is the mean of the series, points of the common space are chosen such that the mean of their
+    As the common space is the mean of the series, points of the common space are chosen so that the mean of their
     errors over K is 0. The errors of two timepoints are then not independent: the variance of their difference is
     ``K / (K - 1)`` times the sum of their variances.
 

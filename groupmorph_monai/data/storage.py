@@ -26,8 +26,8 @@ class Storage:
 
     Without ``scans_at_once`` the tensors are ordinary ones, and loops have a single chunk with all timepoints. With it,
     tensors are memory-mapped temporary files, whose pages are released from the memory of the process at the end of
-    each chunk, so that memory does not grow with K. The files have no names, so they disappear however the process
-    ends.
+    each chunk, so that memory does not grow with K. The files have no names, so they disappear no matter how the
+    process ends.
 
     Args:
         scans_at_once: timepoints in memory at a time; None for all.

@@ -74,7 +74,7 @@ class Look(nn.Module):
     """Update of z: features warped by the current z are compared with their mean over K.
 
     The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
-    convolutional network, which predicts the step that is taken.
+    convolutional network, which predicts the actual step.
 
     Args:
         features: number of features per voxel.

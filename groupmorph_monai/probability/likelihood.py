@@ -169,7 +169,7 @@ class GroupNMI(Likelihood):
         bins: number of windows, with centres evenly spaced on [0, 1]: normalise intensities to [0, 1] first. Values
             outside are clamped and have no gradient.
         window_bins: standard deviation of a window, in bins.
-        voxel_fraction: fraction of the voxels, sampled anew at each call, that enter the histograms in training mode;
+        voxel_fraction: fraction of the voxels, resampled at each call, that enter the histograms in training mode;
             all do in evaluation mode.
         kind: ``"uncertainty"``: ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine each other, the
             scale of the paper's table (0.24 to 0.54). ``"studholme"``: ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et

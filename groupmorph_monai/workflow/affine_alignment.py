@@ -1,7 +1,7 @@
 """Affine alignment of K scans with large displacements and any contrasts.
 
-The maps lead from a common space, their mean, to each scan, RAS mm. The scans are treated symmetrically, whatever the
-orientation in which they are stored, and only measured voxels count.
+The maps lead from a common space, their mean, to each scan, RAS mm. The scans are treated symmetrically, regardless
+of the orientation in which they are stored, and only measured voxels count.
 """
 
 import math
@@ -91,7 +91,7 @@ class GroupAffine:
     2. The confidence of a scan is the correlation of its edges with the mean edges of the other scans, minus half of
        the highest correlation at shifts of more than 3 voxels of the coarse grid.
     3. Scans that are not clearly aligned are searched for, at all shifts and thirteen rotations. The best candidates
-       are optimised, and the one with the highest correlation is taken. A scan that remains below `LEAST_CONFIDENCE`
+       are optimised, and the one with the highest correlation is used. A scan that remains below `LEAST_CONFIDENCE`
        keeps its file's coordinates.
     4. All maps are optimised on a finer grid.
     5. Scans whose files are consistent with each other, as far as the images show, keep their files' coordinates.

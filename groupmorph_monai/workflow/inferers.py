@@ -52,7 +52,7 @@ class RegistrationInferer(FieldInferer):
 
     Additional passes of the network correct the residual motion: each encodes the images warped by the current velocity
     and combines this velocity with the new one by the transformation's ``joined``. If that adds velocities, the next
-    pass corrects the error of the sum. The images are interpolated once, whatever the number of passes.
+    pass corrects the error of the sum. The images are interpolated only once, for any number of passes.
 
     Args:
         alignment: alignment to the mean or to a reference.

@@ -22,7 +22,7 @@ class Precision:
     Linear fields have no second differences, but cosine coordinates continue them by reflection, which has a kink at
     the border and thus a cost. With ``linear_is_free``, linear fields are integrated out under a flat prior, which
     leaves ``sqrt(Lambda) P sqrt(Lambda)``, where P projects out ``sqrt(Lambda)`` times the linear fields. Errors of a
-    preceding affine alignment are then corrected at no cost, whatever the weights.
+    preceding affine alignment are then corrected at no cost, for any weights.
 
     Args:
         terms: eigenvalues of each term of the prior at weight 1, ``(*S)``.

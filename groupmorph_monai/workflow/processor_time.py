@@ -52,7 +52,7 @@ class ProcessorTime:
         grid: working grid.
         inferer: inferer of the registration.
         levels: levels of the refinement.
-        products: the files to write besides the aligned series.
+        products: the files to write in addition to the aligned series.
         aligned: whether the registration starts with an affine or rigid alignment.
     """
 

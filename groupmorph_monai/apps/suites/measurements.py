@@ -27,7 +27,7 @@ __all__ = ["MEASUREMENTS"]
 
 def _compare_with_elastix(make_cases: Callable[[], list[dict[str, Any]]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
-    check_elastix()  # before making the series, which takes a while
+    check_elastix()  # fail before the slow generation of the series
     pairwise = "Elastix pair-wise B-spline"
     methods: dict[str, BundleMethod | Method] = {
         "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),

@@ -47,7 +47,7 @@ class Stack:
 
     @cached_property
     def timepoints(self) -> int:
-        """Number of volumes; if they cannot be told apart, the number of images at a slice position."""
+        """Number of volumes; if they cannot be distinguished, the number of images at a slice position."""
         try:
             return len(self.volumes[0])
         except InputError:

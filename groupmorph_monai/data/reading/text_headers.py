@@ -130,7 +130,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
     if flags.get("CompressedData"):
         _integer(fields, "HeaderSize", 0, 0, "0")
         stored = sum(part.stat().st_size - start for part in parts)
-        if parts == [path] or ("CompressedDataSize" in fields and len(parts) == 1):  # optional for a file of its own
+        if parts == [path] or ("CompressedDataSize" in fields and len(parts) == 1):  # optional for a separate data file
             _integer(fields, "CompressedDataSize", stored, stored)
         if voxels:
             _check_decompressed(parts, start, needed, _inflater)
