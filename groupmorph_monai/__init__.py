@@ -1,4 +1,4 @@
-"""GroupMorph: all K scans of one patient in one space, with smooth invertible deformations and a measure of trust."""
+"""GroupMorph: align all K scans of one patient in a common space, with smooth invertible deformations and a verdict."""
 
 __version__ = "0.2.0"
 
@@ -6,7 +6,7 @@ __all__ = ["Registration", "__version__", "register"]  # noqa: F822 - imported w
 
 
 def __getattr__(name: str) -> object:
-    """Import PyTorch and MONAI only for those who register from Python."""
+    """Import the Python interface on first use, so that importing the package does not load PyTorch and MONAI."""
     if name in ("Registration", "register"):
         from .apps import api
 

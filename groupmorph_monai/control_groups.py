@@ -1,4 +1,4 @@
-"""The control groups of Linux, by which containers and schedulers limit what a process may take."""
+"""Linux control groups, by which containers and schedulers limit the resources of a process."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,13 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def control_groups(controller: str, cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> Iterator[Path]:
-    """Find the folders of the control groups of this process and of those around them, of version 2, and of version 1
-    for one controller. A container often sees its own group as the root.
+    """Find the folders of this process's control groups and their parents, of version 2, and of version 1 for one
+    controller. A container often sees its own group as the root.
 
     Args:
         controller: "cpu" or "memory".
-        cgroups: lists the control groups of the process, one ``hierarchy:controllers:path`` a line (cgroups(7)).
-        root: where the control groups are mounted.
+        cgroups: file with the control groups of the process, one ``hierarchy:controllers:path`` per line (cgroups(7)).
+        root: mount point of the control groups.
     """
     for line in cgroups.read_text(encoding="utf-8").splitlines() if cgroups.is_file() else ():
         _, controllers, path = line.split(":", 2)

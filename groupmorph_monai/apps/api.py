@@ -36,8 +36,8 @@ class Registration:
 
     Args:
         series: the K native scans.
-        transforms: K, each from points of the common space to points of one scan, RAS mm, with an ``inverse``. Images
-            pull back, points push forward.
+        transforms: K transforms, each from points of the common space to points of one scan, RAS mm, with an
+            ``inverse``. Images pull back, points push forward.
         metrics: folding in percent, inverse consistency in mm, and displacement in mm.
         home: index of the scan that defines the grid of the results.
     """
@@ -126,10 +126,10 @@ def register(
 
     Args:
         series: files or a folder, as for `read_series`; volumes ``(K, *S)`` in memory, with their ``affine``; or a
-            `Series`, as from a reader of your own.
+            `Series`, such as the output of your own reader.
         affine: ``(4, 4)``, or K of them, voxel indices to RAS mm; for volumes in memory.
         times_s: acquisition times in seconds; for volumes in memory.
-        reference: ``"mean"`` to align all scans to their mean, an index to align all other scans to that scan.
+        reference: ``"mean"`` to align all scans to their mean, or the index of the scan to align all others to.
         overlays: names of overlays or YAML files, in order; see ``groupmorph overlays``.
         device: None for the GPU, or the CPU if there is none.
         mask: evaluate the similarity only where this mask is above 0: one file drawn on the reference (without one, on
@@ -140,7 +140,7 @@ def register(
         The registration, on the CPU.
 
     Raises:
-        InputError: For invalid input, with a one-line message.
+        InputError: If the input is invalid; with a one-line message.
 
     Example::
 
@@ -156,7 +156,7 @@ def register(
         overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
         mask = absolute_paths(_names(mask, "mask"))
-    folder = tempfile.gettempdir()  # for data that do not fit into memory
+    folder = tempfile.gettempdir()  # folder for data that does not fit into memory
     run = checked_run("inference", overlays, settings, device, series=series, mask=mask, output_dir=folder)
     parser = parsed_config(*run)
     parser["evaluator#val_handlers"] = ["@handlers#0"]  # without the writer: only `to_folder` writes files
@@ -174,7 +174,11 @@ def register(
 
 
 def _run(parser: ConfigParser, home: int) -> tuple[Series, Engine]:
-    """Check a registration, and run it. Returns the native scans, and the evaluator with the result."""
+    """Check and run a registration.
+
+    Returns:
+        The native scans, and the evaluator that holds the result.
+    """
     try:
         parser.get_parsed_content("cost_by_headers").check()
         parser.get_parsed_content("cost").check()
@@ -192,7 +196,7 @@ def _series(series: object, affine: ArrayLike | None, times_s: Sequence[float] |
     if affine is not None:
         return series_of_arrays(_volumes(series), affine, times_s)
     if times_s is not None:
-        raise InputError("times_s: expected none with files or a Series, which have their own, got some; leave it out")
+        raise InputError("times_s: not allowed with files or a Series, which have their own; omit it")
     return checked_series(series, None) if isinstance(series, Series) else _paths(series)
 
 
@@ -203,10 +207,10 @@ def _index(value: object, name: str, wanted: str) -> int:
 
 
 def _volumes(series: object) -> Sequence[ArrayLike]:
-    """Check that an affine comes with volumes in memory: files, and a series that was read, have their own."""
+    """Check that an affine is passed only with volumes in memory; files and a `Series` have their own."""
     parts = series if isinstance(series, (list, tuple)) else [series]
     if any(isinstance(part, (str, Path, Series)) for part in parts):
-        raise InputError("affine: expected none with files or a Series, which have their own, got one; leave it out")
+        raise InputError("affine: not allowed with files or a Series, which have their own; omit it")
     if not isinstance(series, Iterable):
         raise InputError(f"series: expected K volumes in memory with an affine, got {series!r}; pass them in a list")
     return list(series)

@@ -31,7 +31,11 @@ def on_workers(args: argparse.Namespace) -> bool:
 
 
 def add_worker_options(p: argparse.ArgumentParser, default: str) -> None:
-    """Add the options that say where series are processed. ``default``: where without these options, for the help."""
+    """Add the options that select where series are processed.
+
+    Args:
+        default: place where they are processed without these options, for the help text.
+    """
     group = p.add_argument_group(f"where it runs (default: {default})")
     where = group.add_mutually_exclusive_group()
     where.add_argument("--scheduler", type=_address, metavar="ADDRESS", help="address of a running Dask scheduler")

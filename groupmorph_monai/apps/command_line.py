@@ -22,7 +22,7 @@ __all__ = ["main", "run_command"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the caller closed it
+        if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     args = make_parser().parse_args(arguments)
     return run_command(args, sys.argv[1:] if arguments is None else arguments)
@@ -87,8 +87,8 @@ def _lost_output(error: OSError) -> int:
     if error.errno == errno.EPIPE:
         return 0
     print(
-        f"groupmorph: standard output: expected to write messages, got {error.strerror}; redirect it "
-        "elsewhere, results that were written are complete",
+        f"groupmorph: standard output: could not write messages ({error.strerror}); redirect it elsewhere; the "
+        "written results are complete",
         file=sys.stderr,
     )
     return 2

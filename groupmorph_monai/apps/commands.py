@@ -1,4 +1,4 @@
-"""The commands, each a thin layer over the bundle's configs, so that both produce the same files."""
+"""The commands, each a thin layer over the bundle's configs: both produce the same files."""
 
 import argparse
 import os
@@ -98,7 +98,7 @@ def _run_study(workflow: str, config: str, args: argparse.Namespace, **options: 
     run_bundle(workflow, config, args.overlay, args.set, args.device, weights=args.weights, **options)
 
 
-# Training overlays that a registration with the trained weights takes as well.
+# Training overlays that a registration with the trained weights also accepts.
 _MODEL_OVERLAYS = (
     "models/", "integrators/", "likelihoods/", "modes/all_moving", "modes/all_to_one", "modes/displacement",
     "modes/pair_wise", "modes/symmetric",
@@ -107,7 +107,8 @@ _MODEL_OVERLAYS = (
 
 def train(args: argparse.Namespace) -> None:
     made = not os.path.lexists(args.output)
-    # PyTorch creates this folder with the first optimizer, although nothing is compiled: let it be one that exists.
+    # PyTorch creates its Inductor cache folder with the first optimizer, even if nothing is compiled; point it at an
+    # existing folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
     try:
         _run_study("training", "train", args, max_iterations=args.iterations)

@@ -43,7 +43,7 @@ def config_files(config: str, overlays: Sequence[str]) -> list[str]:
     """List the files of a config in order: its base, the config itself, and the ``overlays``.
 
     Raises:
-        InputError: For an overlay that the bundle does not ship.
+        InputError: If the bundle does not ship one of the overlays.
     """
     configs, shipped = bundle_root() / "configs", overlay_names()
     for name in overlays:

@@ -1,4 +1,4 @@
-"""Memory, time and outputs of a registration, without running it."""
+"""Describe the memory, time and outputs of a registration without running it."""
 
 import time
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> Non
     """Print the grids, memory, time and files of a registration.
 
     Args:
-        parser: its config.
+        parser: config of the registration.
         output_dir: folder for the results.
         started_s: processor time at which the command started; the time used since then is included.
 
     Raises:
-        InputError: If the memory is not sufficient, or if an output cannot be written.
+        InputError: If there is not enough memory, or if an output cannot be written.
     """
     parser.get_parsed_content("cost_by_headers").check()
     series: Series = parser.get_parsed_content("native")

@@ -15,10 +15,10 @@ __all__ = ["keep_log", "report_fault"]
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 _PACKAGE = __name__.split(".")[0]
-_MOST_RECORDS = 10000  # lines of the log that are kept in memory
+_MOST_RECORDS = 10000  # maximum number of log lines kept in memory
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
 _REPORT = "the maintainers, with this log and, if you may share them, the input files"
-_handlers: list[logging.Handler] = []  # that `keep_log` has attached
+_handlers: list[logging.Handler] = []  # attached by `keep_log`
 
 
 class _Memory(logging.Handler):

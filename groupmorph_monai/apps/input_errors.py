@@ -14,7 +14,7 @@ __all__ = ["explain_input_errors", "find_input_error"]
 
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
 
-# Errors of the file system at a path that the user can change.
+# File system errors that the user can fix by changing the path or its permissions.
 _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
              errno.EPERM, errno.EROFS}  # fmt: skip
 
@@ -23,10 +23,12 @@ _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Find the InputError in the chain of causes of ``error``, as MONAI wraps exceptions; None if there is none.
-    Incompatible weights, missing or unusable files and lack of memory or open files are converted to an InputError."""
+
+    Incompatible weights, missing or unusable files and lack of memory or open files are converted to an InputError.
+    """
     causes = list(_chain(error))
     if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in causes):
-        return InputError("open files: expected to open another file, got too many open files; raise 'ulimit -n'")
+        return InputError("too many open files; raise 'ulimit -n'")
     for error in causes:
         if isinstance(error, InputError):
             return error
@@ -37,9 +39,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
                 "--weights from a training with the same overlays"
             )
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
-            return InputError(
-                "memory: expected enough address space to load the libraries, got too little; raise 'ulimit -v'"
-            )
+            return InputError("memory: not enough address space to load the libraries; raise 'ulimit -v'")
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
                 "memory: expected a series that fits into memory, got one that does not; use a larger --spacing-mm, "

@@ -95,6 +95,6 @@ def _filterers() -> list[logging.Filterer]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Drop the records by which Ignite and MONAI's handlers log the exception that ends a run, reported at its end."""
+    """Drop the records in which Ignite and MONAI's handlers log the exception that ends a run; it is reported later."""
     by_monai = record.name in _STATS_HANDLERS and record.exc_info
     return not (by_monai or "terminating due to exception" in str(record.msg))

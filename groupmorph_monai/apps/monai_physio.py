@@ -69,7 +69,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
             information of the fixed and the aligned image, or 0 for an image that is not registered.
 
         Raises:
-            InputError: For invalid arguments; a ValueError.
+            InputError: If an argument is invalid; a ValueError.
         """
         count = len(moving_images)
         if self.fixed_image is None:
@@ -77,7 +77,7 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
         if not 0 <= reference_frame < count:
             raise InputError(f"reference_frame: expected 0 to {count - 1}, got {reference_frame}; choose one of these")
         if moving_masks is not None and len(moving_masks) != count:
-            raise InputError(f"moving_masks: expected {count}, got {len(moving_masks)}; give one, or None, per image")
+            raise InputError(f"moving_masks: expected {count}, got {len(moving_masks)}; pass one, or None, per image")
         if moving_labelmaps is not None or self.fixed_labelmap is not None:
             self.log_warning("GroupMorph does not use label maps")
         registered = [k for k in range(count) if register_reference or k != reference_frame]

@@ -15,7 +15,7 @@ _WORDINGS = (
     (r"argument (.+?): ignored explicit argument (.+)", r"\1: expected no value, got \2"),
     (r"argument (.+?): expected (?:one|at least one) argument", r"\1: expected a value, got none"),
     (r"argument (.+?): expected (\d+) arguments", r"\1: expected \2 values, got fewer"),
-    (r"argument (.+?): not allowed with argument (.+)", r"\1: expected without \2, got both"),
+    (r"argument (.+?): not allowed with argument (.+)", r"\1: not allowed together with \2"),
     (r"argument (.+?): (.+)", r"\1: \2"),
 )
 _CHOICE = r"argument (.+?): invalid choice: (.+) \(choose from (.+)\)"
@@ -34,7 +34,7 @@ class OptionParser(argparse.ArgumentParser):
         self._values = argparse.Namespace()
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse arguments, and refuse unknown ones here, where the options of the subcommand are known."""
+        """Parse arguments and refuse unknown ones, here, because the subcommand's parser knows its own options."""
         args = sys.argv[1:] if args is None else list(args)
         self._check_options(args)
         self._values = argparse.Namespace() if namespace is None else namespace
@@ -82,7 +82,7 @@ class OptionParser(argparse.ArgumentParser):
         return f"; put {lists[0]} before {greedy[0]}, which took several, or separate them by --"
 
     def _check_options(self, args: Sequence[str]) -> None:
-        """Refuse an unknown option before argparse misses the value or the required option for which it stands."""
+        """Refuse an unknown option before argparse reports a missing value or a missing required option instead."""
         args = list(takewhile(lambda arg: arg != "--", args))
         if self._subparsers is not None:  # what follows the subcommand is for its own parser
             args = list(takewhile(lambda arg: arg.startswith("-"), args))
@@ -90,7 +90,7 @@ class OptionParser(argparse.ArgumentParser):
             return
         for arg in args:
             name = arg.partition("=")[0]
-            # argparse takes words with spaces and negative numbers for values.
+            # argparse treats words with spaces and negative numbers as values.
             if re.match(r"-[^\d.]", arg) and " " not in arg and name not in self._option_string_actions:
                 options = [option for option in self._option_string_actions if option.startswith("--")]
                 close = [option for option in options if option.startswith(name)]

@@ -11,13 +11,13 @@ from .configs import config_files, read_configs
 
 __all__ = ["check_overlays", "check_used", "used_names"]
 
-# Folders of overlays that replace each other, with the options that stand for them.
+# Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
-    "effort": " (--effort and --no-refine stand for effort/)",
+    "effort": " (--effort and --no-refine select from effort/)",
     "integrators": "",
     "likelihoods": "",
     "models": "",
-    "modes": " (--reference K stands for modes/all_to_one)",
+    "modes": " (--reference K selects modes/all_to_one)",
 }
 
 
@@ -29,15 +29,15 @@ def check_overlays(config: str, overlays: Sequence[str]) -> None:
         overlays: names of the overlays, in order.
 
     Raises:
-        InputError: If two overlays replace each other, or if one has no effect: it changes components that this config
-            does not have, such as those of training, or nothing but settings that the run does not use.
+        InputError: If two overlays are mutually exclusive, or if one has no effect, as it changes only components that
+            this config does not have, such as those of training, or settings that the run does not use.
     """
     base = read_configs(config_files(config, ()))
     contents = {name: read_configs(config_files(config, (name,))[-1:]) for name in overlays}
     chosen: dict[str, str] = {}
     for name, content in contents.items():
         kind = name.partition("/")[0]
-        # Of the modes only alignments replace each other.
+        # Among the modes, only alignments are mutually exclusive.
         alternative = kind in _ALTERNATIVES and (kind != "modes" or "alignment" in content)
         if alternative and chosen.setdefault(kind, name) != name:
             wanted = "one alignment" if kind == "modes" else "one"
@@ -76,13 +76,13 @@ def _check_priors(base: Mapping[str, Any], contents: Mapping[str, Mapping[str, A
 
 
 def check_used(settings: Iterable[str], config: str, files: Sequence[str], where: str) -> None:
-    """Refuse settings without effect, such as those of the default likelihood next to an overlay with another one.
+    """Refuse settings without effect, such as those of the default likelihood if an overlay replaces it.
 
     Args:
         settings: names that the user has set.
         config: name of the base config.
         files: the config and its overlays, in order.
-        where: beginning of error messages.
+        where: prefix of error messages.
     """
     used = used_names(files)
     for name in settings:

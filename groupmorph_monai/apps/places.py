@@ -10,11 +10,11 @@ __all__ = ["absolute_paths", "check_current_folder", "check_place", "check_place
 
 
 def check_current_folder() -> None:
-    """Refuse to run in a folder that was removed, in which libraries cannot be loaded."""
+    """Refuse to run in a folder that was removed, as libraries cannot be loaded from there."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise InputError("current folder: expected one that exists, got a removed one; change to another") from None
+        raise InputError("current folder: it was removed; change to another") from None
 
 
 def check_place(output: str, inputs: Sequence[str]) -> None:

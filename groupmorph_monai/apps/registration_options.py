@@ -1,4 +1,4 @@
-"""Options of ``groupmorph register`` and ``groupmorph cohort`` as settings of the bundle."""
+"""Translate options of ``groupmorph register`` and ``groupmorph cohort`` into settings of the bundle."""
 
 import argparse
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
 _LEAST_BODY_VOXELS = 8
 
 logger = logging.getLogger(__name__)
-logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of how it is called here
+logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns about the way it is called here
 
 
 def checked_run(
@@ -49,7 +49,7 @@ def checked_run(
         The config files, and the values that replace theirs, marked as data for ConfigParser.
 
     Raises:
-        InputError: For invalid input, with a one-line message.
+        InputError: If the input is invalid; with a one-line message.
     """
     shipped, own = split_overlays(overlays)
     files = config_files(config, shipped)
@@ -79,13 +79,13 @@ def checked_run(
     if device is not None:
         values["device"] = _device(device)
     if config == "inference":
-        values["overlays"] = [*shipped, *map(str, own)]  # for the report, and to be kept
+        values["overlays"] = [*shipped, *map(str, own)]  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
 
 
 def _check_phantoms(values: Mapping[str, object]) -> None:
-    """Refuse phantoms that are larger than memory, or smaller than their motion."""
+    """Refuse phantoms that do not fit into memory, or are too small for their motion."""
     names = ("phantom_size_voxels", "phantom_timepoints", "phantom_max_motion_voxels", "phantom_margin_voxels")
     size, timepoints, motion, margin = (setting_value(values, name) for name in names)
     if size is None:
@@ -111,8 +111,8 @@ def _check_contradictions(typed: Mapping[str, object], overrides: Mapping[str, o
     for name, value in typed.items():
         if overrides.get(name) not in (None, value):
             raise InputError(
-                f"--set {name}: expected without the option for the same setting, got {value!r} here and "
-                f"{overrides[name]!r} there; leave one out"
+                f"--set {name}: conflicts with the option for the same setting: {value!r} and {overrides[name]!r}; "
+                "omit one"
             )
 
 
@@ -124,7 +124,11 @@ def run_bundle(
     device: str | torch.device | None = None,
     **overrides: object,
 ) -> None:
-    """Run a config of the bundle. Arguments as for `checked_run`, after the MONAI run id."""
+    """Run a config of the bundle.
+
+    Args:
+        run_id: MONAI's name of the run. The other arguments are those of `checked_run`.
+    """
     files, values = checked_run(config, overlays, settings, device, **overrides)
     logger.debug("Running %s with %s", files, values)
     workflow = ConfigWorkflow(config_file=files, run_id=run_id, logging_file=False, **values)

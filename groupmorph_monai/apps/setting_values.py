@@ -21,7 +21,7 @@ _ABSENT = object()
 
 
 class _Literals(yaml.SafeLoader):
-    """Reads decimal numbers alone (for YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10), and refuses repeated keys."""
+    """Read decimal numbers only (in YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10), and refuse repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -54,7 +54,7 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         files: the config and its overlays, whose top-level keys are the names.
 
     Raises:
-        InputError: For an unknown name or an invalid value.
+        InputError: If a name is unknown or a value is invalid.
     """
     keys = read_configs(files)
     values: dict[str, object] = {}
@@ -63,7 +63,7 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
         if not equals:
             raise InputError(f"--set: expected NAME=VALUE, got {text!r}; {_HINT}")
         _check_name(name, keys, f"{config}.yaml", "--set")
-        if not value.strip():  # as NAME=$VARIABLE is without the variable; null is written out
+        if not value.strip():  # such as NAME=$VARIABLE with an unset variable; null must be spelled out
             raise InputError(f"--set {name}: expected {SETTINGS[name]}, got {value!r}")
         try:
             parsed = _numbers(yaml.load(value, _Literals))
@@ -90,7 +90,14 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
 def named_settings(
     content: Mapping[str, object], config: str, files: Sequence[str], where: str = "settings"
 ) -> dict[str, object]:
-    """Check values by name as `parse_settings` does. ``where`` is the beginning of error messages."""
+    """Check values by name as `parse_settings` does.
+
+    Args:
+        content: values by name.
+        config: name of the config.
+        files: the config and its overlays.
+        where: prefix of error messages.
+    """
     keys, values = read_configs(files), {}
     for name, value in content.items():
         _check_name(str(name), keys, f"{config}.yaml", where)
@@ -106,7 +113,11 @@ def setting_value(values: Mapping[str, Any], name: str) -> Any:
 
 
 def check_settings(values: Mapping[str, object]) -> None:
-    """Check that settings are consistent with each other. ``values``: all settings of a run by name."""
+    """Check that settings are consistent with each other.
+
+    Args:
+        values: all settings of a run, by name.
+    """
     value = functools.partial(setting_value, values)
     for low, high, strict in (
         ("percentile_lower", "percentile_upper", True),
@@ -180,13 +191,13 @@ def _config_text() -> str:
 
 
 def _comment(name: str) -> str:
-    """Return the comment behind the first value of a setting in the configs."""
+    """Return the comment after the first value of a setting in the configs."""
     match = re.search(rf"^ *{re.escape(name.split('#')[-1])}:[^#\n]* # (.+)$", _config_text(), re.MULTILINE)
     return match[1] if match else ""
 
 
 def _defaults(name: str, configs: Mapping[str, dict[str, object]]) -> dict[str, object]:
-    """Literal values of a setting by config; references and expressions are not defaults."""
+    """Collect the literal values of a setting by config; references and expressions are not defaults."""
     defaults: dict[str, object] = {}
     for source, content in configs.items():
         value = _entry(content, name)
@@ -200,7 +211,7 @@ def _yaml(value: object) -> str:
 
 
 def _entry(content: Mapping[str, object], name: str) -> object:
-    """Look up NAME, or PART#ARGUMENT of a part that is written out; `_ABSENT` if the config has none."""
+    """Look up NAME, or PART#ARGUMENT of a part that is defined inline; `_ABSENT` if the config has none."""
     value: object = content
     for key in name.split("#"):
         value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT

@@ -14,7 +14,7 @@ from ..errors import InputError
 __all__ = ["available_cores", "limit_threads", "requested_threads"]
 
 _OPENMP, _ITK = "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
-_own_choice = ""  # value of OMP_NUM_THREADS that this process has chosen itself
+_own_choice = ""  # value of OMP_NUM_THREADS that this process has set itself
 
 
 def available_cores(cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> int:
@@ -83,7 +83,7 @@ def _stop_spinning() -> None:
     """Make OpenMP's threads sleep at barriers if it is too late to set ``OMP_WAIT_POLICY=PASSIVE``.
 
     GNU OpenMP spins for 1/300 of the time if it has more threads than the process has cores. A second thread that has
-    run one parallel region owns a team of threads of its own, which sleeps from then on at no cost.
+    run one parallel region owns its own team of threads, which sleeps from then on at no cost.
     """
     ready = threading.Event()
 

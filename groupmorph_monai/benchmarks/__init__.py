@@ -4,4 +4,4 @@ from typing import Any
 
 __all__ = ["Row"]
 
-Row = dict[str, Any]  # a line of a suite's table: numbers and texts by column
+Row = dict[str, Any]  # a row of a suite's table: numbers and text by column

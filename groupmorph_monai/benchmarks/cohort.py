@@ -9,11 +9,11 @@ from . import Row
 
 __all__ = ["cohort", "simulate"]
 
-_MEDIAN_S = 217.0  # per series of six scans of 371 x 371 x 180 voxels on two cores, with writing
+_MEDIAN_S = 217.0  # time for six scans of 371 x 371 x 180 voxels on two cores, including writing
 _SPREAD = 0.3  # standard deviation of the logarithm of that time, due to sizes, stragglers and shared cores
-_FAILING_SHARE = 0.01  # of first attempts
-_CORES = 2  # per worker
-_DISPATCH_S, _START_S = 0.003, 20.0  # time of the scheduler per series, and of the start of a worker
+_FAILING_SHARE = 0.01  # share of first attempts that fail
+_CORES = 2  # cores per worker
+_DISPATCH_S, _START_S = 0.003, 20.0  # time of the scheduler per series, and start-up time of a worker
 
 
 def simulate(

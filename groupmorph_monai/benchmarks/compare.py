@@ -96,14 +96,21 @@ class BundleMethod:
         return register
 
     def prepare_whole(self) -> Callable[[Series], list[Transform]]:
-        """Prepare the complete registration of a series, including working grid and initial alignment. The function
-        returns the transforms from the common space to each timepoint."""
+        """Prepare the complete registration of a series, including working grid and initial alignment.
+
+        Returns:
+            A function that maps a series to the transforms from the common space to each timepoint.
+        """
         register = self._prepare_item()
         return lambda series: register(series)["pred"]["transforms"]
 
     def prepare_item(self) -> Callable[[Series], dict[str, Any]]:
-        """Like `prepare_whole`, but the function returns the input of the bundle's writer: the item with its
-        registration in ``pred``, and ``metrics``."""
+        """Prepare the same registration as `prepare_whole`, with more results.
+
+        Returns:
+            A function that maps a series to the input of the bundle's writer: the item with its registration in
+            ``pred``, and ``metrics``.
+        """
         register, measure_item = self._prepare_item(), MeasureRegistrationd(similarity=False)
         return lambda series: measure_item(register(series))
 

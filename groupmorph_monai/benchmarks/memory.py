@@ -19,7 +19,7 @@ from .compare import BundleMethod, in_new_process
 
 __all__ = ["TIMES_AS_FINE", "memory", "write_phantom"]
 
-TIMES_AS_FINE = 3  # a phantom is interpolated, as generating one at full size would dominate the run time
+TIMES_AS_FINE = 3  # phantoms are upsampled by this factor, as generating them at full size would dominate the run time
 
 
 def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
@@ -31,7 +31,7 @@ def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
 
 
 def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> tuple[float, float, float, float, float]:
-    """Estimated memory in GB and processor time in seconds, the measured ones, and the time without the start."""
+    """Return estimated memory in GB and processor time in seconds, the measured ones, and the time without start-up."""
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
         settings["scans_at_once"] = scans_at_once

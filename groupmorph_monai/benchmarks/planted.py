@@ -72,7 +72,7 @@ def _heart(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
 
 
 PHANTOMS = {"phantom": _phantom, "breast": _breast, "thorax": _thorax, "heart": _heart}
-_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # of similar size
+_OTHER_PART = {"phantom": "heart", "heart": "phantom", "breast": "thorax", "thorax": "breast"}  # parts of similar size
 # Options of the phantoms with contrast agent for a maximum motion in voxels, along their longest side.
 _MOTION: dict[str, Callable[[float], dict[str, float]]] = {
     "phantom": lambda voxels: {"max_motion_voxels": voxels},
@@ -84,7 +84,7 @@ def make_case(kind: str, seed: int, timepoints: int | None = None, **options: An
     """Generate a good series of a kind of phantom, centred at 0 mm."""
     phantom = PHANTOMS[kind](seed, timepoints or 2 + seed % 3, **options)
     affine = phantom["affine"].clone()
-    # Centred like this, another body part is where it would be in a scanner.
+    # Centred like this, a different body part lies where it would in a scanner.
     affine[:3, 3] = -affine[:3, :3] @ ((torch.tensor(phantom["image"].shape[1:]) - 1) / 2).double()
     frames = [Frame(volume.numpy(), affine.numpy(), f"{kind}_{seed}_{k}") for k, volume in enumerate(phantom["image"])]
     landmarks_mm = AffineTransform(affine)(phantom["landmarks"].double())
@@ -161,7 +161,7 @@ def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> Planted
 
 
 def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    """Make a series with enhancing lesions but no motion, to register by squared differences under a weak prior."""
+    """Make a series with enhancing lesions but no motion, to be registered by squared differences with a weak prior."""
     case = make_case(kind, seed, timepoints, **_MOTION[kind](0.01))
     return replace(case, failure="enhancement mistaken for motion", settings=_CONTRAST_AS_MOTION)
 

@@ -29,14 +29,18 @@ class Program:
     method: BundleMethod
 
     def prepare(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Load the network. Raises: MissingError if its weights are missing."""
+        """Load the network.
+
+        Raises:
+            MissingError: If its weights are missing.
+        """
         if not Path(self.method.weights).is_file():
             raise MissingError(f"no weights: {Path(self.method.weights).name}; train them, see the bundle's README")
         register = self.method.prepare_whole()
         return lambda images, affine: _fields(register(_series(images, affine)), images.shape[1:], affine)
 
     def settings(self) -> dict[str, object]:
-        """Everything that determines the result apart from the series: configs, weights and code."""
+        """Return everything that determines the result apart from the series: configs, weights and code."""
         config = ConfigParser.load_config_files([str(file) for file in self.method.config_files])
         weights = Path(self.method.weights)
         return {

@@ -19,14 +19,14 @@ from .tables import mean_row
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
 
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # of the intervals
-_NEWTON_STEPS = 5  # to the points of the common space; fields change little over their length
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # nominal coverage of the central intervals of the errors
+_NEWTON_STEPS = 5  # steps to find the points of the common space; enough, as fields change little over a step
 
 
 def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std: Tensor) -> Tensor:
     """Divide the errors of landmark components by their predicted standard deviations.
 
-    As the common space is the mean of the series, points of the common space are chosen such that the mean of their
+    As the common space is the mean of the series, points of the common space are chosen so that the mean of their
     errors over K is 0. The errors of two timepoints are then not independent: the variance of their difference is
     ``K / (K - 1)`` times the sum of their variances.
 
@@ -46,7 +46,7 @@ def standardised_errors(landmarks: Tensor, ddf: Tensor, inverse_ddf: Tensor, std
 
 
 def inside_share(errors: Tensor, level: float) -> float:
-    """Share of standardised errors inside the central interval of probability ``level``."""
+    """Compute the share of standardised errors inside the central interval of probability ``level``."""
     return float((errors.abs() <= norm.ppf(0.5 + level / 2)).double().mean())
 
 

@@ -37,10 +37,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # coordinates of DICOM and ITK to those of NIfTI, which are used here
-LEAST_DETERMINANT = 1e-12  # of an affine matrix, mm^3
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from coordinates of DICOM and ITK to those of NIfTI, as used here
+LEAST_DETERMINANT = 1e-12  # mm^3; minimum determinant of an affine matrix
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
-_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # squares of intensities must fit into float32
+_SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # bounds of the intensity range, as its square must fit into float32
 _BITS16 = 2**16  # number of 16-bit integers
 _MOST_JUMPS = 3e-4  # share of neighbours that differ by nearly the range of 16-bit integers; 1e-5 in measured scans
 
@@ -52,7 +52,7 @@ class Frame:
     Args:
         data, affine: ``(i, j, k)``, float32 or labels; ``(4, 4)``, voxel to RAS mm.
         path: its file, for messages and reports.
-        valid: ``(i, j, k)`` bool, True for measured voxels and False for fill values; None if the file does not say.
+        valid: ``(i, j, k)`` bool, True for measured voxels and False for fill values; None if unknown.
         header: header of its NIfTI file.
     """
 
@@ -88,19 +88,27 @@ class Series:
 
     @property
     def names(self) -> list[str]:
-        """Name of each timepoint to a reader: the scanner's description of its series, or the name of its file."""
+        """Readable name of each timepoint: the scanner's description of its series, or the name of its file."""
         described = [planes[0].source.description for planes in self.slices or ()]
         return [name or Path(frame.path).name for name, frame in zip_longest(described, self.frames)]
 
     @property
     def dicom_slices(self) -> tuple[Sequence["Plane"], ...]:
-        """DICOM slices of each frame. Raises: ValueError for a series of another format."""
+        """DICOM slices of each frame.
+
+        Raises:
+            ValueError: If the series has another format.
+        """
         if self.slices is None:
             raise ValueError("series: expected one that was read from DICOM, got another format")
         return self.slices
 
     def check_reference(self, reference: int | None) -> None:
-        """Raise an InputError if there is no timepoint with this index."""
+        """Check the index of the reference timepoint.
+
+        Raises:
+            InputError: If there is no such timepoint.
+        """
         check_reference(reference, len(self.frames))
 
 
@@ -113,7 +121,7 @@ def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: S
         times_s: K acquisition times in seconds.
 
     Raises:
-        InputError: For invalid input, with a one-line message.
+        InputError: If the input is invalid; with a one-line message.
     """
     number = len(volumes)
     affines = real_array(affine, "affine").astype(np.float64)
@@ -133,11 +141,15 @@ def _frame_of_array(volume: ArrayLike, affine: np.ndarray, name: str) -> Frame:
 
 
 def real_array(values: ArrayLike, name: str) -> np.ndarray:
-    """Convert to an array of real numbers, also a tensor that needs gradients. Raises: InputError."""
+    """Convert values, such as a tensor that requires gradients, to an array of real numbers.
+
+    Raises:
+        InputError: If they are not real numbers.
+    """
     try:
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu()
-            values = values.float() if values.dtype == torch.bfloat16 else values  # which NumPy does not have
+            values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has no bfloat16
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: expected an array of numbers, got {error}; pass NumPy arrays") from None
@@ -153,7 +165,11 @@ def unmasked(values: ArrayLike) -> np.ndarray | None:
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:
-    """Raise an InputError unless the matrix maps voxel indices to mm and back."""
+    """Check that a matrix maps voxel indices to mm and back.
+
+    Raises:
+        InputError: If it does not.
+    """
     if (
         affine.shape != (4, 4)
         or not np.isfinite(affine).all()
@@ -174,7 +190,7 @@ def _checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
 
 
 def checked_series(series: Series, timepoints: int | None, storage: Storage = IN_MEMORY) -> Series:
-    """Check that K scans can be registered together, and mask fill values. A series that was checked stays the same.
+    """Check that K scans can be registered together, and mask fill values. Checking a series twice has no effect.
 
     Args:
         series: the scans. Fill values are detected only in frames without ``valid``.
@@ -185,7 +201,7 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
         The series with fill values marked as invalid, and orthogonal axes.
 
     Raises:
-        InputError: For the first unsuitable scan, with a one-line message.
+        InputError: If a scan is unsuitable; with a one-line message.
     """
     frames = [_of_arrays(frame, number) for number, frame in enumerate(series.frames)]
     if not frames:
@@ -214,7 +230,11 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
 
 
 def _of_arrays(frame: Frame, number: int) -> Frame:
-    """Convert the tensors of a frame, and an affine or mask of nested lists, to arrays. Raises: InputError."""
+    """Convert the tensors of a frame, and an affine or mask of nested lists, to arrays.
+
+    Raises:
+        InputError: If they are not real numbers.
+    """
     name = f"{frame.path} (timepoint {number})"
     affine = real_array(frame.affine, f"{name}: affine").astype(np.float64, copy=False)
     data = real_array(frame.data, name) if isinstance(frame.data, torch.Tensor) else frame.data
@@ -269,10 +289,10 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
 
 
 def _finite_range(frame: Frame, name: str) -> tuple[float, float]:
-    """Least and greatest value of a volume with padding of NaN.
+    """Return the least and the greatest value of a volume with padding of NaN.
 
     Raises:
-        InputError: For other NaN and infinite voxels.
+        InputError: If there are other NaN or infinite voxels.
     """
     undefined = np.isnan(frame.data)
     measured = frame.data[~undefined]
@@ -304,7 +324,7 @@ def _on_measured_voxels(frame: Frame, storage: Storage) -> Frame:
 
 
 def _overflowed(data: np.ndarray) -> bool:
-    """Check for 16-bit integers that overflowed when the scan was stored: values of all the type's range, with sharp
+    """Check for 16-bit integers that overflowed when the scan was stored: values over the type's full range, with sharp
     edges between its two ends, where the next higher number wraps around to the lowest."""
     if not 0.9 * _BITS16 <= data.max() - data.min() < _BITS16:
         return False

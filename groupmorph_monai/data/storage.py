@@ -17,7 +17,7 @@ from ..space.chunks import total
 
 __all__ = ["IN_MEMORY", "Storage"]
 
-_ALIGNED = 64  # bytes
+_ALIGNED = 64  # bytes; alignment of arrays in a file
 _FILE_BYTES, _FEWEST_IN_A_FILE, _MOST_IN_A_FILE = 2**28, 4, 32  # see `Storage.keep`
 
 
@@ -26,8 +26,8 @@ class Storage:
 
     Without ``scans_at_once`` the tensors are ordinary ones, and loops have a single chunk with all timepoints. With it,
     tensors are memory-mapped temporary files, whose pages are released from the memory of the process at the end of
-    each chunk, so that memory does not grow with K. The files have no names, so they disappear however the process
-    ends.
+    each chunk, so that memory does not grow with K. The files have no names, so they disappear no matter how the
+    process ends.
 
     Args:
         scans_at_once: timepoints in memory at a time; None for all.
@@ -64,7 +64,11 @@ class Storage:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def empty(self, shape: Iterable[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Allocate an uninitialised tensor. Raises: InputError if the disk is full."""
+        """Allocate an uninitialised tensor.
+
+        Raises:
+            InputError: If the disk is full.
+        """
         shape = tuple(shape)
         if self.scans_at_once is None:
             return torch.empty(shape, dtype=dtype, device=device)
@@ -77,13 +81,13 @@ class Storage:
         except OSError as error:
             raise InputError(
                 f"{self._existing_folder()}: expected {size / 1e9:.3g} GB for scans that do not fit into memory, got "
-                f"{error.strerror}; make room there, or choose another output folder"
+                f"{error.strerror}; free some space there, or choose another output folder"
             ) from error
         self._maps.add(mapped)
         return torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape)).view(shape)
 
     def empty_array(self, shape: Iterable[int], dtype: np.dtype | type) -> np.ndarray:
-        """`empty` as a NumPy array."""
+        """Allocate an uninitialised NumPy array, as `empty` does."""
         return self.empty(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
 
     def keep(self, values: np.ndarray) -> np.ndarray:

@@ -32,8 +32,8 @@ __all__ = [
     "warp_labels",
 ]
 
-_SLAB_VOXELS = 2**18  # cells that are processed at a time, which bounds the memory
-_MEAN_VOXELS = 2**20  # samples that suffice for a mean; a full-size series has 25 times as many voxels
+_SLAB_VOXELS = 2**18  # cells processed at a time, to bound memory
+_MEAN_VOXELS = 2**20  # samples sufficient for a mean; a full-size series has 25 times as many voxels
 _NMI_PERCENTILES = (0.1, 99.9)
 
 
@@ -51,7 +51,7 @@ def _each(fields: Tensor, chunks: Chunks) -> Iterator[Tensor]:
 
 
 def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
-    """Voxels of ``images`` ``(K, *S)`` inside ``mask`` ``(*S)``, ``(K, N)``, floating point."""
+    """Select the voxels of ``images`` ``(K, *S)`` inside ``mask`` ``(*S)``, ``(K, N)``, floating point."""
     if images.dim() != 4 or images.shape[0] < 2:
         raise ValueError(f"images: expected (K, i, j, k) with K > 1, no batch axis, got {tuple(images.shape)}")
     images = images if images.is_floating_point() else images.double()
@@ -63,7 +63,7 @@ def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def rmse(images: Tensor, mask: Tensor | None = None) -> float:
-    """Root mean square difference over all pairs of timepoints and all voxels, in the images' unit.
+    """Compute the root mean square difference over all pairs of timepoints and all voxels, in the images' unit.
 
     The pairs' squared differences sum to ``K sum_i (x_i - mean)^2``, so their mean is twice the unbiased variance over
     K: linear in K, and without the cancellation of ``K sum x^2 - (sum x)^2``.
@@ -108,14 +108,14 @@ def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
 
 
 def _length_mm(vectors: Tensor, affine: Tensor) -> Tensor:
-    """Lengths in mm, ``(*S)``, of vectors in voxels, ``(3, *S)``."""
+    """Compute the lengths in mm, ``(*S)``, of vectors in voxels, ``(3, *S)``."""
     matrix = torch.as_tensor(affine).to(vectors)[:3, :3]
     x, y, z = vectors
     return sum((row[0] * x + row[1] * y + row[2] * z).square() for row in matrix).sqrt()
 
 
 def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> Tensor:
-    """Distance between each landmark mapped from one timepoint to another and its true position there.
+    """Compute the distance between each landmark mapped from one timepoint to another and its true position there.
 
     Landmark p_i of timepoint i is mapped to the common space by the inverse of ``transforms[i]`` and on to timepoint j
     by ``transforms[j]``. The distance to p_j is measured in the patient's own millimetres: unlike the spread of
@@ -139,15 +139,21 @@ def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform])
 
 
 def _between(differences: Tensor) -> Tensor:
-    """Lengths of the off-diagonal differences of ``(K, K, P, 3)``: ``(K * (K - 1), P)``."""
+    """Compute the lengths of the off-diagonal differences of ``(K, K, P, 3)``: ``(K * (K - 1), P)``."""
     off_diagonal = ~torch.eye(len(differences), dtype=torch.bool)
     return differences[off_diagonal].norm(dim=2)
 
 
 def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) -> dict[str, float]:
     """Summarise landmark distances, without and with registration, over all ordered pairs of timepoints and all
-    landmarks: ``landmark_{before,after}_mm_{mean,median,sd,95}``, where 95 is the 95th percentile. Arguments as in
-    ``landmark_distances_mm``."""
+    landmarks.
+
+    Args:
+        landmarks_mm, transforms: as for `landmark_distances_mm`.
+
+    Returns:
+        ``landmark_{before,after}_mm_{mean,median,sd,95}``, where 95 is the 95th percentile.
+    """
     after = landmark_distances_mm(landmarks_mm, transforms)
     points = landmarks_mm.detach().cpu().double()
     before = _between(points[:, None] - points[None])
@@ -161,9 +167,9 @@ def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) ->
 
 
 def _steep_cells(u: Tensor) -> Tensor:
-    """Mask of the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at
-    least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each
-    row of G sum to less than 1, even if a diagonal is an edge, so the orientation cannot flip."""
+    """Mark the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at least
+    1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each row of
+    G sum to less than 1, even if a diagonal is an edge, so the orientation cannot flip."""
     largest = u.new_zeros([n - 1 for n in u.shape[1:]])
     for axis in range(3):
         edges = u.diff(dim=axis + 1).abs_().amax(dim=0)
@@ -176,7 +182,7 @@ def _steep_cells(u: Tensor) -> Tensor:
 
 
 def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
-    """Percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less."""
+    """Compute the percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less."""
     _check_field("ddf", ddf)
     folded = 0
     for u in _each(ddf, chunks):
@@ -197,11 +203,11 @@ def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
 
 
 def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
-    """Six times the signed volumes of ten tetrahedra in every cell, from the positions ``(3, P)`` of its eight corners.
-    For the identity: 1 for the eight tetrahedra at the corners, 2 for the two in the middle."""
+    """Yield six times the signed volumes of ten tetrahedra in every cell, from the positions ``(3, P)`` of its eight
+    corners. For the identity: 1 for the eight tetrahedra at the corners, 2 for the two in the middle."""
 
     def edge(axis: int, corner: tuple[int, ...]) -> Tensor:
-        """Edge of the cell along ``axis`` at ``corner``, in the direction of the axis."""
+        """Compute the edge of the cell along ``axis`` at ``corner``, in the direction of the axis."""
         low, high = (tuple(end if d == axis else c for d, c in enumerate(corner)) for end in (0, 1))
         return corners[high] - corners[low]
 
@@ -226,7 +232,7 @@ def _slabs(ddf: Tensor, chunks: Chunks) -> Iterator[Tensor]:
 
 
 def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once) -> float:
-    """Non-diffeomorphic volume as a percentage of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
+    """Compute the non-diffeomorphic volume in percent of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
 
     A cell between eight voxels can be split into five tetrahedra, four at its corners and one in the middle, in two
     mirrored ways. The corner tetrahedra of both splits correspond to the eight combinations of forward and backward

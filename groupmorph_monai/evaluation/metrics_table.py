@@ -50,7 +50,7 @@ class MetricsTable:
 
     Args:
         output_dir: created if it does not exist; no other run may write to it in the meantime.
-        settings: what else the metrics depend on: parts of the configuration, files.
+        settings: everything else on which the metrics depend, such as parts of the configuration and files.
     """
 
     def __init__(self, output_dir: str, settings: Sequence[object] = ()):
@@ -64,11 +64,11 @@ class MetricsTable:
         """Return the series without saved metrics, or the last series if all have them, as an engine needs one."""
         self.items = list(items)
         if not self.items:
-            raise InputError("series: expected at least one, got none; name a dataset, or set phantoms to 1 or more")
+            raise InputError("series: expected at least one, got none; specify a dataset, or set phantoms to 1 or more")
         self.keys = [fingerprint(item, self.settings, versions()) for item in self.items]
         pending = [n for n, key in enumerate(self.keys) if self._row(key) is None]
         if len(pending) < len(self.items):
-            logger.info("Resuming: %d of %d series are left to measure.", len(pending), len(self.items))
+            logger.info("Resuming: %d of %d series remain to be measured.", len(pending), len(self.items))
         idist.barrier()  # all processes list the pending series before any of them starts
         self.pending = pending[idist.get_rank() :: idist.get_world_size()] or [len(self.items) - 1]
         return [self.items[n] for n in self.pending]
@@ -138,11 +138,11 @@ def write_metrics(output_dir: str | Path, series: Sequence[Mapping[str, Any]]) -
 
 
 def read_metrics(output_dir: str | Path) -> list[dict[str, Any]]:
-    """Read the rows that `write_metrics` has written, without the mean."""
+    """Read the rows written by `write_metrics`, without the mean."""
     content = json.loads((Path(output_dir) / "metrics.json").read_text(encoding="utf-8"))
     return [_with_nan(row) for row in content["series"]]
 
 
 def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Restore the NaN of a row, for which JSON has null."""
+    """Restore the NaN of a row, which JSON stores as null."""
     return {name: math.nan if value is None else value for name, value in row.items()}

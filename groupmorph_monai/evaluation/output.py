@@ -40,9 +40,9 @@ from .verdict import LEAST_FALL, judge
 __all__ = ["SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
-_MOST_SHOWN = 32  # timepoints in figures and in comparisons of all pairs, evenly spread over the series
-_POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # sampled displacements per timepoint, and at most in total
-_ONE_IMAGE = 1 - 1e-3  # NMI
+_MOST_SHOWN = 32  # maximum number of timepoints in figures and pairwise comparisons, evenly spread over the series
+_POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # number of sampled displacements per timepoint, and maximum in total
+_ONE_IMAGE = 1 - 1e-3  # minimum NMI before registration of K copies of one image, for which it is 1 up to rounding
 _DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image
 # Checks of the transforms alone, which remain valid if images are deformed on purpose.
 _TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
@@ -234,7 +234,7 @@ class SeriesWriter:
 
 
 def _is_one_image(metrics: Mapping[str, float]) -> bool:
-    """Test whether the K inputs are one and the same image, to be deformed."""
+    """Test whether the K inputs are copies of one image that is to be deformed."""
     return metrics["nmi_before"] > _ONE_IMAGE
 
 
@@ -249,7 +249,7 @@ def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _warn_of_duplicates(frames: Sequence[Frame], storage: Storage = IN_MEMORY) -> list[str]:
-    """Warn of scans with the same voxels, as a scan that is listed twice has."""
+    """Warn of scans with the same voxels, such as a scan that is listed twice."""
     first: dict[tuple[object, ...], int] = {}
     warnings = []
     for k, frame in enumerate(frames):

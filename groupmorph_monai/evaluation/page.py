@@ -33,7 +33,7 @@ LARGEST_BYTES = 15_000_000  # upper bound of the page's size, for any size of th
 _RAW_BYTES = 11_000_000  # base64 takes 4/3 of this; the rest is for the page and its numbers
 _OVERLAY_FACTOR = 2  # overlays are smooth, so every second voxel along each axis is enough
 _LARGEST_JACOBIAN = 3.0  # volume ratio at which the display saturates
-_LEVELS = 65534  # 16-bit values 1 to 65535; 0 marks unknown voxels
+_LEVELS = 65534  # number of steps between the 16-bit values 1 and 65535; 0 marks unknown voxels
 _VERDICTS = {
     "PASS": "No known sign of a failed registration was detected. This is no proof: check the subtraction images.",
     "LOOK": "Something is unusual. Check the images for the reasons below before you use the result.",
@@ -58,8 +58,8 @@ _KINETICS = {
 
 
 def page_grid(grid: Grid, timepoints: int) -> Grid:
-    """Grid of the page's images: the scan's field of view in RAS+ orientation, with voxels no smaller than the scan's
-    and large enough to keep the file below `LARGEST_BYTES`."""
+    """Choose the grid of the page's images: the scan's field of view in RAS+ orientation, with voxels no smaller than
+    the scan's and large enough to keep the file below `LARGEST_BYTES`."""
     grid = grid.canonical()
     most = _RAW_BYTES / timepoints / (2 * 2 + 5 / _OVERLAY_FACTOR**3)
     extent, spacing_mm = grid.extent_mm, float(grid.spacing_mm.min())
@@ -71,7 +71,7 @@ def page_grid(grid: Grid, timepoints: int) -> Grid:
 
 
 def _in_box(grid: Grid, shape: torch.Tensor) -> Grid:
-    """Grid with ``shape`` voxels over the field of view of ``grid``."""
+    """Make a grid with ``shape`` voxels over the field of view of ``grid``."""
     return grid.of_blocks(torch.tensor(grid.shape).double() / shape, shape.tolist())
 
 
@@ -100,7 +100,7 @@ def _window(values: np.ndarray) -> list[float]:
 
 
 def _reach(values: np.ndarray, percent: float, least: float) -> float:
-    """Percentile of the finite values, at least ``least``."""
+    """Compute a percentile of the finite values, at least ``least``."""
     finite = values[np.isfinite(values)]
     return max(float(np.percentile(finite, percent)), least) if finite.size else least
 
@@ -144,7 +144,8 @@ class _Page:
         return np.concatenate([self.means(volume, self.images) for volume in masked])
 
     def region(self, masks: np.ndarray) -> np.ndarray:
-        """Average masks ``(2, *S)`` on the grid of the home scan: a voxel is inside if half of it, or else most, is."""
+        """Average masks ``(2, *S)`` on the grid of the home scan. A voxel is inside if at least half of it is; if there
+        is no such voxel, those with the largest share are."""
         shares = self.means(masks, self.images)
         return shares >= np.clip(shares.max(axis=(1, 2, 3), keepdims=True), 1e-6, 0.5)
 
@@ -238,7 +239,7 @@ def write_page(
 
 
 def _percentiles(lengths: np.ndarray) -> list[float]:
-    """5th, 25th, 50th, 75th and 95th percentiles, ignoring NaN; NaN if no values remain."""
+    """Compute the 5th, 25th, 50th, 75th and 95th percentiles, ignoring NaN; NaN if no values remain."""
     values = lengths[~np.isnan(lengths)]
     with np.errstate(invalid="ignore"):  # interpolation between infinite values
         return np.percentile(values, (5, 25, 50, 75, 95)).tolist() if values.size else [math.nan] * 5

@@ -27,11 +27,11 @@ __all__ = ["measure_quality"]
 
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
-_PLAUSIBLE = (0.5, 2.0)  # volume after over volume before
+_PLAUSIBLE = (0.5, 2.0)  # plausible range of volume ratios, after over before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
-_LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2  # of an enhancing region; thickness of the shell to which it is compared
-_LEAST_CURVE = 4  # timepoints of a curve whose roughness can be measured
-_MOST_COMPARED = 16  # timepoints compared in pairs, whose number, and memory, grows quadratically
+_LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2  # minimum size of an enhancing region; thickness of the shell around it
+_LEAST_CURVE = 4  # minimum number of timepoints of a curve whose roughness can be measured
+_MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, as time and memory grow quadratically
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def _stacked(volumes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Images:
 
 
 def _agreement(images: _Images) -> list[float]:
-    """Percentage of each volume's local variance that the other volumes explain, independent of contrast: the mean
-    squared correlation with the regression on the other volumes, over windows of 5 voxels with structure well above
-    the noise; NaN if there are none."""
+    """Compute the percentage of each volume's local variance that the other volumes explain, independent of contrast:
+    the mean squared correlation with the regression on the other volumes, over windows of 5 voxels with structure well
+    above the noise; NaN if there are none."""
     scaled = images.scaled()
     values = regress(scaled, images.covered.float(), range(len(scaled))).value
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
@@ -157,13 +157,13 @@ def _agreement(images: _Images) -> list[float]:
 
 
 def _similarity(images: _Images) -> float:
-    """Normalised mutual information over the common field of view; NaN if it is empty."""
+    """Compute the normalised mutual information over the common field of view; NaN if it is empty."""
     covered = images.covered.all(dim=0)
     return nmi(images.values, mask=covered) if covered.any() else math.nan
 
 
 def _relative(agreement: Sequence[float]) -> list[float]:
-    """Divide each agreement by the median of the other timepoints' ones, ignoring NaN; NaN if no values remain."""
+    """Divide each agreement by the median over the other timepoints, ignoring NaN; NaN if no values remain."""
     rests = [[a for j, a in enumerate(agreement) if j != k and not math.isnan(a)] for k in range(len(agreement))]
     return [a / max(float(np.median(rest)), 1e-6) if rest else math.nan for a, rest in zip(agreement, rests)]
 
@@ -177,7 +177,7 @@ def _noise(volume: Tensor) -> float:
 
 
 def _bending_mm(transform: Transform, grid: Grid) -> float:
-    """95th percentile of the residuals of the best affine fit to the transform."""
+    """Compute the 95th percentile of the residuals of the best affine fit to the transform."""
     points = grid.points(every=2).flatten(0, 2)
     transformed = transform(points)
     columns = torch.cat([points - grid.centre, torch.ones(len(points), 1, dtype=points.dtype)], dim=1)
@@ -196,6 +196,7 @@ def _region_change_percent(images: _Images, determinants: Tensor) -> list[float]
     surrounding tissue: enhancement must not change the volume of tissue. None if nothing enhances."""
     values = _scaled(images.values, images.values[images.covered] if images.covered.any() else images.values)
     rise = (values - values[:1]).amax(dim=0)
+    # At most the 3 % of voxels that rise most are enhancing regions, so that these keep surroundings to compare with.
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.covered.all(dim=0)
     regions, _ = label(enhancing.numpy())
     voxels = np.bincount(regions.ravel())

@@ -49,7 +49,7 @@ def write_json(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages on which the numbers in a report depend."""
+    """Collect the versions of Python and of the packages on which the numbers in a report depend."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -82,7 +82,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> s
 
 
 def _most_changed(native: np.ndarray, warped: np.ndarray) -> tuple[int, int]:
-    """Timepoint and axial slice that differ most from timepoint 0, after registration if all inputs are one image."""
+    """Find the timepoint and axial slice that differ most from timepoint 0, after registration if inputs are equal."""
     series = native if np.any(native[1:] != native[:1]) else warped
     change = np.stack([np.abs(v - series[0]).sum(axis=(0, 1)) for v in series])  # (K, k)
     return int(change.sum(axis=1).argmax()), int(change.sum(axis=0).argmax())

@@ -14,7 +14,7 @@ from ..workflow.affine_alignment import CLEAR_CONFIDENCE
 __all__ = ["CHECKS", "LEAST_FALL", "Check", "judge"]
 
 LEVELS = ("PASS", "LOOK", "FAIL")
-LEAST_FALL = 0.005  # of the normalised mutual information; interpolation alone changes it by less
+LEAST_FALL = 0.005  # smallest fall in normalised mutual information that counts; interpolation alone causes less
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Check:
     low_is_bad: bool = False
 
     def level(self, value: float) -> int:
-        """Index of `LEVELS`."""
+        """Return the index in `LEVELS` of the level of a value."""
         limits = [limit for limit in (self.look, self.fail) if limit is not None]
         beyond = [limit for limit in limits if (value < limit if self.low_is_bad else value > limit)]
         return LEVELS.index("FAIL" if self.fail in beyond else "LOOK") if beyond else 0

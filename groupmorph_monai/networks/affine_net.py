@@ -20,12 +20,12 @@ __all__ = [
     "soft_match",
 ]
 
-_WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius; standard deviation, intensities in [0, 1]
+_WINDOW_VOXELS, _LEAST_CONTRAST = 2, 0.05  # radius of windows; standard deviation added in them, intensities in [0, 1]
 
 
 def half_side_frame(size: Sequence[int]) -> Tensor:
-    """Return the matrix from voxels to the coordinates of `AffineNet`'s maps: origin at the centre of a volume of
-    ``size``, in units of half its longest side. ``(4, 4)``, float64."""
+    """Return the matrix ``(4, 4)``, float64, from voxels to the coordinates of `AffineNet`'s maps: origin at the centre
+    of a volume of ``size``, in units of half its longest side."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] *= 2 / max(size)
     matrix[:3, 3] = (1 - torch.tensor(size).double()) / max(size)
@@ -141,7 +141,7 @@ class AffineNet(nn.Module):
 
     Args:
         channels: filters, and length of the descriptors, at every 2nd and 4th voxel.
-        most_voxels: maximum size of the input along any axis; larger volumes are thinned before.
+        most_voxels: maximum size of the input along any axis; larger volumes are subsampled first.
     """
 
     def __init__(self, channels: Sequence[int] = (16, 32), most_voxels: int = 40):

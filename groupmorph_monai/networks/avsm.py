@@ -29,7 +29,7 @@ class MomentumNet(nn.Module):
         smoothing: filter from momentum to velocity.
 
     Raises:
-        ValueError: For another number of levels.
+        ValueError: If there are not four levels.
     """
 
     def __init__(self, channels: Sequence[int] = (8, 16, 32, 32), smoothing: MultiGaussian | None = None):

@@ -12,7 +12,7 @@ from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_rel
 
 __all__ = ["GroupSetVAE", "Look", "displace", "twice_as_fine"]
 
-_SQUARINGS = 4  # of the integration inside a look; the trained weights depend on it
+_SQUARINGS = 4  # number of squarings of the integration inside a look; the trained weights depend on it
 
 
 def _line(n: int, like: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Look(nn.Module):
     """Update of z: features warped by the current z are compared with their mean over K.
 
     The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
-    convolutional network, which predicts the step that is taken.
+    convolutional network, which predicts the actual step.
 
     Args:
         features: number of features per voxel.
@@ -201,6 +201,7 @@ class Look(nn.Module):
         Returns:
             ``(B, K, 3, *S)``.
         """
+        # The first term keeps the step short along directions without structure, the second where there is none at all.
         damping = 0.1 * trace + 1e-3
         xx, yy, zz = a[:, 0:1] + damping, a[:, 1:2] + damping, a[:, 2:3] + damping
         xy, xz, yz = a[:, 3:4], a[:, 4:5], a[:, 5:6]
@@ -283,6 +284,7 @@ class GroupSetVAE(nn.Module):
         """
         x = leaky_relu(self.encoder[0](images))
         half = _half_as_fine(images)
+        # Windows of 5 voxels along each axis; adding a variance of 0.01^2 avoids amplifying noise.
         x = torch.cat([x, window_normalise(half, 2, 1e-4)], dim=1)
         levels = [x]
         for level, layer in enumerate(self.encoder):

@@ -32,7 +32,7 @@ class GroupVAE(nn.Module):
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
 
     Raises:
-        ValueError: For more upsampling than strided convolutions.
+        ValueError: If there are more upsampling than strided convolutions.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class GroupVAE(nn.Module):
             ``(B, 2*K*3, *ceil(S / stride))``: mean, then log variance, of z in voxels of its grid.
 
         Raises:
-            ValueError: For another number of timepoints.
+            ValueError: If the number of timepoints is not K.
         """
         if images.shape[1] != self.timepoints:
             raise ValueError(
-                f"images: expected {self.timepoints} timepoints, got {images.shape[1]}; give {self.timepoints} "
+                f"images: expected {self.timepoints} timepoints, got {images.shape[1]}; pass {self.timepoints} "
                 f"volumes, or use weights trained for {images.shape[1]} timepoints"
             )
         x = padded(images, self.multiple)

@@ -42,7 +42,7 @@ class KrebsCVAE(nn.Module):
         smoothing_voxels, kernel_voxels: standard deviation and width of the Gaussian filter, voxels of the velocity.
 
     Raises:
-        ValueError: For another number of layers.
+        ValueError: If the number of layers is invalid.
     """
 
     def __init__(

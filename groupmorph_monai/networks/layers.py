@@ -8,14 +8,18 @@ from torch.nn import functional as F
 
 __all__ = ["check_timepoints", "cropped", "init_leaky_relu_layers", "leaky_relu", "padded", "with_mean_of_others"]
 
-_SLOPE = 0.2  # of the leaky ReLUs for negative values, as in VoxelMorph
+_SLOPE = 0.2  # slope of the leaky ReLUs for negative values, as in VoxelMorph
 
 
 def check_timepoints(images: Tensor) -> int:
-    """Return K of ``images`` ``(B, K, *S)``. Raises: ValueError if K is less than 2."""
+    """Return K of ``images`` ``(B, K, *S)``.
+
+    Raises:
+        ValueError: If K is less than 2.
+    """
     timepoints = images.shape[1]
     if timepoints < 2:
-        raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; give more volumes")
+        raise ValueError(f"images: expected at least 2 timepoints on axis 1, got {timepoints}; pass more volumes")
     return timepoints
 
 

@@ -54,7 +54,7 @@ class NegativeELBO(nn.Module):
             registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if
                 it contains ``returned`` and ``returned_covered``, the likelihood is the mean of the likelihoods in the
                 common space and in each timepoint's own space.
-            target: the structure's surfaces, as `SurfaceDistance` takes them.
+            target: the structure's surfaces, in the format of `SurfaceDistance`.
 
         Returns:
             Scalars ``log_likelihood`` and ``kl``, with surfaces ``surface_log_likelihood``, and for exchanged pairs

@@ -14,7 +14,7 @@ from ..space.lattice import window_mean
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
 
-_SLAB_VOXELS = 2**17  # whose windows are in memory at a time
+_SLAB_VOXELS = 2**17  # voxels whose Parzen windows are in memory at a time
 
 
 class Linearised(NamedTuple):
@@ -169,7 +169,7 @@ class GroupNMI(Likelihood):
         bins: number of windows, with centres evenly spaced on [0, 1]: normalise intensities to [0, 1] first. Values
             outside are clamped and have no gradient.
         window_bins: standard deviation of a window, in bins.
-        voxel_fraction: fraction of the voxels, sampled anew at each call, that enter the histograms in training mode;
+        voxel_fraction: fraction of the voxels, resampled at each call, that enter the histograms in training mode;
             all do in evaluation mode.
         kind: ``"uncertainty"``: ``2 I(i, j) / (H_i + H_j)``, in [0, 1], 1 for images that determine each other, the
             scale of the paper's table (0.24 to 0.54). ``"studholme"``: ``(H_i + H_j) / H_ij``, in [1, 2] (Studholme et
@@ -229,7 +229,7 @@ class GroupNMI(Likelihood):
     def pairwise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the NMI of every pair over the voxels that are valid in both: ``(B, K, *S)`` to ``(B, K, K)``."""
         joint = self.joint(*self._sampled_voxels(warped, valid))
-        entropy = _negative_plogp(joint.sum(dim=4)).sum(dim=2)  # of i, over the voxels that are valid in i and j
+        entropy = _negative_plogp(joint.sum(dim=4)).sum(dim=2)  # entropy of i over the voxels that are valid in both
         joint_entropy = _negative_plogp(joint).sum(dim=(2, 4))
         entropy_sum = entropy + entropy.mT
         if self.kind == "studholme":

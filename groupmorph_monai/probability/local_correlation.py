@@ -80,7 +80,9 @@ class LocalCorrelation(Likelihood):
             mask = None if masks is None else masks[:, k : k + 1]
             share = None if mask is None else window_mean(mask, radius)
             mean_t, variance_t = moments or window_moments(template, radius, mask, share)
-            variance_t = variance_t + 1e-3  # keeps the gain finite; small beside 1, the variance if all volumes agree
+            variance_t = (
+                variance_t + 1e-3
+            )  # keeps the gain finite; small compared with 1, the variance if all volumes agree
             mean, variance = window_moments(volume, radius, mask, share)
             covariance = valid_mean(volume * template, radius, mask, share) - mean * mean_t
             gain = covariance / variance_t

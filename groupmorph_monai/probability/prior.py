@@ -274,7 +274,7 @@ def fading_weight(constant: float, decay: float, current_step: int) -> float:
         current_step: epoch from 1, as MONAI's ParamSchedulerHandler passes it; ``n = current_step - 1``.
 
     Raises:
-        InputError: ``constant`` is negative, or ``decay`` is not positive.
+        InputError: If ``constant`` is negative, or ``decay`` is not positive.
     """
     if constant < 0 or decay <= 0:
         raise InputError(f"affine_pull, affine_pull_decay: expected 0 or more and above 0, got {constant} and {decay}")

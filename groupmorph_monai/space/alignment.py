@@ -27,7 +27,11 @@ Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for
 
 
 def check_reference(reference: int | None, timepoints: int) -> None:
-    """Raise an InputError if a series of this number of timepoints has no timepoint with this index."""
+    """Check the index of the reference timepoint; None is always valid.
+
+    Raises:
+        InputError: If a series of this number of timepoints has no timepoint with this index.
+    """
     if reference is not None and not 0 <= reference < timepoints:
         raise InputError(
             f"reference: expected one of the series' {timepoints} timepoints, 0 to {timepoints - 1}, got {reference}; "

@@ -17,5 +17,5 @@ def all_at_once(timepoints: int) -> list[slice]:
 
 
 def total(parts: Iterable[Tensor]) -> Tensor:
-    """Sum tensors as they are computed, holding one of them at a time beside the sum."""
+    """Sum tensors as they are computed, holding only the sum and one of them at a time."""
     return reduce(torch.add, parts)

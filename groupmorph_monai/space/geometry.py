@@ -26,7 +26,7 @@ __all__ = [
     "triple_product",
 ]
 
-SLAB_VOXELS = 2**20  # of a grid that are processed at a time, which bounds the memory
+SLAB_VOXELS = 2**20  # voxels processed at a time, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +331,7 @@ class DenseTransform(Transform):
         """Inverse transform.
 
         Raises:
-            ValueError: the field of the inverse map is unknown.
+            ValueError: If the field of the inverse map is unknown.
         """
         if self.inverse_field is None:
             raise ValueError(

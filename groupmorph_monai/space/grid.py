@@ -160,7 +160,7 @@ def inside(ddf: Tensor) -> Tensor:
 
 
 def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
-    """`displace` an image and find where the result is known. Both share the weights of the interpolation.
+    """Sample an image as `displace` does and find where the result is known, sharing the interpolation weights.
 
     Args:
         image: ``(N, 1, *S)``.
@@ -199,7 +199,7 @@ def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
-    """`warp` images and mark where the result was measured.
+    """Warp images as `warp` does and mark where the result was measured.
 
     Args:
         images: ``(B, K, *S)``.

@@ -20,7 +20,7 @@ __all__ = [
     "StepSequence",
 ]
 
-MOST_SQUARINGS = 30  # a step of 1e-9 of the field, which is below float32's precision
+MOST_SQUARINGS = 30  # maximum number; the first step is then 1e-9 of the field, below float32's precision
 
 
 class _AdditiveSteps:

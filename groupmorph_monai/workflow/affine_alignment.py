@@ -1,7 +1,7 @@
 """Affine alignment of K scans with large displacements and any contrasts.
 
-The maps lead from a common space, their mean, to each scan, RAS mm. The scans are treated symmetrically, whatever the
-orientation in which they are stored, and only measured voxels count.
+The maps lead from a common space, their mean, to each scan, RAS mm. The scans are treated symmetrically, regardless
+of the orientation in which they are stored, and only measured voxels count.
 """
 
 import math
@@ -31,10 +31,10 @@ __all__ = [
 # Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
 # up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
 LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
-_SEARCH_DEGREES = 15.0  # of the rotations that the search tries
-_LEAST_STEP = 0.02  # voxels; when no corner of the grid moves farther, the optimisation has converged
-_MOST_TOGETHER = 16  # scans that are aligned jointly, in time quadratic in their number
-_MOST_COMPARED = 6  # of the jointly aligned scans, with each further scan
+_SEARCH_DEGREES = 15.0  # angle of the search rotations
+_LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
+_MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
+_MOST_COMPARED = 6  # number of jointly aligned scans with which each further scan is compared
 
 
 def logarithms(maps: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class GroupAffine:
     2. The confidence of a scan is the correlation of its edges with the mean edges of the other scans, minus half of
        the highest correlation at shifts of more than 3 voxels of the coarse grid.
     3. Scans that are not clearly aligned are searched for, at all shifts and thirteen rotations. The best candidates
-       are optimised, and the one with the highest correlation is taken. A scan that remains below `LEAST_CONFIDENCE`
+       are optimised, and the one with the highest correlation is used. A scan that remains below `LEAST_CONFIDENCE`
        keeps its file's coordinates.
     4. All maps are optimised on a finer grid.
     5. Scans whose files are consistent with each other, as far as the images show, keep their files' coordinates.
@@ -136,8 +136,8 @@ class GroupAffine:
     def assess(
         self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
     ) -> AffineAlignment:
-        """Centre another method's ``maps`` ``(K, 4, 4)``, and compute confidence and polarity. Arguments as in a
-        call."""
+        """Centre the ``maps`` ``(K, 4, 4)`` of another method, and compute confidence and polarity; ``frames`` and
+        ``masks`` are those of a call."""
         return _Group(self, frames, masks or [None] * len(frames)).assessed(maps, range(len(frames)))
 
 
@@ -214,7 +214,7 @@ class _Group:
     def resampled(
         self, scans: Sequence[CoarseScan], grid: Grid, maps: Tensor, chosen: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Resample the chosen scans. Returns intensities and 1 where they were measured, each ``(len(chosen), *S)``."""
+        """Resample the chosen scans: intensities, and 1 where they were measured, each ``(len(chosen), *S)``."""
         return self.stacked({k: scans[k].resampled(grid, maps[k]) for k in chosen})
 
     def stacked(self, volumes: dict[int, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -232,7 +232,7 @@ class _Group:
         volumes = {k: scans[k].resampled(grid, maps[k]) for k in chosen}
         for _ in range(self.settings.schedule.iterations):
             steps = affine_steps(*self.stacked(volumes), grid, kind, moving)
-            if only is None:  # shortened, as each step is computed for fixed other scans, which move, too
+            if only is None:  # shortened, as each step is computed with the other scans fixed, but these move, too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
             for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
                 k = chosen[n]
@@ -250,8 +250,8 @@ class _Group:
         return edges.sum(dim=0) / count.clamp_min(1), (count > 0).float()
 
     def bounding_grid(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
-        """Extend the lattice of ``grid`` to all of scan k under a map. Returns the grid of the scan, and the indices of
-        its first voxel on ``grid``, ``(3,)``."""
+        """Extend the lattice of ``grid`` to all of scan k under a map; also compute the indices ``(3,)`` of the first
+        voxel of the result on ``grid``."""
         box = self.coarse[k].grid
         into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
         half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
@@ -262,8 +262,8 @@ class _Group:
         return Grid((2 * half).ceil().int() + 2, affine), first.int()
 
     def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
-        """Compare scan ``k`` with the others of a group. Returns the correlation of its edges with their mean, and the
-        confidence, see `GroupAffine`."""
+        """Compute the correlation of scan k's edges with the mean edges of the others of a group, and the confidence of
+        scan k, see `GroupAffine`."""
         rest = [j for j in group if j != k]
         grid = self.grid(maps, 0, rest)
         own_grid, first = self.bounding_grid(k, maps[k], grid)
@@ -296,8 +296,11 @@ class _Group:
 
     def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Align the remaining scans with those ``placed``. If these are fewer than two, or lack the only scan with a
-        mask, start from a single scan: that with the mask, then those with the strongest edges. Returns maps and the
-        scans placed."""
+        mask, start from a single scan: that with the mask, then those with the strongest edges.
+
+        Returns:
+            The maps, and the scans placed.
+        """
         everyone = range(len(maps))
         seeds = sorted(everyone, key=lambda k: (k == self.masked, self.edge_strength(k)), reverse=True)
         starts = [[k] for k in seeds]
@@ -326,8 +329,8 @@ class _Group:
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
     def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
-        """Optimise scan k from the best maps of a search over shifts and rotations, then from its present map, until
-        one is clearly aligned. Returns correlation, confidence and map of each."""
+        """Compute correlation, confidence and map of scan k, optimised from the best maps of a search over shifts and
+        rotations, then from its present map, until one is clearly aligned."""
         grid, box = self.grid(maps, 0, group), self.coarse[k].grid
         template, scored_maps = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):

@@ -17,7 +17,7 @@ from .evidence import EVERYWHERE, Evidence, Level
 
 __all__ = ["AffineRefinement"]
 
-_LEAST_VOXELS = 8  # along each axis of a level
+_LEAST_VOXELS = 8  # minimum number of voxels along each axis of a level
 
 
 class AffineRefinement:
@@ -37,10 +37,14 @@ class AffineRefinement:
         self.likelihood, self.voxels, self.iterations = likelihood, tuple(voxels), iterations
 
     def check_draws(self, number: int) -> None:
-        """Raise an InputError, as affine maps have no posterior to draw from."""
+        """Refuse draws, as affine maps have no posterior to draw from.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError(
             f"std_draws (--std): expected 0 where affine maps are refined, as they have no posterior, got {number}; "
-            "leave it out"
+            "omit it"
         )
 
     def __call__(
@@ -69,7 +73,7 @@ class AffineRefinement:
         if evidence.mask is not None:
             raise InputError(
                 "mask: expected none where affine maps are refined, because the windows of their likelihood extend "
-                "beyond it; leave it out, or omit --overlay models/avsm_affine: the default alignment applies it"
+                "beyond it; omit it, or omit --overlay models/avsm_affine: the default alignment applies it"
             )
         items = enumerate(zip(z.values.detach().split(1), images.split(1)))
         return z.like(torch.cat([self._refine_series(*i, evidence.of_series(n), displacement) for n, i in items]))

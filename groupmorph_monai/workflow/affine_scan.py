@@ -22,12 +22,15 @@ _BYTES, _BYTES_PER_SCAN = 300, 190
 
 
 def check_memory(scans: int, size: Tensor, voxels: Sequence[int]) -> None:
-    """Raise an InputError if an alignment does not fit into the free memory.
+    """Check that an alignment fits into the free memory.
 
     Args:
         scans: number of scans that are aligned jointly.
         size: ``(3,)``, voxels of the finer grid along each axis.
         voxels: the setting that determines it, for the message.
+
+    Raises:
+        InputError: If it does not fit.
     """
     needed_gb = (_BYTES + _BYTES_PER_SCAN * scans) * float(size.prod()) / 1e9
     if needed_gb > (free_gb := available_memory_gb()):
@@ -50,8 +53,11 @@ class CoarseScan:
     grid: Grid
 
     def resampled(self, grid: Grid, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Resample under the map ``matrix`` ``(4, 4)``. Returns intensities and 1 where they were measured, otherwise
-        0, each ``(*S)``."""
+        """Resample under the map ``matrix`` ``(4, 4)``.
+
+        Returns:
+            Intensities, and 1 where they were measured, otherwise 0, each ``(*S)``.
+        """
         points = AffineTransform(matrix)(grid.points())
         values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
         return values, (self.grid.contains(points) & (measured > 0.5)).float()

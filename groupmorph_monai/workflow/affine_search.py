@@ -11,9 +11,11 @@ from ..space.lattice import gradient, window_mean
 
 __all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
-_LEAST_OVERLAP = 0.35  # of the smaller volume's measured voxels; the correlation of small overlaps is high by chance
-_ALIASED_OVERLAP = 0.3  # of the smaller size along an axis; shifts with less may alias, as their overlap is too small
-_LEAST_VARIANCE = 0.1  # fraction of the features' mean variance, see ShiftCorrelation
+# Minimum overlap, as a share of the smaller volume's measured voxels: small overlaps correlate by chance.
+_LEAST_OVERLAP = 0.35
+# Share of the smaller size along an axis: shifts with less overlap may alias, as they are rejected anyway.
+_ALIASED_OVERLAP = 0.3
+_LEAST_VARIANCE = 0.1  # minimum variance, as a share of the features' mean variance, see `ShiftCorrelation`
 
 
 def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:

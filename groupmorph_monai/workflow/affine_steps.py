@@ -13,7 +13,7 @@ __all__ = ["Regression", "WINDOW_RADIUS", "affine_generators", "affine_steps", "
 
 WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
 _NOISE = 0.02**2  # variance of noise, for intensities in [0, 1], below which contrast is ignored
-_LONGEST_STEP = 3.0  # voxels that a corner may move, as far as the linear model holds
+_LONGEST_STEP = 3.0  # voxels; maximum motion of a corner, up to which the linear model holds
 
 
 def affine_generators(kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Batches of the data loader as MONAI's engines and the inferers take them."""
+"""Prepare batches of the data loader for MONAI's engines and the inferers."""
 
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict

@@ -231,4 +231,4 @@ class Checkpoints:
                 f"output_dir: {self.folder} holds a run of another model or optimiser; choose another folder, or the "
                 "overlays and settings of that run"
             ) from error
-        trainer.state.max_epochs = max_epochs  # of this run, which may be longer than the saved one
+        trainer.state.max_epochs = max_epochs  # limit of this run, which may be longer than the saved one

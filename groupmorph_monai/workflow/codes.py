@@ -57,7 +57,11 @@ class CodeInferer(FieldInferer):
 
 
 def _code_size(network: nn.Module) -> int:
-    """Return the length of the network's codes. Raises: InputError if its z is not a code."""
+    """Return the length of the network's codes.
+
+    Raises:
+        InputError: If its z is not a code.
+    """
     code_size: int | None = getattr(network, "code_size", None)
     if code_size is None:
         raise InputError(

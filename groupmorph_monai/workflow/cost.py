@@ -23,7 +23,7 @@ from .schedule import Stage
 
 __all__ = ["RegistrationCost"]
 
-_ITK_TRANSFORMS_GB = 0.45  # the part of ITK that writes transforms, which is loaded for them alone
+_ITK_TRANSFORMS_GB = 0.45  # memory of the part of ITK that writes transforms, which is loaded only for them
 
 
 class RegistrationCost:
@@ -95,14 +95,18 @@ class RegistrationCost:
         return ProcessorTime(self.scans, self.grid, self.inferer, self.levels, self.products, aligned)
 
     def check(self) -> None:
-        """Raise an InputError if the registration does not fit into the free memory. Without scans, do nothing."""
+        """Check that the registration fits into the free memory. Without scans, do nothing.
+
+        Raises:
+            InputError: If it does not fit.
+        """
         free_gb = available_memory_gb()
         if not self.scans or self.memory_gb <= free_gb:
             return
         count, spacing = len(self.scans), float(self.grid.spacing_mm.min())
         fitting_spacing = self._fitting_spacing_mm(free_gb)
-        smaller = "crop the scans" if self.scans_at_once else "crop the scans, or give fewer"
-        cure = f"take --spacing-mm {fitting_spacing:g}" if fitting_spacing else smaller
+        smaller = "crop the scans" if self.scans_at_once else "crop the scans, or use fewer"
+        cure = f"use --spacing-mm {fitting_spacing:g}" if fitting_spacing else smaller
         raise InputError(
             f"memory: expected {self.memory_gb:.3g} GB for {count} scans on {' x '.join(map(str, self.grid.shape))} "
             f"voxels of {spacing:.3g} mm, got {free_gb:.3g} GB; {cure}"

@@ -14,10 +14,10 @@ from ..space.lattice import coarsen, gradient, restrict
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
-# Least share of a voxel's curvature that is not noise, see `Level.determined`: the noise is an estimate from a few
+# Minimum share of a voxel's curvature that is not noise, see `Level.determined`: the noise is an estimate from a few
 # volumes, and without any curvature the voxel would be left to the prior.
 _LEAST_SIGNAL_SHARE = 0.1
-_LEAST_MEASURED_SHARE = 0.9  # of the smoothing window of a coarse voxel; the rest of the window is extrapolated
+_LEAST_MEASURED_SHARE = 0.9  # minimum measured share of a coarse voxel's smoothing window; the rest is extrapolated
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Pieces:
         self._deviations = z.like((velocities - self.shared.values.unsqueeze(2)).flatten(2, 3))
 
     def combine(self, shared: Field) -> Field:
-        """Add the deviations to a mean ``(1, K, D, *C)``. Returns z on the lattice of ``shared``."""
+        """Add the deviations to a mean ``(1, K, D, *C)``, on the lattice of this mean."""
         if self.count == 1:
             return shared
         return shared.like(self._deviations.at(shared.step).values + torch.cat([shared.values] * self.count, dim=2))

@@ -9,7 +9,7 @@ from ..control_groups import CGROUP_ROOT, CGROUPS, control_groups
 __all__ = ["available_memory_gb"]
 
 _MEMINFO = Path("/proc/meminfo")
-# Of control groups of versions 2 and 1: files with the limit and the usage, and the entry of memory.stat with the part
+# For control groups of versions 2 and 1: files with the limit and the usage, and the entry of memory.stat with the part
 # of the usage that is file cache, which the kernel reclaims when memory is short.
 _LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -18,8 +18,8 @@ _LIMITS = (
 
 
 def available_memory_gb(meminfo: Path = _MEMINFO, cgroups: Path = CGROUPS, root: Path = CGROUP_ROOT) -> float:
-    """Return the memory available to this process in 1e9 bytes: the smallest of the machine's free memory and of what
-    the limits of the control groups leave. Infinite if the system provides neither.
+    """Return the memory available to this process in 1e9 bytes: the machine's free memory or, if less, the memory left
+    by the limits of the control groups. Infinite if the system provides neither.
 
     Args:
         meminfo: file in the format of /proc/meminfo (proc(5)).

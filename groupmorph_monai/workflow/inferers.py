@@ -29,11 +29,11 @@ from .streamed_network import streamed_imputation, streamed_mean, streams
 __all__ = ["RegistrationInferer", "native_bf16"]
 
 logger = logging.getLogger(__name__)
-_SEED = 0  # of the draws for `ddf_std`
+_SEED = 0  # random seed of the draws for `ddf_std`
 
 
 def native_bf16(device: torch.device | str) -> bool:
-    """Return whether ``device`` is a GPU that supports bfloat16. On a CPU it would save a sixth of the network's time,
+    """Check whether ``device`` is a GPU that supports bfloat16. On a CPU it would save a sixth of the network's time,
     but rounding, such as that of the affine in a file, would change fields by hundredths of a millimetre."""
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -52,7 +52,7 @@ class RegistrationInferer(FieldInferer):
 
     Additional passes of the network correct the residual motion: each encodes the images warped by the current velocity
     and combines this velocity with the new one by the transformation's ``joined``. If that adds velocities, the next
-    pass corrects the error of the sum. The images are interpolated once, whatever the number of passes.
+    pass corrects the error of the sum. The images are interpolated only once, for any number of passes.
 
     Args:
         alignment: alignment to the mean or to a reference.
@@ -94,7 +94,7 @@ class RegistrationInferer(FieldInferer):
         for name in (name for name, needed in needs.items() if self.storage.scans_at_once and needed):
             raise InputError(
                 f"scans_at_once: expected null with {name}, for which all scans are needed at once, got "
-                f"{self.storage.scans_at_once}; leave one of the two out, or give fewer scans"
+                f"{self.storage.scans_at_once}; omit one of the two, or use fewer scans"
             )
 
     def __call__(
@@ -157,7 +157,7 @@ class RegistrationInferer(FieldInferer):
         elif self.refinement is None:
             raise InputError(
                 f"scans_at_once: expected null with {type(model).__name__} and without a refinement, got "
-                f"{self.storage.scans_at_once}; leave out --no-refine, take the default model, or give fewer scans"
+                f"{self.storage.scans_at_once}; omit --no-refine, use the default model, or use fewer scans"
             )
         else:
             logger.warning("The network needs all scans at once, which do not fit: the refinement starts without it.")

@@ -62,7 +62,7 @@ class AlignInitiald(MapTransform):
         super().__init__(keys, allow_missing_keys=True)  # phantoms have no files to align
         if kind == "network" and network is None:
             raise InputError(
-                "initial_alignment: expected a model that brings a network, got none; add --overlay models/avsm"
+                "initial_alignment: expected a model with a network for it, got none; add --overlay models/avsm"
             )
         if kind not in (*KINDS, "network", None, "none"):
             raise InputError(f"initial_alignment: expected one of {', '.join(KINDS)} or none, got {kind!r}")

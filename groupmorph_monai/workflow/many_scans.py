@@ -18,7 +18,7 @@ from .streamed_network import streams
 
 __all__ = ["storage_for"]
 
-_MOST_AT_A_TIME = 16  # larger chunks are no faster
+_MOST_AT_A_TIME = 16  # maximum number of scans in memory at a time; larger chunks are no faster
 _FREE_SHARE = 0.8  # share of the free memory for scans in memory; estimates are not exact
 
 
@@ -31,7 +31,7 @@ def storage_for(
     reference: int | None = None,
     needs: Sequence[object] = (),
 ) -> Storage:
-    """Choose where the tensors of a series are kept.
+    """Choose where to keep the tensors of a series.
 
     Args:
         scans: grids of the series, as read by `header_grids`; may be empty.

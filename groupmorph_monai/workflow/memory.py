@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["keep_freed_memory", "peak_memory_gb"]
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # options of mallopt, from malloc.h
 
 
 def keep_freed_memory() -> None:

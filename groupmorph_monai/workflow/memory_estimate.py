@@ -11,14 +11,14 @@ from ..space.geometry import SLAB_VOXELS, Grid
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
 # Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 6 timepoints, with and without refinement.
-_PROGRAM = 0.77e9  # without images
-_READ, _WRITTEN = 4, 30  # per voxel of all files, when they are read and when results are written
-_IMAGES = 8  # per voxel of the working grid and timepoint
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # the same, in addition, for each stage
-_REFINING_ALL = 360  # per voxel of the working grid, for any number of timepoints
-_RESAMPLING = 18  # per voxel of the interpolated copy of one scan, on a working grid that is finer than the scan
-_SLAB = 314  # per voxel of a slab, for each file that is being written
-# With a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
+_PROGRAM = 0.77e9  # bytes without images
+_READ, _WRITTEN = 4, 30  # bytes per voxel of all files, while they are read and while results are written
+_IMAGES = 8  # bytes per voxel of the working grid and timepoint
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # additional bytes per voxel and timepoint in each stage
+_REFINING_ALL = 360  # bytes per voxel of the working grid, for any number of timepoints
+_RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
+_SLAB = 314  # bytes per voxel of a slab, for each file that is being written
+# Bytes with a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
 _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
 
 

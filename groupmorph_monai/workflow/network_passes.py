@@ -22,7 +22,7 @@ class NetworkPasses:
 
     Args:
         number: number of passes, each over the images warped by the previous ones.
-        window_voxels: maximum size of a window along each axis; None for one window, whatever the size of the volume.
+        window_voxels: maximum size of a window along each axis; None for a single window of any size.
         overlap: overlap of neighbouring windows, as a fraction of their size.
         bf16: compute the network's convolutions in bfloat16. The parameters are always float32.
     """

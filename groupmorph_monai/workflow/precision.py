@@ -12,8 +12,8 @@ from .evidence import Quadratic
 
 __all__ = ["LikeliestWeights", "Precision"]
 
-_WEIGHT_STEPS = 20  # of the fixed-point iteration
-_LARGEST_WEIGHT = 30  # times the prior's own; without motion in a series, the likeliest weight would be infinite
+_WEIGHT_STEPS = 20  # number of fixed-point iterations
+_LARGEST_WEIGHT = 30  # maximum factor on the prior's own weights; without motion, the likeliest weight is infinite
 
 
 class Precision:
@@ -22,7 +22,7 @@ class Precision:
     Linear fields have no second differences, but cosine coordinates continue them by reflection, which has a kink at
     the border and thus a cost. With ``linear_is_free``, linear fields are integrated out under a flat prior, which
     leaves ``sqrt(Lambda) P sqrt(Lambda)``, where P projects out ``sqrt(Lambda)`` times the linear fields. Errors of a
-    preceding affine alignment are then corrected at no cost, whatever the weights.
+    preceding affine alignment are then corrected at no cost, for any weights.
 
     Args:
         terms: eigenvalues of each term of the prior at weight 1, ``(*S)``.

@@ -26,17 +26,19 @@ __all__ = ["QUALITY_VOXELS", "ProcessorTime"]
 
 QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which detect gross errors only
 
-# Work in these units, measured for each stage on other series than those in docs/machine.md.
-_ALIGNING, _SEARCHING = 1.5e8, 4e8  # per scan, for the affine alignment, and for the search if the alignment needs it
-_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7  # per run
-_LOADING, _NETWORK, _FIELDS = 40, 35, 120  # per voxel of the working grid and scan; the network in each pass
-_MODEL, _RESTART = 69, 500  # per voxel of a level and scan, in each iteration, and once on each level but the finest
-_DISPLACEMENT, _CONJUGATE = 115, 14  # per voxel of the lattice of z and scan, in each iteration, and conjugate step
-_DRAW = 35  # per voxel of the working grid and scan, in each draw
-_QUALITY = 260  # per voxel of the verdict's grid and scan
-# Per voxel of the files. Full fields, sequences and DICOM are guessed from the sizes of their files.
+# Work in these units, measured for each stage on series other than those in docs/machine.md.
+_ALIGNING, _SEARCHING = 1.5e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
+_PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7  # units per run, for the figures of the report
+_LOADING, _NETWORK, _FIELDS = 40, 35, 120  # units per voxel of the working grid and scan; the network in each pass
+# Units per voxel of a level and scan, in each iteration, and once on each level but the finest.
+_MODEL, _RESTART = 69, 500
+# Units per voxel of the lattice of z and scan, in each iteration, and in each conjugate gradient step.
+_DISPLACEMENT, _CONJUGATE = 115, 14
+_DRAW = 35  # units per voxel of the working grid and scan, in each draw
+_QUALITY = 260  # units per voxel of the verdict's grid and scan
+# Units per voxel of the files. Those of full fields, sequences and DICOM are estimated from the sizes of their files.
 _WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
-_CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; a repeat takes milliseconds
+_CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; number of repeats, each of milliseconds
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ProcessorTime:
         grid: working grid.
         inferer: inferer of the registration.
         levels: levels of the refinement.
-        products: the files to write besides the aligned series.
+        products: the files to write in addition to the aligned series.
         aligned: whether the registration starts with an affine or rigid alignment.
     """
 

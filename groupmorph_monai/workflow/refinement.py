@@ -45,7 +45,7 @@ class Refinement:
         prior: prior of z. Its weights refer to z on every voxel of the image.
         schedule: levels, and when each of them ends; None for the defaults.
         prior_weights: re-estimates the prior's weights on the finest lattice; None to keep them.
-        static_regions: detects regions that are static beside regions that slide along them; None if there are none.
+        static_regions: detects static regions next to regions that slide along them; None if there are none.
         storage: where tensors of all K timepoints are kept.
     """
 
@@ -101,7 +101,7 @@ class Refinement:
         if self.storage.scans_at_once and self.likelihood.couples_all:
             raise InputError(
                 f"scans_at_once: expected null with {type(self.likelihood).__name__}, which compares all scans at "
-                f"once, got {self.storage.scans_at_once}; leave it out and give fewer scans, or take the default "
+                f"once, got {self.storage.scans_at_once}; omit it and use fewer scans, or use the default "
                 "likelihood"
             )
 
@@ -190,11 +190,15 @@ class Refinement:
         return z, precision.weights
 
     def check_draws(self, number: int) -> None:
-        """Raise an InputError if the likelihood's scale, and thus the width of the posterior, is arbitrary."""
+        """Check that the likelihood allows draws from the posterior.
+
+        Raises:
+            InputError: If the likelihood's scale, and thus the width of the posterior, is arbitrary.
+        """
         if not self.likelihood.calibrated:
             raise InputError(
                 f"std_draws (--std): expected 0 with {type(self.likelihood).__name__}, whose scale is arbitrary "
-                f"(calibrated = False), got {number}; leave it out, or take the default likelihood or --overlay "
+                f"(calibrated = False), got {number}; omit it, or use the default likelihood or --overlay "
                 "likelihoods/multi_kernel"
             )
 
@@ -227,8 +231,8 @@ class Refinement:
         model = level.model(self.likelihood, ddf)
         if model.voxels == 0:
             raise InputError(
-                "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; leave "
-                "it out, or give a wider mask"
+                "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; omit "
+                "it, or use a wider mask"
             )
         determined = level.determined(model, self.likelihood, ddf)
         precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)

@@ -91,7 +91,7 @@ class ComposeTransformsd(MapTransform):
 
 def _std_mm(std: Tensor, affine: Tensor, initial: Tensor | None) -> Tensor:
     """Compute the root of the trace of ``A L diag(std^2) L^T A^T``, where L and A are the linear parts of the grid's
-    affine and of the initial transform. Maps ``(K, 3, *S)`` voxels to ``(K, *S)`` mm."""
+    affine and of the initial transform: ``(K, 3, *S)`` voxels to ``(K, *S)`` mm."""
     linear = affine[:3, :3] if initial is None else torch.as_tensor(initial).double().cpu()[:, :3, :3] @ affine[:3, :3]
     scale = linear.norm(dim=-2).expand(len(std), 3).to(std)
     return (std * scale.view(-1, 3, *[1] * (std.dim() - 2))).norm(dim=1)

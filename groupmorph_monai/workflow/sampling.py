@@ -29,6 +29,6 @@ class RandomDraws(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        items = len(cast(Sized, self.dataset))  # which PyTorch's Dataset does not declare
+        items = len(cast(Sized, self.dataset))  # PyTorch's Dataset does not declare a length
         draws = torch.randint(items, (self.num_samples * self.num_replicas,), generator=generator)
         return iter(draws[self.rank :: self.num_replicas].tolist())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 __all__ = ["Schedule", "Stage"]
 
-_LEAST_SAMPLES = 8  # per axis; coarser images show too little anatomy to be aligned
+_LEAST_SAMPLES = 8  # minimum number of samples per axis; coarser images show too little anatomy to be aligned
 
 
 class Stage(NamedTuple):

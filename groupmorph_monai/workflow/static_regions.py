@@ -1,4 +1,4 @@
-"""Static tissue beside tissue that slides along it."""
+"""Static tissue next to tissue that slides along it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,14 @@ from .evidence import Level
 
 __all__ = ["StaticRegions"]
 
-_LEAST_NEIGHBOURHOOD_SHARE = (
-    0.1  # minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide
-)
+# Minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide.
+_LEAST_NEIGHBOURHOOD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class StaticRegions:
     """Replace z by a static hypothesis wherever that is clearly more likely (fusion moves, Lempitsky et al. 2010),
-    because a smooth update cannot restore static tissue beside tissue that slides along it.
+    because a smooth update cannot restore static tissue next to tissue that slides along it.
 
     Args:
         window_voxels: standard deviation of the Gaussian window over which log likelihoods are compared, in voxels of
@@ -64,7 +63,7 @@ class StaticRegions:
     def _neighbourhood_mean(self, values: Tensor, counts: Tensor) -> Tensor:
         """Average ``values`` ``(1, N, *S)`` in a Gaussian window over the voxels where ``counts`` ``(1, 1, *S)`` is 1.
 
-        The window is widened where few voxels count, so that regions without evidence take the values beside them.
+        The window is widened where few voxels count, so that regions without evidence take the values next to them.
         """
         width, mean = self.window_voxels, torch.zeros_like(values)
         enough = torch.zeros_like(counts, dtype=torch.bool)

@@ -15,7 +15,7 @@ __all__ = ["streamed_imputation", "streamed_mean", "streams"]
 
 
 def streams(network: object) -> TypeGuard[GroupSetVAE]:
-    """Return whether only means couple the timepoints, so that the network can process a few at a time."""
+    """Check whether only means couple the timepoints, so that the network can process a few at a time."""
     return isinstance(network, GroupSetVAE) and network.velocities == 1
 
 

@@ -32,7 +32,7 @@ Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
 class Comparison:
-    """Base class of additional comparisons in the loss, besides that of the warped volumes."""
+    """Base class of comparisons in the loss, in addition to that of the warped volumes."""
 
     def batch(self, images: Tensor) -> Tensor:
         """Return the batch ``(B, K, *S)`` to register, given the batch of the data loader."""
@@ -80,7 +80,7 @@ class ExchangedPairs(Comparison):
         alignment: alignment of the registration, to the first timepoint.
 
     Raises:
-        InputError: For another alignment, and for series of more than two timepoints.
+        InputError: If the alignment is another one, or if a series has more than two timepoints.
     """
 
     def __init__(self, alignment: Alignment):

@@ -50,10 +50,13 @@ class TrustRegion:
 
 
 def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
-    """Add a step ``(K, D, *S)`` to z. Returns z and the mean length of the step, in voxels of the image.
+    """Add a step ``(K, D, *S)`` to z.
 
     Only the mean length is limited. Single steps may be longer, as in air, where the images show nothing and a long
     step does no harm.
+
+    Returns:
+        The new z, and the mean length of the step, in voxels of the image.
     """
     total = storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
     mean = total / (dz.numel() / dz.shape[1])

@@ -77,7 +77,12 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def _check_archive(path: str | Path) -> None:
-    """Compare the checksums, which PyTorch ignores. Raises: an error of zipfile, or ValueError."""
+    """Compare the checksums, which PyTorch ignores.
+
+    Raises:
+        BadZipFile: If the archive is damaged.
+        ValueError: If a checksum is wrong.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
@@ -85,7 +90,7 @@ def _check_archive(path: str | Path) -> None:
 
 
 def _missing(file: Path) -> InputError:
-    """Make the error for a missing file. For a model of the bundle without shipped weights, say how to train it."""
+    """Make the error for a missing file; for a model of the bundle without shipped weights, it says how to train it."""
     overlay = file.parent.parent / "configs" / "models" / f"{file.stem}.yaml"
     if file.parent.name != "models" or not overlay.is_file():
         return InputError(f"weights: {file}: expected a file, found none; check the path")
@@ -123,7 +128,7 @@ def load_weights(network: nn.Module, path: str | Path, device: torch.device | st
         device: device to load the tensors to.
 
     Raises:
-        InputError: As `read_weights`.
+        InputError: If `read_weights` refuses the file.
         RuntimeError: If the weights are those of another network.
     """
     network = getattr(network, "module", network)  # unwrap DistributedDataParallel

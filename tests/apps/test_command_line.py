@@ -66,7 +66,7 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments
         ("register --output x --mask m", "register: expected FILES, got none; see"),
         ("register a b --output", "--output: expected a value, got none; see"),
         ("register a b --quiet=1", "--quiet: expected no value, got '1'; see"),
-        ("register a --effort best --no-refine", "--no-refine: expected without --effort, got both; see"),
+        ("register a --effort best --no-refine", "--no-refine: not allowed together with --effort; see"),
         ("combine d --from 1.5", "--from: expected the number of a scan, from 0, got '1.5'; see"),
         ("combine d --from 0 --to 1", "combine: expected --output, got none; see"),
         ("combine d --outptu x", "--outptu: unknown option of combine; did you mean --output? see"),
@@ -181,9 +181,7 @@ def test_removed_current_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert main(["register", "a.nii", "b.nii", "--output", "out"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "groupmorph: current folder: expected one that exists, got a removed one;"
-    )
+    assert capsys.readouterr().err.startswith("groupmorph: current folder: it was removed; change to another")
 
 
 def test_output_that_nobody_reads(tmp_path):

@@ -89,7 +89,7 @@ def test_an_option_belongs_to_its_suite(words, message, capsys):
 
 def test_options_of_warped_scans_want_scans(tmp_path, capsys):
     assert main(["benchmark", "likelihoods", "--mask", "mask.nii", "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("groupmorph: --series: expected with --spacing-mm and --mask")
+    assert capsys.readouterr().err.startswith("groupmorph: --series: required with --spacing-mm and --mask")
 
 
 def test_the_table_is_a_page_in_the_chosen_folder(tmp_path, capsys):

@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused_with_a_spacing_that_does(timepoints, size,
     monkeypatch.setattr(cost, "available_memory_gb", lambda: needed_gb + 0.01)
     RegistrationCost(scans, inferer(), spacing_mm).check()
     monkeypatch.setattr(cost, "available_memory_gb", lambda: 3.0)
-    with pytest.raises(InputError, match="got 3 GB; take --spacing-mm") as raised:
+    with pytest.raises(InputError, match="got 3 GB; use --spacing-mm") as raised:
         RegistrationCost(scans, inferer(), spacing_mm).check()
     fitting = float(re.search(r"--spacing-mm ([\d.]+)", str(raised.value)).group(1))
     RegistrationCost(scans, inferer(), fitting).check()
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused_with_a_spacing_that_does(timepoints, size,
 
 def test_a_series_whose_files_alone_are_too_many_is_refused(monkeypatch):
     monkeypatch.setattr(cost, "available_memory_gb", lambda: 8.0)
-    with pytest.raises(InputError, match="crop the scans, or give fewer"):
+    with pytest.raises(InputError, match="crop the scans, or use fewer"):
         RegistrationCost(series(1000, (192, 192, 100)), inferer()).check()
 
 

@@ -17,7 +17,7 @@ _NAME = re.compile(rf"[^\W_][\w.+@ -]{{0,{_LONGEST_NAME - 1}}}(?<![. ])")  # val
 
 
 def folder_name(name: str) -> str:
-    """Make a folder name of the name of a series, which may be a path."""
+    """Make a folder name from the name of a series, which may be a path."""
     return re.sub(r"[^\w.+@ -]", "_", name)[-_LONGEST_NAME:].lstrip("_.+@ -").rstrip(". ")
 
 
@@ -28,7 +28,12 @@ def check_folder_name(name: str) -> None:
 
 
 def check_exist(column: str, files: Sequence[str]) -> None:
-    """Refuse a path that does not exist. ``column``: where it is listed."""
+    """Refuse a path that does not exist.
+
+    Args:
+        column: name of the column or option that lists the files.
+        files: paths to check.
+    """
     for name in files:
         if not os.path.exists(name):
             raise InputError(f"{column}: expected a file or a folder, got {name}, which does not exist; check the path")
@@ -45,12 +50,12 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
 
 
 def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> None:
-    """Count the scans as far as file headers tell; processing the series reports broken files.
+    """Check the number of scans as far as their headers reveal it; broken files are reported during processing.
 
     Args:
         files: the scans of one series, or a folder of scans.
         description: pattern that selects the series of a folder.
-        reference: number of a scan that the series must have; None for any.
+        reference: number of a scan that must be in the series; None if there is none.
     """
     try:
         count = len(header_grids(files, description))

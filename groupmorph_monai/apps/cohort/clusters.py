@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["Resources", "check_installed", "connect", "open_client", "open_cluster", "submit"]
 
 logger = logging.getLogger(__name__)
-_TIMEOUT_S = 30  # until a scheduler answers
+_TIMEOUT_S = 30  # time limit for a scheduler to answer
 _SUBMIT = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub"}  # commands that submit a job
 
 
 def check_installed(args: argparse.Namespace) -> None:
-    """Check that packages and commands that these options need are installed. Raises: InputError if any is missing."""
+    """Check that the packages and commands required by these options are installed.
+
+    Raises:
+        InputError: If any is missing.
+    """
     if args.shard:
         return
     missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
@@ -87,7 +91,7 @@ def _fitting(memory_gb: float) -> int:
 
 @contextmanager
 def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Client"]:
-    """Yield a Dask client, and shut down the cluster that it started at exit.
+    """Yield a Dask client; at exit, shut down the cluster if one was started.
 
     Raises:
         InputError: If the scheduler does not answer, or if the queue rejects the jobs.
@@ -107,7 +111,11 @@ def open_client(args: argparse.Namespace, resources: Resources) -> Iterator["Cli
 
 
 def connect(address: str) -> "Client":
-    """Connect to a running Dask scheduler. Raises: InputError if it does not answer."""
+    """Connect to a running Dask scheduler.
+
+    Raises:
+        InputError: If it does not answer.
+    """
     from distributed import Client
 
     try:
@@ -133,7 +141,7 @@ def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
     try:
         cluster = getattr(dask_jobqueue, kind)(**_job(args, resources))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--jobqueue {args.jobqueue}: expected it to take jobs, got {error}; check it") from error
+        raise InputError(f"--jobqueue {args.jobqueue}: could not submit jobs ({error}); check the queue") from error
     cluster.scale(jobs=resources.workers)
     return cluster
 

@@ -70,7 +70,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]
         if rows:
             write_metrics(args.output, rows)
-        else:  # the table of an earlier run would pass for that of this one
+        else:  # a table left by an earlier run could be mistaken for this run's
             for name in METRICS:
                 Path(args.output, name).unlink(missing_ok=True)
 
@@ -78,14 +78,14 @@ def run_evaluation(args: argparse.Namespace) -> int:
 
 
 def _items(args: argparse.Namespace, parser: ConfigParser, cohort: CohortFolder) -> dict[str, Item]:
-    """List the items to measure by the names of their folders, checked as far as the headers of their files tell."""
+    """List the items to measure by the names of their folders, checked as far as their file headers allow."""
     split, held_out, description, reference = map(
         parser.get_parsed_content, ("split", "held_out", "series_description", "reference")
     )
     dataset = args.dataset and os.path.abspath(args.dataset)
     phantoms = [] if dataset else parser.get_parsed_content("validation_phantoms")
     items: dict[str, Item] = {}
-    names: dict[str, str] = {}  # by name of the folder without case
+    names: dict[str, str] = {}  # by case-folded folder name
     for number, item in enumerate(series_items(dataset, split, phantoms, held_out=held_out, description=description)):
         item = {"name": f"series {number}", **item}
         name, folder = item["name"], folder_name(item["name"])

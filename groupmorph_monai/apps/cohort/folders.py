@@ -70,7 +70,11 @@ class CohortFolder:
     root: Path
 
     def check(self) -> None:
-        """Raise an InputError if a file has the name of one of the folders."""
+        """Check that no file has the name of one of the folders.
+
+        Raises:
+            InputError: If there is such a file.
+        """
         for path in (self.root / "series", self.root / "failed", self.work):
             if os.path.lexists(path) and not path.is_dir():
                 raise InputError(f"--output: expected a folder or none, got a file, {path}; choose another folder")

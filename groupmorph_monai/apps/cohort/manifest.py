@@ -53,7 +53,7 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
     if mistake := _header_mistake(header):
         raise InputError(f"{manifest}: line {number}: {mistake}")
     series, mistakes = [], []
-    lines: dict[str, int] = {}  # by name
+    lines: dict[str, int] = {}  # line numbers by name
     same: dict[str, int] = {}  # line numbers by scans and options
     for number, cells in rows:
         try:

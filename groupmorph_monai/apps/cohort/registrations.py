@@ -55,7 +55,7 @@ def registration_job(series: Series, options: Mapping[str, Any], cohort: CohortF
 
 
 def register_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Collect the options of `groupmorph register`, with defaults for those that this command was not given."""
+    """Collect the options of `groupmorph register`, with defaults for those that are not set."""
     defaults = vars(make_parser().parse_args(["register", "-"]))
     options = {name: getattr(args, name, default) for name, default in defaults.items() if name != "output"}
     return {**options, "threads": None}

@@ -1,8 +1,8 @@
 """Process series one after the other, each in a fork of a process that has already imported all packages.
 
 If a fork crashes or runs out of memory, only its series fails. Imports take 8 s once, a fork a few milliseconds.
-(`multiprocessing`'s fork server works neither in Dask's workers, which are daemons, nor does it report the peak memory
-of a process.)
+(`multiprocessing`'s fork server neither works in Dask's workers, which are daemons, nor reports the peak memory of a
+process.)
 
 `python -m groupmorph_monai.apps.cohort.server THREADS` reads jobs from standard input, one JSON object per line, and
 answers each with its status.
@@ -39,7 +39,7 @@ _RESULT, _LOG = "result", "log.txt"
 def main(threads: str) -> None:
     limit_threads(int(threads))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # so that output of libraries does not mix with the answers
+    os.dup2(2, 1)  # keeps output of libraries apart from the answers
     from .. import commands  # noqa: F401 - imports PyTorch and MONAI once for all forks
 
     for line in sys.stdin:
@@ -78,7 +78,7 @@ def process_series(job: Job) -> Status:
 
 
 def publish(folder: Path, status: Status, target: Path) -> None:
-    """Move a complete folder to ``target``, replacing an earlier one. Between the two renames there is none."""
+    """Move a complete folder to ``target``, replacing an earlier one. Between the two renames, neither exists."""
     from ...data.writing.replacement import sync
 
     write_status(folder, status)
@@ -98,7 +98,7 @@ def _attempt(job: Job, folder: Path) -> Status:
         _run(job, folder)
     _, ended, usage = os.wait4(child, 0)
     if select.select([sys.stdin], [], [], 0)[0] and not cast(io.BufferedReader, sys.stdin.buffer).peek(1):
-        raise SystemExit("the worker died, so its series ends")
+        raise SystemExit("the worker died; its series is stopped")
     code = os.waitstatus_to_exitcode(ended)
     return {
         "name": job["name"],

@@ -30,11 +30,11 @@ from .worker import process_series
 __all__ = ["Study", "run_study", "settings_hash"]
 
 logger = logging.getLogger(__name__)
-_ATTEMPTS = 2  # per series
+_ATTEMPTS = 2  # maximum number of attempts per series
 # Options that do not affect results.
 _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbose", "device")
-_BASE_GB = 1.0  # Dask, PyTorch and other packages
-_FAILED = 3  # exit code
+_BASE_GB = 1.0  # memory of Dask, PyTorch and other packages
+_FAILED = 3  # exit code if any series failed
 
 Ended = tuple[int, Status | Exception | None]
 
@@ -46,7 +46,7 @@ class Study:
     Args:
         cohort: folder of the results.
         jobs: one per series, in the order of the table.
-        results: what the table shows of a result.
+        results: columns of the table, and how to read them from a result.
         memory_gb: function that estimates the memory of a job. It may raise any exception for an unreadable series.
         finish: function that is called at the end, by one process at a time.
     """
@@ -79,7 +79,7 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
     check_output_dir(cohort.root)
     with progress_log(cohort.root / "cohort.log", "a") as log:
         _process(args, study, mine, log)
-        with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may end at the same time
+        with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may finish at the same time
             states = summarise(cohort, study.jobs, study.results)
             study.finish()
             with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
@@ -123,9 +123,7 @@ def _attempts(
         started, failed = time.monotonic(), 0
         for done, (n, status) in enumerate(run([json.dumps(job) for job in jobs]), 1):
             if status is None:
-                raise InputError(
-                    "--scheduler: expected answers until the end, got none any more; run the command again to resume"
-                )
+                raise InputError("--scheduler: lost the connection to the scheduler; run the command again to resume")
             if isinstance(status, Exception):
                 status = _given_up(cohort, jobs[n], status)
             failed += status["state"] == "failed"

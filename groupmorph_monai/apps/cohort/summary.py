@@ -14,7 +14,7 @@ from .folders import CohortFolder, Job
 
 __all__ = ["Results", "Row", "summarise"]
 
-Row = dict[str, Any]  # a series by column
+Row = dict[str, Any]  # values of one series, by column
 
 _STATUS = ("seconds", "memory_gb", "attempt", "host", "error")
 _STATES = ("failed", "waiting", "finished")  # worst first
@@ -26,7 +26,7 @@ td, th { padding: 3px 10px; text-align: left; border-bottom: 1px solid #ddd } td
 
 @dataclass(frozen=True)
 class Results:
-    """What the table and the page show of the results of a command.
+    """Columns of the table and of the page for the results of a command.
 
     Args:
         columns: names of the values.

@@ -1,4 +1,4 @@
-"""Function run by a Dask worker, which passes a series to its thread's server and waits. Heavy imports are avoided."""
+"""The task of a Dask worker: pass a series to its thread's server and wait. Heavy imports are avoided."""
 
 import json
 import os

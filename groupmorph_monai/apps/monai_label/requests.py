@@ -38,7 +38,7 @@ def register_arguments(request: Mapping[str, Any]) -> list[str]:
     among those that the bundle ships.
 
     Raises:
-        InputError: For an unknown option, an overlay that is not shipped, or a result format other than NIfTI.
+        InputError: If an option is unknown, an overlay is not shipped, or the result format is not NIfTI.
     """
     for name in request:
         if name not in OPTIONS and name not in _OF_THE_SERVER:
@@ -93,8 +93,8 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
         Verdict, metrics, warnings and the confidence of the initial alignment, from the report.
 
     Raises:
-        InputError: With the command's message for invalid input.
-        RuntimeError: For an internal error.
+        InputError: If the command reports invalid input; with its message.
+        RuntimeError: If the command ends with an internal error.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
     done = subprocess.run(

@@ -4,7 +4,7 @@ The registration runs as `groupmorph register` in a separate process, so Slicer 
 installation and use see docs/slicer.md in the bundle.
 """
 
-from __future__ import annotations  # the types of the scene exist in Slicer only
+from __future__ import annotations  # the types of the scene exist only in Slicer
 
 import tempfile
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The suites of ``groupmorph benchmark``, each with its question, options and run.
+"""The suites of ``groupmorph benchmark``, each with its question, options and function.
 
 Heavy imports are deferred until a suite runs.
 """

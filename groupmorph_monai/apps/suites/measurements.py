@@ -27,7 +27,7 @@ __all__ = ["MEASUREMENTS"]
 
 def _compare_with_elastix(make_cases: Callable[[], list[dict[str, Any]]], weights: str | None) -> list[Row]:
     """Compare a single pass of the network, refinement, and pairwise and group-wise Elastix: one row per method."""
-    check_elastix()  # before making the series, which takes a while
+    check_elastix()  # fail before the slow generation of the series
     pairwise = "Elastix pair-wise B-spline"
     methods: dict[str, BundleMethod | Method] = {
         "GroupMorph-set, single pass": bundle_method(weights, "effort/no_refine"),
@@ -49,7 +49,7 @@ def _warped_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _likelihoods(args: argparse.Namespace) -> list[Row]:
     if not args.series and (args.spacing_mm or args.mask):
-        raise InputError("--series: expected with --spacing-mm and --mask, got none; specify aligned scans")
+        raise InputError("--series: required with --spacing-mm and --mask, got none; specify aligned scans")
     methods = {"local correlation": bundle_method(args.weights, "effort/best")}
     for overlay in overlay_names():
         if overlay.startswith("likelihoods/"):

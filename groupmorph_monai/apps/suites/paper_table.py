@@ -67,7 +67,7 @@ def table_method(name: str, overlays: Sequence[str] = ()) -> Method:
         return PEERS[name]
     if name in _PUBLISHED:
         overlays = _PUBLISHED[name]
-        weights = bundle_root() / "models" / f"{Path(overlays[0]).name}.pt"  # the model's, whatever its mode
+        weights = bundle_root() / "models" / f"{Path(overlays[0]).name}.pt"  # the same for all modes of a model
         method = bundle_method(str(weights), *overlays, "effort/no_refine")
         method = replace(method, settings={"initial_alignment": "none"})
         return (Program if ROWS[name].group_wise else PairwiseProgram)(method)

@@ -55,7 +55,7 @@ def table_suite(
         from ...workflow.weights import read_weights
 
         if weights := getattr(args, "weights", None):
-            read_weights(weights)  # before minutes of work
+            read_weights(weights)  # fail early, before minutes of work
         check_place(args.output, getattr(args, "series", None) or ())
         claim(args.output)
         return write_table(measure(args), args.output, name)
@@ -64,7 +64,7 @@ def table_suite(
 
 
 def add_suites(parser: argparse.ArgumentParser, suites: Sequence[Suite]) -> None:
-    """Add a subcommand per suite. ``args.suite`` is the chosen one, or None, and ``args.suites`` holds all."""
+    """Add a subcommand per suite. ``args.suite`` is the selected suite or None, and ``args.suites`` contains all."""
     parser.set_defaults(suite=None, suites=suites, quiet=False, verbose=False, threads=None)
     commands = parser.add_subparsers(metavar="NAME", title="suites")
     for suite in suites:

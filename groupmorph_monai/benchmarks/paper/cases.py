@@ -20,7 +20,7 @@ from ..cases import with_landmarks_mm
 __all__ = ["Case", "SOURCES", "cases"]
 
 Series = Mapping[str, Any]
-Maker = Callable[[int, Sequence[int], int], Series]  # of a seed, a size and a number of timepoints
+Maker = Callable[[int, Sequence[int], int], Series]  # makes a series from a seed, a size and a number of timepoints
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _breast(seed: int, size: Sequence[int], timepoints: int) -> Series:
     return make_breast(seed, size, spacing_mm, BREAST_TIMES_S[:timepoints])
 
 
-_BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # GroupMorph, Section 4
+_BREAST_SIZE, _BREAST_MM = (384, 384, 60), (0.966, 0.966, 3.0)  # size and voxel size of GroupMorph, Section 4
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
     """List the series of a table.
 
     Args:
-        data: a name of ``SOURCES``, or a folder of series as for `series_items`, including DIR-Lab cases.
+        data: a key of ``SOURCES``, or a folder of series as for `series_items`, including DIR-Lab cases.
         seeds: random seeds of phantoms, one series each.
         size: size of phantoms, voxels; None for full size.
         timepoints: K of phantoms.

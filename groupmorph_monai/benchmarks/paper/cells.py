@@ -47,7 +47,7 @@ class CellStore:
     """Cells in a folder, each a JSON file of its numbers and settings and an NPZ file of its arrays.
 
     The name of a cell contains a digest of everything that determines it: the series, the method's settings, the number
-    of threads. Other settings therefore give another file.
+    of threads. Different settings are therefore stored in different files.
 
     Args:
         folder: created if it does not exist.

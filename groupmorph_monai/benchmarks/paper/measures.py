@@ -21,12 +21,12 @@ from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
 
-_TRUE_POINTS = 4000  # at which the error of a phantom is measured
-_QUANTILES = np.linspace(0, 1, 201)  # of the errors, stored for figures
+_TRUE_POINTS = 4000  # number of points at which the error of a phantom is measured
+_QUANTILES = np.linspace(0, 1, 201)  # quantiles of the errors, stored for the figures
 
 
 class FieldTransform(DenseTransform):
-    """A field without a given inverse, which is computed at the requested points.
+    """Transform whose inverse is solved at the requested points.
 
     Args:
         displacement: ``(3, *S)``, voxels of ``grid``.
@@ -54,7 +54,7 @@ class _Inverse(Transform):
 
 
 def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
-    """Positions in each timepoint of tissue points spread evenly over a phantom: ``(K, P, 3)`` RAS mm.
+    """Compute the positions in each timepoint of tissue points spread evenly over a phantom: ``(K, P, 3)`` RAS mm.
 
     Args:
         motion: ``(K, 3, *S)``, timepoint to template, voxels.
@@ -77,9 +77,9 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
 
 
 def curve_roughness_percent(warped: Tensor, covered: Tensor, times_s: Tensor) -> float:
-    """Roughness of the intensity curves: root mean square difference from linear interpolation between the neighbours
-    in time, as a percentage of the range between the 1st and 99th percentiles. Motion makes curves rough; the arrival
-    of contrast agent does so slightly. NaN if K < 3.
+    """Compute the roughness of the intensity curves: the root mean square difference from linear interpolation between
+    the neighbours in time, as a percentage of the range between the 1st and 99th percentiles. Motion makes curves
+    rough; the arrival of contrast agent does so slightly. NaN if K < 3.
 
     Args:
         warped: ``(K, *S)``.

@@ -20,7 +20,7 @@ from ..peers import MissingError
 
 __all__ = ["Method", "Outcome", "register"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # value defined in linux/prctl.h
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 

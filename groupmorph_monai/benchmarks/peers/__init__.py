@@ -39,7 +39,11 @@ class Peer:
     install: str = "pip install '.[peers]' in the clone"
 
     def prepare(self) -> Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]:
-        """Import the program. Raises: MissingError if it is not installed."""
+        """Import the program.
+
+        Raises:
+            MissingError: If it is not installed.
+        """
         try:
             module = import_module(f".{self.module}", __package__)
         except ModuleNotFoundError as error:
@@ -47,7 +51,7 @@ class Peer:
         return getattr(module, self.function)
 
     def settings(self) -> dict[str, object]:
-        """Everything that determines the result apart from the series: the adapter with its settings, and versions."""
+        """Return everything that determines the result apart from the series: the adapter's code and the versions."""
         source = (Path(__file__).parent / f"{self.module}.py").read_bytes()
         adapter = hashlib.sha256(source).hexdigest()[:16]
         return {"adapter": adapter, "function": self.function, "versions": {p: _version(p) for p in self.packages}}
@@ -69,7 +73,7 @@ PEERS = {
     "greedy": Peer("greedy", "greedy", ("picsl_greedy", "SimpleITK")),
     "demons": Peer("demons", "demons", ("SimpleITK",)),
     "convexadam": Peer("convex_adam", "convex_adam", ("convexAdam", "torch")),
-    # FireANTs asks for SimpleITK 2.2.1 and no other, which pip refuses beside the other programs' requirements.
+    # FireANTs pins SimpleITK 2.2.1, which conflicts with the other programs' requirements.
     "fireants": Peer(
         "fire_ants",
         "fire_ants",

@@ -1,4 +1,4 @@
-"""SyN by ANTs."""
+"""SyN of ANTs."""
 
 import tempfile
 from typing import Any
@@ -14,14 +14,15 @@ __all__ = ["syn_cc", "syn_mi"]
 
 
 def syn_mi(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-    """Register every timepoint onto the first as ANTs' own script antsRegistrationSyNQuick.sh does: rigid, affine, and
-    SyN by mutual information of 32 bins, 100, 70, 50 and 0 iterations (Avants et al. 2011, NeuroImage 54:2033)."""
+    """Register every timepoint to the first like ANTs' script antsRegistrationSyNQuick.sh: rigid, affine, and SyN by
+    mutual information with 32 bins, for 100, 70, 50 and 0 iterations (Avants et al. 2011, NeuroImage 54:2033)."""
     return _register(images, affine, "antsRegistrationSyNQuick[s]")
 
 
 def syn_cc(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``syn_mi``, by ANTs' antsRegistrationSyN.sh: SyN by the correlation in windows, 100, 70, 50 and 20
-    iterations, with the radius of 2 voxels that ANTsPy has for it (Avants et al. 2008, MedIA 12:26)."""
+    """Register every timepoint to the first like ANTs' script antsRegistrationSyN.sh: as ``syn_mi``, but SyN by local
+    correlation in windows of ANTsPy's radius, 2 voxels, for 100, 70, 50 and 20 iterations (Avants et al. 2008, MedIA
+    12:26)."""
     return _register(images, affine, "antsRegistrationSyN[s]")
 
 

@@ -1,4 +1,4 @@
-"""ConvexAdam, of the Learn2Reg challenge's organisers."""
+"""ConvexAdam, by the organisers of the Learn2Reg challenge."""
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ __all__ = ["convex_adam"]
 
 
 def convex_adam(images: Tensor, affine: Tensor) -> Tensor:
-    """Register every timepoint onto the first at the defaults of the authors' package (Siebert et al. 2024,
+    """Register every timepoint to the first with the defaults of the authors' package (Siebert et al. 2024,
     "ConvexAdam: self-configuring dual-optimisation-based 3D multitask medical image registration", IEEE TMI): MIND
     features of radius 1 and dilation 2, a coupled convex search of 4 cells of 6 voxels, inverse consistency, 80
-    iterations of Adam on every second voxel, lambda 1.25. Its fields are in voxels already."""
+    iterations of Adam on every second voxel, lambda 1.25. Its fields are already in voxels."""
 
     def pair(fixed: Tensor, moving: Tensor) -> Tensor:
         field = convex_adam_pt(fixed.contiguous(), moving.contiguous(), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Diffeomorphic demons by SimpleITK."""
+"""Diffeomorphic demons of SimpleITK."""
 
 from typing import Any
 
@@ -44,9 +44,9 @@ def _displacement(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
 
 
 def demons(images: Tensor, affine: Tensor) -> Tensor:
-    """Register every timepoint onto the first at the defaults of its authors' program DemonsRegistration (Vercauteren
+    """Register every timepoint to the first with the defaults of the authors' program DemonsRegistration (Vercauteren
     et al. 2007, "Diffeomorphic demons using ITK's finite difference solver hierarchy", Insight Journal 510): 15, 10 and
-    5 iterations on three levels, the field smoothed over 1.5 voxels, steps of at most 2 voxels, symmetric forces, with
+    5 iterations on three levels, the field smoothed over 1.5 voxels, steps of at most 2 voxels, symmetric forces, and
     its option to match histograms, as contrast agent changes them."""
     spacing = spacing_of(affine)
 

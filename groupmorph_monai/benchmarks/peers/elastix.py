@@ -1,7 +1,7 @@
-"""Elastix by itk-elastix, pair by pair and group-wise, at several published settings.
+"""Elastix in the package itk-elastix, pairwise and group-wise, with several published settings.
 
-Parameter names and values are Elastix' own; the settings come from its model zoo (elastix.lumc.nl/modelzoo), each under
-the number that is cited.
+Parameter names and values are Elastix' own; the settings come from its model zoo (elastix.lumc.nl/modelzoo) and are
+cited by their numbers.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ _UNIT = torch.eye(4)
 
 # Parameters shared by all settings.
 _COMMON = {
-    "FixedInternalImagePixelType": ["float"],  # in Par0032 short, but elastix 5 has float alone
+    "FixedInternalImagePixelType": ["float"],  # Par0032 uses short, but elastix 5 supports only float
     "MovingInternalImagePixelType": ["float"],
     "UseDirectionCosines": ["true"],
     "Registration": ["MultiResolutionRegistration"],
@@ -103,7 +103,7 @@ def _image(volumes: Tensor, spacing: Sequence[float]) -> "itk.Image":
 
 
 def check_elastix() -> None:
-    """Refuse to begin where Elastix is not installed, with an InputError."""
+    """Raise an InputError if itk-elastix is not installed."""
     if not hasattr(itk, "ParameterObject"):
         raise InputError("elastix: expected itk-elastix, found none; pip install '.[bench]' in the clone")
 
@@ -145,7 +145,7 @@ def _pairs(images: Tensor, affine: Tensor, stages: Sequence[Mapping[str, Sequenc
 
     def pair(fixed: Tensor, moving: Tensor) -> Tensor:
         target, source = (_image(volume, spacing) for volume in (fixed, moving))
-        with tempfile.TemporaryDirectory() as folder:  # it writes the field, too
+        with tempfile.TemporaryDirectory() as folder:  # elastix also writes the field to a file
             transforms = _register(target, source, stages)
             field = itk.transformix_deformation_field(source, transforms, output_directory=folder)
         return in_voxels(itk.array_from_image(field), spacing)
@@ -187,8 +187,8 @@ def elastix_pca(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
 
 def elastix_groupwise(images: Tensor, affine: Tensor = _UNIT, iterations: int = 1000) -> Tensor:
     """Register all timepoints to their mean by Elastix's PCAMetric2 and a stack of B-splines, as published in the
-    Elastix model zoo's Par0039 for abdominal DCE-MRI (Huizinga et al. 2016), at half of its grid spacing, 16 voxels, as
-    the motion here is finer: ``(K, *S)`` to ``(K, 3, *S)``."""
+    Elastix model zoo's Par0039 for abdominal DCE-MRI (Huizinga et al. 2016), with half of its grid spacing, 16 voxels,
+    as the motion here is finer: ``(K, *S)`` to ``(K, 3, *S)``."""
     parameters = _groupwise(
         (4, 2, 1),
         iterations,

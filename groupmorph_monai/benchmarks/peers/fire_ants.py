@@ -15,10 +15,10 @@ __all__ = ["fire_ants"]
 
 
 def fire_ants(images: Tensor, affine: Tensor) -> Tensor:
-    """Register every timepoint onto the first as the authors' script for LPBA40 does (Jena et al. 2024, "FireANTs:
-    adaptive Riemannian optimization for multi-scale diffeomorphic matching"; fireants/scripts/pairwise): an affine of
-    100, 50, 25 and 20 steps, then a greedy diffeomorphism of 200, 100 and 25, both by the correlation in windows of 5
-    voxels, Adam, gradients smoothed over 1 voxel."""
+    """Register every timepoint to the first like the authors' script for LPBA40 (Jena et al. 2024, "FireANTs:
+    adaptive Riemannian optimization for multi-scale diffeomorphic matching"; fireants/scripts/pairwise): affine with
+    100, 50, 25 and 20 steps, then greedy diffeomorphic with 200, 100 and 25, both by local correlation in windows of 5
+    voxels and Adam, with gradients smoothed over 1 voxel."""
     spacing, device = spacing_of(affine), "cuda" if torch.cuda.is_available() else "cpu"
 
     def batched(volume: Tensor) -> BatchedImages:

@@ -1,4 +1,4 @@
-"""Greedy, of ITK-SNAP's developers."""
+"""Greedy, by the developers of ITK-SNAP."""
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -13,9 +13,9 @@ _METRIC = "-m WNCC 2x2x2 -n 100x50x10"
 
 
 def greedy(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-    """Register every timepoint onto the first as Greedy's documentation does in its quick start: an affine, then a
-    stationary velocity, both by the weighted correlation in windows of radius 2, 100, 50 and 10 iterations (Yushkevich
-    et al. 2016, Alzheimer's & Dementia 12:P126; greedy.readthedocs.io, "Quick Start")."""
+    """Register every timepoint to the first as in the quick start of Greedy's documentation: affine, then a stationary
+    velocity, both by weighted correlation in windows of radius 2, for 100, 50 and 10 iterations (Yushkevich et al.
+    2016, Alzheimer's & Dementia 12:P126; greedy.readthedocs.io, "Quick Start")."""
     spacing = spacing_of(affine)
 
     def pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Conversions shared by all peers: from a series to their images, and from their fields to those of this package.
+"""Conversions shared by all peers: from a series to their image formats, and from their fields to this package's.
 
 As all scans of a series have the same grid here, peers need only its spacing, not its origin and direction: images are
 passed with their axes parallel to the world axes. A field in mm along these axes, divided by the spacing, is a field in

@@ -1,4 +1,4 @@
-"""uniGradICON, a network for all anatomies, whose weights its authors offer for download."""
+"""uniGradICON, a network for all anatomies, whose authors provide its weights for download."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,21 @@ from .images import as_array, each_onto_first, in_voxels, spacing_of
 
 __all__ = ["field_of", "uni_gradicon"]
 
-_WEIGHTS = Path("network_weights/unigradicon1.0/Step_2_final.trch")  # where the package itself looks
+_WEIGHTS = Path("network_weights/unigradicon1.0/Step_2_final.trch")  # default path of the package
 _ITERATIONS = 50
-_CT_BELOW = -300.0  # only CT has values below
+_CT_BELOW = -300.0  # HU; only CT contains lower values
 
 
 def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
-    """Register every timepoint onto the first at the defaults of the authors' program (Tian et al. 2024, "uniGradICON:
-    a foundation model for medical image registration", MICCAI): the network, then 50 iterations for the pair at hand by
-    LNCC. The weights are a file that ``UNIGRADICON_WEIGHTS`` names, or where the package would download them to."""
+    """Register every timepoint to the first with the defaults of the authors' program (Tian et al. 2024, "uniGradICON:
+    a foundation model for medical image registration", MICCAI): the network, then 50 iterations of instance
+    optimization by LNCC.
+
+    Weights are read from ``UNIGRADICON_WEIGHTS``, or from the package's download path.
+    """
     weights = Path(os.environ.get("UNIGRADICON_WEIGHTS", _WEIGHTS))
     if not weights.is_file():
-        raise MissingError(f"no weights at {weights}; download them, or name them by UNIGRADICON_WEIGHTS")
+        raise MissingError(f"no weights at {weights}; download them, or set UNIGRADICON_WEIGHTS to their path")
     spacing = spacing_of(affine)
     network = unigradicon.get_unigradicon(unigradicon.make_sim("lncc"), weights_location=str(weights))
     modality = "ct" if float(images.min()) < _CT_BELOW else "mri"

@@ -15,8 +15,8 @@ __all__ = [
 
 ENHANCING = 0.2  # minimum relative rise of the signal in tissue that takes up contrast agent
 _BODY = 0.05  # share of the 99th percentile of the signal, below which is air
-_ARRIVED = 0.2  # share of the greatest mean rise at which the agent has arrived; noise reaches a tenth of it
-_LARGEST_RATIO = 10.0  # where hardly any agent is left, early over late enhancement has no limit
+_ARRIVED = 0.2  # share of the greatest mean rise above which the agent has arrived; noise reaches a tenth of it
+_LARGEST_RATIO = 10.0  # bound of early over late enhancement, which has no limit where hardly any agent is left
 
 
 def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -38,22 +38,22 @@ def mean_rise(volumes: np.ndarray) -> np.ndarray:
 
 
 def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
-    """Greatest rise of the signal ``(K, *S)`` over the first scan, in percent of that; 0 in air."""
+    """Compute the greatest rise of the signal ``(K, *S)`` over the first scan, in percent of it; 0 in air."""
     rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
     return np.where(has_signal(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
 
 
 def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float) -> np.ndarray:
     """Compute the signal enhancement ratio ``(S_early - S_0) / (S_last - S_0)``, where the early scan is the first one
-    with contrast agent. Below 1 tissue still takes up the agent, above 1 the agent washes out.
+    with contrast agent. Below 1, tissue still takes up the agent; above 1, the agent washes out.
 
     Source: Li et al., Invasive Breast Cancer: Predicting Disease Recurrence by Using High-Spatial-Resolution Signal
     Enhancement Ratio Imaging, Radiology 2008, doi:10.1148/radiol.2481070846.
 
     Args:
         volumes: ``(K, *S)``.
-        times_s: K, from the first scan.
-        arrival_s: of the agent, from the first scan.
+        times_s: K acquisition times, from the first scan.
+        arrival_s: arrival time of the agent, from the first scan.
 
     Returns:
         ``(*S)`` float32, from 0 to 10; 0 where the tissue does not enhance.
@@ -65,15 +65,26 @@ def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float)
 
 
 def time_to_peak_s(volumes: np.ndarray, times_s: ArrayLike) -> np.ndarray:
-    """Return the time of the brightest of the scans ``(K, *S)``, taken at ``times_s`` (K, from the first scan); 0 where
-    the tissue does not enhance. Returns ``(*S)`` float32."""
+    """Find the time of the brightest scan at each voxel.
+
+    Args:
+        volumes: ``(K, *S)``.
+        times_s: K acquisition times, from the first scan.
+
+    Returns:
+        ``(*S)`` float32; 0 where the tissue does not enhance.
+    """
     peak = np.asarray(times_s, dtype=np.float32)[volumes.argmax(axis=0)]
     return np.where(_enhances(volumes), peak, 0).astype(np.float32)
 
 
 def arrival_of_agent_s(curves: np.ndarray, times_s: np.ndarray) -> float:
-    """Half way between the last scan without and the first one with agent, of curves ``(K, N)`` that rise; ``times_s``
-    are K, from the first scan."""
+    """Estimate the arrival time of the agent, half way between the last scan without agent and the first one with it.
+
+    Args:
+        curves: ``(K, N)``, signal of tissue that enhances.
+        times_s: K acquisition times, from the first scan.
+    """
     rise = curves.mean(axis=1) - curves[0].mean()
     first = max(1, int((rise > _ARRIVED * rise.max()).argmax()))
     return float(times_s[first - 1] + times_s[first]) / 2

@@ -54,16 +54,16 @@ KINETIC_MAPS = (
 )
 logger = logging.getLogger(__name__)
 _INPUTS = {"parker": parker_aif, "weinmann": weinmann_aif}
-_LEAST_SCANS = {"tofts": 4, "extended_tofts": 5}  # the baseline, and one more than the number of unknowns
-_KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # within 3 % of any value in between
-_LEAST_VOXELS = 8  # that enhance; fewer are noise
+_LEAST_SCANS = {"tofts": 4, "extended_tofts": 5}  # a baseline scan, and one more than the number of unknowns
+_KEP_PER_MIN = np.geomspace(0.02, 10, 100)  # candidates for kep, within 3 % of any value in between
+_LEAST_VOXELS = 8  # minimum number of enhancing voxels; fewer are noise
 _ASSUMED = {
     "repetition_time_s": (REPETITION_TIME_S, "assumed, typical of breast DCE-MRI"),
     "flip_angle_deg": (FLIP_ANGLE_DEG, "assumed, typical of breast DCE-MRI"),
     "t10_s": (1.5, "assumed, of lesions and glands at 3 T"),
 }
 _FIELD_T = 3.0  # field strength of the assumed T1
-_SHORTEST_S, _LONGEST_S = 0.1, 1e5  # between 3D scans, and of an examination
+_SHORTEST_S, _LONGEST_S = 0.1, 1e5  # shortest time between 3D scans, and longest duration of an examination
 _CHUNK = 16384  # voxels fitted at a time
 
 
@@ -139,7 +139,7 @@ class ToftsFit:
             home: index of the scan on whose grid the results lie.
 
         Raises:
-            InputError: If the series cannot be fitted, or for an invalid parameter.
+            InputError: If the series cannot be fitted, or if a parameter is invalid.
         """
         for name, value, choices in (
             ("kinetics_model", self.model, _LEAST_SCANS),
@@ -150,7 +150,7 @@ class ToftsFit:
         first, least = series.frames[0].path, _LEAST_SCANS[self.model]
         if series.times_s is None:
             raise InputError(
-                f"--kinetics: expected a series with acquisition times, got none with {first}; give DICOM, a 4D NIfTI "
+                f"--kinetics: expected a series with acquisition times, got none with {first}; use DICOM, a 4D NIfTI "
                 "with a frame time, or side-cars of dcm2niix with AcquisitionTime"
             )
         if len(series.frames) < least:
@@ -234,7 +234,7 @@ class ToftsFit:
             As for `before_and_after`, with the sources.
 
         Raises:
-            ValueError: For a series without acquisition times, which `check` refuses.
+            ValueError: If the series has no acquisition times, which `check` refuses.
         """
         if series.times_s is None:
             raise ValueError("series: expected acquisition times, got none")

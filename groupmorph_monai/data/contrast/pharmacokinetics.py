@@ -11,7 +11,7 @@ __all__ = [
 ]  # fmt: skip
 
 REPETITION_TIME_S, FLIP_ANGLE_DEG = 0.005, 12.0  # typical of breast DCE-MRI
-RELAXIVITY = 4.5  # 1/(s mmol/l)
+RELAXIVITY = 4.5  # 1/(s mmol/l), of gadolinium chelates at 3 T and 37 degrees Celsius
 _STEP_S = 0.5  # step of the numerical convolution
 
 
@@ -31,7 +31,7 @@ def parker_aif(times_s: ArrayLike) -> NDArray[np.float64]:
 
 def weinmann_aif(times_s: ArrayLike) -> NDArray[np.float64]:
     """Compute the plasma concentration (mmol/l) at ``times_s`` after arrival of a dose of 0.1 mmol/kg; 0 before. The
-    first pass, which scans of a minute do not resolve, is not part of the model.
+    model does not include the first pass, which scans a minute apart do not resolve.
 
     Source: two exponentials that Tofts and Kermode (1991, MRM 17:357) fitted to the blood samples of Weinmann et al.
     (1984).

@@ -13,7 +13,7 @@ from ..series import Series
 __all__ = ["LARGEST", "sequence_parameter"]
 
 _SPREAD = 0.05  # share of the value by which scans may differ: headers round, and scanners fine-tune
-# Each parameter's name in DICOM, its unit there, and its names in a side-car, where times are in seconds.
+# Each parameter's DICOM name, its unit there, and its names in a side-car, where times are in seconds.
 _NAMES = {
     "repetition_time_s": ("RepetitionTime", 1e-3, ("RepetitionTimeExcitation", "RepetitionTime")),
     "flip_angle_deg": ("FlipAngle", 1.0, ("FlipAngle",)),
@@ -48,7 +48,7 @@ def sequence_parameter(series: Series, name: str) -> tuple[float, str] | None:
     if max(numbers) > (1 + _SPREAD) * min(numbers):
         listed = ", ".join(f"{number:g}" for number in numbers)
         raise InputError(
-            f"--kinetics: expected the same {name} in all scans, got {listed}; leave out those that differ, or give "
+            f"--kinetics: expected the same {name} in all scans, got {listed}; omit those that differ, or set "
             f"the value of all with --set kinetics_{_SETTINGS[name]}"
         )
     return values[0]

@@ -19,7 +19,7 @@ def _tag(name: str | tuple[int, int]) -> BaseTag:
 
 
 class Attributes:
-    """Attributes of a frame: of its own and shared groups, the data set, and Philips' private classic header.
+    """Attributes of a frame: those of its own and shared groups, the data set, and Philips' private classic header.
 
     Args:
         own: attributes of this frame alone, outside functional groups.

@@ -20,11 +20,11 @@ __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
 _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IMAGE", "PARAMETRIC", "SECONDARY")
-# Of an image that the scanner separates from echoes of the same acquisition, and may call derived.
+# Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
 _COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
-_FEWEST_JOINED = 3  # series of one slice each; two may be parallel by chance
+_FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
@@ -33,8 +33,8 @@ _CHOOSE = "choose one with --series-description PATTERN"
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Parallel slices of one image type: a single volume, or several timepoints. They are of one series, that of their
-    source, unless each slice position has a series of its own. They are tilted if the scanner followed the patient."""
+    """Parallel slices of one image type: a single volume, or several timepoints. They belong to one series, that of
+    their source, unless each slice position has its own series. They are tilted if the scanner followed the patient."""
 
     source: Source
     planes: Sequence[Plane] = field(repr=False)
@@ -47,7 +47,7 @@ class Stack:
 
     @cached_property
     def timepoints(self) -> int:
-        """Number of volumes; if they cannot be told apart, the number of images at a slice position."""
+        """Number of volumes; if they cannot be distinguished, the number of images at a slice position."""
         try:
             return len(self.volumes[0])
         except InputError:
@@ -91,7 +91,7 @@ class Stack:
 
     @property
     def joined(self) -> bool:
-        """Whether each slice position has a series of its own."""
+        """Whether each slice position has its own series."""
         return len({plane.source.series for plane in self.planes}) > 1
 
     @property
@@ -100,7 +100,7 @@ class Stack:
         return set(re.findall("[A-Z]+", self.source.description.upper()))
 
     def called_computed(self, others: Sequence["Stack"]) -> bool:
-        """Check whether the description is that of another stack and a word such as MIP or SUB."""
+        """Check whether the description is that of another stack plus a word such as MIP or SUB."""
         scans = self.words - _COMPUTED_WORDS
         return scans < self.words and any(other.words and other.words <= scans for other in others)
 
@@ -120,7 +120,7 @@ def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
 
 
 def _join_moved(stacks: Sequence[Stack]) -> list[Stack]:
-    """Join stacks of one series that differ in orientation only, by as much as a patient moves: the scanner followed
+    """Join stacks of one series that differ only in orientation, by no more than a patient moves: the scanner followed
     the patient."""
     groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)
     for stack in stacks:
@@ -163,8 +163,12 @@ def _join_slices(stacks: Sequence[Stack]) -> list[Stack]:
 
 
 def _newest_of_each_slice(stacks: Sequence[Stack]) -> list[Stack]:
-    """Leave out breath-holds that were repeated, if these are fewer than half of the slices: repeats of all slices are
-    examinations of their own. Returns: stacks sorted by depth."""
+    """Drop breath-holds that were repeated, if fewer than half of the slices were: repeats of all slices are separate
+    examinations.
+
+    Returns:
+        Stacks sorted by depth, or all stacks unchanged.
+    """
     newest: list[Stack] = []
     for stack in sorted(stacks, key=lambda stack: (depth(stack.planes[0]), _moment(stack))):
         if newest and depth(stack.planes[0]) - depth(newest[-1].planes[0]) < SAME_PLACE_MM:
@@ -190,8 +194,8 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     """Choose the stacks that form one series of scans.
 
     Stacks with the same properties form a group: one stack with many timepoints, or one stack per timepoint. The group
-    with most timepoints is chosen if it has at least twice as many as the next one. Stacks joined from series of one
-    slice each, and those computed from other images, are considered only if there are no others.
+    with the most timepoints is chosen if it has at least twice as many as the next one. Stacks joined from single-slice
+    series, and those computed from other images, are considered only if there are no others.
 
     Args:
         stacks: all stacks of the study.
@@ -256,7 +260,7 @@ def _check_patient(stacks: Sequence[Stack]) -> None:
 
 
 def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
-    """Find the group of similar stacks with clearly most timepoints; empty if none has two."""
+    """Find the group of similar stacks with clearly the most timepoints; empty if none has two."""
     alike = defaultdict(list)
     for stack in stacks:
         alike[stack.likeness].append(stack)

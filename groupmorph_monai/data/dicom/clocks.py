@@ -13,16 +13,16 @@ from .plane import Plane
 
 __all__ = ["in_one_zone", "local_acquisition", "moments"]
 
-# Whole, as pydicom ignores what follows; digits after the sixth of a fraction are dropped.
+# Matched against the whole text, as pydicom ignores what follows; fraction digits after the sixth are dropped.
 _DATE_AND_TIME = re.compile(r"((?:\d\d){2,7}(?:\.\d{1,6})?)(?:\.|(?<=\.\d{6})\d+)?([+-]\d{4})?")
 _SUFFIX = len("+0000")
 _EPOCH, _DAY_S = datetime(1970, 1, 1), 86400
 
-Moment = tuple[float, float | None]  # local seconds since 1970, and their offset from UTC if it is known
+Moment = tuple[float, float | None]  # local seconds since 1970, and the offset from UTC if known
 
 
 def _acquisition_names(attributes: Attributes) -> tuple[str, ...]:
-    """Attributes with date and time of the acquisition of a slice.
+    """List the attributes with the date and time of the acquisition of a slice.
 
     In a classic image the acquisition date and time may be that of the whole series: the acquisition time is preferred.
     """
@@ -31,9 +31,9 @@ def _acquisition_names(attributes: Attributes) -> tuple[str, ...]:
 
 
 def moments(attributes: Attributes) -> dict[str, Moment]:
-    """Return the acquisition, content and series time of a slice, as far as they are known.
+    """Return the acquisition, content and series time of a slice, if known.
 
-    Without a suffix of its own, a moment is in the time zone of the image.
+    A moment without its own suffix is in the time zone of the image.
     """
     found = {
         "acquisition time": _moment(attributes, "Acquisition", *_acquisition_names(attributes)),
@@ -70,8 +70,9 @@ def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
     """Convert the moments of slices to UTC, or leave them as they are if none has a time zone.
 
     Slices without a time zone are in that of the others, if these have only one: those of the same image type, or else
-    of the study. If it may be another, as the others have several, or UTC, which many programs use wherever they are,
-    the slices lose the moment; but not if none of their image type has a time zone, as they are comparable.
+    of the study. If the zone is ambiguous, because the others have several or because it may be UTC, which many
+    programs use regardless of their location, the moment is dropped from these slices, unless none of their image type
+    has a time zone, as they are then comparable.
     """
     kinds: defaultdict[Hashable, list[Plane]] = defaultdict(list)
     for plane in planes:

@@ -27,7 +27,7 @@ _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisitio
     *("ContentDate", "ContentTime", "AcquisitionNumber", "TriggerTime", "PhotometricInterpretation"),
     "TimezoneOffsetFromUTC",
 )
-_OF_HOME = (  # prefixes
+_OF_HOME = (  # prefixes of the attributes taken from the scan that defines the grid
     *("Patient", "Study", "FrameOf", "PositionRef", "Accession", "Referring", "SliceThickness", "Photometric"),
 )
 _OF_MODALITY = {
@@ -61,7 +61,11 @@ _DESCRIPTION = "Group-wise deformable registration, resampled linearly"
 
 
 def check_modality(plane: Plane) -> None:
-    """Raise an InputError if derived images cannot be written for this modality."""
+    """Check that derived images can be written for this modality.
+
+    Raises:
+        InputError: If they cannot.
+    """
     modality = plane.source.examination.modality
     if modality not in _STORAGE:
         raise InputError(

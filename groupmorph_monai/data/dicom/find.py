@@ -24,11 +24,11 @@ __all__ = ["Unread", "find_stacks"]
 logger = logging.getLogger(__name__)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _SERIES = 0x0020000E  # tag of the series instance UID
-_HEADER_NOISE = 5e-4  # of components of directions, and mm of spacings
+_HEADER_NOISE = 5e-4  # maximum rounding error in headers, of direction components and of spacings in mm
 
 
 class Unread(NamedTuple):
-    """A DICOM file without a slice that can be read, which may be damaged.
+    """A DICOM file without a readable slice, which may be damaged.
 
     Args:
         path: the file.
@@ -79,7 +79,7 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
 
 
 def _of_known_geometry(source: Source, known: dict[tuple[float, ...], Raster]) -> Source:
-    """Take the spacing and orientation of an earlier slice from which they differ only by the noise of a header.
+    """Replace spacing and orientation by those of an earlier slice from which they differ only by rounding.
 
     Args:
         known: rasters of the earlier slices by spacing and orientation, to which those of the source are added.
@@ -123,7 +123,7 @@ def _read(path: Path) -> list[Plane] | Unread:
 
 
 def _origin(path: Path, dataset: Dataset) -> tuple[str, str]:
-    """Read the series and SOP instance UID, which are in front of the larger part of the header, as far as possible."""
+    """Read the series and SOP instance UID, which precede most of the header, as far as possible."""
     with suppress(Exception), warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
         dataset = dataset or read_partial(file, lambda tag, *_: tag > _SERIES, force=True)
         return str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("SOPInstanceUID", ""))

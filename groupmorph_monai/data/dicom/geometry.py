@@ -11,13 +11,13 @@ from .plane import Plane
 
 __all__ = ["SAME_PLACE_MM", "decimals", "depth", "evenly_spaced", "orientation", "volume_affine"]
 
-SAME_PLACE_MM = 0.01  # more than rounding in headers, less than the distance of slices
+SAME_PLACE_MM = 0.01  # largest distance of equal positions: more than rounding in headers, less than between slices
 _AXES_NOISE = 1e-3  # maximum difference between the directions of parallel slices
 _UNEVEN = 0.05  # maximum offset of a slice, relative to the slice distance: more than rounding, less than a gap
 
 
 def depth(plane: Plane) -> float:
-    """Position along the normal of the slices, in mm."""
+    """Compute the position along the normal of the slices, in mm."""
     return float(np.cross(*plane.place.axes) @ plane.place.position)
 
 
@@ -27,7 +27,7 @@ def decimals(values: Iterable[float]) -> list[DSfloat]:
 
 
 def orientation(affine: np.ndarray) -> list[DSfloat]:
-    """Image Orientation (Patient) of ``affine`` ``(4, 4)``, voxel (column, row, slice) to LPS mm."""
+    """Compute Image Orientation (Patient) from ``affine`` ``(4, 4)``, voxel (column, row, slice) to LPS mm."""
     axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
     return decimals(axes.T.ravel())
 

@@ -49,7 +49,7 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
 
 
 def _placed_frames(dataset: Dataset) -> int:
-    """Count the frames, if each has a position of its own: a damaged number of frames could be billions."""
+    """Count the frames, checking that each has its own position: a damaged number of frames could be billions."""
     count, groups = max(int(dataset.get("NumberOfFrames") or 1), 1), dataset.get("PerFrameFunctionalGroupsSequence")
     if groups and count > len(groups):
         raise ValueError(f"{count} frames, but positions of {len(groups)}")
@@ -134,7 +134,7 @@ def _combined(numbers: Sequence[float]) -> float | None:
 
 
 def _plain(value: object) -> str:
-    """Write a value of the protocol alike for all scans: 4.2 and 4.20 are the same number."""
+    """Format a value of the protocol in the same way for all scans: 4.2 and 4.20 are the same number."""
     try:
         return f"{float(str(value)):.5g}"
     except ValueError:

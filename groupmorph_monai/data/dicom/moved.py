@@ -12,7 +12,7 @@ __all__ = ["follows_patient", "is_moved", "is_tilted", "moved_volumes", "slices_
 
 _MOST_TILT_DEGREES = 15
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
-_MOST_MISSING = 10  # slices in a row
+_MOST_MISSING = 10  # maximum number of consecutive missing slices
 
 
 def moved_volumes(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[Plane, ...]]:
@@ -44,9 +44,9 @@ def is_tilted(planes: Sequence[Plane]) -> bool:
 
 
 def follows_patient(planes: Sequence[Plane]) -> bool:
-    """Check whether slices lie at other positions in every volume: parallel ones close to each other around every slice
-    position, or ones of several orientations. Where slices are missing, distances are small multiples of the smallest
-    one."""
+    """Check whether slices lie at different positions in every volume: parallel and close together around each slice
+    position, or with several orientations. Where slices are merely missing, distances are small multiples of the
+    smallest one."""
     if is_tilted(planes):
         return True
     gaps = _gaps(planes)
@@ -57,7 +57,7 @@ def follows_patient(planes: Sequence[Plane]) -> bool:
 
 
 def slices_at_a_place(planes: Sequence[Plane]) -> int:
-    """Estimate the number of volumes of slices that follow the patient, by less than their distance; 1 if they do
+    """Estimate the number of volumes if the slices follow the patient, by less than the slice distance; 1 if they do
     not."""
     if not follows_patient(planes):
         return 1
@@ -81,7 +81,7 @@ def _uneven(steps: np.ndarray) -> np.ndarray:
 
 
 def _gaps(planes: Sequence[Plane]) -> np.ndarray:
-    """Distances between different positions along the normal, mm."""
+    """Compute the distances between different positions along the normal, mm."""
     gaps = np.diff(sorted(depth(plane) for plane in planes))
     return gaps[gaps > SAME_PLACE_MM]
 
@@ -92,8 +92,8 @@ def _complete(volumes: Sequence[Sequence[Plane]]) -> bool:
 
 
 def is_moved(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
-    """Check whether slices may show what others show after a motion of the patient: their centre lies within the
-    others, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not."""
+    """Check whether slices may show the same tissue as others after the patient moved: their centre lies within the
+    others, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not qualify."""
     (axes, centre, size), (other_axes, other_centre, other_size) = map(_box, (planes, others))
     cosine = (np.trace(axes @ other_axes.T) - 1) / 2
     inside = np.abs(other_axes @ (centre - other_centre)) <= other_size / 2
@@ -101,7 +101,7 @@ def is_moved(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
 
 
 def _box(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directions ``(3, 3)`` of columns, rows and slices, centre, and size along the directions, LPS mm."""
+    """Compute the directions ``(3, 3)`` of columns, rows and slices, the centre, and the size along them, LPS mm."""
     place, (rows, columns) = planes[0].place, planes[0].source.raster.shape
     axes = np.stack([*place.axes, np.cross(*place.axes)])
     depths = [depth(plane) for plane in planes]

@@ -33,13 +33,13 @@ _ORDER = (
 )
 # Keys that are times. The content time comes late, as it may be the time of the reconstruction.
 _TIMES = (*_ORDER[:5], "temporal resolution", "content time", "series time")
-# Keys that start again in every series: clocks, and numbers.
+# Keys that restart in every series, as the numbers in `_COUNTED` do.
 _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame reference time")
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_LATE = _ORDER[8:]  # not of the acquisition: images of one moment differ in them, too
-_CHANCE = 1e-3  # probability of cycles at all positions by chance, beyond which a series is not called gated
+_LATE = _ORDER[8:]  # keys that do not describe the acquisition and differ even between images of one moment
+_CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
 def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
@@ -50,7 +50,7 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     acquired one after the other, each over whole cycles, acquisition times start anywhere in a cycle, and an attribute
     in ``_GATED`` comes first.
 
-    If the slices follow the patient, so that positions differ between volumes, an attribute has to tell the volumes.
+    If the slices follow the patient, so that positions differ between volumes, an attribute must identify the volumes.
 
     Returns:
         The volumes in temporal order, and the attribute.
@@ -118,7 +118,7 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
     number = len(images) // len({plane.keys[label] for plane in images})
     return (
         f"{first.file.path}: expected one image for each {label} at a slice position of {first.source.description!r}, "
-        f"got {number} that may be echoes, contrasts or velocities, as the header does not tell them apart; choose "
+        f"got {number} that may be echoes, contrasts or velocities, as the header does not distinguish them; choose "
         "another series with --series-description, use a folder with the files of one kind, or convert the series to "
         "NIfTI if all are timepoints"
     )
@@ -152,9 +152,9 @@ def _inseparable(planes: Sequence[Plane]) -> str:
     first = planes[0]
     return (
         f"{first.file.path}: expected a temporal position, acquisition number or time that the slices of each volume "
-        f"share, as the slices of {first.source.description!r} lie elsewhere in every volume, got none that divides "
-        f"its {len(planes)} slices into complete volumes; export the whole series again, or convert it to a NIfTI "
-        "file for each volume"
+        f"share, as the slices of {first.source.description!r} lie at different positions in every volume, got none "
+        f"that divides its {len(planes)} slices into complete volumes; export the whole series again, or convert it "
+        "to a NIfTI file for each volume"
     )
 
 
@@ -188,7 +188,7 @@ def _series(volume: Volume) -> str:
 
 
 def _starts(volumes: Sequence[Volume]) -> dict[str, float]:
-    """Acquisition times of series since the first one; empty if all volumes differ in them, or if one has none."""
+    """Compute the acquisition times of series since the first; empty if all volumes differ in them or one has none."""
     times = _earliest(volumes, "acquisition time")
     if times is None or _differs(volumes, "acquisition time"):
         return {}
@@ -217,15 +217,18 @@ def _differs(volumes: Sequence[Volume], key: str) -> bool:
 
 
 def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
-    """Check whether volumes begin in the first half of others, as the phases of a gated scan. Consecutive volumes may
-    overlap a little, as times are rounded."""
+    """Check whether volumes begin in the first half of others, like the phases of a gated scan. Consecutive volumes may
+    overlap slightly, as times are rounded."""
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
     spans = sorted((min(values), max(values)) for values in times)
     return any(later < (start + end) / 2 for (start, end), (later, _) in zip(spans, spans[1:]))
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
-    """Sort the volumes of several series by time. Also returns the name of the attribute used.
+    """Sort the volumes of several series by time.
+
+    Returns:
+        The sorted volumes, and the name of the attribute used.
 
     Raises:
         InputError: If two volumes were acquired at the same time and have equal headers.

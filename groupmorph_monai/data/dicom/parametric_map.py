@@ -19,14 +19,14 @@ from .references import reference, referenced_series, save
 
 __all__ = ["write_parametric_maps"]
 
-_SERIES_NUMBER = 3000  # added to that of the source
+_SERIES_NUMBER = 3000  # added to the series number of the source
 _LARGEST = 2**16 - 1  # maximum of an unsigned 16-bit pixel
 _NAME = re.compile(r"(.+?)(?:_(\d+))?(_before)?")
 
 
 @dataclass(frozen=True)
 class _Quantity:
-    """What the values of a map are."""
+    """Quantity stored in a map: meaning, code and unit."""
 
     meaning: str
     code: Code
@@ -34,11 +34,11 @@ class _Quantity:
 
 
 def _own(value: str, meaning: str) -> Code:
-    """A code for what no public scheme names."""
+    """Make a private code for a concept that no public coding scheme defines."""
     return Code(value, "99GROUPMORPH", meaning)
 
 
-_PER_MINUTE = Code("/min", "UCUM", "/min")  # pydicom 2 does not name it
+_PER_MINUTE = Code("/min", "UCUM", "/min")  # pydicom 2 does not define it
 _QUANTITIES = {
     "enhancement": _Quantity(
         "Peak enhancement over the first scan", _own("ENHANCEMENT", "Peak enhancement"), codes.UCUM.Percent
@@ -67,9 +67,9 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
     error is at most 1 / 131070 of the map's range.
 
     Args:
-        series: as `read_dicom` gives it.
+        series: returned by `read_dicom`.
         maps: ``(*S)`` on the grid of scan ``home``, by name: "ktrans", or "jacobian_02" of timepoint 2.
-        folder: exists.
+        folder: existing folder for the files.
     """
     uid, organisation, base = generate_uid(), generate_uid(), series.dicom_slices[home][0]
     affine = LPS_TO_RAS @ series.frames[home].affine
@@ -94,7 +94,7 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
 
 
 def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None:
-    """Frames are the slices; the shared groups tell what a stored value means."""
+    """Add the pixels, one frame per slice, and the groups that define the unit of stored values."""
     low, high = float(volume.min()), float(volume.max())
     slope = max(high - low, 1e-6) / _LARGEST
     stored = ((volume.astype(np.float64) - low) / slope).round().clip(0, _LARGEST).astype("<u2")
@@ -132,7 +132,13 @@ def _add_pixels(image: Dataset, volume: np.ndarray, quantity: _Quantity) -> None
 
 
 def _add_groups(image: Dataset, affine: np.ndarray, slices: Sequence[Sequence[Plane]], organisation: str) -> None:
-    """Where the frames lie and what they were made of. ``affine``: voxel (column, row, slice) to LPS mm."""
+    """Add the position of each frame and references to its source images.
+
+    Args:
+        affine: ``(4, 4)``, voxel (column, row, slice) to LPS mm.
+        slices: source slices of each timepoint.
+        organisation: UID of the dimension organisation.
+    """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     measures = item(PixelSpacing=decimals(spacing[1::-1]), SliceThickness=decimals(spacing[2:])[0])
     measures.SpacingBetweenSlices = measures.SliceThickness
@@ -143,7 +149,7 @@ def _add_groups(image: Dataset, affine: np.ndarray, slices: Sequence[Sequence[Pl
     image.DimensionIndexSequence = [
         item(
             DimensionIndexPointer=0x00209057,  # In-Stack Position Number
-            FunctionalGroupPointer=0x00209111,  # of the Frame Content
+            FunctionalGroupPointer=0x00209111,  # Frame Content Sequence
             DimensionOrganizationUID=organisation,
         )
     ]

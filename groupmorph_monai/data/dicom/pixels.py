@@ -12,8 +12,8 @@ from .order import Volume
 
 __all__ = ["read_voxels", "stored_values"]
 
-_MOST_PADDING = 1.01  # stored bytes per declared byte
-_BLOCK = 512  # bytes, to a multiple of which pixels may be padded
+_MOST_PADDING = 1.01  # maximum number of stored bytes per declared byte
+_BLOCK = 512  # bytes; pixel data may be padded to a multiple of this size
 
 
 def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
@@ -60,7 +60,7 @@ def stored_values(path: str) -> np.ndarray:
     """Read the stored values of a file, ``(frame, row, column)``, with unused bits cleared.
 
     Raises:
-        InputError: If they cannot be decoded, or converted to displayed values by a slope and an intercept.
+        InputError: If they cannot be decoded, or not converted to displayed values by a slope and an intercept.
     """
     dataset = pydicom.dcmread(path, force=True)
     table, high_bit, bits = map(dataset.get, ("ModalityLUTSequence", "HighBit", "BitsStored"))

@@ -1,4 +1,4 @@
-"""Slices of DICOM images: where each comes from, where it lies, and what its numbers mean.
+"""Slices of DICOM images: source, position, and conversion of pixel values.
 
 Positions and directions are in DICOM's LPS mm, and are converted to RAS in `geometry`.
 """
@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where the pixels of a slice are stored.
+    """Location of a slice's pixels in a file.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a slice lies in the patient.
+    """Position and orientation of a slice in the patient.
 
     Args:
         position: ``(3,)``, centre of the first pixel, LPS mm.
@@ -131,10 +131,10 @@ class Plane:
 
     Args:
         source: slices with equal sources form one stack.
-        file: where its pixels are stored.
-        place: where it lies in the patient.
+        file: location of its pixels.
+        place: position and orientation in the patient.
         keys: numbers that may define the temporal order or the times, named as in `order`; times in seconds.
-        zones: offset from UTC of each key that is a clock, in seconds; None where the header does not tell.
+        zones: offset from UTC of each key that is a clock, in seconds; None if the header does not specify it.
         protocol: values of the parameters in `PROTOCOL`.
         diffusion: diffusion weighting.
         scaling: conversion of stored to displayed values.

@@ -30,8 +30,13 @@ def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
 
 
 def _check_complete(stack: Stack, unread: Sequence[Unread]) -> None:
-    """Raise an InputError if a file that cannot be read may be a timepoint of a stack, whose files hold several slices
-    each. Lost files of one slice leave a gap, which is found."""
+    """Check that no unreadable file may be a timepoint of a stack whose files hold several slices each.
+
+    A lost file of a single slice leaves a gap, which is detected elsewhere.
+
+    Raises:
+        InputError: If there is such a file.
+    """
     paths = {plane.file.path for plane in stack.planes}
     if len(paths) == len(stack.planes):
         return
@@ -52,7 +57,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         description: pattern of the descriptions of the series to read, as for `choose`; None chooses automatically.
 
     Raises:
-        InputError: With a one-line message, for invalid input.
+        InputError: If the input is invalid; with a one-line message.
     """
     stacks, unread = _stacks(paths)
     chosen, rejected = choose(stacks, description)

@@ -43,7 +43,7 @@ def referenced_series(planes: Iterable[Plane]) -> list[Dataset]:
 
 @lru_cache(maxsize=4096)
 def _kind(path: str) -> tuple[str, bool]:
-    """SOP class of a file, and whether it is a multi-frame file."""
+    """Return the SOP class of a file, and whether it is a multi-frame file."""
     header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "NumberOfFrames"], force=True)
     return header.SOPClassUID, "NumberOfFrames" in header
 

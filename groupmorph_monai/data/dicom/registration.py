@@ -21,7 +21,7 @@ _SERIES_NUMBER = 2000  # added to the series number of the source
 
 
 def write_registration_object(series: Series, transforms: Sequence[Transform], home: int, path: Path) -> None:
-    """Write the transforms from the common space, which is that of the aligned series, to every timepoint.
+    """Write the transforms from the common space, that of the aligned series, to every timepoint.
 
     One item per timepoint represents ``post (pre x + displacement(pre x))``: the matrices are the affine transforms
     before and after the deformation, which keeps its lattice, extended to cover the grid of scan ``home``.

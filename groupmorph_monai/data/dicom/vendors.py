@@ -1,4 +1,4 @@
-"""What vendors write in private attributes, as in their DICOM conformance statements."""
+"""Private attributes of vendors, as documented in their DICOM conformance statements."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def b_value(attributes: Attributes) -> float:
 
 
 def b_value_ge(attributes: Attributes) -> float:
-    """Return GE's b-value, which scans without diffusion weighting have too, so that only changes are meaningful."""
+    """Return GE's b-value, which is also set without diffusion weighting, so that only changes are meaningful."""
     return attributes.number(_B_VALUE_GE, default=0.0)
 
 
@@ -50,7 +50,7 @@ def dynamic_begin_s(attributes: Attributes) -> float | None:
 
 
 def image_kinds(attributes: Attributes) -> tuple[str, ...]:
-    """Return what tells images of one GE series apart whose image types are equal: magnitude, phase, field map."""
+    """Return the kinds (magnitude, phase, field map) that distinguish images of a GE series with equal image types."""
     kinds = (
         _RAW_DATA_TYPES.get(int(attributes.private(_RAW_DATA_TYPE, _GE) or 0)),
         _COLLAPSE_FLAGS.get(int(attributes.private(_COLLAPSE_FLAG, _GE) or 0)),

@@ -20,7 +20,7 @@ from .references import reference, save
 __all__ = ["write_dicom"]
 
 _LARGEST = 2**15 - 1  # maximum pixel value, valid as a signed and as an unsigned number
-_FEWEST_BITS = 11  # half a step is 0.024 % of the range
+_FEWEST_BITS = 11  # minimum precision of unscaled integers; half a step is then 0.024 % of the range
 _TIMES = (
     *("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "TriggerTime"),
     "TimezoneOffsetFromUTC",
@@ -37,8 +37,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     Otherwise they are multiples of one power of two for the whole series, which preserves the ratios between timepoints
     even in programs that ignore the rescale slope.
 
-    Times that the source stores otherwise, such as by temporal offsets, are written as trigger times. If the timepoints
-    have no times, all have those of the first one.
+    Times that the source stores differently, such as temporal offsets, are written as trigger times. If the timepoints
+    have no times, all get those of the first one.
 
     Args:
         series: returned by `read_dicom`.
@@ -89,8 +89,8 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
 
 
 def _copy_times(header: Dataset, other: Dataset) -> None:
-    """Overwrite the times of a timepoint without time, such as a phase of a gated scan, so that readers do not sort by
-    them."""
+    """Overwrite the times of a timepoint that has no time of its own, such as a phase of a gated scan, so that readers
+    do not sort by them."""
     for name in _TIMES:
         header.pop(name, None)
         if name in other:
@@ -98,7 +98,7 @@ def _copy_times(header: Dataset, other: Dataset) -> None:
 
 
 def _slope(largest: float) -> float:
-    """Rescale slope of the stored integers for values up to ``largest``."""
+    """Choose the rescale slope of the stored integers for values up to ``largest``."""
     bits = math.log2(max(largest, 1e-30) / _LARGEST)
     return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
 
@@ -118,7 +118,7 @@ def _tells(key: str, planes: Sequence[Plane], times_s: Sequence[float]) -> bool:
 
 
 def _add_grid(header: Dataset, affine: np.ndarray, shape: Sequence[int]) -> None:
-    """Add the attributes of a grid. ``affine``: voxel (column, row, slice) to LPS mm."""
+    """Add the attributes of a grid with ``affine``, voxel (column, row, slice) to LPS mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     header.ImageOrientationPatient, header.PixelSpacing = orientation(affine), decimals(spacing[1::-1])
     (header.SpacingBetweenSlices,) = decimals(spacing[2:])

@@ -15,7 +15,7 @@ __all__ = ["make_affine_phantom"]
 
 
 def _random_map(rng: torch.Generator, size: Sequence[int], degrees: float, shift: float, scale: float) -> Tensor:
-    """Random rotation, scaling and shift about the centre, at most this much along each axis: ``(4, 4)``, voxels."""
+    """Draw a rotation, scaling and shift about the centre, bounded along each axis: ``(4, 4)``, voxels."""
     angles = uniform(rng, -1, 1, (3,)).double() * math.radians(degrees)
     turn = torch.from_numpy(Rotation.from_rotvec(angles.numpy()).as_matrix())
     matrix = torch.eye(4, dtype=torch.float64)
@@ -34,7 +34,7 @@ def make_affine_phantom(
     scale: float = 0.1,
     margin_voxels: int = 6,
 ) -> dict[str, Tensor]:
-    """Generate a phantom surrounded by air, whose timepoints move by one affine transform each.
+    """Generate a phantom surrounded by air, with one affine transform per timepoint.
 
     Args:
         seed, size, timepoints, margin_voxels: as in `make_phantom`.

@@ -99,7 +99,7 @@ def _landmarks_in_view(fields: Tensor, template_landmarks: Tensor) -> Tensor:
 
 
 def _coil(rng: torch.Generator, points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """Sensitivity ``(*S)`` of a static breast coil with four elements around each breast."""
+    """Compute the sensitivity ``(*S)`` of a static breast coil with four elements around each breast."""
     total = torch.zeros_like(points[0])
     for centre, radius in zip(centres, radii):
         for x, y, z in ((-1.1, 0.4, 0.0), (1.1, 0.4, 0.0), (0.0, 0.4, -1.1), (0.0, 0.4, 1.1)):

@@ -31,7 +31,7 @@ _KINETICS = {
     "blood": (1.65, 0.90, 0.001, 0.10, 0.55),
 }
 _REACH_MM = (200.0, 200.0, 110.0)  # extent of the textures from the centre
-_TRIES = 1000  # maximum attempts to place the lesions
+_TRIES = 1000  # maximum number of attempts to place the lesions
 _BEHIND_MM = 3.0  # depth inside the muscles in front of the ribs that separates breast layers from chest layers
 
 
@@ -124,7 +124,7 @@ class BreastAnatomy:
         self.lesion_phases = uniform(rng, 0, 6, (lesions, 3))
 
     def skin_depth(self, points: Tensor, ripple: Tensor) -> Tensor:
-        """Depth below the skin in mm: a smooth union of trunk, breasts and nipples."""
+        """Compute the depth below the skin in mm: a smooth union of trunk, breasts and nipples."""
         parts = [self.chest.body_depth(points)]
         parts += [ellipsoid_depth(points, c, r) for c, r in zip(self.centres, self.radii)]
         surface = 7.0 * torch.logsumexp(torch.stack(parts) / 7.0, dim=0) + 1.5 * ripple
@@ -136,7 +136,7 @@ class BreastAnatomy:
         return ramp(depth, self.edge_mm)
 
     def _gland(self, at: _Points) -> Tensor:
-        """Share of fibroglandular tissue, which fills most of the core of the breast, with lobes towards the skin."""
+        """Compute the share of fibroglandular tissue, which fills most of the breast's core, with lobes to the skin."""
         norms = [
             sum(((x - float(m)) / float(s)).square() for x, m, s in zip(at.points, c, r))
             for c, r in zip(self.centres, self.radii)
@@ -147,7 +147,7 @@ class BreastAnatomy:
         return share * below_skin * ramp(-at.cage - self.chest.pectoral_mm - 4, 1.0)
 
     def _lesion_depth(self, points: Tensor, number: int) -> Tensor:
-        """Depth below the surface of a lesion: an ellipsoid under three shears, which preserve its volume."""
+        """Compute the depth below a lesion's surface: an ellipsoid under three shears, which preserve its volume."""
         radii, phases = self.lesion_radii[number], self.lesion_phases[number]
         away = list(points - self.lesion_centres[number][:, None])
         for d in range(3):

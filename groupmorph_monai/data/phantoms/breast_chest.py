@@ -50,15 +50,15 @@ class Chest:
         self.beat_seed = int(torch.randint(2**31, (), generator=rng))
 
     def body_depth(self, points: Tensor) -> Tensor:
-        """Depth below the skin of the trunk without its breasts, mm."""
+        """Compute the depth below the skin of the trunk without its breasts, mm."""
         return ellipsoid_depth(points, _CENTRE, self.body_radii)
 
     def cage_depth(self, points: Tensor) -> Tensor:
-        """Depth below the ribs' outer surface, mm, ``(3, P)`` to ``(P,)``."""
+        """Compute the depth below the ribs' outer surface, mm, ``(3, P)`` to ``(P,)``."""
         return ellipsoid_depth(points, _CENTRE, self.cage_radii)
 
     def muscle_depth(self, points: Tensor, cage: Tensor) -> Tensor:
-        """Depth below the muscles' surface, mm, at ``points`` ``(3, P)`` whose `cage_depth` is ``cage``."""
+        """Compute the depth below the muscles' surface, mm, at ``points`` ``(3, P)`` whose `cage_depth` is ``cage``."""
         x, y, _ = points
         front = torch.sigmoid((y - _CENTRE[1] - 20) / 12)
         pectoral = self.pectoral_mm * torch.sigmoid((x.abs() - 14) / 3) * torch.sigmoid((118 - x.abs()) / 8)

@@ -17,7 +17,7 @@ from .phantom import uniform
 
 __all__ = ["BreastMotion"]
 
-_LOCAL_BUMPS = 8  # displacements of parts of a breast
+_LOCAL_BUMPS = 8  # number of local displacements, each of a part of a breast
 _STEEPEST = 0.5  # norm of the displacement's gradient, below 1 so that the motion is invertible
 _PROBE_STEP_MM = 7.0  # distance of the points where the gradient is measured
 # Standard deviations of the components before joint scaling: mm, radians, mm per mm.

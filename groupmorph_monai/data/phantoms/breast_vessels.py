@@ -11,7 +11,7 @@ __all__ = ["FARTHEST_MM", "grow_vessels", "vessel_lattice"]
 _STEP_MM = 1.5  # length of a segment
 _LATTICE_MM = 1.25  # spacing of the lattice of depths
 _REACH = 4  # lattice steps around a vessel's axis
-FARTHEST_MM = -3.0  # depth of all points outside, beyond which nothing of a vessel is seen
+FARTHEST_MM = -3.0  # mm; lower bound of the depth, at which vessels are invisible
 
 
 def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def grow_vessels(rng: np.random.Generator, centre: Tensor, radii: Tensor) -> tup
 
 
 def vessel_lattice(places: np.ndarray, widths: np.ndarray) -> Lattice:
-    """Depth below the wall of the nearest vessel, mm, positive inside, at least `FARTHEST_MM`.
+    """Compute the depth below the wall of the nearest vessel, mm, positive inside, at least `FARTHEST_MM`.
 
     Args:
         places, widths: centreline points and radii returned by `grow_vessels`.

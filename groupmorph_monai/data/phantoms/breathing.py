@@ -22,12 +22,12 @@ class _Abdomen:
     texture: Texture
 
     def _from_axis(self, points: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Coordinates across the cylinder, which are 1 at ``shares`` of the field of view."""
+        """Compute coordinates across the cylinder, which are 1 at ``shares`` of the field of view."""
         x, z = ((points[a] - self.extent[a] / 2) / (s * self.extent[a]) for a, s in zip((0, 2), shares))
         return x, z
 
     def radius(self, points: Tensor) -> Tensor:
-        """Relative radius, which is 1 on the border between organs and wall."""
+        """Compute the relative radius, which is 1 on the border between organs and wall."""
         x, z = self._from_axis(points, (0.33, 0.36))
         return torch.hypot(x, z) - self.wobble * torch.sin(5 * torch.atan2(z, x) + self.phase)
 
@@ -35,7 +35,7 @@ class _Abdomen:
         return torch.sigmoid(50 * (1 - torch.hypot(*self._from_axis(points, (0.47, 0.49)))))
 
     def tissue(self, points: Tensor, number: int) -> Tensor:
-        """Signal of vessels, lobes and a fine texture."""
+        """Compute the signal of vessels, lobes and a fine texture."""
         cells = enumerate((20.0, 10.0, 4.0), start=10 * number)
         coarse, middle, fine = (self.texture(n, cell, points) for n, cell in cells)
         signal = 0.4 + 0.25 * torch.sigmoid(5 * coarse) + 0.4 * torch.sigmoid(8 * (middle - 0.9))
@@ -95,7 +95,7 @@ def make_breathing_series(
     extent = torch.tensor([float(n) for n in size]) * spacing
     share = torch.cat([torch.tensor([0.0, 1.0]), torch.rand(timepoints - 2, generator=rng)])
     lengths = max_motion_mm * share[torch.randperm(timepoints, generator=rng)]
-    reach = (extent + 2 * max_motion_mm).tolist()  # beyond the field of view
+    reach = (extent + 2 * max_motion_mm).tolist()  # extent of the texture, beyond the field of view
     texture = Texture(int(torch.randint(2**30, (), generator=rng)), reach, -max_motion_mm)
     phase, wobble = float(uniform(rng, 0, 6)), float(uniform(rng, 0.02, 0.06))
     abdomen = _Abdomen(extent, max_motion_mm, phase, wobble, texture)

@@ -43,7 +43,7 @@ class Cavity:
         return 0.42 + 0.58 * torch.sigmoid((self.shoulder_mm - z) / 22.0)
 
     def radius(self, points: Tensor) -> Tensor:
-        """Relative radius ``(*P)``, which is 1 on the surface and below 1 inside."""
+        """Compute the relative radius ``(*P)``, which is 1 on the surface and below 1 inside."""
         scale = self.scale(points[2])
         u, v = points[0] / (scale * self.half_width_mm), points[1] / (scale * self.half_depth_mm)
         from_spine = torch.atan2(u, -v)
@@ -51,7 +51,7 @@ class Cavity:
         return (u.abs() ** 2.4 + v.abs() ** 2.4) ** (1 / 2.4) / outline
 
     def depth_mm(self, points: Tensor) -> Tensor:
-        """Distance from the surface along the ray from the axis, positive inside, ``(*P)``."""
+        """Compute the distance from the surface along the ray from the axis, positive inside, ``(*P)``."""
         return torch.hypot(points[0], points[1]) * (1 / self.radius(points).clamp_min(1e-3) - 1)
 
 
@@ -106,7 +106,7 @@ class Breath:
         return torch.stack([x * ratio, y * ratio, template_z])
 
     def volume_ratio(self, points: Tensor) -> Tensor:
-        """Jacobian determinant of ``contents``, ``(*P)``, above 1 where the template is less dense."""
+        """Compute the Jacobian determinant of ``contents``, ``(*P)``, above 1 where the template is less dense."""
         x, y, z = self.wall(points)
         scale = self.cavity.scale(z)
         lift = self._lift(x / scale, y / scale)

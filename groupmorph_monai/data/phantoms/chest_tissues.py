@@ -33,12 +33,12 @@ _MEDIASTINAL_TUBES = (
 
 
 def soft(distance_mm: Tensor, edge_mm: float) -> Tensor:
-    """Share of a voxel inside a shape, from the signed distance of its centre to the border, positive inside."""
+    """Compute the share of a voxel inside a shape from the signed distance to the border, positive inside."""
     return torch.sigmoid(distance_mm / edge_mm)
 
 
 def _ellipsoid_mm(points: Tensor, centre: Sequence[float], radii: Sequence[float]) -> Tensor:
-    """Approximate distance from the border, positive inside."""
+    """Approximate the distance from the border, positive inside."""
     scaled = sum(((p - c) / r) ** 2 for p, c, r in zip(points, centre, radii))
     return (1 - scaled.sqrt()) * min(radii)
 
@@ -83,7 +83,7 @@ class Tissues:
 
     Args:
         cavity: the space inside the ribs.
-        trunk: what surrounds it.
+        trunk: the chest wall around it.
         domes_mm: heights of the right and left dome of the diaphragm above its rim.
         heart_mm: half axes of the heart.
         density: density of the lung parenchyma, g/ml.
@@ -108,13 +108,13 @@ class Tissues:
         return cls(cavity, trunk, tuple(domes.tolist()), tuple(heart.tolist()), density, texture)
 
     def parenchyma(self, points: Tensor) -> Tensor:
-        """Density of the template's lung without vessels, g/ml, higher at the back because of gravity."""
+        """Compute the density of the template's lung without vessels, g/ml, higher at the back because of gravity."""
         gravity = 1 - 0.3 * (points[1] / 70.0).clamp(-1, 1)
         fine = 1 + 0.1 * self.texture(0, 14.0, points) + 0.12 * self.texture(1, 3.5, points)
         return self.density * gravity * fine.clamp(0.6, 1.4)
 
     def lung_mm(self, points: Tensor) -> Tensor:
-        """Distance from the inner borders of the lungs and the diaphragm, positive inside a lung."""
+        """Compute the distance from the inner borders of the lungs and the diaphragm, positive inside a lung."""
         x, y, z = points
         between = 13 + 18 * torch.exp(-(((y + 10) / 32) ** 2))
         medial = x.abs() - between * self.cavity.scale(z)
@@ -125,7 +125,7 @@ class Tissues:
         return torch.minimum(lung, -self._heart_mm(points) - 3)
 
     def diaphragm_mm(self, points: Tensor) -> Tensor:
-        """Height of the diaphragm."""
+        """Compute the height of the diaphragm."""
         x, y = points[0], points[1]
         right, left = [
             h * torch.exp(-(((x - c) / 46) ** 2) - ((y - 8) / 50) ** 2) for h, c in zip(self.domes_mm, (56.0, -56.0))
@@ -136,7 +136,7 @@ class Tissues:
         return _ellipsoid_mm(points, (-22, 14, -42), self.heart_mm)
 
     def around_lungs(self, points: Tensor, edge_mm: float) -> Tensor:
-        """HU of the cavity outside the lungs: mediastinum, heart, liver, stomach, ``(*P)``."""
+        """Compute HU of the cavity outside the lungs: mediastinum, heart, liver, stomach, ``(*P)``."""
         x, y, z = points
         wavy = 10 * self.texture(2, 12.0, points)
         hu = torch.full_like(x, FAT) + wavy
@@ -151,7 +151,7 @@ class Tissues:
         return _over(hu, _over(gap, MUSCLE, soft(3 - under, edge_mm)), soft(under, edge_mm))
 
     def wall(self, points: Tensor, edge_mm: float) -> Tensor:
-        """HU of the chest wall and the air around the body, ``(*P)``."""
+        """Compute HU of the chest wall and the air around the body, ``(*P)``."""
         x, y, z = points
         outside = -self.cavity.depth_mm(points)
         scaled = ((x / self.trunk.body_mm[0]).abs() ** 2.3 + (y / self.trunk.body_mm[1]).abs() ** 2.3) ** (1 / 2.3)
@@ -174,7 +174,7 @@ class Tissues:
         slanted = points[2] + self.trunk.rib_tilt * (points[1] - SPINE_MM) - self.trunk.ribs_mm
         along = torch.remainder(slanted, _RIBS_APART_MM) - _RIBS_APART_MM / 2
         inside = (1 - torch.hypot((outside - 7) / 4.0, along / 6.5)) * 4.5
-        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # where the ribs are cartilage
+        front = soft(points[1] - 0.6 * self.cavity.half_depth_mm, 2.0)  # part of the ribs that is cartilage
         return _over(self._bone(hu, inside, 1.4, edge_mm), _over(hu, CARTILAGE, soft(inside, edge_mm)), front)
 
     def _shoulder_blades(self, hu: Tensor, points: Tensor, edge_mm: float) -> Tensor:

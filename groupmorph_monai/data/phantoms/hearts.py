@@ -84,8 +84,14 @@ def make_heart(
 
 
 def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute signal without texture and share of the heart, each ``(*S)``, at heart coordinates ``u`` ``(3, *S)``.
-    ``outer``: radius in voxels; ``wall``: share of it; ``signals``: of blood, wall, surroundings, right ventricle."""
+    """Compute the signal without texture and the share of the heart, each ``(*S)``.
+
+    Args:
+        u: heart coordinates, ``(3, *S)``.
+        outer: outer radius of the heart, voxels.
+        wall: thickness of the wall, as a share of that radius.
+        signals: signals of blood, wall, surroundings and right ventricle.
+    """
 
     def within(r: Tensor, limit: float) -> Tensor:
         return torch.sigmoid(outer * (limit - r) / 0.5)
@@ -102,7 +108,7 @@ def _tissue(u: Tensor, outer: float, wall: float, signals: Tensor) -> tuple[Tens
 
 
 def _velocity(u: Tensor, kind: str, radii: Tensor, turn: float, rng: torch.Generator) -> Tensor:
-    """Velocity from the contracted heart back to rest, ``(3, *S)`` voxels, at heart coordinates ``u``."""
+    """Compute the velocity from the contracted heart back to rest, ``(3, *S)`` voxels, at heart coordinates ``u``."""
     *strengths, static_sector = HEART_MOTIONS[kind]
     contraction, along, twist = (v * float(uniform(rng, 5 / 6, 7 / 6)) for v in strengths)
     # Strongest at the wall, negligible at twice its radius.

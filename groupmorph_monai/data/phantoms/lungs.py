@@ -12,7 +12,7 @@ from .phantom import uniform
 __all__ = ["Lungs"]
 
 _CARINA = (0.0, -10.0, 22.0)
-_HILA = {1: (32.0, -8.0, 2.0), -1: (-36.0, -10.0, 0.0)}  # right and left
+_HILA = {1: (32.0, -8.0, 2.0), -1: (-36.0, -10.0, 0.0)}  # positions of the right and the left hilum, mm
 
 
 class Lungs:
@@ -33,14 +33,14 @@ class Lungs:
         ]
 
     def lesion_mm(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Depth inside the nearest lesion, negative outside, and its number from 1, each ``(*P)``."""
+        """Compute the depth inside the nearest lesion, negative outside, and its number from 1, each ``(*P)``."""
         nowhere = torch.full(points.shape[1:], FAR_MM)
         depths = [r - (points - c.view(3, 1, 1, 1)).square().sum(dim=0).sqrt() for c, r in self.lesions]
         depth, number = torch.stack([nowhere, *depths]).max(dim=0)
         return depth, number
 
     def forks(self, tissues: Tissues) -> Tensor:
-        """Bifurcations of vessels and airways inside a lung, ``(M, 3)`` mm."""
+        """Select the bifurcations of vessels and airways inside a lung, ``(M, 3)`` mm."""
         forks = torch.cat([self.vessels.forks, self.airways.forks])
         points = forks.T[:, :, None, None]
         deep = torch.minimum(tissues.lung_mm(points), tissues.cavity.depth_mm(points))

@@ -98,7 +98,7 @@ def _ellipsoid(generator: torch.Generator, centre: Tensor, radii: Tensor, signal
 
 
 def lesion_kinetics(number: int) -> tuple[float, ...]:
-    """T10 (s), proton density, Ktrans (1/min), ve and vp of a lesion, cycling through `LESION_KINETICS`."""
+    """Return T10 (s), proton density, Ktrans (1/min), ve and vp of a lesion, cycling through `LESION_KINETICS`."""
     return (1.5, 0.8, *list(LESION_KINETICS.values())[number % len(LESION_KINETICS)], 0.03)
 
 

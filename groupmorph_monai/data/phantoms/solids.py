@@ -42,8 +42,8 @@ def noise_lattice(rng: torch.Generator, cell_mm: float, channels: int, reach_mm:
 
 
 def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[float] | Tensor) -> Tensor:
-    """Depth below the surface of an ellipsoid, mm, positive inside, exact to first order near the surface, ``(3, *P)``
-    mm to ``(*P)``. An infinite radius makes a cylinder."""
+    """Compute the depth below the surface of an ellipsoid, mm, positive inside, exact to first order near the surface,
+    ``(3, *P)`` mm to ``(*P)``. An infinite radius makes a cylinder."""
     scaled = [(x - float(c)) / float(r) for x, c, r in zip(points, centre, radii)]
     norm = total(x.square() for x in scaled).sqrt()
     slope = total((x / float(r)).square() for x, r in zip(scaled, radii)).sqrt()
@@ -51,6 +51,6 @@ def ellipsoid_depth(points: Tensor, centre: Sequence[float], radii: Sequence[flo
 
 
 def ramp(x: Tensor, half_width: float) -> Tensor:
-    """Smoothstep from 0 at ``-half_width`` to 1 at ``half_width``."""
+    """Evaluate a smoothstep from 0 at ``-half_width`` to 1 at ``half_width``."""
     t = (x * (0.5 / half_width) + 0.5).clamp(0, 1)
     return t * t * (3 - 2 * t)

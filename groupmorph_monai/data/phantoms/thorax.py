@@ -17,8 +17,8 @@ __all__ = ["THORAX_EXTENT_MM", "make_thorax"]
 
 THORAX_EXTENT_MM = (256 * 1.04, 256 * 1.04, 100 * 2.5)
 _AIRWAY_WALL_MM = 0.8
-_MOST_MOTION_MM = 40.0  # keeps densities plausible and the inverse convergent
-_PHASE_S = 0.4  # a tenth of a breath
+_MOST_MOTION_MM = 40.0  # maximum motion that keeps densities plausible and the inverse convergent
+_PHASE_S = 0.4  # duration of a phase, a tenth of a breath
 _OUTSIDE, _CAVITY, _LUNG = 0, 1, 2
 
 
@@ -44,7 +44,7 @@ class _Scanner:
         return (voxels - self.centre) * self.step
 
     def depths_mm(self, breath: Breath, tree: Tree) -> Tensor:
-        """Depth of every voxel of a phase inside the tubes of the template, ``(*S)``."""
+        """Compute the depth of every voxel of a phase inside the tubes of the template, ``(*S)``."""
 
         def to_voxels(points: Tensor) -> Tensor:
             return self.voxels(breath.from_template(points[:, :, None, None]))[:, :, 0, 0]
@@ -145,7 +145,7 @@ def make_thorax(
 
 
 def _noise(rng: torch.Generator, size: Sequence[int], noise_hu: float) -> Tensor:
-    """Noise ``(*S)`` correlated within slices, as after filtered backprojection."""
+    """Draw noise ``(*S)`` that is correlated within slices, as after filtered backprojection."""
     white = torch.randn(tuple(size), generator=rng).numpy()
     sigma = 0.6
     grain = torch.from_numpy(gaussian_filter(white, (sigma, sigma, 0), mode="wrap"))
@@ -155,7 +155,7 @@ def _noise(rng: torch.Generator, size: Sequence[int], noise_hu: float) -> Tensor
 def _landmarks(
     rng: torch.Generator, scanner: _Scanner, breaths: Sequence[Breath], forks: Tensor, number: int
 ) -> Tensor:
-    """Voxel coordinates in every phase, ``(K, P, 3)``, of at most ``number`` forks inside all fields of view."""
+    """Compute voxel coordinates in every phase, ``(K, P, 3)``, of up to ``number`` forks inside all fields of view."""
     template = forks.double().T[:, :, None, None]
     voxels = torch.stack([scanner.voxels(breath.from_template(template))[:, :, 0, 0].T for breath in breaths])
     in_view = ((voxels > 2) & (voxels < torch.tensor(scanner.size) - 3)).all(dim=2).all(dim=0)

@@ -71,7 +71,7 @@ class RandTimepointsd(MapTransform, RandomizableTransform):
         in_order: select consecutive timepoints in temporal order instead.
 
     Raises:
-        InputError: For a series with fewer than ``least`` timepoints.
+        InputError: If a series has fewer than ``least`` timepoints.
     """
 
     def __init__(self, keys: KeysCollection = "image", least: int = 2, most: int = 6, in_order: bool = False):
@@ -198,7 +198,7 @@ class RandContrastd(MapTransform, RandomizableTransform):
 
     Args:
         keys: keys of series ``(K, *S)``.
-        prob: probability of changing a timepoint; the other timepoints stay bit-equal.
+        prob: probability of changing a timepoint; the other timepoints stay bit-identical.
         curve_prob: probability of a new intensity curve for a changed timepoint.
         control_points: number of segments of the curve, which is piecewise linear and need not be monotone.
         change: maximum weight of the new curve relative to the original intensities.

@@ -21,17 +21,17 @@ __all__ = ["CorrectFadingd", "end_gains"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_SCANS = 16  # that determine the gain, spread evenly over the series
-_SAMPLES = 2**16  # of all scans
-_TISSUE = 0.2  # intensity of tissue in at least one scan, as a share of the scan's 95th percentile
+_MOST_SCANS = 16  # maximum number of scans from which the gain is estimated, spread evenly over the series
+_SAMPLES = 2**16  # samples in all scans together
+_TISSUE = 0.2  # minimum intensity of tissue in at least one scan, as a share of the scan's 95th percentile
 _DARKEST = 0.02  # share of that percentile below which there is no signal
 _TOLERANCE = 0.3  # residual of a logarithm beyond which a sample counts less (Cauchy), such as at misaligned edges
-_ROBUST_STEPS = 6  # of the iteration that reweights samples
+_ROBUST_STEPS = 6  # number of iterations that reweight the samples
 _RIDGE = 2e-3  # weight of gain 1 for each slice, relative to the mean number of samples per slice
 _FADED = 0.5  # highest gain of the last slice of an end that fades
 _FULL = 0.95  # gain at which the fading begins
-_LONGEST_SHARE = 1 / 3  # of the slices over which an end fades
-_LEAST_SAMPLES = 0.02  # in the last slice, as a share of the median over the slices
+_LONGEST_SHARE = 1 / 3  # maximum share of the slices over which an end fades
+_LEAST_SAMPLES = 0.02  # minimum number of samples in the last slice, as a share of the median over the slices
 _LEAST_GAIN = 0.2  # slices with a lower gain are not measured, as noise prevails in them
 
 
@@ -110,7 +110,7 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
     values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, voxels)])
     scales = [max(np.percentile(v[m], 95), 1e-30) for v, m in zip(values, measured)]
     values /= np.array(scales)[:, None]
-    # Without air in any scan, as the misaligned edge of an object looks like fading.
+    # Exclude points with air in any scan, as the misaligned edge of an object looks like fading.
     shown = ((values > _DARKEST) | ~measured).all(axis=0)
     tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE) & shown
     logarithms = np.log(np.maximum(values, _DARKEST))
@@ -132,7 +132,7 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
 
 
 def _darkens(brightness: np.ndarray) -> bool:
-    """Return whether the slices, from the last one inwards, may fade."""
+    """Check whether the slices, from the last one inwards, may fade."""
     outer = brightness[: int(len(brightness) * _LONGEST_SHARE)]
     return len(outer) > 1 and outer[0] < np.sqrt(_FADED) * outer.max()
 
@@ -147,7 +147,7 @@ def _fading_slices(gain: np.ndarray, brightness: np.ndarray) -> int:
 
 
 def _random_points(frame: Frame, number: int) -> Tensor:
-    """Draw points in the field of view, ``(number, 3)`` mm, the same however the scan is stored."""
+    """Draw points in the field of view, ``(number, 3)`` mm, independent of how the scan is stored."""
     grid, generator = frame.grid.canonical(), torch.Generator().manual_seed(0)
     voxels = torch.rand(number, 3, generator=generator, dtype=torch.float64) * (torch.tensor(grid.shape) - 1)
     return AffineTransform(grid.affine)(voxels)

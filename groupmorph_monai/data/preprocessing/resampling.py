@@ -25,11 +25,11 @@ __all__ = [
     "working_grid",
 ]
 
-SAME_GRID_MM = 1e-2  # distance between corners up to which grids count as the same: headers are rounded
-_LONGEST_SIDE_VOXELS = 128  # of the working grid of a small object, such as a mouse, whose voxels are below 1 mm
-_FINE_VOXELS = 64**3  # of a working grid that is finer than usual, as its registration takes no more than seconds
-_SAME_SPACING = 0.1 + 1e-6  # by which a volume may be coarser than a grid and is still interpolated linearly
-_LEAST_SHARE = 1e-3  # weight of valid voxels in a mean over them
+SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
+_LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
+_FINE_VOXELS = 64**3  # maximum size of a working grid finer than usual, whose registration takes no more than seconds
+_SAME_SPACING = 0.1 + 1e-6  # largest relative excess of a scan's voxel size over a grid's that is interpolated linearly
+_LEAST_SHARE = 1e-3  # minimum weight of valid voxels in a mean over them
 _LEAST_SIGMA_VOXELS = 0.2  # smaller Gaussians have no effect on a voxel grid
 
 
@@ -55,7 +55,7 @@ def working_grid(
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
 
     Raises:
-        InputError: For an invalid spacing.
+        InputError: If the spacing is invalid.
     """
     if reference is not None:
         grid = grids[reference].canonical()
@@ -84,11 +84,11 @@ def working_grid(
 
 
 def _spacings_mm(grid: Grid) -> tuple[float, float]:
-    """Finest and usual working spacing for a scan.
+    """Compute the finest and the usual working spacing for a scan.
 
-    The usual one is the middle voxel size, and at least half of the largest one. Motion is found more precisely on a
-    finer grid, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, unless the
-    voxels of a small object are finer, down to a 128th of its longest side. At least 4 voxels remain.
+    The usual spacing is the middle voxel size, but at least half of the largest one. A finer grid makes the motion more
+    accurate, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, unless the voxels
+    of a small object are finer, down to a 128th of its longest side. At least 4 voxels remain.
     """
     _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
     sides = grid.spacing_mm * (torch.tensor(grid.shape) - 1)
@@ -163,16 +163,20 @@ def resample(
 def resample_series(
     series: Series, grid: Grid, initial: Tensor | None = None, storage: Storage = IN_MEMORY
 ) -> tuple[MetaTensor, Tensor]:
-    """Resample every timepoint to one grid: ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1 inside the
-    timepoint's field of view.
+    """Resample every timepoint to one grid.
 
     Interpolation is linear, with border values outside. Along axes where the grid is coarser than the timepoint, the
-    timepoint is smoothed before to avoid aliasing: by a Gaussian of half a voxel of the grid, less its own resolution.
-    Along axes where it is finer, interpolation is cubic.
+    timepoint is first smoothed to avoid aliasing: by a Gaussian of half a voxel of the grid, less its own resolution.
+    Along axes where the grid is finer, interpolation is cubic.
 
     Args:
+        series: the scans.
+        grid: output grid.
         initial: ``(K, 4, 4)``, RAS mm, from the space of the grid to each timepoint; None for the identity.
         storage: where to keep the result.
+
+    Returns:
+        The series ``(K, *S)`` float32, and its coverage ``(K, *S)`` float32, 1 inside the timepoint's field of view.
     """
     frames = series.frames
 
@@ -190,7 +194,7 @@ def resample_series(
 
 
 def relative_spacing(scan: Grid, grid: Grid) -> np.ndarray:
-    """Voxel size of a scan relative to that of a grid, along the axes ``(3,)`` of the scan."""
+    """Compute the voxel size of a scan relative to that of a grid, along the axes ``(3,)`` of the scan."""
     axes, grid_axes = (g.affine[:3, :3] / g.spacing_mm for g in (scan, grid))
     nearest = (axes.T @ grid_axes).abs().argmax(dim=1)
     return (scan.spacing_mm / grid.spacing_mm[nearest]).numpy()
@@ -248,7 +252,7 @@ def _finer(values: np.ndarray, axis: int, factor: float, order: int) -> np.ndarr
 
 
 def _mean_of_valid(data: np.ndarray, valid: np.ndarray, sigma_voxels: np.ndarray | float) -> np.ndarray:
-    """Gaussian mean over valid voxels; ``data`` itself where there are none nearby."""
+    """Compute a Gaussian mean over valid voxels; ``data`` itself where there are none nearby."""
     share = gaussian_filter(valid.astype(np.float32), sigma_voxels, mode="nearest")
     total = gaussian_filter(np.where(valid, data, 0), sigma_voxels, mode="nearest")
     return np.where(share > _LEAST_SHARE, total / np.maximum(share, _LEAST_SHARE), data)

@@ -22,7 +22,7 @@ def is_sheared(affine: np.ndarray) -> bool:
 
 
 def _shear(affine: np.ndarray) -> float:
-    """Maximum cosine between two axes."""
+    """Compute the maximum cosine between two axes."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 

@@ -30,7 +30,7 @@ __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePer
 
 logger = logging.getLogger(__name__)
 
-_BACKGROUND_SHARE = 0.01  # of the voxels with the lowest value, above which they are background
+_BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
 # Phantom generators by the key of the item that contains their arguments.
 PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "phantom": make_phantom,
@@ -39,8 +39,8 @@ PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "breast": make_breast,
     "thorax": make_thorax,
 }
-_LEAST_MASKED = 8  # voxels, as for images that differ from a constant
-_MASKED_WELL = 16**3  # voxels; with fewer, only the finest level of the default refinement has enough of them
+_LEAST_MASKED = 8  # minimum number of voxels in a mask, the same as of voxels that differ in an image
+_MASKED_WELL = 16**3  # voxels of a mask; with fewer, only the finest level of the default refinement has enough
 
 
 class ClipSeriesd(MapTransform):
@@ -268,7 +268,7 @@ class ScalePercentilesd(MapTransform):
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled
 
     def _limits(self, volumes: np.ndarray, covered: np.ndarray, key: str) -> tuple[float, float]:
-        """Intensities that are mapped to 0 and 1."""
+        """Compute the intensities that are mapped to 0 and 1."""
         values = volumes[covered] if covered.any() else volumes.ravel()
         background = values == values.min()
         foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values

@@ -32,7 +32,7 @@ def check_dataset(
         structure: label that every label map must have; None for any.
 
     Raises:
-        InputError: For the first unreadable series.
+        InputError: If a series is unreadable.
     """
     items = series_items(dataset_dir, None, [], description=description)
     logger.info(

@@ -30,7 +30,7 @@ def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[It
     """List one phantom per seed; `LoadSeriesd` generates the series.
 
     Args:
-        kind: a name in `PHANTOMS`.
+        kind: a key of `PHANTOMS`.
         seeds: random seeds.
         options: further arguments of the phantom.
     """
@@ -111,7 +111,7 @@ def _scan(
     series = sorted((p for p in entries if p.is_dir() or p.name.lower().endswith(_FILES_4D)), key=natural_order)
     for path in entries:
         if path.is_symlink() and not os.path.exists(path):
-            check_regular_file(path)  # which a link to a missing series is not
+            check_regular_file(path)  # refuses a link to a missing series
         if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{path}: expected a series, got a link to the folder that contains it; remove the link")
     items: list[Item] = []
@@ -176,7 +176,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
         _check_repeats(entries, listed)
     shared = [item["name"] for item in items[SPLITS[0]] if item["image"] in [i["image"] for i in items[SPLITS[1]]]]
     if shared:
-        logger.warning("%s: %s for training and for validation, which measures nothing", listed, ", ".join(shared))
+        logger.warning("%s: %s listed for training and validation, so validation is biased", listed, ", ".join(shared))
     return items
 
 
@@ -211,7 +211,7 @@ def _check_repeats(items: Sequence[Item], source: Path) -> None:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of JSON's pairs, of which Python would drop all but the last of each key."""
+    """Make a dictionary from JSON pairs; refuse repeated keys, of which Python would keep only the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         repeated = next(key for key, _ in pairs if [name for name, _ in pairs].count(key) > 1)

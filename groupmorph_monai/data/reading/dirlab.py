@@ -41,7 +41,7 @@ DIRLAB_CASES = {
     9: ((512, 512, 128), (0.97, 0.97, 2.5), 7.92),
     10: ((512, 512, 120), (0.97, 0.97, 2.5), 7.30),
 }
-_IN_PLANE_VOXELS = 256  # GroupMorph, Section 3: cropped so that all landmarks are inside
+_IN_PLANE_VOXELS = 256  # size of the crop, which contains all landmarks (GroupMorph, Section 3)
 _HU_OFFSET = 1024  # stored values are HU + 1024
 _POINTS = {75: (r"4D-?75_{phase}", DIRLAB_PHASES), 300: (r"300_{phase}_xyz", ("T00", "T50"))}
 
@@ -126,7 +126,7 @@ def _read_points(file: Path, case: int, number: int) -> np.ndarray:
 
 
 def _crop(folder: str | Path, case: int) -> np.ndarray:
-    """First in-plane voxel of the cropped volume, ``(2,)``."""
+    """Choose the first in-plane voxel of the cropped volume, ``(2,)``."""
     size = np.array(DIRLAB_CASES[case][0][:2])
     if (size <= _IN_PLANE_VOXELS).all():
         return np.zeros(2, dtype=int)

@@ -16,7 +16,7 @@ _RIM_VOXELS = 1.0  # thickness of the layer in front of a plane whose values wer
 _LEAST_CUT = 0.02  # minimum share of a face behind which there is a wedge
 _LEAST_CONTACT = 0.7  # minimum share of a plane's section through the volume where there is no more fill in front
 _STEEPEST = 0.5  # slope of a plane against a face, of a rotation by 27 degrees; corners cut round bodies off, too
-_TRIALS, _MOST_COLUMNS = 500, 2000  # planes through three columns that are tried, and columns that they are tried on
+_TRIALS, _MOST_COLUMNS = 500, 2000  # number of planes tried, each through three columns, and of columns to test them on
 
 
 def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -56,7 +56,7 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
 
 
 def is_padding(undefined: np.ndarray) -> bool:
-    """Check whether voxels, as those of NaN, are padding: a share of the volume, all connected to its border."""
+    """Check whether voxels, such as those of NaN, are padding: a share of the volume, all connected to its border."""
     parts, _ = label(undefined)
     outer = np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
     return bool(undefined.mean() >= _FILL_SHARE and np.isin(parts[undefined], outer).all())
@@ -97,9 +97,9 @@ def _wedges(data: np.ndarray) -> np.ndarray:
     """Mask wedges of the most frequent value of the border, each behind a plane where the volume is cut.
 
     The depth of the value from a face of the volume, as a function of the two axes of the face, equals that of a plane
-    where the plane cuts the tissue, and is greater where there is air of the same value behind the plane. Round
-    surfaces of a body are no such planes: they touch a plane in a small part of its section only. A large flat end of
-    an object in air of one value cannot be told from a wedge.
+    where the plane cuts the tissue, and is greater where there is air of the same value behind the plane. The round
+    surface of a body does not qualify, as it touches a plane only in a small part of its section. A large flat end of
+    an object in air of one value cannot be distinguished from a wedge.
     """
     filled = np.zeros(data.shape, dtype=bool)
     values, counts = np.unique(np.concatenate([face.ravel() for face in _faces(data)]), return_counts=True)
@@ -121,7 +121,7 @@ def _cutting_plane(depth: np.ndarray, longest: int) -> np.ndarray | None:
 
     Args:
         depth: ``(A, B)``, number of voxels of fill from a face.
-        longest: the number that stands for columns without anything else.
+        longest: depth of columns that contain nothing else.
 
     Returns:
         ``(A, B)``, depth of the plane, negative outside of the volume; or None.
@@ -134,7 +134,7 @@ def _cutting_plane(depth: np.ndarray, longest: int) -> np.ndarray | None:
     rng = np.random.default_rng(0)
     sampled = rng.integers(len(points), size=_MOST_COLUMNS)
     triples = rng.integers(len(points), size=(_TRIALS, 3))
-    # A small face has few columns, which are drawn often: each is compared, and each triple solved, once.
+    # A small face has few columns, which are drawn repeatedly: compare each column and solve each triple only once.
     drawn, votes = np.unique(sampled, return_counts=True)
     triples = triples[np.sort(np.unique(triples, axis=0, return_index=True)[1])]
     planes = np.einsum("tij,tj->ti", np.linalg.pinv(points[triples]), depths[triples])

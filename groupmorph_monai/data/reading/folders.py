@@ -36,7 +36,7 @@ def images(folder: Path) -> list[Path]:
     """List the image files at the top level of a folder, except DICOM.
 
     Raises:
-        InputError: For a link to a missing file, as git-annex leaves, since the series would lack a scan.
+        InputError: If a link leads to a missing file, as git-annex leaves, since the series would lack a scan.
     """
     named = [p for p in folder.iterdir() if p.name[0] != "." and (p.name.lower().endswith(IMAGE_ENDINGS) or _pair(p))]
     files = [p for p in named if not p.is_dir()]
@@ -70,7 +70,7 @@ def list_series(files: Sequence[str | Path], description: str | None = None) -> 
                 check_regular_file(path)
         _check_hidden_dicom([Path(path) for path in files])
         raise InputError(
-            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; leave --list out for "
+            f"{files[0]}: expected a DICOM study, whose series --list shows, got no DICOM file; omit --list for "
             "other files"
         )
     listing: tuple[str, InputError | None] = dicom_reader(paths[0]).list_dicom(paths, description)

@@ -1,4 +1,4 @@
-"""Points of 3D Slicer's Markups format, ``.mrk.json``: a JSON file with labels and properties beside the positions."""
+"""Points in 3D Slicer's Markups format, ``.mrk.json``: a JSON file with positions, labels and properties."""
 
 import json
 import reprlib
@@ -13,7 +13,7 @@ from .signature import read_text
 
 __all__ = ["is_markups", "map_markups", "read_markups"]
 
-_LARGEST = 1e300  # of a coordinate; a comparison is also False for NaN
+_LARGEST = 1e300  # maximum absolute coordinate; the comparison is also False for NaN
 _TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
 
 
@@ -25,7 +25,7 @@ def read_markups(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Read the control points, ``(P, 3)`` in RAS mm, and their labels.
 
     Raises:
-        InputError: Unless the file has one node whose points all have a position in mm.
+        InputError: If the file does not have exactly one node whose points all have a position in mm.
     """
     _, node, to_ras = _load(path)
     return _positions(node, to_ras, path), [str(point.get("label", "")) for point in node["controlPoints"]]
@@ -37,7 +37,7 @@ def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray
     mapped = transform(_positions(node, to_ras, source)) * to_ras
     for point, position in zip(node["controlPoints"], mapped.tolist(), strict=True):
         point["position"] = position
-    node.pop("measurements", None)  # lengths and angles before the mapping; 3D Slicer computes them again
+    node.pop("measurements", None)  # lengths and angles before the mapping; 3D Slicer recomputes them
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 

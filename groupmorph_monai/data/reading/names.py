@@ -19,12 +19,12 @@ _BIDS = re.compile(
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key that puts scan2 before scan10."""
+    """Make a sort key that puts scan2 before scan10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Check whether a part of a text matches a pattern with ``*`` and ``?``, ignoring case."""
+    """Check whether part of a text matches a pattern with ``*`` and ``?``, ignoring case."""
     return fnmatchcase(text.lower(), f"*{pattern.lower().replace('[', '[[]')}*")
 
 

@@ -17,13 +17,13 @@ __all__ = ["check_stored_header", "forms_apart", "nifti_values"]
 
 
 def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage: Storage = IN_MEMORY) -> np.ndarray:
-    """Read the voxels, and gzip files to their end, where the checksum is, before which nibabel stops.
+    """Read the voxels, and gzip files to their end: nibabel stops before the checksum there.
 
     Raises:
-        InputError: If so many bytes follow the voxels that the header declares too few.
+        InputError: If so many bytes follow the voxels that the header must declare too few voxels.
     """
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
-        if file is not None and isinstance(image, nib.Nifti1Image):  # as every image in .nii.gz
+        if file is not None and isinstance(image, nib.Nifti1Image):  # true for every image in .nii.gz
             image = image.from_stream(file)
         if labels:
             data = np.asarray(image.dataobj)
@@ -34,7 +34,7 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
         else:
             data = image.get_fdata(dtype=np.float32, caching="unchanged")
         unread = _unread_bytes(image, file)
-    # One voxel fewer along any axis leaves at least this; a little padding does no harm.
+    # One voxel fewer along any axis leaves at least this; slight padding does no harm.
     least = image.get_data_dtype().itemsize * math.prod(sorted(image.shape[:3])[:2])
     if unread >= least > 0:
         raise InputError(
@@ -84,7 +84,7 @@ def check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
 
 
 def forms_apart(header: nib.Nifti1Header, shape: Sequence[int]) -> float:
-    """Maximum distance between the positions of the volume's corners by qform and by sform; 0 if one is missing.
+    """Compute the maximum distance between the volume's corners by qform and by sform, in mm; 0 if one is missing.
 
     The sform is first converted to a qform, so that rounding of its quaternion (up to 1e-3 radians for rotations near
     180 degrees) and shear, which a qform cannot represent, do not count.

@@ -23,10 +23,10 @@ __all__ = ["read_landmarks", "read_points", "write_points"]
 logger = logging.getLogger(__name__)
 _Lines = list[tuple[int, str]]  # line number in the file, from 1, and text
 _Rows = list[tuple[int, list[str]]]  # line number, and the cells of the coordinates
-_NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also takes 1_0, often a typing error, and digits of other scripts
+_NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also accepts 1_0, often a typo, and digits of other scripts
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 _NAMES = ("label", "name", "id")  # columns of names
-_FCSV_LABEL = 11  # column of a .fcsv
+_FCSV_LABEL = 11  # index of the label column in a .fcsv
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -96,7 +96,7 @@ def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.nda
 
 
 def _missing(files: Sequence[str | Path], count: int) -> list[str]:
-    """Name the files missing from a set numbered from 0 or 1; empty if the others do not tell."""
+    """Name the files missing from a set numbered from 0 or 1; empty if the other names do not determine them."""
     names = [Path(file).name for file in files]
     parts = [match.groups() for name in names if (match := re.fullmatch(r"(.*?)(\d{1,6})(\D*)", name, re.ASCII))]
     if len(parts) < len(names) or len({(before, after) for before, _, after in parts}) != 1:

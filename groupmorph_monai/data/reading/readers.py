@@ -153,7 +153,11 @@ def _load_itk(path: str, labels: bool) -> _File:
 
 
 def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) -> _File:
-    """Read any image file. All failures raise an InputError."""
+    """Read any image file.
+
+    Raises:
+        InputError: If this fails for any reason.
+    """
     path = str(path)
     check_regular_file(path)
     try:
@@ -166,7 +170,7 @@ def _load(path: str | Path, labels: bool = False, storage: Storage = IN_MEMORY) 
             f"{path}: expected an image that fits into memory, got one that does not ({_reason(error)}); crop it, or "
             "correct its size in the header"
         ) from error
-    except Exception as error:  # every library has its own types
+    except Exception as error:  # every library has its own exceptions
         and_data = ", together with its data file" if path.lower().endswith((".mhd", ".nhdr")) else ""
         raise InputError(
             f"{path}: expected a complete image, got an unreadable one ({_reason(error)}); copy or convert it again"
@@ -242,7 +246,7 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
 
 
 def _unit_s(header: nib.Nifti1Header | None) -> float:
-    """Unit of the frame time in seconds according to the header; 1 if it has none."""
+    """Return the unit of the frame time in seconds according to the header; 1 if it has none."""
     return 1.0 if header is None else _TIME_UNIT_S.get(int(header["xyzt_units"]) & ~_SPACE_UNIT_BITS, 1.0)
 
 
@@ -271,7 +275,7 @@ def read_series(
         removed from the affine instead.
 
     Raises:
-        InputError: With a one-line message, for invalid input.
+        InputError: If the input is invalid; with a one-line message.
     """
     if isinstance(series, Series):
         return series
@@ -308,7 +312,7 @@ def header_grids(
         reports the reason.
 
     Raises:
-        InputError: As `read_series`, for a folder without images or with several series.
+        InputError: If a folder has no images, or several series.
     """
     if series is None:
         return []
@@ -320,7 +324,7 @@ def header_grids(
     files = _image_files(paths, description)
     try:
         return [grid for file in files for grid in _header_grids(str(file))]
-    except Exception:  # every library has its own types
+    except Exception:  # every library has its own exceptions
         return []
 
 

@@ -14,12 +14,16 @@ from .readers import read_image
 
 __all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]
 
-_MOST_LABELS = 1000  # different values of a label map; an image has more
-_LARGEST_LABEL = 2**24  # which float32 holds exactly
+_MOST_LABELS = 1000  # maximum number of different values in a label map; an image has more
+_LARGEST_LABEL = 2**24  # largest integer up to which float32 is exact
 
 
 def read_labels(file: str | Path) -> Frame:
-    """Read a label map. Raises: InputError unless it consists of at most 1000 different whole numbers up to 2^24."""
+    """Read a label map.
+
+    Raises:
+        InputError: If it does not consist of at most 1000 different whole numbers up to 2^24.
+    """
     frame = read_image(file, labels=True)
     labels = np.unique(frame.data)
     if len(labels) > _MOST_LABELS:
@@ -63,7 +67,7 @@ def check_regions(files: str | Sequence[str], series: Series, home: int, name: s
         files, home, name: as for `read_region`.
 
     Raises:
-        InputError: As `read_region`, or if another file is not an image that overlaps its scan.
+        InputError: If the region is invalid for `read_region`, or another file is not an image that overlaps its scan.
     """
     read_region(files, series, home, name)
     if isinstance(files, str) or len(files) == 1:

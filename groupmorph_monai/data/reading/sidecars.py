@@ -16,13 +16,13 @@ __all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes", "withou
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400
-_ROUNDING_S = 1e-6  # difference of equal times
-_FASTEST_3D_S = 0.1  # less than the time of a 3D volume, more than that of an excitation
+_ROUNDING_S = 1e-6  # maximum difference of equal times
+_FASTEST_3D_S = 0.1  # shorter than the acquisition of any 3D volume, longer than the time between excitations
 _UNEVEN = 0.01  # maximum relative difference of even steps
 
 
 def even_step(times_s: Sequence[float] | None) -> float | None:
-    """Time between frames in seconds if it is constant to 1 %, otherwise None."""
+    """Return the time between frames in seconds if it is constant to 1 %, otherwise None."""
     steps = np.diff(times_s) if times_s is not None and len(times_s) > 1 else np.zeros(0)
     if not len(steps) or steps.min() <= 0 or np.abs(steps - steps.mean()).max() > _UNEVEN * steps.mean():
         return None

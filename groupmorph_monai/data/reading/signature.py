@@ -10,8 +10,8 @@ from ...errors import InputError
 
 __all__ = ["check_itk_path", "check_regular_file", "files_below", "is_dicom", "read_text"]
 
+_SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # prefixes of the names of system folders
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
-_SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # beginnings of names
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 
@@ -20,7 +20,7 @@ def check_regular_file(path: str | Path) -> None:
     """Check that a path leads to a regular file: reading a named pipe may never end.
 
     Raises:
-        InputError: For a missing path, a broken link, a folder, a pipe or a device, or without permission.
+        InputError: If it is missing, a broken link, a folder, a pipe or a device, or cannot be read.
     """
     if os.path.isfile(path):
         pair = nib.Nifti1Pair.filespec_to_file_map(path) if str(path).lower().endswith(_PAIR_ENDINGS) else {}
@@ -50,7 +50,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     once; parents of ``folder`` are not. Folders of the system without permission, such as lost+found, are left out.
 
     Raises:
-        InputError: For a sub-folder without permission, which may hold scans of the series.
+        InputError: If a sub-folder cannot be read, as it may hold scans of the series.
     """
     waiting, searched = [folder], set(folder.resolve().parents)
     links: list[Path] = []
@@ -79,8 +79,8 @@ def read_text(path: str | Path) -> str:
     """Read a text file in UTF-8, with or without byte order mark.
 
     Raises:
-        OSError: For a file that cannot be read, and for a pipe or device, which may never end.
-        ValueError: For other encodings.
+        OSError: If the file cannot be read, or is a pipe or device, which may never end.
+        ValueError: If the encoding is not UTF-8.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"a {'folder' if os.path.isdir(path) else 'pipe or device'}")
@@ -88,7 +88,11 @@ def read_text(path: str | Path) -> str:
 
 
 def check_itk_path(path: str | Path) -> None:
-    """Raise an InputError if a name in a path is not valid UTF-8, as ITK cannot open it."""
+    """Check that all names in a path are valid UTF-8, as ITK cannot open others.
+
+    Raises:
+        InputError: If one is not.
+    """
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:

@@ -17,9 +17,9 @@ from .signature import is_dicom
 
 __all__ = ["check_text_header"]
 
-_LONGEST_HEADER, _LONGEST_VALUE = 1 << 20, 500  # bytes of a header; characters of a value that ITK can read
-_CHUNK = 1 << 20  # bytes that are decompressed at a time
-_MOST_FILES = 100_000  # slices of one volume
+_LONGEST_HEADER, _LONGEST_VALUE = 1 << 20, 500  # maximum bytes of a header, and characters of a value that ITK can read
+_CHUNK = 1 << 20  # bytes decompressed at a time
+_MOST_FILES = 100_000  # maximum number of files of one volume
 _META_ENDINGS = (".mha", ".mhd")
 _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
                "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
@@ -44,7 +44,7 @@ _NRRD_FIELDS = frozenset(
      "axis mins", "axismins", "axis maxs", "axismaxs", "data file", "datafile", "sample units",
      "sampleunits"}  # fmt: skip
 _MISREAD_SPACES = ("right-anterior-superior-time", "rast", "left-anterior-superior-time", "last")
-# Other units than mm and s, which ITK and 3D Slicer ignore: they read all lengths as mm, and all times as seconds.
+# Units other than mm and s, which ITK and 3D Slicer ignore: they read all lengths as mm, and all times as seconds.
 _OTHER_UNITS = {
     "mm": re.compile(r"(nano|micro|centi|deci)?met(er|re)s?|microns?|(n|u|\u00b5|\u03bc|c|d)?m|in(ch(es)?)?", re.I),
     "s": re.compile(r"(milli|micro|nano)(seconds?|secs?)|(m|u|\u00b5|\u03bc|n)s(ec)?s?|min(ute)?s?|h(ou)?rs?|h", re.I),
@@ -56,7 +56,7 @@ _TEXT = ("ascii", "text", "txt", "hex")
 
 
 class _HeaderError(Exception):
-    """What a header should say, and what it says."""
+    """A header that does not contain what is expected."""
 
     def __init__(self, expected: str, got: object):
         super().__init__(f"expected {expected}, got {str(got)[:60]!r}")
@@ -71,7 +71,7 @@ def check_text_header(path: str, voxels: bool = True) -> None:
         voxels: also check that the data are complete, by decompressing them.
 
     Raises:
-        InputError: If the header is invalid or does not fit the data, and for any other format.
+        InputError: If the header is invalid or does not match the data, or if the file has another format.
     """
     with open(path, "rb") as file:
         head = file.read(_LONGEST_HEADER)
@@ -132,7 +132,7 @@ def _check_meta(path: Path, head: bytes, voxels: bool) -> None:
     if flags.get("CompressedData"):
         _integer(fields, "HeaderSize", 0, 0, "0")
         stored = sum(part.stat().st_size - start for part in parts)
-        if parts == [path] or ("CompressedDataSize" in fields and len(parts) == 1):  # optional for a file of its own
+        if parts == [path] or ("CompressedDataSize" in fields and len(parts) == 1):  # optional for a separate data file
             _integer(fields, "CompressedDataSize", stored, stored)
         if voxels:
             _check_decompressed(parts, start, needed, _inflater)
@@ -248,7 +248,7 @@ def _check_nrrd_kinds(fields: Mapping[str, str], axes: int, directions: Sequence
     if kinds and len(kinds) != axes:
         raise _HeaderError(f"{axes} kinds", fields["kinds"])
     if fields.get("space", "").lower() in _MISREAD_SPACES:
-        raise _HeaderError("space left-posterior-superior-time, as which ITK reads all others of 4D", fields["space"])
+        raise _HeaderError("space left-posterior-superior-time, as ITK reads any 4D space as this one", fields["space"])
     if "time" in kinds[:-1]:
         raise _HeaderError("time as the last axis", fields["kinds"])
     if any(vector is None and kind in ("domain", "space", "time") for vector, kind in zip(directions, kinds)):
@@ -332,7 +332,7 @@ def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompre
                     if not rest.startswith(_GZIP_START):
                         break
                     reader = decompressor()
-                waiting = getattr(reader, "needs_input", not rest)  # of bz2, which keeps the rest itself
+                waiting = getattr(reader, "needs_input", not rest)  # bz2 has needs_input, as it keeps the rest itself
                 chunk = file.read(_CHUNK) if waiting else rest
                 if waiting and not chunk:
                     break

@@ -28,7 +28,7 @@ __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "comb
 
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
-_MOST_OUTSIDE = 0.1  # share of a scan outside of the common space; motion alone takes a few percent there
+_MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -61,7 +61,7 @@ def warp(
         name: name of the transform, for messages.
 
     Raises:
-        InputError: If nothing of the image is warped, or if labels are too large.
+        InputError: If the field maps no voxel into the image, or if labels are too large.
     """
     image = _finite(image, nearest)
     whole = nearest and image.data.dtype.kind in "iu"
@@ -98,8 +98,14 @@ def _finite(image: Frame, labels: bool) -> Frame:
 
 
 def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: str | Path = "points") -> np.ndarray:
-    """Map ``(P, 3)`` points in RAS mm to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with
-    ``inverse_ddf_KK`` from timepoint KK to the common space. ``name`` is that of their file, for messages."""
+    """Map points p to ``p + field(p)``: with ``ddf_KK`` from the common space to timepoint KK, with ``inverse_ddf_KK``
+    from timepoint KK to the common space.
+
+    Args:
+        field_path: a written field.
+        points_mm: ``(P, 3)``, RAS mm.
+        name: name of their file, for messages.
+    """
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))
     if not bool((points.abs() < LONGEST_MM).all()):
@@ -153,7 +159,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             in another folder than ``result``.
 
     Raises:
-        InputError: If there is no such scan or field, or the path has another ending or is in that folder.
+        InputError: If there is no such scan or field, or if the path has another ending or is in that folder.
     """
     path, names = Path(path), [f"inverse_ddf_{origin:02d}.nii.gz", f"ddf_{target:02d}.nii.gz"]
     if path.suffix == ".h5":

@@ -29,7 +29,7 @@ from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
-_COMPACT = b"coarse displacement field, scan's grid in the extension"  # at most 80 bytes
+_COMPACT = b"coarse displacement field, scan's grid in the extension"  # fits into the 80 bytes of descrip
 _ITK_ENDINGS = (".h5", ".tfm", ".mat")
 _COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
 
@@ -41,7 +41,7 @@ def compact_grid(lattices: Sequence[Grid | None], volume: Grid) -> Grid:
     if lattice is None:
         return volume
     grid = lattice.over(volume)
-    return Grid(grid.shape, grid.affine.float().double())  # as NIfTI's header holds it
+    return Grid(grid.shape, grid.affine.float().double())  # precision of a NIfTI header
 
 
 def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: Grid | None = None) -> None:
@@ -58,7 +58,7 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
     image.header.set_intent("vector")
     if resampled is not None:
         content = {_GRID: {"shape": resampled.shape, "affine": resampled.affine.tolist()}}
-        image.header["descrip"] = _COMPACT  # to notice programs that remove extensions
+        image.header["descrip"] = _COMPACT  # reveals programs that remove extensions
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(content).encode()))
     save_nifti(image, path)
 

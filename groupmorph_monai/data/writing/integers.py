@@ -11,7 +11,7 @@ from ..storage import IN_MEMORY, Storage
 
 __all__ = ["IntegerType", "integer_type"]
 
-_LEVELS = 2**11  # least number of steps in the range of a series; rounding errors are at most half a step
+_LEVELS = 2**11  # minimum number of steps in the range of a series; rounding errors are at most half a step
 
 
 class IntegerType(NamedTuple):

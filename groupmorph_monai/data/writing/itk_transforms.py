@@ -56,8 +56,8 @@ def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
 
 
 def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
-    """Bounding box, as one voxel along the axes of ``grid``, of the positions to which its points move. The field is
-    linear along each axis between nodes, so displacements are largest at nodes."""
+    """Compute the bounding box, as one voxel along the axes of ``grid``, of the positions to which its points move. The
+    field is linear along each axis between nodes, so displacements are largest at nodes."""
     lows, highs = [], []
     for rows in grid.slabs():
         voxels = grid.voxels(grid.points(rows) + displacement[:, rows].movedim(0, -1)).reshape(-1, 3)

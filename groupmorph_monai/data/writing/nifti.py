@@ -83,7 +83,11 @@ def save_nifti(
 
 
 def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> None:
-    """Raise an InputError if there are NaN or infinite values."""
+    """Check that all values are finite.
+
+    Raises:
+        InputError: If there are NaN or infinite values.
+    """
     with np.errstate(all="ignore"):
         total = np.sum(values)  # avoids a mask as large as the field
     if not np.isfinite(total):

@@ -16,14 +16,18 @@ from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be
 __all__ = ["all_or_nothing", "check_file_name", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
 
 _LOCK = ".groupmorph.lock"
-_LONGEST_NAME = 255  # bytes, of all common file systems
-_ENDING_S = 0.5  # wait for a run that is just ending, which releases its lock shortly after its result appears
+_LONGEST_NAME = 255  # bytes; limit of all common file systems
+_ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears
 _claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
 _stagings: set[Path] = set()
 
 
 def check_output_dir(path: str | Path) -> Path:
-    """Create the folder if it does not exist. Raises: InputError if it cannot be created or written to."""
+    """Create the folder if it does not exist.
+
+    Raises:
+        InputError: If it cannot be created or written to.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,11 @@ def _unusable(folder: str | Path, error: OSError) -> InputError:
 
 
 def check_file_name(path: Path) -> None:
-    """Raise an InputError if the name of a result is too long for the file system."""
+    """Check the length of a result's name.
+
+    Raises:
+        InputError: If it is too long for the file system.
+    """
     if (length := len(os.fsencode(path.name))) > _LONGEST_NAME:
         raise InputError(
             f"{path}: expected a name of at most {_LONGEST_NAME} bytes, got {length}; choose a shorter one"
@@ -58,7 +66,7 @@ def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Ite
             inputs at any depth.
 
     Raises:
-        InputError: If an input would be in danger.
+        InputError: If an input could be overwritten or removed.
     """
     folder = Path(output_dir)
     if not folder.is_dir():
@@ -147,7 +155,7 @@ def _in_one_line(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{folder}: expected to write the results, got {reason}; make room there") from error
+        raise InputError(f"{folder}: could not write the results ({reason}); free some space") from error
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def make_staging(folder: Path) -> Path:
 
 
 def _prefix_beside(folder: Path) -> str:
-    """Return the prefix of the staging folders next to ``folder``; of a long name the hash, as names are limited."""
+    """Return the prefix of the staging folders next to ``folder``; for a long name a hash, as names are limited."""
     name = os.fsencode(folder.name)
     return f".{folder.name if len(name) <= 200 else hashlib.sha256(name).hexdigest()}{PARTIAL}"
 
@@ -121,7 +121,11 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
 
 
 def check_names(folder: Path, names: Iterable[str]) -> None:
-    """Raise an InputError if a name of a result is the name of another folder in ``folder``."""
+    """Check that no file of a result has the name of a folder in ``folder``.
+
+    Raises:
+        InputError: If one has.
+    """
     for name in sorted(names):
         if (folder / name).is_dir():
             raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
@@ -176,7 +180,11 @@ def _take_permissions(staging: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Exchange the names of two folders atomically. Raises: OSError if the system does not support this."""
+    """Exchange the names of two folders atomically.
+
+    Raises:
+        OSError: If the system does not support this.
+    """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

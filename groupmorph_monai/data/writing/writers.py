@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-FILES_AT_ONCE = 4  # written in threads; more would take too much memory
+FILES_AT_ONCE = 4  # number of files written in parallel; more would take too much memory
 _DICOM = "dicom"  # folder name
 VolumeName = Literal["warped", "native", "jacobian", "warped_covered", "native_covered"]
 VOLUMES: dict[VolumeName, type] = {
@@ -84,7 +84,11 @@ class Products:
     outside: str = "zero"
 
     def check(self, series: Series, home: int) -> None:
-        """Raise an InputError if these outputs cannot be written for a series."""
+        """Check that these outputs can be written for a series.
+
+        Raises:
+            InputError: If one of them cannot.
+        """
         if self.fields not in ("full", "compact", "none"):
             raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
         if self.outside not in ("zero", "nan", "border"):
@@ -339,8 +343,8 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         inputs: files and folders that the run reads.
 
     Raises:
-        InputError: If an input would be in danger, or if a folder that is not of an earlier result has the name of an
-            output.
+        InputError: If an input could be overwritten or removed, or if a folder that is not part of an earlier result
+            has the name of an output.
     """
     results = listed_result(output_dir)
     keep_inputs(output_dir, inputs, results)

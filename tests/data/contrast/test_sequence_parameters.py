@@ -47,7 +47,7 @@ def test_side_cars(tmp_path, content, name, value, key, files):
 
 def test_scans_that_differ_are_refused(tmp_path):
     series = niftis(tmp_path, [{"FlipAngle": angle} for angle in (2, 5, 12)])
-    with pytest.raises(InputError, match="the same flip_angle_deg in all scans, got 2, 5, 12; leave out"):
+    with pytest.raises(InputError, match="the same flip_angle_deg in all scans, got 2, 5, 12; omit those"):
         sequence_parameter(series, "flip_angle_deg")
     close = niftis(tmp_path, [{"RepetitionTime": seconds} for seconds in (0.00410, 0.00412, 0.00409)])
     assert sequence_parameter(close, "repetition_time_s")[0] == 0.0041

@@ -113,7 +113,7 @@ def test_attributes_that_tell_different_volumes_are_refused(tmp_path):
         header["TriggerTime"][-1] = str(headers.index(header))
     images = series_of(headers, grids, volumes(2))
     assert list_dicom([exports.save(images, tmp_path)])[0].count("2 x 7 slices") == 1
-    refused(tmp_path, "14 slices", "lie elsewhere in every volume")
+    refused(tmp_path, "14 slices", "lie at different positions in every volume")
 
 
 def test_a_missing_slice_of_a_moved_series_is_refused(tmp_path):

@@ -67,6 +67,6 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_no_entry(series, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="No space left on device; make room"):
+    with pytest.raises(InputError, match=r"No space left on device\); free some space"):
         read()
     assert not list((file.parent / "cache").iterdir())

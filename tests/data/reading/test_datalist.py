@@ -190,7 +190,7 @@ def test_a_series_for_training_and_validation_is_a_warning(folder, caplog):
     entry = [{"image": "a"}]
     write_json(folder / "dataset.json", {"training": entry, "validation": entry})
     series_items(str(folder), "training", [])
-    assert "a for training and for validation" in caplog.text
+    assert "a listed for training and validation" in caplog.text
 
 
 @pytest.mark.parametrize("split", ["training", "validation", None])

@@ -130,7 +130,10 @@ def until_exit(act):
 
 def test_a_full_disk_is_told_in_one_line(folder, monkeypatch):
     for name in ("fsync", "replace"):
-        with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device; make room"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(InputError, match=r"No space left on device\); free some space"),
+        ):
             patch.setattr(os, name, lambda *_: full(True))
             write(folder, {"a.txt": "x"})
         assert result_in(folder) == OLD and hidden(folder) == []
