@@ -11,7 +11,7 @@ from ..data.phantoms.breast import make_breast
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
-from ..space.grid import voxel_grid
+from ..space.warping import voxel_grid
 
 __all__ = ["breast_cases", "synthetic_cases", "warped_cases", "with_landmarks_mm"]
 

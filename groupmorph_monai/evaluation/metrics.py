@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once
 from ..space.geometry import Grid, Transform, triple_product
-from ..space.grid import sample, voxel_grid
+from ..space.warping import sample, voxel_grid
 
 __all__ = [
     "accuracy",

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.grid import full_precision, voxel_grid
 from ..space.lattice import coarsen, gradient, window_normalise
+from ..space.warping import full_precision, voxel_grid
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
 __all__ = [

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..space.grid import full_precision
+from ..space.warping import full_precision
 from .posterior import Posterior
 from .prior import FluidPrior, UnitGaussian
 from .surface import SurfaceDistance

@@ -10,9 +10,9 @@ from torch.nn.functional import pad
 
 from ..errors import InputError
 from ..space.alignment import Alignment
-from ..space.grid import full_precision, placed_once
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
+from ..space.warping import full_precision, placed_once
 from .posterior import Posterior
 
 __all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian", "fading_weight"]

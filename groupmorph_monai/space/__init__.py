@@ -9,7 +9,6 @@ from .alignment import (
 )
 from .field import Field
 from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
-from .grid import compose, displace, sample, upsample_field, voxel_grid, warp
 from .integrate import (
     AdaptiveSolver,
     AffineFlow,
@@ -23,6 +22,7 @@ from .integrate import (
 )
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
+from .warping import compose, displace, sample, upsample_field, voxel_grid, warp
 
 __all__ = [
     "AdaptiveSolver",

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..errors import InputError
 from .chunks import Chunks, all_at_once, total
 from .field import Field
-from .grid import compose, full_precision, voxel_grid
 from .integrate import Displacement, Flow, FlowSequence
+from .warping import compose, full_precision, voxel_grid
 
 __all__ = [
     "Alignment",

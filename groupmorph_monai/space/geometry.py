@@ -12,8 +12,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from .grid import full_precision, sample
 from .lattice import gradient
+from .warping import full_precision, sample
 
 __all__ = [
     "AffineTransform",

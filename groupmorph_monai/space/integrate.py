@@ -5,7 +5,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from ..errors import InputError
-from .grid import compose, displace, full_precision, voxel_grid
+from .warping import compose, displace, full_precision, voxel_grid
 
 __all__ = [
     "AdaptiveSolver",

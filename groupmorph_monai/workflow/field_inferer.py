@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
-from ..space.grid import inside, warp, warp_observed
+from ..space.warping import inside, warp, warp_observed
 
 __all__ = ["FieldInferer", "Prediction", "Registration"]
 

@@ -16,8 +16,8 @@ from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
 from ..space.alignment import Alignment, Transformation, affine_velocity
 from ..space.field import Field
-from ..space.grid import full_precision, warp
 from ..space.spread import standard_deviation
+from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence

@@ -16,7 +16,7 @@ from ...evaluation.metrics import (
     similarity,
 )
 from ...space.geometry import DenseTransform, Grid, Transform, interpolate, jacobian_determinant
-from ...space.grid import inside, voxel_grid, warp
+from ...space.warping import inside, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]

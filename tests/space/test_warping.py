@@ -3,8 +3,8 @@ import torch
 
 from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
 from groupmorph_monai.space.alignment import apply_affine
-from groupmorph_monai.space.grid import full_precision, inside, warp_observed
 from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.space.warping import full_precision, inside, warp_observed
 
 SIZE = (7, 9, 6)
 
