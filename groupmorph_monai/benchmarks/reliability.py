@@ -11,7 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
-from ..space.geometry import interpolate
+from ..space.transforms import interpolate
 from . import Row
 from .compare import BundleMethod
 from .figures import save_figure

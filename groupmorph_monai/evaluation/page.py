@@ -24,7 +24,8 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
-from ..space.geometry import Grid, Transform
+from ..space.grid import Grid
+from ..space.transforms import Transform
 from .report import plain
 
 __all__ = ["LARGEST_BYTES", "Motion", "page_grid", "write_page"]

@@ -8,7 +8,7 @@ from .alignment import (
     affine_velocity,
 )
 from .field import Field
-from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from .grid import Grid
 from .integrate import (
     AdaptiveSolver,
     AffineFlow,
@@ -22,6 +22,7 @@ from .integrate import (
 )
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
+from .transforms import AffineTransform, ComposedTransform, DenseTransform
 from .warping import compose, displace, sample, upsample_field, voxel_grid, warp
 
 __all__ = [

@@ -11,7 +11,7 @@ from ..data.storage import IN_MEMORY
 from ..data.writing.writers import Products
 from ..errors import InputError
 from ..space.alignment import check_reference
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .codes import CodeInferer
 from .free_memory import available_memory_gb
 from .inferers import RegistrationInferer

@@ -11,7 +11,7 @@ from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Frame, Series
 from ..networks.affine_net import AffineNet, half_side_frame
 from ..space.alignment import MeanAlignment
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
 from .inferers import RegistrationInferer

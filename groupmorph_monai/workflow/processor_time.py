@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from ..data.writing.writers import Products
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from ..space.lattice import window_mean
 from .codes import CodeInferer
 from .inferers import RegistrationInferer

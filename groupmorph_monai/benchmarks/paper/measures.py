@@ -15,7 +15,8 @@ from ...evaluation.metrics import (
     non_diffeomorphic_volume_percent,
     similarity,
 )
-from ...space.geometry import DenseTransform, Grid, Transform, interpolate, jacobian_determinant
+from ...space.grid import Grid
+from ...space.transforms import DenseTransform, Transform, interpolate, jacobian_determinant
 from ...space.warping import inside, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 

@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ...errors import InputError
-from ...space.geometry import AffineTransform, Grid
+from ...space.grid import Grid
+from ...space.transforms import AffineTransform
 from ..phantoms.affine_phantom import make_affine_phantom
 from ..phantoms.breast import make_breast
 from ..phantoms.hearts import make_heart

@@ -9,11 +9,8 @@ import torch
 from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.space import geometry
-from groupmorph_monai.space.geometry import (
-    AffineTransform,
-    Grid,
-)
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
@@ -97,7 +94,7 @@ def test_grids_match_where_every_corner_does():
 
 @pytest.mark.parametrize("voxels", [1, 100, 12 * 7 * 2, 12 * 7 * 4, 2**20])
 def test_slabs_cover_each_row_once(monkeypatch, voxels):
-    monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", voxels)
     slabs = list(GRID.slabs())
     assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
     assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
