@@ -1,6 +1,7 @@
 """Grids, fields, transforms, integrators and alignments."""
 
 from .alignment import (
+    Alignment,
     MeanAlignment,
     OneWayAlignment,
     ReferenceAlignment,
@@ -19,6 +20,7 @@ from .integrate import (
     RungeKutta4,
     ScalingAndSquaring,
     StepSequence,
+    Transformation,
 )
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
@@ -29,6 +31,7 @@ __all__ = [
     "AdaptiveSolver",
     "AffineFlow",
     "AffineTransform",
+    "Alignment",
     "ComposedTransform",
     "DenseTransform",
     "Displacement",
@@ -44,6 +47,7 @@ __all__ = [
     "RungeKutta4",
     "ScalingAndSquaring",
     "StepSequence",
+    "Transformation",
     "affine_in_voxels",
     "affine_velocity",
     "compose",

@@ -8,8 +8,9 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..space.alignment import Alignment, Transformation
+from ..space.alignment import Alignment
 from ..space.field import Field
+from ..space.integrate import Transformation
 from ..space.warping import inside, warp, warp_observed
 
 __all__ = ["FieldInferer", "Prediction", "Registration"]

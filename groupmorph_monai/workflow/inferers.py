@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
-from ..space.alignment import Alignment, Transformation, affine_velocity
+from ..space.alignment import Alignment, affine_velocity
 from ..space.field import Field
+from ..space.integrate import Transformation
 from ..space.spread import standard_deviation
 from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
