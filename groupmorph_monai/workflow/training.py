@@ -84,7 +84,7 @@ class ExchangedPairs(Comparison):
     """
 
     def __init__(self, alignment: Alignment):
-        if getattr(alignment, "reference", None) != 0:
+        if alignment.reference != 0:
             raise InputError(
                 "symmetry_weight: expected alignment to the first timepoint, got another one; add --overlay "
                 "modes/symmetric"
