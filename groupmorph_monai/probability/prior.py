@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..errors import InputError
-from ..space.alignment import Alignment
+from ..space.alignment import Alignment, affine_logarithms
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
 from ..space.warping import full_precision, placed_once
@@ -280,13 +279,10 @@ class AffineNorm(Prior):
         """Compute the loss term, a scalar: the mean over ordered pairs of timepoints and batch.
 
         Args:
-            mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix in row-major
-                order, then a translation.
+            mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``, see `affine_logarithms`.
             log_variance, posterior: as in `Prior`.
         """
-        components = self.alignment.constrain(mean).flatten(2)
-        logarithms = torch.cat([components[..., :9].unflatten(2, (3, 3)), components[..., 9:].unsqueeze(3)], dim=3)
-        logarithms = pad(logarithms, (0, 0, 0, 1))
+        logarithms = affine_logarithms(self.alignment.constrain(mean).flatten(2))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
         composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity on the diagonal
         squares = (composed - torch.eye(4, dtype=composed.dtype, device=composed.device)).square().sum(dim=(3, 4))

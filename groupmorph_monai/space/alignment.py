@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import InputError
 from .chunks import Chunks, all_at_once, total
@@ -18,6 +19,7 @@ __all__ = [
     "OneWayAlignment",
     "ReferenceAlignment",
     "affine_in_voxels",
+    "affine_logarithms",
     "affine_velocity",
     "apply_affine",
     "check_reference",
@@ -210,6 +212,19 @@ def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     identity = torch.eye(4, dtype=torch.float64)
     # Keep identities exact: a rounding error would cause interpolation.
     return torch.where((maps == identity).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), identity, in_voxels)
+
+
+def affine_logarithms(components: Tensor) -> Tensor:
+    """Arrange the components of logarithms of affine maps as matrices.
+
+    Args:
+        components: ``(..., 12)``: a 3 x 3 matrix, row by row, then a translation.
+
+    Returns:
+        ``(..., 4, 4)``, whose last row is 0.
+    """
+    linear, translation = components[..., :9].unflatten(-1, (3, 3)), components[..., 9:].unsqueeze(-1)
+    return pad(torch.cat([linear, translation], dim=-1), (0, 0, 0, 1))
 
 
 def affine_velocity(logarithms: Tensor, like: Field) -> Field:

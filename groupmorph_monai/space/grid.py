@@ -145,6 +145,6 @@ _PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0
 
 @full_precision
 def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply ``matrix`` ``(4, 4)`` to ``points`` ``(..., 3)``."""
+    """Apply an affine ``matrix`` ``(4, 4)`` to ``points`` ``(..., 3)``, whose dtype the result has."""
     matrix = matrix.to(points)
     return torch.addmm(matrix[:3, 3], points.reshape(-1, 3), matrix[:3, :3].T).view_as(points)

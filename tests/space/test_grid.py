@@ -9,7 +9,7 @@ import torch
 from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.grid import Grid, transform_points
 from groupmorph_monai.space.transforms import AffineTransform
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
@@ -99,3 +99,10 @@ def test_slabs_cover_each_row_once(monkeypatch, voxels):
     assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
     assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
     torch.testing.assert_close(torch.cat([GRID.points(rows) for rows in slabs]), GRID.points(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_transformed_in_their_own_precision(dtype):
+    points = torch.rand(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = nib.affines.apply_affine(GRID.affine.numpy(), points.numpy())
+    torch.testing.assert_close(transform_points(GRID.affine, points), torch.from_numpy(expected).to(dtype))
