@@ -17,7 +17,7 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.figures import save_figure
 from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.grid import compose
+from groupmorph_monai.space.warping import compose
 from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
 from groupmorph_monai.workflow.field_inferer import FieldInferer
 

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 from groupmorph_monai.apps.suites.suite import add_seeds, table_suite
 from groupmorph_monai.benchmarks.tables import mean_row
 from groupmorph_monai.evaluation.metrics import folding_percent
-from groupmorph_monai.space.grid import compose
 from groupmorph_monai.space.integrate import AdaptiveSolver, Euler, MidpointSquaring, RungeKutta4, ScalingAndSquaring
+from groupmorph_monai.space.warping import compose
 
 __all__ = ["INTEGRATORS", "integrators"]
 

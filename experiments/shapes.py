@@ -16,8 +16,8 @@ from groupmorph_monai.evaluation.metrics import folding_percent, non_diffeomorph
 from groupmorph_monai.probability.likelihood import SquaredError
 from groupmorph_monai.probability.prior import FluidPrior
 from groupmorph_monai.space.field import Field
-from groupmorph_monai.space.grid import compose, voxel_grid, warp
 from groupmorph_monai.space.integrate import ScalingAndSquaring
+from groupmorph_monai.space.warping import compose, voxel_grid, warp
 from groupmorph_monai.workflow import Refinement, Schedule
 
 __all__ = ["SHAPES", "make_shapes", "shapes"]

@@ -3,9 +3,7 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.space.geometry import (
-    Grid,
-)
+from groupmorph_monai.space.grid import Grid
 
 SIZE, SPACING = (9, 12, 7), (1.5, 2.0, 3.1)
 

@@ -47,6 +47,7 @@ def test_the_mathematics_needs_torch_alone(path):
     assert outside <= {
         "torch",
         "torchdiffeq",
+        "abc",
         "math",
         "collections",
         "contextlib",

@@ -21,7 +21,8 @@ from ..data.writing.applying import warp
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
-from ..space.geometry import Grid, Transform
+from ..space.grid import Grid
+from ..space.transforms import Transform
 from ..workflow.parsed_config import parsed_config
 from .input_errors import find_input_error
 from .places import absolute_paths

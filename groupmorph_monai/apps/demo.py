@@ -11,6 +11,7 @@ from ..data.phantoms.phantom import make_phantom
 from ..data.writing.applying import apply_field_to_points
 from ..data.writing.output_folder import check_output_dir
 from ..evaluation.report import format_table
+from ..space.grid import transform_points
 
 __all__ = ["print_verdict", "run_demo"]
 
@@ -27,15 +28,14 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
     folder = Path(output)
     check_output_dir(folder / "series")
     phantom = make_phantom(SEED)
-    affine = phantom["affine"].numpy()
     files = []
     for k, volume in enumerate(phantom["image"].numpy()):
         files.append(str(folder / "series" / f"t{k:02d}.nii.gz"))
-        nibabel.save(nibabel.Nifti1Image(volume, affine), files[-1])
+        nibabel.save(nibabel.Nifti1Image(volume, phantom["affine"].numpy()), files[-1])
     register(files, str(folder))
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    points_mm = phantom["landmarks"].numpy() @ affine[:3, :3].T + affine[:3, 3]
+    points_mm = transform_points(phantom["affine"], phantom["landmarks"].double()).numpy()
     errors = {"before": _errors_mm(points_mm, None), "after": _errors_mm(points_mm, folder)}
     metrics = report["metrics"]
     rows = [

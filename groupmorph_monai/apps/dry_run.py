@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from ..data.reading.names import bids_name
 from ..data.series import Series
 from ..data.writing.writers import REPORTS, Products, check_result_folder
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
 from ..workflow.processor_time import ProcessorTime

@@ -11,7 +11,8 @@ from ..data.phantoms.breast import make_breast
 from ..data.phantoms.phantom import follow, make_phantom, random_motion
 from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.readers import read_series
-from ..space.grid import voxel_grid
+from ..space.grid import transform_points
+from ..space.warping import voxel_grid
 
 __all__ = ["breast_cases", "synthetic_cases", "warped_cases", "with_landmarks_mm"]
 
@@ -25,8 +26,7 @@ def synthetic_cases(
 
 def with_landmarks_mm(phantom: Mapping[str, Any]) -> dict[str, Any]:
     """Add ``landmarks_mm`` ``(K, P, 3)``, RAS, to a phantom."""
-    affine = phantom["affine"].double()
-    return {**phantom, "landmarks_mm": phantom["landmarks"].double() @ affine[:3, :3].T + affine[:3, 3]}
+    return {**phantom, "landmarks_mm": transform_points(phantom["affine"], phantom["landmarks"].double())}
 
 
 def breast_cases(
@@ -40,8 +40,7 @@ def breast_cases(
     cases = []
     for seed in seeds:
         series = make_breast(seed, size, spacing_mm, landmarks=landmarks)
-        affine = series["affine"].float()
-        landmarks_mm = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        landmarks_mm = transform_points(series["affine"], series["landmarks"])
         cases.append({"name": f"breast {seed}", **series, "landmarks_mm": landmarks_mm})
     return cases
 

@@ -10,7 +10,7 @@ from ..data.preprocessing.transforms import LoadSeriesd
 from ..data.reading.datalist import series_items
 from ..data.reading.dirlab import DIRLAB_CASES, is_dirlab
 from ..errors import InputError
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .cases import with_landmarks_mm
 
 __all__ = ["dirlab_cases", "thorax_cases"]

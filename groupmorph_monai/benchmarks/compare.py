@@ -18,9 +18,9 @@ from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Series
 from ..evaluation.measure import MeasureRegistrationd
 from ..evaluation.metrics import folding_percent, inverse_consistency_mm, landmark_distances_mm
-from ..space.geometry import ComposedTransform, Transform, jacobian_determinant
-from ..space.grid import warp
 from ..space.integrate import Displacement
+from ..space.transforms import ComposedTransform, Transform, jacobian_determinant
+from ..space.warping import warp
 from ..workflow.batches import prepare_series
 from ..workflow.inferers import RegistrationInferer
 from ..workflow.memory import keep_freed_memory, peak_memory_gb

@@ -13,7 +13,7 @@ from ..data.phantoms.hearts import HEART_MOTIONS, make_heart
 from ..data.phantoms.phantom import make_phantom
 from ..data.phantoms.thorax import make_thorax
 from ..data.series import Frame, Series
-from ..space.geometry import AffineTransform
+from ..space.transforms import AffineTransform
 
 __all__ = [
     "BEYOND_REACH",

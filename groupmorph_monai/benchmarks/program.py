@@ -11,7 +11,8 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from ..data.series import Frame, Series
-from ..space.geometry import Grid, Transform
+from ..space.grid import Grid
+from ..space.transforms import Transform
 from .compare import BundleMethod
 from .peers import MissingError
 from .peers.images import each_onto_first

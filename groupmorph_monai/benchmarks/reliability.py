@@ -1,6 +1,5 @@
 """Calibration of the predicted uncertainty against known motion (compare VoxelMorph-diff, Section 4.4.4)."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,10 +10,11 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
-from ..space.geometry import interpolate
+from ..space.transforms import interpolate
 from . import Row
 from .compare import BundleMethod
 from .figures import save_figure
+from .json_lines import JsonLines
 from .tables import mean_row
 
 __all__ = ["LEVELS", "inside_share", "reliability"]
@@ -74,18 +74,16 @@ def reliability(
         A row for each method, K and noise, with means over the seeds: observed coverage in percent for each level, and
         mean standard deviation.
     """
-    file = Path(folder) / "reliability.jsonl"
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    results = {tuple(line["case"]): line["result"] for line in lines}
+    log = JsonLines(Path(folder) / "reliability.jsonl")
+    results = {tuple(line["case"]): line["result"] for line in log.read()}
     if results:
-        progress(f"{file}: {len(results)} results of an earlier run")
+        progress(f"{log.file}: {len(results)} results of an earlier run")
     rows: dict[tuple[str, int, float], list[dict[str, float]]] = {}
     for seed, count, noise, (name, method) in product(seeds, timepoints, noises, methods.items()):
         case = (name, count, noise, seed)
         if case not in results:
             results[case] = _measure(method, make_phantom(seed, size, count, landmarks=2000, noise=noise))
-            with open(file, "a", encoding="utf-8") as log:
-                print(json.dumps({"case": case, "result": results[case]}), file=log)
+            log.append({"case": case, "result": results[case]})
             progress(f"{name}, K = {count}, noise {noise}, seed {seed}: {results[case]['of 90 %']:.1f} %")
         rows.setdefault((name, count, noise), []).append(results[case])
     table = [

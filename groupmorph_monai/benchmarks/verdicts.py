@@ -21,6 +21,7 @@ from ..evaluation.report import plain
 from ..evaluation.verdict import LEVELS, judge
 from . import Row
 from .compare import BundleMethod
+from .json_lines import JsonLines
 from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases, failed_cases, good_cases
 
 __all__ = [
@@ -111,8 +112,8 @@ def _measure_cases(
     Returns:
         Failure and result of ``measure`` of each case.
     """
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    measured = {(line["failure"], line["name"]): line["values"] for line in lines}
+    log = JsonLines(file)
+    measured = {(line["failure"], line["name"]): line["values"] for line in log.read()}
     registers: dict[str, Callable[[Series], dict[str, Any]]] = {}
     for case in cases:
         if (case.failure, case.name) in measured:
@@ -123,8 +124,7 @@ def _measure_cases(
             registers[key] = replace(method, settings=settings).prepare_item()
         values = measure(registers[key](case.series), case)
         measured[case.failure, case.name] = values
-        with open(file, "a", encoding="utf-8") as log:
-            print(json.dumps({"failure": case.failure, "name": case.name, "values": values}), file=log)
+        log.append({"failure": case.failure, "name": case.name, "values": values})
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
     return [(failure, values) for (failure, _), values in measured.items()]
 

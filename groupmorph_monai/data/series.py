@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..space.alignment import check_reference
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .preprocessing.right_angles import at_right_angles
 from .reading.fill_values import is_padding, without_fill
 from .storage import IN_MEMORY, Storage

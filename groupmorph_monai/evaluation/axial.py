@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from ..space.geometry import Grid
+from ..space.grid import Grid
 
 __all__ = ["AxialView"]
 

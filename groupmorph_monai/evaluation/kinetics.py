@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .axial import AxialView
 
 __all__ = ["draw_kinetics", "summarise_kinetics"]

@@ -15,8 +15,9 @@ from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once
-from ..space.geometry import Grid, Transform, triple_product
-from ..space.grid import sample, voxel_grid
+from ..space.grid import Grid
+from ..space.transforms import Transform, triple_product
+from ..space.warping import sample, voxel_grid
 
 __all__ = [
     "accuracy",

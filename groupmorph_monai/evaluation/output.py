@@ -26,7 +26,7 @@ from ..data.writing.writers import (
     earlier_result,
     write_registration,
 )
-from ..space.geometry import Transform as SpatialTransform
+from ..space.transforms import Transform as SpatialTransform
 from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
 from .kinetics import draw_kinetics, summarise_kinetics

@@ -23,7 +23,8 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
-from ..space.geometry import Grid, Transform
+from ..space.grid import Grid
+from ..space.transforms import Transform
 from .axial import AxialView
 from .report import plain
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
-from ..space.geometry import Grid, Transform, jacobian_determinant
+from ..space.grid import Grid
 from ..space.lattice import window_moments
+from ..space.transforms import Transform, jacobian_determinant
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_VOXELS
 from .metrics import nmi

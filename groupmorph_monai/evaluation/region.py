@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.reading.regions import inside_region, read_region
 from ..data.series import Series
-from ..space.geometry import Transform
+from ..space.transforms import Transform
 
 __all__ = ["region_masks", "region_report"]
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..data.writing.output_folder import all_or_nothing
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .axial import AxialView
 
 __all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]

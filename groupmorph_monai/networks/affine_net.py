@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.grid import full_precision, voxel_grid
+from ..space.alignment import affine_logarithms
 from ..space.lattice import coarsen, gradient, window_normalise
+from ..space.warping import full_precision, voxel_grid
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 
 __all__ = [
@@ -204,15 +205,15 @@ class AffineNet(nn.Module):
         """Compute the velocities of affine maps.
 
         Args:
-            z: logarithms of the maps, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix, row by row, then a translation, in
-                coordinates with the origin at the centre of the images, in units of half their longest side.
+            z: logarithms of the maps, ``(B, K, 12, 1, 1, 1)``, see `affine_logarithms`, in coordinates with the origin
+                at the centre of the images, in units of half their longest side.
             images: ``(B, K, *S)``.
 
         Returns:
             ``(B, K, 3, *S)``, voxels.
         """
         size = images.shape[2:]
-        parameters = z.flatten(2)
-        matrix, translation = parameters[..., :9].unflatten(2, (3, 3)), parameters[..., 9:]
-        velocity = torch.einsum("bkde,exyz->bkdxyz", matrix, normalised_coordinates(size, 1, size, z))
-        return (velocity + translation[..., None, None, None]) * (max(size) / 2)
+        logarithms = affine_logarithms(z.flatten(2))
+        points = normalised_coordinates(size, 1, size, z)
+        velocity = torch.einsum("bkde,exyz->bkdxyz", logarithms[..., :3, :3], points)
+        return (velocity + logarithms[..., :3, 3, None, None, None]) * (max(size) / 2)

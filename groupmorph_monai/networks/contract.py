@@ -1,6 +1,7 @@
 """The interface between the networks of this package and the inferers."""
 
-from typing import Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -20,6 +21,14 @@ class PosteriorNetwork(Protocol):
 
     def decode(self, z: Tensor, images: Tensor) -> Tensor:
         """Return the field of z ``(B, K, C, *S_z)`` for images ``(B, K, *S)``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `nn.Module`."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """As of `nn.Module`."""
         ...
 
 

@@ -22,7 +22,7 @@ def _line(n: int, like: Tensor) -> Tensor:
 
 
 def displace(x: Tensor, u: Tensor) -> Tensor:
-    """Compute ``x(p + u(p))``: `space.grid.displace`, restricted to what TorchScript supports.
+    """Compute ``x(p + u(p))``: `space.warping.displace`, restricted to what TorchScript supports.
 
     `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
 

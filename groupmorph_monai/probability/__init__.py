@@ -4,7 +4,16 @@ from .elbo import NegativeELBO
 from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError, impute
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
-from .prior import AffineNorm, FluidPrior, MomentumNorm, TemporalPrior, UnitGaussian, fading_weight
+from .prior import (
+    AffineNorm,
+    FluidPrior,
+    MomentumNorm,
+    Prior,
+    TemporalPrior,
+    UnitGaussian,
+    VelocityPrior,
+    fading_weight,
+)
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
 
@@ -22,11 +31,13 @@ __all__ = [
     "NegativeELBO",
     "NormalisedGradient",
     "Posterior",
+    "Prior",
     "SquaredError",
     "StepPosterior",
     "SurfaceDistance",
     "TemporalPrior",
     "UnitGaussian",
+    "VelocityPrior",
     "WindowCorrelation",
     "fading_weight",
     "impute",

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..space.grid import full_precision
+from ..space.warping import full_precision
 from .posterior import Posterior
-from .prior import FluidPrior, UnitGaussian
+from .prior import Prior
 from .surface import SurfaceDistance
 
 __all__ = ["NegativeELBO"]
@@ -17,7 +17,7 @@ class NegativeELBO(nn.Module):
 
     Args:
         likelihood: maps warped volumes ``(B, K, *S)``, and where they are valid, to a scalar log likelihood.
-        prior: maps ``z_mean`` and ``z_log_variance`` to the KL divergence averaged over voxels.
+        prior: prior of z.
         kl_weight: weight of the KL term; 1 is the paper's objective with the KL averaged over voxels.
         posterior: distribution that ``z_mean`` and ``z_log_variance`` parameterise; None is `Posterior` without
             smoothing.
@@ -31,7 +31,7 @@ class NegativeELBO(nn.Module):
     def __init__(
         self,
         likelihood: nn.Module,
-        prior: FluidPrior | UnitGaussian,
+        prior: Prior,
         kl_weight: float = 1.0,
         posterior: Posterior | None = None,
         surfaces: SurfaceDistance | None = None,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..space.chunks import Chunks, all_at_once
-from ..space.grid import full_precision
 from ..space.lattice import window_mean
+from ..space.warping import full_precision
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once, total
-from ..space.grid import full_precision
 from ..space.lattice import gaussian_filter, surrounded, valid_mean, window_mean, window_moments, window_normalise
+from ..space.warping import full_precision
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import total
-from ..space.grid import placed_once
 from ..space.lattice import CosineTransform
+from ..space.warping import placed_once
 
 __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]
 

@@ -1,21 +1,65 @@
 """p(z): priors of velocity fields, codes, momenta and affine maps."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..errors import InputError
-from ..space.alignment import Alignment
-from ..space.grid import full_precision, placed_once
+from ..space.alignment import Alignment, affine_logarithms
 from ..space.lattice import CosineTransform
 from ..space.smoothing import MultiGaussian
+from ..space.warping import full_precision, placed_once
 from .posterior import Posterior
 
-__all__ = ["AffineNorm", "FluidPrior", "MomentumNorm", "TemporalPrior", "UnitGaussian", "fading_weight"]
+__all__ = [
+    "AffineNorm",
+    "FluidPrior",
+    "MomentumNorm",
+    "Prior",
+    "TemporalPrior",
+    "UnitGaussian",
+    "VelocityPrior",
+    "fading_weight",
+]
+
+
+class Prior(ABC):
+    """Base class of priors p(z)."""
+
+    @abstractmethod
+    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+        """Compute the loss term, a scalar: the KL divergence of the posterior q from the prior, or -log p of a point
+        estimate, averaged over timepoints and batch.
+
+        Args:
+            mean: mean of q, ``(B, K, C, *S)``.
+            log_variance: log variance of q, ``(B, K, C, *S)``; priors of point estimates ignore it.
+            posterior: distribution that the two parameterise; None is `Posterior` without smoothing. Only priors of
+                velocities that have a variance use it.
+        """
+
+
+class VelocityPrior(Prior):
+    """Base class of Gaussian priors of velocities, whose precision is diagonal in cosine coordinates."""
+
+    @property
+    def linear_is_free(self) -> bool:
+        """Whether linear fields have zero energy."""
+        return False
+
+    @abstractmethod
+    def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
+        """Return the eigenvalues of the terms whose sum is the precision, each ``(*S)`` float64.
+
+        Args:
+            size: size of the field's lattice.
+            step: image voxels between lattice voxels. The weights refer to ``step`` 1; the terms are scaled so that a
+                field has the same energy on any lattice.
+        """
 
 
 @lru_cache(maxsize=64)
@@ -33,7 +77,7 @@ def _log_determinant(eigenvalues: Tensor) -> float:
     return eigenvalues[eigenvalues > 1e-12].log().sum().item()
 
 
-class FluidPrior:
+class FluidPrior(VelocityPrior):
     """Gaussian prior ``p(z) = N(0, Lambda^-1)`` of each field component, whose precision is a polynomial in the
     Laplacian: ``Lambda = lambda_v I + lambda_u L + lambda_b L^2 + lambda_c L^3``.
 
@@ -58,17 +102,11 @@ class FluidPrior:
 
     @property
     def linear_is_free(self) -> bool:
-        """Whether linear fields have zero energy: only second and third differences have a weight."""
+        """Whether only second and third differences have a weight, so that linear fields have zero energy."""
         return not any(self.weights[:2])
 
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
-        """Return the eigenvalues of each term of Lambda with a non-zero weight, each ``(*S)`` float64.
-
-        Args:
-            size: size of the field's lattice.
-            step: image voxels between lattice voxels. The weights refer to ``step`` 1; the terms are scaled so that a
-                field has the same energy on any lattice.
-        """
+        """Return the eigenvalues of each term of Lambda with a non-zero weight, see `VelocityPrior.terms`."""
         spectra = _terms(tuple(size), float(step))
         return [weight * spectrum for weight, spectrum in zip(self.weights, spectra) if weight]
 
@@ -175,7 +213,7 @@ class TemporalPrior(FluidPrior):
         return torch.tensor(math.prod(size) + log_determinant + 2 * smoothing.log().sum().item(), dtype=torch.float64)
 
 
-class UnitGaussian:
+class UnitGaussian(Prior):
     """Standard normal prior ``p(z) = N(0, I)`` of codes (Krebs et al. 2018, Eq. 1)."""
 
     def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -191,12 +229,11 @@ class UnitGaussian:
         return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).flatten(2).sum(dim=2)
 
     def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
-        """Compute the loss term, a scalar: the KL averaged over timepoints and batch. ``posterior`` is ignored; codes
-        are not smoothed."""
+        """Compute the loss term, a scalar: the KL averaged over timepoints and batch."""
         return self.kl(mean, log_variance).mean()
 
 
-class MomentumNorm:
+class MomentumNorm(VelocityPrior):
     """Norm of the momentum, ``-log p(m) = weight <m, v>`` with ``v`` the smoothed momentum (AVSM, Eqs. 8 and 9).
 
     Up to scale, this is a Gaussian of momenta whose covariance is the inverse filter, or one of velocities, as in a
@@ -213,28 +250,20 @@ class MomentumNorm:
         if weight < 0:
             raise ValueError(f"weight: expected 0 or more, got {weight}")
         self.weight, self.smoothing = weight, smoothing or MultiGaussian()
-        self.linear_is_free = False
 
     def terms(self, size: Sequence[int], step: float = 1.0) -> list[Tensor]:
-        """Return the eigenvalues of a velocity's precision in the form of `FluidPrior.terms`: one tensor ``(*S)``
-        float64."""
+        """Return the eigenvalues of a velocity's precision as one term, see `VelocityPrior.terms`."""
         # The floor bounds the precision's condition number.
         filter_spectrum = self.smoothing.spectrum(size).clamp_min(1e-6)
         # Per voxel of the mean; on a lattice each voxel represents ``step**D`` voxels of the image.
         return [self.weight * step ** len(size) / max(size) ** 2 / filter_spectrum]
 
     def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
-        """Compute the loss term, a scalar: the mean over timepoints and batch.
-
-        Args:
-            mean: momenta, ``(B, K, D, *S)``, voxels.
-            log_variance: ignored, for the interface of the other priors.
-            posterior: ignored, likewise.
-        """
+        """Compute the loss term of momenta ``(B, K, D, *S)``, voxels: a scalar, the mean over timepoints and batch."""
         return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean() / max(mean.shape[3:]) ** 2
 
 
-class AffineNorm:
+class AffineNorm(Prior):
     """Distance of affine maps from the identity, ``-log p = |A - I|^2 + |b|^2``, for the maps ``A x + b`` between all
     pairs of timepoints (AVSM, Eq. 4). Affine maps are point estimates: their log variance is ignored.
 
@@ -250,14 +279,10 @@ class AffineNorm:
         """Compute the loss term, a scalar: the mean over ordered pairs of timepoints and batch.
 
         Args:
-            mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``: a 3 x 3 matrix in row-major
-                order, then a translation.
-            log_variance: ignored, for the interface of the other priors.
-            posterior: ignored, likewise.
+            mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``, see `affine_logarithms`.
+            log_variance, posterior: as in `Prior`.
         """
-        components = self.alignment.constrain(mean).flatten(2)
-        logarithms = torch.cat([components[..., :9].unflatten(2, (3, 3)), components[..., 9:].unsqueeze(3)], dim=3)
-        logarithms = pad(logarithms, (0, 0, 0, 1))
+        logarithms = affine_logarithms(self.alignment.constrain(mean).flatten(2))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)
         composed = to_each.unsqueeze(2) @ from_each.unsqueeze(1)  # (B, K, K, 4, 4), the identity on the diagonal
         squares = (composed - torch.eye(4, dtype=composed.dtype, device=composed.device)).square().sum(dim=(3, 4))

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..space.grid import full_precision
 from ..space.lattice import gradient, surrounded
+from ..space.warping import full_precision
 from .likelihood import Likelihood
 
 __all__ = ["LowRank", "NormalisedGradient"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..space.grid import sample
+from ..space.warping import sample
 
 __all__ = ["SurfaceDistance"]
 

@@ -1,6 +1,7 @@
 """Grids, fields, transforms, integrators and alignments."""
 
 from .alignment import (
+    Alignment,
     MeanAlignment,
     OneWayAlignment,
     ReferenceAlignment,
@@ -8,8 +9,7 @@ from .alignment import (
     affine_velocity,
 )
 from .field import Field
-from .geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
-from .grid import compose, displace, sample, upsample_field, voxel_grid, warp
+from .grid import Grid
 from .integrate import (
     AdaptiveSolver,
     AffineFlow,
@@ -20,14 +20,18 @@ from .integrate import (
     RungeKutta4,
     ScalingAndSquaring,
     StepSequence,
+    Transformation,
 )
 from .smoothing import MultiGaussian
 from .spread import standard_deviation
+from .transforms import AffineTransform, ComposedTransform, DenseTransform
+from .warping import compose, displace, sample, upsample_field, voxel_grid, warp
 
 __all__ = [
     "AdaptiveSolver",
     "AffineFlow",
     "AffineTransform",
+    "Alignment",
     "ComposedTransform",
     "DenseTransform",
     "Displacement",
@@ -43,6 +47,7 @@ __all__ = [
     "RungeKutta4",
     "ScalingAndSquaring",
     "StepSequence",
+    "Transformation",
     "affine_in_voxels",
     "affine_velocity",
     "compose",

@@ -1,15 +1,17 @@
 """Alignments of a series: constraints on z and displacements to the series' mean or to a reference timepoint."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..errors import InputError
 from .chunks import Chunks, all_at_once, total
 from .field import Field
-from .grid import compose, full_precision, voxel_grid
-from .integrate import Displacement, Flow, FlowSequence
+from .integrate import Transformation
+from .warping import compose, full_precision, voxel_grid
 
 __all__ = [
     "Alignment",
@@ -17,12 +19,12 @@ __all__ = [
     "OneWayAlignment",
     "ReferenceAlignment",
     "affine_in_voxels",
+    "affine_logarithms",
     "affine_velocity",
     "apply_affine",
     "check_reference",
 ]
 
-Transformation = Flow | FlowSequence | Displacement
 Parts = Iterator[tuple[slice, Tensor]]  # chunks of timepoints, and a tensor for each
 
 
@@ -39,9 +41,21 @@ def check_reference(reference: int | None, timepoints: int) -> None:
         )
 
 
-class _Alignment:
-    """Base class of alignments: displacements of z, and conversion of z to and from the form in which a refinement,
-    whose steps have mean 0 over K, changes it."""
+class Alignment(ABC):
+    """Base class of alignments: the constraint on z, its displacements, and its conversion to and from the form in
+    which a refinement, whose steps have mean 0 over K, changes it.
+
+    For any z, ``constrain(anchored(z)) == z - shared(z)``, by which chunks of timepoints are constrained.
+
+    Attributes:
+        reference: index of the fixed timepoint; None if all timepoints move.
+    """
+
+    reference: int | None = None
+
+    @abstractmethod
+    def constrain(self, z: Tensor) -> Tensor:
+        """Project z ``(B, K, D, *S)`` onto the fields that fulfil the constraint."""
 
     def centred(self, z: Tensor) -> Tensor:
         """Convert z to fields whose mean over K a refinement may leave unchanged."""
@@ -51,18 +65,17 @@ class _Alignment:
         """Convert centred fields back to z."""
         return z
 
+    @abstractmethod
     def shared(self, z: Tensor, chunks: Chunks = all_at_once) -> Tensor | float:
-        """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *S)``:
-        ``constrain(anchored(z)) == z - shared(z)``."""
-        raise NotImplementedError
+        """Compute the common part of z, which moves no timepoint relative to another, ``(B, 1, D, *S)``."""
 
+    @abstractmethod
     def displacements(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from the common space to each timepoint, ``(B, k, D, *S)``, voxels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverses(self, z: Tensor, transformation: Transformation, chunks: Chunks = all_at_once) -> Parts:
         """Yield chunks of the displacements from each timepoint to the common space, ``(B, k, D, *S)``, voxels."""
-        raise NotImplementedError
 
     def __call__(self, z: Tensor, transformation: Transformation) -> Tensor:
         """Compute the displacements from the common space to each timepoint, ``(B, K, D, *S)``, voxels."""
@@ -77,7 +90,7 @@ def _mean(z: Tensor, chunks: Chunks) -> Tensor:
     return total(z[:, c].sum(dim=1, keepdim=True) for c in chunks(z.shape[1])) / z.shape[1]
 
 
-class MeanAlignment(_Alignment):
+class MeanAlignment(Alignment):
     """All-moving alignment: all timepoints are registered to a common space that none of them defines (GroupMorph,
     Section 2).
 
@@ -105,7 +118,7 @@ class MeanAlignment(_Alignment):
         return ((c, transformation.inverse(z[:, c] - shared)) for c in chunks(z.shape[1]))
 
 
-class ReferenceAlignment(_Alignment):
+class ReferenceAlignment(Alignment):
     """All-to-one alignment: the common space is timepoint ``reference``, whose deformation is exactly the identity.
 
     The other timepoints are composed with its inverse, ``phi_k o phi_reference^-1``; subtracting velocities would be
@@ -114,6 +127,8 @@ class ReferenceAlignment(_Alignment):
     Args:
         reference: index of the fixed timepoint, from 0.
     """
+
+    reference: int
 
     def __init__(self, reference: int = 0):
         if reference < 0:
@@ -186,9 +201,6 @@ class OneWayAlignment(ReferenceAlignment):
         return ((c, transformation.inverse(self._pin(z[:, c], c.start))) for c in chunks(z.shape[1]))
 
 
-Alignment = MeanAlignment | ReferenceAlignment
-
-
 def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     """Convert affine maps from RAS mm to voxel coordinates.
 
@@ -204,6 +216,19 @@ def affine_in_voxels(maps: Tensor, grid: Tensor) -> Tensor:
     identity = torch.eye(4, dtype=torch.float64)
     # Keep identities exact: a rounding error would cause interpolation.
     return torch.where((maps == identity).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True), identity, in_voxels)
+
+
+def affine_logarithms(components: Tensor) -> Tensor:
+    """Arrange the components of logarithms of affine maps as matrices.
+
+    Args:
+        components: ``(..., 12)``: a 3 x 3 matrix, row by row, then a translation.
+
+    Returns:
+        ``(..., 4, 4)``, whose last row is 0.
+    """
+    linear, translation = components[..., :9].unflatten(-1, (3, 3)), components[..., 9:].unsqueeze(-1)
+    return pad(torch.cat([linear, translation], dim=-1), (0, 0, 0, 1))
 
 
 def affine_velocity(logarithms: Tensor, like: Field) -> Field:

@@ -6,8 +6,8 @@ from math import gcd
 
 from torch import Tensor
 
-from .grid import upsample_field
 from .lattice import coarsen
+from .warping import upsample_field
 
 __all__ = ["Field"]
 

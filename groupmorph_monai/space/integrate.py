@@ -1,11 +1,13 @@
 """Transformations: map z to displacements. z is a velocity field to integrate, or the displacement itself."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
 from ..errors import InputError
-from .grid import compose, displace, full_precision, voxel_grid
+from .warping import compose, displace, full_precision, voxel_grid
 
 __all__ = [
     "AdaptiveSolver",
@@ -18,13 +20,28 @@ __all__ = [
     "RungeKutta4",
     "ScalingAndSquaring",
     "StepSequence",
+    "Transformation",
 ]
 
 MOST_SQUARINGS = 30  # maximum number; the first step is then 1e-9 of the field, below float32's precision
 
 
-class _AdditiveSteps:
-    """Base class of transformations whose z adds up over the steps of a network."""
+class Transformation(ABC):
+    """Base class of transformations, which map z to displacements.
+
+    Attributes:
+        pieces: number of fields per timepoint in z, before steps are joined to it.
+    """
+
+    pieces: int = 1
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """Compute the displacement ``(B, K, D, *S)`` of z ``(B, K, pieces * D, *S)``, both in voxels."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> Tensor:
+        """Compute the displacement of the inverse map."""
 
     def joined(self, z: Tensor | None, step: Tensor) -> Tensor:
         """Append a step to z.
@@ -41,13 +58,13 @@ class _AdditiveSteps:
         return step if z is None else z + step
 
 
-class Flow(_AdditiveSteps):
+class Flow(Transformation):
     """Flow of a stationary velocity: ``phi(1)`` of ``d phi / dt = z(phi)``, ``phi(0) = id`` (VoxelMorph-diff, Eq.
     1; GroupMorph, Eq. 8)."""
 
+    @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
         """Integrate a velocity ``(B, K, D, *S)`` to a displacement of the same shape, both in voxels."""
-        raise NotImplementedError
 
     def inverse(self, z: Tensor) -> Tensor:
         """Compute the displacement of the inverse map, the flow of ``-z``."""
@@ -170,7 +187,7 @@ class AffineFlow(Flow):
         return linear + displaced[..., :dimensions, -1].view(*origin.shape, *[1] * dimensions)
 
 
-class FlowSequence(_AdditiveSteps):
+class FlowSequence(Transformation):
     """Flow of a velocity that is piecewise constant in time: the composition of T flows over intervals of equal length.
 
     Args:
@@ -238,7 +255,7 @@ class StepSequence(FlowSequence):
         return [part / steps for part in z.chunk(steps, dim=2)]
 
 
-class Displacement(_AdditiveSteps):
+class Displacement(Transformation):
     """Displacement variant: z is the displacement field itself, which may fold.
 
     Args:

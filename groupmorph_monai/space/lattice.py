@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .chunks import total
-from .grid import full_precision, multiply_axes, placed_once
+from .warping import full_precision, multiply_axes, placed_once
 
 __all__ = [
     "CosineTransform",

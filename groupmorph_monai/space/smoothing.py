@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .chunks import total
-from .grid import full_precision, placed_once
 from .lattice import CosineTransform
+from .warping import full_precision, placed_once
 
 __all__ = ["MultiGaussian"]
 

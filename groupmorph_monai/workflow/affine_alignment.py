@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.preprocessing.resampling import working_grid
 from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .affine_scan import CoarseScan, check_memory, coarse_scan
 from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress

@@ -11,7 +11,8 @@ from torch.nn.functional import avg_pool3d, pad
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..errors import InputError
-from ..space.geometry import AffineTransform, Grid, interpolate
+from ..space.grid import Grid
+from ..space.transforms import AffineTransform, interpolate
 from .free_memory import available_memory_gb
 
 __all__ = ["CoarseScan", "check_memory", "coarse_scan"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from ..space.lattice import gradient, window_mean
 
 __all__ = ["Regression", "WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..data.writing.output_folder import claim, keep_inputs, whole_file
 from ..data.writing.replacement import clean
 from ..errors import InputError
+from ..networks.contract import unwrapped
 from .weights import load_tensors
 
 __all__ = ["BestWeights", "Checkpoints", "claim_for_training", "discard_empty"]
@@ -128,8 +129,7 @@ class BestWeights:
                 "learning_rate, and check kl_weight and noise"
             )
         if state.best_metric_epoch == state.epoch:
-            network = getattr(self.network, "module", self.network)  # unwrap DistributedDataParallel
-            self.save(network.state_dict(), BEST)
+            self.save(unwrapped(self.network).state_dict(), BEST)
 
     def state_dict(self) -> dict[str, float]:
         state: Any = self.engine.state

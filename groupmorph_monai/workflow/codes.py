@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.posterior import split_parameters
-from ..space.alignment import Alignment, Transformation
+from ..space.alignment import Alignment
 from ..space.field import Field
+from ..space.integrate import Transformation
 from .batches import as_images
 from .field_inferer import FieldInferer, Prediction, Registration
 

@@ -7,16 +7,13 @@ from functools import cached_property
 import torch
 
 from ..data.preprocessing.resampling import working_grid
-from ..data.storage import IN_MEMORY
 from ..data.writing.writers import Products
 from ..errors import InputError
 from ..space.alignment import check_reference
-from ..space.geometry import Grid
-from .codes import CodeInferer
+from ..space.grid import Grid
+from .field_inferer import FieldInferer
 from .free_memory import available_memory_gb
-from .inferers import RegistrationInferer
 from .memory_estimate import all_at_once_gb, streamed_gb
-from .network_passes import NetworkPasses
 from .processor_time import ProcessorTime
 from .refinement import Refinement
 from .schedule import Stage
@@ -44,7 +41,7 @@ class RegistrationCost:
     def __init__(
         self,
         scans: Sequence[Grid],
-        inferer: RegistrationInferer | CodeInferer,
+        inferer: FieldInferer,
         spacing_mm: float | str | None = "auto",
         reference: int | None = None,
         device: torch.device | str = "cpu",
@@ -65,12 +62,12 @@ class RegistrationCost:
     @property
     def scans_at_once(self) -> int | None:
         """Number of scans in memory at a time; None for all."""
-        return getattr(self.inferer, "storage", IN_MEMORY).scans_at_once
+        return self.inferer.storage.scans_at_once
 
     @property
     def levels(self) -> list[Stage]:
         """Levels of the refinement."""
-        refinement = getattr(self.inferer, "refinement", None)
+        refinement = self.inferer.refinement
         return refinement.schedule.stages(self.grid.shape) if isinstance(refinement, Refinement) else []
 
     @property
@@ -83,9 +80,8 @@ class RegistrationCost:
 
     @property
     def _all_at_once_gb(self) -> float:
-        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
-        network_share = passes.share(self.grid.shape)
-        on_cpu, draws = self.device.type == "cpu", bool(getattr(self.inferer, "draws", 0))
+        network_share = self.inferer.passes.share(self.grid.shape)
+        on_cpu, draws = self.device.type == "cpu", bool(self.inferer.draws)
         return all_at_once_gb(self.scans, self.grid, on_cpu, network_share, bool(self.levels), draws)
 
     @property

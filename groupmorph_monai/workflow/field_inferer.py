@@ -8,9 +8,13 @@ from monai.inferers import Inferer
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..space.alignment import Alignment, Transformation
+from ..space.alignment import Alignment
 from ..space.field import Field
-from ..space.grid import inside, warp, warp_observed
+from ..space.integrate import Transformation
+from ..space.warping import inside, warp, warp_observed
+from .affine_refinement import AffineRefinement
+from .network_passes import NetworkPasses
+from .refinement import Refinement
 
 __all__ = ["FieldInferer", "Prediction", "Registration"]
 
@@ -66,7 +70,16 @@ class FieldInferer(Inferer):
         alignment: alignment to the mean or to a reference.
         transformation: maps a field to displacements.
         storage: where tensors of all K timepoints are kept.
+
+    Attributes:
+        passes: passes of the network.
+        refinement: refinement for each series; None for no refinement.
+        draws: number of draws of z for ``ddf_std``.
     """
+
+    passes: NetworkPasses = NetworkPasses()
+    refinement: Refinement | AffineRefinement | None = None
+    draws: int = 0
 
     def __init__(self, alignment: Alignment, transformation: Transformation, storage: Storage = IN_MEMORY):
         super().__init__()

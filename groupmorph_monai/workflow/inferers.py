@@ -14,10 +14,11 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
-from ..space.alignment import Alignment, Transformation, affine_velocity
+from ..space.alignment import Alignment, affine_velocity
 from ..space.field import Field
-from ..space.grid import full_precision, warp
+from ..space.integrate import Transformation
 from ..space.spread import standard_deviation
+from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence
@@ -133,7 +134,7 @@ class RegistrationInferer(FieldInferer):
         else:
             prediction = self.predict(images if coverage is None else impute(images, coverage > 0.5), network)
         dvf = prediction.dvf
-        evidence = Evidence(coverage, mask, getattr(self.alignment, "reference", 0))
+        evidence = Evidence(coverage, mask, self.alignment.reference or 0)
         if self.refinement is not None:
             dvf = self._refined(self.refinement, dvf, images, evidence, initial, one_header)
         result = self.registered(images, replace(prediction, dvf=dvf), coverage)
@@ -161,7 +162,7 @@ class RegistrationInferer(FieldInferer):
             )
         else:
             logger.warning("The network needs all scans at once, which do not fit: the refinement starts without it.")
-            components = len(size) * getattr(self.transformation, "pieces", 1)
+            components = len(size) * self.transformation.pieces
             z = torch.zeros(()).expand(*images.shape[:2], components, *[-(-n // model.stride) for n in size])
         shared = self.alignment.shared(z, self.storage.chunks)
         dvf = Field(self.storage.map(lambda part: part - shared, z), size, model.stride)

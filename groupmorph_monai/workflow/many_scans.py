@@ -11,7 +11,7 @@ from ..data.preprocessing.resampling import working_grid
 from ..data.storage import Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from .free_memory import available_memory_gb
 from .memory_estimate import all_at_once_gb, streamed_gb
 from .streamed_network import streams

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.writers import FILES_AT_ONCE
-from ..space.geometry import SLAB_VOXELS, Grid
+from ..space.grid import SLAB_VOXELS, Grid
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 

@@ -10,8 +10,8 @@ from ..data.preprocessing.resampling import resample_series, working_grid
 from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Frame, Series
 from ..networks.affine_net import AffineNet, half_side_frame
-from ..space.alignment import MeanAlignment
-from ..space.geometry import Grid
+from ..space.alignment import MeanAlignment, affine_logarithms
+from ..space.grid import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine
 from .inferers import RegistrationInferer
@@ -67,7 +67,5 @@ class NetworkAffine:
         """Compute the maps from the common space to each scan, ``(K, 4, 4)``, float64, RAS mm."""
         registration = self.inferer(images[None], self.network, coverage=coverage[None])
         z = self.inferer.alignment.constrain(registration["z_mean"]).flatten(2)[0].double()
-        logarithms = torch.zeros(len(z), 4, 4, dtype=torch.float64)
-        logarithms[:, :3, :3], logarithms[:, :3, 3] = z[:, :9].unflatten(1, (3, 3)), z[:, 9:]
         from_mm = half_side_frame(images.shape[1:]) @ torch.linalg.inv(grid.affine.double())
-        return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(logarithms) @ from_mm
+        return torch.linalg.inv(from_mm) @ torch.linalg.matrix_exp(affine_logarithms(z)) @ from_mm

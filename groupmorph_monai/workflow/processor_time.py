@@ -13,11 +13,9 @@ from statistics import median
 import torch
 
 from ..data.writing.writers import Products
-from ..space.geometry import Grid
+from ..space.grid import Grid
 from ..space.lattice import window_mean
-from .codes import CodeInferer
-from .inferers import RegistrationInferer
-from .network_passes import NetworkPasses
+from .field_inferer import FieldInferer
 from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
 from .schedule import Stage
@@ -58,7 +56,7 @@ class ProcessorTime:
 
     scans: Sequence[Grid]
     grid: Grid
-    inferer: RegistrationInferer | CodeInferer
+    inferer: FieldInferer
     levels: Sequence[Stage]
     products: Products
     aligned: bool = True
@@ -80,15 +78,14 @@ class ProcessorTime:
 
     @property
     def _registering(self) -> float:
-        passes: NetworkPasses = getattr(self.inferer, "passes", NetworkPasses())
         aligning = _ALIGNING * len(self.scans) * self.aligned
-        return aligning + (_LOADING + _NETWORK * passes.number + _FIELDS) * self._voxels
+        return aligning + (_LOADING + _NETWORK * self.inferer.passes.number + _FIELDS) * self._voxels
 
     @property
     def _refining(self) -> float:
-        draws = getattr(self.inferer, "draws", 0)
+        draws = self.inferer.draws
         work: float = _DRAW * draws * self._voxels
-        refinement = getattr(self.inferer, "refinement", None)
+        refinement = self.inferer.refinement
         if not isinstance(refinement, Refinement):
             return work
         lattice = 0.0

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..data.storage import IN_MEMORY, Storage
 from ..errors import InputError
 from ..probability.likelihood import Likelihood
-from ..probability.prior import FluidPrior, MomentumNorm
+from ..probability.prior import VelocityPrior
 from ..space.field import Field
 from .conjugate_gradients import ascent, solve
 from .evidence import EVERYWHERE, Evidence, Level, Pieces, Quadratic
@@ -52,7 +52,7 @@ class Refinement:
     def __init__(
         self,
         likelihood: Likelihood,
-        prior: FluidPrior | MomentumNorm,
+        prior: VelocityPrior,
         schedule: Schedule | None = None,
         prior_weights: LikeliestWeights | None = None,
         static_regions: StaticRegions | None = None,

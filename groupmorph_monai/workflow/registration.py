@@ -9,7 +9,8 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from ..space.grid import Grid
+from ..space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
 __all__ = ["ComposeTransformsd", "timepoint_transforms"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..probability.likelihood import mean_of_valid
 from ..space.alignment import Alignment
-from ..space.grid import compose, warp_observed
+from ..space.warping import compose, warp_observed
 from .batches import as_images
 from .field_inferer import Prediction
 from .inferers import RegistrationInferer
@@ -84,7 +84,7 @@ class ExchangedPairs(Comparison):
     """
 
     def __init__(self, alignment: Alignment):
-        if getattr(alignment, "reference", None) != 0:
+        if alignment.reference != 0:
             raise InputError(
                 "symmetry_weight: expected alignment to the first timepoint, got another one; add --overlay "
                 "modes/symmetric"

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..networks.contract import unwrapped
 
 __all__ = ["WeightsLoader", "load_tensors", "load_weights", "read_weights"]
 
@@ -131,8 +132,7 @@ def load_weights(network: nn.Module, path: str | Path, device: torch.device | st
         InputError: If `read_weights` refuses the file.
         RuntimeError: If the weights are those of another network.
     """
-    network = getattr(network, "module", network)  # unwrap DistributedDataParallel
-    network.load_state_dict(read_weights(path, device))
+    unwrapped(network).load_state_dict(read_weights(path, device))
 
 
 class WeightsLoader:

@@ -3,7 +3,7 @@ import pytest
 from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks import breathing as module
 from groupmorph_monai.benchmarks.breathing import breathing
-from groupmorph_monai.space.geometry import ComposedTransform
+from groupmorph_monai.space.transforms import ComposedTransform
 
 
 def _unregistered(series):

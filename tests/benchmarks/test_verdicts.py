@@ -10,7 +10,7 @@ from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.verdicts import measure_case, measure_contrast_case, tabulate, tabulate_residuals
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.evaluation.verdict import judge
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform
 
 
 def test_a_header_is_changed_about_the_middle_and_its_voxels_stay():

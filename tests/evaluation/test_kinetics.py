@@ -20,7 +20,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.evaluation import SeriesWriter
 from groupmorph_monai.evaluation.kinetics import summarise_kinetics
-from groupmorph_monai.space.geometry import AffineTransform
+from groupmorph_monai.space.transforms import AffineTransform
 
 TIMES_S = 60.0 * np.arange(6)
 

@@ -8,9 +8,9 @@ from monai.data import MetaTensor
 
 from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
-from groupmorph_monai.space.geometry import ComposedTransform, jacobian_determinant
-from groupmorph_monai.space.grid import voxel_grid, warp
 from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
+from groupmorph_monai.space.transforms import ComposedTransform, jacobian_determinant
+from groupmorph_monai.space.warping import voxel_grid, warp
 from groupmorph_monai.workflow.registration import timepoint_transforms
 
 SIZE = (9, 8, 7)

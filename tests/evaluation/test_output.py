@@ -16,7 +16,8 @@ from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import SeriesWriter
 from groupmorph_monai.evaluation.output import _warn_if_less_similar, _warn_of_duplicates
-from groupmorph_monai.space.geometry import DenseTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import DenseTransform
 
 
 @pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True)])

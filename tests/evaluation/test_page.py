@@ -16,7 +16,8 @@ from groupmorph_monai.data.series import Frame
 from groupmorph_monai.evaluation.page import LARGEST_BYTES, Motion, page_grid, write_page
 from groupmorph_monai.evaluation.report import plain
 from groupmorph_monai.evaluation.verdict import judge
-from groupmorph_monai.space.geometry import AffineTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform
 
 # Axes to the left, to the feet and to the front, oblique by none.
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 1.5, -8], [0, -3.0, 0, 40], [0, 0, 0, 1]])

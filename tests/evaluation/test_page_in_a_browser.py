@@ -14,7 +14,8 @@ import torch
 from groupmorph_monai.evaluation.page import Motion, write_page
 from groupmorph_monai.evaluation.region import region_report
 from groupmorph_monai.evaluation.verdict import judge
-from groupmorph_monai.space.geometry import AffineTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [

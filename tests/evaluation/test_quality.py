@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.evaluation import quality
 from groupmorph_monai.evaluation.quality import measure_quality
-from groupmorph_monai.space.geometry import AffineTransform, DenseTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, DenseTransform
 
 SIZE = (28, 24, 20)
 AFFINE = np.array([[0.0, -1.5, 0, 4], [1.5, 0, 0, -9], [0, 0, 2, 30], [0, 0, 0, 1]])  # axes turned by 90 degrees

@@ -9,7 +9,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.region import region_masks, region_report
-from groupmorph_monai.space.geometry import AffineTransform
+from groupmorph_monai.space.transforms import AffineTransform
 
 AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
 BOX = np.zeros((8, 7, 6), np.uint8)

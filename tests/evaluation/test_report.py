@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import report
 from groupmorph_monai.evaluation.axial import AxialView
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 
 
 def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):

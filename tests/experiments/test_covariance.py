@@ -5,8 +5,8 @@ from experiments.covariance import draws, heart_cases, roughness
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 from groupmorph_monai.probability import Posterior
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
-from groupmorph_monai.space.geometry import interpolate
 from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.space.transforms import interpolate
 
 
 def test_landmarks_of_a_heart_lie_in_it_and_move_as_it_does():

@@ -9,7 +9,7 @@ from groupmorph_monai.networks import GroupVAE
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space import MidpointSquaring, ReferenceAlignment
 from groupmorph_monai.space.field import Field
-from groupmorph_monai.space.grid import warp
+from groupmorph_monai.space.warping import warp
 from groupmorph_monai.workflow.parsed_config import parsed_config
 from groupmorph_monai.workflow.weights import load_weights
 

@@ -19,7 +19,7 @@ from groupmorph_monai.apps.settings import SETTINGS
 from groupmorph_monai.data.reading.checks import check_dataset
 from groupmorph_monai.data.reading.points import read_landmarks, read_points
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 
 NIFTI = nibabel.Nifti1Image(np.arange(120, dtype=np.int16).reshape(5, 6, 4), np.eye(4)).to_bytes()
 numbers = st.floats().map(repr) | st.integers().map(str) | odd_text

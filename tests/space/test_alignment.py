@@ -14,6 +14,7 @@ from groupmorph_monai.space import (
     affine_velocity,
     voxel_grid,
 )
+from groupmorph_monai.space.alignment import affine_logarithms
 
 SIZE = (17, 17, 17)
 INSIDE = (..., *[slice(5, -5)] * 3)
@@ -123,3 +124,9 @@ def test_a_map_in_mm_moves_voxels_as_it_moves_the_points_on_which_they_lie():
     actual = affine_in_voxels(torch.stack([matrix, torch.eye(4, dtype=torch.float64)]), grid)
     torch.testing.assert_close(grid @ (actual[0] @ voxel), matrix @ (grid @ voxel))
     assert torch.equal(actual[1], torch.eye(4, dtype=torch.float64))
+
+
+def test_twelve_components_are_a_matrix_row_by_row_then_a_translation():
+    expected = torch.tensor([[1.0, 2, 3, 10], [4, 5, 6, 11], [7, 8, 9, 12], [0, 0, 0, 0]])
+    components = torch.arange(1.0, 13).expand(2, 3, 12)
+    assert torch.equal(affine_logarithms(components), expected.expand(2, 3, 4, 4))

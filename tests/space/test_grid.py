@@ -1,201 +1,108 @@
+"""Grids: canonical axes, voxels and points, and other spacings."""
+
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
+from scipy.spatial.transform import Rotation
 
-from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
-from groupmorph_monai.space.alignment import apply_affine
-from groupmorph_monai.space.grid import full_precision, inside, warp_observed
-from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.space.grid import Grid, transform_points
+from groupmorph_monai.space.transforms import AffineTransform
 
-SIZE = (7, 9, 6)
-
-
-def linear_field(matrix, offset, size=SIZE):
-    """Displacement A x + b, ``(1, 1, 3, *size)``."""
-    grid = voxel_grid(size, torch.empty(0, dtype=torch.float64))
-    field = torch.einsum("de,eijk->dijk", matrix, grid) + offset.view(3, 1, 1, 1)
-    return field[None, None]
+ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
 
-def noise(*shape):
-    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("linear", [np.eye(3), OBLIQUE], ids=["straight", "oblique"])
+@pytest.mark.parametrize("order, signs", ORIENTATIONS)
+def test_canonical_axes_are_nibabels(order, signs, linear):
+    turned = linear[:, list(order)] * signs
+    grid = Grid(SIZE, affine_of(turned, [SPACING[axis] for axis in order]))
+    image = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(SIZE, np.uint8), grid.affine.numpy()))
+    canonical = grid.canonical()
+    assert canonical.shape == image.shape
+    np.testing.assert_allclose(canonical.affine, image.affine, atol=1e-12)
+    assert torch.equal(canonical.canonical().affine, canonical.affine)
 
 
-def test_identity_is_exact_on_a_non_cubic_grid():
-    images = noise(2, 3, *SIZE)
-    torch.testing.assert_close(
-        warp(images, torch.zeros(2, 3, 3, *SIZE, dtype=torch.float64)), images, atol=1e-12, rtol=0
-    )
+@pytest.mark.parametrize("seed", range(20))
+def test_of_a_steeply_turned_grid_the_axes_are_the_closest_together(seed):
+    """nibabel's choice goes axis by axis; the sum of the three cosines is the greatest there is."""
+    rotation = Rotation.random(random_state=seed).as_matrix()
+    actual = Grid(SIZE, affine_of(rotation)).canonical()
+    cosines = (actual.affine[:3, :3] / actual.spacing_mm).diagonal().sum()
+    every = [np.abs(rotation[range(3), order]).sum() for order in permutations(range(3))]
+    assert float(cosines) == pytest.approx(max(every), rel=1e-9)
+    corners = {
+        tuple(np.round(p, 6)) for p in Grid(SIZE, affine_of(rotation)).points()[::8, ::11, ::6].reshape(-1, 3).numpy()
+    }
+    shape = actual.shape
+    theirs = actual.points()[:: shape[0] - 1, :: shape[1] - 1, :: shape[2] - 1].reshape(-1, 3).numpy()
+    assert {tuple(np.round(p, 6)) for p in theirs} == corners
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_integer_shift_is_a_roll_along_its_axis(axis):
-    images = noise(1, 2, *SIZE)
-    ddf = torch.zeros(1, 2, 3, *SIZE, dtype=torch.float64)
-    ddf[:, :, axis] = 2
-    rolled = images.roll(-2, dims=axis + 2)
-    inside = (..., *[slice(0, n - 2) if a == axis else slice(None) for a, n in enumerate(SIZE)])
-    torch.testing.assert_close(warp(images, ddf)[inside], rolled[inside], atol=1e-12, rtol=0)
+def test_points_and_voxels_are_each_others_inverse_and_the_affines():
+    points = GRID.points()
+    assert points.shape == (*SIZE, 3) and points.dtype == torch.float64
+    indices = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij"), axis=-1)
+    np.testing.assert_allclose(points, nib.affines.apply_affine(GRID.affine.numpy(), indices), atol=1e-12)
+    np.testing.assert_allclose(GRID.voxels(points), indices, atol=1e-10)
+    torch.testing.assert_close(GRID.points(slice(2, 5)), points[2:5], rtol=0, atol=0)
+    torch.testing.assert_close(GRID.points(every=3), points[::3, ::3, ::3], rtol=0, atol=0)
 
 
-def test_a_ramp_is_warped_exactly_and_in_two_dimensions_too():
-    for size in (SIZE, (8, 5)):
-        grid = voxel_grid(size, torch.empty(0, dtype=torch.float64))
-        slopes = torch.tensor([1.0, -2.0, 0.5][: len(size)], dtype=torch.float64)
-        ramp = torch.tensordot(slopes, grid, dims=1)[None, None]
-        shift = torch.tensor([0.3, -0.2, 0.4][: len(size)], dtype=torch.float64)
-        ddf = shift.view(1, 1, -1, *[1] * len(size)).expand(1, 1, len(size), *size)
-        inside = (..., *[slice(1, n - 1) for n in size])
-        torch.testing.assert_close(warp(ramp, ddf)[inside], (ramp + slopes @ shift)[inside], atol=1e-12, rtol=0)
+def test_centre_extent_and_spacing():
+    np.testing.assert_allclose(GRID.spacing_mm, SPACING, rtol=1e-12)
+    np.testing.assert_allclose(GRID.extent_mm, np.array(SPACING) * SIZE, rtol=1e-12)
+    np.testing.assert_allclose(GRID.centre, GRID.points().reshape(-1, 3).mean(dim=0), atol=1e-9)
 
 
-def test_a_constant_stays_constant_under_a_shift_of_three_voxels():
-    images = torch.full((1, 1, *SIZE), 4.2, dtype=torch.float64)
-    torch.testing.assert_close(warp(images, torch.full((1, 1, 3, *SIZE), 3.0, dtype=torch.float64)), images)
+def test_a_grid_contains_up_to_the_outer_faces_of_its_voxels():
+    def contained(voxel):
+        return bool(GRID.contains(AffineTransform(GRID.affine)(torch.tensor(voxel, dtype=torch.float64))))
+
+    middle = [(n - 1) / 2 for n in SIZE]
+    for axis, n in enumerate(SIZE):
+        for face, outwards in ((-0.5, -1), (n - 0.5, 1)):
+            for step, expected in ((0.0, True), (-1e-3, True), (1e-3, False), (5.0, False)):
+                assert contained([face + outwards * step if a == axis else m for a, m in enumerate(middle)]) is expected
+    assert GRID.contains(GRID.points()).all()
 
 
-def test_half_precision_fields_are_warped_in_float32():
-    size = (320, 4, 4)
-    images = voxel_grid(size, torch.empty(0))[:1][None]
-    ddf = torch.full((1, 1, 3, *size), 0.5, dtype=torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        warped = warp(images, ddf)
-    assert warped.dtype == torch.float32
-    torch.testing.assert_close(warped[0, 0, :-1], images[0, 0, :-1] + 0.5, atol=1e-3, rtol=0)
+@pytest.mark.parametrize("spacing", [0.7, 1.0, 2.0, 3.0, (3.0, 2.5, 2.0), (1.5, 2.0, 3.1), (0.3, 4.4, 6.2), 500.0])
+def test_another_spacing_keeps_axes_and_first_voxel_and_just_covers_the_last(spacing):
+    grid = GRID.at_spacing(torch.tensor(spacing, dtype=torch.float64).expand(3))
+    np.testing.assert_allclose(grid.spacing_mm, np.broadcast_to(spacing, 3), rtol=1e-12)
+    np.testing.assert_allclose(grid.affine[:3, 3], GRID.affine[:3, 3], atol=1e-12)
+    np.testing.assert_allclose(grid.affine[:3, :3] / grid.spacing_mm, GRID.affine[:3, :3] / GRID.spacing_mm, atol=1e-12)
+    last = (np.array(SIZE) - 1) * np.array(SPACING)
+    covered = (np.array(grid.shape) - 1) * np.broadcast_to(spacing, 3)
+    assert (covered > last - 1e-3).all() and (covered < last + np.broadcast_to(spacing, 3)).all()
 
 
-def switches():
-    """What PyTorch allows for products of float32 matrices, on CUDA and on the CPU."""
-    matmul, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-    return matmul.allow_tf32, torch.get_float32_matmul_precision(), matmul.fp32_precision, cpu.fp32_precision
+def test_grids_match_where_every_corner_does():
+    shifted = GRID.affine.clone()
+    shifted[0, 3] += 1e-3
+    assert GRID.matches(Grid(SIZE, shifted), 2e-3) and not GRID.matches(Grid(SIZE, shifted), 5e-4)
+    turned = GRID.affine.clone()
+    turned[1, 2] += 1e-3  # 6 of these at the last slice
+    assert GRID.matches(Grid(SIZE, turned), 7e-3) and not GRID.matches(Grid(SIZE, turned), 5e-3)
+    assert GRID.matches(GRID, 0.0) and not GRID.matches(Grid((9, 12, 8), GRID.affine))
 
 
-@pytest.fixture
-def precision():
-    yield
-    torch.set_float32_matmul_precision("highest")
+@pytest.mark.parametrize("voxels", [1, 100, 12 * 7 * 2, 12 * 7 * 4, 2**20])
+def test_slabs_cover_each_row_once(monkeypatch, voxels):
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", voxels)
+    slabs = list(GRID.slabs())
+    assert [row for rows in slabs for row in range(SIZE[0])[rows]] == list(range(SIZE[0]))
+    assert max(rows.stop - rows.start for rows in slabs) == max(1, min(9, voxels // 84))
+    torch.testing.assert_close(torch.cat([GRID.points(rows) for rows in slabs]), GRID.points(), rtol=0, atol=0)
 
 
-def test_half_precision_is_widened_however_it_is_handed_in():
-    kinds = full_precision(lambda a, b: (a.dtype, b.dtype))
-    half, bfloat = torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.bfloat16)
-    assert kinds(half, bfloat) == kinds(half, b=bfloat) == kinds(a=half, b=bfloat) == (torch.float32,) * 2
-
-
-@pytest.mark.parametrize("allow", ["tf32", "high", "medium", "highest"])
-def test_tf32_is_off_inside_full_precision_and_restored_after(allow, precision):
-    if allow == "tf32":
-        torch.backends.cuda.matmul.allow_tf32 = True
-    else:
-        torch.set_float32_matmul_precision(allow)
-    before, inside = switches(), []
-
-    @full_precision
-    def observe(fail):
-        inside.append((*switches()[:2], torch.is_autocast_enabled("cpu")))
-        if fail:
-            raise ValueError("as asked for")
-
-    with torch.autocast("cpu", torch.bfloat16):
-        observe(False)
-        assert torch.is_autocast_enabled("cpu")
-        with pytest.raises(ValueError, match="as asked"):
-            observe(True)
-    assert inside == [(False, "highest", False)] * 2
-    assert switches() == before
-
-
-def test_tf32_is_off_where_it_was_switched_on_for_one_backend(precision):
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
-    covered = full_precision(lambda: torch.backends.cuda.matmul.fp32_precision)()
-    assert covered == "ieee" and torch.backends.cuda.matmul.fp32_precision == "tf32"
-
-
-def test_tf32_is_off_where_pytorch_has_one_switch_for_all(precision, monkeypatch):
-    # PyTorch 2.8, the oldest that MONAI takes, has no switch of each backend.
-    torch.set_float32_matmul_precision("high")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.backends.cuda, "matmul", object())
-        patch.delattr(type(torch.backends.mkldnn), "matmul")
-        assert full_precision(torch.get_float32_matmul_precision)() == "highest"
-    assert torch.get_float32_matmul_precision() == "high"
-
-
-GEOMETRY = {
-    "upsampling": lambda: upsample_field(voxel_grid((80, 3, 3), torch.empty(0))[None, None], 2, (160, 5, 5)),
-    "cosine transform": lambda: CosineTransform((160, 4, 4), torch.empty(0))(voxel_grid((160, 4, 4), torch.empty(0))),
-    "affine map": lambda: apply_affine(torch.tensor(AFFINE), voxel_grid((160, 4, 4), torch.empty(0))),
-    "composition": lambda: compose(*[0.3 * voxel_grid((160, 4, 4), torch.empty(0))[None, None]] * 2),
-    "affine flow": lambda: AffineFlow()(0.01 * voxel_grid((160, 4, 4), torch.empty(0))[None, None]),
-    "momenta": lambda: MultiGaussian()(voxel_grid((160, 4, 4), torch.empty(0))),
-}
-AFFINE = [[1.01, 0.02, 0.0, 3.1], [0.0, 0.97, 0.1, -2.2], [0.05, 0.0, 1.0, 0.7], [0.0, 0.0, 0.0, 1.0]]
-
-
-@pytest.mark.parametrize("name", GEOMETRY)
-def test_coordinates_are_the_same_under_autocast(name):
-    expected = GEOMETRY[name]()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(GEOMETRY[name](), expected)
-    assert expected.abs().max() > 1
-
-
-def test_labels_keep_their_values():
-    labels = (noise(1, 1, *SIZE) * 5).round()
-    ddf = torch.full((1, 1, 3, *SIZE), 0.3, dtype=torch.float64)
-    torch.testing.assert_close(warp(labels, ddf, mode="nearest"), labels)
-
-
-def test_sample_reads_a_ramp_at_any_point():
-    grid = voxel_grid(SIZE, torch.empty(0, dtype=torch.float64))[None]
-    points = noise(1, 3, 5, 1, 1) * (torch.tensor(SIZE, dtype=torch.float64) - 1).view(1, 3, 1, 1, 1)
-    torch.testing.assert_close(sample(grid, points), points, atol=1e-12, rtol=0)
-
-
-def test_composition_of_linear_maps_is_their_product():
-    a = torch.tensor([[0.05, 0.1, 0.0], [-0.1, 0.02, 0.03], [0.0, 0.04, -0.05]], dtype=torch.float64)
-    b = torch.tensor([[-0.04, 0.0, 0.02], [0.03, 0.05, 0.0], [0.0, -0.02, 0.03]], dtype=torch.float64)
-    size = (16, 16, 16)
-    centre = torch.full((3,), 7.5, dtype=torch.float64)
-    outer, inner = linear_field(a, -a @ centre, size), linear_field(b, -b @ centre, size)
-    product = a + b + a @ b
-    expected = linear_field(product, -product @ centre, size)
-    inside = (..., slice(3, -3), slice(3, -3), slice(3, -3))
-    torch.testing.assert_close(compose(outer, inner)[inside], expected[inside], atol=1e-10, rtol=0)
-
-
-def test_one_inner_field_serves_all_timepoints():
-    outer, inner = noise(1, 3, 3, *SIZE), noise(1, 1, 3, *SIZE)
-    expected = torch.cat([compose(outer[:, k : k + 1], inner) for k in range(3)], dim=1)
-    torch.testing.assert_close(compose(outer, inner), expected)
-
-
-@pytest.mark.parametrize("size", [(9, 7, 5), (10, 8, 6)])
-def test_upsampling_puts_coarse_voxel_i_on_fine_voxel_two_i(size):
-    coarse = [-(-n // 2) for n in size]
-    field = voxel_grid(coarse, torch.empty(0, dtype=torch.float64))[None, None]
-    fine = upsample_field(field, 2, size)
-    covered = (..., *[slice(0, 2 * n - 1) for n in coarse])
-    expected = voxel_grid(size, torch.empty(0, dtype=torch.float64))[None, None]
-    torch.testing.assert_close(fine[covered], expected[covered], atol=1e-12, rtol=0)
-    last = torch.tensor([2.0 * (n - 1) for n in coarse], dtype=torch.float64)
-    torch.testing.assert_close(fine[0, 0, :, -1, -1, -1], last)
-
-
-def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"ddf: .*\(1, 2, 7, 9, 6\).*\(1, 3, 3, 7, 9, 6\)"):
-        warp(torch.zeros(1, 2, *SIZE), torch.zeros(1, 3, 3, *SIZE))
-    with pytest.raises(ValueError, match=r"field: expected spatial shape \(4, 5, 3\)"):
-        upsample_field(torch.zeros(1, 1, 3, 4, 4, 3), 2, SIZE)
-
-
-def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():
-    size, generator = (7, 6, 8), torch.Generator().manual_seed(0)
-    images = torch.rand(1, 2, *size, generator=generator)
-    observed = (torch.rand(1, 2, *size, generator=generator) > 0.3).float()
-    ddf = 2 * torch.randn(1, 2, 3, *size, generator=generator)
-    warped, valid = warp_observed(images, observed, ddf)
-    within = inside(ddf[0])[None]
-    torch.testing.assert_close(warped, warp(images, ddf))
-    assert torch.equal(valid, within & (warp(observed, ddf) > 0.5)) and valid.any() and not valid.all()
-    values, everywhere = warp_observed(images, None, ddf)
-    assert torch.equal(values, warped) and torch.equal(everywhere, within)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_transformed_in_their_own_precision(dtype):
+    points = torch.rand(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = nib.affines.apply_affine(GRID.affine.numpy(), points.numpy())
+    torch.testing.assert_close(transform_points(GRID.affine, points), torch.from_numpy(expected).to(dtype))

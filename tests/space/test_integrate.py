@@ -14,7 +14,7 @@ from groupmorph_monai.space import (
     compose,
     voxel_grid,
 )
-from groupmorph_monai.space.geometry import jacobian_determinant
+from groupmorph_monai.space.transforms import jacobian_determinant
 
 SIZE = (17, 15, 19)
 INSIDE = (..., *[slice(4, -4)] * 3)

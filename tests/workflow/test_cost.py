@@ -11,7 +11,7 @@ from groupmorph_monai.data import Products, ToftsFit
 from groupmorph_monai.data.storage import IN_MEMORY, Storage
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.workflow import NetworkPasses, Refinement, RegistrationCost, Schedule, cost, processor_time
 
 

@@ -9,7 +9,8 @@ from groupmorph_monai.data import Series, make_phantom
 from groupmorph_monai.data.preprocessing.resampling import resample
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import AffineTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform
 from groupmorph_monai.workflow import AlignInitiald, affine_alignment, affine_scan
 from groupmorph_monai.workflow.affine_alignment import (
     LEAST_CONFIDENCE,

@@ -6,7 +6,7 @@ from experiments.affine import affine_cases
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import AffineNet
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.workflow import AlignInitiald, NetworkAffine
 
 

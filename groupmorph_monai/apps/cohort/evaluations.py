@@ -16,7 +16,7 @@ from ...data.reading.readers import header_grids
 from ...data.writing.replacement import check_names
 from ...errors import InputError
 from ...evaluation.metrics_table import METRICS, read_metrics, write_metrics
-from ...space.geometry import Grid
+from ...space.grid import Grid
 from ...workflow.parsed_config import parsed_config
 from ...workflow.weights import load_weights
 from ..places import check_place_of_study

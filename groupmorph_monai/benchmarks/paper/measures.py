@@ -15,8 +15,9 @@ from ...evaluation.metrics import (
     non_diffeomorphic_volume_percent,
     similarity,
 )
-from ...space.geometry import DenseTransform, Grid, Transform, interpolate, jacobian_determinant
-from ...space.grid import inside, voxel_grid, warp
+from ...space.grid import Grid, transform_points
+from ...space.transforms import DenseTransform, Transform, interpolate, jacobian_determinant
+from ...space.warping import inside, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
@@ -72,8 +73,7 @@ def true_points_mm(motion: Tensor, image: Tensor, affine: Tensor) -> Tensor:
     within = ((points >= 0) & (points <= last) & (residual < 0.01)).all(dim=2).all(dim=0)
     i, j, k = points[0].round().long().clamp_min(0).minimum(last).unbind(dim=1)
     points = points[:, within & (image[0][i, j, k] > image[0].mean())].double()
-    matrix = torch.as_tensor(affine).double()
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    return transform_points(torch.as_tensor(affine), points)
 
 
 def curve_roughness_percent(warped: Tensor, covered: Tensor, times_s: Tensor) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...space.geometry import Grid
+from ...space.grid import Grid
 
 __all__ = ["as_array", "each_onto_first", "in_voxels", "spacing_of"]
 

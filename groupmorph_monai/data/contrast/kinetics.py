@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ...errors import InputError
-from ...space.geometry import Transform
+from ...space.transforms import Transform
 from ..reading.regions import check_regions, inside_region, read_region
 from ..series import Series
 from .enhancement import (

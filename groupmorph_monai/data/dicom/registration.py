@@ -8,7 +8,8 @@ import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage
 
-from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
+from ...space.grid import Grid
+from ...space.transforms import AffineTransform, ComposedTransform, DenseTransform, Transform
 from ..series import LPS_TO_RAS, Series
 from .derived import derived_object, item
 from .geometry import decimals, orientation

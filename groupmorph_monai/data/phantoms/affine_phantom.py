@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ...space.alignment import apply_affine
-from ...space.grid import sample, voxel_grid
+from ...space.warping import sample, voxel_grid
 from .phantom import make_phantom, uniform
 
 __all__ = ["make_affine_phantom"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ...space.chunks import total
-from ...space.grid import voxel_grid
 from ...space.integrate import ScalingAndSquaring
+from ...space.warping import voxel_grid
 from .phantom import Texture, add_rician_noise, uniform
 
 __all__ = ["HEART_MOTIONS", "make_heart"]

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
 from ...space.chunks import total
-from ...space.grid import sample, voxel_grid
 from ...space.integrate import ScalingAndSquaring
+from ...space.warping import sample, voxel_grid
 from ..contrast.pharmacokinetics import concentration, spgr_signal
 
 __all__ = [

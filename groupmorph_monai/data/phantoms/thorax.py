@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ...errors import InputError
-from ...space.geometry import Grid
+from ...space.grid import Grid
 from .branching import Tree, tube_depths_mm
 from .chest import Breath, Cavity
 from .chest_tissues import AIR, LESION, VESSEL, Tissues, soft

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 from scipy import sparse
 from torch import Tensor
 
-from ...space.geometry import AffineTransform, interpolate
+from ...space.transforms import AffineTransform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 from .resampling import SAME_GRID_MM

@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter, zoom
 from torch import Tensor
 
 from ...errors import InputError
-from ...space.geometry import AffineTransform, Grid, Transform, interpolate
+from ...space.grid import Grid
+from ...space.transforms import AffineTransform, Transform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 

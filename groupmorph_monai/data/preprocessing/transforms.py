@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ...errors import InputError
-from ...space.geometry import AffineTransform, Grid
+from ...space.grid import Grid, transform_points
+from ...space.transforms import AffineTransform
 from ..phantoms.affine_phantom import make_affine_phantom
 from ..phantoms.breast import make_breast
 from ..phantoms.hearts import make_heart
@@ -157,8 +158,8 @@ class LoadSeriesd(MapTransform):
 
     @staticmethod
     def _phantom(key: str, series: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        image, affine = MetaTensor(series["image"], affine=series["affine"]), series["affine"].float()
-        landmarks = series["landmarks"] @ affine[:3, :3].T + affine[:3, 3]
+        image = MetaTensor(series["image"], affine=series["affine"])
+        landmarks = transform_points(series["affine"], series["landmarks"])
         labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
         coverage = torch.ones(image.shape)
         return {key: image, "coverage": coverage, "affine": series["affine"], "landmarks": landmarks, **labels}

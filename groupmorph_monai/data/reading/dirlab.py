@@ -21,8 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ...errors import InputError
+from ...space.grid import transform_points
 from .signature import read_text
 
 __all__ = ["DIRLAB_CASES", "DIRLAB_PHASES", "is_dirlab", "read_dirlab", "read_dirlab_landmarks"]
@@ -92,8 +94,8 @@ def read_dirlab_landmarks(folder: str | Path, number: int = 75) -> np.ndarray:
         InputError: If a file is missing, or has the wrong number of points or points outside the volume.
     """
     case = _checked_case(folder)
-    affine = _affine(DIRLAB_CASES[case][1])
-    return _landmark_voxels(folder, case, number) @ affine[:3, :3].T + affine[:3, 3]
+    affine, voxels = _affine(DIRLAB_CASES[case][1]), _landmark_voxels(folder, case, number)
+    return transform_points(torch.from_numpy(affine), torch.from_numpy(voxels)).numpy()
 
 
 def _landmark_voxels(folder: str | Path, case: int, number: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import Grid
+from ...space.grid import Grid
 from ..series import LPS_TO_RAS
 from ..writing.output_folder import all_or_nothing
 from .dirlab import is_dirlab, read_dirlab_landmarks

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import Grid
+from ...space.grid import Grid
 from ..series import LEAST_DETERMINANT, LONGEST_MM, LPS_TO_RAS, Frame, Series, check_affine, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ...space.geometry import Grid, Transform
+from ...space.grid import Grid
+from ...space.transforms import Transform
 from ..preprocessing.resampling import resample
 from ..series import Frame, Series, overlap
 from .readers import read_image

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import ComposedTransform, Grid, Transform
+from ...space.grid import Grid
+from ...space.transforms import ComposedTransform, Transform
 from ..preprocessing.resampling import resample
 from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem

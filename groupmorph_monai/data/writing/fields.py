@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import DenseTransform, Grid
+from ...space.grid import Grid
+from ...space.transforms import DenseTransform
 from ..reading.nifti_voxels import check_stored_header, nifti_values
 from ..reading.signature import check_regular_file
 from ..series import LEAST_DETERMINANT, LONGEST_MM

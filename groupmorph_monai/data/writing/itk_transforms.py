@@ -7,7 +7,8 @@ import itk
 import numpy as np
 import torch
 
-from ...space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid, Transform
+from ...space.grid import Grid
+from ...space.transforms import AffineTransform, ComposedTransform, DenseTransform, Transform
 from ..series import LPS_TO_RAS
 
 __all__ = ["itk_transform", "write_itk_transform"]

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from isal import igzip_threaded
 
-from ...space.geometry import Grid, Transform
+from ...space.grid import Grid
+from ...space.transforms import Transform
 from ..series import LPS_TO_RAS
 from .nifti import FASTEST
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...space.geometry import Grid, Transform, jacobian_determinant
+from ...space.grid import Grid
+from ...space.transforms import Transform, jacobian_determinant
 from ..contrast.enhancement import peak_enhancement_percent
 from ..contrast.kinetics import KINETIC_MAPS, Fits, ToftsFit, kinetic_maps
 from ..preprocessing.resampling import resample

@@ -5,7 +5,7 @@ import torch
 from groupmorph_monai.benchmarks.paper.cases import cases
 from groupmorph_monai.benchmarks.paper.measures import FieldTransform, curve_roughness_percent, measure, true_points_mm
 from groupmorph_monai.space import Displacement, voxel_grid
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 
 
 @pytest.fixture(scope="module")

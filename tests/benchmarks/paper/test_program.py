@@ -15,7 +15,7 @@ from groupmorph_monai.benchmarks.paper.cases import cases
 from groupmorph_monai.benchmarks.program import PairwiseProgram, Program
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.space import ScalingAndSquaring
-from groupmorph_monai.space.geometry import ComposedTransform
+from groupmorph_monai.space.transforms import ComposedTransform
 
 SIZE = (32, 28, 24)
 PATIENCE_S = 1200  # a guard against hanging alone

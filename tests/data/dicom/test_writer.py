@@ -20,7 +20,8 @@ from groupmorph_monai.data.writing import replacement  # noqa: E402
 from groupmorph_monai.data.writing.output_folder import all_or_nothing  # noqa: E402
 from groupmorph_monai.data.writing.writers import Products, earlier_result, write_registration  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid  # noqa: E402
+from groupmorph_monai.space.grid import Grid  # noqa: E402
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform  # noqa: E402
 
 SIZE = (12, 10, 7)
 TURN, _ = np.linalg.qr(np.array([[1, 0.2, -0.1], [-0.15, 1, 0.3], [0.2, -0.25, 1.0]]))

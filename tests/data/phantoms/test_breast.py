@@ -8,7 +8,7 @@ from groupmorph_monai.data.phantoms.breast_anatomy import BREAST_TISSUES
 from groupmorph_monai.data.phantoms.breast_motion import BreastMotion
 from groupmorph_monai.data.phantoms.phantom import LESION_KINETICS
 from groupmorph_monai.space import Displacement, warp
-from groupmorph_monai.space.geometry import interpolate, jacobian_determinant
+from groupmorph_monai.space.transforms import interpolate, jacobian_determinant
 
 COARSE = {"size": (80, 68, 44), "spacing_mm": (4.0, 4.0, 4.0)}
 # A block between the nipples, as fine as what it shows.

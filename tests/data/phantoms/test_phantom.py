@@ -6,7 +6,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.data.phantoms.phantom import LESION_KINETICS, signal_curve
 from groupmorph_monai.evaluation.metrics import folding_percent
-from groupmorph_monai.space.geometry import interpolate
+from groupmorph_monai.space.transforms import interpolate
 
 SIZE = (40, 36, 32)
 

@@ -7,7 +7,7 @@ from groupmorph_monai.data.phantoms.branching import FAR_MM, Tree, grow_tree, tu
 from groupmorph_monai.data.phantoms.chest import Breath, Cavity
 from groupmorph_monai.data.phantoms.phantom import follow
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import interpolate, jacobian_determinant
+from groupmorph_monai.space.transforms import interpolate, jacobian_determinant
 
 SIZE = (72, 72, 56)
 OUTSIDE, CAVITY, LUNG = 0, 1, 2

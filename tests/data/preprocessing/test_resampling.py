@@ -14,8 +14,8 @@ from groupmorph_monai.data.reading.points import read_points
 from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space import geometry
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
 LUNG = Path(__file__).parents[4] / "shared" / "data" / "elastix_lung"
 SIZE = (9, 12, 7)
@@ -221,7 +221,7 @@ def test_resampling_through_a_transform_is_exact_on_a_ramp_and_slab_by_slab(monk
     expected = ramp.data + np.dot((0.7, -1.1, 0.4), shift)
     np.testing.assert_allclose(whole[2:-2, 2:-2, 2:-2], expected[2:-2, 2:-2, 2:-2], atol=1e-4)
     for voxels in (1, 3 * 9 * 8):
-        monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
+        monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", voxels)
         parts, covered_parts = resample(ramp, ramp.grid, transform)
         np.testing.assert_array_equal(parts, whole)
         np.testing.assert_array_equal(covered_parts, covered)
@@ -277,7 +277,7 @@ def test_real_lung_pair_lies_where_its_landmarks_say():
 
 @pytest.mark.parametrize("nearest", [False, True])
 def test_resampling_tells_the_displacement_of_the_transform(nearest, monkeypatch):
-    monkeypatch.setattr(geometry, "SLAB_VOXELS", 100)
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", 100)
     grid = Grid((7, 8, 6), torch.diag(torch.tensor([1.5, -2.0, 2.5, 1.0])))
     matrix = torch.eye(4)
     matrix[:3] += 0.1 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import pytest
 
 from groupmorph_monai.data.reading.points import read_landmarks, read_points
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import Grid
+from groupmorph_monai.space.grid import Grid
 
 POINTS_RAS = np.array([[1.5, -2.0, 30.25], [4.0, 5.0, -6.0]])
 POINT_FILES = {

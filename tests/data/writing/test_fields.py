@@ -15,8 +15,9 @@ from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid, 
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
 from groupmorph_monai.data.writing.writers import Products, write_registration
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
-from groupmorph_monai.space.grid import upsample_field
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
+from groupmorph_monai.space.warping import upsample_field
 from groupmorph_monai.workflow.registration import timepoint_transforms
 
 _TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))

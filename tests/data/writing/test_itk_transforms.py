@@ -14,7 +14,8 @@ from groupmorph_monai.data.writing.fields import read_field
 from groupmorph_monai.data.writing.itk_transforms import write_itk_transform
 from groupmorph_monai.data.writing.writers import Products, write_registration
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
 LPS = np.diag([-1.0, -1, 1])
 TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from groupmorph_monai.data.writing.sequences import write_sequence, write_transform_sequence
-from groupmorph_monai.space.geometry import AffineTransform, ComposedTransform, DenseTransform, Grid
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
 TURN, _ = np.linalg.qr(np.array([[1.0, -0.4, 0.2], [0.5, 1.0, -0.3], [-0.1, 0.4, 1.0]]))
 AFFINE = np.eye(4)

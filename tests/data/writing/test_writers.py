@@ -36,13 +36,8 @@ from groupmorph_monai.data.writing.nifti import write_image
 from groupmorph_monai.data.writing.output_folder import check_output_dir
 from groupmorph_monai.data.writing.writers import Products, earlier_result, listed_result, write_registration
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.space.geometry import (
-    AffineTransform,
-    ComposedTransform,
-    DenseTransform,
-    Grid,
-    jacobian_determinant,
-)
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform, jacobian_determinant
 from groupmorph_monai.workflow.registration import ComposeTransformsd
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

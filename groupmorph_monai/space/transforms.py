@@ -1,168 +1,28 @@
-"""Grids and transforms in patient coordinates.
+"""Transforms in patient coordinates.
 
 Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward: a transform maps a point of the space
 in which an image is resampled to the point at which the image is sampled.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from .grid import full_precision, sample
+from .grid import Grid, transform_points
 from .lattice import gradient
+from .warping import sample
 
 __all__ = [
     "AffineTransform",
     "ComposedTransform",
     "DenseTransform",
-    "Grid",
     "Transform",
     "interpolate",
     "jacobian_determinant",
     "triple_product",
 ]
-
-SLAB_VOXELS = 2**20  # voxels processed at a time, to bound memory
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Voxel grid of a volume in patient coordinates.
-
-    Args:
-        shape: number of voxels along each axis.
-        affine: voxel indices to RAS mm, ``(4, 4)``; converted to float64 on the CPU.
-    """
-
-    shape: tuple[int, ...]
-    affine: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "affine", torch.as_tensor(self.affine, dtype=torch.float64).cpu())
-
-    @property
-    def spacing_mm(self) -> Tensor:
-        """Distance between voxel centres along each axis, ``(3,)``."""
-        return self.affine[:3, :3].norm(dim=0)
-
-    @cached_property
-    def _to_voxels(self) -> Tensor:
-        return torch.linalg.inv(self.affine)
-
-    @property
-    def centre(self) -> Tensor:
-        """Centre of the volume, ``(3,)`` mm."""
-        return _apply_affine(self.affine, (torch.tensor(self.shape, dtype=torch.float64) - 1) / 2)
-
-    @property
-    def extent_mm(self) -> Tensor:
-        """Side lengths of the volume, up to the outer faces of its voxels, ``(3,)``."""
-        return self.spacing_mm * torch.tensor(self.shape)
-
-    def corners(self, beyond_voxels: float = 0.0) -> Tensor:
-        """Return the centres of the eight corner voxels, or points that many voxels beyond them, ``(8, 3)`` mm."""
-        ends = ([-beyond_voxels, n - 1.0 + beyond_voxels] for n in self.shape)
-        voxels = torch.cartesian_prod(*[torch.tensor(end, dtype=torch.float64) for end in ends])
-        return _apply_affine(self.affine, voxels)
-
-    def matches(self, other: "Grid", tolerance_mm: float = 1e-4) -> bool:
-        """Test whether both grids have the same shape, and the same corners to within ``tolerance_mm`` per axis."""
-        if self.shape != other.shape:
-            return False
-        return bool((self.corners() - other.corners()).abs().max() <= tolerance_mm)
-
-    def slabs(self) -> Iterator[slice]:
-        """Yield slices of the first axis that cover the volume, with at most about a million voxels each."""
-        rows = max(1, SLAB_VOXELS // (self.shape[1] * self.shape[2]))
-        for start in range(0, self.shape[0], rows):
-            yield slice(start, min(start + rows, self.shape[0]))
-
-    def points(self, rows: slice = slice(None), every: int = 1) -> Tensor:
-        """Compute the voxel centres, ``(*S, 3)`` mm.
-
-        Args:
-            rows: slice of the first axis.
-            every: step along each axis, in voxels.
-        """
-        axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
-        axes = [axes[0][rows][::every], *(axis[::every] for axis in axes[1:])]
-        columns = [axis[:, None] * column for axis, column in zip(axes, self.affine[:3, :3].T)]
-        return columns[0][:, None, None] + columns[1][:, None] + columns[2] + self.affine[:3, 3]
-
-    def voxels(self, points: Tensor) -> Tensor:
-        """Convert points in mm to voxel coordinates, ``(..., 3)``."""
-        return _apply_affine(self._to_voxels, points)
-
-    def contains(self, points: Tensor) -> Tensor:
-        """Test whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""
-        return self.covers(self.voxels(points))
-
-    def covers(self, voxels: Tensor) -> Tensor:
-        """Test whether voxel coordinates ``(..., 3)`` lie within the outer faces of the voxels, ``(...)`` bool."""
-        # The tolerance keeps points on a face inside despite rounding errors.
-        last = torch.tensor(self.shape, dtype=voxels.dtype) - 0.5 + 1e-6
-        return ((voxels >= -0.5 - 1e-6) & (voxels <= last)).all(dim=-1)
-
-    def at_spacing(self, spacing_mm: Tensor) -> "Grid":
-        """Return the grid with the same axes and first voxel centre at another spacing ``(3,)``, just large enough to
-        cover the last voxel centre."""
-        ratio = torch.as_tensor(spacing_mm, dtype=torch.float64) / self.spacing_mm
-        affine = self.affine.clone()
-        affine[:3, :3] *= ratio
-        # The tolerance keeps a rounding error from adding a voxel.
-        size = ((torch.tensor(self.shape) - 1) / ratio - 1e-4).ceil().clamp_min(0).int() + 1
-        return Grid(tuple(size.tolist()), affine)
-
-    def of_blocks(self, sides: Tensor, shape: Sequence[int]) -> "Grid":
-        """Return the grid of ``shape`` blocks of ``sides`` ``(3,)`` voxels each, from the first voxel's corner on."""
-        affine = self.affine.clone()
-        affine[:3, 3] += affine[:3, :3] @ ((sides.double() - 1) / 2)
-        affine[:3, :3] *= sides
-        return Grid(tuple(shape), affine)
-
-    def over(self, volume: "Grid") -> "Grid":
-        """Extend or crop the lattice of this grid to just cover ``volume``, up to the outer faces of its voxels.
-
-        Axes that are not orthogonal are replaced by the closest orthogonal ones; a lattice node near the centre of
-        ``volume`` keeps its position.
-        """
-        u, _, v = torch.linalg.svd(self.affine[:3, :3] / self.spacing_mm)
-        affine, node = self.affine.clone(), self.voxels(volume.centre).round()
-        affine[:3, :3] = u @ v * self.spacing_mm
-        affine[:3, 3] += (self.affine - affine)[:3, :3] @ node
-        corners = Grid(self.shape, affine).voxels(volume.corners(0.5))
-        # The tolerance keeps a rounding error from adding a node.
-        low, high = (corners.amin(0) + 1e-3).floor(), (corners.amax(0) - 1e-3).ceil()
-        affine[:3, 3] += affine[:3, :3] @ low
-        return Grid(tuple((high - low + 1).int().tolist()), affine)
-
-    def canonical(self) -> "Grid":
-        """Reorder and flip the axes to be as close as possible to RAS; the voxels stay the same."""
-        cosines = self.affine[:3, :3] / self.spacing_mm
-        best = max(_PERMUTATIONS, key=lambda axes: float(cosines[range(3), axes].abs().sum()))
-        affine, shape = self.affine.clone(), [self.shape[axis] for axis in best]
-        for world_axis, axis in enumerate(best):
-            column = self.affine[:3, axis]
-            flipped = bool(column[world_axis] < 0)
-            affine[:3, world_axis] = -column if flipped else column
-            if flipped:
-                affine[:3, 3] += (self.shape[axis] - 1) * column
-        return Grid(tuple(shape), affine)
-
-
-_PERMUTATIONS = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
-
-
-@full_precision
-def _apply_affine(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply ``matrix`` ``(4, 4)`` to ``points`` ``(..., 3)``."""
-    matrix = matrix.to(points)
-    return torch.addmm(matrix[:3, 3], points.reshape(-1, 3), matrix[:3, :3].T).view_as(points)
 
 
 def interpolate(volume: Tensor, voxels: Tensor, mode: str = "bilinear") -> Tensor:
@@ -264,7 +124,7 @@ class AffineTransform(Transform):
         return torch.equal(self.matrix, torch.eye(4, dtype=torch.float64))
 
     def __call__(self, points: Tensor) -> Tensor:
-        return _apply_affine(self.matrix, _as_points(points))
+        return transform_points(self.matrix, _as_points(points))
 
     @property
     def inverse(self) -> "AffineTransform":
@@ -311,7 +171,7 @@ class DenseTransform(Transform):
     def _to_mm(self, vectors: Tensor) -> Tensor:
         linear = self.grid.affine.clone()
         linear[:3, 3] = 0
-        return _apply_affine(linear, vectors)
+        return transform_points(linear, vectors)
 
     def __call__(self, points: Tensor) -> Tensor:
         points = _as_points(points)

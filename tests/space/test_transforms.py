@@ -8,12 +8,11 @@ import torch
 from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.ndimage import map_coordinates
 
-from groupmorph_monai.space import geometry
-from groupmorph_monai.space.geometry import (
+from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import (
     AffineTransform,
     ComposedTransform,
     DenseTransform,
-    Grid,
     Transform,
     interpolate,
     jacobian_determinant,
@@ -259,7 +258,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
     for chain, actual in zip(chains(), whole):
         assert actual.shape == (3, *target.shape) and actual.dtype == torch.float32
         np.testing.assert_allclose(actual.movedim(0, -1), chain(target.points()) - target.points(), atol=1e-5)
-    monkeypatch.setattr(geometry, "SLAB_VOXELS", voxels)
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", voxels)
     for chain, expected in zip(chains(), whole):
         torch.testing.assert_close(chain.displacement(target), expected, rtol=0, atol=1e-6)
 
@@ -268,7 +267,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
 @pytest.mark.parametrize("slab_voxels", [1, 400, 2**20])
 def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab_voxels, dtype):
     ddf = 2 * noise(2, 3, *SIZE) - 1
-    monkeypatch.setattr(geometry, "SLAB_VOXELS", slab_voxels)
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", slab_voxels)
     for affine in (None, GRID.affine, torch.from_numpy(affine_of(np.diag([-1.0, 1, 1]) @ OBLIQUE))):
         axes = np.eye(3) if affine is None else affine[:3, :3].numpy()
         actual = jacobian_determinant(ddf.to(dtype), affine)

@@ -1,0 +1,29 @@
+"""Results of a suite in a file of JSON lines, from which an interrupted run resumes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["JsonLines"]
+
+
+class JsonLines:
+    """File of JSON objects, one per line, each of which is written as soon as it is appended.
+
+    Args:
+        file: file, which may be missing.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the objects of all earlier runs, in the order in which they were appended."""
+        text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Append an object."""
+        with open(self.file, "a", encoding="utf-8") as file:
+            print(json.dumps(line), file=file)
