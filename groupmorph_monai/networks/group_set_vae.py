@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..space.lattice import window_mean, window_normalise
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 
-__all__ = ["GroupSetVAE", "Look", "displace", "twice_as_fine"]
+__all__ = ["GroupSetVAE", "Look", "displace_scriptable", "twice_as_fine"]
 
 _SQUARINGS = 4  # of the integration inside a look; the trained weights depend on it
 
@@ -21,7 +21,7 @@ def _line(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
 
 
-def displace(x: Tensor, u: Tensor) -> Tensor:
+def displace_scriptable(x: Tensor, u: Tensor) -> Tensor:
     """Compute ``x(p + u(p))``: `space.grid.displace`, restricted to what TorchScript supports.
 
     `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
@@ -117,10 +117,10 @@ class Look(nn.Module):
         """Warp features by the displacement of z, ``(B*K, C, *S)``."""
         u = z / 2.0**self.squarings
         for _ in range(self.squarings):
-            u = u + displace(u, u)
+            u = u + displace_scriptable(u, u)
         if self.finer:
             u = twice_as_fine(u)
-        return displace(features, u)
+        return displace_scriptable(features, u)
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""

@@ -12,7 +12,7 @@ from ..probability.posterior import split_parameters
 from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
 from .batches import as_images
-from .field_inferer import FieldInferer, Prediction, Registration
+from .field_inferer import FieldInferer, Prediction, RegistrationOutput
 
 __all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
 
@@ -37,7 +37,7 @@ class CodeInferer(FieldInferer):
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
-    ) -> Registration:
+    ) -> RegistrationOutput:
         """Deform a series.
 
         Args:

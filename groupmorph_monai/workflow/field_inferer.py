@@ -12,10 +12,10 @@ from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
 from ..space.grid import inside, warp, warp_observed
 
-__all__ = ["FieldInferer", "Prediction", "Registration"]
+__all__ = ["FieldInferer", "Prediction", "RegistrationOutput"]
 
 
-class Registration(TypedDict):
+class RegistrationOutput(TypedDict):
     """Result of an inferer.
 
     Args:
@@ -90,7 +90,7 @@ class FieldInferer(Inferer):
         """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
         return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
-    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> Registration:
+    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> RegistrationOutput:
         """Warp the images, ``(B, K, *S)``, by a prediction, and compute the displacements in both directions."""
         dvf, timepoints = prediction.dvf, images.shape[1]
 

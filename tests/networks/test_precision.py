@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
-from groupmorph_monai.networks.group_set_vae import Look, displace
+from groupmorph_monai.networks.group_set_vae import Look, displace_scriptable
 from groupmorph_monai.space import AffineFlow
 
 SIZE = (4, 160, 6)
@@ -24,7 +24,7 @@ def lowered():
 @pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_warp_of_features_is_exact(axis, script):
-    function = torch.jit.script(displace) if script else displace
+    function = torch.jit.script(displace_scriptable) if script else displace_scriptable
     static = torch.zeros(1, 3, *SIZE)
     shifted = static.clone()
     shifted[:, axis] = 0.25

@@ -25,7 +25,7 @@ from ..run import split_overlays
 from .clusters import Resources, connect, open_client, submit
 from .folders import CohortFolder, Job, Status
 from .summary import Results, summarise
-from .worker import process_series
+from .worker import send_to_server
 
 __all__ = ["Study", "run_study", "settings_hash"]
 
@@ -141,7 +141,7 @@ def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
     """Process series one after the other on this machine, without Dask."""
     for n, line in enumerate(lines):
         try:
-            yield n, process_series(line)
+            yield n, send_to_server(line)
         except RuntimeError as error:
             yield n, error
 
