@@ -57,14 +57,14 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[ManifestRow]
     same: dict[str, int] = {}  # line numbers by scans and options
     for number, cells in rows:
         try:
-            one = _series(header, cells, Path(manifest).resolve().parent, output)
-            first = lines.setdefault(one.name.casefold(), number)
+            series_row = _series(header, cells, Path(manifest).resolve().parent, output)
+            first = lines.setdefault(series_row.name.casefold(), number)
             if first != number:
-                raise InputError(f"name: expected a unique name, got {one.name!r} as on line {first}")
-            first = same.setdefault(repr((list(map(os.path.realpath, one.files)), one.options)), number)
+                raise InputError(f"name: expected a unique name, got {series_row.name!r} as on line {first}")
+            first = same.setdefault(repr((list(map(os.path.realpath, series_row.files)), series_row.options)), number)
             if first != number:
                 raise InputError(f"scans: expected every series once, got the scans and options of line {first}")
-            series.append(one)
+            series.append(series_row)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")
     if len(mistakes) == 1:

@@ -37,7 +37,7 @@ def run_cohort(args: argparse.Namespace) -> int:
     cohort = CohortFolder(Path(args.output).resolve())
     options = register_options(args)
     settings = settings_hash(options)
-    jobs = [registration_job(one, options, cohort, settings) for one in series]
+    jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 
