@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame, Series, check_affine, checked_series, real_array, series_of_arrays, unmasked
-from ..data.writing.applying import warp
+from ..data.writing.applying import warp_frame
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
@@ -93,7 +93,9 @@ class Registration:
         if values.ndim != 3 or not values.size:
             raise InputError(f"image: expected three axes with voxels, got shape {values.shape}; pass a 3D volume")
         frame = Frame(values, matrix, "image", unmasked(image))
-        return self._pulled(*warp(frame, self.grid, self.transforms[timepoint], f"timepoint {timepoint}", label), label)
+        return self._pulled(
+            *warp_frame(frame, self.grid, self.transforms[timepoint], f"timepoint {timepoint}", label), label
+        )
 
     def _pull(self, frame: Frame, k: int) -> np.ndarray:
         return self._pulled(*resample(frame, self.grid, self.transforms[k]))

@@ -23,10 +23,10 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    for each in _SIGNALS:  # further signals must not interrupt the cleanup
-        signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+def _stop(received: int, frame: FrameType | None) -> None:
+    for number in _SIGNALS:  # further signals must not interrupt the cleanup
+        signal.signal(number, signal.SIG_IGN)
+    raise Stopped(received)
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

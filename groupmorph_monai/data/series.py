@@ -27,9 +27,9 @@ __all__ = [
     "LONGEST_MM",
     "Frame",
     "Series",
+    "boxes_overlap",
     "check_affine",
     "checked_series",
-    "overlap",
     "real_array",
     "series_of_arrays",
     "unmasked",
@@ -281,7 +281,7 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "correct the voxel size or its unit in the header"
         )
-    if not overlap(frame.grid, first.grid):
+    if not boxes_overlap(frame.grid, first.grid):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
@@ -338,7 +338,7 @@ def _with_least_outside(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return data if (data[~valid] == least).all() else np.where(valid, data, least)
 
 
-def overlap(one: Grid, other: Grid) -> bool:
+def boxes_overlap(one: Grid, other: Grid) -> bool:
     """Check whether two volumes overlap in space, by comparing bounding boxes along the axes of each."""
     for grid, box in ((one, other), (other, one)):
         corners = box.voxels(grid.corners(0.5)).numpy()

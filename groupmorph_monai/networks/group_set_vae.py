@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from ..space.lattice import window_mean, window_normalise
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 
-__all__ = ["GroupSetVAE", "Look", "displace", "twice_as_fine"]
+__all__ = ["GroupSetVAE", "Update", "displace_scriptable", "twice_as_fine"]
 
-_SQUARINGS = 4  # number of squarings of the integration inside a look; the trained weights depend on it
+_SQUARINGS = 4  # number of squarings of the integration inside an update; the trained weights depend on it
 
 
 def _line(n: int, like: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def _line(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, dtype=dtype, device=like.device) * (2.0 / (n - 1)) - 1.0
 
 
-def displace(x: Tensor, u: Tensor) -> Tensor:
+def displace_scriptable(x: Tensor, u: Tensor) -> Tensor:
     """Compute ``x(p + u(p))``: `space.warping.displace`, restricted to what TorchScript supports.
 
     `torch.nn.functional.affine_grid` is not used, as its matrix product rounds coordinates under autocast and TF32.
@@ -70,7 +70,7 @@ def _half_as_fine(x: Tensor) -> Tensor:
     return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
-class Look(nn.Module):
+class Update(nn.Module):
     """Update of z: features warped by the current z are compared with their mean over K.
 
     The least-squares step in each window (Lucas and Kanade 1981, for K volumes and their mean) is an input of a small
@@ -117,10 +117,10 @@ class Look(nn.Module):
         """Warp features by the displacement of z, ``(B*K, C, *S)``."""
         u = z / 2.0**self.squarings
         for _ in range(self.squarings):
-            u = u + displace(u, u)
+            u = u + displace_scriptable(u, u)
         if self.finer:
             u = twice_as_fine(u)
-        return displace(features, u)
+        return displace_scriptable(features, u)
 
     def slopes(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradient of the mean features ``(B, 1, C, *S)``: ``(B, C, 3, *S)``, unweighted and weighted."""
@@ -221,20 +221,20 @@ class GroupSetVAE(nn.Module):
 
     Shared filters encode each volume separately. Timepoints interact only by means over K, so that reordering them
     reorders the result (Deep Sets, Zaheer et al. 2017). z is computed from coarse to fine, on every 16th to every 4th
-    voxel. Each update, here a *look*, warps the features by the current z, compares them with their mean, and changes
-    z. The last looks compare features of every 2nd voxel and change z on every 4th. Unlike `GroupVAE`, which stacks the
+    voxel. Each update warps the features by the current z, compares them with their mean, and changes z. The last
+    updates compare features of every 2nd voxel and change z on every 4th. Unlike `GroupVAE`, which stacks the
     timepoints as channels (GroupMorph, Fig. 3), this network accepts series of any length.
 
     Args:
         encoder_channels: filters of the encoder on every 2nd, 4th, 8th and 16th voxel.
         features: number of compared features on every 2nd, 4th, 8th and 16th voxel.
         hidden_channels: channels of the network that predicts the step.
-        looks: number of looks on every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
+        updates: number of updates on every 16th, 8th, 4th and 2nd voxel, with shared weights on each lattice.
         max_velocity_voxels: bound alpha of the components of the mean, ``alpha tanh(z / alpha)``, voxels of the grid of
             z.
         initial_std_voxels: standard deviation of q before training, voxels of the grid of z.
-        velocities: number of velocities per timepoint, as for `FlowSequence`. The looks compute one for all; the
-            difference of each from it is computed from the activations of the last look.
+        velocities: number of velocities per timepoint, as for `FlowSequence`. The updates compute one for all; the
+            difference of each from it is computed from the activations of the last update.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class GroupSetVAE(nn.Module):
         encoder_channels: Sequence[int] = (8, 16, 24, 24),
         features: Sequence[int] = (4, 8, 8, 8),
         hidden_channels: int = 24,
-        looks: Sequence[int] = (2, 2, 2, 3),
+        updates: Sequence[int] = (2, 2, 2, 3),
         max_velocity_voxels: float = 15.0,
         initial_std_voxels: float = 0.1,
         velocities: int = 1,
@@ -250,7 +250,7 @@ class GroupSetVAE(nn.Module):
         super().__init__()
         self.multiple, self.stride, self.velocities = 16, 4, velocities
         self.max_velocity_voxels = float(max_velocity_voxels)
-        self.looks = list(looks)
+        self.updates = list(updates)
         self.encoder = nn.ModuleList()
         channels = 1
         for level, width in enumerate(encoder_channels):
@@ -258,16 +258,18 @@ class GroupSetVAE(nn.Module):
             channels = width + 1 if level == 0 else width
         widths = [encoder_channels[0] + 1, *encoder_channels[1:]]
         self.compared = nn.ModuleList([nn.Conv3d(w, f, 3, padding=1) for w, f in zip(widths, features)])
-        self.look = nn.ModuleList(
-            [Look(f, hidden_channels, finer=level == 3) for level, f in enumerate(reversed(features))]
+        self.look = nn.ModuleList(  # of updates; the keys of trained weights contain the name
+            [Update(f, hidden_channels, finer=level == 3) for level, f in enumerate(reversed(features))]
         )
-        self.apart = nn.ModuleList([nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else [])
+        self.velocity_offsets = nn.ModuleList(
+            [nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)] if velocities > 1 else []
+        )
         self.variance_head = nn.Conv3d(hidden_channels, 3 * velocities, 3, padding=1)
         init_leaky_relu_layers(self.encoder)
         for part in (self.compared, self.look):
             # A third faster on a CPU, for few filters on small lattices. PyTorch's type hints lack memory_format.
             part.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        for layer in self.apart:
+        for layer in self.velocity_offsets:
             nn.init.normal_(layer.get_parameter("weight"), std=1e-3)
             nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.normal_(self.variance_head.weight, std=1e-5)
@@ -311,13 +313,13 @@ class GroupSetVAE(nn.Module):
         features = self.encode(self.padded(images).flatten(0, 1).unsqueeze(1))
         z = torch.zeros_like(features[3][:, :3], dtype=images.dtype)  # features may be bfloat16, geometry is not
         h = z
-        for level, look in enumerate(self.look):
+        for level, update in enumerate(self.look):
             if level == 1 or level == 2:
                 z = twice_as_fine(z)
-            for _ in range(self.looks[level]):
-                z, h = look(features[3 - level], z, timepoints)
+            for _ in range(self.updates[level]):
+                z, h = update(features[3 - level], z, timepoints)
         z = z.repeat(1, self.velocities, 1, 1, 1)
-        for layer in self.apart:
+        for layer in self.velocity_offsets:
             difference = layer(h).unflatten(0, (-1, timepoints))
             z = z + (difference - difference.mean(dim=1, keepdim=True)).flatten(0, 1)
         mean = self.bounded(z)

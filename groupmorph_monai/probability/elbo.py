@@ -24,7 +24,7 @@ class NegativeELBO(nn.Module):
         surfaces: likelihood of a structure's surfaces, for batches that contain them (VoxelMorph-diff, Eq. 10).
         surface_weight: weight of the surface likelihood.
         symmetry_weight: weight of the asymmetry of exchanged pairs: the mean squared displacement, in voxels, of the
-            two maps composed, for results that contain ``there_and_back`` (AVSM, Eq. 10). Affine maps are compared by
+            two maps composed, for results that contain ``round_trip_ddf`` (AVSM, Eq. 10). Affine maps are compared by
             where they move voxels too, not by their matrices (AVSM, Eq. 5).
     """
 
@@ -52,8 +52,8 @@ class NegativeELBO(nn.Module):
 
         Args:
             registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if
-                it contains ``returned`` and ``returned_covered``, the likelihood is the mean of the likelihoods in the
-                common space and in each timepoint's own space.
+                it contains ``backward_pairs`` and ``backward_covered``, the likelihood is the mean of the likelihoods
+                in the common space and in each timepoint's own space.
             target: the structure's surfaces, in the format of `SurfaceDistance`.
 
         Returns:
@@ -61,9 +61,9 @@ class NegativeELBO(nn.Module):
             ``asymmetry``.
         """
         likelihood = self.likelihood(registration["warped"], registration.get("covered"))
-        if "returned" in registration:
+        if "backward_pairs" in registration:
             likelihood = 0.5 * (
-                likelihood + self.likelihood(registration["returned"], registration["returned_covered"])
+                likelihood + self.likelihood(registration["backward_pairs"], registration["backward_covered"])
             )
         terms = {
             "log_likelihood": likelihood,
@@ -72,8 +72,8 @@ class NegativeELBO(nn.Module):
         if self.surfaces is not None and target is not None:
             surfaces = self.surfaces(registration["ddf"], registration["inverse_ddf"], target)
             terms["surface_log_likelihood"] = surfaces
-        if "there_and_back" in registration:
-            terms["asymmetry"] = registration["there_and_back"].square().sum(dim=1).mean()
+        if "round_trip_ddf" in registration:
+            terms["asymmetry"] = registration["round_trip_ddf"].square().sum(dim=1).mean()
         return terms
 
     def forward(self, registration: Mapping[str, Tensor], target: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -20,15 +20,15 @@ from .registration import ComposeTransformsd, timepoint_transforms
 from .sampling import RandomDraws
 from .schedule import Schedule
 from .static_regions import StaticRegions
-from .training import CarriedBack, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
+from .training import BackwardComparison, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
 from .weights import WeightsLoader, read_weights
 
 __all__ = [
     "AffineRefinement",
     "AffineSchedule",
     "AlignInitiald",
+    "BackwardComparison",
     "BestWeights",
-    "CarriedBack",
     "Checkpoints",
     "CodeInferer",
     "CodesOf",

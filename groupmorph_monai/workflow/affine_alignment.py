@@ -196,9 +196,9 @@ class _Group:
     def less_likely(self, maps: Tensor, simpler: Tensor, chosen: Sequence[int], scans: Sequence[int]) -> list[int]:
         """Return those of the ``scans`` for which ``simpler`` maps lose more log likelihood than the parameters of
         ``maps`` cost (Bayesian information criterion, with one independent voxel per window)."""
-        grid, moving = self.grid(maps, 1, chosen), [chosen.index(k) for k in scans]
+        grid, predicted = self.grid(maps, 1, chosen), [chosen.index(k) for k in scans]
         values, simpler_values = (
-            regress(*self.resampled(self.fine, grid, m, chosen), moving).value for m in (maps, simpler)
+            regress(*self.resampled(self.fine, grid, m, chosen), predicted).value for m in (maps, simpler)
         )
         compared = (values != 0) & (simpler_values != 0)
         voxels = compared.flatten(1).sum(dim=1) / (2 * WINDOW_RADIUS + 1) ** 3
@@ -227,14 +227,14 @@ class _Group:
     def optimise(self, maps: Tensor, level: int, kind: str, chosen: Sequence[int], only: int | None = None) -> Tensor:
         """Take Gauss-Newton steps of all the chosen scans, whose mean is fixed, or of one of them ``only``."""
         scans, grid = (self.coarse, self.fine)[level], self.grid(maps, level, [k for k in chosen if k != only])
-        moving = range(len(chosen)) if only is None else [chosen.index(only)]
+        updated = range(len(chosen)) if only is None else [chosen.index(only)]
         maps, corners = maps.clone(), _corners(grid)
         volumes = {k: scans[k].resampled(grid, maps[k]) for k in chosen}
         for _ in range(self.settings.schedule.iterations):
-            steps = affine_steps(*self.stacked(volumes), grid, kind, moving)
+            steps = affine_steps(*self.stacked(volumes), grid, kind, updated)
             if only is None:  # shortened, as each step is computed with the other scans fixed, but these move, too
                 steps = (steps - steps.mean(dim=0)) * (len(chosen) - 1) / len(chosen)
-            for n, move in zip(moving, torch.linalg.matrix_exp(steps)):
+            for n, move in zip(updated, torch.linalg.matrix_exp(steps)):
                 k = chosen[n]
                 maps[k] = maps[k] @ move
                 volumes[k] = scans[k].resampled(grid, maps[k])
@@ -275,18 +275,18 @@ class _Group:
 
     def align(self) -> AffineAlignment:
         """Align the scans by the steps that `GroupAffine` lists."""
-        everyone = list(range(len(self.grids)))
-        headers = torch.eye(4, dtype=torch.float64).repeat(len(everyone), 1, 1)
-        maps = self.optimise(headers, 0, "rigid", everyone)
-        placed = [k for k in everyone if self.agreement(maps, k, everyone)[1] >= CLEAR_CONFIDENCE]
-        if len(placed) < len(everyone):
+        all_scans = list(range(len(self.grids)))
+        headers = torch.eye(4, dtype=torch.float64).repeat(len(all_scans), 1, 1)
+        maps = self.optimise(headers, 0, "rigid", all_scans)
+        placed = [k for k in all_scans if self.agreement(maps, k, all_scans)[1] >= CLEAR_CONFIDENCE]
+        if len(placed) < len(all_scans):
             maps, placed = self.search(maps, placed)
         if len(placed) > 1:
             for level in (0, 1):
                 maps = self.optimise(maps, level, self.settings.kind, placed)
             maps = self.keep_headers(maps, placed)
         else:
-            maps, placed = headers, everyone
+            maps, placed = headers, all_scans
         return self.assessed(maps, placed)
 
     def assessed(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
@@ -301,13 +301,13 @@ class _Group:
         Returns:
             The maps, and the scans placed.
         """
-        everyone = range(len(maps))
-        seeds = sorted(everyone, key=lambda k: (k == self.masked, self.edge_strength(k)), reverse=True)
+        all_scans = range(len(maps))
+        seeds = sorted(all_scans, key=lambda k: (k == self.masked, self.edge_strength(k)), reverse=True)
         starts = [[k] for k in seeds]
         if len(placed) > 1 and (self.masked is None or self.masked in placed):
             starts = [list(placed)]
         for group in starts:
-            pending = [k for k in everyone if k not in group]
+            pending = [k for k in all_scans if k not in group]
             while pending:
                 new_maps = {}
                 for k in pending:
@@ -383,10 +383,10 @@ class _Group:
 
     def polarity(self, maps: Tensor) -> Tensor:
         """Compute the signs of the first eigenvector of the scans' mean local correlations."""
-        everyone = range(len(maps))
-        regression = regress(*self.resampled(self.fine, self.grid(maps, 1, everyone), maps, everyone), everyone)
+        all_scans = range(len(maps))
+        regression = regress(*self.resampled(self.fine, self.grid(maps, 1, all_scans), maps, all_scans), all_scans)
         first = torch.linalg.eigh(regression.correlation + regression.correlation.T).eigenvectors[:, -1]
-        majority = (first * torch.tensor([self.edge_strength(k) for k in everyone])).sum()
+        majority = (first * torch.tensor([self.edge_strength(k) for k in all_scans])).sum()
         return torch.where(first * majority < 0, -1.0, 1.0)
 
 

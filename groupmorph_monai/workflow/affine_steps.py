@@ -29,12 +29,12 @@ def affine_generators(kind: str) -> Tensor:
 
 
 class Regression(NamedTuple):
-    """Result of `regress` for M moving volumes.
+    """Result of `regress` for M predicted volumes.
 
     Args:
         value, guide, score, weight: as for `Linearised`, but a value for each volume, ``(M, *S)``; value, score and
             weight are 0 where volumes cannot be compared.
-        correlation: correlation of each moving volume with each of the K volumes, averaged over the windows,
+        correlation: correlation of each predicted volume with each of the K volumes, averaged over the windows,
             ``(M, K)``.
     """
 
@@ -45,7 +45,7 @@ class Regression(NamedTuple):
     correlation: Tensor
 
 
-def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regression:
+def regress(volumes: Tensor, measured: Tensor, predicted: Sequence[int]) -> Regression:
     """Predict volumes from the other volumes in the window around every voxel.
 
     The prediction is the sum of the other volumes, each normalised to zero mean and unit variance and multiplied by its
@@ -55,7 +55,7 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     Args:
         volumes: intensities in [0, 1], ``(K, *S)``.
         measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
-        moving: indices of the volumes to predict.
+        predicted: indices of the volumes to predict.
     """
 
     def mean(x: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     local_mean = mean(volumes * measured) / share
     variance = (mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
     normal = (volumes - local_mean) * variance.rsqrt() * measured
-    parts, correlations, pending = [], [], set(moving)
+    parts, correlations, pending = [], [], set(predicted)
     pairs: dict[tuple[int, int], Tensor] = {}
-    for k in moving:
+    for k in predicted:
         rest = [j for j in range(len(volumes)) if j != k]
         pending.discard(k)
         local_correlations = []
@@ -98,15 +98,16 @@ def regress(volumes: Tensor, measured: Tensor, moving: Sequence[int]) -> Regress
     return Regression(value, guide, score, weight, torch.stack(correlations))
 
 
-def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, moving: Sequence[int]) -> Tensor:
-    """Compute one Gauss-Newton step of each moving volume: the logarithm ``(4, 4)`` of a map to apply before its map.
+def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, predicted: Sequence[int]) -> Tensor:
+    """Compute one Gauss-Newton step of each predicted volume: the logarithm ``(4, 4)`` of a map to apply before its
+    map.
 
     Args:
-        volumes, measured, moving: as for `regress`.
+        volumes, measured, predicted: as for `regress`.
         grid: grid of the volumes.
         kind: ``"affine"`` or ``"rigid"``.
     """
-    _, guides, scores, weights, _ = (x.double() for x in regress(volumes, measured, moving))
+    _, guides, scores, weights, _ = (x.double() for x in regress(volumes, measured, predicted))
     # Coordinates about the centre, in units of half the longest side, keep the equations well conditioned.
     scale = float(grid.extent_mm.max()) / 2
     points = (grid.points() - grid.centre).flatten(0, 2).T / scale

@@ -13,7 +13,7 @@ from ..space.alignment import Alignment
 from ..space.field import Field
 from ..space.integrate import Transformation
 from .batches import as_images
-from .field_inferer import FieldInferer, Prediction, Registration
+from .field_inferer import FieldInferer, Prediction, RegistrationOutput
 
 __all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
 
@@ -38,7 +38,7 @@ class CodeInferer(FieldInferer):
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
-    ) -> Registration:
+    ) -> RegistrationOutput:
         """Deform a series.
 
         Args:

@@ -16,10 +16,10 @@ from .affine_refinement import AffineRefinement
 from .network_passes import NetworkPasses
 from .refinement import Refinement
 
-__all__ = ["FieldInferer", "Prediction", "Registration"]
+__all__ = ["FieldInferer", "Prediction", "RegistrationOutput"]
 
 
-class Registration(TypedDict):
+class RegistrationOutput(TypedDict):
     """Result of an inferer.
 
     Args:
@@ -103,7 +103,7 @@ class FieldInferer(Inferer):
         """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
         return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
-    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> Registration:
+    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> RegistrationOutput:
         """Warp the images, ``(B, K, *S)``, by a prediction, and compute the displacements in both directions."""
         dvf, timepoints = prediction.dvf, images.shape[1]
 

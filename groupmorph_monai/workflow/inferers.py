@@ -22,7 +22,7 @@ from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence
-from .field_inferer import FieldInferer, Prediction, Registration
+from .field_inferer import FieldInferer, Prediction, RegistrationOutput
 from .network_passes import NetworkPasses
 from .refinement import Refinement
 from .streamed_network import streamed_imputation, streamed_mean, streams
@@ -108,7 +108,7 @@ class RegistrationInferer(FieldInferer):
         initial: Tensor | None = None,
         one_header: bool = True,
         **kwargs: Any,
-    ) -> Registration:
+    ) -> RegistrationOutput:
         """Register a series.
 
         Args:
@@ -120,7 +120,7 @@ class RegistrationInferer(FieldInferer):
             one_header: all timepoints were acquired on the same grid, in which tissue may be static.
 
         Returns:
-            The registration, a dictionary; see `Registration`.
+            The registration, a dictionary; see `RegistrationOutput`.
 
         Raises:
             InputError: If the images are not finite, or the network and the storage are incompatible.

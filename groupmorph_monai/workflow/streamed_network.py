@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.storage import Storage
-from ..networks.group_set_vae import GroupSetVAE, Look, twice_as_fine
+from ..networks.group_set_vae import GroupSetVAE, Update, twice_as_fine
 from ..networks.layers import cropped
 
 __all__ = ["streamed_imputation", "streamed_mean", "streams"]
@@ -40,30 +40,30 @@ def streamed_mean(network: GroupSetVAE, images: Tensor, storage: Storage) -> Ten
     parts = ((c, tuple(network.encode(network.padded(images[:, c])[0, :, None]))) for c in storage.chunks(timepoints))
     features = storage.collect(parts, timepoints, dim=0)
     z = storage.map(lambda part: torch.zeros_like(part[:, :3], dtype=images.dtype), features[3], dim=0)
-    for level, look in enumerate(cast(Sequence[Look], network.look)):
+    for level, update in enumerate(cast(Sequence[Update], network.look)):
         if level in (1, 2):
             z = storage.map(twice_as_fine, z, dim=0)
-        for _ in range(network.looks[level]):
-            z = _updated(look, features[3 - level], z, storage)
+        for _ in range(network.updates[level]):
+            z = _updated(update, features[3 - level], z, storage)
     return storage.map(lambda part: cropped(network.bounded(part), images, network.stride).float(), z, dim=0)[None]
 
 
-def _updated(look: Look, features: Tensor, z: Tensor, storage: Storage) -> Tensor:
+def _updated(update: Update, features: Tensor, z: Tensor, storage: Storage) -> Tensor:
     """Update z by one of the network's steps, which couples the timepoints by three means: of their features, of their
     features' deviation from that mean, and of z."""
-    warped = storage.map(look.warped, features, z, dim=0)
+    warped = storage.map(update.warped, features, z, dim=0)
     mean = storage.mean(warped, dim=0)[None]
-    slope, weighted = look.slopes(mean)
-    compared = partial(_compared, look, mean, weighted)
+    slope, weighted = update.slopes(mean)
+    compared = partial(_compared, update, mean, weighted)
     disagreement = storage.sum(lambda part: compared(part)[1].sum(dim=1), warped, dim=0) / len(z)
 
-    def update(part: Tensor, z_part: Tensor) -> Tensor:
-        return look.updated(slope, weighted, *compared(part), disagreement, z_part)[0]
+    def next_z(part: Tensor, z_part: Tensor) -> Tensor:
+        return update.updated(slope, weighted, *compared(part), disagreement, z_part)[0]
 
-    z = storage.map(update, warped, z, dim=0)
+    z = storage.map(next_z, warped, z, dim=0)
     shared = storage.mean(z, dim=0)
     return storage.map(lambda part: part - shared, z, dim=0)
 
 
-def _compared(look: Look, mean: Tensor, weighted: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return look.compared(warped[None], mean, weighted)
+def _compared(update: Update, mean: Tensor, weighted: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return update.compared(warped[None], mean, weighted)

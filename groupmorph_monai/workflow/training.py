@@ -17,7 +17,7 @@ from .field_inferer import Prediction
 from .inferers import RegistrationInferer
 
 __all__ = [
-    "CarriedBack",
+    "BackwardComparison",
     "Comparison",
     "ExchangedPairs",
     "InverseFields",
@@ -60,20 +60,21 @@ class InverseFields(Comparison):
         return {"inverse_ddf": inverse_ddf()}
 
 
-class CarriedBack(Comparison):
-    """Add ``returned`` ``(B * K, 2, *S)``, for a likelihood in the space of each timepoint: its volume, and the mean of
-    the aligned volumes, warped to it; and ``returned_covered``, True where they were measured and not extrapolated."""
+class BackwardComparison(Comparison):
+    """Add ``backward_pairs`` ``(B * K, 2, *S)``, for a likelihood in the space of each timepoint: its volume, and the
+    mean of the aligned volumes, warped to it; and ``backward_covered``, True where they were measured and not
+    extrapolated."""
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         warped, covered = registration["warped"], registration["covered"]
         mean, observed = mean_of_valid(warped, covered), covered.any(dim=1, keepdim=True)
-        returned, valid = warp_observed(mean.expand_as(images), observed.expand_as(images), inverse_ddf())
-        pairs = {"returned": (images, returned), "returned_covered": (torch.ones_like(valid), valid)}
+        warped_mean, valid = warp_observed(mean.expand_as(images), observed.expand_as(images), inverse_ddf())
+        pairs = {"backward_pairs": (images, warped_mean), "backward_covered": (torch.ones_like(valid), valid)}
         return {name: torch.stack(pair, dim=2).flatten(0, 1) for name, pair in pairs.items()}
 
 
 class ExchangedPairs(Comparison):
-    """Register every pair in both orders, as a batch of twice the size, and add ``there_and_back`` ``(B, 3, *S)``, the
+    """Register every pair in both orders, as a batch of twice the size, and add ``round_trip_ddf`` ``(B, 3, *S)``, the
     displacement of the composition of both maps, in voxels (AVSM, Eqs. 6 and 11).
 
     Args:
@@ -99,7 +100,7 @@ class ExchangedPairs(Comparison):
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:
         forward, backward = registration["ddf"][:, 1:].chunk(2)
-        return {"there_and_back": compose(forward, backward)[:, 0]}
+        return {"round_trip_ddf": compose(forward, backward)[:, 0]}
 
 
 class TrainingInferer(Inferer):

@@ -85,7 +85,7 @@ def test_avsms_loss_is_half_of_equation_11_with_the_papers_weights():
         "warped": warped,
         "z_mean": momenta,
         "z_log_variance": torch.full_like(momenta, -torch.inf),
-        "there_and_back": left,
+        "round_trip_ddf": left,
     }
     velocities = MultiGaussian()(momenta)
     integral = (momenta / 24 * velocities / 24).sum(dim=(1, 2)).mean(dim=(1, 2, 3)).sum()  # over the unit cube

@@ -4,14 +4,14 @@ import torch
 from groupmorph_monai.networks import GroupSetVAE
 from groupmorph_monai.probability import split_parameters
 
-SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "looks": (1, 2, 1, 1)}
+SMALL = {"encoder_channels": (3, 4, 5, 6), "features": (2, 4, 4, 4), "hidden_channels": 6, "updates": (1, 2, 1, 1)}
 
 
 def network(**options):
     torch.manual_seed(0)
     net = GroupSetVAE(**{**SMALL, **options}).eval()
-    for look in net.look:
-        torch.nn.init.normal_(look.head.weight, std=0.1)
+    for update in net.look:
+        torch.nn.init.normal_(update.head.weight, std=0.1)
     torch.nn.init.normal_(net.variance_head.weight, std=0.1)
     return net
 
@@ -55,13 +55,13 @@ def test_velocities_of_all_pieces_begin_as_one_and_part_by_what_is_learned():
     alone, net, x = network(max_velocity_voxels=1e4), network(velocities=2, max_velocity_voxels=1e4), images()
     weights = {name: w for name, w in alone.state_dict().items() if not name.startswith("variance_head")}
     assert not net.load_state_dict(weights, strict=False).unexpected_keys
-    for weight in (net.apart[0].weight, net.apart[0].bias):
+    for weight in (net.velocity_offsets[0].weight, net.velocity_offsets[0].bias):
         torch.nn.init.zeros_(weight)
     mean, log_variance = split_parameters(net(x), 3)
     assert mean.shape == log_variance.shape == (1, 3, 6, 8, 9, 10)
     torch.testing.assert_close(mean[:, :, :3], mean[:, :, 3:])
     torch.testing.assert_close(mean[:, :, :3], split_parameters(alone(x), 3)[0])
-    torch.nn.init.normal_(net.apart[0].weight, std=0.1)
+    torch.nn.init.normal_(net.velocity_offsets[0].weight, std=0.1)
     parted = split_parameters(net(x), 3)[0]
     assert (parted[:, :, :3] - parted[:, :, 3:]).abs().max() > 0.1
     assert parted.mean(dim=1).abs().max() < 1e-5

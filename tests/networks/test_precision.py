@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, KrebsCVAE, MomentumNet
 from groupmorph_monai.networks.affine_net import affine_fit, normalised_coordinates, soft_match
-from groupmorph_monai.networks.group_set_vae import Look, displace
+from groupmorph_monai.networks.group_set_vae import Update, displace_scriptable
 from groupmorph_monai.space import AffineFlow
 
 SIZE = (4, 160, 6)
@@ -24,7 +24,7 @@ def lowered():
 @pytest.mark.parametrize("script", [False, True])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_warp_of_features_is_exact(axis, script):
-    function = torch.jit.script(displace) if script else displace
+    function = torch.jit.script(displace_scriptable) if script else displace_scriptable
     static = torch.zeros(1, 3, *SIZE)
     shifted = static.clone()
     shifted[:, axis] = 0.25
@@ -36,16 +36,16 @@ def test_the_warp_of_features_is_exact(axis, script):
     torch.testing.assert_close(quarter, (coordinates(axis) + 0.25).clamp_max(last), atol=1e-4, rtol=0)
 
 
-def test_a_look_moves_features_to_places_in_float32(monkeypatch):
-    """What `Look` hands to grid_sample under autocast, against the same in float32."""
+def test_an_update_moves_features_to_places_in_float32(monkeypatch):
+    """What `Update` hands to grid_sample under autocast, against the same in float32."""
     torch.manual_seed(0)
-    look, features, grids = Look(2, 4, finer=True), torch.rand(2, 2, 160, 8, 10), []
+    update, features, grids = Update(2, 4, finer=True), torch.rand(2, 2, 160, 8, 10), []
     grid_sample = F.grid_sample
     monkeypatch.setattr(F, "grid_sample", lambda x, grid, **o: grids.append(grid) or grid_sample(x, grid, **o))
     z = F.interpolate(3 * torch.randn(2, 3, 5, 2, 2), size=(80, 4, 5), mode="trilinear", align_corners=True)
     for context in (lowered(), torch.autocast("cpu", enabled=False)):
         with context, torch.no_grad():
-            look(features, z, 2)
+            update(features, z, 2)
     half = len(grids) // 2
     for low, full in zip(grids[:half], grids[half:]):
         assert low.dtype == torch.float32

@@ -17,18 +17,18 @@ def test_it_is_the_weighted_kl_less_the_likelihood():
     likelihood, prior = GroupNMI(bins=8), FluidPrior(0.5, 0.1)
     expected = 0.25 * prior(registration["z_mean"], registration["z_log_variance"]) - likelihood(registration["warped"])
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
-    returned, covered = torch.rand(3, 2, 6, 6, 6, generator=generator), torch.ones(3, 2, 6, 6, 6, dtype=torch.bool)
+    pairs, covered = torch.rand(3, 2, 6, 6, 6, generator=generator), torch.ones(3, 2, 6, 6, 6, dtype=torch.bool)
     covered[:, 1, :2] = False
-    registration |= {"returned": returned, "returned_covered": covered}
-    both = 0.5 * (likelihood(registration["warped"]) + likelihood(returned, covered))
-    assert likelihood(returned, covered) != likelihood(returned)
+    registration |= {"backward_pairs": pairs, "backward_covered": covered}
+    both = 0.5 * (likelihood(registration["warped"]) + likelihood(pairs, covered))
+    assert likelihood(pairs, covered) != likelihood(pairs)
     expected = expected + likelihood(registration["warped"]) - both
     torch.testing.assert_close(NegativeELBO(likelihood, prior, 0.25)(registration, None), expected)
 
 
 def test_asymmetry_is_the_squared_distance_from_where_one_began():
     registration = registration_of(timepoints=2, batch=2)
-    registration["there_and_back"] = torch.tensor([1.0, -2, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 6, 6, 6)
+    registration["round_trip_ddf"] = torch.tensor([1.0, -2, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 6, 6, 6)
     without, loss = (NegativeELBO(GroupNMI(bins=8), FluidPrior(0.5, 0.1), 0.25, symmetry_weight=w) for w in (0, 3.0))
     assert loss.terms(registration)["asymmetry"].item() == 5
     torch.testing.assert_close(loss(registration), without(registration) + 15)

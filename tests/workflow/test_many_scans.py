@@ -98,8 +98,8 @@ def test_what_needs_all_scans_at_once_is_refused_in_one_line(tmp_path):
 def test_the_network_predicts_what_it_does_of_all_at_once(tmp_path):
     torch.manual_seed(0)
     network = GroupSetVAE((4, 6, 6, 6), (2, 3, 3, 3), 6).eval()
-    for look in network.look:  # as if it were trained: steps that are not all alike
-        torch.nn.init.normal_(look.head.weight, std=0.05)
+    for update in network.look:  # as if it were trained: steps that are not all alike
+        torch.nn.init.normal_(update.head.weight, std=0.05)
     x = gaussian_filter(torch.rand(1, 5, 36, 33, 40, generator=torch.Generator().manual_seed(1)), 1.0)
     covered = torch.ones_like(x)
     covered[:, 3, :9] = 0

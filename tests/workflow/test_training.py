@@ -25,7 +25,7 @@ from groupmorph_monai.space import (
     warp,
 )
 from groupmorph_monai.workflow import (
-    CarriedBack,
+    BackwardComparison,
     ExchangedPairs,
     InverseFields,
     NetworkPasses,
@@ -92,8 +92,8 @@ def test_an_exchanged_pair_is_registered_too_and_both_maps_tell_where_they_lead_
     result = ask(pair, net)
     torch.testing.assert_close(result["warped"][:, 0], torch.cat([pair[:, 0], pair[:, 1]]), atol=1e-5, rtol=0)
     # Two voxels of the images there, half a one back.
-    there_and_back = torch.tensor([1.5, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, *SIZE)
-    torch.testing.assert_close(result["there_and_back"], there_and_back)
+    round_trip_ddf = torch.tensor([1.5, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, *SIZE)
+    torch.testing.assert_close(result["round_trip_ddf"], round_trip_ddf)
     with pytest.raises(InputError, match="symmetry_weight.*pairs.*3"):
         ask(images(timepoints=3), net)
     with pytest.raises(InputError, match="symmetry_weight.*first timepoint"):
@@ -104,14 +104,14 @@ def test_the_mean_carried_back_meets_every_timepoint_where_it_is():
     static = images(timepoints=1)
     x = torch.cat([static.roll(2, dims=2), static.roll(-2, dims=2)], dim=1)
     net = StubNetwork(lambda x: torch.tensor([1.0, -1]))  # 2 voxels of the images either way
-    result = inferer(carried_back=CarriedBack())(x, net)
-    own, returned = result["returned"].unbind(dim=1)
+    result = inferer(backward=BackwardComparison())(x, net)
+    own, other = result["backward_pairs"].unbind(dim=1)
     torch.testing.assert_close(own, x[0])
-    torch.testing.assert_close(returned[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
-    own_covered, returned_covered = result["returned_covered"].unbind(dim=1)
+    torch.testing.assert_close(other[:, 6:-6], x[0, :, 6:-6], atol=1e-4, rtol=0)
+    own_covered, backward_covered = result["backward_covered"].unbind(dim=1)
     # The common space ends two voxels inside of either end of the timepoint.
-    assert own_covered.all() and returned_covered[:, 2:-2].all()
-    assert not returned_covered[0, -2:].any() or not returned_covered[0, :2].any()
+    assert own_covered.all() and backward_covered[:, 2:-2].all()
+    assert not backward_covered[0, -2:].any() or not backward_covered[0, :2].any()
 
 
 @pytest.mark.parametrize("passes", [1, 5])

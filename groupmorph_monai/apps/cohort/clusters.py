@@ -166,9 +166,9 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Statu
     """
     from distributed import as_completed
 
-    from .worker import process_series
+    from .worker import send_to_server
 
-    futures = client.map(process_series, lines, pure=False)
+    futures = client.map(send_to_server, lines, pure=False)
     numbers = {future.key: n for n, future in enumerate(futures)}
     try:
         for future in as_completed(futures, raise_errors=False):

@@ -15,14 +15,14 @@ from ...errors import InputError
 from ..option_types import reference, spacing_mm
 from .checks import check_apart, check_exist, check_folder_name, check_scans
 
-__all__ = ["Series", "read_manifest"]
+__all__ = ["ManifestRow", "read_manifest"]
 
 _REQUIRED = ("name", "scans")
 _OPTIONS = ("reference", "mask", "spacing_mm", "series_description")
 
 
 @dataclass(frozen=True)
-class Series:
+class ManifestRow:
     """A line of the manifest.
 
     Args:
@@ -36,7 +36,7 @@ class Series:
     options: dict[str, object] = field(default_factory=dict)
 
 
-def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
+def read_manifest(manifest: str | Path, output: str | Path) -> list[ManifestRow]:
     """Read a table of tab-separated values with a header line.
 
     ``name`` and ``scans`` are required; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are
@@ -57,14 +57,14 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[Series]:
     same: dict[str, int] = {}  # line numbers by scans and options
     for number, cells in rows:
         try:
-            one = _series(header, cells, Path(manifest).resolve().parent, output)
-            first = lines.setdefault(one.name.casefold(), number)
+            series_row = _series(header, cells, Path(manifest).resolve().parent, output)
+            first = lines.setdefault(series_row.name.casefold(), number)
             if first != number:
-                raise InputError(f"name: expected a unique name, got {one.name!r} as on line {first}")
-            first = same.setdefault(repr((list(map(os.path.realpath, one.files)), one.options)), number)
+                raise InputError(f"name: expected a unique name, got {series_row.name!r} as on line {first}")
+            first = same.setdefault(repr((list(map(os.path.realpath, series_row.files)), series_row.options)), number)
             if first != number:
                 raise InputError(f"scans: expected every series once, got the scans and options of line {first}")
-            series.append(one)
+            series.append(series_row)
         except (InputError, argparse.ArgumentTypeError) as error:
             mistakes.append(f"{manifest}: line {number}: {error}")
     if len(mistakes) == 1:
@@ -102,7 +102,7 @@ def _header_mistake(header: Sequence[str]) -> str | None:
     )
 
 
-def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path) -> Series:
+def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path) -> ManifestRow:
     if len(cells) != len(header):
         raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
     row = dict(zip(header, cells, strict=True))
@@ -125,7 +125,7 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
     number = str(options.get("reference", ""))
     description = cast(str | None, options.get("series_description"))
     check_scans(files, description, int(number) if number.isdecimal() else None)
-    return Series(row["name"], files, options)
+    return ManifestRow(row["name"], files, options)
 
 
 def _files(column: str, text: str, folder: Path) -> list[str]:

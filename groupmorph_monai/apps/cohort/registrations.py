@@ -14,7 +14,7 @@ from ..registration_options import registration
 from ..run import checked_run
 from .clusters import check_installed
 from .folders import CohortFolder, Job
-from .manifest import Series, read_manifest
+from .manifest import ManifestRow, read_manifest
 from .study import Study, run_study, settings_hash
 from .summary import Results, Row
 
@@ -37,11 +37,11 @@ def run_cohort(args: argparse.Namespace) -> int:
     cohort = CohortFolder(Path(args.output).resolve())
     options = register_options(args)
     settings = settings_hash(options)
-    jobs = [registration_job(one, options, cohort, settings) for one in series]
+    jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 
-def registration_job(series: Series, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
+def registration_job(series: ManifestRow, options: Mapping[str, Any], cohort: CohortFolder, settings: str) -> Job:
     """Describe the registration of one series, with hashes of all that its result depends on."""
     return {
         "name": series.name,

@@ -25,7 +25,7 @@ from ..run import split_overlays
 from .clusters import Resources, connect, open_client, submit
 from .folders import CohortFolder, Job, Status
 from .summary import Results, summarise
-from .worker import process_series
+from .worker import send_to_server
 
 __all__ = ["Study", "run_study", "settings_hash"]
 
@@ -73,23 +73,23 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
     cohort = study.cohort
     cohort.check()
     first, step = args.shard or (1, 1)
-    mine = study.jobs[first - 1 :: step]
-    if args.scheduler and not all(cohort.finished(job) for job in mine):
+    shard_jobs = study.jobs[first - 1 :: step]
+    if args.scheduler and not all(cohort.finished(job) for job in shard_jobs):
         connect(args.scheduler).close()
     check_output_dir(cohort.root)
     with progress_log(cohort.root / "cohort.log", "a") as log:
-        _process(args, study, mine, log)
+        _process(args, study, shard_jobs, log)
         with FileLock(cohort.root / ".summary.lock") as lock:  # another shard may finish at the same time
             states = summarise(cohort, study.jobs, study.results)
             study.finish()
             with suppress(OSError):  # deleted before it is unlocked, so that a waiting shard notices
                 os.unlink(lock.lock_file)
         log(f"{', '.join(f'{n} {state}' for state, n in states.items())}: {cohort.root / 'cohort.html'}")
-    for job in mine:
+    for job in shard_jobs:
         cohort.lock(job["name"]).unlink(missing_ok=True)
     with suppress(OSError):  # in use by other shards, or missing because all series were finished before
         cohort.work.rmdir()
-    return 0 if all(cohort.finished(job) for job in mine) else _FAILED
+    return 0 if all(cohort.finished(job) for job in shard_jobs) else _FAILED
 
 
 def _process(args: argparse.Namespace, study: Study, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
@@ -139,7 +139,7 @@ def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
     """Process series one after the other on this machine, without Dask."""
     for n, line in enumerate(lines):
         try:
-            yield n, process_series(line)
+            yield n, send_to_server(line)
         except RuntimeError as error:
             yield n, error
 

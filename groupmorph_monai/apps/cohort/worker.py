@@ -9,12 +9,12 @@ import threading
 from ..threads import available_cores
 from .folders import Job, Status
 
-__all__ = ["process_series"]
+__all__ = ["send_to_server"]
 
 _thread = threading.local()
 
 
-def process_series(line: str) -> Status:
+def send_to_server(line: str) -> Status:
     """Run a command on one series, on this machine.
 
     Args:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MODEL = "groupmorph"
 
 
-class Registration(InferTask):
+class RegistrationTask(InferTask):
     """Register a series and return the aligned volumes as a 4D NIfTI with the numbers of the report.
 
     Clients that only handle segmentations do not list this task, as its result is not a label map.
@@ -49,7 +49,7 @@ class GroupMorphApp(MONAILabelApp):
         super().__init__(app_dir, studies, conf, name="GroupMorph", description=description, version=__version__)
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {MODEL: Registration()}
+        return {MODEL: RegistrationTask()}
 
     def infer(self, request: dict[str, Any], datastore: "Datastore | None" = None) -> dict[str, Any]:
         """Register the series of a request. Invalid requests are answered with status 422 and a one-line message,

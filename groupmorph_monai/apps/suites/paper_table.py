@@ -10,7 +10,7 @@ from ...benchmarks.paper.cases import SOURCES, Case, cases
 from ...benchmarks.paper.cells import NONE, TRUTH, CellStore, fill
 from ...benchmarks.paper.figures import draw_scaling
 from ...benchmarks.paper.methods import METHODS
-from ...benchmarks.paper.page import Row, write_page
+from ...benchmarks.paper.page import MethodDescription, write_page
 from ...benchmarks.paper.worker import Method
 from ...benchmarks.peers import PEERS
 from ...benchmarks.program import PairwiseProgram, Program
@@ -25,7 +25,7 @@ __all__ = ["run_paper", "table_method"]
 _OURS = ("voxelmorph", "groupmorph", "set")
 _GROUP_WISE = ("elastix-groupwise", "groupmorph", "set")
 ROWS = {
-    name: Row(title, group_wise=name.startswith(_GROUP_WISE), ours=name.startswith(_OURS))
+    name: MethodDescription(title, group_wise=name.startswith(_GROUP_WISE), ours=name.startswith(_OURS))
     for name, title in METHODS.items()
 }
 # Overlays of the published networks (a model and its modes), which have no affine stage and no refinement.

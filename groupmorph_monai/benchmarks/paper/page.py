@@ -14,7 +14,7 @@ from .cells import NONE, TRUTH, Cell
 from .figures import draw_landmarks, draw_slices
 from .statistics import means, paired_differences
 
-__all__ = ["Row", "write_page"]
+__all__ = ["MethodDescription", "write_page"]
 
 # Column of the cells, title.
 _COLUMNS = {
@@ -48,7 +48,7 @@ series)."""
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodDescription:
     """Description of a method.
 
     Args:
@@ -64,7 +64,7 @@ class Row:
 
 def write_page(
     cells: Sequence[Cell],
-    rows: Mapping[str, Row],
+    rows: Mapping[str, MethodDescription],
     output: Path,
     against: str,
     settings: Mapping[str, object],
@@ -109,7 +109,7 @@ def write_page(
     return output / "paper.md"
 
 
-def expectations(table: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> list[str]:
+def expectations(table: Mapping[str, Mapping[str, Any]], rows: Mapping[str, MethodDescription]) -> list[str]:
     """List expectations from the paper and this project, and whether each holds here."""
     done = {name: table[name] for name in rows if table.get(name, {}).get("series")}
     networks = {n: done[n] for n in done if rows[n].ours and not n.startswith("set-")}

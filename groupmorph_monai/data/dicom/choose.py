@@ -11,9 +11,9 @@ from functools import cached_property
 from ...errors import InputError
 from ..reading.names import matches
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .moved import is_moved, slices_at_a_place
 from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
+from .prospective_motion import may_show_same_anatomy, slices_at_a_place
 
 __all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
 
@@ -99,10 +99,10 @@ class Stack:
         """Words of the description, without numbers."""
         return set(re.findall("[A-Z]+", self.source.description.upper()))
 
-    def called_computed(self, others: Sequence["Stack"]) -> bool:
+    def called_computed(self, stacks: Sequence["Stack"]) -> bool:
         """Check whether the description is that of another stack plus a word such as MIP or SUB."""
         scans = self.words - _COMPUTED_WORDS
-        return scans < self.words and any(other.words and other.words <= scans for other in others)
+        return scans < self.words and any(stack.words and stack.words <= scans for stack in stacks)
 
     @property
     def derived(self) -> bool:
@@ -125,7 +125,7 @@ def _join_moved(stacks: Sequence[Stack]) -> list[Stack]:
     groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)
     for stack in stacks:
         alike = groups[replace(stack.source, raster=replace(stack.source.raster, orientation=()))]
-        group = next((group for group in alike if is_moved(stack.planes, group[0].planes)), None)
+        group = next((group for group in alike if may_show_same_anatomy(stack.planes, group[0].planes)), None)
         if group is None:
             alike.append([stack])
         else:

@@ -35,7 +35,7 @@ def moments(attributes: Attributes) -> dict[str, Moment]:
 
     A moment without its own suffix is in the time zone of the image.
     """
-    found = {
+    by_name = {
         "acquisition time": _moment(attributes, "Acquisition", *_acquisition_names(attributes)),
         "content time": _moment(attributes, "Content", "FrameReferenceDateTime"),
         "series time": _day_and_time(attributes, "SeriesTime", "SeriesDate", "StudyDate"),
@@ -43,7 +43,7 @@ def moments(attributes: Attributes) -> dict[str, Moment]:
     zone = _zone_of_image(attributes)
     return {
         name: (moment[0], zone if moment[1] is None else moment[1])
-        for name, moment in found.items()
+        for name, moment in by_name.items()
         if moment is not None
     }
 

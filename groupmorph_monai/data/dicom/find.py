@@ -50,7 +50,7 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     Returns:
         The slices of each stack, and the files without slices of which there is no other copy.
     """
-    found: list[Plane] = []
+    unique_planes: list[Plane] = []
     unread: list[Unread] = []
     names, copies = set(), 0
     for path in _files(paths):
@@ -64,7 +64,7 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
             name = file.uid, file.frame, file.corner, *plane.place.position, *plane.keys.items()
             copies += name in names
             if name not in names:
-                found.append(plane)
+                unique_planes.append(plane)
             names.add(name)
     if copies:
         logger.info("%d images are stored twice; one copy of each is read.", copies)
@@ -72,24 +72,24 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
         logger.info("Ignored %d DICOM files without a grey-value image and a position in the patient.", len(unread))
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
-    for plane in in_one_zone(found):
-        stacks[_of_known_geometry(plane.source, geometries)].append(plane)
-    instances = {plane.file.uid for plane in found}
+    for plane in in_one_zone(unique_planes):
+        stacks[_with_shared_raster(plane.source, geometries)].append(plane)
+    instances = {plane.file.uid for plane in unique_planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
 
 
-def _of_known_geometry(source: Source, known: dict[tuple[float, ...], Raster]) -> Source:
+def _with_shared_raster(source: Source, rasters: dict[tuple[float, ...], Raster]) -> Source:
     """Replace spacing and orientation by those of an earlier slice from which they differ only by rounding.
 
     Args:
-        known: rasters of the earlier slices by spacing and orientation, to which those of the source are added.
+        rasters: those of the earlier slices by spacing and orientation, to which those of the source are added.
     """
     own = source.raster
     numbers = (*own.spacing_mm, *own.orientation)
-    if numbers not in known:
-        near = (r for n, r in known.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
-        known[numbers] = next(near, own)
-    return replace(source, raster=replace(known[numbers], shape=own.shape))
+    if numbers not in rasters:
+        near = (r for n, r in rasters.items() if all(abs(a - b) <= _HEADER_NOISE for a, b in zip(n, numbers)))
+        rasters[numbers] = next(near, own)
+    return replace(source, raster=replace(rasters[numbers], shape=own.shape))
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .moved import follows_patient, is_tilted, moved_volumes
 from .plane import Plane
+from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
 
@@ -62,7 +62,7 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     number = max(len(images) for images in positions)
     short = [images for images in positions if len(images) < number]
     if short or is_tilted(planes) or (number == 1 and not evenly_spaced([plane for (plane,) in positions])):
-        if volumes := moved_volumes(planes, _ORDER):
+        if volumes := volumes_by_shared_attribute(planes, _ORDER):
             return in_order(volumes)
         if follows_patient(planes):
             raise InputError(_inseparable(planes))

@@ -15,7 +15,7 @@ from ..series import LPS_TO_RAS, Series
 from .derived import code_item, derived_object, item
 from .geometry import decimals, orientation
 from .plane import Plane
-from .references import reference, referenced_series, save
+from .references import referenced_series, save, source_reference
 
 __all__ = ["write_parametric_maps"]
 
@@ -162,7 +162,7 @@ def _add_groups(image: Dataset, affine: np.ndarray, slices: Sequence[Sequence[Pl
         derivation = item(
             DerivationDescription=image.ContentDescription,
             DerivationCodeSequence=[code_item(codes.DCM.SpatialResampling)],
-            SourceImageSequence=[reference(plane) for plane in nearest],
+            SourceImageSequence=[source_reference(plane) for plane in nearest],
         )
         frames.append(
             item(

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from .derived import code_item, item
 from .plane import Plane
 
-__all__ = ["reference", "referenced_series", "save", "sop_reference"]
+__all__ = ["referenced_series", "save", "sop_reference", "source_reference"]
 
 
 def sop_reference(plane: Plane) -> Dataset:
@@ -21,7 +21,7 @@ def sop_reference(plane: Plane) -> Dataset:
     return item(ReferencedSOPClassUID=_kind(plane.file.path)[0], ReferencedSOPInstanceUID=plane.file.uid)
 
 
-def reference(plane: Plane) -> Dataset:
+def source_reference(plane: Plane) -> Dataset:
     """Refer to a slice as the source of a derived image."""
     source = sop_reference(plane)
     if _kind(plane.file.path)[1]:

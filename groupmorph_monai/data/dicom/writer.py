@@ -15,7 +15,7 @@ from ..series import LPS_TO_RAS, Series
 from .derived import check_modality, derived_header
 from .geometry import decimals, orientation
 from .plane import Plane
-from .references import reference, save
+from .references import save, source_reference
 
 __all__ = ["write_dicom"]
 
@@ -81,7 +81,7 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
             position = (affine @ [0, 0, s, 1])[:3]
             image.ImagePositionPatient = decimals(position)
             source = planes[int(np.linalg.norm(places - position, axis=1).argmin())]
-            image.SourceImageSequence = [reference(source)]
+            image.SourceImageSequence = [source_reference(source)]
             pixels = np.rint(volume[:, :, s].T / slope).astype("<i2")
             image.SmallestImagePixelValue, image.LargestImagePixelValue = int(pixels.min()), int(pixels.max())
             image.add_new("PixelData", "OW", pixels.tobytes())

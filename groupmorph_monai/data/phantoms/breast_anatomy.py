@@ -113,9 +113,9 @@ class BreastAnatomy:
             radii = uniform(rng, 5, 11) * uniform(rng, 0.8, 1.25, (3,))
             side = int(torch.randint(2, (), generator=rng))
             centre = self.centres[side] + self.radii[side] * uniform(rng, -0.7, 0.7, (3,))
-            room, at = float(radii.max()) + 5, _Points(self, centre[:, None])
+            room, samples = float(radii.max()) + 5, _Points(self, centre[:, None])
             clear = all((centre - c).norm() > room + r.max() for c, r in placed)
-            if clear and float(at.depth) > room and float(at.cage) < -room - self.chest.pectoral_mm:
+            if clear and float(samples.depth) > room and float(samples.cage) < -room - self.chest.pectoral_mm:
                 placed.append((centre, radii))
         else:
             raise ValueError(f"lesions: expected a number that fits into the breasts, got {lesions}")
@@ -135,16 +135,16 @@ class BreastAnatomy:
     def _edge(self, depth: Tensor) -> Tensor:
         return ramp(depth, self.edge_mm)
 
-    def _gland(self, at: _Points) -> Tensor:
+    def _gland(self, samples: _Points) -> Tensor:
         """Compute the share of fibroglandular tissue, which fills most of the breast's core, with lobes to the skin."""
         norms = [
-            sum(((x - float(m)) / float(s)).square() for x, m, s in zip(at.points, c, r))
+            sum(((x - float(m)) / float(s)).square() for x, m, s in zip(samples.points, c, r))
             for c, r in zip(self.centres, self.radii)
         ]
         core = 0.62 - torch.minimum(*norms).sqrt()
-        share = ramp(at.middle[1] + 0.6 * at.fine[0] + 4.5 * core + self.density, 2 / self.sharpness)
-        below_skin = ramp(at.depth - 6 - 2 * at.middle[1], 3.0)
-        return share * below_skin * ramp(-at.cage - self.chest.pectoral_mm - 4, 1.0)
+        share = ramp(samples.middle[1] + 0.6 * samples.fine[0] + 4.5 * core + self.density, 2 / self.sharpness)
+        below_skin = ramp(samples.depth - 6 - 2 * samples.middle[1], 3.0)
+        return share * below_skin * ramp(-samples.cage - self.chest.pectoral_mm - 4, 1.0)
 
     def _lesion_depth(self, points: Tensor, number: int) -> Tensor:
         """Compute the depth below a lesion's surface: an ellipsoid under three shears, which preserve its volume."""
@@ -155,24 +155,24 @@ class BreastAnatomy:
             away[d] = away[d] + 0.15 * size * torch.sin(away[(d + 1) % 3] * (3 / size) + float(phases[d]))
         return ellipsoid_depth(torch.stack(away), (0.0, 0.0, 0.0), radii)
 
-    def _breast_layers(self, at: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
+    def _breast_layers(self, samples: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
         """Yield the layers that cover the fat in front of the ribs, in order: tissue, share ``(P,)``, and signal."""
-        in_front = self._edge(-at.cage - self.chest.pectoral_mm)
-        ligaments = (1 - (at.middle[0] / 0.2).square()).clamp_min(0).square() * ramp(at.depth - 3, 3.0)
+        in_front = self._edge(-samples.cage - self.chest.pectoral_mm)
+        ligaments = (1 - (samples.middle[0] / 0.2).square()).clamp_min(0).square() * ramp(samples.depth - 3, 3.0)
         yield "gland", 0.6 * ligaments * in_front, signal["gland"]
-        active = torch.sigmoid(2 * at.coarse[1])
-        yield "gland", self._gland(at), signal["gland"] + (signal["active gland"] - signal["gland"]) * active
-        in_front = in_front * self._edge(at.depth - self.skin_mm - 1)
-        yield "vessel", self._edge(self.vessels(at.points)[0]) * in_front, signal["blood"]
+        active = torch.sigmoid(2 * samples.coarse[1])
+        yield "gland", self._gland(samples), signal["gland"] + (signal["active gland"] - signal["gland"]) * active
+        in_front = in_front * self._edge(samples.depth - self.skin_mm - 1)
+        yield "vessel", self._edge(self.vessels(samples.points)[0]) * in_front, signal["blood"]
         for number, curve in enumerate(self.lesion_signal):
-            yield "lesion", self._edge(self._lesion_depth(at.points, number)), float(curve[k])
-        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
-        yield "skin", self._edge(self.skin_mm - at.depth), signal["skin"]
+            yield "lesion", self._edge(self._lesion_depth(samples.points, number)), float(curve[k])
+        yield "muscle", self._edge(self.chest.muscle_depth(samples.points, samples.cage)), signal["muscle"]
+        yield "skin", self._edge(self.skin_mm - samples.depth), signal["skin"]
 
-    def _chest_layers(self, at: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
+    def _chest_layers(self, samples: _Points, signal: dict[str, float], k: int) -> Iterator[Layer]:
         """Yield the layers behind the surface of the ribs."""
-        yield "muscle", self._edge(self.chest.muscle_depth(at.points, at.cage)), signal["muscle"]
-        yield from self.chest.layers(at.points, at.cage, self._edge, signal, k)
+        yield "muscle", self._edge(self.chest.muscle_depth(samples.points, samples.cage)), signal["muscle"]
+        yield from self.chest.layers(samples.points, samples.cage, self._edge, signal, k)
 
     def render(self, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Render signal at scan k, lesion number, and tissue index, each ``(P,)``, at template points ``(3, P)``."""
@@ -186,21 +186,21 @@ class BreastAnatomy:
                     whole[part] = values
         return painted
 
-    def _paint(self, at: _Points, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _paint(self, samples: _Points, layers: Callable[..., Iterator[Layer]], k: int) -> tuple[Tensor, Tensor, Tensor]:
         now = {name: float(curve[k]) for name, curve in self.signal.items()}
-        signal = torch.full_like(at.depth, now["fat"])
-        tissue = torch.full(at.depth.shape, BREAST_TISSUES.index("fat"), dtype=torch.uint8)
+        signal = torch.full_like(samples.depth, now["fat"])
+        tissue = torch.full(samples.depth.shape, BREAST_TISSUES.index("fat"), dtype=torch.uint8)
         lesion, number = torch.zeros_like(tissue), 0
-        for name, share, value in layers(at, now, k):
+        for name, share, value in layers(samples, now, k):
             signal = signal + share * (value - signal)
             most = share > 0.5
             tissue[most], lesion[most] = BREAST_TISSUES.index(name), 0
             if name == "lesion":
                 number += 1
                 lesion[most] = number
-        outside = at.depth < 0
+        outside = samples.depth < 0
         tissue[outside], lesion[outside] = 0, 0
-        return signal * (1 + 0.04 * at.fine[1]) * self._edge(at.depth), lesion, tissue
+        return signal * (1 + 0.04 * samples.fine[1]) * self._edge(samples.depth), lesion, tissue
 
     def landmarks(self, rng: torch.Generator, number: int) -> Tensor:
         """Draw ``(number, 3)`` mm: up to a third at bifurcations, a tenth in lesions, the rest on the gland border."""
@@ -214,8 +214,8 @@ class BreastAnatomy:
         while sum(map(len, points)) < number:
             side = torch.randint(2, (20 * number,), generator=rng)
             candidates = self.centres[side] + self.radii[side] * uniform(rng, -1, 1, (20 * number, 3))
-            at = _Points(self, candidates.T)
-            points.append(candidates[(at.depth > 4) & ((self._gland(at) - 0.5).abs() < 0.15)])
+            samples = _Points(self, candidates.T)
+            points.append(candidates[(samples.depth > 4) & ((self._gland(samples) - 0.5).abs() < 0.15)])
         return torch.cat(points)[:number]
 
 

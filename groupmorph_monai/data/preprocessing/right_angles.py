@@ -74,10 +74,10 @@ def at_right_angles(
     grid[:3, 3] += grid[:3, :3] @ low
     grid, shape = _float32(grid), tuple((high - low + 1).astype(int))
     to_voxel = np.linalg.solve(affine, grid)
-    at = to_voxel[:3, :3], to_voxel[:3, 3], shape
+    resampling_arguments = to_voxel[:3, :3], to_voxel[:3, 3], shape
     counts = np.ones(data.shape, np.uint8) if valid is None else valid.astype(np.uint8)
-    valid = affine_transform(counts, *at, order=0, mode="grid-constant").astype(bool)
-    resampled = affine_transform(data, *at, order=1, mode="nearest")
+    valid = affine_transform(counts, *resampling_arguments, order=0, mode="grid-constant").astype(bool)
+    resampled = affine_transform(data, *resampling_arguments, order=1, mode="nearest")
     logger.warning(
         "%s: the axes are sheared by %.1f degrees; the scan is interpolated onto a grid with axes at right angles",
         path,

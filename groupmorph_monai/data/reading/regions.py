@@ -10,7 +10,7 @@ from ...errors import InputError
 from ...space.grid import Grid
 from ...space.transforms import Transform
 from ..preprocessing.resampling import resample
-from ..series import Frame, Series, overlap
+from ..series import Frame, Series, boxes_overlap
 from .readers import read_image
 
 __all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]
@@ -74,7 +74,7 @@ def check_regions(files: str | Sequence[str], series: Series, home: int, name: s
     if isinstance(files, str) or len(files) == 1:
         return
     for k, (file, scan) in enumerate(zip(files, series.frames, strict=True)):
-        if k != home and not overlap(read_image(file, labels=True).grid, scan.grid):
+        if k != home and not boxes_overlap(read_image(file, labels=True).grid, scan.grid):
             raise InputError(
                 f"{file}: expected a {name} that overlaps its scan {scan.path}, got one that does not; list the files "
                 "in the order of the scans"

@@ -18,14 +18,14 @@ from ..reading.names import image_stem
 from ..reading.points import read_points, write_points
 from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
-from ..series import LONGEST_MM, Frame, overlap
+from ..series import LONGEST_MM, Frame, boxes_overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
 from .output_folder import all_or_nothing, check_file_name, keep_inputs
 from .writers import listed_result
 
-__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp"]
+__all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp_frame"]
 
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
@@ -43,17 +43,17 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
     """
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
-    if not overlap(image.grid, field.grid):
+    if not boxes_overlap(image.grid, field.grid):
         raise InputError(
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
             "use an image in the space of that timepoint"
         )
     grid = resampling_grid(field_path)
-    values, covered = warp(image, grid, field, str(field_path), nearest)
+    values, covered = warp_frame(image, grid, field, str(field_path), nearest)
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
 
 
-def warp(
+def warp_frame(
     image: Frame, grid: Grid, transform: Transform, name: str, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a user's image, treating NaN and infinite voxels as unmeasured.
@@ -181,7 +181,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             )
     keep_inputs(path.parent, files)
     first, second = map(read_field, files)
-    if not overlap(first.grid, second.grid):
+    if not boxes_overlap(first.grid, second.grid):
         raise InputError(
             f"{files[1]}: expected a field that overlaps {files[0].name} in space, got one that does not; use the "
             "fields of one registration"

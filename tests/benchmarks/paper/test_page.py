@@ -3,14 +3,14 @@ import csv
 import numpy as np
 
 from groupmorph_monai.benchmarks.paper.cells import Cell
-from groupmorph_monai.benchmarks.paper.page import Row, expectations, write_page
+from groupmorph_monai.benchmarks.paper.page import MethodDescription, expectations, write_page
 
 ROWS = {
-    "elastix-breast": Row("Elastix, breast"),
-    "ants-mi": Row("ANTs SyN, MI"),
-    "voxelmorph-diff": Row("VoxelMorph-diff", ours=True),
-    "groupmorph-all-diff": Row("All-moving GroupMorph-diff", group_wise=True, ours=True),
-    "set-refined": Row("GroupMorph-set, refined", group_wise=True, ours=True),
+    "elastix-breast": MethodDescription("Elastix, breast"),
+    "ants-mi": MethodDescription("ANTs SyN, MI"),
+    "voxelmorph-diff": MethodDescription("VoxelMorph-diff", ours=True),
+    "groupmorph-all-diff": MethodDescription("All-moving GroupMorph-diff", group_wise=True, ours=True),
+    "set-refined": MethodDescription("GroupMorph-set, refined", group_wise=True, ours=True),
 }
 
 

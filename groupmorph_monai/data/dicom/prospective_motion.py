@@ -8,14 +8,14 @@ import numpy as np
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import Plane
 
-__all__ = ["follows_patient", "is_moved", "is_tilted", "moved_volumes", "slices_at_a_place"]
+__all__ = ["follows_patient", "is_tilted", "may_show_same_anatomy", "slices_at_a_place", "volumes_by_shared_attribute"]
 
 _MOST_TILT_DEGREES = 15
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
 _MOST_MISSING = 10  # maximum number of consecutive missing slices
 
 
-def moved_volumes(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[Plane, ...]]:
+def volumes_by_shared_attribute(planes: Sequence[Plane], labels: Sequence[str]) -> list[tuple[Plane, ...]]:
     """Split slices whose positions change from volume to volume by an attribute that all slices of a volume share.
 
     Args:
@@ -88,16 +88,19 @@ def _gaps(planes: Sequence[Plane]) -> np.ndarray:
 
 def _complete(volumes: Sequence[Sequence[Plane]]) -> bool:
     same_size = len({len(volume) for volume in volumes}) == 1
-    return same_size and all(evenly_spaced(volume) and is_moved(volume, volumes[0]) for volume in volumes)
+    return same_size and all(evenly_spaced(volume) and may_show_same_anatomy(volume, volumes[0]) for volume in volumes)
 
 
-def is_moved(planes: Sequence[Plane], others: Sequence[Plane]) -> bool:
-    """Check whether slices may show the same tissue as others after the patient moved: their centre lies within the
-    others, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not qualify."""
-    (axes, centre, size), (other_axes, other_centre, other_size) = map(_box, (planes, others))
-    cosine = (np.trace(axes @ other_axes.T) - 1) / 2
-    inside = np.abs(other_axes @ (centre - other_centre)) <= other_size / 2
-    return min(size[2], other_size[2]) > 0 and cosine >= np.cos(np.deg2rad(_MOST_TILT_DEGREES)) and bool(inside.all())
+def may_show_same_anatomy(planes: Sequence[Plane], reference_planes: Sequence[Plane]) -> bool:
+    """Check whether slices may show the same tissue as reference slices after the patient moved: their centre lies
+    within those, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not qualify.
+    """
+    (axes, centre, size), (reference_axes, reference_centre, reference_size) = map(_box, (planes, reference_planes))
+    cosine = (np.trace(axes @ reference_axes.T) - 1) / 2
+    inside = np.abs(reference_axes @ (centre - reference_centre)) <= reference_size / 2
+    return (
+        min(size[2], reference_size[2]) > 0 and cosine >= np.cos(np.deg2rad(_MOST_TILT_DEGREES)) and bool(inside.all())
+    )
 
 
 def _box(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
