@@ -1,19 +1,26 @@
-"""Contracts that every linear operator, likelihood, flow and alignment must fulfil.
+"""Contracts that every linear operator, likelihood, prior, flow and alignment must fulfil.
 
 A test class inherits the tests of its contract. It supplies the object to be tested, a dense or closed-form oracle if
-there is one, and tolerances if its own differ from those of the contract.
+there is one, and tolerances if its own differ from those of the contract:
+``tolerances = {**LikelihoodContract.tolerances, "gradient": (1e-3, 0.0)}``.
 """
 
 import pytest
 import torch
 
 from groupmorph_monai.space import ScalingAndSquaring, compose, voxel_grid
+from groupmorph_monai.space.chunks import all_at_once
 
 TIMEPOINTS = (2, 3, 6)
 
 
 def random(*shape, seed=0):
     return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def another_order(timepoints):
+    """Return a permutation other than the identity: (1, 0), (1, 0, 2) and (1, 4, 3, 5, 2, 0)."""
+    return torch.randperm(timepoints, generator=torch.Generator().manual_seed(16))
 
 
 def dense_laplacian(size):
@@ -26,7 +33,21 @@ def dense_laplacian(size):
     return torch.diag(adjacency.sum(1)) - adjacency
 
 
-class LinearOperatorContract:
+class _Contract:
+    """Base class of contracts.
+
+    Attributes:
+        tolerances: relative and absolute tolerance of each comparison.
+    """
+
+    tolerances: dict[str, tuple[float, float]]
+
+    def assert_close(self, comparison, actual, expected, msg=None):
+        rtol, atol = self.tolerances[comparison]
+        torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=msg)
+
+
+class LinearOperatorContract(_Contract):
     """Contract of a linear operator.
 
     ``apply`` maps ``(1, 1, *domain)`` to ``(1, 1, *range)`` and ``transposed`` maps back; ``oracle`` is ``apply`` in
@@ -34,6 +55,7 @@ class LinearOperatorContract:
     """
 
     domain = (7, 5, 6)
+    tolerances = {"oracle": (1e-9, 1e-10), "linearity": (1e-7, 1e-7), "adjoint": (1e-9, 0.0)}
 
     def apply(self, x):
         raise NotImplementedError
@@ -47,29 +69,40 @@ class LinearOperatorContract:
     def test_equals_the_oracle(self):
         x = random(1, 1, *self.domain)
         expected = torch.as_tensor(self.oracle(x[0, 0].numpy()))
-        torch.testing.assert_close(self.apply(x)[0, 0], expected, rtol=1e-9, atol=1e-10)
+        self.assert_close("oracle", self.apply(x)[0, 0], expected)
 
     def test_is_linear(self):
         x, y = random(1, 1, *self.domain), random(1, 1, *self.domain, seed=1)
-        torch.testing.assert_close(self.apply(2 * x - 3 * y), 2 * self.apply(x) - 3 * self.apply(y))
+        self.assert_close("linearity", self.apply(2 * x - 3 * y), 2 * self.apply(x) - 3 * self.apply(y))
 
     def test_transpose_is_the_adjoint(self):
         x = random(1, 1, *self.domain)
         transformed = self.apply(x)
         y = random(*transformed.shape, seed=1)
-        assert float((transformed * y).sum()) == pytest.approx(float((x * self.transposed(y)).sum()), rel=1e-9)
+        self.assert_close("adjoint", (transformed * y).sum(), (x * self.transposed(y)).sum())
 
 
-class LikelihoodContract:
+class LikelihoodContract(_Contract):
     """Contract of a likelihood.
 
     Attributes:
         size: volume size in voxels.
         invariant_to_gain: whether volumes that differ by a factor are aligned perfectly.
-        steps: step of the finite differences.
+        difference_step: step of the finite differences.
+        least_effect: voxels change the value by more than this if they are valid.
     """
 
-    size, invariant_to_gain, steps = (13, 12, 14), True, 1e-6
+    size, invariant_to_gain, difference_step, least_effect = (13, 12, 14), True, 1e-6, 1e-4
+    tolerances = {
+        "order": (1e-7, 1e-7),
+        "linearised order": (1e-5, 1e-8),
+        "batch": (1e-7, 1e-7),
+        "gradient": (1e-4, 0.0),
+        "invalid voxels": (1e-9, 1e-12),
+        "full mask": (1e-6, 1e-9),
+        "linearised full mask": (1e-6, 1e-6),
+        "fewer voxels": (0.1, 0.0),
+    }
 
     @pytest.fixture
     def likelihood(self):
@@ -82,26 +115,27 @@ class LikelihoodContract:
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_order_of_timepoints_does_not_matter(self, likelihood, timepoints):
-        x, order = self.volumes(timepoints), torch.randperm(timepoints, generator=torch.Generator().manual_seed(3))
-        torch.testing.assert_close(likelihood(x[:, order]), likelihood(x))
+        x, order = self.volumes(timepoints), another_order(timepoints)
+        self.assert_close("order", likelihood(x[:, order]), likelihood(x))
         model, reordered = likelihood.linearise(x), likelihood.linearise(x[:, order])
         for name in ("value", "guide", "score", "weight"):
             expected = getattr(model, name)
             expected = expected[:, order] if expected.shape[1] == timepoints else expected
-            torch.testing.assert_close(getattr(reordered, name), expected, rtol=1e-5, atol=1e-8, msg=name)
+            self.assert_close("linearised order", getattr(reordered, name), expected, name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_a_batch_is_the_mean_of_its_series(self, likelihood, timepoints):
         x = self.volumes(timepoints, batch=2)
-        torch.testing.assert_close(likelihood(x), (likelihood(x[:1]) + likelihood(x[1:])) / 2)
+        self.assert_close("batch", likelihood(x), (likelihood(x[:1]) + likelihood(x[1:])) / 2)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_gradient_equals_finite_differences(self, likelihood, timepoints):
         x, along = self.volumes(timepoints), random(1, timepoints, *self.size, seed=7) - 0.5
         start = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(likelihood(start), start)
-        slope = (likelihood(x + self.steps * along) - likelihood(x - self.steps * along)) / (2 * self.steps)
-        assert float((gradient * along).sum()) == pytest.approx(float(slope), rel=1e-4)
+        change = self.difference_step * along
+        slope = (likelihood(x + change) - likelihood(x - change)) / (2 * self.difference_step)
+        self.assert_close("gradient", (gradient * along).sum(), slope)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_aligned_volumes_are_more_likely(self, likelihood, timepoints):
@@ -120,7 +154,7 @@ class LikelihoodContract:
         other = torch.where(covered, x, unseen)
         model, same = likelihood.linearise(x, covered), likelihood.linearise(other, covered)
         for name in ("value", "guide", "score", "weight"):
-            torch.testing.assert_close(getattr(same, name), getattr(model, name), rtol=1e-9, atol=1e-12, msg=name)
+            self.assert_close("invalid voxels", getattr(same, name), getattr(model, name), name)
         assert (model.score[~covered] == 0).all() and (model.weight[~covered] == 0).all() and model.score.any()
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
@@ -128,26 +162,77 @@ class LikelihoodContract:
         x = self.volumes(timepoints)
         model, masked = likelihood.linearise(x), likelihood.linearise(x, torch.ones_like(x, dtype=torch.bool))
         for name in ("value", "guide", "score", "weight"):
-            torch.testing.assert_close(getattr(masked, name), getattr(model, name), rtol=1e-6, atol=1e-6, msg=name)
+            self.assert_close("linearised full mask", getattr(masked, name), getattr(model, name), name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_value_depends_on_valid_voxels_only(self, likelihood, timepoints):
         x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
-        torch.testing.assert_close(likelihood(x, valid), likelihood(x), rtol=1e-6, atol=1e-9)
+        self.assert_close("full mask", likelihood(x, valid), likelihood(x))
         valid[:, 0, :5], valid[:, 1, :, -4:] = False, False
         other = torch.where(valid, x, 0.9 * random(*x.shape, seed=5)).requires_grad_()
-        torch.testing.assert_close(likelihood(other, valid), likelihood(x, valid), rtol=1e-9, atol=1e-12)
+        self.assert_close("invalid voxels", likelihood(other, valid), likelihood(x, valid))
         (gradient,) = torch.autograd.grad(likelihood(other, valid), other)
         assert (gradient[~valid] == 0).all() and gradient[valid].any()
-        assert abs(likelihood(other) - likelihood(x)) > 1e-4  # they would change it, if they counted
+        assert abs(likelihood(other) - likelihood(x)) > self.least_effect  # they would change it, if they counted
         assert torch.isfinite(likelihood(x, torch.zeros_like(valid)))
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_leaving_the_field_of_view_gains_nothing(self, likelihood, timepoints):
         x, valid = self.volumes(timepoints), torch.ones(1, timepoints, *self.size, dtype=torch.bool)
         valid[:, 1:, : self.size[0] // 2] = False  # one volume alone covers this half
-        before = likelihood(x)
-        assert likelihood(x, valid) - before < 0.1 * before.abs()  # estimates from fewer voxels differ slightly
+        before, (tolerance, _) = likelihood(x), self.tolerances["fewer voxels"]
+        assert likelihood(x, valid) - before < tolerance * before.abs()  # estimates from fewer voxels differ slightly
+
+
+class PriorContract(_Contract):
+    """Contract of a prior.
+
+    Attributes:
+        shape: shape of z of one timepoint, ``(C, *S)``.
+        posterior: posterior that the parameters belong to; None for one without smoothing.
+        difference_step: step of the finite differences.
+    """
+
+    shape, posterior, difference_step = (3, 5, 4, 6), None, 1e-5
+    tolerances = {"order": (1e-10, 0.0), "batch": (1e-10, 0.0), "gradient": (1e-6, 0.0)}
+
+    @pytest.fixture
+    def prior(self):
+        raise NotImplementedError
+
+    def order(self, timepoints):
+        """Return an order of the timepoints in which they are as likely."""
+        return another_order(timepoints)
+
+    def parameters(self, timepoints, batch=1):
+        """Generate a mean and a log variance of z, different for each series and timepoint."""
+        return tuple(random(batch, timepoints, *self.shape, seed=seed) - 0.5 for seed in (0, 1))
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_order_of_timepoints_does_not_matter(self, prior, timepoints):
+        parameters, order = self.parameters(timepoints), self.order(timepoints)
+        reordered = prior(*(p[:, order] for p in parameters), self.posterior)
+        self.assert_close("order", reordered, prior(*parameters, self.posterior))
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_a_batch_is_the_mean_of_its_series(self, prior, timepoints):
+        parameters = self.parameters(timepoints, batch=2)
+        first, second = (prior(*(p[n : n + 1] for p in parameters), self.posterior) for n in range(2))
+        self.assert_close("batch", prior(*parameters, self.posterior), (first + second) / 2)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_gradient_equals_finite_differences(self, prior, timepoints):
+        parameters = self.parameters(timepoints)
+        directions = [random(*p.shape, seed=seed) - 0.5 for seed, p in enumerate(parameters, start=7)]
+        starts = [p.clone().requires_grad_() for p in parameters]
+        gradients = torch.autograd.grad(prior(*starts, self.posterior), starts, materialize_grads=True)
+        for name, at, direction, gradient in zip(("mean", "log variance"), range(2), directions, gradients):
+            changes = [self.difference_step * direction * (n == at) for n in range(2)]
+            after, before = (
+                prior(*(p + sign * c for p, c in zip(parameters, changes)), self.posterior) for sign in (1, -1)
+            )
+            slope = (after - before) / (2 * self.difference_step)
+            self.assert_close("gradient", (gradient * direction).sum(), slope, name)
 
 
 class FlowContract:
@@ -157,10 +242,10 @@ class FlowContract:
         size: size of the fields in voxels.
         tolerance: greatest error for a linear velocity, voxels.
         inversion_tolerance: greatest error of the inverse, voxels.
-        alone: greatest difference between a field integrated alone and with others, voxels.
+        independence_tolerance: greatest difference between a field integrated alone and with others, voxels.
     """
 
-    size, tolerance, inversion_tolerance, alone = (15, 17, 13), 2e-3, 5e-3, 1e-9
+    size, tolerance, inversion_tolerance, independence_tolerance = (15, 17, 13), 2e-3, 5e-3, 1e-9
     inside = (..., *[slice(4, -4)] * 3)
 
     @pytest.fixture
@@ -193,10 +278,10 @@ class FlowContract:
     def test_timepoints_are_independent(self, flow):
         _, z = self.velocities(3)
         apart = torch.stack([flow(z[:, k : k + 1])[:, 0] for k in range(3)], dim=1)
-        torch.testing.assert_close(flow(z), apart, atol=self.alone, rtol=0)
+        torch.testing.assert_close(flow(z), apart, atol=self.independence_tolerance, rtol=0)
 
 
-class AlignmentContract:
+class AlignmentContract(_Contract):
     """Contract of an alignment, tested with velocities that do not commute.
 
     Attributes:
@@ -205,6 +290,7 @@ class AlignmentContract:
     """
 
     size, fixed = (17, 17, 17), None
+    tolerances = {"inverse": (0.0, 2e-3), "constraint": (1e-7, 1e-7), "order": (1e-7, 1e-7)}
     inside = (..., *[slice(5, -5)] * 3)
     exp = ScalingAndSquaring(8)
 
@@ -220,7 +306,8 @@ class AlignmentContract:
     def test_inverse_composes_to_the_identity(self, timepoints):
         z, alignment = self.velocities(timepoints), self.alignment()
         back = compose(alignment.inverse(z, self.exp), alignment(z, self.exp))
-        assert back[self.inside].abs().max() < 2e-3 and alignment(z, self.exp)[self.inside].abs().max() > 0.1
+        self.assert_close("inverse", back[self.inside], torch.zeros_like(back[self.inside]))
+        assert alignment(z, self.exp)[self.inside].abs().max() > 0.1
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_fixed_timepoint_does_not_move(self, timepoints):
@@ -232,8 +319,15 @@ class AlignmentContract:
     def test_constrained_velocities_stay_the_same(self, timepoints):
         alignment = self.alignment()
         z = alignment.constrain(self.velocities(timepoints))
-        torch.testing.assert_close(alignment.anchored(alignment.centred(z)), z)
-        torch.testing.assert_close(alignment.constrain(z), z)
+        self.assert_close("constraint", alignment.anchored(alignment.centred(z)), z)
+        self.assert_close("constraint", alignment.constrain(z), z)
+
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_the_shared_part_is_what_the_constraint_removes(self, timepoints):
+        z, alignment = self.velocities(timepoints), self.alignment()
+        constrained = alignment.constrain(alignment.anchored(z))
+        for chunks in (all_at_once, lambda k: [slice(n, n + 1) for n in range(k)]):
+            self.assert_close("constraint", z - alignment.shared(z, chunks), constrained)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_reordered_timepoints_give_reordered_fields(self, timepoints):
@@ -242,4 +336,4 @@ class AlignmentContract:
         for here, mirrored in zip(moving, reversed(moving)):
             order[here] = mirrored
         ddf = self.alignment()(z, self.exp)
-        torch.testing.assert_close(self.alignment()(z[:, order], self.exp), ddf[:, order])
+        self.assert_close("order", self.alignment()(z[:, order], self.exp), ddf[:, order])

@@ -147,7 +147,8 @@ class TestRungeKutta(FlowContract):
 
 
 class TestAdaptive(FlowContract):
-    tolerance, inversion_tolerance, alone = 1e-4, 1e-3, 1e-3  # the steps are chosen for all fields together
+    tolerance, inversion_tolerance = 1e-4, 1e-3
+    independence_tolerance = 1e-3  # the steps are chosen for all fields together
 
     @pytest.fixture
     def flow(self):
