@@ -1,4 +1,4 @@
-"""Grids and transforms against nibabel, ITK and closed forms."""
+"""Transforms against nibabel, ITK and closed forms."""
 
 import itk
 import nibabel as nib

@@ -1,5 +1,4 @@
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,17 +10,27 @@ from groupmorph_monai.data import Products, ToftsFit
 from groupmorph_monai.data.storage import IN_MEMORY, Storage
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
+from groupmorph_monai.space import MeanAlignment, MidpointSquaring
 from groupmorph_monai.space.grid import Grid
-from groupmorph_monai.workflow import NetworkPasses, Refinement, RegistrationCost, Schedule, cost, processor_time
+from groupmorph_monai.workflow import (
+    NetworkPasses,
+    Refinement,
+    RegistrationCost,
+    RegistrationInferer,
+    Schedule,
+    cost,
+    processor_time,
+)
 
 
 def series(timepoints, size, spacing_mm=1.0):
     return [Grid(size, np.diag([spacing_mm] * 3 + [1.0]))] * timepoints
 
 
-def inferer(refined=True, draws=0, window=None):
-    refinement = Refinement(LocalCorrelation(), FluidPrior(lambda_v=0)) if refined else None
-    return SimpleNamespace(refinement=refinement, draws=draws, passes=NetworkPasses(window_voxels=window))
+def inferer(refined=True, draws=0, window=None, schedule=None, storage=IN_MEMORY):
+    refinement = Refinement(LocalCorrelation(), FluidPrior(lambda_v=0), schedule) if refined else None
+    passes = NetworkPasses(window_voxels=window)
+    return RegistrationInferer(MeanAlignment(), MidpointSquaring(), passes, refinement, draws, storage=storage)
 
 
 def test_memory_is_of_the_voxels_that_are_held():
@@ -39,7 +48,7 @@ def test_memory_is_of_the_voxels_that_are_held():
 @pytest.mark.parametrize("storage", [IN_MEMORY, Storage(1)])
 def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage):
     """On the fine grid of a small reference, whose working grid the other scan does not change."""
-    settings = SimpleNamespace(refinement=None, passes=NetworkPasses(), storage=storage)
+    settings = inferer(refined=False, storage=storage)
     fine, coarse = Grid((64, 64, 64), np.diag([0.25] * 3 + [1.0])), Grid((160, 160, 160), np.eye(4))
     with_copy = RegistrationCost([fine, coarse], settings, 0.25, reference=0).memory_gb
     without = RegistrationCost([fine, coarse], settings, 1.0, reference=0).memory_gb
@@ -79,9 +88,7 @@ def test_a_refined_level_costs_its_iterations_and_their_conjugate_steps(monkeypa
 
     def work(iterations, conjugate_steps):
         schedule = Schedule((1,), (iterations,), conjugate_steps=conjugate_steps)
-        refinement = Refinement(LocalCorrelation(), FluidPrior(lambda_v=0), schedule)
-        settings = SimpleNamespace(refinement=refinement, draws=0)
-        return RegistrationCost(series(3, (32, 32, 32)), settings).time.seconds
+        return RegistrationCost(series(3, (32, 32, 32)), inferer(schedule=schedule)).time.seconds
 
     step = processor_time._CONJUGATE * 3 * 16**3  # on every second voxel
     assert work(5, 8) - work(5, 7) == pytest.approx(5 * step, rel=1e-6)
