@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment, Transformation
 from ..space.field import Field
-from ..space.grid import inside, warp, warp_observed
+from ..space.grid import inside_volume, warp, warp_observed
 
 __all__ = ["FieldInferer", "Prediction", "RegistrationOutput"]
 
@@ -79,7 +79,7 @@ class FieldInferer(Inferer):
         ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
         return {
             "warped": warp(images, ddf),
-            "covered": inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
+            "covered": inside_volume(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
             "ddf": ddf,
             "dvf": dvf.values,
             "z_mean": prediction.z_mean,
