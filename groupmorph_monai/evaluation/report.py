@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from .. import __version__
-from ..data.writing.output_folder import all_or_nothing
+from ..data.writing.output_folder import atomic_folder
 
 __all__ = ["draw_report", "format_table", "plain", "show_slice", "to_json", "versions", "write_json"]
 
@@ -43,7 +43,7 @@ def to_json(report: Mapping[str, Any]) -> str:
 def write_json(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write ``report`` atomically."""
     path = Path(path)
-    with all_or_nothing(path.parent) as folder:
+    with atomic_folder(path.parent) as folder:
         (folder / path.name).write_text(to_json(report), encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ import torch
 from ...errors import InputError
 from ...space.geometry import Grid
 from ..series import LPS_TO_RAS
-from ..writing.output_folder import all_or_nothing
+from ..writing.output_folder import atomic_folder
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
 from .signature import read_text
@@ -181,7 +181,7 @@ def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:
     """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, atomically."""
     path = Path(path)
-    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
+    with atomic_folder(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow("xyz")
         table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())
