@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.writing.output_folder import atomic_file, atomic_folder
 
-__all__ = ["columns_of", "markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
+__all__ = ["markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
 __all__ = [
-    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "centred_maps",
+    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine",
     "logarithms",
 ]  # fmt: skip
 
