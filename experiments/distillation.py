@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.run import checked_run
 from groupmorph_monai.data import RandTimepointsd
-from groupmorph_monai.data.writing.output_folder import whole_file
+from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space.alignment import Alignment
 from groupmorph_monai.workflow import RegistrationInferer, warmup_and_cosine
@@ -54,7 +54,7 @@ def refine_series(folder: Path, config: ConfigParser, numbers: Sequence[int], ef
             set_rnd(dataset, seed=n)
             images = as_images(dataset[n % len(dataset)]["image"])[None]
             velocity = inferer(images, network)["dvf"]
-            with whole_file(file) as path:
+            with atomic_file(file) as path:
                 torch.save({"images": images[0].half(), "velocity": velocity[0].half()}, path)
 
 
@@ -167,7 +167,7 @@ def distil(
     average.attach(trainer)
 
     def save() -> None:
-        with whole_file(file) as path:
+        with atomic_file(file) as path:
             torch.save({name: values.half() for name, values in average.ema_model.state_dict().items()}, path)
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_SAVE_INTERVAL), save)

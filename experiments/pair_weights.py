@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from groupmorph_monai.data.writing.output_folder import whole_file
+from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.workflow.weights import read_weights
 
 __all__ = ["pair_weights"]
@@ -41,5 +41,5 @@ if __name__ == "__main__":
     parser.add_argument("group")
     parser.add_argument("pair")
     arguments = parser.parse_args()
-    with whole_file(arguments.pair) as file:
+    with atomic_file(arguments.pair) as file:
         torch.save(pair_weights(read_weights(arguments.group)), file)

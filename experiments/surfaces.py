@@ -14,7 +14,7 @@ from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import BundleMethod
 from groupmorph_monai.benchmarks.tables import mean_row
 from groupmorph_monai.data.preprocessing.transforms import LoadSeriesd
-from groupmorph_monai.data.writing.output_folder import all_or_nothing
+from groupmorph_monai.data.writing.output_folder import atomic_folder
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import overlap, warp_labels
 from groupmorph_monai.workflow.literal import literal
@@ -58,7 +58,7 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
         ]
 
     training = pairs(names[:num_training], _TRAINING_PAIRS)
-    with all_or_nothing(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "dataset.json").write_text(
             json.dumps({"training": training, "validation": training[:1]}), encoding="utf-8"
         )

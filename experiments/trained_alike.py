@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from groupmorph_monai.apps.configs import config_files
 from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.data.writing.output_folder import whole_file
+from groupmorph_monai.data.writing.output_folder import atomic_file
 from groupmorph_monai.workflow.literal import literal
 
 __all__ = ["HALF_THE_FILTERS", "Trainings", "refined", "train_alike"]
@@ -91,7 +91,7 @@ def train_alike(
     start = time.perf_counter()
     parser.get_parsed_content("run")
     weights = folder / "weights.pt"
-    with whole_file(weights) as path:
+    with atomic_file(weights) as path:
         torch.save(parser.get_parsed_content("network").state_dict(), path)
     return replace(method, weights=str(weights), settings={**method.settings, **fixed_timepoints})
 

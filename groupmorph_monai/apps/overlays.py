@@ -9,7 +9,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from ..errors import InputError
 from .configs import config_files, read_configs
 
-__all__ = ["check_overlays", "check_used", "used_names"]
+__all__ = ["check_overlays", "check_used"]
 
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..data.writing.output_folder import all_or_nothing
+from ..data.writing.output_folder import atomic_folder
 
 __all__ = ["save_figure"]
 
@@ -13,5 +13,5 @@ __all__ = ["save_figure"]
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a PNG atomically, without a display."""
     FigureCanvasAgg(figure)
-    with all_or_nothing(file.parent) as folder:
+    with atomic_folder(file.parent) as folder:
         figure.savefig(folder / file.name, format="png")

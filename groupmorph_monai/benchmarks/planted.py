@@ -17,7 +17,6 @@ from ..space.transforms import AffineTransform
 
 __all__ = [
     "BEYOND_REACH",
-    "FAILURES",
     "PlantedCase",
     "added_motion",
     "contrast_cases",

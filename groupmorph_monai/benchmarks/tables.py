@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.writing.output_folder import all_or_nothing, whole_file
+from ..data.writing.output_folder import atomic_file, atomic_folder
 
-__all__ = ["columns_of", "markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
+__all__ = ["markdown_table", "mean_row", "three_digits", "write_csv", "write_table"]
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -42,7 +42,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write rows with all their digits, atomically."""
-    with whole_file(file) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
+    with atomic_file(file) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
         table = csv.DictWriter(stream, columns_of(rows))
         table.writeheader()
         table.writerows(rows)
@@ -51,7 +51,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
 def write_table(rows: Sequence[Mapping[str, Any]], folder: str | Path, name: str) -> Path:
     """Write ``name.csv`` and ``name.md`` to ``folder`` atomically, and return the Markdown file."""
     folder, columns = Path(folder), columns_of(rows)
-    with all_or_nothing(folder) as partial:
+    with atomic_folder(folder) as partial:
         table = markdown_table(columns, [[row.get(column) for column in columns] for row in rows])
         (partial / f"{name}.md").write_text(table + "\n", encoding="utf-8")
         write_csv(rows, partial / f"{name}.csv")

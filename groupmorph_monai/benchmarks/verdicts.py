@@ -25,7 +25,7 @@ from .json_lines import JsonLines
 from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases, failed_cases, good_cases
 
 __all__ = [
-    "kinetic_residuals", "measure_added_motion", "measure_case", "measure_contrast_case", "tabulate",
+    "kinetic_residuals", "measure_case", "measure_contrast_case", "tabulate",
     "tabulate_residuals", "verdicts",
 ]  # fmt: skip
 

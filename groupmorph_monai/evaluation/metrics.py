@@ -274,10 +274,10 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chu
     for u, inverse in zip(_each(ddf, chunks), _each(inverse_ddf, chunks)):
         u = u[thin]
         points = grid + u
-        inside = ((points >= 0) & (points <= last)).all(dim=0)
+        inside_mask = ((points >= 0) & (points <= last)).all(dim=0)
         error = _length_mm(u + sample(inverse[None], points[None])[0], affine)
-        total += float(error[inside].sum(dtype=torch.float64))
-        number += int(inside.sum())
+        total += float(error[inside_mask].sum(dtype=torch.float64))
+        number += int(inside_mask.sum())
     return total / number if number else float("nan")
 
 

@@ -13,7 +13,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..data.preprocessing.fingerprint import fingerprint
-from ..data.writing.output_folder import all_or_nothing, claim, release, whole_file
+from ..data.writing.output_folder import atomic_file, atomic_folder, claim, release
 from ..data.writing.replacement import check_names
 from ..errors import InputError
 from .report import format_table, to_json, versions, write_json
@@ -98,7 +98,7 @@ class MetricsTable:
         row = {"series": name, **engine.state.output[0]["metrics"], "seconds": seconds}  # type: ignore[index]
         file = self._file(self.keys[number])
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as path:
+        with atomic_file(file) as path:
             path.write_text(to_json(row), encoding="utf-8")
 
     def _saved(self, key: str) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def write_metrics(output_dir: str | Path, series: Sequence[Mapping[str, Any]]) -
         values = [row[name] for row in series if name in row]
         means[name] = sum(values) / len(values)
     rows = [*series, {"series": "mean", **means}]
-    with all_or_nothing(output_dir, stale=[MEASURED]) as folder:
+    with atomic_folder(output_dir, stale=[MEASURED]) as folder:
         with open(folder / "metrics.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             table = csv.DictWriter(file, columns)
             table.writeheader()

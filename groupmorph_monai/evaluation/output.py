@@ -18,7 +18,7 @@ from monai.transforms import Transform
 from ..data.reading.signature import check_itk_path
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
-from ..data.writing.output_folder import all_or_nothing, claim, release
+from ..data.writing.output_folder import atomic_folder, claim, release
 from ..data.writing.writers import (
     VOLUMES,
     Products,
@@ -115,7 +115,7 @@ class SeriesWriter:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        with all_or_nothing(self.output_dir, earlier_result(self.output_dir)) as folder:
+        with atomic_folder(self.output_dir, earlier_result(self.output_dir)) as folder:
             number = self._write(engine, folder)
         logger.info("Wrote %d files, report.json, report.png and report.html to %s", number, self.output_dir)
 

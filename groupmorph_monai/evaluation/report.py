@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .. import __version__
-from ..data.writing.output_folder import all_or_nothing
+from ..data.writing.output_folder import atomic_folder
 from ..space.grid import Grid
 from .axial import AxialView
 
@@ -44,7 +44,7 @@ def to_json(report: Mapping[str, Any]) -> str:
 def write_json(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write ``report`` atomically."""
     path = Path(path)
-    with all_or_nothing(path.parent) as folder:
+    with atomic_folder(path.parent) as folder:
         (folder / path.name).write_text(to_json(report), encoding="utf-8")
 
 

@@ -28,14 +28,15 @@ class Linearised(NamedTuple):
             all timepoints.
         score: first derivatives, ``(B, K, *S)``.
         weight: negative second derivatives, ``(B, K, *S)``.
-        number: number of volumes that contribute to each voxel's value, ``(B, 1, *S)``; None if all K do everywhere.
+        volume_count: number of volumes that contribute to each voxel's value, ``(B, 1, *S)``; None if all K do
+            everywhere.
     """
 
     value: Tensor
     guide: Tensor
     score: Tensor
     weight: Tensor
-    number: Tensor | None = None
+    volume_count: Tensor | None = None
 
 
 class Likelihood(nn.Module):

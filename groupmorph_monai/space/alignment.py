@@ -243,7 +243,7 @@ def affine_velocity(logarithms: Tensor, like: Field) -> Field:
     """
     values = like.values
     points = like.step * voxel_grid(values.shape[-3:], values)
-    return like.like(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / like.step)
+    return like.with_values(torch.stack([apply_affine(m.to(values), points) for m in logarithms])[None] / like.step)
 
 
 @full_precision

@@ -34,7 +34,7 @@ class Field:
                 f"{tuple(self.values.shape[3:])}"
             )
 
-    def like(self, values: Tensor) -> "Field":
+    def with_values(self, values: Tensor) -> "Field":
         """Return a field with other values on the same lattice."""
         return Field(values, self.size, self.step)
 

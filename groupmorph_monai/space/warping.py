@@ -21,7 +21,7 @@ __all__ = [
     "displace",
     "displace_observed",
     "full_precision",
-    "inside",
+    "inside_volume",
     "multiply_axes",
     "placed_once",
     "sample",
@@ -149,7 +149,7 @@ def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 @full_precision
-def inside(ddf: Tensor) -> Tensor:
+def inside_volume(ddf: Tensor) -> Tensor:
     """Test whether ``x + ddf(x)`` lies within the outer faces of the volume's voxels: ``(N, D, *S)``, voxels, to ``(N,
     *S)`` bool."""
     result = torch.ones_like(ddf[:, 0], dtype=torch.bool)
@@ -171,7 +171,7 @@ def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tu
         Values ``(N, 1, *S)``, and ``(N, 1, *S)`` bool, True inside the volume and where most of the voxels that
         contribute were observed.
     """
-    within = inside(ddf).unsqueeze(1)
+    within = inside_volume(ddf).unsqueeze(1)
     if observed is None:
         return displace(image, ddf), within
     values, share = displace(torch.cat([image, observed.to(image)], dim=1), ddf).split(1, dim=1)

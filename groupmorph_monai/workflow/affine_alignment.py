@@ -24,7 +24,7 @@ from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
 __all__ = [
-    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "centred_maps",
+    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine",
     "logarithms",
 ]  # fmt: skip
 
@@ -66,6 +66,26 @@ class AffineAlignment(NamedTuple):
     maps: Tensor
     confidence: Tensor
     polarity: Tensor
+
+
+class Agreement(NamedTuple):
+    """Agreement of a scan with the other scans of a group.
+
+    Args:
+        correlation: correlation of its edges with the mean edges of the other scans.
+        confidence: see `GroupAffine`.
+    """
+
+    correlation: float
+    confidence: float
+
+
+class Candidate(NamedTuple):
+    """A map ``(4, 4)`` of a scan, optimised from a result of the search, and its `Agreement`."""
+
+    correlation: float
+    confidence: float
+    map: Tensor
 
 
 @dataclass(frozen=True)
@@ -180,15 +200,15 @@ class _Group:
         common = alignment.maps[int(np.argmax(counts))] if max(counts) > 1 else torch.eye(4, dtype=torch.float64)
         header = torch.cat([alignment.maps, common[None]])
         maps = self.optimise(header, 0, "rigid", [*group, k], only=k)
-        if self.agreement(maps, k, group)[1] < CLEAR_CONFIDENCE:
-            _, best, matrix = max(self.candidates(maps, k, group), key=lambda candidate: candidate[0])
-            maps = torch.cat([alignment.maps, (matrix if best >= LEAST_CONFIDENCE else common)[None]])
-        if self.agreement(maps, k, group)[1] >= LEAST_CONFIDENCE:
+        if self.agreement(maps, k, group).confidence < CLEAR_CONFIDENCE:
+            best = max(self.candidates(maps, k, group), key=lambda candidate: candidate.correlation)
+            maps = torch.cat([alignment.maps, (best.map if best.confidence >= LEAST_CONFIDENCE else common)[None]])
+        if self.agreement(maps, k, group).confidence >= LEAST_CONFIDENCE:
             for level in (0, 1):
                 maps = self.optimise(maps, level, kind, [*group, k], only=k)
             if max(counts) > 1 and not self.less_likely(maps, header, [*group, k], [k]):
                 maps = header
-        confidence = torch.tensor(self.agreement(maps, k, group)[1])
+        confidence = torch.tensor(self.agreement(maps, k, group).confidence)
         volumes = self.resampled(self.fine, self.grid(maps, 1, group), maps, [*group, k])
         sign = (regress(*volumes, [len(group)]).correlation[0, :-1] * alignment.polarity[group]).sum()
         return maps[k], confidence, torch.where(sign < 0, -1.0, 1.0)
@@ -261,9 +281,8 @@ class _Group:
         affine[:3, 3] += affine[:3, :3] @ first
         return Grid((2 * half).ceil().int() + 2, affine), first.int()
 
-    def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> tuple[float, float]:
-        """Compute the correlation of scan k's edges with the mean edges of the others of a group, and the confidence of
-        scan k, see `GroupAffine`."""
+    def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> Agreement:
+        """Compare scan ``k`` with the others of a group."""
         rest = [j for j in group if j != k]
         grid = self.grid(maps, 0, rest)
         own_grid, first = self.bounding_grid(k, maps[k], grid)
@@ -271,14 +290,14 @@ class _Group:
         scores = correlation(*self.features(maps, own_grid, [k]))
         near, far = correlation.within(-first, 1), ~correlation.within(-first, 3)
         peak = float(scores[near].max().clamp_min(0)) if near.any() else 0.0
-        return peak, peak - 0.5 * float(scores[far].max().clamp_min(0))
+        return Agreement(peak, peak - 0.5 * float(scores[far].max().clamp_min(0)))
 
     def align(self) -> AffineAlignment:
         """Align the scans by the steps that `GroupAffine` lists."""
         all_scans = list(range(len(self.grids)))
         headers = torch.eye(4, dtype=torch.float64).repeat(len(all_scans), 1, 1)
         maps = self.optimise(headers, 0, "rigid", all_scans)
-        placed = [k for k in all_scans if self.agreement(maps, k, all_scans)[1] >= CLEAR_CONFIDENCE]
+        placed = [k for k in all_scans if self.agreement(maps, k, all_scans).confidence >= CLEAR_CONFIDENCE]
         if len(placed) < len(all_scans):
             maps, placed = self.search(maps, placed)
         if len(placed) > 1:
@@ -291,7 +310,7 @@ class _Group:
 
     def assessed(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
         """Centre the maps, and compute polarities and the confidence of each scan compared with those ``placed``."""
-        confidence = torch.tensor([self.agreement(maps, k, placed)[1] for k in range(len(maps))])
+        confidence = torch.tensor([self.agreement(maps, k, placed).confidence for k in range(len(maps))])
         return AffineAlignment(centred_maps(maps), confidence, self.polarity(maps))
 
     def search(self, maps: Tensor, placed: Sequence[int]) -> tuple[Tensor, list[int]]:
@@ -312,9 +331,9 @@ class _Group:
                 new_maps = {}
                 for k in pending:
                     candidates = self.candidates(maps, k, group)
-                    _, confidence, matrix = max(candidates, key=lambda candidate: candidate[0])
-                    if confidence >= LEAST_CONFIDENCE:
-                        new_maps[k] = matrix
+                    best = max(candidates, key=lambda candidate: candidate.correlation)
+                    if best.confidence >= LEAST_CONFIDENCE:
+                        new_maps[k] = best.map
                 maps = torch.stack([new_maps.get(k, m) for k, m in enumerate(maps)])
                 group, pending = sorted([*group, *new_maps]), [k for k in pending if k not in new_maps]
                 if not new_maps:
@@ -328,9 +347,9 @@ class _Group:
         values, measured = self.coarse[k].content[:, None]
         return float(edge_features(values, (measured > 0.5).float())[0].square().sum())
 
-    def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[tuple[float, float, Tensor]]:
-        """Compute correlation, confidence and map of scan k, optimised from the best maps of a search over shifts and
-        rotations, then from its present map, until one is clearly aligned."""
+    def candidates(self, maps: Tensor, k: int, group: list[int]) -> list[Candidate]:
+        """Optimise scan k from the best maps of a search over shifts and rotations, then from its present map, until
+        one is clearly aligned."""
         grid, box = self.grid(maps, 0, group), self.coarse[k].grid
         template, scored_maps = self.features(maps, grid, group), []
         for rotation in search_rotations(_SEARCH_DEGREES):
@@ -349,8 +368,8 @@ class _Group:
             start = maps.clone()
             start[k] = matrix
             optimised = self.optimise(start, 0, "rigid", [*group, k], only=k)
-            result.append((*self.agreement(optimised, k, group), optimised[k]))
-            if result[-1][1] >= CLEAR_CONFIDENCE:
+            result.append(Candidate(*self.agreement(optimised, k, group), optimised[k]))
+            if result[-1].confidence >= CLEAR_CONFIDENCE:
                 break
         return result
 

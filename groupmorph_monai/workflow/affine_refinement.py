@@ -76,7 +76,9 @@ class AffineRefinement:
                 "beyond it; omit it, or omit --overlay models/avsm_affine: the default alignment applies it"
             )
         items = enumerate(zip(z.values.detach().split(1), images.split(1)))
-        return z.like(torch.cat([self._refine_series(*i, evidence.of_series(n), displacement) for n, i in items]))
+        return z.with_values(
+            torch.cat([self._refine_series(*i, evidence.of_series(n), displacement) for n, i in items])
+        )
 
     def _refine_series(
         self, z: Tensor, images: Tensor, evidence: Evidence, displacement: Callable[[Tensor], Tensor]

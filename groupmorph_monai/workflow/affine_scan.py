@@ -88,8 +88,8 @@ def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseSc
     backwards = [d + 1 for d, axis in enumerate(axes) if steps[axis, d] < 0]
     measured = np.ones(frame.data.shape, dtype=bool) if frame.valid is None else frame.valid
     if mask is not None:
-        inside, covered = resample(mask, frame.grid, nearest=True)
-        measured = measured & covered & (inside > 0)
+        inside_mask, covered = resample(mask, frame.grid, nearest=True)
+        measured = measured & covered & (inside_mask > 0)
     channels = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (frame.data, measured)]
     content = torch.stack(channels).permute(0, *[axis + 1 for axis in axes]).flip(backwards)
     scan = CoarseScan(content, grid).coarsened(spacing_mm)

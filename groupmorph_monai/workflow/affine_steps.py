@@ -9,7 +9,7 @@ from torch import Tensor
 from ..space.grid import Grid
 from ..space.lattice import gradient, window_mean
 
-__all__ = ["Regression", "WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
+__all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
 
 WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
 _NOISE = 0.02**2  # variance of noise, for intensities in [0, 1], below which contrast is ignored

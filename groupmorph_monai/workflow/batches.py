@@ -9,7 +9,7 @@ from torch import Tensor
 from ..space.alignment import affine_in_voxels
 from .affine_alignment import logarithms
 
-__all__ = ["InfererOptions", "as_images", "prepare_series"]
+__all__ = ["as_images", "prepare_series"]
 
 
 def as_images(inputs: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.writing.output_folder import claim, keep_inputs, whole_file
+from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim
 from ..data.writing.replacement import clean
 from ..errors import InputError
 from ..networks.contract import unwrapped
@@ -42,7 +42,7 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
         InputError: If another run writes to the folder, or if it contains an input or weights that no run can continue.
     """
     if idist.get_rank() == 0:
-        keep_inputs(output_dir, [path for path in (weights, dataset_dir) if path])
+        check_contains_no_input(output_dir, [path for path in (weights, dataset_dir) if path])
         if (best := Path(output_dir) / BEST).exists() and not _checkpoints(Path(output_dir)):
             raise InputError(
                 f"{best}: expected checkpoints of the same run, got none: training would replace these weights; "
@@ -78,7 +78,7 @@ class _AtomicSaver(BaseSaveHandler):
                 f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
                 "learning_rate, and check kl_weight, noise and the initial weights"
             )
-        with whole_file(self.folder / filename) as path:
+        with atomic_file(self.folder / filename) as path:
             torch.save(checkpoint, path)
             torch.load(path, map_location="cpu", weights_only=True)
 

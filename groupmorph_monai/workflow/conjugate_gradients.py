@@ -19,25 +19,25 @@ def ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
     return model.storage.map(lambda g, v: cosine(g) - precision.product(cosine(v)), model.force, z, dim=0)
 
 
-def solve(model: Quadratic, precision: Precision, right: Tensor, steps: int) -> Tensor:
-    """Solve ``(H + Lambda) d = right`` by conjugate gradients among K fields of mean 0 over K.
+def solve(model: Quadratic, precision: Precision, rhs: Tensor, steps: int) -> Tensor:
+    """Solve ``(H + Lambda) d = rhs`` by conjugate gradients among K fields of mean 0 over K.
 
     Timepoints are coupled only by sums, so they are processed chunk by chunk.
 
     Args:
         model: curvature H.
         precision: precision Lambda.
-        right: right-hand side in cosine coordinates, ``(K, D, *S)``.
+        rhs: right-hand side in cosine coordinates, ``(K, D, *S)``.
         steps: maximum number of steps; fewer if the squared residual falls by a factor of 1e4.
 
     Returns:
         d on the lattice, ``(K, D, *S)``.
     """
-    cosine, storage, timepoints = CosineTransform(right.shape[2:], right), model.storage, len(right)
+    cosine, storage, timepoints = CosineTransform(rhs.shape[2:], rhs), model.storage, len(rhs)
     # The preconditioner whitens coordinates that the prior dominates.
     scale = (precision.spectrum + _CURVATURE_SHARE * model.mean_curvature).clamp_min(1e-30).rsqrt()
-    mean = scale * storage.mean(right, dim=0)
-    r = storage.map(lambda part: scale * part - mean, right, dim=0)
+    mean = scale * storage.mean(rhs, dim=0)
+    r = storage.map(lambda part: scale * part - mean, rhs, dim=0)
     p, y = (storage.map(copy, r, dim=0) for copy in (torch.clone, torch.zeros_like))
     product = storage.empty_like(r)
     rr = initial_rr = storage.sum(_squares, r, dim=0)

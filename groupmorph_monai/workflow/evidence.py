@@ -110,14 +110,16 @@ class Pieces:
         if self.count == 1:
             return
         velocities = z.values.unflatten(2, (self.count, -1))
-        self.shared = z.like(velocities.mean(dim=2))
-        self._deviations = z.like((velocities - self.shared.values.unsqueeze(2)).flatten(2, 3))
+        self.shared = z.with_values(velocities.mean(dim=2))
+        self._deviations = z.with_values((velocities - self.shared.values.unsqueeze(2)).flatten(2, 3))
 
     def combine(self, shared: Field) -> Field:
         """Add the deviations to a mean ``(1, K, D, *C)``, on the lattice of this mean."""
         if self.count == 1:
             return shared
-        return shared.like(self._deviations.at(shared.step).values + torch.cat([shared.values] * self.count, dim=2))
+        return shared.with_values(
+            self._deviations.at(shared.step).values + torch.cat([shared.values] * self.count, dim=2)
+        )
 
 
 class Level:
@@ -184,7 +186,7 @@ class Level:
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             nonlocal value, count
             for c, linear in likelihood.parts(images, valid, self.storage.chunks):
-                value, count = value + linear.value, linear.number
+                value, count = value + linear.value, linear.volume_count
                 chunk_mask = mask[:, c] if isinstance(mask, Tensor) and mask.shape[1] > 1 else mask
                 yield c, self._force_and_curvature(linear, chunk_mask)
 
@@ -243,7 +245,7 @@ class Level:
         value: Tensor = images.new_zeros(())
         count: Tensor | None = None
         for _, linear in likelihood.parts(images, valid, self.storage.chunks):
-            value, count = value + linear.value, linear.number
+            value, count = value + linear.value, linear.volume_count
         return self._masked(value, count, images.shape[1], mask)
 
     def _masked(

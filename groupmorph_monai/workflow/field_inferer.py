@@ -11,7 +11,7 @@ from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment
 from ..space.field import Field
 from ..space.integrate import Transformation
-from ..space.warping import inside, warp, warp_observed
+from ..space.warping import inside_volume, warp, warp_observed
 from .affine_refinement import AffineRefinement
 from .network_passes import NetworkPasses
 from .refinement import Refinement
@@ -89,10 +89,10 @@ class FieldInferer(Inferer):
         """Return ``warped`` ``(B, K, *S)``; ``covered``, True inside the image; ``ddf`` ``(B, K, D, *S)``,
         common space to timepoint, voxels; ``dvf``, ``z_mean`` and ``z_log_variance`` of the prediction."""
         dvf = prediction.dvf
-        ddf = dvf.like(self.alignment(dvf.values, self.transformation)).on_image()
+        ddf = dvf.with_values(self.alignment(dvf.values, self.transformation)).on_image()
         return {
             "warped": warp(images, ddf),
-            "covered": inside(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
+            "covered": inside_volume(ddf.flatten(0, 1)).unflatten(0, ddf.shape[:2]),
             "ddf": ddf,
             "dvf": dvf.values,
             "z_mean": prediction.z_mean,
@@ -101,7 +101,7 @@ class FieldInferer(Inferer):
 
     def inverse_ddf(self, dvf: Field) -> Tensor:
         """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
-        return dvf.like(self.alignment.inverse(dvf.values, self.transformation)).on_image()
+        return dvf.with_values(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
     def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> RegistrationOutput:
         """Warp the images, ``(B, K, *S)``, by a prediction, and compute the displacements in both directions."""
@@ -109,12 +109,14 @@ class FieldInferer(Inferer):
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
             for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
-                ddf = dvf.like(part).on_image()
+                ddf = dvf.with_values(part).on_image()
                 yield c, (*warp_observed(images[:, c], None if coverage is None else coverage[:, c], ddf), ddf)
 
         warped, covered, ddf = self.storage.collect(parts(), timepoints)
         inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
-        (inverse,) = self.storage.collect(((c, (dvf.like(part).on_image(),)) for c, part in inverses), timepoints)
+        (inverse,) = self.storage.collect(
+            ((c, (dvf.with_values(part).on_image(),)) for c, part in inverses), timepoints
+        )
         return {
             "warped": warped,
             "covered": covered,

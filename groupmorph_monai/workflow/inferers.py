@@ -207,24 +207,24 @@ class RegistrationInferer(FieldInferer):
         one_header: bool,
     ) -> Field:
         alignment = self.alignment
-        centred = dvf.like(alignment.centred(dvf.values))
+        centred = dvf.with_values(alignment.centred(dvf.values))
         shape = centred.values[:, :, : images.dim() - 2].shape
-        undeformed = centred.like(centred.values.new_zeros(()).expand(shape))
+        undeformed = centred.with_values(centred.values.new_zeros(()).expand(shape))
         hypotheses = [undeformed]
         if one_header and initial is not None:
             # The motion of static tissue in an aligned timepoint is the inverse of the initial transform.
             static = self.storage.map(
                 lambda part: -torch.cat([affine_velocity(logarithms, dvf).values for logarithms in part]), initial
             )
-            hypotheses.append(dvf.like(alignment.centred(alignment.constrain(static))))
+            hypotheses.append(dvf.with_values(alignment.centred(alignment.constrain(static))))
         refined = refinement(centred, images, self._displacement_of_centred, evidence, hypotheses)
         shared = alignment.shared(refined.values, self.storage.chunks)
-        return refined.like(self.storage.map(lambda z: z - shared, refined.values))
+        return refined.with_values(self.storage.map(lambda z: z - shared, refined.values))
 
     def _refined_draws(self, refinement: Refinement, dvf: Field, images: Tensor, evidence: Evidence) -> Iterator[Field]:
-        centred = dvf.like(self.alignment.centred(dvf.values))
+        centred = dvf.with_values(self.alignment.centred(dvf.values))
         draws = refinement.draws(centred, images, self._displacement_of_centred, evidence, self.draws, _SEED)
-        return (draw.like(self.alignment.anchored(draw.values)) for draw in draws)
+        return (draw.with_values(self.alignment.anchored(draw.values)) for draw in draws)
 
     def _displacement(self, z: Tensor) -> Tensor:
         return self.transformation(self.alignment.constrain(z))
@@ -241,7 +241,7 @@ class RegistrationInferer(FieldInferer):
             for _ in range(self.draws):
                 drawn = decode(self.posterior.draw(*prediction.last), prediction.images)
                 joined = self.transformation.joined(prediction.before, drawn)
-                yield prediction.dvf.like(self.alignment.constrain(joined))
+                yield prediction.dvf.with_values(self.alignment.constrain(joined))
 
     @full_precision
     def _spread(self, draws: Iterable[Field]) -> Tensor:
@@ -249,4 +249,4 @@ class RegistrationInferer(FieldInferer):
         first = next(draws)
         fields = chain([first], draws)
         std = standard_deviation(self.alignment(dvf.values, self.transformation) for dvf in fields)
-        return first.like(std).on_image()
+        return first.with_values(std).on_image()

@@ -55,5 +55,5 @@ def posterior_draws(
 
     for _ in range(number):
         force = (root * white().unsqueeze(1)).sum(dim=2)
-        right = cosine(force) + factor**0.5 * precision.root(white())
-        yield _TAILS * solve(determined, precision, right, DRAW_STEPS)
+        rhs = cosine(force) + factor**0.5 * precision.root(white())
+        yield _TAILS * solve(determined, precision, rhs, DRAW_STEPS)

@@ -91,11 +91,13 @@ class Refinement:
         self._check_storage()
         refined = []
         for n, values in enumerate(z.values.split(1)):
-            pieces, series = Pieces(z.like(values)), images[n : n + 1]
-            static = [h.like(h.values[n : n + 1]) for h in hypotheses] if self.static_regions else []
+            pieces, series = Pieces(z.with_values(values)), images[n : n + 1]
+            static = [h.with_values(h.values[n : n + 1]) for h in hypotheses] if self.static_regions else []
             shared = self._refine_shared(pieces, static, series, evidence.of_series(n), displacement)
             refined.append(pieces.combine(shared))
-        return refined[0] if len(refined) == 1 else refined[0].like(torch.cat([field.values for field in refined]))
+        return (
+            refined[0] if len(refined) == 1 else refined[0].with_values(torch.cat([field.values for field in refined]))
+        )
 
     def _check_storage(self) -> None:
         if self.storage.scans_at_once and self.likelihood.couples_all:
@@ -109,7 +111,7 @@ class Refinement:
         """Compute ``z.at(step)``, chunk by chunk of timepoints."""
         if step == z.step:
             return z
-        return Field(self.storage.map(lambda v: z.like(v).at(step).values, z.values), z.size, step)
+        return Field(self.storage.map(lambda v: z.with_values(v).at(step).values, z.values), z.size, step)
 
     def _refine_shared(
         self, pieces: Pieces, static: Sequence[Field], images: Tensor, evidence: Evidence, displacement: Displace
@@ -176,8 +178,8 @@ class Refinement:
             voxels, model = model.voxels, region.accept(z, model, precision)
             if stage.step == self.schedule.lattice_voxels:
                 precision = self._adapted(precision, region.z, model)
-            right = ascent(model, precision, region.z.values[0])
-            dz = solve(model.damped(region.damping), precision, right, self.schedule.conjugate_steps)
+            rhs = ascent(model, precision, region.z.values[0])
+            dz = solve(model.damped(region.damping), precision, rhs, self.schedule.conjugate_steps)
             z, length = take_step(region.z, dz, self.storage)
             length_voxels, damping, count = torch.stack([length, region.damping, voxels.to(length)]).tolist()
             # Too little of the volume is covered by two timepoints and kept by the mask.
@@ -238,7 +240,7 @@ class Refinement:
         precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)
         factor = self.prior_weights.factor if self.prior_weights else 1.0
         for deviation in posterior_draws(model, determined, precision, factor, number, seed):
-            yield pieces.combine(pieces.shared.like(pieces.shared.values + deviation))
+            yield pieces.combine(pieces.shared.with_values(pieces.shared.values + deviation))
 
     def _precision(self, pieces: Pieces, z: Field, weights: Weights | None = None) -> Precision:
         """Compute the prior's precision of the shared velocity, which is the sum over the T velocities."""

@@ -56,7 +56,7 @@ class StaticRegions:
             # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.
             share = gaussian_filter(is_static, 0.5).unsqueeze(2)
             blended = level.storage.map(lambda v, h, s=share: v + s * (h - v), z.values, hypothesis.values)
-            z = z.like(blended)
+            z = z.with_values(blended)
             highest, has_static = torch.where(is_static > 0, value, highest), True
         return z, has_static
 

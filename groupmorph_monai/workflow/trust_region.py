@@ -43,7 +43,7 @@ class TrustRegion:
         if self._model is not None:
             worse = _bound_fell(model, z.values, self._model, self.z.values, precision)
             kept = model.storage.map(lambda old, new: torch.where(worse, old, new), self.z.values, z.values)
-            model, z = model.unless(worse, self._model), z.like(kept)
+            model, z = model.unless(worse, self._model), z.with_values(kept)
             self.damping = torch.where(worse, _DAMPING * self.damping + _DAMPING, self.damping / _DAMPING)
         self.z, self._model = z, model
         return model
@@ -61,7 +61,7 @@ def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
     total = storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
     mean = total / (dz.numel() / dz.shape[1])
     shortening = (mean / _LONGEST_VOXELS).clamp_min(1)
-    return z.like(storage.map(lambda v, d: v + d / shortening, z.values, dz[None])), z.step * mean / shortening
+    return z.with_values(storage.map(lambda v, d: v + d / shortening, z.values, dz[None])), z.step * mean / shortening
 
 
 def _bound_fell(model: Quadratic, z: Tensor, old_model: Quadratic, old_z: Tensor, precision: Precision) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from groupmorph_monai.apps import command_line, commands
-from groupmorph_monai.data.writing.output_folder import all_or_nothing
+from groupmorph_monai.data.writing.output_folder import atomic_folder
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys):
     def stopped(args: argparse.Namespace):
-        with all_or_nothing(args.output) as folder:
+        with atomic_folder(args.output) as folder:
             (folder / "warped.nii.gz").write_text("half", encoding="utf-8")
             os.kill(os.getpid(), number)
             time.sleep(10)

@@ -196,8 +196,8 @@ def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
     unknown = near(covered, 1)
     assert (actual.score.numpy()[unknown] == 0).all() and (actual.weight.numpy()[unknown] == 0).all()
     counts = actual.weight.numpy() > 0
-    np.testing.assert_array_equal(actual.number.numpy(), counts.sum(axis=1, keepdims=True))
-    assert set(np.unique(actual.number)) <= {0, *range(2, timepoints + 1)}
+    np.testing.assert_array_equal(actual.volume_count.numpy(), counts.sum(axis=1, keepdims=True))
+    assert set(np.unique(actual.volume_count)) <= {0, *range(2, timepoints + 1)}
     clear = ~near(covered, max(radii))
     assert counts[clear & (clear.sum(axis=1, keepdims=True) > 1)].all() and clear.any()
 
@@ -213,7 +213,7 @@ def test_beyond_the_windows_of_what_was_not_seen_all_is_as_without_a_mask(timepo
         one, other = getattr(actual, name), getattr(expected, name)
         inside = far.expand_as(one)
         torch.testing.assert_close(one[inside], other[inside], rtol=1e-9, atol=1e-12, msg=name)
-    assert (actual.number[far] == timepoints).all()
+    assert (actual.volume_count[far] == timepoints).all()
 
 
 @pytest.mark.parametrize("beside", [0.0, 0.5])
@@ -228,9 +228,9 @@ def test_a_constant_beside_a_volume_does_not_score_above_its_own_texture(beside)
     likelihood = LocalCorrelation((2,))
     aligned, apart = likelihood.linearise(x, covered), likelihood.linearise(shifted, covered)
     # The same voxels count for both, and none beside the volume.
-    assert torch.equal(aligned.number, apart.number) and apart.number[:, :, shift - 1 :].max() == 0
-    comparable = apart.number > 1
-    assert comparable.any() and (apart.value[apart.number == 0] == 0).all()
+    assert torch.equal(aligned.volume_count, apart.volume_count) and apart.volume_count[:, :, shift - 1 :].max() == 0
+    comparable = apart.volume_count > 1
+    assert comparable.any() and (apart.value[apart.volume_count == 0] == 0).all()
     assert aligned.value[comparable].mean() > apart.value[comparable].mean() + 0.5
     # Nor do more voxels than were seen: the sum over the grid is no greater either.
     assert apart.value.sum() < aligned.value.sum()
@@ -241,6 +241,6 @@ def test_one_volume_alone_is_no_evidence():
     covered[:, 1:, 8:] = False
     actual = LocalCorrelation((1,)).linearise(x, covered)
     # All three count up to two voxels before the border of what they have seen, and none beyond that of windows.
-    assert set(actual.number[0, 0, :6].unique().tolist()) == {3}
-    assert (actual.number[0, 0, 7:] == 0).all() and (actual.value[0, 0, 7:] == 0).all()
+    assert set(actual.volume_count[0, 0, :6].unique().tolist()) == {3}
+    assert (actual.volume_count[0, 0, 7:] == 0).all() and (actual.value[0, 0, 7:] == 0).all()
     assert (actual.score[0, :, 7:] == 0).all() and (actual.weight[0, :, 7:] == 0).all()

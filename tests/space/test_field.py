@@ -88,7 +88,7 @@ def test_steps_that_do_not_divide_one_another_meet_on_the_common_one():
 def test_the_same_step_is_the_same_field_and_other_values_stay_on_the_lattice():
     field = ramp((9, 12, 7), 2)
     assert field.at(2) is field
-    other = field.like(3 * field.values)
+    other = field.with_values(3 * field.values)
     assert (other.size, other.step) == (field.size, field.step) and torch.equal(other.values, 3 * field.values)
 
 

@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
 from groupmorph_monai.space.alignment import apply_affine
 from groupmorph_monai.space.lattice import CosineTransform
-from groupmorph_monai.space.warping import full_precision, inside, warp_observed
+from groupmorph_monai.space.warping import full_precision, inside_volume, warp_observed
 
 SIZE = (7, 9, 6)
 
@@ -194,7 +194,7 @@ def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():
     observed = (torch.rand(1, 2, *size, generator=generator) > 0.3).float()
     ddf = 2 * torch.randn(1, 2, 3, *size, generator=generator)
     warped, valid = warp_observed(images, observed, ddf)
-    within = inside(ddf[0])[None]
+    within = inside_volume(ddf[0])[None]
     torch.testing.assert_close(warped, warp(images, ddf))
     assert torch.equal(valid, within & (warp(observed, ddf) > 0.5)) and valid.any() and not valid.all()
     values, everywhere = warp_observed(images, None, ddf)

@@ -41,7 +41,7 @@ def unmoved(phantom):
 
 
 def errors(phantom, z):
-    ddf, inverse = (z.like(EXP(v)).on_image()[0] for v in (z.values, -z.values))
+    ddf, inverse = (z.with_values(EXP(v)).on_image()[0] for v in (z.values, -z.values))
     transforms = timepoint_transforms(ddf, inverse, torch.eye(4))
     return landmark_distances_mm(phantom["landmarks"], transforms), folding_percent(ddf)
 
@@ -67,7 +67,7 @@ def test_it_repeats_itself_and_a_batch_equals_its_items(phantom):
     x = images(phantom)
     batch = torch.cat([x, x.flip(1)])
     begin = start(phantom)
-    together = short(begin.like(begin.values.expand(2, -1, -1, -1, -1, -1)), batch, displacement).values
+    together = short(begin.with_values(begin.values.expand(2, -1, -1, -1, -1, -1)), batch, displacement).values
     assert torch.equal(together[:1], short(begin, x, displacement).values)
     torch.testing.assert_close(together[1:], together[:1].flip(1), atol=2e-3, rtol=0)
 
@@ -94,7 +94,7 @@ def test_what_lies_outside_of_the_mask_does_not_drive_the_result(phantom):
 def test_a_level_begins_from_the_likelier_field(phantom):
     ask, x = refinement(levels=(2, 1), iterations=(3, 2)), images(phantom)
     refined = ask(start(phantom), x, displacement)
-    nothing = refined.like(torch.zeros_like(refined.values))
+    nothing = refined.with_values(torch.zeros_like(refined.values))
     for one, other in ((refined, nothing), (nothing, refined)):
         z, any_static = restart(ask, (one, other), [nothing], x)
         assert torch.equal(z.values, refined.values) and not any_static
@@ -225,7 +225,7 @@ def test_draws_have_the_priors_weights_of_the_mode(share, phantom, monkeypatch):
 
 def test_the_priors_weights_are_the_likeliest_times_the_factor(phantom):
     z = start(phantom).at(2)
-    z = z.like(z.values + 0.1 * torch.randn(z.values.shape, generator=torch.Generator().manual_seed(0)))
+    z = z.with_values(z.values + 0.1 * torch.randn(z.values.shape, generator=torch.Generator().manual_seed(0)))
     model = Level(images(phantom), Evidence(), 2, 2).model(LocalCorrelation(), displacement(z.values))
     precision = Precision([FluidPrior(0, 0, 0, 60).spectrum(z.values.shape[3:], z.step).to(z.values)], [1.0], True)
     likeliest, held = (LikeliestWeights(factor=f)(precision, z.values[0], model).weights for f in (1.0, 1.4))
@@ -242,7 +242,7 @@ def test_most_true_errors_lie_within_the_interval_that_draws_give(phantom):
     ask, x = refinement(), images(phantom)
     z = ask(start(phantom), x, displacement)
     spread = torch.cat([displacement(draw.values) for draw in ask.draws(z, x, displacement, number=12)]).std(dim=0)
-    ddf, inverse, std = (z.like(u).on_image()[0] for u in (EXP(z.values), EXP(-z.values), spread[None]))
+    ddf, inverse, std = (z.with_values(u).on_image()[0] for u in (EXP(z.values), EXP(-z.values), spread[None]))
     points = phantom["landmarks"]
     common = torch.stack([p + interpolate(u, p) for p, u in zip(points, inverse)])
     shares = []
@@ -276,7 +276,7 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
 
     begin = start(phantom)
     stationary = short(begin, x, displacement).values
-    alike = short(begin.like(begin.values.repeat(1, 1, 3, 1, 1, 1)), x, one_after_the_other)
+    alike = short(begin.with_values(begin.values.repeat(1, 1, 3, 1, 1, 1)), x, one_after_the_other)
     assert stationary.abs().mean() > 0.1
     # Three flows of a third each are the one, up to the integration's own error; at the border evidence comes and goes.
     inner = (..., *[slice(3, -3)] * 3)
@@ -284,7 +284,7 @@ def test_of_several_velocities_what_they_share_is_refined_and_what_sets_them_apa
     assert difference[inner].abs().mean() < 0.05 * stationary[inner].abs().mean()
     first, second, third = (v.view(1, 1, 3, 1, 1, 1) * torch.ones_like(begin.values) for v in torch.eye(3))
     apart = torch.cat([first, second, third], dim=2)
-    kept = short(begin.like(apart), x, one_after_the_other).values.chunk(3, dim=2)
+    kept = short(begin.with_values(apart), x, one_after_the_other).values.chunk(3, dim=2)
     for part, start_part in zip(kept, apart.chunk(3, dim=2)):
         difference = part - (kept[0] + kept[1] + kept[2]) / 3
         # On every second voxel instead of every fourth a voxel is half as long.

@@ -30,7 +30,7 @@ def slid(shift_voxels, timepoints=3):
 
 def test_what_stands_still_stays_where_it_was_beside_what_slides():
     x, sliding = slabs(), slid(6)
-    static = sliding.like(torch.zeros_like(sliding.values))
+    static = sliding.with_values(torch.zeros_like(sliding.values))
     begun, any_static = restart(refinement(), (sliding,), [static], x)
     assert any_static
     torch.testing.assert_close(begun.values[..., :8, :, :], sliding.values[..., :8, :, :])
@@ -44,7 +44,7 @@ def test_what_stands_still_stays_where_it_was_beside_what_slides():
     assert torch.equal(begun.values, sliding.values) and not any_static
     # An initial map that moved all of it is undone where nothing moved.
     series = torch.cat([v.roll(-k, dims=3) for v, k in zip(x.split(1, dim=1), (0, 3, 6))], dim=1)
-    begun, _ = restart(refinement(), (static,), [sliding.like(-sliding.values)], series)
+    begun, _ = restart(refinement(), (static,), [sliding.with_values(-sliding.values)], series)
     assert begun.values[..., :8, 6:-6, :].abs().max() < 1e-3
     torch.testing.assert_close(begun.values[..., 12:, 6:-6, :], -sliding.values[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
 
@@ -56,14 +56,14 @@ def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
     covered[:, 1:, 20:] = 0
     x[:, 1:, 20:] = x[:, 1:, 19:20]  # a constant, as beyond a border
     begun, any_static = restart(
-        refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, covered=covered
+        refinement(), (sliding,), [sliding.with_values(torch.zeros_like(sliding.values))], x, covered=covered
     )
     assert torch.equal(begun.values, sliding.values) and not any_static
 
 
 def test_a_few_voxels_that_seem_to_stay_are_chance():
     first, sliding = slabs()[:, :1], slid(6)
-    static = sliding.like(torch.zeros_like(sliding.values))
+    static = sliding.with_values(torch.zeros_like(sliding.values))
     x = torch.cat([first.roll(shift, dims=3) for shift in (0, 3, 6)], dim=1)
     x[:, :, 16:24, 20:28, 12:20] = first[:, :, 16:24, 20:28, 12:20]
     begun, any_static = restart(refinement(), (sliding,), [static], x)
@@ -77,5 +77,5 @@ def test_outside_of_the_mask_nothing_is_put_back():
     x, sliding = slabs(), slid(6)
     mask = torch.zeros_like(x[:, :1])
     mask[:, :, :20] = 1
-    begun, _ = restart(refinement(), (sliding,), [sliding.like(torch.zeros_like(sliding.values))], x, mask)
+    begun, _ = restart(refinement(), (sliding,), [sliding.with_values(torch.zeros_like(sliding.values))], x, mask)
     torch.testing.assert_close(begun.values[..., 12:, :, :], sliding.values[..., 12:, :, :])

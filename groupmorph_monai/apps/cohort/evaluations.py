@@ -28,7 +28,7 @@ from .folders import CohortFolder, Job
 from .study import Study, run_study, settings_hash
 from .summary import Results, Row
 
-__all__ = ["EVALUATIONS", "run_evaluation"]
+__all__ = ["run_evaluation"]
 
 _COLUMNS = (
     "landmark_before_mm_mean",

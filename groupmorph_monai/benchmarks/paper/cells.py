@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.writing.output_folder import whole_file
+from ...data.writing.output_folder import atomic_file
 from ...evaluation.report import to_json
 from ...space.integrate import Displacement
 from .cases import Case
@@ -81,12 +81,12 @@ class CellStore:
 
     def write(self, path: Path, cell: Cell, settings: Mapping[str, Any], limit_s: float) -> None:
         if cell.arrays:  # before the JSON file, which marks the cell as finished
-            with whole_file(path.with_suffix(".npz")) as partial:
+            with atomic_file(path.with_suffix(".npz")) as partial:
                 # No array has the name of NumPy's own keyword argument, a bool.
                 np.savez_compressed(partial, **cell.arrays)  # type: ignore[arg-type]
         report = {"series": cell.case, "method": cell.method, "status": cell.status, "numbers": cell.numbers}
         ended = cell.status == "ok" or cell.status.startswith("over the time")
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(
                 to_json({**report, "retry": not ended, "limit_s": limit_s, "settings": settings}), encoding="utf-8"
             )

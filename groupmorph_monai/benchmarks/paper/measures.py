@@ -17,7 +17,7 @@ from ...evaluation.metrics import (
 )
 from ...space.grid import Grid, transform_points
 from ...space.transforms import DenseTransform, Transform, interpolate, jacobian_determinant
-from ...space.warping import inside, voxel_grid, warp
+from ...space.warping import inside_volume, voxel_grid, warp
 from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
@@ -148,7 +148,7 @@ def measure(
 
 def _warped(series: Mapping[str, Any], ddf: Tensor) -> tuple[Tensor, Tensor]:
     """Warp the series, and compute the intersection of all fields of view, ``(*S)``."""
-    warped, covered = warp(series["image"].float()[None], ddf[None])[0], inside(ddf)
+    warped, covered = warp(series["image"].float()[None], ddf[None])[0], inside_volume(ddf)
     if "coverage" in series:
         covered &= warp(series["coverage"].float()[None], ddf[None])[0] > 0.5
     return warped, covered.all(dim=0)

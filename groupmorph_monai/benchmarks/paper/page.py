@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.writing.output_folder import whole_file
+from ...data.writing.output_folder import atomic_file
 from ...evaluation.report import versions
 from ..tables import markdown_table, three_digits, write_csv
 from . import published
@@ -104,7 +104,7 @@ def write_page(
         "## Versions",
         f"{platform.machine()}, {platform.system()}; " + ", ".join(f"{k} {v}" for k, v in versions().items()),
     ]
-    with whole_file(output / "paper.md") as partial:
+    with atomic_file(output / "paper.md") as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return output / "paper.md"
 

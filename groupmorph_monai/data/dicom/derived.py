@@ -14,7 +14,7 @@ from .attributes import Attributes
 from .clocks import local_acquisition
 from .plane import Plane
 
-__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "equipment_item", "item"]
+__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "item"]
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition

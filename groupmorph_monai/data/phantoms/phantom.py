@@ -20,7 +20,7 @@ from ..contrast.pharmacokinetics import concentration, spgr_signal
 
 __all__ = [
     "LESION_KINETICS", "Texture", "add_rician_noise", "follow", "lesion_kinetics", "make_phantom", "random_motion",
-    "smooth_noise", "uniform",
+    "uniform",
 ]  # fmt: skip
 
 # (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).

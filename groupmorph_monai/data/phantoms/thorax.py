@@ -13,7 +13,7 @@ from .chest import Breath, Cavity
 from .chest_tissues import AIR, LESION, VESSEL, Tissues, soft
 from .lungs import Lungs
 
-__all__ = ["THORAX_EXTENT_MM", "make_thorax"]
+__all__ = ["make_thorax"]
 
 THORAX_EXTENT_MM = (256 * 1.04, 256 * 1.04, 100 * 2.5)
 _AIRWAY_WALL_MM = 0.8

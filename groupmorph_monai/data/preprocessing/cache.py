@@ -11,7 +11,7 @@ from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
 from ... import __version__
-from ..writing.output_folder import whole_file
+from ..writing.output_folder import atomic_file
 from .fingerprint import fingerprint
 
 __all__ = ["CachedSeries"]
@@ -46,6 +46,6 @@ class CachedSeries(PersistentDataset):
             except Exception as error:  # pickle, zipfile and PyTorch raise their own types
                 logger.warning("%s is corrupt (%s) and is recomputed", file, type(error).__name__)
         prepared = convert_to_tensor(self._pre_transform(deepcopy(item)), convert_numeric=False, track_meta=False)
-        with whole_file(file) as path:
+        with atomic_file(file) as path:
             torch.save(prepared, path)
         return prepared

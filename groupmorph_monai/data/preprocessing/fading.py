@@ -158,8 +158,8 @@ def _sampled(volume: np.ndarray, voxels: Tensor) -> np.ndarray:
 
 
 def _measured(frame: Frame, voxels: Tensor) -> np.ndarray:
-    inside = frame.grid.covers(voxels).numpy()
-    return inside if frame.valid is None else inside & (_sampled(frame.valid, voxels) > 0.999)
+    inside_mask = frame.grid.covers(voxels).numpy()
+    return inside_mask if frame.valid is None else inside_mask & (_sampled(frame.valid, voxels) > 0.999)
 
 
 def _log_gain(logarithms: np.ndarray, inside: np.ndarray, slices: np.ndarray, number: int) -> np.ndarray:

@@ -154,10 +154,10 @@ def resample(
                 displacement[:, rows] = (points - start).movedim(-1, 0)
         voxels = frame.grid.voxels(points)
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
-        inside = frame.grid.covers(voxels)
+        inside_mask = frame.grid.covers(voxels)
         if valid is not None:  # only if all voxels that contribute to a value are valid
-            inside &= interpolate(valid, voxels)[..., 0] > 0.999
-        covered[rows] = inside.numpy()
+            inside_mask &= interpolate(valid, voxels)[..., 0] > 0.999
+        covered[rows] = inside_mask.numpy()
     return values, covered
 
 

@@ -194,20 +194,20 @@ class LoadSeriesd(MapTransform):
         return maps.float() if name == "mask" else maps
 
     @staticmethod
-    def _check_mask(file: str | Path, scan: int, inside: np.ndarray, covered: np.ndarray) -> None:
-        if inside.sum() < _LEAST_MASKED:
+    def _check_mask(file: str | Path, scan: int, inside_mask: np.ndarray, covered: np.ndarray) -> None:
+        if inside_mask.sum() < _LEAST_MASKED:
             raise InputError(
-                f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside.sum()} on the grid of motion "
-                "estimation; draw a larger one"
+                f"{file}: expected a mask of {_LEAST_MASKED} voxels or more, got {inside_mask.sum()} on the grid of "
+                "motion estimation; draw a larger one"
             )
-        percent = 100 * (inside & covered).sum() / max(1, covered.sum())
+        percent = 100 * (inside_mask & covered).sum() / max(1, covered.sum())
         logger.info("%s: %.3g %% of scan %d is inside the mask.", file, percent, scan)
-        if inside.sum() < _MASKED_WELL:
+        if inside_mask.sum() < _MASKED_WELL:
             logger.warning(
                 "%s: the mask has %d voxels on the grid of motion estimation, expected %d or more; include tissue "
                 "around the region of interest",
                 file,
-                inside.sum(),
+                inside_mask.sum(),
                 _MASKED_WELL,
             )
 

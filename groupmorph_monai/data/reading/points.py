@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch
 from ...errors import InputError
 from ...space.grid import Grid
 from ..series import LPS_TO_RAS
-from ..writing.output_folder import all_or_nothing
+from ..writing.output_folder import atomic_folder
 from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
 from .signature import read_text
@@ -27,6 +28,20 @@ _NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also accepts 1_0, often a ty
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 _NAMES = ("label", "name", "id")  # columns of names
 _FCSV_LABEL = 11  # index of the label column in a .fcsv
+
+
+class _PointTable(NamedTuple):
+    """Points of a file as text.
+
+    Args:
+        rows: line number, and the cells of the coordinates, of each point.
+        lps: whether the coordinates are LPS mm; otherwise RAS mm.
+        names: names of the points; empty if the file has none.
+    """
+
+    rows: _Rows
+    lps: bool
+    names: list[str]
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -52,11 +67,11 @@ def _named_points(path: str | Path) -> tuple[np.ndarray, list[str]]:
         raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
     kind = Path(path).suffix.lower()
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    rows, lps, names = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
-    if not rows:
+    table = {".csv": _csv, ".fcsv": _fcsv}.get(kind, _itk_points)(lines, str(path))
+    if not table.rows:
         raise InputError(f"{path}: expected points, got a file without any; check the path")
-    points = np.array([_coordinates(cells, number, path) for number, cells in rows], dtype=np.float64)
-    return points @ LPS_TO_RAS[:3, :3] if lps else points, names
+    points = np.array([_coordinates(cells, number, path) for number, cells in table.rows], dtype=np.float64)
+    return points @ LPS_TO_RAS[:3, :3] if table.lps else points, table.names
 
 
 def read_landmarks(files: Sequence[str | Path], grids: Sequence[Grid]) -> np.ndarray:
@@ -125,7 +140,7 @@ def _coordinates(cells: Sequence[str], number: int, path: str | Path) -> list[fl
     return values
 
 
-def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
+def _csv(lines: _Lines, path: str) -> _PointTable:
     lines = [(number, line) for number, line in lines if not line.startswith("#")]
     separator = next((mark for mark in (";", ",", "\t") if lines and mark in lines[0][1]), ",")
     rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
@@ -146,11 +161,11 @@ def _csv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
             columns_of_labels = ([row[name].strip("\"'") for _, row in rows[1:] if name < len(row)] for name in named)
             labels = next((column for column in columns_of_labels if any(column)), [])
             cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]]
-            return cells, names[0] == "l", labels
-    return rows, False, []
+            return _PointTable(cells, names[0] == "l", labels)
+    return _PointTable(rows, lps=False, names=[])
 
 
-def _fcsv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
+def _fcsv(lines: _Lines, path: str) -> _PointTable:
     header = " ".join(line for _, line in lines if line.startswith("#"))
     match = re.search(r"CoordinateSystem\s*=\s*(\w+)", header)
     system = {"0": "RAS", "1": "LPS"}.get(match[1], match[1]) if match else "RAS"
@@ -158,13 +173,13 @@ def _fcsv(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
         raise InputError(f"{path}: expected coordinates in RAS or LPS, got {system}; save the points in RAS")
     rows = [(number, line.split(",")) for number, line in lines if not line.startswith("#")]
     labels = [row[_FCSV_LABEL] for _, row in rows if _FCSV_LABEL < len(row)]
-    return [(number, row[1:4]) for number, row in rows], system == "LPS", labels
+    return _PointTable([(number, row[1:4]) for number, row in rows], system == "LPS", labels)
 
 
-def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
+def _itk_points(lines: _Lines, path: str) -> _PointTable:
     output = [(n, match) for n, line in lines if (match := re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line))]
     if lines and len(output) == len(lines):
-        return [(number, match[1].split()) for number, match in output], True, []
+        return _PointTable([(number, match[1].split()) for number, match in output], lps=True, names=[])
     first = lines[0][1].lower() if lines else ""
     if first == "index":
         raise InputError(f"{path}: expected points in mm, got voxel indices ('index'); convert them with their image")
@@ -175,13 +190,13 @@ def _itk_points(lines: _Lines, path: str) -> tuple[_Rows, bool, list[str]]:
             f"{path}: expected {len(rows)} in the second line, the number of points, got {count[:40]!r}; correct the "
             "file"
         )
-    return [(number, re.split(r"[\s,;]+", row)) for number, row in rows], True, []
+    return _PointTable([(number, re.split(r"[\s,;]+", row)) for number, row in rows], lps=True, names=[])
 
 
 def write_points(points_mm: np.ndarray, path: str | Path) -> None:
     """Write ``(P, 3)`` points in RAS mm as CSV with the header x,y,z, atomically."""
     path = Path(path)
-    with all_or_nothing(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
+    with atomic_folder(path.parent) as folder, open(folder / path.name, "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow("xyz")
         table.writerows(np.asarray(points_mm, dtype=np.float64).tolist())

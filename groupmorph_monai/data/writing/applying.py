@@ -22,7 +22,7 @@ from ..series import LONGEST_MM, Frame, boxes_overlap
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import write_itk_transform
 from .nifti import write_image
-from .output_folder import all_or_nothing, check_file_name, keep_inputs
+from .output_folder import atomic_folder, check_contains_no_input, check_file_name
 from .writers import listed_result
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp_frame"]
@@ -139,7 +139,7 @@ def apply_field_to_files(
     """
     targets = [Path(output_dir) / _result_name(Path(file).name) for file in files]
     _check_targets([field_path, *files], files, targets)
-    with all_or_nothing(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
         for file, target in zip(files, targets):
             if is_markups(file):
                 map_markups(file, partial(apply_field_to_points, field_path, name=file), folder / target.name)
@@ -179,7 +179,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
                 f"{file}: expected the fields of a registration, found none; use the number of a scan from 0, and a "
                 "folder that 'register' wrote without --fields none"
             )
-    keep_inputs(path.parent, files)
+    check_contains_no_input(path.parent, files)
     first, second = map(read_field, files)
     if not boxes_overlap(first.grid, second.grid):
         raise InputError(
@@ -195,7 +195,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             100 * outside,
             origin,
         )
-    with all_or_nothing(path.parent) as folder:
+    with atomic_folder(path.parent) as folder:
         if path.suffix == ".h5":
             write_itk_transform(transform, grid, folder / path.name)
         else:

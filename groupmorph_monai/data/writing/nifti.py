@@ -13,7 +13,7 @@ from ..preprocessing.right_angles import is_sheared
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 from .integers import IntegerType
-from .output_folder import all_or_nothing
+from .output_folder import atomic_folder
 
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
@@ -109,5 +109,5 @@ def write_image(frame: Frame, path: str | Path) -> None:
         data = data.astype(np.int32 if fits else np.float64)
     elif data.dtype == np.float16:
         data = data.astype(np.float32)
-    with all_or_nothing(path.parent) as folder:
+    with atomic_folder(path.parent) as folder:
         save_nifti(nifti_image(data, frame.affine), folder / path.name)

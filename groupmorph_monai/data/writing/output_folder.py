@@ -13,7 +13,15 @@ from filelock import FileLock, Timeout
 from ...errors import InputError
 from .replacement import PARTIAL, clean, make_staging, put_in_place, sync, to_be_replaced
 
-__all__ = ["all_or_nothing", "check_file_name", "check_output_dir", "claim", "keep_inputs", "release", "whole_file"]
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "check_contains_no_input",
+    "check_file_name",
+    "check_output_dir",
+    "claim",
+    "release",
+]
 
 _LOCK = ".groupmorph.lock"
 _LONGEST_NAME = 255  # bytes; limit of all common file systems
@@ -57,12 +65,12 @@ def check_file_name(path: Path) -> None:
         )
 
 
-def keep_inputs(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
+def check_contains_no_input(output_dir: str | Path, inputs: Iterable[str | Path], stale: Iterable[str] = ()) -> None:
     """Check that the output folder neither contains an input file, also through links, nor is an input folder itself.
 
     Args:
         inputs: files and folders that the run reads.
-        stale: names in the earlier result, as for `all_or_nothing`; folders among them are removed and must not contain
+        stale: names in the earlier result, as for `atomic_folder`; folders among them are removed and must not contain
             inputs at any depth.
 
     Raises:
@@ -159,7 +167,7 @@ def _in_one_line(folder: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+def atomic_folder(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those of the same name in ``output_dir`` at the end, all at once, or
     not at all after an error or a kill. Nested calls yield the same folder, so that several writers make one result.
 
@@ -190,7 +198,7 @@ def all_or_nothing(output_dir: str | Path, stale: Iterable[str] = ()) -> Iterato
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path whose file is renamed to ``path`` at the end, but not after an error or a kill.
 
     Use it for files that a run writes one by one to a folder that it has claimed, or to folders below it.

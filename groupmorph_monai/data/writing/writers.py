@@ -30,7 +30,7 @@ from .fields import compact_grid, write_field
 from .integers import integer_type
 from .itk_transforms import write_itk_transform
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
-from .output_folder import all_or_nothing, keep_inputs
+from .output_folder import atomic_folder, check_contains_no_input
 from .replacement import REPORT, check_names, journals
 from .sequences import write_sequence, write_transform_sequence
 
@@ -181,7 +181,7 @@ def write_registration(
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in VOLUMES.items()}
     inverses, maps = [transform.inverse for transform in transforms], dict[str, np.ndarray]()
-    with all_or_nothing(output_dir) as folder:
+    with atomic_folder(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
@@ -348,7 +348,7 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
             has the name of an output.
     """
     results = listed_result(output_dir)
-    keep_inputs(output_dir, inputs, results)
+    check_contains_no_input(output_dir, inputs, results)
     if output_dir.is_dir():
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS}
         check_names(output_dir, names - results)

@@ -17,7 +17,7 @@ from groupmorph_monai.data.dicom import write_dicom, write_parametric_maps, writ
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
 from groupmorph_monai.data.writing import replacement  # noqa: E402
-from groupmorph_monai.data.writing.output_folder import all_or_nothing  # noqa: E402
+from groupmorph_monai.data.writing.output_folder import atomic_folder  # noqa: E402
 from groupmorph_monai.data.writing.writers import Products, earlier_result, write_registration  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 from groupmorph_monai.space.grid import Grid  # noqa: E402
@@ -281,7 +281,7 @@ def test_a_second_run_replaces_the_series_of_the_first_one_alone(tmp_path, monke
         for _ in range(2):
             if not exchange:
                 monkeypatch.setattr(replacement, "_exchanged", lambda *_: False)
-            with all_or_nothing(out, earlier_result(out)) as folder:
+            with atomic_folder(out, earlier_result(out)) as folder:
                 _, result = aligned(study, folder)
                 assert result["files"] == sorted(Products("none", dicom=True).names(std=False))
                 write_json(folder / "report.json", {"files": result["files"]})

@@ -13,12 +13,12 @@ from faults import KILLED, at_every_call, in_a_child, kill
 
 from groupmorph_monai.data.writing import output_folder, replacement
 from groupmorph_monai.data.writing.output_folder import (
-    all_or_nothing,
+    atomic_file,
+    atomic_folder,
+    check_contains_no_input,
     claim,
-    keep_inputs,
     release,
     release_all,
-    whole_file,
 )
 from groupmorph_monai.data.writing.writers import listed_result
 from groupmorph_monai.errors import InputError
@@ -29,7 +29,7 @@ STALE = ["ddf_01.nii.gz"]
 
 
 def write(folder, result, stale=()):
-    with all_or_nothing(folder, stale) as staging:
+    with atomic_folder(folder, stale) as staging:
         for name, text in result.items():
             (staging / name).write_text(text, encoding="utf-8")
 
@@ -107,7 +107,7 @@ def test_an_interruption_at_any_change_leaves_one_result_whole_and_no_leftovers(
 def test_an_interruption_at_any_change_leaves_one_file_whole_and_no_leftovers(tmp_path):
     def replace():
         claim(tmp_path)
-        with whole_file(tmp_path / "cache" / "series.pt") as path:
+        with atomic_file(tmp_path / "cache" / "series.pt") as path:
             path.write_text("new", encoding="utf-8")
 
     (tmp_path / "cache").mkdir()
@@ -191,7 +191,7 @@ def test_a_folder_where_a_file_is_to_be_is_not_replaced(tmp_path):
 
 
 def test_several_writers_make_one_result(tmp_path):
-    with pytest.raises(RuntimeError), all_or_nothing(tmp_path / "out") as staging:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as staging:
         write(staging, {"a.txt": "a"})
         assert os.listdir(staging) == ["a.txt"] and result_in(tmp_path / "out") == {}
         raise RuntimeError
@@ -266,7 +266,7 @@ def test_one_file_is_whole_or_what_it_was(tmp_path):
     file.write_text("old", encoding="utf-8")
 
     def replace():
-        with whole_file(file) as path:
+        with atomic_file(file) as path:
             path.write_text("new", encoding="utf-8")
 
     ends = []
@@ -285,19 +285,19 @@ def test_an_output_folder_with_an_input_in_it_is_refused(tmp_path):
         folder.mkdir()
     scan = scans / "t0.nii.gz"
     scan.write_text("scan", encoding="utf-8")
-    keep_inputs(out, [scan, tmp_path / "absent"])
-    keep_inputs(tmp_path / "not made yet", [scan])
+    check_contains_no_input(out, [scan, tmp_path / "absent"])
+    check_contains_no_input(tmp_path / "not made yet", [scan])
     (tmp_path / "by link").symlink_to(scans)
     (tmp_path / "link.nii.gz").symlink_to(scan)
     relative = Path(os.path.relpath(scans))
     for folder in (scans, tmp_path / "by link", relative, scans / ".." / "scans"):
         for file in (scan, relative / "t0.nii.gz", tmp_path / "by link" / "t0.nii.gz", tmp_path / "link.nii.gz", scans):
             with pytest.raises(InputError, match="expected an output folder that holds no input"):
-                keep_inputs(folder, [file])
+                check_contains_no_input(folder, [file])
     for make in (os.link, os.symlink):
         make(scan, out / "mean.nii.gz")
         with pytest.raises(InputError, match="got one that holds"):
-            keep_inputs(out, [scan])
+            check_contains_no_input(out, [scan])
         (out / "mean.nii.gz").unlink()
 
 
@@ -307,9 +307,9 @@ def test_a_folder_that_is_to_be_removed_holds_no_input_at_any_depth(tmp_path):
     image.write_text("scan", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "dicom")
     for path in (tmp_path / "dicom", image.parent, image, tmp_path / "link", tmp_path / "link" / "series" / "1.dcm"):
-        keep_inputs(tmp_path, [path])  # a folder of the user's stays
+        check_contains_no_input(tmp_path, [path])  # a folder of the user's stays
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
-            keep_inputs(tmp_path, [path], ["mean.nii.gz", "dicom"])
+            check_contains_no_input(tmp_path, [path], ["mean.nii.gz", "dicom"])
 
 
 @pytest.mark.parametrize("replaced", [True, False])
@@ -318,7 +318,7 @@ def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path
     folder = tmp_path / "out"
 
     def write_with_dicom(dicom, stale=()):
-        with all_or_nothing(folder, stale) as staging:
+        with atomic_folder(folder, stale) as staging:
             for n in range(3 if dicom else 0):
                 (staging / "dicom").mkdir(exist_ok=True)
                 (staging / "dicom" / f"{n}.dcm").write_text("image", encoding="utf-8")
@@ -334,7 +334,7 @@ def test_a_result_that_a_killed_run_was_moving_in_holds_no_input_either(tmp_path
         if end and (folder / "dicom").exists():
             refused += 1
             with pytest.raises(InputError, match="expected an output folder that holds no input"):
-                keep_inputs(folder, [folder / "dicom"], listed_result(folder))
+                check_contains_no_input(folder, [folder / "dicom"], listed_result(folder))
         write_with_dicom(False, ["dicom"])
         prepare()
     assert refused > 20
