@@ -20,7 +20,7 @@ from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..space.grid import Grid
 from .affine_scan import CoarseScan, check_memory, coarse_scan
-from .affine_search import ShiftCorrelation, best_shifts, edge_features, search_rotations
+from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
 __all__ = [
@@ -66,26 +66,6 @@ class AffineAlignment(NamedTuple):
     maps: Tensor
     confidence: Tensor
     polarity: Tensor
-
-
-class Agreement(NamedTuple):
-    """Agreement of a scan with the other scans of a group.
-
-    Args:
-        correlation: correlation of its edges with the mean edges of the other scans.
-        confidence: see `GroupAffine`.
-    """
-
-    correlation: float
-    confidence: float
-
-
-class Candidate(NamedTuple):
-    """A map ``(4, 4)`` of a scan, optimised from a result of the search, and its `Agreement`."""
-
-    correlation: float
-    confidence: float
-    map: Tensor
 
 
 @dataclass(frozen=True)

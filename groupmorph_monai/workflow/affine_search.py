@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from scipy.fft import next_fast_len
@@ -9,13 +10,33 @@ from torch import Tensor
 
 from ..space.lattice import gradient, window_mean
 
-__all__ = ["ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
+__all__ = ["Agreement", "Candidate", "ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 
 # Minimum overlap, as a share of the smaller volume's measured voxels: small overlaps correlate by chance.
 _LEAST_OVERLAP = 0.35
 # Share of the smaller size along an axis: shifts with less overlap may alias, as they are rejected anyway.
 _ALIASED_OVERLAP = 0.3
 _LEAST_VARIANCE = 0.1  # minimum variance, as a share of the features' mean variance, see `ShiftCorrelation`
+
+
+class Agreement(NamedTuple):
+    """Agreement of a scan with the other scans of a group.
+
+    Args:
+        correlation: correlation of its edges with the mean edges of the other scans.
+        confidence: see `affine_alignment.GroupAffine`.
+    """
+
+    correlation: float
+    confidence: float
+
+
+class Candidate(NamedTuple):
+    """A map ``(4, 4)`` of a scan, optimised from a result of the search, and its `Agreement`."""
+
+    correlation: float
+    confidence: float
+    map: Tensor
 
 
 def edge_features(values: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
