@@ -15,8 +15,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from ...errors import InputError
 
-__all__ = ["CohortFolder", "Job", "Status", "write_status"]
+__all__ = ["LOG", "CohortFolder", "Job", "Status", "write_status"]
 
+LOG = "log.txt"
 _STATUS = "status.json"
 
 

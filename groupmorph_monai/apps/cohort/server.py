@@ -29,11 +29,11 @@ from filelock import FileLock
 
 from ..command_line import run_command
 from ..threads import limit_threads
-from .folders import CohortFolder, Job, Status, write_status
+from .folders import LOG, CohortFolder, Job, Status, write_status
 
 __all__ = ["main", "publish"]
 
-_RESULT, _LOG = "result", "log.txt"
+_RESULT = "result"
 
 
 def main(threads: str) -> None:
@@ -103,7 +103,7 @@ def _attempt(job: Job, folder: Path) -> Status:
     return {
         "name": job["name"],
         "state": "failed" if code else "finished",
-        "error": _error(code, folder / _LOG) if code else None,
+        "error": _error(code, folder / LOG) if code else None,
         "inputs": job["inputs"],
         "settings": job["settings"],
         "attempt": job["attempt"],
@@ -119,7 +119,7 @@ def _run(job: Job, folder: Path) -> NoReturn:
     code = 1
     try:
         threading.Thread(target=_die_with_the_worker, daemon=True).start()
-        log = os.open(folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(job["cwd"])

@@ -23,7 +23,7 @@ from ..configs import bundle_root
 from ..progress import progress_log
 from ..run import split_overlays
 from .clusters import Resources, connect, open_client, submit
-from .folders import CohortFolder, Job, Status
+from .folders import LOG, CohortFolder, Job, Status
 from .summary import Results, summarise
 from .worker import send_to_server
 
@@ -128,7 +128,10 @@ def _attempts(
                 status = _given_up(cohort, jobs[n], status)
             failed += status["state"] == "failed"
             minutes = (time.monotonic() - started) / 60
+            log_file = cohort.failed(status["name"]) / LOG
             outcome = status["error"] or status["state"]
+            if status["state"] == "failed" and log_file.is_file():
+                outcome += f" (log: {log_file})"
             log(
                 f"{done} of {len(jobs)}: {status['name']} {outcome}, {status['seconds']:.1f} s; "
                 f"{failed} failed; {minutes * (len(jobs) / done - 1):.0f} minutes left"
