@@ -152,7 +152,7 @@ def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(time
     covered[:, 0, 5], covered[:, 1:, 6], covered[:, :, 7] = False, False, False  # one alone has seen, or none
     actual = SquaredError(0.3).linearise(x, covered)
     value, mean, score, weight, number = masked_model(x, covered, 0.3)
-    for name, expected in (("value", value), ("score", score), ("weight", weight), ("number", number)):
+    for name, expected in (("value", value), ("score", score), ("weight", weight), ("volume_count", number)):
         np.testing.assert_allclose(getattr(actual, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
     somewhere = number > 0
     np.testing.assert_allclose(actual.guide.numpy()[somewhere], mean.filled(0)[somewhere], rtol=1e-12)

@@ -188,7 +188,7 @@ def test_values_that_nobody_measured_change_nothing(radii, timepoints, how):
     )
     likelihood = LocalCorrelation(radii)
     expected, actual = (likelihood.linearise(images, covered) for images in (x, torch.where(covered, x, other)))
-    for name in ("value", "guide", "score", "weight", "number"):
+    for name in ("value", "guide", "score", "weight", "volume_count"):
         torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-9, atol=1e-12, msg=name)
     assert (
         likelihood.linearise(x).score.sub(likelihood.linearise(torch.where(covered, x, other)).score).abs().max() > 1e-2
