@@ -1,5 +1,8 @@
 """Headers of images derived from those of a scanner, in the same study (DICOM PS3.3, C.7 and C.8)."""
 
+import os
+import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import pydicom
@@ -14,7 +17,7 @@ from .attributes import Attributes
 from .clocks import local_acquisition
 from .plane import Plane
 
-__all__ = ["check_modality", "code_item", "derived_header", "derived_object", "item"]
+__all__ = ["check_modality", "code_item", "derived_description", "derived_header", "derived_object", "item"]
 
 _STORAGE = {"MR": MRImageStorage, "CT": CTImageStorage}
 _OF_EVERY_IMAGE = (  # patient, study, equipment, frame of reference, acquisition
@@ -101,22 +104,35 @@ def derived_header(plane: Plane, home: Plane) -> Dataset:
     return header
 
 
-def derived_object(home: Plane, name: str, meaning: str, series_number: int) -> Dataset:
+def derived_description(slices: Sequence[Sequence[Plane]], home: int, name: str) -> str:
+    """Describe a new series: words that begin all timepoints' descriptions, such as "t1_fl3d" of "t1_fl3d_pre" and
+    "t1_fl3d_dyn_1", or else the description of scan ``home``, and ``name``."""
+    descriptions = [planes[0].source.description for planes in slices]
+    match = re.match(r"(.*\w)[\s_-]", os.path.commonprefix(descriptions)) if len(set(descriptions)) > 1 else None
+    words = match[1].rstrip(" _-") if match else ""
+    return f"{words or descriptions[home]} {name}".strip()[:64]
+
+
+def derived_object(
+    slices: Sequence[Sequence[Plane]], home: int, name: str, meaning: str, series_number: int
+) -> Dataset:
     """Make the header of a derived object, other than an image of a scanner, in a new series of a study.
 
     Args:
-        home: a slice of the scan that defines the study and frame of reference.
-        name: name of the object, appended to the description of the source.
+        slices: slices of each timepoint.
+        home: index of the scan that defines the study and frame of reference.
+        name: name of the object, appended to the description of the timepoints.
         meaning: description of its content.
         series_number: added to the series number of the source.
     """
-    source, result, now = derived_header(home, home), Dataset(), datetime.now()
+    base, result, now = slices[home][0], Dataset(), datetime.now()
+    source = derived_header(base, base)
     for keyword in _OF_EVERY_OBJECT:
         if keyword in source:
             setattr(result, keyword, source[keyword].value)
     result.SOPInstanceUID, result.SeriesInstanceUID = generate_uid(), generate_uid()
-    result.SeriesNumber, result.InstanceNumber = series_number + home.source.number, 1
-    result.SeriesDescription = f"{home.source.description} {name}".strip()[:64]
+    result.SeriesNumber, result.InstanceNumber = series_number + base.source.number, 1
+    result.SeriesDescription = derived_description(slices, home, name)
     result.ContentLabel, result.ContentDescription, result.ContentCreatorName = name.upper(), meaning, ""
     result.ContentDate, result.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     equipment = equipment_item()

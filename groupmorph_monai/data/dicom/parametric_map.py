@@ -84,7 +84,7 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
             slices = (slices[int(timepoint)],)
         meaning = quantity.meaning + (", before registration" if before else "")
         meaning += f", timepoint {int(timepoint)}" if timepoint else ""
-        image = derived_object(base, "maps", meaning, _SERIES_NUMBER)
+        image = derived_object(series.dicom_slices, home, "maps", meaning, _SERIES_NUMBER)
         image.SeriesInstanceUID, image.InstanceNumber, image.ContentLabel = uid, number, name.upper()[:16]
         image.SOPClassUID, image.Modality = ParametricMapStorage, base.source.examination.modality
         _add_pixels(image, np.nan_to_num(volume), quantity)

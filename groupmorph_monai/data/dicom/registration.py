@@ -33,7 +33,7 @@ def write_registration_object(series: Series, transforms: Sequence[Transform], h
         home: index of the scan that defines the grid of the aligned series.
     """
     slices = series.dicom_slices
-    result = derived_object(slices[home][0], "motion", "Motion per timepoint", _SERIES_NUMBER)
+    result = derived_object(slices, home, "motion", "Motion per timepoint", _SERIES_NUMBER)
     result.SOPClassUID, result.Modality = DeformableSpatialRegistrationStorage, "REG"
     volume = series.frames[home].grid
     result.DeformableRegistrationSequence = [

@@ -1,8 +1,6 @@
 """Write the aligned scans as a new series of their study."""
 
 import math
-import os
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from ..series import LPS_TO_RAS, Series
-from .derived import check_modality, derived_header
+from .derived import check_modality, derived_description, derived_header
 from .geometry import decimals, orientation
 from .plane import Plane
 from .references import save, source_reference
@@ -58,15 +56,14 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
     firsts = [
         min(planes, key=lambda p: [p.keys.get(name, 0.0) for name in _COPIED_TIMES]) for planes in series.dicom_slices
     ]
-    descriptions = [planes[0].source.description for planes in series.dicom_slices]
-    description = _common_words(descriptions) or base.source.description
+    description = derived_description(series.dicom_slices, home, "aligned")
     lost = series.times_s is not None and not any(_tells(key, firsts, series.times_s) for key in _COPIED_TIMES)
     for k, (volume, planes) in enumerate(zip(aligned, series.dicom_slices)):
         header = derived_header(firsts[k], base)
         if series.times_s is None:
             _copy_times(header, derived_header(firsts[0], base))
         header.SeriesInstanceUID, header.SeriesNumber = uid, _SERIES_NUMBER + base.source.number
-        header.SeriesDescription = f"{description} aligned".strip()[:64]
+        header.SeriesDescription = description
         header.TemporalPositionIdentifier, header.NumberOfTemporalPositions = k + 1, len(aligned)
         if series.times_s is not None and lost:
             (header.TriggerTime,) = decimals([1000 * series.times_s[k]])
@@ -101,14 +98,6 @@ def _slope(largest: float) -> float:
     """Choose the rescale slope of the stored integers for values up to ``largest``."""
     bits = math.log2(max(largest, 1e-30) / _LARGEST)
     return 1.0 if _FEWEST_BITS - 15 <= bits <= 0 else 2.0 ** math.ceil(bits)
-
-
-def _common_words(descriptions: Sequence[str]) -> str:
-    """Return the words at the beginning of all descriptions, such as "t1_fl3d" of "t1_fl3d_pre" and "t1_fl3d_dyn_1"."""
-    if len(set(descriptions)) == 1:
-        return descriptions[0]
-    match = re.match(r"(.*\w)[\s_-]", os.path.commonprefix(descriptions))
-    return match[1].rstrip(" _-") if match else ""
 
 
 def _tells(key: str, planes: Sequence[Plane], times_s: Sequence[float]) -> bool:

@@ -60,6 +60,8 @@ def test_our_reader_finds_the_aligned_series_its_times_and_places(tmp_path, vend
     assert again.times_s == pytest.approx(series.times_s)
     description = "t1_fl3d" if vendor == "siemens" else series.slices[0][0].source.description
     assert again.description == f"{description} aligned"
+    described = {pydicom.dcmread(path).SeriesDescription for path in (tmp_path / "out" / "dicom").glob("[a-z]*.dcm")}
+    assert described == {f"{description} {name}" for name in ("motion", "maps")}
     stored = np.moveaxis(nib.load(tmp_path / "out" / "warped.nii.gz").get_fdata(), -1, 0)
     for frame, values in zip(again.frames, stored):
         np.testing.assert_allclose(frame.affine, series.frames[0].affine, atol=1e-3)
