@@ -19,9 +19,12 @@ class JsonLines:
         self.file = file
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the objects of all earlier runs, in the order in which they were appended."""
+        """Return the objects of all earlier runs, in order, and discard a last line that a killed run left half."""
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
+            self.file.write_text(complete, encoding="utf-8")
+        return [json.loads(line) for line in complete.splitlines()]
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Append an object."""
