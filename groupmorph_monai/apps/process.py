@@ -1,11 +1,18 @@
 """Set up the process that MONAI starts for the bundle's commands."""
 
+import ast
+import inspect
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
+from ..errors import InputError
+from .configs import read_configs
 from .input_errors import explain_input_errors
 from .interruptions import end_in_one_line
 
-__all__ = ["prepare_process"]
+__all__ = ["check_options", "prepare_process"]
 
 
 def prepare_process() -> None:
@@ -22,3 +29,48 @@ def prepare_process() -> None:
     explain_input_errors()
     end_in_one_line()
     keep_freed_memory()
+    check_options(sys.argv[2:])
+
+
+def check_options(words: Sequence[str]) -> None:
+    """Refuse options of ``monai.bundle run`` that no config defines or refers to, which MONAI would ignore.
+
+    Args:
+        words: the command after ``run``.
+
+    Raises:
+        InputError: For an unknown option.
+    """
+    from monai.bundle import run  # imports PyTorch
+
+    options = _options(words)
+    files = _files(options.get("config_file", ""))
+    if not files:  # named in an --args_file, or missing, which MONAI reports
+        return
+    known = {*inspect.signature(run).parameters, *read_configs(files)}
+    content = "".join(Path(file).read_text(encoding="utf-8") for file in files)
+    for name in options:
+        if name.split("#")[0].split("::")[0] not in known and f"@{name}" not in content:
+            nearest = get_close_matches(name, known, 1)
+            cure = f"did you mean --{nearest[0]}?" if nearest else "see 'groupmorph settings'"
+            raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    """Return the options of a command, ``--name value`` or ``--name=value``, as Python Fire reads them."""
+    options = {}
+    for word, following in zip(words, [*words[1:], ""]):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            options[name.replace("-", "_")] = value if equals else following
+    return options
+
+
+def _files(value: str) -> list[str]:
+    """Return the readable config files in the value of ``--config_file``: a path, or a list of paths."""
+    try:
+        listed = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        listed = value
+    files = [str(file) for file in (listed if isinstance(listed, (list, tuple)) else [value])]
+    return files if all(Path(file).is_file() for file in files) else []

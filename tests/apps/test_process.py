@@ -10,6 +10,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from groupmorph_monai.apps.process import check_options
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.workflow import memory
 
 
@@ -50,3 +52,29 @@ def test_mistake_in_monais_command(files, name, bundle, series, tmp_path):
     assert done.returncode == 2 and name in line
     assert "Traceback" not in done.stderr + done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [
+        (["--outputdir", "x"], "--outputdir: expected a name that the configs define.*did you mean --output_dir"),
+        (["--spacing-mn=2"], "did you mean --spacing_mm"),
+        (["--zzz", "1"], "see 'groupmorph settings'"),
+    ],
+)
+def test_an_option_that_monai_would_ignore_is_refused(option, cure, bundle):
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "modes/all_to_one.yaml")]
+    with pytest.raises(InputError, match=cure):
+        check_options(["inference", "--config_file", str(files), *option])
+
+
+def test_options_that_configs_use_are_accepted(bundle, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("likelihood: {_target_: a.B, noise: '@own_noise'}\n", encoding="utf-8")
+    base = str(bundle / "configs" / "inference.yaml")
+    options = (
+        "--output_dir x --output-dir=y --network_def#features [1] --refinement::weights 1 --tracking mlflow".split()
+    )
+    check_options(["inference", "--config_file", base, *options, "--series", "['--a', 'b']"])
+    check_options(["inference", f"--config_file={[base, str(own)]}", "--own_noise", "0.1"])
+    check_options(["inference", "--config_file", "gone.yaml", "--zzz", "1"])  # MONAI says that the file is missing
