@@ -128,7 +128,7 @@ def test_convolutions_in_bf16_leave_geometry_in_float32(make, training):
         assert all(p.grad.dtype == torch.float32 for p in net.parameters() if p.grad is not None)
 
 
-def test_the_mean_and_spread_of_draws_are_the_posteriors():
+def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
     decoded = []
 
     class Recorder(LocalNetwork):
@@ -143,6 +143,7 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors():
     # On the coarse grid's own voxels the displacement's deviation is twice z's: its voxels are twice as large.
     spread = result["ddf_std"][..., ::2, ::2, ::2]
     torch.testing.assert_close(spread.mean(), torch.tensor(0.2), atol=5e-3, rtol=0)
+    assert "The standard deviation is the network's own, which is not calibrated" in caplog.text
     again = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
     torch.testing.assert_close(again["ddf_std"], result["ddf_std"], atol=0, rtol=0)
 
