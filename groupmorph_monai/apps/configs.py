@@ -48,7 +48,9 @@ def config_files(config: str, overlays: Sequence[str]) -> list[str]:
     configs, shipped = bundle_root() / "configs", overlay_names()
     for name in overlays:
         if name not in shipped:
-            nearest = [each for each in shipped if each.endswith(f"/{name}")] or get_close_matches(name, shipped, 1)
+            nearest = [each for each in shipped if each.endswith(f"/{name}")] or get_close_matches(
+                name, shipped, 1, 0.75
+            )
             cure = f"did you mean {' or '.join(nearest)}?" if nearest else "see 'groupmorph overlays'"
             raise InputError(
                 f"--overlay: expected an overlay or a YAML file of your own settings, got {name!r}; {cure}"

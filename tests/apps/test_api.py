@@ -133,11 +133,11 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(x, affine=AFFINE, reference=True), "reference: expected 'mean' or the index"),
         (
             lambda x: gm.register(x, affine=AFFINE, overlays="modes/none"),
-            "--overlay: expected one of .* got 'modes/none'",
+            "--overlay: expected an overlay .* got 'modes/none'",
         ),
         (lambda x: gm.register(x, affine=AFFINE, refinement_step=3), "settings: expected a setting of inference.yaml"),
         (lambda x: gm.register(x, affine=AFFINE, reference=7), "reference: expected one of the series' 3 timepoints"),
-        (lambda x: gm.register(x, affine=AFFINE, overlays=["modes/none"]), "--overlay: expected one of"),
+        (lambda x: gm.register(x, affine=AFFINE, overlays=["modes/none"]), "--overlay: expected an overlay"),
     ],
 )
 def test_a_mistake_is_one_line(phantom, mistaken, message):

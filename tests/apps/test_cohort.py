@@ -103,7 +103,7 @@ def test_one_mistake_is_one_line(study, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--overlay", "data/none"], "--overlay: expected one of"),
+        (["--overlay", "data/none"], "--overlay: expected an overlay"),
         (["--set", "noise=-1"], "noise"),
         (["--weights", "absent.pt"], "weights: absent.pt: expected a file"),
         (["--weights", str(bundle_root() / "models" / "avsm.pt")], "weights: expected weights of a GroupSetVAE"),
