@@ -4,13 +4,13 @@ import ast
 import inspect
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import InputError
 from .configs import read_configs
 from .input_errors import explain_input_errors
 from .interruptions import end_in_one_line
+from .suggestions import suggestion
 
 __all__ = ["check_options", "prepare_process"]
 
@@ -47,12 +47,11 @@ def check_options(words: Sequence[str]) -> None:
     files = _files(options.get("config_file", ""))
     if not files:  # named in an --args_file, or missing, which MONAI reports
         return
-    known = {*inspect.signature(run).parameters, *read_configs(files)}
-    content = "".join(Path(file).read_text(encoding="utf-8") for file in files)
+    content = read_configs(files)
+    known, text = {*inspect.signature(run).parameters, *content}, str(content)
     for name in options:
-        if name.split("#")[0].split("::")[0] not in known and f"@{name}" not in content:
-            nearest = get_close_matches(name, known, 1)
-            cure = f"did you mean --{nearest[0]}?" if nearest else "see 'groupmorph settings'"
+        if name.split("#")[0].split("::")[0] not in known and f"@{name}" not in text:
+            cure = suggestion(name, known, "see 'groupmorph settings'", prefix="--")
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
 
 

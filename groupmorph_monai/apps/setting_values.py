@@ -1,6 +1,5 @@
 """Parse the settings that a user provides, as literals, and check them against their declarations."""
 
-import difflib
 import functools
 import re
 import reprlib
@@ -13,6 +12,7 @@ import yaml
 from ..errors import InputError
 from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
+from .suggestions import suggestion
 
 __all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
@@ -234,8 +234,7 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
     elif name in SETTINGS and (overlays := list(_defaults(name, _overlays()))):
         cure = f"it is a setting of --overlay {' or '.join(overlays)}"
     else:
-        nearest = difflib.get_close_matches(name, names, 1)
-        cure = f"did you mean {nearest[0]}?" if nearest else _HINT
+        cure = suggestion(name, names, _HINT)
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
 
 

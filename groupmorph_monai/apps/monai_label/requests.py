@@ -1,6 +1,5 @@
 """Translate requests to the server into calls of `groupmorph register`."""
 
-import difflib
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..configs import overlay_names
+from ..suggestions import suggestion
 
 __all__ = ["OPTIONS", "register", "register_arguments", "series_of"]
 
@@ -42,8 +42,7 @@ def register_arguments(request: Mapping[str, Any]) -> list[str]:
     """
     for name in request:
         if name not in OPTIONS and name not in _OF_THE_SERVER:
-            nearest = difflib.get_close_matches(name, OPTIONS, 1)
-            cure = f"did you mean {nearest[0]}?" if nearest else f"the options are {', '.join(OPTIONS)}"
+            cure = suggestion(name, OPTIONS, f"the options are {', '.join(OPTIONS)}")
             raise InputError(f"params: expected the name of an option, got {name!r}; {cure}")
     if request.get("result_extension") not in _ENDINGS:
         raise InputError(

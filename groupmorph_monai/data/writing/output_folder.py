@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -117,18 +117,18 @@ def claim(output_dir: str | Path) -> bool:
     lock = FileLock(folder / _LOCK, timeout=_ENDING_S, thread_local=False)
     _claims[folder] = lock, made
     try:
-        lock.acquire()
-        clean(folder)
-    except BaseException as error:
-        release(folder)
-        if isinstance(error, Timeout):
-            raise InputError(
-                f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, "
-                "or choose another folder"
-            ) from None
-        if isinstance(error, OSError):
-            raise _unusable(output_dir, error) from error
-        raise
+        with ExitStack() as on_failure:
+            on_failure.callback(release, folder)
+            lock.acquire()
+            clean(folder)
+            on_failure.pop_all()
+    except Timeout:
+        raise InputError(
+            f"{output_dir}: expected a folder that no other run writes to, got one in use; wait for the other run, or "
+            "choose another folder"
+        ) from None
+    except OSError as error:
+        raise _unusable(output_dir, error) from error
     return True
 
 
