@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..data.writing.applying import warp_frame
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..evaluation import SeriesWriter
+from ..evaluation.assessment import Assessor
 from ..space.grid import Grid
 from ..space.transforms import Transform
 from ..workflow.parsed_config import parsed_config
@@ -43,12 +44,12 @@ class Registration:
         home: index of the scan that defines the grid of the results.
     """
 
-    series: Series
-    transforms: tuple[Transform, ...]
+    series: Series = field(repr=False)
+    transforms: tuple[Transform, ...] = field(repr=False)
     metrics: Mapping[str, float]
     home: int
-    _evaluator: Engine
-    _writing: Mapping[str, Any]
+    _evaluator: Engine = field(repr=False)
+    _writing: Mapping[str, Any] = field(repr=False)
 
     @property
     def grid(self) -> Grid:
@@ -64,6 +65,21 @@ class Registration:
     def fields(self) -> np.ndarray:
         """Displacements from the common space to each scan, ``(K, 3, *S)`` float32, RAS mm."""
         return np.stack([transform.displacement(self.grid).numpy() for transform in self.transforms])
+
+    @cached_property
+    def verdict(self) -> Mapping[str, Any]:
+        """Whether the result can be used: ``verdict``, "PASS", "LOOK" or "FAIL"; ``reasons``, sentences; and
+        ``checks``, each measure with its thresholds and their source. Kinetic fits are judged by `to_folder`
+        alone."""
+        overlays, storage = self._writing["settings"]["overlays"] or (), self._writing["storage"]
+        assessor = Assessor(self.series, self.home, overlays, storage)
+        warped = self.warped[assessor.compared]
+        before = [resample(self.series.frames[k], self.grid) for k in assessor.compared]
+        native, seen = (np.stack(part) for part in zip(*before))
+        covered = seen.all(axis=0) & ~np.isnan(warped).any(axis=0)
+        state = self._evaluator.state
+        output, item = state.output[0], state.batch[0]  # type: ignore[index]  # ignite declares a number
+        return assessor.assess(output, item, native, np.nan_to_num(warped), covered).verdict
 
     def apply(
         self, image: ArrayLike, timepoint: int, affine: ArrayLike | None = None, label: bool = False

@@ -91,6 +91,8 @@ class RegisterTimeSeriesGroupMorph(RegisterTimeSeriesImages):
             if self.modality == "ct":
                 options["intensity_least"] = _AIR_HU
             result = register(Series(frames), reference=0, **{**options, **self.settings})
+        for reason in result.verdict["reasons"]:
+            self.log_warning(reason)
         transforms = {k: result.transforms[n] for n, k in enumerate(registered, start=1)}
         identity = itk.IdentityTransform[itk.D, 3].New()
         return {

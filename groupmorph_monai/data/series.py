@@ -217,7 +217,8 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
         storage.release()
     if series.times_s is not None:
         series = replace(series, times_s=_checked_times(series.times_s, len(frames)))
-    frames = [_on_measured_voxels(frame, storage) for frame in frames]
+    checked, frames = frames, [_on_measured_voxels(frame, storage) for frame in frames]
+    _log_unmeasured([frame for frame, before in zip(frames, checked) if before.valid is None])
     for number, frame in enumerate(frames):
         if frame.data.shape != frames[0].data.shape or not np.allclose(frame.affine, frames[0].affine, atol=1e-3):
             logger.info("Frame %d (%s) has another grid than the first one.", number, frame.path)
@@ -227,6 +228,17 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
             f"{timepoints} volumes, or --set timepoints={len(frames)} and weights trained with it"
         )
     return replace(series, frames=tuple(frames))
+
+
+def _log_unmeasured(frames: Sequence[Frame]) -> None:
+    percent = [100 * (1 - np.mean(frame.valid)) for frame in frames if frame.valid is not None]
+    if percent:
+        logger.info(
+            "Voxels that were not measured: in %d of %d scans, at most %.3g %% of a scan",
+            len(percent),
+            len(frames),
+            max(percent),
+        )
 
 
 def _of_arrays(frame: Frame, number: int) -> Frame:

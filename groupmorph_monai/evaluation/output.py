@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,30 +21,23 @@ from ..data.writing.output_folder import atomic_folder, claim, release
 from ..data.writing.writers import (
     VOLUMES,
     Products,
+    Written,
     check_result_folder,
     earlier_result,
     write_registration,
 )
 from ..space.transforms import Transform as SpatialTransform
-from ..workflow.affine_alignment import LEAST_CONFIDENCE
 from ..workflow.memory import peak_memory_gb
+from .assessment import Assessment, Assessor
 from .kinetics import draw_kinetics, summarise_kinetics
-from .metrics import similarity
 from .page import Motion, write_page
-from .quality import measure_quality
 from .region import region_masks, region_report
 from .report import draw_report, versions, write_json
-from .verdict import LEAST_FALL, judge
 
 __all__ = ["SeriesWriter", "ShowMeand"]
 
 logger = logging.getLogger(__name__)
-_MOST_SHOWN = 32  # maximum number of timepoints in figures and pairwise comparisons, evenly spread over the series
 _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # number of sampled displacements per timepoint, and maximum in total
-_ONE_IMAGE = 1 - 1e-3  # minimum NMI before registration of K copies of one image, for which it is 1 up to rounding
-_DEFORMING_ONE_IMAGE = {"modes/sample", "modes/transport"}  # overlays for K copies of one image
-# Checks of the transforms alone, which remain valid if images are deformed on purpose.
-_TRANSFORM_CHECKS = ("folding_percent", "implausible_volume_percent", "bending_mm", "inverse_consistency_mm")
 
 
 class ShowMeand(Transform):
@@ -102,9 +94,8 @@ class SeriesWriter:
         claim(output_dir)
         self.series, self.output_dir, self.home, self.products = series, Path(output_dir), home, products
         self.settings, self.storage = dict(settings or {}), storage
-        most = min(_MOST_SHOWN, max(4, 2 * (storage.scans_at_once or _MOST_SHOWN)))
-        last = len(series.frames) - 1
-        self.shown = sorted({round(n * last / (most - 1)) for n in range(most)})  # evenly spread
+        self.assessor = Assessor(series, home, self.settings.get("overlays") or (), storage)
+        self.shown = self.assessor.compared
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -116,111 +107,78 @@ class SeriesWriter:
 
     def __call__(self, engine: Engine) -> None:
         with atomic_folder(self.output_dir, earlier_result(self.output_dir)) as folder:
-            number = self._write(engine, folder)
-        logger.info("Wrote %d files, report.json, report.png and report.html to %s", number, self.output_dir)
+            report = self._write(engine, folder)
+        logger.info(
+            "Wrote %d files, report.json, report.png and report.html to %s; verdict: %s",
+            len(report["files"]),
+            self.output_dir,
+            report["verdict"]["verdict"],
+        )
 
-    def _write(self, engine: Engine, folder: Path) -> int:
+    def _write(self, engine: Engine, folder: Path) -> dict[str, Any]:
         registered = time.perf_counter()
         output, item = engine.state.output[0], engine.state.batch[0]  # type: ignore[index]
-        registration, metrics = output["registration"], dict(output["metrics"])
-        affine = torch.as_tensor(item["affine"]).cpu().numpy()
-        std = registration.get("std_mm")
-        if std is not None:
-            std = [Frame(x.cpu().numpy(), affine, "std") for x in std]
+        transforms, std = output["registration"]["transforms"], _std_frames(output, item)
         written = write_registration(
             self.series,
-            registration["transforms"],
+            transforms,
             folder,
             home=self.home,
             std_mm=std,
             products=self.products,
             storage=self.storage,
         )
-        covered = torch.from_numpy(written["covered"])
-        # Compare intensities as the user sees them: in native units, on the output grid.
-        everything = len(self.shown) == len(self.series.frames)  # then nothing is copied
-        volumes: dict[str, np.ndarray] = {n: written[n] if everything else written[n][self.shown] for n in VOLUMES}
-        native, warped = (torch.from_numpy(volumes[name]) for name in ("native", "warped"))
-        metrics |= similarity(native, warped, covered)
+        volumes, grid, fits = self._shown_volumes(written), self._home.grid, written["kinetics"]
         region = self.products.region
         if region:
-            volumes["region"] = region_masks(region, self.series, self.home, registration["transforms"][self.home])
-        lengths = self._lengths_mm(registration["transforms"])
-        self._draw(folder, volumes, lengths)
-        self.storage.release()
-        initial = self._initial(item)
-        quality = measure_quality(self.series, registration["transforms"], self.home, self.storage)
-        if std is not None:
-            quality["uncertainty_mm"] = [float(np.median(frame.data)) for frame in std]
-        grid, fits = self.series.frames[self.home].grid, written["kinetics"]
-        kinetics = fits and summarise_kinetics(fits)
-        picture = fits and draw_kinetics(fits, grid)
+            volumes["region"] = region_masks(region, self.series, self.home, transforms[self.home])
+        lengths = self._lengths_mm(transforms)
+        title = ": ".join(filter(None, [self.settings.get("model"), self.series.names[self.home]]))
+        draw_report(folder / "report.png", volumes, lengths, grid, title, self.shown)
+        kinetics, picture = (fits and summarise_kinetics(fits)), (fits and draw_kinetics(fits, grid))
+        # Intensities are compared as the user sees them: in native units, on the output grid.
+        assessment = self.assessor.assess(
+            output, item, volumes["native"], volumes["warped"], written["covered"], kinetics
+        )
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
-        report = self._report(metrics, quality, written["files"], initial, seconds, kinetics)
+        report = self._report(assessment, written["files"], seconds, kinetics)
         report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
-        transforms, std = [registration["transforms"][k] for k in self.shown], std and [std[k] for k in self.shown]
-        motion = Motion(transforms, lengths[self.shown], std)
+        shown = [transforms[k] for k in self.shown]
+        motion = Motion(shown, lengths[self.shown], std and [std[k] for k in self.shown])
         write_page(folder / "report.html", report, volumes, grid, motion, picture, self.shown)
         write_json(report, folder / "report.json")
-        return len(written["files"])
+        return report
 
-    def _initial(self, item: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Report the confidence of the initial alignment per timepoint, and warn of timepoints for which it failed."""
-        if "initial_confidence" not in item:
-            return {}
-        confidence = torch.as_tensor(item["initial_confidence"]).tolist()
-        failed = [k for k, value in enumerate(confidence) if value < LEAST_CONFIDENCE]
-        for k in failed:
-            logger.warning(
-                "%s (timepoint %d): the initial alignment failed (confidence %.2f, below %g); check report.html before "
-                "you use the result",
-                self.series.frames[k].path,
-                k,
-                confidence[k],
-                LEAST_CONFIDENCE,
-            )
-        return {"confidence": confidence, "not_found": failed}
+    @property
+    def _home(self) -> Frame:
+        return self.series.frames[self.home]
+
+    def _shown_volumes(self, written: Written) -> dict[str, np.ndarray]:
+        """Select the timepoints in figures; nothing is copied if these are all timepoints."""
+        everything = len(self.shown) == len(self.series.frames)
+        return {name: written[name] if everything else written[name][self.shown] for name in VOLUMES}
 
     def _lengths_mm(self, transforms: Sequence[SpatialTransform]) -> np.ndarray:
         """Compute displacement magnitudes at about 20,000 voxels per timepoint, or fewer for long series, ``(K,
         P)``."""
-        grid, number = self.series.frames[self.home].grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
+        grid, number = self._home.grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
         return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
 
-    def _draw(self, folder: Path, volumes: Mapping[str, np.ndarray], lengths: np.ndarray) -> None:
-        name = self.series.names[self.home]
-        draw_report(
-            folder / "report.png",
-            volumes,
-            lengths,
-            self.series.frames[self.home].grid,
-            title=": ".join(filter(None, [self.settings.get("model"), name])),
-            timepoints=self.shown,
-        )
-
     def _report(
         self,
-        metrics: dict[str, Any],
-        quality: dict[str, Any],
+        assessment: Assessment,
         files: Sequence[str],
-        initial: Mapping[str, Any],
         seconds: Mapping[str, float],
         kinetics: Mapping[str, Any] | None,
     ) -> dict[str, Any]:
-        values = {**metrics, **quality, **(kinetics or {}), "initial_confidence": initial.get("confidence")}
-        if _is_one_image(metrics):
-            values = {name: values[name] for name in _TRANSFORM_CHECKS if name in values}
-        warnings = [*self.series.warnings, *_warn_if_less_similar(metrics)]
-        if not _DEFORMING_ONE_IMAGE & set(self.settings.get("overlays") or ()):
-            warnings += _warn_of_duplicates(self.series.frames, self.storage)
         return {
-            "verdict": judge(values, warnings=warnings),
-            "metrics": metrics,
+            "verdict": assessment.verdict,
+            "metrics": assessment.metrics,
             "kinetics": kinetics,
-            "warnings": warnings,
+            "warnings": assessment.warnings,
             "scans_at_once": self.storage.scans_at_once,
-            "initial_alignment": initial,
+            "initial_alignment": assessment.initial_alignment,
             "series": [frame.path for frame in self.series.frames],
             "series_description": self.series.description,
             "timepoints": self.series.names,
@@ -233,33 +191,11 @@ class SeriesWriter:
         }
 
 
-def _is_one_image(metrics: Mapping[str, float]) -> bool:
-    """Test whether the K inputs are copies of one image that is to be deformed."""
-    return metrics["nmi_before"] > _ONE_IMAGE
-
-
-def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
-    """Warn if registration made the scans less similar."""
-    before, after = metrics["nmi_before"], metrics["nmi_after"]
-    if _is_one_image(metrics) or after >= before - LEAST_FALL:
-        return []
-    warning = f"the scans are less similar than before registration: NMI {before:.4f} before, {after:.4f} after"
-    logger.warning("%s; check report.html before you use the result", warning)
-    return [warning]
-
-
-def _warn_of_duplicates(frames: Sequence[Frame], storage: Storage = IN_MEMORY) -> list[str]:
-    """Warn of scans with the same voxels, such as a scan that is listed twice."""
-    first: dict[tuple[object, ...], int] = {}
-    warnings = []
-    for k, frame in enumerate(frames):
-        key = frame.data.shape, frame.affine.tobytes(), blake2b(np.ascontiguousarray(frame.data).data).digest()
-        same = first.setdefault(key, k)
-        if same != k:
-            warnings.append(f"timepoints {same} and {k} have the same voxels: is a scan listed twice?")
-            logger.warning("%s (%s)", warnings[-1], frame.path)
-        storage.release()
-    return warnings
+def _std_frames(output: Mapping[str, Any], item: Mapping[str, Any]) -> list[Frame] | None:
+    """Return the standard deviation of each displacement on the working grid; None without draws."""
+    std = output["registration"].get("std_mm")
+    affine = torch.as_tensor(item["affine"]).cpu().numpy()
+    return None if std is None else [Frame(volume.cpu().numpy(), affine, "std") for volume in std]
 
 
 def _describe(setting: object) -> object:

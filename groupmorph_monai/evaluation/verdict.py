@@ -47,7 +47,11 @@ class Check:
     def reason(self, value: float, scan: int | None) -> str:
         """Fill in the sentence for a ``value`` beyond a threshold, of timepoint ``scan`` if not None."""
         limit = self.fail if self.level(value) == LEVELS.index("FAIL") else self.look
-        return self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=f"Timepoint {scan}")
+        return _sentence(self.sentence.format(value=f"{value:.3g}", limit=f"{limit:g}", scan=f"timepoint {scan}"))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 _CALIBRATED = "Calibrated on phantoms with planted failures (bundle/docs/verdict.md)."
@@ -212,7 +216,7 @@ def judge(
         }
         scans = isinstance(value, Sequence)
         reasons += [(level, check.reason(finite[k], k if scans else None)) for k, level in levels.items() if level]
-    reasons += [(LEVELS.index("LOOK"), f"{warning[:1].upper()}{warning[1:]}") for warning in warnings]
+    reasons += [(LEVELS.index("LOOK"), _sentence(warning)) for warning in warnings]
     reasons.sort(key=lambda reason: -reason[0])
     return {
         "verdict": LEVELS[max((level for level, _ in reasons), default=0)],

@@ -142,13 +142,13 @@ class AffineNet(nn.Module):
 
     Args:
         channels: filters, and length of the descriptors, at every 2nd and 4th voxel.
-        most_voxels: maximum size of the input along any axis; larger volumes are subsampled first.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32), most_voxels: int = 40):
+    most_voxels = 40  # maximum size of the input along any axis; larger volumes are subsampled first
+
+    def __init__(self, channels: Sequence[int] = (16, 32)):
         super().__init__()
         self.multiple = self.stride = 1
-        self.most_voxels = most_voxels
         fine, coarse = channels
         self.first = nn.Conv3d(1, fine, 3, stride=2, padding=1)
         self.second = nn.Conv3d(fine, coarse, 3, stride=2, padding=1)

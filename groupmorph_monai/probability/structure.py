@@ -14,14 +14,10 @@ class LowRank(Likelihood):
     """Low rank of the group, ``-sum_i i lambda_i / K``, where lambda_1 >= lambda_2 >= ... are the eigenvalues of the
     volumes' K x K correlation matrix: few eigenimages explain aligned volumes (Huizinga et al. 2016, Med Image Anal
     29:65, their second PCA metric; Elastix's PCAMetric2).
-
-    Args:
-        smooth_voxels: as in `Likelihood`.
-        stiffness: as in `Likelihood`; a correlation of whole volumes is on a scale far from nats per voxel.
     """
 
-    def __init__(self, smooth_voxels: int = 4, stiffness: float = 30.0):
-        super().__init__(smooth_voxels, stiffness)
+    def __init__(self) -> None:
+        super().__init__(stiffness=30.0)  # a correlation of whole volumes is on a scale far from nats per voxel
 
     @full_precision
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -48,12 +44,10 @@ class NormalisedGradient(Likelihood):
 
     Args:
         edge: gradient magnitude below which edges are suppressed, intensities in [0, 1] per voxel.
-        smooth_voxels: as in `Likelihood`.
-        stiffness: as in `Likelihood`.
     """
 
-    def __init__(self, edge: float = 0.02, smooth_voxels: int = 4, stiffness: float = 4.0):
-        super().__init__(smooth_voxels, stiffness)
+    def __init__(self, edge: float = 0.02):
+        super().__init__()
         self.edge = edge
 
     @full_precision

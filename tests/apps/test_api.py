@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from json_files import read_json
 
 import groupmorph_monai as gm
 from groupmorph_monai.data import make_phantom
@@ -63,6 +64,20 @@ def test_the_folder_is_that_of_the_command(result, tmp_path):
     assert {"report.json", "ddf_00.nii.gz", "inverse_ddf_02.nii.gz"} <= {
         p.name for p in (tmp_path / "aligned").iterdir()
     }
+    written, verdict = read_json(tmp_path / "aligned" / "report.json")["verdict"], result.verdict
+    assert (written["verdict"], written["reasons"]) == (verdict["verdict"], verdict["reasons"])
+    assert len(written["checks"]) == len(verdict["checks"]) > 5
+    for name, check in written["checks"].items():
+        assert check == {**verdict["checks"][name], "value": pytest.approx(verdict["checks"][name]["value"], abs=1e-9)}
+
+
+def test_a_mirrored_scan_has_no_verdict_of_pass(phantom, result):
+    volumes = phantom["image"].numpy().copy()
+    volumes[2] = volumes[2, ::-1]
+    mirrored = gm.register(volumes, affine=AFFINE, reference=1, **QUICK)
+    assert result.verdict["verdict"] == "PASS"
+    assert mirrored.verdict["verdict"] != "PASS" and any("timepoint 2" in text for text in mirrored.verdict["reasons"])
+    assert len(repr(mirrored)) < 400
 
 
 def test_an_image_of_another_shape_is_not_placed_by_guess(result, phantom):

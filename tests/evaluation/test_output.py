@@ -15,7 +15,7 @@ from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import SeriesWriter
-from groupmorph_monai.evaluation.output import _warn_if_less_similar, _warn_of_duplicates
+from groupmorph_monai.evaluation.assessment import _warn_if_less_similar, _warn_of_duplicates
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import DenseTransform
 

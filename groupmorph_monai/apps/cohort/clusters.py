@@ -157,12 +157,14 @@ def _job(args: argparse.Namespace, resources: Resources) -> Mapping[str, object]
     }
 
 
-def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception | None"]]:
+def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Status | Exception"]]:
     """Process series on the workers, in order.
 
     Yields:
-        The index and status of each series as it ends; the status is an exception if Dask gave up on the series, and
-        None if the connection to the scheduler is lost.
+        The index and status of each series as it ends; the status is an exception if Dask gave up on the series.
+
+    Raises:
+        InputError: If the connection to the scheduler is lost.
     """
     from distributed import as_completed
 
@@ -173,9 +175,10 @@ def submit(client: "Client", lines: Sequence[str]) -> Iterator[tuple[int, "Statu
     try:
         for future in as_completed(futures, raise_errors=False):
             if future.status == "cancelled":
-                yield numbers[future.key], None
-            else:
-                yield numbers[future.key], future.exception() if future.status == "error" else future.result()
+                raise ConnectionError
+            yield numbers[future.key], future.exception() if future.status == "error" else future.result()
             future.release()
-    except OSError:  # connection lost
-        yield 0, None
+    except OSError as error:
+        raise InputError(
+            "--scheduler: lost the connection to the scheduler; run the command again to resume"
+        ) from error

@@ -18,7 +18,6 @@ from filelock import FileLock
 from ... import __version__
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.writing.output_folder import check_output_dir
-from ...errors import InputError
 from ..configs import bundle_root
 from ..progress import progress_log
 from ..run import split_overlays
@@ -36,7 +35,7 @@ _RUN_OPTIONS = ("command", "files", "list", "output", "threads", "quiet", "verbo
 _BASE_GB = 1.0  # memory of Dask, PyTorch and other packages
 _FAILED = 3  # exit code if any series failed
 
-Ended = tuple[int, Status | Exception | None]
+Ended = tuple[int, Status | Exception]
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,6 @@ def _attempts(
         jobs = [{**job, "attempt": attempt} for job in jobs if not cohort.finished(job)]
         started, failed = time.monotonic(), 0
         for done, (n, status) in enumerate(run([json.dumps(job) for job in jobs]), 1):
-            if status is None:
-                raise InputError("--scheduler: lost the connection to the scheduler; run the command again to resume")
             if isinstance(status, Exception):
                 status = _given_up(cohort, jobs[n], status)
             failed += status["state"] == "failed"
@@ -134,7 +131,7 @@ def _attempts(
                 outcome += f" (log: {log_file})"
             log(
                 f"{done} of {len(jobs)}: {status['name']} {outcome}, {status['seconds']:.1f} s; "
-                f"{failed} failed; {minutes * (len(jobs) / done - 1):.0f} minutes left"
+                f"{failed} failed; {minutes * (len(jobs) / done - 1):.0f} min left"
             )
 
 

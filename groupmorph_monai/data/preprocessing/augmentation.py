@@ -15,6 +15,8 @@ from ...space.warping import displace, voxel_grid
 
 __all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]
 
+_CELLS_VOXELS = (12.0, 40.0)  # minimum and maximum distance of the control points of random motion
+
 
 class RandSurfaced(MapTransform, RandomizableTransform):
     """Convert label maps to surfaces: ``surface_points`` ``(K, P, 3)``, random points in voxel coordinates on the faces
@@ -111,7 +113,6 @@ class RandMotiond(MapTransform, RandomizableTransform):
         keys: keys of series ``(K, *S)``.
         prob: probability of moving and rescaling a series.
         motion_voxels: maximum displacement.
-        cells_voxels: minimum and maximum distance of the control points of the motion.
         zoom: maximum scale factor, drawn for each axis; the minimum is its inverse.
     """
 
@@ -120,12 +121,11 @@ class RandMotiond(MapTransform, RandomizableTransform):
         keys: KeysCollection = "image",
         prob: float = 0.8,
         motion_voxels: float = 4.0,
-        cells_voxels: Sequence[float] = (12.0, 40.0),
         zoom: float = 1.5,
     ):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
-        self.motion_voxels, self.cells_voxels, self.zoom = motion_voxels, cells_voxels, zoom
+        self.motion_voxels, self.zoom = motion_voxels, zoom
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
@@ -142,7 +142,7 @@ class RandMotiond(MapTransform, RandomizableTransform):
 
     def _motion(self, volume: torch.Tensor) -> torch.Tensor:
         """Draw a displacement ``(D, *S)``, voxels, whose slopes are at most 0.4, so that it does not fold."""
-        cell = self.R.uniform(*self.cells_voxels)
+        cell = self.R.uniform(*_CELLS_VOXELS)
         size = [int(np.ceil(n / cell)) + 1 for n in volume.shape]
         points = torch.as_tensor(self.R.standard_normal((1, len(size), *size)), dtype=volume.dtype)
         # Smooth on a lattice that is just fine enough, which is faster than on every voxel.

@@ -25,6 +25,7 @@ import torch
 
 from ...errors import InputError
 from ...space.grid import transform_points
+from ..series import Frame
 from .signature import read_text
 
 __all__ = ["DIRLAB_CASES", "DIRLAB_PHASES", "is_dirlab", "read_dirlab", "read_dirlab_landmarks"]
@@ -53,14 +54,13 @@ def is_dirlab(folder: str | Path) -> bool:
     return _case(folder) is not None and bool(_files(folder, r"case\d+_T\d\d.*\.img"))
 
 
-def read_dirlab(folder: str | Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
+def read_dirlab(folder: str | Path) -> list[Frame]:
     """Read the six phases of one case, ``CaseNPack``.
 
     Volumes of 512 x 512 voxels are cropped in plane to 256 x 256, around the centre of the 75 landmarks of all phases.
 
     Returns:
-        For each phase its HU ``(i, j, k)``, float32; its affine ``(4, 4)``, voxels to RAS mm, with the origin at the
-        first voxel of the uncropped volume; and its file.
+        The phases in HU; the origin of their affines is the first voxel of the uncropped volume.
 
     Raises:
         InputError: If a phase is missing or a file has the wrong size.
@@ -80,7 +80,10 @@ def read_dirlab(folder: str | Path) -> list[tuple[np.ndarray, np.ndarray, str]]:
     affine = _affine(spacing)
     affine[:2, 3] = affine[[0, 1], [0, 1]] * corner
     volumes = [np.fromfile(file, dtype="<i2").reshape(size, order="F")[rows] for file in files]
-    return [(v.astype(np.float32) - _HU_OFFSET, affine, str(file)) for v, file in zip(volumes, files)]
+    return [
+        Frame(np.ascontiguousarray(v.astype(np.float32) - _HU_OFFSET), affine, str(file))
+        for v, file in zip(volumes, files)
+    ]
 
 
 def read_dirlab_landmarks(folder: str | Path, number: int = 75) -> np.ndarray:

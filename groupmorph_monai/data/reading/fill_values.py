@@ -42,7 +42,7 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     """
     undefined = np.isnan(data)
     if undefined.any():
-        logger.info("%s: %d voxels of NaN at its border count as not measured", path, undefined.sum())
+        logger.debug("%s: %d voxels of NaN at its border count as not measured", path, undefined.sum())
         data = np.where(undefined, np.nanmin(data), data)
     filled = undefined if undefined.any() else _below_gap(data, path)
     box = _measured_box(data)
@@ -50,7 +50,7 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     ends[box] = False if filled.any() else _wedges(data[box])
     inner = data[~(filled | ends)]
     if ends.any() and inner.size and inner.min() < inner.max():  # else it shows an object of one value, such as a cube
-        logger.info("%s: %d voxels of one value at its ends count as not measured", path, ends.sum())
+        logger.debug("%s: %d voxels of one value at its ends count as not measured", path, ends.sum())
         filled |= ends
     return (np.where(filled, data[~filled].min(), data), ~filled) if filled.any() else (data, None)
 
@@ -74,7 +74,7 @@ def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
     # The rim of an interpolated scan has values between the fill value and its neighbours.
     if low == high or (measured < bound).sum() > 0.1 * filled.sum():
         return nothing
-    logger.info("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * filled.mean())
+    logger.debug("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * filled.mean())
     return np.asarray(data < bound)
 
 

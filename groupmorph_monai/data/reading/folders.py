@@ -18,6 +18,7 @@ from .signature import check_regular_file, files_below, is_dicom
 __all__ = ["dicom_paths", "dicom_reader", "folder_files", "images", "list_series"]
 
 logger = logging.getLogger(__name__)
+_RESULT = ("warped.nii.gz", "report.json")  # written by every registration
 # Part of a name that differs between the scans of one series: in BIDS names, and in other names.
 _BIDS_INDEX, _INDEX = re.compile(r"_(run|ses)-[a-zA-Z0-9]+"), re.compile(r"\d+(?![a-zA-Z])")
 
@@ -97,8 +98,13 @@ def folder_files(folder: Path, description: str | None = None) -> list[Path]:
         description: pattern that selects scans by their names, or by the series descriptions in their sidecars.
 
     Raises:
-        InputError: If there are no images, or several series.
+        InputError: If there are no images, or several series, or the result of a registration.
     """
+    if all((folder / name).is_file() for name in _RESULT):
+        raise InputError(
+            f"{folder}: expected the scans of a series, got the result of a registration; use the original scans, or "
+            f"the file {folder / _RESULT[0]}"
+        )
     files = [path for path in images(folder) if _matches(path, description)] or _nested(folder, description)
     if not files:
         named = f" named {description!r}" if description else ""

@@ -1,6 +1,7 @@
 """Apply written fields to images and points, and compose two fields."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "comb
 logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
 _MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there
+_FIELD = re.compile(r"(?P<inverse>inverse_)?ddf_(?P<scan>\d+)\.nii(\.gz)?")
 _POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
@@ -48,6 +50,7 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
             f"{image.path}: expected an image that overlaps the field {field_path} in space, got one that does not; "
             "use an image in the space of that timepoint"
         )
+    _log_direction(field_path, image.path, points=False)
     grid = resampling_grid(field_path)
     values, covered = warp_frame(image, grid, field, str(field_path), nearest)
     return Frame(np.where(covered, values, values.dtype.type(0)), grid.affine.numpy(), image.path)
@@ -114,10 +117,19 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: s
             f"{name}: expected finite coordinates within {LONGEST_MM / 1000:g} m of the scanner's centre, got others; "
             "use mm"
         )
+    _log_direction(field_path, name, points=True)
     outside = int((~field.grid.contains(points)).sum())
     if outside:
         logger.warning("%s: %d of %d points are outside and move like its border", field_path, outside, len(points))
     return field(points).numpy()
+
+
+def _log_direction(field_path: str | Path, name: str | Path, points: bool) -> None:
+    """Log between which spaces a field of a registration moves an image or points, which run the other way."""
+    if field := _FIELD.fullmatch(Path(field_path).name):
+        spaces = f"scan {int(field['scan'])}", "the common space"
+        origin, target = spaces if points == bool(field["inverse"]) else spaces[::-1]
+        logger.info("%s: from %s to %s", name, origin, target)
 
 
 def apply_field_to_files(

@@ -87,7 +87,8 @@ def test_axes_run_to_the_left_the_back_and_the_feet_from_the_first_voxel(tmp_pat
     pack, first = write_case(tmp_path, 2)
     spacing = np.array(SIZES[2][1])
     np.testing.assert_allclose(read_dirlab_landmarks(pack)[0], -(first[:75] - 1) * spacing)
-    data, affine, _ = read_dirlab(pack)[3]
+    frame = read_dirlab(pack)[3]
+    data, affine = frame.data, frame.affine
     corner = -affine[:2, 3] / spacing[:2]
     np.testing.assert_allclose(affine[:3, :3], np.diag(-spacing))
     np.testing.assert_allclose(corner, corner.round(), atol=1e-9)
