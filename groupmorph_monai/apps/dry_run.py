@@ -8,6 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..data.reading.names import bids_name
+from ..data.reading.regions import inside_region, read_region
 from ..data.series import Series
 from ..data.writing.writers import REPORTS, Products, check_result_folder
 from ..space.grid import Grid
@@ -40,10 +41,12 @@ def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> Non
     check_result_folder(Path(output_dir), [frame.path for frame in frames])
     levels = ", ".join(f"{level.resolution} (at most {level.iterations} steps)" for level in cost.levels)
     at_a_time = f", {cost.scans_at_once} in memory at a time" if cost.scans_at_once else ""
+    mask = parser.get_parsed_content("mask")
     lines = {
         "scans": f"{len(frames)}, the first of {_described(frames[0].grid)}{at_a_time}",
         "output grid": _described(frames[home].grid),
         "working grid": _described(cost.grid),
+        **({"mask": _share(mask, series, home)} if mask else {}),
         "refinement": levels or "none",
         "memory": f"{cost.memory_gb:.2g} GB of the available {available_memory_gb():.3g} GB",
         "time": _time(cost.time, time.process_time() - started_s),
@@ -56,6 +59,11 @@ def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> Non
 def _described(grid: Grid) -> str:
     shape, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing_mm.tolist()))
     return f"{shape} voxels of {spacing} mm"
+
+
+def _share(mask: str | Sequence[str], series: Series, home: int) -> str:
+    grid = series.frames[home].grid
+    return f"{100 * inside_region(read_region(mask, series, home), grid).mean():.3g} % of scan {home}"
 
 
 def _time(estimate: ProcessorTime, spent_s: float) -> str:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import itk
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -22,6 +23,16 @@ def test_description(series, tmp_path, capsys):
     assert "jacobian_00 to 02.nii.gz" in printed["files"] and "std_mm" not in printed["files"]
     assert {"scans", "memory"} <= set(printed) and not output.exists()
     assert "s of processor time" in printed["time"] and "more if scans are far apart" in printed["time"]
+
+
+def test_the_share_of_the_mask(series, tmp_path, capsys):
+    scan = nib.load(series[1])
+    inside = np.zeros(scan.shape, np.uint8)
+    inside[:14] = 1  # of 28
+    nib.save(nib.Nifti1Image(inside, scan.affine), tmp_path / "half.nii.gz")
+    command = ["register", *series[:2], "--output", "out", "--dry-run", "--reference", "1", "--mask"]
+    assert main([*command, str(tmp_path / "half.nii.gz")]) == 0
+    assert "mask: 50 % of scan 1" in " ".join(capsys.readouterr().out.split())
 
 
 def test_files_are_those_that_a_run_writes(series, tmp_path, capsys):
