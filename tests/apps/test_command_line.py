@@ -51,6 +51,12 @@ def test_nothing_heavy_is_imported_before_the_arguments_are_understood(arguments
     assert not [name for name in ("torch", "monai", "itk", "numpy", "nibabel", "scipy") if f"'{name}'" in imported]
 
 
+def test_the_modules_of_itk_are_loaded_at_first_use():
+    code = "import sys, groupmorph_monai.apps.commands; print([m for m in sys.modules if 'ImagePython' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,4 +1,7 @@
-"""Composite transforms (affine and displacement field in one file) for ITK, SimpleITK, ANTs and 3D Slicer."""
+"""Composite transforms (affine and displacement field in one file) for ITK, SimpleITK, ANTs and 3D Slicer.
+
+ITK loads its modules at first use, of images alone in a second: annotations are strings, to start without them.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from ..series import LPS_TO_RAS
 __all__ = ["itk_transform", "write_itk_transform"]
 
 
-def itk_transform(transform: Transform, volume: Grid) -> itk.CompositeTransform:
+def itk_transform(transform: Transform, volume: Grid) -> "itk.CompositeTransform":
     """Convert a transform to an ITK composite transform. Fields keep their lattice, so that nothing is lost, and are
     extended to cover ``volume``, as ITK assumes zero displacement outside a field's grid.
 
@@ -38,7 +41,7 @@ def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
     writer.Update()
 
 
-def _parts(transform: Transform, volume: Grid) -> Iterator[itk.Transform]:
+def _parts(transform: Transform, volume: Grid) -> "Iterator[itk.Transform]":
     """Yield the parts of a transform as ITK transforms, in order of application; at least one."""
     parts = transform.transforms if isinstance(transform, ComposedTransform) else [transform]
     if not parts:
@@ -70,7 +73,7 @@ def _box(displacement: torch.Tensor, grid: Grid) -> Grid:
     return Grid((1, 1, 1), grid.affine @ to_box)
 
 
-def _affine(transform: AffineTransform) -> itk.Transform:
+def _affine(transform: AffineTransform) -> "itk.Transform":
     matrix = LPS_TO_RAS @ transform.matrix.numpy() @ LPS_TO_RAS
     result = itk.AffineTransform[itk.D, 3].New()
     result.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:3, :3])))
@@ -78,7 +81,7 @@ def _affine(transform: AffineTransform) -> itk.Transform:
     return result
 
 
-def _field(displacement: torch.Tensor, grid: Grid) -> itk.Transform:
+def _field(displacement: torch.Tensor, grid: Grid) -> "itk.Transform":
     lps = displacement.double().numpy() * np.diag(LPS_TO_RAS)[:3, None, None, None]
     affine, spacing = LPS_TO_RAS @ grid.affine.numpy(), grid.spacing_mm.numpy()
     image = itk.image_from_array(np.ascontiguousarray(lps.T), is_vector=True)
