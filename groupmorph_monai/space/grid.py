@@ -12,6 +12,7 @@ from .warping import full_precision
 __all__ = ["SLAB_VOXELS", "Grid", "transform_points"]
 
 SLAB_VOXELS = 2**20  # voxels processed at a time, to bound memory
+_PARALLEL_VOXELS = 1e-6  # maximum deviation of parallel axes over a whole volume, from rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +78,29 @@ class Grid:
         axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         axes = [axes[0][rows][::every], *(axis[::every] for axis in axes[1:])]
         columns = [axis[:, None] * column for axis, column in zip(axes, self.affine[:3, :3].T)]
-        return columns[0][:, None, None] + columns[1][:, None] + columns[2] + self.affine[:3, 3]
+        planes = (columns[0] + self.affine[:3, 3])[:, None] + columns[1]
+        return planes[:, :, None] + columns[2]
 
     def voxels(self, points: Tensor) -> Tensor:
         """Convert points in mm to voxel coordinates, ``(..., 3)``."""
         return transform_points(self._to_voxels, points)
+
+    def coordinates_along_axes(self, other: "Grid") -> list[tuple[int, Tensor]] | None:
+        """Compute the voxel coordinates of another grid with parallel axes.
+
+        Returns:
+            For each axis, the axis of ``other`` that is parallel to it, and the coordinates ``(n,)`` in voxels of this
+            grid, of the n voxels of ``other`` along that axis. None if the axes are not parallel.
+        """
+        matrix = self._to_voxels @ other.affine
+        axes = matrix[:3, :3].abs().argmax(dim=1).tolist()
+        oblique = matrix[:3, :3].clone()
+        oblique[range(3), axes] = 0
+        most_oblique = (oblique.abs() @ torch.tensor(other.shape, dtype=oblique.dtype)).max()
+        if sorted(axes) != [0, 1, 2] or most_oblique > _PARALLEL_VOXELS:
+            return None
+        counts = [torch.arange(other.shape[axis], dtype=torch.float64) for axis in axes]
+        return [(axis, row[axis] * n + row[3]) for axis, row, n in zip(axes, matrix, counts)]
 
     def contains(self, points: Tensor) -> Tensor:
         """Test whether points in mm lie within the outer faces of the voxels, ``(...)`` bool."""

@@ -4,6 +4,7 @@ Points are ``(..., 3)``, RAS mm, float64. Images pull back, points push forward:
 in which an image is resampled to the point at which the image is sampled.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .grid import Grid, transform_points
 from .lattice import gradient
-from .warping import sample
+from .warping import multiply_axes, sample
 
 __all__ = [
     "AffineTransform",
@@ -99,13 +100,16 @@ class Transform:
         """Inverse transform."""
         raise NotImplementedError
 
+    def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
+        """Transform the voxel centres of ``grid``, or those in ``rows`` of its first axis, ``(*S, 3)``."""
+        return self(grid.points(rows))
+
     def displacement(self, grid: Grid) -> Tensor:
         """Evaluate ``T(x) - x`` at the voxels of ``grid``, ``(3, *S)`` float32, mm."""
         result = torch.zeros(3, *grid.shape)
         if not self.is_identity:
             for rows in grid.slabs():
-                points = grid.points(rows)
-                result[:, rows] = (self(points) - points).movedim(-1, 0).float()
+                result[:, rows] = (self.at_voxels(grid, rows) - grid.points(rows)).movedim(-1, 0).float()
         return result
 
 
@@ -173,6 +177,10 @@ class DenseTransform(Transform):
         linear[:3, 3] = 0
         return transform_points(linear, vectors)
 
+    def _share(self, outside_mm: Tensor) -> Tensor:
+        """Compute the share of the border's displacement that is left at a distance from the grid."""
+        return (1 - outside_mm / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
+
     def __call__(self, points: Tensor) -> Tensor:
         points = _as_points(points)
         if self.is_identity:
@@ -182,9 +190,48 @@ class DenseTransform(Transform):
         last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
         outside = voxels - voxels.clamp_min(0).minimum(last)
         if isfinite(self.fade) and outside.any():
-            outside_mm = self._to_mm(outside).norm(dim=-1, keepdim=True)
-            displacements = displacements * (1 - outside_mm / (self.fade * self._greatest_mm + 1e-9)).clamp_min(0)
+            displacements = displacements * self._share(self._to_mm(outside).norm(dim=-1, keepdim=True))
         return points + displacements
+
+    def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
+        displacements = None if self.is_identity else self._along_axes(grid, rows)
+        points = grid.points(rows)
+        return self(points) if displacements is None else points.add_(displacements.movedim(0, -1))
+
+    def displacement(self, grid: Grid) -> Tensor:
+        result = torch.empty(3, *grid.shape)
+        for rows in grid.slabs():
+            displacements = None if self.is_identity else self._along_axes(grid, rows)
+            if displacements is None:
+                return super().displacement(grid)
+            result[:, rows] = displacements
+        return result
+
+    def _along_axes(self, grid: Grid, rows: slice) -> Tensor | None:
+        """Compute the displacements at voxels of a grid, ``(3, *S)`` mm; None if its axes are not parallel."""
+        parallel = self.grid.coordinates_along_axes(grid)
+        if parallel is None:
+            return None
+        axes = [axis for axis, _ in parallel]
+        displacements = self._between_nodes([c[rows] if axis == 0 else c for axis, c in parallel])
+        return displacements.permute(0, *(1 + axes.index(axis) for axis in range(3)))
+
+    def _between_nodes(self, coordinates: Sequence[Tensor]) -> Tensor:
+        """Compute the displacements at the points that have these coordinates along the axes of the grid, in voxels,
+        ``(3, *S)`` float32, mm: axis by axis, which is several times as fast as point by point."""
+        inside = [c.clamp(0, n - 1) for c, n in zip(coordinates, self.grid.shape)]
+        nodes = [slice(int(c.min()), int(c.max().ceil()) + 1) for c in inside]
+        weights = [
+            (1 - (c[:, None] - torch.arange(near.start, near.stop)).abs()).clamp_min(0).to(self.field)
+            for c, near in zip(inside, nodes)
+        ]
+        near_mm = self._to_mm(self.field[:, nodes[0], nodes[1], nodes[2]].movedim(0, -1)).movedim(-1, 0)
+        displacements = multiply_axes(near_mm.contiguous(), weights).cpu()
+        outside = [c - i for c, i in zip(coordinates, inside)]
+        if isfinite(self.fade) and any(o.any() for o in outside):
+            outside_mm = self._to_mm(torch.stack(torch.meshgrid(*outside, indexing="ij"), dim=-1)).norm(dim=-1)
+            displacements = displacements * self._share(outside_mm).float()
+        return displacements
 
     @cached_property
     def inverse(self) -> Transform:
@@ -221,6 +268,12 @@ class ComposedTransform(Transform):
         for transform in self.transforms:
             points = transform(points)
         return points
+
+    def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
+        if self.is_identity:
+            return grid.points(rows)
+        first, *others = self.transforms
+        return ComposedTransform(*others)(first.at_voxels(grid, rows))
 
     @property
     def lattice(self) -> Grid | None:

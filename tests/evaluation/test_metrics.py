@@ -241,6 +241,15 @@ def test_only_what_every_scan_has_seen_is_compared():
     assert nothing.keys() == expected.keys() and all(math.isnan(value) for value in nothing.values())
 
 
+def test_large_volumes_are_compared_at_every_second_voxel(monkeypatch):
+    before, after = 50 * random_images(3, *SIZE), 50 * random_images(3, *SIZE) ** 2
+    covered = random_images(*SIZE) > 0.4
+    thinned = [x[..., ::2, ::2, ::2] for x in (before, after, covered)]
+    expected = metrics.similarity(*thinned)
+    monkeypatch.setattr(metrics, "_MEAN_VOXELS", before[0].numel() // 8)
+    assert metrics.similarity(before, after, covered) == expected
+
+
 def test_the_displacement_is_that_of_the_whole_map_and_folds_are_those_of_the_deformation():
     """An affine map that enlarges everything neither folds nor makes an inverse inconsistent."""
     initial = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)

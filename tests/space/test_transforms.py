@@ -209,6 +209,36 @@ def test_the_inverse_of_a_composition_undoes_it():
     torch.testing.assert_close(chain.inverse(chain(points)), points, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("fade", [4.0, float("inf")])
+@pytest.mark.parametrize("axes, flips", [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 0, 2), (-1, 1, -1))])
+def test_at_the_voxels_of_a_parallel_grid_a_map_is_itself(monkeypatch, axes, flips, fade):
+    """Whatever the order and direction of the axes, within the field's grid and beyond it."""
+    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", 300)
+    dense = DenseTransform(smooth_field(SIZE), smooth_field(SIZE), GRID, fade)
+    relative, shape = torch.zeros(4, 4, dtype=torch.float64), [0, 0, 0]
+    relative[3, 3] = 1
+    for axis, (parallel, flip, spacing) in enumerate(zip(axes, flips, (0.61, 1.3, 0.47))):
+        relative[parallel, axis] = flip * spacing
+        relative[parallel, 3] = -2.4 if flip > 0 else SIZE[parallel] + 1.7
+        shape[axis] = int((SIZE[parallel] + 4) / spacing)
+    target = Grid(shape, GRID.affine @ relative)
+    points = target.points()
+    assert GRID.coordinates_along_axes(target) is not None and (~GRID.contains(points)).any()
+    for transform in (dense, ComposedTransform(dense, affine_map()), ComposedTransform(affine_map(), dense)):
+        expected = transform(points)
+        torch.testing.assert_close(transform.at_voxels(target), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(transform.at_voxels(target, slice(2, 4)), expected[2:4], rtol=0, atol=1e-5)
+        displacement = transform.displacement(target).movedim(0, -1).double()
+        torch.testing.assert_close(displacement, expected - points, rtol=0, atol=1e-5)
+
+
+def test_oblique_grids_are_not_parallel():
+    sheared = Grid(SIZE, GRID.affine @ (torch.eye(4, dtype=torch.float64) + torch.diag(torch.tensor([1e-6] * 3), 1)))
+    rotated = affine_map(strength=0.2, shift=(0.0, 0.0, 0.0)).matrix
+    assert GRID.coordinates_along_axes(Grid(SIZE, rotated @ GRID.affine)) is None
+    assert GRID.coordinates_along_axes(sheared) is None
+
+
 @pytest.mark.parametrize("amplitude", [0.3, 1.2, 6.0])
 def test_beyond_its_grid_a_field_fades_to_nothing_without_folding(amplitude):
     """Along straight lines outwards the map keeps going outwards; beyond 4 times the greatest length all stands."""

@@ -149,7 +149,7 @@ def resample(
     for rows in grid.slabs():
         points = grid.points(rows)
         if transform is not None:
-            start, points = points, transform(points)
+            start, points = points, transform.at_voxels(grid, rows)
             if displacement is not None:
                 displacement[:, rows] = (points - start).movedim(-1, 0)
         voxels = frame.grid.voxels(points)
