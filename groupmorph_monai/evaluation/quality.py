@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
+from ..data.preprocessing.intensities import intensity_range
 from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
@@ -28,10 +29,12 @@ __all__ = ["measure_quality"]
 
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
+_NOT_BRIGHTEST = 90  # percentile above which voxels are the brightest tenth
 _PLAUSIBLE = (0.5, 2.0)  # plausible range of volume ratios, after over before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
 _LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2  # minimum size of an enhancing region; thickness of the shell around it
 _LEAST_CURVE = 4  # minimum number of timepoints of a curve whose roughness can be measured
+_TINY = 1e-30  # avoids a division by zero for intensities of any unit
 _MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, as time and memory grow quadratically
 
 
@@ -43,13 +46,13 @@ class _Images:
     covered: Tensor
 
     def scaled(self) -> Tensor:
-        """Scale each timepoint to [0, 1] between its 1st and 99th percentiles."""
+        """Scale each timepoint to [0, 1] between the 1st and 99th percentiles of its `intensity_range`."""
         return torch.stack([_scaled(v, v[s] if s.any() else v) for v, s in zip(self.values, self.covered)])
 
 
 def _scaled(values: Tensor, sample: Tensor) -> Tensor:
-    low, high = np.percentile(sample.numpy(), (1, 99)).tolist()
-    return ((values - low) / max(high - low, 1e-6)).clamp(0, 1)
+    low, high = intensity_range(sample.numpy(), (1, 99))
+    return ((values - low) / (high - low if high > low else math.inf)).clamp(0, 1)
 
 
 def measure_quality(
@@ -93,6 +96,7 @@ def _measured(
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
     agreement, common = _agreement(after), after.covered.any(dim=0)
     values: dict[str, float | list[float]] = {
+        "hidden_structure_percent": _hidden_percent(before),
         "overlap_percent": [100 * float(covered[common].float().mean()) for covered in after.covered],
         "agreement_percent": agreement,
         "agreement_gain_percent": [a - b for a, b in zip(agreement, _agreement(before))],
@@ -103,7 +107,7 @@ def _measured(
     if len(agreement) > 2:
         values["relative_agreement"] = _relative(agreement)
     if len(agreement) >= _LEAST_CURVE:
-        values["curve_roughness_ratio"] = _roughness(after) / max(_roughness(before), 1e-9)
+        values["curve_roughness_ratio"] = _roughness(after) / max(_roughness(before), _TINY)
     change = _region_change_percent(after, determinants)
     if change is not None:
         values["region_volume_change_percent"] = change
@@ -151,9 +155,28 @@ def _agreement(images: _Images) -> list[float]:
     _, variance = window_moments(scaled[None], WINDOW_RADIUS)
     shares = []
     for volume, value, own, covered in zip(scaled, values, variance[0], images.covered):
-        least = max(_LEAST_STRUCTURE, _NOISE_FACTOR * _noise(volume))
-        structured = (own > least**2) & covered & (value != 0)
+        structured = _structured(volume, own, covered & (value != 0))
         shares.append(100 * float((1 - torch.exp(-2 * value[structured])).mean()))
+    return shares
+
+
+def _structured(volume: Tensor, variance: Tensor, valid: Tensor, scale: float = 1.0) -> Tensor:
+    """Mark the windows with structure well above the noise, which is visible in the ``volume`` times ``scale``."""
+    least = max(_LEAST_STRUCTURE / scale, _NOISE_FACTOR * _noise(volume))
+    return (variance > least**2) & valid
+
+
+def _hidden_percent(images: _Images) -> list[float]:
+    """Compute the percentage of each volume's structure that only the brightest tenth of its voxels, such as a metal
+    implant, makes too faint to be compared; NaN without structure."""
+    shares = []
+    for volume, covered in zip(images.scaled(), images.covered):
+        _, variance = window_moments(volume[None, None], WINDOW_RADIUS)
+        low, high = intensity_range((volume[covered] if covered.any() else volume).numpy(), (1, _NOT_BRIGHTEST))
+        scale = 1 / (high - low) if high > low else 1.0
+        visible, without_brightest = (_structured(volume, variance[0, 0], covered, s) for s in (1.0, scale))
+        number = int(without_brightest.sum())
+        shares.append(100 * int((without_brightest & ~visible).sum()) / number if number else math.nan)
     return shares
 
 

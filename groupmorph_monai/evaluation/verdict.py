@@ -76,6 +76,15 @@ CHECKS = (
         low_is_bad=True,
     ),
     Check(
+        "hidden_structure_percent",
+        "structure of each timepoint that is too faint beside the brightest tenth of its voxels, in percent",
+        "{value} % of the structure of {scan} is too faint beside its brightest voxels to be compared, expected at "
+        "most {limit} %: is there an implant, or a hot spot? Clip its intensities in the scans.",
+        look=50,
+        fail=None,
+        source="At most 25 % without very bright objects, 60 % or more beside one 7 times as bright as tissue.",
+    ),
+    Check(
         "agreement_percent",
         "local structure of each timepoint that the other timepoints explain, independent of contrast, in percent",
         "The other scans explain {value} % of the structure of {scan}, expected {limit} % or more.",

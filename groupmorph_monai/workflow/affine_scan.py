@@ -1,5 +1,6 @@
 """Coarse scans in canonical orientation, the input of the affine alignment."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from ..data.preprocessing.intensities import intensity_range
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..errors import InputError
@@ -74,7 +76,8 @@ class CoarseScan:
 
 
 def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseScan:
-    """Coarsen a file's volume in RAS orientation, with its 1st and 99.5th percentiles scaled to 0 and 1.
+    """Coarsen a file's volume in RAS orientation, scaled to [0, 1] between the 1st and 99.5th percentiles of its
+    `intensity_range`.
 
     Args:
         frame: the volume.
@@ -95,6 +98,6 @@ def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseSc
     scan = CoarseScan(content, grid).coarsened(spacing_mm)
     values, measured = scan.content
     measured_values = values[measured > 0.5] if (measured > 0.5).any() else values
-    low, high = np.percentile(measured_values.numpy(), (1, 99.5))
-    scaled = ((values - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
+    low, high = intensity_range(measured_values.numpy(), (1, 99.5))
+    scaled = ((values - low) / (high - low if high > low else math.inf)).clamp(0, 1)
     return CoarseScan(torch.stack([scaled, measured]), scan.grid)

@@ -181,3 +181,30 @@ def test_a_lesion_that_shrinks_as_it_enhances():
     shared = measure_quality(scans, transforms[1:] * 2)["region_volume_change_percent"]
     assert shared == pytest.approx([0, 0], abs=1e-4)
     assert "region_volume_change_percent" not in measure_quality(series(image, image), identities(2))
+
+
+def test_intensities_of_any_unit_give_the_same_numbers():
+    volumes = [texture(0), 2 * texture(0) + 0.3 * texture(1), 1 - texture(0), texture(2)]
+    moved = [shift(1.5), *identities(3)]
+    expected = measure_quality(series(*volumes), moved)
+    for unit in (1e-12, 1e9):
+        measured = measure_quality(series(*(unit * v for v in volumes)), moved)
+        assert measured.keys() == expected.keys()
+        for name, value in expected.items():
+            assert measured[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_the_inside_of_a_small_masked_organ_counts():
+    def organ(seed):  # 1 % of the voxels
+        return np.pad(1 + 2 * texture(seed)[:20, :20, :20], 36)
+
+    same, other = (measure_quality(series(organ(0), organ(seed)), identities(2)) for seed in (0, 1))
+    assert min(same["agreement_percent"]) > 75 and max(other["agreement_percent"]) < 65
+
+
+def test_structure_beside_an_implant_is_hidden():
+    plain, bright = texture(0), texture(0)
+    bright[12:17, 10:15, 8:13] = 30 * bright.max()  # 0.9 % of the voxels
+    bright[12:17, 10:15, 13:18] = 30 * bright.max()
+    hidden = measure_quality(series(plain, bright), identities(2))["hidden_structure_percent"]
+    assert hidden[0] < 25 and hidden[1] > 80

@@ -10,11 +10,13 @@ __all__ = [
     "has_signal",
     "mean_rise",
     "peak_enhancement_percent",
+    "positive",
     "time_to_peak_s",
 ]
 
 ENHANCING = 0.2  # minimum relative rise of the signal in tissue that takes up contrast agent
 _BODY = 0.05  # share of the 99th percentile of the signal, below which is air
+_LEAST_SHARE, _LEAST_SIGNAL = 1e-6, 1e-24  # lowest divisor as a share of a scan's maximum, which may be 0 or less
 _ARRIVED = 0.2  # share of the greatest mean rise above which the agent has arrived; noise reaches a tenth of it
 _LARGEST_RATIO = 10.0  # bound of early over late enhancement, which has no limit where hardly any agent is left
 
@@ -32,14 +34,19 @@ def has_signal(first: np.ndarray, covered: np.ndarray) -> np.ndarray:
     return covered & (first > _BODY * np.percentile(first[covered], 99) if covered.any() else covered)
 
 
+def positive(signal: np.ndarray) -> np.ndarray:
+    """Bound a signal from below by a millionth of its maximum, in any unit, so that others can be divided by it."""
+    return np.maximum(signal, _LEAST_SHARE * max(float(signal.max(initial=0)), _LEAST_SIGNAL))
+
+
 def mean_rise(volumes: np.ndarray) -> np.ndarray:
     """Compute the relative rise of the signal: the mean of the later scans of ``(K, *S)`` over the first, minus 1."""
-    return volumes[1:].mean(axis=0) / np.maximum(volumes[0], 1e-6) - 1
+    return volumes[1:].mean(axis=0) / positive(volumes[0]) - 1
 
 
 def peak_enhancement_percent(volumes: np.ndarray) -> np.ndarray:
     """Compute the greatest rise of the signal ``(K, *S)`` over the first scan, in percent of it; 0 in air."""
-    rise = 100 * (volumes[1:].max(axis=0) / np.maximum(volumes[0], 1e-6) - 1)
+    rise = 100 * (volumes[1:].max(axis=0) / positive(volumes[0]) - 1)
     return np.where(has_signal(volumes[0], np.ones(rise.shape, bool)), rise, 0).astype(np.float32)
 
 
@@ -60,7 +67,7 @@ def enhancement_ratio(volumes: np.ndarray, times_s: ArrayLike, arrival_s: float)
     """
     first = min(int((np.asarray(times_s) <= arrival_s).sum()), len(volumes) - 1)
     early, late = (np.maximum(volumes[k] - volumes[0], 0) for k in (first, -1))
-    ratio = early / np.maximum(late, np.maximum(early, 1e-6) / _LARGEST_RATIO)
+    ratio = early / np.maximum(late, positive(early) / _LARGEST_RATIO)
     return np.where(_enhances(volumes), ratio, 0).astype(np.float32)
 
 
@@ -91,4 +98,4 @@ def arrival_of_agent_s(curves: np.ndarray, times_s: np.ndarray) -> float:
 
 
 def _enhances(volumes: np.ndarray) -> np.ndarray:
-    return volumes[1:].max(axis=0) > (1 + ENHANCING) * np.maximum(volumes[0], 1e-6)
+    return volumes[1:].max(axis=0) > (1 + ENHANCING) * positive(volumes[0])

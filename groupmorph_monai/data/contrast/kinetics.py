@@ -28,6 +28,7 @@ from .enhancement import (
     has_signal,
     mean_rise,
     peak_enhancement_percent,
+    positive,
     time_to_peak_s,
 )
 from .pharmacokinetics import (
@@ -308,7 +309,7 @@ class ToftsFit:
         if self.t10_s is None or self.repetition_time_s is None or self.flip_angle_deg is None:
             raise ValueError("expected T1, repetition time and flip angle, got None; use those of `for_series`")
         native = curves[: max(1, int((times <= arrival_s).sum()))].mean(axis=0)
-        ratio = curves / np.maximum(native, 1e-6)
+        ratio = curves / positive(native)
         rate = relaxation_rate(ratio, self.t10_s, self.repetition_time_s, self.flip_angle_deg)
         return torch.from_numpy((rate - 1 / self.t10_s) / self.relaxivity).float()
 

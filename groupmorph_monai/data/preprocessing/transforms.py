@@ -25,13 +25,13 @@ from ..reading.readers import read_image, read_series
 from ..reading.regions import nothing_inside, read_labels
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
+from .intensities import intensity_range
 from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 logger = logging.getLogger(__name__)
 
-_BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
 # Phantom generators by the key of the item that contains their arguments.
 PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "phantom": make_phantom,
@@ -271,19 +271,13 @@ class ScalePercentilesd(MapTransform):
     def _limits(self, volumes: np.ndarray, covered: np.ndarray, key: str) -> tuple[float, float]:
         """Compute the intensities that are mapped to 0 and 1."""
         values = volumes[covered] if covered.any() else volumes.ravel()
-        background = values == values.min()
-        foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
-        low, high = np.percentile(foreground, self.percentiles)
-        # The last pair is for binary masks, whose foreground has a single value.
-        for least, most in ((foreground.min(), foreground.max()), (values.min(), values.max())):
-            if low == high:
-                low, high = least, most
-        if not float(high) - float(low) < np.finfo(np.float32).max:  # also true for NaN
+        low, high = intensity_range(values, self.percentiles)
+        if not high - low < np.finfo(np.float32).max:  # also true for NaN
             raise InputError(
                 f"{key}: expected finite intensities in float32's range, got {values.min():g} to {values.max():g}; "
                 "replace NaN, and rescale the others"
             )
-        return float(low), float(high) if high > low else np.inf  # constant images become 0
+        return low, high if high > low else np.inf  # constant images become 0
 
 
 class MatchPolarityd(MapTransform):

@@ -42,3 +42,12 @@ def test_the_early_scan_is_the_first_after_the_arrival():
 
 def test_the_mean_rise_is_that_of_the_later_scans():
     assert mean_rise(VOLUMES)[:2, 0, 0] == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e10])
+def test_a_signal_of_any_unit_gives_the_same_maps(unit):
+    volumes = VOLUMES * np.float32(unit)
+    np.testing.assert_allclose(mean_rise(volumes), mean_rise(VOLUMES), rtol=1e-5)
+    np.testing.assert_allclose(peak_enhancement_percent(volumes), peak_enhancement_percent(VOLUMES), rtol=1e-4)
+    for function, *arguments in ((enhancement_ratio, TIMES_S, 30.0), (time_to_peak_s, TIMES_S)):
+        np.testing.assert_allclose(function(volumes, *arguments), function(VOLUMES, *arguments), rtol=1e-5)

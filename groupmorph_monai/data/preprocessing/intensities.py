@@ -1,0 +1,30 @@
+"""Range of the intensities that a scan shows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["intensity_range"]
+
+_BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
+
+
+def intensity_range(values: np.ndarray, percentiles: Sequence[float]) -> tuple[float, float]:
+    """Compute two percentiles of intensities, without the background of masked scans, where more than 1 % of the voxels
+    equal the minimum. If the two percentiles are equal, compute minimum and maximum instead.
+
+    Args:
+        values: intensities of one scan or of several, ``(N,)``.
+        percentiles: lower and upper percentile, 0 to 100.
+
+    Returns:
+        Lower and upper bound, equal if all values are.
+    """
+    background = values == values.min()
+    foreground = values[~background] if _BACKGROUND_SHARE < background.mean() < 1 else values
+    low, high = np.percentile(foreground, percentiles)
+    # The last pair is for binary masks, whose foreground has a single value.
+    for least, most in ((foreground.min(), foreground.max()), (values.min(), values.max())):
+        if low == high:
+            low, high = least, most
+    return float(low), float(high)
