@@ -7,7 +7,7 @@ from .. import __version__
 from .cohort_arguments import add_worker_options
 from .kinds import Whole
 from .option_parser import OptionParser
-from .option_types import device, number, path, positive, reference, seed, spacing_mm
+from .option_types import device, folder, number, path, pattern, positive, reference, seed, spacing_mm, transform_file
 from .result_arguments import add_results, add_scan_pair
 from .run_options import add_output, add_run_options
 from .suites import SUITES
@@ -94,6 +94,7 @@ def _add_dataset(p: argparse.ArgumentParser) -> None:
 def _add_description(p: argparse.ArgumentParser, where: str) -> None:
     p.add_argument(
         "--series-description",
+        type=pattern,
         metavar="PATTERN",
         help=f"use the series of {where} whose description matches, such as '*dyn*' (DICOM; NIfTI: file name)",
     )
@@ -125,7 +126,7 @@ def _add_register(commands: Commands) -> None:
         metavar="FILES",
         help="the scans in temporal order (NIfTI, MHA, NRRD), one 4D NIfTI, a folder of scans, or a DICOM study",
     )
-    p.add_argument("--output", type=path, metavar="DIR", help="folder for the results")
+    p.add_argument("--output", type=folder, metavar="DIR", help="folder for the results")
     p.add_argument("--list", action="store_true", help="list the series of a DICOM study and exit")
     p.add_argument(
         "--dry-run",
@@ -167,7 +168,7 @@ def _add_cohort(commands: Commands) -> None:
         help="tab-separated table with the columns name, scans (a folder, or files separated by ';') and, optionally, "
         "reference, mask, spacing_mm, series_description",
     )
-    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results of the study")
+    p.add_argument("--output", required=True, type=folder, metavar="DIR", help="folder for the results of the study")
     add_worker_options(p, "on this machine")
     _add_registration(p)
 
@@ -219,7 +220,7 @@ def _add_apply(commands: Commands) -> None:
     p.add_argument(
         "--output",
         required=True,
-        type=path,
+        type=folder,
         metavar="DIR",
         help="results folder; images keep their names, and points become .csv with the columns x, y, z alone, in order",
     )
@@ -236,7 +237,9 @@ def _add_combine(commands: Commands) -> None:
     )
     p.add_argument("result", type=path, metavar="DIR", help="output folder of 'register'")
     add_scan_pair(p)
-    p.add_argument("--output", required=True, type=path, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)")
+    p.add_argument(
+        "--output", required=True, type=transform_file, metavar="FILE", help="field (.nii.gz) or ITK transform (.h5)"
+    )
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -279,7 +282,7 @@ def _add_coded(p: argparse.ArgumentParser) -> None:
         "--weights", required=True, type=path, metavar="FILE", help="weights of a latent-code model that you trained"
     )
     _add_device(p)
-    p.add_argument("--output", required=True, type=path, metavar="DIR", help="folder for the results")
+    p.add_argument("--output", required=True, type=folder, metavar="DIR", help="folder for the results")
     _add_overlay(p, "inference.yaml", "models/krebs_cvae (default)")
 
 

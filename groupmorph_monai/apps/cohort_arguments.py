@@ -3,10 +3,11 @@
 import argparse
 import re
 
+from ..errors import InputError
 from .kinds import Number
 from .option_types import number, positive
 
-__all__ = ["add_worker_options", "on_workers"]
+__all__ = ["add_worker_options", "check_worker_options", "on_workers"]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -17,7 +18,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d{1,5}", text, re.ASCII):
+    match = re.fullmatch(r"(?:tcp|tls|ws|wss)://\S+:(\d{1,5})", text, re.ASCII)
+    if not match or not 1 <= int(match[1]) < 2**16:
         raise argparse.ArgumentTypeError(f"expected an address such as tcp://host:8786, got {text!r}")
     return text
 
@@ -28,6 +30,21 @@ _WORKER_OPTIONS = ("scheduler", "jobqueue", "shard", "workers", "memory_gb")
 def on_workers(args: argparse.Namespace) -> bool:
     """Test whether any option of `add_worker_options` was given."""
     return any(getattr(args, name) is not None for name in _WORKER_OPTIONS)
+
+
+def check_worker_options(args: argparse.Namespace) -> None:
+    """Refuse options of new workers together with one that starts none.
+
+    Raises:
+        InputError: If there are both.
+    """
+    for name in ("workers", "memory_gb"):
+        for other in ("scheduler", "shard"):
+            if getattr(args, name) is not None and getattr(args, other) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: not allowed together with --{other}, which starts no workers; omit "
+                    "one"
+                )
 
 
 def add_worker_options(p: argparse.ArgumentParser, default: str) -> None:

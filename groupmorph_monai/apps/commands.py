@@ -7,15 +7,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import itk
+
 from ..data.reading.folders import dicom_paths, list_series
+from ..data.reading.points import is_points
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
+from ..data.writing.fields import read_field
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..workflow.checkpoints import discard_empty
 from ..workflow.parsed_config import parsed_config
 from ..workflow.weights import load_weights
-from .cohort_arguments import on_workers
+from .cohort_arguments import check_worker_options, on_workers
 from .demo import print_verdict, run_demo
 from .dry_run import describe_run
 from .places import absolute_paths, check_place, check_place_of_study
@@ -56,26 +60,70 @@ def register(args: argparse.Namespace) -> None:
 
 
 def cohort(args: argparse.Namespace) -> int:
-    from .cohort.registrations import run_cohort
+    from .cohort.registrations import register_options, run_cohort
 
+    check_worker_options(args)
     # Report mistakes in the shared options before any series starts.
-    parser = parsed_config(*checked_run("inference", args.overlay, args.set, args.device, weights=args.weights))
+    positional, options = registration(argparse.Namespace(**{**register_options(args), "files": []}))
+    parser = parsed_config(*checked_run(*positional, **options))
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     return run_cohort(args)
 
 
 def apply(args: argparse.Namespace) -> None:
+    if args.label and all(map(is_points, args.files)):
+        raise InputError(f"--label: expected a label map among the files, got points alone, {args.files[0]}; omit it")
     check_place(args.output, args.files)
     for target in apply_field_to_files(args.field, args.files, args.output, nearest=args.label):
         print(target)
 
 
 def combine(args: argparse.Namespace) -> None:
+    if args.origin == args.target:
+        raise InputError(f"--to: expected another scan than --from, got {args.target} for both; choose two scans")
+    _check_replaced(args.output)
     combine_fields(args.result, args.origin, args.target, args.output)
     print(args.output)
 
 
+def _check_replaced(file: str) -> None:
+    """Refuse to replace a file that is not a transform, such as a scan."""
+    if not os.path.isfile(file):
+        return
+    try:
+        if file.endswith(".h5"):
+            itk.transformread(file)
+        else:
+            read_field(file)
+    except (InputError, RuntimeError):
+        raise InputError(
+            f"--output: expected a new file or an earlier transform, got {file}, another file; choose another name"
+        ) from None
+
+
+# Settings of series in a folder, and prefixes of the settings of synthetic series.
+_OF_FOLDERS = ("held_out", "phantom_share", "series_description", "split", "validation_fraction")
+_OF_PHANTOMS = ("phantom", "heart", "breast", "thorax")
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuse options and settings of the series in a folder for synthetic series, and vice versa."""
+    settings = dict.fromkeys(text.partition("=")[0] for text in args.set)
+    if args.phantoms:
+        unused = [f"--set {name}" for name in settings if name in _OF_FOLDERS]
+        unused += ["--series-description"] if args.series_description else []
+    elif "phantom_share" not in settings and not args.overlay:
+        unused = [f"--set {name}" for name in settings if name.startswith(_OF_PHANTOMS)]
+    else:
+        return
+    if unused:
+        source, other = ("--phantoms", "--dataset") if args.phantoms else ("--dataset", "--phantoms")
+        raise InputError(f"{unused[0]}: expected an option with an effect, got one for {other} with {source}; omit it")
+
+
 def evaluate(args: argparse.Namespace) -> int:
+    _check_source(args)
+    check_worker_options(args)
     if on_workers(args):
         from .cohort.evaluations import run_evaluation
 
@@ -106,6 +154,7 @@ _MODEL_OVERLAYS = (
 
 
 def train(args: argparse.Namespace) -> None:
+    _check_source(args)
     made = not os.path.lexists(args.output)
     # PyTorch creates its Inductor cache folder with the first optimizer, even if nothing is compiled; point it at an
     # existing folder.

@@ -1,6 +1,7 @@
 """The demo: register a series with known motion, and measure the error of the written files."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 from ..data.phantoms.phantom import make_phantom
 from ..data.writing.applying import apply_field_to_points
 from ..data.writing.output_folder import check_output_dir
+from ..data.writing.writers import check_result_folder
+from ..errors import InputError
 from ..evaluation.report import format_table
 from ..space.grid import transform_points
 
@@ -24,14 +27,23 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
     Args:
         output: folder, created if it does not exist.
         register: called with the files of the series and the folder for the results.
+
+    Raises:
+        InputError: If ``output``/series has other scans of the same names.
     """
-    folder = Path(output)
+    folder, phantom = Path(output), make_phantom(SEED)
+    images = {
+        str(folder / "series" / f"t{k:02d}.nii.gz"): nibabel.Nifti1Image(volume, phantom["affine"].numpy())
+        for k, volume in enumerate(phantom["image"].numpy())
+    }
+    for file, image in images.items():
+        if os.path.lexists(file) and not _holds(file, image):
+            raise InputError(f"--output: expected a folder without other scans, got one with {file}; choose another")
+    check_result_folder(folder, images)
     check_output_dir(folder / "series")
-    phantom = make_phantom(SEED)
-    files = []
-    for k, volume in enumerate(phantom["image"].numpy()):
-        files.append(str(folder / "series" / f"t{k:02d}.nii.gz"))
-        nibabel.save(nibabel.Nifti1Image(volume, phantom["affine"].numpy()), files[-1])
+    for file, image in images.items():
+        nibabel.save(image, file)
+    files = list(images)
     register(files, str(folder))
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -57,6 +69,14 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
     print(format_table(rows, list(rows[0])))
     print_verdict(folder)
     print(f"Images, curves and all numbers: {folder / 'report.html'}")
+
+
+def _holds(file: str, image: nibabel.Nifti1Image) -> bool:
+    """Check whether a file contains this image, as after an earlier demo."""
+    try:
+        return np.array_equal(nibabel.load(file).get_fdata(), image.get_fdata())
+    except Exception:  # unreadable, so not of a demo
+        return False
 
 
 def print_verdict(folder: str | Path) -> None:

@@ -15,6 +15,7 @@ from ..space.grid import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb
 from ..workflow.processor_time import ProcessorTime
+from ..workflow.weights import load_weights
 
 __all__ = ["describe_run"]
 
@@ -28,8 +29,10 @@ def describe_run(parser: ConfigParser, output_dir: str, started_s: float) -> Non
         started_s: processor time at which the command started; the time used since then is included.
 
     Raises:
-        InputError: If there is not enough memory, or if an output cannot be written.
+        InputError: If there is not enough memory, if an output cannot be written, or if the weights are those of
+            another network.
     """
+    load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     parser.get_parsed_content("cost_by_headers").check()
     series: Series = parser.get_parsed_content("native")
     cost: RegistrationCost = parser.get_parsed_content("cost")

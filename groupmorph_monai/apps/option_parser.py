@@ -18,6 +18,8 @@ _WORDINGS = (
     (r"argument (.+?): not allowed with argument (.+)", r"\1: not allowed together with \2"),
     (r"argument (.+?): (.+)", r"\1: \2"),
 )
+# A dash or a minus sign, which text editors substitute for the hyphens of an option.
+_DASH = re.compile("\\A-?[\u2010-\u2015\u2212]-?")
 _CHOICE = r"argument (.+?): invalid choice: (.+) \(choose from (.+)\)"
 _REQUIRED = r"the following arguments are required: (.+)"
 _ONE_REQUIRED = r"one of the arguments (.+) is required"
@@ -90,14 +92,22 @@ class OptionParser(argparse.ArgumentParser):
             return
         for arg in args:
             name = arg.partition("=")[0]
+            if (option := _DASH.sub("--", name)) != name and option in self._option_string_actions:
+                self.error(f"{name}: expected {option} with two hyphens, got a dash; type it instead of pasting it")
             # argparse treats words with spaces and negative numbers as values.
             if re.match(r"-[^\d.]", arg) and " " not in arg and name not in self._option_string_actions:
-                options = [option for option in self._option_string_actions if option.startswith("--")]
-                close = [option for option in options if option.startswith(name)]
-                close = close or difflib.get_close_matches(name, options, 1)
+                options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+                close = [f"--{option}" for option in options if f"--{option}".startswith(name)]
+                close = close or [f"--{near}" for near in difflib.get_close_matches(name.lstrip("-"), options, 1)]
                 cure = f"; did you mean {' or '.join(close)}?" if close and len(name) > 2 else ""
+                if self._is_of_subcommand(name):
+                    cure = "; write options after the command"
                 self.error(f"{name}: unknown option{f' of {self._command[:-2]}' if self._command else ''}{cure}")
         self._check_repeated(args)
+
+    def _is_of_subcommand(self, name: str) -> bool:
+        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return any(name in parser._option_string_actions for group in groups for parser in group.choices.values())
 
     def _check_repeated(self, args: Sequence[str]) -> None:
         """Refuse an option with two values, of which argparse ignores the first."""

@@ -1,12 +1,27 @@
 """Types of command-line options. Each function parses one argument and rejects invalid values."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 
 from .kinds import Kind, Number, Whole
 
-__all__ = ["device", "number", "path", "positive", "reference", "scan", "seed", "spacing_mm"]
+__all__ = [
+    "device",
+    "folder",
+    "number",
+    "path",
+    "pattern",
+    "positive",
+    "reference",
+    "scan",
+    "seed",
+    "spacing_mm",
+    "transform_file",
+]
+
+_FILE = re.compile(r".*\.(nii|nii\.gz|mha|mhd|nrrd|nhdr|h5|csv|tsv|json|html)", re.IGNORECASE | re.DOTALL)
 
 
 def device(text: str) -> str:
@@ -18,6 +33,30 @@ def device(text: str) -> str:
 def path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"expected a path, got {text!r}; is a shell variable empty?")
+    if text.endswith("\r"):
+        raise argparse.ArgumentTypeError(
+            f"expected a path, got {text!r} with the end of a Windows line; convert the script to Unix lines"
+        )
+    return text
+
+
+def folder(text: str) -> str:
+    """Parse the path of a results folder, and refuse a file name, which would become the name of a folder."""
+    if _FILE.fullmatch(path(text)) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"expected a folder for several files, got {text!r}; choose another name")
+    return text
+
+
+def transform_file(text: str) -> str:
+    """Parse the path of a displacement field or an ITK transform."""
+    if not re.fullmatch(r".*[^/]\.(nii|nii\.gz|h5)", path(text), re.DOTALL):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .nii.gz, .nii or .h5, got {text!r}; rename it")
+    return text
+
+
+def pattern(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a pattern, got {text!r}; is a shell variable empty?")
     return text
 
 

@@ -1,6 +1,8 @@
 """Check that the overlays of a run fit its config and each other."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -8,9 +10,11 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from ..errors import InputError
 from .configs import config_files, read_configs
+from .setting_values import setting_value
 
 __all__ = ["check_overlays", "check_used"]
 
+_SWITCH = re.compile(r"\$not @(\w+)")
 # Folders of mutually exclusive overlays, with the options that select them.
 _ALTERNATIVES = {
     "effort": " (--effort and --no-refine select from effort/)",
@@ -75,7 +79,9 @@ def _check_priors(base: Mapping[str, Any], contents: Mapping[str, Mapping[str, A
                 )
 
 
-def check_used(settings: Iterable[str], config: str, files: Sequence[str], where: str) -> None:
+def check_used(
+    settings: Iterable[str], config: str, files: Sequence[str], where: str, values: Mapping[str, object]
+) -> None:
     """Refuse settings without effect, such as those of the default likelihood if an overlay replaces it.
 
     Args:
@@ -83,21 +89,23 @@ def check_used(settings: Iterable[str], config: str, files: Sequence[str], where
         config: name of the base config.
         files: the config and its overlays, in order.
         where: prefix of error messages.
+        values: all settings of the run by name, some of which switch components off.
     """
-    used = used_names(files)
+    used = used_names(files, values)
     for name in settings:
         if name.split("#")[0] not in used:
             raise InputError(
                 f"{where}{name}: expected a setting with an effect, got one that {config}.yaml does not use with these "
-                "overlays; omit it"
+                "overlays and settings; omit it"
             )
 
 
-def used_names(files: Sequence[str]) -> set[str]:
+def used_names(files: Sequence[str], values: Mapping[str, object] = MappingProxyType({})) -> set[str]:
     """List the names at the top level of a config that its run refers to, directly or by other names.
 
     Args:
         files: the config and its overlays, in order.
+        values: settings by name; components that they disable are ignored.
     """
     parser = ConfigParser()
     parser.update(read_configs(files))
@@ -107,6 +115,18 @@ def used_names(files: Sequence[str]) -> set[str]:
     while pending:
         name = pending.pop()
         used.add(name)
-        references = ReferenceResolver.find_refs_in_config(content[name], name)
+        references = ReferenceResolver.find_refs_in_config(_without_disabled(content[name], values), name)
         pending |= {reference.split("::")[0] for reference in references} & content.keys() - used
     return used
+
+
+def _without_disabled(part: object, values: Mapping[str, object]) -> object:
+    """Remove the arguments of components that a setting disables, as ``_disabled_: $not @adapt_prior`` does."""
+    if isinstance(part, list):
+        return [_without_disabled(entry, values) for entry in part]
+    if not isinstance(part, dict):
+        return part
+    switch = _SWITCH.fullmatch(str(part.get("_disabled_")))
+    if switch and switch[1] in values and not setting_value(values, switch[1]):
+        return {"_disabled_": part["_disabled_"]}
+    return {name: _without_disabled(entry, values) for name, entry in part.items()}

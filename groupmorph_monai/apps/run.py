@@ -55,18 +55,21 @@ def checked_run(
     files = config_files(config, shipped)
     check_overlays(config, shipped)
     values: dict[str, Any] = {}
+    of_files: dict[Path, dict[str, object]] = {}
     for file in own:
-        values.update(read_settings(file, config, files))
-        check_used(values, config, files, f"--overlay {file}: ")
+        of_files[file] = read_settings(file, config, files)
+        values.update(of_files[file])
     values.update((name, value) for name, value in overrides.items() if value is not None)
     if isinstance(settings, Mapping):
         chosen = named_settings(settings, config, files)
     else:
         chosen = parse_settings(settings, config, files)
         _check_contradictions(chosen, overrides)
-    check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ")
     values.update(chosen)
     all_values = {**read_configs(files), **values}
+    for file, names in of_files.items():
+        check_used(names, config, files, f"--overlay {file}: ", all_values)
+    check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ", all_values)
     check_settings(all_values)
     if "weights" in values:
         read_weights(values["weights"])
@@ -85,9 +88,15 @@ def checked_run(
 
 
 def _check_phantoms(values: Mapping[str, object]) -> None:
-    """Refuse phantoms that do not fit into memory, or are too small for their motion."""
+    """Refuse phantoms with too few timepoints, that do not fit into memory, or are too small for their motion."""
     names = ("phantom_size_voxels", "phantom_timepoints", "phantom_max_motion_voxels", "phantom_margin_voxels")
     size, timepoints, motion, margin = (setting_value(values, name) for name in names)
+    least = setting_value(values, "timepoints_least")
+    if timepoints is not None and least is not None and timepoints < least:
+        raise InputError(
+            f"--set timepoints_least: expected at most phantom_timepoints, {timepoints}, got {least}; choose a smaller "
+            "number"
+        )
     if size is None:
         return
     needed_gb = math.prod(size) * (_PHANTOM_BYTES + _PHANTOM_BYTES_PER_TIMEPOINT * (timepoints or 2)) / 1e9

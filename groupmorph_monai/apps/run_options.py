@@ -3,7 +3,7 @@
 import argparse
 
 from .kinds import Whole
-from .option_types import number, path
+from .option_types import folder, number
 
 __all__ = ["add_output", "add_run_options"]
 
@@ -27,5 +27,5 @@ def add_run_options(p: argparse.ArgumentParser) -> None:
 def add_output(p: argparse.ArgumentParser, default: str, content: str = "the results") -> None:
     """Add ``--output``, a folder for ``content``."""
     p.add_argument(
-        "--output", default=default, type=path, metavar="DIR", help=f"folder for {content} (default: {default})"
+        "--output", default=default, type=folder, metavar="DIR", help=f"folder for {content} (default: {default})"
     )

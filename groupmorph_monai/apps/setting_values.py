@@ -17,6 +17,16 @@ from .suggestions import suggestion
 __all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
 
 _HINT = "see 'groupmorph settings'"
+# Entries of the configs that are chosen by options.
+_OPTIONS = {
+    "dataset_dir": "--dataset",
+    "device": "--device",
+    "mask": "--mask",
+    "output_dir": "--output",
+    "region": "--region",
+    "series": "FILES",
+    "weights": "--weights",
+}
 _ABSENT = object()
 
 
@@ -80,10 +90,12 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Literals)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:160]
+        mark = getattr(error, "problem_mark", None)
+        reason = f"{error.problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())[:160]
         raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reason}; correct the file") from None
     if not isinstance(content, dict):
-        raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reprlib.repr(content)}; {_HINT}")
+        got = "no settings" if content is None else reprlib.repr(content)
+        raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {got}; {_HINT}")
     return named_settings(content, config, files, f"--overlay {file}")
 
 
@@ -125,9 +137,13 @@ def check_settings(values: Mapping[str, object]) -> None:
     ):
         a, b = value(low), value(high)
         if a is not None and b is not None and (a > b or strict and a == b):
-            raise InputError(f"--set {low}: expected {'less than' if strict else 'at most'} {high}, {b:g}, got {a:g}")
+            relation = "less than" if strict else "at most"
+            raise InputError(f"--set {low}, {high}: expected the first {relation} the second, got {a:g} and {b:g}")
     _check_reference(value("reference"), values.get("alignment"))
     _check_levels(value("refinement_levels_voxels"), value("refinement_iterations"))
+    _check_grids(value("initial_alignment_voxels"))
+    for sizes, weights_name in (("window_extents", "window_weights"), ("smoothing_widths", "smoothing_weights")):
+        _check_weights(sizes, value(sizes), weights_name, value(weights_name))
     weights = [value(f"lambda_{order}") for order in "uvbc"]
     if None not in weights and not any(weights):
         raise InputError("--set lambda_u, lambda_v, lambda_b, lambda_c: expected one above 0, got 0 for all")
@@ -154,6 +170,23 @@ def _check_levels(levels: Sequence[int] | None, iterations: Sequence[int] | None
         )
     if levels and sorted(set(levels), reverse=True) != list(levels):
         raise InputError(f"--set refinement_levels_voxels: expected levels from coarse to fine, got {list(levels)}")
+
+
+def _check_grids(voxels: Sequence[int] | None) -> None:
+    if voxels and sorted(voxels) != list(voxels):
+        raise InputError(
+            f"--set initial_alignment_voxels: expected the coarse grid before the fine one, got {list(voxels)}"
+        )
+
+
+def _check_weights(
+    name: str, sizes: Sequence[float] | None, weights_name: str, weights: Sequence[float] | None
+) -> None:
+    if sizes and weights and (len(sizes) != len(weights) or not any(weights)):
+        raise InputError(
+            f"--set {weights_name}: expected one weight for each of the {len(sizes)} {name}, and one above 0, got "
+            f"{list(weights)}"
+        )
 
 
 _UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees", "minutes": "minutes", "s": "s"}
@@ -227,6 +260,8 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
         cure = f"{part} has none with these overlays; omit it"
     elif isinstance(keys.get(name), (Mapping, list)):
         cure = f"it is a component, which only a config file of 'python -m monai.bundle run' replaces; {_HINT}"
+    elif name in keys and name in _OPTIONS:
+        cure = f"use {_OPTIONS[name]}" if where.startswith("--") else "see help(groupmorph_monai.register)"
     elif name in keys:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
     elif name in SETTINGS and (bases := [base for base, content in _bases().items() if part in content]):

@@ -11,6 +11,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .grid import Grid, transform_points
 from .lattice import gradient
 from .warping import multiply_axes, sample
@@ -73,8 +74,20 @@ def jacobian_determinant(displacement: Tensor, affine: Tensor | None = None) -> 
 
 
 def _as_points(points: Tensor) -> Tensor:
-    """Convert arrays and lists to tensors, and whole numbers, which could not hold the result, to float64."""
-    points = torch.as_tensor(points)
+    """Convert arrays and lists to tensors, and whole numbers, which could not hold the result, to float64.
+
+    Raises:
+        InputError: If they are not real numbers ``(..., 3)``.
+    """
+    try:
+        points = torch.as_tensor(points)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"points: expected real numbers, got {points!r:.60}; pass an array (..., 3)") from None
+    if points.is_complex() or points.ndim == 0 or points.shape[-1] != 3:
+        raise InputError(
+            f"points: expected real numbers (..., 3) in mm, got {points.dtype} of shape {tuple(points.shape)}; pass x, "
+            "y, z along the last axis"
+        )
     return points if points.is_floating_point() else points.double()
 
 

@@ -92,6 +92,8 @@ def _check_archive(path: str | Path) -> None:
 
 def _missing(file: Path) -> InputError:
     """Make the error for a missing file; for a model of the bundle without shipped weights, it says how to train it."""
+    if file.is_dir():
+        return InputError(f"weights: {file}: expected a file, got a folder; use a file in it, such as model_best.pt")
     overlay = file.parent.parent / "configs" / "models" / f"{file.stem}.yaml"
     if file.parent.name != "models" or not overlay.is_file():
         return InputError(f"weights: {file}: expected a file, found none; check the path")

@@ -8,6 +8,7 @@ import torch
 from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.ndimage import map_coordinates
 
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import (
     AffineTransform,
@@ -318,3 +319,9 @@ def test_the_determinant_of_a_linear_map_is_exact_up_to_the_border_in_voxels_and
     for actual in (jacobian_determinant(mm.to(dtype), GRID.affine), jacobian_determinant(voxels.to(dtype))):
         tolerance = 2e-5 if dtype == torch.float32 else 1e-12
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("points", [None, "abc", [1, 2], 5.0, [[1, 2], [3]], np.zeros((3, 2)), np.zeros(3, complex)])
+def test_a_point_has_three_real_coordinates(points):
+    with pytest.raises(InputError, match="points: expected real numbers"):
+        AffineTransform(torch.eye(4, dtype=torch.float64))(points)

@@ -49,8 +49,11 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
             raise InputError(f"scans: expected files outside --output {output}, got {name}; choose another folder")
 
 
-def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> None:
+def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> int:
     """Check the number of scans as far as their headers reveal it; broken files are reported during processing.
+
+    Returns:
+        The number of scans; 0 if it is unknown.
 
     Args:
         files: the scans of one series, or a folder of scans.
@@ -65,3 +68,4 @@ def check_scans(files: Sequence[str], description: str | None = None, reference:
         raise InputError(f"scans: expected at least two scans, got one, {files[0]}; add the others")
     if count:
         check_reference(reference, count)
+    return count

@@ -65,6 +65,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     settings = settings_hash(options)
     jobs = [_job(name, item, options, cohort, settings) for name, item in _items(args, parser, cohort).items()]
+    cohort.check_results(job["name"] for job in jobs)
 
     def write_table() -> None:
         rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]

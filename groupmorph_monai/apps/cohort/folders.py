@@ -9,6 +9,7 @@ DIR/.work/         locks and unfinished series
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -79,6 +80,19 @@ class CohortFolder:
         for path in (self.root / "series", self.root / "failed", self.work):
             if os.path.lexists(path) and not path.is_dir():
                 raise InputError(f"--output: expected a folder or none, got a file, {path}; choose another folder")
+
+    def check_results(self, names: Iterable[str]) -> None:
+        """Check that only results of a study are in the places of these series, as a new result replaces all there.
+
+        Raises:
+            InputError: If there is another file or folder.
+        """
+        for path in map(self.series, names):
+            if os.path.lexists(path) and not (path / _STATUS).is_file():
+                raise InputError(
+                    f"--output: expected no file or folder of another kind in place of a result, got {path}; move it, "
+                    "or choose another folder"
+                )
 
     @property
     def work(self) -> Path:

@@ -36,7 +36,7 @@ class ManifestRow:
     options: dict[str, object] = field(default_factory=dict)
 
 
-def read_manifest(manifest: str | Path, output: str | Path) -> list[ManifestRow]:
+def read_manifest(manifest: str | Path, output: str | Path, common_reference: str = "mean") -> list[ManifestRow]:
     """Read a table of tab-separated values with a header line.
 
     ``name`` and ``scans`` are required; ``reference``, ``mask``, ``spacing_mm`` and ``series_description`` are
@@ -44,6 +44,7 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[ManifestRow]
 
     Args:
         output: folder for the results, which must not contain any of the scans.
+        common_reference: reference of the lines without one.
 
     Raises:
         InputError: If any line is invalid. Several mistakes are first printed to standard error, one per line.
@@ -57,7 +58,7 @@ def read_manifest(manifest: str | Path, output: str | Path) -> list[ManifestRow]
     same: dict[str, int] = {}  # line numbers by scans and options
     for number, cells in rows:
         try:
-            series_row = _series(header, cells, Path(manifest).resolve().parent, output)
+            series_row = _series(header, cells, Path(manifest).resolve().parent, output, common_reference)
             first = lines.setdefault(series_row.name.casefold(), number)
             if first != number:
                 raise InputError(f"name: expected a unique name, got {series_row.name!r} as on line {first}")
@@ -102,7 +103,9 @@ def _header_mistake(header: Sequence[str]) -> str | None:
     )
 
 
-def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path) -> ManifestRow:
+def _series(
+    header: Sequence[str], cells: Sequence[str], folder: Path, output: str | Path, common_reference: str
+) -> ManifestRow:
     if len(cells) != len(header):
         raise InputError(f"expected {len(header)} cells separated by tabs, got {len(cells)}")
     row = dict(zip(header, cells, strict=True))
@@ -122,10 +125,20 @@ def _series(header: Sequence[str], cells: Sequence[str], folder: Path, output: s
                 raise InputError(f"{column}: {error}") from None
     files = _files("scans", row["scans"], folder)
     check_apart(files, output)
-    number = str(options.get("reference", ""))
+    number = str(options.get("reference", common_reference))
     description = cast(str | None, options.get("series_description"))
-    check_scans(files, description, int(number) if number.isdecimal() else None)
+    count = check_scans(files, description, int(number) if number.isdecimal() else None)
+    _check_masks(cast(list[str], options.get("mask", [])), count)
     return ManifestRow(row["name"], files, options)
+
+
+def _check_masks(masks: Sequence[str], count: int) -> None:
+    """Refuse folders as masks, and masks for some of ``count`` scans; 0 if their number is unknown."""
+    for file in masks:
+        if os.path.isdir(file):
+            raise InputError(f"mask: expected a file, got the folder {file}")
+    if count and len(masks) not in (0, 1, count):
+        raise InputError(f"mask: expected one file, or one for each of the {count} scans, got {len(masks)}")
 
 
 def _files(column: str, text: str, folder: Path) -> list[str]:

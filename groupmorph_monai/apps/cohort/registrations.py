@@ -33,11 +33,12 @@ def run_cohort(args: argparse.Namespace) -> int:
         InputError: If the manifest or the output folder is invalid, before any registration.
     """
     check_installed(args)
-    series = read_manifest(args.manifest, args.output)
+    series = read_manifest(args.manifest, args.output, args.reference)
     cohort = CohortFolder(Path(args.output).resolve())
     options = register_options(args)
     settings = settings_hash(options)
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
+    cohort.check_results(job["name"] for job in jobs)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 

@@ -44,6 +44,9 @@ def register_arguments(request: Mapping[str, Any]) -> list[str]:
         if name not in OPTIONS and name not in _OF_THE_SERVER:
             cure = suggestion(name, OPTIONS, f"the options are {', '.join(OPTIONS)}")
             raise InputError(f"params: expected the name of an option, got {name!r}; {cure}")
+    for name in ("image", "mask"):
+        if not isinstance(request.get(name) or "", (str, Path)):
+            raise InputError(f"{name}: expected a name, got {request[name]!r:.60}; pass it as text")
     if request.get("result_extension") not in _ENDINGS:
         raise InputError(
             f"result_extension: expected .nii.gz, as the result is a 4D image, got "
@@ -73,6 +76,8 @@ def series_of(request: Mapping[str, Any], image_file: Callable[[str], str]) -> l
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InputError(f"images: expected a list of names, got {names!r}")
     if not names:
+        if not request.get("image"):
+            raise InputError("image: expected the name of an image, got none; pass image, or images")
         return [str(request["image"])]
     files = [image_file(name) for name in names]
     for name, file in zip(names, files):

@@ -55,7 +55,9 @@ def _load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]
         reason = error.strerror or error
         raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected points of 3D Slicer (.mrk.json), got invalid JSON ({error})") from error
+        raise InputError(
+            f"{path}: expected points of 3D Slicer (.mrk.json), got invalid JSON ({error}); save them again"
+        ) from error
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected points of 3D Slicer (.mrk.json), got JSON without markups and their controlPoints; save "

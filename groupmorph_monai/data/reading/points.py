@@ -19,15 +19,22 @@ from .dirlab import is_dirlab, read_dirlab_landmarks
 from .markups import is_markups, read_markups
 from .signature import read_text
 
-__all__ = ["read_landmarks", "read_points", "write_points"]
+__all__ = ["is_points", "read_landmarks", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
+_ENDINGS = (".csv", ".txt", ".fcsv", ".pts")
 _Lines = list[tuple[int, str]]  # line number in the file, from 1, and text
 _Rows = list[tuple[int, list[str]]]  # line number, and the cells of the coordinates
 _NUMBER = re.compile(r"[-+.0-9a-zA-Z]*")  # float() also accepts 1_0, often a typo, and digits of other scripts
+_NUMBER_START = re.compile(r"[-+.]*\d|nan|[-+]?inf", re.IGNORECASE)
 _COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"))
 _NAMES = ("label", "name", "id")  # columns of names
 _FCSV_LABEL = 11  # index of the label column in a .fcsv
+
+
+def is_points(path: str | Path) -> bool:
+    """Check whether the ending of a name is that of a point file."""
+    return is_markups(path) or str(path).lower().endswith(_ENDINGS)
 
 
 class _PointTable(NamedTuple):
@@ -62,6 +69,8 @@ def _named_points(path: str | Path) -> tuple[np.ndarray, list[str]]:
         return read_markups(path)
     try:
         text = read_text(path)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected points as text in UTF-8, got other bytes; save them in UTF-8") from None
     except (OSError, ValueError) as error:  # also of names with a null character
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: expected a file of points, got none ({reason}); check the path") from error
@@ -162,6 +171,11 @@ def _csv(lines: _Lines, path: str) -> _PointTable:
             labels = next((column for column in columns_of_labels if any(column)), [])
             cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]]
             return _PointTable(cells, names[0] == "l", labels)
+    if rows and not any(_NUMBER_START.match(cell) for cell in rows[0][1]):
+        raise InputError(
+            f"{path}: expected the columns x, y, z (or r, a, s; or l, p, s), all in mm, got {lines[0][1][:60]!r}; "
+            "correct the header"
+        )
     return _PointTable(rows, lps=False, names=[])
 
 

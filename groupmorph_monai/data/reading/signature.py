@@ -1,6 +1,7 @@
 """Recognise files before they are read: regular ones, text, and DICOM without pydicom, an optional dependency."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def check_regular_file(path: str | Path) -> None:
             raise InputError(f"{path}: expected a file that may be read, got no permission; change its permissions")
         return
     if os.path.isdir(path):
-        raise InputError(f"{path}: expected an image file, got a folder; use a single folder, or files")
+        raise InputError(f"{path}: expected an image file, got a folder; list image files, or a single folder of scans")
     if os.path.exists(path):
         raise InputError(f"{path}: expected an image file, got a pipe or device; write the image to a file first")
     if os.path.islink(path):
@@ -39,8 +40,18 @@ def check_regular_file(path: str | Path) -> None:
             f"{path}: expected a file, got a link to a missing one, {os.readlink(path)!r}; fetch that file, or remove "
             "the link"
         )
-    cure = "separate scans by spaces" if "," in str(path) else "check the path, and quote paths with spaces"
-    raise InputError(f"{path}: expected a file or folder, got a path that does not exist; {cure}")
+    raise InputError(f"{path}: expected a file or folder, got a path that does not exist; {_cure(str(path))}")
+
+
+def _cure(path: str) -> str:
+    """Return the probable cure for a path that does not exist."""
+    if re.search(r"\w:/\w", path):  # https://..., of which a path keeps one slash
+        return "download the file first"
+    if "," in path or ";" in path:
+        return "separate scans by spaces"
+    if re.search(r"[*?$]|(^|/)~", path):
+        return "check the path, and omit quotes, so that the shell expands *, ~ and $"
+    return "check the path, and quote paths with spaces"
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -96,7 +96,7 @@ def _cure(path: str, head: bytes) -> str:
     if is_dicom(Path(path)):
         return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
     if path.lower().endswith((".tsv", ".csv", ".txt")):
-        return "list image files, or use 'groupmorph cohort' for a table of series"
+        return "list image files; points need the ending .csv, and a table of series the command 'groupmorph cohort'"
     return "convert it to NIfTI, or remove it"
 
 

@@ -57,3 +57,16 @@ def test_names_that_are_not_texts_are_the_clients_mistake(value):
 def test_the_commands_line_is_the_requests(tmp_path):
     with pytest.raises(InputError, match="none.nii.gz"):
         register([str(tmp_path / "none.nii.gz")], [], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["image", "mask"])
+@pytest.mark.parametrize("value", [5, True, ["final"], {"a": 1}])
+def test_a_name_that_is_not_text_is_the_clients_mistake(name, value):
+    with pytest.raises(InputError, match=f"{name}: expected a name, got"):
+        register_arguments({name: value})
+
+
+@pytest.mark.parametrize("request_", [{}, {"image": None, "mask": "final"}, {"images": []}])
+def test_a_request_without_image_is_the_clients_mistake(request_):
+    with pytest.raises(InputError, match="image: expected the name of an image, got none"):
+        series_of(request_, str)
