@@ -3,13 +3,15 @@
 import ast
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from .configs import read_configs
 from .input_errors import explain_input_errors
 from .interruptions import end_in_one_line
+from .setting_values import check_settings
+from .settings import SETTINGS
 from .suggestions import suggestion
 
 __all__ = ["check_options", "prepare_process"]
@@ -33,13 +35,14 @@ def prepare_process() -> None:
 
 
 def check_options(words: Sequence[str]) -> None:
-    """Refuse options of ``monai.bundle run`` that no config defines or refers to, which MONAI would ignore.
+    """Refuse options of ``monai.bundle run`` that no config defines or refers to, which MONAI would ignore, and invalid
+    values of settings. Expressions and references (``$``, ``@``, ``%``) are left to MONAI.
 
     Args:
         words: the command after ``run``.
 
     Raises:
-        InputError: For an unknown option.
+        InputError: For an unknown option or an invalid value.
     """
     from monai.bundle import run  # imports PyTorch
 
@@ -53,6 +56,22 @@ def check_options(words: Sequence[str]) -> None:
         if name.split("#")[0].split("::")[0] not in known and f"@{name}" not in text:
             cure = suggestion(name, known, "see 'groupmorph settings'", prefix="--")
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
+    _check_values({name: text for name, text in options.items() if name in SETTINGS and name in content}, content)
+
+
+def _check_values(texts: Mapping[str, str], content: Mapping[str, object]) -> None:
+    from fire.parser import DefaultParseValue  # as MONAI's command reads them
+
+    values = {name: DefaultParseValue(text) for name, text in texts.items() if text[:1] not in ("$", "@", "%")}
+    for name, value in values.items():
+        values[name] = value = list(value) if isinstance(value, tuple) else value
+        if not SETTINGS[name].accepts(value):
+            raise InputError(f"--{name}: expected {SETTINGS[name]}, got {texts[name]!r}")
+    if values and len(values) == len(texts):
+        try:
+            check_settings({**content, **values})
+        except InputError as error:
+            raise InputError(f"--{str(error).removeprefix('--set ')}") from None
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:
@@ -61,7 +80,8 @@ def _options(words: Sequence[str]) -> dict[str, str]:
     for word, following in zip(words, [*words[1:], ""]):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            options[name.replace("-", "_")] = value if equals else following
+            flag = not equals and (not following or following.startswith("--"))
+            options[name.replace("-", "_")] = "True" if flag else value if equals else following
     return options
 
 

@@ -68,6 +68,22 @@ def test_an_option_that_monai_would_ignore_is_refused(option, cure, bundle):
         check_options(["inference", "--config_file", str(files), *option])
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--spacing_mm 2mm", "--spacing_mm: expected auto or a number from 0.1 to 1000 .* got '2mm'"),
+        ("--std_draws=2.5", "--std_draws: expected a whole number from 0 to 10000, got '2.5'"),
+        ("--window_size_voxels [8,8]", "--window_size_voxels: expected a list of 3"),
+        ("--write_jacobian maybe", "--write_jacobian: expected true or false"),
+        ("--percentile_lower 99.5", "--percentile_lower, percentile_upper: expected the first less than the second"),
+        ("--reference 1", "--reference: expected null for an alignment to the mean"),
+    ],
+)
+def test_a_value_that_a_setting_does_not_take_is_refused(option, message, bundle):
+    with pytest.raises(InputError, match=message):
+        check_options(["inference", "--config_file", str(bundle / "configs" / "inference.yaml"), *option.split()])
+
+
 def test_options_that_configs_use_are_accepted(bundle, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("likelihood: {_target_: a.B, noise: '@own_noise'}\n", encoding="utf-8")
@@ -76,5 +92,7 @@ def test_options_that_configs_use_are_accepted(bundle, tmp_path):
         "--output_dir x --output-dir=y --network_def#features [1] --refinement::weights 1 --tracking mlflow".split()
     )
     check_options(["inference", "--config_file", base, *options, "--series", "['--a', 'b']"])
+    values = "--spacing_mm [1,1,2] --write_jacobian --noise $1/50 --outside nan --passes @std_draws --timepoints None"
+    check_options(["inference", "--config_file", base, *values.split(), "--window_size_voxels", "(64, 64, 64)"])
     check_options(["inference", f"--config_file={[base, str(own)]}", "--own_noise", "0.1"])
     check_options(["inference", "--config_file", "gone.yaml", "--zzz", "1"])  # MONAI says that the file is missing
