@@ -18,7 +18,7 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
 from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim
-from ..data.writing.replacement import clean
+from ..data.writing.replacement import check_names, clean
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from .weights import load_tensors
@@ -48,6 +48,13 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
                 f"{best}: expected checkpoints of the same run, got none: training would replace these weights; "
                 "choose another folder, or remove the file"
             )
+        folder = Path(output_dir)
+        check_names(folder, [path.name for _, path in _checkpoints(folder)])
+        for _, path in _checkpoints(folder):
+            _check_content(path)
+        for path in (folder / "cache", folder / "tensorboard"):
+            if os.path.lexists(path) and not path.is_dir():
+                raise InputError(f"{path}: expected a folder or none, got a file; choose another output folder")
         claim(output_dir)
         if (cache := Path(output_dir) / "cache").is_dir():
             clean(cache)
@@ -138,6 +145,21 @@ class BestWeights:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         engine_state: Any = self.engine.state
         engine_state.best_metric, engine_state.best_metric_epoch = state["metric"], state["epoch"]
+
+
+def _check_content(path: Path) -> None:
+    """Refuse a file with the name of a checkpoint but other content, which the run would replace; a damaged one may be
+    a checkpoint."""
+    try:
+        content = load_tensors(path)
+    except ValueError:
+        return
+    trainer = content.get("trainer") if isinstance(content, Mapping) else None
+    if not isinstance(trainer, Mapping) or "epoch_length" not in trainer:
+        raise InputError(
+            f"{path}: expected a checkpoint of a training run, got other content; move the file, or choose "
+            "another folder"
+        )
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

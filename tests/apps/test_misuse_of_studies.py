@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from image_files import write_nifti
 from json_files import write_json
 
@@ -37,11 +38,15 @@ LISTS = {
     "a list": [1],
     "code": {"training": [{"image": "$__import__('pathlib').Path('pwned').touch()"}]},
     "a reference": {"training": [{"image": "@weights"}]},
+    "a null character": {"training": [{"image": ["s0/t00.nii.gz", "a\0b"]}]},
+    "half a character": {"training": [{"image": ["s0/t00.nii.gz", "\ud800"]}]},
+    "a scan twice": {"training": [{"image": ["s0/t00.nii.gz", "s1/../s0/t00.nii.gz"]}]},
 }
 
 
 @pytest.mark.parametrize(
-    "labels", [["l0"], ["l0", "l1", "half"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"]]
+    "labels",
+    [["l0"], ["l0", "l1", "half"], ["l0", "half"], ["l0", "none"], ["l0", "away"], ["l0", "many"], ["l0", "two"]],
 )
 def test_label_maps(labels, study, refused):
     scan = nibabel.load(study / "s0" / "t00.nii.gz")
@@ -50,6 +55,7 @@ def test_label_maps(labels, study, refused):
     for name, data, affine in (
         ("l0", ones, scan.affine), ("l1", ones, scan.affine), ("half", 0.5 * ones, scan.affine),
         ("none", 0 * ones, scan.affine), ("away", ones, away), ("many", (2**24 + 2) * ones, scan.affine),
+        ("two", 2 * ones, scan.affine),
     ):  # fmt: skip
         write_nifti(study / f"{name}.nii.gz", data, affine)
     entry = {**IMAGES, "labels": [f"{name}.nii.gz" for name in labels]}
@@ -149,6 +155,36 @@ def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch)
 def test_overlay_that_training_cannot_use(overlay, words, study, refused):
     refused(["train", "--dataset", "study", "--output", "out", "--overlay", overlay], words)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("content", [lambda: [1], lambda: {"network": {}}, lambda: {"trainer": {}}, dict])
+def test_training_that_would_replace_another_file(content, study, refused):
+    file = Path("out/checkpoint_epoch=3.pt")
+    file.parent.mkdir()
+    torch.save(content(), file)
+    refused(["train", "--dataset", "study", "--output", "out"], f"{file}: expected a checkpoint of a training run, got")
+    assert torch.load(file) == content()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("cache", "got a file"), ("tensorboard", "got a file"), ("checkpoint_epoch=1.pt", "got a folder")],
+)
+def test_training_beside_other_files(name, words, study, refused):
+    path = Path("out") / name
+    path.parent.mkdir()
+    path.mkdir() if words == "got a folder" else path.touch()
+    refused(["train", "--dataset", "study", "--output", "out"], f"{path}: expected", words)
+
+
+@pytest.mark.parametrize("command", ["cohort study.tsv", "evaluate --dataset study"])
+def test_folder_in_place_of_a_summary(command, study, refused):
+    Path("study.tsv").write_text("name\tscans\na\tstudy/s0\n", encoding="utf-8")
+    summary = Path("out" if command.startswith("cohort") else "out/evaluation", "cohort.html")
+    summary.mkdir(parents=True)
+    refused(
+        [*command.split(), "--output", "out", "--shard", "1/1"], f"{summary}: expected a file or none, got a folder"
+    )
 
 
 def test_series_with_too_few_timepoints(study, refused):

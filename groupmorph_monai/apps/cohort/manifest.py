@@ -88,6 +88,8 @@ def _rows(manifest: Path) -> Iterator[tuple[int, list[str]]]:
             cells = [cell.strip() for cell in cells]
             if any(cells) and not cells[0].startswith("#"):
                 yield rows.line_num, cells
+    except FileNotFoundError:
+        raise InputError(f"{manifest}: expected a tab-separated table, found none; check the path") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{manifest}: expected a tab-separated table in UTF-8, got {reason}; convert it") from error

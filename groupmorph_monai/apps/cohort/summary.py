@@ -12,8 +12,9 @@ from typing import Any
 from ...data.writing.output_folder import atomic_file
 from .folders import CohortFolder, Job
 
-__all__ = ["Results", "Row", "summarise"]
+__all__ = ["SUMMARY", "Results", "Row", "summarise"]
 
+SUMMARY = ("cohort.tsv", "cohort.html")
 Row = dict[str, Any]  # values of one series, by column
 
 _STATUS = ("seconds", "memory_gb", "attempt", "host", "error")
@@ -48,14 +49,14 @@ def summarise(cohort: CohortFolder, jobs: Sequence[Job], results: Results) -> di
     rows = [_row(cohort, job, results) for job in jobs]
     columns = ("name", "state", *results.columns, *_STATUS, "folder")
     with (
-        atomic_file(cohort.root / "cohort.tsv") as path,
+        atomic_file(cohort.root / SUMMARY[0]) as path,
         open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         table = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     states = {state: sum(row["state"] == state for row in rows) for state in _STATES}
-    with atomic_file(cohort.root / "cohort.html") as path:
+    with atomic_file(cohort.root / SUMMARY[1]) as path:
         path.write_text(
             "\n".join(_page(sorted(rows, key=_quality), columns, states, results.page)),
             encoding="utf-8",

@@ -2,6 +2,8 @@
 
 import logging
 
+import numpy as np
+
 from ...errors import InputError
 from .datalist import series_items
 from .points import read_landmarks
@@ -55,12 +57,19 @@ def check_dataset(
                 f"labels: expected one label map for each of the {number} scans of {name}, got {len(labels)}; list "
                 "them as labels in dataset.json"
             )
+        numbers: list[set[float]] = []  # of the structures in each label map
         for file, frame in zip(labels, series.frames):
             label_map = read_labels(file)
             if structure is not None and structure not in label_map.data:
                 raise InputError(
                     f"{file}: expected the label {structure} of surface_structure, got none; correct the label map, or "
                     "set surface_structure"
+                )
+            numbers.append(set(np.unique(label_map.data[label_map.data > 0]).tolist()))
+            if numbers[-1] and not numbers[-1] & numbers[0]:
+                raise InputError(
+                    f"{file}: expected a label of {labels[0]}, such as {min(numbers[0]):g}, got {min(numbers[-1]):g}; "
+                    "use the same label for the same structure"
                 )
             if not inside_region(label_map, frame.grid).any():
                 raise nothing_inside(file, "label map", label_map)

@@ -192,7 +192,7 @@ def _files(item: Item) -> tuple[tuple[str, ...], ...]:
 
 
 def _check_repeats(items: Sequence[Item], source: Path) -> None:
-    """Refuse a series that would be counted twice, and one point file or label map for two timepoints."""
+    """Refuse a series that would be counted twice, and one scan, point file or label map for two timepoints."""
     names: dict[tuple[tuple[str, ...], ...], str] = {}
     for item in items:
         files = _files(item)
@@ -202,12 +202,20 @@ def _check_repeats(items: Sequence[Item], source: Path) -> None:
                 "remove one"
             )
         names[files] = item["name"]
-        for key, paths in zip(_FILES[1:], files[1:]):
+        for key, paths in zip(_FILES, files):
             if repeated := [path for path in paths if paths.count(path) > 1]:
                 raise InputError(
                     f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "
                     "correct them"
                 )
+
+
+def _may_exist(path: str) -> bool:
+    """Check whether a file system can have a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -233,6 +241,8 @@ def _resolve(entry: Item, listed: Path) -> Item:
         if not paths or not all(isinstance(path, str) and path for path in paths):
             wanted = "a file, a folder or a list of files" if key == "image" else "a list of files, one per timepoint"
             raise InputError(f'{listed}: expected {wanted} for "{key}", got {value!r:.60}; correct the file')
+        if broken := [path for path in paths if not _may_exist(path)]:
+            raise InputError(f'{listed}: expected paths for "{key}", got {broken[0]!a:.60}; correct the file')
         resolved = [str(listed.parent / path) for path in paths]
         item[key] = resolved if isinstance(value, list) else resolved[0]
     unknown = sorted(set(entry) - set(_KEYS))

@@ -1,6 +1,7 @@
 """Output folders: locked by one run at a time, free of inputs, with results written atomically."""
 
 import atexit
+import errno
 import os
 import shutil
 import tempfile
@@ -163,7 +164,10 @@ def _in_one_line(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{folder}: could not write the results ({reason}); free some space") from error
+        cure = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose another folder"
+        )
+        raise InputError(f"{folder}: could not write the results ({reason}); {cure}") from error
 
 
 @contextmanager
