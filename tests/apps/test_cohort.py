@@ -124,7 +124,7 @@ def test_options_are_checked_before_anything_starts(study, capsys, options, mess
         (
             "one;4d.nii.gz",
             "",
-            "scans: {study}/one: expected an image file, got a folder; use a single folder, or files",
+            "scans: {study}/one: expected an image file, got a folder; list image files, or a single folder of scans",
         ),
         ("one/t0.nii.gz", "", "scans: expected at least two scans, got one, {study}/one/t0.nii.gz; add the others"),
         ("4d.nii.gz", "3", "reference: expected one of the series' 3 timepoints, 0 to 2, got 3"),
