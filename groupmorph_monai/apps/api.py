@@ -123,7 +123,7 @@ class Registration:
     def to_folder(self, folder: str | Path) -> None:
         """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
         try:
-            writer = SeriesWriter(**self._writing, output_dir=str(folder))
+            writer = SeriesWriter(**self._writing, output_dir=str(_path(folder, "folder")))
             writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)
             writer(self._evaluator)
             release(folder)
@@ -170,7 +170,7 @@ def register(
     """
     series = _series(series, affine, times_s)
     overlays, home = list(map(str, _names(overlays, "overlays"))), 0
-    if reference != "mean":
+    if not isinstance(reference, str) or reference != "mean":
         home = _index(reference, "reference", "'mean' or the index of a timepoint")
         overlays, settings = [*overlays, "modes/all_to_one"], {**settings, "reference": home}
     if mask is not None:
@@ -236,12 +236,10 @@ def _volumes(series: object) -> Sequence[ArrayLike]:
 
 
 def _paths(series: object) -> list[str]:
-    try:
-        return absolute_paths(_names(series, "series"))
-    except InputError:
-        raise InputError(
-            "affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)"
-        ) from None
+    parts = series if isinstance(series, (list, tuple)) else [series]
+    if any(isinstance(part, (np.ndarray, torch.Tensor)) for part in parts):
+        raise InputError("affine: expected voxel indices to RAS mm for volumes in memory, got none; pass (4, 4)")
+    return absolute_paths(_names(series, "series"))
 
 
 def _names(value: object, argument: str) -> list[str | Path]:
@@ -249,4 +247,10 @@ def _names(value: object, argument: str) -> list[str | Path]:
     names = [value] if isinstance(value, (str, Path)) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in names):
         raise InputError(f"{argument}: expected a list of names or paths, got {value!r:.60}; pass a list")
-    return list(names)
+    return [_path(name, argument) for name in names]
+
+
+def _path(value: object, argument: str) -> str | Path:
+    if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
+        raise InputError(f"{argument}: expected a name or path, got {value!r:.60}; is a variable empty?")
+    return value

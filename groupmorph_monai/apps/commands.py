@@ -7,13 +7,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import itk
-
 from ..data.reading.folders import dicom_paths, list_series
 from ..data.reading.points import is_points
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
-from ..data.writing.fields import read_field
 from ..data.writing.output_folder import release
 from ..errors import InputError
 from ..workflow.checkpoints import discard_empty
@@ -81,24 +78,8 @@ def apply(args: argparse.Namespace) -> None:
 def combine(args: argparse.Namespace) -> None:
     if args.origin == args.target:
         raise InputError(f"--to: expected another scan than --from, got {args.target} for both; choose two scans")
-    _check_replaced(args.output)
     combine_fields(args.result, args.origin, args.target, args.output)
     print(args.output)
-
-
-def _check_replaced(file: str) -> None:
-    """Refuse to replace a file that is not a transform, such as a scan."""
-    if not os.path.isfile(file):
-        return
-    try:
-        if file.endswith(".h5"):
-            itk.transformread(file)
-        else:
-            read_field(file)
-    except (InputError, RuntimeError):
-        raise InputError(
-            f"--output: expected a new file or an earlier transform, got {file}, another file; choose another name"
-        ) from None
 
 
 # Settings of series in a folder, and prefixes of the settings of synthetic series.

@@ -74,7 +74,7 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
 def _holds(file: str, image: nibabel.Nifti1Image) -> bool:
     """Check whether a file contains this image, as after an earlier demo."""
     try:
-        return np.array_equal(nibabel.load(file).get_fdata(), image.get_fdata())
+        return np.array_equal(nibabel.Nifti1Image.from_filename(file).get_fdata(), image.get_fdata())
     except Exception:  # unreadable, so not of a demo
         return False
 

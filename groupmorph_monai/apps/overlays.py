@@ -11,6 +11,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from ..errors import InputError
 from .configs import config_files, read_configs
 from .setting_values import setting_value
+from .settings import SETTINGS
 
 __all__ = ["check_overlays", "check_used"]
 
@@ -127,6 +128,6 @@ def _without_disabled(part: object, values: Mapping[str, object]) -> object:
     if not isinstance(part, dict):
         return part
     switch = _SWITCH.fullmatch(str(part.get("_disabled_")))
-    if switch and switch[1] in values and not setting_value(values, switch[1]):
+    if switch and switch[1] in SETTINGS and switch[1] in values and not setting_value(values, switch[1]):
         return {"_disabled_": part["_disabled_"]}
     return {name: _without_disabled(entry, values) for name, entry in part.items()}

@@ -67,8 +67,8 @@ def checked_run(
         _check_contradictions(chosen, overrides)
     values.update(chosen)
     all_values = {**read_configs(files), **values}
-    for file, names in of_files.items():
-        check_used(names, config, files, f"--overlay {file}: ", all_values)
+    for file, content in of_files.items():
+        check_used(content, config, files, f"--overlay {file}: ", all_values)
     check_used(chosen, config, files, "settings: " if isinstance(settings, Mapping) else "--set ", all_values)
     check_settings(all_values)
     if "weights" in values:

@@ -90,8 +90,9 @@ def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, ob
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Literals)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = f"{error.problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            reason = f"{error.problem} in line {error.problem_mark.line + 1}"
         raise InputError(f"--overlay {file}: expected YAML with NAME: VALUE, got {reason}; correct the file") from None
     if not isinstance(content, dict):
         got = "no settings" if content is None else reprlib.repr(content)

@@ -127,7 +127,7 @@ def _is_one_image(metrics: Mapping[str, float]) -> bool:
 def _warn_if_less_similar(metrics: Mapping[str, float]) -> list[str]:
     """Warn if registration made the scans less similar."""
     before, after = metrics["nmi_before"], metrics["nmi_after"]
-    if _is_one_image(metrics) or after >= before - LEAST_FALL:
+    if _is_one_image(metrics) or not after < before - LEAST_FALL:  # NaN without a common field of view
         return []
     warning = f"the scans are less similar than before registration: NMI {before:.4f} before, {after:.4f} after"
     logger.warning("%s; check report.html before you use the result", warning)

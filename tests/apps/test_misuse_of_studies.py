@@ -40,7 +40,6 @@ LISTS = {
     "a reference": {"training": [{"image": "@weights"}]},
     "a null character": {"training": [{"image": ["s0/t00.nii.gz", "a\0b"]}]},
     "half a character": {"training": [{"image": ["s0/t00.nii.gz", "\ud800"]}]},
-    "a scan twice": {"training": [{"image": ["s0/t00.nii.gz", "s1/../s0/t00.nii.gz"]}]},
 }
 
 

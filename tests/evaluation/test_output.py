@@ -1,6 +1,7 @@
 """A report says when scans became less alike, and a killed registration leaves one whole result."""
 
 import logging
+import math
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import DenseTransform
 
 
-@pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True)])
+@pytest.mark.parametrize("after, falls", [(0.70, False), (0.696, False), (0.69, True), (math.nan, False)])
 def test_a_similarity_that_falls_is_a_warning(after, falls, caplog):
     with caplog.at_level(logging.WARNING):
         warnings = _warn_if_less_similar({"nmi_before": 0.7, "nmi_after": after})

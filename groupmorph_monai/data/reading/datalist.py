@@ -192,7 +192,7 @@ def _files(item: Item) -> tuple[tuple[str, ...], ...]:
 
 
 def _check_repeats(items: Sequence[Item], source: Path) -> None:
-    """Refuse a series that would be counted twice, and one scan, point file or label map for two timepoints."""
+    """Refuse a series that would be counted twice, and one point file or label map for two timepoints."""
     names: dict[tuple[tuple[str, ...], ...], str] = {}
     for item in items:
         files = _files(item)
@@ -202,7 +202,7 @@ def _check_repeats(items: Sequence[Item], source: Path) -> None:
                 "remove one"
             )
         names[files] = item["name"]
-        for key, paths in zip(_FILES, files):
+        for key, paths in zip(_FILES[1:], files[1:]):
             if repeated := [path for path in paths if paths.count(path) > 1]:
                 raise InputError(
                     f"{source}: expected {key} of {item['name']} with one file per timepoint, got {repeated[0]} twice; "

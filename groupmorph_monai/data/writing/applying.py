@@ -16,12 +16,12 @@ from ...space.transforms import ComposedTransform, Transform
 from ..preprocessing.resampling import resample
 from ..reading.markups import is_markups, map_markups
 from ..reading.names import image_stem
-from ..reading.points import read_points, write_points
+from ..reading.points import is_points, read_points, write_points
 from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame, boxes_overlap
 from .fields import read_field, resampling_grid, write_field
-from .itk_transforms import write_itk_transform
+from .itk_transforms import is_itk_transform, write_itk_transform
 from .nifti import write_image
 from .output_folder import atomic_folder, check_contains_no_input, check_file_name
 from .writers import listed_result
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 _LARGEST_LABEL = 2**53
 _MOST_OUTSIDE = 0.1  # maximum share of a scan outside of the common space; motion alone moves a few percent there
 _FIELD = re.compile(r"(?P<inverse>inverse_)?ddf_(?P<scan>\d+)\.nii(\.gz)?")
-_POINT_SUFFIXES = (".csv", ".txt", ".fcsv", ".pts")
 
 
 def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool = False) -> Frame:
@@ -180,6 +179,7 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
     elif not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"--output: expected a name that ends in .nii.gz, .nii or .h5, got {path}; rename it")
     check_file_name(path)
+    _check_replaced(path)
     if Path(result).is_file():
         raise InputError(f"DIR: expected the folder of a registration, got the file {result}; use its folder")
     for option, scan in (("--from", origin), ("--to", target)):
@@ -214,6 +214,24 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
             write_field(transform.displacement(grid).numpy(), grid, folder / path.name)
 
 
+def _check_replaced(path: Path) -> None:
+    """Refuse to replace a file that is not a transform, such as a scan."""
+    if path.is_file() and not _is_transform(path):
+        raise InputError(
+            f"--output: expected a new file or an earlier transform, got {path}, another file; choose another name"
+        )
+
+
+def _is_transform(path: Path) -> bool:
+    if path.suffix == ".h5":
+        return is_itk_transform(path)
+    try:
+        read_field(path)
+    except InputError:
+        return False
+    return True
+
+
 def _check_scan(result: Path, option: str, scan: int) -> None:
     stems = [path.name.split(".")[0] for path in result.glob("ddf_*.nii.gz")]
     last = max((int(stem[4:]) for stem in stems if stem[4:].isdecimal()), default=None)
@@ -225,7 +243,7 @@ def _check_scan(result: Path, option: str, scan: int) -> None:
 def _result_name(name: str) -> str:
     if is_markups(name):
         return name
-    if name.lower().endswith(_POINT_SUFFIXES):
+    if is_points(name):
         return Path(name).stem + ".csv"
     return image_stem(name) + ".nii.gz"
 

@@ -14,7 +14,7 @@ from ...space.grid import Grid
 from ...space.transforms import AffineTransform, ComposedTransform, DenseTransform, Transform
 from ..series import LPS_TO_RAS
 
-__all__ = ["itk_transform", "write_itk_transform"]
+__all__ = ["is_itk_transform", "itk_transform", "write_itk_transform"]
 
 
 def itk_transform(transform: Transform, volume: Grid) -> "itk.CompositeTransform":
@@ -32,6 +32,15 @@ def itk_transform(transform: Transform, volume: Grid) -> "itk.CompositeTransform
     for part in reversed(list(_parts(transform, volume))):  # ITK applies the last one first
         composite.AddTransform(part)
     return composite
+
+
+def is_itk_transform(path: Path) -> bool:
+    """Check whether a file contains a transform that ITK can read."""
+    try:
+        itk.transformread(str(path))
+    except RuntimeError:
+        return False
+    return True
 
 
 def write_itk_transform(transform: Transform, volume: Grid, path: Path) -> None:
