@@ -84,7 +84,13 @@ def measure_quality(
             else:
                 numbers.setdefault(name, []).append(value)
         storage.release()
-    return {name: sum(values) / len(values) for name, values in numbers.items()} | lists
+    return {name: _mean_of_known(values) for name, values in numbers.items()} | lists
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """Compute the mean of the values that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _measured(

@@ -35,7 +35,7 @@ _DISPLACEMENT, _CONJUGATE = 115, 14
 _DRAW = 35  # units per voxel of the working grid and scan, in each draw
 _QUALITY = 260  # units per voxel of the verdict's grid and scan
 # Units per voxel of the files. Those of full fields, sequences and DICOM are estimated from the sizes of their files.
-_WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 140, 150, 680, 100, 150, 60
+_WRITING, _FULL_FIELDS, _ITK_TRANSFORMS, _SEQUENCE, _DICOM, _KINETICS = 110, 150, 680, 100, 150, 60
 _CALIBRATION_SIZE, _CALIBRATION_REPEATS = 64, 24  # voxels along each axis; number of repeats, each of milliseconds
 
 

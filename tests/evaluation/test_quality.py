@@ -118,6 +118,10 @@ def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(m
     assert np.argmin(groups["relative_agreement"]) == 6 and min(groups["relative_agreement"][:3]) > 0.9
     parts = [measure_quality(Series(scans.frames[n::2]), transforms[n::2])["nmi_gain"] for n in (0, 1)]
     assert groups["nmi_gain"] == pytest.approx(sum(parts) / 2)
+    gains = iter((0.25, np.nan, np.nan, np.nan))  # without a common field of view there is none
+    monkeypatch.setattr(quality, "_measured", lambda *_: {"nmi_gain": next(gains)})
+    assert measure_quality(scans, transforms)["nmi_gain"] == 0.25
+    assert np.isnan(measure_quality(scans, transforms)["nmi_gain"])
 
 
 def test_a_registration_is_compared_with_none():
