@@ -215,6 +215,7 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
     for number, frame in enumerate(frames):
         _check_frame(frame, number, first)
         storage.release()
+    _check_masks(frames)
     if series.times_s is not None:
         series = replace(series, times_s=_checked_times(series.times_s, len(frames)))
     checked, frames = frames, [_on_measured_voxels(frame, storage) for frame in frames]
@@ -298,6 +299,26 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
             f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
         )
+
+
+def _check_masks(frames: Sequence[Frame]) -> None:
+    """Refuse a mask among scans, as in a folder that also holds a mask; all frames may be masks.
+
+    Raises:
+        InputError: If some frames have only two values and others do not.
+    """
+    masks = [number for number, frame in enumerate(frames) if _is_binary(frame.data)]
+    if 0 < len(masks) < len(frames):
+        raise InputError(
+            f"{frames[masks[0]].path} (timepoint {masks[0]}): expected an image like the other scans, got one with two "
+            "values, such as a mask; list the scans without it"
+        )
+
+
+def _is_binary(data: np.ndarray) -> bool:
+    low, high = data.min(), data.max()
+    parts = (data[:: max(1, len(data) // 4)], data)  # a few slices tell most images apart
+    return not any(((part != low) & (part != high)).any() for part in parts)
 
 
 def _finite_range(frame: Frame, name: str) -> tuple[float, float]:

@@ -168,6 +168,11 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(name[1]), path) for name, path in names if name)
 
 
+def _constant(state: Mapping[str, Any]) -> SimpleNamespace:
+    """Wrap a dictionary to be saved in a checkpoint."""
+    return SimpleNamespace(state_dict=lambda: state)
+
+
 class Checkpoints:
     """Handler of the trainer that saves a checkpoint after each epoch, and resumes a run from the newest one.
 
@@ -177,11 +182,18 @@ class Checkpoints:
         objects: objects with a ``state_dict``, by name; the trainer is named ``trainer``. None values are ignored.
         output_dir: folder of ``checkpoint_epoch=N.pt``.
         inputs: files and folders that the run began with, by setting; a run that resumes with others logs a warning.
+        settings: numbers that a resumed run takes from the checkpoint, by name; it must have the same.
     """
 
-    def __init__(self, objects: Mapping[str, object], output_dir: str, inputs: Mapping[str, str | None] | None = None):
+    def __init__(
+        self,
+        objects: Mapping[str, object],
+        output_dir: str,
+        inputs: Mapping[str, str | None] | None = None,
+        settings: Mapping[str, float] | None = None,
+    ):
         self.objects = {name: value for name, value in objects.items() if value is not None}
-        self.folder = Path(output_dir)
+        self.folder, self.settings = Path(output_dir), dict(settings or {})
         self.inputs = {name: path and os.path.abspath(path) for name, path in (inputs or {}).items()}
 
     def attach(self, trainer: Engine) -> None:
@@ -191,7 +203,7 @@ class Checkpoints:
             InputError: If this run cannot continue the run in the folder.
         """
         save = Checkpoint(
-            {**self.objects, "inputs": SimpleNamespace(state_dict=lambda: self.inputs)},
+            {**self.objects, "inputs": _constant(self.inputs), "settings": _constant(self.settings)},
             _AtomicSaver(self.folder),
             score_function=lambda engine: engine.state.epoch,
             score_name="epoch",
@@ -232,6 +244,13 @@ class Checkpoints:
                 f"output_dir: {self.folder} holds a run of {epoch * epoch_length} iterations, expected one of at most "
                 f"{state.max_epochs * epoch_length}; choose another folder, or more iterations"
             )
+        began = checkpoint.get("settings", {})
+        for name, value in self.settings.items():
+            if began.get(name, value) != value:
+                raise InputError(
+                    f"{name}: expected {began[name]:g}, with which the run in {self.folder} began, got {value:g}; "
+                    "choose another folder, or that value"
+                )
         saved = checkpoint.get("inputs", {})
         for name, path in self.inputs.items():
             if saved.get(name, path) != path:

@@ -129,3 +129,14 @@ def test_scans_that_overflowed_are_rejected_and_full_ranges_are_not(stored):
     assert series(blob(0, 2 * ends.max).clip(ends.min, ends.max)).frames[0].data.max() == ends.max  # saturated
     with pytest.raises(InputError, match="own: .* 16-bit integers that overflowed; export"):
         series(blob(0, 1.3 * ends.max))
+
+
+def test_a_mask_among_the_scans_is_refused_and_a_series_of_masks_is_not():
+    scans = np.random.default_rng(0).normal(size=(3, 9, 8, 7))
+    masks = (scans > 0).astype(np.float32)
+    with pytest.raises(InputError, match=r"timepoint 1.*got one with two values, such as a mask; list the scans"):
+        series_of_arrays([scans[0], masks[1], scans[2]], np.eye(4))
+    assert len(series_of_arrays(masks, np.eye(4)).frames) == 3
+    nearly = masks[1].copy()
+    nearly[5, 4, 3] = 0.5
+    assert len(series_of_arrays([scans[0], nearly], np.eye(4)).frames) == 2

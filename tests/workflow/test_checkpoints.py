@@ -33,10 +33,10 @@ class Noisy(torch.nn.Linear):
 
 
 class Toy:
-    def __init__(self, folder, epochs, features=1, losses=LOSSES, killed_in=None, weights=None):
+    def __init__(self, folder, epochs, features=1, losses=LOSSES, killed_in=None, weights=None, rate=0.1):
         torch.manual_seed(0)
         self.network = Noisy(1, features)
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=0.1)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: warmup_and_cosine(n, 24))
         self.best = BestWeights(self.network, str(folder))
         metric = Average(output_transform=lambda _: losses[self.trainer.state.epoch])
@@ -53,7 +53,7 @@ class Toy:
             self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._kill, killed_in)
         objects = {"network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "trainer": self.trainer}
         objects |= {"scaler": None, "best": self.best}
-        Checkpoints(objects, str(folder), {"weights": weights}).attach(self.trainer)
+        Checkpoints(objects, str(folder), {"weights": weights}, {"learning_rate": rate}).attach(self.trainer)
 
     def _kill(self, engine, epoch):
         if engine.state.epoch == epoch:
@@ -148,6 +148,13 @@ def test_a_run_that_goes_on_with_other_inputs_warns(tmp_path, caplog):
     assert "another folder" not in caplog.text
     Toy(tmp_path, 2, weights="b.pt")
     assert f"holds a run with weights {os.path.abspath('a.pt')}" in caplog.text and "another folder" in caplog.text
+
+
+def test_a_run_does_not_go_on_at_another_learning_rate(tmp_path):
+    Toy(tmp_path, 1).run()
+    with pytest.raises(InputError, match=r"learning_rate: expected 0\.1, with which the run in .* began, got 0\.01;"):
+        Toy(tmp_path, 2, rate=0.01)
+    assert load(tmp_path / "checkpoint_epoch=1.pt")["settings"] == {"learning_rate": 0.1}
 
 
 def kill_everywhere(folder):

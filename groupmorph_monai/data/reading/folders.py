@@ -135,7 +135,8 @@ def _nested(folder: Path, description: str | None) -> list[Path]:
         groups[path.parent.name, index.sub("", path.name)].append(path)
     series = [group for group in groups.values() if len(group) > 1 or _volumes(group[0]) > 1]
     if len(series) > 1:
-        names = "; ".join(sorted(f"{group[0].name} ({len(group)} files)" for group in series)[:6])
+        firsts = sorted((group[0].relative_to(folder), len(group)) for group in series)
+        names = "; ".join(f"{first} ({number} files)" for first, number in firsts[:6])
         raise InputError(
             f"{folder}: expected one series, got {len(series)}: {names}; choose one with --series-description PATTERN, "
             "or list its files"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from ...errors import InputError
 from ..storage import Storage
@@ -63,7 +64,8 @@ def _check_ending(path: str) -> None:
 
 
 def _open(path: str) -> nib.Nifti1Pair:
-    image = nib.load(path)
+    with LoggingOutputSuppressor():  # nibabel logs how it corrects a header; `check_stored_header` refuses it
+        image = nib.load(path)
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(
             f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not distinguish "

@@ -104,6 +104,7 @@ def _check_volume(file: ImageFile, most_axes: int, cure_4d: str = "split it into
     if not 3 <= len(shape) <= most_axes or min(shape[:3]) < 2:
         wanted = "a 3D volume" if most_axes == 3 else "a 3D volume or a 4D series"
         cure = cure_4d if len(shape) == 4 else "make one 3D file per timepoint"
+        cure = "use the scans; a displacement field is for 'groupmorph apply'" if shape[3:] == (1, 3) else cure
         raise InputError(f"{file.path}: expected {wanted}, got shape {shape}; {cure}")
 
 
