@@ -15,8 +15,9 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from numpy.typing import ArrayLike
 
+from ..data.arrays import series_of_arrays, unmasked
 from ..data.preprocessing.resampling import resample
-from ..data.series import Frame, Series, check_affine, checked_series, real_array, series_of_arrays, unmasked
+from ..data.series import Frame, Series, check_affine, checked_series, real_array
 from ..data.writing.applying import warp_frame
 from ..data.writing.output_folder import release
 from ..errors import InputError

@@ -30,9 +30,8 @@ __all__ = [
     "boxes_overlap",
     "check_affine",
     "checked_series",
+    "checked_times",
     "real_array",
-    "series_of_arrays",
-    "unmasked",
 ]
 
 logger = logging.getLogger(__name__)
@@ -112,34 +111,6 @@ class Series:
         check_reference(reference, len(self.frames))
 
 
-def series_of_arrays(volumes: Sequence[ArrayLike], affine: ArrayLike, times_s: Sequence[float] | None = None) -> Series:
-    """Make a series from K volumes in memory.
-
-    Args:
-        volumes: ``(K, *S)``, or K volumes ``(*S)`` of any size; NumPy arrays or convertible to them.
-        affine: ``(4, 4)``, voxel indices to RAS mm, for all volumes; or K of them.
-        times_s: K acquisition times in seconds.
-
-    Raises:
-        InputError: If the input is invalid; with a one-line message.
-    """
-    number = len(volumes)
-    affines = real_array(affine, "affine").astype(np.float64)
-    if affines.shape not in ((4, 4), (number, 4, 4)):
-        raise InputError(f"affine: expected (4, 4) or ({number}, 4, 4), got {affines.shape}; use RAS mm")
-    affines = np.broadcast_to(affines, (number, 4, 4))
-    frames = tuple(_frame_of_array(v, np.array(a), f"timepoint {k}") for k, (v, a) in enumerate(zip(volumes, affines)))
-    times = None if times_s is None else _checked_times(times_s, number)
-    if times is not None and not (np.diff(times) >= 0).all():
-        raise InputError(f"times_s: expected times in ascending order, got {list(times)}; sort volumes and times")
-    return checked_series(Series(frames, times_s=times), None)
-
-
-def _frame_of_array(volume: ArrayLike, affine: np.ndarray, name: str) -> Frame:
-    data, valid = real_array(volume, name).astype(np.float32, copy=False), unmasked(volume)
-    return Frame(data if valid is None else np.where(valid, data, np.float32("nan")), affine, name, valid)
-
-
 def real_array(values: ArrayLike, name: str) -> np.ndarray:
     """Convert values, such as a tensor that requires gradients, to an array of real numbers.
 
@@ -157,11 +128,6 @@ def real_array(values: ArrayLike, name: str) -> np.ndarray:
         cure = "convert them to magnitudes" if array.dtype.kind == "c" else "convert them to float"
         raise InputError(f"{name}: expected real numbers, got {array.dtype}; {cure}")
     return array
-
-
-def unmasked(values: ArrayLike) -> np.ndarray | None:
-    """Return where a masked array of NumPy has values; None for other arrays."""
-    return np.logical_not(values.mask) if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values) else None
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:
@@ -182,7 +148,12 @@ def check_affine(affine: np.ndarray, name: str) -> None:
         )
 
 
-def _checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
+def checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
+    """Convert K acquisition times to seconds.
+
+    Raises:
+        InputError: If they are not finite numbers, one per volume.
+    """
     times = real_array(times_s, "times_s").astype(np.float64)
     if times.shape != (number,) or not np.isfinite(times).all():
         raise InputError(f"times_s: expected {number} times in seconds, got {times.tolist()}; pass one per volume")
@@ -217,7 +188,7 @@ def checked_series(series: Series, timepoints: int | None, storage: Storage = IN
         storage.release()
     _check_masks(frames)
     if series.times_s is not None:
-        series = replace(series, times_s=_checked_times(series.times_s, len(frames)))
+        series = replace(series, times_s=checked_times(series.times_s, len(frames)))
     checked, frames = frames, [_on_measured_voxels(frame, storage) for frame in frames]
     _log_unmeasured([frame for frame, before in zip(frames, checked) if before.valid is None])
     for number, frame in enumerate(frames):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from groupmorph_monai.data import Frame, Series
-from groupmorph_monai.data.series import checked_series, series_of_arrays
+from groupmorph_monai.data.arrays import series_of_arrays
+from groupmorph_monai.data.series import checked_series
 from groupmorph_monai.errors import InputError
 
 
