@@ -32,7 +32,7 @@ SETTINGS: dict[str, Kind] = {
     "percentile_upper": Number(0, 100),
     "percentiles_per_timepoint": Flag(),
     "split": OrNone(Choice("training", "validation")),
-    "validation_fraction": _SHARE,
+    "validation_fraction": Number(0.01, 0.99),
     "held_out": OrNone(Text()),
     # phantoms
     "phantoms": Whole(1, 100000),
