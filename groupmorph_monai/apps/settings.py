@@ -166,5 +166,5 @@ SETTINGS: dict[str, Kind] = {
     "log_interval": _COUNT,
     "amp": Flag(),
     "seed": Whole(0, 2**31 - 1),
-    "workers": Whole(0, 1024),
+    "workers": Whole(0, 128),
 }

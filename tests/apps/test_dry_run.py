@@ -25,6 +25,12 @@ def test_description(series, tmp_path, capsys):
     assert "s of processor time" in printed["time"] and "more if scans are far apart" in printed["time"]
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_spacing_that_leaves_too_few_voxels_is_refused(options, series, refused):
+    command = ["register", *series[:2], "--output", "out", "--spacing-mm", "20", *options]
+    refused(command, "spacing_mm: expected one that leaves 4 voxels", "got 20", "choose less than")
+
+
 def test_the_share_of_the_mask(series, tmp_path, capsys):
     scan = nib.load(series[1])
     inside = np.zeros(scan.shape, np.uint8)

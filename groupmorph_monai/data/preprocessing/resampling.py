@@ -17,6 +17,7 @@ from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 
 __all__ = [
+    "LEAST_VOXELS",
     "SAME_GRID_MM",
     "refined_voxels",
     "relative_spacing",
@@ -26,6 +27,7 @@ __all__ = [
     "working_grid",
 ]
 
+LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
 _FINE_VOXELS = 64**3  # maximum size of a working grid finer than usual, whose registration takes no more than seconds
@@ -56,7 +58,7 @@ def working_grid(
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan; None for the identity.
 
     Raises:
-        InputError: If the spacing is invalid.
+        InputError: If the spacing is invalid, or leaves too few voxels.
     """
     if reference is not None:
         grid = grids[reference].canonical()
@@ -81,7 +83,15 @@ def working_grid(
         raise InputError(
             f"spacing_mm: expected one positive number or three, got {spacing_mm!r}; for example 1.5, or auto"
         )
-    return grid.at_spacing(torch.from_numpy(wanted.copy()))
+    chosen = grid.at_spacing(torch.from_numpy(wanted.copy()))
+    if min(chosen.shape) < LEAST_VOXELS <= min(n for scan in grids for n in scan.shape):
+        axis = min(range(3), key=lambda d: chosen.shape[d])
+        most_mm = float((grid.spacing_mm * (torch.tensor(grid.shape) - 1)).min()) / 2
+        raise InputError(
+            f"spacing_mm: expected one that leaves {LEAST_VOXELS} voxels along every axis, got {spacing_mm}, which "
+            f"leaves {chosen.shape[axis]} along axis {axis}; choose less than {int(10 * most_mm) / 10:g} mm"
+        )
+    return chosen
 
 
 def _spacings_mm(grid: Grid) -> tuple[float, float]:

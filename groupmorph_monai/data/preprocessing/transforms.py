@@ -26,7 +26,7 @@ from ..reading.regions import nothing_inside, read_labels
 from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
-from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
+from .resampling import LEAST_VOXELS, SAME_GRID_MM, resample, resample_series, working_grid
 
 __all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
@@ -128,7 +128,7 @@ class LoadSeriesd(MapTransform):
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        self._check_grid(grid, series.frames, initial)
+        _check_sizes(series.frames)
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
@@ -139,22 +139,6 @@ class LoadSeriesd(MapTransform):
             points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
-
-    def _check_grid(self, grid: Grid, frames: Sequence[Frame], initial: torch.Tensor | None) -> None:
-        smallest = min(frames, key=lambda frame: min(frame.data.shape))
-        if min(smallest.data.shape) < 4:
-            raise InputError(
-                f"{smallest.path}: expected a volume of 4 voxels or more along every axis, got {smallest.data.shape}; "
-                "use larger volumes"
-            )
-        if min(grid.shape) < 4:
-            axis = min(range(3), key=lambda d: grid.shape[d])
-            native = working_grid([frame.grid for frame in frames], None, self.reference, initial)
-            most_mm = float((native.spacing_mm * (torch.tensor(native.shape) - 1)).min()) / 2
-            raise InputError(
-                f"spacing_mm: expected one that leaves 4 voxels along every axis, got {self.spacing_mm}, which leaves "
-                f"{grid.shape[axis]} along axis {axis}; choose less than {int(10 * most_mm) / 10:g} mm"
-            )
 
     @staticmethod
     def _phantom(key: str, series: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -210,6 +194,15 @@ class LoadSeriesd(MapTransform):
                 inside_mask.sum(),
                 _MASKED_WELL,
             )
+
+
+def _check_sizes(frames: Sequence[Frame]) -> None:
+    smallest = min(frames, key=lambda frame: min(frame.data.shape))
+    if min(smallest.data.shape) < LEAST_VOXELS:
+        raise InputError(
+            f"{smallest.path}: expected a volume of {LEAST_VOXELS} voxels or more along every axis, got "
+            f"{smallest.data.shape}; use larger volumes"
+        )
 
 
 class ScalePercentilesd(MapTransform):
