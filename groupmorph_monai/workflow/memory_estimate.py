@@ -11,7 +11,7 @@ from ..space.grid import SLAB_VOXELS, Grid
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
 # Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 6 timepoints, with and without refinement.
-_PROGRAM = 0.77e9  # bytes without images
+_PROGRAM = 0.70e9  # bytes without images
 _READ, _WRITTEN = 4, 30  # bytes per voxel of all files, while they are read and while results are written
 _IMAGES = 8  # bytes per voxel of the working grid and timepoint
 _NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # additional bytes per voxel and timepoint in each stage
