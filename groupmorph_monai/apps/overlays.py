@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -52,7 +51,7 @@ def check_overlays(config: str, overlays: Sequence[str]) -> None:
         parts = {key: key.split("#")[0] for key in content}
         _check_unused(config, name, [part for key, part in parts.items() if part != key and part not in base | content])
     _check_priors(base, contents)
-    used = used_names(config_files(config, overlays))
+    used = used_names(config_files(config, overlays), {})
     for name, content in contents.items():
         unused = [key for key in content if key.split("#")[0] not in used]
         if all(key in unused or base.get(key, ...) == value for key, value in content.items()):
@@ -101,7 +100,7 @@ def check_used(
             )
 
 
-def used_names(files: Sequence[str], values: Mapping[str, object] = MappingProxyType({})) -> set[str]:
+def used_names(files: Sequence[str], values: Mapping[str, object]) -> set[str]:
     """List the names at the top level of a config that its run refers to, directly or by other names.
 
     Args:

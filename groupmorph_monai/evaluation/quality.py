@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import binary_dilation, find_objects, label
 from torch import Tensor
 
-from ..data.preprocessing.intensities import intensity_range
+from ..data.preprocessing.intensities import intensity_range, scaled_to_range
 from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
@@ -29,6 +29,7 @@ __all__ = ["measure_quality"]
 
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window, intensities in [0, 1]
 _NOISE_FACTOR = 5  # minimum standard deviation over the noise's, so that noise costs only a few percent of agreement
+_PERCENTILES = (1, 99)  # scaled to 0 and 1
 _NOT_BRIGHTEST = 90  # percentile above which voxels are the brightest tenth
 _PLAUSIBLE = (0.5, 2.0)  # plausible range of volume ratios, after over before
 _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in [0, 1]
@@ -47,12 +48,9 @@ class _Images:
 
     def scaled(self) -> Tensor:
         """Scale each timepoint to [0, 1] between the 1st and 99th percentiles of its `intensity_range`."""
-        return torch.stack([_scaled(v, v[s] if s.any() else v) for v, s in zip(self.values, self.covered)])
-
-
-def _scaled(values: Tensor, sample: Tensor) -> Tensor:
-    low, high = intensity_range(sample.numpy(), (1, 99))
-    return ((values - low) / (high - low if high > low else math.inf)).clamp(0, 1)
+        return torch.stack(
+            [scaled_to_range(v, v[s] if s.any() else v, _PERCENTILES) for v, s in zip(self.values, self.covered)]
+        )
 
 
 def measure_quality(
@@ -224,7 +222,8 @@ def _roughness(images: _Images) -> float:
 def _region_change_percent(images: _Images, determinants: Tensor) -> list[float] | None:
     """Compute the volume change of enhancing regions per timepoint, relative to the first timepoint and to the
     surrounding tissue: enhancement must not change the volume of tissue. None if nothing enhances."""
-    values = _scaled(images.values, images.values[images.covered] if images.covered.any() else images.values)
+    sample = images.values[images.covered] if images.covered.any() else images.values
+    values = scaled_to_range(images.values, sample, _PERCENTILES)
     rise = (values - values[:1]).amax(dim=0)
     # At most the 3 % of voxels that rise most are enhancing regions, so that these keep surroundings to compare with.
     enhancing = (rise > max(_UPTAKE, float(rise.quantile(0.97)))) & images.covered.all(dim=0)

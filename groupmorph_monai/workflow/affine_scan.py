@@ -1,6 +1,5 @@
 """Coarse scans in canonical orientation, the input of the affine alignment."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
-from ..data.preprocessing.intensities import intensity_range
+from ..data.preprocessing.intensities import scaled_to_range
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..errors import InputError
@@ -98,6 +97,4 @@ def coarse_scan(frame: Frame, mask: Frame | None, spacing_mm: float) -> CoarseSc
     scan = CoarseScan(content, grid).coarsened(spacing_mm)
     values, measured = scan.content
     measured_values = values[measured > 0.5] if (measured > 0.5).any() else values
-    low, high = intensity_range(measured_values.numpy(), (1, 99.5))
-    scaled = ((values - low) / (high - low if high > low else math.inf)).clamp(0, 1)
-    return CoarseScan(torch.stack([scaled, measured]), scan.grid)
+    return CoarseScan(torch.stack([scaled_to_range(values, measured_values, (1, 99.5)), measured]), scan.grid)

@@ -52,13 +52,13 @@ def check_apart(files: Sequence[str], output: str | Path) -> None:
 def check_scans(files: Sequence[str], description: str | None = None, reference: int | None = None) -> int:
     """Check the number of scans as far as their headers reveal it; broken files are reported during processing.
 
-    Returns:
-        The number of scans; 0 if it is unknown.
-
     Args:
         files: the scans of one series, or a folder of scans.
         description: pattern that selects the series of a folder.
         reference: number of a scan that must be in the series; None if there is none.
+
+    Returns:
+        The number of scans; 0 if it is unknown.
     """
     try:
         count = len(header_grids(files, description))

@@ -26,7 +26,7 @@ from .checks import check_apart, check_exist, check_folder_name, check_scans, fo
 from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .study import Study, run_study, settings_hash
-from .summary import SUMMARY, Results, Row
+from .summary import Results, Row
 
 __all__ = ["run_evaluation"]
 
@@ -65,8 +65,6 @@ def run_evaluation(args: argparse.Namespace) -> int:
     load_weights(parser.get_parsed_content("network_def"), parser.get_parsed_content("weights"))
     settings = settings_hash(options)
     jobs = [_job(name, item, options, cohort, settings) for name, item in _items(args, parser, cohort).items()]
-    cohort.check_results(job["name"] for job in jobs)
-    check_names(cohort.root, SUMMARY)
 
     def write_table() -> None:
         rows = [row for job in jobs if cohort.finished(job) for row in read_metrics(cohort.series(job["name"]))]

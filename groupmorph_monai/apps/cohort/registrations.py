@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ...data.preprocessing.fingerprint import fingerprint
-from ...data.writing.replacement import check_names
 from ...workflow.parsed_config import parsed_config
 from ..arguments import make_parser
 from ..registration_options import registration
@@ -17,7 +16,7 @@ from .clusters import check_installed
 from .folders import CohortFolder, Job
 from .manifest import ManifestRow, read_manifest
 from .study import Study, run_study, settings_hash
-from .summary import SUMMARY, Results, Row
+from .summary import Results, Row
 
 __all__ = ["REGISTRATIONS", "register_options", "registration_job", "run_cohort"]
 
@@ -39,8 +38,6 @@ def run_cohort(args: argparse.Namespace) -> int:
     options = register_options(args)
     settings = settings_hash(options)
     jobs = [registration_job(series_row, options, cohort, settings) for series_row in series]
-    cohort.check_results(job["name"] for job in jobs)
-    check_names(cohort.root, SUMMARY)
     return run_study(args, Study(cohort, jobs, REGISTRATIONS, _memory_gb))
 
 

@@ -18,12 +18,13 @@ from filelock import FileLock
 from ... import __version__
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.writing.output_folder import check_output_dir
+from ...data.writing.replacement import check_names
 from ..configs import bundle_root
 from ..progress import progress_log
 from ..run import split_overlays
 from .clusters import Resources, connect, open_client, submit
 from .folders import LOG, CohortFolder, Job, Status
-from .summary import Results, summarise
+from .summary import SUMMARY, Results, summarise
 from .worker import send_to_server
 
 __all__ = ["Study", "run_study", "settings_hash"]
@@ -71,6 +72,8 @@ def run_study(args: argparse.Namespace, study: Study) -> int:
     """
     cohort = study.cohort
     cohort.check()
+    cohort.check_results(job["name"] for job in study.jobs)
+    check_names(cohort.root, SUMMARY)
     first, step = args.shard or (1, 1)
     shard_jobs = study.jobs[first - 1 :: step]
     if args.scheduler and not all(cohort.finished(job) for job in shard_jobs):

@@ -1,10 +1,12 @@
 """Range of the intensities that a scan shows."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
-__all__ = ["intensity_range"]
+__all__ = ["intensity_range", "scaled_to_range"]
 
 _BACKGROUND_SHARE = 0.01  # share of voxels with the lowest value above which they count as background
 
@@ -28,3 +30,9 @@ def intensity_range(values: np.ndarray, percentiles: Sequence[float]) -> tuple[f
         if low == high:
             low, high = least, most
     return float(low), float(high)
+
+
+def scaled_to_range(values: Tensor, sample: Tensor, percentiles: Sequence[float]) -> Tensor:
+    """Scale intensities to [0, 1] between two percentiles of the `intensity_range` of a ``sample``, and clip."""
+    low, high = intensity_range(sample.numpy(), percentiles)
+    return ((values - low) / (high - low if high > low else math.inf)).clamp(0, 1)

@@ -157,11 +157,9 @@ def resample(
     valid = None if frame.valid is None else torch.from_numpy(frame.valid.astype(np.float32))[None]
     values, covered = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
     for rows in grid.slabs():
-        points = grid.points(rows)
-        if transform is not None:
-            start, points = points, transform.at_voxels(grid, rows)
-            if displacement is not None:
-                displacement[:, rows] = (points - start).movedim(-1, 0)
+        points = grid.points(rows) if transform is None else transform.at_voxels(grid, rows)
+        if transform is not None and displacement is not None:
+            displacement[:, rows] = (points - grid.points(rows)).movedim(-1, 0)
         voxels = frame.grid.voxels(points)
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
         inside_mask = frame.grid.covers(voxels)
