@@ -276,20 +276,22 @@ def _check_masks(frames: Sequence[Frame]) -> None:
     """Refuse a mask among scans, as in a folder that also holds a mask; all frames may be masks.
 
     Raises:
-        InputError: If some frames have only two values and others do not.
+        InputError: If some frames have no values but 0 and 1, or 0 and 255, and others do.
     """
-    masks = [number for number, frame in enumerate(frames) if _is_binary(frame.data)]
+    masks = [number for number, frame in enumerate(frames) if _is_mask(frame.data)]
     if 0 < len(masks) < len(frames):
         raise InputError(
-            f"{frames[masks[0]].path} (timepoint {masks[0]}): expected an image like the other scans, got one with two "
-            "values, such as a mask; list the scans without it"
+            f"{frames[masks[0]].path} (timepoint {masks[0]}): expected an image like the other scans, got a mask, "
+            f"whose only values are 0 and {frames[masks[0]].data.max():g}; list the scans without it"
         )
 
 
-def _is_binary(data: np.ndarray) -> bool:
-    low, high = data.min(), data.max()
+def _is_mask(data: np.ndarray) -> bool:
+    high = data.max()
+    if high not in (1, 255):
+        return False
     parts = (data[:: max(1, len(data) // 4)], data)  # a few slices tell most images apart
-    return not any(((part != low) & (part != high)).any() for part in parts)
+    return not any(((part != 0) & (part != high)).any() for part in parts)
 
 
 def _finite_range(frame: Frame, name: str) -> tuple[float, float]:

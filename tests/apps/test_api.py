@@ -118,7 +118,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
         (lambda x: gm.register(["t0.nii", "t1.nii"], affine=AFFINE), "affine: not allowed with files"),
         (
             lambda x: gm.register(np.moveaxis(x, 0, -1), affine=AFFINE),
-            r"got 32 of \(32, 24, 3\), with time as the last",
+            r"expected a volume of 4 voxels or more along every axis, got \(32, 24, 3\)",
         ),
         (lambda x: gm.register(""), "series: expected a name or path, got ''"),
         (lambda x: gm.register(None), "series: expected a list of names or paths, got None"),

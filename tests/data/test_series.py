@@ -132,12 +132,16 @@ def test_scans_that_overflowed_are_rejected_and_full_ranges_are_not(stored):
         series(blob(0, 1.3 * ends.max))
 
 
-def test_a_mask_among_the_scans_is_refused_and_a_series_of_masks_is_not():
+@pytest.mark.parametrize("high", [1, 255])
+def test_a_mask_among_the_scans_is_refused_and_a_series_of_masks_is_not(high):
     scans = np.random.default_rng(0).normal(size=(3, 9, 8, 7))
-    masks = (scans > 0).astype(np.float32)
-    with pytest.raises(InputError, match=r"timepoint 1.*got one with two values, such as a mask; list the scans"):
+    masks = high * (scans > 0).astype(np.float32)
+    with pytest.raises(
+        InputError, match=f"timepoint 1.*got a mask, whose only values are 0 and {high}; list the scans"
+    ):
         series_of_arrays([scans[0], masks[1], scans[2]], np.eye(4))
     assert len(series_of_arrays(masks, np.eye(4)).frames) == 3
     nearly = masks[1].copy()
     nearly[5, 4, 3] = 0.5
-    assert len(series_of_arrays([scans[0], nearly], np.eye(4)).frames) == 2
+    for scan in nearly, 0.8 * masks[1]:  # a homogeneous object
+        assert len(series_of_arrays([scans[0], scan], np.eye(4)).frames) == 2
