@@ -329,7 +329,7 @@ def test_output_among_the_inputs(series, tmp_path, refused):
 
 def test_kinetics_without_times_or_scans(series, tmp_path, refused):
     options = [*TO, "--kinetics", *FAST]
-    refused(["register", *series, *options], "--kinetics: expected a series with acquisition times", "side-cars")
+    refused(["register", *series, *options], "--kinetics: expected a series with acquisition times", "sidecars")
     files = [shutil.copy(file, tmp_path) for file in series]
     for k, file in enumerate(files):
         write_json(Path(file.removesuffix(".nii.gz") + ".json"), {"AcquisitionTime": f"10:0{k}:00"})

@@ -60,8 +60,8 @@ def test_the_report_tells_the_fit_before_and_after_and_the_page_shows_it(tmp_pat
     picture = imread(io.BytesIO(base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", section)[1])))
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
     assert f"{kinetics['ktrans_per_min_after']:.4g}" in section and "arrival_s 30" in section
-    assert kinetics["sources"]["flip_angle_deg"] == "side-car of t3.nii.gz, FlipAngle"
-    assert "flip_angle_deg 12 (side-car of t3.nii.gz, FlipAngle)" in section
+    assert kinetics["sources"]["flip_angle_deg"] == "sidecar of t3.nii.gz, FlipAngle"
+    assert "flip_angle_deg 12 (sidecar of t3.nii.gz, FlipAngle)" in section
     assert "t10_s 1.5 (assumed, of lesions and glands at 3 T)" in section
 
 

@@ -152,7 +152,7 @@ class ToftsFit:
         if series.times_s is None:
             raise InputError(
                 f"--kinetics: expected a series with acquisition times, got none with {first}; use DICOM, a 4D NIfTI "
-                "with a frame time, or side-cars of dcm2niix with AcquisitionTime"
+                "with a frame time, or sidecars of dcm2niix with AcquisitionTime"
             )
         if len(series.frames) < least:
             raise InputError(
@@ -169,7 +169,7 @@ class ToftsFit:
             raise InputError(
                 f"--kinetics: expected scans {_SHORTEST_S:g} s or more apart within {_LONGEST_S:g} s, got scans at "
                 f"{since_first[1]:g} to {since_first[-1]:g} s after the first; correct the frame time and its unit in "
-                "the header, or the side-cars"
+                "the header, or the sidecars"
             )
         if self.arrival_s is not None and not self.arrival_s < since_first[-1]:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Parameters of the MR sequence, from DICOM headers or the JSON side-cars of dcm2niix."""
+"""Parameters of the MR sequence, from DICOM headers or the JSON sidecars of dcm2niix."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ..series import Series
 __all__ = ["LARGEST", "sequence_parameter"]
 
 _SPREAD = 0.05  # share of the value by which scans may differ: headers round, and scanners fine-tune
-# Each parameter's DICOM name, its unit there, and its names in a side-car, where times are in seconds.
+# Each parameter's DICOM name, its unit there, and its names in a sidecar, where times are in seconds.
 _NAMES = {
     "repetition_time_s": ("RepetitionTime", 1e-3, ("RepetitionTimeExcitation", "RepetitionTime")),
     "flip_angle_deg": ("FlipAngle", 1.0, ("FlipAngle",)),
@@ -70,5 +70,5 @@ def _values(series: Series, name: str) -> Iterator[tuple[float, str]]:
         for key in in_sidecars:
             value = content.get(key)
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < most:
-                yield float(min(value, sys.float_info.max)), f"side-car of {Path(path).name}, {key}"
+                yield float(min(value, sys.float_info.max)), f"sidecar of {Path(path).name}, {key}"
                 break

@@ -122,11 +122,11 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
         times = times_of_volumes(first.path, len(frames), frame_time_s)
         step_s = even_step(times)
         if frame_time_s and (step_s is None or not math.isclose(frame_time_s, step_s, rel_tol=0.01)):
-            frame_time = None  # contradicted by the side-car
+            frame_time = None  # contradicted by the sidecar
     else:
         times = times_of_files(files)
         if times is None and (untimed := without_time(files)):
-            logger.warning("%s: its side-car states no acquisition time, so all times are ignored", untimed)
+            logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", untimed)
     _log(frames)
     description = str(sidecar(first.path).get("SeriesDescription", ""))
     return Series(

@@ -1,4 +1,4 @@
-"""Parameters of the sequence from real and made headers: DICOM and the side-cars of dcm2niix."""
+"""Parameters of the sequence from real and made headers: DICOM and the sidecars of dcm2niix."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ TIMES_S = (0.0, 60.0, 120.0)
 
 
 def niftis(folder, contents):
-    """A series of which each scan has a side-car; one file for all where there is one content."""
+    """A series of which each scan has a sidecar; one file for all where there is one content."""
     names = [folder / f"t{k if len(contents) > 1 else 0}.nii.gz" for k in range(3)]
     for name, content in zip(names, contents):
         write_json(name.with_name(name.name.removesuffix(".nii.gz") + ".json"), content)
@@ -42,7 +42,7 @@ def niftis(folder, contents):
 @pytest.mark.parametrize("files", [1, 3])
 def test_side_cars(tmp_path, content, name, value, key, files):
     actual = sequence_parameter(niftis(tmp_path, [content] * files), name)
-    assert actual == (None if value is None else (value, f"side-car of t0.nii.gz, {key}"))
+    assert actual == (None if value is None else (value, f"sidecar of t0.nii.gz, {key}"))
 
 
 def test_scans_that_differ_are_refused(tmp_path):
@@ -56,7 +56,7 @@ def test_scans_that_differ_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "content, name, words",
     [
-        ({"FlipAngle": 720}, "flip_angle_deg", "up to 180 in the side-car of t0.nii.gz, FlipAngle, got 720"),
+        ({"FlipAngle": 720}, "flip_angle_deg", "up to 180 in the sidecar of t0.nii.gz, FlipAngle, got 720"),
         ({"FlipAngle": 10**400}, "flip_angle_deg", "up to 180"),
         ({"RepetitionTimeExcitation": 4}, "repetition_time_s", "up to 1 in .*, got 4"),
         ({"MagneticFieldStrength": 15000}, "field_strength_t", "up to 20 in .* --set kinetics_t10_s"),

@@ -1,4 +1,4 @@
-"""Times and order of NIfTI series from the side-cars of dcm2niix and BIDS."""
+"""Times and order of NIfTI series from the sidecars of dcm2niix and BIDS."""
 
 import json
 import os
