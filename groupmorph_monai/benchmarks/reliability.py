@@ -107,11 +107,11 @@ def _measure(method: BundleMethod, case: Mapping[str, Tensor]) -> dict[str, floa
 def _picture(rows: Sequence[Row], file: Path) -> None:
     figure = Figure(figsize=(7, 7), dpi=100, layout="constrained")
     axis = figure.subplots()
-    axis.plot([0, 100], [0, 100], "k:", label="as stated")
+    axis.plot([0, 100], [0, 100], "k:", label="perfectly calibrated")
     for row in rows:
         shares = [row[f"of {100 * level:g} %"] for level in LEVELS]
         label = f"{row['method']}, K = {row['K']}, noise {row['noise']:g}"
         axis.plot([0, *(100 * level for level in LEVELS)], [0, *shares], "o-", label=label)
-    axis.set(xlabel="stated share of errors inside, %", ylabel="true share, %", aspect="equal")
+    axis.set(xlabel="predicted coverage, %", ylabel="observed coverage, %", aspect="equal")
     axis.legend(fontsize="small")
     save_figure(figure, file)

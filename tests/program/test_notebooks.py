@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 CHECKS = {
     "first_registration": "assert after_mm < 0.3 * before_mm and dice > 0.8",
     "uncertainty": "assert verdict['verdict'] == 'PASS' and broken_verdict['verdict'] == 'FAIL'\n"
-    "assert error_mm[0] < error_mm[2] and stated_mm[0] < stated_mm[2]",
+    "assert error_mm[0] < error_mm[2] and predicted_mm[0] < predicted_mm[2]",
     "add_a_likelihood": "assert errors['local correlation'] < 0.5 * errors['unregistered']\n"
     "assert errors['Charbonnier'] < errors['unregistered']",
 }
