@@ -51,6 +51,7 @@ def test_the_mathematics_needs_torch_alone(path):
         "math",
         "collections",
         "contextlib",
+        "copy",
         "dataclasses",
         "functools",
         "typing",

@@ -105,7 +105,7 @@ def _measure(method: BundleMethod, case: Mapping[str, Tensor]) -> dict[str, floa
 
 
 def _picture(rows: Sequence[Row], file: Path) -> None:
-    figure = Figure(figsize=(7, 7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 100], [0, 100], "k:", label="perfectly calibrated")
     for row in rows:
@@ -113,5 +113,5 @@ def _picture(rows: Sequence[Row], file: Path) -> None:
         label = f"{row['method']}, K = {row['K']}, noise {row['noise']:g}"
         axis.plot([0, *(100 * level for level in LEVELS)], [0, *shares], "o-", label=label)
     axis.set(xlabel="predicted coverage, %", ylabel="observed coverage, %", aspect="equal")
-    axis.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right center")
     save_figure(figure, file)

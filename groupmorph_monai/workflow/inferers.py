@@ -234,10 +234,11 @@ class RegistrationInferer(FieldInferer):
         return self.storage.map(lambda part: self.transformation(part - shared), z)
 
     def _network_draws(self, prediction: Prediction, network: nn.Module) -> Iterator[Field]:
-        logger.warning(
-            "The standard deviation is the network's own, which is not calibrated: the default network's is 1.7 to 2 "
-            "times too small on phantoms. Omit --no-refine for a calibrated one."
-        )
+        if self.posterior.std_factor == 1:
+            logger.warning(
+                "The standard deviation is the network's own, which is not calibrated and usually too small: the "
+                "default network's is half of the true one on phantoms. Omit --no-refine for a calibrated one."
+            )
         decode = unwrapped(network).decode
         device = prediction.images.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -31,6 +31,18 @@ def test_draws_have_the_posteriors_mean_and_variance():
     torch.testing.assert_close(z.std(), torch.tensor(0.3), atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("posterior", [Posterior(0.8), CodePosterior(), StepPosterior()])
+def test_a_scaled_posterior_draws_further_from_the_same_mean(posterior):
+    mean, log_variance = torch.randn(2, 1, 2, 3, 6, 5, 4)
+    scaled = posterior.scaled(2.5)
+    draws = []
+    for q in (posterior, scaled):
+        torch.manual_seed(0)
+        draws.append(q.draw(mean, log_variance))
+    torch.testing.assert_close(draws[1] - mean, 2.5 * (draws[0] - mean))
+    assert posterior.std_factor == 1 and type(scaled) is type(posterior)
+
+
 def test_the_gradient_reaches_mean_and_variance():
     mean = torch.zeros(1, 1, 3, 4, 4, 4, requires_grad=True)
     log_variance = torch.zeros_like(mean, requires_grad=True)

@@ -5,7 +5,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVAE, MomentumNet
-from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
+from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation, Posterior
 from groupmorph_monai.space import (
     Displacement,
     FlowSequence,
@@ -146,6 +146,11 @@ def test_the_mean_and_spread_of_draws_are_the_posteriors(caplog):
     assert "The standard deviation is the network's own, which is not calibrated" in caplog.text
     again = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
     torch.testing.assert_close(again["ddf_std"], result["ddf_std"], atol=0, rtol=0)
+    caplog.clear()
+    ask = RegistrationInferer(MeanAlignment(), Displacement(), draws=400, posterior=Posterior().scaled(2.0))
+    wider = ask(images((8, 8, 8)), LocalNetwork(std=0.1).eval())
+    torch.testing.assert_close(wider["ddf_std"], 2 * result["ddf_std"])
+    assert not caplog.text
 
 
 def test_a_second_pass_sees_what_the_first_left():
