@@ -1,8 +1,9 @@
 """Estimate the peak main memory of a registration, from reading the scans to writing the results."""
 
 import math
-import os
 from collections.abc import Sequence
+
+import torch
 
 from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.writers import FILES_AT_ONCE
@@ -71,7 +72,7 @@ def _resampling(scans: Sequence[Grid], grid: Grid) -> float:
 
 def _slabs(scans: Sequence[Grid]) -> float:
     """Estimate the bytes for the files that are written in parallel, each slab by slab."""
-    at_once = min(len(scans), os.cpu_count() or 1, FILES_AT_ONCE)
+    at_once = min(len(scans), torch.get_num_threads(), FILES_AT_ONCE)
     return at_once * _SLAB * min(max(map(_voxels, scans)), SLAB_VOXELS)
 
 

@@ -38,8 +38,8 @@ def check_installed(args: argparse.Namespace) -> None:
     missing = [name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"{args.command}: expected Dask and its packages, got no {missing[0]}; pip install '.[cohort]' in the "
-            "clone, or use --shard I/N"
+            f"{args.command}: expected Dask and its packages, got no {missing[0]}; pip install "
+            "'groupmorph-monai[cohort]', or use --shard I/N"
         )
     command = _SUBMIT.get(args.jobqueue)
     if command and shutil.which(command) is None:  # dask-jobqueue would retry forever

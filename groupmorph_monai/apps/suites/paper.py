@@ -81,5 +81,5 @@ PAPER = Suite(
     _run,
     "Every method runs in its own process. The page contains errors, similarity, folding, time, memory, differences "
     "with confidence intervals, figures, and the numbers of the paper. Run the same command again to resume an "
-    "interrupted run. Other programs need: pip install '.[peers]' in the clone.",
+    "interrupted run. Other programs need: pip install 'groupmorph-monai[peers]'.",
 )

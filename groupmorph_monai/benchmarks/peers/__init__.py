@@ -36,7 +36,7 @@ class Peer:
     module: str
     function: str
     packages: tuple[str, ...]
-    install: str = "pip install '.[peers]' in the clone"
+    install: str = "pip install 'groupmorph-monai[peers]'"
 
     def prepare(self) -> Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]:
         """Import the program.

@@ -105,7 +105,7 @@ def _image(volumes: Tensor, spacing: Sequence[float]) -> "itk.Image":
 def check_elastix() -> None:
     """Raise an InputError if itk-elastix is not installed."""
     if not hasattr(itk, "ParameterObject"):
-        raise InputError("elastix: expected itk-elastix, found none; pip install '.[bench]' in the clone")
+        raise InputError("elastix: expected itk-elastix, found none; pip install 'groupmorph-monai[bench]'")
 
 
 def _register(

@@ -80,7 +80,7 @@ def stored_values(path: str) -> np.ndarray:
         if syntax is not None and syntax.is_compressed:
             raise InputError(
                 f"{path}: expected pixels that can be decoded, got {syntax.name} ({reason}); install the decoders with "
-                "pip install '.[dicom]' in the clone, or decompress with gdcmconv --raw"
+                "pip install 'groupmorph-monai[dicom]', or decompress with gdcmconv --raw"
             ) from error
         raise InputError(f"{path}: expected complete pixel data, got {reason}; copy or export it again") from error
     stored = 0 if syntax is not None and syntax.is_compressed else len(dataset.get("PixelData") or b"")

@@ -57,7 +57,7 @@ def dicom_reader(path: Path) -> ModuleType:
         from .. import dicom
     except ImportError as error:
         raise InputError(
-            f"{path}: expected pydicom to be installed for DICOM, got {error}; pip install '.[dicom]' in the clone"
+            f"{path}: expected pydicom to be installed for DICOM, got {error}; pip install 'groupmorph-monai[dicom]'"
         ) from error
     return dicom
 

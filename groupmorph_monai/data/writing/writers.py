@@ -217,7 +217,7 @@ def _resample_timepoint(
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:
     """Call a function for each item in a few threads."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, FILES_AT_ONCE)) as pool:
+    with ThreadPoolExecutor(min(torch.get_num_threads(), FILES_AT_ONCE)) as pool:
         list(pool.map(function, items))
 
 

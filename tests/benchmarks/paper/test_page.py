@@ -25,12 +25,12 @@ def test_the_page_holds_every_row_and_says_why_one_is_empty(tmp_path):
     cells = [
         done("none", 1.8341, None),
         done("elastix-breast", 1.0, 652.0),
-        Cell("phantom 1", "ants-mi", "not installed: ants; pip install '.[peers]'", {}, {}),
+        Cell("phantom 1", "ants-mi", "not installed: ants; pip install 'groupmorph-monai[peers]'", {}, {}),
         done("set-refined", 0.25, 20.0),
     ]
     page = write_page(cells, ROWS, tmp_path, "set-refined", {"data": "phantom"}).read_text(encoding="utf-8")
     assert "| No registration | - | - | - | - | - | 1.83 ± 0.5 |" in page
-    assert "| ANTs SyN, MI | not installed: ants; pip install '.[peers]' |" in page
+    assert "| ANTs SyN, MI | not installed: ants; pip install 'groupmorph-monai[peers]' |" in page
     assert "| Elastix, breast | landmarks mm | 1 | 0.75 | - | - | - |" in page
     assert "| All-moving GroupMorph-diff | 2 | 21.6 | 0.32 |" in page and "1.52 ± 1.34" in page  # the paper's own
     with open(tmp_path / "paper.csv", encoding="utf-8", newline="") as file:

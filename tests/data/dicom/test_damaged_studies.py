@@ -283,4 +283,4 @@ def test_pydicom_missing_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["register", str(tmp_path), "--list"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install '.[dicom]'" in error
+    assert error.count("\n") == 1 and "pip install 'groupmorph-monai[dicom]'" in error

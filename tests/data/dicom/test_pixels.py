@@ -69,7 +69,7 @@ def test_pixels_that_cannot_be_decoded_name_the_cure(tmp_path, monkeypatch):
 
     for syntax, cure in (
         (ExplicitVRLittleEndian, "copy or export"),
-        (RLELossless, "pip install '.[dicom]'"),
+        (RLELossless, "pip install 'groupmorph-monai[dicom]'"),
     ):
         path = get_testdata_file("MR_small_RLE.dcm" if syntax == RLELossless else "MR_small.dcm")
         with monkeypatch.context() as patch:

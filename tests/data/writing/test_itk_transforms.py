@@ -3,6 +3,7 @@
 import os
 
 import itk
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -100,6 +101,18 @@ def result(tmp_path_factory):
     transforms = scan_transforms(grid("permuted", (14, 13, 12), (4.0, 3.5, 5.0)))
     write_registration(Series(tuple(frames)), transforms, folder, products=Products("full", itk_transforms=True))
     return folder, transforms
+
+
+def test_nitransforms_reads_the_fields(result):
+    nonlinear = pytest.importorskip("nitransforms.nonlinear")
+    folder, transforms = result
+    for k, transform in enumerate(transforms):
+        for name, way in ((f"ddf_{k:02d}.nii.gz", transform), (f"inverse_ddf_{k:02d}.nii.gz", transform.inverse)):
+            field = nibabel.load(folder / name)
+            indices = np.random.default_rng(k).integers(1, np.array(field.shape[:3]) - 1, (60, 3))
+            nodes = nibabel.affines.apply_affine(field.affine, indices)  # between which it interpolates by splines
+            mapped = nonlinear.DenseFieldTransform.from_filename(folder / name, fmt="itk").map(nodes)
+            np.testing.assert_allclose(mapped, way(torch.from_numpy(nodes)).numpy(), atol=1e-4)
 
 
 def test_transforms_beside_the_fields_move_points_as_they_do(result):
