@@ -86,7 +86,11 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
 
 
 def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, object]:
-    """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``."""
+    """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``.
+
+    Raises:
+        InputError: If the file is not YAML of names and valid values.
+    """
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Literals)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -130,6 +134,9 @@ def check_settings(values: Mapping[str, object]) -> None:
 
     Args:
         values: all settings of a run, by name.
+
+    Raises:
+        InputError: If they are not.
     """
     value = functools.partial(setting_value, values)
     for low, high, strict in (

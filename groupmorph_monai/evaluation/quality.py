@@ -82,13 +82,13 @@ def measure_quality(
             else:
                 numbers.setdefault(name, []).append(value)
         storage.release()
-    return {name: _mean_of_known(values) for name, values in numbers.items()} | lists
+    return {name: _mean_without_nan(values) for name, values in numbers.items()} | lists
 
 
-def _mean_of_known(values: Sequence[float]) -> float:
+def _mean_without_nan(values: Sequence[float]) -> float:
     """Compute the mean of the values that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    finite = [value for value in values if not math.isnan(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _measured(
