@@ -18,8 +18,8 @@ from ..data.preprocessing.intensities import intensity_range, scaled_to_range
 from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
+from ..space.filters import window_moments
 from ..space.grid import Grid
-from ..space.lattice import window_moments
 from ..space.transforms import Transform, jacobian_determinant
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_VOXELS

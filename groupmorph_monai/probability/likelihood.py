@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..space.chunks import Chunks, all_at_once
-from ..space.lattice import window_mean
+from ..space.filters import window_mean
 from ..space.warping import full_precision
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
