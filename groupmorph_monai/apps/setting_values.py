@@ -14,7 +14,15 @@ from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
 from .suggestions import suggestion
 
-__all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
+__all__ = [
+    "check_settings",
+    "named_settings",
+    "parse_settings",
+    "read_settings",
+    "setting_value",
+    "settings_rows",
+    "settings_table",
+]
 
 _HINT = "see 'groupmorph settings'"
 # Entries of the configs that are chosen by options.
@@ -203,16 +211,24 @@ _UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees"
 def settings_table() -> list[str]:
     """List all settings, one per line: name, unit, range, defaults in the base configs or else in the overlays, and the
     comment of the config."""
+    return [
+        f"{name:28} {unit:8} {values:58} default: {defaults}  # {purpose}"
+        for name, unit, values, defaults, purpose in settings_rows()
+    ]
+
+
+def settings_rows() -> list[tuple[str, str, str, str, str]]:
+    """Return the columns of `settings_table` as text."""
     bases, overlays = _bases(), _overlays()
-    lines = []
+    rows = []
     for name, kind in SETTINGS.items():
         defaults = _defaults(name, bases) or _defaults(name, overlays)
         if defaults.get("evaluate", ()) == defaults.get("inference"):
             defaults.pop("evaluate", None)
         shown = ", ".join(f"{_yaml(value)} ({source})" for source, value in defaults.items())
         unit = next((unit for ending, unit in _UNITS.items() if name.endswith(f"_{ending}")), "-")
-        lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}  # {_comment(name)}")
-    return lines
+        rows.append((name, unit, str(kind), shown, _comment(name)))
+    return rows
 
 
 def _bases() -> dict[str, dict[str, Any]]:
