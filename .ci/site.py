@@ -1,10 +1,16 @@
 """Pages of the documentation that are made from files elsewhere in the repository."""
 
+import argparse
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import architecture
 from mkdocs.structure.files import File
+
+from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.setting_values import settings_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -13,7 +19,7 @@ PAGES = {
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
 }
-PACKAGES = ("space", "probability", "networks", "data", "workflow", "evaluation")
+PACKAGES = ("apps.api", "space", "probability", "networks", "data", "workflow", "evaluation")
 
 
 def on_files(files, config):
@@ -24,6 +30,32 @@ def on_files(files, config):
         files.append(File.generated(config, name, content=text))
     reference = "# Reference\n\n" + "".join(f"::: groupmorph_monai.{package}\n\n" for package in PACKAGES)
     files.append(File.generated(config, "reference.md", content=reference))
+    files.append(File.generated(config, "options.md", content=options()))
+    files.append(File.generated(config, "settings.md", content=settings()))
     files.append(File.generated(config, "architecture.md", content=architecture.page()))
     files.append(File.generated(config, "architecture.svg", content=architecture.drawing()))
     return files
+
+
+def options() -> str:
+    """Return the help of each command as one page."""
+    os.environ["COLUMNS"] = "100"
+    parts = [f"## {parser.prog}\n\n```text\n{parser.format_help()}```\n" for parser in commands(make_parser())]
+    return "\n".join(["# Options of each command\n", *parts])
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from commands(command)
+
+
+def settings() -> str:
+    """Return all settings as one table."""
+    lines = ["# Settings for `--set`\n", "| name | unit | values | default | purpose |", "|---|---|---|---|---|"]
+    for name, *columns in settings_rows():
+        lines.append(" | ".join([f"| `{name}`", *(text.replace("|", "\\|") for text in columns)]) + " |")
+    return "\n".join(lines) + "\n"

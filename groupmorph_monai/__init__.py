@@ -1,8 +1,13 @@
 """GroupMorph: align all K scans of one patient in a common space, with smooth invertible deformations and a verdict."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .apps.api import Registration, register
+
 __version__ = "0.2.0"
 
-__all__ = ["Registration", "__version__", "register"]  # noqa: F822 - imported when first used
+__all__ = ["Registration", "__version__", "register"]
 
 
 def __getattr__(name: str) -> object:

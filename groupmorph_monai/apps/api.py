@@ -76,8 +76,8 @@ class Registration:
         assessor = Assessor(self.series, self.home, overlays, storage)
         warped = self.warped[assessor.compared]
         before = [resample(self.series.frames[k], self.grid) for k in assessor.compared]
-        native, seen = (np.stack(part) for part in zip(*before))
-        covered = seen.all(axis=0) & ~np.isnan(warped).any(axis=0)
+        native, inside = (np.stack(part) for part in zip(*before))
+        covered = inside.all(axis=0) & ~np.isnan(warped).any(axis=0)
         state = self._evaluator.state
         output, item = state.output[0], state.batch[0]  # type: ignore[index]  # ignite declares a number
         return assessor.assess(output, item, native, np.nan_to_num(warped), covered).verdict
@@ -94,6 +94,9 @@ class Registration:
 
         Returns:
             ``(*S)`` on `grid`, NaN (0 for labels) outside the image's field of view.
+
+        Raises:
+            InputError: If there is no such timepoint, or the image is not 3D or not on the grid of its scan.
         """
         if _index(timepoint, "timepoint", "the index of a timepoint") not in range(len(self.transforms)):
             raise InputError(
@@ -122,7 +125,11 @@ class Registration:
         return np.where(covered, values, values.dtype.type(0 if label else np.nan))
 
     def to_folder(self, folder: str | Path) -> None:
-        """Write the same files as ``groupmorph register --output``: images, fields, and the report."""
+        """Write the same files as ``groupmorph register --output``: images, fields, and the report.
+
+        Raises:
+            InputError: If the files cannot be written there.
+        """
         try:
             writer = SeriesWriter(**self._writing, output_dir=str(_path(folder, "folder")))
             writer.started = time.perf_counter() - (self._evaluator.state.times[Events.COMPLETED.name] or 0.0)

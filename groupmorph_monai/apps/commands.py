@@ -83,18 +83,18 @@ def combine(args: argparse.Namespace) -> None:
 
 
 # Settings of series in a folder, and prefixes of the settings of synthetic series.
-_OF_FOLDERS = ("held_out", "phantom_share", "series_description", "split", "validation_fraction")
-_OF_PHANTOMS = ("phantom", "heart", "breast", "thorax")
+_FOLDER_SETTINGS = ("held_out", "phantom_share", "series_description", "split", "validation_fraction")
+_PHANTOM_PREFIXES = ("phantom", "heart", "breast", "thorax")
 
 
 def _check_source(args: argparse.Namespace) -> None:
     """Refuse options and settings of the series in a folder for synthetic series, and vice versa."""
     settings = dict.fromkeys(text.partition("=")[0] for text in args.set)
     if args.phantoms:
-        unused = [f"--set {name}" for name in settings if name in _OF_FOLDERS]
+        unused = [f"--set {name}" for name in settings if name in _FOLDER_SETTINGS]
         unused += ["--series-description"] if args.series_description else []
     elif "phantom_share" not in settings and not args.overlay:
-        unused = [f"--set {name}" for name in settings if name.startswith(_OF_PHANTOMS)]
+        unused = [f"--set {name}" for name in settings if name.startswith(_PHANTOM_PREFIXES)]
     else:
         return
     if unused:

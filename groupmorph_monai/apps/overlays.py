@@ -90,6 +90,9 @@ def check_used(
         files: the config and its overlays, in order.
         where: prefix of error messages.
         values: all settings of the run by name, some of which switch components off.
+
+    Raises:
+        InputError: If a setting has no effect.
     """
     used = used_names(files, values)
     for name in settings:

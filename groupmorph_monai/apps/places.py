@@ -10,7 +10,11 @@ __all__ = ["absolute_paths", "check_current_folder", "check_place", "check_place
 
 
 def check_current_folder() -> None:
-    """Refuse to run in a folder that was removed, as libraries cannot be loaded from there."""
+    """Refuse to run in a folder that was removed, as libraries cannot be loaded from there.
+
+    Raises:
+        InputError: If the current folder does not exist.
+    """
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -23,6 +27,9 @@ def check_place(output: str, inputs: Sequence[str]) -> None:
     Args:
         output: folder for the results.
         inputs: files and folders of files.
+
+    Raises:
+        InputError: If ``output`` is a file, or contains scans.
     """
     folder = os.path.realpath(output)
     if os.path.exists(folder) and not os.path.isdir(folder):
@@ -40,7 +47,11 @@ def check_place(output: str, inputs: Sequence[str]) -> None:
 
 
 def check_place_of_study(output: str, dataset: str) -> None:
-    """Refuse to write into a folder of series, where a later run would read the results as another series."""
+    """Refuse to write into a folder of series, where a later run would read the results as another series.
+
+    Raises:
+        InputError: If the results would be written into the folder of series.
+    """
     folder, root = os.path.realpath(output), os.path.realpath(dataset)
     if folder == root or (folder.startswith(root + os.sep) and not os.path.exists(os.path.join(root, "dataset.json"))):
         raise InputError(f"--output: expected a folder outside --dataset {dataset}, got {output}; choose another")

@@ -51,10 +51,10 @@ def check_options(words: Sequence[str]) -> None:
     if not files:  # named in an --args_file, or missing, which MONAI reports
         return
     content = read_configs(files)
-    known, text = {*inspect.signature(run).parameters, *content}, str(content)
+    names, text = {*inspect.signature(run).parameters, *content}, str(content)
     for name in options:
-        if name.split("#")[0].split("::")[0] not in known and f"@{name}" not in text:
-            cure = suggestion(name, known, "see 'groupmorph settings'", prefix="--")
+        if name.split("#")[0].split("::")[0] not in names and f"@{name}" not in text:
+            cure = suggestion(name, names, "see 'groupmorph settings'", prefix="--")
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
     _check_values({name: text for name, text in options.items() if name in SETTINGS and name in content}, content)
 

@@ -13,14 +13,22 @@ _MODES_OF_COMMANDS = {"modes/sample": "sample", "modes/transport": "transport"}
 
 
 def check_modes(overlays: Sequence[str], purpose: str) -> None:
-    """Refuse the overlays of commands that generate deformations."""
+    """Refuse the overlays of commands that generate deformations.
+
+    Raises:
+        InputError: For such an overlay.
+    """
     for mode, command in _MODES_OF_COMMANDS.items():
         if mode in overlays:
             raise InputError(f"--overlay {mode}: expected an overlay for {purpose}; use groupmorph {command}")
 
 
 def registration(args: argparse.Namespace) -> tuple[tuple[str, list[str], list[str], str | None], dict[str, Any]]:
-    """Translate the options of ``groupmorph register`` into arguments of `checked_run`."""
+    """Translate the options of ``groupmorph register`` into arguments of `checked_run`.
+
+    Raises:
+        InputError: If a mask has no effect.
+    """
     overlays, chosen = list(args.overlay), {}
     check_modes(overlays, "registration")
     if args.reference != "mean":

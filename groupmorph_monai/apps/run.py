@@ -23,7 +23,7 @@ __all__ = ["checked_run", "run_bundle", "split_overlays"]
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
-_LEAST_BODY_VOXELS = 8
+_LEAST_BODY_VOXELS = 8  # of a phantom, between its margins and beyond its motion on both sides
 
 logger = logging.getLogger(__name__)
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns about the way it is called here
@@ -105,7 +105,7 @@ def _check_phantoms(values: Mapping[str, object]) -> None:
             f"--set phantom_size_voxels: expected phantoms that fit into {available_gb:.1f} GB of memory, got {size} "
             f"with {timepoints} timepoints, which need {needed_gb:.1f} GB; choose a smaller size"
         )
-    if motion is not None and min(size) < 2 * motion + 8:
+    if motion is not None and min(size) < 2 * motion + _LEAST_BODY_VOXELS:
         raise InputError(
             f"--set phantom_max_motion_voxels: expected less than half the size of the phantoms, {size}, got {motion:g}"
         )

@@ -14,7 +14,15 @@ from .configs import config_files, overlay_names, read_configs
 from .settings import SETTINGS
 from .suggestions import suggestion
 
-__all__ = ["check_settings", "named_settings", "parse_settings", "read_settings", "setting_value", "settings_table"]
+__all__ = [
+    "check_settings",
+    "named_settings",
+    "parse_settings",
+    "read_settings",
+    "setting_value",
+    "settings_rows",
+    "settings_table",
+]
 
 _HINT = "see 'groupmorph settings'"
 # Entries of the configs that are chosen by options.
@@ -86,7 +94,11 @@ def parse_settings(assignments: Sequence[str], config: str, files: Sequence[str]
 
 
 def read_settings(file: Path, config: str, files: Sequence[str]) -> dict[str, object]:
-    """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``."""
+    """Read a user's own overlay, a YAML file with lines ``NAME: VALUE``, by the same rules as ``--set``.
+
+    Raises:
+        InputError: If the file is not YAML of names and valid values.
+    """
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _Literals)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -130,6 +142,9 @@ def check_settings(values: Mapping[str, object]) -> None:
 
     Args:
         values: all settings of a run, by name.
+
+    Raises:
+        InputError: If they are not.
     """
     value = functools.partial(setting_value, values)
     for low, high, strict in (
@@ -196,16 +211,24 @@ _UNITS = {"voxels": "voxels", "mm": "mm", "radians": "radians", "deg": "degrees"
 def settings_table() -> list[str]:
     """List all settings, one per line: name, unit, range, defaults in the base configs or else in the overlays, and the
     comment of the config."""
+    return [
+        f"{name:28} {unit:8} {values:58} default: {defaults}  # {purpose}"
+        for name, unit, values, defaults, purpose in settings_rows()
+    ]
+
+
+def settings_rows() -> list[tuple[str, str, str, str, str]]:
+    """Return the columns of `settings_table` as text."""
     bases, overlays = _bases(), _overlays()
-    lines = []
+    rows = []
     for name, kind in SETTINGS.items():
         defaults = _defaults(name, bases) or _defaults(name, overlays)
         if defaults.get("evaluate", ()) == defaults.get("inference"):
             defaults.pop("evaluate", None)
         shown = ", ".join(f"{_yaml(value)} ({source})" for source, value in defaults.items())
         unit = next((unit for ending, unit in _UNITS.items() if name.endswith(f"_{ending}")), "-")
-        lines.append(f"{name:28} {unit:8} {kind!s:58} default: {shown}  # {_comment(name)}")
-    return lines
+        rows.append((name, unit, str(kind), shown, _comment(name)))
+    return rows
 
 
 def _bases() -> dict[str, dict[str, Any]]:

@@ -40,6 +40,8 @@ __all__ = [
     "scale",
 ]
 
+_INVERSE_STEPS = 40  # number of fixed-point steps to the inverse of a displacement, twice the default
+
 Case = Mapping[str, Any]  # a series with known motion, see `compare`
 Fields = Tensor | tuple[Tensor, Tensor]
 Method = Callable[[Tensor], Fields]
@@ -184,7 +186,7 @@ def lesion_volume_error_percent(ddf: Tensor, lesions: Tensor) -> float:
 
 
 def _accuracy(case: Case, ddf: Tensor, own_inverse: Tensor | None = None) -> dict[str, float]:
-    inverse = Displacement(40).inverse(ddf[None])[0]
+    inverse = Displacement(_INVERSE_STEPS).inverse(ddf[None])[0]
     voxels = torch.eye(4)
     error = landmark_distances_mm(case["landmarks"], timepoint_transforms(ddf, inverse, voxels))
     row = {
@@ -221,7 +223,7 @@ def compare(
         rows.setdefault("unregistered", []).append(_accuracy(case, identity))
         if "motion" in case:
             rows.setdefault("true motion", []).append(
-                _accuracy(case, Displacement(40).inverse(case["motion"][None])[0])
+                _accuracy(case, Displacement(_INVERSE_STEPS).inverse(case["motion"][None])[0])
             )
         for name, method in methods.items():
             fields, seconds, peak_gb = measure(method, case["image"])

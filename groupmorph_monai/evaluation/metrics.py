@@ -94,6 +94,9 @@ def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
 
     Each timepoint has ``bins`` bins of equal width between two of its percentiles (inside ``mask``), as scans may have
     different scales of intensity. A pair of constant volumes has no mutual information and counts as 0.
+
+    Raises:
+        ValueError: If an intensity is not finite.
     """
     values = _voxels(images, mask)
     if not all(map(torch.isfinite, values.aminmax())):
@@ -128,6 +131,9 @@ def landmark_distances_mm(landmarks_mm: Tensor, transforms: Sequence[Transform])
 
     Returns:
         ``(K * (K - 1), P)`` mm, the ordered pairs i != j with i slowest.
+
+    Raises:
+        ValueError: If the landmarks do not match the transforms.
     """
     number = len(transforms)
     if landmarks_mm.dim() != 3 or landmarks_mm.shape[0] != number or landmarks_mm.shape[2] != 3:
@@ -260,7 +266,11 @@ def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once) 
 def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chunks: Chunks = all_at_once) -> float:
     """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
     and all voxels x whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are no such
-    voxels. Large grids are subsampled to about one million voxels."""
+    voxels. Large grids are subsampled to about one million voxels.
+
+    Raises:
+        ValueError: If the fields differ in shape.
+    """
     _check_field("ddf", ddf)
     _check_field("inverse_ddf", inverse_ddf)
     if ddf.shape != inverse_ddf.shape:

@@ -61,7 +61,11 @@ class MetricsTable:
         self.items: list[Mapping[str, Any]] = []
 
     def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return the series without saved metrics, or the last series if all have them, as an engine needs one."""
+        """Return the series without saved metrics, or the last series if all have them, as an engine needs one.
+
+        Raises:
+            InputError: If there are no series.
+        """
         self.items = list(items)
         if not self.items:
             raise InputError("series: expected at least one, got none; specify a dataset, or set phantoms to 1 or more")

@@ -18,8 +18,8 @@ from ..data.preprocessing.intensities import intensity_range, scaled_to_range
 from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
+from ..space.filters import window_moments
 from ..space.grid import Grid
-from ..space.lattice import window_moments
 from ..space.transforms import Transform, jacobian_determinant
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_VOXELS
@@ -82,13 +82,13 @@ def measure_quality(
             else:
                 numbers.setdefault(name, []).append(value)
         storage.release()
-    return {name: _mean_of_known(values) for name, values in numbers.items()} | lists
+    return {name: _mean_without_nan(values) for name, values in numbers.items()} | lists
 
 
-def _mean_of_known(values: Sequence[float]) -> float:
+def _mean_without_nan(values: Sequence[float]) -> float:
     """Compute the mean of the values that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    finite = [value for value in values if not math.isnan(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _measured(

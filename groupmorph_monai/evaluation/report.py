@@ -152,6 +152,9 @@ def draw_report(
         grid: grid of the volumes.
         title: figure title.
         timepoints: indices of the K timepoints in the series.
+
+    Raises:
+        ValueError: If the volumes differ in shape.
     """
     native, warped, jacobian = (
         np.asarray(volumes[name], dtype=np.float32) for name in ("native", "warped", "jacobian")

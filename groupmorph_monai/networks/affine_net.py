@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..space.alignment import affine_logarithms
-from ..space.lattice import coarsen, gradient, window_normalise
+from ..space.filters import gradient, window_normalise
+from ..space.lattice import coarsen
 from ..space.warping import full_precision, voxel_grid
 from .layers import check_timepoints, init_leaky_relu_layers, leaky_relu
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.lattice import window_mean, window_normalise
+from ..space.filters import window_mean, window_normalise
 from .layers import check_timepoints, cropped, init_leaky_relu_layers, leaky_relu, padded
 
 __all__ = ["GroupSetVAE", "Update", "displace_scriptable", "twice_as_fine"]

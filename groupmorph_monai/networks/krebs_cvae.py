@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.lattice import gaussian_filter
+from ..space.filters import gaussian_filter
 from ..space.warping import full_precision
 from .layers import cropped, init_leaky_relu_layers, leaky_relu, padded, with_mean_of_others
 

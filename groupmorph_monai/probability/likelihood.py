@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..space.chunks import Chunks, all_at_once
-from ..space.lattice import window_mean
+from ..space.filters import window_mean
 from ..space.warping import full_precision
 
 __all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
@@ -247,7 +247,11 @@ class GroupNMI(Likelihood):
         return values, valid
 
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Compute the mean NMI over pairs i != j and batch, a scalar: the log likelihood up to a constant."""
+        """Compute the mean NMI over pairs i != j and batch, a scalar: the log likelihood up to a constant.
+
+        Raises:
+            ValueError: For fewer than two timepoints.
+        """
         timepoints = warped.shape[1]
         if timepoints < 2:
             raise ValueError(f"warped: expected at least 2 timepoints on axis 1, got shape {tuple(warped.shape)}")

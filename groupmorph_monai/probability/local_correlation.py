@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once, total
-from ..space.lattice import gaussian_filter, surrounded, valid_mean, window_mean, window_moments, window_normalise
+from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean, window_moments, window_normalise
 from ..space.warping import full_precision
 from .likelihood import Likelihood, Linearised
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import total
-from ..space.lattice import CosineTransform
+from ..space.cosine_transform import CosineTransform
 from ..space.warping import placed_once
 
 __all__ = ["CodePosterior", "Posterior", "StepPosterior", "matched_smoothing_voxels", "split_parameters"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..space.alignment import Alignment, affine_logarithms
-from ..space.lattice import CosineTransform
+from ..space.cosine_transform import CosineTransform
 from ..space.smoothing import MultiGaussian
 from ..space.warping import full_precision, placed_once
 from .posterior import Posterior

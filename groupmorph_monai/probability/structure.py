@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..space.lattice import gradient, surrounded
+from ..space.filters import gradient, surrounded
 from ..space.warping import full_precision
 from .likelihood import Likelihood
 

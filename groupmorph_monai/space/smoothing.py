@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .chunks import total
-from .lattice import CosineTransform
+from .cosine_transform import CosineTransform
 from .warping import full_precision, placed_once
 
 __all__ = ["MultiGaussian"]

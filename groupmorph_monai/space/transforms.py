@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .filters import gradient
 from .grid import Grid, transform_points
-from .lattice import gradient
 from .warping import multiply_axes, sample
 
 __all__ = [

@@ -248,6 +248,9 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
 
     Returns:
         ``(B, K, D, *size)``, in fine voxels.
+
+    Raises:
+        ValueError: If the size of the field does not match ``factor`` and ``size``.
     """
     expected = tuple(-(-n // factor) for n in size)
     if tuple(field.shape[3:]) != expected:

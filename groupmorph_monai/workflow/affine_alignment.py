@@ -33,6 +33,8 @@ __all__ = [
 LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
 _SEARCH_DEGREES = 15.0  # angle of the search rotations
 _LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
+_KARCHER_STEPS = 50  # maximum number of steps to the mean of maps; a few suffice
+_WEISZFELD_STEPS = 50  # number of steps of Weiszfeld's algorithm to the geometric median of maps
 _MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # number of jointly aligned scans with which each further scan is compared
 
@@ -46,7 +48,7 @@ def centred_maps(maps: Tensor) -> Tensor:
     """Move the common space of maps ``(K, 4, 4)`` to their Karcher mean, where their logarithms have mean 0."""
     if all(torch.equal(m, maps[0]) for m in maps):
         return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
-    for _ in range(50):
+    for _ in range(_KARCHER_STEPS):
         mean = logarithms(maps).mean(dim=0)
         maps = maps @ torch.linalg.matrix_exp(-mean)
         if mean.abs().max() < 1e-11:
@@ -363,7 +365,7 @@ class _Group:
         median = parts.mean(dim=0)
         grid = self.grid(maps, 1, placed)
         corners = _corners(grid)
-        for _ in range(50):  # Weiszfeld's algorithm
+        for _ in range(_WEISZFELD_STEPS):
             distances = ((parts - median) @ corners).norm(dim=1).mean(dim=1)
             weights = 1 / distances.clamp_min(1e-3)
             median = (weights.view(-1, 1, 1) * parts).sum(dim=0) / weights.sum()

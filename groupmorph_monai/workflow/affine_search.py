@@ -8,7 +8,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from ..space.lattice import gradient, window_mean
+from ..space.filters import gradient, window_mean
 
 __all__ = ["Agreement", "Candidate", "ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
 

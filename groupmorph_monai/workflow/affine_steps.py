@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..space.filters import gradient, window_mean
 from ..space.grid import Grid
-from ..space.lattice import gradient, window_mean
 
 __all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
 

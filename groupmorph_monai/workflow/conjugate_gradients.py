@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..space.lattice import CosineTransform
+from ..space.cosine_transform import CosineTransform
 from .evidence import Quadratic
 from .precision import Precision
 

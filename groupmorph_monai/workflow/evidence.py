@@ -9,7 +9,8 @@ from torch import Tensor
 from ..data.storage import IN_MEMORY, Storage
 from ..probability.likelihood import Likelihood, Linearised
 from ..space.field import Field
-from ..space.lattice import coarsen, gradient, restrict
+from ..space.filters import gradient
+from ..space.lattice import coarsen, restrict
 from ..space.warping import displace, displace_observed, upsample_field
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..space.lattice import CosineTransform
+from ..space.cosine_transform import CosineTransform
 from ..space.matrices import cholesky
 from .conjugate_gradients import solve
 from .evidence import Quadratic

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import total
-from ..space.lattice import CosineTransform
+from ..space.cosine_transform import CosineTransform
 from .evidence import Quadratic
 
 __all__ = ["LikeliestWeights", "Precision"]

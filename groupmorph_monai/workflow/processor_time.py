@@ -13,8 +13,8 @@ from statistics import median
 import torch
 
 from ..data.writing.writers import Products
+from ..space.filters import window_mean
 from ..space.grid import Grid
-from ..space.lattice import window_mean
 from .field_inferer import FieldInferer
 from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..space.field import Field
-from ..space.lattice import gaussian_filter
+from ..space.filters import gaussian_filter
 from .evidence import Level
 
 __all__ = ["StaticRegions"]

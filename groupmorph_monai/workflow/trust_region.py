@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ..data.storage import Storage
+from ..space.cosine_transform import CosineTransform
 from ..space.field import Field
-from ..space.lattice import CosineTransform
 from .evidence import Quadratic
 from .precision import Precision
 

@@ -88,10 +88,6 @@ def test_no_expression_names_the_package(bundle):
     assert len(configs) > 30 and not [e for e in expressions(contents) if "groupmorph_monai" in e]
 
 
-def test_several_gpus_import_all_that_one_does(bundle):
-    assert set(load(bundle, "train")["imports"]) <= set(load(bundle, "multi_gpu_train")["imports"])
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_expressions_hold_no_logic(bundle, name):
     for expression in expressions(load(bundle, name)):

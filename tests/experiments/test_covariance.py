@@ -5,7 +5,7 @@ from experiments.covariance import draws, heart_cases, roughness
 from groupmorph_monai.data import HEART_MOTIONS, make_heart
 from groupmorph_monai.probability import Posterior
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
-from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.space.transforms import interpolate
 
 

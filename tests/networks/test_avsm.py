@@ -4,7 +4,8 @@ import torch
 from groupmorph_monai.networks import AffineNet, MomentumNet
 from groupmorph_monai.probability import MomentumNorm, Posterior, split_parameters
 from groupmorph_monai.space import AffineFlow, MultiGaussian, ReferenceAlignment, ScalingAndSquaring, compose
-from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
+from groupmorph_monai.space.cosine_transform import CosineTransform
+from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import NetworkPasses, RegistrationInferer
 
 

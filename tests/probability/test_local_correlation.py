@@ -5,7 +5,7 @@ from scipy.ndimage import binary_dilation
 from scipy.ndimage import gaussian_filter as scipys_gaussian
 
 from groupmorph_monai.probability import GaussianCorrelation, LocalCorrelation, WindowCorrelation
-from groupmorph_monai.space.lattice import gaussian_filter, gradient
+from groupmorph_monai.space.filters import gaussian_filter, gradient
 
 
 def volumes(timepoints=3, size=(11, 9, 10), sigma=0.0, seed=0):

@@ -4,7 +4,7 @@ from contracts import dense_laplacian
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from groupmorph_monai.probability import FluidPrior, Posterior, TemporalPrior, UnitGaussian
-from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.space.cosine_transform import CosineTransform
 
 SIZE = (3, 4, 2)
 

@@ -19,7 +19,9 @@ from groupmorph_monai.space import (
     RungeKutta4,
     ScalingAndSquaring,
 )
-from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter, gradient, restrict, window_mean
+from groupmorph_monai.space.cosine_transform import CosineTransform
+from groupmorph_monai.space.filters import gaussian_filter, gradient, window_mean
+from groupmorph_monai.space.lattice import restrict
 from groupmorph_monai.space.smoothing import MultiGaussian
 from groupmorph_monai.workflow.precision import Precision
 

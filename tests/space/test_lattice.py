@@ -4,7 +4,9 @@ from contracts import dense_laplacian
 from torch.nn import functional as F
 
 from groupmorph_monai.space import upsample_field
-from groupmorph_monai.space.lattice import CosineTransform, coarsen, gradient, restrict, window_mean
+from groupmorph_monai.space.cosine_transform import CosineTransform
+from groupmorph_monai.space.filters import gradient, window_mean
+from groupmorph_monai.space.lattice import coarsen, restrict
 
 SIZE = (9, 7, 5)
 

@@ -16,7 +16,7 @@ from groupmorph_monai.space import (
     ReferenceAlignment,
     ScalingAndSquaring,
 )
-from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import (
     LikeliestWeights,
     NetworkPasses,

@@ -5,7 +5,7 @@ import torch
 
 from groupmorph_monai.probability import FluidPrior, SquaredError
 from groupmorph_monai.space import Field, FlowSequence, ScalingAndSquaring
-from groupmorph_monai.space.lattice import CosineTransform
+from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.workflow import Refinement
 from groupmorph_monai.workflow.posterior_draws import _TAILS
 

@@ -11,7 +11,8 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import folding_percent, landmark_distances_mm
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation
 from groupmorph_monai.space import Field, FlowSequence, MeanAlignment
-from groupmorph_monai.space.lattice import CosineTransform, gaussian_filter
+from groupmorph_monai.space.cosine_transform import CosineTransform
+from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.space.transforms import interpolate
 from groupmorph_monai.workflow import LikeliestWeights, Refinement, Schedule, timepoint_transforms
 from groupmorph_monai.workflow.conjugate_gradients import ascent, solve

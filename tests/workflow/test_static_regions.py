@@ -7,7 +7,7 @@ from refinements import STATIC, displacement, refinement, restart
 
 from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import Field
-from groupmorph_monai.space.lattice import gaussian_filter
+from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import Refinement
 
 

@@ -22,7 +22,11 @@ def folder_name(name: str) -> str:
 
 
 def check_folder_name(name: str) -> None:
-    """Refuse a name that some file systems do not allow for a folder."""
+    """Refuse a name that some file systems do not allow for a folder.
+
+    Raises:
+        InputError: For such a name.
+    """
     if not _NAME.fullmatch(name):
         raise InputError(f"name: expected a folder name of letters, digits, spaces and . _ - + @, got {name!r}")
 
@@ -33,6 +37,9 @@ def check_exist(column: str, files: Sequence[str]) -> None:
     Args:
         column: name of the column or option that lists the files.
         files: paths to check.
+
+    Raises:
+        InputError: If a path does not exist.
     """
     for name in files:
         if not os.path.exists(name):
@@ -40,7 +47,11 @@ def check_exist(column: str, files: Sequence[str]) -> None:
 
 
 def check_apart(files: Sequence[str], output: str | Path) -> None:
-    """Refuse scans inside the output folder and vice versa, as a later run could read results as scans."""
+    """Refuse scans inside the output folder and vice versa, as a later run could read results as scans.
+
+    Raises:
+        InputError: If a scan is inside the output folder, or the other way round.
+    """
     check_place(str(output), files)
     root = Path(output).resolve()
     for name in files:
@@ -59,6 +70,9 @@ def check_scans(files: Sequence[str], description: str | None = None, reference:
 
     Returns:
         The number of scans; 0 if it is unknown.
+
+    Raises:
+        InputError: If there are fewer than two scans, or no scan has the index ``reference``.
     """
     try:
         count = len(header_grids(files, description))

@@ -127,7 +127,11 @@ def connect(address: str) -> "Client":
 
 
 def open_cluster(args: argparse.Namespace, resources: Resources) -> "Cluster":
-    """Start the workers, on this machine or as jobs of a queue."""
+    """Start the workers, on this machine or as jobs of a queue.
+
+    Raises:
+        InputError: If jobs cannot be submitted to the queue.
+    """
     if not args.jobqueue:
         from distributed import LocalCluster
 

@@ -125,7 +125,7 @@ def _attempts(
         started, failed = time.monotonic(), 0
         for done, (n, status) in enumerate(run([json.dumps(job) for job in jobs]), 1):
             if isinstance(status, Exception):
-                status = _given_up(cohort, jobs[n], status)
+                status = _record_lost_series(cohort, jobs[n], status)
             failed += status["state"] == "failed"
             minutes = (time.monotonic() - started) / 60
             log_file = cohort.failed(status["name"]) / LOG
@@ -147,7 +147,7 @@ def _run_locally(lines: Sequence[str]) -> Iterator[Ended]:
             yield n, error
 
 
-def _given_up(cohort: CohortFolder, job: Job, error: Exception) -> Status:
+def _record_lost_series(cohort: CohortFolder, job: Job, error: Exception) -> Status:
     """Record the failure of a series whose worker died."""
     status: Status = {
         "name": job["name"],

@@ -24,7 +24,7 @@ OPTIONS: dict[str, object] = {
     "images": [],
 }
 # Keys that MONAI Label's server and clients add to a request.
-_OF_THE_SERVER = {
+_SERVER_KEYS = {
     *("model", "image", "description", "device", "client_id", "session", "session_id", "save_label", "label_tag"),
     *("timeout", "logging", "label", "result_extension", "result_dtype", "result_compress", "user"),
 }
@@ -41,7 +41,7 @@ def register_arguments(request: Mapping[str, Any]) -> list[str]:
         InputError: If an option is unknown, an overlay is not shipped, or the result format is not NIfTI.
     """
     for name in request:
-        if name not in OPTIONS and name not in _OF_THE_SERVER:
+        if name not in OPTIONS and name not in _SERVER_KEYS:
             cure = suggestion(name, OPTIONS, f"the options are {', '.join(OPTIONS)}")
             raise InputError(f"params: expected the name of an option, got {name!r}; {cure}")
     for name in ("image", "mask"):
@@ -71,6 +71,9 @@ def series_of(request: Mapping[str, Any], image_file: Callable[[str], str]) -> l
 
     Args:
         image_file: returns the file of an image by its name in the datastore, or "" if there is none.
+
+    Raises:
+        InputError: If the request names no image, or an image that is not in the datastore.
     """
     names = request.get("images") or []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):

@@ -22,6 +22,7 @@ from ..compare import lesion_volume_error_percent
 
 __all__ = ["FieldTransform", "curve_roughness_percent", "measure", "true_points_mm"]
 
+_INVERSE_STEPS = 60  # number of fixed-point steps to the inverse of a map
 _TRUE_POINTS = 4000  # number of points at which the error of a phantom is measured
 _QUANTILES = np.linspace(0, 1, 201)  # quantiles of the errors, stored for the figures
 
@@ -49,7 +50,7 @@ class _Inverse(Transform):
 
     def __call__(self, points: Tensor) -> Tensor:
         y = points
-        for _ in range(60):
+        for _ in range(_INVERSE_STEPS):
             y = points - (self.transform(y) - y)
         return y
 

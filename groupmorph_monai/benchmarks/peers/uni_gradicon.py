@@ -24,6 +24,9 @@ def uni_gradicon(images: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
     optimization by LNCC.
 
     Weights are read from ``UNIGRADICON_WEIGHTS``, or from the package's download path.
+
+    Raises:
+        MissingError: If there are no weights at this path.
     """
     weights = Path(os.environ.get("UNIGRADICON_WEIGHTS", _WEIGHTS))
     if not weights.is_file():

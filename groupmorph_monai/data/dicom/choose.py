@@ -115,11 +115,11 @@ class Stack:
 
 def make_stacks(planes: Mapping[Source, Sequence[Plane]]) -> list[Stack]:
     """Make stacks, in the order of their series numbers."""
-    stacks = _join_slices(_join_moved([Stack(source, members) for source, members in planes.items()]))
+    stacks = _join_slices(_join_tilted([Stack(source, members) for source, members in planes.items()]))
     return sorted(stacks, key=lambda stack: (stack.source.number, stack.source.description, stack.source.image_type))
 
 
-def _join_moved(stacks: Sequence[Stack]) -> list[Stack]:
+def _join_tilted(stacks: Sequence[Stack]) -> list[Stack]:
     """Join stacks of one series that differ only in orientation, by no more than a patient moves: the scanner followed
     the patient."""
     groups: defaultdict[Source, list[list[Stack]]] = defaultdict(list)

@@ -70,6 +70,9 @@ def write_parametric_maps(series: Series, maps: Mapping[str, np.ndarray], home: 
         series: returned by `read_dicom`.
         maps: ``(*S)`` on the grid of scan ``home``, by name: "ktrans", or "jacobian_02" of timepoint 2.
         folder: existing folder for the files.
+
+    Raises:
+        ValueError: For the name of an unknown map.
     """
     uid, organisation, base = generate_uid(), generate_uid(), series.dicom_slices[home][0]
     affine = LPS_TO_RAS @ series.frames[home].affine

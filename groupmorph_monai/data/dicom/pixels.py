@@ -23,6 +23,9 @@ def read_voxels(volumes: Sequence[Volume]) -> list[np.ndarray]:
     are comparable only after division by this and the private scale slope. If these differ between slices of one image
     type, all are converted to the scale of the first (Chenevert et al., Errors in quantitative image analysis due to
     platform-dependent image scaling, Transl. Oncol. 7, 2014, Eq. 1).
+
+    Raises:
+        InputError: If a slope or intercept is not finite.
     """
     for plane in (plane for volume in volumes for plane in volume):
         if not math.isfinite(plane.scaling.slope + plane.scaling.intercept):

@@ -25,6 +25,7 @@ __all__ = [
 
 # (Ktrans 1/min, ve) of lesions, named after the course of their curves after the first minutes (Kuhl et al. 1999).
 LESION_KINETICS = {"persistent": (0.06, 0.90), "plateau": (0.16, 0.50), "washout": (0.60, 0.30)}
+_INVERSE_STEPS = 60  # number of fixed-point steps from a point of the template to its position at a timepoint
 # T10 (s), proton density, Ktrans (1/min), ve, vp: normal tissue at 3 T.
 _TISSUES = {
     "fat": (0.38, 1.0, 0.003, 0.10, 0.005),
@@ -147,7 +148,7 @@ def follow(ddf: Tensor, points: Tensor) -> Tensor:
     """Map template ``points`` ``(P, 3)`` to the timepoint: solve ``y + ddf(y) = p`` by fixed-point iteration."""
     target = points.T[None, :, :, None, None]
     y = target
-    for _ in range(60):
+    for _ in range(_INVERSE_STEPS):
         y = target - sample(ddf[None], y)
     return y[0, :, :, 0, 0].T
 

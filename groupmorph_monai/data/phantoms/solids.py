@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...space.chunks import total
-from ...space.lattice import gaussian_filter
+from ...space.filters import gaussian_filter
 from ...space.warping import sample
 
 __all__ = ["Lattice", "ellipsoid_depth", "noise_lattice", "ramp"]

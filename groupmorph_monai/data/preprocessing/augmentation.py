@@ -10,7 +10,7 @@ from monai.transforms import MapTransform, RandAffine, RandomizableTransform
 from scipy.ndimage import distance_transform_edt
 
 from ...errors import InputError
-from ...space.lattice import gaussian_filter
+from ...space.filters import gaussian_filter
 from ...space.warping import displace, voxel_grid
 
 __all__ = ["RandAffineMotiond", "RandContrastd", "RandMotiond", "RandSurfaced", "RandTimepointsd"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...space.transforms import AffineTransform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
-from .resampling import SAME_GRID_MM
+from .resampling import FULLY_VALID, SAME_GRID_MM
 
 __all__ = ["CorrectFadingd", "end_gains"]
 
@@ -159,7 +159,7 @@ def _sampled(volume: np.ndarray, voxels: Tensor) -> np.ndarray:
 
 def _measured(frame: Frame, voxels: Tensor) -> np.ndarray:
     inside_mask = frame.grid.covers(voxels).numpy()
-    return inside_mask if frame.valid is None else inside_mask & (_sampled(frame.valid, voxels) > 0.999)
+    return inside_mask if frame.valid is None else inside_mask & (_sampled(frame.valid, voxels) > FULLY_VALID)
 
 
 def _log_gain(logarithms: np.ndarray, inside: np.ndarray, slices: np.ndarray, number: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
 
 __all__ = [
+    "FULLY_VALID",
     "LEAST_VOXELS",
     "SAME_GRID_MM",
     "refined_voxels",
@@ -27,6 +28,7 @@ __all__ = [
     "working_grid",
 ]
 
+FULLY_VALID = 0.999  # interpolated validity above which all contributing voxels are valid, as 1 is rounded
 LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
@@ -164,7 +166,7 @@ def resample(
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
         inside_mask = frame.grid.covers(voxels)
         if valid is not None:  # only if all voxels that contribute to a value are valid
-            inside_mask &= interpolate(valid, voxels)[..., 0] > 0.999
+            inside_mask &= interpolate(valid, voxels)[..., 0] > FULLY_VALID
         covered[rows] = inside_mask.numpy()
     return values, covered
 
@@ -248,7 +250,7 @@ def _refined(frame: Frame, spacing: np.ndarray) -> Frame:
     for axis, factor in enumerate(factors):
         if factor > 1:
             data = _finer(data, axis, factor, order=3)
-            valid = None if valid is None else _finer(valid.astype(np.float32), axis, factor, order=1) > 0.999
+            valid = None if valid is None else _finer(valid.astype(np.float32), axis, factor, order=1) > FULLY_VALID
     return replace(frame, data=data.clip(least, greatest), affine=frame.affine / np.append(factors, 1), valid=valid)
 
 

@@ -52,7 +52,11 @@ def _pair(header: Path) -> bool:
 
 
 def dicom_reader(path: Path) -> ModuleType:
-    """Import the DICOM reader, which needs pydicom."""
+    """Import the DICOM reader, which needs pydicom.
+
+    Raises:
+        InputError: If pydicom is not installed.
+    """
     try:
         from .. import dicom
     except ImportError as error:
@@ -63,7 +67,11 @@ def dicom_reader(path: Path) -> ModuleType:
 
 
 def list_series(files: Sequence[str | Path], description: str | None = None) -> tuple[str, InputError | None]:
-    """Describe the series of a DICOM study, one per line, and why none can be aligned; see `list_dicom`."""
+    """Describe the series of a DICOM study, one per line, and why none can be aligned; see `list_dicom`.
+
+    Raises:
+        InputError: If there is no DICOM file.
+    """
     paths = dicom_paths(files)
     if not paths:
         for path in files:

@@ -65,7 +65,11 @@ def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
 
 def check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
     """Refuse values that nibabel would replace by a guess: an infinite scale, an unknown code or handedness, or missing
-    voxel sizes without sform."""
+    voxel sizes without sform.
+
+    Raises:
+        InputError: For such values.
+    """
     with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)
     if np.isinf(header["scl_slope"]):

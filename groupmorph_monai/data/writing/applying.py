@@ -41,6 +41,9 @@ def apply_field(field_path: str | Path, image: str | Path | Frame, nearest: bool
         field_path: a written field, whose resampling grid is the output grid.
         image: image on any grid, in the world coordinates of timepoint KK.
         nearest: use nearest-neighbour interpolation, for label maps; keeps the dtype.
+
+    Raises:
+        InputError: If the image does not overlap the field.
     """
     field = read_field(field_path)
     image = image if isinstance(image, Frame) else read_image(image, labels=nearest)
@@ -108,6 +111,9 @@ def apply_field_to_points(field_path: str | Path, points_mm: np.ndarray, name: s
         field_path: a written field.
         points_mm: ``(P, 3)``, RAS mm.
         name: name of their file, for messages.
+
+    Raises:
+        InputError: If coordinates are not finite or not plausible as mm.
     """
     field = read_field(field_path)
     points = torch.as_tensor(np.asarray(points_mm, dtype=np.float64))

@@ -65,7 +65,11 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
 
 
 def resampling_grid(path: str | Path) -> Grid:
-    """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own."""
+    """Read the grid on which images are resampled with a field: the one stored in the file, or the field's own.
+
+    Raises:
+        InputError: If the field is on a coarse lattice and the file does not contain the grid of the scan.
+    """
     header = _load(path).header
     for extension in header.extensions:
         text = extension.get_content()
@@ -112,7 +116,11 @@ def _load(path: str | Path) -> nib.Nifti1Pair:
 
 
 def read_field(path: str | Path) -> DenseTransform:
-    """Read a field, extrapolated by its border values. Its inverse is another file, with another grid."""
+    """Read a field, extrapolated by its border values. Its inverse is another file, with another grid.
+
+    Raises:
+        InputError: If the file contains no field of plausible size.
+    """
     try:
         image = _load(path)
         shape, kind = image.shape, image.get_data_dtype()

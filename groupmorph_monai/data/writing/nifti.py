@@ -37,6 +37,9 @@ def nifti_image(
             code for scanner coordinates is used.
         frame_time: time between the volumes of a 4D image; None for no time.
         timed: header that defines the unit of the frame time; without it, the unit is seconds.
+
+    Raises:
+        InputError: If the axes are not orthogonal.
     """
     if is_sheared(affine):
         raise InputError(
@@ -97,7 +100,11 @@ def check_finite(values: np.ndarray, name: str | Path, what: str, cure: str) -> 
 
 
 def write_image(frame: Frame, path: str | Path) -> None:
-    """Write a 3D NIfTI atomically. Data types that not all NIfTI readers support are converted."""
+    """Write a 3D NIfTI atomically. Data types that not all NIfTI readers support are converted.
+
+    Raises:
+        InputError: If the name does not end in .nii or .nii.gz.
+    """
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"--output: expected a name that ends in .nii or .nii.gz, got {path}; rename it")

@@ -175,6 +175,9 @@ def write_registration(
 
     Returns:
         The volumes, the kinetics, and the names of the files.
+
+    Raises:
+        ValueError: If series and transforms differ in number.
     """
     count, grid = len(series.frames), series.frames[home].grid
     if len(transforms) != count:

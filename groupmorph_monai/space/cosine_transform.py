@@ -1,0 +1,59 @@
+"""Cosine transform, which diagonalises the Laplacian of a voxel grid."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .chunks import total
+from .warping import full_precision, multiply_axes, placed_once
+
+__all__ = ["CosineTransform"]
+
+
+def _cosines(n: int) -> Tensor:
+    """Return the orthonormal DCT-II matrix, ``(n, n)`` float64, a cosine per row."""
+    m = torch.arange(n, dtype=torch.float64)
+    matrix = math.sqrt(2 / n) * torch.cos(math.pi * m[:, None] * (2 * m + 1) / (2 * n))
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+class CosineTransform:
+    """Orthonormal cosine transform (DCT-II) over the last axes, which diagonalises the Laplacian of a grid with free
+    borders. Implemented as matrix products: fields are short along each axis, and a product is one call on any device.
+
+    Args:
+        size: size of the grid, in voxels.
+        like: tensor with the dtype and device of the matrices.
+    """
+
+    def __init__(self, size: Sequence[int], like: Tensor):
+        self._matrices = [placed_once(_cosines, n, like=like) for n in size]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Transform ``x`` ``(..., *S)`` to coefficients of the same shape."""
+        return self._apply(x, self._matrices)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Transform coefficients ``(..., *S)`` back."""
+        return self._apply(x, [m.T for m in self._matrices])
+
+    @staticmethod
+    @full_precision
+    def _apply(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        return multiply_axes(x, matrices)
+
+    @staticmethod
+    def laplacian(size: Sequence[int]) -> Tensor:
+        """Return the eigenvalues of ``L = D - A``, the sums over the axes of ``2 - 2 cos(pi m / n)``, ``(*S)``
+        float64."""
+        lines = [2 - 2 * torch.cos(math.pi * torch.arange(n, dtype=torch.float64) / n) for n in size]
+        return total(torch.meshgrid(lines, indexing="ij"))
+
+    @staticmethod
+    def diagonal(spectrum: Tensor) -> Tensor:
+        """Compute the diagonal, ``(*S)``, of the matrix whose eigenvalues in cosine coordinates are ``spectrum``,
+        ``(*S)``."""
+        return CosineTransform._apply(spectrum, [_cosines(n).square().T.to(spectrum) for n in spectrum.shape])
