@@ -53,7 +53,7 @@ class NegativeELBO(nn.Module):
         Args:
             registration: an inferer's result. If it contains ``covered``, only these voxels of ``warped`` count; if
                 it contains ``backward_pairs`` and ``backward_covered``, the likelihood is the mean of the likelihoods
-                in the common space and in each timepoint's own space.
+                in the common space and in each timepoint's own space. ``times``, ``(B, K)``, are for temporal priors.
             target: the structure's surfaces, in the format of `SurfaceDistance`.
 
         Returns:
@@ -65,9 +65,10 @@ class NegativeELBO(nn.Module):
             likelihood = 0.5 * (
                 likelihood + self.likelihood(registration["backward_pairs"], registration["backward_covered"])
             )
+        parameters = registration["z_mean"], registration["z_log_variance"]
         terms = {
             "log_likelihood": likelihood,
-            "kl": self.prior(registration["z_mean"], registration["z_log_variance"], self.posterior),
+            "kl": self.prior(*parameters, self.posterior, registration.get("times")),
         }
         if self.surfaces is not None and target is not None:
             surfaces = self.surfaces(registration["ddf"], registration["inverse_ddf"], target)

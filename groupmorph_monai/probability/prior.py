@@ -27,11 +27,16 @@ __all__ = [
 ]
 
 
+_SHORTEST_INTERVAL = 0.1  # of the mean interval of a series; shorter ones would fix the motion between two timepoints
+
+
 class Prior(ABC):
     """Base class of priors p(z)."""
 
     @abstractmethod
-    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+    def __call__(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss term, a scalar: the KL divergence of the posterior q from the prior, or -log p of a point
         estimate, averaged over timepoints and batch.
 
@@ -40,6 +45,7 @@ class Prior(ABC):
             log_variance: log variance of q, ``(B, K, C, *S)``; priors of point estimates ignore it.
             posterior: distribution that the two parameterise; None is `Posterior` without smoothing. Only priors of
                 velocities that have a variance use it.
+            times: acquisition times in any unit, ``(B, K)``; None if they are unknown. Only temporal priors use them.
         """
 
 
@@ -151,7 +157,9 @@ class FluidPrior(VelocityPrior):
         log_smoothing = Posterior(smoothing_voxels).spectrum(size).log().sum().item()
         return torch.tensor(math.prod(size) + self.log_determinant(size) + 2 * log_smoothing, dtype=torch.float64)
 
-    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+    def __call__(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss term, a scalar: the KL averaged over voxels, timepoints and batch, summed over components.
 
         Eq. 7 adds the KL summed over voxels to a mean NMI in [0, 1]: taken literally, the KL dominates by a factor of
@@ -164,11 +172,12 @@ class FluidPrior(VelocityPrior):
 class TemporalPrior(FluidPrior):
     """`FluidPrior` with temporal smoothness, for series in temporal order (4D smoothness, GroupMorph, Section 6).
 
-    The precision is ``Lambda + lambda_t L_t``, where L_t is the Laplacian of the chain of K timepoints. It is diagonal
-    in cosine coordinates over K and space, which keeps the KL in closed form.
+    The precision is ``Lambda + lambda_t L_t``, where L_t is the weighted Laplacian of the chain of K timepoints. The
+    weight of the difference between consecutive timepoints is the mean interval of the series divided by theirs, so
+    that the variance of the difference is proportional to the time between them.
 
     Args:
-        lambda_t: weight of the squared differences between the fields of timepoints k and k + 1.
+        lambda_t: weight of the squared differences between the fields of timepoints k and k + 1 a mean interval apart.
         **weights: weights of `FluidPrior`.
     """
 
@@ -178,39 +187,65 @@ class TemporalPrior(FluidPrior):
             raise ValueError(f"lambda_t: expected 0 or more, got {lambda_t}")
         self.lambda_t = float(lambda_t)
 
-    def _spectrum(self, timepoints: int, size: Sequence[int]) -> Tensor:
-        """Return the precision's eigenvalues over K and space, ``(K, *S)`` float64."""
-        temporal = CosineTransform.laplacian((timepoints,)).view(-1, *[1] * len(size))
-        return self.spectrum(size) + self.lambda_t * temporal
-
-    def energy(self, z: Tensor) -> Tensor:
+    def energy(self, z: Tensor, times: Tensor | None = None) -> Tensor:
         """Compute ``z^T (Lambda + lambda_t L_t) z`` of a series, divided equally among its timepoints: ``(B, K, D,
-        *S)`` to ``(B, K, D)``."""
-        series = z.transpose(1, 2)  # (B, D, K, *S)
-        coefficients = CosineTransform(series.shape[2:], z)(series)
-        spectrum = placed_once(self._spectrum, z.shape[1], z.shape[3:], like=z)
-        total = (spectrum * coefficients.square()).flatten(2).sum(dim=2)
+        *S)`` to ``(B, K, D)``; times as in `Prior`."""
+        weights = z.new_tensor(_interval_weights(z.shape[:2], times)).unsqueeze(2)
+        between = weights * z.diff(dim=1).square().flatten(3).sum(dim=3)
+        total = super().energy(z).sum(dim=1) + self.lambda_t * between.sum(dim=1)
         return (total / z.shape[1]).unsqueeze(1).expand(-1, z.shape[1], -1)
 
-    def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+    def kl(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
         """Compute ``KL(q || p)`` of the series, divided equally among its timepoints; arguments as in
-        `FluidPrior.kl`."""
-        timepoints, size = mean.shape[1], mean.shape[3:]
-        arguments = timepoints, size, (posterior or Posterior()).smoothing_voxels
-        makers = self._diagonal_of_series, self._constant_of_series
-        diagonal, constant = (placed_once(make, *arguments, like=mean) for make in makers)
-        trace = (diagonal.unsqueeze(1) * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
-        return 0.5 * (trace.mean(dim=1, keepdim=True) + self.energy(mean) - constant).sum(dim=2)
+        `FluidPrior.kl`, and times as in `Prior`."""
+        size, smoothing_voxels = mean.shape[3:], (posterior or Posterior()).smoothing_voxels
+        weights = _interval_weights(mean.shape[:2], times)
+        diagonal, constant = (
+            torch.stack([placed_once(make, tuple(w), size, smoothing_voxels, like=mean) for w in weights])
+            for make in (self._diagonal_of_series, self._constant_of_series)
+        )
+        trace = (diagonal.unsqueeze(2) * log_variance.exp() - log_variance).flatten(3).sum(dim=3)
+        energy = self.energy(mean, times)
+        return 0.5 * (trace.mean(dim=1, keepdim=True) + energy - constant.view(-1, 1, 1)).sum(dim=2)
 
-    def _diagonal_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
+    def _diagonal_of_series(self, weights: Sequence[float], size: Sequence[int], smoothing_voxels: float) -> Tensor:
         """Compute the diagonal of ``C^T (Lambda + lambda_t L_t) C``, ``(K, *S)``."""
-        smoothing = Posterior(smoothing_voxels).spectrum(size)
-        return CosineTransform.diagonal(self._spectrum(timepoints, size) * smoothing.square())
+        smoothing = CosineTransform.diagonal(Posterior(smoothing_voxels).spectrum(size).square())
+        degrees = _chain_laplacian(weights).diagonal().view(-1, *[1] * len(size))
+        return self._diagonal(size, smoothing_voxels) + self.lambda_t * degrees * smoothing
 
-    def _constant_of_series(self, timepoints: int, size: Sequence[int], smoothing_voxels: float) -> Tensor:
-        spectrum, smoothing = self._spectrum(timepoints, size), Posterior(smoothing_voxels).spectrum(size)
-        log_determinant = _log_determinant(spectrum) / timepoints
-        return torch.tensor(math.prod(size) + log_determinant + 2 * smoothing.log().sum().item(), dtype=torch.float64)
+    def _constant_of_series(self, weights: Sequence[float], size: Sequence[int], smoothing_voxels: float) -> Tensor:
+        """Compute the constant of `FluidPrior`'s KL for a series, divided equally among its timepoints."""
+        temporal = torch.linalg.eigvalsh(_chain_laplacian(weights)).clamp_min(0).view(-1, *[1] * len(size))
+        log_determinant = _log_determinant(self.spectrum(size) + self.lambda_t * temporal) / len(temporal)
+        log_smoothing = Posterior(smoothing_voxels).spectrum(size).log().sum().item()
+        return torch.tensor(math.prod(size) + log_determinant + 2 * log_smoothing, dtype=torch.float64)
+
+    def __call__(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss term of `FluidPrior` for series acquired at ``times``."""
+        return self.kl(mean, log_variance, posterior, times).mean() / math.prod(mean.shape[3:])
+
+
+def _interval_weights(shape: Sequence[int], times: Tensor | None) -> list[list[float]]:
+    """Divide the mean interval of each series by its intervals: ``(B, K)`` to ``(B, K - 1)``."""
+    batch, timepoints = shape
+    if times is None:
+        times = torch.arange(timepoints).expand(batch, -1)
+    intervals = times.double().diff(dim=1)
+    mean = intervals.mean(dim=1, keepdim=True)
+    # Equal times, such as those of the phases of one scan, are no order in time.
+    relative = torch.where(mean > 0, intervals / mean, 1.0).clamp_min(_SHORTEST_INTERVAL)
+    return relative.reciprocal().tolist()
+
+
+def _chain_laplacian(weights: Sequence[float]) -> Tensor:
+    """Return the Laplacian of a chain whose edges have ``weights``, ``(K, K)`` float64."""
+    incidence = torch.eye(len(weights) + 1, dtype=torch.float64).diff(dim=0)
+    return incidence.T @ (torch.tensor(weights, dtype=torch.float64).unsqueeze(1) * incidence)
 
 
 class UnitGaussian(Prior):
@@ -228,7 +263,9 @@ class UnitGaussian(Prior):
         """
         return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).flatten(2).sum(dim=2)
 
-    def __call__(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+    def __call__(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss term, a scalar: the KL averaged over timepoints and batch."""
         return self.kl(mean, log_variance).mean()
 
@@ -258,7 +295,13 @@ class MomentumNorm(VelocityPrior):
         # Per voxel of the mean; on a lattice each voxel represents ``step**D`` voxels of the image.
         return [self.weight * step ** len(size) / max(size) ** 2 / filter_spectrum]
 
-    def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
+    def __call__(
+        self,
+        mean: Tensor,
+        log_variance: Tensor | None = None,
+        posterior: Posterior | None = None,
+        times: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss term of momenta ``(B, K, D, *S)``, voxels: a scalar, the mean over timepoints and batch."""
         return self.weight * (mean * self.smoothing(mean)).sum(dim=2).mean() / max(mean.shape[3:]) ** 2
 
@@ -275,12 +318,18 @@ class AffineNorm(Prior):
         self.alignment = alignment
 
     @full_precision
-    def __call__(self, mean: Tensor, log_variance: Tensor | None = None, posterior: Posterior | None = None) -> Tensor:
+    def __call__(
+        self,
+        mean: Tensor,
+        log_variance: Tensor | None = None,
+        posterior: Posterior | None = None,
+        times: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss term, a scalar: the mean over ordered pairs of timepoints and batch.
 
         Args:
             mean: logarithms of the maps, summed over all passes, ``(B, K, 12, 1, 1, 1)``, see `affine_logarithms`.
-            log_variance, posterior: as in `Prior`.
+            log_variance, posterior, times: as in `Prior`.
         """
         logarithms = affine_logarithms(self.alignment.constrain(mean).flatten(2))
         to_each, from_each = torch.linalg.matrix_exp(logarithms), torch.linalg.matrix_exp(-logarithms)

@@ -24,6 +24,7 @@ class InfererOptions(TypedDict):
     coverage: NotRequired[Tensor]
     mask: NotRequired[Tensor]
     initial: NotRequired[Tensor]
+    times: NotRequired[Tensor]
 
 
 def prepare_series(
@@ -33,8 +34,8 @@ def prepare_series(
 
     Returns:
         The images; ``points`` and ``distance`` of the surfaces, or None; positional arguments, none; and keyword
-        arguments of `RegistrationInferer`: ``one_header`` and, if the batch has them, ``coverage``, ``mask`` and
-        ``initial``, the logarithms of the initial transforms in voxels.
+        arguments of inferers: ``one_header`` and, if the batch has them, ``coverage``, ``mask``, ``initial``, the
+        logarithms of the initial transforms in voxels, and ``times`` for training.
     """
     tensors = {
         key: as_images(batch[key]).to(device=device, non_blocking=non_blocking, **kwargs)
@@ -47,6 +48,8 @@ def prepare_series(
         options["coverage"] = tensors["coverage"]
     if "mask" in tensors:
         options["mask"] = tensors["mask"]
+    if "times" in batch:
+        options["times"] = batch["times"]
     if "initial" in batch:
         maps = affine_in_voxels(batch["initial"], batch["affine"].unsqueeze(1))
         options["initial"] = logarithms(maps.flatten(0, 1)).view(maps.shape)

@@ -117,29 +117,35 @@ class TrainingInferer(Inferer):
         super().__init__()
         self.registration, self.comparisons = registration, dict(comparisons or {})
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Mapping[str, Tensor | Steps]:
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *args: Any, times: Tensor | None = None, **kwargs: Any
+    ) -> Mapping[str, Tensor | Steps]:
         """Register a batch.
 
         Args:
             inputs: ``(B, K, *S)``, intensities in [0, 1].
             network: network to train.
+            times: acquisition times, ``(B, K)``, for temporal priors.
 
         Returns:
-            The output of `RegistrationInferer.warped` and the entries that the comparisons add.
+            The output of `RegistrationInferer.warped`, the entries that the comparisons add, and ``times``.
         """
-        *_, last = self._steps(inputs, network)
+        *_, last = self._steps(inputs, network, times)
         return last()
 
-    def _steps(self, inputs: Tensor, network: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
+    def _steps(
+        self, inputs: Tensor, network: nn.Module, times: Tensor | None
+    ) -> Iterator[Callable[[], dict[str, Tensor]]]:
         """Yield, for each pass, a function that computes the output of the registration after it."""
         images = as_images(inputs)
         for comparison in self.comparisons.values():
             images = comparison.batch(images)
+        constants = {} if times is None else {"times": times.repeat(len(images) // len(times), 1)}
         for prediction in self.registration.steps(images, network, self.registration.posterior.draw):
-            yield partial(self._compared, images, prediction)
+            yield partial(self._compared, images, prediction, constants)
 
-    def _compared(self, images: Tensor, prediction: Prediction) -> dict[str, Tensor]:
-        result = self.registration.warped(images, prediction)
+    def _compared(self, images: Tensor, prediction: Prediction, constants: Terms) -> dict[str, Tensor]:
+        result = constants | self.registration.warped(images, prediction)
         inverse_ddf = cache(lambda: self.registration.inverse_ddf(prediction.dvf))
         for comparison in self.comparisons.values():
             result |= comparison(images, result, inverse_ddf)
@@ -150,6 +156,8 @@ class StepwiseTrainingInferer(TrainingInferer):
     """`TrainingInferer` whose output also has ``steps``, the outputs after all passes but the last, so that the loss is
     the sum over all passes (AVSM, Eq. 12)."""
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Mapping[str, Tensor | Steps]:
-        *steps, last = (step() for step in self._steps(inputs, network))
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *args: Any, times: Tensor | None = None, **kwargs: Any
+    ) -> Mapping[str, Tensor | Steps]:
+        *steps, last = (step() for step in self._steps(inputs, network, times))
         return {**last, "steps": steps}

@@ -1,6 +1,6 @@
 import torch
 
-from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO, Posterior
+from groupmorph_monai.probability import FluidPrior, GroupNMI, NegativeELBO, Posterior, TemporalPrior
 
 
 def registration_of(timepoints=3, lattice=(3, 3, 3), batch=1):
@@ -32,6 +32,18 @@ def test_asymmetry_is_the_squared_distance_from_where_one_began():
     without, loss = (NegativeELBO(GroupNMI(bins=8), FluidPrior(0.5, 0.1), 0.25, symmetry_weight=w) for w in (0, 3.0))
     assert loss.terms(registration)["asymmetry"].item() == 5
     torch.testing.assert_close(loss(registration), without(registration) + 15)
+
+
+def test_the_prior_knows_the_acquisition_times():
+    registration, prior = registration_of(), TemporalPrior(2.0, lambda_u=0.5)
+    evenly, unevenly = (
+        NegativeELBO(GroupNMI(bins=8), prior).terms({**registration, "times": torch.tensor([times])})["kl"]
+        for times in ([0.0, 60, 120], [0.0, 90, 120])
+    )
+    parameters = registration["z_mean"], registration["z_log_variance"]
+    torch.testing.assert_close(evenly, prior(*parameters))
+    torch.testing.assert_close(unevenly, prior(*parameters, times=torch.tensor([[0.0, 90, 120]])))
+    assert abs(unevenly - evenly) > 0.01 * abs(evenly)
 
 
 def test_the_prior_is_told_how_draws_are_smoothed():

@@ -132,6 +132,30 @@ def test_the_temporal_kl_equals_that_of_a_dense_gaussian_over_time_and_space():
     assert actual.sum().item() == pytest.approx(expected.item(), abs=1e-8)
 
 
+def test_temporal_weights_follow_the_acquisition_times():
+    mean, log_variance = (torch.cat([x, x + 0.1]) for x in parameters(3))
+    prior, eye = TemporalPrior(0.4, lambda_u=0.7, lambda_v=0.05), torch.eye(24, dtype=torch.float64)
+    times = torch.tensor([[0.0, 90, 150], [10, 11, 20]])
+    actual = prior.kl(mean, log_variance, times=times)
+    for b, (first, second) in enumerate([(75 / 90, 75 / 60), (5 / 1, 5 / 9)]):
+        time = first * outer([1.0, -1, 0]) + second * outer([0.0, 1, -1])
+        precision = torch.kron(torch.eye(3, dtype=torch.float64), dense_precision(0.7, 0.05)) + 0.4 * torch.kron(
+            time, eye
+        )
+        normal = MultivariateNormal(torch.zeros(72, dtype=torch.float64), precision_matrix=precision)
+        expected = sum(dense_kl(mean[b, :, d], log_variance[b, :, d], normal) for d in range(3))
+        assert actual[b].sum().item() == pytest.approx(expected.item(), abs=1e-8)
+    evenly = prior(mean, log_variance, times=torch.tensor([[0.0, 60, 120], [5, 5, 5]]))  # equal times are no order
+    assert evenly.item() == pytest.approx(prior(mean, log_variance).item(), rel=1e-10)
+    nearly = torch.tensor([[0.0, 0, 120], [0, 0, 120]])
+    assert prior(mean, log_variance, times=nearly) < 2 * prior(mean, log_variance)
+
+
+def outer(difference):
+    difference = torch.tensor(difference, dtype=torch.float64)
+    return difference[:, None] * difference
+
+
 def test_without_a_temporal_weight_it_is_the_fluid_prior():
     fields = parameters(3)
     actual = TemporalPrior(0.0, lambda_u=0.7, lambda_v=0.05)(*fields)

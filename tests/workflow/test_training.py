@@ -74,6 +74,15 @@ def test_training_draws_z_from_the_posterior():
     torch.testing.assert_close(draws[:, 0, :, 0].mean(dim=(0, 2, 3, 4)), torch.tensor([0.5, -1]), atol=1e-3, rtol=0)
 
 
+def test_the_output_of_training_has_the_acquisition_times_of_each_series():
+    alignment, net = OneWayAlignment(0), StubNetwork(lambda x: torch.zeros(x.shape[:2]))
+    times = torch.tensor([[0.0, 90]])
+    assert "times" not in inferer()(images(), net)
+    torch.testing.assert_close(inferer()(images(), net, times=times)["times"], times)
+    exchanged = inferer(alignment, exchanged_pairs=ExchangedPairs(alignment))(images(), net, times=times)
+    assert exchanged["times"].tolist() == [[0, 90], [0, 90]] and len(exchanged["z_mean"]) == 2
+
+
 def test_surfaces_have_the_inverse_of_the_fields_that_were_drawn():
     net = StubNetwork(lambda x: torch.tensor([0.5, -1]), std=0.05)
     assert "inverse_ddf" not in inferer()(images(), net)

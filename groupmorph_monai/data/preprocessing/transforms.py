@@ -11,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from numpy.typing import ArrayLike
 
 from ...errors import InputError
 from ...space.grid import Grid, transform_points
@@ -85,8 +86,8 @@ class ClipSeriesd(MapTransform):
 
 class LoadSeriesd(MapTransform):
     """Load one series onto the working grid: ``image`` ``(K, *S)``; ``coverage`` ``(K, *S)``, 1 inside a scan's field
-    of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; and ``one_header``, whether all
-    scans share one grid.
+    of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; ``one_header``, whether all scans
+    share one grid; and ``times`` ``(K,)``, in seconds, or the indices of the timepoints if the times are unknown.
 
     The item's ``image`` is a `Series`, or any input of `read_series`: a 4D file, a folder, a list of 3D files. Instead,
     an item may contain the arguments of a phantom, under one of the names in `PHANTOMS`. Optional keys:
@@ -132,6 +133,7 @@ class LoadSeriesd(MapTransform):
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
+        item["times"] = _times(series.times_s, len(series.frames))
         for name, files in maps.items():
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, item["coverage"], initial)
@@ -146,7 +148,15 @@ class LoadSeriesd(MapTransform):
         landmarks = transform_points(series["affine"], series["landmarks"])
         labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
         coverage = torch.ones(image.shape)
-        return {key: image, "coverage": coverage, "affine": series["affine"], "landmarks": landmarks, **labels}
+        times = _times(series.get("times_s"), len(image))
+        return {
+            key: image,
+            "coverage": coverage,
+            "affine": series["affine"],
+            "landmarks": landmarks,
+            "times": times,
+            **labels,
+        }
 
     def _label_maps(
         self,
@@ -194,6 +204,11 @@ class LoadSeriesd(MapTransform):
                 inside_mask.sum(),
                 _MASKED_WELL,
             )
+
+
+def _times(times_s: ArrayLike | None, timepoints: int) -> torch.Tensor:
+    """Convert acquisition times to ``(K,)`` float64; the indices of the timepoints, if they are unknown."""
+    return torch.arange(timepoints).double() if times_s is None else torch.as_tensor(times_s).double()
 
 
 def _check_sizes(frames: Sequence[Frame]) -> None:

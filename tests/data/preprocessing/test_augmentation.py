@@ -18,9 +18,11 @@ def test_random_timepoints_are_the_series_own_each_once():
 
 def test_timepoints_in_order_are_neighbours_in_time():
     series = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 2, 2, 2)
-    draw, firsts = RandTimepointsd(least=2, most=5, in_order=True).set_random_state(0), set()
+    draw, firsts = RandTimepointsd(("image", "times"), 2, 5, in_order=True).set_random_state(0), set()
     for _ in range(60):
-        chosen = draw({"image": series})["image"][:, 0, 0, 0].tolist()
+        item = draw({"image": series, "times": 60 * torch.arange(8)})
+        chosen = item["image"][:, 0, 0, 0].tolist()
+        assert item["times"].tolist() == [60 * number for number in chosen]
         assert np.diff(chosen).tolist() == [1] * (len(chosen) - 1) and 2 <= len(chosen) <= 5
         firsts.add(chosen[0])
     assert {0, 6} <= firsts

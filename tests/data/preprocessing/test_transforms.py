@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -36,7 +37,9 @@ def test_a_path_and_a_series_that_is_read_give_the_same(series):
     np.testing.assert_allclose(by_path["image"], np.stack([image.get_fdata() for image in stored]), rtol=1e-6)
     np.testing.assert_allclose(by_path["affine"], stored[0].affine, atol=1e-5)
     assert by_path["coverage"].shape == by_path["image"].shape and (by_path["coverage"] == 1).all()
-    assert by_path["one_header"] is True
+    assert by_path["one_header"] is True and by_path["times"].tolist() == list(range(len(series)))
+    timed = replace(read_series(series), times_s=(0.0, 90, 150, 210, 270, 330))
+    assert LoadSeriesd()({"image": timed})["times"].tolist() == list(timed.times_s)
 
 
 def test_what_is_below_counts_as_the_least(series):
@@ -55,6 +58,7 @@ def test_a_phantom_has_the_keys_of_a_real_series():
     item = LoadSeriesd()({"phantom": {"seed": 2, "size": (16, 16, 16), "timepoints": 3, "landmarks": 5}})
     expected = make_phantom(2, (16, 16, 16), 3, landmarks=5)
     assert {"image", "coverage", "affine", "landmarks"} <= set(item)
+    torch.testing.assert_close(item["times"], expected["times_s"])
     torch.testing.assert_close(item["image"].as_tensor(), expected["image"])
     affine = expected["affine"].float()
     torch.testing.assert_close(item["landmarks"], expected["landmarks"] @ affine[:3, :3].T + affine[:3, 3])
