@@ -23,7 +23,7 @@ _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IM
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
-_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
+_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
@@ -100,9 +100,17 @@ class Stack:
         return set(re.findall("[A-Z]+", self.source.description.upper()))
 
     def called_computed(self, stacks: Sequence["Stack"]) -> bool:
-        """Check whether the description is that of another stack plus a word such as MIP or SUB."""
+        """Check whether the description is that of another stack plus a word such as MIP or SUB, or nothing but such
+        words."""
         scans = self.words - _COMPUTED_WORDS
+        if not scans:
+            return bool(self.words) and any(not stack.words & _COMPUTED_WORDS for stack in stacks)
         return scans < self.words and any(stack.words and stack.words <= scans for stack in stacks)
+
+    @property
+    def phases(self) -> set[float | None]:
+        """Phases of the respiratory or cardiac cycle; None for slices without one."""
+        return {plane.keys.get("phase") for plane in self.planes}
 
     @property
     def derived(self) -> bool:
@@ -264,7 +272,7 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     alike = defaultdict(list)
     for stack in stacks:
         alike[stack.likeness].append(stack)
-    groups = [_without_computed(group) if pattern is None else group for group in alike.values()]
+    groups = [_without_computed(_gated(group)) if pattern is None else group for group in alike.values()]
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
@@ -282,6 +290,18 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
     return list(order[0])
+
+
+def _gated(group: Sequence[Stack]) -> Sequence[Stack]:
+    """Leave out what has no phase beside the phases of a gated scan, such as an average or a scan in free breathing."""
+    gated = [stack for stack in group if None not in stack.phases]
+    if len(gated) == len(group) or not 1 < _count(gated) == len(set().union(*(stack.phases for stack in gated))):
+        return group
+    logger.warning(
+        "Not aligned, as they have no phase of the cycle, unlike others: %s",
+        _list([stack for stack in group if stack not in gated]),
+    )
+    return gated
 
 
 def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:

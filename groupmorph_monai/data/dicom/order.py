@@ -218,10 +218,17 @@ def _differs(volumes: Sequence[Volume], key: str) -> bool:
 
 def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
     """Check whether volumes begin in the first half of others, like the phases of a gated scan. Consecutive volumes may
-    overlap slightly, as times are rounded."""
+    overlap slightly, as times are rounded.
+
+    CT volumes of one acquisition time are reconstructions of one scan. That of other images may be the time of a whole
+    examination.
+    """
+    of_ct = volumes[0][0].source.examination.modality == "CT"
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
     spans = sorted((min(values), max(values)) for values in times)
-    return any(later < (start + end) / 2 for (start, end), (later, _) in zip(spans, spans[1:]))
+    return any(
+        later < (start + end) / 2 or (of_ct and later == start) for (start, end), (later, _) in zip(spans, spans[1:])
+    )
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
@@ -259,12 +266,14 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     The time of a volume is that of its first slice. If acquisition times are whole seconds, as written by GE, trigger
     times in milliseconds over the same duration are preferred. If only content times increase from volume to volume,
     temporal position and resolution are preferred. Times since the start of a series are added to its acquisition time.
-    Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume.
+    Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume. Content
+    times of phases of one scan are those of their reconstruction.
 
     Returns:
         Times (None if unknown), and the name of the attribute.
     """
-    rising = {key: values for key in _preferred(volumes, _TIMES) if (values := _rising(volumes, key))}
+    keys = [key for key in _TIMES if key not in _LATE or not _at_the_same_time(volumes)]
+    rising = {key: values for key in _preferred(volumes, keys) if (values := _rising(volumes, key))}
     if not rising:
         return _repetitions(volumes)
     key = next(iter(rising))
