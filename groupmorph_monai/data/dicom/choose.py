@@ -15,7 +15,7 @@ from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
 from .prospective_motion import may_show_same_anatomy, slices_at_a_place
 
-__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
+__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks", "possible_timepoints"]
 
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
@@ -26,6 +26,7 @@ _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W"
 _COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
+_NEARLY = 0.05  # maximum relative difference of echo, repetition time and slice distance of nearly equal scans
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -73,6 +74,31 @@ class Stack:
         source = self.source
         kind = source.image_type, source.echo_time_ms
         return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
+
+    def nearly_like(self, other: "Stack") -> bool:
+        """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
+        or times that the scanner adapted. Other fields of view of a CT are reconstructions."""
+        source, reference = self.source, other.source
+        others = [
+            [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] != "RepetitionTime"]
+            for stack in (self, other)
+        ]
+        numbers = zip(self._adapted, other._adapted)
+        return (
+            (source.examination, source.image_type) == (reference.examination, reference.image_type)
+            and others[0] == others[1]
+            and (None in self.phases) == (None in other.phases)
+            and (source.examination.modality != "CT" or source.raster == reference.raster)
+            and all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers)
+            and may_show_same_anatomy(self.planes, other.planes)
+        )
+
+    @property
+    def _adapted(self) -> tuple[float, float, float]:
+        """Echo time and repetition time, ms, and slice distance, mm."""
+        depths = [depth(plane) for plane in self.planes]
+        step_mm = (max(depths) - min(depths)) / max(self.slices - 1, 1)
+        return self.source.echo_time_ms, self.planes[0].number("RepetitionTime") or 0.0, step_mm
 
     @property
     def unsuited(self) -> str:
@@ -242,6 +268,22 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
         f"{stacks[0].planes[0].file.path}: expected a series with at least two timepoints, or several similar series, "
         f"got {_list(stacks)}; select those that belong together with --series-description PATTERN{SEE_LIST}"
     )
+
+
+def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) -> list[str]:
+    """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, one per line."""
+    lines = []
+    for stack, reason in rejected.items():
+        like = next((one for one in chosen if stack.nearly_like(one)), None)
+        if reason == "other series" and like:
+            difference = "its matrix, voxels, repetition time or echo time differ"
+            if stack.slices != like.slices:
+                difference = f"it has {stack.slices} slices instead of {like.slices}"
+            lines.append(
+                f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
+                "and the others with --series-description PATTERN"
+            )
+    return lines
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:

@@ -60,6 +60,32 @@ def test_a_messy_folder(tmp_path):
         assert_aligned(read_series(path), volumes())
 
 
+@pytest.mark.parametrize(
+    ("attributes", "slices", "words"),
+    [
+        ({}, slice(-1), "it has 6 slices instead of 7"),
+        ({"RepetitionTime": "4.21", "EchoTime": "1.62"}, slice(None), "repetition time or echo time differ"),
+        ({"PixelSpacing": [1.2, 1.2]}, slice(None), "its matrix, voxels"),
+        ({"FlipAngle": "5"}, slice(None), ""),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SUB"]}, slice(-1), ""),
+        ({"SeriesDescription": "dyn_1_SUB"}, slice(-1), ""),
+    ],
+)
+def test_a_scan_that_may_be_a_timepoint_is_no_silent_loss(tmp_path, attributes, slices, words, caplog):
+    shared, data, images = exports.examination(), volumes(), []
+    for k, volume in enumerate(data):
+        header = {"SeriesDescription": f"dyn_{k}", "SeriesNumber": 5 + k, "AcquisitionTime": exports.clock(60 * k)}
+        scan = exports.classic(shared, volume, AFFINE, **(header | (attributes if k == 2 else {})))
+        images += scan[slices] if k == 2 else scan
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, np.delete(data, 2, axis=0))
+    if words:
+        (warning,) = series.warnings
+        assert warning.startswith("7 'dyn_2'") and words in warning and warning in caplog.text
+    else:
+        assert not series.warnings
+
+
 def test_a_missing_slice_is_named(tmp_path):
     images = dynamic()
     exports.save(images[:9] + images[10:], tmp_path / "one")
@@ -172,7 +198,7 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     images = dynamic()
     for image in images:
         del image.ImagePositionPatient
-    refused(exports.save(images, tmp_path / "nowhere"), "position and an orientation", "study")
+    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "study")
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2
