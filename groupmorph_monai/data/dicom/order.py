@@ -80,6 +80,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         )
     if keys[0] in _LATE and (label := _shared_label(positions)):
         raise InputError(_several_kinds(positions[0], label))
+    if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
+        return _sorted_by(label, positions), label
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
@@ -122,6 +124,23 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
         "another series with --series-description, use a folder with the files of one kind, or convert the series to "
         "NIfTI if all are timepoints"
     )
+
+
+def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
+    """Find a number that all slices of a volume share where trigger times would mix volumes: as in triggered perfusion,
+    where the delay of each image after its heartbeat varies by chance.
+
+    Returns:
+        The name of the number; an empty string if trigger times divide the slices in the same way, or run in cycles.
+    """
+    by_trigger = {frozenset(p.file for p in volume) for volume in _sorted_by("trigger time", positions)}
+    for label in ("temporal position", "acquisition number"):
+        volumes = _sorted_by(label, positions) if label in keys else []
+        shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
+        mixed = {frozenset(p.file for p in volume) for volume in volumes} != by_trigger
+        if volumes and shared and mixed and not _in_cycles(volumes, "trigger time"):
+            return label
+    return ""
 
 
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:

@@ -183,6 +183,20 @@ def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers):
     assert series.times_s is None
 
 
+@pytest.mark.parametrize("label", ["TemporalPositionIdentifier", "AcquisitionNumber"])
+def test_delays_that_vary_by_chance_do_not_mix_volumes(tmp_path, label):
+    """Triggered perfusion without acquisition times."""
+    rng, data = np.random.default_rng(4), volumes()
+    headers = [
+        {label: k + 1, "TriggerTime": [f"{delay:.1f}" for delay in rng.uniform(0, 800, SIZE[2])]}
+        | {"ContentTime": exports.clock(exports.TIMES_S[k])}
+        for k in range(len(data))
+    ]
+    series = read_series(exports.save(exports.one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == exports.TIMES_S
+
+
 @pytest.mark.parametrize("one_series", [True, False])
 def test_phases_of_one_acquisition_time_have_no_times_of_their_reconstruction(tmp_path, one_series):
     shared, data, headers = exports.examination(Modality="CT", SeriesDescription="4D"), volumes(), []
