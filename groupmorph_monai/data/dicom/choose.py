@@ -314,7 +314,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     alike = defaultdict(list)
     for stack in stacks:
         alike[stack.likeness].append(stack)
-    groups = [_without_computed(_gated(group)) if pattern is None else group for group in alike.values()]
+    groups = (
+        _joined(list(alike.values())) if pattern else [_without_computed(_gated(group)) for group in alike.values()]
+    )
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
@@ -332,6 +334,20 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
     return list(order[0])
+
+
+def _joined(groups: Sequence[Sequence[Stack]]) -> list[Sequence[Stack]]:
+    """Add single volumes to the group that they are nearly like, such as one that lacks a slice."""
+    joined: list[list[Stack]] = []
+    for group in sorted(groups, key=_count, reverse=True):
+        single = all(stack.timepoints == 1 for stack in group)
+        like = next((other for other in joined if single and group[0].nearly_like(other[0])), None)
+        if like is None:
+            joined.append(list(group))
+        else:
+            logger.warning("Aligning a dissimilar series, too, as selected by its description: %s", _list(group))
+            like.extend(group)
+    return list(joined)
 
 
 def _gated(group: Sequence[Stack]) -> Sequence[Stack]:

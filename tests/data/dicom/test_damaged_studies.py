@@ -82,6 +82,8 @@ def test_a_scan_that_may_be_a_timepoint_is_no_silent_loss(tmp_path, attributes, 
     if words:
         (warning,) = series.warnings
         assert warning.startswith("7 'dyn_2'") and words in warning and warning in caplog.text
+        selected = read_series(tmp_path, description="dyn_*")
+        assert len(selected.frames) == 4 and selected.times_s == (0, 60, 120, 180) and not selected.warnings
     else:
         assert not series.warnings
 
