@@ -178,7 +178,15 @@ def _inseparable(planes: Sequence[Plane]) -> str:
 
 
 def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
-    """Describe which slices are missing, and of which timepoint if this is known."""
+    """Describe which slices are missing, and of which timepoint if this is known, or where there are too many."""
+    usual = {len(images) for images in short}
+    if len(usual) == 1 and 2 * len(short) > len(positions):
+        extra = next(images[-1] for images in positions if len(images) == number)
+        return (
+            f"{extra.file.path}: expected {usual.pop()} images at each of the {len(positions)} slice positions of "
+            f"{extra.source.description!r}, as at most of them, got {number} at {depth(extra):.4g} mm; remove the "
+            "image that was exported twice, or the incomplete timepoint, from the folder"
+        )
     first, full = short[0][0], next(images for images in positions if len(images) == number)
     lacking = ""
     for key in _ORDER:

@@ -1,6 +1,7 @@
 """Studies as they are exported, copied and cut: what is read all the same, and what is refused in one line."""
 
 import builtins
+import copy
 import os
 import shutil
 
@@ -58,6 +59,14 @@ def test_a_messy_folder(tmp_path):
     (tmp_path / "cut").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05")
     for path in (tmp_path, tmp_path / "DICOMDIR"):
         assert_aligned(read_series(path), volumes())
+
+
+def test_a_slice_too_many_is_named(tmp_path):
+    images = dynamic()
+    twice = copy.deepcopy(images[3])
+    twice.SOPInstanceUID = exports.generate_uid()
+    message = "expected 4 images at each of the 7 slice positions of 'dyn', as at most of them, got 5 at 29 mm"
+    refused(exports.save([*images, twice], tmp_path), message, "remove the image that was exported twice")
 
 
 @pytest.mark.parametrize(
