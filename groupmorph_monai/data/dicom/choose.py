@@ -15,7 +15,7 @@ from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
 from .prospective_motion import may_show_same_anatomy, slices_at_a_place
 
-__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks"]
+__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks", "possible_timepoints"]
 
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
@@ -23,9 +23,10 @@ _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IM
 # Image types that a scanner separates from the echoes of one acquisition, such as water and fat, and may call derived.
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
-_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "AIP", "AVG", "AVE", "AVERAGE"}
+_COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
+_NEARLY = 0.05  # maximum relative difference of echo, repetition time and slice distance of nearly equal scans
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -74,6 +75,31 @@ class Stack:
         kind = source.image_type, source.echo_time_ms
         return source.examination, kind, source.raster, self.slices, self.planes[0].protocol
 
+    def nearly_like(self, other: "Stack") -> bool:
+        """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
+        or times that the scanner adapted. Other fields of view of a CT are reconstructions."""
+        source, reference = self.source, other.source
+        others = [
+            [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] != "RepetitionTime"]
+            for stack in (self, other)
+        ]
+        numbers = zip(self._adapted, other._adapted)
+        return (
+            (source.examination, source.image_type) == (reference.examination, reference.image_type)
+            and others[0] == others[1]
+            and (None in self.phases) == (None in other.phases)
+            and (source.examination.modality != "CT" or source.raster == reference.raster)
+            and all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers)
+            and may_show_same_anatomy(self.planes, other.planes)
+        )
+
+    @property
+    def _adapted(self) -> tuple[float, float, float]:
+        """Echo time and repetition time, ms, and slice distance, mm."""
+        depths = [depth(plane) for plane in self.planes]
+        step_mm = (max(depths) - min(depths)) / max(self.slices - 1, 1)
+        return self.source.echo_time_ms, self.planes[0].number("RepetitionTime") or 0.0, step_mm
+
     @property
     def unsuited(self) -> str:
         """Why the stack cannot be aligned, or an empty string."""
@@ -100,9 +126,17 @@ class Stack:
         return set(re.findall("[A-Z]+", self.source.description.upper()))
 
     def called_computed(self, stacks: Sequence["Stack"]) -> bool:
-        """Check whether the description is that of another stack plus a word such as MIP or SUB."""
+        """Check whether the description is that of another stack plus a word such as MIP or SUB, or nothing but such
+        words."""
         scans = self.words - _COMPUTED_WORDS
+        if not scans:
+            return bool(self.words) and any(not stack.words & _COMPUTED_WORDS for stack in stacks)
         return scans < self.words and any(stack.words and stack.words <= scans for stack in stacks)
+
+    @property
+    def phases(self) -> set[float | None]:
+        """Phases of the respiratory or cardiac cycle; None for slices without one."""
+        return {plane.keys.get("phase") for plane in self.planes}
 
     @property
     def derived(self) -> bool:
@@ -236,6 +270,22 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
     )
 
 
+def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) -> list[str]:
+    """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, one per line."""
+    lines = []
+    for stack, reason in rejected.items():
+        like = next((one for one in chosen if stack.nearly_like(one)), None)
+        if reason == "other series" and like:
+            difference = "its matrix, voxels, repetition time or echo time differ"
+            if stack.slices != like.slices:
+                difference = f"it has {stack.slices} slices instead of {like.slices}"
+            lines.append(
+                f"{stack.name} is not aligned, as {difference}; if it is a timepoint, export it again, or select it "
+                "and the others with --series-description PATTERN"
+            )
+    return lines
+
+
 def _matches(stack: Stack, pattern: str | None) -> bool:
     descriptions = {plane.source.description for plane in stack.planes}
     return pattern is None or any(matches(text, pattern) for text in (*descriptions, stack.name))
@@ -264,7 +314,9 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
     alike = defaultdict(list)
     for stack in stacks:
         alike[stack.likeness].append(stack)
-    groups = [_without_computed(group) if pattern is None else group for group in alike.values()]
+    groups = (
+        _joined(list(alike.values())) if pattern else [_without_computed(_gated(group)) for group in alike.values()]
+    )
     order = sorted((group for group in groups if _count(group) > 1), key=_count, reverse=True)
     if not order:
         together = list(stacks) if pattern and len(stacks) > 1 else []
@@ -282,6 +334,32 @@ def _longest(stacks: Sequence[Stack], pattern: str | None) -> list[Stack]:
             f"{several[0].planes[0].file.path}: expected one series to align, got {_list(several)}; {cure}"
         )
     return list(order[0])
+
+
+def _joined(groups: Sequence[Sequence[Stack]]) -> list[Sequence[Stack]]:
+    """Add single volumes to the group that they are nearly like, such as one that lacks a slice."""
+    joined: list[list[Stack]] = []
+    for group in sorted(groups, key=_count, reverse=True):
+        single = all(stack.timepoints == 1 for stack in group)
+        like = next((other for other in joined if single and group[0].nearly_like(other[0])), None)
+        if like is None:
+            joined.append(list(group))
+        else:
+            logger.warning("Aligning a dissimilar series, too, as selected by its description: %s", _list(group))
+            like.extend(group)
+    return list(joined)
+
+
+def _gated(group: Sequence[Stack]) -> Sequence[Stack]:
+    """Leave out what has no phase beside the phases of a gated scan, such as an average or a scan in free breathing."""
+    gated = [stack for stack in group if None not in stack.phases]
+    if len(gated) == len(group) or not 1 < _count(gated) == len(set().union(*(stack.phases for stack in gated))):
+        return group
+    logger.warning(
+        "Not aligned, as they have no phase of the cycle, unlike others: %s",
+        _list([stack for stack in group if stack not in gated]),
+    )
+    return gated
 
 
 def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:

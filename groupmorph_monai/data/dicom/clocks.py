@@ -130,7 +130,9 @@ def _moment(attributes: Attributes, name: str, *whole: str) -> Moment | None:
     if moment := attributes.get(*whole):
         return _instant(str(moment))
     instant = _day_and_time(attributes, f"{name}Time", f"{name}Date", "SeriesDate", "StudyDate")
-    start = _day_and_time(attributes, "StudyTime", "StudyDate") or _day_and_time(attributes, "SeriesTime", "SeriesDate")
+    start = _day_and_time(attributes, "StudyTime", "StudyDate", "SeriesDate") or _day_and_time(
+        attributes, "SeriesTime", "SeriesDate", "StudyDate"
+    )
     if instant is None or start is None:
         return instant
     (local, zone), (begin, _) = instant, start

@@ -80,6 +80,8 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         )
     if keys[0] in _LATE and (label := _shared_label(positions)):
         raise InputError(_several_kinds(positions[0], label))
+    if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
+        return _sorted_by(label, positions), label
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
@@ -124,6 +126,23 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
     )
 
 
+def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
+    """Find a number that all slices of a volume share where trigger times would mix volumes: as in triggered perfusion,
+    where the delay of each image after its heartbeat varies by chance.
+
+    Returns:
+        The name of the number; an empty string if trigger times divide the slices in the same way, or run in cycles.
+    """
+    by_trigger = {frozenset(p.file for p in volume) for volume in _sorted_by("trigger time", positions)}
+    for label in ("temporal position", "acquisition number"):
+        volumes = _sorted_by(label, positions) if label in keys else []
+        shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
+        mixed = {frozenset(p.file for p in volume) for volume in volumes} != by_trigger
+        if volumes and shared and mixed and not _in_cycles(volumes, "trigger time"):
+            return label
+    return ""
+
+
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
     """Check whether an attribute runs through one cycle at every position, in the order of acquisition. In other
     triggered scans, such as T1 maps, it differs by chance."""
@@ -159,7 +178,15 @@ def _inseparable(planes: Sequence[Plane]) -> str:
 
 
 def _missing(positions: Sequence[Sequence[Plane]], short: Sequence[Sequence[Plane]], number: int) -> str:
-    """Describe which slices are missing, and of which timepoint if this is known."""
+    """Describe which slices are missing, and of which timepoint if this is known, or where there are too many."""
+    usual = {len(images) for images in short}
+    if len(usual) == 1 and 2 * len(short) > len(positions):
+        extra = next(images[-1] for images in positions if len(images) == number)
+        return (
+            f"{extra.file.path}: expected {usual.pop()} images at each of the {len(positions)} slice positions of "
+            f"{extra.source.description!r}, as at most of them, got {number} at {depth(extra):.4g} mm; remove the "
+            "image that was exported twice, or the incomplete timepoint, from the folder"
+        )
     first, full = short[0][0], next(images for images in positions if len(images) == number)
     lacking = ""
     for key in _ORDER:
@@ -218,10 +245,17 @@ def _differs(volumes: Sequence[Volume], key: str) -> bool:
 
 def _at_the_same_time(volumes: Sequence[Volume]) -> bool:
     """Check whether volumes begin in the first half of others, like the phases of a gated scan. Consecutive volumes may
-    overlap slightly, as times are rounded."""
+    overlap slightly, as times are rounded.
+
+    CT volumes of one acquisition time are reconstructions of one scan. That of other images may be the time of a whole
+    examination.
+    """
+    of_ct = volumes[0][0].source.examination.modality == "CT"
     times = [[plane.keys.get("acquisition time", np.nan) for plane in volume] for volume in volumes]
     spans = sorted((min(values), max(values)) for values in times)
-    return any(later < (start + end) / 2 for (start, end), (later, _) in zip(spans, spans[1:]))
+    return any(
+        later < (start + end) / 2 or (of_ct and later == start) for (start, end), (later, _) in zip(spans, spans[1:])
+    )
 
 
 def in_order(volumes: Sequence[Volume]) -> tuple[list[Volume], str]:
@@ -259,12 +293,14 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     The time of a volume is that of its first slice. If acquisition times are whole seconds, as written by GE, trigger
     times in milliseconds over the same duration are preferred. If only content times increase from volume to volume,
     temporal position and resolution are preferred. Times since the start of a series are added to its acquisition time.
-    Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume.
+    Volumes of one series without any time are a repetition time apart, if the sequence takes one per volume. Content
+    times of phases of one scan are those of their reconstruction.
 
     Returns:
         Times (None if unknown), and the name of the attribute.
     """
-    rising = {key: values for key in _preferred(volumes, _TIMES) if (values := _rising(volumes, key))}
+    keys = [key for key in _TIMES if key not in _LATE or not _at_the_same_time(volumes)]
+    rising = {key: values for key in _preferred(volumes, keys) if (values := _rising(volumes, key))}
     if not rising:
         return _repetitions(volumes)
     key = next(iter(rising))

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from .choose import SEE_LIST, Stack, choose, make_stacks
+from .choose import SEE_LIST, Stack, choose, make_stacks, possible_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
 from .order import in_order, times_s
@@ -23,8 +23,8 @@ def _stacks(paths: Sequence[Path]) -> tuple[list[Stack], list[Unread]]:
     stacks = make_stacks(planes)
     if not stacks:
         raise InputError(
-            f"{paths[0]}: expected DICOM images with a position and an orientation, found none; use the folder of the "
-            "study"
+            f"{paths[0]}: expected DICOM images with a position, an orientation and a pixel spacing, found none; use "
+            "the folder of the study"
         )
     return stacks, unread
 
@@ -70,6 +70,9 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
             )
     for stack, reason in rejected.items():
         logger.info("Ignored (%s): %s, %d x %d slices", reason, stack.name, stack.timepoints, stack.slices)
+    warnings = possible_timepoints(rejected, chosen)
+    for warning in warnings:
+        logger.warning("%s", warning)
     if len({stack.source.examination.space for stack in chosen}) > 1:
         logger.warning(
             "The scans have different frames of reference, so their coordinates may not agree; the initial alignment "
@@ -89,7 +92,7 @@ def read_dicom(paths: Sequence[Path], description: str | None = None) -> Series:
         logger.info("Chosen: %s, %d x %d slices", stack.name, stack.timepoints, stack.slices)
     logger.info("Ordered by %s; times in s%s: %s", key, f" ({clock})" if clock else "", times or "unknown")
     seconds = None if times is None else tuple(times)
-    return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes))
+    return Series(tuple(frames), even_step(times), seconds, ", ".join(names), tuple(volumes), tuple(warnings))
 
 
 def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[str, InputError | None]:

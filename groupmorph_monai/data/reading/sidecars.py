@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,8 @@ _LARGEST = 1e12  # maximum absolute value of a time
 _DAY_S = 86400
 _ROUNDING_S = 1e-6  # maximum difference of equal times
 _FASTEST_3D_S = 0.1  # shorter than the acquisition of any 3D volume, longer than the time between excitations
+# Before a single digit of hours, minutes or seconds: older versions of dcm2niix write 7.500000 for 07.500000.
+_ONE_DIGIT = re.compile(r"(?<=[T:])(?=\d(?:[:.]|$))")
 _UNEVEN = 0.01  # maximum relative difference of even steps
 
 
@@ -99,12 +102,11 @@ def _past_midnight(values: Sequence[float]) -> list[float]:
 
 
 def _acquisition_s(content: Mapping[str, Any]) -> float | None:
-    """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:07.5 for 09:05:07.5)."""
-    clock = str(content.get("AcquisitionTime", ""))
-    time_of_day = f"1970-01-01T{'0' if clock[1:2] == ':' else ''}{clock}"
+    """Read ``AcquisitionDateTime``, or ``AcquisitionTime``, a time of day (9:05:7.5 for 09:05:07.5)."""
+    time_of_day = f"1970-01-01T{content.get('AcquisitionTime', '')}"
     for moment in (str(content.get("AcquisitionDateTime", "")), time_of_day):
         try:
-            time = datetime.fromisoformat(moment)
+            time = datetime.fromisoformat(_ONE_DIGIT.sub("0", moment))
         except ValueError:
             continue
         return (time.replace(tzinfo=None) - datetime(1970, 1, 1) - (time.utcoffset() or timedelta())).total_seconds()

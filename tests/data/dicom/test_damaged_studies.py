@@ -1,6 +1,7 @@
 """Studies as they are exported, copied and cut: what is read all the same, and what is refused in one line."""
 
 import builtins
+import copy
 import os
 import shutil
 
@@ -58,6 +59,42 @@ def test_a_messy_folder(tmp_path):
     (tmp_path / "cut").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05")
     for path in (tmp_path, tmp_path / "DICOMDIR"):
         assert_aligned(read_series(path), volumes())
+
+
+def test_a_slice_too_many_is_named(tmp_path):
+    images = dynamic()
+    twice = copy.deepcopy(images[3])
+    twice.SOPInstanceUID = exports.generate_uid()
+    message = "expected 4 images at each of the 7 slice positions of 'dyn', as at most of them, got 5 at 29 mm"
+    refused(exports.save([*images, twice], tmp_path), message, "remove the image that was exported twice")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "slices", "words"),
+    [
+        ({}, slice(-1), "it has 6 slices instead of 7"),
+        ({"RepetitionTime": "4.21", "EchoTime": "1.62"}, slice(None), "repetition time or echo time differ"),
+        ({"PixelSpacing": [1.2, 1.2]}, slice(None), "its matrix, voxels"),
+        ({"FlipAngle": "5"}, slice(None), ""),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SUB"]}, slice(-1), ""),
+        ({"SeriesDescription": "dyn_1_SUB"}, slice(-1), ""),
+    ],
+)
+def test_a_scan_that_may_be_a_timepoint_is_no_silent_loss(tmp_path, attributes, slices, words, caplog):
+    shared, data, images = exports.examination(), volumes(), []
+    for k, volume in enumerate(data):
+        header = {"SeriesDescription": f"dyn_{k}", "SeriesNumber": 5 + k, "AcquisitionTime": exports.clock(60 * k)}
+        scan = exports.classic(shared, volume, AFFINE, **(header | (attributes if k == 2 else {})))
+        images += scan[slices] if k == 2 else scan
+    series = read_series(exports.save(images, tmp_path))
+    assert_aligned(series, np.delete(data, 2, axis=0))
+    if words:
+        (warning,) = series.warnings
+        assert warning.startswith("7 'dyn_2'") and words in warning and warning in caplog.text
+        selected = read_series(tmp_path, description="dyn_*")
+        assert len(selected.frames) == 4 and selected.times_s == (0, 60, 120, 180) and not selected.warnings
+    else:
+        assert not series.warnings
 
 
 def test_a_missing_slice_is_named(tmp_path):
@@ -172,7 +209,7 @@ def test_series_without_pictures_or_places_and_folders_without_dicom(tmp_path, c
     images = dynamic()
     for image in images:
         del image.ImagePositionPatient
-    refused(exports.save(images, tmp_path / "nowhere"), "position and an orientation", "study")
+    refused(exports.save(images, tmp_path / "nowhere"), "position, an orientation", "study")
     (tmp_path / "none").mkdir()
     refused(tmp_path / "none", "DICOM, NIfTI", "found none")
     assert main(["register", str(tmp_path / "none"), "--list"]) == 2

@@ -108,6 +108,8 @@ def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_
         ({"StudyTime": "233000"}, 2 * [{}]),
         ({"StudyTime": "233000"}, 2 * [{"AcquisitionDate": "20250301"}]),
         ({"StudyTime": "233000"}, 2 * [{"StudyDate": ""}]),
+        # The time of the study is missing, and the date of the series.
+        ({"StudyTime": "", "SeriesTime": "233000"}, 2 * [{}]),
     ],
     ids=str,
 )
@@ -179,6 +181,68 @@ def test_phases_are_in_the_order_of_their_percentages(tmp_path, times, numbers):
     series = read_series(exports.save(images, tmp_path))
     assert_aligned(series, data)
     assert series.times_s is None
+
+
+@pytest.mark.parametrize("label", ["TemporalPositionIdentifier", "AcquisitionNumber"])
+def test_delays_that_vary_by_chance_do_not_mix_volumes(tmp_path, label):
+    """Triggered perfusion without acquisition times."""
+    rng, data = np.random.default_rng(4), volumes()
+    headers = [
+        {label: k + 1, "TriggerTime": [f"{delay:.1f}" for delay in rng.uniform(0, 800, SIZE[2])]}
+        | {"ContentTime": exports.clock(exports.TIMES_S[k])}
+        for k in range(len(data))
+    ]
+    series = read_series(exports.save(exports.one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == exports.TIMES_S
+
+
+@pytest.mark.parametrize("one_series", [True, False])
+def test_phases_of_one_acquisition_time_have_no_times_of_their_reconstruction(tmp_path, one_series):
+    shared, data, headers = exports.examination(Modality="CT", SeriesDescription="4D"), volumes(), []
+    for k in range(4):
+        header = {"SeriesDescription": f"T{20 * k:02d}", "SeriesNumber": 300 + k, "ContentTime": exports.clock(-10 * k)}
+        headers.append({"AcquisitionTime": "101010", **header, "SeriesInstanceUID": exports.generate_uid()})
+    if one_series:
+        headers = [
+            {"AcquisitionTime": "101010", "AcquisitionNumber": k, "ContentTime": exports.clock(k)} for k in range(4)
+        ]
+    series = read_series(exports.save(exports.one_series(data, headers, shared=shared), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+@pytest.mark.parametrize(
+    "names", [("{}%", "MIP", "Ave-IP"), ("Gated {}%", "free breathing", ""), ("T{}0", "AVG", "MIP 2")]
+)
+def test_averages_and_free_breathing_are_no_phases(tmp_path, names, caplog):
+    """They share image type, kernel and slices with the phases."""
+    shared, data = exports.examination(Modality="CT"), volumes(6)
+    descriptions = [*(names[0].format(25 * k) for k in range(4)), *names[1:]]
+    headers = [
+        {"SeriesNumber": 3 + k, "SeriesDescription": name, "SeriesInstanceUID": exports.generate_uid()}
+        for k, name in enumerate(descriptions)
+    ]
+    images = exports.one_series(data, headers, shared=shared, AcquisitionTime="101010")
+    assert_aligned(read_series(exports.save(images, tmp_path)), data[:4])
+    assert "Not aligned" in caplog.text and names[1] in caplog.text
+
+
+def test_percentages_of_a_reconstruction_are_no_phases(tmp_path):
+    shared, data, names = (
+        exports.examination(Modality="CT"),
+        volumes(3),
+        ("pre", "arterial ASiR 30%", "venous ASiR 30%"),
+    )
+    headers = [
+        {
+            "SeriesDescription": name,
+            "AcquisitionTime": exports.clock(60 * k),
+            "SeriesInstanceUID": exports.generate_uid(),
+        }
+        for k, name in enumerate(names)
+    ]
+    assert_aligned(read_series(exports.save(exports.one_series(data, headers, shared=shared), tmp_path)), data)
 
 
 @pytest.mark.parametrize(

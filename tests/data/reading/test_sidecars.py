@@ -39,10 +39,12 @@ def levels(series):
 @pytest.mark.parametrize(
     ("sidecars", "times"),
     [
-        # As dcm2niix writes them: hours without a leading zero, and microseconds.
+        # As dcm2niix writes them: hours and seconds without a leading zero, and microseconds.
         ([{"AcquisitionTime": t} for t in ("9:59:58.500000", "10:00:08.500000", "10:00:20.250000")], (0, 10, 21.75)),
         ([{"AcquisitionDateTime": f"2025-03-0{d}T{t}"} for d, t in ((1, "23:59:50"), (2, "00:00:10"), (2, "00:00:40"))],
          (0, 20, 50)),
+        ([{"AcquisitionTime": t} for t in ("12:29:58.102500", "12:30:2.285000", "12:31:0.5")], (0, 4.1825, 62.3975)),
+        ([{"AcquisitionDateTime": f"2025-03-01T{t}"} for t in ("09:59:50.5", "10:00:2.5", "10:0:7")], (0, 12, 16.5)),
         ([{"AcquisitionDateTime": f"2025-10-26T{t}"} for t in ("02:59:30+02:00", "02:00:00+01:00")], (0, 30)),
         ([{"TriggerDelayTime": t} for t in (0, 350, 700.5)], (0, 0.35, 0.7005)),
         # One acquisition time for all phases of the heart.
