@@ -18,6 +18,9 @@ from .threads import limit_threads
 
 __all__ = ["main", "run_command"]
 
+# Errors of a standard output that nobody reads, that is full, or that is open for reading only.
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EBADF)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -49,16 +52,16 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
                 code = _run(args)
                 sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        print(STOPPED, file=sys.stderr)
+        _print_error(STOPPED)
         return exit_code(stop)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):
+        if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
             return _lost_output(error)
         input_error = find_input_error(error)
         if input_error is None:
             report_fault(error, args.typed, log)
             return 1
-        print(f"groupmorph: {input_error}", file=sys.stderr)
+        _print_error(f"groupmorph: {input_error}")
         return 2
     return code
 
@@ -86,12 +89,19 @@ def _lost_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports the error again at exit
     if error.errno == errno.EPIPE:
         return 0
-    print(
+    _print_error(
         f"groupmorph: standard output: could not write messages ({error.strerror}); redirect it elsewhere; the "
-        "written results are complete",
-        file=sys.stderr,
+        "written results are complete"
     )
     return 2
+
+
+def _print_error(message: str) -> None:
+    """Print a message to standard error; if this fails, as on a full disk, only the exit code tells of the mistake."""
+    try:
+        print(message, file=sys.stderr)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # otherwise Python fails again at exit
 
 
 if __name__ == "__main__":

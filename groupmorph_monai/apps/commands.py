@@ -178,6 +178,9 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.suite is None:
         print("\n".join(suites_table(args.suites)))
         return
+    seeds = getattr(args, "seeds", None) or ()
+    if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise InputError(f"--seeds: expected different numbers, got {repeated[0]} twice; omit one")
     page = args.suite.run(args)
     print(page.read_text(encoding="utf-8"))
     print(f"Page: {page}")

@@ -196,3 +196,14 @@ def test_output_that_nobody_reads(tmp_path):
     assert done.stdout.startswith("timepoints ") and done.stderr == ""
     done = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard output" in done.stderr
+    done = subprocess.run(["bash", "-c", f"{command} 1< /dev/null"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "standard output: could not write messages (Bad file desc" in done.stderr
+
+
+def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(["register", "a.nii", "b.nii", "--output", "out"]) == 2

@@ -29,6 +29,18 @@ TO = ["--output", "out"]
         ("combine d --from 0 --to 1 --output x.nii.gz/", "--output: expected a name that ends in .nii.gz, .nii or .h5"),
         ("combine d --from 0 --to 1 --output d/.nii.gz", "--output: expected a name that ends in .nii.gz, .nii or .h5"),
         ("combine d --from 1 --to 1 --output x.h5", "--to: expected another scan than --from, got 1 for both"),
+        ("benchmark verdicts --seeds 1 2 1", "--seeds: expected different numbers, got 1 twice; omit one"),
+        ("benchmark paper --seeds 1 1", "--seeds: expected different numbers, got 1 twice; omit one"),
+        (
+            "benchmark paper --output ../out --data . --seeds 4",
+            "--seeds: expected an option with an effect, got one for synthetic",
+        ),
+        (
+            "benchmark paper --output ../out --data . --size 16 16 16",
+            "--size: expected an option with an effect, got one for synth",
+        ),
+        ("benchmark paper --data breast --timepoints 7", "--timepoints: expected at most 6 with --data breast, got 7"),
+        ("benchmark paper --overlay modes/sample", "--overlay modes/sample: expected an overlay for registration"),
         ("cohort s --output out --shard 1/2 --workers 4", "--workers: not allowed together with --shard"),
         ("evaluate --phantoms --shard 1/2 --memory-gb 4", "--memory-gb: not allowed together with --shard"),
         ("cohort s --output out --scheduler tcp://a:99999", "--scheduler: expected an address such as tcp://host:8786"),

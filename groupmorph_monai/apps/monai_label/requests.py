@@ -104,6 +104,8 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
         RuntimeError: If the command ends with an internal error.
     """
     command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
+    if broken := [word for word in (*arguments, *series) if "\0" in word]:
+        raise InputError(f"params: expected text, got {broken[0]!r:.60} with a null character; remove it")
     done = subprocess.run(
         [*command, f"--output={output}", "--", *series], capture_output=True, encoding="utf-8", errors="replace"
     )

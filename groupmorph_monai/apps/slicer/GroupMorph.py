@@ -158,6 +158,8 @@ class GroupMorphWidget(ScriptedLoadableModuleWidget):
         """Export the sequence and start the command."""
         with slicer.util.tryWithErrorDisplay("The registration could not be started", waitCursor=True):
             self.input = self.sequence.currentNode()
+            if self.input is None:
+                raise ValueError("Sequence: expected a sequence of volumes, got none; load one and select it")
             self.folder = tempfile.TemporaryDirectory(prefix="GroupMorph-")
             self.results = self.output.currentPath or tempfile.mkdtemp(prefix="GroupMorph-results-")
             volumes = self.logic.export(self.input, self.folder.name)

@@ -20,6 +20,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         help="phantom, breast, thorax, or a folder of series, such as DIR-Lab's cases (default: phantom)",
     )
     add_seeds(p)
+    p.set_defaults(seeds=None)  # refused with a folder
     p.add_argument(
         "--methods",
         nargs="+",
@@ -44,7 +45,6 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--timepoints",
         type=number(Whole(2, 1000)),
-        default=6,
         metavar="K",
         help="number of timepoints of the phantoms (default: 6)",
     )

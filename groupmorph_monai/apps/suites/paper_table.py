@@ -15,13 +15,17 @@ from ...benchmarks.paper.worker import Method
 from ...benchmarks.peers import PEERS
 from ...benchmarks.program import PairwiseProgram, Program
 from ...data.writing.output_folder import claim
+from ...errors import InputError
 from ..configs import bundle_root
 from ..places import check_place_of_study
 from ..progress import progress_log
+from ..registration_options import check_modes
 from .methods import bundle_method
+from .suite import SEEDS
 
 __all__ = ["run_paper", "table_method"]
 
+_TIMEPOINTS = 6
 _OURS = ("voxelmorph", "groupmorph", "set")
 _GROUP_WISE = ("elastix-groupwise", "groupmorph", "set")
 ROWS = {
@@ -41,8 +45,16 @@ _PUBLISHED = {
 
 def run_paper(args: argparse.Namespace) -> Path:
     """Compute the table and return its page."""
+    check_modes(args.overlay or (), "registration")
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
+        unused = [f"--{name}" for name in ("seeds", "size", "timepoints") if getattr(args, name)]
+        if unused and not args.scaling:  # which measures synthetic series
+            raise InputError(
+                f"{unused[0]}: expected an option with an effect, got one for synthetic series with the folder "
+                f"{args.data}; omit it"
+            )
+    args.seeds, args.timepoints = args.seeds or list(SEEDS), args.timepoints or _TIMEPOINTS
     series = cases(args.data, args.seeds, args.size, args.timepoints)
     claim(args.output)
     output = Path(args.output)

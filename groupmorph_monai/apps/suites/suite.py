@@ -11,6 +11,7 @@ from ..places import check_place
 from ..run_options import add_output, add_run_options
 
 __all__ = [
+    "SEEDS",
     "Suite",
     "add_seeds",
     "add_seeds_and_weights",
@@ -83,12 +84,15 @@ def suites_table(suites: Sequence[Suite]) -> list[str]:
     return [f"{suite.name:{width}}  {suite.question}" for suite in suites]
 
 
+SEEDS = (3001, 3002, 3003)  # of the pages in the docs
+
+
 def add_seeds(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--seeds",
         type=seed,
         nargs="+",
-        default=[3001, 3002, 3003],
+        default=list(SEEDS),
         metavar="N",
         help="random seeds of the series, or of their motion (default: 3001 3002 3003)",
     )

@@ -84,6 +84,11 @@ def cases(data: str, seeds: Sequence[int] = (), size: Sequence[int] | None = Non
         InputError: If ``data`` is neither.
     """
     if data in SOURCES:
+        if data == "breast" and timepoints > len(BREAST_TIMES_S):
+            raise InputError(
+                f"--timepoints: expected at most {len(BREAST_TIMES_S)} with --data breast, got {timepoints}; choose a "
+                "smaller number"
+            )
         shape = tuple(size or SOURCES[data].size)
         return [_seeded(data, SOURCES[data].make, seed, shape, timepoints) for seed in seeds]
     if not Path(data).is_dir():

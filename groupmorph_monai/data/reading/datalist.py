@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _FILES = ("image", "landmarks", "labels")
 _KEYS = ("name", *_FILES)
+_LIKELY_MISSPELT = 0.75  # similarity of names, 0 to 1; "filename" is less similar to "name"
 
 
 def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
@@ -161,6 +163,7 @@ def _read_list(listed: Path) -> dict[str, list[Item]]:
     if not isinstance(content, dict) or not any(name in content for name in SPLITS):
         got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else reprlib.repr(content)
         raise InputError(f"{listed}: expected {wanted}, got {got}; correct the file")
+    _check_keys(content, SPLITS, listed)
     lists = {name: content.get(name, []) for name in SPLITS}
     for name, entries in lists.items():
         if not isinstance(entries, list):
@@ -227,8 +230,17 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def _check_keys(content: Mapping[str, object], valid: Iterable[str], listed: Path) -> None:
+    """Refuse an unknown key that is probably a misspelling of a valid one, whose content would be ignored."""
+    missing = [key for key in valid if key not in content]
+    for key in content:
+        if key not in valid and (near := get_close_matches(key.strip().lower(), missing, 1, _LIKELY_MISSPELT)):
+            raise InputError(f"{listed}: expected the keys {', '.join(valid)}, got {key!r}; did you mean {near[0]}?")
+
+
 def _resolve(entry: Item, listed: Path) -> Item:
     """Check one entry and resolve its paths relative to the folder of the data list."""
+    _check_keys(entry, _KEYS, listed)
     name = entry.get("name", "")
     if not isinstance(name, str) or (not name and "name" in entry):
         raise InputError(f'{listed}: expected text for "name", got {name!r:.60}; correct or omit it')

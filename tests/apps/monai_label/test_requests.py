@@ -54,6 +54,12 @@ def test_names_that_are_not_texts_are_the_clients_mistake(value):
         register_arguments({"overlay": value})
 
 
+@pytest.mark.parametrize("series, arguments", [(["a\0b"], []), (["a"], ["--spacing-mm=\0"])])
+def test_a_null_character_is_the_clients_mistake(series, arguments, tmp_path):
+    with pytest.raises(InputError, match="params: expected text, got .* with a null character; remove it"):
+        register(series, arguments, tmp_path / "out")
+
+
 def test_the_commands_line_is_the_requests(tmp_path):
     with pytest.raises(InputError, match="none.nii.gz"):
         register([str(tmp_path / "none.nii.gz")], [], tmp_path / "out")

@@ -36,6 +36,20 @@ def test_the_command_takes_what_the_widgets_hold():
     assert args.no_refine and args.reference == "mean" and args.mask is None
 
 
+@pytest.mark.parametrize("name", ["my place/groupmorph", "it's/groupmorph", "a\\groupmorph"])
+def test_the_path_of_a_program_is_one_word(name, tmp_path):
+    program = tmp_path / name
+    program.parent.mkdir(exist_ok=True)
+    program.touch()
+    assert register_command(Settings(str(program)), ["a", "b"], "o")[0] == str(program)
+
+
+@pytest.mark.parametrize("program", ["", " ", "'groupmorph"])
+def test_no_program_is_said(program):
+    with pytest.raises(ValueError, match="groupmorph program: expected the path of the program, got"):
+        register_command(Settings(program), ["a", "b"], "o")
+
+
 def python(code):
     return [sys.executable, "-c", f"import sys, time\nsay = lambda *x: print(*x, file=sys.stderr, flush=True)\n{code}"]
 
@@ -151,6 +165,14 @@ def save_node(node, file):
 
     sitk.WriteImage(sitk.ReadImage(node), file)
     return file
+
+
+def test_no_sequence_is_said(module):
+    widget = module.module.GroupMorphWidget()
+    widget.setup()
+    widget.sequence.currentNode = lambda: None
+    with pytest.raises(ValueError, match="Sequence: expected a sequence of volumes, got none"):
+        widget.register()
 
 
 @pytest.mark.slow

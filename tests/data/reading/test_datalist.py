@@ -216,6 +216,29 @@ def test_a_series_for_training_and_validation_is_evaluated_once(folder):
     assert names(series_items(str(folder), None, [])) == ["b", "a"]
 
 
+@pytest.mark.parametrize("key", ["landmark", "Landmarks", "label", " labels", "Name"])
+def test_a_misspelt_key_of_an_entry_is_refused(folder, key):
+    write_json(folder / "dataset.json", {"training": [{"image": "a", key: ["x"]}]})
+    with pytest.raises(InputError, match=f"the keys name, image, landmarks, labels, got '{key}'; did you mean"):
+        series_items(str(folder), "training", [])
+
+
+@pytest.mark.parametrize("key", ["Training", "train", "trainings"])
+def test_a_misspelt_list_is_refused(folder, key):
+    write_json(folder / "dataset.json", {"validation": [{"image": "a"}], key: [{"image": "b"}]})
+    with pytest.raises(InputError, match=f"the keys training, validation, got '{key}'; did you mean training"):
+        series_items(str(folder), None, [])
+
+
+def test_other_keys_are_ignored(folder, caplog):
+    entry = {"image": "a", "age": 50, "filename": "x", "mask": "m", "comment": ""}
+    write_json(
+        folder / "dataset.json", {"name": "MSD", "labels": {}, "numTraining": 1, "test": [], "training": [entry]}
+    )
+    assert names(series_items(str(folder), "training", [])) == ["a"]
+    assert "ignoring age, comment, filename, mask" in caplog.text
+
+
 @pytest.mark.parametrize("key", ["landmarks", "labels"])
 def test_a_file_of_two_timepoints_is_refused(folder, key):
     entry = {"image": "b", key: ["b/landmarks_00.csv", "b/../b/landmarks_00.csv"]}

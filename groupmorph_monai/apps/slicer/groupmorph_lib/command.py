@@ -5,6 +5,7 @@ from __future__ import annotations  # Slicer 5.2 has Python 3.9
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["Settings", "register_command"]
 
@@ -33,7 +34,7 @@ class Settings:
 
 def register_command(settings: Settings, volumes: Sequence[str], output: str) -> list[str]:
     """Build the `groupmorph register` command for ``volumes``, in temporal order, with results in ``output``."""
-    words = [*shlex.split(settings.program), "register", f"--output={output}", f"--initial={settings.initial}"]
+    words = [*_program(settings.program), "register", f"--output={output}", f"--initial={settings.initial}"]
     if settings.reference is not None:
         words.append(f"--reference={settings.reference}")
     words.append("--no-refine" if settings.effort == "none" else f"--effort={settings.effort}")
@@ -41,3 +42,16 @@ def register_command(settings: Settings, volumes: Sequence[str], output: str) ->
     if settings.mask:
         words.append(f"--mask={settings.mask}")
     return [*words, "--", *volumes]
+
+
+def _program(text: str) -> list[str]:
+    """Return the path of a program as it is, as it may contain spaces and backslashes, or else split a command line."""
+    try:
+        words = [text] if Path(text).is_file() else shlex.split(text)
+    except ValueError:  # an open quotation
+        words = []
+    if not words:
+        raise ValueError(
+            f"groupmorph program: expected the path of the program, got {text!r}; enter what 'which groupmorph' prints"
+        )
+    return words
