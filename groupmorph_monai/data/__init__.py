@@ -5,6 +5,7 @@ from .phantoms.breast import make_breast
 from .phantoms.hearts import HEART_MOTIONS, make_heart
 from .phantoms.phantom import make_phantom
 from .phantoms.thorax import make_thorax
+from .phantoms.transform import MakePhantomd
 from .preprocessing.augmentation import RandAffineMotiond, RandContrastd, RandMotiond, RandSurfaced, RandTimepointsd
 from .preprocessing.cache import CachedSeries
 from .preprocessing.collate import collate_series
@@ -23,6 +24,7 @@ __all__ = [
     "Frame",
     "HEART_MOTIONS",
     "LoadSeriesd",
+    "MakePhantomd",
     "MatchPolarityd",
     "Products",
     "RandAffineMotiond",

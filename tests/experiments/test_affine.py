@@ -2,7 +2,7 @@ import torch
 
 from experiments.affine import affine_cases, align_by_steps
 from groupmorph_monai.benchmarks.compare import compare
-from groupmorph_monai.data import LoadSeriesd, phantom_items
+from groupmorph_monai.data import MakePhantomd, phantom_items
 
 
 def test_landmarks_lie_on_the_same_tissue_in_every_timepoint():
@@ -27,6 +27,6 @@ def test_the_optimisation_twin_finds_a_moderate_motion(in_this_process):
 def test_a_validation_series_is_the_case_of_its_seed():
     (item,) = phantom_items("affine_phantom", [3], size=(20, 18, 16), shift_voxels=2, margin_voxels=2)
     (case,) = affine_cases([3], size=(20, 18, 16), shift_voxels=2, margin_voxels=2)
-    loaded = LoadSeriesd()(item)
+    loaded = MakePhantomd()(item)
     assert torch.equal(loaded["image"].as_tensor(), case["image"])
     torch.testing.assert_close(loaded["landmarks"], case["landmarks"])  # voxels of 1 mm

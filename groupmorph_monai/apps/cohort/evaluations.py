@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ...data import LoadSeriesd, read_series, series_items
+from ...data import MakePhantomd, read_series, series_items
 from ...data.preprocessing.fingerprint import fingerprint
 from ...data.reading.readers import header_grids
 from ...data.writing.replacement import check_names
@@ -136,7 +136,7 @@ def _memory_gb(parser: ConfigParser, job: Job) -> float:
         image, description = item["image"], item.get("description")
         grids = header_grids(image, description) or header_grids(read_series(image, description=description))
     else:
-        phantom = LoadSeriesd()(item)
+        phantom = MakePhantomd()(item)
         grids = [Grid(phantom["image"].shape[1:], phantom["affine"])] * len(phantom["image"])
     return parser.get_parsed_content("cost_of")(grids).memory_gb
 

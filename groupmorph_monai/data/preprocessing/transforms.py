@@ -1,7 +1,7 @@
 """Transforms from items of a data list to the input of the network."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from numpy.typing import ArrayLike
 
 from ...errors import InputError
-from ...space.grid import Grid, transform_points
+from ...space.grid import Grid
 from ...space.transforms import AffineTransform
-from ..phantoms.affine_phantom import make_affine_phantom
-from ..phantoms.breast import make_breast
-from ..phantoms.hearts import make_heart
-from ..phantoms.phantom import make_phantom
-from ..phantoms.thorax import make_thorax
 from ..reading.points import read_landmarks
 from ..reading.readers import read_image, read_series
 from ..reading.regions import nothing_inside, read_labels
@@ -29,18 +23,10 @@ from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
 from .resampling import LEAST_VOXELS, SAME_GRID_MM, resample, resample_series, working_grid
 
-__all__ = ["PHANTOMS", "ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
+__all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
 logger = logging.getLogger(__name__)
 
-# Phantom generators by the key of the item that contains their arguments.
-PHANTOMS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
-    "phantom": make_phantom,
-    "affine_phantom": make_affine_phantom,
-    "heart": make_heart,
-    "breast": make_breast,
-    "thorax": make_thorax,
-}
 _LEAST_MASKED = 8  # minimum number of voxels in a mask, the same as of voxels that differ in an image
 _MASKED_WELL = 16**3  # voxels of a mask; with fewer, only the finest level of the default refinement has enough
 
@@ -89,18 +75,18 @@ class LoadSeriesd(MapTransform):
     of view and 0 outside; the ``affine`` ``(4, 4)`` of the grid, voxels to RAS mm; ``one_header``, whether all scans
     share one grid; and ``times`` ``(K,)``, in seconds, or the indices of the timepoints if the times are unknown.
 
-    The item's ``image`` is a `Series`, or any input of `read_series`: a 4D file, a folder, a list of 3D files. Instead,
-    an item may contain the arguments of a phantom, under one of the names in `PHANTOMS`. Optional keys:
+    The item's ``image`` is a `Series`, or any input of `read_series`: a 4D file, a folder, a list of 3D files. Items
+    without it, which are those of phantoms, do not change. Optional keys:
 
-    - ``landmarks``, K point files, one DIR-Lab case, or those of the phantom, become ``(K, P, 3)`` in RAS mm.
+    - ``landmarks``, K point files or one DIR-Lab case, become ``(K, P, 3)`` in RAS mm.
     - ``initial`` ``(K, 4, 4)``, RAS mm, maps the common space to each timepoint before interpolation.
     - ``mask``, one file on the grid of the reference or one per timepoint, becomes ``(1, *S)`` or ``(K, *S)``, 1 where
       the file is above 0; None is removed.
-    - ``labels``, one label map per timepoint (for phantoms, of the lesions), become ``(K, *S)``.
+    - ``labels``, one label map per timepoint, become ``(K, *S)``.
 
     Args:
         keys: key of the series, ``"image"``.
-        spacing_mm: working spacing, as for `working_grid`. Phantoms keep theirs.
+        spacing_mm: working spacing, as for `working_grid`.
         timepoints: number of timepoints that the network requires; None for any.
         reference: index of the scan to which the others are aligned; None for their common mean.
         storage: where to keep images and coverage.
@@ -114,16 +100,15 @@ class LoadSeriesd(MapTransform):
         reference: int | None = None,
         storage: Storage = IN_MEMORY,
     ):
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys=True)
         self.spacing_mm, self.timepoints, self.reference = spacing_mm, timepoints, reference
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
-        key = self.keys[0]  # not yet in the item of a phantom
-        for name, make in PHANTOMS.items():
-            if name in item:
-                return {**item, **self._phantom(key, make(**item.pop(name)))}
+        key = self.keys[0]
+        if key not in item:
+            return item
         maps = {name: item.pop(name) for name in ("mask", "labels") if name in item}
         series = read_series(item[key], self.timepoints, item.pop("description", None))
         series.check_reference(self.reference)
@@ -133,7 +118,8 @@ class LoadSeriesd(MapTransform):
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
-        item["times"] = _times(series.times_s, len(series.frames))
+        times = range(len(series.frames)) if series.times_s is None else series.times_s
+        item["times"] = torch.tensor(times, dtype=torch.float64)
         for name, files in maps.items():
             if files is not None:
                 item[name] = self._label_maps(name, files, grid, item["coverage"], initial)
@@ -141,22 +127,6 @@ class LoadSeriesd(MapTransform):
             points = read_landmarks(item["landmarks"], [frame.grid for frame in series.frames])
             item["landmarks"] = torch.as_tensor(points, dtype=torch.float32)
         return item
-
-    @staticmethod
-    def _phantom(key: str, series: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        image = MetaTensor(series["image"], affine=series["affine"])
-        landmarks = transform_points(series["affine"], series["landmarks"])
-        labels = {"labels": series["lesion_mask"]} if "lesion_mask" in series else {}
-        coverage = torch.ones(image.shape)
-        times = _times(series.get("times_s"), len(image))
-        return {
-            key: image,
-            "coverage": coverage,
-            "affine": series["affine"],
-            "landmarks": landmarks,
-            "times": times,
-            **labels,
-        }
 
     def _label_maps(
         self,
@@ -204,11 +174,6 @@ class LoadSeriesd(MapTransform):
                 inside_mask.sum(),
                 _MASKED_WELL,
             )
-
-
-def _times(times_s: ArrayLike | None, timepoints: int) -> torch.Tensor:
-    """Convert acquisition times to ``(K,)`` float64; the indices of the timepoints, if they are unknown."""
-    return torch.arange(timepoints).double() if times_s is None else torch.as_tensor(times_s).double()
 
 
 def _check_sizes(frames: Sequence[Frame]) -> None:

@@ -20,7 +20,7 @@ from .signature import check_regular_file, read_text
 __all__ = ["heart_items", "phantom_items", "series_items"]
 
 logger = logging.getLogger(__name__)
-Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd`
+Item = dict[str, Any]  # files of one series, or arguments of a phantom, by the keys of `LoadSeriesd` or `MakePhantomd`
 _FILES_4D = (".nii", ".nii.gz")
 SPLITS = ("training", "validation")
 _FILES = ("image", "landmarks", "labels")
@@ -29,7 +29,7 @@ _LIKELY_MISSPELT = 0.75  # similarity of names, 0 to 1; "filename" is less simil
 
 
 def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[Item]:
-    """List one phantom per seed; `LoadSeriesd` generates the series.
+    """List one phantom per seed; `MakePhantomd` generates the series.
 
     Args:
         kind: a key of `PHANTOMS`.
@@ -40,7 +40,7 @@ def phantom_items(kind: str, seeds: Sequence[int], **options: object) -> list[It
 
 
 def heart_items(seeds: Sequence[int], size: Sequence[int]) -> list[Item]:
-    """List one heart phantom per seed, cycling through the kinds of motion; `LoadSeriesd` generates the pair."""
+    """List one heart phantom per seed, cycling through the kinds of motion; `MakePhantomd` generates the pair."""
     return [{"heart": {"seed": s, "kind": kind, "size": size}} for s, kind in zip(seeds, cycle(HEART_MOTIONS))]
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from groupmorph_monai.data import LoadSeriesd, make_breast, phantom_items
+from groupmorph_monai.data import MakePhantomd, make_breast, phantom_items
 from groupmorph_monai.data.phantoms.breast_anatomy import BREAST_TISSUES
 from groupmorph_monai.data.phantoms.breast_motion import BreastMotion
 from groupmorph_monai.data.phantoms.phantom import LESION_KINETICS
@@ -180,7 +180,7 @@ def test_more_lesions_than_there_is_room_for_are_refused():
 
 def test_items_are_loaded_with_landmarks_in_mm_and_lesions(moving_breast):
     (item,) = phantom_items("breast", [3], **COARSE, times_s=TWO, landmarks=200)
-    loaded, series = LoadSeriesd()(item), moving_breast
+    loaded, series = MakePhantomd()(item), moving_breast
     assert torch.equal(loaded["image"].as_tensor(), series["image"])
     assert torch.equal(loaded["labels"], series["lesion_mask"])
     middle = (torch.tensor(COARSE["size"]) - 1) / 2

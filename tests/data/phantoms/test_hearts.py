@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from groupmorph_monai.data import HEART_MOTIONS, LoadSeriesd, heart_items, make_heart
+from groupmorph_monai.data import HEART_MOTIONS, MakePhantomd, heart_items, make_heart
 from groupmorph_monai.evaluation.metrics import folding_percent
 from groupmorph_monai.space import sample, warp
 
@@ -55,5 +55,5 @@ def test_an_unknown_kind_is_refused():
 def test_items_are_pairs_of_every_kind_in_turn():
     items = heart_items(range(7), SIZE)
     assert [item["heart"]["kind"] for item in items[:6]] == [*HEART_MOTIONS, "normal"]
-    loaded = LoadSeriesd()(items[1])
+    loaded = MakePhantomd()(items[1])
     assert torch.equal(loaded["image"].as_tensor(), make_heart(1, "weak", size=SIZE)["image"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_erosion
 
-from groupmorph_monai.data import LoadSeriesd, make_thorax, phantom_items
+from groupmorph_monai.data import MakePhantomd, make_thorax, phantom_items
 from groupmorph_monai.data.phantoms.branching import FAR_MM, Tree, grow_tree, tube_depths_mm
 from groupmorph_monai.data.phantoms.chest import Breath, Cavity
 from groupmorph_monai.data.phantoms.phantom import follow
@@ -186,7 +186,7 @@ def test_depths_in_tubes_are_those_of_capsules():
 def test_items_are_loaded_with_landmarks_in_mm():
     options = {"size": (24, 24, 20), "timepoints": 2, "max_motion_mm": 12.0}
     (item,), made = phantom_items("thorax", [7], **options), make_thorax(7, **options)
-    loaded = LoadSeriesd()(item)
+    loaded = MakePhantomd()(item)
     assert torch.equal(loaded["image"].as_tensor(), made["image"]) and torch.equal(
         loaded["labels"], made["lesion_mask"]
     )

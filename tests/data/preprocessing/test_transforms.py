@@ -11,6 +11,7 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from groupmorph_monai.data import (
     ClipSeriesd,
     LoadSeriesd,
+    MakePhantomd,
     MatchPolarityd,
     ScalePercentilesd,
     make_phantom,
@@ -55,8 +56,9 @@ def test_what_is_below_counts_as_the_least(series):
 
 
 def test_a_phantom_has_the_keys_of_a_real_series():
-    item = LoadSeriesd()({"phantom": {"seed": 2, "size": (16, 16, 16), "timepoints": 3, "landmarks": 5}})
-    expected = make_phantom(2, (16, 16, 16), 3, landmarks=5)
+    arguments = {"phantom": {"seed": 2, "size": (16, 16, 16), "timepoints": 3, "landmarks": 5}}
+    item, expected = MakePhantomd()(arguments), make_phantom(2, (16, 16, 16), 3, landmarks=5)
+    assert LoadSeriesd()(arguments) == arguments
     assert {"image", "coverage", "affine", "landmarks"} <= set(item)
     torch.testing.assert_close(item["times"], expected["times_s"])
     torch.testing.assert_close(item["image"].as_tensor(), expected["image"])
