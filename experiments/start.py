@@ -26,7 +26,7 @@ def start_methods(weights: str | None, folder: str | Path) -> dict[str, BundleMe
     zero = Path(folder) / "zero.pt"
     torch.save({name: torch.zeros_like(values) for name, values in state.items()}, zero)
     methods = {"network alone": bundle_method(weights, "effort/no_refine")}
-    for effort, overlays in (("fast", ["effort/fast"]), ("default", []), ("best", ["effort/best"])):
+    for effort, overlays in (("fast", ["effort/fast"]), ("default", [])):
         methods[f"{effort}, from zero"] = bundle_method(str(zero), *overlays)
         methods[f"{effort}, from the network"] = bundle_method(weights, *overlays)
     return methods

@@ -41,6 +41,7 @@ TO = ["--output", "out"]
         ),
         ("benchmark paper --data breast --timepoints 7", "--timepoints: expected at most 6 with --data breast, got 7"),
         ("benchmark paper --overlay modes/sample", "--overlay modes/sample: expected an overlay for registration"),
+        ("benchmark paper --overlay recipes/one_core", "--overlay recipes/one_core: expected an overlay for inference"),
         ("cohort s --output out --shard 1/2 --workers 4", "--workers: not allowed together with --shard"),
         ("evaluate --phantoms --shard 1/2 --memory-gb 4", "--memory-gb: not allowed together with --shard"),
         ("cohort s --output out --scheduler tcp://a:99999", "--scheduler: expected an address such as tcp://host:8786"),

@@ -7,7 +7,7 @@ from groupmorph_monai.benchmarks.cases import synthetic_cases
 
 def test_zero_weights_predict_no_motion(tmp_path):
     methods = start_methods(None, tmp_path)
-    assert len(methods) == 7 and methods["default, from zero"].weights == str(tmp_path / "zero.pt")
+    assert len(methods) == 5 and methods["default, from zero"].weights == str(tmp_path / "zero.pt")
     ddf, _ = bundle_method(str(tmp_path / "zero.pt"), "effort/no_refine").prepare()(torch.rand(2, 32, 32, 32))
     assert not ddf.any()
     ddf, _ = methods["network alone"].prepare()(synthetic_cases([1], (32, 32, 32), 2)[0]["image"])

@@ -17,6 +17,7 @@ from ...benchmarks.program import PairwiseProgram, Program
 from ...data.writing.output_folder import claim
 from ...errors import InputError
 from ..configs import bundle_root
+from ..overlays import check_overlays
 from ..places import check_place_of_study
 from ..progress import progress_log
 from ..registration_options import check_modes
@@ -46,6 +47,7 @@ _PUBLISHED = {
 def run_paper(args: argparse.Namespace) -> Path:
     """Compute the table and return its page."""
     check_modes(args.overlay or (), "registration")
+    check_overlays("inference", args.overlay or ())
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
         unused = [f"--{name}" for name in ("seeds", "size", "timepoints") if getattr(args, name)]
