@@ -85,13 +85,18 @@ class Stack:
         ]
         numbers = zip(self._adapted, other._adapted)
         return (
-            (source.examination, source.image_type) == (reference.examination, reference.image_type)
+            (source.examination, self._contents) == (reference.examination, other._contents)
             and others[0] == others[1]
             and (None in self.phases) == (None in other.phases)
             and (source.examination.modality != "CT" or source.raster == reference.raster)
             and all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers)
             and may_show_same_anatomy(self.planes, other.planes)
         )
+
+    @property
+    def _contents(self) -> set[str]:
+        """Image type in any order, with or without a correction of the coils' sensitivity."""
+        return {*self.source.image_type} - {"NORM"}
 
     @property
     def _adapted(self) -> tuple[float, float, float]:
@@ -276,7 +281,7 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
     for stack, reason in rejected.items():
         like = next((one for one in chosen if stack.nearly_like(one)), None)
         if reason == "other series" and like:
-            difference = "its matrix, voxels, repetition time or echo time differ"
+            difference = "its image type, matrix, voxels, repetition time or echo time differ"
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slices instead of {like.slices}"
             lines.append(
