@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 from pydicom.valuerep import DT
 
+from ..reading.sidecars import past_midnight
 from .attributes import Attributes
-from .plane import Plane
+from .plane import Examination, Plane
 
 __all__ = ["in_one_zone", "local_acquisition", "moments"]
 
@@ -82,7 +83,25 @@ def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
         kind: {name: _default_zone(zones, in_study[name]) for name, zones in _zones(members).items()}
         for kind, members in kinds.items()
     }
-    return [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
+    in_utc = [replace(plane, keys=_in_utc(plane, defaults[_kind(plane)])) for plane in planes]
+    for name in ("acquisition time", "content time"):
+        in_utc = _over_midnight(in_utc, name)
+    return in_utc
+
+
+def _over_midnight(planes: Sequence[Plane], name: str) -> list[Plane]:
+    """Add a day to moments after midnight in examinations of which the headers state neither date nor start."""
+    moments_s: defaultdict[Examination, set[float]] = defaultdict(set)
+    for plane in planes:
+        if name in plane.keys:
+            moments_s[plane.source.examination].add(plane.keys[name])
+    later = {e: dict(zip(values, past_midnight([*values]))) for e, values in moments_s.items()}
+    return [
+        replace(plane, keys={**plane.keys, name: later[plane.source.examination][plane.keys[name]]})
+        if name in plane.keys
+        else plane
+        for plane in planes
+    ]
 
 
 def _kind(plane: Plane) -> Hashable:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .signature import read_text
 
-__all__ = ["even_step", "sidecar", "times_of_files", "times_of_volumes", "without_time"]
+__all__ = ["even_step", "past_midnight", "sidecar", "times_of_files", "times_of_volumes", "without_time"]
 
 logger = logging.getLogger(__name__)
 _LARGEST = 1e12  # maximum absolute value of a time
@@ -80,7 +80,7 @@ def times_of_files(images: Sequence[str | Path]) -> tuple[float, ...] | None:
     """
     contents = [sidecar(image) for image in images]
     for read in (_acquisition_s, _trigger_s, _frame_s):
-        values = _past_midnight([value for content in contents if (value := read(content)) is not None])
+        values = past_midnight([value for content in contents if (value := read(content)) is not None])
         if len(contents) == len(values) == len(set(values)) > 1:
             return _from_first(values)
     return None
@@ -92,7 +92,7 @@ def without_time(images: Sequence[str | Path]) -> str | Path | None:
     return images[timed.index(False)] if any(timed) and not all(timed) else None
 
 
-def _past_midnight(values: Sequence[float]) -> list[float]:
+def past_midnight(values: Sequence[float]) -> list[float]:
     """Add a day to times of day after midnight: those before a gap of more than 12 hours. Other times do not change."""
     ordered = sorted(values)
     gaps = np.diff(ordered)

@@ -110,6 +110,8 @@ def test_the_acquisition_time_of_an_image_comes_before_the_date_and_time_of_the_
         ({"StudyTime": "233000"}, 2 * [{"StudyDate": ""}]),
         # The time of the study is missing, and the date of the series.
         ({"StudyTime": "", "SeriesTime": "233000"}, 2 * [{}]),
+        # So are all dates, and all times but the acquisition's.
+        ({"StudyTime": "", "StudyDate": ""}, 2 * [{}]),
     ],
     ids=str,
 )
