@@ -9,13 +9,13 @@ from .prior import (
     FluidPrior,
     MomentumNorm,
     Prior,
-    TemporalPrior,
     UnitGaussian,
     VelocityPrior,
     fading_weight,
 )
 from .structure import LowRank, NormalisedGradient
 from .surface import SurfaceDistance
+from .temporal_prior import TemporalPrior
 
 __all__ = [
     "AffineNorm",
