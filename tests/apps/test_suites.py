@@ -54,7 +54,7 @@ def test_each_likelihood_refines_by_itself(measured, tmp_path):
 
 def test_elastix_missing_is_said_before_any_registration(measured, monkeypatch, tmp_path):
     monkeypatch.setattr("groupmorph_monai.benchmarks.peers.elastix.itk", object())
-    with pytest.raises(InputError, match="pip install '..bench.'"):
+    with pytest.raises(InputError, match="pip install 'groupmorph-monai.bench.'"):
         run("synthetic", tmp_path)
     assert measured == {}
 
