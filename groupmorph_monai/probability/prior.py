@@ -129,7 +129,9 @@ class FluidPrior(VelocityPrior):
         coefficients = CosineTransform(size, z)(z)
         return (placed_once(self.spectrum, size, like=z) * coefficients.square()).flatten(3).sum(dim=3)
 
-    def kl(self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None) -> Tensor:
+    def kl(
+        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
+    ) -> Tensor:
         """Compute ``KL(q || p)`` of each field, summed over components and voxels, including constants (GroupMorph,
         Eq. 7 and supplement).
 
@@ -137,6 +139,7 @@ class FluidPrior(VelocityPrior):
             mean: mean of q, ``(B, K, D, *S)``.
             log_variance: log variance of q, ``(B, K, D, *S)``.
             posterior: distribution that the two parameterise; None is `Posterior` without smoothing.
+            times: as in `Prior`.
 
         Returns:
             ``(B, K)``, nats.
@@ -165,7 +168,7 @@ class FluidPrior(VelocityPrior):
         the number of voxels, and its weight depends on the patch size. The average over timepoints matches the
         likelihood's average over pairs, so that the balance does not depend on K.
         """
-        return self.kl(mean, log_variance, posterior).mean() / math.prod(mean.shape[3:])
+        return self.kl(mean, log_variance, posterior, times).mean() / math.prod(mean.shape[3:])
 
 
 class UnitGaussian(Prior):

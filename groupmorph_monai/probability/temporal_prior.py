@@ -46,7 +46,7 @@ class TemporalPrior(FluidPrior):
         self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
     ) -> Tensor:
         """Compute ``KL(q || p)`` of the series, divided equally among its timepoints; arguments as in
-        `FluidPrior.kl`, and times as in `Prior`."""
+        `FluidPrior.kl`."""
         size, smoothing_voxels = mean.shape[3:], (posterior or Posterior()).smoothing_voxels
         weights = _interval_weights(mean.shape[:2], times)
         diagonal, constant = (
@@ -69,12 +69,6 @@ class TemporalPrior(FluidPrior):
         log_determinant = log_pseudo_determinant(self.spectrum(size) + self.lambda_t * temporal) / len(temporal)
         log_smoothing = Posterior(smoothing_voxels).spectrum(size).log().sum().item()
         return torch.tensor(math.prod(size) + log_determinant + 2 * log_smoothing, dtype=torch.float64)
-
-    def __call__(
-        self, mean: Tensor, log_variance: Tensor, posterior: Posterior | None = None, times: Tensor | None = None
-    ) -> Tensor:
-        """Compute the loss term of `FluidPrior` for series acquired at ``times``."""
-        return self.kl(mean, log_variance, posterior, times).mean() / math.prod(mean.shape[3:])
 
 
 def _interval_weights(shape: Sequence[int], times: Tensor | None) -> list[list[float]]:

@@ -278,9 +278,9 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
 def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) -> list[str]:
     """Describe the stacks that may be timepoints of the chosen series, such as an incomplete one, one per line."""
     lines = []
-    for stack, reason in rejected.items():
+    for stack in (stack for stack, reason in rejected.items() if reason == "other series"):
         like = next((one for one in chosen if stack.nearly_like(one)), None)
-        if reason == "other series" and like:
+        if like:
             difference = "its image type, matrix, voxels, repetition time or echo time differ"
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slices instead of {like.slices}"

@@ -95,10 +95,15 @@ def _over_midnight(planes: Sequence[Plane], name: str) -> list[Plane]:
     for plane in planes:
         if name in plane.keys:
             moments_s[plane.source.examination].add(plane.keys[name])
-    later = {e: dict(zip(values, past_midnight([*values]))) for e, values in moments_s.items()}
+    later = {
+        (examination, moment): moved
+        for examination, values in moments_s.items()
+        for moment, moved in zip(values, past_midnight([*values]))
+        if moved != moment
+    }
     return [
-        replace(plane, keys={**plane.keys, name: later[plane.source.examination][plane.keys[name]]})
-        if name in plane.keys
+        replace(plane, keys={**plane.keys, name: later[key]})
+        if (key := (plane.source.examination, plane.keys.get(name))) in later
         else plane
         for plane in planes
     ]

@@ -299,7 +299,8 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     Returns:
         Times (None if unknown), and the name of the attribute.
     """
-    keys = [key for key in _TIMES if key not in _LATE or not _at_the_same_time(volumes)]
+    reconstructed = _at_the_same_time(volumes)
+    keys = [key for key in _TIMES if not (reconstructed and key in _LATE)]
     rising = {key: values for key in _preferred(volumes, keys) if (values := _rising(volumes, key))}
     if not rising:
         return _repetitions(volumes)
