@@ -7,11 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.evaluation import output
 
 REPOSITORY = Path(__file__).parents[1]
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ _ABSENT = object()
 
 
 class _Literals(yaml.SafeLoader):
-    """Read decimal numbers only (in YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10), and refuse repeated keys."""
+    """Read decimal numbers only (in YAML 1.1, 010 is 8, 1:30 is 90, and 1_0 is 10); refuse repeated keys and tags."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -47,6 +47,12 @@ class _Literals(yaml.SafeLoader):
         if repeated:
             raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]} twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag}", event.start_mark)
+        return super().compose_node(parent, index)
 
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")

@@ -49,7 +49,7 @@ REFUSED = """noise=0 noise=.nan noise=.inf noise=abc noise=1e400 noise=-1 noise=
     spacing_mm=1e-6 spacing_mm=[1 window_size_voxels=[8,8] window_size_voxels=[0,0,0] window_radii_voxels=[]
     window_radii_voxels=2 window_radii_voxels=[-1] window_overlap=1 percentile_lower=200 refinement_iterations=3
     refinement_levels_voxels=[0] independent_share=0 lambda_c=-5 lambda_c=.nan intensity_least=abc
-    noise=!!python/object/apply:os.getcwd[] max_velocity_voxels=-5""".split()
+    noise=!!python/object/apply:os.getcwd[] noise=!!timestamp noise=!!float max_velocity_voxels=-5""".split()
 
 
 @pytest.mark.parametrize("text", REFUSED)

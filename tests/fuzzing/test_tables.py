@@ -80,7 +80,7 @@ names = st.sampled_from(sorted(SETTINGS)) | odd_text
 yaml_texts = json_values.map(json.dumps) | numbers | st.sampled_from(
     ["[1", "&a [*a]", "!!python/name:os.system", "1e-3", "1_000", "0x10", "2026-11-26", "0o8", "~", "[[1]]", "- 1", "?",
      "10:30", "1:2:3", "'", "{a: 1}", ".nan", "[.inf]", "9" * 400, "9" * 5000, "1e400", "<<", "2026-99-99", "!!int x",
-     "!!float x", "!!timestamp x", "!!binary x", "[9e400]"]
+     "!!float x", "!!float", "!!timestamp", "!!timestamp x", "!!bool x", "!!binary x", "[9e400]"]
 )  # fmt: skip
 setting = st.tuples(names, yaml_texts).map("=".join) | odd_text
 
