@@ -23,6 +23,9 @@ __all__ = [
     "failed_cases",
     "good_cases",
     "make_case",
+    "turn",
+    "with_last_frame",
+    "with_last_header",
 ]
 
 BEYOND_REACH = "motion beyond the capture range"
@@ -63,7 +66,8 @@ def _breast(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
 
 
 def _thorax(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
-    return make_thorax(seed, (48, 40, 24), timepoints, **options)
+    # As fine as the verdict's grid of a full-size series: with voxels of 6 x 7 x 10 mm, patients hardly differ.
+    return make_thorax(seed, (80, 80, 64), timepoints, **options)
 
 
 def _heart(seed: int, timepoints: int, **options: Any) -> dict[str, Tensor]:
@@ -107,22 +111,22 @@ def good_cases(seeds: Sequence[int]) -> Iterator[PlantedCase]:
             yield replace(case, name=", ".join([case.name, *(f"{name} {value}" for name, value in options.items())]))
 
 
-def _replaced(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
+def with_last_frame(case: PlantedCase, frame: Frame, failure: str) -> PlantedCase:
     """Replace the last timepoint."""
     return PlantedCase(case.name, failure, replace(case.series, frames=(*case.series.frames[:-1], frame)))
 
 
-def _with_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
+def with_last_header(case: PlantedCase, change: Tensor, failure: str) -> PlantedCase:
     """Change the header of the last timepoint by the transform ``change`` ``(4, 4)``, RAS mm."""
     frame, landmarks_mm = case.series.frames[-1], case.landmarks_mm
     wrong = replace(frame, affine=(change @ torch.as_tensor(frame.affine)).numpy())
     if landmarks_mm is not None:
         landmarks_mm = landmarks_mm.clone()
         landmarks_mm[-1] = AffineTransform(change)(landmarks_mm[-1])
-    return replace(_replaced(case, wrong, failure), landmarks_mm=landmarks_mm)
+    return replace(with_last_frame(case, wrong, failure), landmarks_mm=landmarks_mm)
 
 
-def _turn(seed: int, degrees: float) -> Tensor:
+def turn(seed: int, degrees: float) -> Tensor:
     """Return a rotation about one of the axes, ``(4, 4)``."""
     a, b = ((0, 1), (1, 2), (2, 0))[seed % 3]
     matrix, angle = torch.eye(4, dtype=torch.float64), math.radians(degrees)
@@ -134,29 +138,29 @@ def _turn(seed: int, degrees: float) -> Tensor:
 def mirrored(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     signs = torch.ones(4, dtype=torch.float64)
     signs[seed % 3] = -1
-    return _with_header(make_case(kind, seed, timepoints), torch.diag(signs), "mirrored header")
+    return with_last_header(make_case(kind, seed, timepoints), torch.diag(signs), "mirrored header")
 
 
 def turned(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
-    return _with_header(make_case(kind, seed, timepoints), _turn(seed, 90), "header rotated by 90 degrees")
+    return with_last_header(make_case(kind, seed, timepoints), turn(seed, 90), "header rotated by 90 degrees")
 
 
 def another_patient(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     other = make_case(kind, seed + 500, timepoints)
-    return _replaced(make_case(kind, seed, timepoints), other.series.frames[-1], "another patient")
+    return with_last_frame(make_case(kind, seed, timepoints), other.series.frames[-1], "another patient")
 
 
 def another_body_part(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     other = make_case(_OTHER_PART[kind], seed, 2)
-    return _replaced(make_case(kind, seed, timepoints), other.series.frames[-1], "another body part")
+    return with_last_frame(make_case(kind, seed, timepoints), other.series.frames[-1], "another body part")
 
 
 def beyond_reach(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:
     """Rotate the last scan by 45 degrees and shift it by a third of the field of view, beyond the search range."""
     case = make_case(kind, seed, timepoints)
-    change = _turn(seed, 45)
+    change = turn(seed, 45)
     change[:3, 3] = case.series.frames[-1].grid.extent_mm / 3 * torch.tensor([1.0, -1.0, 0.5])
-    return _with_header(case, change, BEYOND_REACH)
+    return with_last_header(case, change, BEYOND_REACH)
 
 
 def contrast_as_motion(kind: str, seed: int, timepoints: int | None = None) -> PlantedCase:

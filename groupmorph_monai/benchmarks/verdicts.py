@@ -22,7 +22,7 @@ from ..evaluation.verdict import LEVELS, judge
 from . import Row
 from .compare import BundleMethod
 from .json_lines import JsonLines
-from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases, failed_cases, good_cases
+from .planted import BEYOND_REACH, PlantedCase, added_motion, contrast_cases
 
 __all__ = [
     "kinetic_residuals", "measure_case", "measure_contrast_case", "tabulate",
@@ -90,11 +90,10 @@ def _row(name: str, counts: Counter[str], triggered: Counter[str]) -> Row:
 
 
 def verdicts(
-    method: BundleMethod, folder: str | Path, seeds: Sequence[int], progress: Callable[[str], None] = print
+    method: BundleMethod, folder: str | Path, cases: Iterable[PlantedCase], progress: Callable[[str], None] = print
 ) -> list[Row]:
-    """Register the planted cases of all seeds and count the verdicts; see `_measure_cases` for ``folder``."""
-    file = Path(folder) / "verdicts.jsonl"
-    return tabulate(_measure_cases(method, file, chain(good_cases(seeds), failed_cases(seeds)), measure_case, progress))
+    """Register planted cases and count the verdicts; see `_measure_cases` for ``folder``."""
+    return tabulate(_measure_cases(method, Path(folder) / "verdicts.jsonl", cases, measure_case, progress))
 
 
 def _measure_cases(
@@ -115,18 +114,20 @@ def _measure_cases(
     log = JsonLines(file)
     measured = {(line["failure"], line["name"]): line["values"] for line in log.read()}
     registers: dict[str, Callable[[Series], dict[str, Any]]] = {}
+    results = []
     for case in cases:
         if (case.failure, case.name) in measured:
+            results.append((case.failure, measured[case.failure, case.name]))
             continue
         settings = {**method.settings, **case.settings}
         key = json.dumps(settings, default=str)
         if key not in registers:
             registers[key] = replace(method, settings=settings).prepare_item()
         values = measure(registers[key](case.series), case)
-        measured[case.failure, case.name] = values
+        results.append((case.failure, values))
         log.append({"failure": case.failure, "name": case.name, "values": values})
         progress(f"{case.name}, {case.failure or 'good'}: {judge(values)['verdict']}")
-    return [(failure, values) for (failure, _), values in measured.items()]
+    return results
 
 
 def measure_contrast_case(item: Mapping[str, Any], case: PlantedCase) -> dict[str, Any]:

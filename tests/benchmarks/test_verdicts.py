@@ -1,5 +1,6 @@
 """Planted failures are what they are called, and the verdict tells them from a good series."""
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,15 @@ import torch
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks import planted
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.benchmarks.verdicts import measure_case, measure_contrast_case, tabulate, tabulate_residuals
+from groupmorph_monai.benchmarks.planted_scans import patient_cases
+from groupmorph_monai.benchmarks.verdicts import (
+    measure_case,
+    measure_contrast_case,
+    tabulate,
+    tabulate_residuals,
+    verdicts,
+)
+from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.metrics import landmark_distances_mm
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform
@@ -65,6 +74,35 @@ def test_motion_that_a_registration_leaves_or_adds_shows_in_the_residual():
         for t in (identity, away)
     )
     assert left == pytest.approx(1, abs=1e-6) and added > 1.1
+
+
+def test_failures_are_planted_in_scans_of_patients(tmp_path):
+    generator, files = np.random.default_rng(0), []
+    for number in range(2):
+        scan = np.pad(generator.random((12, 10, 8)), 4).astype(np.float32)
+        files.append(tmp_path / f"{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(scan, np.diag([2.0, 2.0, 3.0, 1.0]) + 50 * np.eye(4, k=3)), files[-1])
+    cases = {case.failure: case.series.frames for case in list(patient_cases(files, [1]))[4:]}  # of the second patient
+    assert set(cases) == {None, "another patient", "mirrored header", "header rotated by 90 degrees"}
+    first, second = cases[None]
+    np.testing.assert_array_equal(first.data, nibabel.load(files[1]).get_fdata())
+    np.testing.assert_allclose(first.grid.centre, 0, atol=1e-6)
+    assert 0.5 < np.corrcoef(first.data.ravel(), second.data.ravel())[0, 1] < 0.999
+    np.testing.assert_array_equal(cases["another patient"][1].data, nibabel.load(files[0]).get_fdata())
+    change = cases["mirrored header"][1].affine @ np.linalg.inv(first.affine)
+    np.testing.assert_allclose(change, np.diag([1, -1, 1, 1]), atol=1e-6)
+    with pytest.raises(InputError, match="--patients: expected at least two files"):
+        list(patient_cases(files[:1], [1]))
+
+
+def test_only_the_cases_of_a_run_are_tabulated(tmp_path, monkeypatch):
+    good = planted.make_case("phantom", 1, 2)
+    bad = planted.mirrored("phantom", 1, 2)
+    monkeypatch.setattr(BundleMethod, "prepare_item", lambda self: lambda series: {})
+    monkeypatch.setattr("groupmorph_monai.benchmarks.verdicts.measure_case", lambda item, case: {"folding_percent": 0})
+    method = BundleMethod([], "")
+    assert [row["series"] for row in verdicts(method, tmp_path, [good, bad], lambda line: None)[-2:]] == [1, 1]
+    assert [row["series"] for row in verdicts(method, tmp_path, [bad], lambda line: None)[-2:]] == [0, 1]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from functools import partial
 
 from ...benchmarks import Row
 from .paper import PAPER
-from .suite import Suite, add_seeds_and_weights, add_series, add_weights, table_suite
+from .suite import Suite, add_patients, add_seeds_and_weights, add_series, add_weights, table_suite
 
 __all__ = ["SUITES"]
 
@@ -40,7 +40,7 @@ SUITES = (
     _suite("likelihoods", "all likelihoods on the same series", partial(add_series, required=False)),
     _suite("breathing", "capture range for organs sliding along a wall", add_seeds_and_weights),
     _suite("reliability", "calibration of the predicted uncertainty", add_seeds_and_weights),
-    _suite("verdicts", "verdicts on good series and on planted failures", add_seeds_and_weights),
+    _suite("verdicts", "verdicts on good series and on planted failures", add_patients),
     _suite(
         "kinetics", "residual of the kinetic fit on good DCE-MRI series and on planted failures", add_seeds_and_weights
     ),

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ...benchmarks.contention import contention
 from ...benchmarks.full_size import full_size
 from ...benchmarks.memory import memory
 from ...benchmarks.peers.elastix import check_elastix, elastix_groupwise, elastix_pairwise
+from ...benchmarks.planted import failed_cases, good_cases
+from ...benchmarks.planted_scans import patient_cases
 from ...benchmarks.reliability import reliability
 from ...benchmarks.verdicts import kinetic_residuals, verdicts
 from ...errors import InputError
@@ -71,6 +74,12 @@ def _reliability(args: argparse.Namespace) -> list[Row]:
     return reliability(methods, args.output, args.seeds)
 
 
+def _verdicts(args: argparse.Namespace) -> list[Row]:
+    phantoms = chain(good_cases(args.seeds), failed_cases(args.seeds))
+    cases = patient_cases(args.patients, args.seeds) if args.patients else phantoms
+    return verdicts(bundle_method(args.weights), args.output, cases)
+
+
 def _full_size(args: argparse.Namespace) -> list[Row]:
     single_pass = bundle_method(args.weights, "effort/no_refine")
     methods = {
@@ -93,7 +102,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "likelihoods": _likelihoods,
     "breathing": lambda args: breathing(bundle_method(args.weights), args.seeds),
     "reliability": _reliability,
-    "verdicts": lambda args: verdicts(bundle_method(args.weights), args.output, args.seeds),
+    "verdicts": _verdicts,
     "kinetics": lambda args: kinetic_residuals(bundle_method(args.weights), args.output, args.seeds),
     "scaling": lambda args: scale(bundle_method(args.weights)),
     "full_size": _full_size,

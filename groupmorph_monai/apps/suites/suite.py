@@ -13,6 +13,7 @@ from ..run_options import add_output, add_run_options
 __all__ = [
     "SEEDS",
     "Suite",
+    "add_patients",
     "add_seeds",
     "add_seeds_and_weights",
     "add_series",
@@ -57,7 +58,7 @@ def table_suite(
 
         if weights := getattr(args, "weights", None):
             read_weights(weights)  # fail early, before minutes of work
-        check_place(args.output, getattr(args, "series", None) or ())
+        check_place(args.output, getattr(args, "series", None) or getattr(args, "patients", None) or ())
         claim(args.output)
         return write_table(measure(args), args.output, name)
 
@@ -105,6 +106,18 @@ def add_weights(p: argparse.ArgumentParser) -> None:
 def add_seeds_and_weights(p: argparse.ArgumentParser) -> None:
     add_seeds(p)
     add_weights(p)
+
+
+def add_patients(p: argparse.ArgumentParser) -> None:
+    """Add ``--patients``, scans in which failures are planted, ``--seeds`` and ``--weights``."""
+    p.add_argument(
+        "--patients",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="plant failures in these scans, one 3D file per patient (default: in phantoms)",
+    )
+    add_seeds_and_weights(p)
 
 
 def add_series(p: argparse.ArgumentParser, required: bool) -> None:
