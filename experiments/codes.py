@@ -18,7 +18,7 @@ from groupmorph_monai.benchmarks.figures import save_figure
 from groupmorph_monai.data.phantoms.hearts import HEART_MOTIONS, make_heart
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.warping import compose
-from groupmorph_monai.workflow.codes import CodeInferer, CodesOf
+from groupmorph_monai.workflow.codes import CodeInferer, DonorCodes
 from groupmorph_monai.workflow.field_inferer import FieldInferer
 
 from .suite import add_minutes, trainings
@@ -113,7 +113,7 @@ def codes(
             heart = make_heart(heart_seed, kind, size=size)
             target = make_heart(heart_seed, kind, motion_seed=donor_seed, size=size)
             ddf, code = _contraction(inferer, network, scaled(heart["image"]))
-            transport = CodeInferer(inferer.alignment, inferer.transformation, CodesOf(scaled(donor["image"])))
+            transport = CodeInferer(inferer.alignment, inferer.transformation, DonorCodes(scaled(donor["image"])))
             transported, _ = _contraction(transport, network, scaled(heart["image"][:1].expand(2, -1, -1, -1)))
             pairs = ((ddf * 0, heart), (ddf, heart), (transported * 0, target), (transported, target))
             errors.append([float((u - h["motion"]).norm(dim=0)[h["heart"] > 0].mean()) for u, h in pairs])

@@ -2,8 +2,8 @@
 
 ``python -m experiments.distillation refine FOLDER`` draws series from the training data of a config, with its random
 motion and contrast, and refines them under the default likelihood and prior; FOLDER keeps the velocities. ``train FILE
-FOLDER ...`` trains the config's network to predict them in patches; FILE gets the weights, averaged over the last
-iterations.
+FOLDER ...`` trains the config's network to predict them in patches, and writes the weights, averaged over the last
+iterations, to FILE.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def _distance(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Ten
 
 
 def _negative_log_likelihood(parameters: Tensor, velocity: Tensor, alignment: Alignment) -> Tensor:
-    """Compute that of the refined velocities under the predicted posterior, in nats per component."""
+    """Compute the negative log likelihood of refined velocities under the predicted posterior, nats per component."""
     timepoints = velocity.shape[1]
     predicted, log_variance = split_parameters(parameters, timepoints)
     difference = alignment.constrain(predicted - velocity)
@@ -158,7 +158,7 @@ def _trainer(network: nn.Module, alignment: Alignment, part: str, loss: Loss, it
 def distil(
     network: nn.Module, alignment: Alignment, patches: Iterator[Pair], iterations: int, rate: float, file: Path
 ) -> None:
-    """Train the mean of the posterior to predict ``(images, velocity)``, then its variance; ``file`` gets the weights.
+    """Train the mean of the posterior to predict ``(images, velocity)``, then its variance, and write the weights.
 
     The weights for the mean are averaged; the variance is that of the refined velocities about this mean.
     """

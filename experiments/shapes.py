@@ -78,7 +78,7 @@ def shapes(seeds: Iterable[int], folder: str | Path, progress: Callable[[str], N
         images = make_shapes(seed)
         start = Field(images.new_zeros(1, 2, 2, *images.shape[2:]), images.shape[2:])
         z = refine(start, images, centred_flow).values
-        # Disk and C each move half-way to their mean: the difference is the velocity of the whole way.
+        # Disk and C each move halfway, to their mean: the difference is the velocity of the whole way.
         velocity = z[:, 1:] - z[:, :1]
         ddf, inverse_ddf = flow(velocity), flow.inverse(velocity)
         warped_c, disk = warp(images[:, 1:], ddf) > 0.5, images[:, :1] > 0.5

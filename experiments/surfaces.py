@@ -39,7 +39,7 @@ def pair_subjects(dataset: str | Path, folder: Path) -> list[dict]:
         Test pairs, from the last quarter of the subjects.
 
     Raises:
-        InputError: there are fewer than two subjects for training or for testing.
+        InputError: If there are fewer than two subjects for training or for testing.
     """
     images, labels = Path(dataset).resolve() / "images", Path(dataset).resolve() / "labels"
     names = sorted(file.name for file in images.glob("*.nii*") if (labels / file.name).is_file())

@@ -105,7 +105,7 @@ def _add_model(p: argparse.ArgumentParser, base: str, examples: str) -> None:
         "--spacing-mm",
         type=spacing_mm,
         metavar="MM",
-        help="voxel size for motion estimation (default: that of the scans, at least 1 and half the slice spacing)",
+        help="voxel size for motion estimation (default: median of the voxel sizes, at least 1 and half the largest)",
     )
     _add_overlay(p, base, examples)
     p.add_argument("--weights", type=path, metavar="FILE", help="trained weights (default: the shipped weights)")

@@ -70,7 +70,7 @@ def _catch_signals() -> None:
 
 
 def end_in_one_line() -> None:
-    """Do the same as `interruptible` for the rest of a process started by MONAI's bundle commands."""
+    """Handle signals as `interruptible` does, for the rest of a process started by MONAI's bundle commands."""
     _catch_signals()
     for filterer in _filterers():
         filterer.addFilter(_is_news)

@@ -33,7 +33,8 @@ def contention(
 ) -> list[Row]:
     """Register one phantom series with each number of busy processes per core, one row each.
 
-    With n busy processes per core, a fair share of the CPU time is 1 / (n + 1), so the slowdown is at least n + 1.
+    With n busy processes per core, a fair share of the CPU time is 1 / (n + 1). The registration then takes n + 1 times
+    as long, or less, as some of its stages use one core only.
     """
     images = make_phantom(7, size, 6)["image"]
     rows: list[Row] = []

@@ -49,7 +49,8 @@ class Frame:
     """One volume.
 
     Args:
-        data, affine: ``(i, j, k)``, float32 or labels; ``(4, 4)``, voxel to RAS mm.
+        data: voxels, ``(i, j, k)``, float32 or labels.
+        affine: ``(4, 4)``, voxel to RAS mm.
         path: its file, for messages and reports.
         valid: ``(i, j, k)`` bool, True for measured voxels and False for fill values; None if unknown.
         header: header of its NIfTI file.
@@ -71,11 +72,12 @@ class Series:
     """K volumes of one patient in temporal order.
 
     Args:
+        frames: K volumes.
         frame_time: time between frames in the header's unit, or in seconds without header; None if unknown or uneven.
         times_s: times of all frames in seconds since the first one, if known.
         description: series description of the scanner, if known.
         slices: DICOM slices of each frame; None for other formats.
-        warnings: what is doubtful about the files; each warning is a reason to check the registration.
+        warnings: doubts about the files; each warning is a reason to check the registration.
     """
 
     frames: tuple[Frame, ...]

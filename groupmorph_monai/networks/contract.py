@@ -24,11 +24,11 @@ class PosteriorNetwork(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """As of `nn.Module`."""
+        """Do what `torch.nn.Module.state_dict` does."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """As of `nn.Module`."""
+        """Do what `torch.nn.Module.load_state_dict` does."""
         ...
 
 

@@ -285,8 +285,8 @@ class ComposedTransform(Transform):
     def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
         if self.is_identity:
             return grid.points(rows)
-        first, *others = self.transforms
-        return ComposedTransform(*others)(first.at_voxels(grid, rows))
+        first, *rest = self.transforms
+        return ComposedTransform(*rest)(first.at_voxels(grid, rows))
 
     @property
     def lattice(self) -> Grid | None:

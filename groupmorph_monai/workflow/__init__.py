@@ -4,7 +4,7 @@ from .affine_alignment import AffineSchedule
 from .affine_refinement import AffineRefinement
 from .batches import prepare_series
 from .checkpoints import BestWeights, Checkpoints, claim_for_training
-from .codes import CodeInferer, CodesOf, PriorCodes
+from .codes import CodeInferer, DonorCodes, PriorCodes
 from .cost import RegistrationCost
 from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, Validation, warmup_and_cosine
 from .inferers import RegistrationInferer, native_bf16
@@ -31,7 +31,7 @@ __all__ = [
     "BestWeights",
     "Checkpoints",
     "CodeInferer",
-    "CodesOf",
+    "DonorCodes",
     "ComposeTransformsd",
     "EpochSeed",
     "ExchangedPairs",

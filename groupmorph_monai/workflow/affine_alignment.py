@@ -138,8 +138,12 @@ class GroupAffine:
     def assess(
         self, maps: Tensor, frames: Sequence[Frame], masks: Sequence[Frame | None] | None = None
     ) -> AffineAlignment:
-        """Centre the ``maps`` ``(K, 4, 4)`` of another method, and compute confidence and polarity; ``frames`` and
-        ``masks`` are those of a call."""
+        """Centre the maps of another method, and compute confidence and polarity.
+
+        Args:
+            maps: ``(K, 4, 4)``, from a common space to each scan, RAS mm.
+            frames, masks: as for a call.
+        """
         return _Group(self, frames, masks or [None] * len(frames)).assessed(maps, range(len(frames)))
 
 

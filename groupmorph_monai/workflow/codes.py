@@ -15,7 +15,7 @@ from ..space.integrate import Transformation
 from .batches import as_images
 from .field_inferer import FieldInferer, Prediction, RegistrationOutput
 
-__all__ = ["CodeInferer", "CodesOf", "PriorCodes"]
+__all__ = ["CodeInferer", "DonorCodes", "PriorCodes"]
 
 
 class CodeInferer(FieldInferer):
@@ -71,11 +71,11 @@ def _code_size(network: nn.Module) -> int:
     return code_size
 
 
-class CodesOf:
-    """Mean codes of another series, which transport its deformations.
+class DonorCodes:
+    """Mean codes of a donor series, which transport its deformations.
 
     Args:
-        images: the other series, ``(1, K, *S)``, intensities in [0, 1], with as many timepoints as the target.
+        images: the donor series, ``(1, K, *S)``, intensities in [0, 1], with as many timepoints as the target.
     """
 
     def __init__(self, images: Tensor):

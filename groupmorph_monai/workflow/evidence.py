@@ -15,8 +15,8 @@ from ..space.warping import displace, displace_observed, upsample_field
 
 __all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
 
-# Minimum share of a voxel's curvature that is not noise, see `Level.determined`: the noise is an estimate from a few
-# volumes, and without any curvature the voxel would be left to the prior.
+# Minimum share of a voxel's curvature that is not noise, see `Level.without_guide_noise`: the noise is an estimate
+# from a few volumes, and without any curvature the voxel would be left to the prior.
 _LEAST_SIGNAL_SHARE = 0.1
 _LEAST_MEASURED_SHARE = 0.9  # minimum measured share of a coarse voxel's smoothing window; the rest is extrapolated
 
@@ -168,7 +168,7 @@ class Level:
         return images, None if all_valid else valid, mask[0] if mask else 1
 
     def _warp_chunk(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
-        """Do the same as `warped` for a chunk of timepoints; the mask only if it has a channel per timepoint."""
+        """Warp a chunk of timepoints as `warped` does; the mask only if it has a channel per timepoint."""
         parts = []
         for k in range(chunk.start, chunk.stop):
             displacement = self._upsampled(ddf, k)
@@ -210,8 +210,8 @@ class Level:
             curvature.append(share * square)
         return torch.stack(force), torch.stack(curvature)
 
-    def determined(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
-        """Return ``model``, expanded near ``ddf``, without the contribution of noise in the guide to its curvature.
+    def without_guide_noise(self, model: Quadratic, likelihood: Likelihood, ddf: Tensor) -> Quadratic:
+        """Remove the contribution of noise in the guide from the curvature of ``model``, expanded near ``ddf``.
 
         Noise adds to the guide's gradients, so that every voxel seems to be determined; more so the fewer volumes the
         guide averages.

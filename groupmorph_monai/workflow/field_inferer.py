@@ -28,8 +28,8 @@ class RegistrationOutput(TypedDict):
         ddf, inverse_ddf: displacements from the common space to each timepoint, and back, ``(B, K, D, *S)``, voxels.
         dvf: velocity on a lattice of the images, ``(B, K, D, *C)``, in voxels of the lattice.
         step: ``ddf`` and ``inverse_ddf`` are linear between every ``step``-th voxel.
-        z_mean, z_log_variance: the network's posterior of all passes.
-        ddf_std: with draws, the standard deviation of ``ddf``.
+        z_mean, z_log_variance: the network's posterior of all passes, ``(B, K, C, *S_z)``.
+        ddf_std: with draws, the standard deviation of ``ddf``, ``(B, K, D, *S)``, voxels.
     """
 
     warped: Tensor

@@ -236,7 +236,7 @@ class Refinement:
                 "std_draws (--std): expected voxels that two timepoints cover and the mask keeps, got none; omit "
                 "it, or use a wider mask"
             )
-        determined = level.determined(model, self.likelihood, ddf)
+        determined = level.without_guide_noise(model, self.likelihood, ddf)
         precision = self._adapted(self._precision(pieces, pieces.shared), pieces.shared, model)
         factor = self.prior_weights.factor if self.prior_weights else 1.0
         for deviation in posterior_draws(model, determined, precision, factor, number, seed):

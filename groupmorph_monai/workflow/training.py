@@ -32,10 +32,10 @@ Steps = list[dict[str, Tensor]]  # outputs of a registration after each pass
 
 
 class Comparison:
-    """Base class of comparisons in the loss, in addition to that of the warped volumes."""
+    """Base class of what the loss compares besides the warped volumes."""
 
     def batch(self, images: Tensor) -> Tensor:
-        """Return the batch ``(B, K, *S)`` to register, given the batch of the data loader."""
+        """Make the batch to register from the batch of the data loader, both ``(B, K, *S)``."""
         return images
 
     def __call__(self, images: Tensor, registration: Mapping[str, Tensor], inverse_ddf: Deferred) -> Terms:

@@ -47,7 +47,7 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
             f"weights: {path}: expected a state dict of tensors, got {type(content).__name__} without one; {_CURE}"
         )
     for name, value in state.items():
-        # Counters, as of batch normalisation, are the only whole numbers.
+        # Only counters, such as those of batch normalisation, are whole numbers.
         real = value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
         dense = value.layout == torch.strided
         if value.is_meta or not dense or not real:

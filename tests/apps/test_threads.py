@@ -3,16 +3,11 @@
 import os
 
 import pytest
+from control_group_files import write_group
 
 from groupmorph_monai.apps import threads
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import Resources
-
-
-def group(folder, **files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{text}\n", encoding="utf-8")
 
 
 def cores(tmp_path, lines):
@@ -30,33 +25,33 @@ def host_of_64_cores(monkeypatch):
     [("max 100000", 64), ("200000 100000", 2), ("50000 100000", 1), ("150000 100000", 2), ("9900000 100000", 64)],
 )
 def test_the_quota_of_version_2(limit, expected, tmp_path):
-    group(tmp_path / "fs" / "user" / "job", cpu__max=limit)
+    write_group(tmp_path / "fs" / "user" / "job", cpu__max=limit)
     assert cores(tmp_path, ["0::/user/job"]) == expected
 
 
 def test_a_group_around_it_limits_too(tmp_path):
-    group(tmp_path / "fs" / "user" / "job", cpu__max="max 100000")
-    group(tmp_path / "fs" / "user", cpu__max="300000 100000")
-    group(tmp_path / "fs", cpu__max="800000 100000")
+    write_group(tmp_path / "fs" / "user" / "job", cpu__max="max 100000")
+    write_group(tmp_path / "fs" / "user", cpu__max="300000 100000")
+    write_group(tmp_path / "fs", cpu__max="800000 100000")
     assert cores(tmp_path, ["0::/user/job"]) == 3
 
 
 @pytest.mark.parametrize("mount", ["cpu", "cpu,cpuacct"])
 @pytest.mark.parametrize("quota, expected", [(-1, 64), (250000, 3), (50000, 1)])
 def test_the_quota_of_version_1(mount, quota, expected, tmp_path):
-    group(tmp_path / "fs" / mount / "docker", cpu__cfs_quota_us=quota, cpu__cfs_period_us=100000)
+    write_group(tmp_path / "fs" / mount / "docker", cpu__cfs_quota_us=quota, cpu__cfs_period_us=100000)
     assert cores(tmp_path, ["5:memory:/other", "4:cpu,cpuacct:/docker"]) == expected
 
 
 def test_a_container_that_sees_its_own_group_as_the_root(tmp_path):
-    group(tmp_path / "fs" / "cpu", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
+    write_group(tmp_path / "fs" / "cpu", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
     assert cores(tmp_path, ["4:cpu,cpuacct:/docker/of/the/host"]) == 2
 
 
 def test_the_affinity_without_control_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
     assert threads.available_cores(tmp_path / "none", tmp_path) == 2
-    group(tmp_path / "fs", cpu__max="800000 100000")
+    write_group(tmp_path / "fs", cpu__max="800000 100000")
     assert cores(tmp_path, ["0::/"]) == 2
 
 

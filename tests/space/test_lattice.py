@@ -1,6 +1,6 @@
 import pytest
 import torch
-from contracts import dense_laplacian
+from contracts import dense_laplacian, random
 from torch.nn import functional as F
 
 from groupmorph_monai.space import upsample_field
@@ -11,13 +11,9 @@ from groupmorph_monai.space.lattice import coarsen, restrict
 SIZE = (9, 7, 5)
 
 
-def values(*shape, seed=0):
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("radius", [1, 2, 3])
 def test_the_window_mean_is_avg_pools(radius):
-    x = values(2, 3, *SIZE)
+    x = random(2, 3, *SIZE)
     padded = F.pad(x, [radius] * 6, mode="replicate")
     torch.testing.assert_close(window_mean(x, radius), F.avg_pool3d(padded, 2 * radius + 1, stride=1))
 
@@ -31,9 +27,9 @@ def test_coarse_voxels_lie_on_every_factor_th_fine_one():
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_restricting_is_the_adjoint_of_interpolating(factor):
-    coarse = values(1, 1, 3, 4, 3, 2)
+    coarse = random(1, 1, 3, 4, 3, 2)
     size = [factor * (n - 1) + 1 for n in coarse.shape[3:]]
-    fine = values(1, 3, *size, seed=1)
+    fine = random(1, 3, *size, seed=1)
     interpolated = upsample_field(coarse, factor, size)[0] / factor
     left, right = (restrict(fine, factor) * coarse[0]).sum(), (fine * interpolated).sum()
     torch.testing.assert_close(left, right)
@@ -57,7 +53,7 @@ def test_lattices_of_every_size_lie_where_they_say(factor, axis):
 
 
 def test_nothing_is_lost_in_restricting_an_even_grid():
-    x = values(1, 1, 8, 6, 10)
+    x = random(1, 1, 8, 6, 10)
     inside = F.pad(x[..., 1:-2, 1:-2, 1:-2], [1, 2, 1, 2, 1, 2])
     torch.testing.assert_close(restrict(inside, 2).sum(), inside.sum())
 
@@ -71,7 +67,7 @@ def test_the_gradient_of_a_ramp_is_its_slope():
 
 def test_the_laplacian_is_diagonal_in_cosine_coordinates():
     size = (4, 3, 5)
-    x = values(2, *size)
+    x = random(2, *size)
     cosine = CosineTransform(size, x)
     torch.testing.assert_close(cosine.inverse(cosine(x)), x)
     torch.testing.assert_close(cosine(x).square().sum(), x.square().sum())

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from contracts import random
 from geometries import GRID, OBLIQUE, SIZE, SPACING, affine_of
 from scipy.ndimage import map_coordinates
 
@@ -20,10 +21,6 @@ from groupmorph_monai.space.transforms import (
 )
 
 
-def noise(*shape, seed=0):
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def smooth_field(size, amplitude=1.2, phase=0.0):
     """``(3, *size)`` voxels, as an ITK file holds it: representable in single precision."""
     i, j, k = torch.meshgrid(*(torch.linspace(0, 2, n, dtype=torch.float64) for n in size), indexing="ij")
@@ -34,13 +31,13 @@ def smooth_field(size, amplitude=1.2, phase=0.0):
 def points_inside(grid, number=200, margin=0.0, seed=0):
     """Somewhere between the outermost voxel centres, ``margin`` voxels away from these."""
     size = torch.tensor(grid.shape, dtype=torch.float64)
-    voxels = margin + noise(number, 3, seed=seed) * (size - 1 - 2 * margin)
+    voxels = margin + random(number, 3, seed=seed) * (size - 1 - 2 * margin)
     return voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 
 def affine_map(seed=3, strength=0.1, shift=(4.0, -3.0, 2.0)):
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3] += strength * (noise(3, 3, seed=seed) - 0.5)
+    matrix[:3, :3] += strength * (random(3, 3, seed=seed) - 0.5)
     matrix[:3, 3] = torch.tensor(shift)
     return AffineTransform(matrix)
 
@@ -53,8 +50,8 @@ class Bend(Transform):
 
 
 def test_interpolation_is_scipys_and_holds_the_border():
-    volume = noise(2, *SIZE)
-    voxels = noise(4, 5, 3, seed=1) * (torch.tensor(SIZE) + 3) - 2
+    volume = random(2, *SIZE)
+    voxels = random(4, 5, 3, seed=1) * (torch.tensor(SIZE) + 3) - 2
     places = voxels.reshape(-1, 3).T.numpy()
     for mode, order in (("bilinear", 1), ("nearest", 0)):
         expected = np.stack([map_coordinates(v, places, order=order, mode="nearest") for v in volume.numpy()], axis=-1)
@@ -108,7 +105,7 @@ def test_a_field_alone_has_no_inverse_and_one_with_it_has_it_once():
 
 
 def test_an_affine_map_is_its_matrix_and_its_inverse_undoes_it():
-    transform, points = affine_map(), 300 * (noise(50, 3) - 0.5)
+    transform, points = affine_map(), 300 * (random(50, 3) - 0.5)
     expected = nib.affines.apply_affine(transform.matrix.numpy(), points.numpy())
     np.testing.assert_allclose(transform(points), expected, atol=1e-11)
     torch.testing.assert_close(transform.inverse(transform(points)), points, rtol=0, atol=1e-11)
@@ -266,7 +263,7 @@ def test_beyond_its_grid_a_field_fades_to_nothing_without_folding(amplitude):
 def test_an_infinite_fade_holds_the_borders_displacement():
     field = smooth_field(SIZE)
     dense = DenseTransform(field, field, GRID, fade=float("inf"))
-    voxels = noise(100, 3) * 60 - 25
+    voxels = random(100, 3) * 60 - 25
     border = voxels.clamp_min(0).minimum(torch.tensor(SIZE, dtype=torch.float64) - 1)
     points, nearest = (AffineTransform(GRID.affine)(v) for v in (voxels, border))
     torch.testing.assert_close(dense(points) - points, dense(nearest) - nearest, rtol=0, atol=1e-9)
@@ -297,7 +294,7 @@ def test_displacements_slab_by_slab_are_those_of_the_whole(monkeypatch, voxels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("slab_voxels", [1, 400, 2**20])
 def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab_voxels, dtype):
-    ddf = 2 * noise(2, 3, *SIZE) - 1
+    ddf = 2 * random(2, 3, *SIZE) - 1
     monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", slab_voxels)
     for affine in (None, GRID.affine, torch.from_numpy(affine_of(np.diag([-1.0, 1, 1]) @ OBLIQUE))):
         axes = np.eye(3) if affine is None else affine[:3, :3].numpy()
@@ -311,7 +308,7 @@ def test_determinants_of_any_field_are_numpys_slab_by_slab_too(monkeypatch, slab
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_determinant_of_a_linear_map_is_exact_up_to_the_border_in_voxels_and_in_mm(dtype):
-    slope = 0.3 * (2 * noise(3, 3) - 1)
+    slope = 0.3 * (2 * random(3, 3) - 1)
     places = GRID.points() - GRID.centre
     mm = (places @ slope.T).movedim(-1, 0)[None]
     voxels = torch.einsum("de,teijk->tdijk", torch.linalg.inv(GRID.affine[:3, :3]), mm)

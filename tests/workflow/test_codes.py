@@ -5,7 +5,7 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.networks import GroupSetVAE, KrebsCVAE
 from groupmorph_monai.probability import split_parameters
 from groupmorph_monai.space import MeanAlignment, ScalingAndSquaring
-from groupmorph_monai.workflow import CodeInferer, CodesOf, PriorCodes, RegistrationInferer
+from groupmorph_monai.workflow import CodeInferer, DonorCodes, PriorCodes, RegistrationInferer
 
 
 def images(seed, timepoints=2):
@@ -23,7 +23,7 @@ def network():
 def test_a_donors_codes_are_decoded_for_the_images_given(network):
     donor, x = images(0), images(1)
     with torch.no_grad():
-        result = CodeInferer(MeanAlignment(), ScalingAndSquaring(4), CodesOf(donor))(x, network)
+        result = CodeInferer(MeanAlignment(), ScalingAndSquaring(4), DonorCodes(donor))(x, network)
         mean, _ = split_parameters(network(donor), 2)
         torch.testing.assert_close(result["z_mean"], mean)
         torch.testing.assert_close(result["dvf"], network.decode(mean, x))
@@ -41,8 +41,8 @@ def test_draws_are_the_priors_and_repeat(network):
 
 
 def test_a_model_without_codes_and_another_number_of_scans_are_refused(network):
-    for codes in (CodesOf(images(0)), PriorCodes()):
+    for codes in (DonorCodes(images(0)), PriorCodes()):
         with pytest.raises(InputError, match="overlay: expected a model whose z is a code"):
             codes(images(1), GroupSetVAE())
     with pytest.raises(InputError, match="series: expected as many scans as the donor has, 2, got 3"):
-        CodesOf(images(0))(images(1, timepoints=3), network)
+        DonorCodes(images(0))(images(1, timepoints=3), network)

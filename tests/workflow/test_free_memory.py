@@ -1,12 +1,7 @@
 import pytest
+from control_group_files import write_group
 
 from groupmorph_monai.workflow.free_memory import available_memory_gb
-
-
-def group(folder, **files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{text}\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +19,7 @@ def test_free_memory_is_what_the_machine_and_its_control_groups_leave(line, moun
     (tmp_path / "cgroup").write_text(f"{line}\n", encoding="utf-8")
     # Half a GB of what is taken is of files in the cache.
     cached = {"memory__stat": "cache 1\ninactive_file 500000000\ntotal_inactive_file 500000000"}
-    group(tmp_path / "fs" / mount / "job", **files, **cached)
+    write_group(tmp_path / "fs" / mount / "job", **files, **cached)
     actual = available_memory_gb(tmp_path / "meminfo", tmp_path / "cgroup", tmp_path / "fs")
     assert actual == pytest.approx(expected_gb)
 

@@ -167,7 +167,7 @@ def test_draws_have_the_covariance_of_the_posterior(timepoints, pieces, factor, 
     signal = torch.rand(timepoints, 1, 1, *size, generator=generator, dtype=torch.float64)
     determined = replace(model, curvature=signal * curvature)
     monkeypatch.setattr(Level, "model", lambda *arguments: model)
-    monkeypatch.setattr(Level, "determined", lambda *arguments: determined)
+    monkeypatch.setattr(Level, "without_guide_noise", lambda *arguments: determined)
     # A draw is linear in its white noise: unit vectors in its place give the covariance without chance.
     units = iter(torch.eye(2 * number, dtype=torch.float64).reshape(-1, *fields))
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: next(units))
@@ -206,7 +206,7 @@ def test_noise_alone_determines_nothing_and_anatomy_without_noise_all(timepoints
     for x in (noise, anatomy):
         level = Level(x, Evidence(mask=torch.ones_like(x)), 1, 2)
         model = level.model(likelihood, ddf)
-        shares.append(float(level.determined(model, likelihood, ddf).curvature.sum() / model.curvature.sum()))
+        shares.append(float(level.without_guide_noise(model, likelihood, ddf).curvature.sum() / model.curvature.sum()))
     assert shares[0] < 0.3 and shares[1] > 0.7
 
 

@@ -32,6 +32,7 @@ class FieldTransform(DenseTransform):
 
     Args:
         displacement: ``(3, *S)``, voxels of ``grid``.
+        grid: grid of the displacement.
     """
 
     def __init__(self, displacement: Tensor, grid: Grid):

@@ -167,8 +167,8 @@ def elastix_pairwise(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
 
 
 def elastix_default(images: Tensor, affine: Tensor = _UNIT) -> Tensor:
-    """Do the same as `elastix_pairwise` after the "translation" and "affine" stages, Elastix's default (Klein et al.
-    2010, IEEE TMI 29:196; Marstal et al. 2016)."""
+    """Register every timepoint to the first by Elastix's default parameter maps, "translation", "affine" and "bspline"
+    (Klein et al. 2010, IEEE TMI 29:196; Marstal et al. 2016)."""
     return _pairs(images, affine, ["translation", "affine", "bspline"])
 
 

@@ -86,7 +86,7 @@ def time_to_peak_s(volumes: np.ndarray, times_s: ArrayLike) -> np.ndarray:
 
 
 def arrival_of_agent_s(curves: np.ndarray, times_s: np.ndarray) -> float:
-    """Estimate the arrival time of the agent, half way between the last scan without agent and the first one with it.
+    """Estimate the arrival time of the agent, halfway between the last scan without agent and the first one with it.
 
     Args:
         curves: ``(K, N)``, signal of tissue that enhances.

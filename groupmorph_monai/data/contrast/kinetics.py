@@ -116,7 +116,7 @@ class ToftsFit:
             the next two parameters.
         repetition_time_s, flip_angle_deg: parameters of the sequence.
         relaxivity: relaxivity of the agent, 1/(s mmol/l).
-        arrival_s: arrival time of the agent, from the first scan; None for half way between the last scan without and
+        arrival_s: arrival time of the agent, from the first scan; None for halfway between the last scan without and
             the first scan with agent. It is not fitted, as one scan per minute does not determine it: the arrival time
             with the smallest residual was wrong by up to 24 s on the package's phantoms.
         mask: file drawn on the scan that defines the grid of the results, or one per scan: only voxels above 0 are

@@ -22,6 +22,8 @@ class Attributes:
     """Attributes of a frame: those of its own and shared groups, the data set, and Philips' private classic header.
 
     Args:
+        dataset: content of the file.
+        frame: index of the frame; 0 in a single-frame file.
         own: attributes of this frame alone, outside functional groups.
     """
 

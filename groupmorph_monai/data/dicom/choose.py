@@ -79,14 +79,14 @@ class Stack:
         """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
         or times that the scanner adapted. Other fields of view of a CT are reconstructions."""
         source, reference = self.source, other.source
-        others = [
+        protocols = [
             [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] != "RepetitionTime"]
             for stack in (self, other)
         ]
         numbers = zip(self._adapted, other._adapted)
         return (
             (source.examination, self._contents) == (reference.examination, other._contents)
-            and others[0] == others[1]
+            and protocols[0] == protocols[1]
             and (None in self.phases) == (None in other.phases)
             and (source.examination.modality != "CT" or source.raster == reference.raster)
             and all(math.isclose(a, b, rel_tol=_NEARLY) for a, b in numbers)
@@ -106,8 +106,8 @@ class Stack:
         return self.source.echo_time_ms, self.planes[0].number("RepetitionTime") or 0.0, step_mm
 
     @property
-    def unsuited(self) -> str:
-        """Why the stack cannot be aligned, or an empty string."""
+    def rejection(self) -> str:
+        """Reason why the stack cannot be aligned; empty if there is none."""
         kinds = [kind.upper() for kind in self.source.image_type]
         description = self.source.description.upper()
         if any(word in kind for kind in kinds for word in _LOCALISERS) or any(w in description for w in _LOCALISERS):
@@ -130,7 +130,7 @@ class Stack:
         """Words of the description, without numbers."""
         return set(re.findall("[A-Z]+", self.source.description.upper()))
 
-    def called_computed(self, stacks: Sequence["Stack"]) -> bool:
+    def is_named_as_computed(self, stacks: Sequence["Stack"]) -> bool:
         """Check whether the description is that of another stack plus a word such as MIP or SUB, or nothing but such
         words."""
         scans = self.words - _COMPUTED_WORDS
@@ -253,7 +253,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
             f"--series-description: expected a pattern of one of {_list(stacks)}, got {pattern!r}; correct it{SEE_LIST}"
         )
     rejected = {stack: "other description" for stack in stacks if stack not in named}
-    rejected |= {stack: stack.unsuited for stack in named if stack.unsuited and (not pattern or stack.slices < 2)}
+    rejected |= {stack: stack.rejection for stack in named if stack.rejection and (not pattern or stack.slices < 2)}
     candidates = [stack for stack in named if stack not in rejected]
     _check_patient(candidates)
     originals = [stack for stack in candidates if not stack.derived]
@@ -261,7 +261,7 @@ def choose(stacks: Sequence[Stack], pattern: str | None = None) -> tuple[list[St
         chosen = _longest(members, pattern)
         if chosen:
             rest = [stack for stack in candidates if stack not in chosen]
-            derived = [stack for stack in rest if stack.derived or stack.called_computed(chosen)]
+            derived = [stack for stack in rest if stack.derived or stack.is_named_as_computed(chosen)]
             return chosen, rejected | {stack: "derived" if stack in derived else "other series" for stack in rest}
     if pattern:
         missing, members = ("timepoint", candidates) if candidates else ("slice", named)
@@ -299,7 +299,7 @@ def _matches(stack: Stack, pattern: str | None) -> bool:
 def _list(stacks: Sequence[Stack]) -> str:
     items = []
     for stack in stacks[:8]:
-        reason = f", {stack.unsuited}" if stack.unsuited else ""
+        reason = f", {stack.rejection}" if stack.rejection else ""
         items.append(f"{stack.name}: {stack.timepoints} x {stack.slices} slices{reason}")
     return "; ".join(items) + (f" and {len(stacks) - 8} more" if len(stacks) > 8 else "")
 
@@ -369,7 +369,7 @@ def _gated(group: Sequence[Stack]) -> Sequence[Stack]:
 
 def _without_computed(group: Sequence[Stack]) -> Sequence[Stack]:
     """Leave out series that only their descriptions mark as computed, unless fewer than two timepoints remain."""
-    scans = [stack for stack in group if not stack.called_computed(group)]
+    scans = [stack for stack in group if not stack.is_named_as_computed(group)]
     if len(scans) == len(group) or _count(scans) < 2:
         return group
     logger.warning(

@@ -90,16 +90,16 @@ def in_one_zone(planes: Sequence[Plane]) -> list[Plane]:
 
 
 def _over_midnight(planes: Sequence[Plane], name: str) -> list[Plane]:
-    """Add a day to moments after midnight in examinations of which the headers state neither date nor start."""
+    """Add a day to moments after midnight in examinations whose headers state neither date nor start."""
     moments_s: defaultdict[Examination, set[float]] = defaultdict(set)
     for plane in planes:
         if name in plane.keys:
             moments_s[plane.source.examination].add(plane.keys[name])
     later = {
-        (examination, moment): moved
+        (examination, moment): corrected
         for examination, values in moments_s.items()
-        for moment, moved in zip(values, past_midnight([*values]))
-        if moved != moment
+        for moment, corrected in zip(values, past_midnight([*values]))
+        if corrected != moment
     }
     return [
         replace(plane, keys={**plane.keys, name: later[key]})

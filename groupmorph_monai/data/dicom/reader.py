@@ -110,6 +110,6 @@ def list_dicom(paths: Sequence[Path], description: str | None = None) -> tuple[s
     lines = []
     for stack in stacks:
         rows, columns = stack.source.raster.shape
-        state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.unsuited or "not chosen"
+        state = "to be aligned" if stack in chosen else rejected.get(stack) or stack.rejection or "not chosen"
         lines.append(f"{state:>18}  {stack.name}  {stack.timepoints} x {stack.slices} slices of {columns} x {rows}")
     return "\n".join(lines), reason

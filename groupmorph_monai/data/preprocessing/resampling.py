@@ -52,7 +52,7 @@ def working_grid(
 
     Args:
         grids: grids of the K scans.
-        spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the middle of a scan's
+        spacing_mm: one number, or one per axis (right, anterior, superior). ``"auto"`` uses the median of a scan's
             three voxel sizes, but at least 1 mm (for small objects a 128th of the longest side) and half of the
             largest, as thick slices blur finer detail: of the reference, or the median over the scans. Where the grid
             has fewer than 64^3 voxels, it is up to twice as fine. None keeps the scans' spacing.
@@ -99,15 +99,15 @@ def working_grid(
 def _spacings_mm(grid: Grid) -> tuple[float, float]:
     """Compute the finest and the usual working spacing for a scan.
 
-    The usual spacing is the middle voxel size, but at least half of the largest one. A finer grid makes the motion more
-    accurate, down to half the middle voxel size and 0.4 times the largest one. Neither is below 1 mm, unless the voxels
+    The usual spacing is the median voxel size, but at least half of the largest one. A finer grid makes the motion more
+    accurate, down to half the median voxel size and 0.4 times the largest one. Neither is below 1 mm, unless the voxels
     of a small object are finer, down to a 128th of its longest side. At least 4 voxels remain.
     """
-    _, middle, coarsest = grid.spacing_mm.sort().values.tolist()
+    _, median, coarsest = grid.spacing_mm.sort().values.tolist()
     sides = grid.spacing_mm * (torch.tensor(grid.shape) - 1)
     least, most = min(1.0, float(sides.max()) / _LONGEST_SIDE_VOXELS), float(sides.min()) / 3
-    usual = max(least, middle, min(coarsest / 2, most))
-    return min(max(1.0, middle / 2, min(0.4 * coarsest, most)), usual), usual
+    usual = max(least, median, min(coarsest / 2, most))
+    return min(max(1.0, median / 2, min(0.4 * coarsest, most)), usual), usual
 
 
 def _middle_grid(grids: Sequence[Grid], initial: Tensor | None) -> Grid:

@@ -22,7 +22,7 @@ class ImageFile:
         path: the file.
         frame_time: time between volumes in the header's unit; None if the header has none.
         header: header of a NIfTI file.
-        warnings: what is doubtful about the header.
+        warnings: doubts about the header.
     """
 
     data: np.ndarray

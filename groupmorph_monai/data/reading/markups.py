@@ -32,7 +32,16 @@ def read_markups(path: str | Path) -> tuple[np.ndarray, list[str]]:
 
 
 def map_markups(source: str | Path, transform: Callable[[np.ndarray], np.ndarray], path: str | Path) -> None:
-    """Write a copy of ``source`` with its positions, ``(P, 3)`` in RAS mm, mapped by ``transform``."""
+    """Write a copy of a markups file whose points are mapped by a transform.
+
+    Args:
+        source: the file to copy.
+        transform: maps positions ``(P, 3)`` in RAS mm.
+        path: the copy.
+
+    Raises:
+        InputError: If `read_markups` refuses the file.
+    """
     content, node, to_ras = _load(source)
     mapped = transform(_positions(node, to_ras, source)) * to_ras
     for point, position in zip(node["controlPoints"], mapped.tolist(), strict=True):

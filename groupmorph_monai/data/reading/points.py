@@ -54,11 +54,17 @@ class _PointTable(NamedTuple):
 def read_points(path: str | Path) -> np.ndarray:
     """Read landmarks, ``(P, 3)`` in RAS mm.
 
-    ``.csv``: RAS mm in the columns x, y, z or r, a, s, or in three columns without header; l, p, s is converted. Cells
-    are separated by commas, semicolons or tabs.
-    ``.mrk.json`` and ``.fcsv`` of 3D Slicer: according to their headers. Other files are read as by ITK, Elastix and
-    Transformix, in LPS mm: ``point``, a count, and coordinates; coordinates alone; or the output points of
-    ``outputpoints.txt``.
+    - ``.csv``: columns x, y, z or r, a, s in RAS mm, columns l, p, s in LPS mm, or three columns in RAS mm without
+      header; separated by commas, semicolons or tabs.
+    - ``.mrk.json`` and ``.fcsv`` of 3D Slicer: RAS or LPS mm, as their headers state.
+    - Other files are read as by ITK, Elastix and Transformix, in LPS mm: ``point``, a count, and coordinates;
+      coordinates alone; or the output points of ``outputpoints.txt``.
+
+    Args:
+        path: the file, whose ending determines the format.
+
+    Raises:
+        InputError: If the file has no points in one of these formats.
     """
     return _named_points(path)[0]
 

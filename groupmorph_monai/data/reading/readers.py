@@ -93,7 +93,15 @@ def _reason(error: Exception) -> str:
 
 
 def read_image(path: str | Path, labels: bool = False) -> Frame:
-    """Read one 3D volume as it is stored; ``labels`` keeps its dtype, otherwise it is float32."""
+    """Read one 3D volume as it is stored.
+
+    Args:
+        path: the file: NIfTI, MHA or NRRD.
+        labels: keep the dtype of the file instead of converting to float32.
+
+    Raises:
+        InputError: If the file cannot be read, or is not a 3D volume.
+    """
     file = _load(path, labels)
     _check_volume(file, 3, "split it into 3D files")
     return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
