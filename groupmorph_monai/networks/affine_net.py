@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..space.alignment import affine_logarithms
+from ..space.affine import affine_logarithms
 from ..space.filters import gradient, window_normalise
 from ..space.lattice import coarsen
 from ..space.warping import full_precision, voxel_grid

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..space.alignment import Alignment, affine_logarithms
+from ..space.affine import affine_logarithms
+from ..space.alignment import Alignment
 from ..space.cosine_transform import CosineTransform
 from ..space.smoothing import MultiGaussian
 from ..space.warping import full_precision, placed_once

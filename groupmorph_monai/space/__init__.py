@@ -1,13 +1,7 @@
 """Grids, fields, transforms, integrators and alignments."""
 
-from .alignment import (
-    Alignment,
-    MeanAlignment,
-    OneWayAlignment,
-    ReferenceAlignment,
-    affine_in_voxels,
-    affine_velocity,
-)
+from .affine import affine_in_voxels, affine_velocity
+from .alignment import Alignment, MeanAlignment, OneWayAlignment, ReferenceAlignment
 from .field import Field
 from .grid import Grid
 from .integrate import (

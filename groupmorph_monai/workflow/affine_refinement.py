@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from ..errors import InputError
 from ..networks.affine_net import half_side_frame
 from ..probability.likelihood import Likelihood
-from ..space.alignment import affine_velocity
+from ..space.affine import affine_velocity
 from ..space.field import Field
 from .evidence import EVERYWHERE, Evidence, Level
 

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
-from ..space.alignment import affine_in_voxels
+from ..space.affine import affine_in_voxels
 from .affine_alignment import logarithms
 
 __all__ = ["as_images", "prepare_series"]

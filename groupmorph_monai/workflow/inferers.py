@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..networks.contract import unwrapped
 from ..probability.likelihood import impute
 from ..probability.posterior import Posterior
-from ..space.alignment import Alignment, affine_velocity
+from ..space.affine import affine_velocity
+from ..space.alignment import Alignment
 from ..space.field import Field
 from ..space.integrate import Transformation
 from ..space.spread import standard_deviation

@@ -10,7 +10,8 @@ from ..data.preprocessing.resampling import resample_series, working_grid
 from ..data.preprocessing.transforms import ScalePercentilesd
 from ..data.series import Frame, Series
 from ..networks.affine_net import AffineNet, half_side_frame
-from ..space.alignment import MeanAlignment, affine_logarithms
+from ..space.affine import affine_logarithms
+from ..space.alignment import MeanAlignment
 from ..space.grid import Grid
 from ..space.integrate import AffineFlow
 from .affine_alignment import AffineAlignment, GroupAffine

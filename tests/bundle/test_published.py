@@ -94,3 +94,38 @@ def test_avsms_loss_is_half_of_equation_11_with_the_papers_weights():
     assert loss(registration).item() == pytest.approx(0.5 * paper.item(), rel=1e-4)
     parts = similarity.abs(), 10 * integral, 1e-4 * (left / side).square().sum()
     assert min(part.item() for part in parts) > 1e-4 * abs(paper.item())  # all count
+
+
+def dense_nmi(first, second, bins=32, window_bins=0.5):
+    """NMI of two images of Gaussian Parzen windows that sum to 1 at each voxel, with a loop over voxels."""
+    joint = torch.zeros(bins, bins, dtype=torch.float64)
+    for a, b in zip(first.flatten(), second.flatten()):
+        windows = []
+        for value in (a, b):
+            weights = torch.exp(-0.5 * ((value * (bins - 1) - torch.arange(bins)) / window_bins) ** 2)
+            windows.append(weights / weights.sum())
+        joint += windows[0].outer(windows[1]) / first.numel()
+    h_first, h_second, h_joint = (-(p * (p + 1e-300).log()).sum() for p in (joint.sum(1), joint.sum(0), joint))
+    return 2 * (h_first + h_second - h_joint) / (h_first + h_second)
+
+
+def test_groupmorph_descends_equation_7():
+    """Minus the NMI of Eq. 2, plus the KL under Lambda = 0.01 I + L as in Eq. 7, averaged over z."""
+    timepoints = 3
+    precision = 0.01 * torch.eye(int(np.prod(LATTICE)), dtype=torch.float64) + dense_laplacian(LATTICE)
+    mean, log_variance = (random(1, timepoints, 3, *LATTICE, seed=s).requires_grad_() for s in (0, 1))
+    warped = random(1, timepoints, 4, 3, 3, seed=2).sigmoid()
+
+    settings = {"timepoints": timepoints, "nmi_voxel_fraction": 1.0}
+    loss = parser_of("models/groupmorph", **settings).get_parsed_content("loss")
+    ours = loss({"warped": warped, "z_mean": mean, "z_log_variance": log_variance})
+    mu, sigma = mean.flatten(3), log_variance.flatten(3).exp()
+    kl = 0.5 * ((precision.diagonal() * sigma - sigma.log()).sum() + (mu @ precision * mu).sum())
+    pairs = [(i, j) for i in range(timepoints) for j in range(timepoints) if i != j]
+    nmi = sum(dense_nmi(warped[0, i], warped[0, j]) for i, j in pairs) / len(pairs)
+    constant = 0.5 * (1 + torch.linalg.slogdet(precision).logabsdet / len(precision)) * 3  # of a Gaussian's KL
+    assert ours.item() == pytest.approx((-nmi + kl / (timepoints * len(precision)) - constant).item(), rel=1e-5)
+    for actual, expected in zip(
+        torch.autograd.grad(ours, (mean, log_variance)), torch.autograd.grad(kl, (mean, log_variance))
+    ):
+        torch.testing.assert_close(actual * timepoints * len(precision), expected, rtol=1e-4, atol=1e-7)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
-from groupmorph_monai.space.alignment import apply_affine
+from groupmorph_monai.space.affine import apply_affine
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.space.warping import full_precision, inside_volume, warp_observed
 

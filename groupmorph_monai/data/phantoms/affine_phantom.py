@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from ...space.alignment import apply_affine
+from ...space.affine import apply_affine
 from ...space.warping import sample, voxel_grid
 from .phantom import make_phantom, uniform
 
