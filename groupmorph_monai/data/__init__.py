@@ -10,6 +10,7 @@ from .preprocessing.augmentation import RandAffineMotiond, RandContrastd, RandMo
 from .preprocessing.cache import CachedSeries
 from .preprocessing.collate import collate_series
 from .preprocessing.fading import CorrectFadingd
+from .preprocessing.mixed_contrast import MatchContrastd
 from .preprocessing.transforms import ClipSeriesd, LoadSeriesd, MatchPolarityd, ScalePercentilesd
 from .reading.datalist import heart_items, phantom_items, series_items
 from .reading.points import read_points
@@ -25,6 +26,7 @@ __all__ = [
     "HEART_MOTIONS",
     "LoadSeriesd",
     "MakePhantomd",
+    "MatchContrastd",
     "MatchPolarityd",
     "Products",
     "RandAffineMotiond",

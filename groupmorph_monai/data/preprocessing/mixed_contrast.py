@@ -1,0 +1,162 @@
+"""Scans whose contrast is inverted in a part of the body, such as T2 among T1."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+
+from ...space.chunks import total
+from ...space.filters import valid_mean, window_moments, window_normalise
+from ..storage import IN_MEMORY, Storage
+
+__all__ = ["MatchContrastd", "intensity_curves"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_SIDE = 64  # voxels of the coarse grid on which contrasts are compared
+_RADIUS = 2  # voxels of the coarse grid; windows in which contrasts are compared
+_NOISE = 0.02**2  # variance below which contrast is ignored, intensities in [0, 1]
+_LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window
+_MIXED = (
+    0.2  # share of inverted structure above which the contrast is another: up to 0.07 in one contrast, 0.35 if mixed
+)
+_MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, spread evenly over the series
+_BINS = 32  # of intensities in [0, 1]
+_LEAST_VOXELS = 8  # minimum number of voxels in a bin; the curve is interpolated over bins with fewer
+
+
+class MatchContrastd(MapTransform):
+    """Map intensities of timepoints to the contrast of the majority if theirs is inverted in a part of the body, such
+    as T2 among T1, where fluid is inverted but air is not. Written images keep their intensities.
+
+    A likelihood that compares volumes with a common template needs one contrast. The curve of a timepoint is the mean
+    intensity of the majority at each of its intensities. `MatchPolarityd` inverts whole volumes exactly; this transform
+    changes nothing afterwards if no contrast is mixed.
+
+    Args:
+        keys: keys of affinely aligned series ``(K, *S)``, intensities in [0, 1]; the item's ``coverage`` ``(K, *S)``
+            marks the voxels that count.
+        storage: where to keep the result.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", storage: Storage = IN_MEMORY):
+        super().__init__(keys)
+        self.storage = storage
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            curves = intensity_curves(*_coarse(item[key], item.get("coverage")))
+            if curves:
+                logger.info(
+                    "The contrast of timepoints %s is partly inverted; their intensities are mapped to the contrast "
+                    "of the others to estimate the motion",
+                    ", ".join(map(str, curves)),
+                )
+                table = torch.full((len(item[key]), _BINS + 1), torch.nan)
+                for k, curve in curves.items():
+                    table[k] = curve
+                item[key] = self.storage.map(_mapped, table, item[key], dim=0)
+        return item
+
+
+def _coarse(series: Tensor, coverage: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Average volumes over blocks, and mark the blocks that are covered: ``(K, *s)`` each."""
+    factor = max(1, round(max(series.shape[1:]) / _LONGEST_SIDE))
+
+    def averaged(x: Tensor) -> Tensor:
+        return avg_pool3d(torch.as_tensor(x).float()[None], factor)[0]
+
+    values = torch.cat([averaged(part) for part in series.split(1)])
+    if coverage is None:
+        return values, torch.ones_like(values)
+    return values, torch.cat([(averaged(part) > 0.99).float() for part in coverage.split(1)])
+
+
+def intensity_curves(values: Tensor, measured: Tensor) -> dict[int, Tensor]:
+    """Estimate the curves that map timepoints of mixed contrast to the contrast of the majority; where two contrasts
+    are equally frequent, to that of the scan with the strongest edges.
+
+    Args:
+        values: aligned volumes, intensities in [0, 1], ``(K, *S)``.
+        measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
+
+    Returns:
+        Intensities ``(33,)`` at 0, 1/32, ..., 1, by the index of the timepoint. A timepoint that still differs from the
+        majority after the mapping is omitted.
+    """
+    step = -(-len(values) // _MOST_COMPARED)
+    majority = _majority(values[::step], measured[::step])
+    group = [step * k for k in majority]
+    curves = {}
+    for k in range(len(values)):
+        others = [j for j in group if j != k]
+        if others and _inverted_share(values, measured, k, others) > _MIXED:
+            curve = _curve(values[k], values[others], measured[k] * measured[others].amin(dim=0))
+            mapped = torch.cat([values[others], _mapped(curve[None], values[k : k + 1])])
+            masks = torch.cat([measured[others], measured[k : k + 1]])
+            if _inverted_share(mapped, masks, len(others), range(len(others))) < _MIXED:
+                curves[k] = curve
+    return curves
+
+
+def _majority(values: Tensor, measured: Tensor) -> list[int]:
+    """Choose the largest group of volumes that have the contrast of one of them."""
+    indices = range(len(values))
+    share = torch.zeros(len(values), len(values))
+    for j in indices:
+        for k in indices[j + 1 :]:
+            share[j, k] = share[k, j] = _inverted_share(values, measured, k, [j])
+    alike = share < _MIXED
+    edges = total(values.diff(dim=axis).square().flatten(1).sum(dim=1) for axis in (1, 2, 3))
+    centre = max(indices, key=lambda k: (int(alike[k].sum()), float(edges[k])))
+    return [k for k in indices if alike[centre, k]]
+
+
+def _inverted_share(values: Tensor, measured: Tensor, k: int, others: Sequence[int]) -> float:
+    """Compute the share of the structure common to volume k and the others at which their local correlation is
+    negative, weighted by ``-log(1 - rho^2) / 2``; 0 without common structure."""
+    volumes, masks = values[:, None, None], measured[:, None, None]
+    guide = total(window_normalise(volumes[j], _RADIUS, _NOISE, masks[j]) * masks[j] for j in others)
+    both = masks[k] * masks[list(others)].amax(dim=0)
+    (mean, variance), (guide_mean, guide_variance) = (window_moments(x, _RADIUS, both) for x in (volumes[k], guide))
+    covariance = valid_mean(volumes[k] * guide, _RADIUS, both) - mean * guide_mean
+    correlation = covariance * ((variance + _NOISE) * (guide_variance + 1e-3)).rsqrt()
+    nats = -0.5 * torch.log1p(-correlation.square().clamp_max(0.999)) * both * (variance > _LEAST_STRUCTURE**2)
+    return float(nats[correlation < 0].sum() / nats.sum().clamp_min(1e-6))
+
+
+def _curve(volume: Tensor, others: Tensor, both: Tensor) -> Tensor:
+    """Compute the mean of the others' mean at the intensities of a volume, scaled to [0, 1]."""
+    chosen = both > 0.5
+    x, y = volume[chosen], others.mean(dim=0)[chosen]
+    bins = (x * _BINS).long().clamp(0, _BINS - 1)
+    count, sum_x, sum_y = (torch.zeros(_BINS).index_add(0, bins, v) for v in (torch.ones_like(x), x, y))
+    filled = count >= min(_LEAST_VOXELS, float(count.max()))
+    centres, means = sum_x[filled] / count[filled], sum_y[filled] / count[filled]
+    means = (means - means.min()) / (means.max() - means.min()).clamp_min(1e-6)
+    return _interpolated(torch.linspace(0, 1, _BINS + 1), centres, means)
+
+
+def _interpolated(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Interpolate linearly between increasing knots, and constantly beyond them."""
+    upper = torch.searchsorted(knots, x).clamp(1, max(1, len(knots) - 1))
+    lower, upper = upper - 1, upper.clamp_max(len(knots) - 1)
+    share = ((x - knots[lower]) / (knots[upper] - knots[lower]).clamp_min(1e-6)).clamp(0, 1)
+    return values[lower] + share * (values[upper] - values[lower])
+
+
+def _mapped(curves: Tensor, volumes: Tensor) -> Tensor:
+    """Map intensities of ``(k, *S)`` by curves ``(k, 33)``; volumes whose curve is NaN are unchanged."""
+    result = []
+    for curve, volume in zip(curves, volumes):
+        position = volume.clamp(0, 1) * _BINS
+        lower = position.long().clamp_max(_BINS - 1)
+        mapped = curve[lower] + (position - lower) * (curve[lower + 1] - curve[lower])
+        result.append(volume if curve.isnan().any() else mapped)
+    return torch.stack(result)
