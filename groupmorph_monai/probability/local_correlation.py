@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once, total
-from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean, window_moments, window_normalise
+from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean, window_moments
 from ..space.warping import full_precision
 from .likelihood import Likelihood, Linearised
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
+
+_LEAST_OTHERS = 1e-3  # share of the other volumes in a template below which a volume is compared with itself alone
 
 
 class LocalCorrelation(Likelihood):
@@ -27,10 +29,12 @@ class LocalCorrelation(Likelihood):
     Integrating the template out under a flat prior, as in restricted maximum likelihood (Patterson and Thompson 1971),
     gives ``K / (K - 1)`` times the variance of the residuals, and K volumes count as K - 1:
 
-    ``value = -(K - 1) / K * sum_k log(noise_k / variance_k) / 2``,
-    ``noise_k = K / (K - 1) * mean(residual_k^2) + noise^2``.
+    ``value = -sum_k others_k * log(noise_k / variance_k) / 2``,
+    ``noise_k = mean(residual_k^2) / others_k + noise^2``,
 
-    Volumes of pure noise then have value 0 for any K.
+    where ``others_k``, ``(K - 1) / K`` if all volumes have structure in the window, is the share of the other volumes
+    in the template. Volumes whose variance is below the noise floor, such as air, have hardly any. Unrelated volumes
+    then have value 0 for any K, and so has a volume of structure beside volumes without any.
 
     Args:
         radii_voxels: half widths of the windows; the values of several radii are averaged.
@@ -57,23 +61,37 @@ class LocalCorrelation(Likelihood):
 
     @full_precision
     def _template(
-        self, warped: Tensor, radius: int, valid: Tensor | None = None, chunks: Chunks = all_at_once
-    ) -> Tensor:
+        self, warped: Tensor, radii: Sequence[int], valid: Tensor | None = None, chunks: Chunks = all_at_once
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Compute the template of the first radius, and the volumes' `_structure` for each radius, summed over K."""
         template, timepoints = torch.zeros_like(warped[:, :1]), warped.shape[1]
+        structures = [torch.zeros_like(template) for _ in radii]
         for c in chunks(timepoints):
             for k in range(c.start, c.stop):
-                mask = None if valid is None else valid[:, k : k + 1].to(warped)
-                normalised = window_normalise(warped[:, k : k + 1], radius, self.variance, mask)
-                template += normalised if mask is None else normalised * mask
-        return template / (timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1))
+                volume, mask = warped[:, k : k + 1], None if valid is None else valid[:, k : k + 1].to(warped)
+                for radius, structure in zip(radii, structures):
+                    mean, variance = window_moments(volume, radius, mask)
+                    structure += self._structure(variance) if mask is None else self._structure(variance) * mask
+                    if structure is structures[0]:
+                        normalised = (volume - mean) * (variance + self.variance).rsqrt()
+                        template += normalised if mask is None else normalised * mask
+        return template / (
+            timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1)
+        ), structures
+
+    def _structure(self, variance: Tensor) -> Tensor:
+        """Compute the variance of a normalised volume, to which its share in the template is proportional."""
+        return variance / (variance + self.variance)
 
     def _regressions(
-        self, warped: Tensor, template: Tensor, radius: int, count: Tensor | int, masks: Tensor | None = None
+        self, warped: Tensor, template: Tensor, radius: int, structure: Tensor, masks: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Regress each volume on the template, the mean of ``count`` volumes, over the voxels of its mask.
+        """Regress each volume on the template, in which the K volumes have a total ``structure``, over the voxels of
+        its mask.
 
         Yields:
-            Gain, residual, noise variance and total variance of each volume, ``(B, 1, *S)``.
+            Gain, residual, noise variance and total variance of each volume, and the share of the others in the
+            template, ``(B, 1, *S)``.
         """
         moments = window_moments(template, radius) if masks is None else None
         for k, volume in enumerate(warped.split(1, dim=1)):
@@ -86,23 +104,27 @@ class LocalCorrelation(Likelihood):
             mean, variance = window_moments(volume, radius, mask, share)
             covariance = valid_mean(volume * template, radius, mask, share) - mean * mean_t
             gain = covariance / variance_t
-            noise_variance = (variance - gain * covariance).clamp_min(0) / (1 - 1 / count) + self.variance
-            yield gain, volume - mean - gain * (template - mean_t), noise_variance, variance + self.variance
+            others = (1 - self._structure(variance) / structure.clamp_min(1e-12)).clamp_min(0)
+            noise_variance = (variance - gain * covariance).clamp_min(0) / others.clamp_min(_LEAST_OTHERS)
+            yield (
+                gain,
+                volume - mean - gain * (template - mean_t),
+                noise_variance + self.variance,
+                variance + self.variance,
+                others,
+            )
 
     @full_precision
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        value, shared = warped.new_zeros(()), None
-        count: Tensor | int = warped.shape[1]
-        if valid is not None:
-            valid_count = _valid_count(valid, warped)
-            count, shared = valid_count.clamp_min(2), _shared(valid, valid_count)
+        value = warped.new_zeros(())
+        shared = None if valid is None else _shared(valid, _valid_count(valid, warped))
         for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
-            template = self._template(warped, radius, valid)
-            for k, (_, _, noise_variance, variance) in enumerate(
-                self._regressions(warped, template, radius, count, shared)
+            template, (structure,) = self._template(warped, [radius], valid)
+            for k, (_, _, noise_variance, variance, others) in enumerate(
+                self._regressions(warped, template, radius, structure, shared)
             ):
                 mask = 1 if shared is None else shared[:, k : k + 1]
-                nats = (1 - 1 / count) * torch.log(noise_variance / variance) * mask
+                nats = others * torch.log(noise_variance / variance) * mask
                 value = value - 0.5 * radius_weight * nats.mean()
         return value / warped.shape[1]
 
@@ -127,19 +149,19 @@ class LocalCorrelation(Likelihood):
         self, warped: Tensor, valid: Tensor | None = None, chunks: Chunks = all_at_once
     ) -> Iterator[tuple[slice, Linearised]]:
         """Linearise in chunks of timepoints, which share the template and the number of contributing volumes."""
-        guide = self._template(warped, self.radii_voxels[0], valid, chunks)
+        guide, structures = self._template(warped, self.radii_voxels, valid, chunks)
         if valid is None:
             for c in chunks(warped.shape[1]):
-                yield c, self._chunk_model(warped[:, c], guide, warped.shape[1])
+                yield c, self._chunk_model(warped[:, c], guide, structures)
             return
         valid_count = _valid_count(valid, warped, chunks)
         candidates = self._contribution_candidates(valid, valid_count)
         count = total(candidates(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
-        template_count, enough = valid_count.clamp_min(2), count > 1
+        enough = count > 1
         for c in chunks(warped.shape[1]):
             contributes = candidates(c.start, c.stop) & enough
             shared = _shared(valid[:, c], valid_count)
-            yield c, self._chunk_model(warped[:, c], guide, template_count, shared, contributes, count * enough)
+            yield c, self._chunk_model(warped[:, c], guide, structures, shared, contributes, count * enough)
 
     def _contribution_candidates(self, valid: Tensor, valid_count: Tensor) -> Callable[[int, int], Tensor]:
         """Return a function that maps a range of timepoints to where they contribute if another timepoint does, ``(B,
@@ -159,7 +181,7 @@ class LocalCorrelation(Likelihood):
         self,
         warped: Tensor,
         guide: Tensor,
-        template_count: Tensor | int,
+        structures: Sequence[Tensor],
         shared: Tensor | None = None,
         contributes: Tensor | None = None,
         count: Tensor | None = None,
@@ -169,19 +191,19 @@ class LocalCorrelation(Likelihood):
         Args:
             warped: volumes of the chunk, ``(B, k, *S)``.
             guide: the template, ``(B, 1, *S)``.
-            template_count: number of volumes averaged in the template at each voxel.
+            structures: structure of all K volumes for each radius, ``(B, 1, *S)`` each.
             shared: 1 where a volume and at least one other are valid, else 0, ``(B, k, *S)``; None is 1 everywhere.
             contributes: where a volume contributes, ``(B, k, *S)`` bool; None is everywhere.
             count: number of volumes that contribute at each voxel, of all chunks, ``(B, 1, *S)``.
         """
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
-        for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
-            for k, (gain, residual, noise_variance, variance) in enumerate(
-                self._regressions(warped, guide, radius, template_count, shared)
+        for radius, radius_weight, structure in zip(self.radii_voxels, self.radius_weights, structures):
+            for k, (gain, residual, noise_variance, variance, others) in enumerate(
+                self._regressions(warped, guide, radius, structure, shared)
             ):
                 mask = 1 if contributes is None else contributes[:, k : k + 1]
-                value -= 0.5 * radius_weight * (1 - 1 / template_count) * torch.log(noise_variance / variance) * mask
-                scaled_gain = radius_weight * gain / noise_variance * mask
+                value -= 0.5 * radius_weight * others * torch.log(noise_variance / variance) * mask
+                scaled_gain = radius_weight * gain / noise_variance * (others / _LEAST_OTHERS).clamp_max(1) * mask
                 score[:, k : k + 1] -= scaled_gain * residual
                 weight[:, k : k + 1] += scaled_gain * gain
         return Linearised(value, guide, score, weight, count)
@@ -193,12 +215,12 @@ class LocalCorrelation(Likelihood):
         their number, and at most the template's variance."""
         count: Tensor | int = warped.shape[1]
         radius, shared = self.radii_voxels[0], None
-        guide = self._template(warped, radius, valid)
+        guide, (structure,) = self._template(warped, [radius], valid)
         if valid is not None:
             valid_count = _valid_count(valid, warped)
             shared, count = _shared(valid, valid_count), valid_count.clamp_min(2)
         noise = torch.zeros_like(guide)
-        for k, (gain, _, noise_variance, _) in enumerate(self._regressions(warped, guide, radius, count, shared)):
+        for k, (gain, _, noise_variance, *_) in enumerate(self._regressions(warped, guide, radius, structure, shared)):
             in_template_units = (noise_variance - self.variance) / gain.square().clamp_min(1e-8)
             noise = noise + (in_template_units if shared is None else in_template_units * shared[:, k : k + 1])
         any_shared = None if shared is None else shared.amax(dim=1, keepdim=True)

@@ -244,3 +244,18 @@ def test_one_volume_alone_is_no_evidence():
     assert set(actual.volume_count[0, 0, :6].unique().tolist()) == {3}
     assert (actual.volume_count[0, 0, 7:] == 0).all() and (actual.value[0, 0, 7:] == 0).all()
     assert (actual.score[0, :, 7:] == 0).all() and (actual.weight[0, :, 7:] == 0).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+@pytest.mark.parametrize("timepoints", [2, 3])
+def test_tissue_beside_measured_air_explains_nothing(timepoints, noise):
+    """The air is measured, unlike what lies beyond a volume; the template then consists of the tissue alone."""
+    x = noise * torch.randn(volumes(timepoints, (24, 24, 24)).shape, generator=torch.Generator().manual_seed(1))
+    tissue, air = volumes(timepoints, x.shape[2:], sigma=0.5), x.double()
+    one = torch.cat([tissue[:, :1], air[:, 1:]], dim=1)
+    likelihood = LocalCorrelation((2,))
+    apart, aligned = likelihood.linearise(one), likelihood.linearise(tissue[:, :1] + air)
+    assert aligned.value.mean() > 1 and abs(apart.value.mean()) < 0.02 * aligned.value.mean()
+    assert abs(float(likelihood(one))) < 0.02 * float(likelihood(tissue[:, :1] + air))
+    if noise == 0:
+        assert apart.weight.abs().max() < 1e-6 * aligned.weight.abs().max()
