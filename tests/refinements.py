@@ -7,7 +7,7 @@ from groupmorph_monai.workflow.evidence import Evidence, Level
 
 EXP = ScalingAndSquaring(6)
 
-WEIGHTS, STATIC = LikeliestWeights(), StaticRegions(window_voxels=2.0, nats=0.02, least_share=0.01)
+WEIGHTS, STATIC = LikeliestWeights(), StaticRegions(window_voxels=2.0, nats=0.005, least_share=0.01)
 
 
 def displacement(z):

@@ -1,5 +1,6 @@
 """p(x given z): likelihoods of K warped volumes."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -56,6 +57,7 @@ class Likelihood(nn.Module):
 
     calibrated = False  # whether the value is in nats, so that its curvature gives the variance of a displacement
     couples_all = True  # whether the model of one timepoint needs all timepoints at once
+    unrelated = -math.inf  # value per voxel and timepoint of unrelated volumes, if it is known
 
     def __init__(self, smooth_voxels: int = 4, stiffness: float = 4.0):
         super().__init__()

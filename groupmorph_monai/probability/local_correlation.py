@@ -44,6 +44,7 @@ class LocalCorrelation(Likelihood):
 
     calibrated = True
     couples_all = False  # timepoints share only the template and the number of volumes observed at each voxel
+    unrelated = 0.0
 
     def __init__(
         self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02

@@ -158,7 +158,7 @@ class Refinement:
         if self.static_regions is None:
             return candidates[best], False
         values = torch.cat([of_candidates[:, best : best + 1], of_static], dim=1)
-        return self.static_regions.fuse(candidates[best], static, values, counts, level)
+        return self.static_regions.fuse(candidates[best], static, values, counts, level, self.likelihood.unrelated)
 
     def _refine_level(
         self, stage: Stage, level: Level, z: Field, precision: Precision, displacement: DisplaceField, bar: tqdm

@@ -1,5 +1,6 @@
 """Static tissue next to tissue that slides along it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ class StaticRegions:
     Args:
         window_voxels: standard deviation of the Gaussian window over which log likelihoods are compared, in voxels of
             a level.
-        nats: difference of log likelihood per voxel and timepoint above which a hypothesis is clearly more likely.
+        nats: difference of log likelihood per voxel and timepoint above which a hypothesis is clearly more likely than
+            z, and than unrelated volumes.
         least_share: share of all voxels that must be static; fewer occur by chance.
     """
 
@@ -33,7 +35,13 @@ class StaticRegions:
     least_share: float
 
     def fuse(
-        self, z: Field, hypotheses: Sequence[Field], values: Tensor, counts: Tensor, level: Level
+        self,
+        z: Field,
+        hypotheses: Sequence[Field],
+        values: Tensor,
+        counts: Tensor,
+        level: Level,
+        unrelated: float = -math.inf,
     ) -> tuple[Field, bool]:
         """Take each region from z or from one of N hypotheses on the same lattice.
 
@@ -43,6 +51,8 @@ class StaticRegions:
             values: log likelihood per voxel and timepoint under z and under each hypothesis, ``(1, 1 + N, *S)``.
             counts: 1 where at least two timepoints can be compared, otherwise 0, ``(1, 1, *S)``.
             level: level of the values and z.
+            unrelated: value of unrelated volumes, which a hypothesis must exceed as clearly: around a body that moved
+                far, air matches neither under z nor under a hypothesis.
 
         Returns:
             z, and whether any region is static.
@@ -50,7 +60,7 @@ class StaticRegions:
         lattice, has_static = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size)), False
         highest, *rest = self._neighbourhood_mean(values, counts)[lattice].split(1, dim=1)
         for hypothesis, value in zip(hypotheses, rest):
-            is_static = (value - highest > self.nats).to(value)
+            is_static = (value - highest.clamp_min(unrelated) > self.nats).to(value)
             if is_static.mean() < self.least_share:
                 continue
             # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.

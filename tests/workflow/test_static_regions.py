@@ -9,6 +9,7 @@ from groupmorph_monai.probability import FluidPrior, LocalCorrelation
 from groupmorph_monai.space import Field
 from groupmorph_monai.space.filters import gaussian_filter
 from groupmorph_monai.workflow import Refinement
+from groupmorph_monai.workflow.evidence import EVERYWHERE, Level
 
 
 def slabs(shift_voxels=6, timepoints=3):
@@ -47,6 +48,23 @@ def test_what_stands_still_stays_where_it_was_beside_what_slides():
     begun, _ = restart(refinement(), (static,), [sliding.with_values(-sliding.values)], series)
     assert begun.values[..., :8, 6:-6, :].abs().max() < 1e-3
     torch.testing.assert_close(begun.values[..., 12:, 6:-6, :], -sliding.values[..., 12:, 6:-6, :], atol=1e-3, rtol=0)
+
+
+def test_where_nothing_matches_nothing_is_static():
+    """A hypothesis that only disagrees less than z does, such as air with air, explains nothing."""
+    z, hypothesis, half = slid(6), slid(0), slice(None, 20)
+    values, counts, level = (
+        torch.zeros(1, 2, 40, 48, 32),
+        torch.ones(1, 1, 40, 48, 32),
+        Level(slabs(), EVERYWHERE, 1, 2),
+    )
+    values[:, 0], values[:, 1] = -0.05, -0.01
+    fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
+    assert torch.equal(fused.values, z.values) and not any_static
+    values[:, 1, half] = 0.05
+    fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
+    assert any_static and fused.values[..., :6, :, :].abs().max() < 1e-3
+    torch.testing.assert_close(fused.values[..., 15:, :, :], z.values[..., 15:, :, :])
 
 
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
