@@ -33,8 +33,10 @@ def _centred(frame: Frame) -> Frame:
 def _second_scan(frame: Frame, generator: torch.Generator) -> Frame:
     """Simulate a second scan of the patient: motion of up to 3 mm, another contrast, and noise."""
     size = frame.data.shape
-    motion = random_motion(generator, size, _MOTION_MM / float(frame.grid.spacing_mm.mean()))
-    warped = map_coordinates(frame.data.astype(np.float32), (voxel_grid(size, motion) + motion).numpy(), mode="nearest")
+    motion = random_motion(generator, size, _MOTION_MM / float(frame.grid.spacing_mm.max()))
+    warped = map_coordinates(
+        frame.data.astype(np.float32), (voxel_grid(size, motion) + motion).numpy(), order=1, mode="nearest"
+    )
     low, high = intensity_range(frame.data.ravel(), _PERCENTILES)
     contrast = float(uniform(generator, 0.8, 1.25))
     values = torch.from_numpy((warped - low) / max(high - low, 1e-6)).clamp_min(0) ** contrast
@@ -57,7 +59,7 @@ def patient_cases(files: Sequence[str | Path], seeds: Sequence[int]) -> Iterator
     for seed in seeds:
         for number, (first, other) in enumerate(zip(scans, scans[1:] + scans[:1])):
             second = _second_scan(first, torch.Generator().manual_seed(1000 * seed + number))
-            good = PlantedCase(f"{Path(first.path).name}, seed {seed}", None, Series((first, second)))
+            good = PlantedCase(f"{first.path}, seed {seed}", None, Series((first, second)))
             signs = torch.ones(4, dtype=torch.float64)
             signs[number % 3] = -1
             yield good

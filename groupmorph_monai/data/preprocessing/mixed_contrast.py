@@ -1,7 +1,8 @@
 """Scans whose contrast is inverted in a part of the body, such as T2 among T1."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,90 +52,97 @@ class MatchContrastd(MapTransform):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            curves = intensity_curves(*_coarse(item[key], item.get("coverage")))
+            series, coverage = item[key], item.get("coverage")
+            curves = intensity_curves(partial(self._coarse, series, coverage), len(series))
             if curves:
                 logger.info(
                     "The contrast of timepoints %s is partly inverted; their intensities are mapped to the contrast "
                     "of the others to estimate the motion",
                     ", ".join(map(str, curves)),
                 )
-                table = torch.full((len(item[key]), _BINS + 1), torch.nan)
+                table = torch.full((len(series), _BINS + 1), torch.nan)
                 for k, curve in curves.items():
                     table[k] = curve
-                item[key] = self.storage.map(_mapped, table, item[key], dim=0)
+                item[key] = self.storage.map(_mapped, table, series, dim=0)
         return item
 
-
-def _coarse(series: Tensor, coverage: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Average volumes over blocks, and mark the blocks that are covered: ``(K, *s)`` each."""
-    factor = max(1, round(max(series.shape[1:]) / _LONGEST_SIDE))
-
-    def averaged(x: Tensor) -> Tensor:
-        return avg_pool3d(torch.as_tensor(x).float()[None], factor)[0]
-
-    values = torch.cat([averaged(part) for part in series.split(1)])
-    if coverage is None:
-        return values, torch.ones_like(values)
-    return values, torch.cat([(averaged(part) > 0.99).float() for part in coverage.split(1)])
+    def _coarse(self, series: Tensor, coverage: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        """Average volume k over blocks, and mark the blocks that are covered: ``(1, 1, *s)`` each."""
+        factor = -(-max(series.shape[1:]) // _LONGEST_SIDE)
+        block = [min(factor, n) for n in series.shape[1:]]
+        values = avg_pool3d(torch.as_tensor(series[k])[None, None].float(), block)
+        measured = torch.ones_like(values)
+        if coverage is not None:
+            measured = (avg_pool3d(torch.as_tensor(coverage[k])[None, None].float(), block) > 0.99).float()
+        self.storage.release()
+        return values, measured
 
 
-def intensity_curves(values: Tensor, measured: Tensor) -> dict[int, Tensor]:
+def intensity_curves(volume: Callable[[int], tuple[Tensor, Tensor]], timepoints: int) -> dict[int, Tensor]:
     """Estimate the curves that map timepoints of mixed contrast to the contrast of the majority; where two contrasts
     are equally frequent, to that of the scan with the strongest edges.
 
     Args:
-        values: aligned volumes, intensities in [0, 1], ``(K, *S)``.
-        measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
+        volume: returns an aligned volume, intensities in [0, 1], and 1 where it was measured, otherwise 0, ``(1, 1,
+            *S)`` each, by the index of the timepoint.
+        timepoints: K.
 
     Returns:
         Intensities ``(33,)`` at 0, 1/32, ..., 1, by the index of the timepoint. A timepoint that still differs from the
         majority after the mapping is omitted.
     """
-    step = -(-len(values) // _MOST_COMPARED)
-    majority = _majority(values[::step], measured[::step])
-    group = [step * k for k in majority]
+    compared = range(0, timepoints, -(-timepoints // _MOST_COMPARED))
+    values, masks = (torch.cat(part) for part in zip(*map(volume, compared)))
+    normalised = window_normalise(values, _RADIUS, _NOISE, masks) * masks
+    majority = _majority(values, normalised, masks)
     curves = {}
-    for k in range(len(values)):
-        others = [j for j in group if j != k]
-        if others and _inverted_share(values, measured, k, others) > _MIXED:
-            curve = _curve(values[k], values[others], measured[k] * measured[others].amin(dim=0))
-            mapped = torch.cat([values[others], _mapped(curve[None], values[k : k + 1])])
-            masks = torch.cat([measured[others], measured[k : k + 1]])
-            if _inverted_share(mapped, masks, len(others), range(len(others))) < _MIXED:
+    for k in range(timepoints):
+        others = [i for i in majority if compared[i] != k]
+        if not others:
+            continue
+        value, mask = volume(k)
+        guide, covered = normalised[others].sum(dim=0, keepdim=True), masks[others].amax(dim=0, keepdim=True)
+        inverted = _inverted_share(value, guide, mask * covered)
+        if inverted > _MIXED:
+            curve = _curve(value, values[others].mean(dim=0, keepdim=True), mask * masks[others].amin(dim=0))
+            left = _inverted_share(_mapped(curve[None], value[0])[None], guide, mask * covered)
+            if left < min(_MIXED, inverted / 2):
                 curves[k] = curve
     return curves
 
 
-def _majority(values: Tensor, measured: Tensor) -> list[int]:
+def _majority(values: Tensor, normalised: Tensor, masks: Tensor) -> list[int]:
     """Choose the largest group of volumes that have the contrast of one of them."""
     indices = range(len(values))
     share = torch.zeros(len(values), len(values))
     for j in indices:
         for k in indices[j + 1 :]:
-            share[j, k] = share[k, j] = _inverted_share(values, measured, k, [j])
+            both = masks[j, None] * masks[k, None]
+            share[j, k] = share[k, j] = _inverted_share(values[k, None], normalised[j, None], both)
     alike = share < _MIXED
-    edges = total(values.diff(dim=axis).square().flatten(1).sum(dim=1) for axis in (1, 2, 3))
+    edges = total(values.diff(dim=axis).square().flatten(1).sum(dim=1) for axis in (2, 3, 4))
     centre = max(indices, key=lambda k: (int(alike[k].sum()), float(edges[k])))
     return [k for k in indices if alike[centre, k]]
 
 
-def _inverted_share(values: Tensor, measured: Tensor, k: int, others: Sequence[int]) -> float:
-    """Compute the share of the structure common to volume k and the others at which their local correlation is
-    negative, weighted by ``-log(1 - rho^2) / 2``; 0 without common structure."""
-    volumes, masks = values[:, None, None], measured[:, None, None]
-    guide = total(window_normalise(volumes[j], _RADIUS, _NOISE, masks[j]) * masks[j] for j in others)
-    both = masks[k] * masks[list(others)].amax(dim=0)
-    (mean, variance), (guide_mean, guide_variance) = (window_moments(x, _RADIUS, both) for x in (volumes[k], guide))
-    covariance = valid_mean(volumes[k] * guide, _RADIUS, both) - mean * guide_mean
+def _inverted_share(volume: Tensor, guide: Tensor, both: Tensor) -> float:
+    """Compute the share of the structure common to a volume and a guide, normalised volumes, at which their local
+    correlation rho is negative, weighted by ``-log(1 - rho^2) / 2``; 0 without common structure."""
+    (mean, variance), (guide_mean, guide_variance) = (window_moments(x, _RADIUS, both) for x in (volume, guide))
+    covariance = valid_mean(volume * guide, _RADIUS, both) - mean * guide_mean
     correlation = covariance * ((variance + _NOISE) * (guide_variance + 1e-3)).rsqrt()
     nats = -0.5 * torch.log1p(-correlation.square().clamp_max(0.999)) * both * (variance > _LEAST_STRUCTURE**2)
     return float(nats[correlation < 0].sum() / nats.sum().clamp_min(1e-6))
 
 
 def _curve(volume: Tensor, others: Tensor, both: Tensor) -> Tensor:
-    """Compute the mean of the others' mean at the intensities of a volume, scaled to [0, 1]."""
+    """Compute the mean of the others, where ``both`` were measured, at the intensities of a volume; scaled to [0, 1].
+
+    Returns:
+        ``(33,)``.
+    """
     chosen = both > 0.5
-    x, y = volume[chosen], others.mean(dim=0)[chosen]
+    x, y = volume[chosen], others[chosen]
     bins = (x * _BINS).long().clamp(0, _BINS - 1)
     count, sum_x, sum_y = (torch.zeros(_BINS).index_add(0, bins, v) for v in (torch.ones_like(x), x, y))
     filled = count >= min(_LEAST_VOXELS, float(count.max()))

@@ -28,6 +28,10 @@ def with_inverted_tissue(images, inside, timepoints):
     return images
 
 
+def curves_of(images, coverage):
+    return intensity_curves(lambda k: (images[None, k, None], coverage[None, k, None]), len(images))
+
+
 @pytest.mark.parametrize("inverted", [[1], [0, 3]])
 def test_the_contrast_of_the_majority_is_restored(inverted):
     images, inside = tissue_and_air(5)
@@ -48,7 +52,7 @@ def test_one_scan_of_a_pair_is_mapped_and_what_nobody_measured_does_not_count():
     mixed, coverage = with_inverted_tissue(images, inside, [1]), torch.ones(2, *SIZE)
     coverage[1, :6] = 0
     mixed[1, :6] = 0.7
-    ((k, curve),) = intensity_curves(mixed, coverage).items()
+    ((k, curve),) = curves_of(mixed, coverage).items()
     other = images[0] if k == 1 else mixed[1]
     measured = coverage[1] > 0
     position = torch.linspace(0, 1, len(curve))
@@ -67,4 +71,10 @@ def test_other_series_are_unchanged(change):
         images[2] = tissue_and_air(1, seed=9)[0][0].flip(0)
     if change == "inverted as a whole":
         images = torch.stack([images[0], images[1] ** 2, images[2] ** 0.5])
-    assert intensity_curves(images, torch.ones_like(images)) == {}
+    assert curves_of(images, torch.ones_like(images)) == {}
+
+
+def test_a_slab_with_fewer_slices_than_a_block_is_compared():
+    images, inside = tissue_and_air(3)
+    slab = with_inverted_tissue(images, inside, [2])[..., 16:20].repeat(1, 8, 1, 1)
+    assert MatchContrastd()({"image": slab})["image"].shape == slab.shape
