@@ -12,7 +12,7 @@ from groupmorph_monai.apps.suites.suite import table_suite
 from groupmorph_monai.benchmarks.compare import compare
 from groupmorph_monai.data.phantoms.affine_phantom import make_affine_phantom
 from groupmorph_monai.data.series import Frame
-from groupmorph_monai.space.alignment import apply_affine
+from groupmorph_monai.space.affine import apply_affine
 from groupmorph_monai.space.warping import voxel_grid
 from groupmorph_monai.workflow.affine_alignment import GroupAffine
 
