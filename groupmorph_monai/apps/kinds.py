@@ -22,7 +22,7 @@ class Number(Kind):
     above: bool = False
 
     def accepts(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
             return False
         return self.least <= value <= self.most and not (self.above and value == self.least)
 

@@ -28,7 +28,8 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
         results[name].to_folder(tmp_path / name)
     whole, parts = results["whole"], results["parts"]
     assert np.abs(whole.fields).max() > 0.5
-    assert np.abs(parts.fields - whole.fields).max() < 0.02  # voxels of 1 mm
+    difference = np.abs(parts.fields - whole.fields)[..., 4:-4, 4:-4, 4:-4]  # some scans lack what lies at the border
+    assert difference.max() < 0.02  # voxels of 1 mm
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
         # A voxel at the border of a field of view may be seen in one and not in the other.
