@@ -76,9 +76,8 @@ class LocalCorrelation(Likelihood):
                     if structure is structures[0]:
                         normalised = (volume - mean) * (variance + self.variance).rsqrt()
                         template += normalised if mask is None else normalised * mask
-        return template / (
-            timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1)
-        ), structures
+        count = timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1)
+        return template / count, structures
 
     def _structure(self, variance: Tensor) -> Tensor:
         """Compute the variance of a normalised volume, to which its share in the template is proportional."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -23,9 +24,7 @@ _LONGEST_SIDE = 64  # voxels of the coarse grid on which contrasts are compared
 _RADIUS = 2  # voxels of the coarse grid; windows in which contrasts are compared
 _NOISE = 0.02**2  # variance below which contrast is ignored, intensities in [0, 1]
 _LEAST_STRUCTURE = 0.05  # minimum standard deviation in a window
-_MIXED = (
-    0.2  # share of inverted structure above which the contrast is another: up to 0.07 in one contrast, 0.35 if mixed
-)
+_MIXED = 0.2  # share of inverted structure above which contrasts differ: up to 0.07 in one contrast, 0.35 if mixed
 _MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, spread evenly over the series
 _BINS = 32  # of intensities in [0, 1]
 _LEAST_VOXELS = 8  # minimum number of voxels in a bin; the curve is interpolated over bins with fewer
@@ -92,7 +91,8 @@ def intensity_curves(volume: Callable[[int], tuple[Tensor, Tensor]], timepoints:
         majority after the mapping is omitted.
     """
     compared = range(0, timepoints, -(-timepoints // _MOST_COMPARED))
-    values, masks = (torch.cat(part) for part in zip(*map(volume, compared)))
+    coarse = {k: volume(k) for k in compared}
+    values, masks = (torch.cat(part) for part in zip(*coarse.values()))
     normalised = window_normalise(values, _RADIUS, _NOISE, masks) * masks
     majority = _majority(values, normalised, masks)
     curves = {}
@@ -100,7 +100,7 @@ def intensity_curves(volume: Callable[[int], tuple[Tensor, Tensor]], timepoints:
         others = [i for i in majority if compared[i] != k]
         if not others:
             continue
-        value, mask = volume(k)
+        value, mask = coarse[k] if k in coarse else volume(k)
         guide, covered = normalised[others].sum(dim=0, keepdim=True), masks[others].amax(dim=0, keepdim=True)
         inverted = _inverted_share(value, guide, mask * covered)
         if inverted > _MIXED:
@@ -148,15 +148,7 @@ def _curve(volume: Tensor, others: Tensor, both: Tensor) -> Tensor:
     filled = count >= min(_LEAST_VOXELS, float(count.max()))
     centres, means = sum_x[filled] / count[filled], sum_y[filled] / count[filled]
     means = (means - means.min()) / (means.max() - means.min()).clamp_min(1e-6)
-    return _interpolated(torch.linspace(0, 1, _BINS + 1), centres, means)
-
-
-def _interpolated(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Interpolate linearly between increasing knots, and constantly beyond them."""
-    upper = torch.searchsorted(knots, x).clamp(1, max(1, len(knots) - 1))
-    lower, upper = upper - 1, upper.clamp_max(len(knots) - 1)
-    share = ((x - knots[lower]) / (knots[upper] - knots[lower]).clamp_min(1e-6)).clamp(0, 1)
-    return values[lower] + share * (values[upper] - values[lower])
+    return torch.from_numpy(np.interp(np.linspace(0, 1, _BINS + 1), centres, means)).float()
 
 
 def _mapped(curves: Tensor, volumes: Tensor) -> Tensor:
