@@ -8,7 +8,10 @@ from json_files import read_json
 import groupmorph_monai as gm
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
-from groupmorph_monai.benchmarks.memory import memory, write_phantom
+from groupmorph_monai.benchmarks.memory import memory
+from groupmorph_monai.data.phantoms.phantom import make_phantom
+from groupmorph_monai.data.series import Frame
+from groupmorph_monai.data.writing.nifti import write_image
 
 pytestmark = pytest.mark.slow
 METHOD = BundleMethod(
@@ -21,22 +24,25 @@ METHOD = BundleMethod(
 def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
-    write_phantom(str(scans), (40, 36, 32), 8)
+    for k, volume in enumerate(make_phantom(3002, (48, 56, 40), 8)["image"].numpy()):
+        write_image(Frame(volume, np.eye(4), "phantom"), scans / f"t{k}.nii.gz")
     results = {}
-    for name, scans_at_once in (("parts", 3), ("whole", None)):
+    for name, scans_at_once in (("parts", 2), ("whole", None)):
         results[name] = gm.register(str(scans), scans_at_once=scans_at_once)
         results[name].to_folder(tmp_path / name)
     whole, parts = results["whole"], results["parts"]
     assert np.abs(whole.fields).max() > 0.5
-    difference = np.abs(parts.fields - whole.fields)[..., 4:-4, 4:-4, 4:-4]  # some scans lack what lies at the border
-    assert difference.max() < 0.02  # voxels of 1 mm
+    difference = np.abs(parts.fields - whole.fields)  # voxels of 1 mm
+    assert np.percentile(difference, 99.9) < 0.02
+    # Where scans end, a voxel that one of them sees or does not see, by rounding, has an influence.
+    assert difference[..., 4:-4, 4:-4, 4:-4].max() < 0.02
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
         # A voxel at the border of a field of view may be seen in one and not in the other.
         assert (np.abs(theirs - ours) > 0.01 * np.abs(ours).max()).mean() < 1e-3, file.name
     ours, theirs = (read_json(tmp_path / name / "report.json") for name in ("whole", "parts"))
     assert ours["files"] == theirs["files"] and ours["verdict"]["verdict"] == theirs["verdict"]["verdict"]
-    assert (ours["scans_at_once"], theirs["scans_at_once"]) == (None, 3)
+    assert (ours["scans_at_once"], theirs["scans_at_once"]) == (None, 2)
 
 
 def test_memory_does_not_grow_with_the_number_of_scans():
