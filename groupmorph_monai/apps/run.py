@@ -148,15 +148,24 @@ def run_bundle(
 
 
 def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Separate the names of shipped overlays from the user's own files."""
+    """Separate the names of shipped overlays, also those given as paths, from the user's own files."""
     names, shipped, own = overlay_names(), [], []
     for name in overlays:
         file = next((f for f in (Path(name), Path(f"{name}.yaml")) if name and f.is_file()), None)
-        if file is not None and name not in names:
-            own.append(file)
-        else:
+        if file is None or name in names:
             shipped.append(name)
+        elif (same := _shipped_name(file)) in names:
+            shipped.append(same)
+        else:
+            own.append(file)
     return shipped, own
+
+
+def _shipped_name(file: Path) -> str | None:
+    """Name the shipped overlay of which ``file`` is an unchanged copy, or return None."""
+    name = "/".join(file.resolve().with_suffix("").parts[-2:])
+    shipped = bundle_root() / "configs" / f"{name}.yaml"
+    return name if shipped.is_file() and shipped.read_bytes() == file.read_bytes() else None
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -288,10 +288,10 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
     part = name.split("#")[0]
     if name in SETTINGS and part in keys:
         cure = f"{part} has none with these overlays; omit it"
-    elif isinstance(keys.get(name), (Mapping, list)):
-        cure = f"it is a component, which only a config file of 'python -m monai.bundle run' replaces; {_HINT}"
     elif name in keys and name in _OPTIONS:
         cure = f"use {_OPTIONS[name]}" if where.startswith("--") else "see help(groupmorph_monai.register)"
+    elif name not in SETTINGS and _is_component(keys.get(part)):
+        cure = f"it is a component, which only a config file of 'python -m monai.bundle run' replaces; {_HINT}"
     elif name in keys:
         cure = f"it has no entry in apps/settings.py; {_HINT}"
     elif name in SETTINGS and (bases := [base for base, content in _bases().items() if part in content]):
@@ -301,6 +301,10 @@ def _check_name(name: str, keys: Mapping[str, object], config: str, where: str) 
     else:
         cure = suggestion(name, names, _HINT)
     raise InputError(f"{where}: expected a setting of {config}, got {name!r}; {cure}")
+
+
+def _is_component(content: object) -> bool:
+    return isinstance(content, (Mapping, list)) or isinstance(content, str) and content.startswith(("@", "$", "%"))
 
 
 def _check_value(name: str, value: object, typed: object, where: str) -> None:

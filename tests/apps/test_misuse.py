@@ -13,7 +13,9 @@ from image_files import write_nifti
 from json_files import write_json
 
 from groupmorph_monai.apps.arguments import make_parser
+from groupmorph_monai.apps.configs import bundle_root
 from groupmorph_monai.apps.overlays import check_overlays
+from groupmorph_monai.apps.run import split_overlays
 from groupmorph_monai.networks import MomentumNet
 
 SHIPPED = Path(__file__).parents[2] / "bundle" / "models" / "model.pt"
@@ -174,6 +176,17 @@ def test_two_alignments(series, refused):
 def test_an_unknown_overlay_is_refused_with_the_one_that_may_be_meant(name, cure, series, refused):
     words = f"--overlay: expected an overlay or a YAML file of your own settings, got '{name}'; {cure}"
     refused(["register", *series[:2], *TO, "--overlay", name], words)
+
+
+def test_a_shipped_overlay_given_as_a_path_is_the_same(tmp_path):
+    shipped = bundle_root() / "configs" / "effort" / "fast.yaml"
+    copy = tmp_path / "effort" / "fast.yaml"
+    copy.parent.mkdir()
+    copy.write_bytes(shipped.read_bytes())
+    own = tmp_path / "effort" / "best.yaml"
+    own.write_text("noise: 0.03\n", encoding="utf-8")
+    overlays = [str(shipped), str(shipped.with_suffix("")), str(copy), str(own), "modes/all_to_one"]
+    assert split_overlays(overlays) == (["effort/fast"] * 3 + ["modes/all_to_one"], [own])
 
 
 def test_an_output_folder_that_is_a_file(series, tmp_path, refused):

@@ -88,6 +88,7 @@ def test_a_value_of_an_overlay_that_is_not_declared_is_refused_as_such(tmp_path)
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
+        ("inferer#refinement", "it is a component, which only a config file of 'python -m monai.bundle run' replaces"),
         ("likelihood", "it is a component, which only a config file of 'python -m monai.bundle run' replaces"),
         ("learning_rate", "it is a setting of train.yaml; omit it"),
         ("nmi_kind", "it is a setting of --overlay likelihoods/group_nmi or models/groupmorph or models/voxelmorph"),
