@@ -59,9 +59,8 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--against",
         choices=METHODS,
-        default="set-refined",
         metavar="NAME",
-        help="method to which the others are compared (default: set-refined)",
+        help="method to which the others are compared (default: set-refined, or the last of --methods)",
     )
     p.add_argument(
         "--scaling", action="store_true", help="also measure time against the number of voxels and of timepoints"

@@ -48,6 +48,9 @@ def run_paper(args: argparse.Namespace) -> Path:
     """Compute the table and return its page."""
     check_modes(args.overlay or (), "registration")
     check_overlays("inference", args.overlay or ())
+    against = args.against or ("set-refined" if "set-refined" in args.methods else args.methods[-1])
+    if against not in args.methods:
+        raise InputError(f"--against: expected one of --methods, got {against}; add it to --methods, or choose another")
     if args.data not in SOURCES:
         check_place_of_study(args.output, args.data)
         unused = [f"--{name}" for name in ("seeds", "size", "timepoints") if getattr(args, name)]
@@ -72,7 +75,7 @@ def run_paper(args: argparse.Namespace) -> Path:
     settings = {"data": args.data, "threads": args.threads, "time limit, s": args.time_limit}
     if args.data in SOURCES:
         settings |= {"seeds": args.seeds, "voxels": args.size or SOURCES[args.data].size, "timepoints": args.timepoints}
-    return write_page(cells, ROWS, output, args.against, settings, scaling)
+    return write_page(cells, ROWS, output, against, settings, scaling)
 
 
 def table_method(name: str, overlays: Sequence[str] = ()) -> Method:
