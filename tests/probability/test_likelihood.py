@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import uniform_filter
+from torch.distributions import Normal
 
 from groupmorph_monai.probability import GroupNMI, SquaredError, likelihood
 
@@ -93,15 +94,32 @@ def test_squared_error_of_a_pair_is_that_of_the_paper_and_of_more_the_mean_over_
     assert likelihood(x).item() == pytest.approx(-torch.stack(pairs).mean().item(), rel=1e-12)
 
 
-def test_squared_errors_second_order_model_is_its_own_expansion_in_changes_of_mean_0():
-    likelihood, x = SquaredError(0.3), volumes(3)
-    value, guide, score, weight, number = likelihood.linearise(x)
-    change = 0.1 * volumes(3, seed=3)
+@pytest.mark.parametrize("timepoints", [2, 3, 6])
+def test_squared_errors_second_order_model_is_the_log_density_of_volumes_around_a_latent_image(timepoints):
+    """The paper's noise is that of a difference. A flat prior of the latent image leaves the K - 1 contrasts."""
+    noise, x = 0.3, volumes(timepoints)
+    change = 0.1 * volumes(timepoints, seed=3)
     change = change - change.mean(dim=1, keepdim=True)
-    expected = value.sum() + (score * change).sum() - 0.5 * (weight * change.square()).sum()
-    assert (likelihood(x + change) * x[0, 0].numel()).item() == pytest.approx(expected.item(), rel=1e-9)
+    contrasts = torch.linalg.eigh(torch.eye(timepoints).double() - 1 / timepoints).eigenvectors[:, 1:].T
+    of_contrasts = Normal(torch.zeros((), dtype=torch.float64), noise / 2**0.5)
+    volume_log_density = of_contrasts.log_prob(torch.einsum("ck,bk...->bc...", contrasts, x + change))
+    constant = of_contrasts.log_prob(torch.zeros(())) * (timepoints - 1)
+    expected = volume_log_density.sum(dim=1, keepdim=True) - constant
+    value, guide, score, weight, number = SquaredError(noise).linearise(x)
+    actual = value + (score * change - 0.5 * weight * change.square()).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(guide, x.mean(dim=1, keepdim=True))
-    assert (number == 3).all()
+    assert (number == timepoints).all()
+
+
+@pytest.mark.parametrize("kind, without_information", [("uncertainty", 0), ("studholme", 1)])
+def test_two_volumes_without_a_common_voxel_have_no_mutual_information(kind, without_information):
+    x, valid = volumes(2).requires_grad_(), torch.ones(1, 2, 9, 8, 7, dtype=torch.bool)
+    valid[:, 0, :5], valid[:, 1, 5:] = False, False
+    likelihood = GroupNMI(bins=8, kind=kind)
+    assert likelihood(x, valid).item() == pytest.approx(without_information, abs=1e-6)
+    assert torch.autograd.grad(likelihood(x, valid), x)[0].abs().max() < 1e-6
+    assert likelihood(x).item() > without_information + 0.01
 
 
 def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
@@ -140,8 +158,8 @@ def masked_model(x, covered, noise):
     number = covered.numpy().sum(axis=1, keepdims=True)
     mean = masked.mean(axis=1, keepdims=True)
     variance = masked.var(axis=1, ddof=1, keepdims=True)  # masked where one volume alone has seen
-    value = np.where(number > 1, -variance.filled(0) / noise**2, 0)
-    stiffness = np.where(covered.numpy() & (number > 1), 2 / (noise**2 * np.maximum(number - 1, 1)), 0)
+    value = np.where(number > 1, -(number - 1) * variance.filled(0) / noise**2, 0)
+    stiffness = np.where(covered.numpy() & (number > 1), 2 / noise**2, 0)
     return value, mean, stiffness * (mean - masked).filled(0), stiffness, number
 
 
