@@ -8,17 +8,17 @@ closed-form ``oracle``, and tolerances if its own differ from those of the contr
 from .base import TIMEPOINTS, SeriesContract, another_order, dense_laplacian, missing_contracts, random
 from .likelihood import CalibratedContract, LikelihoodContract
 from .prior import PriorContract, VelocityPriorContract
-from .space import AlignmentContract, FlowContract, LinearOperatorContract
+from .space import AlignmentContract, LinearOperatorContract, TransformationContract
 
 __all__ = [
     "TIMEPOINTS",
     "AlignmentContract",
     "CalibratedContract",
-    "FlowContract",
     "LikelihoodContract",
     "LinearOperatorContract",
     "PriorContract",
     "SeriesContract",
+    "TransformationContract",
     "VelocityPriorContract",
     "another_order",
     "dense_laplacian",

@@ -18,6 +18,11 @@ def another_order(timepoints):
     return torch.randperm(timepoints, generator=torch.Generator().manual_seed(16))
 
 
+def one_at_a_time(timepoints):
+    """Divide K timepoints into chunks of one."""
+    return [slice(k, k + 1) for k in range(timepoints)]
+
+
 def dense_laplacian(size):
     """Graph Laplacian of a lattice, whose neighbours along each axis are joined: ``(N, N)``."""
     number = torch.arange(torch.Size(size).numel()).view(*size)

@@ -9,11 +9,7 @@ from scipy.ndimage import uniform_filter
 
 from groupmorph_monai.space.filters import gaussian_filter, gradient
 
-from .base import TIMEPOINTS, SeriesContract, another_order, random
-
-
-def one_at_a_time(timepoints):
-    return [slice(k, k + 1) for k in range(timepoints)]
+from .base import TIMEPOINTS, SeriesContract, another_order, one_at_a_time, random
 
 
 class LikelihoodContract(SeriesContract):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from groupmorph_monai.space import ScalingAndSquaring, compose, voxel_grid
+from groupmorph_monai.space import AffineFlow, compose, voxel_grid
 from groupmorph_monai.space.chunks import all_at_once
 
-from .base import TIMEPOINTS, Contract, random
+from .base import TIMEPOINTS, Contract, another_order, one_at_a_time, random
 
 
 class LinearOperatorContract(Contract):
@@ -44,105 +44,170 @@ class LinearOperatorContract(Contract):
         self.assert_close("adjoint", (transformed * y).sum(), (x * self.transposed(y)).sum())
 
 
-class FlowContract:
-    """Contract of the flow of a velocity.
+def linear_field(map_, size):
+    """Sample ``A (x - c) + b`` of an affine ``map_`` ``(..., 4, 4)`` about the grid's centre c: ``(..., 3, *size)``."""
+    centred = voxel_grid(size, map_) - (torch.tensor(size).view(3, 1, 1, 1) - 1) / 2
+    return torch.einsum("...de,eijk->...dijk", map_[..., :3, :3], centred) + map_[..., :3, 3, None, None, None]
+
+
+def logarithms(*shape, scale, seed=0):
+    """Generate logarithms of affine maps that do not commute, ``(*shape, 4, 4)``, with translations in voxels."""
+    matrices = 2 * random(*shape, 4, 4, seed=seed) - 1
+    matrices[..., :3, :3] *= scale
+    matrices[..., 3, :] = 0
+    return matrices
+
+
+class TransformationContract(Contract):
+    """Contract of a transformation, tested with affine velocities, whose flows are matrix exponentials.
 
     Attributes:
         size: size of the fields in voxels.
-        tolerance: greatest error for a linear velocity, voxels.
-        inversion_tolerance: greatest error of the inverse, voxels.
-        independence_tolerance: greatest difference between a field integrated alone and with others, voxels.
+        pieces: number of velocities per timepoint.
+        tolerances: greatest errors in voxels. "independence" compares a field transformed alone and with others.
     """
 
-    size, tolerance, inversion_tolerance, independence_tolerance = (15, 17, 13), 2e-3, 5e-3, 1e-9
-    inside = (..., *[slice(4, -4)] * 3)
+    size, pieces = (15, 17, 13), 1
+    tolerances = {"oracle": (0.0, 2e-3), "inverse": (0.0, 5e-3), "gradient": (2e-3, 0.0), "independence": (0.0, 1e-9)}
+    inside = (..., *[slice(5, -5)] * 3)
 
-    @pytest.fixture
-    def flow(self):
-        raise NotImplementedError
-
-    def linear(self, matrix):
-        places = voxel_grid(self.size, torch.empty(0, dtype=torch.float64))
-        centre = (torch.tensor(self.size).double().view(3, 1, 1, 1) - 1) / 2
-        return torch.einsum("de,eijk->dijk", matrix, places - centre)
+    def oracle(self, pieces):
+        """Compute the map of velocities ``(..., T, 4, 4)``, the first piece applied first: ``(..., 4, 4)``."""
+        result = torch.eye(4).double()
+        for piece in pieces.unbind(-3):
+            result = torch.linalg.matrix_exp(piece / self.pieces) @ result
+        return result
 
     def velocities(self, timepoints):
-        matrices = 0.2 * (random(timepoints, 3, 3) - 0.5)
-        return matrices, torch.stack([self.linear(m) for m in matrices])[None]
+        """Generate logarithms ``(1, K, T, 4, 4)``."""
+        return self.pieces**0.5 * logarithms(1, timepoints, self.pieces, scale=0.1)
 
-    def test_zero_velocity_is_the_identity(self, flow):
-        assert not flow(torch.zeros(1, 2, 3, *self.size)).any()
+    def fields(self, velocities):
+        """Sample the velocities: ``(1, K, T * 3, *S)``."""
+        return linear_field(velocities, self.size).flatten(2, 3)
+
+    def displaced(self, velocities, sign=1):
+        """Compute the displacement of the oracle or of its inverse inside of the grid."""
+        maps = self.oracle(velocities)
+        maps = maps if sign > 0 else torch.linalg.inv(maps)
+        return linear_field(maps - torch.eye(4), self.size)[self.inside]
+
+    def test_zero_is_the_identity(self):
+        assert not self.subject()(torch.zeros(1, 2, 3 * self.pieces, *self.size)).any()
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_linear_velocity_equals_the_matrix_exponential(self, flow, timepoints):
-        matrices, z = self.velocities(timepoints)
-        expected = torch.stack([self.linear(torch.linalg.matrix_exp(m) - torch.eye(3).double()) for m in matrices])
-        assert (flow(z)[0] - expected)[self.inside].abs().max() < self.tolerance
+    def test_affine_velocity_equals_the_matrix_exponential(self, timepoints):
+        velocities = self.velocities(timepoints)
+        ddf = self.subject()(self.fields(velocities))[self.inside]
+        self.assert_close("oracle", ddf, self.displaced(velocities))
+        assert ddf.abs().amax(dim=(2, 3, 4, 5)).min() > 0.2
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_inverse_composes_to_the_identity(self, flow, timepoints):
-        _, z = self.velocities(timepoints)
-        assert compose(flow.inverse(z), flow(z))[self.inside].abs().max() < self.inversion_tolerance
+    def test_inverse_equals_the_inverse_of_the_oracle(self, timepoints):
+        velocities, transformation = self.velocities(timepoints), self.subject()
+        z = self.fields(velocities)
+        self.assert_close("inverse", transformation.inverse(z)[self.inside], self.displaced(velocities, -1))
+        back = compose(transformation.inverse(z), transformation(z))[self.inside]
+        self.assert_close("inverse", back, torch.zeros_like(back))
 
-    def test_timepoints_are_independent(self, flow):
-        _, z = self.velocities(3)
-        apart = torch.stack([flow(z[:, k : k + 1])[:, 0] for k in range(3)], dim=1)
-        torch.testing.assert_close(flow(z), apart, atol=self.independence_tolerance, rtol=0)
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_gradient_equals_finite_differences_of_the_oracle(self, timepoints):
+        velocities, step = self.velocities(timepoints), 1e-5
+        along = logarithms(1, timepoints, self.pieces, scale=0.1, seed=1)
+        z = self.fields(velocities).requires_grad_()
+        ddf = self.subject()(z)[self.inside]
+        weights = random(*ddf.shape, seed=2)
+        (gradient,) = torch.autograd.grad((weights * ddf).sum(), z)
+        after, before = ((weights * self.displaced(velocities + s * along)).sum() for s in (step, -step))
+        self.assert_close("gradient", (gradient * self.fields(along)).sum(), (after - before) / (2 * step))
+
+    def test_timepoints_are_independent(self):
+        z, transformation = self.fields(self.velocities(3)), self.subject()
+        apart = torch.stack([transformation(z[:, k : k + 1])[:, 0] for k in range(3)], dim=1)
+        self.assert_close("independence", transformation(z), apart)
 
 
 class AlignmentContract(Contract):
-    """Contract of an alignment, tested with velocities that do not commute.
+    """Contract of an alignment, tested with affine velocities that do not commute, for every reference.
+
+    ``subject`` takes the reference; it and the oracle ignore it if the alignment has none.
 
     Attributes:
         size: size of the fields in voxels.
-        fixed: index of the timepoint that does not move; None if all do.
+        has_reference: whether one timepoint does not move.
     """
 
-    size, fixed = (17, 17, 17), None
-    tolerances = {"inverse": (0.0, 2e-3), "constraint": (1e-7, 1e-7), "order": (1e-7, 1e-7)}
+    size, has_reference = (15, 17, 13), True
+    tolerances = {"oracle": (0.0, 1e-8), "constraint": (1e-9, 1e-9), "chunks": (0.0, 1e-12), "order": (0.0, 1e-9)}
     inside = (..., *[slice(5, -5)] * 3)
-    exp = ScalingAndSquaring(8)
+    exp = AffineFlow()
 
-    def alignment(self):
+    def subject(self, reference=0):
         raise NotImplementedError
 
-    def velocities(self, timepoints):
-        places = voxel_grid(self.size, torch.empty(0, dtype=torch.float64)) - 8
-        matrices = 0.25 * (random(timepoints, 3, 3, seed=4) - 0.5)
-        return torch.stack([torch.einsum("de,eijk->dijk", m, places) for m in matrices])[None]
+    def oracle(self, velocities, reference):
+        """Compute the maps from the common space to the timepoints from logarithms: ``(K, 4, 4)`` both."""
+        raise NotImplementedError
 
-    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_inverse_composes_to_the_identity(self, timepoints):
-        z, alignment = self.velocities(timepoints), self.alignment()
-        back = compose(alignment.inverse(z, self.exp), alignment(z, self.exp))
-        self.assert_close("inverse", back[self.inside], torch.zeros_like(back[self.inside]))
-        assert alignment(z, self.exp)[self.inside].abs().max() > 0.1
+    def constrained(self, velocities, reference):
+        """Compute the logarithms that fulfil the constraint."""
+        raise NotImplementedError
 
-    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_fixed_timepoint_does_not_move(self, timepoints):
-        ddf = self.alignment()(self.velocities(timepoints), self.exp)[0]
-        for k in range(timepoints):
-            assert bool(ddf[k].any()) == (k != self.fixed)
+    @pytest.fixture(params=TIMEPOINTS)
+    def velocities(self, request):
+        return logarithms(request.param, scale=0.06, seed=4)
 
-    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_constrained_velocities_stay_the_same(self, timepoints):
-        alignment = self.alignment()
-        z = alignment.constrain(self.velocities(timepoints))
-        self.assert_close("constraint", alignment.anchored(alignment.centred(z)), z)
-        self.assert_close("constraint", alignment.constrain(z), z)
+    def every(self, velocities):
+        """Yield each reference with its alignment."""
+        for reference in range(len(velocities) if self.has_reference else 1):
+            yield reference, self.subject(reference)
 
-    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_the_shared_part_is_what_the_constraint_removes(self, timepoints):
-        z, alignment = self.velocities(timepoints), self.alignment()
-        constrained = alignment.constrain(alignment.anchored(z))
-        for chunks in (all_at_once, lambda k: [slice(n, n + 1) for n in range(k)]):
-            self.assert_close("constraint", z - alignment.shared(z, chunks), constrained)
+    def fields(self, velocities):
+        return linear_field(velocities, self.size)[None]
 
-    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
-    def test_reordered_timepoints_give_reordered_fields(self, timepoints):
-        z, moving = self.velocities(timepoints), [k for k in range(timepoints) if k != self.fixed]
-        order = list(range(timepoints))
-        for here, mirrored in zip(moving, reversed(moving)):
-            order[here] = mirrored
-        ddf = self.alignment()(z, self.exp)
-        self.assert_close("order", self.alignment()(z[:, order], self.exp), ddf[:, order])
+    def test_displacements_equal_the_oracles(self, velocities):
+        for reference, alignment in self.every(velocities):
+            assert alignment.reference == (reference if self.has_reference else None)
+            maps, z = self.oracle(velocities, reference), self.fields(velocities)
+            for actual, expected in (
+                (alignment(z, self.exp), maps),
+                (alignment.inverse(z, self.exp), torch.linalg.inv(maps)),
+            ):
+                displaced = self.fields(expected - torch.eye(4))
+                self.assert_close("oracle", actual[self.inside], displaced[self.inside])
+            assert not self.has_reference or not alignment(z, self.exp)[:, reference].any()
+
+    def test_constraint_equals_the_oracles(self, velocities):
+        for reference, alignment in self.every(velocities):
+            expected, z = self.fields(self.constrained(velocities, reference)), self.fields(velocities)
+            constrained = alignment.constrain(z)
+            self.assert_close("constraint", constrained, expected)
+            self.assert_close("constraint", alignment.constrain(constrained), constrained)
+            centred = alignment.centred(constrained)
+            self.assert_close("constraint", alignment.anchored(centred), constrained)
+            self.assert_close("constraint", centred.diff(dim=1), constrained.diff(dim=1))
+
+    def test_the_shared_part_is_what_the_constraint_removes(self, velocities):
+        z = self.fields(velocities)
+        for _, alignment in self.every(velocities):
+            constrained = alignment.constrain(alignment.anchored(z))
+            for chunks in (all_at_once, one_at_a_time):
+                self.assert_close("constraint", z - alignment.shared(z, chunks), constrained)
+
+    def test_a_timepoint_at_a_time_gives_the_same_fields(self, velocities):
+        z = self.fields(velocities)
+        for _, alignment in self.every(velocities):
+            for whole, parts in (
+                (alignment(z, self.exp), alignment.displacements(z, self.exp, one_at_a_time)),
+                (alignment.inverse(z, self.exp), alignment.inverses(z, self.exp, one_at_a_time)),
+            ):
+                slices, fields = zip(*parts)
+                assert list(slices) == one_at_a_time(len(velocities))
+                self.assert_close("chunks", torch.cat(fields, dim=1), whole)
+
+    def test_reordered_timepoints_give_reordered_fields(self, velocities):
+        z, order = self.fields(velocities), another_order(len(velocities))
+        for reference, alignment in self.every(velocities):
+            reordered = self.subject(order.tolist().index(reference))
+            ddf = alignment(z, self.exp)
+            self.assert_close("order", reordered(z[:, order], self.exp), ddf[:, order])
