@@ -141,7 +141,7 @@ class LikelihoodContract(SeriesContract):
 
 
 class CalibratedContract(LikelihoodContract):
-    """Contract of a likelihood whose second-order model is in nats; ``linearised`` is its closed form.
+    """Contract of a likelihood whose second-order model is in nats.
 
     Attributes:
         true_noise: standard deviation of the noise in each volume of `noisy_series`.
@@ -149,9 +149,6 @@ class CalibratedContract(LikelihoodContract):
 
     true_noise = 0.05
     tolerances = {**LikelihoodContract.tolerances, "curvature": (0.08, 0.0)}
-
-    def linearised(self, x, valid, slope):
-        raise NotImplementedError
 
     def subject_for_noise(self):
         """Return the likelihood for volumes whose noise is `true_noise`."""
