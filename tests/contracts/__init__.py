@@ -6,7 +6,7 @@ closed-form ``oracle``, and tolerances if its own differ from those of the contr
 """
 
 from .base import TIMEPOINTS, SeriesContract, another_order, dense_laplacian, missing_contracts, random
-from .likelihood import CalibratedContract, LikelihoodContract
+from .likelihood import CalibratedContract, LikelihoodContract, along, noisy_series
 from .prior import PriorContract, VelocityPriorContract
 from .space import AlignmentContract, LinearOperatorContract, TransformationContract
 
@@ -20,8 +20,10 @@ __all__ = [
     "SeriesContract",
     "TransformationContract",
     "VelocityPriorContract",
+    "along",
     "another_order",
     "dense_laplacian",
     "missing_contracts",
+    "noisy_series",
     "random",
 ]

@@ -144,7 +144,7 @@ class CalibratedContract(LikelihoodContract):
     """Contract of a likelihood whose second-order model is in nats.
 
     Attributes:
-        true_noise: standard deviation of the noise in each volume of `noisy_series`.
+        true_noise: standard deviation of the noise in each volume of the volumes.
     """
 
     true_noise = 0.05
@@ -154,29 +154,33 @@ class CalibratedContract(LikelihoodContract):
         """Return the likelihood for volumes whose noise is `true_noise`."""
         raise NotImplementedError
 
-    def noisy_series(self, timepoints):
-        """Render a texture, which repeats itself at every window's width of 5, with noise of each volume: the volumes,
-        displacements ``(1, K, 3)`` of mean 0 over K, and what a volume changes by under them inside ``(1, K, *S)``."""
-        tile = gaussian_filter(random(1, 1, 5, 5, 5).repeat(1, 1, 5, 5, 5), 1.0)[:, :, 10:15, 10:15, 10:15]
-        texture = 0.2 * ((tile - tile.mean()) / tile.std()).repeat(1, 1, 6, 6, 6)
-        rng = torch.Generator().manual_seed(1)
-        noise = torch.randn(1, timepoints, 30, 30, 30, generator=rng, dtype=torch.float64)
-        d = torch.randn(1, timepoints, 3, generator=rng, dtype=torch.float64)
-        d = d - d.mean(dim=1, keepdim=True)
-        inside = torch.zeros_like(texture)
-        inside[..., 6:-6, 6:-6, 6:-6] = 1
-        return texture + self.true_noise * noise, d, inside * along(texture, d)
-
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_curvature_is_that_under_the_true_noise(self, timepoints):
         """With the latent image integrated out, K volumes of known noise have the log likelihood ``-sum_k (x_k -
         mean)^2 / (2 noise^2)``."""
-        x, d, change = self.noisy_series(timepoints)
+        x, d, change = noisy_series(timepoints, self.true_noise)
         if self.invariant_to_gain:
             x = x * torch.linspace(1, 3, timepoints).view(1, -1, 1, 1, 1) + 0.3
         model = self.subject_for_noise().linearise(x)
         actual = (model.weight * ((change != 0) * along(model.guide, d)).square()).sum()
         self.assert_close("curvature", actual, change.square().sum() / self.true_noise**2)
+
+
+def noisy_series(timepoints, noise):
+    """Render volumes of one texture, each with noise of its own, displacements ``(1, K, 3)`` of mean 0 over K, and what
+    a volume changes by under them, ``(1, K, *S)``, but near the border.
+
+    The texture repeats itself at a window's width of 5 voxels, so that all windows have one mean and variance.
+    """
+    tile = gaussian_filter(random(1, 1, 5, 5, 5).repeat(1, 1, 5, 5, 5), 1.0)[:, :, 10:15, 10:15, 10:15]
+    texture = 0.2 * ((tile - tile.mean()) / tile.std()).repeat(1, 1, 6, 6, 6)
+    rng = torch.Generator().manual_seed(1)
+    x = texture + noise * torch.randn(1, timepoints, 30, 30, 30, generator=rng, dtype=torch.float64)
+    d = torch.randn(1, timepoints, 3, generator=rng, dtype=torch.float64)
+    d = d - d.mean(dim=1, keepdim=True)
+    inner = torch.zeros_like(texture)
+    inner[..., 6:-6, 6:-6, 6:-6] = 1
+    return x, d, inner * along(texture, d)
 
 
 def along(guide, d):

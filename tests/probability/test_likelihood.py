@@ -36,13 +36,6 @@ def test_narrow_windows_give_numpys_histogram_for_every_pair(kind):
             assert pairs[i, j].item() == pytest.approx(expected, abs=1e-3)
 
 
-def test_all_pairs_at_once_equal_pair_by_pair():
-    images = volumes(4)
-    likelihood = GroupNMI(bins=12)
-    pairs = [likelihood(images[:, [i, j]]) for i in range(4) for j in range(4) if i != j]
-    torch.testing.assert_close(likelihood(images), torch.stack(pairs).mean())
-
-
 def test_identical_volumes_determine_one_another():
     image = volumes(1).expand(1, 3, -1, -1, -1)
     assert GroupNMI(bins=8, window_bins=0.002)(image).item() == pytest.approx(1, abs=1e-3)
@@ -87,13 +80,6 @@ def test_mistakes_are_named():
         GroupNMI(voxel_fraction=0)
 
 
-def test_squared_error_of_a_pair_is_that_of_the_paper_and_of_more_the_mean_over_pairs():
-    likelihood, x = SquaredError(0.3), volumes(4)
-    pairs = [(x[:, i] - x[:, j]).square().mean() / (2 * 0.3**2) for i in range(4) for j in range(i)]
-    assert likelihood(x[:, :2]).item() == pytest.approx(-pairs[0].item(), rel=1e-12)
-    assert likelihood(x).item() == pytest.approx(-torch.stack(pairs).mean().item(), rel=1e-12)
-
-
 @pytest.mark.parametrize("timepoints", [2, 3, 6])
 def test_squared_errors_second_order_model_is_the_log_density_of_volumes_around_a_latent_image(timepoints):
     """The paper's noise is that of a difference. A flat prior of the latent image leaves the K - 1 contrasts."""
@@ -120,61 +106,6 @@ def test_two_volumes_without_a_common_voxel_have_no_mutual_information(kind, wit
     assert likelihood(x, valid).item() == pytest.approx(without_information, abs=1e-6)
     assert torch.autograd.grad(likelihood(x, valid), x)[0].abs().max() < 1e-6
     assert likelihood(x).item() > without_information + 0.01
-
-
-def test_where_no_voxel_has_a_share_of_its_own_all_have_the_same():
-    x = volumes(3)
-    value = GroupNMI().linearise(x).value
-    assert value.shape == (len(x), 1, *x.shape[2:]) and value.min() == value.max()
-    assert (value.sum() / x.numel()).item() == pytest.approx(GroupNMI()(x).item(), rel=1e-5)
-
-
-def test_slab_by_slab_gives_the_same_value_and_gradient(monkeypatch):
-    actual = []
-    for slab in (10**6, 50):
-        monkeypatch.setattr(likelihood, "_SLAB_VOXELS", slab)
-        images = volumes().requires_grad_()
-        value = GroupNMI(bins=8)(images)
-        actual.append((value.detach(), *torch.autograd.grad(value, images)))
-    torch.testing.assert_close(actual[1], actual[0])
-    assert actual[0][1].abs().max() > 1e-5
-
-
-def halves(timepoints, size=(12, 10, 9), seed=4):
-    """Where each of K volumes was measured: boxes that lack other sides, ``(1, K, *size)``."""
-    covered = torch.ones(1, timepoints, *size, dtype=torch.bool)
-    for k in range(timepoints):
-        axis = 2 + k % 3
-        lacking = (
-            covered.transpose(2, axis)[:, k, :, :, :] if axis == 2 else covered.select(1, k).transpose(1, axis - 1)
-        )
-        lacking[:, : 2 + k // 3] = False
-    return covered
-
-
-def masked_model(x, covered, noise):
-    """Of the squared error, by NumPy's masked arrays: value, guide, score, weight, number."""
-    masked = np.ma.masked_array(x.numpy(), ~covered.numpy())
-    number = covered.numpy().sum(axis=1, keepdims=True)
-    mean = masked.mean(axis=1, keepdims=True)
-    variance = masked.var(axis=1, ddof=1, keepdims=True)  # masked where one volume alone has seen
-    value = np.where(number > 1, -(number - 1) * variance.filled(0) / noise**2, 0)
-    stiffness = np.where(covered.numpy() & (number > 1), 2 / noise**2, 0)
-    return value, mean, stiffness * (mean - masked).filled(0), stiffness, number
-
-
-@pytest.mark.parametrize("timepoints", [2, 3, 6])
-def test_squared_error_counts_only_what_was_seen_as_numpys_masked_arrays_do(timepoints):
-    x = volumes(timepoints, (12, 10, 9))
-    covered = halves(timepoints)
-    covered[:, 0, 5], covered[:, 1:, 6], covered[:, :, 7] = False, False, False  # one alone has seen, or none
-    actual = SquaredError(0.3).linearise(x, covered)
-    value, mean, score, weight, number = masked_model(x, covered, 0.3)
-    for name, expected in (("value", value), ("score", score), ("weight", weight), ("volume_count", number)):
-        np.testing.assert_allclose(getattr(actual, name).numpy(), expected, rtol=1e-9, atol=1e-9, err_msg=name)
-    somewhere = number > 0
-    np.testing.assert_allclose(actual.guide.numpy()[somewhere], mean.filled(0)[somewhere], rtol=1e-12)
-    assert set(np.unique(number)) >= {0, 1} and number.max() == timepoints
 
 
 class Slope(likelihood.Likelihood):
