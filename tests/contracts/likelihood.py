@@ -76,13 +76,18 @@ class LikelihoodContract(SeriesContract):
     def test_a_timepoint_at_a_time_gives_the_same_model(self, series):
         x, *mask = (part[:1] for part in series)
         likelihood, valid = self.subject(), mask[0] if mask else None
-        model, parts = likelihood.linearise(x, valid), dict(enumerate(likelihood.parts(x, valid, one_at_a_time)))
+        model, parts = likelihood.linearise(x, valid), list(likelihood.parts(x, valid, one_at_a_time))
         assert len(parts) == (1 if likelihood.couples_all else x.shape[1])
-        self.assert_close("chunks", sum(part.value for _, part in parts.values()), model.value, "value")
-        for c, part in parts.values():
-            for name in ("score", "weight"):
-                self.assert_close("chunks", getattr(part, name), getattr(model, name)[:, c], name)
+        self.assert_close("chunks", sum(part.value for _, part in parts), model.value, "value")
+        for c, part in parts:
             self.assert_close("chunks", part.guide, model.guide, "guide")
+            self.assert_close("chunks", part.score, model.score[:, c], "score")
+            self.assert_close("chunks", part.weight, model.weight[:, c], "weight")
+            if model.volume_count is not None:
+                self.assert_close("chunks", part.volume_count, model.volume_count, "volume_count")
+
+    def test_nats_are_under_the_contract_of_calibrated_likelihoods(self):
+        assert self.subject().calibrated == isinstance(self, CalibratedContract)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_order_of_timepoints_does_not_matter_to_the_second_order_model(self, timepoints):
@@ -148,7 +153,7 @@ class CalibratedContract(LikelihoodContract):
     """
 
     true_noise = 0.05
-    tolerances = {**LikelihoodContract.tolerances, "curvature": (0.08, 0.0)}
+    tolerances = {**LikelihoodContract.tolerances, "curvature": (0.08, 0.0), "guide noise": (0.1, 0.0)}
 
     def subject_for_noise(self):
         """Return the likelihood for volumes whose noise is `true_noise`."""
@@ -165,8 +170,16 @@ class CalibratedContract(LikelihoodContract):
         actual = (model.weight * ((change != 0) * along(model.guide, d)).square()).sum()
         self.assert_close("curvature", actual, change.square().sum() / self.true_noise**2)
 
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_noise_of_the_guide_is_that_between_guides_of_other_noise(self, timepoints):
+        likelihood, inside = self.subject_for_noise(), (..., *[slice(6, -6)] * 3)
+        first, second = (noisy_series(timepoints, self.true_noise, seed)[0] for seed in (1, 2))
+        difference = likelihood.linearise(first).guide - likelihood.linearise(second).guide
+        actual = likelihood.guide_noise(first).expand_as(difference)[inside].mean()
+        self.assert_close("guide noise", actual, 0.5 * difference[inside].square().mean())
 
-def noisy_series(timepoints, noise):
+
+def noisy_series(timepoints, noise, seed=1):
     """Render volumes of one texture, each with noise of its own, displacements ``(1, K, 3)`` of mean 0 over K, and what
     a volume changes by under them, ``(1, K, *S)``, but near the border.
 
@@ -174,7 +187,7 @@ def noisy_series(timepoints, noise):
     """
     tile = gaussian_filter(random(1, 1, 5, 5, 5).repeat(1, 1, 5, 5, 5), 1.0)[:, :, 10:15, 10:15, 10:15]
     texture = 0.2 * ((tile - tile.mean()) / tile.std()).repeat(1, 1, 6, 6, 6)
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     x = texture + noise * torch.randn(1, timepoints, 30, 30, 30, generator=rng, dtype=torch.float64)
     d = torch.randn(1, timepoints, 3, generator=rng, dtype=torch.float64)
     d = d - d.mean(dim=1, keepdim=True)

@@ -237,7 +237,6 @@ class TestSurfaceDistance(SeriesContract):
     """VoxelMorph-diff, Eq. 11 with the squares of Eq. 10: each point of each surface, by SciPy's interpolation."""
 
     size, points, noise = (9, 7, 8), 20, 1.5
-    tolerances = {**SeriesContract.tolerances, "oracle": (1e-6, 0.0), "gradient": (1e-4, 1e-6), "batch": (1e-6, 0.0)}
 
     def inputs(self, timepoints, batch=2):
         """Generate displacements to and from the timepoints, points, and distances."""
@@ -269,6 +268,3 @@ class TestSurfaceDistance(SeriesContract):
 def test_every_likelihood_is_under_contract():
     missing = missing_contracts(probability, nn.Module, globals())
     assert missing == {Likelihood, NegativeELBO}  # the base class and the loss
-    for contract in globals().values():
-        if isinstance(contract, type) and issubclass(contract, LikelihoodContract) and contract.__module__ == __name__:
-            assert issubclass(contract, CalibratedContract) == contract().subject().calibrated
