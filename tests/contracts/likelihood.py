@@ -42,7 +42,8 @@ class LikelihoodContract(SeriesContract):
     def valid(self, timepoints, batch=1):
         """Leave out ends of two volumes and a voxel of another. The last rows are valid in one volume, and in none."""
         valid = torch.ones(batch, timepoints, *self.size, dtype=torch.bool)
-        valid[:, 0, :5], valid[:, 1, :, -3:], valid[:, -1, 7, 4, 6] = False, False, False
+        valid[:, 0, :5], valid[:, 0, :, :2], valid[:, 0, ..., -2:] = False, False, False
+        valid[:, 1, :, -3:], valid[:, -1, 7, 4, 6] = False, False
         valid[:, :-1, 11:], valid[:, :, 12] = False, False
         return valid
 
