@@ -112,12 +112,15 @@ def mean_of_valid(warped: Tensor, valid: Tensor) -> Tensor:
 
 
 class SquaredError(Likelihood):
-    """Each volume is a latent image plus white noise (VoxelMorph-diff, Eqs. 3 and 6, for K volumes): minus the variance
-    over K divided by the noise variance. For K = 2 this is ``-(x_0 - x_1)^2 / (2 noise^2)``, as in the paper, where the
-    first volume is the image.
+    """Each volume is a latent image plus white noise (VoxelMorph-diff, Eqs. 3 and 6, for K volumes).
+
+    The paper's noise is that of a difference, so that each volume has the variance ``noise^2 / 2``. With the latent
+    image integrated out under a flat prior, K volumes have the log density ``-sum_k (x_k - mean)^2 / noise^2`` at a
+    voxel, which `linearise` expands. A call returns its share of one of the K - 1 differences, minus the variance over
+    K divided by ``noise^2``, which is the mean over pairs of the paper's ``-(x_i - x_j)^2 / (2 noise^2)``.
 
     Args:
-        noise: standard deviation sigma_I of the noise, on the images' scale of [0, 1].
+        noise: standard deviation sigma_I of the difference of two volumes, on the images' scale of [0, 1].
     """
 
     calibrated = True
@@ -144,15 +147,14 @@ class SquaredError(Likelihood):
         count = observed.sum(dim=1, keepdim=True)
         mean = (observed * warped).sum(dim=1, keepdim=True) / count.clamp_min(1)
         # A single observed volume has no variance.
-        weight = observed * (count > 1) * 2 / (self.variance * (count - 1).clamp_min(1))
+        weight = observed * (count > 1) * 2 / self.variance
         residual = mean - warped
         return Linearised(
             -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, count
         )
 
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Compute the noise variance of the mean volume, with half of ``noise^2`` in each volume: the paper's noise is
-        that of a difference."""
+        """Compute the noise variance of the mean volume."""
         observed = torch.full_like(warped, 1) if valid is None else valid.to(warped)
         return 0.5 * self.variance / observed.sum(dim=1, keepdim=True).clamp_min(1)
 
@@ -235,10 +237,11 @@ class GroupNMI(Likelihood):
         entropy = _negative_plogp(joint.sum(dim=4)).sum(dim=2)  # entropy of i over the voxels that are valid in both
         joint_entropy = _negative_plogp(joint).sum(dim=(2, 4))
         entropy_sum = entropy + entropy.mT
+        information = entropy_sum - joint_entropy
+        # Volumes without entropy, such as constant ones or two without a common voxel, share no information.
         if self.kind == "studholme":
-            return entropy_sum / joint_entropy
-        # Two volumes without entropy (constant ones) share no information: 0, not NaN.
-        return 2 * (entropy_sum - joint_entropy) / entropy_sum.clamp_min(1e-8)
+            return 1 + information / joint_entropy.clamp_min(1e-8)
+        return 2 * information / entropy_sum.clamp_min(1e-8)
 
     def _sampled_voxels(self, warped: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         values, valid = warped.flatten(2), None if valid is None else valid.flatten(2)

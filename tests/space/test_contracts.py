@@ -1,24 +1,12 @@
-"""Operators, flows and alignments under the contracts that they share."""
+"""Linear operators under the contract that they share."""
 
 import numpy as np
-import pytest
 import torch
-from contracts import AlignmentContract, FlowContract, LinearOperatorContract
+from contracts import LinearOperatorContract
 from scipy import ndimage
 from scipy.fft import dctn
 
 from groupmorph_monai.probability import FluidPrior
-from groupmorph_monai.space import (
-    AdaptiveSolver,
-    AffineFlow,
-    Euler,
-    MeanAlignment,
-    MidpointSquaring,
-    OneWayAlignment,
-    ReferenceAlignment,
-    RungeKutta4,
-    ScalingAndSquaring,
-)
 from groupmorph_monai.space.cosine_transform import CosineTransform
 from groupmorph_monai.space.filters import gaussian_filter, gradient, window_mean
 from groupmorph_monai.space.lattice import restrict
@@ -116,78 +104,3 @@ class TestPrecision(_Symmetric):
         across = spectrum[:, None] * linear
         dense = np.diag(spectrum) - across @ np.linalg.solve(linear.T @ across, across.T)
         return (dense @ x.ravel()).reshape(x.shape)
-
-
-class TestScalingAndSquaring(FlowContract):
-    @pytest.fixture
-    def flow(self):
-        return ScalingAndSquaring(7)
-
-
-class TestMidpoint(FlowContract):
-    tolerance = 1e-3
-
-    @pytest.fixture
-    def flow(self):
-        return MidpointSquaring(3)
-
-
-class TestEuler(FlowContract):
-    tolerance, inversion_tolerance = 1e-2, 2e-2
-
-    @pytest.fixture
-    def flow(self):
-        return Euler(64)
-
-
-class TestRungeKutta(FlowContract):
-    tolerance, inversion_tolerance = 1e-8, 1e-6
-
-    @pytest.fixture
-    def flow(self):
-        return RungeKutta4(8)
-
-
-class TestAdaptive(FlowContract):
-    tolerance, inversion_tolerance = 1e-4, 1e-3
-    independence_tolerance = 1e-3  # the steps are chosen for all fields together
-
-    @pytest.fixture
-    def flow(self):
-        return AdaptiveSolver(1e-4)
-
-
-class TestAffineFlow(FlowContract):
-    tolerance, inversion_tolerance = 1e-9, 1e-9
-
-    @pytest.fixture
-    def flow(self):
-        return AffineFlow()
-
-
-class TestMean(AlignmentContract):
-    def alignment(self):
-        return MeanAlignment()
-
-
-class TestMeanRemoved(AlignmentContract):
-    def alignment(self):
-        return MeanAlignment(remove_mean=True)
-
-
-class TestFirstReference(AlignmentContract):
-    fixed = 0
-
-    def alignment(self):
-        return ReferenceAlignment(self.fixed)
-
-
-class TestSecondReference(TestFirstReference):
-    fixed = 1
-
-
-class TestOneWay(AlignmentContract):
-    fixed = 1
-
-    def alignment(self):
-        return OneWayAlignment(self.fixed)

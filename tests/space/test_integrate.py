@@ -10,7 +10,6 @@ from groupmorph_monai.space import (
     MidpointSquaring,
     RungeKutta4,
     ScalingAndSquaring,
-    StepSequence,
     compose,
     voxel_grid,
 )
@@ -101,34 +100,6 @@ def test_impossible_settings_are_refused():
         ScalingAndSquaring(-1)
     with pytest.raises(ValueError, match="tolerance_voxels.*0"):
         AdaptiveSolver(0)
-
-
-def test_a_sequence_of_linear_velocities_is_the_product_of_their_exponentials():
-    other = MATRIX.T @ MATRIX * 2
-    first, second = (torch.linalg.matrix_exp(m / 2) for m in (MATRIX, other))
-    expected = linear(second @ first - torch.eye(3, dtype=torch.float64))
-    wrong_order = linear(first @ second - torch.eye(3, dtype=torch.float64))
-    sequence = FlowSequence(RungeKutta4(8), 2)
-    z = torch.cat([linear(MATRIX), linear(other)], dim=2)
-    error = (sequence(z) - expected)[INSIDE].abs().max()
-    assert error < 1e-6 < 0.1 * (wrong_order - expected)[INSIDE].abs().max()
-    assert compose(sequence.inverse(z), sequence(z))[INSIDE].abs().max() < 1e-6
-
-
-def test_a_step_starts_from_the_map_of_the_steps_before():
-    """AVSM, Eq. 12: ``phi_2 = phi_1 o exp(v_2)``, of linear velocities a product of matrices."""
-    other = torch.tensor([[0.0, -0.1, 0.08], [0.06, 0.02, 0.0], [-0.05, 0.0, 0.03]], dtype=torch.float64)
-    steps, z = StepSequence(RungeKutta4(8)), None
-    expected, identity = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
-    for matrix in (0.5 * MATRIX, MATRIX, other):
-        z = steps.joined(z, linear(matrix))
-        expected = expected @ torch.linalg.matrix_exp(matrix)
-        assert (steps(z) - linear(expected - identity))[INSIDE].abs().max() < 1e-6
-    wrong_order = torch.linalg.matrix_exp(other) @ torch.linalg.matrix_exp(1.5 * MATRIX)
-    added = torch.linalg.matrix_exp(other + 1.5 * MATRIX)
-    for wrong in (wrong_order, added):
-        assert (linear(wrong - identity) - steps(z))[INSIDE].abs().max() > 0.01
-    assert compose(steps.inverse(z), steps(z))[INSIDE].abs().max() < 1e-6
 
 
 def test_a_sequence_of_equal_pieces_is_the_stationary_flow():
