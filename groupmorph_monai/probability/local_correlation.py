@@ -38,7 +38,6 @@ class LocalCorrelation(Likelihood):
 
     Args:
         radii_voxels: half widths of the windows; the values of several radii are averaged.
-        radius_weights: weight of each radius in the average; None is equal weights.
         noise: standard deviation of the noise floor, on the images' scale of [0, 1].
     """
 
@@ -46,19 +45,11 @@ class LocalCorrelation(Likelihood):
     couples_all = False  # timepoints share only the template and the number of volumes observed at each voxel
     unrelated = 0.0
 
-    def __init__(
-        self, radii_voxels: Sequence[int] = (2,), radius_weights: Sequence[float] | None = None, noise: float = 0.02
-    ):
+    def __init__(self, radii_voxels: Sequence[int] = (2,), noise: float = 0.02):
         super().__init__()
-        weights = [1.0] * len(radii_voxels) if radius_weights is None else list(radius_weights)
-        if not radii_voxels or min(radii_voxels) < 1 or len(weights) != len(radii_voxels):
-            raise ValueError(
-                f"radii_voxels, radius_weights: expected radii of 1 or more and a weight for each, got {radii_voxels} "
-                f"and {radius_weights}"
-            )
-        self.radii_voxels = tuple(radii_voxels)
-        self.radius_weights = tuple(w / sum(weights) for w in weights)
-        self.variance = noise**2
+        if not radii_voxels or min(radii_voxels) < 1:
+            raise ValueError(f"radii_voxels: expected radii of 1 or more, got {radii_voxels}")
+        self.radii_voxels, self.variance = tuple(radii_voxels), noise**2
 
     @full_precision
     def _template(
@@ -118,15 +109,15 @@ class LocalCorrelation(Likelihood):
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         value = warped.new_zeros(())
         shared = None if valid is None else _shared(valid, _valid_count(valid, warped))
-        for radius, radius_weight in zip(self.radii_voxels, self.radius_weights):
+        for radius in self.radii_voxels:
             template, (structure,) = self._template(warped, [radius], valid)
             for k, (_, _, noise_variance, variance, others) in enumerate(
                 self._regressions(warped, template, radius, structure, shared)
             ):
                 mask = 1 if shared is None else shared[:, k : k + 1]
                 nats = others * torch.log(noise_variance / variance) * mask
-                value = value - 0.5 * radius_weight * nats.mean()
-        return value / warped.shape[1]
+                value = value - 0.5 * nats.mean()
+        return value / (warped.shape[1] * len(self.radii_voxels))
 
     @full_precision
     @torch.no_grad()
@@ -197,7 +188,8 @@ class LocalCorrelation(Likelihood):
             count: number of volumes that contribute at each voxel, of all chunks, ``(B, 1, *S)``.
         """
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
-        for radius, radius_weight, structure in zip(self.radii_voxels, self.radius_weights, structures):
+        radius_weight = 1 / len(self.radii_voxels)
+        for radius, structure in zip(self.radii_voxels, structures):
             for k, (gain, residual, noise_variance, variance, others) in enumerate(
                 self._regressions(warped, guide, radius, structure, shared)
             ):

@@ -104,7 +104,7 @@ class TestSquaredError(CalibratedContract):
 class TestLocalCorrelation(CalibratedContract):
     """By regressions in windows, as in the docstring."""
 
-    radii, weights, noise = (1, 2), (0.7, 0.3), 0.02
+    radii, noise = (1, 2), 0.02
 
     def inputs(self, timepoints, batch=2):
         """Flatten a part of all volumes but one, as if it lay in air."""
@@ -113,7 +113,7 @@ class TestLocalCorrelation(CalibratedContract):
         return (x,)
 
     def subject(self):
-        return LocalCorrelation(self.radii, (7.0, 3.0), self.noise)
+        return LocalCorrelation(self.radii, self.noise)
 
     def subject_for_noise(self):
         return LocalCorrelation((2,), noise=1e-6)
@@ -149,11 +149,11 @@ class TestLocalCorrelation(CalibratedContract):
 
     def oracle(self, x, valid):
         total = 0.0
-        for radius, weight in zip(self.radii, self.weights):
+        for radius in self.radii:
             template = self.template(x, valid, radius)
             for _, _, noise, variance, others, where in self.regressions(x, valid, *template, radius):
-                total -= weight * np.mean(where * others * np.log(noise / variance)) / 2
-        return total / len(x)
+                total -= np.mean(where * others * np.log(noise / variance)) / 2
+        return total / (len(x) * len(self.radii))
 
     def linearised(self, x, valid, slope):
         guide, shape = self.template(x, valid, self.radii[0])[0], np.ones((3, 3, 3))
@@ -164,7 +164,8 @@ class TestLocalCorrelation(CalibratedContract):
         )
         counts &= counts.sum(0) > 1
         value, score, weight = np.zeros_like(x[:1]), np.zeros_like(x), np.zeros_like(x)
-        for radius, share in zip(self.radii, self.weights):
+        share = 1 / len(self.radii)
+        for radius in self.radii:
             _, structure = self.template(x, valid, radius)
             for k, (gain, residual, noise, variance, others, _) in enumerate(
                 self.regressions(x, valid, guide, structure, radius)

@@ -54,9 +54,10 @@ def test_noise_alone_has_no_value(timepoints):
     assert abs(float(LocalCorrelation((3,), noise=1e-6)(x))) < 0.01
 
 
-def test_radii_and_weights_that_do_not_fit_are_refused():
+@pytest.mark.parametrize("radii", [(), (0, 2)])
+def test_no_window_and_a_window_of_a_voxel_are_refused(radii):
     with pytest.raises(ValueError, match="radii_voxels"):
-        LocalCorrelation((1, 2), (1.0,))
+        LocalCorrelation(radii)
 
 
 def test_windows_that_reach_beyond_the_volume_are_refused():
