@@ -13,6 +13,7 @@ from scanners import (
     apply,
     examine,
     landmarks,
+    moved_pair,
     register,
     save,
     voxel_grid,
@@ -164,22 +165,11 @@ def test_every_size_has_its_lattices(size, tmp_path):
     assert errors.mean() < 0.3
 
 
-def moved_pair(seed, degrees, shift_mm, extent_mm, spacing_mm):
-    """Two scans on one grid; in the second the patient has turned by ``degrees`` and moved by ``shift_mm``."""
-    rng = np.random.default_rng(seed)
-    axis, direction = Rotation.random(2, rng=rng).as_matrix()[:, 0]
-    turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis).as_matrix()
-    body, motions = Body(rng, 2), [Motion(np.eye(4)), Motion(affine(turn, shift_mm * direction))]
-    grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3, np.eye(3))
-    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
-    return scans, landmarks(rng, body, motions, scans)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp_path):
-    scans, points = moved_pair(seed, 20, 60, 220, 5)
-    errors = Registered(register(save(scans, tmp_path), tmp_path / "out")).errors_mm(points)
+    pair = moved_pair(seed, 20, 60, 220, 5)
+    errors = Registered(register(save(pair.scans, tmp_path), tmp_path / "out")).errors_mm(pair.points)
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 0.6
 
@@ -187,9 +177,9 @@ def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp
 @pytest.mark.parametrize("seed", range(2))
 def test_tissue_of_inverted_contrast_is_found(seed, tmp_path):
     """As T2 beside T1: what is bright in the tissue of the first scan is dark in the second; air is dark in both."""
-    scans, points = moved_pair(seed, 8, 15, 120, 4)
-    tissue = scans[1].data > 150
-    scans[1].data[tissue] = 1000 - scans[1].data[tissue]
-    errors = Registered(register(save(scans, tmp_path), tmp_path / "out")).errors_mm(points)
+    pair = moved_pair(seed, 8, 15, 120, 4)
+    second = pair.scans[1].data
+    second[second > 150] = 1000 - second[second > 150]
+    errors = Registered(register(save(pair.scans, tmp_path), tmp_path / "out")).errors_mm(pair.points)
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 1.2  # 4 mm voxels; bright tissue has the intensity of air
