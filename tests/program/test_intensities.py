@@ -13,6 +13,7 @@ def error_mm(pair, folder, *options):
     return errors.mean()
 
 
+@pytest.mark.slow
 def test_a_small_body_whose_air_is_masked_out_is_aligned(tmp_path):
     """As after skull stripping or in MRA: the 1st and the 99th percentile of all voxels are 0."""
     pair, margin = moved_pair(2, 8, 15, 144, 6), 22
@@ -24,7 +25,7 @@ def test_a_small_body_whose_air_is_masked_out_is_aligned(tmp_path):
     assert error_mm(Examination(scans, pair.points), tmp_path) < 0.9
 
 
-@pytest.mark.parametrize("fill", [-2048, -32768, np.nan])
+@pytest.mark.parametrize("fill", [pytest.param(-2048, marks=pytest.mark.slow), -32768, np.nan])
 def test_fill_values_are_no_tissue(fill, tmp_path):
     """Outside the round field of view of CT, or around a volume that SPM resliced."""
     pair = moved_pair(2, 8, 15, 100, 4)
