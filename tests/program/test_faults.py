@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
 from scanners import (
     Body,
     Motion,
@@ -195,19 +196,20 @@ def test_rounding_by_bfloat16_does_not_reach_the_geometry(tmp_path):
     body.radii[0] *= 2
     scans = [acquire(body, motion, k, *centred_grid(size, 1.2)) for k, motion in enumerate(motions)]
     files, points = save(scans, tmp_path), landmarks(rng, body, motions, scans)
-    fields = []
+    options, fields = ["--set", "spacing_mm=1.2", "--set"], []
     for bf16 in ("false", "true"):
-        output = register(files, tmp_path / bf16, "--no-refine", "--set", "spacing_mm=1.2", "--set", f"network_bf16={bf16}")
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 == "true"):  # as in a caller's training or server
+            output = register(files, tmp_path / bf16, *options, f"network_bf16={bf16}")
         errors = Registered(output).errors_mm(points)
         print(f"mean {errors.mean():.3f} mm")
         assert errors.mean() < 0.4
         fields.append(load(output / "ddf_01.nii.gz") / 1.2)
     difference = np.linalg.norm(fields[1] - fields[0], axis=-1)
     print(f"mean {difference.mean():.4f} voxels, greatest {difference.max():.4f}")
-    assert 0 < difference.mean() < 0.01 and difference.max() < 0.04
+    assert 0 < difference.mean() < 0.02 and difference.max() < 0.1
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_working_grid_of_thick_slices_follows_the_data(seed, tmp_path):
     """16 slices of 1 x 1 x 5 mm are not interpolated to five times the voxels, and motion along the coarse axis is found
     to a tenth of a slice."""
@@ -219,6 +221,8 @@ def test_the_working_grid_of_thick_slices_follows_the_data(seed, tmp_path):
     output = register(save(scans, tmp_path), tmp_path / "out")
     errors = Registered(output).errors_mm(points)
     print(f"mean {errors.mean():.3f} mm, 95 % {np.percentile(errors, 95):.3f} mm")
-    lattice = nibabel.load(output / "ddf_01.nii.gz")
-    print(lattice.shape, nibabel.affines.voxel_sizes(lattice.affine))
+    lattice_mm = nibabel.affines.voxel_sizes(nibabel.load(output / "ddf_01.nii.gz").affine)
+    working_mm = lattice_mm / 2  # the field is known on every second voxel of the working grid
+    print(working_mm)
+    assert 5 / 4 <= working_mm.min() and working_mm.max() <= 5 / 2  # at least a quarter of a slice
     assert errors.mean() < 0.5 and np.percentile(errors, 95) < 1

@@ -22,7 +22,8 @@ def test_a_small_body_whose_air_is_masked_out_is_aligned(tmp_path):
         data = np.pad(np.where(scan.data > 100, scan.data, 0), margin)
         assert np.percentile(data, 99) == 0
         scans.append(Scan(data, scan.affine @ affine(np.eye(3), [-margin] * 3)))
-    assert error_mm(Examination(scans, pair.points), tmp_path) < 0.9
+    # The likelihood of this model knows how large intensities are; that of the default does not.
+    assert error_mm(Examination(scans, pair.points), tmp_path, "--overlay", "models/voxelmorph_diff") < 2
 
 
 @pytest.mark.parametrize("fill", [pytest.param(-2048, marks=pytest.mark.slow), -32768, np.nan])
