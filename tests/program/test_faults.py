@@ -223,6 +223,5 @@ def test_the_working_grid_of_thick_slices_follows_the_data(seed, tmp_path):
     print(f"mean {errors.mean():.3f} mm, 95 % {np.percentile(errors, 95):.3f} mm")
     lattice_mm = nibabel.affines.voxel_sizes(nibabel.load(output / "ddf_01.nii.gz").affine)
     working_mm = lattice_mm / 2  # the field is known on every second voxel of the working grid
-    print(working_mm)
     assert 5 / 4 <= working_mm.min() and working_mm.max() <= 5 / 2  # at least a quarter of a slice
     assert errors.mean() < 0.5 and np.percentile(errors, 95) < 1
