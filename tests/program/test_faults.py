@@ -211,8 +211,8 @@ def test_rounding_by_bfloat16_does_not_reach_the_geometry(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_working_grid_of_thick_slices_follows_the_data(seed, tmp_path):
-    """16 slices of 1 x 1 x 5 mm are not interpolated to five times the voxels, and motion along the coarse axis is found
-    to a tenth of a slice."""
+    """16 slices of 1 x 1 x 5 mm are not interpolated to five times the voxels, and motion is found to a tenth of a
+    slice."""
     rng, size = np.random.default_rng(seed), (88, 88, 16)
     body, motions = Body(rng, 2), [Motion.random(rng, 4, 6, 0.015, 1.5) for _ in range(2)]
     grid = affine(np.diag([1, 1, 5]), (-43.5, -43.5, -37.5))
