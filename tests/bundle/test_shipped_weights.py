@@ -46,8 +46,8 @@ def test_published_networks_align_phantoms_that_they_have_not_seen(overlays, mos
     assert mean["folding_percent"] < 1e-3
 
 
-# Scans of the demo's series, options, and the largest share of the motion, in mm, that may remain. The networks of Krebs
-# and VoxelMorph-diff have seen hearts alone, so that most of the work is the refinement's; the motion is not affine.
+# Scans of the demo's series, options, and the largest share of the motion in mm that may remain. It is not affine. The
+# networks of Krebs and VoxelMorph-diff have seen hearts alone: most of the work is the refinement's.
 DEMO = {
     "models/avsm": (2, [], 0.25),
     "models/avsm_affine": (2, [], 0.92),
