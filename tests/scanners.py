@@ -253,6 +253,21 @@ def landmarks(
     return mapped[:, covered][:, :number]
 
 
+def moved_pair(
+    seed: int, degrees: float, shift_mm: float, extent_mm: float, spacing_mm: float, shear: float = 0.0
+) -> Examination:
+    """Two scans on one grid; in the second the patient has turned by ``degrees`` and moved by ``shift_mm``. With
+    ``shear`` the slices are shifted along the second axis by this share of their distance, as by a tilted gantry."""
+    rng = np.random.default_rng(seed)
+    axis, direction = Rotation.random(2, rng=rng).as_matrix()[:, 0]
+    turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis).as_matrix()
+    body, motions = Body(rng, 2), [Motion(np.eye(4)), Motion(affine(turn, shift_mm * direction))]
+    grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3, np.eye(3))
+    grid = grid @ affine([[1, 0, 0], [0, 1, shear], [0, 0, 1]], (0, 0, 0))
+    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
+    return Examination(scans, landmarks(rng, body, motions, scans))
+
+
 def save(scans: Sequence[Scan], folder: Path, storage: str = "nii.gz", dtype: type = np.float32) -> list[str]:
     """Write a series and return its files' names: one 4D NIfTI, or a NIfTI (by nibabel), NRRD or MHA (by SimpleITK) for
     each scan. Integer types are rounded to."""

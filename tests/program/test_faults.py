@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
 from scanners import (
     Body,
     Motion,
@@ -13,6 +14,7 @@ from scanners import (
     apply,
     examine,
     landmarks,
+    moved_pair,
     register,
     save,
     voxel_grid,
@@ -137,14 +139,17 @@ def test_what_a_scan_has_not_seen_is_as_asked(outside, partly_covered, tmp_path)
     np.testing.assert_allclose(mean[unseen], first.data[unseen], atol=1e-3)
 
 
+def centred_grid(size, spacing_mm):
+    """Affine, and size, of a grid around the origin."""
+    return affine(np.diag([spacing_mm] * 3), [-spacing_mm * (n - 1) / 2 for n in size]), size
+
+
 def small_series(size, spacing_mm, shift_mm):
     """Two scans of ``size`` voxels; the tissue of the second has moved along the first axis."""
     rng = np.random.default_rng(6)
     body = Body(rng, 2)
     motions = [Motion(np.eye(4)), Motion(affine(np.eye(3), (shift_mm, 0, 0)))]
-    shift = affine(np.eye(3), [-spacing_mm * (n - 1) / 2 for n in size])
-    grid = shift @ np.diag([spacing_mm] * 3 + [1.0])
-    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
+    scans = [acquire(body, motion, k, *centred_grid(size, spacing_mm)) for k, motion in enumerate(motions)]
     return scans, landmarks(rng, body, motions, scans)
 
 
@@ -164,22 +169,11 @@ def test_every_size_has_its_lattices(size, tmp_path):
     assert errors.mean() < 0.3
 
 
-def moved_pair(seed, degrees, shift_mm, extent_mm, spacing_mm):
-    """Two scans on one grid; in the second the patient has turned by ``degrees`` and moved by ``shift_mm``."""
-    rng = np.random.default_rng(seed)
-    axis, direction = Rotation.random(2, rng=rng).as_matrix()[:, 0]
-    turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis).as_matrix()
-    body, motions = Body(rng, 2), [Motion(np.eye(4)), Motion(affine(turn, shift_mm * direction))]
-    grid, size = voxel_grid([extent_mm] * 3, [spacing_mm] * 3, np.eye(3))
-    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
-    return scans, landmarks(rng, body, motions, scans)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp_path):
-    scans, points = moved_pair(seed, 20, 60, 220, 5)
-    errors = Registered(register(save(scans, tmp_path), tmp_path / "out")).errors_mm(points)
+    pair = moved_pair(seed, 20, 60, 220, 5)
+    errors = Registered(register(save(pair.scans, tmp_path), tmp_path / "out")).errors_mm(pair.points)
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 0.6
 
@@ -187,9 +181,47 @@ def test_motion_of_60_mm_and_20_degrees_that_no_header_states_is_found(seed, tmp
 @pytest.mark.parametrize("seed", range(2))
 def test_tissue_of_inverted_contrast_is_found(seed, tmp_path):
     """As T2 beside T1: what is bright in the tissue of the first scan is dark in the second; air is dark in both."""
-    scans, points = moved_pair(seed, 8, 15, 120, 4)
-    tissue = scans[1].data > 150
-    scans[1].data[tissue] = 1000 - scans[1].data[tissue]
-    errors = Registered(register(save(scans, tmp_path), tmp_path / "out")).errors_mm(points)
+    pair = moved_pair(seed, 8, 15, 120, 4)
+    second = pair.scans[1].data
+    second[second > 150] = 1000 - second[second > 150]
+    errors = Registered(register(save(pair.scans, tmp_path), tmp_path / "out")).errors_mm(pair.points)
     print(f"mean {errors.mean():.3f} mm")
     assert errors.mean() < 1.2  # 4 mm voxels; bright tissue has the intensity of air
+
+
+def test_rounding_by_bfloat16_does_not_reach_the_geometry(tmp_path):
+    """Coordinates from -1 to 1 in bfloat16 are up to 0.15 voxels off where an axis has 160 voxels."""
+    rng, size = np.random.default_rng(3), (160, 32, 32)
+    body, motions = Body(rng, 2), [Motion(np.eye(4)), Motion.random(rng, 0, 0, 0, 3)]
+    body.radii[0] *= 2
+    scans = [acquire(body, motion, k, *centred_grid(size, 1.2)) for k, motion in enumerate(motions)]
+    files, points = save(scans, tmp_path), landmarks(rng, body, motions, scans)
+    options, fields = ["--set", "spacing_mm=1.2", "--set"], []
+    for bf16 in ("false", "true"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 == "true"):  # as in a caller's training or server
+            output = register(files, tmp_path / bf16, *options, f"network_bf16={bf16}")
+        errors = Registered(output).errors_mm(points)
+        print(f"mean {errors.mean():.3f} mm")
+        assert errors.mean() < 0.4
+        fields.append(load(output / "ddf_01.nii.gz") / 1.2)
+    difference = np.linalg.norm(fields[1] - fields[0], axis=-1)
+    print(f"mean {difference.mean():.4f} voxels, greatest {difference.max():.4f}")
+    assert 0 < difference.mean() < 0.02 and difference.max() < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_working_grid_of_thick_slices_follows_the_data(seed, tmp_path):
+    """16 slices of 1 x 1 x 5 mm are not interpolated to five times the voxels, and motion is found to a tenth of a
+    slice."""
+    rng, size = np.random.default_rng(seed), (88, 88, 16)
+    body, motions = Body(rng, 2), [Motion.random(rng, 4, 6, 0.015, 1.5) for _ in range(2)]
+    grid = affine(np.diag([1, 1, 5]), (-43.5, -43.5, -37.5))
+    scans = [acquire(body, motion, k, grid, size) for k, motion in enumerate(motions)]
+    points = landmarks(rng, body, motions, scans)
+    output = register(save(scans, tmp_path), tmp_path / "out")
+    errors = Registered(output).errors_mm(points)
+    print(f"mean {errors.mean():.3f} mm, 95 % {np.percentile(errors, 95):.3f} mm")
+    lattice_mm = nibabel.affines.voxel_sizes(nibabel.load(output / "ddf_01.nii.gz").affine)
+    working_mm = lattice_mm / 2  # the field is known on every second voxel of the working grid
+    assert 5 / 4 <= working_mm.min() and working_mm.max() <= 5 / 2  # at least a quarter of a slice
+    assert errors.mean() < 0.5 and np.percentile(errors, 95) < 1

@@ -1,0 +1,51 @@
+"""`--std` states the error, or is refused where it cannot."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.benchmarks.reliability import inside_share
+from groupmorph_monai.data import make_phantom
+from groupmorph_monai.data.writing.applying import apply_field_to_points
+
+
+def standardised_errors(phantom, folder):
+    """Components of the errors of the first scan's landmarks in each other scan, where the first is the reference,
+    divided by the written standard deviation of a component."""
+    affine = phantom["affine"].numpy()
+    points = phantom["landmarks"].numpy() @ affine[:3, :3].T + affine[:3, 3]
+    for k in range(1, len(points)):
+        errors = apply_field_to_points(folder / f"ddf_{k:02d}.nii.gz", points[0]) - points[k]
+        std_mm = nibabel.load(folder / f"std_mm_{k:02d}.nii.gz").get_fdata() / 3**0.5
+        yield errors / map_coordinates(std_mm, phantom["landmarks"][0].numpy().T, order=1)[:, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timepoints, seeds, least", [(2, (3, 4, 5), 0.82), (6, (3, 4), 0.78)])
+def test_nine_of_ten_errors_lie_in_the_90_percent_interval(timepoints, seeds, least, save_series, tmp_path):
+    errors = []
+    for seed in seeds:
+        phantom = make_phantom(seed, (36, 36, 36), timepoints, landmarks=1000, noise=0.04)
+        (tmp_path / str(seed)).mkdir()
+        files, output = save_series(phantom, tmp_path / str(seed)), tmp_path / str(seed) / "out"
+        assert main(["register", *files, "--output", str(output), "--reference", "0", "--std", "20"]) == 0
+        errors += standardised_errors(phantom, output)
+    share = inside_share(torch.from_numpy(np.concatenate(errors)), 0.9)
+    print(f"share {share:.3f}")
+    assert least < share < 0.97
+
+
+@pytest.mark.parametrize(
+    "overlay", ["likelihoods/group_nmi", "likelihoods/low_rank", "likelihoods/normalised_gradient", "models/avsm",
+                "models/avsm_affine", "models/groupmorph", "models/krebs_cvae", "models/voxelmorph"]
+)  # fmt: skip
+def test_no_uncertainty_is_stated_whose_scale_is_arbitrary(overlay, series, tmp_path, capsys):
+    output = tmp_path / "out"
+    scans = series if overlay in ("models/groupmorph",) or "likelihoods" in overlay else series[:2]
+    assert main(["register", *scans, "--overlay", overlay, "--std", "5", "--output", str(output)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("groupmorph")]
+    assert "--std" in line and "; omit it" in line
+    assert not output.exists()
