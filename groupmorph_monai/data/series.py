@@ -267,6 +267,11 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
             "correct the voxel size or its unit in the header"
         )
+    if frame.grid.corners(0.5).abs().max() > LONGEST_MM:
+        raise InputError(
+            f"{name}: expected a volume within 10 m of the scanner's centre, got one at {_box(frame)} mm RAS; correct "
+            "the origin in the header"
+        )
     if not boxes_overlap(frame.grid, first.grid):
         raise InputError(
             f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
@@ -356,5 +361,5 @@ def boxes_overlap(one: Grid, other: Grid) -> bool:
 
 
 def _box(frame: Frame) -> str:
-    corners = frame.grid.corners(0.5).round().int().numpy()
-    return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
+    corners = frame.grid.corners(0.5).round().numpy() + 0.0  # no -0
+    return " x ".join(f"[{a:.6g}, {b:.6g}]" for a, b in zip(corners.min(0), corners.max(0)))

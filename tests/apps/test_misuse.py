@@ -303,6 +303,12 @@ def test_names_that_itk_cannot_open(series, tmp_path, refused):
     refused(["register", series[0], str(folder / "t.mha"), *TO, *FAST], "expected names in UTF-8")
 
 
+@pytest.mark.parametrize("option", ["register", "--mask", "--region"])
+def test_a_file_with_a_slash(option, series, refused):
+    named = [f"{series[2]}/"] if option == "register" else [option, f"{series[2]}/"]
+    refused(["register", *series[:2], *named, *TO], f"{series[2]}/: expected a file or folder", "omit the slash")
+
+
 def test_output_among_the_inputs(series, tmp_path, refused):
     (tmp_path / "scans").mkdir()
     for file in series[:2]:

@@ -22,7 +22,7 @@ import torch
 from ...errors import InputError
 from ...space.grid import Grid
 from ...space.transforms import DenseTransform
-from ..reading.nifti_voxels import check_stored_header, nifti_values
+from ..reading.nifti_voxels import nifti_values, open_nifti
 from ..reading.signature import check_regular_file
 from ..series import LEAST_DETERMINANT, LONGEST_MM
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
@@ -107,12 +107,7 @@ def _load(path: str | Path) -> nib.Nifti1Pair:
     check_regular_file(path)
     if Path(path).suffix.lower() in _ITK_ENDINGS:
         raise InputError(f"{path}: {wanted}, got an ITK transform; use the ddf_KK or inverse_ddf_KK, or ITK itself")
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(
-            f"{path}: expected a field in NIfTI, got {type(image).__name__}; use a ddf_KK or inverse_ddf_KK"
-        )
-    return image
+    return open_nifti(path)
 
 
 def read_field(path: str | Path) -> DenseTransform:
@@ -125,7 +120,6 @@ def read_field(path: str | Path) -> DenseTransform:
         image = _load(path)
         shape, kind = image.shape, image.get_data_dtype()
         if len(shape) == 5 and shape[3:] == (1, 3) and min(shape[:3]) > 1 and kind.kind in "fiu":
-            check_stored_header(image, str(path))
             lps = nifti_values(image, str(path))[:, :, :, 0]
             check_finite(lps, path, "displacements", "register the series again")
             largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
