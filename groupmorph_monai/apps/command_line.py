@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .arguments import make_parser
-from .faults import keep_log, report_fault
+from .faults import keep_log, print_waiting_log, report_fault
 from .input_errors import find_input_error
 from .interruptions import STOPPED, exit_code, interruptible
 from .places import check_current_folder
@@ -51,6 +51,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             with contextlib.redirect_stdout(output):
                 code = _run(args)
                 sys.stdout.flush()
+        print_waiting_log()
     except KeyboardInterrupt as stop:
         _print_error(STOPPED)
         return exit_code(stop)
