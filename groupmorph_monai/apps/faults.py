@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from typing import TextIO
 
 from .. import __version__
 
@@ -34,7 +35,7 @@ class _Memory(logging.Handler):
         self.lines.append(self.format(record))
 
 
-class _Screen(logging.StreamHandler):
+class _Screen(logging.StreamHandler[TextIO]):
     """Print this package's messages and other packages' warnings and errors; with ``verbose``, print everything.
 
     Messages about the input wait for the first one about the work, so that a mistake is told in one line alone.

@@ -29,6 +29,7 @@ __all__ = [
     "Series",
     "boxes_overlap",
     "check_affine",
+    "check_grid",
     "checked_series",
     "checked_times",
     "real_array",
@@ -150,6 +151,25 @@ def check_affine(affine: np.ndarray, name: str) -> None:
         )
 
 
+def check_grid(grid: Grid, name: str) -> None:
+    """Check that a grid has the size and the position of a patient in a scanner.
+
+    Raises:
+        InputError: If it does not.
+    """
+    extent = grid.extent_mm.numpy()
+    if not 1 <= extent.max() <= LONGEST_MM:
+        raise InputError(
+            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
+            "correct the voxel size or its unit in the header"
+        )
+    if grid.corners(0.5).abs().max() > LONGEST_MM:
+        raise InputError(
+            f"{name}: expected a volume within 10 m of the scanner's centre, got one at {_box(grid)} mm RAS; correct "
+            "the origin in the header"
+        )
+
+
 def checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
     """Convert K acquisition times to seconds.
 
@@ -261,21 +281,12 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
-    extent = frame.grid.extent_mm.numpy()
-    if not 1 <= extent.max() <= LONGEST_MM:
-        raise InputError(
-            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
-            "correct the voxel size or its unit in the header"
-        )
-    if frame.grid.corners(0.5).abs().max() > LONGEST_MM:
-        raise InputError(
-            f"{name}: expected a volume within 10 m of the scanner's centre, got one at {_box(frame)} mm RAS; correct "
-            "the origin in the header"
-        )
+    check_grid(frame.grid, name)
     if not boxes_overlap(frame.grid, first.grid):
         raise InputError(
-            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
-            f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
+            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at "
+            f"{_box(frame.grid)} mm RAS, and the first at {_box(first.grid)}; check that both show the same region and "
+            "have the right origin"
         )
 
 
@@ -360,6 +371,6 @@ def boxes_overlap(one: Grid, other: Grid) -> bool:
     return True
 
 
-def _box(frame: Frame) -> str:
-    corners = frame.grid.corners(0.5).round().numpy() + 0.0  # no -0
+def _box(grid: Grid) -> str:
+    corners = grid.corners(0.5).round().numpy() + 0.0  # no -0
     return " x ".join(f"[{a:.6g}, {b:.6g}]" for a, b in zip(corners.min(0), corners.max(0)))
