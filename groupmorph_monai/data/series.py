@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEAST_DETERMINANT",
+    "LEAST_VOXELS",
     "LONGEST_MM",
     "Frame",
     "Series",
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from coordinates of DICOM and ITK to those of NIfTI, as used here
 LEAST_DETERMINANT = 1e-12  # mm^3; minimum determinant of an affine matrix
+LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # bounds of the intensity range, as its square must fit into float32
 _BITS16 = 2**16  # number of 16-bit integers
@@ -258,6 +260,11 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         raise InputError(
             f"{name}: expected an array of real numbers with three axes, got {data.dtype} of shape {data.shape} in a "
             f"{type(frame.data).__name__}; pass 3D volumes"
+        )
+    if min(data.shape) < LEAST_VOXELS:
+        raise InputError(
+            f"{name}: expected a volume of {LEAST_VOXELS} voxels or more along every axis, got {data.shape}; use "
+            "larger volumes"
         )
     check_affine(frame.affine, name)
     if frame.valid is not None and (

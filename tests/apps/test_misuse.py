@@ -48,6 +48,7 @@ def one_other_byte(content):
 WEIGHTS = {
     "nothing": (b"", "empty file"),
     "text": (b"hello", "different file"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "'git lfs pull'"),
     "half": (lambda: SHIPPED.read_bytes()[:90000], "damaged"),
     "without its end": (lambda: SHIPPED.read_bytes()[:-100], "damaged"),
     "code": (lambda: Code(), "could run code"),

@@ -13,13 +13,21 @@ import nibabel as nib
 from ...errors import InputError
 from .names import NIFTI_ENDINGS
 
-__all__ = ["check_itk_path", "check_regular_file", "files_below", "is_dicom", "other_content", "read_text"]
+__all__ = [
+    "check_itk_path",
+    "check_regular_file",
+    "files_below",
+    "is_dicom",
+    "is_lfs_pointer",
+    "other_content",
+    "read_text",
+]
 
 _SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # prefixes of the names of system folders
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
-_LFS = b"version https://git-lfs"  # first bytes of what Git LFS leaves in place of a file
+_LFS = b"version https://git-lfs"
 _GZIP = b"\x1f\x8b"
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP)
 _NIFTI = re.compile(rb".{344}n\+1\0|.{4}n\+2\0", re.DOTALL)
@@ -47,7 +55,7 @@ def check_regular_file(path: str | Path) -> None:
                 check_regular_file(part)
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: expected a file that may be read, got no permission; change its permissions")
-        if _start(path, len(_LFS)) == _LFS:
+        if is_lfs_pointer(path):
             raise InputError(f"{path}: expected an image, got a pointer of Git LFS; fetch the file by 'git lfs pull'")
         return
     if os.path.isdir(path):
@@ -153,6 +161,11 @@ def other_content(path: str | Path) -> str:
             "'groupmorph cohort'"
         )
     return "another kind of file, or a damaged one; copy it again, convert it to NIfTI, or remove it"
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Check whether this is what Git LFS leaves in place of a file until it is fetched."""
+    return _start(path, len(_LFS)) == _LFS
 
 
 def _start(path: str | Path, number: int) -> bytes:

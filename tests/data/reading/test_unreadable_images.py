@@ -96,6 +96,7 @@ MISTAKES = {
     "image.dcm.gz": (lambda p: p.write_bytes(gzip.compress(bytes(128) + b"DICM")), "unpack the archive"),
     "flat.nii": (lambda p: write_nifti(p, make_volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: write_nifti(p, make_volume((8, 9, 1))), "got shape (8, 9, 1)"),
+    "thin.nii": (lambda p: write_nifti(p, make_volume((8, 9, 3))), "a volume of 4 voxels or more along every axis"),
     "flat.mha": (lambda p: itk.imwrite(itk.image_from_array(make_volume((8, 9))), str(p)), "got shape (9, 8)"),
     "five.nii": (lambda p: write_nifti(p, make_volume((4, 5, 6, 2, 3))), "got shape (4, 5, 6, 2, 3)"),
     "vectors.mha": (_vectors, "RGB or vectors"),
