@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from .. import __version__
+from .input_errors import chain_of_causes
 
 __all__ = ["keep_log", "print_waiting_log", "report_fault"]
 
@@ -93,9 +94,7 @@ def print_waiting_log() -> None:
 
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
     """Report an internal error in three lines on standard error: the error, the log file, and where to report it."""
-    cause = error
-    while deeper := cause.__cause__ or cause.__context__:
-        cause = deeper
+    cause = chain_of_causes(error)[-1]
     with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")
