@@ -44,6 +44,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     args.typed, args.started_s = list(arguments), time.process_time()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain bytes that are not text
+    os.environ["MPLBACKEND"] = "agg"  # figures are only written, and Jupyter passes its own backend on
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)

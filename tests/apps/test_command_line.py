@@ -175,6 +175,12 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     assert numbers == ["1", "2", "3", "4"][:shown]
 
 
+def test_the_backend_of_figures_is_not_inherited(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://of_another_environment")
+    monkeypatch.setitem(commands.COMMANDS, "demo", lambda args: None)
+    assert main(["demo"]) == 0 and os.environ["MPLBACKEND"] == "agg"
+
+
 @pytest.mark.parametrize("works", [False, True])
 def test_messages_about_the_input_wait_for_the_work(works, monkeypatch, capsys):
     printed = []
