@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .arguments import make_parser
-from .faults import keep_log, report_fault
+from .faults import keep_log, print_waiting_log, report_fault
 from .input_errors import find_input_error
 from .interruptions import STOPPED, exit_code, interruptible
 from .places import check_current_folder
@@ -44,6 +44,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     args.typed, args.started_s = list(arguments), time.process_time()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may contain bytes that are not text
+    os.environ["MPLBACKEND"] = "agg"  # figures are only written, and Jupyter passes its own backend on
     log = keep_log(args.quiet, args.verbose)
     try:
         limit_threads(args.threads)
@@ -51,6 +52,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             with contextlib.redirect_stdout(output):
                 code = _run(args)
                 sys.stdout.flush()
+        print_waiting_log()
     except KeyboardInterrupt as stop:
         _print_error(STOPPED)
         return exit_code(stop)

@@ -8,13 +8,16 @@ import tempfile
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from typing import TextIO
 
 from .. import __version__
+from .input_errors import chain_of_causes
 
-__all__ = ["keep_log", "report_fault"]
+__all__ = ["keep_log", "print_waiting_log", "report_fault"]
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 _PACKAGE = __name__.split(".")[0]
+_INPUT = f"{_PACKAGE}.data."  # loggers of what is read, before any work
 _MOST_RECORDS = 10000  # maximum number of log lines kept in memory
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
 _REPORT = "the maintainers, with this log and, if you may share them, the input files"
@@ -33,18 +36,34 @@ class _Memory(logging.Handler):
         self.lines.append(self.format(record))
 
 
-class _Shown(logging.Filter):
-    """Pass this package's messages and other packages' warnings and errors; with ``verbose``, pass everything."""
+class _Screen(logging.StreamHandler[TextIO]):
+    """Print this package's messages and other packages' warnings and errors; with ``verbose``, print everything.
+
+    Messages about the input wait for the first one about the work, so that a mistake is told in one line alone.
+    """
 
     def __init__(self, quiet: bool, verbose: bool):
-        super().__init__()
-        self.verbose, self.level = verbose, logging.WARNING if quiet else logging.INFO
+        super().__init__(sys.stderr)
+        self.verbose, self.level_of_ours = verbose, logging.WARNING if quiet else logging.INFO
+        self.waiting: list[logging.LogRecord] = []
+        self.setFormatter(_FORMAT)
+        self.addFilter(self._is_shown)
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waiting.append(record)
+        if self.verbose or not record.name.startswith(_INPUT):
+            self.print_waiting()
+
+    def print_waiting(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for record in waiting:
+            super().emit(record)
+
+    def _is_shown(self, record: logging.LogRecord) -> bool:
         ours = record.name.split(".")[0] == _PACKAGE
         if record.name == "py.warnings":  # meant for developers
             return self.verbose
-        return self.verbose or record.levelno >= (self.level if ours else logging.WARNING)
+        return self.verbose or record.levelno >= (self.level_of_ours if ours else logging.WARNING)
 
 
 def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
@@ -56,10 +75,8 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     root = logging.getLogger()
     while _handlers:
         root.removeHandler(_handlers.pop())
-    memory, shown = _Memory(), logging.StreamHandler(sys.stderr)
-    shown.setFormatter(_FORMAT)
-    shown.addFilter(_Shown(quiet, verbose))
-    for handler in (memory, shown):
+    memory = _Memory()
+    for handler in (memory, _Screen(quiet, verbose)):
         _handlers.append(handler)
         root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -68,11 +85,16 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     return memory.lines
 
 
+def print_waiting_log() -> None:
+    """Print the messages that wait for work to start, at the end of a command that had none."""
+    for handler in _handlers:
+        if isinstance(handler, _Screen):
+            handler.print_waiting()
+
+
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
     """Report an internal error in three lines on standard error: the error, the log file, and where to report it."""
-    cause = error
-    while deeper := cause.__cause__ or cause.__context__:
-        cause = deeper
+    cause = chain_of_causes(error)[-1]
     with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")

@@ -4,13 +4,12 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
 from types import TracebackType
 
 from ..errors import InputError
 from .threads import limit_threads
 
-__all__ = ["explain_input_errors", "find_input_error"]
+__all__ = ["chain_of_causes", "explain_input_errors", "find_input_error"]
 
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
 
@@ -26,7 +25,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
     Incompatible weights, missing or unusable files and lack of memory or open files are converted to an InputError.
     """
-    causes = list(_chain(error))
+    causes = chain_of_causes(error)
     if any(isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES for cause in causes):
         return InputError("too many open files; raise 'ulimit -n'")
     for error in causes:
@@ -56,10 +55,13 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+def chain_of_causes(error: BaseException | None) -> list[BaseException]:
+    """List an error, its cause, the cause of that, and so on, each once: libraries may close the chain to a circle."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
+    return chain
 
 
 def explain_input_errors() -> None:

@@ -58,5 +58,12 @@ def check_place_of_study(output: str, dataset: str) -> None:
 
 
 def absolute_paths(files: Sequence[str | Path]) -> list[str]:
-    """Make paths absolute without resolving links, as the name of a link determines the format."""
+    """Make paths absolute without resolving links, as the name of a link determines the format.
+
+    Raises:
+        InputError: If the name of a file ends in a slash, which becomes lost.
+    """
+    for file in map(str, files):
+        if file.endswith(("/", "/.")) and os.path.isfile(os.path.abspath(file)):
+            raise InputError(f"{file}: expected a file or folder, got the name of a file with a slash; omit the slash")
     return [os.path.abspath(file) for file in files]

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEAST_DETERMINANT",
+    "LEAST_VOXELS",
     "LONGEST_MM",
     "Frame",
     "Series",
     "boxes_overlap",
     "check_affine",
+    "check_grid",
     "checked_series",
     "checked_times",
     "real_array",
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from coordinates of DICOM and ITK to those of NIfTI, as used here
 LEAST_DETERMINANT = 1e-12  # mm^3; minimum determinant of an affine matrix
+LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # bounds of the intensity range, as its square must fit into float32
 _BITS16 = 2**16  # number of 16-bit integers
@@ -150,6 +153,25 @@ def check_affine(affine: np.ndarray, name: str) -> None:
         )
 
 
+def check_grid(grid: Grid, name: str) -> None:
+    """Check that a grid has the size and the position of a patient in a scanner.
+
+    Raises:
+        InputError: If it does not.
+    """
+    extent = grid.extent_mm.numpy()
+    if not 1 <= extent.max() <= LONGEST_MM:
+        raise InputError(
+            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
+            "correct the voxel size or its unit in the header"
+        )
+    if grid.corners(0.5).abs().max() > LONGEST_MM:
+        raise InputError(
+            f"{name}: expected a volume within 10 m of the scanner's centre, got one at {_box(grid)} mm RAS; correct "
+            "the origin in the header"
+        )
+
+
 def checked_times(times_s: ArrayLike, number: int) -> tuple[float, ...]:
     """Convert K acquisition times to seconds.
 
@@ -239,6 +261,11 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected an array of real numbers with three axes, got {data.dtype} of shape {data.shape} in a "
             f"{type(frame.data).__name__}; pass 3D volumes"
         )
+    if min(data.shape) < LEAST_VOXELS:
+        raise InputError(
+            f"{name}: expected a volume of {LEAST_VOXELS} voxels or more along every axis, got {data.shape}; use "
+            "larger volumes"
+        )
     check_affine(frame.affine, name)
     if frame.valid is not None and (
         frame.valid.dtype != bool or frame.valid.shape != frame.data.shape or not frame.valid.any()
@@ -261,16 +288,12 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
             f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
         )
-    extent = frame.grid.extent_mm.numpy()
-    if not 1 <= extent.max() <= LONGEST_MM:
-        raise InputError(
-            f"{name}: expected a volume between 1 mm and 10 m long, got {' x '.join(f'{e:.3g}' for e in extent)} mm; "
-            "correct the voxel size or its unit in the header"
-        )
+    check_grid(frame.grid, name)
     if not boxes_overlap(frame.grid, first.grid):
         raise InputError(
-            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at {_box(frame)} "
-            f"mm RAS, and the first at {_box(first)}; check that both show the same region and have the right origin"
+            f"{name}: expected a volume that overlaps the first one ({first.path}) in space, got one at "
+            f"{_box(frame.grid)} mm RAS, and the first at {_box(first.grid)}; check that both show the same region and "
+            "have the right origin"
         )
 
 
@@ -355,6 +378,6 @@ def boxes_overlap(one: Grid, other: Grid) -> bool:
     return True
 
 
-def _box(frame: Frame) -> str:
-    corners = frame.grid.corners(0.5).round().int().numpy()
-    return " x ".join(f"[{a}, {b}]" for a, b in zip(corners.min(0), corners.max(0)))
+def _box(grid: Grid) -> str:
+    corners = grid.corners(0.5).round().numpy() + 0.0  # no -0
+    return " x ".join(f"[{a:.6g}, {b:.6g}]" for a, b in zip(corners.min(0), corners.max(0)))

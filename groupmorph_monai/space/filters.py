@@ -92,6 +92,7 @@ def gaussian_filter(x: Tensor, sigma_voxels: float, radius: int | None = None) -
 
 
 def gradient(x: Tensor) -> Tensor:
-    """Compute the gradient per voxel by central differences, one-sided at the border: ``(N, C, *S)`` to ``(N, C, D,
-    *S)``."""
-    return torch.stack(torch.gradient(x, dim=tuple(range(2, x.dim()))), dim=2)
+    """Compute the gradient per voxel by central differences, one-sided at the border, and 0 along an axis of one voxel:
+    ``(N, C, *S)`` to ``(N, C, D, *S)``."""
+    slopes = [torch.gradient(x, dim=d)[0] if x.shape[d] > 1 else torch.zeros_like(x) for d in range(2, x.dim())]
+    return torch.stack(slopes, dim=2)

@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from ..data.reading.signature import is_lfs_pointer
 from ..errors import InputError
 from ..networks.contract import unwrapped
 
@@ -109,6 +110,8 @@ def _content_of(path: str | Path, error: Exception) -> str:
     size = Path(path).stat().st_size
     if size == 0:
         return "an empty file"
+    if is_lfs_pointer(path):
+        return "a pointer of Git LFS, whose file 'git lfs pull' fetches"
     with open(path, "rb") as file:
         head = file.read(4)
     archive, pickled = head == b"PK\x03\x04", head[:1] == b"\x80"

@@ -15,8 +15,8 @@ def refused(tmp_path, monkeypatch, capfd):
         except SystemExit as left:
             code = left.code
         error = capfd.readouterr().err
-        lines = [line for line in error.splitlines() if line.startswith("groupmorph")]
-        assert code == 2 and len(lines) == 1 and "Traceback" not in error, error
+        lines = error.splitlines()
+        assert code == 2 and len(lines) == 1 and lines[0].startswith("groupmorph"), error
         assert all(word in lines[0] for word in words), lines[0]
         assert not [path for path in tmp_path.rglob("*") if path not in before and path != tmp_path / "out"]
 

@@ -11,6 +11,7 @@ from groupmorph_monai import __version__
 from groupmorph_monai.apps import commands, run
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.data.reading import readers
 
 
 def test_training_says_how_its_weights_are_used(monkeypatch, tmp_path, capsys):
@@ -172,6 +173,28 @@ def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     assert main(["demo", *([amount] if amount else [])]) == 0
     numbers = [line.split(": ")[1][0] for line in capsys.readouterr().err.splitlines()]
     assert numbers == ["1", "2", "3", "4"][:shown]
+
+
+def test_the_backend_of_figures_is_not_inherited(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://of_another_environment")
+    monkeypatch.setitem(commands.COMMANDS, "demo", lambda args: None)
+    assert main(["demo"]) == 0 and os.environ["MPLBACKEND"] == "agg"
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_messages_about_the_input_wait_for_the_work(works, monkeypatch, capsys):
+    printed = []
+
+    def talk(args):
+        readers.logger.info("1 the scans were read")
+        printed.append(capsys.readouterr().err)
+        if works:
+            run.logger.info("2 the work starts")
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", talk)
+    assert main(["demo"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert printed == [""] and [line.split(": ")[1][0] for line in lines] == ["1", "2"][: 1 + works]
 
 
 @pytest.mark.parametrize(("closed", "lines"), [("stdout", 0), ("stderr", 2)])

@@ -10,7 +10,7 @@ import pytest
 from bundle_runs import run_config
 from image_files import write_nifti
 
-from groupmorph_monai.apps.input_errors import find_input_error
+from groupmorph_monai.apps.input_errors import chain_of_causes, find_input_error
 from groupmorph_monai.errors import InputError
 
 
@@ -90,3 +90,9 @@ def test_limits_of_the_system():
     assert "raise 'ulimit -v'" in str(
         find_input_error(ImportError("libx.so: failed to map segment from shared object"))
     )
+
+
+def test_a_circle_of_causes():
+    full, again = OSError(errno.EFBIG, os.strerror(errno.EFBIG)), ValueError("again")
+    full.__cause__, again.__cause__ = again, full
+    assert chain_of_causes(full) == [full, again] and find_input_error(full) is None

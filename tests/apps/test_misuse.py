@@ -50,6 +50,7 @@ def one_other_byte(content):
 WEIGHTS = {
     "nothing": (b"", "empty file"),
     "text": (b"hello", "different file"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "'git lfs pull'"),
     "half": (lambda: SHIPPED.read_bytes()[:90000], "damaged"),
     "without its end": (lambda: SHIPPED.read_bytes()[:-100], "damaged"),
     "code": (lambda: Code(), "could run code"),
@@ -314,6 +315,12 @@ def test_names_that_itk_cannot_open(series, tmp_path, refused):
     folder.mkdir()
     (folder / "t.mha").touch()
     refused(["register", series[0], str(folder / "t.mha"), *TO, *FAST], "expected names in UTF-8")
+
+
+@pytest.mark.parametrize("option", ["register", "--mask", "--region"])
+def test_a_file_with_a_slash(option, series, refused):
+    named = [f"{series[2]}/"] if option == "register" else [option, f"{series[2]}/"]
+    refused(["register", *series[:2], *named, *TO], f"{series[2]}/: expected a file or folder", "omit the slash")
 
 
 def test_output_among_the_inputs(series, tmp_path, refused):

@@ -58,6 +58,11 @@ def test_nothing_is_lost_in_restricting_an_even_grid():
     torch.testing.assert_close(restrict(inside, 2).sum(), inside.sum())
 
 
+def test_the_gradient_along_an_axis_of_one_voxel_is_zero():
+    x = torch.arange(6.0).view(1, 1, 2, 3, 1)
+    torch.testing.assert_close(gradient(x)[0, 0, :, 0, 0, 0], torch.tensor([3.0, 1.0, 0.0]))
+
+
 def test_the_gradient_of_a_ramp_is_its_slope():
     slopes = torch.tensor([0.5, -2.0, 3.0])
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in SIZE], indexing="ij"))

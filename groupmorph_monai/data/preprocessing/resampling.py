@@ -13,12 +13,11 @@ from torch import Tensor
 from ...errors import InputError
 from ...space.grid import Grid
 from ...space.transforms import AffineTransform, Transform, interpolate
-from ..series import Frame, Series
+from ..series import LEAST_VOXELS, Frame, Series
 from ..storage import IN_MEMORY, Storage
 
 __all__ = [
     "FULLY_VALID",
-    "LEAST_VOXELS",
     "SAME_GRID_MM",
     "refined_voxels",
     "relative_spacing",
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 FULLY_VALID = 0.999  # interpolated validity above which all contributing voxels are valid, as 1 is rounded
-LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 SAME_GRID_MM = 1e-2  # maximum distance between the corners of equal grids, as headers are rounded
 _LONGEST_SIDE_VOXELS = 128  # longest side of a small object's working grid, such as a mouse's, with voxels below 1 mm
 _FINE_VOXELS = 64**3  # maximum size of a working grid finer than usual, whose registration takes no more than seconds

@@ -18,10 +18,9 @@ from ...space.transforms import AffineTransform
 from ..reading.points import read_landmarks
 from ..reading.readers import read_image, read_series
 from ..reading.regions import nothing_inside, read_labels
-from ..series import Frame
 from ..storage import IN_MEMORY, Storage
 from .intensities import intensity_range
-from .resampling import LEAST_VOXELS, SAME_GRID_MM, resample, resample_series, working_grid
+from .resampling import SAME_GRID_MM, resample, resample_series, working_grid
 
 __all__ = ["ClipSeriesd", "LoadSeriesd", "MatchPolarityd", "ScalePercentilesd"]
 
@@ -114,7 +113,6 @@ class LoadSeriesd(MapTransform):
         series.check_reference(self.reference)
         initial = item.get("initial")
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
-        _check_sizes(series.frames)
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
         item["one_header"] = all(frame.grid.matches(series.frames[0].grid, SAME_GRID_MM) for frame in series.frames)
@@ -174,15 +172,6 @@ class LoadSeriesd(MapTransform):
                 inside_mask.sum(),
                 _MASKED_WELL,
             )
-
-
-def _check_sizes(frames: Sequence[Frame]) -> None:
-    smallest = min(frames, key=lambda frame: min(frame.data.shape))
-    if min(smallest.data.shape) < LEAST_VOXELS:
-        raise InputError(
-            f"{smallest.path}: expected a volume of {LEAST_VOXELS} voxels or more along every axis, got "
-            f"{smallest.data.shape}; use larger volumes"
-        )
 
 
 class ScalePercentilesd(MapTransform):

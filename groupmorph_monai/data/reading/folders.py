@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-import nibabel as nib
 import numpy as np
 
 from ...errors import InputError
 from .names import IMAGE_ENDINGS, matches, natural_order
+from .nifti_voxels import open_nifti
 from .sidecars import sidecar, times_of_files
 from .signature import check_regular_file, files_below, is_dicom
 
@@ -159,7 +159,7 @@ def _nested(folder: Path, description: str | None) -> list[Path]:
 
 def _volumes(path: Path) -> int:
     try:
-        image = nib.load(path)
+        shape = open_nifti(path).shape
     except Exception:  # errors of damaged files are reported when they are read
         return 1
-    return image.shape[3] if isinstance(image, nib.Nifti1Pair) and len(image.shape) > 3 else 1
+    return shape[3] if len(shape) > 3 else 1

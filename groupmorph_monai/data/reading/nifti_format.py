@@ -4,22 +4,18 @@ NIfTI files may contain two affines. As in nibabel, the sform is used if its cod
 voxel size alone, with the origin at the centre of the volume and the first axis pointing left.
 """
 
-import logging
 from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
-from nibabel.imageglobals import LoggingOutputSuppressor
 
 from ...errors import InputError
 from ..storage import Storage
 from .image_file import ImageFile, ImageFormat
 from .names import NIFTI_ENDINGS
-from .nifti_voxels import check_stored_header, forms_apart, nifti_values
+from .nifti_voxels import forms_apart, nifti_values, open_nifti
 
 __all__ = ["NiftiFormat", "time_unit_s"]
-
-logger = logging.getLogger(__name__)
 
 # NIfTI codes of units other than mm and s.
 _UNIT_MM = {nib.nifti1.unit_codes["meter"]: 1e3, nib.nifti1.unit_codes["micron"]: 1e-3}
@@ -35,20 +31,19 @@ class NiftiFormat(ImageFormat):
 
     def read(self, path: str, labels: bool, storage: Storage) -> ImageFile:
         _check_ending(path)
-        image = _open(path)
+        image = open_nifti(path)
         kind = image.get_data_dtype()
         if kind.fields is not None or kind.kind == "c":
             raise InputError(
                 f"{path}: expected one number per voxel, got RGB or complex values; convert it to a grey-value image"
             )
-        check_stored_header(image, path)
         warnings = _warn_of_two_positions(image.header, image.shape, path)
         data = nifti_values(image, path, labels, storage)
         frame_time = _frame_time(image.header) if data.ndim > 3 else None
         return ImageFile(data, _affine_mm(image), path, frame_time, image.header, warnings)
 
     def header(self, path: str) -> tuple[tuple[int, ...], np.ndarray]:
-        image = _open(path)
+        image = open_nifti(path)
         return image.shape, _affine_mm(image)
 
 
@@ -63,27 +58,13 @@ def _check_ending(path: str) -> None:
         raise InputError(f"{path}: expected the ending {ending} or {ending.upper()}, got mixed case; rename it")
 
 
-def _open(path: str) -> nib.Nifti1Pair:
-    with LoggingOutputSuppressor():  # nibabel logs how it corrects a header; `check_stored_header` refuses it
-        image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(
-            f"{path}: expected NIfTI, got {type(image).__name__.removesuffix('Image')}, which does not distinguish "
-            "left from right; convert it to NIfTI"
-        )
-    return image
-
-
 def _warn_of_two_positions(header: nib.Nifti1Header, shape: Sequence[int], path: str) -> tuple[str, ...]:
-    """Warn if the header's qform and sform place the volume differently."""
+    """Return a warning if the header's qform and sform place the volume differently."""
     apart_mm = _unit_mm(header) * forms_apart(header, shape)
     if apart_mm <= 0.1:
         return ()
-    warning = (
-        f"qform and sform of {path} differ by up to {apart_mm:.1f} mm; the sform is used, while ITK may use the qform"
-    )
-    logger.warning("%s", warning)
-    return (warning,)
+    apart = f"differ by up to {apart_mm:.1f} mm" if np.isfinite(apart_mm) else "differ, as the qform is invalid"
+    return (f"qform and sform of {path} {apart}; the sform is used, while ITK may use the qform",)
 
 
 def _frame_time(header: nib.Nifti1Header) -> float | None:

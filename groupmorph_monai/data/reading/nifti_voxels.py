@@ -1,19 +1,60 @@
-"""Check the headers of NIfTI files, and read their voxels to the end of the file."""
+"""Open NIfTI files, check their headers, and read their voxels to the end of the file."""
 
 import contextlib
 import gzip
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from itertools import product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
+from nibabel.spatialimages import HeaderDataError
 
 from ...errors import InputError
 from ..storage import IN_MEMORY, Storage
+from .signature import other_content
 
-__all__ = ["check_stored_header", "forms_apart", "nifti_values"]
+__all__ = ["forms_apart", "nifti_values", "open_nifti"]
+
+_KINDS = (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair)
+_LARGEST_OFFSET = 2**31  # maximum position of the voxels in a file
+_quiet = ContextVar("quiet", default=False)
+imageglobals.logger.addFilter(lambda record: not _quiet.get())
+
+
+@contextlib.contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Silence nibabel, which logs how it corrects a header: `_check_stored_header` refuses what matters."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def open_nifti(path: str | Path) -> nib.Nifti1Pair:
+    """Open a NIfTI file, or a pair of files, and check its header, without reading the voxels.
+
+    Raises:
+        InputError: If it is no NIfTI, or its header contains invalid values.
+    """
+    kind = next((kind for kind in _KINDS if kind.path_maybe_image(path)[0]), None)
+    if kind is None and nib.AnalyzeImage.path_maybe_image(path)[0]:
+        raise InputError(
+            f"{path}: expected NIfTI, got Analyze, which does not distinguish left from right; convert it to NIfTI"
+        )
+    if kind is None:
+        raise InputError(f"{path}: expected NIfTI, got {other_content(path)}")
+    try:
+        with _quiet_nibabel():
+            _check_stored_header(kind, str(path))
+            return kind.from_filename(path)
+    except HeaderDataError as error:
+        raise InputError(f"{path}: expected a valid header, got '{error}'; correct it, or convert the image") from error
 
 
 def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage: Storage = IN_MEMORY) -> np.ndarray:
@@ -24,7 +65,8 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
     """
     with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         if file is not None and isinstance(image, nib.Nifti1Image):  # true for every image in .nii.gz
-            image = image.from_stream(file)
+            with _quiet_nibabel():
+                image = image.from_stream(file)
         if labels:
             data = np.asarray(image.dataobj)
         elif storage.scans_at_once and image.ndim == 4:
@@ -63,15 +105,28 @@ def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
     return unread
 
 
-def check_stored_header(image: nib.Nifti1Pair, path: str) -> None:
-    """Refuse values that nibabel would replace by a guess: an infinite scale, an unknown code or handedness, or missing
-    voxel sizes without sform.
+def _check_stored_header(kind: type[nib.Nifti1Pair], path: str) -> None:
+    """Refuse values that nibabel would replace by a guess: a position of the voxels that is no whole number, an
+    infinite scale, an unknown code or handedness, or missing voxel sizes without sform.
 
     Raises:
         InputError: For such values.
     """
-    with image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb") as file:
-        header = type(image.header).from_fileobj(file, check=False)
+    files = kind.filespec_to_file_map(path)
+    with files.get("header", files["image"]).get_prepare_fileobj("rb") as file:
+        header = kind.header_class.from_fileobj(file, check=False)
+    axes = header["dim"][0]
+    if not 1 <= axes <= 7:  # nibabel takes this for swapped bytes
+        raise InputError(
+            f"{path}: expected a number of axes from 1 to 7 in dim[0], got {min(axes, axes.byteswap())}; correct the "
+            "header"
+        )
+    offset = float(header["vox_offset"])
+    if not offset.is_integer() or not 0 <= offset <= _LARGEST_OFFSET:
+        raise InputError(
+            f"{path}: expected the position of the voxels in vox_offset, such as 352, got {offset:g}; correct the "
+            "header"
+        )
     if np.isinf(header["scl_slope"]):
         raise InputError(f"{path}: expected a finite scl_slope, got {header['scl_slope']}; correct the header")
     for name in ("qform_code", "sform_code"):

@@ -104,6 +104,7 @@ def read_image(path: str | Path, labels: bool = False) -> Frame:
     """
     file = _load(path, labels)
     _check_volume(file, 3, "split it into 3D files")
+    _warn(file.warnings)
     return Frame(np.ascontiguousarray(file.data), file.affine, file.path)
 
 
@@ -135,7 +136,6 @@ def _from_files(files: Sequence[str | Path], storage: Storage) -> Series:
         times = times_of_files(files)
         if times is None and (untimed := without_time(files)):
             logger.warning("%s: its sidecar states no acquisition time, so all times are ignored", untimed)
-    _log(frames)
     description = str(sidecar(first.path).get("SeriesDescription", ""))
     return Series(
         tuple(frames), frame_time, times, description, warnings=tuple(chain(*(file.warnings for file in loaded)))
@@ -173,18 +173,24 @@ def read_series(
     paths = _checked_paths(series)
     if _are_dirlab(paths):  # check this first, as raw voxels may look like DICOM
         unchecked = Series(tuple(read_dirlab(paths[0])))
-        _log(unchecked.frames)
     elif dicom := dicom_paths(paths):
-        unchecked = dicom_reader(dicom[0]).read_dicom(dicom, description)
+        return checked_series(dicom_reader(dicom[0]).read_dicom(dicom, description), timepoints, storage)
     else:
         unchecked = _from_files(_image_files(paths, description), storage)
-    return checked_series(unchecked, timepoints, storage)
+    checked = checked_series(unchecked, timepoints, storage)
+    _log(unchecked)
+    return checked
 
 
-def _log(frames: Sequence[Frame]) -> None:
-    paths = dict.fromkeys(frame.path for frame in frames)  # a 4D file once
-    timepoints = "timepoint" if len(frames) == 1 else "timepoints"
-    logger.info("Read %d %s: %s", len(frames), timepoints, ", ".join(Path(path).name for path in paths))
+def _log(series: Series) -> None:
+    paths = dict.fromkeys(frame.path for frame in series.frames)  # a 4D file once
+    logger.info("Read %d timepoints: %s", len(series.frames), ", ".join(Path(path).name for path in paths))
+    _warn(series.warnings)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logger.warning("%s", warning)
 
 
 def _are_dirlab(paths: Sequence[str | Path]) -> bool:

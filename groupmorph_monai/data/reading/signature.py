@@ -1,20 +1,41 @@
 """Recognise files before they are read: regular ones, text, and DICOM without pydicom, an optional dependency."""
 
+import contextlib
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 
 from ...errors import InputError
+from .names import NIFTI_ENDINGS
 
-__all__ = ["check_itk_path", "check_regular_file", "files_below", "is_dicom", "read_text"]
+__all__ = [
+    "check_itk_path",
+    "check_regular_file",
+    "files_below",
+    "is_dicom",
+    "is_lfs_pointer",
+    "other_content",
+    "read_text",
+]
 
 _SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # prefixes of the names of system folders
 # Old exports lack the preamble; their files begin with an element of group 2 or 8.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
+_LFS = b"version https://git-lfs"
+_GZIP = b"\x1f\x8b"
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP)
+_NIFTI = re.compile(rb".{344}n\+1\0|.{4}n\+2\0", re.DOTALL)
+_NAMED_ALIKE = {  # formats whose files are often given the ending of another: their first bytes
+    ".nii": _NIFTI,
+    ".nrrd": re.compile(rb"NRRD\d"),
+    ".mha": re.compile(rb"(ObjectType|NDims)\s*="),
+}
 
 
 def check_regular_file(path: str | Path) -> None:
@@ -26,10 +47,16 @@ def check_regular_file(path: str | Path) -> None:
     if os.path.isfile(path):
         pair = nib.Nifti1Pair.filespec_to_file_map(path) if str(path).lower().endswith(_PAIR_ENDINGS) else {}
         for part in (str(holder.filename) for holder in pair.values()):
-            if os.path.exists(part) and not os.path.isfile(part):
+            if not os.path.lexists(part):
+                raise InputError(
+                    f"{path}: expected an image in two files, got no {os.path.basename(part)} beside it; copy both"
+                )
+            if not os.path.isfile(part):
                 check_regular_file(part)
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: expected a file that may be read, got no permission; change its permissions")
+        if is_lfs_pointer(path):
+            raise InputError(f"{path}: expected an image, got a pointer of Git LFS; fetch the file by 'git lfs pull'")
         return
     if os.path.isdir(path):
         raise InputError(f"{path}: expected an image file, got a folder; list image files, or a single folder of scans")
@@ -107,7 +134,43 @@ def check_itk_path(path: str | Path) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{path}: expected names in UTF-8, as ITK needs, got other bytes; rename the folder") from None
+        raise InputError(f"{path}: expected names in UTF-8, as ITK needs, got other bytes; rename them") from None
+
+
+def other_content(path: str | Path) -> str:
+    """Describe a file that does not have the format of its name, and the cure, in the form "CONTENT; CURE"."""
+    name, head = str(path).lower(), _start(path, 352)
+    if not head:
+        return "an empty file; copy it again"
+    packed = ".gz" if head.startswith(_GZIP) else ""
+    if packed:
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
+            head = file.read(352)
+    ending = next((ending for ending, start in _NAMED_ALIKE.items() if start.match(head)), None)
+    if ending == ".nii" or (ending and not packed):
+        return f"an image whose name needs the ending {ending}{packed}; rename it"
+    if (packed or head.startswith(_ARCHIVES)) and not name.endswith((".mgz", *NIFTI_ENDINGS)):
+        return "another kind of file; unpack the archive and use what is in it, or convert it to NIfTI"
+    if is_dicom(Path(path)):
+        return (
+            "another kind of file; use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
+        )
+    if name.endswith((".tsv", ".csv", ".txt")):
+        return (
+            "another kind of file; list image files; points need the ending .csv, and a table of series the command "
+            "'groupmorph cohort'"
+        )
+    return "another kind of file, or a damaged one; copy it again, convert it to NIfTI, or remove it"
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Check whether this is what Git LFS leaves in place of a file until it is fetched."""
+    return _start(path, len(_LFS)) == _LFS
+
+
+def _start(path: str | Path, number: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(number)
 
 
 def is_dicom(path: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .signature import is_dicom
+from .signature import other_content
 
 __all__ = ["check_text_header"]
 
@@ -51,7 +51,6 @@ _OTHER_UNITS = {
 }
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
 _GZIP_START = b"\x1f\x8b"
-_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP_START)
 _TEXT = ("ascii", "text", "txt", "hex")
 
 
@@ -78,26 +77,14 @@ def check_text_header(path: str, voxels: bool = True) -> None:
     try:
         if head.startswith(b"NRRD"):
             _check_nrrd(Path(path), head, voxels)
-        elif path.lower().endswith(_META_ENDINGS):
+        elif path.lower().endswith(_META_ENDINGS) and re.match(rb"[\w |]+[=:]", head):
             _check_meta(Path(path), head, voxels)
         else:
-            raise InputError(
-                f"{path}: expected an image (NIfTI, MHA, NRRD), got another kind of file; {_cure(path, head)}"
-            )
+            raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got {other_content(path)}")
     except _HeaderError as error:
         raise InputError(
             f"{path}: {error}; correct the header, or copy or convert the image again{_and_data(path)}"
         ) from None
-
-
-def _cure(path: str, head: bytes) -> str:
-    if head.startswith(_ARCHIVES) and not path.lower().endswith(".mgz"):  # a compressed image of FreeSurfer
-        return "unpack the archive and use what is in it, or convert it to NIfTI"
-    if is_dicom(Path(path)):
-        return "use DICOM files without files of other kinds, or convert them to NIfTI with dcm2niix"
-    if path.lower().endswith((".tsv", ".csv", ".txt")):
-        return "list image files; points need the ending .csv, and a table of series the command 'groupmorph cohort'"
-    return "convert it to NIfTI, or remove it"
 
 
 def _and_data(path: str) -> str:

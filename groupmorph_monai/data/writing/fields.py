@@ -22,9 +22,10 @@ import torch
 from ...errors import InputError
 from ...space.grid import Grid
 from ...space.transforms import DenseTransform
-from ..reading.nifti_voxels import check_stored_header, nifti_values
+from ..reading.names import NIFTI_ENDINGS
+from ..reading.nifti_voxels import nifti_values, open_nifti
 from ..reading.signature import check_regular_file
-from ..series import LEAST_DETERMINANT, LONGEST_MM
+from ..series import LEAST_DETERMINANT, LONGEST_MM, check_affine, check_grid
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
@@ -107,12 +108,9 @@ def _load(path: str | Path) -> nib.Nifti1Pair:
     check_regular_file(path)
     if Path(path).suffix.lower() in _ITK_ENDINGS:
         raise InputError(f"{path}: {wanted}, got an ITK transform; use the ddf_KK or inverse_ddf_KK, or ITK itself")
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Pair):
-        raise InputError(
-            f"{path}: expected a field in NIfTI, got {type(image).__name__}; use a ddf_KK or inverse_ddf_KK"
-        )
-    return image
+    if not str(path).lower().endswith(NIFTI_ENDINGS):
+        raise InputError(f"{path}: {wanted}, got a file of another format; use a ddf_KK or inverse_ddf_KK")
+    return open_nifti(path)
 
 
 def read_field(path: str | Path) -> DenseTransform:
@@ -125,7 +123,6 @@ def read_field(path: str | Path) -> DenseTransform:
         image = _load(path)
         shape, kind = image.shape, image.get_data_dtype()
         if len(shape) == 5 and shape[3:] == (1, 3) and min(shape[:3]) > 1 and kind.kind in "fiu":
-            check_stored_header(image, str(path))
             lps = nifti_values(image, str(path))[:, :, :, 0]
             check_finite(lps, path, "displacements", "register the series again")
             largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
@@ -134,12 +131,9 @@ def read_field(path: str | Path) -> DenseTransform:
                     f"{path}: expected displacements below {LONGEST_MM:g} mm, got {largest_mm:.3g}; register the "
                     "series again"
                 )
+            check_affine(image.affine, f"{path}: header")
             grid = Grid(shape[:3], torch.as_tensor(image.affine))
-            if not 1 <= grid.extent_mm.max() <= LONGEST_MM:
-                raise InputError(
-                    f"{path}: expected a grid between 1 mm and 10 m long, got {grid.extent_mm.max():.3g} mm; correct "
-                    "the voxel size in the header"
-                )
+            check_grid(grid, str(path))
             ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
             voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
             return DenseTransform(voxels, None, grid, fade=math.inf)

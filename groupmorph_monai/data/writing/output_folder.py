@@ -29,6 +29,7 @@ _LONGEST_NAME = 255  # bytes; limit of all common file systems
 _ENDING_S = 0.5  # time to wait for a run that is just ending: it releases its lock shortly after its result appears
 _claims: dict[Path, tuple[FileLock, bool]] = {}  # locks of this process, and whether it created the folder
 _stagings: set[Path] = set()
+_CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise 'ulimit -f'"}
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -164,9 +165,7 @@ def _in_one_line(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        cure = (
-            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose another folder"
-        )
+        cure = _CURES.get(error.errno or 0, "choose another folder")
         raise InputError(f"{folder}: could not write the results ({reason}); {cure}") from error
 
 

@@ -186,13 +186,13 @@ def test_lengths_in_millimetres_or_without_a_unit(tmp_path, unit):
     check_volume(meta(tmp_path / "a.mha", DistanceUnits=unit))
 
 
-SERIES = {"dimension": "4", "sizes": "5 6 2 2", "space": None, "space origin": None, "space directions": None,
+SERIES = {"dimension": "4", "sizes": "5 6 4 2", "space": None, "space origin": None, "space directions": None,
           "spacings": "2 2 3 30", "kinds": "space space space time"}  # fmt: skip
 
 
 @pytest.mark.parametrize("unit, refused", [("ms", True), ("msec", True), ("min", True), ("s", False), ("sec", False)])
 def test_times_in_other_units_than_seconds(tmp_path, unit, refused):
-    path = nrrd(tmp_path / "a.nrrd", **SERIES, units=f'"mm" "mm" "mm" "{unit}"')
+    path = nrrd(tmp_path / "a.nrrd", 2 * RAW, **SERIES, units=f'"mm" "mm" "mm" "{unit}"')
     if refused:
         check_refusal(path, f"expected 'units' and numbers in s, as ITK reads all as s, got '{unit}'")
     else:
@@ -202,20 +202,20 @@ def test_times_in_other_units_than_seconds(tmp_path, unit, refused):
 @pytest.mark.parametrize("kinds", ["time space space space", "space space time space"])
 def test_time_before_space(tmp_path, kinds):
     check_refusal(
-        nrrd(tmp_path / "a.nrrd", **SERIES | {"kinds": kinds}), f"expected time as the last axis, got '{kinds}"
+        nrrd(tmp_path / "a.nrrd", 2 * RAW, **SERIES | {"kinds": kinds}), f"expected time as the last axis, got '{kinds}"
     )
 
 
 def test_space_and_directions_of_a_series(tmp_path):
     directions = "(2,0,0) (0,2,0) (0,0,3) none"
     changes = SERIES | {"space": NRRD["space"], "spacings": None, "space directions": directions}
-    check_refusal(nrrd(tmp_path / "a.nrrd", **changes), "expected a direction for each axis of space and time")
+    check_refusal(nrrd(tmp_path / "a.nrrd", 2 * RAW, **changes), "expected a direction for each axis of space and time")
     directions = "(2,0,0,0) (0,2,0,0) (0,0,3,0) (0,0,0,30)"
     changes |= {"space": "left-posterior-superior-time", "space directions": directions}
-    assert read_series(nrrd(tmp_path / "b.nrrd", **changes)).times_s == (0, 30)
+    assert read_series(nrrd(tmp_path / "b.nrrd", 2 * RAW, **changes)).times_s == (0, 30)
     for space in ("right-anterior-superior-time", "RAST", "left-anterior-superior-time"):  # ITK would not flip the axes
         check_refusal(
-            nrrd(tmp_path / "c.nrrd", **changes | {"space": space}), "expected space left-posterior-superior-"
+            nrrd(tmp_path / "c.nrrd", 2 * RAW, **changes | {"space": space}), "expected space left-posterior-superior-"
         )
 
 
@@ -223,10 +223,12 @@ def test_space_and_directions_of_a_series(tmp_path):
     "matrix", ["1 0 0 0 0 1 0 0 0 0 0.8 0.6 0 0 -0.6 0.8", "0 0 0 1 0 1 0 0 0 0 1 0 1 0 0 0"], ids=["turned", "first"]
 )
 def test_directions_that_mix_space_and_time(tmp_path, matrix):
-    changes = {"NDims": "4", "DimSize": "5 6 2 2", "Offset": "0 0 0 0", "ElementSpacing": "2 2 3 30"}
-    check_refusal(meta(tmp_path / "a.mha", TransformMatrix=matrix, **changes), "expected time as an axis of its own")
+    changes = {"NDims": "4", "DimSize": "5 6 4 2", "Offset": "0 0 0 0", "ElementSpacing": "2 2 3 30"}
+    check_refusal(
+        meta(tmp_path / "a.mha", 2 * RAW, TransformMatrix=matrix, **changes), "expected time as an axis of its own"
+    )
     straight = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
-    assert read_series(meta(tmp_path / "b.mha", TransformMatrix=straight, **changes)).times_s == (0, 30)
+    assert read_series(meta(tmp_path / "b.mha", 2 * RAW, TransformMatrix=straight, **changes)).times_s == (0, 30)
 
 
 def test_checksum_of_compressed_voxels(tmp_path):

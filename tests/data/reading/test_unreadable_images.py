@@ -52,6 +52,22 @@ def _nan(path):
     write_nifti(path, data)
 
 
+def _named(path, name):
+    """Write an image under a name with the ending of its format, and give it another."""
+    write = write_nifti if ".nii" in name else write_by_itk
+    write(path.with_name(name), make_volume(), orthogonal_affine())
+    path.with_name(name).rename(path)
+
+
+def _alone(path):
+    nib.save(nib.Nifti1Pair(make_volume(), OBLIQUE), path)
+    path.with_name(path.name.replace(".hdr", ".img")).unlink()
+
+
+def _moved(distance_mm):
+    return OBLIQUE + distance_mm * np.eye(4)[:, :1] @ np.eye(4)[3:]
+
+
 # Two metres a voxel, along an axis of the array that runs along the third one of the world.
 GIANT = np.diag([1.0, 1, 2000, 1])[:, [2, 0, 1, 3]]
 
@@ -62,14 +78,25 @@ MISTAKES = {
     "cut.nii.gz": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
     "cut.mha": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
     "cut.nrrd": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
-    "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "got an unreadable one"),
+    "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "another kind of file, or a damaged one"),
+    "empty.nii.gz": (lambda p: p.touch(), "got an empty file; copy it again"),
+    "pointer.nrrd": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "'git lfs pull'"),
+    "unpacked.nii.gz": (lambda p: _named(p, "a.nii"), "needs the ending .nii; rename it"),
+    "packed.nii": (lambda p: _named(p, "a.nii.gz"), "needs the ending .nii.gz; rename it"),
+    "scan": (lambda p: _named(p, "a.nii"), "needs the ending .nii; rename it"),
+    "scan.gz": (lambda p: _named(p, "a.nii.gz"), "needs the ending .nii.gz; rename it"),
+    "scan.mha": (lambda p: _named(p, "a.nii"), "needs the ending .nii; rename it"),
+    "other.nii.gz": (lambda p: p.write_bytes(gzip.compress(bytes(200))), "or a damaged one; copy it again"),
+    "meta.nii": (lambda p: _named(p, "a.mha"), "needs the ending .mha; rename it"),
+    "nrrd.nii.gz": (lambda p: _named(p, "a.nrrd"), "needs the ending .nrrd; rename it"),
     "text.nrrd": (lambda p: p.write_text("NRRD0004\ntype: float\n", encoding="utf-8"), "expected an empty line"),
     "notes.txt": (lambda p: p.write_text("no image", encoding="utf-8"), "expected an image"),
     "study.zip": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(200)), "unpack the archive"),
-    "brain.mgz": (lambda p: p.write_bytes(gzip.compress(bytes(300))), "kind of file; convert it to NIfTI"),
+    "brain.mgz": (lambda p: p.write_bytes(gzip.compress(bytes(300))), "kind of file, or a damaged one"),
     "image.dcm.gz": (lambda p: p.write_bytes(gzip.compress(bytes(128) + b"DICM")), "unpack the archive"),
     "flat.nii": (lambda p: write_nifti(p, make_volume((8, 9))), "got shape (8, 9)"),
     "slice.nii": (lambda p: write_nifti(p, make_volume((8, 9, 1))), "got shape (8, 9, 1)"),
+    "thin.nii": (lambda p: write_nifti(p, make_volume((8, 9, 3))), "a volume of 4 voxels or more along every axis"),
     "flat.mha": (lambda p: itk.imwrite(itk.image_from_array(make_volume((8, 9))), str(p)), "got shape (9, 8)"),
     "five.nii": (lambda p: write_nifti(p, make_volume((4, 5, 6, 2, 3))), "got shape (4, 5, 6, 2, 3)"),
     "vectors.mha": (_vectors, "RGB or vectors"),
@@ -98,6 +125,12 @@ MISTAKES = {
         "168 more bytes after (8, 12, 7) voxels",
     ),
     "bytes.nii": (lambda p: patch_header(p, "datatype", 2), "756 more bytes"),
+    "dim.nii": (lambda p: patch_header(p, "dim", [9, 9, 12, 7, 1, 1, 1, 1]), "from 1 to 7 in dim[0], got 9; correct"),
+    "type.nii.gz": (lambda p: patch_header(p, "datatype", 1536), "data code 1536 not supported"),
+    "offset.nii": (lambda p: patch_header(p, "vox_offset", 352.5), "in vox_offset, such as 352, got 352.5; correct"),
+    "offset.nii.gz": (lambda p: patch_header(p, "vox_offset", np.nan), "in vox_offset, such as 352, got nan; correct"),
+    "low.nii": (lambda p: patch_header(p, "vox_offset", 100), "vox offset 100 too low"),
+    "origin.nii": (lambda p: write_nifti(p, make_volume(), _moved(1e30)), "got one at [1e+30, 1e+30]"),
     "mixed.Nii": (
         lambda p: write_nifti(p.with_suffix(".nii"), make_volume()) and p.with_suffix(".nii").rename(p),
         "rename it",
@@ -108,22 +141,36 @@ MISTAKES = {
     "loop.nii.gz": (lambda p: p.symlink_to(p.name), "a link to a missing one"),
     "unsized.nii": (lambda p: patch_header(p, "pixdim", [1, 0, 1, 1, 1, 1, 1, 1]), "pixdim"),
     "vast.nii.gz": (lambda p: patch_header(p, "dim", [3, 32767, 32767, 32767, 1, 1, 1, 1]), "memory"),
-    "far.nii": (lambda p: write_nifti(p, make_volume(), OBLIQUE + 500 * np.eye(4)[:, :1] @ np.eye(4)[3:]), "overlaps"),
+    "far.nii": (lambda p: write_nifti(p, make_volume(), _moved(500)), "overlaps"),
     "series.nii": (lambda p: write_nifti(p, make_volume((*SIZE, 3))), "use it alone"),
     "analyze.img": (lambda p: nib.save(nib.Spm99AnalyzeImage(make_volume(), OBLIQUE), p), "left from right"),
-    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "got an unreadable one"),
+    "alone.img": (lambda p: p.write_bytes(bytes(3024)), "got no alone.hdr beside it; copy both"),
+    "alone.hdr.gz": (lambda p: _alone(p), "got no alone.img.gz beside it; copy both"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd):
+def test_a_bad_file_among_good_ones_is_named_in_one_line(tmp_path, name, capfd, caplog):
     make, words = MISTAKES[name]
     good = write_nifti(tmp_path / "good.nii", make_volume())
     make(tmp_path / name)
     capfd.readouterr()
     message = error_of([good, str(tmp_path / name)])
     assert message.startswith(str(tmp_path / name)) and words in message
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "" and not caplog.records
+
+
+def test_what_nibabel_corrects_is_not_logged(tmp_path, caplog):
+    patch_header(tmp_path / "a.nii.gz", "sizeof_hdr", 0)
+    read_image(tmp_path / "a.nii.gz")
+    assert not caplog.records
+    nib.load(tmp_path / "a.nii.gz")
+    assert caplog.records  # of others
+
+
+def test_an_origin_beyond_any_scanner_is_refused_in_all_scans_too(tmp_path):
+    scans = [write_nifti(tmp_path / f"{k}.nii", make_volume(seed=k), _moved(1e30)) for k in range(2)]
+    assert "0.nii (timepoint 0): expected a volume within 10 m of the scanner's centre, got one" in error_of(scans)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd"])

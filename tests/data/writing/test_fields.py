@@ -230,6 +230,8 @@ DAMAGES = {
     "complex": lambda field, affine: (field.astype(np.complex64), affine),
     "one slice": lambda field, affine: (field[:, :, :1], affine),
     "a grid of micrometres": lambda field, affine: (field, np.diag([1e-5, 1e-5, 1e-5, 1])),
+    "a far grid": lambda field, affine: (field, affine + 1e30 * np.eye(4)[:, :1] @ np.eye(4)[3:]),
+    "a flat grid": lambda field, affine: (field, np.diag([1.0, 1, 1e-30, 1])),
 }
 
 
@@ -237,8 +239,14 @@ DAMAGES = {
 def test_a_file_that_is_no_field(tmp_path, kind):
     data, affine = DAMAGES[kind](np.zeros((8, 9, 7, 1, 3), np.float32), np.eye(4))
     nib.save(nib.Nifti1Image(data, affine), tmp_path / "ddf_00.nii.gz")
-    with pytest.raises(InputError, match=r"ddf_00.nii.gz: expected a (field|grid)"):
+    with pytest.raises(InputError, match=r"ddf_00.nii.gz(: header)?: expected an? (field|volume|invertible)"):
         apply_field_to_points(tmp_path / "ddf_00.nii.gz", np.zeros((1, 3)))
+
+
+def test_a_field_of_another_format(tmp_path):
+    (tmp_path / "ddf_00.mha").write_text("ObjectType = Image", encoding="utf-8")
+    with pytest.raises(InputError, match="ddf_00.mha: .*got a file of another format; use a ddf_KK"):
+        apply_field_to_points(tmp_path / "ddf_00.mha", np.zeros((1, 3)))
 
 
 def test_a_field_with_another_checksum(tmp_path):
