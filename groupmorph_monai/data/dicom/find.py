@@ -73,7 +73,8 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
     for plane in in_one_zone(unique_planes):
-        stacks[_with_shared_raster(plane.source, geometries)].append(plane)
+        source = _with_shared_raster(plane.source, geometries)
+        stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in unique_planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
 

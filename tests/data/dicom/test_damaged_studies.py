@@ -298,10 +298,11 @@ def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
     refused(exports.save(images, tmp_path), "expected DICOM images with a position")
 
 
-def test_noise_of_headers_does_not_split_a_series(tmp_path):
-    """Nor wherever values are rounded, such as at 0.0005."""
+@pytest.mark.parametrize("told", ["acquisition time", "instance number"])
+def test_noise_of_headers_does_not_split_a_series(tmp_path, told):
+    """Nor wherever values are rounded, such as at 0.0005. The slices of GE's volumes share no number or time."""
     data, rng = volumes(), np.random.default_rng(0)
-    images = dynamic(exports.examination(), data)
+    images = dynamic() if told == "acquisition time" else exports.ge(data, AFFINE, TriggerTime=None)
     for image in images:
         image.PixelSpacing = [f"{1.5005 + 1e-5 * noise:.7f}" for noise in rng.uniform(-1, 1, 2)]
         axes = np.array([1, 0.0005, 0, -0.0005, 1, 0]) + 1e-6 * rng.uniform(-1, 1, 6)
