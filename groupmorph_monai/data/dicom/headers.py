@@ -151,6 +151,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "phase": _phase(attributes),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
+        "spin label": vendors.spin_label(attributes),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
         "dimension index": _combined(attributes.numbers("DimensionIndexValues")),

@@ -24,6 +24,7 @@ _ORDER = (
     "phase",
     "temporal position",
     "acquisition number",
+    "spin label",
     "content time",
     "series time",
     "series number",
@@ -38,7 +39,7 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_LATE = _ORDER[8:]  # keys that do not describe the acquisition and differ even between images of one moment
+_LATE = _ORDER[9:]  # keys that do not describe the acquisition and differ even between images of one moment
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
@@ -313,9 +314,14 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 
 def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
+    """Count repetition times if the clocks of the slices stand still, or run for less time than the volumes take: they
+    are those of the series or of its reconstruction."""
     step_s = volumes[0][0].keys.get("repetition time")
-    moments = {tuple(plane.keys.get(key) for key in (*_TIMES, "series number")) for v in volumes for plane in v}
-    if step_s is None or len(moments) > 1:
+    planes = [plane for volume in volumes for plane in volume]
+    if step_s is None or len({plane.source.series for plane in planes}) > 1:
+        return None, ""
+    clocks = [[plane.keys[key] for plane in planes if key in plane.keys] for key in _TIMES]
+    if any(np.ptp(times) >= (len(volumes) - 1) * step_s for times in clocks if times):
         return None, ""
     return [round(k * step_s, 6) for k in range(len(volumes))], "repetition time"
 

@@ -14,9 +14,12 @@ __all__ = [
     "image_kinds",
     "mosaic_slices",
     "repetition_of_volumes_s",
+    "spin_label",
 ]
 
 _PHILIPS, _PHILIPS_IMAGE = "Philips Imaging DD 001", "Philips MR Imaging DD 001"
+_PHILIPS_LABEL, _LABEL_TYPE = "Philips MR Imaging DD 005", (0x2005, 0x1029)
+_SPIN_LABELS = ("CONTROL", "LABEL", "M_ZERO_SCAN")  # in the order of acquisition
 _B_VALUE_PHILIPS, _SCALE_PHILIPS, _DYNAMIC_BEGIN = (0x2001, 0x1003), (0x2005, 0x100E), (0x2005, 0x10A0)
 _B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
 _UNITED_IMAGING, _B_VALUE_UNITED_IMAGING, _SLICES = "Image Private Header", (0x0065, 0x1009), (0x0065, 0x1051)
@@ -74,3 +77,10 @@ def repetition_of_volumes_s(attributes: Attributes) -> float | None:
     if not single_shot or attributes.get("MRAcquisitionType") != "2D" or repetition_ms <= 0:
         return None
     return repetition_ms / 1000 + (attributes.private(_GROUP_DELAY, _GE) or 0.0)
+
+
+def spin_label(attributes: Attributes) -> float | None:
+    """Return whether the blood was labelled in an image of arterial spin labelling, 0 for control and 1 for label; 2
+    for the calibration scan, None for other images."""
+    context = str(attributes.get("ASLContext", default="")) or attributes.private_text(_LABEL_TYPE, _PHILIPS_LABEL)
+    return float(_SPIN_LABELS.index(context)) if context in _SPIN_LABELS else None

@@ -120,6 +120,8 @@ def echo_planar(**attributes):
     [
         ({}, 2.0),
         ({"private": {0x7C: ("FL", 3.0)}}, 5.0),  # group delay after each volume
+        ({"AcquisitionTime": ["102030", "102031", *5 * ["102030"]]}, 2.0),  # one second, and not in order
+        ({"AcquisitionTime": ["102030", "102036", *5 * ["102030"]]}, None),  # as long as the volumes take
         ({"SequenceVariant": "SK"}, None),  # several shots per volume
         ({"MRAcquisitionType": "3D"}, None),
         ({"ScanningSequence": "GR"}, None),
@@ -130,6 +132,39 @@ def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path,
     series = read_series(exports.save(echo_planar(**attributes), tmp_path))
     assert_aligned(series, volumes())
     assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
+
+
+def labelled_by_philips():
+    images = exports.philips(volumes(), affine_of(), AcquisitionTime=None)
+    for n, image in enumerate(images):
+        dynamic, label = divmod(n // SIZE[2], 2)
+        image.TemporalPositionIdentifier, image.ContentTime = dynamic + 1, exports.clock(30 * dynamic)
+        block = image.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        block.add_new(0x29, "CS", ("CONTROL", "LABEL")[label])
+    return images
+
+
+def labelled_in_functional_groups():
+    (image,) = exports.enhanced((volumes() + 5) // 2, affine_of())
+    for group in image.PerFrameFunctionalGroupsSequence:
+        content = group.FrameContentSequence[0]
+        dynamic, label = divmod(content.TemporalPositionIndex - 1, 2)
+        content.TemporalPositionIndex = dynamic + 1
+        content.FrameAcquisitionDateTime = "20250301" + exports.clock(30 * dynamic)
+        content.DimensionIndexValues = [1, content.InStackPositionNumber, dynamic + 1, label]
+        context = pydicom.Dataset()
+        context.ASLContext = ("CONTROL", "LABEL")[label]
+        group.MRArterialSpinLabelingSequence = [context]
+    return [image]
+
+
+@pytest.mark.parametrize("images", [labelled_by_philips, labelled_in_functional_groups])
+def test_control_and_label_of_one_moment_are_timepoints(tmp_path, images):
+    """In arterial spin labelling both have the time and the temporal position of their dynamic."""
+    series = read_series(exports.save(images(), tmp_path))
+    data = volumes() if images is labelled_by_philips else (volumes() + 5) // 2 * 2.0 - 5
+    assert_aligned(series, data)
+    assert series.times_s is None
 
 
 @pytest.mark.parametrize(
