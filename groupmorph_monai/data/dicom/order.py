@@ -128,20 +128,31 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
 
 
 def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
-    """Find a number that all slices of a volume share where trigger times would mix volumes: as in triggered perfusion,
-    where the delay of each image after its heartbeat varies by chance.
+    """Find what orders the images where trigger times would mix volumes, because they vary by chance: as in triggered
+    perfusion, where they are the delays of the images after their heartbeats.
+
+    Args:
+        keys: attributes that differ between all images at every position, of which trigger time is the first.
 
     Returns:
-        The name of the number; an empty string if trigger times divide the slices in the same way, or run in cycles.
+        The name of a number that all slices of a volume share, or else the next of the keys if the trigger times of
+        different volumes overlap; an empty string if trigger times divide the slices in the same way, or run in cycles.
     """
-    by_trigger = {frozenset(p.file for p in volume) for volume in _sorted_by("trigger time", positions)}
-    for label in ("temporal position", "acquisition number"):
+    triggered = _sorted_by("trigger time", positions)
+    for label in ("temporal position", "acquisition number", *keys[1:2]):
         volumes = _sorted_by(label, positions) if label in keys else []
         shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
-        mixed = {frozenset(p.file for p in volume) for volume in volumes} != by_trigger
-        if volumes and shared and mixed and not _in_cycles(volumes, "trigger time"):
+        by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
+        mixed = {frozenset(p.file for p in v) for v in volumes} != {frozenset(p.file for p in v) for v in triggered}
+        if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
             return label
     return ""
+
+
+def _overlap(volumes: Sequence[Volume], key: str) -> bool:
+    """Check whether a value of a volume is not below all those of the next one."""
+    values = [[plane.keys[key] for plane in volume] for volume in volumes]
+    return any(max(earlier) >= min(later) for earlier, later in zip(values, values[1:]))
 
 
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:

@@ -76,6 +76,7 @@ def test_a_slice_too_many_is_named(tmp_path):
         ({"RepetitionTime": "4.21", "EchoTime": "1.62"}, slice(None), "repetition time or echo time differ"),
         ({"PixelSpacing": [1.2, 1.2]}, slice(None), "its image type, matrix, voxels"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "NORM", "ND", "M"]}, slice(None), "its image type"),
+        ({"ScanOptions": "FS"}, slice(None), "scan options"),
         ({"FlipAngle": "5"}, slice(None), ""),
         ({"ImageType": ["DERIVED", "SECONDARY", "SUB"]}, slice(-1), ""),
         ({"SeriesDescription": "dyn_1_SUB"}, slice(-1), ""),
