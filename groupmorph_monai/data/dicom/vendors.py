@@ -73,6 +73,8 @@ def repetition_of_volumes_s(attributes: Attributes) -> float | None:
     repetitions.
     """
     single_shot = "EP" in attributes.texts("ScanningSequence") and "SK" not in attributes.texts("SequenceVariant")
+    if attributes.get("EchoPlanarPulseSequence") == "YES":  # enhanced images
+        single_shot = attributes.number("NumberOfKSpaceTrajectories") == 1
     repetition_ms = attributes.number("RepetitionTime", default=0.0)
     if not single_shot or attributes.get("MRAcquisitionType") != "2D" or repetition_ms <= 0:
         return None

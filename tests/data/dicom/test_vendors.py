@@ -134,6 +134,19 @@ def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path,
     assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
 
 
+@pytest.mark.parametrize(("shots", "times_s"), [(1, (0, 10, 20, 30)), (2, None)])
+def test_enhanced_single_shot_volumes_of_one_moment_are_a_repetition_time_apart(tmp_path, shots, times_s):
+    """Canon writes the start of the series as the time of every frame."""
+    (image,) = exports.enhanced(volumes() // 2, affine_of())
+    image.EchoPlanarPulseSequence, image.NumberOfKSpaceTrajectories = "YES", shots
+    image.MRAcquisitionType, image.RepetitionTime = "2D", "10000"
+    for group in image.PerFrameFunctionalGroupsSequence:
+        group.FrameContentSequence[0].FrameAcquisitionDateTime = "20250301102030"
+    series = read_series(exports.save([image], tmp_path))
+    assert_aligned(series, volumes() // 2 * 2.0 - 5)
+    assert series.times_s == times_s
+
+
 def labelled_by_philips():
     images = exports.philips(volumes(), affine_of(), AcquisitionTime=None)
     for n, image in enumerate(images):
