@@ -14,6 +14,7 @@ __all__ = [
     "image_kinds",
     "mosaic_slices",
     "repetition_of_volumes_s",
+    "rows_are_reversed",
     "spin_label",
 ]
 
@@ -25,6 +26,8 @@ _B_VALUE_SIEMENS, _B_VALUE_GE = (0x0019, 0x100C), (0x0043, 0x1039)
 _UNITED_IMAGING, _B_VALUE_UNITED_IMAGING, _SLICES = "Image Private Header", (0x0065, 0x1009), (0x0065, 0x1051)
 _GE = "GEMS_PARM_01"
 _RAW_DATA_TYPE, _COLLAPSE_FLAG, _GROUP_DELAY = (0x0043, 0x102F), (0x0043, 0x1030), (0x0043, 0x107C)
+_GE_ACQUISITION, _PULSE_SEQUENCE, _USER_12 = "GEMS_ACQU_01", (0x0019, 0x109C), (0x0019, 0x10B3)
+_REVERSED_POLARITIES = {0: (), 1: (0, 1), 2: (1,), 3: (0,)}  # temporal positions modulo 2, by the user variable
 _RAW_DATA_TYPES = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
 # Magnitude, which is flagged only next to field maps and velocities, and the three velocities.
 _COLLAPSE_FLAGS = {2: "MAGNITUDE", 3: "VELOCITY_RL", 4: "VELOCITY_AP", 5: "VELOCITY_SI"}
@@ -53,10 +56,12 @@ def dynamic_begin_s(attributes: Attributes) -> float | None:
 
 
 def image_kinds(attributes: Attributes) -> tuple[str, ...]:
-    """Return the kinds (magnitude, phase, field map) that distinguish images of a GE series with equal image types."""
+    """Return the kinds (magnitude, phase, field map, polarity) that tell images of a GE series with one image type
+    apart."""
     kinds = (
         _RAW_DATA_TYPES.get(int(attributes.private(_RAW_DATA_TYPE, _GE) or 0)),
         _COLLAPSE_FLAGS.get(int(attributes.private(_COLLAPSE_FLAG, _GE) or 0)),
+        "REVERSED" if rows_are_reversed(attributes) else None,
     )
     return tuple(kind for kind in kinds if kind)
 
@@ -79,6 +84,15 @@ def repetition_of_volumes_s(attributes: Attributes) -> float | None:
     if not single_shot or attributes.get("MRAcquisitionType") != "2D" or repetition_ms <= 0:
         return None
     return repetition_ms / 1000 + (attributes.private(_GROUP_DELAY, _GE) or 0.0)
+
+
+def rows_are_reversed(attributes: Attributes) -> bool:
+    """Check for volumes of reversed phase-encoding polarity of GE's sequence epi_pepolar, which stores their rows in
+    reversed order. Other volumes of the series are not reversed, as for field maps."""
+    if not attributes.private_text(_PULSE_SEQUENCE, _GE_ACQUISITION).endswith("epi_pepolar"):
+        return False
+    number = attributes.number("TemporalPositionIdentifier", default=1)
+    return number % 2 in _REVERSED_POLARITIES.get(int(attributes.private(_USER_12, _GE_ACQUISITION) or 0), ())
 
 
 def spin_label(attributes: Attributes) -> float | None:

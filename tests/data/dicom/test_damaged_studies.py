@@ -158,6 +158,17 @@ def test_a_damaged_copy_or_a_damaged_file_of_another_series_is_no_reason_to_refu
     assert_aligned(read_series(tmp_path), volumes())
 
 
+def test_raw_data_in_the_series_are_no_damaged_timepoint(tmp_path):
+    """Philips adds them to its enhanced series."""
+    files = mosaics_and_files("enhanced", tmp_path)
+    raw = pydicom.dcmread(files[0])
+    raw.SOPClassUID, raw.SOPInstanceUID = pydicom.uid.RawDataStorage, exports.generate_uid()
+    for name in ("Rows", "Columns", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        delattr(raw, name)
+    exports.write(raw, tmp_path / "raw.dcm")
+    assert_aligned(read_series(tmp_path), 2.0 * volumes() - 5)
+
+
 def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
     images = dynamic()
     for image in images:

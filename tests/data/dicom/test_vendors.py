@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
-from dicom_exports import SIZE, assert_aligned, volumes  # noqa: E402
+from dicom_exports import SIZE, assert_aligned, refused, volumes  # noqa: E402
 
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
@@ -145,6 +145,31 @@ def test_enhanced_single_shot_volumes_of_one_moment_are_a_repetition_time_apart(
     series = read_series(exports.save([image], tmp_path))
     assert_aligned(series, volumes() // 2 * 2.0 - 5)
     assert series.times_s == times_s
+
+
+@pytest.mark.parametrize(("user_12", "reversed_timepoints"), [(0, []), (1, [0, 1, 2, 3]), (2, [0, 2]), (3, [1, 3])])
+def test_volumes_of_ges_epi_pepolar_with_reversed_rows(tmp_path, user_12, reversed_timepoints):
+    data, affine = volumes(), affine_of()
+    stored = np.stack([v[:, ::-1] if k in reversed_timepoints else v for k, v in enumerate(data)])
+    images = exports.ge(stored, affine)
+    for n, image in enumerate(images):
+        image.TemporalPositionIdentifier = n // SIZE[2] + 1
+        block = image.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "research/ABCD/epi_pepolar")
+        block.add_new(0xB3, "DS", str(user_12))
+    exports.save(images, tmp_path)
+    if 0 < len(reversed_timepoints) < 4:
+        refused(tmp_path, "one series to align", "REVERSED")
+        series = read_series(tmp_path, description="*REVERSED*")
+    else:
+        series = read_series(tmp_path)
+    timepoints = reversed_timepoints or range(4)
+    assert len(series.frames) == len(timepoints)
+    for frame, k in zip(series.frames, timepoints):
+        own, true = frame.affine @ [3, 4, 2, 1], np.linalg.inv(affine)
+        i, j, s = np.rint((true @ own)[:3]).astype(int)
+        np.testing.assert_allclose(true @ own, [i, j, s, 1], atol=1e-4)
+        assert frame.data[3, 4, 2] == data[k][i, j, s]
 
 
 def labelled_by_philips():
