@@ -84,11 +84,21 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by(label, positions), label
     volumes = _sorted_by(keys[0], positions)
+    if keys[0] == "acquisition time" and {"trigger time", "temporal position"} <= {*keys}:
+        triggered = _sorted_by("trigger time", positions)
+        if triggered == _sorted_by("temporal position", positions) and sorted(map(_files, triggered)) == sorted(
+            map(_files, volumes)
+        ):
+            return triggered, "trigger time"  # the scanner's clock was set during the scan if their orders differ
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
         if key:
             return _sorted_by(key, positions), key
     return volumes, keys[0]
+
+
+def _files(volume: Volume) -> list[tuple[str, int, tuple[int, int]]]:
+    return [(plane.file.path, plane.file.frame, plane.file.corner) for plane in volume]
 
 
 def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:

@@ -220,6 +220,16 @@ def test_trigger_times_of_phases_are_not_given_up_for_instance_numbers_without_m
     assert series.times_s == (0, 0.04, 0.08, 0.12)
 
 
+def test_a_clock_that_is_set_during_the_scan_does_not_change_the_order(tmp_path):
+    data, headers = volumes(), []
+    for k, clock in enumerate((400, 402, 0, 2)):
+        times = {"AcquisitionTime": exports.clock(clock), "TriggerTime": str(2000 * k)}
+        headers.append({"TemporalPositionIdentifier": k + 1, **times})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 2, 4, 6)
+
+
 @pytest.mark.parametrize("one_series", [True, False])
 def test_phases_of_one_acquisition_time_have_no_times_of_their_reconstruction(tmp_path, one_series):
     shared, data, headers = exports.examination(Modality="CT", SeriesDescription="4D"), volumes(), []
