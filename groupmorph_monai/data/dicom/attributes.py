@@ -74,7 +74,7 @@ class Attributes:
     def number(self, *names: str | tuple[int, int], default: float | None = None) -> float | None:
         return next(iter(self.numbers(*names)), default)
 
-    def texts(self, *names: str) -> tuple[str, ...]:
+    def texts(self, *names: str | tuple[int, int]) -> tuple[str, ...]:
         return tuple(str(value) for value in self.values(*names))
 
     def private(self, tag: tuple[int, int], creator: str) -> float | None:
@@ -83,9 +83,18 @@ class Attributes:
         Args:
             tag: its tag where the block is the first one, 10.
         """
+        moved = self._in_block(tag, creator)
+        return None if moved is None else self.number(moved)
+
+    def private_text(self, tag: tuple[int, int], creator: str) -> str:
+        """Read a private text in the same way; empty if there is none."""
+        moved = self._in_block(tag, creator)
+        return "" if moved is None else "\\".join(self.texts(moved))
+
+    def _in_block(self, tag: tuple[int, int], creator: str) -> tuple[int, int] | None:
         group, element = tag
         block = self._blocks.get((group, creator))
-        return None if block is None else self.number((group, block << 8 | element & 0xFF))
+        return None if block is None else (group, block << 8 | element & 0xFF)
 
     @cached_property
     def _blocks(self) -> dict[tuple[int, str], int]:

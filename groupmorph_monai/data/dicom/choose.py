@@ -13,9 +13,9 @@ from ..reading.names import matches
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .order import Volume, split_volumes
 from .plane import PROTOCOL, Plane, Source
-from .prospective_motion import may_show_same_anatomy, slices_at_a_place
+from .prospective_motion import largest_tilt_degrees, may_show_same_anatomy, slices_at_a_place
 
-__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks", "possible_timepoints"]
+__all__ = ["SEE_LIST", "Stack", "choose", "make_stacks", "possible_timepoints", "turned_timepoints"]
 
 logger = logging.getLogger(__name__)
 _LOCALISERS = ("LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM")
@@ -24,9 +24,11 @@ _COMPUTED = ("SUB", "MIP", "MINIP", "MPR", "ADC", "TRACEW", "FA", "PROJECTION IM
 _SEPARATED = ("DIXON", "WATER", "FAT", "IN_PHASE", "OUT_PHASE", "OPP_PHASE", "W", "F", "IP", "OP")
 # Words in descriptions that mark computed series, whose image types may equal those of the scans.
 _COMPUTED_WORDS = {"SUB", "SUBS", "SUBTRACTION", "MIP", "MINIP", "MAXIP", "AIP", "AVEIP", "AVG", "AVE", "AVERAGE"}
+_USUAL_TILT_DEGREES = 5  # as far as patients usually turn their heads during a scan
 _FEWEST_JOINED = 3  # minimum number of single-slice series that form a stack; two may be parallel by chance
 _HEARTBEAT_S = 0.2, 2.5  # shortest and longest range of trigger times over a heartbeat; those of T1 maps vary by less
 _NEARLY = 0.05  # maximum relative difference of echo, repetition time and slice distance of nearly equal scans
+_ADAPTED = ("RepetitionTime", "ScanOptions")  # parameters of the protocol that may differ between nearly equal scans
 _CLEARLY_LONGER = 2  # ratio of timepoints to the next candidate
 SEE_LIST = ", or see --list"  # the end of a message that the listing itself omits
 _CHOOSE = "choose one with --series-description PATTERN"
@@ -77,10 +79,11 @@ class Stack:
 
     def nearly_like(self, other: "Stack") -> bool:
         """Check whether the stack shows the same anatomy by the same sequence: it may lack slices, have another matrix,
-        or times that the scanner adapted. Other fields of view of a CT are reconstructions."""
+        other scan options, as a scan before the contrast agent may have, or times that the scanner adapted. Other
+        fields of view of a CT are reconstructions."""
         source, reference = self.source, other.source
         protocols = [
-            [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] != "RepetitionTime"]
+            [values for names, values in zip(PROTOCOL, stack.planes[0].protocol) if names[0] not in _ADAPTED]
             for stack in (self, other)
         ]
         numbers = zip(self._adapted, other._adapted)
@@ -281,7 +284,7 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
     for stack in (stack for stack, reason in rejected.items() if reason == "other series"):
         like = next((one for one in chosen if stack.nearly_like(one)), None)
         if like:
-            difference = "its image type, matrix, voxels, repetition time or echo time differ"
+            difference = "its image type, matrix, voxels, scan options, repetition time or echo time differ"
             if stack.slices != like.slices:
                 difference = f"it has {stack.slices} slices instead of {like.slices}"
             lines.append(
@@ -289,6 +292,16 @@ def possible_timepoints(rejected: Mapping[Stack, str], chosen: Sequence[Stack]) 
                 "and the others with --series-description PATTERN"
             )
     return lines
+
+
+def turned_timepoints(chosen: Sequence[Stack]) -> list[str]:
+    """Describe the chosen stacks whose timepoints are turned by more than patients usually turn, one per line."""
+    return [
+        f"{stack.name}: the slices of its timepoints are turned by up to {angle:.0f} degrees; if they are stacks of "
+        "other parts of the body rather than timepoints of one, use a folder with the files of each"
+        for stack in chosen
+        if (angle := largest_tilt_degrees(stack.planes)) > _USUAL_TILT_DEGREES
+    ]
 
 
 def _matches(stack: Stack, pattern: str | None) -> bool:

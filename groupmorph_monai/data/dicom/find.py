@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
+from pydicom.uid import UID
 
 from ..reading.signature import check_regular_file, files_below, is_dicom
 from .clocks import in_one_zone
@@ -73,7 +74,8 @@ def find_stacks(paths: Sequence[Path]) -> tuple[dict[Source, list[Plane]], list[
     geometries: dict[tuple[float, ...], Raster] = {}
     stacks = defaultdict(list)
     for plane in in_one_zone(unique_planes):
-        stacks[_with_shared_raster(plane.source, geometries)].append(plane)
+        source = _with_shared_raster(plane.source, geometries)
+        stacks[source].append(replace(plane, source=source))
     instances = {plane.file.uid for plane in unique_planes}
     return dict(stacks), [file for file in unread if file.uid not in instances]
 
@@ -119,7 +121,15 @@ def _read(path: Path) -> list[Plane] | Unread:
     except Exception as error:  # damaged files make pydicom raise many types
         logger.warning("%s: ignored, as its header cannot be read (%s)", path, error)
         planes, reason = [], f"a header that cannot be read ({error})"
+    if not planes and _is_no_image(dataset):
+        return []
     return planes or Unread(path, *_origin(path, dataset), reason)
+
+
+def _is_no_image(dataset: Dataset) -> bool:
+    """Check for objects of standard classes other than images, such as the raw data that Philips adds to its series."""
+    sop_class = UID(str(dataset.get("SOPClassUID", "")))
+    return sop_class.type == "SOP Class" and not sop_class.name.endswith("Image Storage")
 
 
 def _origin(path: Path, dataset: Dataset) -> tuple[str, str]:

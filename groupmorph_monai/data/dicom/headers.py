@@ -41,6 +41,8 @@ def planes_of(dataset: Dataset, path: str) -> Iterator[Plane]:
         place = _place(attributes)
         if place is None:
             continue
+        if vendors.rows_are_reversed(attributes):
+            place = _with_reversed_rows(place, int(dataset.Rows))
         plane = _plane(attributes, path, frame, place)
         if slices:
             yield _tile(plane, len(slices))
@@ -64,6 +66,12 @@ def _place(attributes: Attributes) -> Place | None:
     directions = np.array(axes).reshape(2, 3)
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     return Place(np.array(position), directions / lengths, (spacing[0], spacing[1])) if lengths.all() else None
+
+
+def _with_reversed_rows(place: Place, rows: int) -> Place:
+    columns_axis, rows_axis = place.axes
+    last_row = place.position + (rows - 1) * place.spacing_mm[0] * rows_axis
+    return replace(place, position=last_row, axes=np.stack([columns_axis, -rows_axis]))
 
 
 def _plane(attributes: Attributes, path: str, frame: int, place: Place) -> Plane:
@@ -151,6 +159,7 @@ def _keys(attributes: Attributes) -> dict[str, float]:
         "phase": _phase(attributes),
         "temporal position": number("TemporalPositionIndex", "TemporalPositionIdentifier"),
         "acquisition number": number("FrameAcquisitionNumber", "AcquisitionNumber"),
+        "spin label": vendors.spin_label(attributes),
         "series number": number("SeriesNumber"),
         "instance number": number("InstanceNumber"),
         "dimension index": _combined(attributes.numbers("DimensionIndexValues")),

@@ -24,6 +24,7 @@ _ORDER = (
     "phase",
     "temporal position",
     "acquisition number",
+    "spin label",
     "content time",
     "series time",
     "series number",
@@ -38,7 +39,7 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_LATE = _ORDER[8:]  # keys that do not describe the acquisition and differ even between images of one moment
+_LATE = _ORDER[9:]  # keys that do not describe the acquisition and differ even between images of one moment
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
@@ -83,11 +84,21 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by(label, positions), label
     volumes = _sorted_by(keys[0], positions)
+    if keys[0] == "acquisition time" and {"trigger time", "temporal position"} <= {*keys}:
+        triggered = _sorted_by("trigger time", positions)
+        if triggered == _sorted_by("temporal position", positions) and sorted(map(_files, triggered)) == sorted(
+            map(_files, volumes)
+        ):
+            return triggered, "trigger time"  # the scanner's clock was set during the scan if their orders differ
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
         if key:
             return _sorted_by(key, positions), key
     return volumes, keys[0]
+
+
+def _files(volume: Volume) -> list[tuple[str, int, tuple[int, int]]]:
+    return [(plane.file.path, plane.file.frame, plane.file.corner) for plane in volume]
 
 
 def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
@@ -127,20 +138,31 @@ def _several_kinds(images: Sequence[Plane], label: str) -> str:
 
 
 def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
-    """Find a number that all slices of a volume share where trigger times would mix volumes: as in triggered perfusion,
-    where the delay of each image after its heartbeat varies by chance.
+    """Find what orders the images where trigger times would mix volumes, because they vary by chance: as in triggered
+    perfusion, where they are the delays of the images after their heartbeats.
+
+    Args:
+        keys: attributes that differ between all images at every position, of which trigger time is the first.
 
     Returns:
-        The name of the number; an empty string if trigger times divide the slices in the same way, or run in cycles.
+        The name of a number that all slices of a volume share, or else the next of the keys if the trigger times of
+        different volumes overlap; an empty string if trigger times divide the slices in the same way, or run in cycles.
     """
-    by_trigger = {frozenset(p.file for p in volume) for volume in _sorted_by("trigger time", positions)}
-    for label in ("temporal position", "acquisition number"):
+    triggered = _sorted_by("trigger time", positions)
+    for label in ("temporal position", "acquisition number", *keys[1:2]):
         volumes = _sorted_by(label, positions) if label in keys else []
         shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
-        mixed = {frozenset(p.file for p in volume) for volume in volumes} != by_trigger
-        if volumes and shared and mixed and not _in_cycles(volumes, "trigger time"):
+        by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
+        mixed = {frozenset(p.file for p in v) for v in volumes} != {frozenset(p.file for p in v) for v in triggered}
+        if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
             return label
     return ""
+
+
+def _overlap(volumes: Sequence[Volume], key: str) -> bool:
+    """Check whether a value of a volume is not below all those of the next one."""
+    values = [[plane.keys[key] for plane in volume] for volume in volumes]
+    return any(max(earlier) >= min(later) for earlier, later in zip(values, values[1:]))
 
 
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
@@ -313,9 +335,14 @@ def times_s(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
 
 
 def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
+    """Count repetition times if the clocks of the slices stand still, or run for less time than the volumes take: they
+    are those of the series or of its reconstruction."""
     step_s = volumes[0][0].keys.get("repetition time")
-    moments = {tuple(plane.keys.get(key) for key in (*_TIMES, "series number")) for v in volumes for plane in v}
-    if step_s is None or len(moments) > 1:
+    planes = [plane for volume in volumes for plane in volume]
+    if step_s is None or len({plane.source.series for plane in planes}) > 1:
+        return None, ""
+    clocks = [[plane.keys[key] for plane in planes if key in plane.keys] for key in _TIMES]
+    if any(np.ptp(times) >= (len(volumes) - 1) * step_s for times in clocks if times):
         return None, ""
     return [round(k * step_s, 6) for k in range(len(volumes))], "repetition time"
 

@@ -8,7 +8,14 @@ import numpy as np
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
 from .plane import Plane
 
-__all__ = ["follows_patient", "is_tilted", "may_show_same_anatomy", "slices_at_a_place", "volumes_by_shared_attribute"]
+__all__ = [
+    "follows_patient",
+    "is_tilted",
+    "largest_tilt_degrees",
+    "may_show_same_anatomy",
+    "slices_at_a_place",
+    "volumes_by_shared_attribute",
+]
 
 _MOST_TILT_DEGREES = 15
 _UNEVEN_STEPS = 0.1  # maximum deviation of distances between slices from multiples of the smallest one
@@ -41,6 +48,19 @@ def volumes_by_shared_attribute(planes: Sequence[Plane], labels: Sequence[str]) 
 def is_tilted(planes: Sequence[Plane]) -> bool:
     """Check whether slices have several orientations."""
     return len({plane.source.raster.orientation for plane in planes}) > 1
+
+
+def largest_tilt_degrees(planes: Sequence[Plane]) -> float:
+    """Compute the largest angle between the orientations of slices and that of the first one."""
+    places = {plane.source.raster.orientation: plane.place for plane in planes}.values()
+    axes = [np.stack([*place.axes, np.cross(*place.axes)]) for place in places]
+    return max(_angle_degrees(turned, axes[0]) for turned in axes)
+
+
+def _angle_degrees(axes: np.ndarray, reference_axes: np.ndarray) -> float:
+    """Compute the angle of the rotation between two sets of axes, one per row."""
+    cosine = (np.trace(axes @ reference_axes.T) - 1) / 2
+    return float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def follows_patient(planes: Sequence[Plane]) -> bool:
@@ -96,11 +116,9 @@ def may_show_same_anatomy(planes: Sequence[Plane], reference_planes: Sequence[Pl
     within those, and they are tilted by no more than a patient turns. Stacks of a spine or of two knees do not qualify.
     """
     (axes, centre, size), (reference_axes, reference_centre, reference_size) = map(_box, (planes, reference_planes))
-    cosine = (np.trace(axes @ reference_axes.T) - 1) / 2
+    tilt = _angle_degrees(axes, reference_axes)
     inside = np.abs(reference_axes @ (centre - reference_centre)) <= reference_size / 2
-    return (
-        min(size[2], reference_size[2]) > 0 and cosine >= np.cos(np.deg2rad(_MOST_TILT_DEGREES)) and bool(inside.all())
-    )
+    return min(size[2], reference_size[2]) > 0 and tilt <= _MOST_TILT_DEGREES and bool(inside.all())
 
 
 def _box(planes: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -76,6 +76,7 @@ def test_a_slice_too_many_is_named(tmp_path):
         ({"RepetitionTime": "4.21", "EchoTime": "1.62"}, slice(None), "repetition time or echo time differ"),
         ({"PixelSpacing": [1.2, 1.2]}, slice(None), "its image type, matrix, voxels"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "NORM", "ND", "M"]}, slice(None), "its image type"),
+        ({"ScanOptions": "FS"}, slice(None), "scan options"),
         ({"FlipAngle": "5"}, slice(None), ""),
         ({"ImageType": ["DERIVED", "SECONDARY", "SUB"]}, slice(-1), ""),
         ({"SeriesDescription": "dyn_1_SUB"}, slice(-1), ""),
@@ -155,6 +156,17 @@ def test_a_damaged_copy_or_a_damaged_file_of_another_series_is_no_reason_to_refu
     for image in exports.united_imaging(volumes(2), AFFINE):
         without("Rows")(exports.write(image, tmp_path / "other.dcm"))
     assert_aligned(read_series(tmp_path), volumes())
+
+
+def test_raw_data_in_the_series_are_no_damaged_timepoint(tmp_path):
+    """Philips adds them to its enhanced series."""
+    files = mosaics_and_files("enhanced", tmp_path)
+    raw = pydicom.dcmread(files[0])
+    raw.SOPClassUID, raw.SOPInstanceUID = pydicom.uid.RawDataStorage, exports.generate_uid()
+    for name in ("Rows", "Columns", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        delattr(raw, name)
+    exports.write(raw, tmp_path / "raw.dcm")
+    assert_aligned(read_series(tmp_path), 2.0 * volumes() - 5)
 
 
 def test_an_impossible_number_of_pixels_is_one_line(tmp_path):
@@ -298,10 +310,11 @@ def test_a_mosaic_of_more_slices_than_fit_into_it_is_refused(tmp_path):
     refused(exports.save(images, tmp_path), "expected DICOM images with a position")
 
 
-def test_noise_of_headers_does_not_split_a_series(tmp_path):
-    """Nor wherever values are rounded, such as at 0.0005."""
+@pytest.mark.parametrize("told", ["acquisition time", "instance number"])
+def test_noise_of_headers_does_not_split_a_series(tmp_path, told):
+    """Nor wherever values are rounded, such as at 0.0005. The slices of GE's volumes share no number or time."""
     data, rng = volumes(), np.random.default_rng(0)
-    images = dynamic(exports.examination(), data)
+    images = dynamic() if told == "acquisition time" else exports.ge(data, AFFINE, TriggerTime=None)
     for image in images:
         image.PixelSpacing = [f"{1.5005 + 1e-5 * noise:.7f}" for noise in rng.uniform(-1, 1, 2)]
         axes = np.array([1, 0.0005, 0, -0.0005, 1, 0]) + 1e-6 * rng.uniform(-1, 1, 6)

@@ -199,6 +199,37 @@ def test_delays_that_vary_by_chance_do_not_mix_volumes(tmp_path, label):
     assert series.times_s == exports.TIMES_S
 
 
+@pytest.mark.parametrize("slices_first", [True, False])
+def test_trigger_times_without_meaning_give_way_to_instance_numbers(tmp_path, slices_first):
+    rng, data, headers = np.random.default_rng(4), volumes(), []
+    for k in range(len(data)):
+        numbers = [k * SIZE[2] + s + 1 if slices_first else s * len(data) + k + 1 for s in range(SIZE[2])]
+        triggers = [f"{trigger:.1f}" for trigger in rng.uniform(0, 800, SIZE[2])]
+        headers.append({"InstanceNumber": numbers, "TriggerTime": triggers, "AcquisitionTime": "101010"})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s is None
+
+
+def test_trigger_times_of_phases_are_not_given_up_for_instance_numbers_without_meaning(tmp_path):
+    rng, data = np.random.default_rng(4), volumes()
+    numbers = rng.permutation(data.shape[0] * SIZE[2]).reshape(-1, SIZE[2])
+    headers = [{"InstanceNumber": row.tolist(), "TriggerTime": str(40 * k)} for k, row in enumerate(numbers)]
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 0.04, 0.08, 0.12)
+
+
+def test_a_clock_that_is_set_during_the_scan_does_not_change_the_order(tmp_path):
+    data, headers = volumes(), []
+    for k, clock in enumerate((400, 402, 0, 2)):
+        times = {"AcquisitionTime": exports.clock(clock), "TriggerTime": str(2000 * k)}
+        headers.append({"TemporalPositionIdentifier": k + 1, **times})
+    series = read_series(exports.save(one_series(data, headers), tmp_path))
+    assert_aligned(series, data)
+    assert series.times_s == (0, 2, 4, 6)
+
+
 @pytest.mark.parametrize("one_series", [True, False])
 def test_phases_of_one_acquisition_time_have_no_times_of_their_reconstruction(tmp_path, one_series):
     shared, data, headers = exports.examination(Modality="CT", SeriesDescription="4D"), volumes(), []

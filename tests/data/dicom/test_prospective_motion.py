@@ -134,6 +134,16 @@ def test_stacks_of_a_spine_or_a_localiser_are_no_timepoints(tmp_path, turn):
     assert "to be aligned" not in lines and reason is not None
 
 
+@pytest.mark.parametrize("turn", [3, 10])
+def test_stacks_that_are_turned_by_more_than_a_head_are_a_warning(tmp_path, turn):
+    """They may be planned along two structures of the same region."""
+    grids = [AFFINE, AFFINE.copy()]
+    grids[1][:3, :3] = Rotation.from_euler("x", turn, degrees=True).as_matrix() @ AFFINE[:3, :3]
+    series = read_series(exports.save(series_of(NUMBERS[:2], grids, volumes(2)), tmp_path))
+    assert_aligned(series, volumes(2))
+    assert [f"by up to {turn} degrees" in warning for warning in series.warnings] == [True] * (turn == 10)
+
+
 @pytest.mark.parametrize("distance_mm", [38.5, 100])
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize("missing", [0, 1])

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 pydicom = pytest.importorskip("pydicom")
 
 import dicom_exports as exports  # noqa: E402
-from dicom_exports import SIZE, assert_aligned, volumes  # noqa: E402
+from dicom_exports import SIZE, assert_aligned, refused, volumes  # noqa: E402
 
 from groupmorph_monai.data.dicom import list_dicom  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
@@ -120,6 +120,8 @@ def echo_planar(**attributes):
     [
         ({}, 2.0),
         ({"private": {0x7C: ("FL", 3.0)}}, 5.0),  # group delay after each volume
+        ({"AcquisitionTime": ["102030", "102031", *5 * ["102030"]]}, 2.0),  # one second, and not in order
+        ({"AcquisitionTime": ["102030", "102036", *5 * ["102030"]]}, None),  # as long as the volumes take
         ({"SequenceVariant": "SK"}, None),  # several shots per volume
         ({"MRAcquisitionType": "3D"}, None),
         ({"ScanningSequence": "GR"}, None),
@@ -130,6 +132,77 @@ def test_single_shot_volumes_without_times_are_a_repetition_time_apart(tmp_path,
     series = read_series(exports.save(echo_planar(**attributes), tmp_path))
     assert_aligned(series, volumes())
     assert series.times_s == (None if step_s is None else tuple(k * step_s for k in range(4)))
+
+
+@pytest.mark.parametrize(("shots", "times_s"), [(1, (0, 10, 20, 30)), (2, None)])
+def test_enhanced_single_shot_volumes_of_one_moment_are_a_repetition_time_apart(tmp_path, shots, times_s):
+    """Canon writes the start of the series as the time of every frame."""
+    (image,) = exports.enhanced(volumes() // 2, affine_of())
+    image.EchoPlanarPulseSequence, image.NumberOfKSpaceTrajectories = "YES", shots
+    image.MRAcquisitionType, image.RepetitionTime = "2D", "10000"
+    for group in image.PerFrameFunctionalGroupsSequence:
+        group.FrameContentSequence[0].FrameAcquisitionDateTime = "20250301102030"
+    series = read_series(exports.save([image], tmp_path))
+    assert_aligned(series, volumes() // 2 * 2.0 - 5)
+    assert series.times_s == times_s
+
+
+@pytest.mark.parametrize(("user_12", "reversed_timepoints"), [(0, []), (1, [0, 1, 2, 3]), (2, [0, 2]), (3, [1, 3])])
+def test_volumes_of_ges_epi_pepolar_with_reversed_rows(tmp_path, user_12, reversed_timepoints):
+    data, affine = volumes(), affine_of()
+    stored = np.stack([v[:, ::-1] if k in reversed_timepoints else v for k, v in enumerate(data)])
+    images = exports.ge(stored, affine)
+    for n, image in enumerate(images):
+        image.TemporalPositionIdentifier = n // SIZE[2] + 1
+        block = image.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "research/ABCD/epi_pepolar")
+        block.add_new(0xB3, "DS", str(user_12))
+    exports.save(images, tmp_path)
+    if 0 < len(reversed_timepoints) < 4:
+        refused(tmp_path, "one series to align", "REVERSED")
+        series = read_series(tmp_path, description="*REVERSED*")
+    else:
+        series = read_series(tmp_path)
+    timepoints = reversed_timepoints or range(4)
+    assert len(series.frames) == len(timepoints)
+    for frame, k in zip(series.frames, timepoints):
+        own, true = frame.affine @ [3, 4, 2, 1], np.linalg.inv(affine)
+        i, j, s = np.rint((true @ own)[:3]).astype(int)
+        np.testing.assert_allclose(true @ own, [i, j, s, 1], atol=1e-4)
+        assert frame.data[3, 4, 2] == data[k][i, j, s]
+
+
+def labelled_by_philips():
+    images = exports.philips(volumes(), affine_of(), AcquisitionTime=None)
+    for n, image in enumerate(images):
+        dynamic, label = divmod(n // SIZE[2], 2)
+        image.TemporalPositionIdentifier, image.ContentTime = dynamic + 1, exports.clock(30 * dynamic)
+        block = image.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
+        block.add_new(0x29, "CS", ("CONTROL", "LABEL")[label])
+    return images
+
+
+def labelled_in_functional_groups():
+    (image,) = exports.enhanced((volumes() + 5) // 2, affine_of())
+    for group in image.PerFrameFunctionalGroupsSequence:
+        content = group.FrameContentSequence[0]
+        dynamic, label = divmod(content.TemporalPositionIndex - 1, 2)
+        content.TemporalPositionIndex = dynamic + 1
+        content.FrameAcquisitionDateTime = "20250301" + exports.clock(30 * dynamic)
+        content.DimensionIndexValues = [1, content.InStackPositionNumber, dynamic + 1, label]
+        context = pydicom.Dataset()
+        context.ASLContext = ("CONTROL", "LABEL")[label]
+        group.MRArterialSpinLabelingSequence = [context]
+    return [image]
+
+
+@pytest.mark.parametrize("images", [labelled_by_philips, labelled_in_functional_groups])
+def test_control_and_label_of_one_moment_are_timepoints(tmp_path, images):
+    """In arterial spin labelling both have the time and the temporal position of their dynamic."""
+    series = read_series(exports.save(images(), tmp_path))
+    data = volumes() if images is labelled_by_philips else (volumes() + 5) // 2 * 2.0 - 5
+    assert_aligned(series, data)
+    assert series.times_s is None
 
 
 @pytest.mark.parametrize(
