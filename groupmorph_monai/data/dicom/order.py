@@ -86,10 +86,10 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and {"trigger time", "temporal position"} <= {*keys}:
         triggered = _sorted_by("trigger time", positions)
-        if triggered == _sorted_by("temporal position", positions) and sorted(map(_files, triggered)) == sorted(
-            map(_files, volumes)
-        ):
-            return triggered, "trigger time"  # the scanner's clock was set during the scan if their orders differ
+        files, by_trigger = ([_files(volume) for volume in each] for each in (volumes, triggered))
+        if triggered == _sorted_by("temporal position", positions) and files != by_trigger:
+            if sorted(files) == sorted(by_trigger):  # the scanner's clock was set during the scan
+                return triggered, "trigger time"
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
         if key:

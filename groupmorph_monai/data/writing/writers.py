@@ -118,9 +118,10 @@ class Products:
             _DICOM: self.dicom,
             **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
         }
-        return ["warped.nii.gz", "mean.nii.gz", "coverage.nii.gz", *(name for name, kept in kinds.items() if kept)]
+        return [*_ALWAYS, *(name for name, kept in kinds.items() if kept)]
 
 
+_ALWAYS = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz")
 _ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
 REPORTS = (REPORT, "report.png", "report.html")
 _SINGLE = {name for name in _ALL if "{}" not in name}
@@ -347,14 +348,19 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         inputs: files and folders that the run reads.
 
     Raises:
-        InputError: If an input could be overwritten or removed, or if a folder that is not part of an earlier result
-            has the name of an output.
+        InputError: If an input could be overwritten or removed, or if a folder, or a file that each run writes, is
+            there but not part of an earlier result.
     """
     results = listed_result(output_dir)
     check_contains_no_input(output_dir, inputs, results)
     if output_dir.is_dir():
-        names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS}
-        check_names(output_dir, names - results)
+        names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
+        check_names(output_dir, names)
+        if foreign := sorted(names.intersection(_ALWAYS)):
+            raise InputError(
+                f"{output_dir / foreign[0]}: expected no file that a registration would replace, got one that no "
+                f"{REPORT} beside it lists; move it, or choose another output folder"
+            )
 
 
 def earlier_result(output_dir: Path) -> set[str]:
