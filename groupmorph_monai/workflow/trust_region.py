@@ -11,6 +11,9 @@ from .precision import Precision
 
 __all__ = ["TrustRegion", "take_step"]
 
+# Factor on Gauss-Newton steps, which noise in the guide's gradients shortens, as it adds to the curvature: near the
+# optimum, steps on phantoms shrink to 0.75 of the one before.
+_OVERRELAXATION = 1.4
 _LONGEST_VOXELS = 0.5  # mean length of a step on the lattice, beyond which the second-order model does not hold
 _DAMPING = 8  # factor by which the damping falls after an accepted step and rises after a rejected one
 # A smaller decrease is tolerated: the gradient neglects how a displacement changes the likelihood's windows, and the
@@ -50,7 +53,7 @@ class TrustRegion:
 
 
 def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
-    """Add a step ``(K, D, *S)`` to z.
+    """Add the over-relaxed step ``(K, D, *S)`` to z.
 
     Only the mean length is limited. Single steps may be longer, as in air, where the images show nothing and a long
     step does no harm.
@@ -60,8 +63,8 @@ def take_step(z: Field, dz: Tensor, storage: Storage) -> tuple[Field, Tensor]:
     """
     total = storage.sum(lambda part: part.square().sum(dim=1).sqrt().sum(), dz, dim=0)
     mean = total / (dz.numel() / dz.shape[1])
-    shortening = (mean / _LONGEST_VOXELS).clamp_min(1)
-    return z.with_values(storage.map(lambda v, d: v + d / shortening, z.values, dz[None])), z.step * mean / shortening
+    factor = _OVERRELAXATION / (_OVERRELAXATION * mean / _LONGEST_VOXELS).clamp_min(1)
+    return z.with_values(storage.map(lambda v, d: v + factor * d, z.values, dz[None])), z.step * mean * factor
 
 
 def _bound_fell(model: Quadratic, z: Tensor, old_model: Quadratic, old_z: Tensor, precision: Precision) -> Tensor:
