@@ -235,7 +235,9 @@ def write(image: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> P
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
     meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     file = FileDataset(str(path), image, file_meta=meta, preamble=b"\0" * 128)
-    file.is_little_endian, file.is_implicit_VR = meta.TransferSyntaxUID.is_little_endian, False
+    file.is_little_endian, file.is_implicit_VR = (
+        getattr(meta.TransferSyntaxUID, f"is_{name}") for name in ("little_endian", "implicit_VR")
+    )
     strict = {"write_like_original": False} if pydicom.__version__ < "3" else {"enforce_file_format": True}
     pydicom.dcmwrite(path, file, **strict)
     return path

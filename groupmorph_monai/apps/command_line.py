@@ -54,6 +54,7 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
                 sys.stdout.flush()
         print_waiting_log()
     except KeyboardInterrupt as stop:
+        print_waiting_log()
         _print_error(STOPPED)
         return exit_code(stop)
     except Exception as error:

@@ -56,7 +56,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def chain_of_causes(error: BaseException | None) -> list[BaseException]:
-    """List an error, its cause, the cause of that, and so on, each once: libraries may close the chain to a circle."""
+    """List an error, its cause, the cause of that, and so on, each once, as the chain may contain a cycle."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

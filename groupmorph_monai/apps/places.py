@@ -61,7 +61,7 @@ def absolute_paths(files: Sequence[str | Path]) -> list[str]:
     """Make paths absolute without resolving links, as the name of a link determines the format.
 
     Raises:
-        InputError: If the name of a file ends in a slash, which becomes lost.
+        InputError: If the name of a file ends in a slash, which would be dropped.
     """
     for file in map(str, files):
         if file.endswith(("/", "/.")) and os.path.isfile(os.path.abspath(file)):

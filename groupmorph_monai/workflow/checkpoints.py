@@ -196,6 +196,9 @@ class Checkpoints:
         self.folder, self.settings = Path(output_dir), dict(settings or {})
         self.inputs = {name: path and os.path.abspath(path) for name, path in (inputs or {}).items()}
 
+    def _announce(self, trainer: Engine) -> None:
+        logger.info("Training in %s for %s epochs.", self.folder, trainer.state.max_epochs)
+
     def attach(self, trainer: Engine) -> None:
         """Attach to ``trainer`` and, if the folder has checkpoints, make it resume from the newest when it starts.
 
@@ -210,6 +213,7 @@ class Checkpoints:
             n_saved=2,
         )
         trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
+        trainer.add_event_handler(Events.STARTED, self._announce)
         epoch, checkpoint = self._newest()
         if checkpoint is None:
             return

@@ -89,7 +89,7 @@ class Attributes:
     def private_text(self, tag: tuple[int, int], creator: str) -> str:
         """Read a private text in the same way; empty if there is none."""
         moved = self._in_block(tag, creator)
-        return "" if moved is None else "\\".join(self.texts(moved))
+        return "" if moved is None else "\\".join(text.strip(" \0") for text in self.texts(moved))
 
     def _in_block(self, tag: tuple[int, int], creator: str) -> tuple[int, int] | None:
         group, element = tag

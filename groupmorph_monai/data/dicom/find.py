@@ -128,8 +128,10 @@ def _read(path: Path) -> list[Plane] | Unread:
 
 def _is_no_image(dataset: Dataset) -> bool:
     """Check for objects of standard classes other than images, such as the raw data that Philips adds to its series."""
-    sop_class = UID(str(dataset.get("SOPClassUID", "")))
-    return sop_class.type == "SOP Class" and not sop_class.name.endswith("Image Storage")
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # a damaged header
+        sop_class = UID(str(dataset.get("SOPClassUID", "")))
+        return sop_class.type == "SOP Class" and not sop_class.name.endswith("Image Storage")
+    return False
 
 
 def _origin(path: Path, dataset: Dataset) -> tuple[str, str]:

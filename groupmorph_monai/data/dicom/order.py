@@ -160,9 +160,10 @@ def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]])
 
 
 def _overlap(volumes: Sequence[Volume], key: str) -> bool:
-    """Check whether a value of a volume is not below all those of the next one."""
+    """Check whether the values of each volume overlap those of the next: all of them, as the late phases of cycles of
+    different lengths do, too."""
     values = [[plane.keys[key] for plane in volume] for volume in volumes]
-    return any(max(earlier) >= min(later) for earlier, later in zip(values, values[1:]))
+    return all(max(earlier) >= min(later) for earlier, later in zip(values, values[1:]))
 
 
 def _in_cycles(volumes: Sequence[Volume], key: str) -> bool:
@@ -339,7 +340,11 @@ def _repetitions(volumes: Sequence[Volume]) -> tuple[list[float] | None, str]:
     are those of the series or of its reconstruction."""
     step_s = volumes[0][0].keys.get("repetition time")
     planes = [plane for volume in volumes for plane in volume]
-    if step_s is None or len({plane.source.series for plane in planes}) > 1:
+    if (
+        step_s is None
+        or any("spin label" in plane.keys for plane in planes)
+        or len({plane.source.series for plane in planes}) > 1
+    ):
         return None, ""
     clocks = [[plane.keys[key] for plane in planes if key in plane.keys] for key in _TIMES]
     if any(np.ptp(times) >= (len(volumes) - 1) * step_s for times in clocks if times):

@@ -49,7 +49,8 @@ def check_regular_file(path: str | Path) -> None:
         for part in (str(holder.filename) for holder in pair.values()):
             if not os.path.lexists(part):
                 raise InputError(
-                    f"{path}: expected an image in two files, got no {os.path.basename(part)} beside it; copy both"
+                    f"{path}: expected an image in two files, got no {os.path.basename(part)} beside it; copy both, "
+                    "with names alike"
                 )
             if not os.path.isfile(part):
                 check_regular_file(part)
@@ -147,7 +148,7 @@ def other_content(path: str | Path) -> str:
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
             head = file.read(352)
     ending = next((ending for ending, start in _NAMED_ALIKE.items() if start.match(head)), None)
-    if ending == ".nii" or (ending and not packed):
+    if ending and not name.endswith(ending + packed) and (ending == ".nii" or not packed):
         return f"an image whose name needs the ending {ending}{packed}; rename it"
     if (packed or head.startswith(_ARCHIVES)) and not name.endswith((".mgz", *NIFTI_ENDINGS)):
         return "another kind of file; unpack the archive and use what is in it, or convert it to NIfTI"

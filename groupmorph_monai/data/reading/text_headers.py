@@ -77,7 +77,7 @@ def check_text_header(path: str, voxels: bool = True) -> None:
     try:
         if head.startswith(b"NRRD"):
             _check_nrrd(Path(path), head, voxels)
-        elif path.lower().endswith(_META_ENDINGS) and re.match(rb"[\w |]+[=:]", head):
+        elif path.lower().endswith(_META_ENDINGS) and re.match(rb"(\xef\xbb\xbf)?\s*[^\0=:\n]+[=:]", head):
             _check_meta(Path(path), head, voxels)
         else:
             raise InputError(f"{path}: expected an image (NIfTI, MHA, NRRD), got {other_content(path)}")

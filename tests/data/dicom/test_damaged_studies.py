@@ -158,6 +158,18 @@ def test_a_damaged_copy_or_a_damaged_file_of_another_series_is_no_reason_to_refu
     assert_aligned(read_series(tmp_path), volumes())
 
 
+def test_a_file_whose_kind_cannot_be_read_is_ignored(tmp_path):
+    for k, image in enumerate(exports.united_imaging(volumes(), AFFINE)):
+        exports.write(image, tmp_path / f"{k}.dcm")
+    file = exports.write(exports.united_imaging(volumes(2), AFFINE)[0], tmp_path / "damaged")
+    without("Rows")(file)
+    kind = b"\x08\x00\x16\x00"
+    content = file.read_bytes()
+    assert content.count(kind + b"UI") == 1
+    file.write_bytes(content.replace(kind + b"UI", kind + b"FD"))  # numbers of 8 bytes
+    assert_aligned(read_series(tmp_path), volumes())
+
+
 def test_raw_data_in_the_series_are_no_damaged_timepoint(tmp_path):
     """Philips adds them to its enhanced series."""
     files = mosaics_and_files("enhanced", tmp_path)

@@ -220,6 +220,21 @@ def test_trigger_times_of_phases_are_not_given_up_for_instance_numbers_without_m
     assert series.times_s == (0, 0.04, 0.08, 0.12)
 
 
+def test_trigger_times_of_cycles_of_different_lengths_are_not_given_up_for_numbers_without_meaning(tmp_path):
+    rng, data = np.random.default_rng(4), volumes()
+    numbers = rng.permutation(data.shape[0] * SIZE[2]).reshape(-1, SIZE[2])
+    cycles_ms = np.linspace(800, 1200, SIZE[2])
+    headers = [
+        {
+            "InstanceNumber": row.tolist(),
+            "TriggerTime": [f"{k / len(data) * cycle:.1f}" for cycle in cycles_ms],
+            "AcquisitionTime": "101010",
+        }
+        for k, row in enumerate(numbers)
+    ]
+    assert_aligned(read_series(exports.save(one_series(data, headers), tmp_path)), data)
+
+
 def test_a_clock_that_is_set_during_the_scan_does_not_change_the_order(tmp_path):
     data, headers = volumes(), []
     for k, clock in enumerate((400, 402, 0, 2)):

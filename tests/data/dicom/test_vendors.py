@@ -205,6 +205,18 @@ def test_control_and_label_of_one_moment_are_timepoints(tmp_path, images):
     assert series.times_s is None
 
 
+@pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian])
+def test_control_comes_before_label_whatever_the_instance_numbers_and_the_encoding(tmp_path, syntax):
+    images = labelled_by_philips()
+    for n, image in enumerate(images):
+        (dynamic, label), place = divmod(n // SIZE[2], 2), n % SIZE[2]
+        image.InstanceNumber = (2 * label + dynamic) * SIZE[2] + place + 1
+        exports.write(image, tmp_path / f"{n}.dcm", syntax)
+    series = read_series(tmp_path)
+    assert_aligned(series, volumes())
+    assert series.times_s is None
+
+
 @pytest.mark.parametrize(
     ("element", "values", "name", "members"),
     [

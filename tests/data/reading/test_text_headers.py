@@ -82,6 +82,9 @@ def test_optional_parts_of_metaimage(tmp_path):
     check_volume(meta(tmp_path / "b.mha", Comment="made by hand\n"))
     (tmp_path / "c.mha").write_bytes((tmp_path / "a.mha").read_bytes().replace(b" = ", b": ", 5))
     check_volume(tmp_path / "c.mha")
+    for name, start in (("e", b"\n"), ("f", b"\r\n"), ("g", b"\t")):
+        (tmp_path / f"{name}.mha").write_bytes(start + (tmp_path / "a.mha").read_bytes().replace(b" =", b"\t=", 1))
+        check_volume(tmp_path / f"{name}.mha")
     for k in range(4):
         (tmp_path / f"slice {k}.raw").write_bytes(RAW[60 * k : 60 * (k + 1)])
     check_volume(meta(tmp_path / "d.mhd", "".join(f"slice {k}.raw\r\n" for k in range(4)).encode(), "LIST"))

@@ -76,6 +76,7 @@ MISTAKES = {
     "folder.nii.gz": (lambda p: p.mkdir(), "got a folder"),
     "cut.nii": (lambda p: _truncated(p, write_nifti), "(Expected 32000 bytes, got"),
     "cut.nii.gz": (lambda p: _truncated(p, write_nifti), "got an unreadable one"),
+    "stump.nii": (lambda p: _named(p, "a.nii") or os.truncate(p, 350), "copy"),
     "cut.mha": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
     "cut.nrrd": (lambda p: _truncated(p, write_by_itk), "bytes of voxels as declared"),
     "text.nii.gz": (lambda p: p.write_text("no image", encoding="utf-8"), "another kind of file, or a damaged one"),
