@@ -189,12 +189,12 @@ def test_a_series_of_another_length_is_registered_with_the_same_weights(number, 
     assert len(list(tmp_path.glob("inverse_ddf_*.nii.gz"))) == number
 
 
-def test_more_effort_aligns_better(phantom, series, tmp_path):
+def test_refinement_aligns_better_than_the_network_alone(phantom, series, tmp_path):
     errors = {}
     for effort in ("no_refine", "fast", "best"):
         infer(series, tmp_path / effort, effort=effort, initial_alignment="none")
         _, errors[effort] = distances_mm(phantom, tmp_path / effort, 6)
-    assert errors["best"] < errors["fast"] < errors["no_refine"]
+    assert max(errors["fast"], errors["best"]) < 0.75 * errors["no_refine"]
 
 
 @pytest.mark.slow
