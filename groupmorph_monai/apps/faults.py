@@ -18,6 +18,7 @@ __all__ = ["keep_log", "print_waiting_log", "report_fault"]
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 _PACKAGE = __name__.split(".")[0]
 _INPUT = f"{_PACKAGE}.data."  # loggers of what is read, before any work
+_LONGEST_WAIT_S = 10  # of messages about the input
 _MOST_RECORDS = 10000  # maximum number of log lines kept in memory
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "nibabel", "itk-io", "numpy")
 _REPORT = "the maintainers, with this log and, if you may share them, the input files"
@@ -39,7 +40,8 @@ class _Memory(logging.Handler):
 class _Screen(logging.StreamHandler[TextIO]):
     """Print this package's messages and other packages' warnings and errors; with ``verbose``, print everything.
 
-    Messages about the input wait for the first one about the work, so that a mistake is told in one line alone.
+    Messages about the input wait for the first one about the work, so that a mistake is told in one line alone; while
+    much is read, not longer than 10 seconds.
     """
 
     def __init__(self, quiet: bool, verbose: bool):
@@ -51,7 +53,8 @@ class _Screen(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.waiting.append(record)
-        if self.verbose or not record.name.startswith(_INPUT):
+        late = record.created - self.waiting[0].created > _LONGEST_WAIT_S
+        if self.verbose or late or not record.name.startswith(_INPUT):
             self.print_waiting()
 
     def print_waiting(self) -> None:

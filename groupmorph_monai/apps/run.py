@@ -23,6 +23,7 @@ __all__ = ["checked_run", "run_bundle", "split_overlays"]
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
+_PATCH_BYTES = 16  # per timepoint: the image and its displacements, a part of what training needs
 _LEAST_BODY_VOXELS = 8  # of a phantom, between its margins and beyond its motion on both sides
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def checked_run(
     check_settings(all_values)
     if "weights" in values:
         read_weights(values["weights"])
+    if config == "train":
+        _check_patches(all_values)
     if "dataset_dir" in values:
         names = ("timepoints_least", "series_description", "reference", "surface_structure")
         least, pattern, reference, structure = (setting_value(all_values, name) for name in names)
@@ -85,6 +88,17 @@ def checked_run(
         values["overlays"] = [*shipped, *map(str, own)]  # for the report
     values["bundle_root"] = str(bundle_root())
     return files, {name: literal(value) for name, value in values.items()}
+
+
+def _check_patches(values: Mapping[str, object]) -> None:
+    """Refuse training patches that do not fit into memory, to whose size smaller scans are padded."""
+    size, timepoints = setting_value(values, "patch_size_voxels"), setting_value(values, "timepoints_least") or 2
+    needed_gb = math.prod(size or ()) * _PATCH_BYTES * timepoints / 1e9
+    if needed_gb > (available_gb := available_memory_gb()):
+        raise InputError(
+            f"--set patch_size_voxels: expected patches that fit into {available_gb:.1f} GB of memory, got {size}, "
+            f"which need more than {needed_gb:.1f} GB; choose a smaller size"
+        )
 
 
 def _check_phantoms(values: Mapping[str, object]) -> None:

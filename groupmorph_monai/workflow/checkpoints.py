@@ -213,7 +213,7 @@ class Checkpoints:
             n_saved=2,
         )
         trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
-        trainer.add_event_handler(Events.STARTED, self._announce)
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=1), self._announce)  # the first series could be read
         epoch, checkpoint = self._newest()
         if checkpoint is None:
             return

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -162,8 +163,6 @@ def test_interrupted_by_the_user(monkeypatch, capsys):
 @pytest.mark.parametrize("amount, shown", [("--quiet", 1), (None, 2), ("--verbose", 4)])
 def test_as_many_messages_as_asked_for(amount, shown, monkeypatch, capsys):
     def talk(args):
-        import logging
-
         run.logger.warning("1 mind this")
         run.logger.info("2 a stage is over")
         run.logger.debug("3 the settings")
@@ -195,6 +194,18 @@ def test_messages_about_the_input_wait_for_the_work(works, monkeypatch, capsys):
     assert main(["demo"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert printed == [""] and [line.split(": ")[1][0] for line in lines] == ["1", "2"][: 1 + works]
+
+
+def test_messages_about_much_input_do_not_wait_long(monkeypatch, capsys):
+    def read(args):
+        record = logging.makeLogRecord({"name": readers.logger.name, "levelno": logging.INFO, "msg": "1 reading"})
+        record.created -= 11
+        readers.logger.handle(record)
+        readers.logger.info("2 a scan was read")
+        assert [line.split(": ")[1][0] for line in capsys.readouterr().err.splitlines()] == ["1", "2"]
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", read)
+    assert main(["demo"]) == 0 and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("closed", "lines"), [("stdout", 0), ("stderr", 2)])

@@ -107,6 +107,12 @@ def test_phantom_size(settings, words, refused):
     refused(["train", "--phantoms", "--output", "out", *options], "--set phantom_", words)
 
 
+def test_patches_larger_than_memory(study, refused, monkeypatch):
+    monkeypatch.setattr("groupmorph_monai.apps.run.available_memory_gb", lambda: 4.0)
+    options = ["--output", "out", "--set", "patch_size_voxels=[1000,400,400]"]
+    refused(["train", "--dataset", "study", *options], "--set patch_size_voxels: expected patches that fit into 4.0 GB")
+
+
 @pytest.mark.parametrize("command", ["evaluate", "evaluate --shard 1/1", "train"])
 def test_dataset(command, tmp_path, refused):
     words = command.split()

@@ -39,6 +39,8 @@ def check_output_dir(path: str | Path) -> Path:
         InputError: If it cannot be created or written to.
     """
     folder = Path(path)
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(f"output folder: expected a folder, got the broken link {folder}; remove it or choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -257,6 +257,9 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path):
 
 def test_a_folder_that_cannot_be_created_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"^output folder: expected a folder, got the broken link .*link; remove it"):
+        write(tmp_path / "link", NEW)
     with pytest.raises(InputError, match=r"^output folder: expected .*, got .*file/new \(Not a directory\); choose"):
         write(tmp_path / "file" / "new", NEW)
 
