@@ -43,6 +43,7 @@ LEAST_DETERMINANT = 1e-12  # mm^3; minimum determinant of an affine matrix
 LEAST_VOXELS = 4  # minimum size of a scan and of a working grid along each axis
 LONGEST_MM = 1e4  # maximum extent of a volume of a patient
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # bounds of the intensity range, as its square must fit into float32
+_LEAST_SHARE = 2.0**-16  # minimum intensity range as a share of the largest value: 128 steps of float32
 _BITS16 = 2**16  # number of 16-bit integers
 _MOST_JUMPS = 3e-4  # share of neighbours that differ by nearly the range of 16-bit integers; 1e-5 in measured scans
 
@@ -287,6 +288,11 @@ def _check_frame(frame: Frame, number: int, first: Frame) -> None:
         raise InputError(
             f"{name}: expected an intensity range between {_SMALLEST_RANGE:g} and {_LARGEST_RANGE:g}, got "
             f"{low:g} to {high:g}; rescale the image, e.g. to 0 to 1000"
+        )
+    if high - low < _LEAST_SHARE * max(abs(low), abs(high)):
+        raise InputError(
+            f"{name}: expected intensities without a large offset, got {low:.9g} to {high:.9g}, which float32 rounds; "
+            "subtract the offset (scl_inter in the header of a NIfTI file)"
         )
     check_grid(frame.grid, name)
     if not boxes_overlap(frame.grid, first.grid):
