@@ -107,7 +107,7 @@ MISTAKES = {
     "constant.nii": (lambda p: write_nifti(p, np.full(SIZE, 3, np.int16)), "got 3 in every voxel"),
     "one.nii": (lambda p: write_nifti(p, np.eye(1, 756, 5, "f4").reshape(SIZE)), "got 0 in all voxels but 1"),
     "huge.nii": (lambda p: write_nifti(p, np.float32(1e37) * make_volume()), "rescale"),
-    "intercept.nii": (lambda p: patch_header(p, "scl_inter", 1e10, "scl_slope"), "subtract the offset"),
+    "intercept.nii": (lambda p: patch_header(p, "scl_inter", 1e7, "scl_slope"), "subtract the offset"),
     "tiny.nii": (lambda p: write_nifti(p, 1e-30 * make_volume()), "rescale"),
     "giant.nii": (lambda p: write_nifti(p, make_volume(), GIANT), "got 1.8e+04 x 12 x 7 mm"),
     "dust.nii": (lambda p: write_nifti(p, make_volume(), np.diag([1e-3, 1e-3, 1e-3, 1])), "its unit in the header"),
