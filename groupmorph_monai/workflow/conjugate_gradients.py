@@ -22,7 +22,8 @@ def ascent(model: Quadratic, precision: Precision, z: Tensor) -> Tensor:
 def solve(model: Quadratic, precision: Precision, rhs: Tensor, steps: int) -> Tensor:
     """Solve ``(H + Lambda) d = rhs`` by conjugate gradients among K fields of mean 0 over K.
 
-    Timepoints are coupled only by sums, so they are processed chunk by chunk.
+    Timepoints are coupled only by sums, so they are processed chunk by chunk. In float32, conjugate gradients amplify
+    rounding to hundredths of a voxel where the images determine little; so they are computed in float64.
 
     Args:
         model: curvature H.
@@ -33,11 +34,14 @@ def solve(model: Quadratic, precision: Precision, rhs: Tensor, steps: int) -> Te
     Returns:
         d on the lattice, ``(K, D, *S)``.
     """
-    cosine, storage, timepoints = CosineTransform(rhs.shape[2:], rhs), model.storage, len(rhs)
+    storage, timepoints, precision = model.storage, len(rhs), precision.exact()
+    cosine = CosineTransform(rhs.shape[2:], precision.spectrum)
     # The preconditioner whitens coordinates that the prior dominates.
     scale = (precision.spectrum + _CURVATURE_SHARE * model.mean_curvature).clamp_min(1e-30).rsqrt()
-    mean = scale * storage.mean(rhs, dim=0)
-    r = storage.map(lambda part: scale * part - mean, rhs, dim=0)
+    r = storage.map(lambda part: scale * part, rhs, dim=0)
+    mean = storage.mean(r, dim=0)
+    for c in storage.chunks(timepoints):
+        r[c] -= mean
     p, y = (storage.map(copy, r, dim=0) for copy in (torch.clone, torch.zeros_like))
     product = storage.empty_like(r)
     rr = initial_rr = storage.sum(_squares, r, dim=0)
@@ -61,7 +65,7 @@ def solve(model: Quadratic, precision: Precision, rhs: Tensor, steps: int) -> Te
             break
         for c in storage.chunks(timepoints):
             p[c] = r[c] + rr / previous_rr.clamp_min(1e-30) * p[c]
-    return storage.map(lambda part: cosine.inverse(scale * part), y, dim=0)
+    return storage.map(lambda part: cosine.inverse(scale * part).to(rhs.dtype), y, dim=0)
 
 
 def _squares(x: Tensor) -> Tensor:
