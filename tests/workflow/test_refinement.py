@@ -139,6 +139,22 @@ def test_a_step_solves_the_normal_equations(linear_is_free):
     assert (solution.flatten(1) - expected).norm() < 0.05 * expected.norm()
 
 
+def test_rounding_does_not_grow_where_few_voxels_determine_a_step():
+    generator = torch.Generator().manual_seed(0)
+    size, timepoints = (16, 14, 12), 3
+    seen = torch.rand(size, generator=generator) < 0.02
+    root = seen * torch.randn(timepoints, 3, 3, *size, generator=generator)
+    curvature = torch.einsum("kde...,kfe...->kdf...", root, root)
+    force = seen * torch.randn(timepoints, 3, *size, generator=generator)
+    precision = Precision([term.float() for term in FluidPrior(0, 0, 0, 0.1).terms(size)], [1.0] * 4, True)
+    steps = []
+    for factor in (1, 1 + 1e-6):
+        model = Quadratic(torch.tensor(0.0), torch.tensor(3), factor * force, curvature)
+        steps.append(solve(model, precision, ascent(model, precision, torch.zeros_like(force)), steps=16))
+    assert steps[0].dtype == torch.float32
+    assert (steps[1] - steps[0]).abs().max() < 1e-5 * steps[0].abs().max()
+
+
 def test_linear_fields_cost_nothing_where_only_higher_differences_do():
     prior = FluidPrior(0, 0, 0.2, 2.0)
     axes = torch.meshgrid(*[torch.arange(n).double() for n in (6, 5, 7)], indexing="ij")
