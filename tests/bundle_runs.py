@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.bundle import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from groupmorph_monai.benchmarks.cases import with_landmarks_mm
+from groupmorph_monai.data.writing.applying import apply_field_to_points
 
 BUNDLE = Path(__file__).parents[1] / "bundle"
 # A training on phantoms that takes seconds, and the widths of a network for it.
@@ -44,3 +48,13 @@ def read_scalars(folder, name):
 def last_weights(folder):
     """Weights of a training's last checkpoint."""
     return torch.load(max(folder.glob("checkpoint_epoch=*.pt")), weights_only=True)["network"]
+
+
+def distances_mm(phantom, folder, number=3):
+    """Mean distance of the landmarks of the other timepoints from those of the first: as they are, and carried there by
+    the written fields."""
+    points = list(with_landmarks_mm(phantom)["landmarks_mm"].numpy()[:number])
+    common = [apply_field_to_points(folder / f"inverse_ddf_0{k}.nii.gz", p) for k, p in enumerate(points)]
+    carried = apply_field_to_points(folder / "ddf_00.nii.gz", np.concatenate(common[1:]))
+    fixed = np.tile(points[0], (number - 1, 1))
+    return [np.linalg.norm(p - fixed, axis=1).mean() for p in (np.concatenate(points[1:]), carried)]

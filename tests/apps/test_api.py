@@ -106,9 +106,7 @@ def test_files_and_arrays_give_the_same_fields(result, phantom, tmp_path):
     hook = sys.excepthook
     same = gm.register(files, reference=1, **QUICK)
     assert sys.excepthook is hook
-    difference = np.abs(same.fields - result.fields)
-    # Files round the affine: whether a voxel lies inside a scan may depend on it, at the border.
-    assert difference.mean() < 1e-3 and difference.max() < 0.02
+    np.testing.assert_allclose(same.fields, result.fields, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from groupmorph_monai.apps.command_line import main
+from groupmorph_monai.benchmarks.cases import with_landmarks_mm
 from groupmorph_monai.benchmarks.reliability import inside_share
 from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.writing.applying import apply_field_to_points
@@ -15,8 +16,7 @@ from groupmorph_monai.data.writing.applying import apply_field_to_points
 def standardised_errors(phantom, folder):
     """Components of the errors of the first scan's landmarks in each other scan, where the first is the reference,
     divided by the written standard deviation of a component."""
-    affine = phantom["affine"].numpy()
-    points = phantom["landmarks"].numpy() @ affine[:3, :3].T + affine[:3, 3]
+    points = with_landmarks_mm(phantom)["landmarks_mm"].numpy()
     for k in range(1, len(points)):
         errors = apply_field_to_points(folder / f"ddf_{k:02d}.nii.gz", points[0]) - points[k]
         std_mm = nibabel.load(folder / f"std_mm_{k:02d}.nii.gz").get_fdata() / 3**0.5
