@@ -168,7 +168,7 @@ def split_overlays(overlays: Sequence[str]) -> tuple[list[str], list[Path]]:
         file = next((f for f in (Path(name), Path(f"{name}.yaml")) if name and f.is_file()), None)
         if file is None or name in names:
             shipped.append(name)
-        elif (same := _shipped_name(file)) in names:
+        elif same := _shipped_name(file):
             shipped.append(same)
         else:
             own.append(file)

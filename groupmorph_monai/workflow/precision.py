@@ -16,7 +16,7 @@ _WEIGHT_STEPS = 20  # number of fixed-point iterations
 _LARGEST_WEIGHT = 30  # maximum factor on the prior's own weights; without motion, the likeliest weight is infinite
 
 
-def exact_dtype(device: torch.device) -> torch.dtype:
+def _exact_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype of numbers that need all digits: float64, except on MPS, which has none."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -47,8 +47,8 @@ class Precision:
                 self._linear.append(ramp / ramp.norm().clamp_min(1e-30))
 
     def exact(self) -> "Precision":
-        """Return this precision in float64, or in float32 on MPS, which has no float64."""
-        terms = [term.to(exact_dtype(term.device)) for term in self.terms]
+        """Return this precision in `_exact_dtype`."""
+        terms = [term.to(_exact_dtype(term.device)) for term in self.terms]
         return Precision(terms, self.weights, self.linear_is_free)
 
     def _line(self, x: Tensor, axis: int) -> Tensor:
@@ -114,7 +114,7 @@ class LikeliestWeights:
             return precision.without_linear(cosine(part)).square().sum(dim=(0, 1))
 
         spectrum = model.storage.sum(squares, z, dim=0)
-        exact = exact_dtype(z.device)
+        exact = _exact_dtype(z.device)
         energies = torch.stack([(term * spectrum).sum() for term in precision.terms]).clamp_min(1e-12).to(exact)
         curvature = self.independent_share * model.mean_curvature
         weights = torch.ones_like(energies).unbind()

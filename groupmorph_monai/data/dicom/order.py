@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from .geometry import SAME_PLACE_MM, depth, evenly_spaced
-from .plane import Plane
+from .plane import ImageFile, Plane
 from .prospective_motion import follows_patient, is_tilted, volumes_by_shared_attribute
 
 __all__ = ["Volume", "in_order", "split_volumes", "times_s"]
@@ -39,7 +39,8 @@ _SINCE_START = ("temporal offset", "trigger time", "dynamic scan begin", "frame 
 _PHASES = ("phase", "temporal position", "series number")
 _GATED = ("phase", "trigger time", "temporal position")
 _COUNTED = ("acquisition number", "instance number", "dimension index", "frame number")
-_LATE = _ORDER[9:]  # keys that do not describe the acquisition and differ even between images of one moment
+# Keys that do not describe the acquisition and differ even between images of one moment.
+_LATE = _ORDER[_ORDER.index("content time") :]
 _CHANCE = 1e-3  # highest probability of cycles at all positions by chance at which a series is called gated
 
 
@@ -86,10 +87,10 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     volumes = _sorted_by(keys[0], positions)
     if keys[0] == "acquisition time" and {"trigger time", "temporal position"} <= {*keys}:
         triggered = _sorted_by("trigger time", positions)
-        files, by_trigger = ([_files(volume) for volume in each] for each in (volumes, triggered))
-        if triggered == _sorted_by("temporal position", positions) and files != by_trigger:
-            if sorted(files) == sorted(by_trigger):  # the scanner's clock was set during the scan
-                return triggered, "trigger time"
+        confirmed = triggered == _sorted_by("temporal position", positions)
+        # If only the order of the volumes differs, the scanner's clock was set during the scan.
+        if confirmed and triggered != volumes and _members(triggered) == _members(volumes):
+            return triggered, "trigger time"
     if keys[0] == "acquisition time" and _at_the_same_time(volumes):
         key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
         if key:
@@ -97,8 +98,9 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
     return volumes, keys[0]
 
 
-def _files(volume: Volume) -> list[tuple[str, int, tuple[int, int]]]:
-    return [(plane.file.path, plane.file.frame, plane.file.corner) for plane in volume]
+def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:
+    """Return the images of each volume, whatever the order of the volumes."""
+    return {frozenset(plane.file for plane in volume) for volume in volumes}
 
 
 def _shared_label(positions: Sequence[Sequence[Plane]]) -> str:
@@ -153,7 +155,7 @@ def _label_of_volumes(keys: Sequence[str], positions: Sequence[Sequence[Plane]])
         volumes = _sorted_by(label, positions) if label in keys else []
         shared = all(len({plane.keys[label] for plane in volume}) == 1 for volume in volumes)
         by_chance = shared or (label == keys[1] and _overlap(triggered, "trigger time"))
-        mixed = {frozenset(p.file for p in v) for v in volumes} != {frozenset(p.file for p in v) for v in triggered}
+        mixed = _members(volumes) != _members(triggered)
         if volumes and by_chance and mixed and not _in_cycles(volumes, "trigger time"):
             return label
     return ""

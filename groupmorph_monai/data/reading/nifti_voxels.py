@@ -106,8 +106,8 @@ def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
 
 
 def _check_stored_header(kind: type[nib.Nifti1Pair], path: str) -> None:
-    """Refuse values that nibabel would replace by a guess: a non-integer ``vox_offset``, an
-    infinite scale, an unknown code or handedness, or missing voxel sizes without sform.
+    """Refuse values that nibabel would replace by a guess: a non-integer ``vox_offset``, an infinite scale, an
+    unknown code or handedness, or missing voxel sizes without sform.
 
     Raises:
         InputError: For such values.

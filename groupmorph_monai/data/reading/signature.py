@@ -14,6 +14,7 @@ from ...errors import InputError
 from .names import NIFTI_ENDINGS
 
 __all__ = [
+    "GZIP_START",
     "check_itk_path",
     "check_regular_file",
     "files_below",
@@ -28,8 +29,8 @@ _SYSTEM = (".", "#", "@", "$", "lost+found", "System Volume Information")  # pre
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PAIR_ENDINGS = (".hdr", ".hdr.gz", ".img", ".img.gz")
 _LFS = b"version https://git-lfs"
-_GZIP = b"\x1f\x8b"
-_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", _GZIP)
+GZIP_START = b"\x1f\x8b"
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", GZIP_START)
 _NIFTI = re.compile(rb".{344}n\+1\0|.{4}n\+2\0", re.DOTALL)
 _NAMED_ALIKE = {  # formats whose files are often given the ending of another: their first bytes
     ".nii": _NIFTI,
@@ -143,7 +144,7 @@ def other_content(path: str | Path) -> str:
     name, head = str(path).lower(), _start(path, 352)
     if not head:
         return "an empty file; copy it again"
-    packed = ".gz" if head.startswith(_GZIP) else ""
+    packed = ".gz" if head.startswith(GZIP_START) else ""
     if packed:
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
             head = file.read(352)

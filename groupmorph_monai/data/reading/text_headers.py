@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .signature import other_content
+from .signature import GZIP_START, other_content
 
 __all__ = ["check_text_header"]
 
@@ -50,7 +50,6 @@ _OTHER_UNITS = {
     "s": re.compile(r"(milli|micro|nano)(seconds?|secs?)|(m|u|\u00b5|\u03bc|n)s(ec)?s?|min(ute)?s?|h(ou)?rs?|h", re.I),
 }
 _GZIP, _BZIP2 = ("gzip", "gz"), ("bzip2", "bz2")
-_GZIP_START = b"\x1f\x8b"
 _TEXT = ("ascii", "text", "txt", "hex")
 
 
@@ -315,8 +314,8 @@ def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompre
             reader, rest = decompressor(), b""
             while stored <= needed:
                 if reader.eof:  # gzip files may be concatenated
-                    rest = reader.unused_data + file.read(len(_GZIP_START))
-                    if not rest.startswith(_GZIP_START):
+                    rest = reader.unused_data + file.read(len(GZIP_START))
+                    if not rest.startswith(GZIP_START):
                         break
                     reader = decompressor()
                 waiting = getattr(reader, "needs_input", not rest)  # bz2 has needs_input, as it keeps the rest itself
