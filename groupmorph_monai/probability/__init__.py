@@ -1,7 +1,7 @@
 """Posteriors, priors, likelihoods, and the evidence lower bound that combines them."""
 
 from .elbo import NegativeELBO
-from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError, impute
+from .likelihood import GroupNMI, Likelihood, Linearised, SquaredError, comparable, impute
 from .local_correlation import GaussianCorrelation, LocalCorrelation, WindowCorrelation
 from .posterior import CodePosterior, Posterior, StepPosterior, matched_smoothing_voxels, split_parameters
 from .prior import (
@@ -39,6 +39,7 @@ __all__ = [
     "UnitGaussian",
     "VelocityPrior",
     "WindowCorrelation",
+    "comparable",
     "fading_weight",
     "impute",
     "matched_smoothing_voxels",

@@ -13,7 +13,7 @@ from ..space.chunks import Chunks, all_at_once
 from ..space.filters import window_mean
 from ..space.warping import full_precision
 
-__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "impute", "mean_of_valid"]
+__all__ = ["GroupNMI", "Likelihood", "Linearised", "SquaredError", "comparable", "impute", "mean_of_valid"]
 
 _SLAB_VOXELS = 2**17  # voxels whose Parzen windows are in memory at a time
 
@@ -29,8 +29,8 @@ class Linearised(NamedTuple):
             all timepoints.
         score: first derivatives, ``(B, K, *S)``.
         weight: negative second derivatives, ``(B, K, *S)``.
-        volume_count: number of volumes that contribute to each voxel's value, ``(B, 1, *S)``; None if all K do
-            everywhere.
+        volume_count: number of volumes that contribute to each voxel's value, a sum of weights, ``(B, 1, *S)``; None
+            if all K do everywhere.
     """
 
     value: Tensor
@@ -44,9 +44,10 @@ class Likelihood(nn.Module):
     """Log likelihood of K warped volumes ``(B, K, *S)``, averaged over voxels and timepoints, up to a constant: a
     scalar.
 
-    A call takes the volumes and optionally ``valid``, ``(B, K, *S)`` bool, True where a value is measured. Extrapolated
-    values have no effect: if they had, a network would learn to move all volumes out of the field of view, where the
-    values of their borders agree.
+    A call takes the volumes and optionally ``valid``, ``(B, K, *S)``, bool or weights in [0, 1]: 1 where a value is
+    measured, 0 where it is extrapolated, and between them across the border of a field of view. Extrapolated values
+    have no effect: if they had, a network would learn to move all volumes out of the field of view, where the values of
+    their borders agree.
 
     Args:
         smooth_voxels: radius of the window over which ``linearise`` averages the squared scores.
@@ -71,8 +72,8 @@ class Likelihood(nn.Module):
 
         Args:
             warped: ``(B, K, *S)``.
-            valid: ``(B, K, *S)`` bool, True where a volume's value is measured, not extrapolated; None is everywhere.
-                Extrapolated values have zero score and weight; the guide has the mean of the measured ones there.
+            valid: ``(B, K, *S)``, weights of the values as in a call; None is 1 everywhere. Extrapolated values have
+                zero score and weight; the guide has the mean of the measured ones there.
         """
         with torch.enable_grad():
             warped = (warped if valid is None else impute(warped, valid)).detach().requires_grad_()
@@ -103,12 +104,25 @@ class Likelihood(nn.Module):
 
 def impute(warped: Tensor, valid: Tensor) -> Tensor:
     """Replace the extrapolated values of ``warped`` by the mean over the timepoints whose value is ``valid``."""
-    return torch.where(valid, warped, mean_of_valid(warped, valid))
+    return torch.lerp(mean_of_valid(warped, valid).expand_as(warped), warped, valid.to(warped))
 
 
 def mean_of_valid(warped: Tensor, valid: Tensor) -> Tensor:
-    """Average ``(B, K, *S)`` over the timepoints whose value is ``valid``, ``(B, 1, *S)``; 0 where none is."""
-    return (warped * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp_min(1)
+    """Average ``(B, K, *S)`` over timepoints with the weights ``valid``: ``(B, 1, *S)``; 0 where all are 0."""
+    return (warped * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp_min(1e-6)
+
+
+def comparable(valid: Tensor, count: Tensor | None = None) -> Tensor:
+    """Compute the weights with which volumes can be compared with others, ``(B, K, *S)``: their own, times the sum of
+    the others' up to 1.
+
+    Args:
+        valid: weights of the volumes, ``(B, K, *S)``.
+        count: sum of the weights of all K volumes, ``(B, 1, *S)``, if ``valid`` has only some of them.
+    """
+    count = valid.sum(dim=1, keepdim=True) if count is None else count
+    valid = valid.to(count)
+    return valid * (count - valid).clamp(0, 1)
 
 
 class SquaredError(Likelihood):
@@ -135,23 +149,21 @@ class SquaredError(Likelihood):
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         if valid is None:
             return -warped.var(dim=1).mean() / self.variance
-        count = valid.sum(dim=1, keepdim=True)
-        variance = impute(warped, valid).var(dim=1, keepdim=True) * (warped.shape[1] - 1) / (count - 1).clamp_min(1)
-        return -variance.sum() / (count > 1).sum().clamp_min(1) / self.variance
+        count = valid.to(warped).sum(dim=1, keepdim=True)
+        square = (warped - mean_of_valid(warped, valid)).square() * comparable(valid, count)
+        variance = square.sum(dim=1, keepdim=True) / (count - 1).clamp_min(1)
+        return -variance.sum() / (count - 1).clamp(0, 1).sum().clamp_min(1) / self.variance
 
     @full_precision
     @torch.no_grad()
     def linearise(self, warped: Tensor, valid: Tensor | None = None) -> Linearised:
         """Approximate in closed form, for displacements of mean 0 over K, with the mean volume as the guide."""
-        observed = torch.ones_like(warped) if valid is None else valid.to(warped)
-        count = observed.sum(dim=1, keepdim=True)
-        mean = (observed * warped).sum(dim=1, keepdim=True) / count.clamp_min(1)
-        # A single observed volume has no variance.
-        weight = observed * (count > 1) * 2 / self.variance
+        valid = torch.ones_like(warped) if valid is None else valid.to(warped)
+        contributes = comparable(valid)
+        mean, weight = mean_of_valid(warped, valid), contributes * 2 / self.variance
         residual = mean - warped
-        return Linearised(
-            -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True), mean, weight * residual, weight, count
-        )
+        value = -0.5 * (weight * residual.square()).sum(dim=1, keepdim=True)
+        return Linearised(value, mean, weight * residual, weight, contributes.sum(dim=1, keepdim=True))
 
     def guide_noise(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the noise variance of the mean volume."""
@@ -199,7 +211,7 @@ class GroupNMI(Likelihood):
 
         Args:
             values: intensities, ``(B, K, N)``.
-            valid: ``(B, K, N)`` bool; None is everywhere.
+            valid: weights of the voxels, ``(B, K, N)``; None is 1 everywhere.
 
         Returns:
             ``(B, K, bins, K, bins)``, each pair summing to 1, or to 0 if no voxel is valid in both.

@@ -9,10 +9,13 @@ from torch import Tensor
 from ..space.chunks import Chunks, all_at_once, total
 from ..space.filters import gaussian_filter, surrounded, valid_mean, window_mean, window_moments
 from ..space.warping import full_precision
-from .likelihood import Likelihood, Linearised
+from .likelihood import Likelihood, Linearised, comparable
 
 __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
 
+# Share of the largest window that must enter a regression for its voxel to contribute: half, as single voxels fit any
+# template; the weight rises over a transition, so that it is continuous.
+_LEAST_WINDOW_SHARE, _WINDOW_SHARE_TRANSITION = 0.45, 0.1
 _LEAST_OTHERS = 1e-3  # share of the other volumes in a template below which a volume is compared with itself alone
 
 
@@ -67,7 +70,7 @@ class LocalCorrelation(Likelihood):
                     if structure is structures[0]:
                         normalised = (volume - mean) * (variance + self.variance).rsqrt()
                         template += normalised if mask is None else normalised * mask
-        count = timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1)
+        count = timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1e-6)
         return template / count, structures
 
     def _structure(self, variance: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class LocalCorrelation(Likelihood):
     def _regressions(
         self, warped: Tensor, template: Tensor, radius: int, structure: Tensor, masks: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Regress each volume on the template, in which the K volumes have a total ``structure``, over the voxels of
+        """Regress each volume on the template, in which the K volumes have a total ``structure``, with the weights of
         its mask.
 
         Yields:
@@ -95,7 +98,8 @@ class LocalCorrelation(Likelihood):
             mean, variance = window_moments(volume, radius, mask, share)
             covariance = valid_mean(volume * template, radius, mask, share) - mean * mean_t
             gain = covariance / variance_t
-            others = (1 - self._structure(variance) / structure.clamp_min(1e-12)).clamp_min(0)
+            own = self._structure(variance) if mask is None else self._structure(variance) * mask
+            others = (1 - own / structure.clamp_min(1e-12)).clamp_min(0)
             noise_variance = (variance - gain * covariance).clamp_min(0) / others.clamp_min(_LEAST_OTHERS)
             yield (
                 gain,
@@ -108,13 +112,13 @@ class LocalCorrelation(Likelihood):
     @full_precision
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         value = warped.new_zeros(())
-        shared = None if valid is None else _shared(valid, _valid_count(valid, warped))
+        weights = None if valid is None else comparable(valid, _valid_count(valid, warped))
         for radius in self.radii_voxels:
             template, (structure,) = self._template(warped, [radius], valid)
             for k, (_, _, noise_variance, variance, others) in enumerate(
-                self._regressions(warped, template, radius, structure, shared)
+                self._regressions(warped, template, radius, structure, weights)
             ):
-                mask = 1 if shared is None else shared[:, k : k + 1]
+                mask = 1 if weights is None else weights[:, k : k + 1]
                 nats = others * torch.log(noise_variance / variance) * mask
                 value = value - 0.5 * nats.mean()
         return value / (warped.shape[1] * len(self.radii_voxels))
@@ -128,9 +132,9 @@ class LocalCorrelation(Likelihood):
         ``score = -gain * residual / noise`` and ``weight = gain^2 / noise``. The guide is the template of the first
         radius, for all radii; its gradient has K times less noise variance than a single volume's.
 
-        The template and its windows use the ``valid`` voxels, the regressions those that are valid in at least two
-        volumes. A volume contributes at a voxel if all neighbours are valid, as the template's gradient needs them, if
-        more than half of the largest window enters the regression, and if another volume contributes too.
+        The template and its windows weight the voxels by ``valid``, the regressions by what is valid in another volume
+        too. A volume contributes at a voxel as far as all neighbours are valid, as the template's gradient needs them,
+        if about half of the largest window or more enters the regression, and as far as another volume contributes too.
         """
         ((_, model),) = self.parts(warped, valid)
         return model
@@ -147,23 +151,28 @@ class LocalCorrelation(Likelihood):
             return
         valid_count = _valid_count(valid, warped, chunks)
         candidates = self._contribution_candidates(valid, valid_count)
-        count = total(candidates(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
-        enough = count > 1
+        candidate_count = total(candidates(c.start, c.stop).sum(dim=1, keepdim=True) for c in chunks(warped.shape[1]))
+        count = total(
+            comparable(candidates(c.start, c.stop), candidate_count).sum(dim=1, keepdim=True)
+            for c in chunks(warped.shape[1])
+        )
         for c in chunks(warped.shape[1]):
-            contributes = candidates(c.start, c.stop) & enough
-            shared = _shared(valid[:, c], valid_count)
-            yield c, self._chunk_model(warped[:, c], guide, structures, shared, contributes, count * enough)
+            contributes = comparable(candidates(c.start, c.stop), candidate_count)
+            weights = comparable(valid[:, c], valid_count)
+            yield c, self._chunk_model(warped[:, c], guide, structures, weights, contributes, count)
 
     def _contribution_candidates(self, valid: Tensor, valid_count: Tensor) -> Callable[[int, int], Tensor]:
-        """Return a function that maps a range of timepoints to where they contribute if another timepoint does, ``(B,
-        k, *S)`` bool, and caches its latest value."""
+        """Return a function that maps a range of timepoints to the weights, ``(B, k, *S)``, with which they contribute
+        if other timepoints do, and caches its latest value."""
 
         @lru_cache(maxsize=1)
         @full_precision
         def candidates(start: int, stop: int) -> Tensor:
             valid_chunk = valid[:, start:stop].to(valid_count)
-            shared = _shared(valid_chunk, valid_count)
-            return surrounded(valid_chunk) & (window_mean(shared, max(self.radii_voxels)) > 0.5) & (shared > 0)
+            weights = comparable(valid_chunk, valid_count)
+            share = window_mean(weights, max(self.radii_voxels))
+            enough = ((share - _LEAST_WINDOW_SHARE) / _WINDOW_SHARE_TRANSITION).clamp(0, 1)
+            return torch.minimum(surrounded(valid_chunk), weights) * enough
 
         return candidates
 
@@ -173,7 +182,7 @@ class LocalCorrelation(Likelihood):
         warped: Tensor,
         guide: Tensor,
         structures: Sequence[Tensor],
-        shared: Tensor | None = None,
+        weights: Tensor | None = None,
         contributes: Tensor | None = None,
         count: Tensor | None = None,
     ) -> Linearised:
@@ -183,15 +192,15 @@ class LocalCorrelation(Likelihood):
             warped: volumes of the chunk, ``(B, k, *S)``.
             guide: the template, ``(B, 1, *S)``.
             structures: structure of all K volumes for each radius, ``(B, 1, *S)`` each.
-            shared: 1 where a volume and at least one other are valid, else 0, ``(B, k, *S)``; None is 1 everywhere.
-            contributes: where a volume contributes, ``(B, k, *S)`` bool; None is everywhere.
-            count: number of volumes that contribute at each voxel, of all chunks, ``(B, 1, *S)``.
+            weights: weights of the regressions, ``(B, k, *S)``; None is 1 everywhere.
+            contributes: weights of the contributions, ``(B, k, *S)``; None is 1 everywhere.
+            count: sum of the weights of the contributions of all chunks, ``(B, 1, *S)``.
         """
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         radius_weight = 1 / len(self.radii_voxels)
         for radius, structure in zip(self.radii_voxels, structures):
             for k, (gain, residual, noise_variance, variance, others) in enumerate(
-                self._regressions(warped, guide, radius, structure, shared)
+                self._regressions(warped, guide, radius, structure, weights)
             ):
                 mask = 1 if contributes is None else contributes[:, k : k + 1]
                 value -= 0.5 * radius_weight * others * torch.log(noise_variance / variance) * mask
@@ -206,27 +215,22 @@ class LocalCorrelation(Likelihood):
         """Estimate the template's noise variance: the volumes' mean noise variance, in the template's units, divided by
         their number, and at most the template's variance."""
         count: Tensor | int = warped.shape[1]
-        radius, shared = self.radii_voxels[0], None
+        radius, weights = self.radii_voxels[0], None
         guide, (structure,) = self._template(warped, [radius], valid)
         if valid is not None:
             valid_count = _valid_count(valid, warped)
-            shared, count = _shared(valid, valid_count), valid_count.clamp_min(2)
+            weights, count = comparable(valid, valid_count), valid_count.clamp_min(2)
         noise = torch.zeros_like(guide)
-        for k, (gain, _, noise_variance, *_) in enumerate(self._regressions(warped, guide, radius, structure, shared)):
+        for k, (gain, _, noise_variance, *_) in enumerate(self._regressions(warped, guide, radius, structure, weights)):
             in_template_units = (noise_variance - self.variance) / gain.square().clamp_min(1e-8)
-            noise = noise + (in_template_units if shared is None else in_template_units * shared[:, k : k + 1])
-        any_shared = None if shared is None else shared.amax(dim=1, keepdim=True)
-        return torch.minimum(noise / count**2, window_moments(guide, radius, any_shared)[1])
+            noise = noise + (in_template_units if weights is None else in_template_units * weights[:, k : k + 1])
+        largest = None if weights is None else weights.amax(dim=1, keepdim=True)
+        return torch.minimum(noise / count**2, window_moments(guide, radius, largest)[1])
 
 
 def _valid_count(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:
-    """Count the valid volumes at each voxel: ``(B, 1, *S)``, with the dtype and device of ``like``."""
+    """Sum the weights of the volumes at each voxel: ``(B, 1, *S)``, with the dtype and device of ``like``."""
     return total(valid[:, c].sum(dim=1, keepdim=True) for c in chunks(valid.shape[1])).to(like)
-
-
-def _shared(valid: Tensor, valid_count: Tensor) -> Tensor:
-    """Return 1 where a volume and at least one other are valid, else 0: ``(B, K, *S)``."""
-    return valid.to(valid_count) * (valid_count > 1)
 
 
 class GaussianCorrelation(Likelihood):
@@ -252,16 +256,11 @@ class GaussianCorrelation(Likelihood):
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         timepoints = warped.shape[1]
         first, second = torch.triu_indices(timepoints, timepoints, 1, device=warped.device)
-        if valid is None:
-            squares = gaussian_filter(warped.square(), self.smoothing_voxels, self.radius)
-            first_squares, second_squares = squares[:, first], squares[:, second]
-        else:
-            warped = warped * valid
-            first_squares, second_squares = (
-                gaussian_filter(warped[:, i].square() * valid[:, j], self.smoothing_voxels, self.radius)
-                for i, j in ((first, second), (second, first))
-            )
-        products = gaussian_filter(warped[:, first] * warped[:, second], self.smoothing_voxels, self.radius)
+        weight = 1 if valid is None else (valid[:, first] * valid[:, second]).to(warped)
+        first_squares, second_squares, products = (
+            gaussian_filter(warped[:, i] * warped[:, j] * weight, self.smoothing_voxels, self.radius)
+            for i, j in ((first, first), (second, second), (first, second))
+        )
         return (products.square() / (first_squares * second_squares + self.epsilon)).mean()
 
 

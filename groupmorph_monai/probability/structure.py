@@ -54,7 +54,7 @@ class NormalisedGradient(Likelihood):
     def forward(self, warped: Tensor, valid: Tensor | None = None) -> Tensor:
         slope = gradient(warped)
         if valid is not None:
-            slope = slope * surrounded(valid).unsqueeze(2)
+            slope = slope * surrounded(valid.to(slope)).unsqueeze(2)
         normal = slope * (slope.square().sum(dim=2, keepdim=True) + self.edge**2).rsqrt()
         mean = torch.einsum("bkd...,bke...->bde...", normal, normal) / warped.shape[1]
         return mean.square().sum(dim=(1, 2)).mean()

@@ -44,8 +44,8 @@ def window_mean(x: Tensor, radius: int) -> Tensor:
 
 
 def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-    """Compute `window_mean` over the voxels where ``valid`` ``(N, C, *S)`` is 1, not 0, or over all voxels if None; 0
-    in windows without any. ``share`` is ``window_mean(valid, radius)``, if it has been computed before."""
+    """Compute `window_mean` with the weights ``valid`` ``(N, C, *S)``, in [0, 1], or 1 if None; 0 in windows without
+    any. ``share`` is ``window_mean(valid, radius)``, if it has been computed before."""
     if valid is None:
         return window_mean(x, radius)
     if share is None:
@@ -54,8 +54,11 @@ def valid_mean(x: Tensor, radius: int, valid: Tensor | None = None, share: Tenso
 
 
 def surrounded(valid: Tensor) -> Tensor:
-    """Find the voxels that are valid with all their neighbours, ``(N, C, *S)`` bool."""
-    return window_mean(valid.float(), 1) > 1 - 0.5 / 3 ** (valid.dim() - 2)
+    """Compute the smallest of the weights ``valid`` ``(N, C, *S)`` of each voxel and its neighbours."""
+    for axis in range(2, valid.dim()):
+        padded, n = pad_axis(valid, axis, 1, 1), valid.shape[axis]
+        valid = torch.stack([padded.narrow(axis, shift, n) for shift in range(3)]).amin(dim=0)
+    return valid
 
 
 def window_moments(

@@ -149,18 +149,27 @@ def displace(image: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 @full_precision
+def _depth(ddf: Tensor) -> Tensor:
+    """Compute how far ``x + ddf(x)`` lies inside the outer faces of the volume's voxels, voxels; negative outside."""
+    result = torch.full_like(ddf[:, 0], torch.inf)
+    for axis, (u, n) in enumerate(zip(ddf.unbind(1), ddf.shape[2:])):
+        coordinate = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
+        result = torch.minimum(result, torch.minimum(coordinate, n - 1 - coordinate))
+    return result + 0.5
+
+
 def inside_volume(ddf: Tensor) -> Tensor:
     """Test whether ``x + ddf(x)`` lies within the outer faces of the volume's voxels: ``(N, D, *S)``, voxels, to ``(N,
     *S)`` bool."""
-    result = torch.ones_like(ddf[:, 0], dtype=torch.bool)
-    for axis, (u, n) in enumerate(zip(ddf.unbind(1), ddf.shape[2:])):
-        coordinate = u + torch.arange(n, dtype=ddf.dtype, device=ddf.device).view(-1, *[1] * (ddf.dim() - 3 - axis))
-        result &= (coordinate >= -0.5) & (coordinate <= n - 0.5)
-    return result
+    return _depth(ddf) >= 0
 
 
 def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample an image as `displace` does and find where the result is known, sharing the interpolation weights.
+    """Sample an image as `displace` does and find how far the result was measured, sharing the interpolation weights.
+
+    The measured weight is continuous, so that rounding at the border of a field of view changes it by rounding: it is 1
+    where all voxels that contribute were observed, and falls to 0 at the outer faces of the volume's voxels and where
+    half of what contributes was not observed. It has no gradient: nothing is gained by moving voxels out of view.
 
     Args:
         image: ``(N, 1, *S)``.
@@ -168,14 +177,13 @@ def displace_observed(image: Tensor, observed: Tensor | None, ddf: Tensor) -> tu
         ddf: ``(N, D, *S)``, voxels.
 
     Returns:
-        Values ``(N, 1, *S)``, and ``(N, 1, *S)`` bool, True inside the volume and where most of the voxels that
-        contribute were observed.
+        Values, and their measured weights in [0, 1], each ``(N, 1, *S)``.
     """
-    within = inside_volume(ddf).unsqueeze(1)
+    within = (2 * _depth(ddf.detach())).clamp(0, 1).unsqueeze(1)
     if observed is None:
         return displace(image, ddf), within
     values, share = displace(torch.cat([image, observed.to(image)], dim=1), ddf).split(1, dim=1)
-    return values, within & (share > 0.5)
+    return values, within * (2 * share.detach() - 1).clamp(0, 1)
 
 
 def warp(images: Tensor, ddf: Tensor, mode: str = "bilinear") -> Tensor:
@@ -207,14 +215,14 @@ def warp_observed(images: Tensor, observed: Tensor | None, ddf: Tensor) -> tuple
         ddf: ``(B, K, D, *S)``, voxels.
 
     Returns:
-        Values and mask of `displace_observed`, each ``(B, K, *S)``.
+        Values, and bool, True where their measured weight in `displace_observed` is above 0, each ``(B, K, *S)``.
     """
     _check_shapes(images, ddf)
     volumes = images.flatten(0, 1).unsqueeze(1).split(1)
     masks = [None] * len(volumes) if observed is None else observed.flatten(0, 1).unsqueeze(1).split(1)
     parts = [displace_observed(*part) for part in zip(volumes, masks, ddf.flatten(0, 1).split(1))]
-    warped, valid = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
-    return warped, valid
+    warped, weight = (torch.cat(part).squeeze(1).unflatten(0, images.shape[:2]) for part in zip(*parts))
+    return warped, weight > 0
 
 
 def _check_shapes(images: Tensor, ddf: Tensor) -> None:

@@ -61,14 +61,15 @@ class Quadratic:
         return Quadratic(value, count, force, curvature, storage=self.storage)
 
     def gain_over(self, other: "Quadratic") -> Tensor:
-        """Subtract another model's value, at voxels where both cover the same number of volumes: a step is not
+        """Subtract another model's value per volume, for the volumes that both cover at each voxel: a step is not
         penalised for moving voxels out of view, nor rewarded for moving them into view."""
-        return ((self.count == other.count) * (self.value - other.value)).sum()
+        own, others = (q.value / q.count.clamp_min(1e-6) for q in (self, other))
+        return (torch.minimum(self.count, other.count) * (own - others)).sum()
 
     @property
     def voxels(self) -> Tensor:
-        """Number of voxels of the images that two timepoints or more cover, a scalar."""
-        return (self.count > 1).sum()
+        """Number of voxels of the images that two timepoints or more cover, a sum of weights, a scalar."""
+        return (self.count - 1).clamp(0, 1).sum()
 
     @property
     def mean_curvature(self) -> Tensor:
@@ -154,8 +155,8 @@ class Level:
         """Warp the images by displacements ``(1, K, D, *C)`` on the lattice of z.
 
         Returns:
-            Warped images, ``(1, K, *S)``; a bool tensor of the same shape that is True where they were measured, or
-            None if they were everywhere; and the warped mask, ``(1, 1 or K, *S)``, or 1 without one.
+            Warped images, ``(1, K, *S)``; their measured weights, of the same shape, or None if they were measured
+            everywhere; and the warped mask, ``(1, 1 or K, *S)``, or 1 without one.
         """
         timepoints = ddf.shape[1]
         images, valid, *mask = self.storage.collect(
@@ -164,7 +165,7 @@ class Level:
         if self.mask is not None and self.mask.shape[1] == 1:
             mask = [displace(self.mask, self._upsampled(ddf, self.mask_timepoint))]
         # Everything is faster without `valid`. On a GPU, the check would cost a synchronisation.
-        all_valid = valid.device.type == "cpu" and bool(self.storage.sum(lambda part: (~part).sum(), valid) == 0)
+        all_valid = valid.device.type == "cpu" and bool(self.storage.sum(lambda part: (part != 1).sum(), valid) == 0)
         return images, None if all_valid else valid, mask[0] if mask else 1
 
     def _warp_chunk(self, ddf: Tensor, chunk: slice) -> tuple[Tensor, ...]:
@@ -226,7 +227,7 @@ class Level:
         return replace(model, curvature=share[:, None, None] * model.curvature)
 
     def log_likelihoods(self, likelihood: Likelihood, fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compare N displacement fields, ``(1, K, D, *C)`` each, where the same timepoints are valid under all of them.
+        """Compare N displacement fields, ``(1, K, D, *C)`` each, where timepoints have the same weights under all.
 
         Returns:
             Log likelihood per voxel and timepoint under each field, ``(1, N, *S)``, and 1 where at least two timepoints
@@ -234,7 +235,7 @@ class Level:
         """
         warped = [self.warped(ddf) for ddf in fields]
         masks = [valid for _, valid, _ in warped if valid is not None]
-        valid = self.storage.map(lambda *parts: torch.stack(parts).all(dim=0), *masks) if masks else None
+        valid = self.storage.map(lambda *parts: torch.stack(parts).amin(dim=0), *masks) if masks else None
         models = [self._value(likelihood, images, valid, mask) for images, _, mask in warped]
         counts = torch.cat([count for _, count in models], dim=1).amin(dim=1, keepdim=True) > 1
         values = torch.cat([value / count.clamp_min(1) for value, count in models], dim=1)

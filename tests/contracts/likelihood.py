@@ -31,6 +31,7 @@ class LikelihoodContract(SeriesContract):
         "chunks": (1e-9, 1e-10),
         "invalid voxels": (1e-9, 1e-12),
         "full mask": (1e-6, 1e-9),
+        "weights": (1e-4, 1e-4),
         "fewer voxels": (0.1, 0.0),
     }
 
@@ -137,6 +138,19 @@ class LikelihoodContract(SeriesContract):
         assert (gradient[~valid] == 0).all() and gradient[valid].any()
         assert abs(likelihood(other) - likelihood(x)) > self.least_effect  # they would change it, if they counted
         assert torch.isfinite(likelihood(x, torch.zeros_like(valid)))
+
+    @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+    @pytest.mark.parametrize("timepoints", TIMEPOINTS)
+    def test_rounding_of_weights_changes_the_result_by_rounding(self, timepoints, weight):
+        (x,), likelihood, rounding = self.inputs(timepoints, 1), self.subject(), 1e-7
+        valid = torch.where(self.valid(timepoints), 1 - 0.1 * random(*x.shape, seed=6).abs().clamp(0, 1), weight)
+        rounded = (valid + rounding * random(*x.shape, seed=7).clamp(-1, 1)).clamp(0, 1)
+        model, other = likelihood.linearise(x, valid), likelihood.linearise(x, rounded)
+        self.assert_close("weights", likelihood(x, rounded), likelihood(x, valid))
+        for name in ("value", "score", "weight", "volume_count"):
+            if getattr(model, name) is not None:
+                scale = getattr(model, name).abs().max().clamp_min(1e-12)
+                self.assert_close("weights", getattr(other, name) / scale, getattr(model, name) / scale, name)
 
     @pytest.mark.parametrize("timepoints", TIMEPOINTS)
     def test_leaving_the_field_of_view_gains_nothing(self, timepoints):

@@ -97,7 +97,7 @@ class TestSquaredError(CalibratedContract):
             "guide": mean.filled(0),
             "score": 2 * residual / self.noise**2,
             "weight": 2 * compared / self.noise**2,
-            "volume_count": valid.sum(0, keepdims=True),
+            "volume_count": compared.sum(0, keepdims=True),
         }
 
 
@@ -158,11 +158,10 @@ class TestLocalCorrelation(CalibratedContract):
     def linearised(self, x, valid, slope):
         guide, shape = self.template(x, valid, self.radii[0])[0], np.ones((3, 3, 3))
         shared = valid & (valid.sum(0) > 1)
-        counts = [binary_erosion(v, shape, border_value=1) for v in valid] & shared
-        counts &= (
-            np.stack([uniform_filter(s.astype(float), 2 * max(self.radii) + 1, mode="nearest") for s in shared]) > 0.5
-        )
-        counts &= counts.sum(0) > 1
+        share = np.stack([uniform_filter(s.astype(float), 2 * max(self.radii) + 1, mode="nearest") for s in shared])
+        candidates = [binary_erosion(v, shape, border_value=1) for v in valid] & shared
+        candidates = candidates * ((share - 0.45) / 0.1).clip(0, 1)
+        counts = candidates * (candidates.sum(0) - candidates).clip(0, 1)
         value, score, weight = np.zeros_like(x[:1]), np.zeros_like(x), np.zeros_like(x)
         share = 1 / len(self.radii)
         for radius in self.radii:

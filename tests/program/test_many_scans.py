@@ -33,9 +33,7 @@ def test_a_few_scans_at_a_time_give_what_all_at_once_give(tmp_path):
     whole, parts = results["whole"], results["parts"]
     assert np.abs(whole.fields).max() > 0.5
     difference = np.abs(parts.fields - whole.fields)  # voxels of 1 mm
-    assert np.percentile(difference, 99.9) < 0.02
-    # Where scans end, a voxel that one of them sees or does not see, by rounding, has an influence.
-    assert difference[..., 4:-4, 4:-4, 4:-4].max() < 0.02
+    assert difference.max() < 1e-3
     for file in sorted((tmp_path / "whole").glob("*.nii.gz")):
         ours, theirs = (nibabel.load(tmp_path / name / file.name).get_fdata() for name in ("whole", "parts"))
         # A voxel at the border of a field of view may be seen in one and not in the other.

@@ -4,7 +4,7 @@ import torch
 from groupmorph_monai.space import AffineFlow, MultiGaussian, compose, sample, upsample_field, voxel_grid, warp
 from groupmorph_monai.space.affine import apply_affine
 from groupmorph_monai.space.cosine_transform import CosineTransform
-from groupmorph_monai.space.warping import full_precision, inside_volume, warp_observed
+from groupmorph_monai.space.warping import displace, displace_observed, full_precision, inside_volume, warp_observed
 
 SIZE = (7, 9, 6)
 
@@ -186,6 +186,22 @@ def test_shapes_that_do_not_fit_are_named():
         warp(torch.zeros(1, 2, *SIZE), torch.zeros(1, 3, 3, *SIZE))
     with pytest.raises(ValueError, match=r"field: expected spatial shape \(4, 5, 3\)"):
         upsample_field(torch.zeros(1, 1, 3, 4, 4, 3), 2, SIZE)
+
+
+@pytest.mark.parametrize("shift", [-0.6, -0.25, 0.0, 0.1, 0.4, 0.5])
+def test_the_measured_weight_falls_to_0_within_half_a_voxel(shift):
+    """At the outer faces of the volume, and halfway to a voxel that was not observed."""
+    image = torch.rand(1, 1, *SIZE, generator=torch.Generator().manual_seed(0))
+    observed, ddf = torch.ones_like(image), torch.zeros(1, 3, *SIZE)
+    observed[:, :, 3], ddf[:, 0] = 0, shift
+    values, weight = displace_observed(image, observed, ddf)
+    torch.testing.assert_close(values, displace(image, ddf))
+    into = max(0, 1 - 2 * abs(shift))  # what is left of a voxel half as near to the border as it was
+    expected = torch.ones(SIZE[0])
+    expected[3] = max(0, 2 * abs(shift) - 1)
+    expected[2 if shift > 0 else 4] = into
+    expected[-1 if shift > 0 else 0] = into
+    torch.testing.assert_close(weight, expected.view(-1, 1, 1).expand(1, 1, *SIZE))
 
 
 def test_what_is_known_of_a_warped_image_was_observed_and_lies_inside():

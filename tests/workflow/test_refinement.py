@@ -370,9 +370,10 @@ def test_a_step_that_only_costs_prior_energy_is_taken_back():
 
 def test_voxels_that_move_out_of_view_do_not_count_as_a_gain():
     force, curvature = torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, 3)
-    before = Quadratic(torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([2, 2, 2]), force, curvature)
-    after = Quadratic(torch.tensor([-0.5, -1.0, 0.0]), torch.tensor([2, 2, 0]), force, curvature)
-    assert after.gain_over(before) == 1.5 and before.gain_over(after) == -1.5
+    before = Quadratic(torch.tensor([-1.0, -2.0, -3.0, -4.0]), torch.tensor([2.0, 2, 2, 2]), force, curvature)
+    after = Quadratic(torch.tensor([-0.5, -1.0, 0.0, -0.5]), torch.tensor([2.0, 2, 0, 0.5]), force, curvature)
+    gain = 0.5 + 1 + 0.5 * (-1 + 2)  # the last for the share of a volume that both cover
+    assert after.gain_over(before) == gain and before.gain_over(after) == -gain
 
 
 def test_a_single_mask_moves_with_its_own_timepoint():
