@@ -1,4 +1,5 @@
-"""What `--dicom` writes, sent over the network to storage servers: Orthanc's, dcmtk's and pynetdicom's."""
+"""What `--dicom` writes, checked by a validator and sent over the network to storage servers: Orthanc's, dcmtk's and
+pynetdicom's."""
 
 import contextlib
 import json
@@ -131,6 +132,19 @@ def send(files, port):
     statuses = [association.send_c_store(file).Status for file in files]
     association.release()
     return statuses
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="no dciodvfy here: apt-get install dicom3tools")
+def test_a_validator_finds_no_error_in_any_object(written, tmp_path):
+    def errors(path):
+        lines = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False).stderr
+        return [line for line in lines.splitlines() if line.startswith("Error")]
+
+    assert {file.filename: errors(file.filename) for file in written} == {file.filename: [] for file in written}
+    damaged = pydicom.dcmread(written[0].filename)
+    del damaged.StudyInstanceUID
+    damaged.save_as(tmp_path / "damaged.dcm")
+    assert errors(tmp_path / "damaged.dcm")
 
 
 @pytest.mark.parametrize("server", [orthanc, dcmtk, pynetdicom_server], ids=["orthanc", "dcmtk", "pynetdicom"])
