@@ -3,6 +3,7 @@ pynetdicom's."""
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -60,12 +61,17 @@ def free_port():
         return server.getsockname()[1]
 
 
+def is_of_dcmtk(program):
+    """Whether a program is dcmtk's: pynetdicom installs a storescp too."""
+    return "dcmtk" in subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+
+
 @contextlib.contextmanager
 def dcmtk(folder):
     """dcmtk's storescp, which writes what it receives to a folder; yields its port."""
-    program, port = shutil.which("storescp"), free_port()
-    version = program and subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    if not version or "dcmtk" not in version:  # pynetdicom installs a program of the same name
+    installed = filter(None, (shutil.which("storescp", path=folder) for folder in os.get_exec_path()))
+    program, port = next(filter(is_of_dcmtk, installed), None), free_port()
+    if program is None:
         pytest.skip("no storescp of dcmtk here: apt-get install dcmtk")
     command = [program, "--output-directory", str(folder), "--prefer-uncompr", "--promiscuous", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
