@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from refinements import STATIC, displacement, refinement, restart
 
@@ -65,6 +66,21 @@ def test_where_nothing_matches_nothing_is_static():
     fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
     assert any_static and fused.values[..., :6, :, :].abs().max() < 1e-3
     torch.testing.assert_close(fused.values[..., 15:, :, :], z.values[..., 15:, :, :])
+
+
+@pytest.mark.parametrize(("shift_voxels", "slides"), [(4, False), (6, True)])
+def test_what_moves_little_does_not_slide(shift_voxels, slides):
+    """Where all tissue moves by a voxel or two, a hypothesis is likelier by chance, until z is refined."""
+    z, hypothesis = slid(shift_voxels), slid(0)
+    level = Level(slabs(shift_voxels), EVERYWHERE, 1, 2)
+    values, counts = torch.full((1, 2, 40, 48, 32), 0.1), torch.ones(1, 1, 40, 48, 32)
+    values[:, 1, 20:] = 0.2
+    fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
+    assert any_static == slides and torch.equal(fused.values, z.values) != slides
+    # Air that matches under no hypothesis, and moves any distance, does not slide either.
+    values[:, :, :20], z.values[..., :6, :, :] = 0.0, 9 * z.values[..., :6, :, :]
+    fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
+    assert any_static == slides and torch.equal(fused.values, z.values) != slides
 
 
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():

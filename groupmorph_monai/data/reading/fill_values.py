@@ -3,13 +3,18 @@
 import logging
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
 __all__ = ["is_padding", "without_fill"]
 
 logger = logging.getLogger(__name__)
 _FILL_SHARE = 0.001  # minimum share of voxels that have the fill value
 _FILL_GAP = 0.2  # gap between the fill value and other values, as a share of their range
+_MOST_BETWEEN = (
+    0.02  # maximum share of the padding around a convex field of view that has measured voxels on both sides
+)
+_PARTIAL_VOXELS = 3  # thickness of the layer between a body and air of one value that partial volumes darken
+_LEAST_AIR = 0.2  # minimum share of air and lung in front of the edge of a field of view; behind skin there is none
 
 _PLANE_VOXELS = 0.75  # distance of a cut from its plane, from rounding to voxels
 _RIM_VOXELS = 1.0  # thickness of the layer in front of a plane whose values were interpolated with the fill value
@@ -27,6 +32,8 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
     - NaN connected to the border of the volume, as SPM writes it;
     - a negative minimum that occurs on the border and is separated from other values by a gap, such as -2048 outside
       the circular field of view of CT;
+    - a negative minimum around a convex field of view with air or lung at its edge, such as -1024, to which scans with
+      this fill value are often clipped;
     - slices of one value at the ends of an axis, such as the zero-filled end partitions of 3D MRI;
     - wedges of one value between the border and a plane that cuts the volume, as in scans that were resliced.
 
@@ -72,10 +79,39 @@ def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
     low, high = np.percentile(measured, (1, 99))
     bound = fill + _FILL_GAP * (high - low)
     # The rim of an interpolated scan has values between the fill value and its neighbours.
-    if low == high or (measured < bound).sum() > 0.1 * filled.sum():
+    has_gap = (measured < bound).sum() <= 0.1 * filled.sum()
+    padding = data < bound if has_gap else _around_view(data, filled, bound)
+    if low == high or not padding.any():
         return nothing
-    logger.debug("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * filled.mean())
-    return np.asarray(data < bound)
+    logger.debug("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * padding.mean())
+    return np.asarray(padding)
+
+
+def _around_view(data: np.ndarray, constant: np.ndarray, bound: float) -> np.ndarray:
+    """Mask the voxels of one value around a convex field of view, and the rim that was interpolated with it; nothing if
+    they surround a body instead.
+
+    A row of voxels leaves a convex field of view only once, whereas air that was clipped to one value is mixed with
+    noise. At the edge of the field of view there is air or lung, below ``bound``, and not only tissue.
+    """
+    parts, _ = label(constant)
+    sizes, outer = np.bincount(parts.ravel()), np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
+    outer = outer[(outer > 0) & (sizes[outer] >= _FILL_SHARE * data.size)]
+    if not outer.size:
+        return np.zeros(data.shape, dtype=bool)
+    padding, between, edge = np.isin(parts, outer), np.zeros(data.shape, dtype=bool), []
+    depth = _PARTIAL_VOXELS + 1
+    for axis in range(3):
+        values, outside, enclosed = (np.moveaxis(volume, axis, 0) for volume in (data, padding, between))
+        after, before = (np.logical_or.accumulate(~side) for side in (outside, outside[::-1]))
+        enclosed |= after & before[::-1] & outside
+        for step in (1, -1):
+            inwards, leaving = values[::step], outside[::step]
+            inside = [~leaving[n : len(leaving) - depth + n] for n in range(1, depth + 1)]
+            edge.append(inwards[depth:][leaving[:-depth] & np.all(inside, axis=0)])
+    dark = np.concatenate(edge) < bound
+    is_view = between.sum() < _MOST_BETWEEN * padding.sum() and dark.sum() > _LEAST_AIR * dark.size
+    return binary_dilation(padding) & is_view
 
 
 def _measured_box(data: np.ndarray) -> tuple[slice, ...]:

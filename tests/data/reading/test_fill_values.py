@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from image_files import error_of, write_nifti
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from groupmorph_monai.data.reading.readers import read_series
@@ -59,6 +59,34 @@ def test_what_is_no_fill_value_stays(tmp_path):
         valid = view | True if frame.valid is None else frame.valid  # without slices of one value at the ends
         assert valid[view].all(), name
         np.testing.assert_array_equal(frame.data[valid], data.astype(np.float32)[valid])
+
+
+def _trunk(size=(60, 64, 24)):
+    """Lungs in a body in air, HU with noise, and where the body is."""
+    rng = np.random.default_rng(0)
+    i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in size], indexing="ij")
+    body = np.hypot(i / 0.95, j / 0.7) < 1
+    air = rng.normal(-1000, 15, size)
+    lung = np.hypot((np.abs(i) - 0.4) / 0.25, j / 0.3) < 1
+    return np.where(lung, rng.normal(-850, 30, size), np.where(body, rng.normal(40, 20, size), air)), body, (i, j, k)
+
+
+def test_padding_around_a_convex_field_of_view_is_no_evidence(tmp_path):
+    """Its value may be that of air, as in CT that was clipped at -1024."""
+    trunk, body, (i, j, k) = _trunk()
+    cylinder = np.hypot(i + 0.3 * k, j) < 0.8  # oblique, and through the body
+    padded = np.where(cylinder, trunk.clip(-1024), -1024)
+    frame = read_series([write_nifti(tmp_path / "ct.nii", padded.astype(np.float32))] * 2).frames[0]
+    assert not frame.valid[~cylinder].any()
+    rim = binary_dilation(~cylinder, iterations=2)
+    assert (
+        frame.valid[~rim].mean() > 0.999 and frame.valid[body & ~rim].mean() > 0.999
+    )  # air at the rim is clipped, too
+    # Air that is clipped, or removed around the body, was measured, apart from slices of one value at the ends.
+    blurred = gaussian_filter(np.where(body, trunk, -1024), 0.7)
+    for name, data in {"clipped": trunk.clip(-1000), "removed": np.where(blurred < -1020, -1024, blurred)}.items():
+        frame = read_series([write_nifti(tmp_path / f"{name}.nii", data.astype(np.float32))] * 2).frames[0]
+        assert frame.valid is None or frame.valid[:, 8:-8].all(), name
 
 
 @pytest.mark.parametrize("fill", [0, 9999])
