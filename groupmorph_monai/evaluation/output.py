@@ -26,6 +26,7 @@ from ..data.writing.writers import (
     earlier_result,
     write_registration,
 )
+from ..space.grid import vector_lengths
 from ..space.transforms import Transform as SpatialTransform
 from ..workflow.memory import peak_memory_gb
 from .assessment import Assessment, Assessor
@@ -163,7 +164,7 @@ class SeriesWriter:
         P)``."""
         grid, number = self._home.grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
-        return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
+        return torch.stack([vector_lengths(t(points) - points).flatten().float() for t in transforms]).numpy()
 
     def _report(
         self,

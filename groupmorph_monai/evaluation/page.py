@@ -23,7 +23,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
-from ..space.grid import Grid
+from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform, jacobian_determinant
 from .axial import AxialView
 from .report import plain
@@ -156,7 +156,7 @@ class _Page:
         fields = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
         field = torch.cat(fields).numpy()
         scale = _reach(np.abs(field), 100, 1e-6) / 127
-        lengths = np.stack([f.norm(dim=0).numpy() for f in fields])
+        lengths = np.stack([vector_lengths(f.movedim(0, -1)).numpy() for f in fields])
         values = (np.nan_to_num(field / scale) + 128).round().clip(1, 255).astype(np.uint8)
         return _pack(values, scale=scale, reach=_reach(lengths, 99, 1e-3))
 
