@@ -61,6 +61,7 @@ class MeasureRegistrationd(Transform):
             pred["transforms"],
             None if landmarks is None else torch.as_tensor(landmarks),
             self.storage.chunks,
+            pred.get("step", 1),
         )
         if "labels" in pred:
             metrics |= overlap(pred["labels"], data["affine"])

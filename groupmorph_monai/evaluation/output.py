@@ -26,6 +26,7 @@ from ..data.writing.writers import (
     earlier_result,
     write_registration,
 )
+from ..space.grid import vector_lengths
 from ..space.transforms import Transform as SpatialTransform
 from ..workflow.memory import peak_memory_gb
 from .assessment import Assessment, Assessor
@@ -134,7 +135,8 @@ class SeriesWriter:
             volumes["region"] = region_masks(region, self.series, self.home, transforms[self.home])
         lengths = self._lengths_mm(transforms)
         title = ": ".join(filter(None, [self.settings.get("model"), self.series.names[self.home]]))
-        draw_report(folder / "report.png", volumes, lengths, grid, title, self.shown)
+        shown = [transforms[k] for k in self.shown]
+        draw_report(folder / "report.png", volumes, shown, lengths, grid, title, self.shown)
         kinetics, picture = (fits and summarise_kinetics(fits)), (fits and draw_kinetics(fits, grid))
         # Intensities are compared as the user sees them: in native units, on the output grid.
         assessment = self.assessor.assess(
@@ -143,7 +145,6 @@ class SeriesWriter:
         seconds = {"register": registered - self.started, "write": time.perf_counter() - registered}
         report = self._report(assessment, written["files"], seconds, kinetics)
         report["region"] = region and region_report(region, self.home, {**written, "region": volumes["region"]})
-        shown = [transforms[k] for k in self.shown]
         motion = Motion(shown, lengths[self.shown], std and [std[k] for k in self.shown])
         write_page(folder / "report.html", report, volumes, grid, motion, picture, self.shown)
         write_json(report, folder / "report.json")
@@ -163,7 +164,7 @@ class SeriesWriter:
         P)``."""
         grid, number = self._home.grid, min(_POINTS, _POINTS_OF_ALL // len(transforms))
         points = grid.points(every=max(1, round((math.prod(grid.shape) / number) ** (1 / 3))))
-        return torch.stack([(t(points) - points).norm(dim=-1).flatten().float() for t in transforms]).numpy()
+        return torch.stack([vector_lengths(t(points) - points).flatten().float() for t in transforms]).numpy()
 
     def _report(
         self,

@@ -23,8 +23,8 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
-from ..space.grid import Grid
-from ..space.transforms import Transform
+from ..space.grid import Grid, vector_lengths
+from ..space.transforms import Transform, jacobian_determinant
 from .axial import AxialView
 from .report import plain
 
@@ -156,13 +156,15 @@ class _Page:
         fields = [torch.einsum("ij,i...->j...", cosines, t.displacement(self.overlays)) for t in transforms]
         field = torch.cat(fields).numpy()
         scale = _reach(np.abs(field), 100, 1e-6) / 127
-        lengths = np.stack([f.norm(dim=0).numpy() for f in fields])
+        lengths = np.stack([vector_lengths(f.movedim(0, -1)).numpy() for f in fields])
         values = (np.nan_to_num(field / scale) + 128).round().clip(1, 255).astype(np.uint8)
         return _pack(values, scale=scale, reach=_reach(lengths, 99, 1e-3))
 
-    def jacobian(self, determinants: np.ndarray) -> dict[str, Any]:
+    def jacobian(self, transforms: Sequence[Transform]) -> dict[str, Any]:
         """Encode volume ratios from 0 to 3. Colours saturate at the 99th percentile of ``|log2(ratio)|``."""
-        values = self.means(determinants, self.overlays)
+        grid, (i, j, k) = self.images, self.overlays.shape
+        determinants = (jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms)
+        values = torch.cat([adaptive_avg_pool3d(d, (i, j, k)) for d in determinants]).numpy()
         octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
         reach = _reach(octaves, 99, 0.1)
         return _pack(_bytes(values, 0, _LARGEST_JACOBIAN), low=0, high=_LARGEST_JACOBIAN, reach=reach)
@@ -200,9 +202,9 @@ def write_page(
 
     Args:
         report: contents of ``report.json``.
-        written: ``native``, ``warped`` and ``jacobian``, ``(K, *S)``, on ``grid``; ``native_covered`` and
-            ``warped_covered``, bool masks of the fields of view of the first two; and optionally ``region`` of
-            `region_masks`, whose curves are in ``report["region"]``.
+        written: ``native`` and ``warped``, ``(K, *S)``, on ``grid``; ``native_covered`` and ``warped_covered``, bool
+            masks of their fields of view; and optionally ``region`` of `region_masks`, whose curves are in
+            ``report["region"]``.
         grid: grid of the home scan.
         motion: motion of the K scans.
         kinetics_png: figure of the kinetic maps that ``report["kinetics"]`` summarises.
@@ -211,7 +213,7 @@ def write_page(
     report = plain(report)
     page, transforms = _Page(grid, len(motion.transforms)), motion.transforms
     volumes, after = page.series(written)
-    volumes |= {"jacobian": page.jacobian(written["jacobian"]), "displacement": page.displacement(transforms)}
+    volumes |= {"jacobian": page.jacobian(transforms), "displacement": page.displacement(transforms)}
     if motion.std_mm is not None:
         volumes["std"] = page.std(motion.std_mm)
     change = np.nan_to_num(np.abs(after - after[:1]))

@@ -19,7 +19,7 @@ from ..data.preprocessing.resampling import relative_spacing, resample, smoothed
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..space.filters import window_moments
-from ..space.grid import Grid
+from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform, jacobian_determinant
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_VOXELS
@@ -210,7 +210,7 @@ def _bending_mm(transform: Transform, grid: Grid) -> float:
     transformed = transform(points)
     columns = torch.cat([points - grid.centre, torch.ones(len(points), 1, dtype=points.dtype)], dim=1)
     fit = columns @ torch.linalg.lstsq(columns, transformed).solution
-    return float((transformed - fit).norm(dim=1).quantile(0.95))
+    return float(vector_lengths(transformed - fit).quantile(0.95))
 
 
 def _roughness(images: _Images) -> float:

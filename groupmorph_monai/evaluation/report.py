@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..data.writing.output_folder import atomic_folder
 from ..space.grid import Grid
+from ..space.transforms import Transform, jacobian_determinant
 from .axial import AxialView
 
 __all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
@@ -102,6 +103,15 @@ def _show_before_and_after(
     right.figure.colorbar(shown, ax=axes[:, 1], shrink=0.6, pad=0.02, label="signal difference")
 
 
+def _axial_jacobian(transform: Transform, grid: Grid, k: int) -> np.ndarray:
+    """Compute the Jacobian determinants of a transform at the k-th slice of a grid along its last axis."""
+    low = max(0, k - 1)  # central differences need a slice on either side
+    affine = grid.affine.clone()
+    affine[:3, 3] += low * affine[:3, 2]
+    slab = Grid((*grid.shape[:2], min(grid.shape[2], k + 2) - low), affine)
+    return jacobian_determinant(transform.displacement(slab)[None], affine)[0, ..., k - low].numpy()
+
+
 def _show_jacobian(axes: Axes, determinant: np.ndarray, view: AxialView, title: str) -> None:
     # A minimum range keeps rounding errors from looking like motion.
     spread = max(0.05, float(np.percentile(np.abs(determinant - 1), 99.5)))
@@ -135,6 +145,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
 def draw_report(
     path: str | os.PathLike[str],
     volumes: Mapping[str, np.ndarray],
+    transforms: Sequence[Transform],
     displacement_mm: np.ndarray,
     grid: Grid,
     title: str,
@@ -147,7 +158,8 @@ def draw_report(
     of bright and dark edges indicate motion.
 
     Args:
-        volumes: ``native`` and ``warped``, intensities in any unit, and ``jacobian``, determinants, ``(K, *S)`` each.
+        volumes: ``native`` and ``warped``, intensities in any unit, ``(K, *S)`` each.
+        transforms: K, from the common space to each timepoint.
         displacement_mm: ``(K, P)``, sampled displacement magnitudes.
         grid: grid of the volumes.
         title: figure title.
@@ -156,16 +168,11 @@ def draw_report(
     Raises:
         ValueError: If the volumes differ in shape.
     """
-    native, warped, jacobian = (
-        np.asarray(volumes[name], dtype=np.float32) for name in ("native", "warped", "jacobian")
-    )
-    if not native.ndim == 4 or not native.shape == warped.shape == jacobian.shape:
-        raise ValueError(
-            "native, warped and jacobian: expected one shape (K, i, j, k), "
-            f"got {native.shape}, {warped.shape} and {jacobian.shape}"
-        )
+    native, warped = (np.asarray(volumes[name], dtype=np.float32) for name in ("native", "warped"))
+    if not native.ndim == 4 or not native.shape == warped.shape:
+        raise ValueError(f"native and warped: expected one shape (K, i, j, k), got {native.shape} and {warped.shape}")
     view = AxialView(grid)
-    native, warped, jacobian = map(view.turned, (native, warped, jacobian))
+    native, warped = map(view.turned, (native, warped))
     late, k = _most_changed(native, warped)
     late_name = f"timepoint {timepoints[late]}"
 
@@ -176,7 +183,7 @@ def draw_report(
     subtraction = f"Subtraction {late_name} − timepoint 0"
     _show_before_and_after(axes[:, :2], native[..., k], warped[..., k], late, view, subtraction)
     volume = f"Volume at {late_name} relative to common space"
-    _show_jacobian(axes[0, 2], jacobian[late, ..., k], view, volume)
+    _show_jacobian(axes[0, 2], _axial_jacobian(transforms[late], view.grid, k), view, volume)
     _show_motion(axes[1, 2], displacement_mm)
     readable = title.encode(errors="replace").decode()  # file names may contain bytes that are not text
     figure.suptitle(f"{readable}, {view.name(k)}", fontsize=12)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .filters import gradient
-from .grid import Grid, transform_points
+from .grid import Grid, transform_points, vector_lengths
 from .warping import multiply_axes, sample
 
 __all__ = [
@@ -183,7 +183,7 @@ class DenseTransform(Transform):
     @cached_property
     def _greatest_mm(self) -> float:
         slabs = (field[:, rows].movedim(0, -1) for field in self._fields for rows in self.grid.slabs())
-        return max(float(self._to_mm(slab).norm(dim=-1).max()) for slab in slabs)
+        return max(float(vector_lengths(self._to_mm(slab)).max()) for slab in slabs)
 
     def _to_mm(self, vectors: Tensor) -> Tensor:
         linear = self.grid.affine.clone()
@@ -203,7 +203,7 @@ class DenseTransform(Transform):
         last = torch.tensor(self.grid.shape, dtype=voxels.dtype) - 1
         outside = voxels - voxels.clamp_min(0).minimum(last)
         if isfinite(self.fade) and outside.any():
-            displacements = displacements * self._share(self._to_mm(outside).norm(dim=-1, keepdim=True))
+            displacements = displacements * self._share(vector_lengths(self._to_mm(outside)).unsqueeze(-1))
         return points + displacements
 
     def at_voxels(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
@@ -242,8 +242,8 @@ class DenseTransform(Transform):
         displacements = multiply_axes(near_mm.contiguous(), weights).cpu()
         outside = [c - i for c, i in zip(coordinates, inside)]
         if isfinite(self.fade) and any(o.any() for o in outside):
-            outside_mm = self._to_mm(torch.stack(torch.meshgrid(*outside, indexing="ij"), dim=-1)).norm(dim=-1)
-            displacements = displacements * self._share(outside_mm).float()
+            vectors = torch.stack(torch.meshgrid(*(o.float() for o in outside), indexing="ij")).movedim(0, -1)
+            displacements = displacements * self._share(vector_lengths(self._to_mm(vectors)))
         return displacements
 
     @cached_property

@@ -13,7 +13,7 @@ from ..space.filters import gradient
 from ..space.lattice import coarsen, restrict
 from ..space.warping import displace, displace_observed, upsample_field
 
-__all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic"]
+__all__ = ["EVERYWHERE", "Evidence", "Level", "Pieces", "Quadratic", "unless_one"]
 
 # Minimum share of a voxel's curvature that is not noise, see `Level.without_guide_noise`: the noise is an estimate
 # from a few volumes, and without any curvature the voxel would be left to the prior.
@@ -143,7 +143,7 @@ class Level:
             return (coarsen(x, factor) > _LEAST_MEASURED_SHARE).float()
 
         self.images, self.storage = coarsened(images), storage
-        coverage, mask = (_unless_one(x, storage) for x in (evidence.coverage, evidence.mask))
+        coverage, mask = (unless_one(x, storage) for x in (evidence.coverage, evidence.mask))
         self.coverage = None if coverage is None else storage.map(coarsened_coverage, coverage)
         self.mask = None if mask is None else coarsened(mask)
         self.mask_timepoint, self.factor, self.stride = evidence.mask_timepoint, factor, step // factor
@@ -261,6 +261,6 @@ class Level:
         return value * weight, count * (weight > 0)
 
 
-def _unless_one(x: Tensor | None, storage: Storage) -> Tensor | None:
+def unless_one(x: Tensor | None, storage: Storage) -> Tensor | None:
     """Return ``x``, or None if it is 1 everywhere."""
     return None if x is None or storage.sum(lambda part: (part != 1).sum(), x) == 0 else x

@@ -22,7 +22,7 @@ from ..space.spread import standard_deviation
 from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
-from .evidence import Evidence
+from .evidence import Evidence, unless_one
 from .field_inferer import FieldInferer, Prediction, RegistrationOutput
 from .network_passes import NetworkPasses
 from .refinement import Refinement
@@ -129,6 +129,7 @@ class RegistrationInferer(FieldInferer):
         images = as_images(inputs)
         if not torch.isfinite(self.storage.sum(lambda part: part.sum(dtype=torch.float32), images)):
             raise InputError("images: expected finite intensities in [0, 1], got NaN or infinite ones; replace them")
+        coverage = unless_one(coverage, self.storage)
         # Values outside the coverage are imputed from the other timepoints, with which they then agree.
         if self.storage.scans_at_once:
             prediction = self._predict_streamed(images, coverage, network)

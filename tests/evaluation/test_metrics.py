@@ -10,7 +10,7 @@ from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
 from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
 from groupmorph_monai.space.transforms import ComposedTransform, jacobian_determinant
-from groupmorph_monai.space.warping import voxel_grid, warp
+from groupmorph_monai.space.warping import upsample_field, voxel_grid, warp
 from groupmorph_monai.workflow.registration import timepoint_transforms
 
 SIZE = (9, 8, 7)
@@ -138,7 +138,7 @@ def test_non_diffeomorphic_volume_equals_a_loop_over_cells_and_tetrahedra(monkey
     expected = 100 * (folded / 2) / (2 * 3 * 2 * 4)
     assert expected > 1
     for slab_voxels in (1, 30, 2**18):
-        monkeypatch.setattr(metrics, "_SLAB_VOXELS", slab_voxels)
+        monkeypatch.setattr(metrics, "_MOST_CELLS", slab_voxels)
         assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(expected, rel=1e-10)
 
 
@@ -326,6 +326,18 @@ def test_passing_over_smooth_cells_misses_no_fold(monkeypatch):
     folds, volume = metrics.folding_percent(ddf), metrics.non_diffeomorphic_volume_percent(ddf)
     assert folds == pytest.approx(100 * float((jacobian_determinant(ddf) <= 0).double().mean()), rel=1e-12)
     assert folds > 0.5
-    monkeypatch.setattr(metrics, "_steep_cells", lambda u: torch.ones([n - 1 for n in u.shape[1:]], dtype=torch.bool))
+    every_cell = torch.ones([n - 1 for n in ddf.shape[2:]], dtype=torch.bool)
+    monkeypatch.setattr(metrics, "_steep_cells", lambda u, step: every_cell)
     assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(volume, rel=1e-12)
     assert volume > 0.1
+
+
+@pytest.mark.parametrize("size", [(12, 11, 10), (13, 9, 3)])  # with 0 to 3 voxels beyond the last node
+def test_folds_of_a_field_on_a_lattice_are_those_of_its_voxels(size):
+    nodes = 6 * random_images(1, 2, 3, *[-(-n // 4) for n in size])
+    ddf = upsample_field(nodes, 4, size)[0]
+    for measure in (metrics.folding_percent, metrics.non_diffeomorphic_volume_percent):
+        assert measure(ddf, step=4) == pytest.approx(measure(ddf), rel=1e-12) and measure(ddf) > 1
+    nodes[..., 1, :, :], nodes[..., 2:, :, :] = 0, 0  # most of the volume is smooth
+    steep, on_voxels = (metrics._steep_cells(upsample_field(nodes, 4, size)[0, 0], step) for step in (4, 1))
+    assert (steep >= on_voxels).all() and 0 < steep.sum() < steep.numel()

@@ -17,7 +17,7 @@ from groupmorph_monai.evaluation.page import LARGEST_BYTES, Motion, page_grid, w
 from groupmorph_monai.evaluation.report import plain
 from groupmorph_monai.evaluation.verdict import judge
 from groupmorph_monai.space.grid import Grid
-from groupmorph_monai.space.transforms import AffineTransform
+from groupmorph_monai.space.transforms import AffineTransform, DenseTransform
 
 # Axes to the left, to the feet and to the front, oblique by none.
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 0, 1.5, -8], [0, -3.0, 0, 40], [0, 0, 0, 1]])
@@ -61,7 +61,7 @@ def covered(**written):
     return {**written, "native_covered": everywhere, "warped_covered": everywhere.copy()}
 
 
-def small_page(path, written, affine, lengths=None):
+def small_page(path, written, affine, transforms=None, lengths=None):
     """The page of a report that says nothing."""
     count, *shape = written["native"].shape
     report = {
@@ -70,7 +70,8 @@ def small_page(path, written, affine, lengths=None):
         "peak_memory_gb": 1.0,
     }  # fmt: skip
     lengths = np.ones((count, 9)) if lengths is None else lengths
-    write_page(path, report, written, Grid(shape, affine), Motion([AffineTransform(torch.eye(4))] * count, lengths))
+    transforms = transforms or [AffineTransform(torch.eye(4))] * count
+    write_page(path, report, written, Grid(shape, affine), Motion(transforms, lengths))
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -79,7 +80,7 @@ def made(tmp_path_factory):
     """The page's text, and what it was made from."""
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, 3] = torch.tensor([4.0, -2.0, 1.0])
-    written = covered(native=volumes(0), warped=volumes(1), jacobian=0.5 + volumes(2) / 100)
+    written = covered(native=volumes(0), warped=volumes(1))
     report = {
         "verdict": judge({"folding_percent": 0.5, "relative_agreement": [1.0, 0.5, 0.9]}),
         "metrics": {"folding_percent": 0.5, "nmi_before": 0.25, "rmse_after": float("nan")},
@@ -142,14 +143,14 @@ def test_a_small_bright_lesion_keeps_its_signal(tmp_path):
     truth = [200, 600, 900, 1000, 950, 900]
     native = np.random.default_rng(0).uniform(0, 200, (6, 16, 16, 12)).astype(np.float32)
     native[:, 8, 8, 6] = truth  # 0.033 % of the voxels
-    page = small_page(tmp_path / "report.html", covered(native=native, warped=native, jacobian=native), np.eye(4))
+    page = small_page(tmp_path / "report.html", covered(native=native, warped=native), np.eye(4))
     for name in ("before", "after"):
         np.testing.assert_allclose(signal(page, name)[:, 8, 8, 6], truth, atol=0.01)
         assert page.scripts["volumes"]["volumes"][name]["window"][1] < 220
 
 
 def test_what_a_scan_has_not_seen_is_not_a_signal(tmp_path):
-    written = covered(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    written = covered(native=volumes(0), warped=volumes(1))
     written["native_covered"][1, :4] = False
     written["warped_covered"][2, 3, 2, 1] = False
     page = small_page(tmp_path / "report.html", written, np.eye(4))
@@ -158,9 +159,9 @@ def test_what_a_scan_has_not_seen_is_not_a_signal(tmp_path):
 
 
 def test_numbers_that_are_not_known_are_null(tmp_path):
-    written = covered(native=volumes(0), warped=volumes(1), jacobian=volumes(2))
+    written = covered(native=volumes(0), warped=volumes(1))
     lengths = np.array([[0.0] * 4, [np.nan] * 4, [np.inf] * 4])
-    page = small_page(tmp_path / "report.html", written, np.eye(4), lengths)
+    page = small_page(tmp_path / "report.html", written, np.eye(4), lengths=lengths)
     assert page.scripts["volumes"]["motion_mm"] == [[0.0] * 5, [None] * 5, [None] * 5]
     assert "nan" not in "".join(page.text)
 
@@ -183,7 +184,7 @@ def test_a_voxel_of_an_oblique_scan_lies_where_the_page_says(tmp_path):
     for affine in oblique_affines():
         native = np.zeros((2, 4, 5, 6), np.float32)
         native[:, 3, 1, 4] = 100
-        page = small_page(tmp_path / "report.html", covered(native=native, warped=native, jacobian=native), affine)
+        page = small_page(tmp_path / "report.html", covered(native=native, warped=native), affine)
         values, grid = signal(page, "after")[0], page_grid(Grid((4, 5, 6), affine), 2)
         assert values.shape == tuple(grid.shape) and values.max() == pytest.approx(100)
         place = grid.affine.numpy() @ [*np.unravel_index(values.argmax(), values.shape), 1]
@@ -197,10 +198,23 @@ def test_displacement_lies_along_the_axes_of_the_page(page):
     assert np.all(field[[0, 2]] == 0)
 
 
-def test_overlays_are_the_means_of_what_was_written(made, page):
+def test_volume_changes_lie_where_they_are(tmp_path):
+    """Of a displacement by 0.01 x^2 to the right, the Jacobian determinant is 1 + 0.02 x."""
+    grid = Grid(SIZE, AFFINE)
+    right = 0.01 * grid.points()[..., 0] ** 2
+    voxels = torch.einsum("d,ijk->dijk", torch.linalg.inv(grid.affine)[:3, 0], right).float()
+    transforms = [AffineTransform(torch.eye(4)), DenseTransform(voxels, None, grid)]
+    page = small_page(
+        tmp_path / "report.html", covered(native=volumes(0)[:2], warped=volumes(1)[:2]), AFFINE, transforms
+    )
     values, volume = decoded(page, "jacobian")
-    expected = canonical(made[2]["jacobian"])[0].reshape(3, 6, 2, 5, 2, 3, 2).mean(axis=(2, 4, 6))
-    np.testing.assert_allclose(values / 255 * volume["high"], expected, atol=0.51 * 3 / 255)
+    inner = (values / 255 * volume["high"])[:, 1:-1]  # differences at the border are one-sided
+    expected = 1 + 0.02 * np.arange(-12.0, 11.0, 2).reshape(6, 2).mean(axis=1)[1:-1]
+    np.testing.assert_allclose(inner[1], np.broadcast_to(expected[:, None, None], (4, 5, 3)), atol=0.51 * 3 / 255)
+    np.testing.assert_allclose(inner[0], 1, atol=0.51 * 3 / 255)
+
+
+def test_the_standard_deviation_is_the_mean_of_what_was_written(page):
     values, volume = decoded(page, "std")
     np.testing.assert_allclose(values.mean(axis=(1, 2, 3)) / 255 * volume["high"], [0.5, 1, 2], atol=0.01)
 

@@ -43,7 +43,7 @@ def results(tmp_path_factory):
         volumes[:, 0, 0, 0] = 0
     before[:, 2, 2, 2] = LESION
     after[:, 1:4, 1:4, 2] = np.array(LESION)[:, None, None]
-    written = {"native": before, "warped": after, "jacobian": np.full((3, *SIZE), 1.0)}
+    written = {"native": before, "warped": after}
     written |= {name: np.ones((3, *SIZE), bool) for name in ("native_covered", "warped_covered")}
     written["native_covered"][1, 2, 2, 2] = False
     # Two slices of a box: as drawn, and after registration one voxel further to the left.
@@ -51,12 +51,11 @@ def results(tmp_path_factory):
     written["region"][0, 9:12, 4:7, 3:5] = written["region"][1, 10:13, 4:7, 3:5] = True
     lengths = np.ones((3, 9))
     lengths[1] = np.nan
-    written["jacobian"][1] = 2.0
     report = {
         "verdict": judge({}), "metrics": {}, "timepoints": ["t0", "t1", "t2"], "times_s": None, "settings": {},
         "seconds": {}, "peak_memory_gb": 1.0, "region": region_report(["a", "b", "b/lesion.nii"], 2, written),
     }  # fmt: skip
-    transforms = [AffineTransform(torch.eye(4))] * 3
+    transforms = [AffineTransform(torch.diag(torch.tensor([larger, 1, 1, 1]))) for larger in (1.0, 2.0, 1.0)]
     path = folder / "report.html"
     write_page(path, report, written, Grid(SIZE, np.eye(4)), Motion(transforms, lengths))
     script = (Path(__file__).parent / "drive_page.js").read_text(encoding="utf-8")

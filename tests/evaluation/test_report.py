@@ -13,6 +13,7 @@ from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import report
 from groupmorph_monai.evaluation.axial import AxialView
 from groupmorph_monai.space.grid import Grid
+from groupmorph_monai.space.transforms import AffineTransform
 
 
 def test_json_holds_plain_numbers_and_null_for_what_json_lacks(tmp_path):
@@ -78,11 +79,11 @@ def test_versions_are_those_that_run():
 def draw(tmp_path, **changes):
     rng = np.random.default_rng(0)
     arrays = {name: rng.random((3, 10, 12, 6)) for name in ("native", "warped")}
-    arrays |= {"jacobian": np.ones((3, 10, 12, 6))}
     path, lengths_mm = tmp_path / "report.png", changes.pop("displacement_mm", np.ones((3, 20)))
     volumes = {name: changes.pop(name, array) for name, array in arrays.items()}
+    transforms = [changes.pop("transform", AffineTransform(torch.eye(4)))] * 3
     grid = changes.pop("grid", Grid((10, 12, 6), torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))))
-    report.draw_report(path, volumes, lengths_mm, grid, "a series", range(3), **changes)
+    report.draw_report(path, volumes, transforms, lengths_mm, grid, "a series", range(3), **changes)
     return matplotlib.image.imread(path)
 
 
@@ -111,7 +112,7 @@ def test_the_picture_shows_what_it_is_given(tmp_path):
 
     top, bottom, left, right = changed(warped=np.random.default_rng(1).random((3, 10, 12, 6)))
     assert top > 0.45 and right < 0.67
-    top, bottom, left, right = changed(jacobian=np.full((3, 10, 12, 6), 1.04))
+    top, bottom, left, right = changed(transform=AffineTransform(torch.diag(torch.tensor([1.04, 1, 1, 1]))))
     assert bottom < 0.55 and left > 0.6
     top, bottom, left, right = changed(displacement_mm=np.ones((3, 20)) * [[0.5], [1], [1]])
     assert top > 0.45 and left > 0.6
@@ -126,7 +127,7 @@ def test_the_patient_lies_the_same_way_however_the_scans_are_stored(stored, tmp_
     pictures = []
     for image in (scan, turned):
         volumes = np.moveaxis(image.get_fdata(), 3, 0)
-        options = {"native": volumes, "warped": volumes[::-1], "jacobian": 0.5 + volumes}
+        options = {"native": volumes, "warped": volumes[::-1]}
         grid = Grid(image.shape[:3], torch.from_numpy(image.affine))
         pictures.append(draw(tmp_path, **options, grid=grid))
     np.testing.assert_array_equal(*pictures)
@@ -147,4 +148,4 @@ def test_pictures_leave_no_global_figure_and_refuse_other_shapes(tmp_path):
     draw(tmp_path)
     assert pyplot.get_fignums() == []
     with pytest.raises(ValueError, match=r"\(K, i, j, k\)"):
-        draw(tmp_path, jacobian=np.ones((3, 10, 12)))
+        draw(tmp_path, warped=np.ones((3, 10, 12)))

@@ -129,7 +129,6 @@ def resample(
     grid: Grid,
     transform: Transform | None = None,
     nearest: bool = False,
-    displacement: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a volume at the voxels of another grid: ``frame(transform(x))``.
 
@@ -141,7 +140,6 @@ def resample(
         grid: output grid.
         transform: from the space of ``grid`` to that of ``frame``; None for the identity.
         nearest: use nearest-neighbour instead of linear interpolation.
-        displacement: ``(3, *S)``, zero; receives ``transform(x) - x`` in mm.
 
     Returns:
         The values ``(*S)``, float32, or in the frame's dtype with ``nearest``; and the mask of the frame's field of
@@ -158,8 +156,6 @@ def resample(
     values, covered = np.empty(grid.shape, dtype=kind), np.empty(grid.shape, dtype=bool)
     for rows in grid.slabs():
         points = grid.points(rows) if transform is None else transform.at_voxels(grid, rows)
-        if transform is not None and displacement is not None:
-            displacement[:, rows] = (points - grid.points(rows)).movedim(-1, 0)
         voxels = frame.grid.voxels(points)
         values[rows] = interpolate(image, voxels, "nearest" if nearest else "bilinear")[..., 0].numpy().astype(kind)
         inside_mask = frame.grid.covers(voxels)

@@ -33,6 +33,7 @@ __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0], dtype=np.float32)
 _COMPACT = b"coarse displacement field, scan's grid in the extension"  # fits into the 80 bytes of descrip
 _ITK_ENDINGS = (".h5", ".tfm", ".mat")
+_ROUNDING = 2.0**-16  # of a voxel, approximately; random bits below it would add a quarter to the size of a file
 _COMMENT, _GRID = 6, "resampling_grid"  # NIfTI's code for a text extension, and our key in it
 
 
@@ -47,7 +48,8 @@ def compact_grid(lattices: Sequence[Grid | None], volume: Grid) -> Grid:
 
 
 def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: Grid | None = None) -> None:
-    """Write a field in ITK's format.
+    """Write a field in ITK's format, rounded to multiples of a power of two of at most 2^-16 of the smallest voxel
+    size.
 
     Args:
         displacement_mm: ``(3, *S)`` RAS mm.
@@ -55,7 +57,8 @@ def write_field(displacement_mm: np.ndarray, grid: Grid, path: Path, resampled: 
         resampled: grid on which images are to be resampled with the field, if it differs from ``grid``.
     """
     check_finite(displacement_mm, path.name, "displacements", CHECK_SETTINGS)
-    lps = np.moveaxis(displacement_mm, 0, -1) * _RAS_TO_LPS
+    step = np.float32(_ROUNDING * 2.0 ** math.floor(math.log2(float(grid.spacing_mm.min()))))
+    lps = np.rint(np.moveaxis(displacement_mm, 0, -1) * (_RAS_TO_LPS / step)) * step
     image = nifti_image(lps[:, :, :, None].astype(np.float32, copy=False), grid.affine.numpy())
     image.header.set_intent("vector")
     if resampled is not None:

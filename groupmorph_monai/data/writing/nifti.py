@@ -18,7 +18,7 @@ from .output_folder import atomic_folder
 __all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
 _MM, _SECONDS, _TIME_UNIT_BITS = 2, 8, 0x38  # NIfTI's codes of units; the low bits are the spatial unit
-FASTEST = 1  # igzip level from 0 to 3; higher levels reduce float32 images by only 3 % more
+FASTEST = 2  # igzip level from 0 to 3; in the time of level 1, files are 1 % smaller, and fields 2 %
 CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"
 
 

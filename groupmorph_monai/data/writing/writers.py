@@ -42,11 +42,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4  # number of files written in parallel; more would take too much memory
 _DICOM = "dicom"  # folder name
-VolumeName = Literal["warped", "native", "jacobian", "warped_covered", "native_covered"]
+VolumeName = Literal["warped", "native", "warped_covered", "native_covered"]
 VOLUMES: dict[VolumeName, type] = {
     "warped": np.float32,
     "native": np.float32,
-    "jacobian": np.float32,
     "warped_covered": bool,
     "native_covered": bool,
 }
@@ -133,7 +132,6 @@ class Written(TypedDict):
 
     Args:
         warped, native: the series after and before registration, ``(K, *S)`` float32.
-        jacobian: determinants, ``(K, *S)`` float32.
         warped_covered, native_covered: their fields of view, ``(K, *S)`` bool.
         covered: ``(*S)`` bool, the intersection of all these.
         kinetics: returned by `ToftsFit.fit_series`; None without a fit.
@@ -142,7 +140,6 @@ class Written(TypedDict):
 
     warped: np.ndarray
     native: np.ndarray
-    jacobian: np.ndarray
     warped_covered: np.ndarray
     native_covered: np.ndarray
     covered: np.ndarray
@@ -189,6 +186,9 @@ def write_registration(
 
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
+            if products.jacobian:
+                determinant = jacobian_determinant(transforms[k].displacement(grid)[None], grid.affine)[0]
+                maps[f"jacobian_{k:02d}"] = storage.keep(determinant.numpy())
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"], _ = resample(std_mm[k], grid)
                 check_finite(maps[f"std_mm_{k:02d}"], f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
@@ -201,7 +201,6 @@ def write_registration(
         fit, images = products.kinetics, (result["native"], result["warped"])
         kinetics = None if fit is None else fit.fit_series(series, home, *images, covered, transforms[home])
         maps |= kinetic_maps(kinetics)
-        maps |= {f"jacobian_{k:02d}": result["jacobian"][k] for k in range(count if products.jacobian else 0)}
         affine = series.frames[home].affine
         _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
         aligned = _write_series(result, series, home, products.outside, folder, storage)
@@ -213,10 +212,8 @@ def write_registration(
 def _resample_timepoint(
     result: Mapping[VolumeName, np.ndarray], k: int, frame: Frame, grid: Grid, transform: Transform
 ) -> None:
-    displacement = torch.zeros(3, *grid.shape)
-    result["warped"][k], result["warped_covered"][k] = resample(frame, grid, transform, displacement=displacement)
+    result["warped"][k], result["warped_covered"][k] = resample(frame, grid, transform)
     result["native"][k], result["native_covered"][k] = resample(frame, grid)
-    result["jacobian"][k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
 
 
 def _in_threads(function: Callable[..., None], items: Iterable[object]) -> None:

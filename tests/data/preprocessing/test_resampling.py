@@ -15,7 +15,7 @@ from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
-from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform
+from groupmorph_monai.space.transforms import AffineTransform
 
 LUNG = Path(__file__).parents[4] / "shared" / "data" / "elastix_lung"
 SIZE = (9, 12, 7)
@@ -273,18 +273,3 @@ def test_real_lung_pair_lies_where_its_landmarks_say():
     grid = working_grid([frame.grid for frame in series.frames], 6.0, reference=0)
     images = resample_series(series, grid)[0].clamp(min=-1024)
     assert images.shape == (2, 27, 37, 55) and 0.2 < np.corrcoef(images.numpy().reshape(2, -1))[0, 1] < 0.99
-
-
-@pytest.mark.parametrize("nearest", [False, True])
-def test_resampling_tells_the_displacement_of_the_transform(nearest, monkeypatch):
-    monkeypatch.setattr("groupmorph_monai.space.grid.SLAB_VOXELS", 100)
-    grid = Grid((7, 8, 6), torch.diag(torch.tensor([1.5, -2.0, 2.5, 1.0])))
-    matrix = torch.eye(4)
-    matrix[:3] += 0.1 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    field = torch.randn(3, 7, 8, 6, generator=torch.Generator().manual_seed(1))
-    transform = ComposedTransform(DenseTransform(field, None, grid), AffineTransform(matrix))
-    frame = Frame(np.random.default_rng(0).random(grid.shape), grid.affine.numpy(), "scan")
-    for t in (transform, ComposedTransform()):
-        displacement = torch.zeros(3, *grid.shape)
-        resample(frame, grid, t, nearest, displacement)
-        assert torch.equal(displacement, t.displacement(grid))

@@ -205,6 +205,14 @@ def test_the_grid_of_a_compact_field_is_the_one_in_its_header(tmp_path):
     assert torch.equal(resampling_grid(tmp_path / "f.nii.gz").affine, chosen.affine)
 
 
+def test_displacements_are_rounded_far_below_a_voxel(tmp_path):
+    mm, step = np.random.default_rng(0).normal(0, 10, (3, 4, 5, 6)).astype(np.float32), 2 * 2.0**-16
+    write_field(mm, Grid((4, 5, 6), torch.diag(torch.tensor([3.0, 2.5, 4.0, 1.0]))), tmp_path / "f.nii.gz")
+    written = nib.load(tmp_path / "f.nii.gz").get_fdata()[:, :, :, 0]
+    np.testing.assert_allclose(written, np.moveaxis(mm, 0, -1) * [-1, -1, 1], atol=step / 2, rtol=0)
+    np.testing.assert_array_equal(written % step, 0)
+
+
 @pytest.mark.parametrize("shape", [(5, 6, 7), (5, 6, 7, 3), (5, 6, 7, 1, 3)])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_compressed_files_are_one_gzip_member_that_every_reader_takes(tmp_path, shape, order):

@@ -276,15 +276,18 @@ def test_result_names_every_file_and_holds_what_they_hold(tmp_path):
     series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame(phase=0.5)])
     grid = working_grid_of(series)
     std = _spread(smooth_fields(2, grid.shape)[:, 0].abs(), grid)
-    result = write_result(series, tmp_path / "out", grid=grid, std_mm=std, products=Products(jacobian=True))
+    ddf = smooth_fields(2, grid.shape)
+    result = write_result(series, tmp_path / "out", ddf, grid, std_mm=std, products=Products(jacobian=True))
     kinds = ("ddf", "inverse_ddf", "jacobian", "std_mm")
     expected = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"} | {
         f"{kind}_{k:02d}.nii.gz" for kind in kinds for k in range(2)
     }
     assert set(result["files"]) == {p.name for p in (tmp_path / "out").iterdir()} == expected
-    for k in range(2):
+    for k, transform in enumerate(dense_transforms(ddf, grid)):
         written = nib.load(tmp_path / "out" / f"jacobian_{k:02d}.nii.gz").get_fdata()
-        np.testing.assert_array_equal(written, result["jacobian"][k])
+        frame = series.frames[0].grid
+        expected = jacobian_determinant(transform.displacement(frame)[None], frame.affine)[0]
+        np.testing.assert_array_equal(written, expected)
 
 
 def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
