@@ -4,8 +4,8 @@ import logging
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +17,13 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim
+from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim, release
 from ..data.writing.replacement import check_names, clean
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from .weights import load_tensors
 
-__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "discard_empty"]
+__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "logs_discarded_on_failure"]
 
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
@@ -60,11 +60,25 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
             clean(cache)
 
 
-def discard_empty(output_dir: str) -> None:
-    """Remove the folder of a training that failed before it saved anything: with no files but TensorBoard's."""
-    files = [path for path in Path(output_dir).rglob("*") if not path.is_dir()]
-    if all(path.parent.name == "tensorboard" for path in files):
-        shutil.rmtree(output_dir, ignore_errors=True)
+@contextmanager
+def logs_discarded_on_failure(output_dir: str) -> Iterator[None]:
+    """Remove what a training has added to ``output_dir`` if it fails before it saves anything: TensorBoard's logs."""
+    folder = Path(output_dir)
+    earlier = _contents(folder)
+    try:
+        yield
+    except BaseException:
+        release(output_dir)
+        added = sorted(_contents(folder) - earlier, reverse=True)  # files before their folders
+        own = f".{os.getpid()}."  # in the names of TensorBoard's files
+        if all(path.is_dir() or (path.parent.name == "tensorboard" and own in path.name) for path in added):
+            for path in added:
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _contents(folder: Path) -> set[Path]:
+    return {folder, *folder.rglob("*")} if folder.exists() else set()
 
 
 class _AtomicSaver(BaseSaveHandler):

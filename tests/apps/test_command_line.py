@@ -151,6 +151,25 @@ def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, 
     assert json.dumps(["demo", "--output", "$x"]).replace('"', "'") in log
 
 
+def test_a_fault_of_the_program_without_a_place_for_the_log(monkeypatch, tmp_path, capsys):
+    def broken(args):
+        raise ZeroDivisionError("one over nothing")
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert main(["demo"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "ZeroDivisionError" in lines[0] and "not written (No such file or directory)" in lines[1]
+
+
+def test_warnings_of_libraries_are_no_errors(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "groupmorph_monai.apps.command_line"]
+    command += ["register", "a.nii", "b.nii", "--output", "out"]
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 2 and "a.nii: expected a file or folder" in done.stderr, done.stderr
+
+
 def test_interrupted_by_the_user(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
