@@ -94,14 +94,22 @@ class _AtomicSaver(BaseSaveHandler):
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() != 0:
             return
+        self.check(checkpoint)
+        with atomic_file(self.folder / filename) as path:
+            torch.save(checkpoint, path)
+            torch.load(path, map_location="cpu", weights_only=True)
+
+    def check(self, checkpoint: Mapping[str, Any]) -> None:
+        """Check that all numbers are finite.
+
+        Raises:
+            InputError: If one is not.
+        """
         if (name := _not_finite(checkpoint)) is not None:
             raise InputError(
                 f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
                 "learning_rate, and check kl_weight, noise and the initial weights"
             )
-        with atomic_file(self.folder / filename) as path:
-            torch.save(checkpoint, path)
-            torch.load(path, map_location="cpu", weights_only=True)
 
     def remove(self, filename: str) -> None:
         if idist.get_rank() == 0:
@@ -124,10 +132,11 @@ def _named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]
 
 
 class BestWeights:
-    """Handler of the evaluator that saves the weights to ``model_best.pt`` when its key metric is the best so far.
+    """Handler of the evaluator that checks its key metric, and saves the weights of the best to ``model_best.pt``.
 
     Its state, the best metric and its epoch, is part of the checkpoints, so that a resumed run does not replace better
-    weights.
+    weights. `Checkpoints` calls `write` after it has saved the checkpoint of an epoch, and when a run resumes from it:
+    a run that is killed in between has a checkpoint from which it resumes, and writes the weights then.
 
     Args:
         network: network to save.
@@ -139,9 +148,9 @@ class BestWeights:
 
     def attach(self, engine: Engine) -> None:
         self.engine = engine
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
 
-    def __call__(self, engine: Engine) -> None:
+    def _check(self, engine: Engine) -> None:
         state: Any = engine.state  # MONAI's evaluator adds attributes
         metric = float(state.metrics[state.key_metric_name])
         if not math.isfinite(metric):
@@ -149,8 +158,15 @@ class BestWeights:
                 f"{state.key_metric_name}: expected a finite number after epoch {state.epoch}, got {metric}; lower "
                 "learning_rate, and check kl_weight and noise"
             )
-        if state.best_metric_epoch == state.epoch:
-            self.save(unwrapped(self.network).state_dict(), BEST)
+        self.save.check(self._weights())
+
+    def _weights(self) -> Mapping[str, Any]:
+        return unwrapped(self.network).state_dict()
+
+    def write(self, trainer: Engine) -> None:
+        """Save the weights if the trainer's last epoch is the best so far."""
+        if self.state_dict()["epoch"] == trainer.state.epoch:
+            self.save(self._weights(), BEST)
 
     def state_dict(self) -> dict[str, float]:
         state: Any = self.engine.state
@@ -195,6 +211,7 @@ class Checkpoints:
     Args:
         objects: objects with a ``state_dict``, by name; the trainer is named ``trainer``. None values are ignored.
         output_dir: folder of ``checkpoint_epoch=N.pt``.
+        best: writer of the best weights.
         inputs: files and folders that the run began with, by setting; a run that resumes with others logs a warning.
         settings: numbers that a resumed run takes from the checkpoint, by name; it must have the same.
     """
@@ -203,10 +220,12 @@ class Checkpoints:
         self,
         objects: Mapping[str, object],
         output_dir: str,
+        best: BestWeights,
         inputs: Mapping[str, str | None] | None = None,
         settings: Mapping[str, float] | None = None,
     ):
-        self.objects = {name: value for name, value in objects.items() if value is not None}
+        self.objects = {name: value for name, value in objects.items() if value is not None} | {"best": best}
+        self.best = best
         self.folder, self.settings = Path(output_dir), dict(settings or {})
         self.inputs = {name: path and os.path.abspath(path) for name, path in (inputs or {}).items()}
 
@@ -227,6 +246,7 @@ class Checkpoints:
             n_saved=2,
         )
         trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self.best.write)
         trainer.add_event_handler(Events.ITERATION_STARTED(once=1), self._announce)  # the first series could be read
         epoch, checkpoint = self._newest()
         if checkpoint is None:
@@ -291,3 +311,4 @@ class Checkpoints:
                 "overlays and settings of that run"
             ) from error
         trainer.state.max_epochs = max_epochs  # limit of this run, which may be longer than the saved one
+        self.best.write(trainer)
