@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -170,10 +171,15 @@ def test_warnings_of_libraries_are_no_errors(tmp_path):
     assert done.returncode == 2 and "a.nii: expected a file or folder" in done.stderr, done.stderr
 
 
-def test_interrupted_by_the_user(monkeypatch, capsys):
+@pytest.mark.parametrize("importing", [False, True])
+def test_interrupted_by_the_user(importing, monkeypatch, tmp_path, capsys):
     def interrupted(args):
+        if importing:
+            pydoc.locate("interrupted_module.Class")  # as MONAI finds the classes of a config
         raise KeyboardInterrupt
 
+    (tmp_path / "interrupted_module.py").write_text("raise KeyboardInterrupt", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(commands.COMMANDS, "demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "groupmorph: stopped; earlier results are unchanged\n"
