@@ -53,11 +53,11 @@ def run_command(args: argparse.Namespace, arguments: Sequence[str]) -> int:
                 code = _run(args)
                 sys.stdout.flush()
         print_waiting_log()
-    except KeyboardInterrupt as stop:
-        print_waiting_log()
-        _print_error(STOPPED)
-        return exit_code(stop)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if (stopped := exit_code(error)) is not None:
+            print_waiting_log()
+            _print_error(STOPPED)
+            return stopped
         if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
             return _lost_output(error)
         input_error = find_input_error(error)

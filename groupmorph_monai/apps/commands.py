@@ -11,9 +11,8 @@ from ..data.reading.folders import dicom_paths, list_series
 from ..data.reading.points import is_points
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
-from ..data.writing.output_folder import release
 from ..errors import InputError
-from ..workflow.checkpoints import discard_empty
+from ..workflow.checkpoints import logs_discarded_on_failure
 from ..workflow.parsed_config import parsed_config
 from ..workflow.weights import load_weights
 from .cohort_arguments import check_worker_options, on_workers
@@ -136,17 +135,11 @@ _MODEL_OVERLAYS = (
 
 def train(args: argparse.Namespace) -> None:
     _check_source(args)
-    made = not os.path.lexists(args.output)
     # PyTorch creates its Inductor cache folder with the first optimizer, even if nothing is compiled; point it at an
     # existing folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
-    try:
+    with logs_discarded_on_failure(args.output):
         _run_study("training", "train", args, max_iterations=args.iterations)
-    except Exception:
-        release(args.output)
-        if made:
-            discard_empty(args.output)
-        raise
     weights = Path(args.output) / "model_best.pt"
     if weights.is_file():
         model = "".join(f" --overlay {name}" for name in args.overlay if name.startswith(_MODEL_OVERLAYS))

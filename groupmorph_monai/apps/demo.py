@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.phantoms.phantom import make_phantom
 from ..data.writing.applying import apply_field_to_points
-from ..data.writing.output_folder import check_output_dir
+from ..data.writing.output_folder import atomic_file, claim
 from ..data.writing.writers import check_result_folder
 from ..errors import InputError
 from ..evaluation.report import format_table
@@ -40,9 +40,11 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
         if os.path.lexists(file) and not _holds(file, image):
             raise InputError(f"--output: expected a folder without other scans, got one with {file}; choose another")
     check_result_folder(folder, images)
-    check_output_dir(folder / "series")
+    claim(folder)
+    (folder / "series").mkdir(exist_ok=True)
     for file, image in images.items():
-        nibabel.save(image, file)
+        with atomic_file(file) as partial:
+            nibabel.save(image, partial)
     files = list(images)
     register(files, str(folder))
 

@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from typing import TextIO
@@ -85,7 +87,16 @@ def keep_log(quiet: bool = False, verbose: bool = False) -> deque[str]:
     root.setLevel(logging.INFO)
     logging.getLogger(_PACKAGE).setLevel(logging.DEBUG)
     logging.captureWarnings(True)
+    _tolerate_warnings()
     return memory.lines
+
+
+def _tolerate_warnings() -> None:
+    """Ignore warnings, also in workers, if ``-W error`` or ``PYTHONWARNINGS`` make them errors: PyTorch causes some."""
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("ignore")
+        sys.warnoptions.clear()
+        os.environ.pop("PYTHONWARNINGS", None)
 
 
 def print_waiting_log() -> None:
@@ -98,15 +109,23 @@ def print_waiting_log() -> None:
 def report_fault(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> None:
     """Report an internal error in three lines on standard error: the error, the log file, and where to report it."""
     cause = chain_of_causes(error)[-1]
+    try:
+        place = _write_log(error, arguments, log)
+    except OSError as failure:
+        place = f"not written ({failure.strerror}); set TMPDIR to a folder with space, and repeat the command"
+    what = (str(cause).strip().splitlines() or [""])[0][:200]
+    print(f"groupmorph: internal error, not caused by your input: {type(cause).__name__}: {what}", file=sys.stderr)
+    print(f"groupmorph: full log: {place}", file=sys.stderr)
+    print(f"groupmorph: please report it to {_REPORT}", file=sys.stderr)
+
+
+def _write_log(error: BaseException, arguments: Sequence[str], log: Sequence[str]) -> str:
     with tempfile.NamedTemporaryFile("w", prefix="groupmorph-", suffix=".log", delete=False, encoding="utf-8") as file:
         file.write(f"groupmorph {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(", ".join(f"{name} {_version(name)}" for name in _LIBRARIES) + f"\n{list(arguments)!a}\n\n")
         file.write("\n".join([*log, ""]).encode("utf-8", "backslashreplace").decode())
         file.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
-    what = (str(cause).strip().splitlines() or [""])[0][:200]
-    print(f"groupmorph: internal error, not caused by your input: {type(cause).__name__}: {what}", file=sys.stderr)
-    print(f"groupmorph: full log: {file.name}", file=sys.stderr)
-    print(f"groupmorph: please report it to {_REPORT}", file=sys.stderr)
+    return file.name
 
 
 def _version(name: str) -> str:

@@ -31,6 +31,13 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     for error in causes:
         if isinstance(error, InputError):
             return error
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            return InputError(
+                "memory: expected a series that fits into memory, got one that does not; use a larger --spacing-mm, "
+                "fewer scans or a smaller part of them, or raise the limit of the process ('ulimit -v')"
+            )
+        if "Failed to initialize cpuinfo" in str(error):
+            return InputError("/proc: expected information on the processor, which PyTorch needs, got none; mount it")
         mismatch = re.match(r"Error\(s\) in loading state_dict for (\w+)", str(error))
         if mismatch:
             return InputError(
@@ -39,11 +46,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             )
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
             return InputError("memory: not enough address space to load the libraries; raise 'ulimit -v'")
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            return InputError(
-                "memory: expected a series that fits into memory, got one that does not; use a larger --spacing-mm, "
-                "fewer scans or a smaller part of them"
-            )
+        if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
+            return InputError("temporary files: expected a folder that can be written to, got none; set TMPDIR to one")
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
         if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:

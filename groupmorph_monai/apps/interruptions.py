@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from .input_errors import chain_of_causes
+
 __all__ = ["STOPPED", "end_in_one_line", "exit_code", "interruptible"]
 
 STOPPED = "groupmorph: stopped; earlier results are unchanged"
@@ -29,9 +31,18 @@ def _stop(received: int, frame: FrameType | None) -> None:
     raise Stopped(received)
 
 
-def exit_code(stop: KeyboardInterrupt) -> int:
-    """Return the exit code by shell convention: 128 plus the number of the signal."""
-    return getattr(stop, "exit_code", 128 + signal.SIGINT)
+def exit_code(error: BaseException) -> int | None:
+    """Return the exit code of a run that a signal ended, by shell convention: 128 plus the number of the signal.
+
+    Args:
+        error: the error that ended the run; the signal may be among its causes, as Python's `pydoc`, by which MONAI
+            imports classes, converts all errors during an import.
+
+    Returns:
+        None for an error of another kind.
+    """
+    stop = next((cause for cause in chain_of_causes(error) if isinstance(cause, KeyboardInterrupt)), None)
+    return None if stop is None else getattr(stop, "exit_code", 128 + signal.SIGINT)
 
 
 @contextmanager
@@ -77,12 +88,13 @@ def end_in_one_line() -> None:
     previous_hook = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if not isinstance(error, KeyboardInterrupt):
+        code = exit_code(error)
+        if code is None:
             previous_hook(kind, error, traceback)
             return
         _release_folders()
         print(STOPPED, file=sys.stderr)
-        raise SystemExit(exit_code(error))
+        raise SystemExit(code)
 
     sys.excepthook = hook
 

@@ -16,6 +16,8 @@ from .suggestions import suggestion
 
 __all__ = ["check_options", "prepare_process"]
 
+_EXPRESSIONS = ("$", "@", "%")  # how values begin that MONAI evaluates
+
 
 def prepare_process() -> None:
     """Prepare the process of ``python -m monai.bundle``: limit threads to the available cores, keep freed memory, and
@@ -56,13 +58,26 @@ def check_options(words: Sequence[str]) -> None:
         if name.split("#")[0].split("::")[0] not in names and f"@{name}" not in text:
             cure = suggestion(name, names, "see 'groupmorph settings'", prefix="--")
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
+    _check_paths_and_device(options)
     _check_values({name: text for name, text in options.items() if name in SETTINGS and name in content}, content)
+
+
+def _check_paths_and_device(texts: Mapping[str, str]) -> None:
+    from fire.parser import DefaultParseValue  # as MONAI's command reads them
+
+    from .run import checked_device  # imports PyTorch
+
+    place, device = texts.get("output_dir", "out"), texts.get("device", "$")
+    if not isinstance(value := DefaultParseValue(place), str) or not value.strip():
+        raise InputError(f"--output_dir: expected the path of a folder, got {place!r}; for example out")
+    if device[:1] not in _EXPRESSIONS:
+        checked_device(device)
 
 
 def _check_values(texts: Mapping[str, str], content: Mapping[str, object]) -> None:
     from fire.parser import DefaultParseValue  # as MONAI's command reads them
 
-    values = {name: DefaultParseValue(text) for name, text in texts.items() if text[:1] not in ("$", "@", "%")}
+    values = {name: DefaultParseValue(text) for name, text in texts.items() if text[:1] not in _EXPRESSIONS}
     for name, value in values.items():
         values[name] = value = list(value) if isinstance(value, tuple) else value
         if not SETTINGS[name].accepts(value):

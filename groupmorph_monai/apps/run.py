@@ -19,7 +19,7 @@ from .configs import bundle_root, config_files, overlay_names, read_configs
 from .overlays import check_overlays, check_used
 from .setting_values import check_settings, named_settings, parse_settings, read_settings, setting_value
 
-__all__ = ["checked_run", "run_bundle", "split_overlays"]
+__all__ = ["checked_device", "checked_run", "run_bundle", "split_overlays"]
 
 # Peak memory of generating a phantom, per voxel (measured at 96 x 96 x 96 voxels).
 _PHANTOM_BYTES, _PHANTOM_BYTES_PER_TIMEPOINT = 100, 70
@@ -83,7 +83,7 @@ def checked_run(
     else:
         _check_phantoms(all_values)
     if device is not None:
-        values["device"] = _device(device)
+        values["device"] = checked_device(device)
     if config == "inference":
         values["overlays"] = [*shipped, *map(str, own)]  # for the report
     values["bundle_root"] = str(bundle_root())
@@ -182,7 +182,12 @@ def _shipped_name(file: Path) -> str | None:
     return name if shipped.is_file() and shipped.read_bytes() == file.read_bytes() else None
 
 
-def _device(name: str | torch.device) -> torch.device:
+def checked_device(name: str | torch.device) -> torch.device:
+    """Return a device by its name.
+
+    Raises:
+        InputError: If PyTorch has no such device.
+    """
     try:
         device = torch.device(name)
         count = torch.get_device_module(device).device_count()

@@ -62,7 +62,7 @@ def limit_threads(number: int | None = None) -> None:
     if number or _ITK not in os.environ:
         os.environ[_ITK] = os.environ[_OPENMP]
     threads = os.environ[_OPENMP].split(",")[0].strip()  # further numbers are for nested regions
-    if not threads.isdecimal() or not 1 <= int(threads) <= 1024:
+    if not (threads.isascii() and threads.isdecimal()) or not 1 <= int(threads) <= 1024:
         raise InputError(f"OMP_NUM_THREADS: expected a whole number from 1 to 1024, got {threads!r}; unset it")
     if "torch" in sys.modules:  # it has already read the environment
         import torch

@@ -1,5 +1,6 @@
 """Slowdown of a registration by other busy processes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,9 @@ __all__ = ["busy_processes", "contention"]
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """Run ``number`` busy single-threaded processes."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    """Run ``number`` busy single-threaded processes, which also end if this process is killed."""
+    code = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(number)]
     try:
         yield
     finally:

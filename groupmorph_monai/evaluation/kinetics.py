@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -41,6 +42,7 @@ def summarise_kinetics(fits: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@style.context("default")
 def draw_kinetics(fits: Mapping[str, Any], grid: Grid) -> bytes:
     """Draw R2 and Ktrans before and after registration, in the axial slice with most enhancing tissue, as a PNG."""
     view, enhancing = AxialView(grid), fits["enhancing"]

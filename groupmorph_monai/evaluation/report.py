@@ -11,6 +11,7 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -142,6 +143,7 @@ def _show_motion(axes: Axes, displacement_mm: np.ndarray) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+@style.context("default")
 def draw_report(
     path: str | os.PathLike[str],
     volumes: Mapping[str, np.ndarray],

@@ -4,8 +4,8 @@ import logging
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +17,13 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim
+from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim, release
 from ..data.writing.replacement import check_names, clean
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from .weights import load_tensors
 
-__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "discard_empty"]
+__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "logs_discarded_on_failure"]
 
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
@@ -60,11 +60,25 @@ def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir:
             clean(cache)
 
 
-def discard_empty(output_dir: str) -> None:
-    """Remove the folder of a training that failed before it saved anything: with no files but TensorBoard's."""
-    files = [path for path in Path(output_dir).rglob("*") if not path.is_dir()]
-    if all(path.parent.name == "tensorboard" for path in files):
-        shutil.rmtree(output_dir, ignore_errors=True)
+@contextmanager
+def logs_discarded_on_failure(output_dir: str) -> Iterator[None]:
+    """Remove what a training has added to ``output_dir`` if it fails before it saves anything: TensorBoard's logs."""
+    folder = Path(output_dir)
+    earlier = _contents(folder)
+    try:
+        yield
+    except BaseException:
+        release(output_dir)
+        added = sorted(_contents(folder) - earlier, reverse=True)  # files before their folders
+        own = f".{os.getpid()}."  # in the names of TensorBoard's files
+        if all(path.is_dir() or (path.parent.name == "tensorboard" and own in path.name) for path in added):
+            for path in added:
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _contents(folder: Path) -> set[Path]:
+    return {folder, *folder.rglob("*")} if folder.exists() else set()
 
 
 class _AtomicSaver(BaseSaveHandler):
@@ -80,14 +94,22 @@ class _AtomicSaver(BaseSaveHandler):
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() != 0:
             return
+        self.check(checkpoint)
+        with atomic_file(self.folder / filename) as path:
+            torch.save(checkpoint, path)
+            torch.load(path, map_location="cpu", weights_only=True)
+
+    def check(self, checkpoint: Mapping[str, Any]) -> None:
+        """Check that all numbers are finite.
+
+        Raises:
+            InputError: If one is not.
+        """
         if (name := _not_finite(checkpoint)) is not None:
             raise InputError(
                 f"{self.folder}: expected finite weights, got NaN or infinity in {name}; they are not saved: lower "
                 "learning_rate, and check kl_weight, noise and the initial weights"
             )
-        with atomic_file(self.folder / filename) as path:
-            torch.save(checkpoint, path)
-            torch.load(path, map_location="cpu", weights_only=True)
 
     def remove(self, filename: str) -> None:
         if idist.get_rank() == 0:
@@ -110,10 +132,11 @@ def _named_tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]
 
 
 class BestWeights:
-    """Handler of the evaluator that saves the weights to ``model_best.pt`` when its key metric is the best so far.
+    """Handler of the evaluator that checks its key metric, and saves the weights of the best to ``model_best.pt``.
 
     Its state, the best metric and its epoch, is part of the checkpoints, so that a resumed run does not replace better
-    weights.
+    weights. `Checkpoints` calls `write` after it has saved the checkpoint of an epoch, and when a run resumes from it:
+    a run that is killed in between has a checkpoint from which it resumes, and writes the weights then.
 
     Args:
         network: network to save.
@@ -125,9 +148,9 @@ class BestWeights:
 
     def attach(self, engine: Engine) -> None:
         self.engine = engine
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
 
-    def __call__(self, engine: Engine) -> None:
+    def _check(self, engine: Engine) -> None:
         state: Any = engine.state  # MONAI's evaluator adds attributes
         metric = float(state.metrics[state.key_metric_name])
         if not math.isfinite(metric):
@@ -135,8 +158,15 @@ class BestWeights:
                 f"{state.key_metric_name}: expected a finite number after epoch {state.epoch}, got {metric}; lower "
                 "learning_rate, and check kl_weight and noise"
             )
-        if state.best_metric_epoch == state.epoch:
-            self.save(unwrapped(self.network).state_dict(), BEST)
+        self.save.check(self._weights())
+
+    def _weights(self) -> Mapping[str, Any]:
+        return unwrapped(self.network).state_dict()
+
+    def write(self, trainer: Engine) -> None:
+        """Save the weights if the trainer's last epoch is the best so far."""
+        if self.state_dict()["epoch"] == trainer.state.epoch:
+            self.save(self._weights(), BEST)
 
     def state_dict(self) -> dict[str, float]:
         state: Any = self.engine.state
@@ -181,6 +211,7 @@ class Checkpoints:
     Args:
         objects: objects with a ``state_dict``, by name; the trainer is named ``trainer``. None values are ignored.
         output_dir: folder of ``checkpoint_epoch=N.pt``.
+        best: writer of the best weights.
         inputs: files and folders that the run began with, by setting; a run that resumes with others logs a warning.
         settings: numbers that a resumed run takes from the checkpoint, by name; it must have the same.
     """
@@ -189,10 +220,12 @@ class Checkpoints:
         self,
         objects: Mapping[str, object],
         output_dir: str,
+        best: BestWeights,
         inputs: Mapping[str, str | None] | None = None,
         settings: Mapping[str, float] | None = None,
     ):
-        self.objects = {name: value for name, value in objects.items() if value is not None}
+        self.objects = {name: value for name, value in objects.items() if value is not None} | {"best": best}
+        self.best = best
         self.folder, self.settings = Path(output_dir), dict(settings or {})
         self.inputs = {name: path and os.path.abspath(path) for name, path in (inputs or {}).items()}
 
@@ -213,6 +246,7 @@ class Checkpoints:
             n_saved=2,
         )
         trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self.best.write)
         trainer.add_event_handler(Events.ITERATION_STARTED(once=1), self._announce)  # the first series could be read
         epoch, checkpoint = self._newest()
         if checkpoint is None:
@@ -277,3 +311,4 @@ class Checkpoints:
                 "overlays and settings of that run"
             ) from error
         trainer.state.max_epochs = max_epochs  # limit of this run, which may be longer than the saved one
+        self.best.write(trainer)

@@ -31,7 +31,7 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
         The state dict.
 
     Raises:
-        InputError: If the file has other content, or a value that is not finite.
+        InputError: If the file has other content, a value that is not finite, or zeros alone.
     """
     if not Path(path).is_file():
         raise _missing(Path(path))
@@ -62,6 +62,12 @@ def read_weights(path: str | Path, device: torch.device | str = "cpu") -> Mappin
                 f"weights: {path}: expected finite numbers, got {count} NaN or infinite ones in {name}; the training "
                 "diverged: use an earlier checkpoint, or train with a smaller learning_rate"
             )
+    kernels = [value for value in state.values() if value.ndim > 1]
+    if kernels and not any(map(torch.any, kernels)):
+        raise InputError(
+            f"weights: {path}: expected trained weights, got kernels that are all zero, with which a network ignores "
+            f"the images; {_CURE}"
+        )
     return state
 
 
@@ -95,6 +101,8 @@ def _missing(file: Path) -> InputError:
     """Make the error for a missing file; for a model of the bundle without shipped weights, it says how to train it."""
     if file.is_dir():
         return InputError(f"weights: {file}: expected a file, got a folder; use a file in it, such as model_best.pt")
+    if file.exists():
+        return InputError(f"weights: {file}: expected a file, got a pipe or device; {_CURE}")
     overlay = file.parent.parent / "configs" / "models" / f"{file.stem}.yaml"
     if file.parent.name != "models" or not overlay.is_file():
         return InputError(f"weights: {file}: expected a file, found none; check the path")

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -151,10 +152,34 @@ def test_a_fault_of_the_program_is_three_lines_and_a_log(monkeypatch, tmp_path, 
     assert json.dumps(["demo", "--output", "$x"]).replace('"', "'") in log
 
 
-def test_interrupted_by_the_user(monkeypatch, capsys):
+def test_a_fault_of_the_program_without_a_place_for_the_log(monkeypatch, tmp_path, capsys):
+    def broken(args):
+        raise ZeroDivisionError("one over nothing")
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert main(["demo"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "ZeroDivisionError" in lines[0] and "not written (No such file or directory)" in lines[1]
+
+
+def test_warnings_of_libraries_are_no_errors(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "groupmorph_monai.apps.command_line"]
+    command += ["register", "a.nii", "b.nii", "--output", "out"]
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 2 and "a.nii: expected a file or folder" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("importing", [False, True])
+def test_interrupted_by_the_user(importing, monkeypatch, tmp_path, capsys):
     def interrupted(args):
+        if importing:
+            pydoc.locate("interrupted_module.Class")  # as MONAI finds the classes of a config
         raise KeyboardInterrupt
 
+    (tmp_path / "interrupted_module.py").write_text("raise KeyboardInterrupt", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(commands.COMMANDS, "demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "groupmorph: stopped; earlier results are unchanged\n"

@@ -90,6 +90,11 @@ def test_limits_of_the_system():
     assert "raise 'ulimit -v'" in str(
         find_input_error(ImportError("libx.so: failed to map segment from shared object"))
     )
+    loading = "Error(s) in loading state_dict for A: While copying the parameter a, an exception occurred: "
+    assert "raise the limit" in str(find_input_error(RuntimeError(f"{loading}can't allocate memory")))
+    assert str(find_input_error(RuntimeError(f"{loading}Failed to initialize cpuinfo!"))).startswith("/proc: ")
+    no_folder = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert "set TMPDIR" in str(find_input_error(no_folder))
 
 
 def test_a_circle_of_causes():

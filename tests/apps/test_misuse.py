@@ -69,6 +69,8 @@ WEIGHTS = {
     "complex numbers": (lambda: {name: value.cfloat() for name, value in state(len).items()}, "got complex64"),
     "no data": (lambda: {name: value.to("meta") for name, value in state(len).items()}, "a tensor without data"),
     "sparse numbers": (lambda: {name: value.to_sparse() for name, value in state(len).items()}, "got sparse_coo"),
+    "zeros": (lambda: {name: torch.zeros_like(value) for name, value in state(len).items()}, "all zero"),
+    "zero kernels": (lambda: {name: value * (value.ndim == 1) for name, value in state(len).items()}, "all zero"),
     "numbers for names": (lambda: dict(enumerate(state(len).values())), "state dict"),
     "another byte": (lambda: one_other_byte(SHIPPED.read_bytes()), "wrong checksum"),
     "a scan": (gzip.compress(b"no weights"), "a different file"),
@@ -87,6 +89,8 @@ def test_weights(kind, series, tmp_path, refused):
 def test_weights_absent_or_a_script(series, tmp_path, refused):
     command = ["register", *series[:2], *TO, "--weights", "w.pt", *FAST]
     refused(command, "weights: w.pt: expected a file, found none")
+    device = ["/dev/zero" if word == "w.pt" else word for word in command]
+    refused(device, "weights: /dev/zero: expected a file, got a pipe or device")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
     refused(command, "weights", "TorchScript")
 

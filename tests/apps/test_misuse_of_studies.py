@@ -133,7 +133,7 @@ def test_training_that_cannot_start_leaves_nothing(study, refused, monkeypatch):
     curves = Path("out/tensorboard/events.out.tfevents.1")  # of another training
     curves.parent.mkdir(parents=True)
     curves.touch()
-    assert main(command) == 2 and curves.exists()
+    assert main(command) == 2 and os.listdir(curves.parent) == [curves.name]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,12 @@ def test_an_option_that_monai_would_ignore_is_refused(option, cure, bundle):
         ("--window_size_voxels [8,8]", "--window_size_voxels: expected a list of 3"),
         ("--write_jacobian maybe", "--write_jacobian: expected true or false"),
         ("--percentile_lower 99.5", "--percentile_lower, percentile_upper: expected the first less than the second"),
+        ("--output_dir 3", "--output_dir: expected the path of a folder, got '3'"),
+        ("--output_dir=", "--output_dir: expected the path of a folder, got ''"),
+        ("--output_dir ['out']", "--output_dir: expected the path of a folder"),
+        ("--output_dir", "--output_dir: expected the path of a folder, got 'True'"),
+        ("--device banana", "--device: expected a device available to PyTorch, got banana; use cpu"),
+        ("--device cuda:99", "--device: expected a device available to PyTorch, got cuda:99"),
         ("--reference 1", "--reference: expected null for an alignment to the mean"),
     ],
 )

@@ -1,6 +1,9 @@
 """A result of a cohort is on the disk, whole, before it takes its name."""
 
 import os
+import shutil
+
+from faults import KILLED, at_every_call, kill
 
 from groupmorph_monai.apps.cohort.server import publish
 from groupmorph_monai.data.writing import replacement
@@ -19,3 +22,20 @@ def test_all_files_are_flushed_before_a_result_has_its_name(tmp_path, monkeypatc
     publish(made, {"state": "finished"}, target)
     assert sorted(flushed) == [".", "dicom", "dicom/1.dcm", "status.json"]
     assert (target / "dicom" / "1.dcm").exists()
+
+
+def test_a_kill_leaves_the_earlier_result_or_the_new_one(tmp_path):
+    made, target = tmp_path / ".work" / "p01", tmp_path / "series" / "p01"
+
+    def write(text):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        (made / "text").write_text(text, encoding="utf-8")
+        publish(made, {"state": "finished"}, target)
+
+    write("old")
+    ends, texts = [], []
+    for end in at_every_call(lambda: write("new"), kill):
+        ends.append(end)
+        texts.append((target / "text").read_text(encoding="utf-8"))
+    assert {*ends} == {0, KILLED} and {*texts} == {"old", "new"} and texts == sorted(texts, reverse=True)

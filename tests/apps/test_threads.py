@@ -8,6 +8,7 @@ from control_group_files import write_group
 from groupmorph_monai.apps import threads
 from groupmorph_monai.apps.arguments import make_parser
 from groupmorph_monai.apps.cohort.clusters import Resources
+from groupmorph_monai.errors import InputError
 
 
 def cores(tmp_path, lines):
@@ -69,6 +70,14 @@ def test_a_number_given_comes_before_the_environment_and_that_before_the_cores(n
     threads.limit_threads(number)
     assert os.environ["OMP_NUM_THREADS"] == os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == expected
     assert set_threads == [int(expected)]
+
+
+@pytest.mark.parametrize("value", ["", "0", "1.5", "-1", "1025", "many", "\uff11"])
+def test_a_number_in_the_environment_that_openmp_does_not_read(value, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda number: pytest.fail(f"{number} threads"))
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(InputError, match="expected a whole number from 1 to 1024"):
+        threads.limit_threads()
 
 
 @pytest.mark.parametrize("options, before, expected", [((), "1", 1), ((), None, 32), (("--threads", "3"), "1", 3)])

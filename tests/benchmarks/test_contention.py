@@ -1,22 +1,25 @@
 import os
+import time
 
 import pytest
+from faults import KILLED, in_a_child, kill
 
 from groupmorph_monai.benchmarks import contention as module
 
 
+def parent_of(pid):
+    """Parent of a process that runs; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            state, parent = file.read().rpartition(") ")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
+
+
 def children():
     """Processes that this one has started and that run."""
-    pids = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", encoding="utf-8") as file:
-                state, parent = file.read().rpartition(") ")[2].split()[:2]
-        except OSError:
-            continue
-        if int(parent) == os.getpid() and state != "Z":
-            pids.append(int(name))
-    return pids
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == os.getpid()]
 
 
 def test_rows_are_measured_beside_as_many_busy_processes(monkeypatch):
@@ -38,3 +41,18 @@ def test_busy_processes_end_with_what_they_disturb():
     with pytest.raises(KeyError), module.busy_processes(2):
         raise KeyError
     assert len(children()) == idle
+
+
+def test_busy_processes_end_with_a_killed_one(tmp_path):
+    file = tmp_path / "pid"
+
+    def killed():
+        with module.busy_processes(1):
+            file.write_text(str(children()[0]), encoding="utf-8")
+            kill(first=True)
+
+    assert in_a_child(killed) == KILLED
+    pid, until = int(file.read_text(encoding="utf-8")), time.monotonic() + 20
+    while parent_of(pid) is not None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert parent_of(pid) is None

@@ -144,6 +144,12 @@ def test_the_right_is_on_the_left_and_anterior_at_the_top():
     assert {text.get_text() for text in axes.texts} == set("RLAP")
 
 
+def test_pictures_do_not_follow_the_users_style(tmp_path):
+    expected = draw(tmp_path)
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "axes.facecolor": "red"}):
+        np.testing.assert_array_equal(draw(tmp_path), expected)
+
+
 def test_pictures_leave_no_global_figure_and_refuse_other_shapes(tmp_path):
     draw(tmp_path)
     assert pyplot.get_fignums() == []

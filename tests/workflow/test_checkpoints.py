@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader
 
 from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.workflow import BestWeights, Checkpoints, EpochSeed, claim_for_training, warmup_and_cosine
+from groupmorph_monai.workflow import (
+    BestWeights,
+    Checkpoints,
+    EpochSeed,
+    checkpoints,
+    claim_for_training,
+    warmup_and_cosine,
+)
 
 DATA = [{"image": torch.full((1,), float(n)), "label": torch.full((1,), float(n % 3))} for n in range(4)]
 # The validation loss of each epoch: the third is the best.
@@ -52,8 +59,8 @@ class Toy:
         if killed_in is not None:
             self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._kill, killed_in)
         objects = {"network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "trainer": self.trainer}
-        objects |= {"scaler": None, "best": self.best}
-        Checkpoints(objects, str(folder), {"weights": weights}, {"learning_rate": rate}).attach(self.trainer)
+        objects |= {"scaler": None}
+        Checkpoints(objects, str(folder), self.best, {"weights": weights}, {"learning_rate": rate}).attach(self.trainer)
 
     def _kill(self, engine, epoch):
         if engine.state.epoch == epoch:
@@ -155,6 +162,27 @@ def test_a_run_does_not_go_on_at_another_learning_rate(tmp_path):
     with pytest.raises(InputError, match=r"learning_rate: expected 0\.1, with which the run in .* began, got 0\.01;"):
         Toy(tmp_path, 2, rate=0.01)
     assert load(tmp_path / "checkpoint_epoch=1.pt")["settings"] == {"learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("writer", [BestWeights, Checkpoints])
+def test_a_run_killed_between_two_files_goes_on(writer, epoch, finished, tmp_path, monkeypatch):
+    """The weights of the best epoch, and its checkpoint: neither is without the other, or the run is refused later."""
+    toy = Toy(tmp_path, 6)
+    save = checkpoints._AtomicSaver.__call__
+
+    def killed(saver, content, name, *arguments):
+        if toy.trainer.state.epoch == epoch and ("best" in name) == (writer is BestWeights):
+            raise KeyboardInterrupt
+        save(saver, content, name, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoints._AtomicSaver, "__call__", killed)
+        toy.run()
+    claim_for_training(str(tmp_path))
+    release_all()
+    Toy(tmp_path, 6).run()
+    assert_finished(tmp_path, finished)
 
 
 def kill_everywhere(folder):

@@ -78,16 +78,22 @@ def process_series(job: Job) -> Status:
 
 
 def publish(folder: Path, status: Status, target: Path) -> None:
-    """Move a complete folder to ``target``, replacing an earlier one. Between the two renames, neither exists."""
-    from ...data.writing.replacement import sync
+    """Move a complete folder to ``target``, or exchange it for an earlier one.
+
+    Where the file system cannot exchange folders, neither is at ``target`` between the two renames.
+    """
+    from ...data.writing.replacement import exchange, sync
 
     write_status(folder, status)
     sync(*folder.rglob("*"), folder)
     target.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as earlier:
-        if target.exists():
-            os.rename(target, Path(earlier) / target.name)
-        os.rename(folder, target)
+    try:
+        exchange(folder, target)
+    except OSError:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as earlier:
+            if target.exists():
+                os.rename(target, Path(earlier) / target.name)
+            os.rename(folder, target)
     sync(target.parent)
 
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from nibabel.orientations import apply_orientation, ornt_transform
 from scipy import sparse
 from torch import Tensor
 
@@ -69,9 +71,12 @@ class CorrectFadingd(MapTransform):
             logger.info(
                 "Axis %d: the signal fades to %.2g and %.2g at its ends; corrected for registration", axis, *ends
             )
-        gain = np.einsum("i,j,k->ijk", *gains).astype(np.float32)
-        enough, frames = gain >= _LEAST_GAIN, []
+        volume, frames = np.einsum("i,j,k->ijk", *gains).astype(np.float32), []
+        axes = nib.io_orientation(series.frames[0].affine)
         for frame in series.frames:
+            to_own_axes = ornt_transform(axes, nib.io_orientation(frame.affine))
+            gain = apply_orientation(volume, to_own_axes)
+            enough = gain >= _LEAST_GAIN
             corrected = frame.data / np.maximum(gain, _LEAST_GAIN)
             valid = enough if frame.valid is None else enough & frame.valid
             frames.append(replace(frame, data=self.storage.keep(corrected), valid=self.storage.keep(valid)))
@@ -91,29 +96,33 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
     1. As contrast agent may be confounded with it, a gain is accepted only where the scans themselves become darker.
 
     Args:
-        frames: scans. The gain is 1 unless they have the same grid, and intensities of 0 or more.
+        frames: scans. The gain is 1 unless they have the same grid, up to the order and direction of its axes, and
+            intensities of 0 or more.
         initial: ``(K, 4, 4)``, RAS mm, from the common space to each scan.
 
     Returns:
-        Gain of each slice along the three axes of the scans.
+        Gain of each slice along the three axes of the first scan.
     """
     grid, gains = frames[0].grid, [np.ones(n) for n in frames[0].data.shape]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_SCANS)).round().astype(int))
     scans = [frames[k] for k in chosen]
-    if any(not frame.grid.matches(grid, SAME_GRID_MM) or frame.data.min() < 0 for frame in frames):
+    one = grid.canonical()
+    if any(not frame.grid.canonical().matches(one, SAME_GRID_MM) or frame.data.min() < 0 for frame in frames):
         return gains
-    points = _random_points(frames[0], _SAMPLES // len(scans))
-    voxels = [grid.voxels(AffineTransform(initial[k])(points)) for k in chosen]
-    measured = np.stack([_measured(scan, v) for scan, v in zip(scans, voxels)])
+    common = _random_points(frames[0], _SAMPLES // len(scans))
+    points = [AffineTransform(initial[k])(common) for k in chosen]
+    stored = [scan.grid.voxels(p) for scan, p in zip(scans, points)]
+    measured = np.stack([_measured(scan, v) for scan, v in zip(scans, stored)])
     if not measured.any(axis=1).all():
         return gains
-    values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, voxels)])
+    values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, stored)])
     scales = [max(np.percentile(v[m], 95), 1e-30) for v, m in zip(values, measured)]
     values /= np.array(scales)[:, None]
     # Exclude points with air in any scan, as the misaligned edge of an object looks like fading.
     shown = ((values > _DARKEST) | ~measured).all(axis=0)
     tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE) & shown
     logarithms = np.log(np.maximum(values, _DARKEST))
+    voxels = [grid.voxels(p) for p in points]
     for axis, gain in enumerate(gains):
         slices = np.stack([v[:, axis].numpy() for v in voxels]).clip(0, len(gain) - 1)
         count, total, tissue_count = (

@@ -29,6 +29,7 @@ __all__ = [
     "REPORT",
     "check_names",
     "clean",
+    "exchange",
     "journals",
     "make_staging",
     "put_in_place",
@@ -154,7 +155,7 @@ def _exchanged(staging: Path, folder: Path, replaced: set[str]) -> bool:
             os.link(entry.path, staging / entry.name, follow_symlinks=False)
         _take_permissions(staging, folder)
         sync(staging)
-        _exchange(staging, folder)
+        exchange(staging, folder)
     except OSError:
         for entry in unrelated:
             (staging / entry.name).unlink(missing_ok=True)
@@ -179,7 +180,7 @@ def _take_permissions(staging: Path, folder: Path) -> None:
     shutil.copystat(folder, staging)
 
 
-def _exchange(one: Path, other: Path) -> None:
+def exchange(one: Path, other: Path) -> None:
     """Exchange the names of two folders atomically.
 
     Raises:

@@ -78,13 +78,27 @@ def test_a_common_error_of_the_alignment_or_contrast_agent_hardly_matters():
     np.testing.assert_allclose(end_gains(frames, initial)[2], GAIN, rtol=0.2, atol=0.08)
 
 
+def _stored(frame):
+    to_old = np.array([[0, 0, -1, SHAPE[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])  # voxels
+    return replace(frame, data=frame.data[::-1].transpose(1, 2, 0), affine=frame.affine @ to_old)
+
+
 def test_the_gain_does_not_depend_on_how_scans_are_stored():
     frames, initial = _scans(3)
-    to_old = np.array([[0, 0, -1, SHAPE[0] - 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])  # voxels
-    stored = [replace(f, data=f.data[::-1].transpose(1, 2, 0), affine=f.affine @ to_old) for f in frames]
     expected = end_gains(frames, initial)
-    for gain, axis in zip(end_gains(stored, initial), (1, 2, 0)):
+    for gain, axis in zip(end_gains(list(map(_stored, frames)), initial), (1, 2, 0)):
         np.testing.assert_allclose(gain, expected[axis], atol=1e-5)
+
+
+def test_scans_of_one_series_may_be_stored_along_other_axes():
+    frames, initial = _scans(3)
+    mixed = (frames[0], _stored(frames[1]), frames[2])
+    series = (Series(tuple(frames)), Series(mixed))
+    alike, others = (CorrectFadingd()({"image": each, "initial": initial})["image"] for each in series)
+    assert not np.allclose(alike.frames[1].data, frames[1].data)
+    expected = (alike.frames[0], _stored(alike.frames[1]), alike.frames[2])
+    for frame, one in zip(others.frames, expected):
+        np.testing.assert_allclose(frame.data, one.data, rtol=1e-4)
 
 
 @pytest.mark.parametrize("change", ["no profile", "no motion", "end of the tissue", "another grid", "CT"])

@@ -173,7 +173,7 @@ def test_where_folders_cannot_be_exchanged_files_are_moved_in(folder, monkeypatc
     def fail(*_, **options):
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    for name in ("link", "_exchange"):
+    for name in ("link", "exchange"):
         with monkeypatch.context() as patch:
             patch.setattr(*((os, name) if name == "link" else (replacement, name)), fail)
             check_next_run(folder)
