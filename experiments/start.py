@@ -1,6 +1,7 @@
 """Where the refinement starts: from the network's prediction or from zero, at several efforts."""
 
 import argparse
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,13 @@ _COLUMNS = ("mean error, voxels", "95 %, voxels", "folds, %", "seconds")
 
 
 def start_methods(weights: str | None, folder: str | Path) -> dict[str, BundleMethod]:
-    """Make the methods to compare. A network whose weights are all zero predicts no motion; its file is written to
+    """Make the methods to compare. A network that compares no features predicts no motion; its file is written to
     ``folder``."""
     network = bundle_method(weights)
     state = torch.load(network.weights, map_location="cpu", weights_only=True)
     zero = Path(folder) / "zero.pt"
-    torch.save({name: torch.zeros_like(values) for name, values in state.items()}, zero)
+    omitted = re.compile(r"compared\.|.*\.head\.")
+    torch.save({name: values * (not omitted.match(name)) for name, values in state.items()}, zero)
     methods = {"network alone": bundle_method(weights, "effort/no_refine")}
     for effort, overlays in (("fast", ["effort/fast"]), ("default", [])):
         methods[f"{effort}, from zero"] = bundle_method(str(zero), *overlays)

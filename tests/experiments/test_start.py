@@ -5,7 +5,7 @@ from groupmorph_monai.apps.suites.methods import bundle_method
 from groupmorph_monai.benchmarks.cases import synthetic_cases
 
 
-def test_zero_weights_predict_no_motion(tmp_path):
+def test_a_network_that_compares_nothing_predicts_no_motion(tmp_path):
     methods = start_methods(None, tmp_path)
     assert len(methods) == 5 and methods["default, from zero"].weights == str(tmp_path / "zero.pt")
     ddf, _ = bundle_method(str(tmp_path / "zero.pt"), "effort/no_refine").prepare()(torch.rand(2, 32, 32, 32))
