@@ -357,12 +357,13 @@ def accuracy(
         chunks: splits the timepoints into chunks that are in memory together.
         step: the fields are linear between every ``step``-th voxel.
     """
-    grid = Grid(ddf.shape[2:], affine)
-    points = grid.points(every=max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3))))
+    every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
+    affine = torch.as_tensor(affine).double().cpu()
+    thinned = Grid(tuple(-(-n // every) for n in ddf.shape[2:]), affine * torch.tensor([every, every, every, 1]))
     means, longest = [], []
     for chunk in chunks(len(transforms)):
         for transform in transforms[chunk]:
-            lengths = vector_lengths(transform(points) - points)
+            lengths = vector_lengths(transform.displacement(thinned).movedim(0, -1))
             means.append(float(lengths.mean()))
             longest.append(float(lengths.max()))
     result = {

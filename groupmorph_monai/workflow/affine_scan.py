@@ -13,7 +13,7 @@ from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..errors import InputError
 from ..space.grid import Grid
-from ..space.transforms import AffineTransform, interpolate
+from ..space.transforms import interpolate
 from .free_memory import available_memory_gb
 
 __all__ = ["CoarseScan", "check_memory", "coarse_scan"]
@@ -60,9 +60,9 @@ class CoarseScan:
         Returns:
             Intensities, and 1 where they were measured, otherwise 0, each ``(*S)``.
         """
-        points = AffineTransform(matrix)(grid.points())
-        values, measured = interpolate(self.content, self.grid.voxels(points)).unbind(-1)
-        return values, (self.grid.contains(points) & (measured > 0.5)).float()
+        voxels = Grid(grid.shape, torch.linalg.inv(self.grid.affine) @ matrix @ grid.affine).points()
+        values, measured = interpolate(self.content, voxels).unbind(-1)
+        return values, (self.grid.covers(voxels) & (measured > 0.5)).float()
 
     def coarsened(self, spacing_mm: float) -> "CoarseScan":
         """Average over blocks with sides of at most ``spacing_mm``."""
