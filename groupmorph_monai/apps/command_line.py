@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .arguments import make_parser
-from .faults import keep_log, print_waiting_log, report_fault
+from .faults import keep_log, print_waiting_log, report_fault, thread_errors_logged
 from .input_errors import find_input_error
 from .interruptions import STOPPED, exit_code, interruptible
 from .places import check_current_folder
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
     check_current_folder()
     from .commands import COMMANDS
 
-    with interruptible():
+    with interruptible(), thread_errors_logged():
         return COMMANDS[args.command](args) or 0
 
 

@@ -15,10 +15,20 @@ _BASES = {"evaluate": ("inference",)}
 
 
 def bundle_root() -> Path:
-    """Locate the bundle: inside an installed package, next to it in a checkout, or around it in a release."""
+    """Locate the bundle: inside an installed package, next to it in a checkout, or around it in a release.
+
+    Raises:
+        InputError: If it is in none of these places, as in a package that is imported from a zip archive.
+    """
     package = Path(__file__).resolve().parents[1]
     candidates = (package / "bundle", package.parent / "bundle", package.parent)
-    return next(folder for folder in candidates if (folder / "configs" / "inference.yaml").is_file())
+    for folder in candidates:
+        if (folder / "configs" / "inference.yaml").is_file():
+            return folder
+    raise InputError(
+        f"{package.parent}: expected the bundle's config files beside the package, got none; unpack the archive, or "
+        "install the package by pip"
+    )
 
 
 def overlay_names() -> list[str]:

@@ -6,16 +6,20 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 from .. import __version__
 from .input_errors import chain_of_causes
 
-__all__ = ["keep_log", "print_waiting_log", "report_fault"]
+__all__ = ["keep_log", "print_waiting_log", "report_fault", "thread_errors_logged"]
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 _PACKAGE = __name__.split(".")[0]
@@ -97,6 +101,20 @@ def _tolerate_warnings() -> None:
         warnings.simplefilter("ignore")
         sys.warnoptions.clear()
         os.environ.pop("PYTHONWARNINGS", None)
+
+
+@contextmanager
+def thread_errors_logged() -> Iterator[None]:
+    """Log errors that end a thread, such as TensorBoard's on a full disk, instead of printing them with a traceback."""
+
+    def log(args: threading.ExceptHookArgs) -> None:
+        logger.debug("A thread ended", exc_info=args.exc_value)
+
+    previous, threading.excepthook = threading.excepthook, log
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def print_waiting_log() -> None:

@@ -17,6 +17,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate
 _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
              errno.EPERM, errno.EROFS}  # fmt: skip
 
+_NO_SPACE = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 _TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 
@@ -50,6 +51,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
             return InputError("temporary files: expected a folder that can be written to, got none; set TMPDIR to one")
         if isinstance(error, FileNotFoundError) and error.filename:
             return InputError(f"{error.filename}: expected a file, found none; check the path")
+        if isinstance(error, OSError) and not error.filename and error.errno in _NO_SPACE:
+            return InputError(f"disk: could not write ({error.strerror}); free some space, or raise 'ulimit -f'")
         if isinstance(error, OSError) and error.filename and error.errno in _UNUSABLE:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
             return InputError(

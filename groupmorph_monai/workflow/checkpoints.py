@@ -17,7 +17,7 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim, release
+from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim, release, write_tensors
 from ..data.writing.replacement import check_names, clean
 from ..errors import InputError
 from ..networks.contract import unwrapped
@@ -96,7 +96,7 @@ class _AtomicSaver(BaseSaveHandler):
             return
         self.check(checkpoint)
         with atomic_file(self.folder / filename) as path:
-            torch.save(checkpoint, path)
+            write_tensors(checkpoint, path)
             torch.load(path, map_location="cpu", weights_only=True)
 
     def check(self, checkpoint: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import pydoc
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,17 @@ def test_a_fault_of_the_program_without_a_place_for_the_log(monkeypatch, tmp_pat
     assert main(["demo"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "ZeroDivisionError" in lines[0] and "not written (No such file or directory)" in lines[1]
+
+
+def test_an_error_in_a_thread_is_logged(monkeypatch, capsys):
+    def with_thread(args):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setitem(commands.COMMANDS, "demo", with_thread)
+    assert main(["demo"]) == 0 and capsys.readouterr().err == ""
+    assert main(["demo", "--verbose"]) == 0 and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_warnings_of_libraries_are_no_errors(tmp_path):

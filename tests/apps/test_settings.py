@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from groupmorph_monai.apps import configs
 from groupmorph_monai.apps.configs import config_files, overlay_names, overlays_table, read_configs
 from groupmorph_monai.apps.setting_values import check_settings, parse_settings, settings_table
 from groupmorph_monai.apps.settings import SETTINGS
@@ -150,3 +151,9 @@ def test_an_argument_wants_a_part_that_has_it(text, config, overlay):
     part = text.partition("#")[0]
     with pytest.raises(InputError, match=f"got '{text.partition('=')[0]}'; {part} has none with these overlays; omit"):
         parse_settings([text], config, config_files(config, (overlay,)))
+
+
+def test_a_package_without_its_bundle(monkeypatch, tmp_path):
+    monkeypatch.setattr(configs, "__file__", str(tmp_path / "gm.zip" / "groupmorph_monai" / "apps" / "configs.py"))
+    with pytest.raises(InputError, match=r"gm\.zip: expected the bundle's config files.*unpack the archive"):
+        configs.bundle_root()

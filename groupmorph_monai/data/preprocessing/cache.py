@@ -11,7 +11,7 @@ from monai.data import PersistentDataset
 from monai.utils import convert_to_tensor
 
 from ... import __version__
-from ..writing.output_folder import atomic_file
+from ..writing.output_folder import atomic_file, write_tensors
 from .fingerprint import fingerprint
 
 __all__ = ["CachedSeries"]
@@ -47,5 +47,5 @@ class CachedSeries(PersistentDataset):
                 logger.warning("%s is corrupt (%s) and is recomputed", file, type(error).__name__)
         prepared = convert_to_tensor(self._pre_transform(deepcopy(item)), convert_numeric=False, track_meta=False)
         with atomic_file(file) as path:
-            torch.save(prepared, path)
+            write_tensors(prepared, path)
         return prepared

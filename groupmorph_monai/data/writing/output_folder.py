@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from ...errors import InputError
@@ -22,6 +23,7 @@ __all__ = [
     "check_output_dir",
     "claim",
     "release",
+    "write_tensors",
 ]
 
 _LOCK = ".groupmorph.lock"
@@ -219,3 +221,18 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_tensors(content: object, path: Path) -> None:
+    """Write tensors by `torch.save`.
+
+    Raises:
+        OSError: If the disk is full, for which PyTorch raises an error of its own.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise

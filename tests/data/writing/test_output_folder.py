@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from faults import KILLED, at_every_call, in_a_child, kill
 
 from groupmorph_monai.data.writing import output_folder, replacement
@@ -19,6 +20,7 @@ from groupmorph_monai.data.writing.output_folder import (
     claim,
     release,
     release_all,
+    write_tensors,
 )
 from groupmorph_monai.data.writing.writers import listed_result
 from groupmorph_monai.errors import InputError
@@ -370,3 +372,13 @@ def test_a_damaged_journal_removes_nothing(tmp_path, stale):
     claim(folder)
     release(folder)
     assert result_in(folder) == OLD
+
+
+def test_a_full_disk_is_told_in_one_line_by_what_pytorch_writes(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(InputError, match="No space left on device"), atomic_file(tmp_path / "weights.pt") as path:
+        path.symlink_to("/dev/full")
+        write_tensors({"weight": torch.ones(1000, 100)}, path)
+    release_all()
+    assert os.listdir(tmp_path) == ["cache"]
