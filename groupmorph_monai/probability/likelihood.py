@@ -104,7 +104,8 @@ class Likelihood(nn.Module):
 
 def impute(warped: Tensor, valid: Tensor) -> Tensor:
     """Replace the extrapolated values of ``warped`` by the mean over the timepoints whose value is ``valid``."""
-    return torch.lerp(mean_of_valid(warped, valid).expand_as(warped), warped, valid.to(warped))
+    valid = valid.to(warped)
+    return torch.lerp(mean_of_valid(warped, valid).expand_as(warped), warped, valid)
 
 
 def mean_of_valid(warped: Tensor, valid: Tensor) -> Tensor:

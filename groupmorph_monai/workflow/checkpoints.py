@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,8 +72,9 @@ def logs_discarded_on_failure(output_dir: str) -> Iterator[None]:
         added = sorted(_contents(folder) - earlier, reverse=True)  # files before their folders
         own = f".{os.getpid()}."  # in the names of TensorBoard's files
         if all(path.is_dir() or (path.parent.name == "tensorboard" and own in path.name) for path in added):
-            for path in added:
-                path.rmdir() if path.is_dir() else path.unlink()
+            with suppress(OSError):  # as on NFS, where an open file is renamed instead of removed
+                for path in added:
+                    path.rmdir() if path.is_dir() else path.unlink()
         raise
 
 

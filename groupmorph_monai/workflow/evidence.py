@@ -233,10 +233,14 @@ class Level:
             Log likelihood per voxel and timepoint under each field, ``(1, N, *S)``, and 1 where at least two timepoints
             can be compared, otherwise 0, ``(1, 1, *S)``.
         """
-        warped = [self.warped(ddf) for ddf in fields]
-        masks = [valid for _, valid, _ in warped if valid is not None]
-        valid = self.storage.map(lambda *parts: torch.stack(parts).amin(dim=0), *masks) if masks else None
-        models = [self._value(likelihood, images, valid, mask) for images, _, mask in warped]
+        warped = []
+        valid: Tensor | None = None
+        for ddf in fields:
+            images, measured, mask = self.warped(ddf)
+            warped.append((images, mask))
+            if measured is not None:
+                valid = measured if valid is None else self.storage.map(torch.minimum, valid, measured)
+        models = [self._value(likelihood, images, valid, mask) for images, mask in warped]
         counts = torch.cat([count for _, count in models], dim=1).amin(dim=1, keepdim=True) > 1
         values = torch.cat([value / count.clamp_min(1) for value, count in models], dim=1)
         return counts * values, counts.to(values)

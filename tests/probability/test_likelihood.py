@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch.distributions import Normal
 
-from groupmorph_monai.probability import GroupNMI, SquaredError, likelihood
+from groupmorph_monai.probability import GroupNMI, SquaredError, impute, likelihood
 
 
 def volumes(timepoints=3, size=(9, 8, 7), seed=0):
@@ -130,3 +130,11 @@ def test_a_weight_is_the_mean_square_of_the_scores_around():
         torch.testing.assert_close(actual.score, score)
         np.testing.assert_allclose(actual.weight.numpy(), expected, rtol=1e-9)
         assert actual.weight[:, 1].mean() > 50 * actual.weight[:, 0].mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("valid_dtype", [torch.bool, torch.float32])
+def test_imputed_values_keep_their_precision(dtype, valid_dtype):
+    x = torch.tensor([[[1.0], [2.0], [9.0]]], dtype=dtype)
+    imputed = impute(x, torch.tensor([[[1], [1], [0]]]).to(valid_dtype))
+    torch.testing.assert_close(imputed, torch.tensor([[[1.0], [2.0], [1.5]]], dtype=dtype))

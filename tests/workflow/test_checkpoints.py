@@ -1,5 +1,6 @@
 """Training on a toy: what is on disk after any kill lets it go on to the same numbers."""
 
+import errno
 import math
 import operator
 import os
@@ -183,6 +184,16 @@ def test_a_run_killed_between_two_files_goes_on(writer, epoch, finished, tmp_pat
     release_all()
     Toy(tmp_path, 6).run()
     assert_finished(tmp_path, finished)
+
+
+def test_logs_that_cannot_be_removed_do_not_hide_why_a_training_failed(tmp_path, monkeypatch):
+    def not_empty(folder):  # as on NFS, where a file that is open is only renamed
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
+
+    monkeypatch.setattr(Path, "rmdir", not_empty)
+    with pytest.raises(InputError, match="the reason"), checkpoints.logs_discarded_on_failure(str(tmp_path / "out")):
+        (tmp_path / "out" / "tensorboard").mkdir(parents=True)
+        raise InputError("the reason")
 
 
 def kill_everywhere(folder):

@@ -3,18 +3,18 @@
 import logging
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation, binary_propagation, label
 
 __all__ = ["is_padding", "without_fill"]
 
 logger = logging.getLogger(__name__)
 _FILL_SHARE = 0.001  # minimum share of voxels that have the fill value
 _FILL_GAP = 0.2  # gap between the fill value and other values, as a share of their range
-_MOST_BETWEEN = (
-    0.02  # maximum share of the padding around a convex field of view that has measured voxels on both sides
-)
+_INTERPOLATED_VOXELS = 2  # maximum distance of values that were interpolated with it, also from beyond the border
+# Maximum share of the padding around a convex field of view that has measured voxels on both sides.
+_MOST_BETWEEN = 0.02
 _PARTIAL_VOXELS = 3  # thickness of the layer between a body and air of one value that partial volumes darken
-_LEAST_AIR = 0.2  # minimum share of air and lung in front of the edge of a field of view; behind skin there is none
+_LEAST_AIR = 0.2  # minimum share of air and lung at the edge of a field of view; bodies have skin in front of them
 
 _PLANE_VOXELS = 0.75  # distance of a cut from its plane, from rounding to voxels
 _RIM_VOXELS = 1.0  # thickness of the layer in front of a plane whose values were interpolated with the fill value
@@ -80,7 +80,8 @@ def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
     bound = fill + _FILL_GAP * (high - low)
     # The rim of an interpolated scan has values between the fill value and its neighbours.
     has_gap = (measured < bound).sum() <= 0.1 * filled.sum()
-    padding = data < bound if has_gap else _around_view(data, filled, bound)
+    rim = (data < bound) & binary_dilation(filled, iterations=_INTERPOLATED_VOXELS, border_value=1)
+    padding = binary_propagation(filled, mask=rim) if has_gap else _around_view(data, filled, bound)
     if low == high or not padding.any():
         return nothing
     logger.debug("%s: %.3g in %.1f %% of the voxels is a fill value", path, fill, 100 * padding.mean())
@@ -92,7 +93,8 @@ def _around_view(data: np.ndarray, constant: np.ndarray, bound: float) -> np.nda
     they surround a body instead.
 
     A row of voxels leaves a convex field of view only once, whereas air that was clipped to one value is mixed with
-    noise. At the edge of the field of view there is air or lung, below ``bound``, and not only tissue.
+    noise. At the edge of the field of view there is air or lung, below ``bound`` from the edge inwards, whereas a body
+    has skin in front of its lungs, as a head in front of its skull.
     """
     parts, _ = label(constant)
     sizes, outer = np.bincount(parts.ravel()), np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
@@ -107,8 +109,9 @@ def _around_view(data: np.ndarray, constant: np.ndarray, bound: float) -> np.nda
         enclosed |= after & before[::-1] & outside
         for step in (1, -1):
             inwards, leaving = values[::step], outside[::step]
-            inside = [~leaving[n : len(leaving) - depth + n] for n in range(1, depth + 1)]
-            edge.append(inwards[depth:][leaving[:-depth] & np.all(inside, axis=0)])
+            layers = [slice(n, len(leaving) - depth + n) for n in range(1, depth + 1)]
+            at_edge = leaving[:-depth] & ~np.any([leaving[layer] for layer in layers], axis=0)
+            edge.append(np.max([inwards[layer][at_edge] for layer in layers], axis=0))
     dark = np.concatenate(edge) < bound
     is_view = between.sum() < _MOST_BETWEEN * padding.sum() and dark.sum() > _LEAST_AIR * dark.size
     return binary_dilation(padding) & is_view

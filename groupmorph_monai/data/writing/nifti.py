@@ -15,10 +15,10 @@ from ..storage import IN_MEMORY, Storage
 from .integers import IntegerType
 from .output_folder import atomic_folder
 
-__all__ = ["CHECK_SETTINGS", "FASTEST", "check_finite", "nifti_image", "save_nifti", "write_image"]
+__all__ = ["CHECK_SETTINGS", "COMPRESSION", "check_finite", "nifti_image", "save_nifti", "write_image"]
 
 _MM, _SECONDS, _TIME_UNIT_BITS = 2, 8, 0x38  # NIfTI's codes of units; the low bits are the spatial unit
-FASTEST = 2  # igzip level from 0 to 3; in the time of level 1, files are 1 % smaller, and fields 2 %
+COMPRESSION = 2  # igzip level from 0 to 3; in the time of level 1, files are 1 % smaller, and fields 2 %
 CHECK_SETTINGS = "nothing is written; check the weights, and settings such as noise"
 
 
@@ -76,7 +76,7 @@ def save_nifti(
     image.update_header()
     image.header.set_slope_inter(slope, 0)
     image.header.write_to(start)
-    with igzip_threaded.open(path, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as file:
+    with igzip_threaded.open(path, "wb", compresslevel=COMPRESSION, threads=torch.get_num_threads()) as file:
         file.write(start.getbuffer())
         slowest = np.asanyarray(image.dataobj).T
         for chunk in storage.chunks(len(slowest)):

@@ -15,7 +15,7 @@ from isal import igzip_threaded
 from ...space.grid import Grid
 from ...space.transforms import Transform
 from ..series import LPS_TO_RAS
-from .nifti import FASTEST
+from .nifti import COMPRESSION
 
 __all__ = ["write_sequence", "write_transform_sequence"]
 
@@ -92,6 +92,6 @@ def _write(path: Path, header: Sequence[str], grid: Grid, pieces: Iterable[np.nd
     ]
     with open(path, "wb") as file:
         file.write(("\n".join(["NRRD0005", *shared, *header]) + "\n\n").encode())
-        with igzip_threaded.open(file, "wb", compresslevel=FASTEST, threads=torch.get_num_threads()) as stream:
+        with igzip_threaded.open(file, "wb", compresslevel=COMPRESSION, threads=torch.get_num_threads()) as stream:
             for piece in pieces:
                 stream.write(np.ascontiguousarray(piece, "<f4").data)

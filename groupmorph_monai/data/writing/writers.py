@@ -182,13 +182,16 @@ def write_registration(
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in VOLUMES.items()}
     inverses, maps = [transform.inverse for transform in transforms], dict[str, np.ndarray]()
+    if products.jacobian:
+        determinants = storage.empty_array((count, *grid.shape), np.float32)
+        maps |= {f"jacobian_{k:02d}": determinants[k] for k in range(count)}
     with atomic_folder(output_dir) as folder:
 
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
             if products.jacobian:
-                determinant = jacobian_determinant(transforms[k].displacement(grid)[None], grid.affine)[0]
-                maps[f"jacobian_{k:02d}"] = storage.keep(determinant.numpy())
+                displacement = transforms[k].displacement(grid)
+                determinants[k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"], _ = resample(std_mm[k], grid)
                 check_finite(maps[f"std_mm_{k:02d}"], f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)

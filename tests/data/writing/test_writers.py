@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from written_series import (
 from groupmorph_monai.data.preprocessing.resampling import working_grid
 from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame, Series
+from groupmorph_monai.data.storage import Storage
 from groupmorph_monai.data.writing import writers
 from groupmorph_monai.data.writing.applying import apply_field
 from groupmorph_monai.data.writing.nifti import write_image
@@ -272,12 +274,20 @@ def test_spread_is_a_length_in_millimetres_and_follows_the_initial_maps_linear_p
         )
 
 
-def test_result_names_every_file_and_holds_what_they_hold(tmp_path):
+@pytest.mark.parametrize("scans_at_once", [None, 1])
+def test_result_names_every_file_and_holds_what_they_hold(scans_at_once, tmp_path, monkeypatch):
+    def keep(storage, values):
+        assert threading.current_thread() is threading.main_thread()  # threads would keep two arrays in one place
+        return kept(storage, values)
+
+    kept, storage = Storage.keep, Storage(scans_at_once, tmp_path)
+    monkeypatch.setattr(Storage, "keep", keep)
     series = save_frames(tmp_path / "in", [smooth_frame(), smooth_frame(phase=0.5)])
     grid = working_grid_of(series)
     std = _spread(smooth_fields(2, grid.shape)[:, 0].abs(), grid)
     ddf = smooth_fields(2, grid.shape)
-    result = write_result(series, tmp_path / "out", ddf, grid, std_mm=std, products=Products(jacobian=True))
+    products = Products(jacobian=True)
+    result = write_result(series, tmp_path / "out", ddf, grid, std_mm=std, products=products, storage=storage)
     kinds = ("ddf", "inverse_ddf", "jacobian", "std_mm")
     expected = {"warped.nii.gz", "mean.nii.gz", "coverage.nii.gz"} | {
         f"{kind}_{k:02d}.nii.gz" for kind in kinds for k in range(2)
