@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 _FILL_SHARE = 0.001  # minimum share of voxels that have the fill value
 _FILL_GAP = 0.2  # gap between the fill value and other values, as a share of their range
 _INTERPOLATED_VOXELS = 2  # maximum distance of values that were interpolated with it, also from beyond the border
-# Maximum share of the padding around a convex field of view that has measured voxels on both sides.
-_MOST_BETWEEN = 0.02
+_LEAST_AROUND = 0.01  # minimum share of the padding around a convex field of view; fewer voxels are dark by chance
+_MOST_BETWEEN = 0.02  # maximum share of this padding that has measured voxels on both sides
 _PARTIAL_VOXELS = 3  # thickness of the layer between a body and air of one value that partial volumes darken
 _LEAST_AIR = 0.2  # minimum share of air and lung at the edge of a field of view; bodies have skin in front of them
 
@@ -99,9 +99,9 @@ def _around_view(data: np.ndarray, constant: np.ndarray, bound: float) -> np.nda
     parts, _ = label(constant)
     sizes, outer = np.bincount(parts.ravel()), np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
     outer = outer[(outer > 0) & (sizes[outer] >= _FILL_SHARE * data.size)]
-    if not outer.size:
-        return np.zeros(data.shape, dtype=bool)
     padding, between, edge = np.isin(parts, outer), np.zeros(data.shape, dtype=bool), []
+    if padding.mean() < _LEAST_AROUND:
+        return between
     depth = _PARTIAL_VOXELS + 1
     for axis in range(3):
         values, outside, enclosed = (np.moveaxis(volume, axis, 0) for volume in (data, padding, between))
