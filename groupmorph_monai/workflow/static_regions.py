@@ -68,7 +68,9 @@ class StaticRegions:
             is_static = (value - highest.clamp_min(unrelated) > self.nats).to(value)
             is_tissue = torch.maximum(value, highest) - unrelated > self.nats
             slides = is_tissue & (_distance_voxels(z, hypothesis, level) > _SLIDING_VOXELS)
-            if is_static.mean() < self.least_share or slides.sum() < _LEAST_SLIDING_SHARE * is_tissue.sum():
+            # Likelihoods without values per voxel do not tell where there is tissue, and compare whole volumes.
+            is_sliding = math.isinf(unrelated) or slides.sum() >= _LEAST_SLIDING_SHARE * is_tissue.sum()
+            if is_static.mean() < self.least_share or not is_sliding:
                 continue
             # Smoothed by half a voxel of the lattice, because a discontinuous velocity cannot be integrated.
             share = gaussian_filter(is_static, 0.5).unsqueeze(2)
