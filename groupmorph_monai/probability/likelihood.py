@@ -72,9 +72,11 @@ class Likelihood(nn.Module):
 
         Args:
             warped: ``(B, K, *S)``.
-            valid: ``(B, K, *S)``, weights of the values as in a call; None is 1 everywhere. Extrapolated values have
-                zero score and weight; the guide has the mean of the measured ones there.
+            valid: ``(B, K, *S)``, weights of the values as in a call, of which those above 0 count fully here; None is
+                1 everywhere. Extrapolated values have zero score and weight; the guide has the mean of the measured
+                ones there.
         """
+        valid = None if valid is None else valid > 0  # correlations of whole windows are biased by partial weights
         with torch.enable_grad():
             warped = (warped if valid is None else impute(warped, valid)).detach().requires_grad_()
             mean = self(warped, valid)
