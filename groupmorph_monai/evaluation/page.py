@@ -24,7 +24,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 from ..data.preprocessing.resampling import resample
 from ..data.series import Frame
 from ..space.grid import Grid, vector_lengths
-from ..space.transforms import Transform, jacobian_determinant
+from ..space.transforms import Transform
 from .axial import AxialView
 from .report import plain
 
@@ -163,7 +163,7 @@ class _Page:
     def jacobian(self, transforms: Sequence[Transform]) -> dict[str, Any]:
         """Encode volume ratios from 0 to 3. Colours saturate at the 99th percentile of ``|log2(ratio)|``."""
         grid, (i, j, k) = self.images, self.overlays.shape
-        determinants = (jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms)
+        determinants = (t.jacobian_determinant(grid)[None] for t in transforms)
         values = torch.cat([adaptive_avg_pool3d(d, (i, j, k)) for d in determinants]).numpy()
         octaves = np.abs(np.log2(np.clip(values, 1e-3, None)))
         reach = _reach(octaves, 99, 0.1)

@@ -20,7 +20,7 @@ from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
 from ..space.filters import window_moments
 from ..space.grid import Grid, vector_lengths
-from ..space.transforms import Transform, jacobian_determinant
+from ..space.transforms import Transform
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
 from ..workflow.processor_time import QUALITY_VOXELS
 from .metrics import nmi
@@ -96,7 +96,7 @@ def _measured(
 ) -> dict[str, float | list[float]]:
     """Do the same as `measure_quality` for timepoints that are all compared with each other."""
     before, after = _images_before_and_after(frames, transforms, grid, resolution)
-    determinants = torch.cat([jacobian_determinant(t.displacement(grid)[None], grid.affine) for t in transforms])
+    determinants = torch.stack([t.jacobian_determinant(grid) for t in transforms])
     implausible = (determinants < _PLAUSIBLE[0]) | (determinants > _PLAUSIBLE[1])
     agreement, common = _agreement(after), after.covered.any(dim=0)
     values: dict[str, float | list[float]] = {

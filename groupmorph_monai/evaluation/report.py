@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..data.writing.output_folder import atomic_folder
 from ..space.grid import Grid
-from ..space.transforms import Transform, jacobian_determinant
+from ..space.transforms import Transform
 from .axial import AxialView
 
 __all__ = ["draw_report", "format_table", "plain", "to_json", "versions", "write_json"]
@@ -110,7 +110,7 @@ def _axial_jacobian(transform: Transform, grid: Grid, k: int) -> np.ndarray:
     affine = grid.affine.clone()
     affine[:3, 3] += low * affine[:3, 2]
     slab = Grid((*grid.shape[:2], min(grid.shape[2], k + 2) - low), affine)
-    return jacobian_determinant(transform.displacement(slab)[None], affine)[0, ..., k - low].numpy()
+    return transform.jacobian_determinant(slab)[..., k - low].numpy()
 
 
 def _show_jacobian(axes: Axes, determinant: np.ndarray, view: AxialView, title: str) -> None:

@@ -125,6 +125,10 @@ class Transform:
                 result[:, rows] = (self.at_voxels(grid, rows) - grid.points(rows)).movedim(-1, 0).float()
         return result
 
+    def jacobian_determinant(self, grid: Grid) -> Tensor:
+        """Compute `jacobian_determinant` at the voxels of ``grid``, ``(*S)``."""
+        return jacobian_determinant(self.displacement(grid)[None], grid.affine)[0]
+
 
 class AffineTransform(Transform):
     """Affine transform, kept as a matrix.

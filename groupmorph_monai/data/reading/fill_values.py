@@ -65,8 +65,12 @@ def without_fill(data: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray | 
 def is_padding(undefined: np.ndarray) -> bool:
     """Check whether voxels, such as those of NaN, are padding: a share of the volume, all connected to its border."""
     parts, _ = label(undefined)
-    outer = np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
-    return bool(undefined.mean() >= _FILL_SHARE and np.isin(parts[undefined], outer).all())
+    return bool(undefined.mean() >= _FILL_SHARE and np.isin(parts[undefined], _outer(parts)).all())
+
+
+def _outer(parts: np.ndarray) -> np.ndarray:
+    """List the labels on the border of a volume of labels."""
+    return np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
 
 
 def _below_gap(data: np.ndarray, path: str) -> np.ndarray:
@@ -97,7 +101,7 @@ def _around_view(data: np.ndarray, constant: np.ndarray, bound: float) -> np.nda
     has skin in front of its lungs, as a head in front of its skull.
     """
     parts, _ = label(constant)
-    sizes, outer = np.bincount(parts.ravel()), np.unique(np.concatenate([face.ravel() for face in _faces(parts)]))
+    sizes, outer = np.bincount(parts.ravel()), _outer(parts)
     outer = outer[(outer > 0) & (sizes[outer] >= _FILL_SHARE * data.size)]
     padding, between, edge = np.isin(parts, outer), np.zeros(data.shape, dtype=bool), []
     if padding.mean() < _LEAST_AROUND:

@@ -16,7 +16,7 @@ import torch
 
 from ...errors import InputError
 from ...space.grid import Grid
-from ...space.transforms import Transform, jacobian_determinant
+from ...space.transforms import Transform
 from ..contrast.enhancement import peak_enhancement_percent
 from ..contrast.kinetics import KINETIC_MAPS, Fits, ToftsFit, kinetic_maps
 from ..preprocessing.resampling import resample
@@ -177,7 +177,7 @@ def write_registration(
     Raises:
         ValueError: If series and transforms differ in number.
     """
-    count, grid = len(series.frames), series.frames[home].grid
+    count, grid, affine = len(series.frames), series.frames[home].grid, series.frames[home].affine
     if len(transforms) != count:
         raise ValueError(f"transforms: expected one for each of {count} timepoints, got {len(transforms)}")
     result = {name: storage.empty_array((count, *grid.shape), dtype) for name, dtype in VOLUMES.items()}
@@ -190,8 +190,7 @@ def write_registration(
         def write_timepoint(k: int) -> None:
             _resample_timepoint(result, k, series.frames[k], grid, transforms[k])
             if products.jacobian:
-                displacement = transforms[k].displacement(grid)
-                determinants[k] = jacobian_determinant(displacement[None], grid.affine)[0].numpy()
+                determinants[k] = transforms[k].jacobian_determinant(grid).numpy()
             if std_mm is not None:
                 maps[f"std_mm_{k:02d}"], _ = resample(std_mm[k], grid)
                 check_finite(maps[f"std_mm_{k:02d}"], f"std_mm_{k:02d}.nii.gz", "standard deviations", CHECK_SETTINGS)
@@ -204,7 +203,6 @@ def write_registration(
         fit, images = products.kinetics, (result["native"], result["warped"])
         kinetics = None if fit is None else fit.fit_series(series, home, *images, covered, transforms[home])
         maps |= kinetic_maps(kinetics)
-        affine = series.frames[home].affine
         _in_threads(lambda name: save_nifti(nifti_image(maps[name], affine), folder / f"{name}.nii.gz"), maps)
         aligned = _write_series(result, series, home, products.outside, folder, storage)
         _write_products(series, transforms, aligned, maps, home, products, folder)
