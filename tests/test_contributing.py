@@ -94,7 +94,7 @@ def test_the_likelihood_joins_the_package(tmp_path):
     recipe.run(f"python -m pytest -q {tests} -k 'test_settings or student_t' --rootdir .", clone)
     recipe.run(f"python -c {shlex.quote(PHANTOM)}", clone)
     (command,) = re.findall(r"^groupmorph (register .*)", recipe.text, re.MULTILINE)
-    recipe.run(f"python -m groupmorph_monai.apps.command_line {command.replace('SERIES', 'series.nii.gz')}", clone)
+    recipe.run(f"python -m groupmorph_monai.apps {command.replace('SERIES', 'series.nii.gz')}", clone)
     settings = json.loads((clone / "aligned" / "report.json").read_text(encoding="utf-8"))["settings"]
     assert settings["likelihood"]["name"] == "StudentT" and settings["overlays"] == ["likelihoods/student_t"]
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from .arguments import make_parser
 from .faults import keep_log, print_waiting_log, report_fault, thread_errors_logged
 from .input_errors import find_input_error
-from .interruptions import STOPPED, exit_code, interruptible
+from .interruptions import exit_code, interruptible
 from .places import check_current_folder
+from .signals import STOPPED
 from .threads import limit_threads
 
 __all__ = ["main", "run_command"]
@@ -105,7 +106,3 @@ def _print_error(message: str) -> None:
         print(message, file=sys.stderr)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # otherwise Python fails again at exit
-
-
-if __name__ == "__main__":
-    sys.exit(main())

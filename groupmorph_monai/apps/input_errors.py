@@ -9,9 +9,18 @@ from types import TracebackType
 from ..errors import InputError
 from .threads import limit_threads
 
-__all__ = ["chain_of_causes", "explain_input_errors", "find_input_error"]
+__all__ = ["chain_of_causes", "explain_input_errors", "find_config_error", "find_input_error"]
 
+_NO_GPU_MEMORY = re.compile(r"\b(CUDA|HIP|MPS|XPU)\b.*out of memory|STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED")
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
+
+# MONAI's messages about mistakes in config files.
+_CONFIG_ERRORS = {
+    r"the referring item `(@.*)` is not defined": "expected a name that they define, got {}; check its spelling",
+    r"detected circular references '(.*)'": "expected values without circular references, got one to {}; omit it",
+    r"Cannot locate class or function path: '(.*)'": "expected a class or function, got {}; check its name",
+    r"(.*\(\) (?:got an unexpected keyword|missing \d+ required).*)": "{}; change the arguments of the component",
+}
 
 # File system errors that the user can fix by changing the path or its permissions.
 _UNUSABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR,
@@ -32,10 +41,17 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     for error in causes:
         if isinstance(error, InputError):
             return error
+        if _NO_GPU_MEMORY.search(str(error)):
+            return InputError(
+                "GPU memory: expected a series that fits into it, got one that does not; use --device cpu, a larger "
+                "--spacing-mm, fewer scans, or windows for the network, say --set window_size_voxels=[128,128,128]; to "
+                "train, use a smaller patch_size_voxels"
+            )
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             return InputError(
-                "memory: expected a series that fits into memory, got one that does not; use a larger --spacing-mm, "
-                "fewer scans or a smaller part of them, or raise the limit of the process ('ulimit -v')"
+                "memory: expected a series that fits into memory, got one that does not; use --set scans_at_once=1, a "
+                "larger --spacing-mm, fewer scans or a smaller part of them, or raise the limit of the process "
+                "('ulimit -v'); to train, use a smaller patch_size_voxels"
             )
         if "Failed to initialize cpuinfo" in str(error):
             return InputError("/proc: expected information on the processor, which PyTorch needs, got none; mount it")
@@ -62,6 +78,15 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+def find_config_error(error: BaseException | None) -> InputError | None:
+    """Convert an error of MONAI about references, names or arguments in config files; None if there is none."""
+    for cause in chain_of_causes(error):
+        for pattern, message in _CONFIG_ERRORS.items():
+            if match := re.match(pattern, str(cause)):
+                return InputError(f"configs: {message.format(match[1])}")
+    return None
+
+
 def chain_of_causes(error: BaseException | None) -> list[BaseException]:
     """List an error, its cause, the cause of that, and so on, each once, as the chain may contain a cycle."""
     chain: list[BaseException] = []
@@ -74,13 +99,13 @@ def chain_of_causes(error: BaseException | None) -> list[BaseException]:
 def explain_input_errors() -> None:
     """Prepare a process started by MONAI's bundle commands instead of this package.
 
-    An uncaught InputError then prints its one line on standard error and ends the process with exit code 2. The number
-    of threads is limited to the cores available to the process.
+    An uncaught InputError, or a mistake in a config, then prints its one line on standard error and ends the process
+    with exit code 2. The number of threads is limited to the cores available to the process.
     """
     limit_threads()
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        input_error = find_input_error(error)
+        input_error = find_input_error(error) or find_config_error(error)
         if input_error is None:
             sys.__excepthook__(kind, error, traceback)
             return

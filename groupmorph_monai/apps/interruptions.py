@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM end a command after cleanup, with one line and the exit code that shells expect."""
+"""Ctrl-C, SIGTERM and a closed terminal end a command after cleanup, with one line and the exit code that shells
+expect."""
 
 import logging
 import signal
@@ -9,11 +10,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from .input_errors import chain_of_causes
+from .signals import STOPPED, stopping_signals
 
-__all__ = ["STOPPED", "end_in_one_line", "exit_code", "interruptible"]
+__all__ = ["end_in_one_line", "exit_code", "interruptible"]
 
-STOPPED = "groupmorph: stopped; earlier results are unchanged"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STATS_HANDLERS = ("train", "validate")  # names in train.yaml; their loggers have their own handlers
 
 
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(received: int, frame: FrameType | None) -> None:
-    for number in _SIGNALS:  # further signals must not interrupt the cleanup
+    for number in stopping_signals():  # further signals must not interrupt the cleanup
         signal.signal(number, signal.SIG_IGN)
     raise Stopped(received)
 
@@ -47,8 +47,8 @@ def exit_code(error: BaseException) -> int | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make SIGINT and SIGTERM raise `Stopped`, without tracebacks from loggers, and release output folders at exit."""
-    previous_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    """Make signals raise `Stopped`, without tracebacks from loggers, and release output folders at exit."""
+    previous_handlers = {number: signal.getsignal(number) for number in stopping_signals()}
     _catch_signals()
     filterers = _filterers()
     for filterer in filterers:
@@ -76,7 +76,7 @@ def _may_catch() -> bool:
 
 def _catch_signals() -> None:
     if _may_catch():
-        for number in _SIGNALS:
+        for number in stopping_signals():
             signal.signal(number, _stop)
 
 

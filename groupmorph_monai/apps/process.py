@@ -2,8 +2,9 @@
 
 import ast
 import inspect
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
@@ -16,7 +17,8 @@ from .suggestions import suggestion
 
 __all__ = ["check_options", "prepare_process"]
 
-_EXPRESSIONS = ("$", "@", "%")  # how values begin that MONAI evaluates
+_EXPRESSIONS = ("$", "@", "%")  # how texts begin that MONAI evaluates
+_FLAG = re.compile("--|-[a-zA-Z]")  # how options begin, as in Python Fire
 
 
 def prepare_process() -> None:
@@ -37,8 +39,8 @@ def prepare_process() -> None:
 
 
 def check_options(words: Sequence[str]) -> None:
-    """Refuse options of ``monai.bundle run`` that no config defines or refers to, which MONAI would ignore, and invalid
-    values of settings. Expressions and references (``$``, ``@``, ``%``) are left to MONAI.
+    """Refuse options of ``monai.bundle run`` that no config defines or refers to, which MONAI would ignore, invalid
+    values of settings, and values that MONAI would evaluate: only config files may contain expressions.
 
     Args:
         words: the command after ``run``.
@@ -46,6 +48,7 @@ def check_options(words: Sequence[str]) -> None:
     Raises:
         InputError: For an unknown option or an invalid value.
     """
+    from fire.parser import DefaultParseValue  # as MONAI's command reads them
     from monai.bundle import run  # imports PyTorch
 
     options = _options(words)
@@ -53,36 +56,60 @@ def check_options(words: Sequence[str]) -> None:
     if not files:  # named in an --args_file, or missing, which MONAI reports
         return
     content = read_configs(files)
-    names, text = {*inspect.signature(run).parameters, *content}, str(content)
-    for name in options:
+    of_monai, text = set(inspect.signature(run).parameters), str(content)
+    names = {*of_monai, *content}
+    values = {name: DefaultParseValue(value) for name, value in options.items()}
+    for name, value in values.items():
         if name.split("#")[0].split("::")[0] not in names and f"@{name}" not in text:
             cure = suggestion(name, names, "see 'groupmorph settings'", prefix="--")
             raise InputError(f"--{name}: expected a name that the configs define, got one that they do not use; {cure}")
-    _check_paths_and_device(options)
-    _check_values({name: text for name, text in options.items() if name in SETTINGS and name in content}, content)
+        if name not in of_monai:
+            _check_data(name, value)
+    _check_paths_and_device(values)
+    _check_values({name: value for name, value in values.items() if name in SETTINGS and name in content}, content)
 
 
-def _check_paths_and_device(texts: Mapping[str, str]) -> None:
-    from fire.parser import DefaultParseValue  # as MONAI's command reads them
+def _check_data(name: str, value: object) -> None:
+    for text in [*re.split("#|::", name)[1:], *_texts(value)]:
+        if text.startswith(_EXPRESSIONS) or text == "_target_":
+            raise InputError(
+                f"--{name}: expected a plain value, got {text!r}, which MONAI evaluates; write expressions and "
+                "components into a config file, and ./ before the name of a file"
+            )
+        if "#" in text:
+            raise InputError(
+                f"--{name}: expected a value without '#', which MONAI replaces by '::', got {text!r}; rename the file, "
+                "or use the command groupmorph"
+            )
 
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts in a value, also the keys of dictionaries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from _texts(part)
+
+
+def _check_paths_and_device(values: Mapping[str, object]) -> None:
     from .run import checked_device  # imports PyTorch
 
-    place, device = texts.get("output_dir", "out"), texts.get("device", "$")
-    if not isinstance(value := DefaultParseValue(place), str) or not value.strip():
+    place = values.get("output_dir", "out")
+    if not isinstance(place, str) or not place.strip():
         raise InputError(f"--output_dir: expected the path of a folder, got {place!r}; for example out")
-    if device[:1] not in _EXPRESSIONS:
-        checked_device(device)
+    if "device" in values:
+        checked_device(str(values["device"]))
 
 
-def _check_values(texts: Mapping[str, str], content: Mapping[str, object]) -> None:
-    from fire.parser import DefaultParseValue  # as MONAI's command reads them
-
-    values = {name: DefaultParseValue(text) for name, text in texts.items() if text[:1] not in _EXPRESSIONS}
+def _check_values(values: Mapping[str, object], content: Mapping[str, object]) -> None:
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     for name, value in values.items():
-        values[name] = value = list(value) if isinstance(value, tuple) else value
         if not SETTINGS[name].accepts(value):
-            raise InputError(f"--{name}: expected {SETTINGS[name]}, got {texts[name]!r}")
-    if values and len(values) == len(texts):
+            raise InputError(f"--{name}: expected {SETTINGS[name]}, got {value!r}")
+    if values:
         try:
             check_settings({**content, **values})
         except InputError as error:
@@ -90,12 +117,13 @@ def _check_values(texts: Mapping[str, str], content: Mapping[str, object]) -> No
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:
-    """Return the options of a command, ``--name value`` or ``--name=value``, as Python Fire reads them."""
+    """Return the options of a command, ``--name value`` or ``--name=value``, also with a single dash, as Python Fire
+    reads them."""
     options = {}
-    for word, following in zip(words, [*words[1:], ""]):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            flag = not equals and (not following or following.startswith("--"))
+    for word, following in zip(words, [*words[1:], "--"]):
+        if _FLAG.match(word):
+            name, equals, value = word.lstrip("-").partition("=")
+            flag = not equals and _FLAG.match(following)
             options[name.replace("-", "_")] = "True" if flag else value if equals else following
     return options
 

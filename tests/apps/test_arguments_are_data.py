@@ -134,7 +134,7 @@ def test_names_that_are_no_text_are_registered_and_reported(series, tmp_path):
     """In a process of its own, as pytest-xdist cannot send log messages with such names."""
     name = os.fsencode(tmp_path) + b"/scan\xff.nii.gz"
     shutil.copy(series[0], os.fsdecode(name))
-    command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", name, series[1]]
+    command = [sys.executable, "-m", "groupmorph_monai.apps", "register", name, series[1]]
     options = ["--output", tmp_path / "out", "--no-refine", "--initial", "none"]
     run = subprocess.run([*command, *options], capture_output=True)
     assert run.returncode == 0, run.stderr

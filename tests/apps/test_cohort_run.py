@@ -41,7 +41,7 @@ def manifest(tmp_path_factory):
 
 
 def cohort(manifest, output, *options):
-    words = ("groupmorph_monai.apps.command_line", "cohort", str(manifest), "--output", str(output), *OPTIONS, *options)
+    words = ("groupmorph_monai.apps", "cohort", str(manifest), "--output", str(output), *OPTIONS, *options)
     return start(f"{output}.log", *words)
 
 

@@ -176,7 +176,7 @@ def test_an_error_in_a_thread_is_logged(monkeypatch, capsys):
 
 
 def test_warnings_of_libraries_are_no_errors(tmp_path):
-    command = [sys.executable, "-W", "error", "-m", "groupmorph_monai.apps.command_line"]
+    command = [sys.executable, "-W", "error", "-m", "groupmorph_monai.apps"]
     command += ["register", "a.nii", "b.nii", "--output", "out"]
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
@@ -262,7 +262,7 @@ def test_removed_current_folder(tmp_path, monkeypatch, capsys):
 
 
 def test_output_that_nobody_reads(tmp_path):
-    command = f"{sys.executable} -m groupmorph_monai.apps.command_line settings"
+    command = f"{sys.executable} -m groupmorph_monai.apps settings"
     done = subprocess.run(["bash", "-c", f"{command} | head -1"], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("timepoints ") and done.stderr == ""
     done = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, timeout=60)

@@ -36,7 +36,7 @@ def study(save_series, tmp_path):
 
 def evaluate(dataset, output, *options):
     words = ("evaluate", "--dataset", str(dataset), "--output", str(output), *OPTIONS, *options)
-    return start(f"{output}.log", "groupmorph_monai.apps.command_line", *words)
+    return start(f"{output}.log", "groupmorph_monai.apps", *words)
 
 
 def rows(output):

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from bundle_runs import run_config
 from image_files import write_nifti
 
@@ -96,6 +97,24 @@ def test_limits_of_the_system():
     assert str(find_input_error(RuntimeError(f"{loading}Failed to initialize cpuinfo!"))).startswith("/proc: ")
     no_folder = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
     assert "set TMPDIR" in str(find_input_error(no_folder))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 11.99 GiB.",
+        "CUDA error: out of memory",
+        "HIP out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 17.77 GB)",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+    ],
+)
+def test_a_graphics_card_without_memory(text):
+    message = str(find_input_error(torch.OutOfMemoryError(text)))
+    assert message.startswith("GPU memory: ") and "ulimit" not in message
+    assert all(cure in message for cure in ("--device cpu", "--spacing-mm", "--set window_size_voxels="))
 
 
 def test_a_circle_of_causes():

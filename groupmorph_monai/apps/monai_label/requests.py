@@ -103,7 +103,7 @@ def register(series: Sequence[str], arguments: Sequence[str], output: Path) -> d
         InputError: If the command reports invalid input; with its message.
         RuntimeError: If the command ends with an internal error.
     """
-    command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "register", "--quiet", *arguments]
+    command = [sys.executable, "-m", "groupmorph_monai.apps", "register", "--quiet", *arguments]
     if broken := [word for word in (*arguments, *series) if "\0" in word]:
         raise InputError(f"params: expected text, got {broken[0]!r:.60} with a null character; remove it")
     done = subprocess.run(

@@ -184,7 +184,7 @@ def test_a_sequence_comes_back_aligned_with_its_transforms_and_report(module, se
     widget.reference, widget.overlays = SimpleNamespace(value=1), SimpleNamespace(text="")
     widget.effort, widget.initial = SimpleNamespace(currentText="none"), SimpleNamespace(currentText="none")
     widget.output = SimpleNamespace(currentPath=str(tmp_path / "out"))
-    widget.program = SimpleNamespace(currentPath=f"{sys.executable} -m groupmorph_monai.apps.command_line")
+    widget.program = SimpleNamespace(currentPath=f"{sys.executable} -m groupmorph_monai.apps")
     widget.register()
     widget.run.wait(500)
     widget.follow()

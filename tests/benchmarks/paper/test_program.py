@@ -22,7 +22,7 @@ PATIENCE_S = 1200  # a guard against hanging alone
 
 
 def start(folder):
-    command = [sys.executable, "-m", "groupmorph_monai.apps.command_line", "benchmark", "paper", "--seeds", "6"]
+    command = [sys.executable, "-m", "groupmorph_monai.apps", "benchmark", "paper", "--seeds", "6"]
     command += ["--size", *map(str, SIZE), "--timepoints", "2", "--output", str(folder), "--against", "set-one-pass"]
     command += ["--methods", "demons", "elastix-default", "set-one-pass"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.getcwd()})
