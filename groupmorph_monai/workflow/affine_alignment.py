@@ -20,13 +20,10 @@ from ..data.series import Frame
 from ..data.storage import IN_MEMORY, Storage
 from ..space.grid import Grid
 from .affine_scan import CoarseScan, check_memory, coarse_scan
-from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, edge_features, search_rotations
+from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, cropped, edge_features, search_rotations
 from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
 
-__all__ = [
-    "CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine",
-    "logarithms",
-]  # fmt: skip
+__all__ = ["CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "logarithms"]
 
 # Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
 # up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
@@ -256,16 +253,16 @@ class _Group:
         return edges.sum(dim=0) / count.clamp_min(1), (count > 0).float()
 
     def bounding_grid(self, k: int, matrix: Tensor, grid: Grid) -> tuple[Grid, Tensor]:
-        """Extend the lattice of ``grid`` to all of scan k under a map; also compute the indices ``(3,)`` of the first
-        voxel of the result on ``grid``."""
+        """Extend the lattice of ``grid`` to scan k under a map, to all of it unless it is much larger; also compute the
+        indices ``(3,)`` of the first voxel of the result on ``grid``."""
         box = self.coarse[k].grid
         into = torch.linalg.inv(matrix @ grid.affine) @ box.affine
         half = into[:3, :3].abs() @ torch.tensor(box.shape).double() / 2
         centre = into[:3, :3] @ ((torch.tensor(box.shape).double() - 1) / 2) + into[:3, 3]
-        first = (centre - half).floor()
+        first, size = cropped((centre - half).floor(), (2 * half).ceil() + 2, torch.tensor(grid.shape).double() / 2)
         affine = grid.affine.clone()
         affine[:3, 3] += affine[:3, :3] @ first
-        return Grid((2 * half).ceil().int() + 2, affine), first.int()
+        return Grid(size.int(), affine), first.int()
 
     def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> Agreement:
         """Compare scan ``k`` with the others of a group."""

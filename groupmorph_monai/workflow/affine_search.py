@@ -10,12 +10,21 @@ from torch import Tensor
 
 from ..space.filters import gradient, window_mean
 
-__all__ = ["Agreement", "Candidate", "ShiftCorrelation", "best_shifts", "edge_features", "search_rotations"]
+__all__ = [
+    "Agreement",
+    "Candidate",
+    "ShiftCorrelation",
+    "best_shifts",
+    "edge_features",
+    "cropped",
+    "search_rotations",
+]
 
 # Minimum overlap, as a share of the smaller volume's measured voxels: small overlaps correlate by chance.
 _LEAST_OVERLAP = 0.35
 # Share of the smaller size along an axis: shifts with less overlap may alias, as they are rejected anyway.
 _ALIASED_OVERLAP = 0.3
+_MOST_VOXELS = 96**3  # maximum size of a scan in a search, on the coarse grid; of a larger one, the part nearby is used
 _LEAST_VARIANCE = 0.1  # minimum variance, as a share of the features' mean variance, see `ShiftCorrelation`
 
 
@@ -117,6 +126,23 @@ class ShiftCorrelation:
 def _variance(features: Tensor, measured: Tensor) -> Tensor:
     voxels = measured.sum().clamp_min(1)
     return features.square().sum() / voxels - (features.flatten(1).sum(dim=1) / voxels).square().sum()
+
+
+def cropped(first: Tensor, size: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """Crop a box of voxels to the size of a search, along its longest axes and as close to a point as possible.
+
+    Args:
+        first, size: index of the first voxel, and number of voxels along each axis, ``(3,)``.
+        middle: the point, ``(3,)``, voxels.
+
+    Returns:
+        First voxel and size of the cropped box.
+    """
+    side = float(size.max())
+    while float(size.clamp_max(side).prod()) > _MOST_VOXELS:
+        side = math.floor(0.95 * side)
+    shorter = size.clamp_max(side)
+    return torch.minimum(torch.maximum((middle - shorter / 2).floor(), first), first + size - shorter), shorter
 
 
 def best_shifts(correlation: ShiftCorrelation, scores: Tensor, number: int) -> list[tuple[float, list[int]]]:

@@ -20,7 +20,7 @@ from groupmorph_monai.workflow.affine_alignment import (
     _Group,
 )
 from groupmorph_monai.workflow.affine_scan import CoarseScan
-from groupmorph_monai.workflow.affine_search import ShiftCorrelation, edge_features
+from groupmorph_monai.workflow.affine_search import ShiftCorrelation, cropped, edge_features
 from groupmorph_monai.workflow.affine_steps import affine_steps, regress
 
 
@@ -210,6 +210,34 @@ def test_correlation_over_shifts_equals_that_of_the_overlap():
         place = tuple(int((t == s).nonzero()[0]) for t, s in zip(correlation.shifts, shift))
         torch.testing.assert_close(scores[place], (a * b).sum() / (parts[0] * parts[1]).sqrt(), atol=1e-4, rtol=1e-4)
     assert scores[tuple(int((t == 5).nonzero()[0]) if (t == 5).any() else 0 for t in correlation.shifts)] == -1
+
+
+def test_of_a_much_larger_scan_the_part_nearby_is_searched():
+    frames = [Frame(np.zeros((20,) * 3, np.float32), np.diag([mm] * 3 + [1.0]), "scan") for mm in (1.0, 1.0, 20.0)]
+    group = affine_alignment._Group(GroupAffine(), frames, [None] * 3)
+    maps = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    grid = group.grid(maps, 0, [0, 1])
+    own_grid, first = group.bounding_grid(2, maps[2], grid)
+    assert np.prod(own_grid.shape) <= 96**3
+    np.testing.assert_allclose(
+        own_grid.affine[:3, 3], (grid.affine @ torch.tensor([*first.tolist(), 1.0]).double())[:3]
+    )
+    assert (first <= 0).all() and (first + torch.tensor(own_grid.shape) >= torch.tensor(grid.shape)).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "middle", "expected"),
+    [
+        ((-5, 0, 7), (60, 60, 240), (12, 12, 12), ((-5, 0, 7), (60, 60, 240))),
+        ((0, 0, 0), (96, 96, 1000), (10, 10, 500), ((0, 0, 452), (96, 96, 96))),
+        ((0, 0, 0), (96, 96, 1000), (10, 10, -9), ((0, 0, 0), (96, 96, 96))),
+        ((0, 0, 0), (96, 96, 1000), (10, 10, 2000), ((0, 0, 904), (96, 96, 96))),
+    ],
+)
+def test_the_box_of_a_search_is_cropped_around_a_point(first, size, middle, expected):
+    box = cropped(*(torch.tensor(v, dtype=torch.float64) for v in (first, size, middle)))
+    for part, wanted in zip(box, expected):
+        assert (part - torch.tensor(wanted)).abs().max() <= 3  # sides are shortened by 5 % at a time
 
 
 def test_edges_do_not_tell_bright_from_dark():
