@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ __all__ = [
     "PARTIAL",
     "REPORT",
     "check_names",
+    "check_ownership",
     "clean",
     "exchange",
     "journals",
@@ -111,6 +113,7 @@ def put_in_place(staging: Path, folder: Path, stale: Iterable[str] = ()) -> None
     """
     names, stale = {path.name for path in staging.iterdir()}, set(stale)
     check_names(folder, names - {name for name in stale if (staging / name).is_dir()})
+    check_ownership(folder, names | stale)
     sync(*staging.rglob("*"), staging)
     stale = {name for name in stale - names if os.path.lexists(folder / name)}
     if len(names) == 1 and not stale:
@@ -130,6 +133,25 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
     for name in sorted(names):
         if (folder / name).is_dir():
             raise InputError(f"{folder / name}: expected a file or none, got a folder; choose another output folder")
+
+
+def check_ownership(folder: Path, names: Iterable[str]) -> None:
+    """Check that this user may replace files in ``folder``: in one with the sticky bit, such as ``/tmp``, only their
+    owner may, that of the folder, and root.
+
+    Raises:
+        InputError: If one is of another user.
+    """
+    status = folder.stat()
+    if not status.st_mode & stat.S_ISVTX or not hasattr(os, "geteuid") or os.geteuid() in (0, status.st_uid):
+        return
+    for name in sorted(names):
+        with suppress(FileNotFoundError):
+            if (folder / name).lstat().st_uid != os.geteuid():
+                raise InputError(
+                    f"{folder / name}: expected a file of your own, or none, got one of another user, which {folder} "
+                    "protects (sticky bit); choose another output folder"
+                )
 
 
 def sync(*paths: Path) -> None:

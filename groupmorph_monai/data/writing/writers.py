@@ -31,7 +31,7 @@ from .integers import integer_type
 from .itk_transforms import write_itk_transform
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 from .output_folder import atomic_folder, check_contains_no_input
-from .replacement import REPORT, check_names, journals
+from .replacement import REPORT, check_names, check_ownership, journals
 from .sequences import write_sequence, write_transform_sequence
 
 __all__ = [
@@ -346,12 +346,13 @@ def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
         inputs: files and folders that the run reads.
 
     Raises:
-        InputError: If an input could be overwritten or removed, or if a folder, or a file that each run writes, is
-            there but not part of an earlier result.
+        InputError: If an input could be overwritten or removed, if a folder, or a file that each run writes, is there
+            but not part of an earlier result, or if the earlier result is protected.
     """
     results = listed_result(output_dir)
     check_contains_no_input(output_dir, inputs, results)
     if output_dir.is_dir():
+        check_ownership(output_dir, results)
         names = {path.name for path in output_dir.iterdir() if _is_output(path.name) or path.name in REPORTS} - results
         check_names(output_dir, names)
         if foreign := sorted(names.intersection(_ALWAYS)):

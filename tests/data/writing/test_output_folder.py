@@ -192,6 +192,23 @@ def test_a_folder_where_a_file_is_to_be_is_not_replaced(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("theirs", ["warped.nii.gz", "report.json", "ddf_01.nii.gz"])
+def test_a_file_of_another_user_in_a_sticky_folder_is_not_replaced(theirs, tmp_path, monkeypatch):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    (folder / theirs).write_text("theirs", encoding="utf-8")
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(InputError, match=f"{theirs}: expected a file of your own, or none, got one of another user"):
+        write(folder, NEW, STALE)
+    assert os.listdir(folder) == [theirs] and (folder / theirs).read_text(encoding="utf-8") == "theirs"
+    assert os.listdir(tmp_path) == ["shared"]
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    write(folder, NEW, STALE)
+    assert result_in(folder) == NEW
+
+
 def test_several_writers_make_one_result(tmp_path):
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as staging:
         write(staging, {"a.txt": "a"})
