@@ -46,6 +46,11 @@ def kill_a_worker_and_the_command(process, output, finished, first, second):
     wait_for(lambda: len(finished(output)) >= first, process, output)
     wait_for(lambda: workers(process), process, output)[0].kill()
     wait_for(lambda: len(finished(output)) >= second, process, output)
+    kill_with_its_servers(process)
+
+
+def kill_with_its_servers(process):
+    """Kill a command, and wait until the processes below it have noticed."""
     orphans = below(process)
     process.kill()
     assert process.wait() < 0, "the command ended before it was killed"

@@ -13,7 +13,14 @@ from groupmorph_monai.data import make_phantom
 
 pytest.importorskip("psutil")
 pytest.importorskip("distributed")
-from worker_runs import PATIENCE_S, below, kill_a_worker_and_the_command, start, wait_for  # noqa: E402 - needs psutil
+from worker_runs import (  # noqa: E402 - needs psutil
+    PATIENCE_S,
+    below,
+    kill_a_worker_and_the_command,
+    kill_with_its_servers,
+    start,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 NUMBER, BROKEN = 20, ("p03", "p16")
@@ -56,6 +63,38 @@ def fields(output):
     }
 
 
+RUN = ("seconds", "memory_gb", "peak_memory_gb", "ended")
+
+
+def contents(output):
+    """Everything that a study has written, by name, without what differs between any two runs: times and memory."""
+    files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.suffix not in (".log", ".html")]
+    return {path.relative_to(output): content(path) for path in files if path.name != "log.txt"}
+
+
+def content(path):
+    if path.suffix == ".json":
+        return {name: value for name, value in read_json(path).items() if name not in RUN}
+    if path.suffix == ".tsv":
+        table = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+        return [[row[n] for n, name in enumerate(table[0]) if name not in RUN] for row in table]
+    return path.read_bytes()
+
+
+def assert_equal(one, other, name):
+    """Numbers are equal but for rounding: sums depend on where arrays lie in memory."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), name
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{name}: {key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), name
+        for a, b in zip(one, other):
+            assert_equal(a, b, name)
+    else:
+        assert one == (pytest.approx(other, rel=1e-9, abs=1e-9) if isinstance(one, float) else other), name
+
+
 @pytest.mark.parametrize("command", [("cohort", "m.tsv"), ("evaluate", "--phantoms")])
 @pytest.mark.parametrize(
     "queue, wanted",
@@ -92,6 +131,20 @@ def test_shards_make_one_table(without_faults):
         assert "t1.nii.gz: expected a complete image" in status["error"] and status["attempt"] == 2
         assert status["error"] in (without_faults / "failed" / name / "log.txt").read_text(encoding="utf-8")
     assert not (without_faults / ".work").exists()
+
+
+def test_a_study_killed_at_several_moments_ends_as_one_without_faults(manifest, without_faults, tmp_path):
+    output = tmp_path / "out"
+    for number in (0, 1, 6, 11):  # the first kill may come before a series has started
+        process = cohort(manifest, output, "--shard", "1/1")
+        wait_for(lambda number=number: len(finished(output)) >= number, process, output)
+        kill_with_its_servers(process)
+    assert cohort(manifest, output, "--shard", "1/1").wait(timeout=PATIENCE_S) == 3
+    one, other = contents(without_faults), contents(output)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert_equal(value, other[name], name)
+    assert not (output / ".work").exists()
 
 
 def test_killed_workers_and_schedulers_change_nothing(manifest, without_faults, tmp_path):

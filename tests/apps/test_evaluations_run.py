@@ -12,7 +12,13 @@ from groupmorph_monai.data import make_phantom
 
 pytest.importorskip("psutil")
 pytest.importorskip("distributed")
-from worker_runs import PATIENCE_S, kill_a_worker_and_the_command, start  # noqa: E402 - needs psutil
+from worker_runs import (  # noqa: E402 - needs psutil
+    PATIENCE_S,
+    kill_a_worker_and_the_command,
+    kill_with_its_servers,
+    start,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 NUMBER, BROKEN = 10, "p04"
@@ -49,6 +55,18 @@ def finished(output):
     """When each finished series was measured."""
     folders = (output / "evaluation" / "series").glob("*")
     return {folder.name: (folder / "status.json").stat().st_mtime_ns for folder in folders}
+
+
+def test_an_evaluation_killed_at_several_moments_makes_the_same_table(study):
+    one, output = study / "one", study / "killed"
+    assert evaluate(study / "whole", one).wait(timeout=PATIENCE_S) == 0
+    for number in (0, 1, 5):  # the first kill comes while it starts
+        process = evaluate(study / "whole", output)
+        wait_for(lambda number=number: len(list((output / ".measured").glob("*.json"))) >= number, process, output)
+        kill_with_its_servers(process)
+    assert evaluate(study / "whole", output).wait(timeout=PATIENCE_S) == 0
+    assert rows(output) == rows(one)
+    assert sorted(os.listdir(output)) == sorted(os.listdir(one)) == ["metrics.csv", "metrics.json"]
 
 
 def test_killed_workers_and_a_killed_command_change_nothing(study):
