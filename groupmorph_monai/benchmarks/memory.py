@@ -13,7 +13,7 @@ from ..data.phantoms.phantom import make_phantom
 from ..data.series import Frame
 from ..data.writing.nifti import write_image
 from ..workflow.literal import literal
-from ..workflow.memory import peak_memory_gb
+from ..workflow.memory import keep_freed_memory, peak_memory_gb
 from . import Row
 from .compare import BundleMethod, in_new_process
 
@@ -32,6 +32,7 @@ def write_phantom(folder: str, size: Sequence[int], timepoints: int) -> None:
 
 def _register(method: BundleMethod, folder: str, scans_at_once: int | None) -> tuple[float, float, float, float, float]:
     """Return estimated memory in GB and processor time in seconds, the measured ones, and the time without start-up."""
+    keep_freed_memory()  # as commands do
     with tempfile.TemporaryDirectory() as output:
         settings = {"series": folder, "output_dir": output, "weights": method.weights, **method.settings}
         settings["scans_at_once"] = scans_at_once

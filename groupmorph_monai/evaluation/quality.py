@@ -22,7 +22,7 @@ from ..space.filters import window_moments
 from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform
 from ..workflow.affine_steps import WINDOW_RADIUS, regress
-from ..workflow.processor_time import QUALITY_VOXELS
+from ..workflow.processor_time import QUALITY_SCANS, QUALITY_VOXELS
 from .metrics import nmi
 
 __all__ = ["measure_quality"]
@@ -36,7 +36,6 @@ _UPTAKE = 0.25  # minimum signal increase in an enhancing region, intensities in
 _LEAST_REGION_VOXELS, _AROUND_VOXELS = 8, 2  # minimum size of an enhancing region; thickness of the shell around it
 _LEAST_CURVE = 4  # minimum number of timepoints of a curve whose roughness can be measured
 _TINY = 1e-30  # avoids a division by zero for intensities of any unit
-_MOST_COMPARED = 16  # maximum number of timepoints compared in pairs, as time and memory grow quadratically
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def measure_quality(
     """
     frames = series.frames
     grid, resolution = _coarse_grids(frames, home)
-    groups = math.ceil(len(frames) / _MOST_COMPARED)
+    groups = math.ceil(len(frames) / QUALITY_SCANS)
     numbers: dict[str, list[float]] = {}
     lists: dict[str, list[float]] = {}
     for first in range(groups):

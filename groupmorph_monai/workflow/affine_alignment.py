@@ -262,7 +262,7 @@ class _Group:
         first, size = cropped((centre - half).floor(), (2 * half).ceil() + 2, torch.tensor(grid.shape).double() / 2)
         affine = grid.affine.clone()
         affine[:3, 3] += affine[:3, :3] @ first
-        return Grid(size.int(), affine), first.int()
+        return Grid(tuple(size.int().tolist()), affine), first.int()
 
     def agreement(self, maps: Tensor, k: int, group: Sequence[int]) -> Agreement:
         """Compare scan ``k`` with the others of a group."""

@@ -8,17 +8,20 @@ import torch
 from ..data.preprocessing.resampling import refined_voxels
 from ..data.writing.writers import FILES_AT_ONCE
 from ..space.grid import SLAB_VOXELS, Grid
+from .processor_time import QUALITY_SCANS, quality_voxels
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
-# Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 6 timepoints, with and without refinement.
-_PROGRAM = 0.70e9  # bytes without images
-_READ, _WRITTEN = 4, 30  # bytes per voxel of all files, while they are read and while results are written
-_IMAGES = 8  # bytes per voxel of the working grid and timepoint
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 12, 41, 30  # additional bytes per voxel and timepoint in each stage
-_REFINING_ALL = 360  # bytes per voxel of the working grid, for any number of timepoints
+# Bytes, fitted to series of 0.3 to 12 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
+# They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
+_PROGRAM = 0.66e9  # bytes without images
+_READ = 4  # bytes per voxel of all files
+_NETWORK, _REFINING, _RESULT, _DRAWING = 52, 171, 75, 45  # bytes per voxel of the working grid and timepoint, by stage
+_WRITTEN, _RESAMPLED = 30, 26  # bytes per voxel of all files, and of the working grid and timepoint, while writing
 _RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
 _SLAB = 314  # bytes per voxel of a slab, for each file that is being written
+# Bytes per voxel on the grid of the verdict, on which scans are compared in pairs: in total, per scan, and per pair.
+_COMPARED, _COMPARED_SCAN, _COMPARED_PAIR = 168, 123, 2.8
 # Bytes with a few scans in memory at a time: the program, per voxel of one scan, and per voxel of each scan in memory.
 _STREAMING_PROGRAM, _ONCE, _AT_A_TIME = 0.9e9, 450, 90
 
@@ -45,11 +48,12 @@ def all_at_once_gb(
         Memory in 1e9 bytes.
     """
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
-    stages: list[float] = [_RESULT + _DRAWING * draws]
+    stages = [_RESULT * voxels, _resampling(scans, grid)]
     if on_cpu:
-        stages += [_NETWORK * network_share, (_REFINING + _REFINING_ALL / len(scans)) * refined]
-    stage = max(max(stages) * voxels, _resampling(scans, grid))
-    return (_PROGRAM + _READ * files + _IMAGES * voxels + stage + _WRITTEN * files + _slabs(scans)) / 1e9
+        stages += [_NETWORK * network_share * voxels, _REFINING * refined * voxels]
+    working = max(stages) + _DRAWING * draws * voxels
+    writing = _WRITTEN * files + _RESAMPLED * voxels + max(_slabs(scans), _comparing(scans))
+    return (_PROGRAM + _READ * files + max(working, writing)) / 1e9
 
 
 def streamed_gb(scans: Sequence[Grid], grid: Grid, scans_at_once: int) -> float:
@@ -74,6 +78,13 @@ def _slabs(scans: Sequence[Grid]) -> float:
     """Estimate the bytes for the files that are written in parallel, each slab by slab."""
     at_once = min(len(scans), torch.get_num_threads(), FILES_AT_ONCE)
     return at_once * _SLAB * min(max(map(_voxels, scans)), SLAB_VOXELS)
+
+
+def _comparing(scans: Sequence[Grid]) -> float:
+    """Estimate the bytes for the checks of the verdict, which keep the correlations of half of all pairs of scans."""
+    count = min(len(scans), QUALITY_SCANS)
+    share = _COMPARED + _COMPARED_SCAN * count + _COMPARED_PAIR * count * (count - 1) / 2
+    return share * max(map(quality_voxels, scans))
 
 
 def _voxels(grid: Grid) -> int:

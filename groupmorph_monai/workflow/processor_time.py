@@ -20,9 +20,10 @@ from .posterior_draws import DRAW_STEPS
 from .refinement import Refinement
 from .schedule import Stage
 
-__all__ = ["QUALITY_VOXELS", "ProcessorTime"]
+__all__ = ["QUALITY_SCANS", "QUALITY_VOXELS", "ProcessorTime", "quality_voxels"]
 
 QUALITY_VOXELS = 80  # longest side of the grid of the verdict's checks, which detect gross errors only
+QUALITY_SCANS = 16  # maximum number of scans that these compare in pairs, as time and memory grow quadratically
 
 # Work in these units, measured for each stage on series other than those in docs/machine.md.
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
@@ -97,10 +98,8 @@ class ProcessorTime:
 
     @property
     def _reporting(self) -> float:
-        spacing = max(float(self.scans[0].spacing_mm.median()), float(self.scans[0].extent_mm.max()) / QUALITY_VOXELS)
-        coarse = math.prod((self.scans[0].extent_mm / spacing).clamp_min(1).tolist())
         pictures = _PICTURE + _KINETICS_PICTURE * (self.products.kinetics is not None)
-        return pictures + _QUALITY * coarse * len(self.scans)
+        return pictures + _QUALITY * quality_voxels(self.scans[0]) * len(self.scans)
 
     @property
     def _writing(self) -> float:
@@ -114,6 +113,12 @@ class ProcessorTime:
         )
         work = _WRITING + sum(work for work, requested in kinds if requested)
         return work * sum(math.prod(scan.shape) for scan in self.scans)
+
+
+def quality_voxels(scan: Grid) -> float:
+    """Estimate the number of voxels of the grid of the verdict's checks, if all scans are on the grid of this one."""
+    spacing = max(float(scan.spacing_mm.median()), float(scan.extent_mm.max()) / QUALITY_VOXELS)
+    return math.prod((scan.extent_mm / spacing).clamp_min(1).tolist())
 
 
 def _seconds_per_unit() -> float:

@@ -110,7 +110,7 @@ def test_each_of_many_scans_is_measured_once_beside_others_of_the_whole_series(m
     scans = series(*[(1 + 0.1 * k) * image for k in range(6)], texture(1))
     transforms = [*identities(3), shift(9.0), *identities(3)]
     whole = measure_quality(scans, transforms)
-    monkeypatch.setattr(quality, "_MOST_COMPARED", 4)  # 0, 2, 4 and 6, and 1, 3 and 5
+    monkeypatch.setattr(quality, "QUALITY_SCANS", 4)  # 0, 2, 4 and 6, and 1, 3 and 5
     groups = measure_quality(scans, transforms)
     assert whole.keys() >= groups.keys() >= {"nmi_gain", "agreement_percent", "overlap_percent", "bending_mm"}
     for name in ("overlap_percent", "bending_mm", "implausible_volume_percent"):

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from groupmorph_monai.apps.configs import bundle_root, config_files
 from groupmorph_monai.benchmarks.compare import BundleMethod
@@ -53,6 +54,24 @@ def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage)
     with_copy = RegistrationCost([fine, coarse], settings, 0.25, reference=0).memory_gb
     without = RegistrationCost([fine, coarse], settings, 1.0, reference=0).memory_gb
     assert with_copy > 18 * (4 * 159 + 1) ** 3 / 1e9 > without
+
+
+@pytest.mark.parametrize(
+    ("timepoints", "size", "options", "peak_gb"),
+    [
+        (2, 128, {}, 1.53),
+        (6, 96, {}, 1.62),
+        (6, 96, {"draws": 20}, 1.87),
+        (14, 96, {}, 2.93),
+        (14, 96, {"refined": False}, 2.45),
+        (30, 64, {}, 2.01),
+    ],
+)
+def test_memory_of_few_and_many_scans_as_measured(timepoints, size, options, peak_gb, monkeypatch):
+    """On one thread. Tensors of the refinement grow with the scans, correlations of the verdict with their pairs."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    cost = RegistrationCost(series(timepoints, (size,) * 3), inferer(**options))
+    assert cost.memory_gb == pytest.approx(peak_gb, rel=0.1)
 
 
 def test_transforms_of_itk_take_the_memory_of_its_modules():
@@ -128,7 +147,8 @@ def test_a_series_whose_files_alone_are_too_many_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_memory_is_what_was_told():
+@pytest.mark.parametrize("case", [(4, (80, 72, 64)), (14, (64, 64, 64))])
+def test_the_memory_is_what_was_told(case):
     method = BundleMethod(config_files("inference", ()), str(bundle_root() / "models" / "model.pt"))
-    (row,) = memory(method, [(4, (80, 72, 64))])
+    (row,) = memory(method, [case])
     assert row["estimated memory, GB"] == pytest.approx(row["peak memory, GB"], rel=0.25)
