@@ -5,7 +5,8 @@ __all__ = ["InputError"]
 
 class InputError(ValueError):
     """Invalid input or setting. The message is one line: the file or argument, the expected and the actual value, and
-    how to correct it."""
+    how to correct it. Characters of names that could change a terminal are escaped."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
+        line = " ".join(message.splitlines())
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))

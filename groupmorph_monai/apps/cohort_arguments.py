@@ -4,8 +4,8 @@ import argparse
 import re
 
 from ..errors import InputError
-from .kinds import Number
-from .option_types import number, positive
+from .kinds import Number, Whole
+from .option_types import number
 
 __all__ = ["add_worker_options", "check_worker_options", "on_workers"]
 
@@ -64,7 +64,7 @@ def add_worker_options(p: argparse.ArgumentParser, default: str) -> None:
     )
     group.add_argument(
         "--workers",
-        type=positive,
+        type=number(Whole(1, 10_000)),
         metavar="N",
         help="series processed in parallel (default: one per GPU, or as cores and memory allow; jobs: 1)",
     )

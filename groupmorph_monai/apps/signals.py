@@ -10,11 +10,11 @@ STOPPED = "groupmorph: stopped; earlier results are unchanged"
 
 
 def stopping_signals() -> list[signal.Signals]:
-    """List the signals that end a command: Ctrl-C, SIGTERM, and a closed terminal, unless ``nohup`` ignores it."""
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # Windows lacks it
-        signals.append(signal.SIGHUP)
-    return signals
+    """List the signals that end a command: Ctrl-C, SIGTERM, the limit of processor time, and a closed terminal, unless
+    ``nohup`` ignores it."""
+    names = ("SIGINT", "SIGTERM", "SIGXCPU", "SIGHUP")
+    signals = [signal.Signals[name] for name in names if hasattr(signal, name)]  # Windows has only the first two
+    return [s for s in signals if s.name != "SIGHUP" or signal.getsignal(s) is not signal.SIG_IGN]
 
 
 def end_at_once() -> None:

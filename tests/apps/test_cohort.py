@@ -72,7 +72,7 @@ def test_all_mistakes_of_a_manifest_are_told_before_anything_starts(study, capsy
         f"line 3: scans: expected a file or a folder, got {study / 'absent.nii.gz'}, which does not exist; check the "
         "path",
         "line 4: name: expected a unique name, got 'ONE' as on line 2",
-        "line 5: name: expected a folder name of letters, digits, spaces and . _ - + @, got '../four'",
+        "line 5: name: expected a folder name of at most 150 letters, digits, spaces and . _ - + @, got '../four'",
         "line 6: reference: expected 'mean' or the number of a timepoint from 0, got 'first'",
         "line 7: expected 3 cells separated by tabs, got 2",
         "line 8: scans: expected paths separated by ';', got ''",
@@ -162,7 +162,14 @@ def test_a_manifest_that_is_a_device_is_not_read(study, capsys):
 
 @pytest.mark.parametrize(
     "options",
-    [("--shard", "0/2"), ("--shard", "3/2"), ("--scheduler", "host"), ("--jobqueue", "lsf"), ("--workers", "0")],
+    [
+        ("--shard", "0/2"),
+        ("--shard", "3/2"),
+        ("--scheduler", "host"),
+        ("--jobqueue", "lsf"),
+        ("--workers", "0"),
+        ("--workers", "99999999"),
+    ],
 )
 def test_misuse_is_told(study, options, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -105,7 +105,7 @@ def test_a_job_of_a_queue_holds_one_series(command, queue, wanted, tmp_path, mon
     words = [*command, "--output", str(tmp_path), "--jobqueue", queue, "--threads", "3"]
     args = make_parser().parse_args(words)
     monkeypatch.setattr("distributed.SpecCluster.scale", lambda cluster, n=0, **options: None)
-    with open_cluster(args, Resources(args, memory_gb=5)) as cluster:
+    with open_cluster(args, Resources(args, memory_gb=5, series=9)) as cluster:
         script = cluster.job_script()
     for part in (*wanted, str(tmp_path / "jobs")):
         assert part in script

@@ -117,6 +117,14 @@ def test_a_graphics_card_without_memory(text):
     assert all(cure in message for cure in ("--device cpu", "--spacing-mm", "--set window_size_voxels="))
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\nb.nii", "a b.nii"), ("\x1b[2Ja.nii", r"\x1b[2Ja.nii"), ("é\u202eb.nii", r"é\u202eb.nii")],
+)
+def test_a_name_does_not_change_the_terminal(name, shown):
+    assert str(InputError(f"{name}: expected a file")) == f"{shown}: expected a file"
+
+
 def test_a_circle_of_causes():
     broken, again = OSError(errno.EIO, os.strerror(errno.EIO)), ValueError("again")
     broken.__cause__, again.__cause__ = again, broken

@@ -15,7 +15,9 @@ from groupmorph_monai.data.writing.output_folder import atomic_folder
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
+)
 def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys):
     def stopped(args: argparse.Namespace):
         with atomic_folder(args.output) as folder:
@@ -53,7 +55,7 @@ runpy.run_module("groupmorph_monai.apps", run_name="__main__", alter_sys=True)
 
 def test_nohup_keeps_a_command_running_after_its_terminal(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
-    assert stopping_signals() == [signal.SIGINT, signal.SIGTERM]
+    assert stopping_signals() == [signal.SIGINT, signal.SIGTERM, signal.SIGXCPU]
 
 
 TINY = [

@@ -1,5 +1,6 @@
 """Misuse of options and settings of all commands: one line, exit code 2, nothing written, nothing run."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -177,6 +178,16 @@ def test_demo_again(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             commands.run_demo("demo", register)
     assert len(registered) == 2 and all(Path(file).is_file() for file in registered[1])
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("missing.nii.gz")], ids=["pipe", "broken link"]
+)
+def test_no_file_in_place_of_a_combined_transform(make, tmp_path, refused):
+    make(tmp_path / "transform.nii.gz")
+    command = ["combine", "aligned", "--from", "0", "--to", "1", "--output", "transform.nii.gz"]
+    refused(command, "--output: expected a new file or an earlier transform, got transform.nii.gz, another file")
+    assert os.path.lexists(tmp_path / "transform.nii.gz") and not (tmp_path / "transform.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.h5"])

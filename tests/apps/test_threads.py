@@ -93,4 +93,9 @@ def test_series_of_a_cohort_follow_the_environment_too(options, before, expected
     words = ["cohort", "m.tsv", "--output", "out", "--workers", "2", "--device", "cpu", *options]
     args = make_parser().parse_args(words)
     threads.limit_threads(args.threads)
-    assert Resources(args, memory_gb=1).threads == expected
+    assert Resources(args, memory_gb=1, series=100).threads == expected
+
+
+def test_a_study_has_no_more_workers_than_series():
+    args = make_parser().parse_args(["cohort", "m.tsv", "--output", "out", "--workers", "10000", "--device", "cpu"])
+    assert Resources(args, memory_gb=1, series=3).workers == 3

@@ -28,7 +28,10 @@ def check_folder_name(name: str) -> None:
         InputError: For such a name.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"name: expected a folder name of letters, digits, spaces and . _ - + @, got {name!r}")
+        raise InputError(
+            f"name: expected a folder name of at most {_LONGEST_NAME} letters, digits, spaces and . _ - + @, got "
+            f"{name!r}"
+        )
 
 
 def check_exist(column: str, files: Sequence[str]) -> None:

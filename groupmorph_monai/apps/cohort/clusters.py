@@ -55,14 +55,16 @@ class Resources:
     Args:
         args: options of the command: ``workers``, ``threads``, ``device``, ``scheduler``, ``jobqueue``, ``shard``.
         memory_gb: memory per series, 1e9 bytes.
+        series: number of series; more workers would have nothing to do.
     """
 
-    def __init__(self, args: argparse.Namespace, memory_gb: float):
+    def __init__(self, args: argparse.Namespace, memory_gb: float, series: int):
         self.memory_gb = memory_gb
         self.place = "job" if args.jobqueue else "elsewhere" if args.scheduler or args.shard else "local"
         local, cores = self.place == "local", available_cores()
         self.gpus = _gpus(args.device) if local else 0
-        self.workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if local else 1)
+        workers = args.workers or (self.gpus or min(cores, _fitting(memory_gb)) if local else 1)
+        self.workers = min(workers, series)
         shares = {"local": max(1, cores // self.workers), "job": 1}
         requested = requested_threads() if local or args.shard else None  # jobs and Dask workers have their own
         self.threads = args.threads or requested or shares.get(self.place)

@@ -101,7 +101,7 @@ def _process(args: argparse.Namespace, study: Study, jobs: Sequence[Job], log: C
     if not pending:
         return
     pending.sort(key=_bytes, reverse=True)  # longest first, so that no worker waits for a long series at the end
-    resources = Resources(args, args.memory_gb or _largest_gb(study, pending))
+    resources = Resources(args, args.memory_gb or _largest_gb(study, pending), len(pending))
     for job in pending:
         job["threads"], job["gpus"] = resources.threads, resources.gpus
     log(str(resources))

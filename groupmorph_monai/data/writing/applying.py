@@ -1,6 +1,7 @@
 """Apply written fields to images and points, and compose two fields."""
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -221,8 +222,8 @@ def combine_fields(result: str | Path, origin: int, target: int, path: str | Pat
 
 
 def _check_replaced(path: Path) -> None:
-    """Refuse to replace a file that is not a transform, such as a scan."""
-    if path.is_file() and not _is_transform(path):
+    """Refuse to replace what is not a transform, such as a scan, a pipe or a broken link."""
+    if os.path.lexists(path) and not (path.is_file() and _is_transform(path)):
         raise InputError(
             f"--output: expected a new file or an earlier transform, got {path}, another file; choose another name"
         )
