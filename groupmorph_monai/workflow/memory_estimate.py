@@ -12,11 +12,12 @@ from .processor_time import QUALITY_SCANS, quality_voxels
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
-# Bytes, fitted to series of 0.3 to 12 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
+# Bytes, fitted to series of 0.3 to 16 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
 # They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
 _PROGRAM = 0.66e9  # bytes without images
 _READ = 4  # bytes per voxel of all files
-_NETWORK, _REFINING, _RESULT, _DRAWING = 52, 171, 75, 45  # bytes per voxel of the working grid and timepoint, by stage
+_NETWORK, _REFINING, _RESULT, _DRAWING = 52, 151, 75, 45  # bytes per voxel of the working grid and timepoint, by stage
+_REFINING_ONE = 110  # bytes per voxel of the working grid, for the timepoint that is being processed
 _WRITTEN, _RESAMPLED = 30, 26  # bytes per voxel of all files, and of the working grid and timepoint, while writing
 _RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
 _SLAB = 314  # bytes per voxel of a slab, for each file that is being written
@@ -50,7 +51,7 @@ def all_at_once_gb(
     files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
     stages = [_RESULT * voxels, _resampling(scans, grid)]
     if on_cpu:
-        stages += [_NETWORK * network_share * voxels, _REFINING * refined * voxels]
+        stages += [_NETWORK * network_share * voxels, (_REFINING * voxels + _REFINING_ONE * _voxels(grid)) * refined]
     working = max(stages) + _DRAWING * draws * voxels
     writing = _WRITTEN * files + _RESAMPLED * voxels + max(_slabs(scans), _comparing(scans))
     return (_PROGRAM + _READ * files + max(working, writing)) / 1e9

@@ -60,6 +60,7 @@ def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage)
     ("timepoints", "size", "options", "peak_gb"),
     [
         (2, 128, {}, 1.53),
+        (2, 200, {}, 4.24),
         (6, 96, {}, 1.62),
         (6, 96, {"draws": 20}, 1.87),
         (14, 96, {}, 2.93),
