@@ -59,7 +59,7 @@ def register(folder, timepoints, shift, std_mm=None, **options):
     frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
     fields = [torch.full((3, *grid.shape), voxels) for voxels in np.broadcast_to(shift, timepoints)]
     transforms = [DenseTransform(ddf, -ddf, grid) for ddf in fields]
-    output = {"registration": {"transforms": transforms, "std_mm": std_mm}, "metrics": {}}
+    output = {"pred": {"transforms": transforms, "std_mm": std_mm}, "metrics": {}}
     writer = SeriesWriter(Series(frames), str(folder), **options)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))
