@@ -208,16 +208,20 @@ def _steep_cells(u: Field) -> Tensor:
     return steep
 
 
+def _possible_folds(field: Field, chunks: Chunks) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the displacements ``(3, *S)`` of each timepoint that may fold, and its `_steep_cells`."""
+    for u in _each(field, chunks):
+        steep = _steep_cells(u)
+        if steep.any():
+            yield u.on_image()[0, 0], steep
+
+
 def folding_percent(ddf: Tensor | Field, chunks: Chunks = all_at_once) -> float:
     """Compute the percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less. It
     takes less time for fields on a lattice."""
     field, folded = _checked("ddf", ddf), 0
-    for one in _each(field, chunks):
+    for u, steep in _possible_folds(field, chunks):
         # A central difference is the mean of two steps, so only corners of steep cells can be folded.
-        steep = _steep_cells(one)
-        if not steep.any():
-            continue
-        u = one.on_image()[0, 0]
         near = steep.new_zeros(u.shape[1:])
         for corner in product((0, 1), repeat=3):
             near[tuple(slice(c, n + c) for c, n in zip(corner, steep.shape))] |= steep
@@ -264,11 +268,7 @@ def non_diffeomorphic_volume_percent(ddf: Tensor | Field, chunks: Chunks = all_a
     between neighbouring voxels. It takes less time for fields on a lattice.
     """
     field, folded = _checked("ddf", ddf), 0.0
-    for one in _each(field, chunks):
-        steep = _steep_cells(one)
-        if not steep.any():
-            continue
-        u = one.on_image()[0, 0]
+    for u, steep in _possible_folds(field, chunks):
         for cells in steep.nonzero().T.split(_MOST_CELLS, dim=1):
             corners = {}
             for corner in product((0, 1), repeat=3):
