@@ -15,7 +15,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.evaluation import SeriesWriter
+from groupmorph_monai.evaluation import SeriesWriter, ShowMeand
 from groupmorph_monai.evaluation.assessment import _warn_if_less_similar, _warn_of_duplicates
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import DenseTransform
@@ -51,6 +51,15 @@ def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_pa
         with pytest.raises(InputError, match="expected an output folder that holds no input"):
             SeriesWriter(series, str(folder), inputs=[None, *inputs])
         assert len(list(folder.iterdir())) == 1
+
+
+def test_servers_show_the_mean_of_warped_images():
+    warped, metrics = torch.rand(3, 4, 5, 6), {"folding_percent": 0.5}
+    shown = ShowMeand()({"pred": {"warped": warped}, "metrics": metrics})
+    torch.testing.assert_close(shown["pred"], warped.mean(dim=0, keepdim=True))
+    assert shown["result"] == {"metrics": metrics}
+    fields = {"pred": {"lattice_ddf": warped}, "metrics": metrics}
+    assert ShowMeand()(fields) == fields
 
 
 def register(folder, timepoints, shift, std_mm=None, **options):
