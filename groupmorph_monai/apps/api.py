@@ -192,7 +192,7 @@ def register(
     writing = set(parser["handlers"][1]) - {"_target_", "output_dir"}
     return Registration(
         series=native,
-        transforms=tuple(output["registration"]["transforms"]),
+        transforms=tuple(output["pred"]["transforms"]),
         metrics=output["metrics"],
         home=home,
         _evaluator=evaluator,

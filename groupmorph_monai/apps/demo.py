@@ -2,19 +2,22 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
-from ..data.writing.applying import apply_field_to_points
+from ..data.writing.fields import read_field
 from ..data.writing.output_folder import atomic_file, claim
 from ..data.writing.writers import check_result_folder
 from ..errors import InputError
 from ..evaluation.report import format_table
 from ..space.grid import transform_points
+from ..space.transforms import ComposedTransform, Transform
 
 __all__ = ["print_verdict", "run_demo"]
 
@@ -49,8 +52,10 @@ def run_demo(output: str, register: Callable[[list[str], str], None]) -> None:
     register(files, str(folder))
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    points_mm = transform_points(phantom["affine"], phantom["landmarks"].double()).numpy()
-    errors = {"before": _errors_mm(points_mm, None), "after": _errors_mm(points_mm, folder)}
+    points_mm = transform_points(phantom["affine"], phantom["landmarks"].double())
+    unmoved = [ComposedTransform()] * len(files)
+    fields = (_read_fields(folder, name, len(files)) for name in ("inverse_ddf", "ddf"))
+    errors = {"before": _errors_mm(points_mm, unmoved, unmoved), "after": _errors_mm(points_mm, *fields)}
     metrics = report["metrics"]
     rows = [
         {
@@ -87,16 +92,13 @@ def print_verdict(folder: str | Path) -> None:
     print(f"Verdict: {verdict['verdict']}", *verdict["reasons"], sep="\n  ")
 
 
-def _errors_mm(points_mm: np.ndarray, folder: Path | None) -> np.ndarray:
+def _read_fields(folder: Path, name: str, number: int) -> list[Transform]:
+    return [read_field(folder / f"{name}_{k:02d}.nii.gz") for k in range(number)]
+
+
+def _errors_mm(points_mm: Tensor, inverses: Sequence[Transform], transforms: Sequence[Transform]) -> np.ndarray:
     """Compute the errors of points ``(K, P, 3)``, RAS, mapped from timepoint i to timepoint j, for all i != j."""
-    timepoints = range(len(points_mm))
-    common = list(points_mm)
-    if folder:
-        common = [apply_field_to_points(folder / f"inverse_ddf_{i:02d}.nii.gz", points_mm[i]) for i in timepoints]
-    errors = []
-    for j in timepoints:
-        for i in timepoints:
-            if i != j:
-                mapped = apply_field_to_points(folder / f"ddf_{j:02d}.nii.gz", common[i]) if folder else common[i]
-                errors.append(np.linalg.norm(mapped - points_mm[j], axis=-1))
-    return np.concatenate(errors)
+    common = torch.stack([inverse(points) for inverse, points in zip(inverses, points_mm)])
+    mapped = torch.stack([transform(common) for transform in transforms], dim=1)
+    others = ~torch.eye(len(points_mm), dtype=torch.bool)
+    return (mapped - points_mm)[others].norm(dim=-1).flatten().numpy()

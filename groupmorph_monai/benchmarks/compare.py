@@ -125,7 +125,7 @@ class BundleMethod:
             item = preprocess({"image": series})
             image, _, _, options = prepare_series(default_collate([item]), device)
             with torch.no_grad():
-                pred = inferer(image.float(), network, **options)
+                pred = inferer.fields(image.float(), network, **options)
             first = {name: value[0] if isinstance(value, Tensor) else value for name, value in pred.items()}
             return compose({**item, "pred": first})
 

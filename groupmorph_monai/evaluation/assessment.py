@@ -79,14 +79,14 @@ class Assessor:
         """Assess one registration.
 
         Args:
-            output: of the evaluator: ``metrics`` and ``registration``.
+            output: of the evaluator: ``metrics``, and the registration in ``pred``.
             item: of the preprocessing, with ``initial_confidence`` per timepoint if there was an initial alignment.
             native, warped: the timepoints `compared` before and after registration, in their own units,
                 ``(C, *S)`` on the output grid.
             covered: where all of these were measured, ``(*S)`` bool.
             kinetics: measures of a kinetic fit, for the verdict.
         """
-        registration = output["registration"]
+        registration = output["pred"]
         metrics = {**output["metrics"], **similarity(*map(torch.from_numpy, (native, warped, covered)))}
         self.storage.release()
         initial = self._initial_alignment(item)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.storage import IN_MEMORY, Storage
+from ..workflow.registration import lattice_fields
 from .metrics import accuracy, overlap, similarity, warp_labels
 
 __all__ = ["MeasureRegistrationd", "ValidationPicture", "WarpLabelsd", "average_of"]
@@ -55,13 +56,11 @@ class MeasureRegistrationd(Transform):
             covered = ((torch.as_tensor(data["coverage"]).to(pred["covered"]) > 0.5) & pred["covered"]).all(dim=0)
             metrics = similarity(data["image"], pred["warped"], covered)
         metrics |= accuracy(
-            pred["ddf"],
-            pred["inverse_ddf"],
+            *lattice_fields(pred, data["image"].shape[1:]),
             torch.as_tensor(data["affine"]).cpu(),
             pred["transforms"],
             None if landmarks is None else torch.as_tensor(landmarks),
             self.storage.chunks,
-            pred.get("step", 1),
         )
         if "labels" in pred:
             metrics |= overlap(pred["labels"], data["affine"])

@@ -1,8 +1,9 @@
 """Metrics of one registered series, from its warped images, displacement fields and landmarks.
 
-There is no batch axis: images are ``(K, *S)``, fields ``(K, 3, *S)`` in voxels, ``affine`` is ``(4, 4)`` from voxels to
-mm. Fields are processed timepoint by timepoint or slab by slab, so that a whole series fits in memory. Image similarity
-does not measure accuracy, as a flexible enough field makes any two volumes similar: report millimetres as well.
+There is no batch axis: images are ``(K, *S)``, displacements ``(K, 3, *S)`` in voxels or, on a lattice, a `Field`
+``(1, K, 3, *C)``; ``affine`` is ``(4, 4)`` from voxels to mm. Fields are processed timepoint by timepoint or slab by
+slab, so that a whole series fits in memory. Image similarity does not measure accuracy, as a flexible enough field
+makes any two volumes similar: report millimetres as well.
 """
 
 import math
@@ -15,6 +16,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice
 from torch import Tensor
 
 from ..space.chunks import Chunks, all_at_once
+from ..space.field import Field, as_field
 from ..space.grid import Grid, vector_lengths
 from ..space.transforms import Transform, triple_product
 from ..space.warping import sample, voxel_grid
@@ -38,17 +40,21 @@ _MEAN_VOXELS = 2**20  # samples sufficient for a mean; a full-size series has 25
 _NMI_PERCENTILES = (0.1, 99.9)
 
 
-def _check_field(name: str, ddf: Tensor) -> None:
-    if ddf.dim() != 5 or ddf.shape[1] != 3 or min(ddf.shape[2:]) < 2:
+def _checked(name: str, ddf: Tensor | Field) -> Field:
+    field = as_field(ddf)
+    if field.values.dim() != 6 or field.values.shape[2] != 3 or min(field.size) < 2:
         raise ValueError(
-            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels per axis, no batch axis, got {tuple(ddf.shape)}"
+            f"{name}: expected a 3D field (K, 3, *S), at least 2 voxels per axis, no batch axis, got "
+            f"{tuple(field.values.shape[1:])}"
         )
+    return field
 
 
-def _each(fields: Tensor, chunks: Chunks) -> Iterator[Tensor]:
-    """Yield the fields of one timepoint at a time."""
-    for chunk in chunks(len(fields)):
-        yield from fields[chunk]
+def _each(field: Field, chunks: Chunks) -> Iterator[Field]:
+    """Yield the field of one timepoint at a time."""
+    timepoints = field.values.shape[1]
+    for chunk in chunks(timepoints):
+        yield from (field.timepoints(slice(k, k + 1)) for k in range(timepoints)[chunk])
 
 
 def _voxels(images: Tensor, mask: Tensor | None) -> Tensor:
@@ -109,6 +115,11 @@ def nmi(images: Tensor, bins: int = 64, mask: Tensor | None = None) -> float:
         both = entropies[i] + entropies[j]
         total += float(2 * (both - joint) / both) if both > 0 else 0.0
     return total / len(pairs)
+
+
+def _thinning(size: Sequence[int]) -> int:
+    """Choose n so that every n-th voxel along each axis gives about as many samples as a mean needs."""
+    return max(1, round((math.prod(size) / _MEAN_VOXELS) ** (1 / 3)))
 
 
 def _length_mm(vectors: Tensor, affine: Tensor) -> Tensor:
@@ -173,17 +184,16 @@ def landmark_errors_mm(landmarks_mm: Tensor, transforms: Sequence[Transform]) ->
     return errors
 
 
-def _steep_cells(u: Tensor, step: int = 1) -> Tensor:
-    """Mark the cells of ``u`` ``(3, *S)`` that may be folded, ``(*S - 1)``: those where a component changes by at least
-    1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5 the absolute values of each row of
-    G sum to less than 1, even if a diagonal is an edge, so the orientation cannot flip.
-
-    Where ``u`` is linear between every ``step``-th voxel, no edge is steeper than those of the lattice around it.
+def _steep_cells(u: Field) -> Tensor:
+    """Mark the cells between the voxels of the image that one timepoint's field u may fold, ``(*S - 1)``: those where
+    a component changes by at least 1/5 voxel along an edge. Inside a tetrahedron the map is linear, I + G; below 1/5
+    the absolute values of each row of G sum to less than 1, even if a diagonal is an edge, so the orientation cannot
+    flip. As u is linear between the voxels of its lattice, no edge is steeper than those of the lattice around it.
     """
-    nodes = u[:, ::step, ::step, ::step]
-    if min(nodes.shape[1:]) < 2:
-        nodes, step = u, 1
-    largest = u.new_zeros([n - 1 for n in nodes.shape[1:]])
+    if min(u.values.shape[3:]) < 2:
+        u = Field(u.on_image(), u.size)
+    nodes = u.values[0, 0]
+    largest = nodes.new_zeros([n - 1 for n in nodes.shape[1:]])
     for axis in range(3):
         edges = nodes.diff(dim=axis + 1).abs_().amax(dim=0)
         for other in range(3):
@@ -191,21 +201,27 @@ def _steep_cells(u: Tensor, step: int = 1) -> Tensor:
                 n = edges.shape[other] - 1
                 edges = torch.maximum(edges.narrow(other, 0, n), edges.narrow(other, 1, n))
         largest = torch.maximum(largest, edges)
-    steep = largest >= 0.2 * step
-    for axis, (n, last) in enumerate(zip(u.shape[1:], nodes.shape[1:])):
+    steep = largest >= 0.2  # voxels of the lattice per voxel of the lattice
+    for axis, (n, last) in enumerate(zip(u.size, nodes.shape[1:])):
         # Voxels beyond the last node have its value, so their cells are as steep as its last cell.
-        steep = steep.index_select(axis, (torch.arange(n - 1, device=u.device) // step).clamp_max(last - 2))
+        steep = steep.index_select(axis, (torch.arange(n - 1, device=nodes.device) // u.step).clamp_max(last - 2))
     return steep
 
 
-def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once, step: int = 1) -> float:
+def _possible_folds(field: Field, chunks: Chunks) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the displacements ``(3, *S)`` of each timepoint that may fold, and its `_steep_cells`."""
+    for u in _each(field, chunks):
+        steep = _steep_cells(u)
+        if steep.any():
+            yield u.on_image()[0, 0], steep
+
+
+def folding_percent(ddf: Tensor | Field, chunks: Chunks = all_at_once) -> float:
     """Compute the percentage of voxels, over all K, whose Jacobian determinant by central differences is 0 or less. It
-    takes less time for fields that are linear between every ``step``-th voxel."""
-    _check_field("ddf", ddf)
-    folded = 0
-    for u in _each(ddf, chunks):
+    takes less time for fields on a lattice."""
+    field, folded = _checked("ddf", ddf), 0
+    for u, steep in _possible_folds(field, chunks):
         # A central difference is the mean of two steps, so only corners of steep cells can be folded.
-        steep = _steep_cells(u, step)
         near = steep.new_zeros(u.shape[1:])
         for corner in product((0, 1), repeat=3):
             near[tuple(slice(c, n + c) for c, n in zip(corner, steep.shape))] |= steep
@@ -217,7 +233,7 @@ def folding_percent(ddf: Tensor, chunks: Chunks = all_at_once, step: int = 1) ->
             difference = u[(slice(None), *above)] - u[(slice(None), *below)]
             columns.append(difference / (above - below)[axis] + identity[axis].view(3, 1))
         folded += int((triple_product(*columns) <= 0).sum())
-    return 100 * folded / (ddf.shape[0] * ddf[0, 0].numel())
+    return 100 * folded / (field.values.shape[1] * math.prod(field.size))
 
 
 def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
@@ -241,7 +257,7 @@ def _tetrahedra(corners: Mapping[tuple[int, ...], Tensor]) -> Iterator[Tensor]:
         yield triple_product(*steps)
 
 
-def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once, step: int = 1) -> float:
+def non_diffeomorphic_volume_percent(ddf: Tensor | Field, chunks: Chunks = all_at_once) -> float:
     """Compute the non-diffeomorphic volume in percent of the volume of all K grids (Liu et al. 2022, arXiv:2212.06060).
 
     A cell between eight voxels can be split into five tetrahedra, four at its corners and one in the middle, in two
@@ -249,23 +265,24 @@ def non_diffeomorphic_volume_percent(ddf: Tensor, chunks: Chunks = all_at_once, 
     differences, the two in the middle to J1* and J2* in the paper. The metric sums ``-det / 6`` over the inverted
     tetrahedra and halves it, which averages both splits. All n - 1 cells per axis count, whereas the authors' code
     omits the outermost voxels. A value of 0 means that no tetrahedron is inverted; central differences miss flips
-    between neighbouring voxels. It takes less time for fields that are linear between every ``step``-th voxel.
+    between neighbouring voxels. It takes less time for fields on a lattice.
     """
-    _check_field("ddf", ddf)
-    folded = 0.0
-    for u in _each(ddf, chunks):
-        for cells in _steep_cells(u, step).nonzero().T.split(_MOST_CELLS, dim=1):
+    field, folded = _checked("ddf", ddf), 0.0
+    for u, steep in _possible_folds(field, chunks):
+        for cells in steep.nonzero().T.split(_MOST_CELLS, dim=1):
             corners = {}
             for corner in product((0, 1), repeat=3):
                 i, j, k = cells + torch.tensor(corner, device=cells.device)[:, None]
                 corners[corner] = u[:, i, j, k] + torch.stack([i, j, k]).to(u)
             for volumes in _tetrahedra(corners):
                 folded += float((-volumes).clamp_min_(0).sum(dtype=torch.float64))
-    number = ddf.shape[0] * (ddf.shape[2] - 1) * (ddf.shape[3] - 1) * (ddf.shape[4] - 1)
+    number = field.values.shape[1] * math.prod(n - 1 for n in field.size)
     return 100 * 0.5 * folded / 6 / number
 
 
-def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chunks: Chunks = all_at_once) -> float:
+def inverse_consistency_mm(
+    ddf: Tensor | Field, inverse_ddf: Tensor | Field, affine: Tensor, chunks: Chunks = all_at_once
+) -> float:
     """Compute the mean inverse consistency error ``|phi^-1(phi(x)) - x|`` in mm, with ``phi = id + ddf``, over all K
     and all voxels x whose phi(x) is inside the grid, as the inverse is undefined beyond it. NaN if there are no such
     voxels. Large grids are subsampled to about one million voxels.
@@ -273,21 +290,22 @@ def inverse_consistency_mm(ddf: Tensor, inverse_ddf: Tensor, affine: Tensor, chu
     Raises:
         ValueError: If the fields differ in shape.
     """
-    _check_field("ddf", ddf)
-    _check_field("inverse_ddf", inverse_ddf)
-    if ddf.shape != inverse_ddf.shape:
-        raise ValueError(f"inverse_ddf: expected the shape of ddf {tuple(ddf.shape)}, got {tuple(inverse_ddf.shape)}")
-    size = ddf.shape[2:]
-    every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
-    thin = (slice(None), *[slice(None, None, every)] * 3)
-    grid = every * voxel_grid([-(-n // every) for n in size], ddf)
-    last = torch.tensor(size, dtype=ddf.dtype, device=ddf.device).view(3, 1, 1, 1) - 1
+    field, inverses = _checked("ddf", ddf), _checked("inverse_ddf", inverse_ddf)
+    like, other = field.values, inverses.values
+    if like.shape != other.shape:
+        raise ValueError(
+            f"inverse_ddf: expected the shape of ddf {tuple(like.shape[1:])}, got {tuple(other.shape[1:])}"
+        )
+    every = _thinning(field.size)
+    grid = every * voxel_grid([-(-n // every) for n in field.size], like)
+    last = torch.tensor(field.size, dtype=like.dtype, device=like.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0
-    for u, inverse in zip(_each(ddf, chunks), _each(inverse_ddf, chunks)):
-        u = u[thin]
+    for forward, backward in zip(_each(field, chunks), _each(inverses, chunks)):
+        u = forward.on_image(every)[0, 0]
         points = grid + u
         inside_mask = ((points >= 0) & (points <= last)).all(dim=0)
-        error = _length_mm(u + sample(inverse[None], points[None])[0], affine)
+        inverse = backward.step * sample(backward.values[0], points[None] / backward.step)[0]
+        error = _length_mm(u + inverse, affine)
         total += float(error[inside_mask].sum(dtype=torch.float64))
         number += int(inside_mask.sum())
     return total / number if number else float("nan")
@@ -338,28 +356,26 @@ def overlap(labels: Tensor, affine: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def accuracy(
-    ddf: Tensor,
-    inverse_ddf: Tensor,
+    ddf: Tensor | Field,
+    inverse_ddf: Tensor | Field,
     affine: Tensor,
     transforms: Sequence[Transform],
     landmarks_mm: Tensor | None = None,
     chunks: Chunks = all_at_once,
-    step: int = 1,
 ) -> dict[str, float]:
     """Compute all metrics of one registration, as numbers whose names end with the unit.
 
     Args:
-        ddf, inverse_ddf: ``(K, 3, *S)``, voxels of the grid with ``affine`` ``(4, 4)``; without the initial affine
-            alignment, which neither folds nor fails to invert.
+        ddf, inverse_ddf: displacements on the grid with ``affine`` ``(4, 4)``; without the initial affine alignment,
+            which neither folds nor fails to invert.
         transforms: K complete transforms from the common space to each timepoint, from which ``displacement_*`` is
             computed at about a million voxels.
         landmarks_mm: ``(K, P, 3)``, RAS.
         chunks: splits the timepoints into chunks that are in memory together.
-        step: the fields are linear between every ``step``-th voxel.
     """
-    every = max(1, round((ddf[0, 0].numel() / _MEAN_VOXELS) ** (1 / 3)))
-    affine = torch.as_tensor(affine).double().cpu()
-    thinned = Grid(tuple(-(-n // every) for n in ddf.shape[2:]), affine * torch.tensor([every, every, every, 1]))
+    size = as_field(ddf).size
+    every, affine = _thinning(size), torch.as_tensor(affine).double().cpu()
+    thinned = Grid(tuple(-(-n // every) for n in size), affine * torch.tensor([every, every, every, 1]))
     means, longest = [], []
     for chunk in chunks(len(transforms)):
         for transform in transforms[chunk]:
@@ -367,8 +383,8 @@ def accuracy(
             means.append(float(lengths.mean()))
             longest.append(float(lengths.max()))
     result = {
-        "folding_percent": folding_percent(ddf, chunks, step),
-        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf, chunks, step),
+        "folding_percent": folding_percent(ddf, chunks),
+        "non_diffeomorphic_volume_percent": non_diffeomorphic_volume_percent(ddf, chunks),
         "inverse_consistency_mm": inverse_consistency_mm(ddf, inverse_ddf, affine, chunks),
         "displacement_mean_mm": sum(means) / len(means),
         "displacement_max_mm": max(longest),

@@ -43,7 +43,7 @@ _POINTS, _POINTS_OF_ALL = 20_000, 4_000_000  # number of sampled displacements p
 
 class ShowMeand(Transform):
     """Replace ``pred`` by a single 3D image, the mean of the aligned timepoints, for display in servers such as MONAI
-    Label. The registration moves to ``registration``, its metrics to ``result``.
+    Label, and add ``result`` with its metrics. A registration without ``warped`` images does not change.
 
     Args:
         storage: where the timepoints are kept.
@@ -53,9 +53,10 @@ class ShowMeand(Transform):
         self.storage = storage
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        registration = data["pred"]
-        mean = self.storage.mean(registration["warped"], dim=0)
-        return {**data, "registration": registration, "pred": mean, "result": {"metrics": data["metrics"]}}
+        if "warped" not in data["pred"]:
+            return dict(data)
+        mean = self.storage.mean(data["pred"]["warped"], dim=0)
+        return {**data, "pred": mean, "result": {"metrics": data["metrics"]}}
 
 
 class SeriesWriter:
@@ -119,7 +120,7 @@ class SeriesWriter:
     def _write(self, engine: Engine, folder: Path) -> dict[str, Any]:
         registered = time.perf_counter()
         output, item = engine.state.output[0], engine.state.batch[0]  # type: ignore[index]
-        transforms, std = output["registration"]["transforms"], _std_frames(output, item)
+        transforms, std = output["pred"]["transforms"], _std_frames(output, item)
         written = write_registration(
             self.series,
             transforms,
@@ -194,7 +195,7 @@ class SeriesWriter:
 
 def _std_frames(output: Mapping[str, Any], item: Mapping[str, Any]) -> list[Frame] | None:
     """Return the standard deviation of each displacement on the working grid; None without draws."""
-    std = output["registration"].get("std_mm")
+    std = output["pred"].get("std_mm")
     affine = torch.as_tensor(item["affine"]).cpu().numpy()
     return None if std is None else [Frame(volume.cpu().numpy(), affine, "std") for volume in std]
 

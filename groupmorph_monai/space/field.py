@@ -9,7 +9,7 @@ from torch import Tensor
 from .lattice import coarsen
 from .warping import upsample_field
 
-__all__ = ["Field"]
+__all__ = ["Field", "as_field"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,16 @@ class Field:
         coarse = coarsen(self.values.flatten(1, 2), factor).unflatten(1, self.values.shape[1:3])
         return Field(coarse / factor, self.size, step)
 
-    def on_image(self) -> Tensor:
-        """Return the values on every voxel of the image, ``(B, K, D, *size)``, in image voxels."""
-        return self.at(1).values
+    def timepoints(self, chunk: slice) -> "Field":
+        """Return the fields of a chunk of timepoints."""
+        return self.with_values(self.values[:, chunk])
+
+    def on_image(self, every: int = 1) -> Tensor:
+        """Return the values on every ``every``-th voxel of the image, ``(B, K, D, *ceil(size / every))``, in image
+        voxels."""
+        return upsample_field(self.values, self.step, self.size, every)
+
+
+def as_field(ddf: Tensor | Field) -> Field:
+    """Convert displacements of one series on every voxel, ``(K, D, *S)``, to a field ``(1, K, D, *S)``."""
+    return ddf if isinstance(ddf, Field) else Field(ddf[None], ddf.shape[2:])

@@ -245,7 +245,7 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 @full_precision
-def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+def upsample_field(field: Tensor, factor: int, size: Sequence[int], every: int = 1) -> Tensor:
     """Upsample a field whose voxel i lies on voxel ``factor * i`` of a finer grid, as the outputs of a strided
     convolution do. Fine voxels beyond the last coarse one take its value.
 
@@ -253,9 +253,10 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
         field: ``(B, K, D, *C)`` with ``C = ceil(size / factor)``, in coarse voxels.
         factor: fine voxels per coarse voxel.
         size: size of the fine grid.
+        every: compute only every ``every``-th fine voxel along each axis.
 
     Returns:
-        ``(B, K, D, *size)``, in fine voxels.
+        ``(B, K, D, *ceil(size / every))``, in fine voxels.
 
     Raises:
         ValueError: If the size of the field does not match ``factor`` and ``size``.
@@ -266,9 +267,10 @@ def upsample_field(field: Tensor, factor: int, size: Sequence[int]) -> Tensor:
             f"field: expected spatial shape {expected} for size {tuple(size)}, got {tuple(field.shape[3:])}"
         )
     if factor == 1:
-        return field
+        thinned = [slice(None)] * 3 + [slice(None, None, every)] * len(size)
+        return field[tuple(thinned)]
     # Products with narrow matrices are several times as fast on a CPU as F.interpolate.
-    matrices = [placed_once(_interpolation, n, c, factor, like=field) for n, c in zip(size, expected)]
+    matrices = [placed_once(_interpolation, n, c, factor, like=field)[::every] for n, c in zip(size, expected)]
     return multiply_axes(factor * field, matrices)
 
 

@@ -13,7 +13,7 @@ from ..space.alignment import Alignment
 from ..space.field import Field
 from ..space.integrate import Transformation
 from .batches import as_images
-from .field_inferer import FieldInferer, Prediction, RegistrationOutput
+from .field_inferer import FieldInferer, FieldOutput, Prediction
 
 __all__ = ["CodeInferer", "DonorCodes", "PriorCodes"]
 
@@ -36,15 +36,15 @@ class CodeInferer(FieldInferer):
         super().__init__(alignment, transformation)
         self.codes = codes
 
-    def __call__(
+    def fields(
         self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
-    ) -> RegistrationOutput:
-        """Deform a series.
+    ) -> FieldOutput:
+        """Decode the codes for a series.
 
         Args:
             inputs: ``(B, K, *S)``, intensities in [0, 1].
             network: network with a ``code_size``.
-            coverage: ``(B, K, *S)``, 1 inside each timepoint's field of view; None for everywhere.
+            coverage: ignored, as the codes are prescribed.
 
         Returns:
             As for `RegistrationInferer`.
@@ -54,7 +54,7 @@ class CodeInferer(FieldInferer):
         dvf = Field(self.alignment.constrain(model.decode(z, images)), images.shape[2:], model.stride)
         no_variance = torch.full_like(z, -torch.inf)
         prediction = Prediction(dvf, z, no_variance, (z, no_variance), images)
-        return self.registered(images, prediction, coverage)
+        return self.integrated(prediction)
 
 
 def _code_size(network: nn.Module) -> int:

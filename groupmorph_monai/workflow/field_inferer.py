@@ -1,11 +1,12 @@
 """Base class of inferers, and their data: a network's prediction and a registration."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from monai.inferers import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.storage import IN_MEMORY, Storage
 from ..space.alignment import Alignment
@@ -13,34 +14,49 @@ from ..space.field import Field
 from ..space.integrate import Transformation
 from ..space.warping import inside_volume, warp, warp_observed
 from .affine_refinement import AffineRefinement
+from .batches import as_images
+from .evidence import unless_one
 from .network_passes import NetworkPasses
 from .refinement import Refinement
 
-__all__ = ["FieldInferer", "Prediction", "RegistrationOutput"]
+__all__ = ["FieldInferer", "FieldOutput", "Prediction", "RegistrationOutput"]
 
 
-class RegistrationOutput(TypedDict):
+class FieldOutput(TypedDict):
+    """Fields of a registration, on the lattice of every ``step``-th voxel of the images, in voxels of the lattice.
+
+    Args:
+        lattice_ddf, lattice_inverse_ddf: displacements from the common space to each timepoint, and back, which are
+            linear between the voxels of the lattice, ``(B, K, D, *C)``.
+        dvf: velocity, ``(B, K, D, *C)``.
+        step: voxels of the images between voxels of the lattice.
+        z_mean, z_log_variance: the network's posterior of all passes, ``(B, K, C, *S_z)``.
+        ddf_std: with draws, the standard deviation of the displacements from the common space, on every voxel of the
+            images, ``(B, K, D, *S)``, voxels.
+    """
+
+    lattice_ddf: Tensor
+    lattice_inverse_ddf: Tensor
+    dvf: Tensor
+    step: int
+    z_mean: Tensor
+    z_log_variance: Tensor
+    ddf_std: NotRequired[Tensor]
+
+
+class RegistrationOutput(FieldOutput):
     """Result of an inferer.
 
     Args:
         warped: aligned images, ``(B, K, *S)``.
         covered: ``(B, K, *S)`` bool, where ``warped`` was measured and not extrapolated.
         ddf, inverse_ddf: displacements from the common space to each timepoint, and back, ``(B, K, D, *S)``, voxels.
-        dvf: velocity on a lattice of the images, ``(B, K, D, *C)``, in voxels of the lattice.
-        step: ``ddf`` and ``inverse_ddf`` are linear between every ``step``-th voxel.
-        z_mean, z_log_variance: the network's posterior of all passes, ``(B, K, C, *S_z)``.
-        ddf_std: with draws, the standard deviation of ``ddf``, ``(B, K, D, *S)``, voxels.
     """
 
     warped: Tensor
     covered: Tensor
     ddf: Tensor
     inverse_ddf: Tensor
-    dvf: Tensor
-    step: int
-    z_mean: Tensor
-    z_log_variance: Tensor
-    ddf_std: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,27 +119,48 @@ class FieldInferer(Inferer):
         """Compute displacements from each timepoint to the common space, ``(B, K, D, *S)``, voxels of the images."""
         return dvf.with_values(self.alignment.inverse(dvf.values, self.transformation)).on_image()
 
-    def registered(self, images: Tensor, prediction: Prediction, coverage: Tensor | None) -> RegistrationOutput:
-        """Warp the images, ``(B, K, *S)``, by a prediction, and compute the displacements in both directions."""
-        dvf, timepoints = prediction.dvf, images.shape[1]
+    @abstractmethod
+    def fields(
+        self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
+    ) -> FieldOutput:
+        """Register a series without warping its images."""
+
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *args: Any, coverage: Tensor | None = None, **kwargs: Any
+    ) -> RegistrationOutput:
+        """Register a series by `fields`, and warp its images."""
+        images, coverage = as_images(inputs), unless_one(coverage, self.storage)
+        fields = self.fields(images, network, *args, coverage=coverage, **kwargs)
+        ddf, inverse_ddf = (
+            Field(values, images.shape[2:], fields["step"])
+            for values in (fields["lattice_ddf"], fields["lattice_inverse_ddf"])
+        )
 
         def parts() -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
-            for c, part in self.alignment.displacements(dvf.values, self.transformation, self.storage.chunks):
-                ddf = dvf.with_values(part).on_image()
-                yield c, (*warp_observed(images[:, c], None if coverage is None else coverage[:, c], ddf), ddf)
+            for c in self.storage.chunks(images.shape[1]):
+                part, inverse = (field.timepoints(c).on_image() for field in (ddf, inverse_ddf))
+                observed = None if coverage is None else coverage[:, c]
+                yield c, (*warp_observed(images[:, c], observed, part), part, inverse)
 
-        warped, covered, ddf = self.storage.collect(parts(), timepoints)
-        inverses = self.alignment.inverses(dvf.values, self.transformation, self.storage.chunks)
-        (inverse,) = self.storage.collect(
-            ((c, (dvf.with_values(part).on_image(),)) for c, part in inverses), timepoints
+        names = "warped", "covered", "ddf", "inverse_ddf"
+        on_image = dict(zip(names, self.storage.collect(parts(), images.shape[1])))
+        return cast(RegistrationOutput, {**fields, **on_image})
+
+    def integrated(self, prediction: Prediction) -> FieldOutput:
+        """Integrate a prediction to displacements in both directions."""
+        dvf, chunks = prediction.dvf.values, self.storage.chunks
+        (ddf,), (inverse_ddf,) = (
+            self.storage.collect(((c, (part,)) for c, part in displacements), dvf.shape[1])
+            for displacements in (
+                self.alignment.displacements(dvf, self.transformation, chunks),
+                self.alignment.inverses(dvf, self.transformation, chunks),
+            )
         )
         return {
-            "warped": warped,
-            "covered": covered,
-            "ddf": ddf,
-            "inverse_ddf": inverse,
-            "dvf": dvf.values,
-            "step": dvf.step,
+            "lattice_ddf": ddf,
+            "lattice_inverse_ddf": inverse_ddf,
+            "dvf": dvf,
+            "step": prediction.dvf.step,
             "z_mean": prediction.z_mean,
             "z_log_variance": prediction.z_log_variance,
         }

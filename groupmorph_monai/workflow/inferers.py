@@ -23,7 +23,7 @@ from ..space.warping import full_precision, warp
 from .affine_refinement import AffineRefinement
 from .batches import as_images
 from .evidence import Evidence, unless_one
-from .field_inferer import FieldInferer, Prediction, RegistrationOutput
+from .field_inferer import FieldInferer, FieldOutput, Prediction
 from .network_passes import NetworkPasses
 from .refinement import Refinement
 from .streamed_network import streamed_imputation, streamed_mean, streams
@@ -99,7 +99,7 @@ class RegistrationInferer(FieldInferer):
                 f"{self.storage.scans_at_once}; omit one of the two, or use fewer scans"
             )
 
-    def __call__(
+    def fields(
         self,
         inputs: Tensor,
         network: nn.Module,
@@ -109,8 +109,8 @@ class RegistrationInferer(FieldInferer):
         initial: Tensor | None = None,
         one_header: bool = True,
         **kwargs: Any,
-    ) -> RegistrationOutput:
-        """Register a series.
+    ) -> FieldOutput:
+        """Register a series without warping its images.
 
         Args:
             inputs: ``(B, K, *S)``, intensities in [0, 1].
@@ -121,7 +121,7 @@ class RegistrationInferer(FieldInferer):
             one_header: all timepoints were acquired on the same grid, in which tissue may be static.
 
         Returns:
-            The registration, a dictionary; see `RegistrationOutput`.
+            The fields, a dictionary; see `FieldOutput`.
 
         Raises:
             InputError: If the images are not finite, or the network and the storage are incompatible.
@@ -139,7 +139,7 @@ class RegistrationInferer(FieldInferer):
         evidence = Evidence(coverage, mask, self.alignment.reference or 0)
         if self.refinement is not None:
             dvf = self._refined(self.refinement, dvf, images, evidence, initial, one_header)
-        result = self.registered(images, replace(prediction, dvf=dvf), coverage)
+        result = self.integrated(replace(prediction, dvf=dvf))
         if self.draws:
             draws = (
                 self._refined_draws(self.refinement, dvf, images, evidence)

@@ -28,7 +28,7 @@ QUALITY_SCANS = 16  # maximum number of scans that these compare in pairs, as ti
 # Work in these units, measured for each stage on series other than those in docs/machine.md.
 _ALIGNING, _SEARCHING = 1.5e8, 4e8  # units per scan, for the affine alignment, and for its search if there is one
 _PICTURE, _KINETICS_PICTURE = 1.5e8, 9e7  # units per run, for the figures of the report
-_LOADING, _NETWORK, _FIELDS = 40, 35, 75  # units per voxel of the working grid and scan; the network in each pass
+_LOADING, _NETWORK, _FIELDS = 40, 35, 20  # units per voxel of the working grid and scan; the network in each pass
 # Units per voxel of a level and scan, in each iteration, and once on each level but the finest.
 _MODEL, _RESTART = 69, 500
 # Units per voxel of the lattice of z and scan, in each iteration, and in each conjugate gradient step.

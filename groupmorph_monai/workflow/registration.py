@@ -1,66 +1,73 @@
 """Transforms in patient space from displacement fields on the working grid."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..data.storage import IN_MEMORY, Storage
+from ..space.field import Field, as_field
 from ..space.grid import Grid
 from ..space.transforms import AffineTransform, ComposedTransform, DenseTransform
 
-__all__ = ["ComposeTransformsd", "timepoint_transforms"]
+__all__ = ["ComposeTransformsd", "lattice_fields", "timepoint_transforms"]
 
 
 def timepoint_transforms(
-    ddf: Tensor,
-    inverse_ddf: Tensor,
+    ddf: Tensor | Field,
+    inverse_ddf: Tensor | Field,
     affine: Tensor,
     initial: Tensor | None = None,
-    step: int = 1,
     storage: Storage = IN_MEMORY,
 ) -> list[ComposedTransform]:
     """Compose each timepoint's deformation with its initial affine transform.
 
     Args:
         ddf, inverse_ddf: displacements from the common space to each timepoint after its initial alignment, and back,
-            ``(K, 3, *S)``, voxels.
-        affine: affine of their grid, voxels to RAS mm, ``(4, 4)``.
+            ``(K, 3, *S)``, voxels; or on a lattice, ``(1, K, 3, *C)``.
+        affine: affine of the images' grid, voxels to RAS mm, ``(4, 4)``.
         initial: affine transforms from each aligned timepoint to its file's coordinates, RAS mm, ``(K, 4, 4)``; None is
             the identity.
-        step: the fields are linear between every ``step``-th voxel, starting at the first; only these voxels are kept.
         storage: where the fields are kept.
 
     Returns:
         K transforms from the common space to each timepoint, RAS mm.
     """
-    ddf, inverse_ddf = (
-        storage.map(lambda part: _on_lattice(part.detach().cpu(), step), field, dim=0) for field in (ddf, inverse_ddf)
-    )
-    steps = torch.tensor([step, step, step, 1], dtype=torch.float64)
-    grid = Grid(ddf.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
-    dense = [DenseTransform(u, w, grid) for u, w in zip(ddf, inverse_ddf)]
+    fields = [as_field(field) for field in (ddf, inverse_ddf)]
+    displacements, inverses = (storage.map(partial(_covering, field), field.values)[0] for field in fields)
+    steps = torch.tensor([*[fields[0].step] * 3, 1], dtype=torch.float64)
+    grid = Grid(displacements.shape[2:], torch.as_tensor(affine).double().cpu() * steps)
+    dense = [DenseTransform(u, w, grid) for u, w in zip(displacements, inverses)]
     affines = [] if initial is None else [AffineTransform(matrix) for matrix in torch.as_tensor(initial)]
     return [ComposedTransform(*chain) for chain in (zip(dense, affines) if affines else zip(dense))]
 
 
-def _on_lattice(field: Tensor, step: int) -> Tensor:
-    """Subsample displacements ``(K, 3, *S)`` to every ``step``-th voxel, in voxels of this lattice. It is padded by one
-    voxel where the last voxel of the grid is not on it."""
-    if step == 1:
-        return field
-    for axis in range(2, 5):
-        n = field.shape[axis]
-        nodes = torch.arange(0, n - 1 + step, step, device=field.device).clamp_max(n - 1)
-        field = field.index_select(axis, nodes)
-    return field / step
+def _covering(field: Field, values: Tensor) -> Tensor:
+    """Pad values ``(1, K, 3, *C)`` on the field's lattice by one voxel where the last voxel of the image is not on it,
+    on the CPU."""
+    padding = [p for n in reversed(field.size) for p in (0, (n - 1) % field.step > 0)]
+    return pad(values.detach().cpu()[0], padding, mode="replicate")[None]
+
+
+def lattice_fields(registration: Mapping[str, Any], size: Sequence[int]) -> tuple[Field, Field]:
+    """Return the displacements ``(1, K, D, *C)`` from the common space to the timepoints of one series, and back.
+
+    Args:
+        registration: output of an inferer, without batch axis.
+        size: size of the images, in voxels.
+    """
+    ddf, inverse_ddf = (registration[name][None] for name in ("lattice_ddf", "lattice_inverse_ddf"))
+    return Field(ddf, size, registration["step"]), Field(inverse_ddf, size, registration["step"])
 
 
 class ComposeTransformsd(MapTransform):
-    """Add ``transforms``, the K transforms from the common space to each timepoint in RAS mm, to a registration.
+    """Add ``transforms``, the K transforms from the common space to each timepoint in RAS mm, to a registration of the
+    item's ``image`` ``(K, *S)``.
 
     The fields are unchanged; writers and metrics evaluate the transforms on their own grids or points. If the
     registration has ``ddf_std``, ``std_mm`` ``(K, *S)`` is added: the root of the trace of the displacement's
@@ -81,9 +88,8 @@ class ComposeTransformsd(MapTransform):
         initial = item.get("initial")
         for key in self.key_iterator(item):
             fields = dict(item[key])
-            fields["transforms"] = timepoint_transforms(
-                fields["ddf"], fields["inverse_ddf"], affine, initial, fields.get("step", 1), self.storage
-            )
+            both = lattice_fields(fields, item["image"].shape[1:])
+            fields["transforms"] = timepoint_transforms(*both, affine, initial, self.storage)
             if "ddf_std" in fields:
                 fields["std_mm"] = _std_mm(fields["ddf_std"], affine, initial)
             item[key] = fields

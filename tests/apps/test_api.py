@@ -48,6 +48,12 @@ def test_the_reference_stays_and_fields_say_what_transforms_do(result, phantom):
     torch.testing.assert_close(result.transforms[2](point), expected_point.double(), atol=1e-4, rtol=0)
 
 
+def test_no_image_and_no_field_on_the_working_grid_is_kept(result):
+    registration = result._evaluator.state.output[0]["pred"]
+    assert registration["step"] > 1 and registration["lattice_ddf"].shape[2:] < result.warped.shape[1:]
+    assert not {"warped", "covered", "ddf", "inverse_ddf"} & registration.keys()
+
+
 def test_another_image_of_a_timepoint_follows_it(result, phantom):
     np.testing.assert_array_equal(result.apply(phantom["image"][2].numpy(), 2), result.warped[2])
     labels = result.apply((phantom["image"][2] > 0.5).numpy().astype(np.uint8), 2, label=True)

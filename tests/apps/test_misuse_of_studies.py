@@ -145,7 +145,7 @@ def test_training_that_cannot_start_leaves_nothing(study, refused, monkeypatch):
     ],
 )
 def test_folder_in_place_of_a_result(command, name, study, refused, monkeypatch):
-    monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.__call__", None)
+    monkeypatch.setattr("groupmorph_monai.workflow.RegistrationInferer.fields", None)
     (Path("out") / name).mkdir(parents=True)
     refused([*command.split(), "--output", "out"], f"out/{name}: expected a file or none, got a folder")
 

@@ -190,8 +190,9 @@ def test_more_effort_aligns_better(save_series, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys):
+def test_the_demo_shows_what_the_shipped_weights_promise(tmp_path, capsys, caplog):
     assert main(["demo", "--output", str(tmp_path)]) == 0
+    assert "Refined the motion" in caplog.text and "common space" not in caplog.text  # as of each field that is applied
     printed = capsys.readouterr().out
     table = [line.split() for line in printed.splitlines()]
     assert "Verdict: PASS\n" in printed and printed.rstrip().endswith(str(tmp_path / "report.html"))

@@ -37,7 +37,7 @@ def write(folder, fit, home=0):
     )
     maps = [torch.eye(4, dtype=torch.float64) for _ in frames]
     maps[3][0, 3] = 1
-    output = {"registration": {"transforms": [AffineTransform(m) for m in maps]}, "metrics": {}}
+    output = {"pred": {"transforms": [AffineTransform(m) for m in maps]}, "metrics": {}}
     products = Products("none", kinetics=fit)
     writer = SeriesWriter(Series(frames, times_s=tuple(TIMES_S)), str(folder), home, products=products)
     writer.started = 0.0

@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 
 from groupmorph_monai.data.phantoms.phantom import make_phantom
 from groupmorph_monai.evaluation import metrics
+from groupmorph_monai.space.field import Field, as_field
 from groupmorph_monai.space.integrate import Displacement, ScalingAndSquaring
 from groupmorph_monai.space.transforms import ComposedTransform, jacobian_determinant
 from groupmorph_monai.space.warping import upsample_field, voxel_grid, warp
@@ -322,22 +323,28 @@ def test_passing_over_smooth_cells_misses_no_fold(monkeypatch):
     ddf = 0.09 * (2 * random_images(2, 3, 12, 11, 10) - 1)
     for voxel in product((0, 5, 11), (0, 5, 10), (0, 4, 9)):  # every axis, sign and border has its fold
         ddf[(0, sum(voxel) % 3, *voxel)] += 2.5 * (-1) ** sum(voxel)
-    assert 0.05 < float(metrics._steep_cells(ddf[0]).double().mean()) < 0.3 and not metrics._steep_cells(ddf[1]).any()
+    steep = [metrics._steep_cells(as_field(u[None])) for u in ddf]
+    assert 0.05 < float(steep[0].double().mean()) < 0.3 and not steep[1].any()
     folds, volume = metrics.folding_percent(ddf), metrics.non_diffeomorphic_volume_percent(ddf)
     assert folds == pytest.approx(100 * float((jacobian_determinant(ddf) <= 0).double().mean()), rel=1e-12)
     assert folds > 0.5
     every_cell = torch.ones([n - 1 for n in ddf.shape[2:]], dtype=torch.bool)
-    monkeypatch.setattr(metrics, "_steep_cells", lambda u, step: every_cell)
+    monkeypatch.setattr(metrics, "_steep_cells", lambda u: every_cell)
     assert metrics.non_diffeomorphic_volume_percent(ddf) == pytest.approx(volume, rel=1e-12)
     assert volume > 0.1
 
 
 @pytest.mark.parametrize("size", [(12, 11, 10), (13, 9, 3)])  # with 0 to 3 voxels beyond the last node
-def test_folds_of_a_field_on_a_lattice_are_those_of_its_voxels(size):
+def test_folds_and_inverses_of_fields_on_a_lattice_are_those_of_their_voxels(size):
     nodes = 6 * random_images(1, 2, 3, *[-(-n // 4) for n in size])
     ddf = upsample_field(nodes, 4, size)[0]
     for measure in (metrics.folding_percent, metrics.non_diffeomorphic_volume_percent):
-        assert measure(ddf, step=4) == pytest.approx(measure(ddf), rel=1e-12) and measure(ddf) > 1
+        assert measure(Field(nodes, size, 4)) == pytest.approx(measure(ddf), rel=1e-12) and measure(ddf) > 1
+    pair = nodes / 20, nodes.flip(1) / -40
+    on_lattice = metrics.inverse_consistency_mm(*(Field(u, size, 4) for u in pair), AFFINE)
+    on_voxels = metrics.inverse_consistency_mm(*(upsample_field(u, 4, size)[0] for u in pair), AFFINE)
+    assert on_lattice == pytest.approx(on_voxels, rel=1e-9) and on_voxels > 0.1
     nodes[..., 1, :, :], nodes[..., 2:, :, :] = 0, 0  # most of the volume is smooth
-    steep, on_voxels = (metrics._steep_cells(upsample_field(nodes, 4, size)[0, 0], step) for step in (4, 1))
-    assert (steep >= on_voxels).all() and 0 < steep.sum() < steep.numel()
+    field = Field(nodes[:, :1], size, 4)
+    steep, finer = metrics._steep_cells(field), metrics._steep_cells(field.at(1))
+    assert (steep >= finer).all() and 0 < steep.sum() < steep.numel()

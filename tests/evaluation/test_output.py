@@ -15,7 +15,7 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
 from groupmorph_monai.data.writing.writers import Products
 from groupmorph_monai.errors import InputError
-from groupmorph_monai.evaluation import SeriesWriter
+from groupmorph_monai.evaluation import SeriesWriter, ShowMeand
 from groupmorph_monai.evaluation.assessment import _warn_if_less_similar, _warn_of_duplicates
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import DenseTransform
@@ -53,13 +53,22 @@ def test_a_writer_refuses_a_folder_with_an_input_before_it_makes_anything(tmp_pa
         assert len(list(folder.iterdir())) == 1
 
 
+def test_servers_show_the_mean_of_warped_images():
+    warped, metrics = torch.rand(3, 4, 5, 6), {"folding_percent": 0.5}
+    shown = ShowMeand()({"pred": {"warped": warped}, "metrics": metrics})
+    torch.testing.assert_close(shown["pred"], warped.mean(dim=0, keepdim=True))
+    assert shown["result"] == {"metrics": metrics}
+    fields = {"pred": {"lattice_ddf": warped}, "metrics": metrics}
+    assert ShowMeand()(fields) == fields
+
+
 def register(folder, timepoints, shift, std_mm=None, **options):
     """Write a registration of tiny scans by ``shift`` voxels, of all or of each."""
     rng, grid = np.random.default_rng(0), Grid((6, 5, 4), np.eye(4))
     frames = tuple(Frame(rng.random(grid.shape, np.float32), np.eye(4), f"t{k}") for k in range(timepoints))
     fields = [torch.full((3, *grid.shape), voxels) for voxels in np.broadcast_to(shift, timepoints)]
     transforms = [DenseTransform(ddf, -ddf, grid) for ddf in fields]
-    output = {"registration": {"transforms": transforms, "std_mm": std_mm}, "metrics": {}}
+    output = {"pred": {"transforms": transforms, "std_mm": std_mm}, "metrics": {}}
     writer = SeriesWriter(Series(frames), str(folder), **options)
     writer.started = 0.0
     writer(SimpleNamespace(state=SimpleNamespace(output=[output], batch=[{"affine": torch.eye(4)}])))

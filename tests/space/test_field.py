@@ -100,3 +100,12 @@ def test_values_that_lie_on_another_lattice_are_refused(n):
     for wrong in (lattice((n, n, n), 16), lattice((n, n, n), 4), (right[0], right[1], right[2] + 1)):
         with pytest.raises(ValueError, match=r"values: expected spatial shape"):
             Field(torch.zeros(1, 1, 3, *wrong), (n, n, n), 8)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("every", [2, 3])
+def test_every_nth_voxel_of_the_image_has_the_value_that_it_has_among_all(step, every):
+    size = (13, 9, 10)
+    values = torch.rand(1, 2, 3, *lattice(size, step), generator=torch.Generator().manual_seed(0))
+    field = Field(values, size, step)
+    torch.testing.assert_close(field.on_image(every), field.on_image()[..., ::every, ::every, ::every])

@@ -8,6 +8,7 @@ from groupmorph_monai.networks import AffineNet, GroupSetVAE, GroupVAE, KrebsCVA
 from groupmorph_monai.probability import FluidPrior, GroupNMI, LocalCorrelation, Posterior
 from groupmorph_monai.space import (
     Displacement,
+    Field,
     FlowSequence,
     MeanAlignment,
     OneWayAlignment,
@@ -87,6 +88,19 @@ def test_the_result_agrees_with_itself():
     result = inferer(alignment=ReferenceAlignment(1))(images(), LocalNetwork().eval())
     torch.testing.assert_close(result["warped"], warp(images(), result["ddf"]))
     torch.testing.assert_close(result["warped"][:, 1], images()[:, 1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("alignment", [MeanAlignment(), ReferenceAlignment(1)])
+def test_fields_without_warped_images_are_those_of_the_registration(alignment):
+    result, fields = (
+        call(images(), LocalNetwork().eval())
+        for call in (inferer(alignment=alignment), inferer(alignment=alignment).fields)
+    )
+    for name in ("ddf", "inverse_ddf"):
+        field = Field(fields[f"lattice_{name}"], (24, 20, 22), fields["step"])
+        torch.testing.assert_close(field.on_image(), result[name])
+        assert field.step == 2 and result[name].std() > 0.1
+    assert result.keys() - fields.keys() == {"warped", "covered", "ddf", "inverse_ddf"}
 
 
 def small_group_vae():

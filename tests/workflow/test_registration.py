@@ -42,9 +42,10 @@ def test_the_deformation_comes_first_and_then_the_initial_map():
 
 def test_fields_stay_as_they_are_and_the_spread_passes_through_the_linear_part():
     ddf, std = smooth(0), torch.tensor([0.5, 0.25, 1.0]).view(1, 3, 1, 1, 1).expand(2, 3, *SIZE)
-    item = {"pred": {"ddf": ddf, "inverse_ddf": -ddf, "ddf_std": std}, "affine": GRID, "initial": maps()}
+    pred = {"lattice_ddf": ddf, "lattice_inverse_ddf": -ddf, "step": 1, "ddf_std": std}
+    item = {"image": torch.zeros(2, *SIZE), "pred": pred, "affine": GRID, "initial": maps()}
     pred = ComposeTransformsd()(item)["pred"]
-    assert pred["ddf"] is ddf
+    assert pred["lattice_ddf"] is ddf
     for k, matrix in enumerate(maps()):
         linear = matrix[:3, :3] @ GRID[:3, :3]
         covariance = linear @ torch.diag(torch.tensor([0.25, 0.0625, 1.0], dtype=torch.float64)) @ linear.T

@@ -226,7 +226,7 @@ class ScalePercentilesd(MapTransform):
                 for k in range(chunk.start, chunk.stop):
                     one = slice(k, k + 1)
                     low, high = self._limits(np.asarray(series[one]), covered(one), key)
-                    yield one, (((series[one] - low) / (high - low)).clamp(0, 1),)
+                    yield one, ((series[one] - low).div_(high - low).clamp_(0, 1),)
 
         (scaled,) = self.storage.collect(parts(), len(series), dim=0)
         return MetaTensor(scaled, meta=series.meta) if isinstance(series, MetaTensor) else scaled

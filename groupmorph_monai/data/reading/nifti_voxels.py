@@ -1,7 +1,6 @@
 """Open NIfTI files, check their headers, and read their voxels to the end of the file."""
 
 import contextlib
-import gzip
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel import imageglobals
 from nibabel.spatialimages import HeaderDataError
 
@@ -63,7 +63,7 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
     Raises:
         InputError: If so many bytes follow the voxels that the header must declare too few voxels.
     """
-    with gzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+    with igzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         if file is not None and isinstance(image, nib.Nifti1Image):  # true for every image in .nii.gz
             with _quiet_nibabel():
                 image = image.from_stream(file)
@@ -86,7 +86,7 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
     return data
 
 
-def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
+def _unread_bytes(image: nib.Nifti1Pair, file: igzip.IGzipFile | None) -> int:
     """Count the bytes after the voxels, those of a gzip file from its current position."""
     if file is None:
         assert isinstance(image.dataobj, nib.arrayproxy.ArrayProxy)  # not loaded
@@ -99,7 +99,7 @@ def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
     try:
         while block := file.read(1 << 20):
             unread += len(block)
-    except gzip.BadGzipFile as error:
+    except igzip.BadGzipFile as error:
         if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
             raise
     return unread

@@ -263,8 +263,10 @@ def test_spread_is_a_length_in_millimetres_and_follows_the_initial_maps_linear_p
     initial = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
     initial[1, :3, :3] = torch.tensor([[1.2, 0.3, 0], [0, 0.9, -0.2], [0.1, 0, 1.1]], dtype=torch.float64)
     zero = torch.zeros(2, 3, *grid.shape)
-    pred = {"ddf": zero, "inverse_ddf": zero, "ddf_std": constant_fields(2, grid.shape, [0.5, 0.25, 1.0])}
-    composed = ComposeTransformsd()({"pred": pred, "affine": grid.affine, "initial": initial})["pred"]
+    std = constant_fields(2, grid.shape, [0.5, 0.25, 1.0])
+    pred = {"lattice_ddf": zero, "lattice_inverse_ddf": zero, "step": 1, "ddf_std": std}
+    item = {"image": zero[:, 0], "pred": pred, "affine": grid.affine, "initial": initial}
+    composed = ComposeTransformsd()(item)["pred"]
     write_registration(series, composed["transforms"], tmp_path / "out", std_mm=_spread(composed["std_mm"], grid))
     linear = initial[1, :3, :3].numpy() @ grid.affine[:3, :3].numpy()
     covariance = linear @ np.diag([0.5, 0.25, 1.0]) ** 2 @ linear.T
