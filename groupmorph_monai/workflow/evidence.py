@@ -193,8 +193,22 @@ class Level:
                 yield c, self._force_and_curvature(linear, chunk_mask)
 
         force, curvature = self.storage.collect(parts(), images.shape[1], dim=0)
+        if valid is not None:
+            force = self._without_common_force(force, valid)
         value, count = self._masked(value, count, images.shape[1], mask)
         return Quadratic(value, count, force, curvature, storage=self.storage)
+
+    def _without_common_force(self, force: Tensor, valid: Tensor) -> Tensor:
+        """Subtract from each volume's force its share of their sum. A motion that all measured volumes share moves the
+        template along and changes no likelihood, but as the likelihood's model has a fixed template, the forces' sum is
+        0 only by chance. It is removed by the mean of 0 over K where all volumes are measured; elsewhere it would move
+        the measured volumes, and in return those that are not."""
+        weight = self.storage.map(lambda part: restrict(part, self.stride), valid[0].unsqueeze(1), dim=0)
+        common, total_weight = (
+            self.storage.sum(lambda part: part.sum(dim=0, keepdim=True), x, dim=0) for x in (force, weight)
+        )
+        common = common / total_weight.clamp_min(1e-6)
+        return self.storage.map(lambda f, w: f - w * common, force, weight, dim=0)
 
     def _force_and_curvature(self, linear: Linearised, mask: Tensor | int) -> tuple[Tensor, Tensor]:
         """Restrict the model of a chunk of timepoints to the lattice of z."""
