@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..probability.likelihood import Likelihood, Linearised
+from ..probability.likelihood import Likelihood, Linearised, comparable
 from ..space.field import Field
 from ..space.filters import gradient
 from ..space.lattice import coarsen, restrict
@@ -199,11 +199,12 @@ class Level:
         return Quadratic(value, count, force, curvature, storage=self.storage)
 
     def _without_common_force(self, force: Tensor, valid: Tensor) -> Tensor:
-        """Subtract from each volume's force its share of their sum. A motion that all measured volumes share moves the
+        """Subtract from each volume's force its share of their sum. A motion that all compared volumes share moves the
         template along and changes no likelihood, but as the likelihood's model has a fixed template, the forces' sum is
         0 only by chance. It is removed by the mean of 0 over K where all volumes are measured; elsewhere it would move
-        the measured volumes, and in return those that are not."""
-        weight = self.storage.map(lambda part: restrict(part, self.stride), valid[0].unsqueeze(1), dim=0)
+        the compared volumes, and in return the others."""
+        count = self.storage.sum(lambda part: part.sum(dim=1, keepdim=True), valid)
+        weight = self.storage.map(lambda part: restrict(comparable(part, count), self.stride), valid)[0].unsqueeze(1)
         common, total_weight = (
             self.storage.sum(lambda part: part.sum(dim=0, keepdim=True), x, dim=0) for x in (force, weight)
         )
