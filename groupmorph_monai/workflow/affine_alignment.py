@@ -286,10 +286,22 @@ class _Group:
         if len(placed) > 1:
             for level in (0, 1):
                 maps = self.optimise(maps, level, self.settings.kind, placed)
+            placed = self.still_aligned(maps, placed)
             maps = self.keep_headers(maps, placed)
         else:
             maps, placed = headers, all_scans
         return self.assessed(maps, placed)
+
+    def still_aligned(self, maps: Tensor, placed: Sequence[int]) -> list[int]:
+        """Leave out scans whose alignment failed after all, starting with the least confident, beside which others are
+        less confident, too."""
+        placed = list(placed)
+        while len(placed) > 2:
+            confidence, worst = min((self.agreement(maps, k, placed).confidence, k) for k in placed)
+            if confidence >= LEAST_CONFIDENCE:
+                break
+            placed.remove(worst)
+        return placed
 
     def assessed(self, maps: Tensor, placed: Sequence[int]) -> AffineAlignment:
         """Centre the maps, and compute polarities and the confidence of each scan compared with those ``placed``."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.storage import IN_MEMORY, Storage
-from ..probability.likelihood import Likelihood, Linearised
+from ..probability.likelihood import Likelihood, Linearised, comparable
 from ..space.field import Field
 from ..space.filters import gradient
 from ..space.lattice import coarsen, restrict
@@ -193,8 +193,23 @@ class Level:
                 yield c, self._force_and_curvature(linear, chunk_mask)
 
         force, curvature = self.storage.collect(parts(), images.shape[1], dim=0)
+        if valid is not None:
+            force = self._without_common_force(force, valid)
         value, count = self._masked(value, count, images.shape[1], mask)
         return Quadratic(value, count, force, curvature, storage=self.storage)
+
+    def _without_common_force(self, force: Tensor, valid: Tensor) -> Tensor:
+        """Subtract from each volume's force its share of their sum. A motion that all compared volumes share moves the
+        template along and changes no likelihood, but as the likelihood's model has a fixed template, the forces' sum is
+        0 only by chance. It is removed by the mean of 0 over K where all volumes are measured; elsewhere it would move
+        the compared volumes, and in return the others."""
+        count = self.storage.sum(lambda part: part.sum(dim=1, keepdim=True), valid)
+        weight = self.storage.map(lambda part: restrict(comparable(part, count), self.stride), valid)[0].unsqueeze(1)
+        common, total_weight = (
+            self.storage.sum(lambda part: part.sum(dim=0, keepdim=True), x, dim=0) for x in (force, weight)
+        )
+        common = common / total_weight.clamp_min(1e-6)
+        return self.storage.map(lambda f, w: f - w * common, force, weight, dim=0)
 
     def _force_and_curvature(self, linear: Linearised, mask: Tensor | int) -> tuple[Tensor, Tensor]:
         """Restrict the model of a chunk of timepoints to the lattice of z."""

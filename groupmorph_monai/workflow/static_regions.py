@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
+from scipy.ndimage import label
 from torch import Tensor
 
 from ..space.field import Field
@@ -16,6 +18,7 @@ __all__ = ["StaticRegions"]
 
 # Minimum share of a window's weight on voxels with evidence, so that a few voxels do not decide.
 _LEAST_NEIGHBOURHOOD_SHARE = 0.1
+_INDEPENDENT_SHARE = 0.2  # fraction of voxels that are independent, as in `LikeliestWeights`
 # Tissue slides along a static hypothesis if it moved by more than this distance, in voxels of the images, and if it is
 # at least this share of the tissue: 32 % or more for breaths of 15 to 30 mm, at most 1.2 % for a patient who moved as a
 # whole by 3 mm. Over shorter distances a smooth update suffices, and a hypothesis is likelier by chance.
@@ -65,7 +68,11 @@ class StaticRegions:
         lattice, has_static = (slice(None), slice(None), *[slice(None, None, level.stride)] * len(z.size)), False
         highest, *rest = self._neighbourhood_mean(values, counts)[lattice].split(1, dim=1)
         for hypothesis, value in zip(hypotheses, rest):
-            is_static = (value - highest.clamp_min(unrelated) > self.nats).to(value)
+            gain = value - highest.clamp_min(unrelated)
+            is_static = (gain > self.nats).to(value)
+            if not math.isinf(unrelated):
+                weight = z.values.shape[1] * level.stride ** len(z.size) * counts[lattice]
+                is_static *= self._in_evident_region(is_static, weight * gain)
             is_tissue = torch.maximum(value, highest) - unrelated > self.nats
             slides = is_tissue & (_distance_voxels(z, hypothesis, level) > _SLIDING_VOXELS)
             # Likelihoods without values per voxel do not tell where there is tissue, and compare whole volumes.
@@ -78,6 +85,14 @@ class StaticRegions:
             z = z.with_values(blended)
             highest, has_static = torch.where(is_static > 0, value, highest), True
         return z, has_static
+
+    def _in_evident_region(self, is_static: Tensor, nats: Tensor) -> Tensor:
+        """Test which voxels ``(1, 1, *C)`` lie in a connected static region whose gain in log likelihood, the sum of
+        ``nats``, exceeds the logarithm of the number of places where such a region may occur by chance: where z is not
+        refined yet, some hypothesis is likelier somewhere."""
+        regions, number = label(is_static[0, 0].cpu().numpy())
+        gains = _INDEPENDENT_SHARE * np.bincount(regions.ravel(), nats.flatten().cpu().numpy(), number + 1)
+        return torch.from_numpy(gains[regions] > math.log(regions.size)).to(is_static.device)
 
     def _neighbourhood_mean(self, values: Tensor, counts: Tensor) -> Tensor:
         """Average ``values`` ``(1, N, *S)`` in a Gaussian window over the voxels where ``counts`` ``(1, 1, *S)`` is 1.

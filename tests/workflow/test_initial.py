@@ -172,6 +172,22 @@ def test_what_is_not_found_stays_and_is_flagged():
     assert confidence.max() < LEAST_CONFIDENCE
 
 
+def test_a_scan_that_the_steps_lose_keeps_its_header(displaced, monkeypatch):
+    (body, turned, _), _, centre = displaced
+    optimise = _Group.optimise
+
+    def astray(group, maps, level, *arguments, **options):
+        maps = optimise(group, maps, level, *arguments, **options)
+        if level == 1:
+            maps[1, :3, 3] += torch.tensor([30.0, -20.0, 40.0])
+        return maps
+
+    monkeypatch.setattr(_Group, "optimise", astray)
+    maps, confidence, _ = GroupAffine("affine")([body, turned, body])
+    assert errors_mm(maps, np.stack([np.eye(4)] * 3), centre).max() < 0.5
+    assert confidence[1] < LEAST_CONFIDENCE < confidence[[0, 2]].min()
+
+
 def test_a_block_of_voxels_lies_in_their_middle():
     """Means of a ramp over blocks are the ramp at the blocks' centres."""
     affine = np.eye(4)

@@ -56,6 +56,23 @@ def test_it_finds_a_known_motion_under_changing_contrast(phantom):
     assert z.values.mean(dim=1).abs().max() < 1e-4
 
 
+def test_a_small_scan_is_aligned_with_large_ones(phantom):
+    x, first, last = images(phantom), torch.tensor([12, 10, 8]), torch.tensor([31, 29, 27])
+    coverage = torch.ones_like(x)
+    coverage[:, 1] = 0
+    coverage[:, 1, 12:32, 10:30, 8:28] = 1
+    z = refinement(iterations=(0, 0, 4, 4, 8))(start(phantom), x * coverage, displacement, Evidence(coverage))
+    model = Level(x * coverage, Evidence(coverage), 1, 2).model(LocalCorrelation(), displacement(z.values))
+    # Nothing moves all volumes that are measured at a voxel, which would also move those that are not.
+    assert model.force.sum(dim=0).abs().max() < 1e-4 * model.force.abs().max()
+    ddf, inverse = (z.with_values(EXP(v)).on_image()[0] for v in (z.values, -z.values))
+    points = phantom["landmarks"]
+    covered = ((points[1] >= first) & (points[1] <= last)).all(dim=1)
+    common = points[1] + interpolate(inverse[1], points[1])
+    errors_voxels = [common + interpolate(ddf[k], common) - points[k] for k in (0, 2, 3)]
+    assert covered.sum() > 50 and torch.stack(errors_voxels)[:, covered].norm(dim=2).mean() < 0.25
+
+
 def test_a_likelihood_without_a_closed_form_works_too(phantom):
     before, _ = errors(phantom, unmoved(phantom))
     after, _ = errors(phantom, refinement(likelihood=GroupNMI())(start(phantom), images(phantom), displacement))

@@ -1,6 +1,7 @@
 """Static tissue next to tissue that slides along it."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -81,6 +82,19 @@ def test_what_moves_little_does_not_slide(shift_voxels, slides):
     values[:, :, :20], z.values[..., :6, :, :] = 0.0, 9 * z.values[..., :6, :, :]
     fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, level, unrelated=0.0)
     assert any_static == slides and torch.equal(fused.values, z.values) != slides
+
+
+@pytest.mark.parametrize(("gain", "evident"), [(0.012, False), (0.04, True)])
+def test_regions_that_occur_by_chance_are_not_static(gain, evident):
+    """Of 8 regions of 10^3 voxels in 3 timepoints, each gains ``0.2 * 3000 * gain`` nats, with 7680 places for it."""
+    z, hypothesis = slid(6), slid(0)
+    values, counts = torch.full((1, 2, 40, 48, 32), 0.1), torch.ones(1, 1, 40, 48, 32)
+    for corner in product((5, 25), (7, 31), (3, 19)):
+        values[(0, 1, *[slice(c, c + 10) for c in corner])] += gain
+    fused, any_static = STATIC.fuse(z, [hypothesis], values, counts, Level(slabs(), EVERYWHERE, 1, 2), unrelated=0.0)
+    assert any_static == evident and torch.equal(fused.values, z.values) != evident
+    # Likelihoods whose values are not in nats are compared as they are.
+    assert STATIC.fuse(z, [hypothesis], values, counts, Level(slabs(), EVERYWHERE, 1, 2))[1]
 
 
 def test_a_hypothesis_that_reads_beyond_the_border_wins_nothing():
