@@ -15,8 +15,8 @@ __all__ = [
     "Candidate",
     "ShiftCorrelation",
     "best_shifts",
-    "edge_features",
     "cropped",
+    "edge_features",
     "search_rotations",
 ]
 
