@@ -16,9 +16,9 @@ __all__ = ["all_at_once_gb", "streamed_gb"]
 # They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
 _PROGRAM = 0.67e9  # bytes without images
 _READ, _WRITTEN = 4, 20  # bytes per voxel of all files, and more of them while writing
-_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 148, 25, 25  # bytes per voxel of the working grid and timepoint, by stage
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 143, 25, 25  # bytes per voxel of the working grid and timepoint, by stage
 # Bytes per voxel of the working grid, for the timepoint that is being refined, or whose field is being measured.
-_REFINING_ONE, _MEASURING_ONE = 30, 99
+_REFINING_ONE, _MEASURING_ONE = 115, 99
 _RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
 _SLAB = 314  # bytes per voxel of a slab, for each file that is being written
 # Bytes per voxel on the grid of the verdict, on which scans are compared in pairs: in total, per scan, and per pair.

@@ -59,6 +59,7 @@ def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage)
 @pytest.mark.parametrize(
     ("timepoints", "size", "options", "peak_gb"),
     [
+        (2, 200, {}, 4.12),
         (2, 200, {"refined": False}, 1.82),
         (4, 136, {}, 2.29),
         (6, 96, {}, 1.51),
