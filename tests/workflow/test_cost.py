@@ -63,6 +63,7 @@ def test_memory_is_also_of_the_interpolated_copy_of_a_large_coarse_scan(storage)
         (2, 200, {"refined": False}, 1.82),
         (4, 136, {}, 2.29),
         (6, 96, {}, 1.51),
+        (6, 96, {"draws": 20}, 1.62),
         (6, 96, {"refined": False}, 1.27),
         (14, 96, {}, 2.65),
         (14, 96, {"refined": False}, 1.95),
