@@ -12,13 +12,13 @@ from .processor_time import QUALITY_SCANS, quality_voxels
 
 __all__ = ["all_at_once_gb", "streamed_gb"]
 
-# Bytes, fitted to series of 0.3 to 16 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
+# Bytes, fitted to series of 0.3 to 150 million voxels in all scans and 2 to 30 timepoints, with and without refinement.
 # They include the gaps that freed tensors leave in the heap, a third of it, see `memory.keep_freed_memory`.
-_PROGRAM = 0.66e9  # bytes without images
-_READ = 4  # bytes per voxel of all files
-_NETWORK, _REFINING, _RESULT, _DRAWING = 52, 151, 75, 45  # bytes per voxel of the working grid and timepoint, by stage
-_REFINING_ONE = 110  # bytes per voxel of the working grid, for the timepoint that is being processed
-_WRITTEN, _RESAMPLED = 30, 26  # bytes per voxel of all files, and of the working grid and timepoint, while writing
+_PROGRAM = 0.67e9  # bytes without images
+_READ, _WRITTEN = 4, 20  # bytes per voxel of all files, and more of them while writing
+_NETWORK, _REFINING, _RESULT, _DRAWING = 30, 143, 25, 25  # bytes per voxel of the working grid and timepoint, by stage
+# Bytes per voxel of the working grid, for the timepoint that is being refined, or whose field is being measured.
+_REFINING_ONE, _MEASURING_ONE = 115, 99
 _RESAMPLING = 18  # bytes per voxel of the interpolated copy of one scan, on a working grid finer than the scan
 _SLAB = 314  # bytes per voxel of a slab, for each file that is being written
 # Bytes per voxel on the grid of the verdict, on which scans are compared in pairs: in total, per scan, and per pair.
@@ -48,12 +48,12 @@ def all_at_once_gb(
     Returns:
         Memory in 1e9 bytes.
     """
-    files, voxels = sum(_voxels(scan) for scan in scans), len(scans) * _voxels(grid)
-    stages = [_RESULT * voxels, _resampling(scans, grid)]
+    files, one, voxels = sum(map(_voxels, scans)), _voxels(grid), len(scans) * _voxels(grid)
+    stages = [_RESULT * voxels + _MEASURING_ONE * one, _resampling(scans, grid)]
     if on_cpu:
-        stages += [_NETWORK * network_share * voxels, (_REFINING * voxels + _REFINING_ONE * _voxels(grid)) * refined]
+        stages += [_NETWORK * network_share * voxels, (_REFINING * voxels + _REFINING_ONE * one) * refined]
     working = max(stages) + _DRAWING * draws * voxels
-    writing = _WRITTEN * files + _RESAMPLED * voxels + max(_slabs(scans), _comparing(scans))
+    writing = _WRITTEN * files + max(_slabs(scans), _comparing(scans))
     return (_PROGRAM + _READ * files + max(working, writing)) / 1e9
 
 

@@ -223,10 +223,11 @@ def test_gzip_with_wrong_checksum(series, tmp_path, refused):
     refused(["register", series[1], "bad.nii.gz", *TO], "bad.nii.gz", "CRC")
 
 
-def test_bytes_after_a_gzip_file_are_ignored(series, tmp_path):
+@pytest.mark.parametrize("more", [b"more", 50 * b"more"])
+def test_bytes_after_a_gzip_file_are_ignored(more, series, tmp_path):
     from groupmorph_monai.data.reading.readers import read_image
 
-    (tmp_path / "more.nii.gz").write_bytes(Path(series[0]).read_bytes() + b"more")
+    (tmp_path / "more.nii.gz").write_bytes(Path(series[0]).read_bytes() + more)
     np.testing.assert_array_equal(read_image(tmp_path / "more.nii.gz").data, read_image(series[0]).data)
 
 

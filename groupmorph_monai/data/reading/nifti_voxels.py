@@ -1,9 +1,10 @@
 """Open NIfTI files, check their headers, and read their voxels to the end of the file."""
 
 import contextlib
+import gzip
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from itertools import product
 from pathlib import Path
@@ -63,7 +64,25 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
     Raises:
         InputError: If so many bytes follow the voxels that the header must declare too few voxels.
     """
-    with igzip.open(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
+    try:
+        data, unread = _values_and_unread_bytes(image, path, labels, storage, igzip.open)
+    except (EOFError, gzip.BadGzipFile):  # other data after the complete image, which igzip refuses, does no harm
+        data, unread = _values_and_unread_bytes(image, path, labels, storage, gzip.open)
+    # One voxel fewer along any axis leaves at least this; slight padding does no harm.
+    least = image.get_data_dtype().itemsize * math.prod(sorted(image.shape[:3])[:2])
+    if unread >= least > 0:
+        raise InputError(
+            f"{path}: expected the file to end with the voxels, got {unread} more bytes after {image.shape} voxels of "
+            f"{image.get_data_dtype()}; correct dim and datatype in the header, or convert the image again"
+        )
+    return data
+
+
+def _values_and_unread_bytes(
+    image: nib.Nifti1Pair, path: str, labels: bool, storage: Storage, open_gzip: Callable[[str], gzip.GzipFile]
+) -> tuple[np.ndarray, int]:
+    """Read the voxels, and count the bytes after them."""
+    with open_gzip(path) if path.lower().endswith(".nii.gz") else contextlib.nullcontext() as file:
         if file is not None and isinstance(image, nib.Nifti1Image):  # true for every image in .nii.gz
             with _quiet_nibabel():
                 image = image.from_stream(file)
@@ -75,18 +94,10 @@ def nifti_values(image: nib.Nifti1Pair, path: str, labels: bool = False, storage
                 data[..., chunk] = image.dataobj[..., chunk]
         else:
             data = image.get_fdata(dtype=np.float32, caching="unchanged")
-        unread = _unread_bytes(image, file)
-    # One voxel fewer along any axis leaves at least this; slight padding does no harm.
-    least = image.get_data_dtype().itemsize * math.prod(sorted(image.shape[:3])[:2])
-    if unread >= least > 0:
-        raise InputError(
-            f"{path}: expected the file to end with the voxels, got {unread} more bytes after {image.shape} voxels of "
-            f"{image.get_data_dtype()}; correct dim and datatype in the header, or convert the image again"
-        )
-    return data
+        return data, _unread_bytes(image, file)
 
 
-def _unread_bytes(image: nib.Nifti1Pair, file: igzip.IGzipFile | None) -> int:
+def _unread_bytes(image: nib.Nifti1Pair, file: gzip.GzipFile | None) -> int:
     """Count the bytes after the voxels, those of a gzip file from its current position."""
     if file is None:
         assert isinstance(image.dataobj, nib.arrayproxy.ArrayProxy)  # not loaded
@@ -99,7 +110,7 @@ def _unread_bytes(image: nib.Nifti1Pair, file: igzip.IGzipFile | None) -> int:
     try:
         while block := file.read(1 << 20):
             unread += len(block)
-    except igzip.BadGzipFile as error:
+    except gzip.BadGzipFile as error:
         if "Not a gzipped file" not in str(error):  # other data after the complete image does no harm
             raise
     return unread
