@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import logm
 from torch import Tensor
 
 from ..data.preprocessing.resampling import working_grid
@@ -21,36 +20,18 @@ from ..data.storage import IN_MEMORY, Storage
 from ..space.grid import Grid
 from .affine_scan import CoarseScan, check_memory, coarse_scan
 from .affine_search import Agreement, Candidate, ShiftCorrelation, best_shifts, cropped, edge_features, search_rotations
-from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, regress
+from .affine_steps import WINDOW_RADIUS, affine_generators, affine_steps, centred_maps, logarithms, regress
 
-__all__ = ["CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine", "logarithms"]
+__all__ = ["CLEAR_CONFIDENCE", "LEAST_CONFIDENCE", "AffineAlignment", "AffineSchedule", "GroupAffine"]
 
 # Confidence of a scan, see GroupAffine: below 0.15 for unrelated scans, up to 0.22 for unaligned scans of one object,
 # up to 0.9 for aligned scans. From the first of these on a scan counts as aligned; from the second on, clearly.
 LEAST_CONFIDENCE, CLEAR_CONFIDENCE = 0.25, 0.4
 _SEARCH_DEGREES = 15.0  # angle of the search rotations
 _LEAST_STEP = 0.02  # voxels; the optimisation has converged when no corner of the grid moves farther
-_KARCHER_STEPS = 50  # maximum number of steps to the mean of maps; a few suffice
 _WEISZFELD_STEPS = 50  # number of steps of Weiszfeld's algorithm to the geometric median of maps
 _MOST_TOGETHER = 16  # maximum number of scans aligned jointly, in time quadratic in their number
 _MOST_COMPARED = 6  # number of jointly aligned scans with which each further scan is compared
-
-
-def logarithms(maps: Tensor) -> Tensor:
-    """Compute the matrix logarithms of maps ``(K, 4, 4)``."""
-    return torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps])
-
-
-def centred_maps(maps: Tensor) -> Tensor:
-    """Move the common space of maps ``(K, 4, 4)`` to their Karcher mean, where their logarithms have mean 0."""
-    if all(torch.equal(m, maps[0]) for m in maps):
-        return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
-    for _ in range(_KARCHER_STEPS):
-        mean = logarithms(maps).mean(dim=0)
-        maps = maps @ torch.linalg.matrix_exp(-mean)
-        if mean.abs().max() < 1e-11:
-            break
-    return maps
 
 
 class AffineAlignment(NamedTuple):

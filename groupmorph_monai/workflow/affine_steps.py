@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.linalg import logm
 from torch import Tensor
 
 from ..space.filters import gradient, window_mean
 from ..space.grid import Grid
 
-__all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "regress"]
+__all__ = ["WINDOW_RADIUS", "affine_generators", "affine_steps", "centred_maps", "logarithms", "regress"]
 
 WINDOW_RADIUS = 2  # voxels; 5 x 5 x 5 voxels determine the correlations between scans
 _NOISE = 0.02**2  # variance of noise, for intensities in [0, 1], below which contrast is ignored
 _LONGEST_STEP = 3.0  # voxels; maximum motion of a corner, up to which the linear model holds
+_KARCHER_STEPS = 50  # maximum number of steps to the mean of maps; a few suffice
 
 
 def affine_generators(kind: str) -> Tensor:
@@ -129,3 +132,20 @@ def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, predi
         step = step.view(3, 4) * (_LONGEST_STEP / longest.clamp_min(1e-9)).clamp_max(1)
         steps.append(torch.cat([step, torch.zeros(1, 4, dtype=torch.float64)]))
     return torch.linalg.inv(to_scaled) @ torch.stack(steps) @ to_scaled
+
+
+def logarithms(maps: Tensor) -> Tensor:
+    """Compute the matrix logarithms of maps ``(K, 4, 4)``."""
+    return torch.stack([torch.from_numpy(np.real(logm(m.numpy()))) for m in maps])
+
+
+def centred_maps(maps: Tensor) -> Tensor:
+    """Move the common space of maps ``(K, 4, 4)`` to their Karcher mean, where their logarithms have mean 0."""
+    if all(torch.equal(m, maps[0]) for m in maps):
+        return torch.eye(4, dtype=torch.float64).repeat(len(maps), 1, 1)
+    for _ in range(_KARCHER_STEPS):
+        mean = logarithms(maps).mean(dim=0)
+        maps = maps @ torch.linalg.matrix_exp(-mean)
+        if mean.abs().max() < 1e-11:
+            break
+    return maps

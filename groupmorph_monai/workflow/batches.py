@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..space.affine import affine_in_voxels
-from .affine_alignment import logarithms
+from .affine_steps import logarithms
 
 __all__ = ["as_images", "prepare_series"]
 

@@ -18,13 +18,15 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
 )
-def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys):
+def test_a_stopped_command_ends_in_one_line_and_leaves_nothing(number, code, tmp_path, monkeypatch, capsys, request):
     def stopped(args: argparse.Namespace):
         with atomic_folder(args.output) as folder:
             (folder / "warped.nii.gz").write_text("half", encoding="utf-8")
             os.kill(os.getpid(), number)
             time.sleep(10)
 
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where `nohup` ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, previous))
     before = [signal.getsignal(each) for each in stopping_signals()]
     monkeypatch.setitem(commands.COMMANDS, "demo", stopped)
     assert command_line.main(["demo", "--output", str(tmp_path / "out")]) == code

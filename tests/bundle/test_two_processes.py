@@ -36,15 +36,21 @@ SAME = {
     "motion_probability": 0.0,
     "flip_probability": 0.0,
     "contrast_probability": 0.0,
-    "posterior#_target_": "mean_posterior.MeanPosterior",
 }
+MEAN = ("posterior#_target_", "mean_posterior.MeanPosterior")
 
 
 def start(output, **options):
-    """Start two processes; standard error and output go to ``output``/log."""
+    """Start two processes, which use the posterior's mean if all is the ``SAME``; standard error and output go to
+    ``output``/log."""
+    configs = config_paths("train", "multi_gpu_train")
+    if options.items() >= SAME.items():
+        output.mkdir(exist_ok=True)
+        configs.append(str(output / "mean.yaml"))
+        Path(configs[-1]).write_text("{}: {}\n".format(*MEAN), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", str(config_paths("train", "multi_gpu_train"))]
+    command += ["--config_file", str(configs)]
     for name, value in {**OPTIONS, "output_dir": str(output), **options}.items():
         command += [f"--{name}", str(value)]
     paths = os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH")]))
@@ -108,7 +114,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(togethe
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     train_together(tmp_path / "two", **SAME)
     one = tmp_path / "one"
-    run_config("training", "train", output_dir=str(one), **{**OPTIONS, **SAME, "batch_size": 2})
+    run_config("training", "train", output_dir=str(one), **{**OPTIONS, **SAME, **dict([MEAN]), "batch_size": 2})
     for name in ("validation_loss", "landmark_after_mm"):
         assert read_scalars(tmp_path / "two", name)[1] == pytest.approx(read_scalars(one, name)[1], rel=1e-4)
 
