@@ -53,7 +53,7 @@ def refine_series(folder: Path, config: ConfigParser, numbers: Sequence[int], ef
         if not file.exists():
             set_rnd(dataset, seed=n)
             images = as_images(dataset[n % len(dataset)]["image"])[None]
-            velocity = inferer(images, network)["dvf"]
+            velocity = inferer.fields(images, network)["dvf"]
             with atomic_file(file) as path:
                 torch.save({"images": images[0].half(), "velocity": velocity[0].half()}, path)
 

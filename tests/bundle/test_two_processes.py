@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from bundle_runs import NARROW, TINY, config_paths, last_weights, network_settings, read_scalars, run_config
 
 from groupmorph_monai.workflow import RandomDraws, StopAfter, warmup_and_cosine
@@ -37,17 +38,12 @@ SAME = {
     "flip_probability": 0.0,
     "contrast_probability": 0.0,
 }
-MEAN = ("posterior#_target_", "mean_posterior.MeanPosterior")
+MEAN_POSTERIOR = {"posterior#_target_": "mean_posterior.MeanPosterior"}
 
 
-def start(output, **options):
-    """Start two processes, which use the posterior's mean if all is the ``SAME``; standard error and output go to
-    ``output``/log."""
-    configs = config_paths("train", "multi_gpu_train")
-    if options.items() >= SAME.items():
-        output.mkdir(exist_ok=True)
-        configs.append(str(output / "mean.yaml"))
-        Path(configs[-1]).write_text("{}: {}\n".format(*MEAN), encoding="utf-8")
+def start(output, own_configs=(), **options):
+    """Start two processes; standard error and output go to ``output``/log."""
+    configs = [*config_paths("train", "multi_gpu_train"), *map(str, own_configs)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "training"]
     command += ["--config_file", str(configs)]
@@ -61,8 +57,8 @@ def start(output, **options):
         )
 
 
-def train_together(output, **options):
-    code = start(output, **options).wait(timeout=900)
+def train_together(output, own_configs=(), **options):
+    code = start(output, own_configs, **options).wait(timeout=900)
     assert code == 0, (output / "log").read_text(encoding="utf-8")[-3000:]
     return output
 
@@ -112,9 +108,10 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_numbers(togethe
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
-    train_together(tmp_path / "two", **SAME)
-    one = tmp_path / "one"
-    run_config("training", "train", output_dir=str(one), **{**OPTIONS, **SAME, **dict([MEAN]), "batch_size": 2})
+    own, one = tmp_path / "own.yaml", tmp_path / "one"
+    own.write_text(yaml.safe_dump(MEAN_POSTERIOR), encoding="utf-8")
+    train_together(tmp_path / "two", [own], **SAME)
+    run_config("training", "train", output_dir=str(one), **{**OPTIONS, **SAME, **MEAN_POSTERIOR, "batch_size": 2})
     for name in ("validation_loss", "landmark_after_mm"):
         assert read_scalars(tmp_path / "two", name)[1] == pytest.approx(read_scalars(one, name)[1], rel=1e-4)
 
