@@ -70,7 +70,7 @@ def draws(
         torch.manual_seed(0)
         for case in cases:
             with torch.no_grad():
-                registration = inferer(scaled(case["image"]), network)
+                registration = inferer.fields(scaled(case["image"]), network)
                 parameters = registration["z_mean"], registration["z_log_variance"]
                 z = torch.cat([inferer.posterior.draw(*parameters) for _ in range(number)])
                 noise = z - registration["z_mean"]

@@ -106,7 +106,3 @@ def _print_error(message: str) -> None:
         print(message, file=sys.stderr)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # otherwise Python fails again at exit
-
-
-if __name__ == "__main__":
-    sys.exit(main())

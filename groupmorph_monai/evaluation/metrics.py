@@ -288,15 +288,13 @@ def inverse_consistency_mm(
     voxels. Large grids are subsampled to about one million voxels.
 
     Raises:
-        ValueError: If the fields differ in shape.
+        ValueError: If the fields differ in grid or number of timepoints.
     """
     field, inverses = _checked("ddf", ddf), _checked("inverse_ddf", inverse_ddf)
-    like, other = field.values, inverses.values
-    if like.shape != other.shape:
-        raise ValueError(
-            f"inverse_ddf: expected the shape of ddf {tuple(like.shape[1:])}, got {tuple(other.shape[1:])}"
-        )
-    every = _thinning(field.size)
+    grids = [(each.values.shape[1], *each.size) for each in (field, inverses)]
+    if grids[0] != grids[1]:
+        raise ValueError(f"inverse_ddf: expected (K, i, j, k) of ddf {grids[0]}, got {grids[1]}")
+    like, every = field.values, _thinning(field.size)
     grid = every * voxel_grid([-(-n // every) for n in field.size], like)
     last = torch.tensor(field.size, dtype=like.dtype, device=like.device).view(3, 1, 1, 1) - 1
     total, number = 0.0, 0

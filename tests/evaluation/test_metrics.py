@@ -292,6 +292,17 @@ def test_inverse_consistency_of_translations_counts_only_what_stays_inside():
     assert math.isnan(metrics.inverse_consistency_mm(100 + ddf, -ddf, AFFINE))
 
 
+def test_inverses_lie_on_the_grid_of_their_fields():
+    """Lattices of equal shape may belong to different grids, and lattices of one grid may differ in shape."""
+    nodes = 0.2 * random_images(1, 2, 3, 3, 3, 3)
+    field, inverse = Field(nodes, (12, 11, 10), 4), Field(-nodes, (12, 11, 10), 4)
+    for other in (Field(-nodes, (12, 11, 9), 4), Field(-nodes[:, :1], (12, 11, 10), 4)):
+        with pytest.raises(ValueError, match="inverse_ddf"):
+            metrics.inverse_consistency_mm(field, other, AFFINE)
+    error = metrics.inverse_consistency_mm(field, inverse, AFFINE)
+    assert metrics.inverse_consistency_mm(field, inverse.at(1), AFFINE) == pytest.approx(error, rel=1e-9)
+
+
 def test_a_thinned_grid_holds_the_voxels_that_it_stands_for(monkeypatch):
     """A linear map and its inverse undo one another at every voxel, but at no other place than their own."""
     matrix = 0.8 * torch.linalg.matrix_exp(torch.tensor([[0, 0.1, 0], [-0.1, 0, 0.05], [0, -0.05, 0]]).double())

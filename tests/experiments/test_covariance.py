@@ -41,7 +41,7 @@ class Method:
     def parts(self):
         return self, None, lambda images: images[None]
 
-    def __call__(self, images, network):
+    def fields(self, images, network):
         z = torch.zeros(1, 2, 3, *images.shape[2:])
         return {"z_mean": z, "z_log_variance": z - 1}
 
