@@ -7,7 +7,7 @@ from groupmorph_monai.data.preprocessing.resampling import working_grid
 from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame
 from groupmorph_monai.data.writing.nifti import write_image
-from groupmorph_monai.data.writing.writers import write_registration
+from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.space.transforms import DenseTransform
 
 SIZE, SPACING = (20, 26, 15), np.array([1.5, 1.2, 2.5])

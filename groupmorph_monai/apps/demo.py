@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..data.phantoms.phantom import make_phantom
+from ..data.writing.earlier_result import check_result_folder
 from ..data.writing.fields import read_field
 from ..data.writing.output_folder import atomic_file, claim
-from ..data.writing.writers import check_result_folder
 from ..errors import InputError
 from ..evaluation.report import format_table
 from ..space.grid import transform_points

@@ -10,7 +10,8 @@ from monai.bundle import ConfigParser
 from ..data.reading.names import bids_name
 from ..data.reading.regions import inside_region, read_region
 from ..data.series import Series
-from ..data.writing.writers import REPORTS, Products, check_result_folder
+from ..data.writing.earlier_result import check_result_folder
+from ..data.writing.products import REPORTS, Products
 from ..space.grid import Grid
 from ..workflow.cost import RegistrationCost
 from ..workflow.free_memory import available_memory_gb

@@ -16,7 +16,7 @@ from .reading.datalist import heart_items, phantom_items, series_items
 from .reading.points import read_points
 from .reading.readers import header_grids, read_series
 from .series import Frame, Series
-from .writing.writers import Products
+from .writing.products import Products
 
 __all__ = [
     "CachedSeries",

@@ -17,15 +17,10 @@ from monai.transforms import Transform
 from ..data.reading.signature import check_itk_path
 from ..data.series import Frame, Series
 from ..data.storage import IN_MEMORY, Storage
+from ..data.writing.earlier_result import check_result_folder, earlier_result
 from ..data.writing.output_folder import atomic_folder, claim, release
-from ..data.writing.writers import (
-    VOLUMES,
-    Products,
-    Written,
-    check_result_folder,
-    earlier_result,
-    write_registration,
-)
+from ..data.writing.products import Products
+from ..data.writing.registration import VOLUMES, Written, write_registration
 from ..space.grid import vector_lengths
 from ..space.transforms import Transform as SpatialTransform
 from ..workflow.memory import peak_memory_gb

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from ..data.preprocessing.resampling import working_grid
-from ..data.writing.writers import Products
+from ..data.writing.products import Products
 from ..errors import InputError
 from ..space.alignment import check_reference
 from ..space.grid import Grid

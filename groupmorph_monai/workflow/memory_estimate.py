@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..data.preprocessing.resampling import refined_voxels
-from ..data.writing.writers import FILES_AT_ONCE
+from ..data.writing.registration import FILES_AT_ONCE
 from ..space.grid import SLAB_VOXELS, Grid
 from .processor_time import QUALITY_SCANS, quality_voxels
 

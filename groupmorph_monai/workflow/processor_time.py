@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from ..data.writing.writers import Products
+from ..data.writing.products import Products
 from ..space.filters import window_mean
 from ..space.grid import Grid
 from .field_inferer import FieldInferer

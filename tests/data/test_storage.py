@@ -9,7 +9,8 @@ import torch
 
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.storage import Storage
-from groupmorph_monai.data.writing import writers
+from groupmorph_monai.data.writing import registration
+from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.errors import InputError
 
 
@@ -64,17 +65,18 @@ def test_writing_a_series_of_integers_maps_a_few_scans_at_a_time(tmp_path, monke
     storage, number, size = Storage(2, tmp_path), 16, (96, 96, 64)
     scan = np.random.default_rng(0).integers(0, 1000, size).astype(np.float32)
     series = Series(tuple(Frame(storage.keep(scan), np.eye(4), "x") for _ in range(number)))
-    result = {"warped": storage.empty_array((number, *size), np.float32)}
-    result["warped_covered"] = storage.empty_array((number, *size), np.bool_)
+    warped = storage.empty_array((number, *size), np.float32)
+    covered = storage.empty_array((number, *size), np.bool_)
     for chunk in storage.chunks(number):
-        result["warped"][chunk], result["warped_covered"][chunk] = scan + 0.25, True
-    mapped, save = [mapped_bytes()], writers.save_nifti
+        warped[chunk], covered[chunk] = scan + 0.25, True
+    mapped, save = [mapped_bytes()], registration.save_nifti
 
     def measure(*args, **kwargs):
         mapped.append(mapped_bytes())
         save(*args, **kwargs)
 
-    monkeypatch.setattr(writers, "save_nifti", measure)
-    aligned = writers._write_series(result, series, 0, "zero", tmp_path, storage)
+    monkeypatch.setattr(registration, "save_nifti", measure)
+    writer = registration._Writer(series, [], 0, Products(), storage, tmp_path)
+    aligned = writer._write_series(warped, covered)
     np.testing.assert_array_equal(aligned[-1], scan + 0.25)
     assert max(mapped) - mapped[0] < 6 * scan.nbytes

@@ -17,7 +17,7 @@ from groupmorph_monai.data import make_phantom
 from groupmorph_monai.data.contrast.kinetics import Kinetics, ToftsFit
 from groupmorph_monai.data.contrast.pharmacokinetics import concentration, spgr_signal
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writing.writers import Products
+from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.evaluation import SeriesWriter
 from groupmorph_monai.evaluation.kinetics import summarise_kinetics
 from groupmorph_monai.space.transforms import AffineTransform

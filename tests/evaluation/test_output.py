@@ -13,7 +13,7 @@ from json_files import read_json
 
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.output_folder import release_all
-from groupmorph_monai.data.writing.writers import Products
+from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation import SeriesWriter, ShowMeand
 from groupmorph_monai.evaluation.assessment import _warn_if_less_similar, _warn_of_duplicates

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groupmorph_monai.data.series import Frame, Series
-from groupmorph_monai.data.writing.writers import Products
+from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.evaluation.region import region_masks, region_report
 from groupmorph_monai.space.transforms import AffineTransform

@@ -21,11 +21,11 @@ from ..reading.points import is_points, read_points, write_points
 from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
 from ..series import LONGEST_MM, Frame, boxes_overlap
+from .earlier_result import listed_result
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import is_itk_transform, write_itk_transform
 from .nifti import write_image
 from .output_folder import atomic_folder, check_contains_no_input, check_file_name
-from .writers import listed_result
 
 __all__ = ["apply_field", "apply_field_to_files", "apply_field_to_points", "combine_fields", "warp_frame"]
 

@@ -23,7 +23,8 @@ from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 from groupmorph_monai.data.contrast.kinetics import ToftsFit  # noqa: E402
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame  # noqa: E402
-from groupmorph_monai.data.writing.writers import Products, write_registration  # noqa: E402
+from groupmorph_monai.data.writing.products import Products  # noqa: E402
+from groupmorph_monai.data.writing.registration import write_registration  # noqa: E402
 from groupmorph_monai.space.transforms import AffineTransform  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,10 @@ from groupmorph_monai.data.dicom import write_dicom, write_parametric_maps, writ
 from groupmorph_monai.data.reading.readers import read_series  # noqa: E402
 from groupmorph_monai.data.series import Frame, Series  # noqa: E402
 from groupmorph_monai.data.writing import replacement  # noqa: E402
+from groupmorph_monai.data.writing.earlier_result import earlier_result  # noqa: E402
 from groupmorph_monai.data.writing.output_folder import atomic_folder  # noqa: E402
-from groupmorph_monai.data.writing.writers import Products, earlier_result, write_registration  # noqa: E402
+from groupmorph_monai.data.writing.products import Products  # noqa: E402
+from groupmorph_monai.data.writing.registration import write_registration  # noqa: E402
 from groupmorph_monai.errors import InputError  # noqa: E402
 from groupmorph_monai.space.grid import Grid  # noqa: E402
 from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform  # noqa: E402

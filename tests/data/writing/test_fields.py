@@ -13,7 +13,8 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.applying import apply_field, apply_field_to_points, combine_fields
 from groupmorph_monai.data.writing.fields import compact_grid, resampling_grid, write_field
 from groupmorph_monai.data.writing.nifti import nifti_image, save_nifti
-from groupmorph_monai.data.writing.writers import Products, write_registration
+from groupmorph_monai.data.writing.products import Products
+from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.field import Field
 from groupmorph_monai.space.grid import Grid

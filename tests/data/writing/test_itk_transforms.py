@@ -13,7 +13,8 @@ from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.applying import apply_field_to_points, combine_fields
 from groupmorph_monai.data.writing.fields import read_field
 from groupmorph_monai.data.writing.itk_transforms import write_itk_transform
-from groupmorph_monai.data.writing.writers import Products, write_registration
+from groupmorph_monai.data.writing.products import Products
+from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform

@@ -11,7 +11,7 @@ from written_series import AXES, SIZE, SPACING, affine_of, save_frames, smooth_f
 from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.writing.nifti import write_image
-from groupmorph_monai.data.writing.writers import Products
+from groupmorph_monai.data.writing.products import Products
 from groupmorph_monai.errors import InputError
 
 

@@ -13,6 +13,7 @@ import torch
 from faults import KILLED, at_every_call, in_a_child, kill
 
 from groupmorph_monai.data.writing import output_folder, replacement
+from groupmorph_monai.data.writing.earlier_result import listed_result
 from groupmorph_monai.data.writing.output_folder import (
     atomic_file,
     atomic_folder,
@@ -22,7 +23,6 @@ from groupmorph_monai.data.writing.output_folder import (
     release_all,
     write_tensors,
 )
-from groupmorph_monai.data.writing.writers import listed_result
 from groupmorph_monai.errors import InputError
 
 OLD = {"warped.nii.gz": "old", "ddf_00.nii.gz": "old", "ddf_01.nii.gz": "old", "report.json": "old"}

@@ -32,11 +32,13 @@ from groupmorph_monai.data.preprocessing.resampling import working_grid
 from groupmorph_monai.data.reading.readers import read_series
 from groupmorph_monai.data.series import Frame, Series
 from groupmorph_monai.data.storage import Storage
-from groupmorph_monai.data.writing import writers
+from groupmorph_monai.data.writing import registration
 from groupmorph_monai.data.writing.applying import apply_field
+from groupmorph_monai.data.writing.earlier_result import earlier_result, listed_result
 from groupmorph_monai.data.writing.nifti import write_image
 from groupmorph_monai.data.writing.output_folder import check_output_dir
-from groupmorph_monai.data.writing.writers import Products, earlier_result, listed_result, write_registration
+from groupmorph_monai.data.writing.products import Products
+from groupmorph_monai.data.writing.registration import write_registration
 from groupmorph_monai.errors import InputError
 from groupmorph_monai.space.grid import Grid
 from groupmorph_monai.space.transforms import AffineTransform, ComposedTransform, DenseTransform, jacobian_determinant
@@ -311,7 +313,7 @@ def test_failure_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(writers, "_write_series", fail)
+        monkeypatch.setattr(registration._Writer, "_write_series", fail)
         with pytest.raises(expected, match="crash|No space left"):
             write_result(series, tmp_path / "out")
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["ddf_00.nii.gz"]

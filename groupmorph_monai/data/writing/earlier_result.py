@@ -1,0 +1,68 @@
+"""The result that an output folder already contains: list its files, and check that a run may replace them."""
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...errors import InputError
+from ..reading.signature import read_text
+from .output_folder import check_contains_no_input
+from .products import ALWAYS_WRITTEN, REPORTS, is_numbered, is_output
+from .replacement import REPORT, check_names, check_ownership, journals
+
+__all__ = ["check_result_folder", "earlier_result", "listed_result"]
+
+logger = logging.getLogger(__name__)
+
+
+def listed_result(output_dir: Path) -> set[str]:
+    """List the files of an earlier registration in ``output_dir`` according to its report, which may still be in a
+    journal; empty if there is no such folder."""
+    try:
+        names = {path.name for path in output_dir.iterdir()}
+        listed = {name for folder in (output_dir, *journals(output_dir)) for name in _listed(folder)}
+    except OSError:
+        return set()
+    return {name for name in listed & names if is_output(name)}
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(read_text(folder / REPORT))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def check_result_folder(output_dir: Path, inputs: Iterable[str | Path]) -> None:
+    """Check that the result of a registration can be written to ``output_dir``.
+
+    Args:
+        output_dir: the folder, which may not exist yet.
+        inputs: files and folders that the run reads.
+
+    Raises:
+        InputError: If an input could be overwritten or removed, if a folder, or a file that each run writes, is there
+            but not part of an earlier result, or if the earlier result is protected.
+    """
+    results = listed_result(output_dir)
+    check_contains_no_input(output_dir, inputs, results)
+    if output_dir.is_dir():
+        check_ownership(output_dir, results)
+        names = {path.name for path in output_dir.iterdir() if is_output(path.name) or path.name in REPORTS} - results
+        check_names(output_dir, names)
+        if foreign := sorted(names.intersection(ALWAYS_WRITTEN)):
+            raise InputError(
+                f"{output_dir / foreign[0]}: expected no file that a registration would replace, got one that no "
+                f"{REPORT} beside it lists; move it, or choose another output folder"
+            )
+
+
+def earlier_result(output_dir: Path) -> set[str]:
+    """List the files of the earlier result, to be replaced. Other files that look like outputs are kept with a warning,
+    as only the user may decide to delete them."""
+    results = listed_result(output_dir)
+    unlisted = sorted(p.name for p in output_dir.iterdir() if is_numbered(p.name) and p.name not in results)
+    if unlisted:
+        logger.warning("%s also has %d files of an earlier run, such as %s", output_dir, len(unlisted), unlisted[0])
+    return results

@@ -1,0 +1,117 @@
+"""Outputs of a registration, and the names of their files."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ..contrast.kinetics import KINETIC_MAPS, ToftsFit
+from ..reading.folders import dicom_reader
+from ..reading.names import is_bids_name
+from ..reading.regions import check_regions
+from ..series import Series
+from .replacement import REPORT
+
+__all__ = [
+    "ALWAYS_WRITTEN",
+    "DICOM_FOLDER",
+    "REPORTS",
+    "SEQUENCE",
+    "TRANSFORM_SEQUENCE",
+    "Products",
+    "is_numbered",
+    "is_output",
+]
+
+DICOM_FOLDER, SEQUENCE, TRANSFORM_SEQUENCE = "dicom", "warped.seq.nrrd", "transforms.seq.nrrd"
+REPORTS = (REPORT, "report.png", "report.html")
+ALWAYS_WRITTEN = ("warped.nii.gz", "mean.nii.gz", "coverage.nii.gz")
+
+
+@dataclass(frozen=True)
+class Products:
+    """Outputs of a registration: optional files, and the values outside of the scans' fields of view.
+
+    Args:
+        fields: "full" for fields on the grids of the scans, "compact" on the lattice from which they are interpolated,
+            or "none".
+        itk_transforms: write ``transform_KK.h5`` and ``inverse_transform_KK.h5``, equivalent to the fields.
+        sequence: write ``warped.seq.nrrd`` and ``transforms.seq.nrrd``, sequences for 3D Slicer.
+        dicom: write the aligned series with its motion to the folder ``dicom``, see `write_dicom`.
+        bids_names: write transforms and images under a second name as well, see `bids_name`.
+        kinetics: fit that makes maps of contrast kinetics before and after: ``ktrans.nii.gz`` (1/min) and
+            ``kinetic_r2.nii.gz``, and the same with ``_before``; and of the aligned series ``enhancement.nii.gz``
+            (percent), ``enhancement_ratio.nii.gz`` and ``time_to_peak_s.nii.gz``; None for no maps.
+        region: file drawn on the scan that defines the output grid, or one per scan: the report shows the signal where
+            it is above 0; None for no region.
+        jacobian: write ``jacobian_KK.nii.gz``, determinants.
+        outside: value of the aligned series and its mean outside the field of view: "zero", "nan", or "border" for that
+            of the nearest covered voxel.
+    """
+
+    fields: str = "compact"
+    itk_transforms: bool = False
+    sequence: bool = False
+    dicom: bool = False
+    bids_names: bool = False
+    kinetics: ToftsFit | None = None
+    region: str | Sequence[str] | None = None
+    jacobian: bool = False
+    outside: str = "zero"
+
+    def check(self, series: Series, home: int) -> None:
+        """Check that these outputs can be written for a series.
+
+        Raises:
+            InputError: If one of them cannot.
+        """
+        if self.fields not in ("full", "compact", "none"):
+            raise InputError(f"write_fields: expected full, compact or none, got {self.fields!r}")
+        if self.outside not in ("zero", "nan", "border"):
+            raise InputError(f"outside: expected zero, nan or border, got {self.outside!r}")
+        if self.dicom and series.slices is None:
+            path = series.frames[home].path
+            raise InputError(f"--dicom: expected a series that was read from DICOM, got {path}; omit the option")
+        if self.dicom:
+            dicom_reader(Path(series.frames[home].path)).check_modality(series.dicom_slices[home][0])
+        if self.kinetics is not None:
+            self.kinetics.check(series, home)
+        if self.region:
+            check_regions(self.region, series, home, "mask or region")
+
+    def names(self, std: bool) -> list[str]:
+        """List the names of all outputs, except second names; ``{}`` stands for the number of a timepoint."""
+        kinds = {
+            "ddf_{}.nii.gz": self.fields != "none",
+            "inverse_ddf_{}.nii.gz": self.fields != "none",
+            "std_mm_{}.nii.gz": std,
+            "jacobian_{}.nii.gz": self.jacobian,
+            "transform_{}.h5": self.itk_transforms,
+            "inverse_transform_{}.h5": self.itk_transforms,
+            SEQUENCE: self.sequence,
+            TRANSFORM_SEQUENCE: self.sequence,
+            DICOM_FOLDER: self.dicom,
+            **{f"{name}.nii.gz": self.kinetics is not None for name in KINETIC_MAPS},
+        }
+        return [*ALWAYS_WRITTEN, *(name for name, kept in kinds.items() if kept)]
+
+
+_ALL = Products(itk_transforms=True, sequence=True, dicom=True, kinetics=ToftsFit(), jacobian=True).names(std=True)
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(name).replace(r"\{\}", r"\d+") for name in names))
+
+
+_OUTPUT, _NUMBERED = _pattern(_ALL), _pattern(name for name in _ALL if "{}" in name)
+
+
+def is_numbered(name: str) -> bool:
+    """Tell whether a name is that of an output with the number of a timepoint, such as ``ddf_03.nii.gz``."""
+    return _NUMBERED.fullmatch(name) is not None
+
+
+def is_output(name: str) -> bool:
+    """Tell whether a name is that of an output of any registration; reports are not among them."""
+    return _OUTPUT.fullmatch(name) is not None or is_bids_name(name)
