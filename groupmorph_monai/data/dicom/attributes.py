@@ -83,13 +83,13 @@ class Attributes:
         Args:
             tag: its tag where the block is the first one, 10.
         """
-        moved = self._in_block(tag, creator)
-        return None if moved is None else self.number(moved)
+        located = self._in_block(tag, creator)
+        return None if located is None else self.number(located)
 
     def private_text(self, tag: tuple[int, int], creator: str) -> str:
         """Read a private text in the same way; empty if there is none."""
-        moved = self._in_block(tag, creator)
-        return "" if moved is None else "\\".join(text.strip(" \0") for text in self.texts(moved))
+        located = self._in_block(tag, creator)
+        return "" if located is None else "\\".join(text.strip(" \0") for text in self.texts(located))
 
     def _in_block(self, tag: tuple[int, int], creator: str) -> tuple[int, int] | None:
         group, element = tag

@@ -72,7 +72,18 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         raise InputError(_missing(positions, short, number))
     if number == 1:
         return [tuple(plane for (plane,) in positions)], "its one timepoint"
-    # The first key that differs between all images at every position.
+    return _split_by_key(positions, number)
+
+
+def _split_by_key(positions: Sequence[Sequence[Plane]], number: int) -> tuple[list[Volume], str]:
+    """Sort the ``number`` images at each position by the attribute that distinguishes them.
+
+    Returns:
+        The volumes in temporal order, and the attribute.
+
+    Raises:
+        InputError: If no attribute does, or if the images are of several kinds.
+    """
     keys = [key for key in _ORDER if all(len({p.keys.get(key) for p in at} - {None}) == number for at in positions)]
     if not keys:
         first, second = (plane.file.path for plane in positions[0][:2])
@@ -84,18 +95,22 @@ def split_volumes(planes: Sequence[Plane]) -> tuple[list[Volume], str]:
         raise InputError(_several_kinds(positions[0], label))
     if keys[0] == "trigger time" and (label := _label_of_volumes(keys, positions)):
         return _sorted_by(label, positions), label
-    volumes = _sorted_by(keys[0], positions)
-    if keys[0] == "acquisition time" and {"trigger time", "temporal position"} <= {*keys}:
+    key = _instead_of_acquisition_time(keys, positions) if keys[0] == "acquisition time" else keys[0]
+    return _sorted_by(key, positions), key
+
+
+def _instead_of_acquisition_time(keys: Sequence[str], positions: Sequence[Sequence[Plane]]) -> str:
+    """Choose the attribute that orders the images where acquisition times may not: if the scanner's clock was set
+    during the scan, or if the scan is gated."""
+    volumes = _sorted_by("acquisition time", positions)
+    if {"trigger time", "temporal position"} <= {*keys}:
         triggered = _sorted_by("trigger time", positions)
         confirmed = triggered == _sorted_by("temporal position", positions)
-        # If only the order of the volumes differs, the scanner's clock was set during the scan.
         if confirmed and triggered != volumes and _members(triggered) == _members(volumes):
-            return triggered, "trigger time"
-    if keys[0] == "acquisition time" and _at_the_same_time(volumes):
-        key = next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), None)
-        if key:
-            return _sorted_by(key, positions), key
-    return volumes, keys[0]
+            return "trigger time"  # only the order of the volumes differs: the clock was set
+    if not _at_the_same_time(volumes):
+        return "acquisition time"
+    return next((key for key in _GATED if key in keys and _in_cycles(volumes, key)), "acquisition time")
 
 
 def _members(volumes: Sequence[Volume]) -> set[frozenset[ImageFile]]:

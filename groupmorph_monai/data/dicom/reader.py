@@ -7,11 +7,12 @@ from pathlib import Path
 from ...errors import InputError
 from ..reading.sidecars import even_step
 from ..series import Frame, Series
-from .choose import SEE_LIST, Stack, choose, make_stacks, possible_timepoints, turned_timepoints
+from .choose import SEE_LIST, choose, possible_timepoints, turned_timepoints
 from .find import Unread, find_stacks
 from .geometry import volume_affine
 from .order import in_order, times_s
 from .pixels import read_voxels
+from .stack import Stack, make_stacks
 
 __all__ = ["list_dicom", "read_dicom"]
 

@@ -72,17 +72,21 @@ def write_dicom(series: Series, aligned: np.ndarray, home: int, folder: Path) ->
             (header.RescaleSlope,), header.RescaleIntercept = decimals([slope]), 0
             header.RescaleType = "HU" if header.Modality == "CT" else "US"
         places = np.stack([plane.place.position for plane in planes])
-        for s in range(volume.shape[2]):
-            image = deepcopy(header)
-            image.SOPInstanceUID, image.InstanceNumber = generate_uid(), k * volume.shape[2] + s + 1
+        for s, pixels in enumerate(np.rint(volume.T / slope).astype("<i2")):
             position = (affine @ [0, 0, s, 1])[:3]
-            image.ImagePositionPatient = decimals(position)
-            source = planes[int(np.linalg.norm(places - position, axis=1).argmin())]
-            image.SourceImageSequence = [source_reference(source)]
-            pixels = np.rint(volume[:, :, s].T / slope).astype("<i2")
-            image.SmallestImagePixelValue, image.LargestImagePixelValue = int(pixels.min()), int(pixels.max())
-            image.add_new("PixelData", "OW", pixels.tobytes())
+            image = _slice(header, position, planes[int(np.linalg.norm(places - position, axis=1).argmin())], pixels)
+            image.InstanceNumber = k * volume.shape[2] + s + 1
             save(image, folder / f"{k:02d}_{s:04d}.dcm")
+
+
+def _slice(header: Dataset, position: np.ndarray, source: Plane, pixels: np.ndarray) -> Dataset:
+    """Add the position, source and pixels of one slice to a copy of the header of its volume."""
+    image = deepcopy(header)
+    image.SOPInstanceUID, image.ImagePositionPatient = generate_uid(), decimals(position)
+    image.SourceImageSequence = [source_reference(source)]
+    image.SmallestImagePixelValue, image.LargestImagePixelValue = int(pixels.min()), int(pixels.max())
+    image.add_new("PixelData", "OW", pixels.tobytes())
+    return image
 
 
 def _copy_times(header: Dataset, other: Dataset) -> None:

@@ -161,28 +161,31 @@ def _csv(lines: _Lines, path: str) -> _PointTable:
     rows = [(number, [cell.strip() for cell in line.split(separator)]) for number, line in lines]
     header = [cell.lower().removesuffix("_mm") for cell in rows[0][1]] if rows else []
     for names in _COLUMNS:
-        repeated = [name for name in names if header.count(name) > 1]
-        if repeated and set(names) <= set(header):
-            raise InputError(f"{path}: expected one column {repeated[0]}, got {header.count(repeated[0])}; remove one")
         if set(names) <= set(header):
-            columns = [header.index(name) for name in names]
-            for number, row in rows[1:]:
-                if any(row[len(header) :]):
-                    raise InputError(
-                        f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line "
-                        f"{number}; correct the file, and use decimal points rather than decimal commas"
-                    )
-            named = [header.index(name) for name in _NAMES if name in header]
-            columns_of_labels = ([row[name].strip("\"'") for _, row in rows[1:] if name < len(row)] for name in named)
-            labels = next((column for column in columns_of_labels if any(column)), [])
-            cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows[1:]]
-            return _PointTable(cells, names[0] == "l", labels)
+            return _columns(rows[1:], header, names, path)
     if rows and not any(_NUMBER_START.match(cell) for cell in rows[0][1]):
         raise InputError(
             f"{path}: expected the columns x, y, z (or r, a, s; or l, p, s), all in mm, got {lines[0][1][:60]!r}; "
             "correct the header"
         )
     return _PointTable(rows, lps=False, names=[])
+
+
+def _columns(rows: _Rows, header: Sequence[str], names: Sequence[str], path: str) -> _PointTable:
+    """Take the columns ``names`` of a table with a header as coordinates."""
+    if repeated := [name for name in names if header.count(name) > 1]:
+        raise InputError(f"{path}: expected one column {repeated[0]}, got {header.count(repeated[0])}; remove one")
+    if long := [(number, row) for number, row in rows if any(row[len(header) :])]:
+        number, row = long[0]
+        raise InputError(
+            f"{path}: expected {len(header)} cells per line, as in the header, got {len(row)} in line {number}; "
+            "correct the file, and use decimal points rather than decimal commas"
+        )
+    label_columns = [header.index(name) for name in _NAMES if name in header]
+    labels = ([row[column].strip("\"'") for _, row in rows if column < len(row)] for column in label_columns)
+    columns = [header.index(name) for name in names]
+    cells = [(number, [row[c] for c in columns if c < len(row)]) for number, row in rows]
+    return _PointTable(cells, names[0] == "l", next(filter(any, labels), []))
 
 
 def _fcsv(lines: _Lines, path: str) -> _PointTable:

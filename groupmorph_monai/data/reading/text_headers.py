@@ -8,7 +8,7 @@ import bz2
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -309,26 +309,34 @@ def _check_decompressed(parts: Sequence[Path], start: int, needed: int, decompre
     """Check that the files decompress to ``needed`` bytes, and their checksums, in little memory."""
     stored = 0
     for part in parts:
-        with open(part, "rb") as file:
-            file.seek(start)
-            reader, rest = decompressor(), b""
-            while stored <= needed:
-                if reader.eof:  # gzip files may be concatenated
-                    rest = reader.unused_data + file.read(len(GZIP_START))
-                    if not rest.startswith(GZIP_START):
-                        break
-                    reader = decompressor()
-                waiting = getattr(reader, "needs_input", not rest)  # bz2 has needs_input, as it keeps the rest itself
-                chunk = file.read(_CHUNK) if waiting else rest
-                if waiting and not chunk:
-                    break
-                try:
-                    stored += len(reader.decompress(chunk, _CHUNK))
-                except (zlib.error, OSError) as error:
-                    raise _HeaderError(_declared(needed), error) from None
-                rest = getattr(reader, "unconsumed_tail", b"")
+        for length in _decompressed_lengths(part, start, needed, decompressor):
+            stored += length
+            if stored > needed:
+                raise _HeaderError(_declared(needed), "more bytes")
     if stored != needed:
-        raise _HeaderError(_declared(needed), f"{'more' if stored > needed else stored} bytes")
+        raise _HeaderError(_declared(needed), f"{stored} bytes")
+
+
+def _decompressed_lengths(part: Path, start: int, needed: int, decompressor: Callable[[], Any]) -> Iterator[int]:
+    """Yield the lengths of the pieces to which a file decompresses. Gzip files may be concatenated."""
+    with open(part, "rb") as file:
+        file.seek(start)
+        reader, rest = decompressor(), b""
+        while True:
+            if reader.eof:
+                rest = reader.unused_data + file.read(len(GZIP_START))
+                if not rest.startswith(GZIP_START):
+                    return
+                reader = decompressor()
+            waiting = getattr(reader, "needs_input", not rest)  # bz2 has needs_input, as it keeps the rest itself
+            chunk = file.read(_CHUNK) if waiting else rest
+            if waiting and not chunk:
+                return
+            try:
+                yield len(reader.decompress(chunk, _CHUNK))
+            except (zlib.error, OSError) as error:
+                raise _HeaderError(_declared(needed), error) from None
+            rest = getattr(reader, "unconsumed_tail", b"")
 
 
 def _inflater() -> Any:
