@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from ..data.arrays import series_of_arrays, unmasked
 from ..data.preprocessing.resampling import resample
-from ..data.series import Frame, Series, check_affine, checked_series, real_array
+from ..data.series import Frame, Series
+from ..data.series_checks import check_affine, checked_series, real_array
 from ..data.writing.applying import warp_frame
 from ..data.writing.output_folder import release
 from ..errors import InputError

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
-from .series import Frame, Series, checked_series, checked_times, real_array
+from .series import Frame, Series
+from .series_checks import checked_series, checked_times, real_array
 
 __all__ = ["series_of_arrays", "unmasked"]
 

@@ -9,7 +9,7 @@ import torch
 
 from groupmorph_monai.data import Frame, Series
 from groupmorph_monai.data.arrays import series_of_arrays
-from groupmorph_monai.data.series import checked_series
+from groupmorph_monai.data.series_checks import checked_series
 from groupmorph_monai.errors import InputError
 
 

@@ -19,7 +19,8 @@ import torch
 
 from ...errors import InputError
 from ...space.grid import Grid
-from ..series import LEAST_DETERMINANT, LONGEST_MM, Frame, Series, check_affine, checked_series
+from ..series import LEAST_DETERMINANT, LONGEST_MM, Frame, Series
+from ..series_checks import check_affine, checked_series
 from ..storage import IN_MEMORY, Storage
 from .dirlab import is_dirlab, read_dirlab
 from .folders import dicom_paths, dicom_reader, folder_files

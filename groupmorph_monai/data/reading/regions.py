@@ -10,7 +10,8 @@ from ...errors import InputError
 from ...space.grid import Grid
 from ...space.transforms import Transform
 from ..preprocessing.resampling import resample
-from ..series import Frame, Series, boxes_overlap
+from ..series import Frame, Series
+from ..series_checks import boxes_overlap
 from .readers import read_image
 
 __all__ = ["check_regions", "inside_region", "nothing_inside", "read_labels", "read_region"]

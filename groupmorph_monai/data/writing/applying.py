@@ -20,7 +20,8 @@ from ..reading.names import image_stem
 from ..reading.points import is_points, read_points, write_points
 from ..reading.readers import read_image
 from ..reading.signature import check_itk_path
-from ..series import LONGEST_MM, Frame, boxes_overlap
+from ..series import LONGEST_MM, Frame
+from ..series_checks import boxes_overlap
 from .earlier_result import listed_result
 from .fields import read_field, resampling_grid, write_field
 from .itk_transforms import is_itk_transform, write_itk_transform

@@ -25,7 +25,8 @@ from ...space.transforms import DenseTransform
 from ..reading.names import NIFTI_ENDINGS
 from ..reading.nifti_voxels import nifti_values, open_nifti
 from ..reading.signature import check_regular_file
-from ..series import LEAST_DETERMINANT, LONGEST_MM, check_affine, check_grid
+from ..series import LEAST_DETERMINANT, LONGEST_MM
+from ..series_checks import check_affine, check_grid
 from .nifti import CHECK_SETTINGS, check_finite, nifti_image, save_nifti
 
 __all__ = ["compact_grid", "read_field", "resampling_grid", "write_field"]
@@ -125,25 +126,25 @@ def read_field(path: str | Path) -> DenseTransform:
     try:
         image = _load(path)
         shape, kind = image.shape, image.get_data_dtype()
-        if len(shape) == 5 and shape[3:] == (1, 3) and min(shape[:3]) > 1 and kind.kind in "fiu":
-            lps = nifti_values(image, str(path))[:, :, :, 0]
-            check_finite(lps, path, "displacements", "register the series again")
-            largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
-            if largest_mm > LONGEST_MM:
-                raise InputError(
-                    f"{path}: expected displacements below {LONGEST_MM:g} mm, got {largest_mm:.3g}; register the "
-                    "series again"
-                )
-            check_affine(image.affine, f"{path}: header")
-            grid = Grid(shape[:3], torch.as_tensor(image.affine))
-            check_grid(grid, str(path))
-            ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
-            voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
-            return DenseTransform(voxels, None, grid, fade=math.inf)
+        if len(shape) != 5 or shape[3:] != (1, 3) or min(shape[:3]) < 2 or kind.kind not in "fiu":
+            raise InputError(
+                f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape} of {kind}; use a ddf_KK or inverse_ddf_KK"
+            )
+        lps = nifti_values(image, str(path))[:, :, :, 0]
+        check_finite(lps, path, "displacements", "register the series again")
+        largest_mm = float(max(lps.max(initial=0), -lps.min(initial=0)))
+        if largest_mm > LONGEST_MM:
+            raise InputError(
+                f"{path}: expected displacements below {LONGEST_MM:g} mm, got {largest_mm:.3g}; register the series "
+                "again"
+            )
+        check_affine(image.affine, f"{path}: header")
+        grid = Grid(shape[:3], torch.as_tensor(image.affine))
+        check_grid(grid, str(path))
     except (InputError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip and zlib raise their own types
         raise InputError(f"{path}: expected a field that 'register' wrote, got {error}; check the path") from error
-    raise InputError(
-        f"{path}: expected a field (X, Y, Z, 1, 3), got shape {shape} of {kind}; use a ddf_KK or inverse_ddf_KK"
-    )
+    ras = torch.from_numpy(np.ascontiguousarray(np.moveaxis(lps * _RAS_TO_LPS, -1, 0)))
+    voxels = torch.einsum("de,eijk->dijk", torch.linalg.inv(grid.affine[:3, :3]).float(), ras)
+    return DenseTransform(voxels, None, grid, fade=math.inf)
