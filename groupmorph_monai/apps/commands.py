@@ -12,8 +12,8 @@ from ..data.reading.points import is_points
 from ..data.reading.readers import read_series
 from ..data.writing.applying import apply_field_to_files, combine_fields
 from ..errors import InputError
-from ..workflow.checkpoints import logs_discarded_on_failure
 from ..workflow.parsed_config import parsed_config
+from ..workflow.training_folder import logs_discarded_on_failure
 from ..workflow.weights import load_weights
 from .cohort_arguments import check_worker_options, on_workers
 from .demo import print_verdict, run_demo

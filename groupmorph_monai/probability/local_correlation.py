@@ -16,7 +16,7 @@ __all__ = ["GaussianCorrelation", "LocalCorrelation", "WindowCorrelation"]
 # Share of the largest window that must enter a regression for its voxel to contribute: half, as single voxels fit any
 # template; the weight rises over a transition, so that it is continuous.
 _LEAST_WINDOW_SHARE, _WINDOW_SHARE_TRANSITION = 0.45, 0.1
-_LEAST_OTHERS = 1e-3  # share of the other volumes in a template below which a volume is compared with itself alone
+_LEAST_REMAINING = 1e-3  # share of the other volumes in a template below which a volume is compared with itself alone
 
 
 class LocalCorrelation(Likelihood):
@@ -32,12 +32,12 @@ class LocalCorrelation(Likelihood):
     Integrating the template out under a flat prior, as in restricted maximum likelihood (Patterson and Thompson 1971),
     gives ``K / (K - 1)`` times the variance of the residuals, and K volumes count as K - 1:
 
-    ``value = -sum_k others_k * log(noise_k / variance_k) / 2``,
-    ``noise_k = mean(residual_k^2) / others_k + noise^2``,
+    ``value = -sum_k remaining_k * log(noise_k / variance_k) / 2``,
+    ``noise_k = mean(residual_k^2) / remaining_k + noise^2``,
 
-    where ``others_k``, ``(K - 1) / K`` if all volumes have structure in the window, is the share of the other volumes
-    in the template. Volumes whose variance is below the noise floor, such as air, have hardly any. Unrelated volumes
-    then have value 0 for any K, and so has a volume of structure beside volumes without any.
+    where ``remaining_k``, ``(K - 1) / K`` if all volumes have structure in the window, is the share of the other
+    volumes in the template. Volumes whose variance is below the noise floor, such as air, have hardly any. Unrelated
+    volumes then have value 0 for any K, and so has a volume of structure beside volumes without any.
 
     Args:
         radii_voxels: half widths of the windows; the values of several radii are averaged.
@@ -61,15 +61,13 @@ class LocalCorrelation(Likelihood):
         """Compute the template of the first radius, and the volumes' `_structure` for each radius, summed over K."""
         template, timepoints = torch.zeros_like(warped[:, :1]), warped.shape[1]
         structures = [torch.zeros_like(template) for _ in radii]
-        for c in chunks(timepoints):
-            for k in range(c.start, c.stop):
-                volume, mask = warped[:, k : k + 1], None if valid is None else valid[:, k : k + 1].to(warped)
-                for radius, structure in zip(radii, structures):
-                    mean, variance = window_moments(volume, radius, mask)
-                    structure += self._structure(variance) if mask is None else self._structure(variance) * mask
-                    if structure is structures[0]:
-                        normalised = (volume - mean) * (variance + self.variance).rsqrt()
-                        template += normalised if mask is None else normalised * mask
+        for k in (k for c in chunks(timepoints) for k in range(c.start, c.stop)):
+            volume, mask = warped[:, k : k + 1], None if valid is None else valid[:, k : k + 1].to(warped)
+            for radius, structure in zip(radii, structures):
+                mean, variance = window_moments(volume, radius, mask)
+                structure += _masked(self._structure(variance), mask)
+                if structure is structures[0]:
+                    template += _masked((volume - mean) * (variance + self.variance).rsqrt(), mask)
         count = timepoints if valid is None else _valid_count(valid, warped, chunks).clamp_min(1e-6)
         return template / count, structures
 
@@ -84,7 +82,7 @@ class LocalCorrelation(Likelihood):
         its mask.
 
         Yields:
-            Gain, residual, noise variance and total variance of each volume, and the share of the others in the
+            Gain, residual, noise variance and total variance of each volume, and the share of the other volumes in the
             template, ``(B, 1, *S)``.
         """
         moments = window_moments(template, radius) if masks is None else None
@@ -92,21 +90,19 @@ class LocalCorrelation(Likelihood):
             mask = None if masks is None else masks[:, k : k + 1]
             share = None if mask is None else window_mean(mask, radius)
             mean_t, variance_t = moments or window_moments(template, radius, mask, share)
-            variance_t = (
-                variance_t + 1e-3
-            )  # keeps the gain finite; small compared with 1, the variance if all volumes agree
+            variance_t = variance_t + 1e-3  # keeps the gain finite; the variance is 1 if all volumes agree
             mean, variance = window_moments(volume, radius, mask, share)
             covariance = valid_mean(volume * template, radius, mask, share) - mean * mean_t
             gain = covariance / variance_t
-            own = self._structure(variance) if mask is None else self._structure(variance) * mask
-            others = (1 - own / structure.clamp_min(1e-12)).clamp_min(0)
-            noise_variance = (variance - gain * covariance).clamp_min(0) / others.clamp_min(_LEAST_OTHERS)
+            own = _masked(self._structure(variance), mask)
+            remaining = (1 - own / structure.clamp_min(1e-12)).clamp_min(0)
+            noise_variance = (variance - gain * covariance).clamp_min(0) / remaining.clamp_min(_LEAST_REMAINING)
             yield (
                 gain,
                 volume - mean - gain * (template - mean_t),
                 noise_variance + self.variance,
                 variance + self.variance,
-                others,
+                remaining,
             )
 
     @full_precision
@@ -115,11 +111,11 @@ class LocalCorrelation(Likelihood):
         weights = None if valid is None else comparable(valid, _valid_count(valid, warped))
         for radius in self.radii_voxels:
             template, (structure,) = self._template(warped, [radius], valid)
-            for k, (_, _, noise_variance, variance, others) in enumerate(
+            for k, (_, _, noise_variance, variance, remaining) in enumerate(
                 self._regressions(warped, template, radius, structure, weights)
             ):
                 mask = 1 if weights is None else weights[:, k : k + 1]
-                nats = others * torch.log(noise_variance / variance) * mask
+                nats = remaining * torch.log(noise_variance / variance) * mask
                 value = value - 0.5 * nats.mean()
         return value / (warped.shape[1] * len(self.radii_voxels))
 
@@ -199,12 +195,12 @@ class LocalCorrelation(Likelihood):
         value, score, weight = torch.zeros_like(guide), torch.zeros_like(warped), torch.zeros_like(warped)
         radius_weight = 1 / len(self.radii_voxels)
         for radius, structure in zip(self.radii_voxels, structures):
-            for k, (gain, residual, noise_variance, variance, others) in enumerate(
+            for k, (gain, residual, noise_variance, variance, remaining) in enumerate(
                 self._regressions(warped, guide, radius, structure, weights)
             ):
                 mask = 1 if contributes is None else contributes[:, k : k + 1]
-                value -= 0.5 * radius_weight * others * torch.log(noise_variance / variance) * mask
-                scaled_gain = radius_weight * gain / noise_variance * (others / _LEAST_OTHERS).clamp_max(1) * mask
+                value -= 0.5 * radius_weight * remaining * torch.log(noise_variance / variance) * mask
+                scaled_gain = radius_weight * gain / noise_variance * (remaining / _LEAST_REMAINING).clamp_max(1) * mask
                 score[:, k : k + 1] -= scaled_gain * residual
                 weight[:, k : k + 1] += scaled_gain * gain
         return Linearised(value, guide, score, weight, count)
@@ -226,6 +222,10 @@ class LocalCorrelation(Likelihood):
             noise = noise + (in_template_units if weights is None else in_template_units * weights[:, k : k + 1])
         largest = None if weights is None else weights.amax(dim=1, keepdim=True)
         return torch.minimum(noise / count**2, window_moments(guide, radius, largest)[1])
+
+
+def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values if mask is None else values * mask
 
 
 def _valid_count(valid: Tensor, like: Tensor, chunks: Chunks = all_at_once) -> Tensor:

@@ -3,7 +3,7 @@
 from .affine_alignment import AffineSchedule
 from .affine_refinement import AffineRefinement
 from .batches import prepare_series
-from .checkpoints import BestWeights, Checkpoints, claim_for_training
+from .checkpoints import BestWeights, Checkpoints
 from .codes import CodeInferer, DonorCodes, PriorCodes
 from .cost import RegistrationCost
 from .handlers import EpochSeed, GradientClip, ListedOutput, LossTerms, StopAfter, Validation, warmup_and_cosine
@@ -21,6 +21,7 @@ from .sampling import RandomDraws
 from .schedule import Schedule
 from .static_regions import StaticRegions
 from .training import BackwardComparison, ExchangedPairs, InverseFields, StepwiseTrainingInferer, TrainingInferer
+from .training_folder import claim_for_training
 from .weights import WeightsLoader, read_weights
 
 __all__ = [

@@ -267,15 +267,14 @@ class _Group:
         if len(placed) > 1:
             for level in (0, 1):
                 maps = self.optimise(maps, level, self.settings.kind, placed)
-            placed = self.still_aligned(maps, placed)
+            placed = self.without_failed(maps, placed)
             maps = self.keep_headers(maps, placed)
         else:
             maps, placed = headers, all_scans
         return self.assessed(maps, placed)
 
-    def still_aligned(self, maps: Tensor, placed: Sequence[int]) -> list[int]:
-        """Leave out scans whose alignment failed after all, starting with the least confident, beside which others are
-        less confident, too."""
+    def without_failed(self, maps: Tensor, placed: Sequence[int]) -> list[int]:
+        """Leave out scans whose alignment failed, the least confident first, as it lowers the confidence of others."""
         placed = list(placed)
         while len(placed) > 2:
             confidence, worst = min((self.agreement(maps, k, placed).confidence, k) for k in placed)
@@ -301,21 +300,25 @@ class _Group:
         starts = [[k] for k in seeds]
         if len(placed) > 1 and (self.masked is None or self.masked in placed):
             starts = [list(placed)]
-        for group in starts:
-            pending = [k for k in all_scans if k not in group]
-            while pending:
-                new_maps = {}
-                for k in pending:
-                    candidates = self.candidates(maps, k, group)
-                    best = max(candidates, key=lambda candidate: candidate.correlation)
-                    if best.confidence >= LEAST_CONFIDENCE:
-                        new_maps[k] = best.map
-                maps = torch.stack([new_maps.get(k, m) for k, m in enumerate(maps)])
-                group, pending = sorted([*group, *new_maps]), [k for k in pending if k not in new_maps]
-                if not new_maps:
-                    break
+        for start in starts:
+            maps, group = self.grown(maps, start)
             if len(group) > 1:
                 break
+        return maps, group
+
+    def grown(self, maps: Tensor, group: list[int]) -> tuple[Tensor, list[int]]:
+        """Align scans with a group until none of those left can be.
+
+        Returns:
+            The maps, and the group with these scans.
+        """
+        while pending := [k for k in range(len(maps)) if k not in group]:
+            best = {k: max(self.candidates(maps, k, group), key=lambda each: each.correlation) for k in pending}
+            aligned = {k: candidate.map for k, candidate in best.items() if candidate.confidence >= LEAST_CONFIDENCE}
+            if not aligned:
+                break
+            maps = torch.stack([aligned.get(k, m) for k, m in enumerate(maps)])
+            group = sorted([*group, *aligned])
         return maps, group
 
     def edge_strength(self, k: int) -> float:

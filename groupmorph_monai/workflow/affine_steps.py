@@ -1,6 +1,6 @@
 """Gauss-Newton steps that align volumes of any contrasts by affine maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,32 +60,16 @@ def regress(volumes: Tensor, measured: Tensor, predicted: Sequence[int]) -> Regr
         measured: 1 where they were measured, otherwise 0, ``(K, *S)``.
         predicted: indices of the volumes to predict.
     """
-
-    def mean(x: Tensor) -> Tensor:
-        return window_mean(x[None], WINDOW_RADIUS)[0]
-
-    share = mean(measured).clamp_min(1e-3)
-    local_mean = mean(volumes * measured) / share
-    variance = (mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
+    share = _mean(measured).clamp_min(1e-3)
+    local_mean = _mean(volumes * measured) / share
+    variance = (_mean(volumes.square() * measured) / share - local_mean.square()).clamp_min(0) + _NOISE
     normal = (volumes - local_mean) * variance.rsqrt() * measured
-    parts, correlations, pending = [], [], set(predicted)
-    pairs: dict[tuple[int, int], Tensor] = {}
-    for k in predicted:
+    parts, correlations = [], []
+    for k, correlation in zip(predicted, _local_correlations(normal, measured, predicted)):
         rest = [j for j in range(len(volumes)) if j != k]
-        pending.discard(k)
-        local_correlations = []
-        for j in rest:
-            correlation = pairs.pop((j, k), None)
-            if correlation is None:
-                products = mean(torch.stack([normal[k] * normal[j], measured[k] * measured[j]]))
-                correlation = products[0] / products[1].clamp_min(1e-3)
-            if j in pending:  # keep it for the volume j
-                pairs[k, j] = correlation
-            local_correlations.append(correlation)
-        correlation = torch.stack(local_correlations)
         guide = (correlation * normal[rest]).sum(dim=0)
         counts = measured[k] * measured[rest].amax(dim=0)
-        moments = mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
+        moments = _mean(torch.stack([counts, normal[k].square() * counts, guide.square(), guide * normal[k]]))
         own_variance, guide_variance, covariance = moments[1:] / moments[:1].clamp_min(1e-3)
         counts = counts * (moments[0] > 0.5)
         noise = _NOISE / variance[k]
@@ -99,6 +83,26 @@ def regress(volumes: Tensor, measured: Tensor, predicted: Sequence[int]) -> Regr
         correlations.append(torch.cat([means[:k], torch.ones(1), means[k:]]))
     value, guide, score, weight = torch.stack(parts, dim=1)
     return Regression(value, guide, score, weight, torch.stack(correlations))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return window_mean(x[None], WINDOW_RADIUS)[0]
+
+
+def _local_correlations(normal: Tensor, measured: Tensor, predicted: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the local correlations of each predicted volume with the other volumes, ``(K - 1, *S)``."""
+    pairs: dict[tuple[int, int], Tensor] = {}  # computed with one volume of a pair, for the other one
+    for n, k in enumerate(predicted):
+        correlations = []
+        for j in (j for j in range(len(normal)) if j != k):
+            correlation = pairs.pop((j, k), None)
+            if correlation is None:
+                products = _mean(torch.stack([normal[k] * normal[j], measured[k] * measured[j]]))
+                correlation = products[0] / products[1].clamp_min(1e-3)
+            if j in predicted[n + 1 :]:
+                pairs[k, j] = correlation
+            correlations.append(correlation)
+        yield torch.stack(correlations)
 
 
 def affine_steps(volumes: Tensor, measured: Tensor, grid: Grid, kind: str, predicted: Sequence[int]) -> Tensor:

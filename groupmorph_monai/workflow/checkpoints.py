@@ -1,11 +1,10 @@
-"""Files of a training run: checkpoints from which it resumes, also after a kill, and the best weights so far."""
+"""Checkpoints from which a training resumes, also after a kill, and the best weights so far."""
 
 import logging
 import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,69 +16,16 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import Tensor, nn
 
-from ..data.writing.output_folder import atomic_file, check_contains_no_input, claim, release, write_tensors
-from ..data.writing.replacement import check_names, clean
+from ..data.writing.output_folder import atomic_file, write_tensors
 from ..errors import InputError
 from ..networks.contract import unwrapped
 from .weights import load_tensors
 
-__all__ = ["BestWeights", "Checkpoints", "claim_for_training", "logs_discarded_on_failure"]
+__all__ = ["BEST", "BestWeights", "Checkpoints", "saved_checkpoints"]
 
 logger = logging.getLogger(__name__)
 BEST = "model_best.pt"
 _NAME = re.compile(r"checkpoint_epoch=(\d+)\.pt")
-
-
-def claim_for_training(output_dir: str, weights: str | None = None, dataset_dir: str | None = None) -> None:
-    """Lock ``output_dir`` against other runs and clean up after killed runs. In distributed training, only the process
-    of rank 0 does this.
-
-    Args:
-        output_dir: folder for the checkpoints.
-        weights, dataset_dir: inputs of the run, which must not be in ``output_dir``; None if there are none.
-
-    Raises:
-        InputError: If another run writes to the folder, or if it contains an input or weights that no run can continue.
-    """
-    if idist.get_rank() == 0:
-        check_contains_no_input(output_dir, [path for path in (weights, dataset_dir) if path])
-        if (best := Path(output_dir) / BEST).exists() and not _checkpoints(Path(output_dir)):
-            raise InputError(
-                f"{best}: expected checkpoints of the same run, got none: training would replace these weights; "
-                "choose another folder, or remove the file"
-            )
-        folder = Path(output_dir)
-        check_names(folder, [path.name for _, path in _checkpoints(folder)])
-        for _, path in _checkpoints(folder):
-            _check_content(path)
-        for path in (folder / "cache", folder / "tensorboard"):
-            if os.path.lexists(path) and not path.is_dir():
-                raise InputError(f"{path}: expected a folder or none, got a file; choose another output folder")
-        claim(output_dir)
-        if (cache := Path(output_dir) / "cache").is_dir():
-            clean(cache)
-
-
-@contextmanager
-def logs_discarded_on_failure(output_dir: str) -> Iterator[None]:
-    """Remove what a training has added to ``output_dir`` if it fails before it saves anything: TensorBoard's logs."""
-    folder = Path(output_dir)
-    earlier = _contents(folder)
-    try:
-        yield
-    except BaseException:
-        release(output_dir)
-        added = sorted(_contents(folder) - earlier, reverse=True)  # files before their folders
-        own = f".{os.getpid()}."  # in the names of TensorBoard's files
-        if all(path.is_dir() or (path.parent.name == "tensorboard" and own in path.name) for path in added):
-            with suppress(OSError):  # as on NFS, where an open file is renamed instead of removed
-                for path in added:
-                    path.rmdir() if path.is_dir() else path.unlink()
-        raise
-
-
-def _contents(folder: Path) -> set[Path]:
-    return {folder, *folder.rglob("*")} if folder.exists() else set()
 
 
 class _AtomicSaver(BaseSaveHandler):
@@ -178,23 +124,8 @@ class BestWeights:
         engine_state.best_metric, engine_state.best_metric_epoch = state["metric"], state["epoch"]
 
 
-def _check_content(path: Path) -> None:
-    """Refuse a file with the name of a checkpoint but other content, which the run would replace; a damaged one may be
-    a checkpoint."""
-    try:
-        content = load_tensors(path)
-    except ValueError:
-        return
-    trainer = content.get("trainer") if isinstance(content, Mapping) else None
-    if not isinstance(trainer, Mapping) or "epoch_length" not in trainer:
-        raise InputError(
-            f"{path}: expected a checkpoint of a training run, got other content; move the file, or choose "
-            "another folder"
-        )
-
-
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Find the checkpoints and their epochs, in order. Files under other names, such as copies, are ignored."""
+def saved_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Find the checkpoints in a folder and their epochs, in order, without files of other names, such as copies."""
     names = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.pt"))
     return sorted((int(name[1]), path) for name, path in names if name)
 
@@ -252,7 +183,7 @@ class Checkpoints:
         epoch, checkpoint = self._newest()
         if checkpoint is None:
             return
-        saved = [(number, path.name) for number, path in _checkpoints(self.folder) if number <= epoch]
+        saved = [(number, path.name) for number, path in saved_checkpoints(self.folder) if number <= epoch]
         save.load_state_dict({"_saved": saved[-2:]})
         self._check(trainer, epoch, checkpoint)
         logger.info("Resuming the run in %s after epoch %d of %d.", self.folder, epoch, trainer.state.max_epochs)
@@ -260,7 +191,7 @@ class Checkpoints:
 
     def _newest(self) -> tuple[int, Mapping[str, Any] | None]:
         """Load the newest checkpoint that is not broken; return its epoch and content, or 0 and None."""
-        for epoch, path in reversed(_checkpoints(self.folder)):
+        for epoch, path in reversed(saved_checkpoints(self.folder)):
             try:
                 checkpoint = load_tensors(path)
                 if (name := _not_finite(checkpoint)) is None:

@@ -27,6 +27,7 @@ from groupmorph_monai.workflow import (
     claim_for_training,
     warmup_and_cosine,
 )
+from groupmorph_monai.workflow.training_folder import logs_discarded_on_failure
 
 DATA = [{"image": torch.full((1,), float(n)), "label": torch.full((1,), float(n % 3))} for n in range(4)]
 # The validation loss of each epoch: the third is the best.
@@ -191,7 +192,7 @@ def test_logs_that_cannot_be_removed_do_not_hide_why_a_training_failed(tmp_path,
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
 
     monkeypatch.setattr(Path, "rmdir", not_empty)
-    with pytest.raises(InputError, match="the reason"), checkpoints.logs_discarded_on_failure(str(tmp_path / "out")):
+    with pytest.raises(InputError, match="the reason"), logs_discarded_on_failure(str(tmp_path / "out")):
         (tmp_path / "out" / "tensorboard").mkdir(parents=True)
         raise InputError("the reason")
 

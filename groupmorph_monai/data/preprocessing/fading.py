@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +14,7 @@ from nibabel.orientations import apply_orientation, ornt_transform
 from scipy import sparse
 from torch import Tensor
 
+from ...space.grid import Grid
 from ...space.transforms import AffineTransform, interpolate
 from ..series import Frame, Series
 from ..storage import IN_MEMORY, Storage
@@ -104,40 +105,74 @@ def end_gains(frames: Sequence[Frame], initial: Tensor) -> list[np.ndarray]:
         Gain of each slice along the three axes of the first scan.
     """
     grid, gains = frames[0].grid, [np.ones(n) for n in frames[0].data.shape]
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_SCANS)).round().astype(int))
-    scans = [frames[k] for k in chosen]
     one = grid.canonical()
     if any(not frame.grid.canonical().matches(one, SAME_GRID_MM) or frame.data.min() < 0 for frame in frames):
         return gains
-    common = _random_points(frames[0], _SAMPLES // len(scans))
-    points = [AffineTransform(initial[k])(common) for k in chosen]
-    stored = [scan.grid.voxels(p) for scan, p in zip(scans, points)]
-    measured = np.stack([_measured(scan, v) for scan, v in zip(scans, stored)])
-    if not measured.any(axis=1).all():
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_SCANS)).round().astype(int))
+    samples = _draw_samples([frames[k] for k in chosen], initial[chosen], grid)
+    if not samples.measured.any(axis=1).all():
         return gains
-    values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, stored)])
-    scales = [max(np.percentile(v[m], 95), 1e-30) for v, m in zip(values, measured)]
-    values /= np.array(scales)[:, None]
-    # Exclude points with air in any scan, as the misaligned edge of an object looks like fading.
-    shown = ((values > _DARKEST) | ~measured).all(axis=0)
-    tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE) & shown
-    logarithms = np.log(np.maximum(values, _DARKEST))
-    voxels = [grid.voxels(p) for p in points]
     for axis, gain in enumerate(gains):
-        slices = np.stack([v[:, axis].numpy() for v in voxels]).clip(0, len(gain) - 1)
-        count, total, tissue_count = (
-            np.bincount(slices[m].round().astype(int), weights, len(gain))
-            for m, weights in ((measured, None), (measured, values[measured]), (tissue, None))
-        )
-        brightness, inwards = total / np.maximum(count, 1), np.flatnonzero(count)
-        has_tissue = tissue_count > _LEAST_SAMPLES * np.median(tissue_count)
+        slices = samples.voxels[:, :, axis].clip(0, len(gain) - 1)
+        brightness, inwards, has_tissue = _profile(samples, slices, len(gain))
         ends = [end for end in (inwards, inwards[::-1]) if has_tissue[end[0]] and _darkens(brightness[end])]
         if ends:
-            estimate = np.exp(_log_gain(logarithms, tissue, slices, len(gain)))
+            logarithms = np.log(np.maximum(samples.values, _DARKEST))
+            estimate = np.exp(_log_gain(logarithms, samples.tissue, slices, len(gain)))
         for end in ends:
             fading = end[: _fading_slices(estimate[end], brightness[end])]
             gain[fading] = estimate[fading]
     return gains
+
+
+class _Samples(NamedTuple):
+    """Intensities of N points of the common space in K scans.
+
+    Args:
+        values: intensities, as a share of the scan's 95th percentile, ``(K, N)``.
+        measured: whether the scan covers the point, ``(K, N)``.
+        tissue: whether it also shows tissue there, ``(K, N)``.
+        voxels: position of the point on the grid of the first scan, ``(K, N, 3)``.
+    """
+
+    values: np.ndarray
+    measured: np.ndarray
+    tissue: np.ndarray
+    voxels: np.ndarray
+
+
+def _draw_samples(scans: Sequence[Frame], initial: Tensor, grid: Grid) -> _Samples:
+    common = _random_points(scans[0], _SAMPLES // len(scans))
+    points = [AffineTransform(matrix)(common) for matrix in initial]
+    stored = [scan.grid.voxels(p) for scan, p in zip(scans, points)]
+    measured = np.stack([_measured(scan, v) for scan, v in zip(scans, stored)])
+    values = np.stack([_sampled(scan.data, v) for scan, v in zip(scans, stored)])
+    scales = [max(np.percentile(v[m], 95), 1e-30) if m.any() else 1.0 for v, m in zip(values, measured)]
+    values /= np.array(scales)[:, None]
+    # Exclude points with air in any scan, as the misaligned edge of an object looks like fading.
+    shown = ((values > _DARKEST) | ~measured).all(axis=0)
+    tissue = measured & (measured.sum(axis=0) > 1) & ((values * measured).max(axis=0) > _TISSUE) & shown
+    return _Samples(values, measured, tissue, np.stack([grid.voxels(p).numpy() for p in points]))
+
+
+def _profile(samples: _Samples, slices: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the mean intensity of each slice, the indices of the slices with samples, and whether slices have enough
+    samples of tissue.
+
+    Args:
+        slices: slice of each sample, ``(K, N)``.
+        number: number of slices.
+    """
+    count, total, tissue_count = (
+        np.bincount(slices[mask].round().astype(int), weights, number)
+        for mask, weights in (
+            (samples.measured, None),
+            (samples.measured, samples.values[samples.measured]),
+            (samples.tissue, None),
+        )
+    )
+    has_tissue = tissue_count > _LEAST_SAMPLES * np.median(tissue_count)
+    return total / np.maximum(count, 1), np.flatnonzero(count), has_tissue
 
 
 def _darkens(brightness: np.ndarray) -> bool:

@@ -115,8 +115,8 @@ class LoadSeriesd(MapTransform):
         grid = working_grid([frame.grid for frame in series.frames], self.spacing_mm, self.reference, initial)
         item[key], item["coverage"] = resample_series(series, grid, initial, self.storage)
         item["affine"] = grid.affine
-        first, *others = (frame.grid.canonical() for frame in series.frames)
-        item["one_header"] = all(other.matches(first, SAME_GRID_MM) for other in others)
+        first, *rest = (frame.grid.canonical() for frame in series.frames)
+        item["one_header"] = all(each.matches(first, SAME_GRID_MM) for each in rest)
         times = range(len(series.frames)) if series.times_s is None else series.times_s
         item["times"] = torch.tensor(times, dtype=torch.float64)
         for name, files in maps.items():
